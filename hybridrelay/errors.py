@@ -1,0 +1,74 @@
+"""Every exception that hybridrelay raises to its users.
+
+Streams raise trio's own errors (`trio.BrokenResourceError`, `ClosedResourceError`, `BusyResourceError`) with one of
+these as `__cause__`; everything else raises these directly. All carry a `Reason`, and `remedy` where there is something
+that the reader can do.
+"""
+
+from __future__ import annotations
+
+from .protocol.reasons import Reason
+
+
+class HybridRelayError(Exception):
+    """Base of all. `str()` is one line for people; `reason` is for programs; `remedy` says what to do, or is None."""
+
+    reason: Reason = Reason.INTERNAL_ERROR
+
+    def __init__(self, message: str, *, reason: Reason | None = None, remedy: str | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
+        self.remedy = remedy
+
+
+class ConfigurationError(HybridRelayError):
+    """What the operator gave us cannot be used: an option, a file, a state directory."""
+
+
+class ConnectionStringError(ConfigurationError):
+    """A connection string is malformed. `part` names the field (never its value)."""
+
+    def __init__(self, message: str, *, part: str | None = None, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.part = part
+
+
+class StateError(ConfigurationError):
+    """The relay's state directory is unusable: not writable, of another owner, or from a newer version."""
+
+
+class TransportError(HybridRelayError):
+    """A transport could not open a connection, or its peer does not speak that transport."""
+
+
+class RelayUnreachable(HybridRelayError):
+    """No route to the relay works."""
+
+
+class RelayIdentityError(HybridRelayError):
+    """The relay's certificate matches no pin and no trusted authority. Nothing secret was sent."""
+
+
+class AuthorizationError(HybridRelayError):
+    """The relay refused the token: `reason` says whether key, expiry, right, audience or name."""
+
+
+class RendezvousError(HybridRelayError):
+    """The relay could not bring the two sides together: no listener, or one side did not come."""
+
+
+class PeerIdentityError(HybridRelayError):
+    """The end-to-end identity of the peer, or our own in its eyes, is not acceptable."""
+
+
+class SessionError(HybridRelayError):
+    """A session ended otherwise than by agreement."""
+
+
+class StreamRefused(HybridRelayError):
+    """The other side refused to open a stream: `reason` says whether target, policy or limit."""
+
+
+class StreamReset(HybridRelayError):
+    """A stream was aborted, by the peer or because its session was lost. The data before it may be incomplete."""

@@ -1,0 +1,24 @@
+"""The two exceptions of the sans-IO core."""
+
+from __future__ import annotations
+
+from .reasons import Reason
+
+
+class ProtocolError(Exception):
+    """Base of both: somebody broke the protocol."""
+
+
+class LocalProtocolError(ProtocolError):
+    """We were misused by our own caller: a bug on this side. Nothing was sent."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer broke the rules: the one exception that peer bytes can cause.
+
+    `reason` is what to put in the GOAWAY (or status) before hanging up.
+    """
+
+    def __init__(self, message: str, *, reason: Reason = Reason.PROTOCOL_ERROR) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -1,0 +1,93 @@
+"""The first bytes on every connection, and the relay's answer. SPEC.md, section 1.
+
+Both have a fixed length, so a reader takes exactly that many bytes from the transport and what follows stays
+where it is: the relay may hand the socket to the kernel.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+
+import attrs
+
+from .errors import RemoteProtocolError
+from .reasons import Reason
+
+_PREAMBLE = struct.Struct(">4sBBH32s")
+_STATUS = struct.Struct(">4sBBH")
+_PREAMBLE_MAGIC = b"HYRL"
+_STATUS_MAGIC = b"HYRS"
+
+#: The version of the preamble and its status. The session negotiates its own in HELLO.
+PREAMBLE_VERSION = 1
+PREAMBLE_SIZE = _PREAMBLE.size
+STATUS_SIZE = _STATUS.size
+TICKET_SIZE = 32
+#: A probe sends this many bytes behind the status and gets them back. More than two Ethernet packets, so that a
+#: path which loses full-sized packets fails the probe; small enough to cost the relay nothing.
+PROBE_SIZE = 4096
+
+
+class Purpose(enum.IntEnum):
+    """What a connection is for."""
+
+    PROBE = 0
+    CONTROL = 1
+    DATA = 2
+
+
+@attrs.frozen
+class Preamble:
+    """What a dialing side says first. `ticket` is all zero but for `Purpose.DATA`, and does not print."""
+
+    purpose: Purpose
+    ticket: bytes = attrs.field(default=bytes(TICKET_SIZE), repr=False)
+
+    @ticket.validator
+    def _check_ticket(self, attribute: object, value: bytes) -> None:
+        if len(value) != TICKET_SIZE:
+            raise ValueError(f"a ticket has {TICKET_SIZE} bytes")
+
+    def encode(self) -> bytes:
+        return _PREAMBLE.pack(_PREAMBLE_MAGIC, PREAMBLE_VERSION, self.purpose, 0, self.ticket)
+
+
+def decode_preamble_untrusted(data: bytes) -> Preamble:
+    """Parse exactly `PREAMBLE_SIZE` bytes.
+
+    Raises:
+        RemoteProtocolError: not a preamble, or of a version or purpose that we do not know.
+    """
+    if len(data) != PREAMBLE_SIZE:
+        raise RemoteProtocolError("the preamble is truncated")
+    magic, version, purpose, _, ticket = _PREAMBLE.unpack(data)
+    if magic != _PREAMBLE_MAGIC:
+        raise RemoteProtocolError("not a hybridrelay preamble")
+    if version != PREAMBLE_VERSION:
+        raise RemoteProtocolError(f"preamble version {version}", reason=Reason.VERSION_MISMATCH)
+    try:
+        return Preamble(Purpose(purpose), ticket)
+    except ValueError:
+        raise RemoteProtocolError(f"unknown purpose {purpose}") from None
+
+
+def encode_status(reason: Reason) -> bytes:
+    """The relay's answer to a preamble; `Reason.NO_ERROR` means that the channel is ready."""
+    return _STATUS.pack(_STATUS_MAGIC, PREAMBLE_VERSION, 0, reason)
+
+
+def decode_status_untrusted(data: bytes) -> Reason:
+    """Parse exactly `STATUS_SIZE` bytes.
+
+    Raises:
+        RemoteProtocolError: not a status: whatever answered is not a relay.
+    """
+    if len(data) != STATUS_SIZE:
+        raise RemoteProtocolError("the connection ended before the relay's status")
+    magic, version, _, code = _STATUS.unpack(data)
+    if magic != _STATUS_MAGIC:
+        raise RemoteProtocolError("whatever answered is not a hybridrelay relay")
+    if version != PREAMBLE_VERSION:
+        raise RemoteProtocolError(f"status version {version}", reason=Reason.VERSION_MISMATCH)
+    return Reason.from_wire(code)
