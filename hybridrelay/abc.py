@@ -97,9 +97,7 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    async def accept(
-        self, stream: trio.SocketStream, options: AcceptOptions
-    ) -> trio.abc.HalfCloseableStream | None:
+    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
         """Do the server's side of the handshake on a connection that was just accepted.
 
         Returns:
