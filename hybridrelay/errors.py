@@ -1,8 +1,8 @@
 """Every exception that hybridrelay raises to its users.
 
 Streams raise trio's own errors (`trio.BrokenResourceError`, `ClosedResourceError`, `BusyResourceError`) with one of
-these as `__cause__`; everything else raises these directly. All carry a `Reason`, and `remedy` where there is something
-that the reader can do.
+these as `__cause__`; everything else raises these directly. All carry a `Reason`, and `remedy` where there is
+something that the reader can do.
 """
 
 from __future__ import annotations
