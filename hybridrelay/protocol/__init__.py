@@ -1,0 +1,14 @@
+"""The sans-IO session protocol. ``SPEC.md`` beside this file is the wire format; the code follows its order.
+
+Nothing in here knows a socket, a clock or randomness: time is an argument, and so is every random value.
+"""
+
+from .config import CONTROL_CONFIG as CONTROL_CONFIG
+from .config import SessionConfig as SessionConfig
+from .errors import LocalProtocolError as LocalProtocolError
+from .errors import ProtocolError as ProtocolError
+from .errors import RemoteProtocolError as RemoteProtocolError
+from .reasons import Reason as Reason
+from .session import Role as Role
+from .session import SessionCore as SessionCore
+from .windows import Budget as Budget

@@ -1,0 +1,73 @@
+"""What a session allows itself and its peer. Every limit says what it defends."""
+
+from __future__ import annotations
+
+import attrs
+
+KIB = 1024
+MIB = 1024 * KIB
+
+#: Credit that every stream owns from OPEN on. Enough for a database handshake or a small request without
+#: waiting for OPENED; small enough that thousands of idle streams fit in the budget. Part of the wire format.
+BASE_WINDOW = 16 * KIB
+
+#: DATA payload. Larger frames delay control frames and other streams on slow links, smaller ones cost throughput
+#: (measured sweet spot of this and other multiplexers: 16 to 64 KiB). Part of the wire format.
+MAX_DATA = 64 * KIB
+
+#: DATA payload while several streams have something to send: one turn of the round robin.
+FAIR_DATA = 16 * KIB
+
+#: An ACK leaves at the latest after this much: bounds what the sender must keep for a reattachment.
+ACK_AFTER_BYTES = 256 * KIB
+ACK_AFTER_FRAMES = 64
+ACK_AFTER_SECONDS = 0.2
+
+#: What one kept frame costs beyond its payload, so that a flood of tiny frames is bounded too.
+FRAME_OVERHEAD = 128
+
+#: Unanswered PINGs that we keep in mind to answer; a peer that causes more is flooding us.
+MAX_PONGS_OWED = 64
+
+#: Refused streams that may await acknowledgement beyond `SessionConfig.max_streams`.
+MAX_REFUSED_STREAMS = 256
+
+
+@attrs.frozen(kw_only=True)
+class SessionConfig:
+    """Settings of one session. The defaults are what relay, connector and client use on data channels."""
+
+    #: Streams that the peer may have open at a time. Defends tables and tasks; 10,000 idle streams must fit.
+    max_streams: int = attrs.field(default=12_000, validator=attrs.validators.ge(0))
+    #: Streams of the peer that the application has not looked at yet; beyond, OPEN is refused with LIMIT.
+    max_backlog: int = attrs.field(default=1024, validator=attrs.validators.ge(1))
+    #: Receive window after OPENED.
+    initial_window: int = attrs.field(default=256 * KIB, validator=attrs.validators.ge(BASE_WINDOW))
+    #: Receive window at most: 16 MiB carry 107 MiB/s over 150 ms.
+    max_window: int = attrs.field(default=16 * MIB, validator=attrs.validators.ge(BASE_WINDOW))
+    #: Bytes that one stream's sender may run ahead of the writer.
+    send_queue: int = attrs.field(default=128 * KIB, validator=attrs.validators.ge(1))
+    #: Frames written and not acknowledged, in bytes with `FRAME_OVERHEAD` each; at the limit DATA and OPEN wait.
+    #: Twice the largest window, so that one fast stream is never held back by its acknowledgements.
+    max_unacknowledged: int = attrs.field(default=32 * MIB, validator=attrs.validators.ge(MAX_DATA))
+    #: Memory that the peer of this session may make us hold in receive windows: 12,000 streams at `BASE_WINDOW`,
+    #: and a share on top for larger windows.
+    budget: int = attrs.field(default=320 * MIB, validator=attrs.validators.ge(BASE_WINDOW))
+    #: A PING leaves when nothing was received for this many seconds. Middleboxes forget idle connections after 30 s
+    #: at the earliest.
+    ping_interval: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+    #: Seconds that a silent peer has for its answer, at least; grows with the measured round trip.
+    ping_timeout: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
+    #: How long a session waits for a new channel when it lost the last one. 0: it ends at once.
+    resume_deadline: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+
+
+#: For control channels, and for anything that has not authenticated itself: few streams, little memory.
+CONTROL_CONFIG = SessionConfig(
+    max_streams=1,
+    max_backlog=1,
+    initial_window=64 * KIB,
+    max_window=64 * KIB,
+    max_unacknowledged=MIB,
+    budget=128 * KIB,
+)

@@ -1,0 +1,93 @@
+"""Counted frames: numbered when written, kept until acknowledged, written again later (SPEC.md, 3 and 5)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from .config import ACK_AFTER_BYTES, ACK_AFTER_FRAMES, ACK_AFTER_SECONDS, FRAME_OVERHEAD
+from .errors import RemoteProtocolError
+from .reasons import Reason
+
+Buffer = bytes | memoryview
+
+
+@attrs.define
+class Outbox:
+    """Our counted frames. The bytes of a frame belong to it until the peer has acknowledged them."""
+
+    max_bytes: int
+    #: Number of the last frame written.
+    written: int = attrs.field(default=0, init=False)
+    #: Number of the last frame that the peer has acknowledged.
+    acknowledged: int = attrs.field(default=0, init=False)
+    #: What the frames in between cost.
+    kept_bytes: int = attrs.field(default=0, init=False)
+    _kept: deque[tuple[int, tuple[Buffer, ...]]] = attrs.field(factory=deque, init=False)
+
+    @property
+    def is_full(self) -> bool:
+        return self.kept_bytes >= self.max_bytes
+
+    def write(self, size: int, *buffers: Buffer) -> int:
+        """Give the frame its number and keep it. `size` is that of all `buffers`."""
+        self.written += 1
+        cost = size + FRAME_OVERHEAD
+        self.kept_bytes += cost
+        self._kept.append((cost, buffers))
+        return self.written
+
+    def acknowledge_untrusted(self, count: int) -> bool:
+        """Drop what the peer has received; True where that was anything.
+
+        Raises:
+            RemoteProtocolError: a count that we never wrote, or less than it said before.
+        """
+        if not self.acknowledged <= count <= self.written:
+            raise RemoteProtocolError(
+                f"acknowledged {count}, outside {self.acknowledged} to {self.written}", reason=Reason.SESSION_LOST
+            )
+        fresh = count - self.acknowledged
+        for _ in range(fresh):
+            self.kept_bytes -= self._kept.popleft()[0]
+        self.acknowledged = count
+        return fresh > 0
+
+    def unacknowledged(self) -> list[tuple[Buffer, ...]]:
+        """The kept frames in order, to be written again."""
+        return [buffers for _, buffers in self._kept]
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.kept_bytes = 0
+
+
+@attrs.define
+class Inbox:
+    """The peer's counted frames: how many arrived, and when to say so."""
+
+    received: int = attrs.field(default=0, init=False)
+    _stated: int = attrs.field(default=0, init=False)
+    _bytes: int = attrs.field(default=0, init=False)
+    #: When the acknowledgement has to leave, or None.
+    deadline: float | None = attrs.field(default=None, init=False)
+
+    def receive(self, size: int, now: float) -> None:
+        self.received += 1
+        self._bytes += size
+        if self.received - self._stated >= ACK_AFTER_FRAMES or self._bytes >= ACK_AFTER_BYTES:
+            self.deadline = now
+        elif self.deadline is None:
+            self.deadline = now + ACK_AFTER_SECONDS
+
+    @property
+    def owes(self) -> bool:
+        return self.received != self._stated
+
+    def state(self) -> int:
+        """The count to put into an ACK or HELLO that is written now."""
+        self._stated = self.received
+        self._bytes = 0
+        self.deadline = None
+        return self.received

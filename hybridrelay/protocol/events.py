@@ -1,0 +1,80 @@
+"""What a session core tells its driver. Streams are named by object: everything else is in them."""
+
+from __future__ import annotations
+
+import attrs
+
+from .reasons import Reason
+from .stream import Stream
+
+
+@attrs.frozen
+class Established:
+    """HELLO has been exchanged on the present channel; `resumed` where streams went on from an earlier one."""
+
+    resumed: bool = False
+
+
+@attrs.frozen
+class StreamOffered:
+    """The peer opened a stream: `accept` or `refuse` it."""
+
+    stream: Stream
+
+
+@attrs.frozen
+class StreamAnswered:
+    """The peer accepted a stream of ours."""
+
+    stream: Stream
+
+
+@attrs.frozen
+class StreamReadable:
+    """Data or end of file arrived."""
+
+    stream: Stream
+
+
+@attrs.frozen
+class StreamWritable:
+    """The send queue has room again, or the peer stopped reading (`Stream.stopped_by_peer`)."""
+
+    stream: Stream
+
+
+@attrs.frozen
+class StreamAborted:
+    """The stream was refused or reset by the peer, or lost with the session; `Stream.reason` says why."""
+
+    stream: Stream
+
+
+@attrs.frozen
+class GoingAway:
+    """The peer accepts no further stream; those that are open go on."""
+
+    reason: Reason
+    text: str
+
+
+@attrs.frozen
+class SessionEnded:
+    """The last event: the session's one outcome. All streams have been aborted or were over."""
+
+    reason: Reason
+    text: str
+    #: The peer decided it.
+    by_peer: bool
+
+
+Event = (
+    Established
+    | StreamOffered
+    | StreamAnswered
+    | StreamReadable
+    | StreamWritable
+    | StreamAborted
+    | GoingAway
+    | SessionEnded
+)

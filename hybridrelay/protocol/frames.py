@@ -1,0 +1,353 @@
+"""Frames and their bytes. SPEC.md, sections 2 and 3.
+
+One class per kind, the same in both directions; a frame that may not exist cannot be constructed. `encode` gives
+the header and payload as one bytes object; DATA is written by `data_header` and its payload apart, so that nothing
+is copied. `FrameDecoder` turns arbitrary pieces of a byte stream into frames.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import attrs
+
+from .config import MAX_DATA
+from .errors import RemoteProtocolError
+from .reasons import Reason
+
+HEADER = struct.Struct(">II")
+HEADER_SIZE = HEADER.size
+MAX_CONTROL = 1280
+MAX_OPEN_METADATA = 1024
+MAX_TEXT = 256
+MAX_STREAM_ID = 0xFFFF_FFFF
+#: Limits are byte counts; a peer that states more than this is lying.
+MAX_LIMIT = 1 << 62
+
+SESSION_ID_SIZE = 16
+SESSION_SECRET_SIZE = 32
+
+_U64 = struct.Struct(">Q")
+_U16 = struct.Struct(">H")
+_HELLO = struct.Struct(f">BBHI{SESSION_ID_SIZE}s{SESSION_SECRET_SIZE}sIQQ")
+_GOAWAY = struct.Struct(">HHI")
+_ATTACH = 0x0001
+_FINAL = 0x0001
+
+
+def _bounded(size: int) -> Callable[[object, object, bytes | str], None]:
+    def check(instance: object, attribute: object, value: bytes | str) -> None:
+        if len(value.encode() if isinstance(value, str) else value) > size:
+            raise ValueError(f"longer than {size} bytes")
+
+    return check
+
+
+def _exactly(size: int) -> Callable[[object, object, bytes], None]:
+    def check(instance: object, attribute: object, value: bytes) -> None:
+        if len(value) != size:
+            raise ValueError(f"not {size} bytes")
+
+    return check
+
+
+def _limit(instance: object, attribute: object, value: int) -> None:
+    if not 0 <= value <= MAX_LIMIT:
+        raise ValueError("limit out of range")
+
+
+def clip_text(text: str) -> str:
+    """`text`, cut so that its UTF-8 fits in a frame."""
+    return text.encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore")
+
+
+class Frame:
+    """Base of all frames. `counted` frames are numbered, acknowledged and replayed."""
+
+    __slots__ = ()
+    TYPE: ClassVar[int]
+    counted: ClassVar[bool] = False
+    stream: int
+
+    def payload(self) -> bytes:
+        return b""
+
+    def encode(self) -> bytes:
+        payload = self.payload()
+        return HEADER.pack(self.TYPE << 24 | len(payload), self.stream) + payload
+
+
+class _SessionFrame(Frame):
+    __slots__ = ()
+    stream: ClassVar[int] = 0  # type: ignore[misc]
+
+
+@attrs.frozen
+class Hello(_SessionFrame):
+    TYPE: ClassVar[int] = 0x01
+    session_id: bytes = attrs.field(validator=_exactly(SESSION_ID_SIZE))
+    secret: bytes = attrs.field(validator=_exactly(SESSION_SECRET_SIZE), repr=False)
+    max_streams: int
+    received: int = 0
+    written: int = 0
+    epoch: int = 0
+    attach: bool = False
+    version: int = 1
+    min_version: int = 1
+
+    def payload(self) -> bytes:
+        flags = _ATTACH if self.attach else 0
+        return _HELLO.pack(
+            self.version,
+            self.min_version,
+            flags,
+            self.max_streams,
+            self.session_id,
+            self.secret,
+            self.epoch,
+            self.received,
+            self.written,
+        )
+
+
+@attrs.frozen
+class Open(Frame):
+    TYPE: ClassVar[int] = 0x02
+    counted: ClassVar[bool] = True
+    stream: int
+    limit: int = attrs.field(validator=_limit)
+    metadata: bytes = attrs.field(default=b"", validator=_bounded(MAX_OPEN_METADATA))
+
+    def payload(self) -> bytes:
+        return _U64.pack(self.limit) + self.metadata
+
+
+@attrs.frozen
+class Opened(Frame):
+    TYPE: ClassVar[int] = 0x03
+    counted: ClassVar[bool] = True
+    stream: int
+    limit: int = attrs.field(validator=_limit)
+
+    def payload(self) -> bytes:
+        return _U64.pack(self.limit)
+
+
+@attrs.frozen
+class _ReasonFrame(Frame):
+    counted: ClassVar[bool] = True
+    stream: int
+    reason: Reason
+    text: str = attrs.field(default="", validator=_bounded(MAX_TEXT))
+
+    def payload(self) -> bytes:
+        return _U16.pack(self.reason) + self.text.encode()
+
+
+@attrs.frozen
+class Refused(_ReasonFrame):
+    TYPE: ClassVar[int] = 0x04
+
+
+@attrs.frozen
+class Data(Frame):
+    TYPE: ClassVar[int] = 0x05
+    counted: ClassVar[bool] = True
+    stream: int
+    data: bytes = attrs.field(repr=False)
+
+    @data.validator
+    def _check(self, attribute: object, value: bytes) -> None:
+        if not 0 < len(value) <= MAX_DATA:
+            raise ValueError("DATA carries 1 to 65536 bytes")
+
+    def payload(self) -> bytes:
+        return self.data
+
+
+@attrs.frozen
+class Fin(Frame):
+    TYPE: ClassVar[int] = 0x06
+    counted: ClassVar[bool] = True
+    stream: int
+
+
+@attrs.frozen
+class Reset(_ReasonFrame):
+    TYPE: ClassVar[int] = 0x07
+
+
+@attrs.frozen
+class Stop(_ReasonFrame):
+    TYPE: ClassVar[int] = 0x08
+
+
+@attrs.frozen
+class Window(Frame):
+    TYPE: ClassVar[int] = 0x09
+    stream: int
+    limit: int = attrs.field(validator=_limit)
+
+    def payload(self) -> bytes:
+        return _U64.pack(self.limit)
+
+
+@attrs.frozen
+class Ack(_SessionFrame):
+    TYPE: ClassVar[int] = 0x0A
+    count: int
+
+    def payload(self) -> bytes:
+        return _U64.pack(self.count)
+
+
+@attrs.frozen
+class Ping(_SessionFrame):
+    TYPE: ClassVar[int] = 0x0B
+    token: bytes = attrs.field(validator=_exactly(8))
+
+    def payload(self) -> bytes:
+        return self.token
+
+
+@attrs.frozen
+class Pong(_SessionFrame):
+    TYPE: ClassVar[int] = 0x0C
+    token: bytes = attrs.field(validator=_exactly(8))
+
+    def payload(self) -> bytes:
+        return self.token
+
+
+@attrs.frozen
+class GoAway(_SessionFrame):
+    TYPE: ClassVar[int] = 0x0D
+    reason: Reason
+    last_stream: int
+    final: bool = False
+    text: str = attrs.field(default="", validator=_bounded(MAX_TEXT))
+
+    def payload(self) -> bytes:
+        return _GOAWAY.pack(self.reason, _FINAL if self.final else 0, self.last_stream) + self.text.encode()
+
+
+def data_header(stream: int, length: int) -> bytes:
+    """The header of a DATA frame whose payload is written behind it."""
+    return HEADER.pack(Data.TYPE << 24 | length, stream)
+
+
+# --- decoding. Each function takes (stream, payload) and raises ValueError or struct.error for what is malformed;
+# --- `FrameDecoder` makes that a RemoteProtocolError.
+
+
+def _text(payload: bytes, offset: int) -> str:
+    if len(payload) - offset > MAX_TEXT:
+        raise ValueError("text too long")
+    # Replacing an invalid byte makes the text longer, so it is clipped again.
+    return clip_text(payload[offset:].decode("utf-8", "replace"))
+
+
+def _decode_hello(stream: int, payload: bytes) -> Hello:
+    fields = _HELLO.unpack_from(payload)
+    version, min_version, flags, max_streams, session_id, secret, epoch, received, written = fields
+    attach = bool(flags & _ATTACH)
+    return Hello(session_id, secret, max_streams, received, written, epoch, attach, version, min_version)
+
+
+def _decode_goaway(stream: int, payload: bytes) -> GoAway:
+    code, flags, last_stream = _GOAWAY.unpack_from(payload)
+    return GoAway(Reason.from_wire(code), last_stream, bool(flags & _FINAL), _text(payload, _GOAWAY.size))
+
+
+def _decode_open(stream: int, payload: bytes) -> Open:
+    return Open(stream, _U64.unpack_from(payload)[0], payload[8:])
+
+
+def _decode_fin(stream: int, payload: bytes) -> Fin:
+    if payload:
+        raise ValueError("FIN carries nothing")
+    return Fin(stream)
+
+
+def _reason_decoder(kind: type[_ReasonFrame]) -> Callable[[int, bytes], Frame]:
+    return lambda stream, payload: kind(stream, Reason.from_wire(_U16.unpack_from(payload)[0]), _text(payload, 2))
+
+
+_DECODERS: dict[int, Callable[[int, bytes], Frame]] = {
+    Hello.TYPE: _decode_hello,
+    Open.TYPE: _decode_open,
+    Opened.TYPE: lambda stream, payload: Opened(stream, _U64.unpack(payload)[0]),
+    Refused.TYPE: _reason_decoder(Refused),
+    Data.TYPE: Data,
+    Fin.TYPE: _decode_fin,
+    Reset.TYPE: _reason_decoder(Reset),
+    Stop.TYPE: _reason_decoder(Stop),
+    Window.TYPE: lambda stream, payload: Window(stream, _U64.unpack(payload)[0]),
+    Ack.TYPE: lambda stream, payload: Ack(_U64.unpack(payload)[0]),
+    Ping.TYPE: lambda stream, payload: Ping(payload),
+    Pong.TYPE: lambda stream, payload: Pong(payload),
+    GoAway.TYPE: _decode_goaway,
+}
+_SESSION_TYPES = frozenset({Hello.TYPE, Ack.TYPE, Ping.TYPE, Pong.TYPE, GoAway.TYPE})
+
+
+class FrameDecoder:
+    """Cuts a byte stream into frames; holds at most one incomplete frame.
+
+    The length of a frame is checked as soon as its header is there, before a byte of it is kept.
+    """
+
+    __slots__ = ("_pieces", "_size", "_wanted")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._wanted = HEADER_SIZE
+
+    def decode_untrusted(self, data: bytes) -> Iterator[Frame]:
+        """Yield the frames that `data` completes.
+
+        Raises:
+            RemoteProtocolError: malformed; the decoder must not be used again. Any other exception is a bug.
+        """
+        if self._pieces:
+            self._pieces.append(data)
+            self._size += len(data)
+            # Join only when a frame is complete, or trickled input would cost quadratic time.
+            if self._size < self._wanted:
+                return
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        position, end = 0, len(data)
+        while True:
+            wanted = HEADER_SIZE
+            if end - position < wanted:
+                break
+            word, stream = HEADER.unpack_from(data, position)
+            kind, length = word >> 24, word & 0xFFFFFF
+            self._check_header(kind, length, stream)
+            wanted += length
+            if end - position < wanted:
+                break
+            payload = data[position + HEADER_SIZE : position + wanted]
+            position += wanted
+            try:
+                frame = _DECODERS[kind](stream, payload)
+            except (ValueError, struct.error) as exc:
+                raise RemoteProtocolError(f"malformed frame of type {kind:#04x}: {exc}") from None
+            yield frame
+        if position < end:
+            self._pieces.append(data[position:] if position else data)
+        self._size = end - position
+        self._wanted = wanted
+
+    @staticmethod
+    def _check_header(kind: int, length: int, stream: int) -> None:
+        if kind not in _DECODERS:
+            raise RemoteProtocolError(f"unknown frame type {kind:#04x}")
+        if length > (MAX_DATA if kind == Data.TYPE else MAX_CONTROL):
+            raise RemoteProtocolError(f"frame of type {kind:#04x} with {length} bytes")
+        if (stream == 0) != (kind in _SESSION_TYPES):
+            raise RemoteProtocolError(f"frame of type {kind:#04x} on stream {stream}")

@@ -1,0 +1,88 @@
+"""Is the peer there, and how far away is it? SPEC.md 3.11.
+
+Any received byte is life: a peer that acknowledges a long upload needs no PING. A PING leaves every `interval`;
+where nothing at all arrives for that long and the timeout on top, the peer is silent. The timeout grows with the
+round trip, so that a slow path is not taken for a dead one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+
+import attrs
+
+#: Round trips older than this do not count towards the lowest.
+ROUND_TRIP_MEMORY = 60.0
+#: Timeout in round trips: a queue that builds up on the path may multiply them.
+_TIMEOUT_ROUND_TRIPS = 8
+
+
+@attrs.define
+class Liveness:
+    """Timers of one channel; a new channel gets a new one (`restart`)."""
+
+    interval: float
+    timeout: float
+    #: Smoothed round trip in seconds, or None before the first PONG.
+    smoothed: float | None = attrs.field(default=None, init=False)
+    _heard_at: float = attrs.field(default=0.0, init=False)
+    _pinged_at: float = attrs.field(default=0.0, init=False)
+    _count: int = attrs.field(default=0, init=False)
+    #: When the PING that awaits its PONG was asked for.
+    _waiting: tuple[bytes, float] | None = attrs.field(default=None, init=False)
+    _samples: deque[tuple[float, float]] = attrs.field(factory=deque, init=False)
+
+    def restart(self, now: float) -> None:
+        """A new channel: whatever was awaited on the old one is moot."""
+        self._heard_at = now
+        self._pinged_at = now - self.interval
+        self._waiting = None
+        self._samples.clear()
+        self.smoothed = None
+
+    def heard(self, now: float) -> None:
+        """Bytes arrived."""
+        self._heard_at = now
+
+    @property
+    def effective_timeout(self) -> float:
+        return max(self.timeout, _TIMEOUT_ROUND_TRIPS * (self.smoothed or 0.0))
+
+    @property
+    def ping_due(self) -> float:
+        """A PING is due when the peer was silent for `interval`, and at least that often for the round trip."""
+        if self._waiting is not None and self._pinged_at > self._heard_at:
+            return self.silent_at  # one unanswered PING at a time
+        return self._pinged_at + self.interval
+
+    @property
+    def silent_at(self) -> float:
+        """When the peer is to be given up, should nothing arrive before."""
+        return self._heard_at + self.interval + self.effective_timeout
+
+    def ping(self, now: float) -> bytes:
+        """The token of a PING that leaves now."""
+        self._count += 1
+        token = struct.pack(">Q", self._count)
+        self._pinged_at = now
+        self._waiting = (token, now)
+        return token
+
+    def pong(self, token: bytes, now: float) -> None:
+        """A PONG arrived; anything but the answer to our last PING is ignored."""
+        if self._waiting is None or self._waiting[0] != token:
+            return
+        sample = now - self._waiting[1]
+        self._waiting = None
+        self.smoothed = sample if self.smoothed is None else 0.875 * self.smoothed + 0.125 * sample
+        while self._samples and (self._samples[-1][1] >= sample):
+            self._samples.pop()
+        self._samples.append((now, sample))
+
+    def lowest(self, now: float) -> float | None:
+        """The lowest round trip of the last minute in seconds, or None where none was measured."""
+        # Samples ascend in both time and length, so the first that is young enough is the lowest.
+        while len(self._samples) > 1 and self._samples[0][0] < now - ROUND_TRIP_MEMORY:
+            self._samples.popleft()
+        return self._samples[0][1] if self._samples else None

@@ -1,0 +1,178 @@
+"""What may happen on a stream, and when: all transitions are here and nowhere else. SPEC.md, section 3.
+
+A stream is three small machines: the *opening* (answered or not yet), the *sending* direction and the *receiving*
+direction. They are the same for both sides, and this file never knows which side we are. Inputs that we cause begin
+with SEND, those of the peer with RECV. A pair that is missing from a table is an error: a `LocalProtocolError` for a
+SEND, a `RemoteProtocolError` for a RECV.
+
+Two rules keep the tables small:
+
+* An abort (RESET or REFUSED, sent or received, or the loss of the session) moves all three to ABORTED at once.
+* After we aborted, what the peer still sends is ignored, because it cannot know yet; after the peer aborted, anything
+  further from it is an error.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from .errors import LocalProtocolError, RemoteProtocolError
+
+
+class Input(enum.Enum):
+    SEND_OPENED = enum.auto()
+    SEND_REFUSED = enum.auto()
+    SEND_DATA = enum.auto()
+    SEND_FIN = enum.auto()  #: the application ends its direction; FIN leaves behind its data
+    FIN_WRITTEN = enum.auto()
+    SEND_STOP = enum.auto()
+    SEND_RESET = enum.auto()
+    RECV_OPENED = enum.auto()
+    RECV_REFUSED = enum.auto()
+    RECV_DATA = enum.auto()
+    RECV_FIN = enum.auto()
+    RECV_STOP = enum.auto()
+    RECV_RESET = enum.auto()
+
+
+class Opening(enum.Enum):
+    #: We sent OPEN and wait for the answer.
+    AWAITING = enum.auto()
+    #: The peer sent OPEN and waits for our answer.
+    OFFERED = enum.auto()
+    ANSWERED = enum.auto()
+    ABORTED = enum.auto()
+
+
+class Sending(enum.Enum):
+    OPEN = enum.auto()
+    #: FIN is queued behind data.
+    FINISHING = enum.auto()
+    #: As FINISHING, because the peer said STOP: what was queued is gone, and the application is to be told.
+    STOPPED = enum.auto()
+    FINISHED = enum.auto()
+    ABORTED = enum.auto()
+
+
+class Receiving(enum.Enum):
+    OPEN = enum.auto()
+    #: We said STOP: what arrives is dropped until FIN.
+    STOPPED = enum.auto()
+    FINISHED = enum.auto()
+    ABORTED = enum.auto()
+
+
+OPENING: dict[tuple[Opening, Input], Opening] = {
+    (Opening.AWAITING, Input.RECV_OPENED): Opening.ANSWERED,
+    (Opening.AWAITING, Input.RECV_REFUSED): Opening.ABORTED,
+    (Opening.AWAITING, Input.SEND_RESET): Opening.ABORTED,
+    (Opening.AWAITING, Input.SEND_DATA): Opening.AWAITING,
+    (Opening.AWAITING, Input.SEND_FIN): Opening.AWAITING,
+    (Opening.AWAITING, Input.FIN_WRITTEN): Opening.AWAITING,
+    (Opening.AWAITING, Input.SEND_STOP): Opening.AWAITING,
+    (Opening.OFFERED, Input.SEND_OPENED): Opening.ANSWERED,
+    (Opening.OFFERED, Input.SEND_REFUSED): Opening.ABORTED,
+    (Opening.OFFERED, Input.RECV_DATA): Opening.OFFERED,
+    (Opening.OFFERED, Input.RECV_FIN): Opening.OFFERED,
+    (Opening.OFFERED, Input.RECV_STOP): Opening.OFFERED,
+    (Opening.OFFERED, Input.RECV_RESET): Opening.ABORTED,
+    (Opening.ANSWERED, Input.SEND_DATA): Opening.ANSWERED,
+    (Opening.ANSWERED, Input.SEND_FIN): Opening.ANSWERED,
+    (Opening.ANSWERED, Input.FIN_WRITTEN): Opening.ANSWERED,
+    (Opening.ANSWERED, Input.SEND_STOP): Opening.ANSWERED,
+    (Opening.ANSWERED, Input.SEND_RESET): Opening.ABORTED,
+    (Opening.ANSWERED, Input.RECV_DATA): Opening.ANSWERED,
+    (Opening.ANSWERED, Input.RECV_FIN): Opening.ANSWERED,
+    (Opening.ANSWERED, Input.RECV_STOP): Opening.ANSWERED,
+    (Opening.ANSWERED, Input.RECV_RESET): Opening.ABORTED,
+}
+
+SENDING: dict[tuple[Sending, Input], Sending] = {
+    (Sending.OPEN, Input.SEND_DATA): Sending.OPEN,
+    (Sending.OPEN, Input.SEND_FIN): Sending.FINISHING,
+    (Sending.OPEN, Input.RECV_STOP): Sending.STOPPED,
+    (Sending.FINISHING, Input.SEND_FIN): Sending.FINISHING,
+    (Sending.FINISHING, Input.FIN_WRITTEN): Sending.FINISHED,
+    (Sending.FINISHING, Input.RECV_STOP): Sending.FINISHING,
+    (Sending.STOPPED, Input.SEND_FIN): Sending.STOPPED,
+    (Sending.STOPPED, Input.FIN_WRITTEN): Sending.FINISHED,
+    (Sending.FINISHED, Input.SEND_FIN): Sending.FINISHED,
+    # The peer said STOP before our FIN reached it.
+    (Sending.FINISHED, Input.RECV_STOP): Sending.FINISHED,
+}
+
+RECEIVING: dict[tuple[Receiving, Input], Receiving] = {
+    (Receiving.OPEN, Input.RECV_DATA): Receiving.OPEN,
+    (Receiving.OPEN, Input.RECV_FIN): Receiving.FINISHED,
+    (Receiving.OPEN, Input.SEND_STOP): Receiving.STOPPED,
+    (Receiving.STOPPED, Input.RECV_DATA): Receiving.STOPPED,
+    (Receiving.STOPPED, Input.RECV_FIN): Receiving.FINISHED,
+    (Receiving.STOPPED, Input.SEND_STOP): Receiving.STOPPED,
+    (Receiving.FINISHED, Input.SEND_STOP): Receiving.FINISHED,
+}
+
+ABORTS = frozenset({Input.SEND_REFUSED, Input.SEND_RESET, Input.RECV_REFUSED, Input.RECV_RESET})
+_SENDING_INPUTS = frozenset(key for _, key in SENDING)
+_RECEIVING_INPUTS = frozenset(key for _, key in RECEIVING)
+
+
+class StreamStates:
+    """The three machines of one stream. `apply` is the only way to move them."""
+
+    __slots__ = ("aborted_by_us", "opening", "receiving", "sending")
+
+    def __init__(self, opening: Opening) -> None:
+        self.opening = opening
+        self.sending = Sending.OPEN
+        self.receiving = Receiving.OPEN
+        #: RESET or REFUSED came from us.
+        self.aborted_by_us = False
+
+    @property
+    def is_aborted(self) -> bool:
+        return self.opening is Opening.ABORTED
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more can happen but acknowledgements."""
+        return self.is_aborted or (
+            self.opening is Opening.ANSWERED
+            and self.sending is Sending.FINISHED
+            and self.receiving is Receiving.FINISHED
+        )
+
+    def apply(self, cause: Input) -> bool:
+        """Move all machines.
+
+        Returns:
+            False where the input has to be ignored, because we aborted and the peer cannot know yet.
+
+        Raises:
+            LocalProtocolError: we may not send that now.
+            RemoteProtocolError: the peer may not send that now.
+        """
+        remote = cause.name.startswith("RECV")
+        if self.is_aborted and self.aborted_by_us and remote:
+            return False
+        opening = OPENING.get((self.opening, cause))
+        sending, receiving = self.sending, self.receiving
+        legal = opening is not None
+        if legal and cause in ABORTS:
+            sending, receiving = Sending.ABORTED, Receiving.ABORTED
+            self.aborted_by_us = not remote
+        elif legal:
+            if cause in _SENDING_INPUTS:
+                next_sending = SENDING.get((sending, cause))
+                legal, sending = next_sending is not None, next_sending or sending
+            if cause in _RECEIVING_INPUTS:
+                next_receiving = RECEIVING.get((receiving, cause))
+                legal, receiving = legal and next_receiving is not None, next_receiving or receiving
+        if not legal or opening is None:
+            text = f"{cause.name} while {self.opening.name}, {self.sending.name}, {self.receiving.name}"
+            raise RemoteProtocolError(text) if remote else LocalProtocolError(text)
+        self.opening, self.sending, self.receiving = opening, sending, receiving
+        return True
+
+    def lose(self) -> None:
+        """The session is lost, and with it the stream, whatever its state."""
+        self.opening, self.sending, self.receiving = Opening.ABORTED, Sending.ABORTED, Receiving.ABORTED

@@ -1,0 +1,153 @@
+"""Credit, and the memory behind it. SPEC.md, section 6.
+
+Three rules:
+
+1. A receive window states an absolute `limit`. What the peer may still send, and what it sent and nobody has read,
+   together are ``limit - consumed`` bytes; exactly that much memory is set aside.
+2. `BASE_WINDOW` of it belongs to the stream from OPEN to its end and is always renewed, so no stream ever waits for
+   another's memory. The rest is borrowed from the elastic part of the budget when the limit is raised, and given
+   back as the application reads.
+3. The window's size doubles when half of it was used up within two round trips: the sender is then limited by
+   the window and not by the path.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from .config import BASE_WINDOW
+
+#: The share of a budget that may be lent beyond `BASE_WINDOW`; the rest is kept for further streams.
+_ELASTIC_SHARE = 0.4
+
+
+@attrs.define
+class Budget:
+    """Memory that may be promised to peers: for a process, or inside that, for a session (`parent`)."""
+
+    limit: int
+    parent: Budget | None = None
+    #: Bytes of base windows now set aside.
+    base: int = attrs.field(default=0, init=False)
+    #: Bytes lent beyond the base windows.
+    elastic: int = attrs.field(default=0, init=False)
+
+    @property
+    def elastic_limit(self) -> int:
+        return int(self.limit * _ELASTIC_SHARE)
+
+    def reserve_base(self) -> bool:
+        """Set aside one base window; False where the budget does not hold another."""
+        if self.base + BASE_WINDOW > self.limit - self.elastic:
+            return False
+        if self.parent is not None and not self.parent.reserve_base():
+            return False
+        self.base += BASE_WINDOW
+        return True
+
+    def release_base(self) -> None:
+        self.base -= BASE_WINDOW
+        assert self.base >= 0
+        if self.parent is not None:
+            self.parent.release_base()
+
+    def borrow(self, wanted: int) -> int:
+        """Lend up to `wanted` bytes of the elastic part; gives what is to be had, maybe 0."""
+        granted = min(wanted, self.elastic_limit - self.elastic, self.limit - self.base - self.elastic)
+        if granted > 0 and self.parent is not None:
+            granted = self.parent.borrow(granted)
+        if granted <= 0:
+            return 0
+        self.elastic += granted
+        return granted
+
+    def give_back(self, amount: int) -> None:
+        self.elastic -= amount
+        assert self.elastic >= 0
+        if self.parent is not None:
+            self.parent.give_back(amount)
+
+
+@attrs.define
+class ReceiveWindow:
+    """The credit that we give a peer on one stream. Constructed after `Budget.reserve_base` said yes."""
+
+    budget: Budget
+    max_size: int
+    #: What the peer may send in all.
+    limit: int = attrs.field(default=BASE_WINDOW, init=False)
+    #: What it has sent.
+    received: int = attrs.field(default=0, init=False)
+    #: What the application has read (or nobody will).
+    consumed: int = attrs.field(default=0, init=False)
+    #: How far ahead of `consumed` the limit is kept while memory lasts.
+    size: int = attrs.field(default=BASE_WINDOW, init=False)
+    _borrowed: int = attrs.field(default=0, init=False)
+    _renewed_at: float = attrs.field(default=0.0, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+
+    def grow_to(self, size: int, now: float) -> None:
+        """Raise size and limit at once, as far as the budget allows."""
+        self.size = max(self.size, min(size, self.max_size))
+        self._renewed_at = now
+        self._raise_limit()
+
+    def receive(self, amount: int) -> bool:
+        """Count bytes that arrived; False where they are beyond the limit."""
+        if amount > self.limit - self.received:
+            return False
+        self.received += amount
+        return True
+
+    def consume(self, amount: int, now: float, round_trip: float | None) -> bool:
+        """Count bytes that were read; True where the limit has risen and is worth stating."""
+        if self._closed:
+            return False
+        self.consumed += amount
+        assert self.consumed <= self.received
+        spare = self._borrowed - max(0, self.limit - self.consumed - BASE_WINDOW)
+        if spare > 0:
+            self._borrowed -= spare
+            self.budget.give_back(spare)
+        # Half a window is the compromise between idle senders and a flood of WINDOW frames.
+        if self.consumed + self.size - self.limit < self.size // 2:
+            return False
+        if round_trip is not None and now - self._renewed_at < 2 * round_trip:
+            self.size = min(2 * self.size, self.max_size)
+        before = self.limit
+        self._renewed_at = now
+        self._raise_limit()
+        return self.limit > before
+
+    def _raise_limit(self) -> None:
+        wanted = self.size - BASE_WINDOW - self._borrowed
+        if wanted > 0:
+            self._borrowed += self.budget.borrow(wanted)
+        self.limit = max(self.limit, self.consumed + BASE_WINDOW + self._borrowed)
+
+    def close(self) -> None:
+        """Give all memory back. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.budget.give_back(self._borrowed)
+            self._borrowed = 0
+            self.budget.release_base()
+
+
+@attrs.define
+class SendWindow:
+    """The credit that the peer gave us on one stream."""
+
+    limit: int = BASE_WINDOW
+    sent: int = 0
+
+    @property
+    def available(self) -> int:
+        return self.limit - self.sent
+
+    def raise_to(self, limit: int) -> bool:
+        """Take a stated limit; True where it let something through that had to wait."""
+        if limit <= self.limit:
+            return False
+        self.limit = limit
+        return True
