@@ -1,0 +1,394 @@
+"""Control messages: what a connector or client and the relay say to each other. SPEC.md, section 7.
+
+On the wire: u32 length, then that many bytes of UTF-8 JSON, an object whose ``type`` names the message. The classes
+below are the list of messages; their attributes are the fields. A value that may not travel cannot be constructed:
+the validators serve our own callers (`ValueError`, `TypeError`) and, through the decoder, the peer
+(`RemoteProtocolError`).
+
+Requests carry an id chosen by their sender, unique among its own unanswered ones; the answer repeats it. Instances
+are 16 random bytes written as 32 lower-case hexadecimal digits. Times of day are seconds since 1970, in UTC.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+
+from .errors import LocalProtocolError, RemoteProtocolError
+from .preamble import TICKET_SIZE
+from .reasons import Reason
+
+#: A message without its length. Defends the relay's memory before authentication; the largest honest message, a
+#: registration that replaces `MAX_REPLACES` instances, has about 1 KiB with a long token.
+MAX_MESSAGE_SIZE = 16 * 1024
+#: The longest name of a hybrid connection, as in the published service.
+MAX_CONNECTION_NAME = 260
+#: Tokens made by the public SDKs have 150 to 400 characters.
+MAX_TOKEN = 4096
+#: Previous instances that one registration may declare dead: more restarts than that within a session's deadline
+#: are not worth remembering.
+MAX_REPLACES = 16
+#: Text for people: cut, never refused.
+MAX_DETAIL = 256
+MAX_SOFTWARE = 128
+MAX_TYPE = 64
+#: Integers beyond this are not exact in every JSON implementation.
+MAX_INTEGER = 2**53 - 1
+
+_LENGTH = struct.Struct(">I")
+_INSTANCE = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
+
+#: See the module's docstring.
+Instance: TypeAlias = str
+
+
+class Role(enum.StrEnum):
+    """Who dials a control channel."""
+
+    CONNECTOR = "connector"
+    CLIENT = "client"
+
+
+# --- fields: validators for everybody, decoders from JSON for the peer
+
+
+def _cut(text: Any) -> Any:
+    # Cutting text for people is kinder than losing the message that it explains. What is no text, the validator gets.
+    if not isinstance(text, str):
+        return text
+    return "".join(c if c.isprintable() else " " for c in text[:MAX_DETAIL])
+
+
+def _integer(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if type(value) is not int:
+        raise TypeError(f"{attribute.name} is not an integer")
+    if not 0 <= value <= MAX_INTEGER:
+        raise ValueError(f"{attribute.name} is out of range")
+
+
+def _seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if type(value) is not int and type(value) is not float:
+        raise TypeError(f"{attribute.name} is not a number")
+    if not 0 <= value <= MAX_INTEGER or not math.isfinite(value):
+        raise ValueError(f"{attribute.name} is out of range")
+
+
+def _text(limit: int, *, empty: bool = False) -> Callable[[object, attrs.Attribute[Any], object], None]:
+    def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"{attribute.name} is not a string")
+        # Unprintable includes lone surrogates, which JSON can express and UTF-8 cannot, and what forges log lines.
+        if len(value) > limit or not (value or empty) or not value.isprintable():
+            raise ValueError(f"{attribute.name} is empty, too long or unprintable")
+
+    return validate
+
+
+def _one_instance(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} is not a string")
+    if not _INSTANCE.match(value):
+        raise ValueError(f"{attribute.name} is not an instance")
+
+
+def _instances(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple):
+        raise TypeError(f"{attribute.name} is not a list")
+    if len(value) > MAX_REPLACES:
+        raise ValueError(f"{attribute.name} is too long")
+    for item in value:
+        _one_instance(instance, attribute, item)
+
+
+def _ticket(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bytes):
+        raise TypeError(f"{attribute.name} is not bytes")
+    if len(value) != TICKET_SIZE:
+        raise ValueError(f"{attribute.name} has not {TICKET_SIZE} bytes")
+
+
+_connection = _text(MAX_CONNECTION_NAME)
+_software = _text(MAX_SOFTWARE, empty=True)
+_reason = attrs.validators.instance_of(Reason)
+
+
+def _string_from_json(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
+
+
+def _ticket_from_json(value: object) -> bytes:
+    text = _string_from_json(value)
+    if len(text) != 2 * TICKET_SIZE:
+        raise ValueError("a ticket of the wrong length")
+    return bytes.fromhex(text)
+
+
+def _instances_from_json(value: object) -> tuple[object, ...]:
+    if not isinstance(value, list):
+        raise TypeError("not a list")
+    return tuple(value)
+
+
+#: By the type of the attribute; where there is none, the value goes to the validator as it is.
+_FROM_JSON: Mapping[object, Callable[[object], object]] = {
+    bytes: _ticket_from_json,
+    Reason: lambda value: Reason.from_name(_string_from_json(value)),
+    Role: lambda value: Role(_string_from_json(value)),
+    tuple[str, ...]: _instances_from_json,
+}
+
+
+def _to_json(value: object) -> object:
+    if isinstance(value, Reason):
+        return value.slug
+    if isinstance(value, bytes):
+        return value.hex()
+    return value
+
+
+# --- the messages
+
+
+@attrs.frozen
+class Hello:
+    """The dialing side's first message, once per control channel."""
+
+    role: Role = attrs.field(converter=Role)
+    instance: Instance = attrs.field(validator=_one_instance)
+    #: Grows with each control channel of an instance; the highest replaces the others.
+    generation: int = attrs.field(validator=_integer)
+    #: Name and version, for the operator.
+    software: str = attrs.field(validator=_software)
+
+
+@attrs.frozen
+class Welcome:
+    """The relay's answer to `Hello`. Another `relay_instance` than last time means that the relay was restarted."""
+
+    relay_instance: Instance = attrs.field(validator=_one_instance)
+    software: str = attrs.field(validator=_software)
+
+
+@attrs.frozen
+class Register:
+    """A connector registers as listener of a hybrid connection. The same message with a fresh token renews."""
+
+    id: int = attrs.field(validator=_integer)
+    connection: str = attrs.field(validator=_connection)
+    token: str = attrs.field(validator=_text(MAX_TOKEN), repr=False)
+    #: Earlier instances of this connector that are known to be dead.
+    replaces: tuple[Instance, ...] = attrs.field(default=(), validator=_instances)
+
+
+@attrs.frozen
+class Registered:
+    """Answer to `Register`: the listener counts until `expires_at`, unless it renews before."""
+
+    id: int = attrs.field(validator=_integer)
+    expires_at: float = attrs.field(validator=_seconds)
+
+
+@attrs.frozen
+class Unregister:
+    """A connector stops listening. Answered only where it fails."""
+
+    id: int = attrs.field(validator=_integer)
+    connection: str = attrs.field(validator=_connection)
+
+
+@attrs.frozen
+class Join:
+    """A client asks for a rendezvous with a listener."""
+
+    id: int = attrs.field(validator=_integer)
+    connection: str = attrs.field(validator=_connection)
+    token: str = attrs.field(validator=_text(MAX_TOKEN), repr=False)
+    #: Only this instance will do: it has the session that is to be resumed.
+    listener: Instance | None = attrs.field(default=None, validator=attrs.validators.optional(_one_instance))
+
+
+@attrs.frozen
+class Joined:
+    """Answer to `Join`: the ticket for the data channel, good once and for so long."""
+
+    id: int = attrs.field(validator=_integer)
+    ticket: bytes = attrs.field(validator=_ticket, repr=False)
+    listener: Instance = attrs.field(validator=_one_instance)
+    lifetime_seconds: float = attrs.field(validator=_seconds)
+
+
+@attrs.frozen
+class Offer:
+    """The relay asks a listener to come to a rendezvous. Answered by `Accept` or `Failed`."""
+
+    id: int = attrs.field(validator=_integer)
+    connection: str = attrs.field(validator=_connection)
+    ticket: bytes = attrs.field(validator=_ticket, repr=False)
+    lifetime_seconds: float = attrs.field(validator=_seconds)
+
+
+@attrs.frozen
+class Accept:
+    """The listener is going to dial its data channel."""
+
+    id: int = attrs.field(validator=_integer)
+
+
+@attrs.frozen
+class Failed:
+    """The answer to any request that fails."""
+
+    id: int = attrs.field(validator=_integer)
+    reason: Reason = attrs.field(validator=_reason)
+    #: For people; cut to `MAX_DETAIL` characters.
+    detail: str = attrs.field(default="", converter=_cut, validator=_text(MAX_DETAIL, empty=True))
+
+
+@attrs.frozen
+class Ended:
+    """The relay ended what a token had authorized: a registration, or the right to join."""
+
+    connection: str = attrs.field(validator=_connection)
+    reason: Reason = attrs.field(validator=_reason)
+
+
+@attrs.frozen
+class Draining:
+    """The relay goes down soon; a good moment to come back is after so long."""
+
+    retry_after_seconds: float = attrs.field(validator=_seconds)
+
+
+@attrs.frozen
+class Unknown:
+    """A message of a type that we do not know, from a newer peer. Not answered."""
+
+    type: str
+
+
+Message: TypeAlias = (
+    Hello | Welcome | Register | Registered | Unregister | Join | Joined | Offer | Accept | Failed | Ended | Draining
+)
+
+_CLASSES: Mapping[str, type[Message]] = {
+    cls.__name__.lower(): cls
+    for cls in (
+        Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Failed, Ended, Draining,
+    )
+}  # fmt: skip
+_TYPES = {cls: name for name, cls in _CLASSES.items()}
+for _class in _TYPES:
+    # The annotations are strings until resolved; `_FROM_JSON` is keyed by the types themselves.
+    attrs.resolve_types(_class)
+
+
+# --- the codec
+
+
+def encode_message(message: Message) -> bytes:
+    """The message with its length in front.
+
+    Raises:
+        LocalProtocolError: not one of our messages, or larger than `MAX_MESSAGE_SIZE`.
+    """
+    name = _TYPES.get(type(message))
+    if name is None:
+        raise LocalProtocolError(f"{type(message).__name__} is not a control message")
+    fields = {field.name: _to_json(getattr(message, field.name)) for field in attrs.fields(type(message))}
+    body = json.dumps({"type": name, **fields}, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(body) > MAX_MESSAGE_SIZE:
+        raise LocalProtocolError(f"the {name} message is too large")
+    return _LENGTH.pack(len(body)) + body
+
+
+class ControlDecoder:
+    """Cuts what arrives into messages. After an error nothing more can be read: hang up."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._error: RemoteProtocolError | None = None
+
+    def receive_data_untrusted(self, data: bytes | bytearray | memoryview) -> list[Message | Unknown]:
+        """Take what the peer sent; give the messages that are complete.
+
+        Messages in front of a bad one in the same `data` are lost: a peer that breaks the rules is owed nothing.
+
+        Raises:
+            RemoteProtocolError: the peer broke the rules. Any other exception is a bug.
+        """
+        if self._error is not None:
+            raise RemoteProtocolError(str(self._error), reason=self._error.reason)
+        self._buffer += data
+        try:
+            return [_decode_untrusted(body) for body in self._cut_off_untrusted()]
+        except RemoteProtocolError as error:
+            self._error = error
+            self._buffer.clear()
+            raise
+
+    def receive_eof_untrusted(self) -> None:
+        """The peer will send no more.
+
+        Raises:
+            RemoteProtocolError: it stopped within a message.
+        """
+        if self._buffer:
+            raise RemoteProtocolError("the control channel ended within a message")
+
+    def _cut_off_untrusted(self) -> Iterator[bytes]:
+        buffer = self._buffer
+        while len(buffer) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(buffer)
+            # Checked as soon as it is known, so that no more than one message is ever waited for.
+            if length > MAX_MESSAGE_SIZE:
+                raise RemoteProtocolError("a control message is too large")
+            end = _LENGTH.size + length
+            if len(buffer) < end:
+                return
+            body = bytes(buffer[_LENGTH.size : end])
+            del buffer[:end]
+            yield body
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _decode_untrusted(body: bytes) -> Message | Unknown:
+    try:
+        # Explicitly UTF-8: json would guess UTF-16 and UTF-32 as well.
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        # The text is not repeated and the cause is cut off: both may hold a token.
+        raise RemoteProtocolError("a control message is not JSON") from None
+    if not isinstance(value, dict):
+        raise RemoteProtocolError("a control message is not an object")
+    name = value.get("type")
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_TYPE or not name.isprintable():
+        raise RemoteProtocolError("a control message has no type")
+    cls = _CLASSES.get(name)
+    if cls is None:
+        return Unknown(name)
+    arguments: dict[str, Any] = {}
+    for field in attrs.fields(cls):
+        if field.name not in value:
+            continue
+        convert = _FROM_JSON.get(field.type)
+        try:
+            arguments[field.name] = convert(value[field.name]) if convert else value[field.name]
+        except (TypeError, ValueError):
+            raise RemoteProtocolError(f"a bad {field.name} in a {name} message") from None
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        # Our own validators' texts name fields and never values; a missing field is named by Python.
+        raise RemoteProtocolError(f"a bad {name} message: {error}") from None
