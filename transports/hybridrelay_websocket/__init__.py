@@ -1,0 +1,18 @@
+"""WebSocket over HTTP and HTTPS: what passes where only a browser's ports are open.
+
+The handshake is trio-websocket's; the data path behind it is our own codec on the same connection (`frames`,
+`stream`).
+"""
+
+from __future__ import annotations
+
+from hybridrelay.abc import Transport
+
+from .handshake import PATH, SUBPROTOCOL
+from .stream import WebSocketStream
+from .transport import WebSocketTransport
+
+__all__ = ["PATH", "SUBPROTOCOL", "WebSocketStream", "WebSocketTransport", "transport"]
+
+#: What the entry point names.
+transport: Transport = WebSocketTransport()

@@ -1,0 +1,290 @@
+"""WebSocket frames, without I/O: RFC 6455 section 5, and one convention of ours on top.
+
+Rules:
+
+- Bytes travel in binary messages. Where a message begins or ends means nothing; intermediaries may cut and join them.
+- An *empty binary message* is the end of data in that direction: a half-close, which WebSocket does not have. What
+  counts is the whole message: an empty last fragment of a message that carried something ends nothing.
+- No extension is negotiated, so reserved bits are zero. Text messages do not occur.
+- Frames from the client are masked, frames from the server are not.
+
+`FrameDecoder` hands out payload as it arrives; it never waits for a whole frame and holds no more than it was fed.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import struct
+
+import attrs
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # pragma: no cover  # the wheel has it for every common platform
+    from websockets.utils import apply_mask
+
+__all__ = [
+    "END_OF_DATA",
+    "Close",
+    "Data",
+    "EndOfData",
+    "Event",
+    "FrameDecoder",
+    "FrameError",
+    "Ping",
+    "encode_close",
+    "encode_data",
+    "encode_pong",
+]
+
+Buffer = bytes | bytearray | memoryview
+
+_FIN = 0x80
+_RESERVED = 0x70
+_MASKED = 0x80
+_LENGTH_16 = 126
+_LENGTH_64 = 127
+#: RFC 6455 section 5.5: control frames carry at most 125 bytes, in one piece.
+_MAX_CONTROL_PAYLOAD = 125
+_UINT16 = struct.Struct(">H")
+_UINT64 = struct.Struct(">Q")
+_KEY_SIZE = 4
+
+
+class Opcode(enum.IntEnum):
+    """RFC 6455 section 5.2. Text (1) is left out: it is refused like any other number."""
+
+    CONTINUATION = 0x0
+    BINARY = 0x2
+    CLOSE = 0x8
+    PING = 0x9
+    PONG = 0xA
+
+
+class FrameError(Exception):
+    """The peer broke the protocol: the one exception that its bytes can cause. Answer with Close 1002."""
+
+
+@attrs.frozen
+class Data:
+    """Some bytes, never empty."""
+
+    payload: bytes
+
+
+@attrs.frozen
+class EndOfData:
+    """The peer sends no more data; ours may go on."""
+
+
+@attrs.frozen
+class Ping:
+    """To be answered with a pong of the same payload. Of several, answering the last is enough (section 5.5.3)."""
+
+    payload: bytes
+
+
+@attrs.frozen
+class Close:
+    """The connection ends. Without `EndOfData` before it, data may be missing."""
+
+    code: int | None
+
+
+Event = Data | EndOfData | Ping | Close
+
+#: The payload that makes `encode_data` write the end of data.
+END_OF_DATA = b""
+
+
+def encode_data(payload: Buffer, *, masked: bool) -> tuple[bytes, Buffer]:
+    """One binary message, as header and payload, so that the caller decides about joining them.
+
+    Unmasked, the payload is returned as it came; masked, under a fresh random key, as a copy.
+    """
+    return _encode(Opcode.BINARY, payload, masked=masked)
+
+
+def encode_pong(payload: bytes, *, masked: bool) -> bytes:
+    """The answer to a `Ping`."""
+    return b"".join(_encode(Opcode.PONG, payload, masked=masked))
+
+
+def encode_close(code: int, *, masked: bool) -> bytes:
+    """A Close frame without a text. Codes: RFC 6455 section 7.4.1."""
+    return b"".join(_encode(Opcode.CLOSE, struct.pack(">H", code), masked=masked))
+
+
+def _encode(opcode: Opcode, payload: Buffer, *, masked: bool) -> tuple[bytes, Buffer]:
+    first, size, mask_bit = _FIN | opcode, len(payload), _MASKED if masked else 0
+    if size < _LENGTH_16:
+        header = struct.pack(">BB", first, mask_bit | size)
+    elif size < 1 << 16:
+        header = struct.pack(">BBH", first, mask_bit | _LENGTH_16, size)
+    else:
+        header = struct.pack(">BBQ", first, mask_bit | _LENGTH_64, size)
+    if not masked:
+        return header, payload
+    # Unpredictable for every frame: section 5.3. It keeps hostile payload from looking like HTTP to a proxy.
+    key = os.urandom(_KEY_SIZE)
+    return header + key, apply_mask(payload, key)
+
+
+@attrs.frozen
+class _Header:
+    opcode: Opcode
+    fin: bool
+    length: int
+    key: bytes
+    #: Of the header itself, in bytes.
+    size: int
+
+
+@attrs.define
+class FrameDecoder:
+    """Bytes in, events out.
+
+    `receive_untrusted` takes what came from the peer; `next_event` is called until it returns None, which means that
+    more bytes are needed. After a `FrameError` or a `Close` nothing more is decoded: the one is raised again, the
+    other returned again.
+    """
+
+    #: Whether the peer must mask its frames, that is, whether it is the client.
+    masked: bool
+    _input: bytes = attrs.field(default=b"", init=False, repr=False)
+    #: How much of `_input` has been used.
+    _position: int = attrs.field(default=0, init=False)
+    #: Bytes of the current data frame that are still to come, and whether it is the last of its message.
+    _frame_left: int = attrs.field(default=0, init=False)
+    _frame_fin: bool = attrs.field(default=False, init=False)
+    #: The mask's key, turned so that it begins at the next byte; empty where frames are not masked.
+    _key: bytes = attrs.field(default=b"", init=False, repr=False)
+    #: From the first header of a message to the last byte of it.
+    _in_message: bool = attrs.field(default=False, init=False)
+    _message_empty: bool = attrs.field(default=True, init=False)
+    _end_of_data: bool = attrs.field(default=False, init=False)
+    _error: str | None = attrs.field(default=None, init=False)
+    _close: Close | None = attrs.field(default=None, init=False)
+
+    def receive_untrusted(self, data: bytes) -> None:
+        """Take what the peer sent, cut anywhere. Nothing is decoded yet, so nothing is raised.
+
+        To be called when `next_event` has returned None: then of earlier bytes there is at most one incomplete header
+        or control frame left, which is all that this copies.
+        """
+        rest = self._input[self._position :]
+        self._input, self._position = rest + data if rest else data, 0
+
+    def next_event(self, max_bytes: int) -> Event | None:
+        """The next event, with at most ``max_bytes`` of payload if it is `Data`; None when more bytes are needed.
+
+        Raises:
+            FrameError: the peer broke the protocol. Any other exception is a bug.
+        """
+        if self._close is not None:
+            return self._close
+        if self._error is not None:
+            raise FrameError(self._error)
+        try:
+            event = self._decode(max_bytes)
+        except FrameError as exc:
+            self._error = str(exc)
+            raise
+        if event is None:
+            # An idle connection must not hold on to the last large read.
+            self._input, self._position = self._input[self._position :], 0
+        return event
+
+    def _decode(self, max_bytes: int) -> Event | None:
+        while not self._frame_left:
+            header = self._peek_header()
+            if header is None:
+                return None
+            if header.opcode < Opcode.CLOSE:
+                if self._begin_frame(header):
+                    return EndOfData()
+            elif len(self._input) - self._position < header.size + header.length:
+                return None
+            elif event := self._take_control(header):
+                return event
+        return self._take_payload(max_bytes)
+
+    def _peek_header(self) -> _Header | None:
+        """Parse the header at the current position, without moving. None while it is incomplete."""
+        at, available = self._position, len(self._input) - self._position
+        if available < 2:
+            return None
+        first, second = self._input[at], self._input[at + 1]
+        if first & _RESERVED:
+            raise FrameError("reserved bits are set")
+        try:
+            opcode = Opcode(first & 0x0F)
+        except ValueError:
+            raise FrameError(f"unexpected opcode {first & 0x0F}") from None
+        fin, length, size = bool(first & _FIN), second & 0x7F, 2
+        if bool(second & _MASKED) is not self.masked:
+            raise FrameError("a frame from the client is not masked" if self.masked else "a frame is masked")
+        if opcode >= Opcode.CLOSE and (length > _MAX_CONTROL_PAYLOAD or not fin):
+            raise FrameError("a control frame is fragmented or too long")
+        if length >= _LENGTH_16:
+            layout, shortest = (_UINT16, _LENGTH_16) if length == _LENGTH_16 else (_UINT64, 1 << 16)
+            size += layout.size
+            if available < size:
+                return None
+            (length,) = layout.unpack_from(self._input, at + 2)
+            if length < shortest or length >> 63:
+                raise FrameError("a length is not encoded as it must be")
+        key = b""
+        if self.masked:
+            key = self._input[at + size : at + size + _KEY_SIZE]
+            size += _KEY_SIZE
+            if available < size:
+                return None
+        return _Header(opcode, fin, length, key, size)
+
+    def _begin_frame(self, header: _Header) -> bool:
+        """Enter a data frame; returns whether it ends an empty message, and with that the data."""
+        if self._end_of_data:
+            raise FrameError("data after the end of data")
+        if (header.opcode == Opcode.CONTINUATION) is not self._in_message:
+            raise FrameError("a message begins inside another" if self._in_message else "a continuation of nothing")
+        self._position += header.size
+        self._frame_left, self._frame_fin, self._key = header.length, header.fin, header.key
+        self._message_empty = not header.length and (self._message_empty or not self._in_message)
+        self._in_message = bool(header.length) or not header.fin
+        self._end_of_data = self._message_empty and not self._in_message
+        return self._end_of_data
+
+    def _take_control(self, header: _Header) -> Ping | Close | None:
+        """Use up a control frame; a pong that nobody asked for says nothing (section 5.5.3)."""
+        start = self._position + header.size
+        payload = self._input[start : start + header.length]
+        if self.masked:
+            payload = apply_mask(payload, header.key)
+        self._position = start + header.length
+        if header.opcode == Opcode.PING:
+            return Ping(payload)
+        if header.opcode == Opcode.PONG:
+            return None
+        if len(payload) == 1:
+            raise FrameError("a close frame carries half a code")
+        self._close = Close(int.from_bytes(payload[:2]) if payload else None)
+        return self._close
+
+    def _take_payload(self, max_bytes: int) -> Data | None:
+        start = self._position
+        end = min(start + self._frame_left, start + max_bytes, len(self._input))
+        if end == start:
+            return None
+        if not self.masked:
+            payload = self._input[start:end]
+        else:
+            payload = apply_mask(memoryview(self._input)[start:end], self._key)
+            turn = (end - start) % _KEY_SIZE
+            self._key = self._key[turn:] + self._key[:turn]
+        self._position = end
+        self._frame_left -= end - start
+        if not self._frame_left and self._frame_fin:
+            self._in_message = False
+        return Data(payload)

@@ -1,0 +1,178 @@
+"""The HTTP front of the relay's ports 80 and 443: what reaches the WebSocket handshake, and what is refused.
+
+The request is parsed here, by h11, before any WebSocket code sees it. What goes on to the handshake is a head made
+anew from the few values that matter, each of them checked.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http
+from collections.abc import Iterable
+
+import attrs
+import h11
+import trio
+
+from hybridrelay.errors import TransportError
+
+from .handshake import MAX_HEAD, PATH, SUBPROTOCOL
+
+__all__ = ["HEALTH_PATH", "Answer", "Upgrade", "judge", "read_request", "send_answer"]
+
+HEALTH_PATH = "/healthz"
+#: How much a refused client may still send while it reads the answer (bytes), and how long it may take (seconds).
+#: Closing on unread input resets the connection, and the answer is lost with it.
+LINGER_BYTES = 64 * 1024
+LINGER_TIMEOUT = 1
+
+Headers = list[tuple[str, str]]
+
+
+@attrs.frozen
+class Answer:
+    """An ordinary HTTP response, after which the connection is closed."""
+
+    status: int
+    text: str
+    headers: Headers = attrs.field(factory=list)
+
+
+@attrs.frozen
+class Upgrade:
+    """A request for our WebSocket; `head` is what the handshake is to read."""
+
+    head: bytes
+
+
+class BadRequest(Exception):
+    """What came is not HTTP, or too much of it. `answer` is what to say to that."""
+
+    def __init__(self, why: str, answer: Answer) -> None:
+        super().__init__(why)
+        self.answer = answer
+
+
+async def read_request(stream: trio.abc.ReceiveStream) -> tuple[h11.Request, bytes]:
+    """Read one HTTP head, holding no more than `MAX_HEAD` and one read's worth of it.
+
+    Returns:
+        The request, and what was already read behind its head.
+
+    Raises:
+        BadRequest: garbage, or a head that is too long.
+        TransportError: the connection ended before the head did.
+    """
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+    while True:
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError as exc:
+            status = exc.error_status_hint
+            text = "the request head is too long" if status == 431 else "this is not an HTTP request"
+            raise BadRequest(f"{text}: {exc}", Answer(status, text)) from exc
+        if isinstance(event, h11.Request):
+            return event, connection.trailing_data[0]
+        assert event is h11.NEED_DATA, event
+        try:
+            chunk = await stream.receive_some(MAX_HEAD)
+        except trio.BrokenResourceError as exc:
+            raise TransportError("the connection was lost before a request") from exc
+        if not chunk:
+            raise TransportError("the connection ended before a request")
+        connection.receive_data(bytes(chunk))
+
+
+def judge(request: h11.Request) -> Answer | Upgrade:
+    """Decide about a request that h11 accepted. Pure; raises nothing."""
+    path = request.target.partition(b"?")[0].decode("latin-1")
+    if path == HEALTH_PATH:
+        if request.method not in {b"GET", b"HEAD"}:
+            return _method_not_allowed("GET, HEAD")
+        return Answer(200, "ok")
+    if path != PATH:
+        return Answer(404, "there is nothing here")
+    if request.method != b"GET":
+        return _method_not_allowed("GET")
+    return _judge_upgrade(request)
+
+
+def _judge_upgrade(request: h11.Request) -> Answer | Upgrade:
+    """RFC 6455 section 4.2.1, and our subprotocol."""
+    headers = list(request.headers)
+    if (
+        request.http_version != b"1.1"
+        or "websocket" not in _tokens(headers, b"upgrade")
+        or "upgrade" not in _tokens(headers, b"connection")
+    ):
+        return Answer(426, "this is a WebSocket", [("Upgrade", "websocket")])
+    if _tokens(headers, b"sec-websocket-version") != ["13"]:
+        text = "WebSocket version 13 is needed"
+        return Answer(426, text, [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")])
+    keys = [value for name, value in headers if name == b"sec-websocket-key"]
+    if len(keys) != 1 or not _is_key(keys[0]):
+        return Answer(400, "Sec-WebSocket-Key is missing or malformed")
+    if SUBPROTOCOL not in _tokens(headers, b"sec-websocket-protocol"):
+        return Answer(400, f"the subprotocol {SUBPROTOCOL} is needed")
+    if any(name in {b"content-length", b"transfer-encoding"} and value != b"0" for name, value in headers):
+        return Answer(400, "an upgrade request has no body")
+    return Upgrade(
+        b"\r\n".join(
+            [
+                f"GET {PATH} HTTP/1.1".encode(),
+                b"Host: relay",
+                b"Connection: Upgrade",
+                b"Upgrade: websocket",
+                b"Sec-WebSocket-Version: 13",
+                b"Sec-WebSocket-Key: " + keys[0],
+                f"Sec-WebSocket-Protocol: {SUBPROTOCOL}".encode(),
+                b"\r\n",
+            ]
+        )
+    )
+
+
+async def send_answer(
+    raw: trio.SocketStream, stream: trio.abc.SendStream, answer: Answer, *, head_only: bool = False
+) -> None:
+    """Send ``answer`` over ``stream`` and end the sending side of ``raw``, the socket below it; closes nothing.
+
+    Best effort: a client that is gone is no error. Takes at most `LINGER_TIMEOUT` after the answer is sent.
+    """
+    body = f"{answer.text}\n".encode()
+    headers = [
+        ("Content-Type", "text/plain; charset=utf-8"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),
+        *answer.headers,
+    ]
+    lines = [f"HTTP/1.1 {answer.status} {http.HTTPStatus(answer.status).phrase}", *(f"{k}: {v}" for k, v in headers)]
+    head = "\r\n".join([*lines, "", ""]).encode()
+    try:
+        await stream.send_all(head if head_only else head + body)
+        await raw.send_eof()
+        with trio.move_on_after(LINGER_TIMEOUT):
+            left = LINGER_BYTES
+            while left > 0 and (chunk := await raw.receive_some(left)):
+                left -= len(chunk)
+    except trio.BrokenResourceError:
+        pass
+
+
+def _method_not_allowed(allowed: str) -> Answer:
+    return Answer(405, "this method is not allowed here", [("Allow", allowed)])
+
+
+def _tokens(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> list[str]:
+    """The comma-separated values of all headers of that name; lower-case, as all of ours are."""
+    values = (value.decode("latin-1") for name, value in headers if name == wanted)
+    return [token.strip().lower() for value in values for token in value.split(",")]
+
+
+def _is_key(value: bytes) -> bool:
+    try:
+        return len(base64.b64decode(value, validate=True)) == 16
+    except binascii.Error:
+        return False

@@ -1,0 +1,160 @@
+"""The WebSocket handshake by trio-websocket, on a stream that stays ours.
+
+trio-websocket reads ahead and starts a task that goes on reading for ever. So it gets a stand-in for the connection
+that delivers the HTTP head and not one byte more, and then blocks. Once the handshake is done its task is cancelled
+while it waits there: it has seen no frame, writes none, and closes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+
+import trio
+import trio_websocket
+
+from hybridrelay.errors import TransportError
+
+__all__ = ["PATH", "SUBPROTOCOL", "handshake_as_client", "handshake_as_server"]
+
+#: The one path, so that a reverse proxy in front needs one rule.
+PATH = "/hybridrelay"
+#: Names this transport's conventions; another number would be another convention.
+SUBPROTOCOL = "hybridrelay.v1"
+#: The longest HTTP head that is accepted (bytes): a proxy's cookies and tracing headers fit, an attack on memory does
+#: not. nginx allows 8 KiB per line, h11 16 KiB.
+MAX_HEAD = 16 * 1024
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
+_HTTP = b"HTTP/1."
+_CLOSED = "the connection was closed during the WebSocket handshake"
+
+
+class _HeadStream(trio.abc.Stream):
+    """What trio-websocket is given: reads as the head, then blocks; writes pass; closing it is a failure."""
+
+    def __init__(self, stream: trio.abc.Stream, read_head: Callable[[], Awaitable[bytes]]) -> None:
+        self._stream = stream
+        self._read_head = read_head
+        self._head_read = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError as exc:
+            # Translated here: trio-websocket would swallow it, and its caller wait for ever.
+            raise TransportError(_CLOSED) from exc
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if not self._head_read:
+            self._head_read = True
+            # More than was asked for: trio-websocket only means to limit memory, and MAX_HEAD does.
+            return await self._read_head()
+        await trio.sleep_forever()
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    async def aclose(self) -> None:
+        # It closes only when the head is no handshake. Raised in its task, this ends the nursery.
+        raise TransportError("the answer is not a WebSocket handshake")
+
+
+async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
+    """Ask for the upgrade (RFC 6455 section 4.1).
+
+    Args:
+        stream: the connection; the caller closes it if this raises.
+        host: for the Host header, with the port where that is not the default.
+
+    Returns:
+        What was read behind the server's head.
+
+    Raises:
+        TransportError: the other side answered something else, or nothing.
+    """
+    received = bytearray()
+    head_size = 0
+
+    async def read_head() -> bytes:
+        nonlocal head_size
+        while (end := received.find(b"\r\n\r\n")) < 0:
+            if not _HTTP.startswith(received[: len(_HTTP)]):
+                raise TransportError("what answers does not speak HTTP")
+            if len(received) > MAX_HEAD:
+                raise TransportError("the HTTP answer is too long")
+            try:
+                chunk = await stream.receive_some(MAX_HEAD)
+            except trio.BrokenResourceError as exc:
+                raise TransportError(_CLOSED) from exc
+            if not chunk:
+                raise TransportError(_CLOSED)
+            received.extend(chunk)
+        head_size = end + 4
+        status = _STATUS_LINE.match(received)
+        if status is None:
+            raise TransportError("what answers does not speak HTTP")
+        if status[1] != b"101":
+            # Here, because trio-websocket would wait for a body that it does not get.
+            raise TransportError(
+                f"the WebSocket upgrade was refused with HTTP status {status[1].decode()}",
+                remedy=f"check that the address is a relay's and that anything in front of it passes {PATH} on",
+            )
+        return bytes(received[:head_size])
+
+    async def ask(nursery: trio.Nursery) -> None:
+        connection = await trio_websocket.wrap_client_stream(
+            nursery,
+            _HeadStream(stream, read_head),  # type: ignore[arg-type]  # any stream does; its server side says so
+            host,
+            PATH,
+            subprotocols=[SUBPROTOCOL],
+            extra_headers=[(b"User-Agent", b"hybridrelay")],
+        )
+        if connection.subprotocol != SUBPROTOCOL:
+            raise TransportError("the WebSocket server is not a relay: it did not choose our subprotocol")
+
+    await _run(ask)
+    return bytes(received[head_size:])
+
+
+async def handshake_as_server(stream: trio.abc.Stream, head: bytes) -> None:
+    """Accept the upgrade (RFC 6455 section 4.2.2).
+
+    Args:
+        stream: the connection; the caller closes it if this raises.
+        head: the client's request, already read and checked.
+
+    Raises:
+        TransportError: the client is gone.
+    """
+
+    async def read_head() -> bytes:
+        return head
+
+    async def answer(nursery: trio.Nursery) -> None:
+        request = await trio_websocket.wrap_server_stream(nursery, _HeadStream(stream, read_head))
+        await request.accept(subprotocol=SUBPROTOCOL)
+
+    await _run(answer)
+
+
+async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:
+    """Run one side of the handshake, end trio-websocket's task, and translate whatever it raised.
+
+    Its exceptions are many, and some are accidents of parsing (`UnicodeError`): all of them are the peer's doing.
+    """
+    failure: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            await handshake(nursery)
+            nursery.cancel_scope.cancel()
+    except* Exception as group:  # noqa: BLE001  # see above
+        failure = group
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+    if isinstance(failure, TransportError):
+        raise failure
+    if failure is not None:
+        raise TransportError(f"the WebSocket handshake failed: {failure}") from failure

@@ -1,0 +1,106 @@
+"""The transport: outer TLS where the port has it, the HTTP front, the handshake, the stream."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+
+import trio
+
+from hybridrelay.abc import AcceptOptions, ConnectOptions, Port, Purpose, Route, Transport
+from hybridrelay.errors import HybridRelayError, TransportError
+from hybridrelay.streams import TLSStream
+from hybridrelay.streams.sockets import tune_stream
+
+from .front import Answer, BadRequest, judge, read_request, send_answer
+from .handshake import handshake_as_client, handshake_as_server
+from .stream import WebSocketStream
+
+__all__ = ["HTTP", "HTTPS", "WebSocketTransport"]
+
+_ALL = frozenset(Purpose)
+HTTP = Port("http", 80, _ALL)
+HTTPS = Port("https", 443, _ALL, outer_tls=True)
+
+
+class WebSocketTransport(Transport):
+    """All purposes share one port: HTTPS preferred, then HTTP."""
+
+    name = "websocket"
+    routes = (
+        Route("wss", 20, dict.fromkeys(Purpose, HTTPS)),
+        Route("ws", 30, dict.fromkeys(Purpose, HTTP)),
+    )
+
+    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
+        """Dial, outer TLS if asked for, upgrade. See `Transport.connect`."""
+        raw: trio.abc.Stream = await options.dial(options.host, options.port)
+        try:
+            tune_stream(raw)
+            stream = raw
+            if options.outer_tls:
+                context = options.ssl_context or _default_client_context()
+                stream = await _outer_tls(raw, context, server_hostname=options.host)
+            received = await handshake_as_client(stream, _host_header(options))
+        except BaseException:
+            await trio.aclose_forcefully(raw)
+            raise
+        return WebSocketStream(stream, client=True, received=received)
+
+    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
+        """Outer TLS if the port has it, then whatever HTTP asks for. See `Transport.accept`."""
+        accepted: WebSocketStream | None = None
+        try:
+            tune_stream(stream)
+            inner: trio.abc.Stream = stream
+            if options.port.outer_tls:
+                if options.ssl_context is None:
+                    raise ValueError(f"port {options.port.name} needs an outer certificate")
+                inner = await _outer_tls(stream, options.ssl_context, server_hostname=None)
+            accepted = await _serve_http(stream, inner)
+        finally:
+            if accepted is None:
+                await trio.aclose_forcefully(stream)
+        return accepted
+
+
+async def _serve_http(raw: trio.SocketStream, stream: trio.abc.Stream) -> WebSocketStream | None:
+    try:
+        request, received = await read_request(stream)
+    except BadRequest as exc:
+        await send_answer(raw, stream, exc.answer)
+        raise TransportError(str(exc)) from exc
+    verdict = judge(request)
+    if isinstance(verdict, Answer):
+        await send_answer(raw, stream, verdict, head_only=request.method == b"HEAD")
+        return None
+    await handshake_as_server(stream, verdict.head)
+    return WebSocketStream(stream, client=False, received=received)
+
+
+async def _outer_tls(
+    stream: trio.abc.Stream, context: ssl.SSLContext, *, server_hostname: str | None
+) -> trio.abc.Stream:
+    try:
+        tls = TLSStream(stream, context, server_side=server_hostname is None, server_hostname=server_hostname)
+        await tls.do_handshake()
+    except (HybridRelayError, trio.BrokenResourceError, ValueError) as exc:  # ValueError: a name that no SNI can carry
+        raise TransportError(f"outer TLS: {exc}") from exc
+    return tls
+
+
+@functools.cache
+def _default_client_context() -> ssl.SSLContext:
+    """Verifies nothing: the relay is verified inside, and an intercepting proxy out here sees ciphertext only."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _host_header(options: ConnectOptions) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    default = (HTTPS if options.outer_tls else HTTP).default
+    return host if options.port == default else f"{host}:{options.port}"
