@@ -1,0 +1,53 @@
+"""How long to wait before trying again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import attrs
+
+
+@attrs.define
+class Backoff:
+    """Exponential back-off with full jitter. Pure: it tells how long to wait, and never does.
+
+    Full jitter, because what makes many connectors fail at once (a relay that restarts) must not bring them back at
+    once. A connection that dies at birth counts as a failure like any other: only one that held for `held_seconds`
+    resets the back-off, or else a relay that accepts and drops would be called as fast as the network allows.
+    """
+
+    #: Upper bound of the first wait (seconds).
+    first_seconds: float = attrs.field(default=0.5, validator=attrs.validators.gt(0))
+    #: Upper bound of every wait (seconds).
+    max_seconds: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    #: No wait is shorter than this (seconds); full jitter alone may give next to nothing many times in a row.
+    min_seconds: float = attrs.field(default=0.05, validator=attrs.validators.ge(0))
+    #: A success that lasted so long (seconds) starts the series anew.
+    held_seconds: float = attrs.field(default=10.0, validator=attrs.validators.ge(0))
+    #: Gives a number in [0, 1).
+    random: Callable[[], float] = attrs.field(default=random.random, repr=False)
+    #: Failures since the last reset.
+    failures: int = attrs.field(default=0, init=False)
+
+    def next_wait(self, *, at_most: float | None = None, at_least: float = 0.0) -> float:
+        """Count a failure and say how many seconds to wait before the next try.
+
+        Args:
+            at_most: a bound for this wait only, for who has a deadline.
+            at_least: likewise; what a peer asked for (`Draining`), to which the jitter is then added.
+        """
+        # The exponent is bounded before it is used: 2.0**1024 would overflow after a weekend without a relay.
+        ceiling = min(self.max_seconds, self.first_seconds * 2.0 ** min(self.failures, 64))
+        self.failures += 1
+        wait = at_least + max(self.min_seconds, ceiling * self.random())
+        return wait if at_most is None else min(wait, at_most)
+
+    def succeeded(self, *, held_seconds: float) -> None:
+        """A connection that lasted `held_seconds` has ended."""
+        if held_seconds >= self.held_seconds:
+            self.failures = 0
+
+    def reset(self) -> None:
+        """Begin anew: something changed (the network, the configuration) that makes earlier failures meaningless."""
+        self.failures = 0

@@ -1,0 +1,230 @@
+"""Opening TCP connections, and saying in people's words why one failed."""
+
+from __future__ import annotations
+
+import enum
+import errno
+import socket
+import ssl
+from collections.abc import Iterator
+
+import attrs
+import trio
+
+from ..errors import HybridRelayError, RelayIdentityError, TransportError
+from ..protocol.errors import RemoteProtocolError
+from ..protocol.reasons import Reason
+from ..streams.sockets import tune_socket
+
+
+async def dial_directly(host: str, port: int) -> trio.SocketStream:
+    """Open a TCP connection, tuned for channels. This is the `Dial` that uses no proxy.
+
+    The name is resolved on every call, since addresses change under long-lived programs; several addresses are tried
+    in a staggered race (RFC 8305).
+
+    Raises:
+        OSError: no connection; `classify` says why.
+
+    The caller sets the deadline. Cancelled, nothing stays open.
+    """
+    try:
+        stream = await trio.open_tcp_stream(host, port)
+    except ValueError as error:
+        # A name that cannot even be written in DNS (an empty or overlong label): one way of not being found.
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
+    tune_socket(stream.socket)
+    return stream
+
+
+class FailureKind(enum.StrEnum):
+    """Why an attempt failed, in the words of a network administrator."""
+
+    #: Somebody answered: nobody listens here, or a firewall rejects.
+    REFUSED = "refused"
+    #: No answer at all: typically a firewall that drops.
+    SWALLOWED = "swallowed"
+    #: Connected, then silence: typically a middlebox that accepts everything.
+    STALLED = "stalled"
+    NAME_NOT_FOUND = "name-not-found"
+    #: The name server did not answer, or said "later".
+    NAME_SERVICE_FAILED = "name-service-failed"
+    UNREACHABLE = "unreachable"
+    #: This machine itself does not let us.
+    FORBIDDEN_LOCALLY = "forbidden-locally"
+    OUT_OF_RESOURCES = "out-of-resources"
+    RESET = "reset"
+    CLOSED_EARLY = "closed-early"
+    NOT_A_RELAY = "not-a-relay"
+    VERSION_MISMATCH = "version-mismatch"
+    #: A certificate that is not the relay's: interception, another machine, or a relay that was set up anew.
+    WRONG_IDENTITY = "wrong-identity"
+    TLS_FAILED = "tls-failed"
+    #: The relay answered, and said no.
+    REFUSED_BY_RELAY = "refused-by-relay"
+    OTHER = "other"
+
+
+_ASK = "ask the network administrator to allow outbound TCP to this host and port"
+_TEXTS: dict[FailureKind, tuple[str, str | None]] = {
+    FailureKind.REFUSED: (
+        "connection refused",
+        f"check that the relay is running and serves this port; if a firewall rejects it, {_ASK}",
+    ),
+    FailureKind.SWALLOWED: ("no answer: the packets are swallowed", _ASK),
+    FailureKind.STALLED: (
+        "the connection was accepted, then nothing came back",
+        "a firewall or proxy accepts in the relay's place and passes nothing on; " + _ASK,
+    ),
+    FailureKind.NAME_NOT_FOUND: (
+        "the host name is unknown",
+        "check the Endpoint in the connection string, and that this machine can resolve it",
+    ),
+    FailureKind.NAME_SERVICE_FAILED: ("the name server does not answer", "check this machine's DNS settings"),
+    FailureKind.UNREACHABLE: ("no route to the host", "check this machine's network connection; or " + _ASK),
+    FailureKind.FORBIDDEN_LOCALLY: (
+        "forbidden by this machine",
+        "check the firewall of this machine and the permissions of this program",
+    ),
+    FailureKind.OUT_OF_RESOURCES: (
+        "this machine is out of sockets, ports or memory",
+        "raise the limit of open files for this program",
+    ),
+    FailureKind.RESET: ("the connection was reset", "a firewall may be inspecting this traffic; " + _ASK),
+    FailureKind.CLOSED_EARLY: (
+        "the connection was closed before the relay answered",
+        "check that the relay serves this port; a firewall or proxy may be closing it: " + _ASK,
+    ),
+    FailureKind.NOT_A_RELAY: (
+        "whatever answered is not a relay",
+        "check the Endpoint and its ports in the connection string; a proxy may be answering in the relay's place",
+    ),
+    FailureKind.VERSION_MISMATCH: (
+        "the relay speaks another version",
+        "upgrade hybridrelay on the side that is older",
+    ),
+    FailureKind.WRONG_IDENTITY: (
+        "the certificate is not the relay's",
+        "something on the way opens TLS, or the relay was set up anew: compare the pin with the relay's",
+    ),
+    FailureKind.TLS_FAILED: ("the TLS handshake failed", "a firewall or proxy may be interfering with TLS; " + _ASK),
+    FailureKind.REFUSED_BY_RELAY: ("the relay refused", None),
+    FailureKind.OTHER: ("failed", None),
+}
+
+# The most telling first: of several addresses, one that answered says more than one without a route (IPv6 often).
+_TELLING = (
+    FailureKind.REFUSED,
+    FailureKind.RESET,
+    FailureKind.SWALLOWED,
+    FailureKind.FORBIDDEN_LOCALLY,
+    FailureKind.OUT_OF_RESOURCES,
+    FailureKind.UNREACHABLE,
+)
+_BY_ERRNO = {
+    errno.ECONNREFUSED: FailureKind.REFUSED,
+    errno.ECONNRESET: FailureKind.RESET,
+    errno.ECONNABORTED: FailureKind.RESET,
+    errno.EPIPE: FailureKind.RESET,
+    errno.ETIMEDOUT: FailureKind.SWALLOWED,
+    errno.EHOSTUNREACH: FailureKind.UNREACHABLE,
+    errno.ENETUNREACH: FailureKind.UNREACHABLE,
+    errno.ENETDOWN: FailureKind.UNREACHABLE,
+    errno.EADDRNOTAVAIL: FailureKind.UNREACHABLE,
+    errno.EAFNOSUPPORT: FailureKind.UNREACHABLE,
+    errno.EACCES: FailureKind.FORBIDDEN_LOCALLY,
+    errno.EPERM: FailureKind.FORBIDDEN_LOCALLY,
+    errno.EMFILE: FailureKind.OUT_OF_RESOURCES,
+    errno.ENFILE: FailureKind.OUT_OF_RESOURCES,
+    errno.ENOBUFS: FailureKind.OUT_OF_RESOURCES,
+    errno.ENOMEM: FailureKind.OUT_OF_RESOURCES,
+}
+_NAME_NOT_FOUND = {
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
+}
+
+
+@attrs.frozen
+class Failure:
+    """A failed attempt, for people (`text`, `remedy`) and for programs (`kind`, `reason`)."""
+
+    kind: FailureKind
+    #: What happened: one line without a final stop.
+    text: str
+    #: What to do about it, or None where there is nothing to advise.
+    remedy: str | None = None
+    #: The relay's own word, where it gave one.
+    reason: Reason | None = None
+
+    @classmethod
+    def of(cls, kind: FailureKind) -> Failure:
+        """The failure of this kind in its usual words."""
+        text, remedy = _TEXTS[kind]
+        return cls(kind, text, remedy)
+
+    @classmethod
+    def from_reason(cls, reason: Reason) -> Failure:
+        """The relay answered, and this is what it said."""
+        if reason is Reason.VERSION_MISMATCH:
+            return attrs.evolve(cls.of(FailureKind.VERSION_MISMATCH), reason=reason)
+        remedy = "check the ports in the connection string" if reason is Reason.WRONG_PORT else None
+        return cls(FailureKind.REFUSED_BY_RELAY, reason.describe, remedy, reason)
+
+
+def classify(error: BaseException, *, connected: bool = False) -> Failure:
+    """Say why connecting failed.
+
+    Args:
+        error: what was raised on the way: by a `Dial`, a transport, a stream, TLS, our decoders, or by a deadline
+            (`trio.TooSlowError`).
+        connected: whether TCP was already connected, which is what a deadline alone does not tell.
+    """
+    if isinstance(error, trio.TooSlowError):
+        return Failure.of(FailureKind.STALLED if connected else FailureKind.SWALLOWED)
+    if isinstance(error, RelayIdentityError):
+        failure = Failure.of(FailureKind.WRONG_IDENTITY)
+        return attrs.evolve(failure, text=str(error), remedy=error.remedy or failure.remedy)
+    if isinstance(error, TransportError):
+        failure = Failure.of(FailureKind.NOT_A_RELAY)
+        return attrs.evolve(failure, text=str(error), remedy=error.remedy or failure.remedy)
+    if isinstance(error, HybridRelayError):
+        if error.__cause__ is not None:
+            return classify(error.__cause__, connected=connected)
+        return attrs.evolve(Failure.from_reason(error.reason), text=str(error), remedy=error.remedy)
+    if isinstance(error, RemoteProtocolError):
+        if error.reason is Reason.VERSION_MISMATCH:
+            return Failure.from_reason(error.reason)
+        return Failure.of(FailureKind.NOT_A_RELAY)
+    if isinstance(error, trio.BrokenResourceError):
+        causes = [leaf for leaf in _leaves(error) if leaf is not error]
+        return classify(causes[0], connected=True) if causes else Failure.of(FailureKind.CLOSED_EARLY)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Failure.of(FailureKind.WRONG_IDENTITY)
+    if isinstance(error, ssl.SSLError):
+        return Failure.of(FailureKind.TLS_FAILED)
+    return _classify_os_error(error)
+
+
+def _classify_os_error(error: BaseException) -> Failure:
+    kinds = set()
+    for leaf in _leaves(error):
+        if isinstance(leaf, socket.gaierror):
+            known = leaf.errno in _NAME_NOT_FOUND
+            return Failure.of(FailureKind.NAME_NOT_FOUND if known else FailureKind.NAME_SERVICE_FAILED)
+        if isinstance(leaf, OSError) and leaf.errno in _BY_ERRNO:
+            kinds.add(_BY_ERRNO[leaf.errno])
+    for kind in _TELLING:
+        if kind in kinds:
+            return Failure.of(kind)
+    # An error without a number: a proxy's dial, or one that we have not met. Its own words are the best there are.
+    return Failure(FailureKind.OTHER, str(error) or type(error).__name__, getattr(error, "remedy", None))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that caused it, members of groups included: `trio.open_tcp_stream` raises from a group."""
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _leaves(member)
+    if error.__cause__ is not None:
+        yield from _leaves(error.__cause__)

@@ -1,0 +1,140 @@
+"""Which transports are installed, and what routes and ports they offer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Protocol
+
+import attrs
+
+from ..abc import Port, Purpose, Route, Transport
+from ..errors import ConfigurationError
+
+GROUP = "hybridrelay.transports"
+#: The mode that allows every route; any other mode is the name of a transport.
+AUTO = "auto"
+
+_logger = logging.getLogger(__name__)
+
+
+class EntryPoint(Protocol):
+    """What we need of `importlib.metadata.EntryPoint`; tests bring their own."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> str: ...
+    def load(self) -> object: ...
+
+
+@attrs.frozen
+class BrokenTransport:
+    """An entry point that gives no usable transport."""
+
+    name: str
+    #: What it names: ``package:attribute``.
+    value: str
+    #: What is wrong with it, for people.
+    problem: str
+
+
+@attrs.frozen
+class Candidate:
+    """A route, and the transport that goes it."""
+
+    route: Route
+    transport: Transport
+
+
+def log_broken(broken: BrokenTransport) -> None:
+    """Warn in the log: the default of `discover`."""
+    _logger.warning("transport %s (%s) is not used: %s", broken.name, broken.value, broken.problem)
+
+
+def discover(
+    points: Iterable[EntryPoint] | None = None, *, on_broken: Callable[[BrokenTransport], None] = log_broken
+) -> Mapping[str, Transport]:
+    """Load every installed transport, by name.
+
+    One that cannot be used is passed to `on_broken` and left out: a broken third-party package must not take the
+    others down with it.
+
+    Args:
+        points: the entry points to look at; None means those that are installed.
+        on_broken: told of each entry point that is left out.
+    """
+    found: dict[str, Transport] = {}
+    ports: dict[str, Port] = {}
+    # By name, so that of two packages with the same name the same one wins on every machine.
+    for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda p: (p.name, p.value)):
+        try:
+            # Loading runs foreign code, which may raise anything at all.
+            transport = point.load()
+        except Exception as error:  # noqa: BLE001
+            on_broken(BrokenTransport(point.name, point.value, f"{type(error).__name__}: {error}"))
+            continue
+        problem = _problem_of(transport, found, ports)
+        if problem is not None:
+            on_broken(BrokenTransport(point.name, point.value, problem))
+            continue
+        assert isinstance(transport, Transport)
+        found[transport.name] = transport
+        ports.update(_ports_of(transport))
+    return MappingProxyType(found)
+
+
+def _problem_of(transport: object, found: Mapping[str, Transport], ports: Mapping[str, Port]) -> str | None:
+    if not isinstance(transport, Transport):
+        return f"{type(transport).__name__} is not an instance of hybridrelay.abc.Transport"
+    name = getattr(transport, "name", None)
+    routes = getattr(transport, "routes", None)
+    if not isinstance(name, str) or not name or name == AUTO:
+        return "it has no usable name"
+    if name in found:
+        return f"there is another transport called {name}"
+    if not isinstance(routes, tuple) or not routes or not all(isinstance(route, Route) for route in routes):
+        return "it offers no routes"
+    for route in routes:
+        for purpose in Purpose:
+            port = route.ports.get(purpose)
+            if port is None or purpose not in port.purposes:
+                return f"route {route.name} has no port for {purpose.name.lower()}"
+            # A port may serve several transports, but then they have to mean the same one.
+            if ports.get(port.name, port) != port:
+                return f"port {port.name} is defined otherwise by another transport"
+    return None
+
+
+def _ports_of(transport: Transport) -> dict[str, Port]:
+    return {port.name: port for route in transport.routes for port in route.ports.values()}
+
+
+def all_ports(transports: Mapping[str, Transport]) -> Mapping[str, Port]:
+    """Every port of these transports, by name: what the relay can listen on."""
+    ports = {name: port for transport in transports.values() for name, port in _ports_of(transport).items()}
+    return MappingProxyType(dict(sorted(ports.items())))
+
+
+def candidates(transports: Mapping[str, Transport], mode: str = AUTO) -> tuple[Candidate, ...]:
+    """The routes that `mode` allows, best first.
+
+    Raises:
+        ConfigurationError: `mode` is neither `AUTO` nor the name of a transport, or no transport is installed.
+    """
+    if mode != AUTO and mode not in transports:
+        known = ", ".join([AUTO, *sorted(transports)])
+        raise ConfigurationError(f"unknown mode {mode!r}", remedy=f"use one of: {known}")
+    chosen = [
+        Candidate(route, transport)
+        for transport in transports.values()
+        for route in transport.routes
+        if mode in (AUTO, transport.name)
+    ]
+    if not chosen:
+        raise ConfigurationError(
+            "no transport is installed", remedy="install hybridrelay again; its transports are part of it"
+        )
+    return tuple(sorted(chosen, key=lambda candidate: (candidate.route.rank, candidate.route.name)))
