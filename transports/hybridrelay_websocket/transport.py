@@ -84,7 +84,7 @@ async def _outer_tls(
     try:
         tls = TLSStream(stream, context, server_side=server_hostname is None, server_hostname=server_hostname)
         await tls.do_handshake()
-    except (HybridRelayError, trio.BrokenResourceError, ValueError) as exc:  # ValueError: a name that no SNI can carry
+    except (HybridRelayError, trio.BrokenResourceError, ValueError) as exc:  # ValueError: no SNI can carry the name
         raise TransportError(f"outer TLS: {exc}") from exc
     return tls
 
