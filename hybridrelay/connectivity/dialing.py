@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import attrs
 import trio
 
-from ..errors import HybridRelayError, RelayIdentityError, TransportError
+from ..errors import HybridRelayError, RelayIdentityError, TLSHandshakeError, TransportError
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.reasons import Reason
 from ..streams.sockets import tune_socket
@@ -184,6 +184,9 @@ def classify(error: BaseException, *, connected: bool = False) -> Failure:
     if isinstance(error, RelayIdentityError):
         failure = Failure.of(FailureKind.WRONG_IDENTITY)
         return attrs.evolve(failure, text=str(error), remedy=error.remedy or failure.remedy)
+    if isinstance(error, TLSHandshakeError):
+        # Without a cause the peer just ended the connection.
+        return Failure.of(FailureKind.CLOSED_EARLY) if error.__cause__ is None else classify(error.__cause__)
     if isinstance(error, TransportError):
         failure = Failure.of(FailureKind.NOT_A_RELAY)
         return attrs.evolve(failure, text=str(error), remedy=error.remedy or failure.remedy)

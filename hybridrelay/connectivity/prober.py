@@ -1,0 +1,270 @@
+"""The prober: finds out by trying which route to a relay works, and decides.
+
+Rules:
+
+1. A port counts as usable when it carried a round trip of its own purpose: middleboxes accept, then stall. The probe
+   port returns 4 KiB of random bytes; the control port proves with TLS who it is; the data port knows that a ticket
+   of zeros is none.
+2. A route is usable when its probe port is, and then each other port that it needs.
+3. Every step has a deadline, and routes start staggered: a port that swallows packets costs a fraction of a second.
+4. Rank beats speed by a grace: a worse route that was faster waits a moment for a better one under way.
+
+It remembers nothing: the caller keeps the `Decision`, and asks again when the route has failed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+
+import attrs
+import trio
+
+from ..abc import Dial, Purpose, Route, Transport
+from ..errors import RelayUnreachable
+from ..protocol.errors import RemoteProtocolError
+from ..protocol.preamble import PROBE_SIZE, Preamble
+from ..protocol.reasons import Reason
+from ..streams import receive_exactly
+from ._race import RaceTiming, race
+from .channel import STEP_ERRORS, connect, greet, secure
+from .dialing import Failure, classify, dial_directly
+from .discovery import AUTO, Candidate, candidates, discover
+from .endpoint import RelayEndpoint
+from .report import Attempt, NoRouteWorks, Outcome, Report
+
+
+@attrs.frozen
+class ProbeTiming:
+    """Deadlines of the steps, each on its own, and the order of the start. All in seconds."""
+
+    #: TCP, with the name looked up. Outlasts one lost SYN packet, which is sent again after 1 s.
+    dial_seconds: float = 2.0
+    #: The transport's own handshake: up to four round trips, with 600 ms for each.
+    transport_seconds: float = 3.0
+    #: From the preamble to the status.
+    status_seconds: float = 2.0
+    #: The round trip of `PROBE_SIZE` bytes.
+    echo_seconds: float = 3.0
+    #: The TLS handshake on the control port.
+    tls_seconds: float = 3.0
+    #: Saying goodbye to a port that works: politeness must not cost time.
+    close_seconds: float = 0.25
+    race: RaceTiming = attrs.field(factory=RaceTiming)
+
+
+@attrs.frozen
+class Decision:
+    """The route to use, and how that was found out."""
+
+    route: Route
+    transport: Transport
+    report: Report
+
+
+# What a usable port answers. A busy data port has carried the round trip too, and is no reason to go elsewhere.
+_EXPECTED = {
+    Purpose.PROBE: frozenset({Reason.NO_ERROR}),
+    Purpose.CONTROL: frozenset({Reason.NO_ERROR}),
+    Purpose.DATA: frozenset({Reason.TICKET_UNKNOWN, Reason.BUSY}),
+}
+
+
+@attrs.define
+class _Step:
+    """One port of one route: what will be an `Attempt`."""
+
+    candidate: Candidate
+    purpose: Purpose
+    began: float | None = None
+    seconds: float | None = None
+    passed: bool = False
+    failure: Failure | None = None
+    note: str = "not needed"
+
+
+class Prober:
+    """Tries the routes to one relay.
+
+    Args:
+        endpoint: the relay.
+        mode: `AUTO`, or the name of the only transport allowed.
+        transports: by name; None means those that are installed.
+        dial: opens TCP connections.
+        timing: deadlines; None means the defaults.
+        clock: seconds, for the report only; deadlines are Trio's.
+        random_bytes: makes what the probe sends, so that no middlebox can know the answer.
+
+    Raises:
+        ConfigurationError: no transport has this `mode`.
+    """
+
+    def __init__(
+        self,
+        endpoint: RelayEndpoint,
+        *,
+        mode: str = AUTO,
+        transports: Mapping[str, Transport] | None = None,
+        dial: Dial = dial_directly,
+        timing: ProbeTiming | None = None,
+        clock: Callable[[], float] = trio.current_time,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._endpoint = endpoint
+        self._mode = mode
+        self._candidates = candidates(discover() if transports is None else transports, mode)
+        self._dial = dial
+        self._timing = ProbeTiming() if timing is None else timing
+        self._clock = clock
+        self._random_bytes = random_bytes
+
+    async def choose(self) -> Decision:
+        """Find the route to use, as fast as that can be known.
+
+        Raises:
+            NoRouteWorks: none is usable; its `report` says why.
+
+        Cancelled, nothing stays open.
+        """
+        began = self._clock()
+        plans = self._plans()
+        open_plans = [plan for plan in plans if not self._mark_missing_ports(plan)]
+        runners = [functools.partial(self._run, plan, thorough=False) for plan in open_plans]
+        index = await race(runners, self._timing.race)
+        chosen = None if index is None else open_plans[index][0].candidate
+        report = self._report(plans, chosen, self._clock() - began)
+        if chosen is None:
+            raise NoRouteWorks(report)
+        return Decision(chosen.route, chosen.transport, report)
+
+    async def survey(self) -> Report:
+        """Try every port of every route to its end, for a complete report: what an administrator wants to see.
+
+        Cancelled, nothing stays open.
+        """
+        began = self._clock()
+        plans = self._plans()
+        usable: list[Candidate] = []
+
+        async def run(plan: list[_Step]) -> None:
+            if await self._run(plan, thorough=True):
+                usable.append(plan[0].candidate)
+
+        async with trio.open_nursery() as nursery:
+            for plan in plans:
+                if not self._mark_missing_ports(plan):
+                    nursery.start_soon(run, plan)
+        chosen = next((candidate for candidate in self._candidates if candidate in usable), None)
+        return self._report(plans, chosen, self._clock() - began)
+
+    def _plans(self) -> list[list[_Step]]:
+        """The steps of each route: its ports in the order of use, each port once."""
+        plans = []
+        for candidate in self._candidates:
+            ports = candidate.route.ports
+            purposes = [
+                purpose for purpose in Purpose if purpose is Purpose.PROBE or ports[purpose] != ports[Purpose.PROBE]
+            ]
+            plans.append([_Step(candidate, purpose) for purpose in purposes])
+        return plans
+
+    def _mark_missing_ports(self, plan: list[_Step]) -> bool:
+        missing = self._endpoint.missing_ports(plan[0].candidate.route)
+        for step in plan:
+            if missing:
+                step.note = f"the relay does not serve port {', '.join(missing)}"
+        return bool(missing)
+
+    async def _run(self, plan: list[_Step], *, thorough: bool) -> bool:
+        """Whether the route is usable. Not `thorough`: as soon as that is known."""
+        probe, *others = plan
+        await self._try(probe)
+        if not probe.passed and not thorough:
+            for step in others:
+                step.note = "not tried: the probe failed"
+            return False
+
+        async def check(step: _Step) -> None:
+            await self._try(step)
+            if not step.passed and not thorough:
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for step in others:
+                nursery.start_soon(check, step)
+        return all(step.passed for step in plan)
+
+    async def _try(self, step: _Step) -> None:
+        step.began = self._clock()
+        # Stands if we get cancelled.
+        step.note = "no answer yet, and not waited for"
+        try:
+            await self._check(step.candidate, step.purpose)
+        except (*STEP_ERRORS, RelayUnreachable, trio.TooSlowError) as error:
+            # Whoever did not even connect in time raises TimeoutError.
+            step.failure = classify(error, connected=True)
+        else:
+            step.passed = True
+        step.note = ""
+        step.seconds = self._clock() - step.began
+
+    async def _check(self, candidate: Candidate, purpose: Purpose) -> None:
+        timing = self._timing
+        plain = await connect(
+            self._endpoint,
+            candidate.transport,
+            candidate.route,
+            purpose,
+            dial=self._dial,
+            dial_seconds=timing.dial_seconds,
+            transport_seconds=timing.transport_seconds,
+        )
+        stream: trio.abc.Stream = plain
+        try:
+            with trio.fail_after(timing.status_seconds):
+                reason = await greet(plain, Preamble(purpose))
+            if reason not in _EXPECTED[purpose]:
+                raise RelayUnreachable(reason.describe, reason=reason)
+            if purpose is Purpose.PROBE:
+                with trio.fail_after(timing.echo_seconds):
+                    await self._echo(plain)
+            elif purpose is Purpose.CONTROL:
+                with trio.fail_after(timing.tls_seconds):
+                    stream = await secure(plain, self._endpoint)
+            with trio.move_on_after(timing.close_seconds):
+                await stream.aclose()
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _echo(self, stream: trio.abc.HalfCloseableStream) -> None:
+        data = self._random_bytes(PROBE_SIZE)
+        await stream.send_all(data)
+        if await receive_exactly(stream, PROBE_SIZE) != data:
+            raise RemoteProtocolError("the probe came back altered")
+
+    def _report(self, plans: list[list[_Step]], chosen: Candidate | None, seconds: float) -> Report:
+        return Report(
+            host=self._endpoint.host,
+            mode=self._mode,
+            attempts=tuple(self._attempt(step) for plan in plans for step in plan),
+            chosen=None if chosen is None else chosen.route.name,
+            seconds=seconds,
+        )
+
+    def _attempt(self, step: _Step) -> Attempt:
+        route = step.candidate.route
+        seconds = step.seconds
+        if seconds is None and step.began is not None:
+            seconds = self._clock() - step.began
+        outcome = Outcome.PASS if step.passed else Outcome.SKIP if step.failure is None else Outcome.FAIL
+        return Attempt(
+            route=route.name,
+            step=step.purpose.name.lower(),
+            host=self._endpoint.host,
+            port=self._endpoint.number_of(route.ports[step.purpose]),
+            outcome=outcome,
+            seconds=seconds,
+            failure=step.failure,
+            note=step.note,
+        )

@@ -1,0 +1,152 @@
+"""What the prober found: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import enum
+import json
+
+import attrs
+
+from ..errors import RelayUnreachable
+from ..protocol.reasons import Reason
+from .dialing import Failure, FailureKind
+from .endpoint import format_address
+
+
+class Outcome(enum.StrEnum):
+    """How an attempt ended."""
+
+    PASS = "PASS"  # noqa: S105
+    FAIL = "FAIL"
+    #: Not made, or not waited for.
+    SKIP = "SKIP"
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """One port of one route, and what came of trying it."""
+
+    route: str
+    #: What the port is needed for: ``probe``, ``control``, ``data``.
+    step: str
+    host: str
+    #: None where the relay does not serve the port.
+    port: int | None
+    outcome: Outcome
+    #: How long it took, or was waited for; None where it was not made.
+    seconds: float | None = None
+    #: Why it failed.
+    failure: Failure | None = None
+    #: Why it was skipped; empty otherwise.
+    note: str = ""
+
+    @property
+    def address(self) -> str:
+        """``host:port``."""
+        return f"{self.host} (off)" if self.port is None else format_address(self.host, self.port)
+
+    @property
+    def milliseconds(self) -> float | None:
+        """`seconds` as reports show it."""
+        return None if self.seconds is None else round(self.seconds * 1000, 1)
+
+    @property
+    def explanation(self) -> str:
+        """Why it did not pass: one line for people; empty where it did."""
+        text = self.note if self.failure is None else self.failure.text
+        # Texts may quote what a peer sent: nothing of that may move the cursor or forge a line.
+        return "".join(char if char.isprintable() else " " for char in text)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON. Keys are only ever added."""
+        return {
+            "route": self.route,
+            "step": self.step,
+            "host": self.host,
+            "port": self.port,
+            "outcome": str(self.outcome),
+            "milliseconds": self.milliseconds,
+            "reason": None if self.failure is None else str(self.failure.kind),
+            "explanation": self.explanation or None,
+            "remedy": None if self.failure is None else self.failure.remedy,
+        }
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """Everything that one run of the prober tried."""
+
+    host: str
+    mode: str
+    #: By rank of the route, then in the order of its steps.
+    attempts: tuple[Attempt, ...]
+    #: The name of the route to use, or None where none works.
+    chosen: str | None
+    seconds: float
+
+    @property
+    def failures(self) -> tuple[Attempt, ...]:
+        """The attempts that failed."""
+        return tuple(attempt for attempt in self.attempts if attempt.outcome is Outcome.FAIL)
+
+    def summary(self) -> str:
+        """The result in one line."""
+        if self.chosen is not None:
+            return f"{self.host}: use {self.chosen}"
+        reasons: dict[str, list[str]] = {}
+        for attempt in self.failures or self.attempts:
+            place = attempt.route if attempt.port is None else f"{attempt.route} {attempt.port}"
+            reasons.setdefault(attempt.explanation, []).append(place)
+        # Where everything failed in the same way, the list of places says nothing.
+        told = [text if len(reasons) == 1 else f"{', '.join(places)}: {text}" for text, places in reasons.items()]
+        return f"the relay {self.host} cannot be reached: {'; '.join(told)}"
+
+    def as_json(self) -> str:
+        """For programs: one object. Keys are only ever added."""
+        return json.dumps(
+            {
+                "host": self.host,
+                "mode": self.mode,
+                "chosen": self.chosen,
+                "milliseconds": round(self.seconds * 1000, 1),
+                "attempts": [attempt.as_dict() for attempt in self.attempts],
+            },
+            indent=2,
+        )
+
+    def as_table(self) -> str:
+        """For people: aligned plain text, with what to do about each failure behind it."""
+        rows = [("ROUTE", "STEP", "ADDRESS", "RESULT", "TIME", "REASON")]
+        for attempt in self.attempts:
+            time = "-" if attempt.milliseconds is None else f"{attempt.milliseconds:.0f} ms"
+            row = (attempt.route, attempt.step, attempt.address, str(attempt.outcome), time, attempt.explanation)
+            rows.append(row)
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        lines = []
+        for *cells, explanation in rows:
+            padded = [
+                # Times are numbers, and numbers stand to the right.
+                cell.rjust(width) if column == 4 else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            ]
+            lines.append("  ".join([*padded, explanation]).rstrip())
+        advice: dict[str, list[str]] = {}
+        for attempt in self.failures:
+            if attempt.failure is not None and attempt.failure.remedy:
+                advice.setdefault(attempt.failure.remedy, []).append(attempt.address)
+        lines += ["", f"Result: {self.summary()} (mode {self.mode}, {self.seconds * 1000:.0f} ms)"]
+        lines += [f"  {', '.join(addresses)}: {remedy}" for remedy, addresses in advice.items()]
+        return "\n".join(lines)
+
+
+class NoRouteWorks(RelayUnreachable):
+    """The prober found no way to the relay. `report` says what it tried."""
+
+    def __init__(self, report: Report) -> None:
+        # A certificate that is not the relay's is what the operator has to hear first, whatever else failed.
+        found = [attempt.failure for attempt in report.failures if attempt.failure is not None]
+        found.sort(key=lambda failure: failure.kind is not FailureKind.WRONG_IDENTITY)
+        reason = next((failure.reason for failure in found if failure.reason is not None), Reason.INTERNAL_ERROR)
+        remedy = next((failure.remedy for failure in found if failure.remedy is not None), None)
+        super().__init__(report.summary(), reason=reason, remedy=remedy)
+        self.report = report
