@@ -1,0 +1,10 @@
+"""The Trio shell of the session protocol: `Session`, its streams, and offers of streams."""
+
+from ..protocol.config import CONTROL_CONFIG as CONTROL_CONFIG
+from ..protocol.config import SessionConfig as SessionConfig
+from ..protocol.session import Role as Role
+from ..protocol.windows import Budget as Budget
+from .session import Offer as Offer
+from .session import Session as Session
+from .session import SessionStatistics as SessionStatistics
+from .stream import MuxStream as MuxStream

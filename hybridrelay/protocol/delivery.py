@@ -70,16 +70,24 @@ class Inbox:
     received: int = attrs.field(default=0, init=False)
     _stated: int = attrs.field(default=0, init=False)
     _bytes: int = attrs.field(default=0, init=False)
-    #: When the acknowledgement has to leave, or None.
+    #: When the acknowledgement will be due, or None: nothing is owed, or it is due already.
     deadline: float | None = attrs.field(default=None, init=False)
+    #: The acknowledgement has to leave even if nothing else does.
+    due: bool = attrs.field(default=False, init=False)
 
     def receive(self, size: int, now: float) -> None:
         self.received += 1
         self._bytes += size
         if self.received - self._stated >= ACK_AFTER_FRAMES or self._bytes >= ACK_AFTER_BYTES:
-            self.deadline = now
-        elif self.deadline is None:
+            self.due = True
+            self.deadline = None
+        elif self.deadline is None and not self.due:
             self.deadline = now + ACK_AFTER_SECONDS
+
+    def handle_timeout(self, now: float) -> None:
+        if self.deadline is not None and now >= self.deadline:
+            self.due = True
+            self.deadline = None
 
     @property
     def owes(self) -> bool:
@@ -90,4 +98,5 @@ class Inbox:
         self._stated = self.received
         self._bytes = 0
         self.deadline = None
+        self.due = False
         return self.received

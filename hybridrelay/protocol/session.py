@@ -135,7 +135,10 @@ class SessionCore:
             return self._detached_at + self.config.resume_deadline
         if self.state is not State.ESTABLISHED:
             return None
-        deadline = min(self._liveness.ping_due, self._liveness.silent_at)
+        deadline = self._liveness.silent_at
+        # What is due already waits for the writer, not for the clock.
+        if not self._ping_due:
+            deadline = min(deadline, self._liveness.ping_due)
         if self._inbox.deadline is not None:
             deadline = min(deadline, self._inbox.deadline)
         return deadline
@@ -197,6 +200,7 @@ class SessionCore:
                 return events_before + self.channel_lost(now, Reason.PEER_SILENT.describe, reason=Reason.PEER_SILENT)
             if now >= self._liveness.ping_due:
                 self._ping_due = True
+            self._inbox.handle_timeout(now)
         return self._take_events()
 
     # --- the application
@@ -338,7 +342,7 @@ class SessionCore:
                 size += self._write_controls(out)
                 self._write_data(out, max_bytes - size)
             inbox = self._inbox
-            if inbox.owes and (out or (inbox.deadline is not None and now >= inbox.deadline)):
+            if inbox.due or (inbox.owes and out):
                 out.append(frames.Ack(inbox.state()).encode())
         elif self._goaway_due and self._goaway is not None:
             self._goaway_due = False

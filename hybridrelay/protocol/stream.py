@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import attrs
 
@@ -34,6 +35,8 @@ class Stream:
     scheduled: bool = False
     send_queue: deque[bytes] = attrs.field(factory=deque)
     queued_bytes: int = 0
+    #: Whatever the driver wants to find again when an event names this stream.
+    owner: Any = None
     receive_queue: deque[bytes] = attrs.field(factory=deque)
     readable_bytes: int = 0
 
