@@ -19,7 +19,7 @@ class RelayEndpoint:
     host: str
     #: By `Port.name`: a number that is not the default, or None for a port that the relay does not serve.
     ports: Mapping[str, int | None] = attrs.field(factory=dict)
-    #: Of the relay's public key, any one of which is right. Empty: a certificate authority has to vouch for the relay.
+    #: Of the relay's public key, any one of which is right. Empty: a certificate authority has to vouch for it.
     pins: tuple[str, ...] = ()
 
     @classmethod

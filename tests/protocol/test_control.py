@@ -1,0 +1,356 @@
+"""Control messages: the same in both directions, in pieces of any size, and nothing but one error for bad ones."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.protocol.control import (
+    MAX_DETAIL,
+    MAX_INTEGER,
+    MAX_MESSAGE_SIZE,
+    MAX_REPLACES,
+    Accept,
+    ControlDecoder,
+    Draining,
+    Ended,
+    Failed,
+    Hello,
+    Join,
+    Joined,
+    Message,
+    Offer,
+    Register,
+    Registered,
+    Role,
+    Unknown,
+    Unregister,
+    Welcome,
+    encode_message,
+)
+from hybridrelay.protocol.errors import LocalProtocolError, RemoteProtocolError
+from hybridrelay.protocol.reasons import Reason
+
+ONE = "0123456789abcdef" * 2
+TWO = "f" * 32
+TICKET = bytes(range(32))
+TICKET_HEX = TICKET.hex()
+
+
+def frame(body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + body
+
+
+def framed(**fields: Any) -> bytes:
+    return frame(json.dumps(fields).encode())
+
+
+TABLE: list[tuple[Message, dict[str, Any]]] = [
+    (
+        Hello("connector", ONE, 3, "hybridrelay 0.1.0"),
+        {"type": "hello", "role": "connector", "instance": ONE, "generation": 3, "software": "hybridrelay 0.1.0"},
+    ),
+    (
+        Hello(Role.CLIENT, TWO, 0, ""),
+        {"type": "hello", "role": "client", "instance": TWO, "generation": 0, "software": ""},
+    ),
+    (Welcome(ONE, "x"), {"type": "welcome", "relay_instance": ONE, "software": "x"}),
+    (
+        Register(1, "sql", "SharedAccessSignature sr=a"),
+        {"type": "register", "id": 1, "connection": "sql", "token": "SharedAccessSignature sr=a", "replaces": []},
+    ),
+    (
+        Register(2, "Größe/1", "t", (ONE, TWO)),
+        {"type": "register", "id": 2, "connection": "Größe/1", "token": "t", "replaces": [ONE, TWO]},
+    ),
+    (Registered(1, 1_900_000_000), {"type": "registered", "id": 1, "expires_at": 1_900_000_000}),
+    (Unregister(3, "sql"), {"type": "unregister", "id": 3, "connection": "sql"}),
+    (Join(4, "sql", "t"), {"type": "join", "id": 4, "connection": "sql", "token": "t", "listener": None}),
+    (Join(5, "sql", "t", TWO), {"type": "join", "id": 5, "connection": "sql", "token": "t", "listener": TWO}),
+    (
+        Joined(5, TICKET, TWO, 30.5),
+        {"type": "joined", "id": 5, "ticket": TICKET_HEX, "listener": TWO, "lifetime_seconds": 30.5},
+    ),
+    (
+        Offer(MAX_INTEGER, "sql", TICKET, 30),
+        {"type": "offer", "id": MAX_INTEGER, "connection": "sql", "ticket": TICKET_HEX, "lifetime_seconds": 30},
+    ),
+    (Accept(0), {"type": "accept", "id": 0}),
+    (
+        Failed(6, Reason.NO_LISTENER, "ask again"),
+        {"type": "failed", "id": 6, "reason": "no-listener", "detail": "ask again"},
+    ),
+    (Ended("sql", Reason.KEY_REVOKED), {"type": "ended", "connection": "sql", "reason": "key-revoked"}),
+    (Draining(2.5), {"type": "draining", "retry_after_seconds": 2.5}),
+]
+MESSAGES = [message for message, _ in TABLE]
+WIRE = b"".join(map(encode_message, MESSAGES))
+
+
+@pytest.mark.parametrize(("message", "fields"), TABLE)
+def test_written_as_the_table_says(message: Message, fields: dict[str, Any]) -> None:
+    wire = encode_message(message)
+    (length,) = struct.unpack(">I", wire[:4])
+    assert length == len(wire) - 4
+    assert json.loads(wire[4:]) == fields
+
+
+@pytest.mark.parametrize(("message", "fields"), TABLE)
+def test_read_as_the_table_says(message: Message, fields: dict[str, Any]) -> None:
+    assert ControlDecoder().receive_data_untrusted(framed(**fields)) == [message]
+
+
+def test_every_class_is_in_the_table() -> None:
+    assert {type(message) for message in MESSAGES} == set(Message.__args__)
+
+
+@given(st.lists(st.integers(1, len(WIRE)), max_size=20))
+def test_pieces_do_not_matter(cuts: list[int]) -> None:
+    decoder = ControlDecoder()
+    received = []
+    edges = [0, *sorted(cuts), len(WIRE)]
+    for start, end in itertools.pairwise(edges):
+        received += decoder.receive_data_untrusted(WIRE[start:end])
+    assert received == MESSAGES
+    decoder.receive_eof_untrusted()
+
+
+def test_one_byte_at_a_time() -> None:
+    decoder = ControlDecoder()
+    received = []
+    for index in range(len(WIRE)):
+        received += decoder.receive_data_untrusted(memoryview(WIRE)[index : index + 1])
+    assert received == MESSAGES
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_an_end_within_a_message_is_an_error(message: Message) -> None:
+    wire = encode_message(message)
+    for end in (1, 4, len(wire) - 1):
+        decoder = ControlDecoder()
+        assert decoder.receive_data_untrusted(wire[:end]) == []
+        with pytest.raises(RemoteProtocolError, match="within a message"):
+            decoder.receive_eof_untrusted()
+
+
+def test_secrets_do_not_print() -> None:
+    texts = repr(
+        [Register(1, "c", "SECRET"), Join(1, "c", "SECRET"), Joined(1, TICKET, ONE, 1), Offer(1, "c", TICKET, 1)]
+    )
+    assert "SECRET" not in texts
+    assert repr(TICKET) not in texts
+    assert TICKET_HEX not in texts
+
+
+def test_a_newer_peer_is_understood_as_far_as_possible() -> None:
+    decoder = ControlDecoder()
+    data = framed(type="accept", id=1, colour="green") + framed(type="dance", id=2) + framed(type="accept", id=3)
+    assert decoder.receive_data_untrusted(data) == [Accept(1), Unknown("dance"), Accept(3)]
+    data = framed(type="failed", id=1, reason="eaten-by-bear", detail="")
+    assert decoder.receive_data_untrusted(data) == [Failed(1, Reason.INTERNAL_ERROR)]
+
+
+def test_fields_with_a_default_may_be_missing() -> None:
+    decoder = ControlDecoder()
+    assert decoder.receive_data_untrusted(framed(type="join", id=1, connection="c", token="t")) == [Join(1, "c", "t")]
+    data = framed(type="register", id=1, connection="c", token="t")
+    assert decoder.receive_data_untrusted(data) == [Register(1, "c", "t")]
+
+
+def test_detail_is_cut_and_cleaned_and_never_refused() -> None:
+    assert Failed(1, Reason.LIMIT, "x" * 1000).detail == "x" * MAX_DETAIL
+    assert Failed(1, Reason.LIMIT, "a\nb\x1b[2J").detail == "a b [2J"
+    data = framed(type="failed", id=1, reason="limit", detail="\ud800\r\n" + "y" * 1000)
+    (message,) = ControlDecoder().receive_data_untrusted(data)
+    assert message == Failed(1, Reason.LIMIT, "   " + "y" * 1000)
+
+
+NOT_IDS: list[object] = [-1, MAX_INTEGER + 1, 1.0, True, "1", None, [], {}]
+NOT_SECONDS: list[object] = [-1, -0.5, 1e300, True, "1", None, [], {}]
+NOT_INSTANCES: list[object] = [
+    ONE.upper(),
+    ONE[:-1],
+    ONE + "0",
+    ONE[:-1] + "g",
+    ONE + "\n",
+    "",
+    7,
+    True,
+    [],
+    {},
+    "\u0660" * 32,
+]
+NOT_NAMES: list[object] = ["", "x" * 261, "a\nb", "a\x00", "\ud800", 7, None, True, [], {}]
+NOT_TOKENS: list[object] = ["", "x" * 4097, "a\r\nb", 7, None, [], {}]
+NOT_TICKETS: list[object] = [
+    "",
+    TICKET_HEX[:-2],
+    TICKET_HEX + "00",
+    "zz" * 32,
+    " " * 64,
+    "00" * 31 + "  ",
+    7,
+    None,
+    [],
+    {},
+]
+BAD_FIELDS: list[tuple[str, str, object]] = [
+    *[("hello", "role", value) for value in ["relay", "", "CLIENT", 7, None, [], {}]],
+    *[("hello", "instance", value) for value in [*NOT_INSTANCES, None]],
+    *[("hello", "generation", value) for value in NOT_IDS],
+    *[("hello", "software", value) for value in ["x" * 129, "\n", 7, None, [], {}]],
+    *[("welcome", "relay_instance", value) for value in [*NOT_INSTANCES, None]],
+    *[("register", "id", value) for value in NOT_IDS],
+    *[("register", "connection", value) for value in NOT_NAMES],
+    *[("register", "token", value) for value in NOT_TOKENS],
+    *[
+        ("register", "replaces", value)
+        for value in [ONE, None, 7, {}, [7], [None], [[ONE]], [ONE] * (MAX_REPLACES + 1)]
+    ],
+    *[("register", "replaces", [value]) for value in NOT_INSTANCES],
+    *[("registered", "expires_at", value) for value in NOT_SECONDS],
+    *[("join", "listener", value) for value in NOT_INSTANCES],
+    *[("joined", "ticket", value) for value in NOT_TICKETS],
+    *[("joined", "lifetime_seconds", value) for value in NOT_SECONDS],
+    *[("offer", "ticket", value) for value in NOT_TICKETS],
+    *[("failed", "reason", value) for value in [7, None, [], {}]],
+    *[("failed", "detail", value) for value in [7, None, [], {}]],
+    *[("ended", "connection", value) for value in NOT_NAMES],
+    *[("draining", "retry_after_seconds", value) for value in NOT_SECONDS],
+]
+
+
+@pytest.mark.parametrize(("name", "field", "value"), BAD_FIELDS)
+def test_a_bad_field_is_an_error(name: str, field: str, value: object) -> None:
+    good = next(fields for _, fields in TABLE if fields["type"] == name)
+    with pytest.raises(RemoteProtocolError, match=f"bad .*{name} message"):
+        ControlDecoder().receive_data_untrusted(framed(**{**good, field: value}))
+
+
+@pytest.mark.parametrize("fields", [fields for _, fields in TABLE])
+def test_every_field_without_a_default_is_needed(fields: dict[str, Any]) -> None:
+    for field in fields.keys() - {"type", "replaces", "listener", "detail"}:
+        rest = {key: value for key, value in fields.items() if key != field}
+        with pytest.raises(RemoteProtocolError):
+            ControlDecoder().receive_data_untrusted(framed(**rest))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"x",
+        b"{",
+        b"[]",
+        b"7",
+        b"null",
+        b'"type"',
+        b"{}",
+        b'{"type":7}',
+        b'{"type":""}',
+        b'{"type":null}',
+        b'{"type":"a\\nb"}',
+        b'{"type":"' + b"x" * 65 + b'"}',
+        b'{"type":"accept","id":NaN}',
+        b'{"type":"draining","retry_after_seconds":Infinity}',
+        b'{"type":"draining","retry_after_seconds":1e999}',
+        b'{"type":"accept","id":' + b"9" * 10_000 + b"}",
+        b"[" * MAX_MESSAGE_SIZE,
+        b'{"type":' * 2000,
+        b'\xff{"type":"accept","id":1}',
+        '{"type":"accept","id":1}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"type":"accept","id":1}',
+        b'{"type":"accept","id":1} x',
+    ],
+)
+def test_what_is_no_message_is_an_error(body: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        ControlDecoder().receive_data_untrusted(frame(body))
+
+
+def test_size_is_judged_by_the_length_alone() -> None:
+    with pytest.raises(RemoteProtocolError, match="too large"):
+        ControlDecoder().receive_data_untrusted(struct.pack(">I", MAX_MESSAGE_SIZE + 1))
+    body = json.dumps({"type": "accept", "id": 1}).encode().ljust(MAX_MESSAGE_SIZE)
+    assert ControlDecoder().receive_data_untrusted(frame(body)) == [Accept(1)]
+
+
+def test_after_an_error_nothing_more_is_read() -> None:
+    decoder = ControlDecoder()
+    for data in (frame(b"x"), b"", encode_message(Accept(1))):
+        with pytest.raises(RemoteProtocolError, match="not JSON"):
+            decoder.receive_data_untrusted(data)
+
+
+def test_our_own_mistakes_are_ours() -> None:
+    with pytest.raises(LocalProtocolError):
+        encode_message(Unknown("dance"))  # type: ignore[arg-type]
+    with pytest.raises(LocalProtocolError, match="too large"):
+        encode_message(Register(1, "c", "\N{OLD PERSIAN SIGN A}" * 4096, (ONE,) * MAX_REPLACES))
+    for make in (
+        lambda: Accept(-1),
+        lambda: Accept(True),
+        lambda: Offer(1, "c", b"short", 1),
+        lambda: Offer(1, "c", TICKET_HEX, 1),  # type: ignore[arg-type]
+        lambda: Register(1, "c", "t", [ONE]),  # type: ignore[arg-type]
+        lambda: Failed(1, "limit"),  # type: ignore[arg-type]
+        lambda: Hello("relay", ONE, 0, ""),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            make()
+
+
+def test_messages_cannot_be_changed() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        Accept(1).id = 2  # type: ignore[misc]
+
+
+# --- fuzz: the one exception, whatever arrives
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([ONE, TICKET_HEX, "limit"]),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
+    max_leaves=10,
+)
+
+
+def feed(data: bytes, size: int) -> list[object]:
+    decoder = ControlDecoder()
+    received: list[object] = []
+    try:
+        for start in range(0, len(data), size):
+            received += decoder.receive_data_untrusted(data[start : start + size])
+    except RemoteProtocolError as error:
+        received.append(str(error))
+    return received
+
+
+@given(st.binary(max_size=200), st.integers(1, 50))
+def test_fuzz_bytes(data: bytes, size: int) -> None:
+    feed(data, size)
+    feed(frame(data), size)
+
+
+@given(st.sampled_from([fields for _, fields in TABLE]), st.data())
+def test_fuzz_values(fields: dict[str, Any], data: st.DataObject) -> None:
+    changed = {**fields, data.draw(st.sampled_from(sorted(fields))): data.draw(JSON)}
+    for message in feed(framed(**changed), 10_000):
+        # What got through is a message like any other: it can be written, and reads back equal.
+        if not isinstance(message, (str, Unknown)):
+            assert feed(encode_message(message), 10_000) == [message]  # type: ignore[arg-type]
+
+
+@given(st.integers(0, len(WIRE) - 1), st.binary(max_size=4), st.integers(0, 4), st.integers(1, 64))
+def test_fuzz_mutated(position: int, inserted: bytes, removed: int, size: int) -> None:
+    data = WIRE[:position] + inserted + WIRE[position + removed :]
+    whole = feed(data, len(data) or 1)
+    pieces = feed(data, size)
+    # An error costs the whole piece its messages, never what came before that piece.
+    assert pieces[-1:] == whole[-1:]
