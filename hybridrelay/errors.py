@@ -42,6 +42,12 @@ class TransportError(HybridRelayError):
     """A transport could not open a connection, or its peer does not speak that transport."""
 
 
+class TLSHandshakeError(TransportError):
+    """A TLS handshake failed; `__cause__` is the `ssl.SSLError` where there was one."""
+
+    reason = Reason.TLS_FAILED
+
+
 class RelayUnreachable(HybridRelayError):
     """No route to the relay works."""
 

@@ -1,0 +1,91 @@
+"""Keys and trust: tokens and rules, end-to-end identities, TLS contexts, connection strings.
+
+Pure where possible: clocks are arguments. ``cryptography`` is imported only by the functions that need it.
+"""
+
+from __future__ import annotations
+
+from .authority_file import AuthorityFile
+from .connection_string import (
+    ConnectionString,
+    format_ports,
+    parse_connection_string_untrusted,
+    parse_ports_untrusted,
+)
+from .identity import (
+    Authority,
+    Identity,
+    IdentityDetails,
+    IdentityName,
+    Role,
+    check_label,
+    create_authority,
+    expires_soon,
+)
+from .loading import ENVIRONMENT_VARIABLE, load_connection_string
+from .names import HostPort, bracketed, check_connection_name, check_host, parse_host_port_untrusted
+from .pins import check_pin, spki_pin
+from .relay_tls import (
+    check_relay_pin,
+    control_client_context,
+    control_server_context,
+    load_or_create_relay_certificate,
+    outer_client_context,
+    outer_server_context,
+    relay_identity_error,
+    relay_pin,
+)
+from .rules import KeySlot, Right, Rule, check_rules, generate_key
+from .sas import Authorization, SasToken, audience_for, make_token, parse_token_untrusted, verify_token
+from .secret import Secret
+from .tls import PeerIdentity, check_peer, data_client_context, data_server_context, peer_identity_error
+
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "Authority",
+    "AuthorityFile",
+    "Authorization",
+    "ConnectionString",
+    "HostPort",
+    "Identity",
+    "IdentityDetails",
+    "IdentityName",
+    "KeySlot",
+    "PeerIdentity",
+    "Right",
+    "Role",
+    "Rule",
+    "SasToken",
+    "Secret",
+    "audience_for",
+    "bracketed",
+    "check_connection_name",
+    "check_host",
+    "check_label",
+    "check_peer",
+    "check_pin",
+    "check_relay_pin",
+    "check_rules",
+    "control_client_context",
+    "control_server_context",
+    "create_authority",
+    "data_client_context",
+    "data_server_context",
+    "expires_soon",
+    "format_ports",
+    "generate_key",
+    "load_connection_string",
+    "load_or_create_relay_certificate",
+    "make_token",
+    "outer_client_context",
+    "outer_server_context",
+    "parse_connection_string_untrusted",
+    "parse_host_port_untrusted",
+    "parse_ports_untrusted",
+    "parse_token_untrusted",
+    "peer_identity_error",
+    "relay_identity_error",
+    "relay_pin",
+    "spki_pin",
+    "verify_token",
+]

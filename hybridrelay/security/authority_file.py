@@ -1,0 +1,84 @@
+"""The authority file: everything that issuing further identities of a hybrid connection needs.
+
+JSON, for the administrator's machine only. Whoever has it can issue identities, so it never goes to the relay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..errors import ConfigurationError
+from .encoding import decode_der_untrusted, encode_der
+from .identity import Authority
+from .secret import Secret
+
+_FORMAT = "hybridrelay-authority"
+_VERSION = 1
+#: A file of ours has a few KB.
+MAX_AUTHORITY_FILE = 256 * 1024
+
+
+@attrs.frozen
+class AuthorityFile:
+    """The content of an authority file."""
+
+    authority: Authority
+    #: What else connection strings are made of (endpoint, rules with their keys, pins, ports, target): JSON values,
+    #: secrets among them. Only its writer knows what it means.
+    extra: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
+
+    def format(self) -> str:
+        """The text of the file. Contains the private key of the authority: mode 0600."""
+        content = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "connection": self.authority.connection_name,
+            "certificate": encode_der(self.authority.certificate),
+            "private_key": self.authority.private_key.reveal(),
+            "extra": dict(self.extra),
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+    @classmethod
+    def parse_untrusted(cls, text: str) -> AuthorityFile:
+        """Read back what `format` wrote.
+
+        Raises:
+            ConfigurationError: not such a file; names the part and repeats nothing of it.
+        """
+        if len(text) > MAX_AUTHORITY_FILE:
+            raise ConfigurationError("the authority file is too long to be one")
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ConfigurationError("the authority file is not JSON") from None
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise ConfigurationError("this is not an authority file")
+        if content.get("version") != _VERSION:
+            raise ConfigurationError(
+                "the authority file is of another version",
+                remedy="use the version of hybridrelay that wrote it, or a newer one",
+            )
+        extra = content.get("extra", {})
+        if not isinstance(extra, dict):
+            raise ConfigurationError("the authority file is damaged: extra")
+        try:
+            authority = Authority(
+                _text(content, "connection"),
+                decode_der_untrusted(_text(content, "certificate")),
+                Secret(_text(content, "private_key")),
+            )
+        except ValueError as exc:
+            raise ConfigurationError(f"the authority file is damaged: {exc}") from None
+        return cls(authority, extra)
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    value = content.get(key)
+    if not isinstance(value, str):
+        raise ConfigurationError(f"the authority file is damaged: {key}")
+    return value

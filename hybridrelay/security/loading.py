@@ -1,0 +1,80 @@
+"""Where connection strings come from: a file, the environment, standard input. Never the command line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from typing import BinaryIO
+
+from ..errors import ConfigurationError, ConnectionStringError
+from .connection_string import MAX_CONNECTION_STRING, ConnectionString, parse_connection_string_untrusted
+
+ENVIRONMENT_VARIABLE = "HYBRIDRELAY_CONNECTION_STRING"
+
+_logger = logging.getLogger(__name__)
+
+
+def load_connection_string(
+    source: str | os.PathLike[str] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    stdin: BinaryIO | None = None,
+) -> ConnectionString:
+    """Read a connection string.
+
+    Args:
+        source: a file's path, ``-`` for standard input, or None for `ENVIRONMENT_VARIABLE`.
+        environ: instead of `os.environ`.
+        stdin: instead of standard input.
+
+    Raises:
+        ConfigurationError: there is nothing to read.
+        ConnectionStringError: what was read is not a connection string.
+
+    Logs a warning where others than the owner may read the file (not on Windows).
+    """
+    if source is None:
+        text = (os.environ if environ is None else environ).get(ENVIRONMENT_VARIABLE)
+        if not text:
+            raise ConfigurationError(
+                "no connection string was given",
+                remedy=f"name a file, or set {ENVIRONMENT_VARIABLE}, or use - for standard input",
+            )
+        return parse_connection_string_untrusted(text)
+    if source == "-":
+        return _parse(
+            (sys.stdin.buffer if stdin is None else stdin).read(MAX_CONNECTION_STRING + 1), "standard input"
+        )
+    return _parse(_read_file(source), str(source))
+
+
+def _read_file(path: str | os.PathLike[str]) -> bytes:
+    if "sharedaccesskey=" in str(path).lower():
+        # Must not be repeated: argv is visible to others, and errors go to logs.
+        raise ConfigurationError(
+            "a connection string was given where the name of a file is expected",
+            remedy=f"write it to a file of mode 0600, or set {ENVIRONMENT_VARIABLE}; regenerate its key",
+        )
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+                _logger.warning("%s can be read by others: chmod 600 it", path)
+            return file.read(MAX_CONNECTION_STRING + 1)
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read the connection string file {path}: {exc.strerror}") from exc
+    except ValueError:
+        raise ConfigurationError("the name of the connection string file is impossible") from None
+
+
+def _parse(data: bytes, origin: str) -> ConnectionString:
+    try:
+        text = data.decode("utf-8-sig")  # editors on Windows put a mark at the beginning
+    except UnicodeDecodeError:
+        raise ConnectionStringError(f"{origin} holds no text", remedy="it must be UTF-8 or ASCII") from None
+    if not text.strip():
+        raise ConnectionStringError(f"{origin} is empty")
+    return parse_connection_string_untrusted(text)

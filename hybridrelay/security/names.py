@@ -1,0 +1,105 @@
+"""What may be a name: of a hybrid connection, a host, an address to dial."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+import attrs
+
+#: As in the public service: paths of up to 260 characters. Letters, digits and ``._-`` survive every URL encoder.
+MAX_CONNECTION_NAME = 260
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+#: RFC 1035, 2.3.4, plus the underscore that Windows networks use.
+_MAX_HOST = 253
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
+
+def check_connection_name(name: str) -> str:
+    """Return `name` if a hybrid connection may be called so.
+
+    Raises:
+        ValueError: says what is wrong, without repeating the name.
+    """
+    if not 1 <= len(name) <= MAX_CONNECTION_NAME:
+        raise ValueError(f"the name of a hybrid connection has 1 to {MAX_CONNECTION_NAME} characters")
+    for segment in name.split("/"):
+        if not segment:
+            raise ValueError("the name of a hybrid connection has no leading, trailing or double slash")
+        if segment in {".", ".."}:
+            raise ValueError("the name of a hybrid connection has no segment '.' or '..'")
+        if not _SEGMENT.fullmatch(segment):
+            raise ValueError("the name of a hybrid connection consists of A-Z a-z 0-9 . _ - and / between segments")
+    return name
+
+
+def check_host(host: str) -> str:
+    """Return `host`, a DNS name or an IP address without brackets, if it can be one.
+
+    Raises:
+        ValueError: says what is wrong, without repeating the host.
+    """
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError("not a valid IPv6 address") from None
+        return host
+    if not host:
+        raise ValueError("the host is missing")
+    if not host.isascii():
+        raise ValueError("write an international host name in its ASCII form (xn--...)")
+    bare = host.removesuffix(".")
+    if len(bare) > _MAX_HOST or not all(_LABEL.fullmatch(label) for label in bare.split(".")):
+        raise ValueError("not a valid host name")
+    return host
+
+
+@attrs.frozen
+class HostPort:
+    """An address to dial: a DNS name or an IP address, and a port. `str()` puts IPv6 in brackets."""
+
+    host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))
+    port: int = attrs.field()
+
+    @port.validator
+    def _check_port(self, attribute: object, value: int) -> None:
+        if not 1 <= value <= 65535:
+            raise ValueError("a port is a number from 1 to 65535")
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.host)}:{self.port}"
+
+
+def bracketed(host: str) -> str:
+    """`host` as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def parse_port_untrusted(text: str) -> int:
+    """Parse a port number.
+
+    Raises:
+        ValueError: not a number from 1 to 65535.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
+        raise ValueError("a port is a number from 1 to 65535")
+    return int(text)
+
+
+def parse_host_port_untrusted(text: str) -> HostPort:
+    """Parse ``host:port``, ``address:port`` or ``[IPv6]:port``.
+
+    Raises:
+        ValueError: says what is wrong, without repeating the text.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ValueError("expected host:port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+        if ":" not in host:
+            raise ValueError("brackets are for IPv6 addresses")
+    elif ":" in host:
+        raise ValueError("write an IPv6 address in brackets: [::1]:5432")
+    return HostPort(check_host(host), parse_port_untrusted(port))

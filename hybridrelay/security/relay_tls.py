@@ -1,0 +1,265 @@
+"""TLS between the relay and everybody else: control channels, and the outer TLS on 443.
+
+Control channels are verified: by pins of the relay's public key from the connection string, or by CA where it has
+none. The outer TLS exists so that middleboxes see what they expect; everything secret runs in TLS inside it, so its
+client side verifies nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import os
+import ssl
+import stat
+from collections.abc import Collection
+from pathlib import Path
+from typing import NoReturn
+
+from ..errors import ConfigurationError, RelayIdentityError, StateError
+from ..protocol.reasons import Reason
+from ..streams import TLSStream
+from .identity import BACKDATE_SECONDS
+from .pins import check_pin, spki_pin
+
+_logger = logging.getLogger(__name__)
+
+#: RFC 5280, 4.1.2.5: "no well-defined expiration date". The certificate is known by its key, not by its time.
+_NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
+_PIN_REMEDY = (
+    "if the relay was set up anew, put its new pin into the connection string; otherwise something between here and "
+    "the relay answers in its place"
+)
+
+
+def load_or_create_relay_certificate(directory: str | os.PathLike[str], *, now: float, name: str = "relay") -> Path:
+    """The relay's own certificate and key, made at first start and the same ever after.
+
+    Args:
+        directory: the state directory; must exist.
+        now: seconds since 1970.
+        name: tells several apart.
+
+    Returns:
+        A PEM file with both, mode 0600, to be given to `control_server_context` or `outer_server_context`.
+
+    Raises:
+        StateError: the directory cannot be written to, or the file not be read.
+    """
+    path = Path(directory) / f"{name}.pem"
+    try:
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            _create(path, now)
+        else:
+            if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+                _logger.warning("%s can be read by others: chmod 600 it", path)
+            with path.open("rb"):
+                pass
+    except OSError as exc:
+        raise StateError(
+            f"cannot use the relay's certificate {path}: {exc.strerror}",
+            remedy="the state directory must exist and belong to the user who runs the relay",
+        ) from exc
+    return path
+
+
+def relay_pin(certificate_file: str | os.PathLike[str]) -> str:
+    """The pin that connection strings carry for the relay with this certificate file (PEM, the first one in it).
+
+    Raises:
+        ConfigurationError: no such file, or no certificate in it.
+    """
+    try:
+        text = Path(certificate_file).read_text(encoding="ascii", errors="replace")
+        begin = text.index(ssl.PEM_HEADER)
+        end = text.index(ssl.PEM_FOOTER, begin) + len(ssl.PEM_FOOTER)
+        return spki_pin(ssl.PEM_cert_to_DER_cert(text[begin:end]))
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read the certificate file {certificate_file}: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise ConfigurationError(f"no certificate in {certificate_file}", remedy="it must be PEM") from exc
+
+
+def control_server_context(
+    certificate_file: str | os.PathLike[str], key_file: str | os.PathLike[str] | None = None
+) -> ssl.SSLContext:
+    """The relay's side of control channels: TLS 1.3, no client certificates (tokens do that).
+
+    Args:
+        certificate_file: PEM; the chain, and the key too where there is no `key_file`.
+        key_file: PEM, not encrypted.
+
+    Raises:
+        ConfigurationError: a file is missing or unusable, or the two do not belong together.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    _load_chain(context, certificate_file, key_file)
+    return context
+
+
+def control_client_context(
+    pins: Collection[str] = (), *, ca_file: str | os.PathLike[str] | None = None
+) -> ssl.SSLContext:
+    """Our side of control channels. `check_relay_pin` must follow every handshake.
+
+    Args:
+        pins: where there are any, the certificate is known by its key, and CAs and host names count for nothing.
+        ca_file: the CAs to trust where there are no pins (PEM); None means those of the system.
+
+    Raises:
+        ConfigurationError: `ca_file` is unusable.
+    """
+    if pins:
+        context = _unverified_context()
+    else:
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except OSError as exc:  # ssl.SSLError among them
+            raise ConfigurationError(f"cannot use the CA file {ca_file}") from exc
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def check_relay_pin(stream: TLSStream, pins: Collection[str]) -> None:
+    """Make sure that a control channel ends at our relay. Before this, nothing secret may be sent.
+
+    Args:
+        stream: after its handshake, with a context of `control_client_context` for the same `pins`.
+        pins: those of the connection string; without any, the handshake has verified the certificate by CA.
+
+    Raises:
+        RelayIdentityError: the relay's key matches no pin; says both.
+    """
+    certificate = stream.getpeercert(binary_form=True)
+    if not pins:
+        if stream.ssl_object.context.verify_mode is not ssl.CERT_REQUIRED:
+            raise RelayIdentityError("the relay's certificate was not verified", reason=Reason.TLS_FAILED)
+        return
+    try:
+        actual = spki_pin(certificate or b"")
+    except ValueError as exc:
+        raise RelayIdentityError("the relay's certificate is not a usable one", reason=Reason.TLS_FAILED) from exc
+    if actual not in {check_pin(pin) for pin in pins}:
+        raise RelayIdentityError(
+            f"the relay's public key is {actual}; the connection string expects {' or '.join(pins)}",
+            reason=Reason.TLS_FAILED,
+            remedy=_PIN_REMEDY,
+        )
+
+
+def relay_identity_error(exc: BaseException, host: str) -> RelayIdentityError | None:
+    """Say what a failed handshake of a control channel means.
+
+    Args:
+        exc: what the TLS stream raised, or an error that has it as a `__cause__`.
+        host: the relay.
+
+    Returns:
+        The error to raise ``from exc``, or None where the relay's certificate is not what failed.
+    """
+    cause: BaseException | None = exc
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__
+    if cause is None:
+        return None
+    return RelayIdentityError(
+        f"the certificate of the relay {host} is not trusted: {cause.verify_message}",
+        reason=Reason.TLS_FAILED,
+        remedy="put the relay's pin into the connection string (RelayPin), or give the relay a certificate of a CA",
+    )
+
+
+def outer_server_context(
+    certificate_file: str | os.PathLike[str], key_file: str | os.PathLike[str] | None = None
+) -> ssl.SSLContext:
+    """The relay's outer TLS on 443: what an ordinary HTTPS server offers, HTTP/1.1 only.
+
+    Arguments and errors as `control_server_context`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.num_tickets = 0
+    _load_chain(context, certificate_file, key_file)
+    return context
+
+
+def outer_client_context() -> ssl.SSLContext:
+    """Our outer TLS on 443. Verifies nothing: all that is secret runs in TLS inside it, which verifies."""
+    context = _unverified_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # proxies that open TLS are not always of this decade
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _unverified_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _load_chain(
+    context: ssl.SSLContext, certificate_file: str | os.PathLike[str], key_file: str | os.PathLike[str] | None
+) -> None:
+    def no_password() -> NoReturn:
+        # Without this OpenSSL would ask on the terminal and wait.
+        raise ConfigurationError(
+            f"the key in {key_file or certificate_file} is encrypted", remedy="store it decrypted"
+        )
+
+    try:
+        context.load_cert_chain(certificate_file, key_file, password=no_password)
+    except ssl.SSLError as exc:
+        raise ConfigurationError(
+            f"cannot use the certificate in {certificate_file}: not PEM, without a key, or its key is another one's"
+        ) from exc
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot read {certificate_file}{f' or {key_file}' if key_file else ''}: {exc.strerror}"
+        ) from exc
+
+
+def _create(path: Path, now: float) -> None:
+    """Write a new certificate to `path`, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(_self_signed(now))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _self_signed(now: float) -> bytes:
+    """A certificate and its key as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from cryptography.x509.oid import NameOID
+
+    # P-256: every TLS library knows it, also those of monitoring tools that look at the port.
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hybridrelay relay")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(dt.datetime.fromtimestamp(int(now) - BACKDATE_SECONDS, dt.UTC))
+        .not_valid_after(_NEVER)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("hybridrelay.invalid")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return certificate.public_bytes(Encoding.PEM) + key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )

@@ -1,0 +1,125 @@
+"""Shared access rules: who may listen, send or manage, and with which keys."""
+
+from __future__ import annotations
+
+import base64
+import enum
+import re
+import secrets
+from collections.abc import Iterable
+
+import attrs
+
+from ..errors import ConfigurationError
+from .secret import Secret
+
+#: As in the public service; bounds what one verification costs.
+MAX_RULES_PER_LEVEL = 12
+MAX_RULE_NAME = 256
+MAX_KEY = 256
+_RULE_NAME = re.compile(r"[A-Za-z0-9._-]{1,256}")
+
+
+class Right(enum.StrEnum):
+    """What a rule allows."""
+
+    #: Register as listener.
+    LISTEN = "Listen"
+    #: Join as sender.
+    SEND = "Send"
+    #: Administer; implies the other two.
+    MANAGE = "Manage"
+
+
+class KeySlot(enum.StrEnum):
+    """Which of a rule's two keys."""
+
+    PRIMARY = "primary"
+    SECONDARY = "secondary"
+
+
+def generate_key() -> Secret:
+    """A new key: 256 random bits in Base64. The key is this text, not the bytes that it decodes to."""
+    return Secret(base64.b64encode(secrets.token_bytes(32)).decode("ascii"))
+
+
+def check_rule_name(name: str) -> str:
+    """Return `name` if a rule may be called so.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not _RULE_NAME.fullmatch(name):
+        raise ValueError(f"a rule's name has 1 to {MAX_RULE_NAME} characters of A-Z a-z 0-9 . _ -")
+    return name
+
+
+def check_key(key: Secret) -> Secret:
+    """Return `key` if it can be one.
+
+    Raises:
+        ValueError: otherwise; does not repeat the key.
+    """
+    text = key.reveal()
+    if not (
+        1 <= len(text) <= MAX_KEY and text.isascii() and text.isprintable() and ";" not in text and " " not in text
+    ):
+        raise ValueError(f"a key has 1 to {MAX_KEY} printable ASCII characters without space and semicolon")
+    return key
+
+
+def _check_optional_key(instance: object, attribute: object, value: Secret | None) -> None:
+    if value is not None:
+        check_key(value)
+
+
+def _frozen_rights(value: Iterable[Right]) -> frozenset[Right]:
+    return frozenset(value)
+
+
+@attrs.frozen
+class Rule:
+    """A named set of rights with two keys, either of which proves them. A revoked key is None."""
+
+    name: str = attrs.field(validator=lambda _instance, _attribute, value: check_rule_name(value))
+    rights: frozenset[Right] = attrs.field(converter=_frozen_rights)
+    primary: Secret | None = attrs.field(default=None, validator=_check_optional_key)
+    secondary: Secret | None = attrs.field(default=None, validator=_check_optional_key)
+
+    @rights.validator
+    def _check_rights(self, attribute: object, value: frozenset[Right]) -> None:
+        if not value:
+            raise ValueError("a rule carries at least one right")
+
+    @classmethod
+    def generate(cls, name: str, rights: Iterable[Right]) -> Rule:
+        """A rule with two new keys."""
+        return cls(name, rights, generate_key(), generate_key())
+
+    def allows(self, right: Right) -> bool:
+        """Whether the rule carries `right`, by itself or through Manage."""
+        return right in self.rights or Right.MANAGE in self.rights
+
+    def key(self, slot: KeySlot) -> Secret | None:
+        """The key in `slot`, or None where it is revoked."""
+        return self.primary if slot is KeySlot.PRIMARY else self.secondary
+
+    def with_key(self, slot: KeySlot, key: Secret | None) -> Rule:
+        """The same rule with another key in `slot`; None revokes it."""
+        if slot is KeySlot.PRIMARY:
+            return attrs.evolve(self, primary=key)
+        return attrs.evolve(self, secondary=key)
+
+
+def check_rules(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Return the rules of one level (a hybrid connection, or the whole relay) if they can stand together.
+
+    Raises:
+        ConfigurationError: too many, or two of the same name.
+    """
+    checked = tuple(rules)
+    if len(checked) > MAX_RULES_PER_LEVEL:
+        raise ConfigurationError(f"{len(checked)} rules; at most {MAX_RULES_PER_LEVEL} are possible here")
+    if len({rule.name for rule in checked}) != len(checked):
+        raise ConfigurationError("two rules have the same name")
+    return checked

@@ -1,0 +1,266 @@
+"""Shared access signatures: tokens in the published format, so that those of the public SDKs verify here.
+
+A token proves possession of a rule's key for everything at and below its audience, a URL, until it expires::
+
+    SharedAccessSignature sr=<encoded audience>&sig=<encoded signature>&se=<seconds since 1970>&skn=<rule>
+
+The signature is HMAC-SHA256 over ``sr`` exactly as it stands in the token, a line feed, and ``se``; its key is the
+UTF-8 text of the shared access key, not what that text decodes to. Encoders differ (``%2F`` or ``%2f``, ``/`` left
+alone or not), so nothing is ever decoded and encoded again.
+
+Pure: the time is an argument.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+from collections.abc import Collection, Iterable
+from urllib.parse import quote, unquote
+
+import attrs
+
+from ..errors import AuthorizationError
+from ..protocol.reasons import Reason
+from .names import bracketed
+from .rules import MAX_RULE_NAME, KeySlot, Right, Rule
+from .secret import Secret
+
+#: How far the clocks of the relay and of whoever made a token may differ (seconds).
+CLOCK_SKEW_SECONDS = 300
+#: An audience of 260 characters, every one of them escaped twice, fits; so does every token of the public SDKs.
+MAX_TOKEN = 4096
+_PREFIX = "sharedaccesssignature "
+_FIELDS = frozenset({"sr", "sig", "se", "skn"})
+_SCHEMES = frozenset({"http", "https", "sb", "hr", "ws", "wss"})
+_AUDIENCE = re.compile(
+    r"(?P<scheme>[A-Za-z]{2,5})://(?:\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[^/:\[\]@?#]{1,255}))(?::[0-9]{0,5})?"
+    r"(?P<path>/.*)?",
+    re.DOTALL,
+)
+
+
+@attrs.frozen
+class SasToken:
+    """A token as it was received: well-formed, and nothing more is known about it."""
+
+    #: ``sr`` as it stood in the token: this is what was signed.
+    signed_audience: str
+    #: The host of the audience in lower case, without port, brackets or final dot.
+    host: str
+    #: The segments of the audience's path; none for the whole relay.
+    path: tuple[str, ...]
+    signature: bytes = attrs.field(repr=False)
+    #: ``se`` as it stood in the token.
+    signed_expiry: str
+    #: Seconds since 1970.
+    expires_at: int
+    rule_name: str
+
+
+@attrs.frozen
+class Authorization:
+    """What a verified token gives, and by which key: when that key goes, so does everything that it authorized."""
+
+    rule_name: str
+    slot: KeySlot
+    #: Whether the rule is the hybrid connection's own, or the relay's.
+    entity_level: bool
+    rights: frozenset[Right]
+    #: Seconds since 1970.
+    expires_at: int
+
+
+def audience_for(host: str, entity: str = "") -> str:
+    """The audience of a hybrid connection, or of the whole relay, as the public SDKs write it."""
+    return f"http://{bracketed(host.lower())}/{entity}"
+
+
+def make_token(audience: str, rule_name: str, key: Secret, expires_at: float) -> str:
+    """Make a token for everything at and below `audience`.
+
+    Args:
+        audience: a URL, see `audience_for`.
+        rule_name: the rule whose key this is.
+        key: the shared access key.
+        expires_at: seconds since 1970.
+
+    Returns:
+        The token. Whoever has it may use it until it expires: do not log it.
+    """
+    signed_audience = quote(audience, safe="")
+    expiry = str(int(expires_at))
+    signature = base64.b64encode(_sign(signed_audience, expiry, key)).decode("ascii")
+    return (
+        f"SharedAccessSignature sr={signed_audience}&sig={quote(signature, safe='')}"
+        f"&se={expiry}&skn={quote(rule_name, safe='')}"
+    )
+
+
+def parse_token_untrusted(text: str) -> SasToken:
+    """Parse a token without verifying anything.
+
+    Raises:
+        AuthorizationError: with `Reason.TOKEN_MALFORMED`; names the part and repeats nothing of the token.
+    """
+    if len(text) > MAX_TOKEN:
+        raise _malformed("it is too long")
+    if not text.isascii():
+        raise _malformed("it is not ASCII")
+    if text[: len(_PREFIX)].lower() != _PREFIX:
+        raise _malformed("it does not begin with 'SharedAccessSignature '")
+    fields: dict[str, str] = {}
+    for number, part in enumerate(text[len(_PREFIX) :].split("&"), 1):
+        name, equals, value = part.partition("=")
+        name = name.lower()
+        if not equals or name not in _FIELDS:
+            raise _malformed(f"its field number {number} is unknown")
+        if name in fields:
+            raise _malformed(f"{name} appears twice")
+        fields[name] = value
+    for name in ("sr", "sig", "se", "skn"):
+        if not fields.get(name):
+            raise _malformed(f"{name} is missing")
+    host, path = _parse_audience(fields["sr"])
+    return SasToken(
+        signed_audience=fields["sr"],
+        host=host,
+        path=path,
+        signature=_parse_signature(fields["sig"]),
+        signed_expiry=fields["se"],
+        expires_at=_parse_expiry(fields["se"]),
+        rule_name=_parse_rule_name(fields["skn"]),
+    )
+
+
+def verify_token(
+    token: SasToken | str,
+    *,
+    hosts: Collection[str],
+    entity: str,
+    right: Right,
+    entity_rules: Iterable[Rule],
+    relay_rules: Iterable[Rule] = (),
+    now: float,
+) -> Authorization:
+    """Decide whether a token gives `right` on a hybrid connection.
+
+    Args:
+        token: as received.
+        hosts: every name of this relay, in any case.
+        entity: the name of the hybrid connection asked for, or ``""`` for the relay itself.
+        right: what is needed.
+        entity_rules: the hybrid connection's own rules, tried first.
+        relay_rules: rules for the whole relay.
+        now: seconds since 1970.
+
+    Raises:
+        AuthorizationError: `reason` is one of TOKEN_MALFORMED, WRONG_AUDIENCE, UNKNOWN_RULE, KEY_REVOKED (the rule
+            has no key left), WRONG_KEY, TOKEN_EXPIRED, RIGHT_MISSING, found in this order.
+    """
+    if isinstance(token, str):
+        token = parse_token_untrusted(token)
+    wanted = tuple(entity.split("/")) if entity else ()
+    if token.host not in {_normal_host(host) for host in hosts}:
+        raise AuthorizationError(
+            f"the token was made for the host {token.host!r}, which is no name of this relay",
+            reason=Reason.WRONG_AUDIENCE,
+            remedy="use the host name in the connection string's Endpoint, or add this name to the relay",
+        )
+    if token.path != wanted[: len(token.path)]:
+        raise AuthorizationError("the token was made for another hybrid connection", reason=Reason.WRONG_AUDIENCE)
+    own = [rule for rule in entity_rules if rule.name == token.rule_name]
+    shared = [rule for rule in relay_rules if rule.name == token.rule_name]
+    if own and len(token.path) < len(wanted):
+        # A rule counts at and below the place where it lives: this one cannot sign for what lies above it.
+        own = []
+        if not shared:
+            raise AuthorizationError(
+                "the token was made for the whole relay with the key of one hybrid connection",
+                reason=Reason.WRONG_AUDIENCE,
+            )
+    if not own and not shared:
+        raise AuthorizationError("no rule has the name in the token", reason=Reason.UNKNOWN_RULE)
+    return _try_rules(token, own, shared, right, now)
+
+
+def _try_rules(token: SasToken, own: list[Rule], shared: list[Rule], right: Right, now: float) -> Authorization:
+    matched = False
+    for rule in (*own, *shared):
+        slot = _matching_slot(token, rule)
+        if slot is None:
+            continue
+        matched = True
+        if now >= token.expires_at + CLOCK_SKEW_SECONDS:
+            raise AuthorizationError(
+                f"the token expired {now - token.expires_at:.0f} seconds ago",
+                reason=Reason.TOKEN_EXPIRED,
+                remedy="compare the clocks of this machine and of the relay",
+            )
+        if rule.allows(right):
+            return Authorization(rule.name, slot, rule in own, rule.rights, token.expires_at)
+    if matched:
+        raise AuthorizationError(f"the rule does not carry the right {right}", reason=Reason.RIGHT_MISSING)
+    if not any(rule.key(slot) for rule in (*own, *shared) for slot in KeySlot):
+        raise AuthorizationError("both keys of the rule are revoked", reason=Reason.KEY_REVOKED)
+    raise AuthorizationError("the token was not signed with a key of its rule", reason=Reason.WRONG_KEY)
+
+
+def _matching_slot(token: SasToken, rule: Rule) -> KeySlot | None:
+    for slot in KeySlot:
+        key = rule.key(slot)
+        if key is not None and hmac.compare_digest(
+            _sign(token.signed_audience, token.signed_expiry, key), token.signature
+        ):
+            return slot
+    return None
+
+
+def _sign(signed_audience: str, expiry: str, key: Secret) -> bytes:
+    message = f"{signed_audience}\n{expiry}".encode()
+    return hmac.new(key.reveal().encode("utf-8"), message, hashlib.sha256).digest()
+
+
+def _parse_audience(encoded: str) -> tuple[str, tuple[str, ...]]:
+    # unquote leaves "+" alone, as it must: not every encoder means a space by it.
+    match = _AUDIENCE.fullmatch(unquote(encoded))
+    if match is None or match["scheme"].lower() not in _SCHEMES:
+        raise _malformed("sr is not a URL")
+    # Some SDKs double the slash behind the host, some end with one: empty segments mean nothing.
+    path = tuple(segment for segment in (match["path"] or "").split("/") if segment)
+    return _normal_host(match["v6"] or match["name"]), path
+
+
+def _normal_host(host: str) -> str:
+    return host.lower().removesuffix(".")
+
+
+def _parse_signature(encoded: str) -> bytes:
+    try:
+        signature = base64.b64decode(unquote(encoded).encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeError):
+        raise _malformed("sig is not Base64") from None
+    if len(signature) != hashlib.sha256().digest_size:
+        raise _malformed("sig has the wrong length")
+    return signature
+
+
+def _parse_expiry(text: str) -> int:
+    # Twelve digits reach the year 33658; the length is checked before the number is made.
+    if not (len(text) <= 12 and text.isdecimal()):
+        raise _malformed("se is not a number of seconds")
+    return int(text)
+
+
+def _parse_rule_name(encoded: str) -> str:
+    name = unquote(encoded)
+    if len(name) > MAX_RULE_NAME:
+        raise _malformed("skn is too long")
+    return name
+
+
+def _malformed(what: str) -> AuthorizationError:
+    return AuthorizationError(f"the token is malformed: {what}", reason=Reason.TOKEN_MALFORMED)

@@ -1,0 +1,52 @@
+"""A text that must not appear anywhere by accident."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final, NoReturn, Self
+
+_SHOWN: Final = "Secret(...)"
+
+
+class Secret:
+    """A secret text: does not print, format or pickle, and compares in constant time.
+
+    Not an attrs class on purpose: `attrs.asdict` would walk into it and lay the text open.
+    """
+
+    __slots__ = ("_text",)
+
+    _text: str
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself. Every call is a place to look at when auditing where secrets go."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return _SHOWN
+
+    def __str__(self) -> str:
+        return _SHOWN
+
+    def __format__(self, format_spec: str) -> str:
+        return _SHOWN
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._text.encode("utf-8"), other._text.encode("utf-8"))
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Secret cannot be pickled")

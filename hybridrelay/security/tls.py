@@ -1,0 +1,225 @@
+"""End-to-end TLS between client and connector: contexts, whom we speak with, and why a handshake failed.
+
+Everything about chains, signatures, times and extended key usage is verified by OpenSSL, on both sides, under the one
+authority of the hybrid connection. What is added here is the comparison of the URI in the peer's certificate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import attrs
+
+from ..errors import ConfigurationError, PeerIdentityError
+from ..protocol.reasons import Reason
+from .encoding import decode_der_untrusted, pem
+from .identity import Identity, IdentityName, Role
+
+
+def data_server_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
+    """The connector's side of data channels.
+
+    Args:
+        identity: ours, of role connector.
+        authority: the certificate (DER) of the authority that issued the application's identity.
+
+    Raises:
+        ConfigurationError: identity or authority are damaged, or do not belong together.
+    """
+    context = _data_context(ssl.PROTOCOL_TLS_SERVER, identity, authority)
+    context.num_tickets = 0  # a resumed TLS session would not show the peer's certificate again
+    return context
+
+
+def data_client_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
+    """The client's side of data channels; as `data_server_context`, with an identity of role application."""
+    return _data_context(ssl.PROTOCOL_TLS_CLIENT, identity, authority)
+
+
+@attrs.frozen
+class PeerIdentity:
+    """Who is on the other end of a data channel: verified."""
+
+    connection_name: str
+    role: Role
+    #: Its name in the audit log. Not unique; the serial is.
+    label: str
+    #: Upper case hexadecimal.
+    serial: str
+    #: Seconds since 1970.
+    not_after: float
+
+
+class HasPeerCertificate(Protocol):
+    """A `TLSStream`, `ssl.SSLObject` or `ssl.SSLSocket`."""
+
+    def getpeercert(self) -> Any: ...
+
+
+def check_peer(
+    peer: HasPeerCertificate | Mapping[str, Any], connection_name: str, expected_role: Role
+) -> PeerIdentity:
+    """Make sure that a verified peer is of this hybrid connection and of this role.
+
+    Args:
+        peer: after the handshake, or what its `getpeercert` returned.
+        connection_name: our hybrid connection.
+        expected_role: the role that the peer must have.
+
+    Raises:
+        PeerIdentityError: with `Reason.IDENTITY_WRONG_CONNECTION`, `Reason.IDENTITY_WRONG_ROLE`, or
+            `Reason.TLS_FAILED` where there is no verified certificate or it names nothing of ours.
+    """
+    certificate = peer if isinstance(peer, Mapping) else peer.getpeercert()
+    if not certificate:
+        raise PeerIdentityError("the peer's certificate was not verified", reason=Reason.TLS_FAILED)
+    names = certificate.get("subjectAltName", ())
+    try:
+        ((kind, uri),) = names
+        if kind != "URI":
+            raise ValueError("not a URI")
+        name = IdentityName.parse_untrusted(uri)
+    except ValueError:
+        raise PeerIdentityError(
+            "the peer's certificate is not one of an identity", reason=Reason.TLS_FAILED
+        ) from None
+    if name.connection_name != connection_name:
+        raise PeerIdentityError(
+            f"the peer's identity belongs to the hybrid connection {name.connection_name}, not to {connection_name}",
+            reason=Reason.IDENTITY_WRONG_CONNECTION,
+            remedy="give both sides the connection strings of the same hybrid connection",
+        )
+    if name.role is not expected_role:
+        raise PeerIdentityError(
+            f"the peer's identity is for the {name.role}, and the {expected_role} was expected",
+            reason=Reason.IDENTITY_WRONG_ROLE,
+            remedy=_ROLE_REMEDY,
+        )
+    return PeerIdentity(
+        connection_name=name.connection_name,
+        role=name.role,
+        label=name.label,
+        serial=str(certificate["serialNumber"]),
+        not_after=float(ssl.cert_time_to_seconds(certificate["notAfter"])),
+    )
+
+
+def peer_identity_error(exc: BaseException, our_role: Role) -> PeerIdentityError | None:
+    """Say what a failure of end-to-end TLS means, for our side of it.
+
+    Args:
+        exc: what a TLS stream raised, at the handshake or later; or an error that has it as a `__cause__`.
+        our_role: connector or application.
+
+    Returns:
+        The error to raise ``from exc``, or None where no TLS failure is behind it (the connection was merely lost).
+    """
+    cause: BaseException | None = exc
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__
+    if cause is None:
+        return None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        reason = _REASON_BY_VERIFY_CODE.get(cause.verify_code, Reason.TLS_FAILED)
+        whose = f"the {our_role.other}'s identity is not acceptable to this {our_role}"
+        detail = f"{reason.describe} ({cause.verify_message})"
+    else:
+        said = cause.reason or ""
+        alert = said.partition("ALERT_")[2]
+        reason = _REASON_BY_ALERT.get(alert, Reason.TLS_FAILED)
+        if alert:
+            whose = f"this {our_role}'s identity is not acceptable to the {our_role.other}"
+            detail = f"{reason.describe} (its alert: {alert.lower().replace('_', ' ')})"
+        else:
+            whose = f"end-to-end TLS with the {our_role.other} failed"
+            detail = said.lower().replace("_", " ") or "unspecified error"
+    return PeerIdentityError(f"{whose}: {detail}", reason=reason, remedy=_REMEDIES.get(reason))
+
+
+_ROLE_REMEDY = "give the connector its connector file and the application its application file, not the other's"
+_REMEDIES = {
+    Reason.IDENTITY_WRONG_AUTHORITY: (
+        "the two connection strings come from different authorities: use strings that were created together, or "
+        "issued later with the same authority file"
+    ),
+    Reason.IDENTITY_WRONG_ROLE: _ROLE_REMEDY,
+    Reason.IDENTITY_EXPIRED: (
+        "compare the clocks of both machines; where they are right, issue a new identity (connections issue)"
+    ),
+    Reason.TLS_FAILED: "something between client and connector altered the bytes, or one side is no hybridrelay",
+}
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h.
+_REASON_BY_VERIFY_CODE = {
+    2: Reason.IDENTITY_WRONG_AUTHORITY,  # unable to get issuer certificate
+    7: Reason.IDENTITY_WRONG_AUTHORITY,  # signature failure
+    9: Reason.IDENTITY_EXPIRED,  # not yet valid
+    10: Reason.IDENTITY_EXPIRED,
+    18: Reason.IDENTITY_WRONG_AUTHORITY,  # self-signed
+    19: Reason.IDENTITY_WRONG_AUTHORITY,  # self-signed in chain
+    20: Reason.IDENTITY_WRONG_AUTHORITY,  # unable to get local issuer certificate
+    21: Reason.IDENTITY_WRONG_AUTHORITY,  # unable to verify the first certificate
+    24: Reason.IDENTITY_WRONG_AUTHORITY,  # invalid CA: an identity posing as an authority
+    25: Reason.IDENTITY_WRONG_AUTHORITY,  # path length exceeded
+    26: Reason.IDENTITY_WRONG_ROLE,  # invalid purpose
+    30: Reason.IDENTITY_WRONG_AUTHORITY,  # authority key identifier mismatch
+}
+
+# Which alert OpenSSL sends for which verification error: ssl_x509err2alert() in statem_lib.c.
+_REASON_BY_ALERT = {
+    "UNKNOWN_CA": Reason.IDENTITY_WRONG_AUTHORITY,
+    "DECRYPT_ERROR": Reason.IDENTITY_WRONG_AUTHORITY,  # signature failure
+    "CERTIFICATE_EXPIRED": Reason.IDENTITY_EXPIRED,
+    "BAD_CERTIFICATE": Reason.IDENTITY_EXPIRED,  # not yet valid; a damaged one does not pass our own checks
+    "UNSUPPORTED_CERTIFICATE": Reason.IDENTITY_WRONG_ROLE,
+}
+
+
+def _data_context(protocol: int, identity: Identity, authority: bytes) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # what counts is the URI, see check_peer
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_verify_locations(cadata=authority)
+    except ssl.SSLError as exc:
+        raise ConfigurationError("the authority's certificate is damaged") from exc
+    try:
+        key = decode_der_untrusted(identity.private_key.reveal())
+        chain = pem("CERTIFICATE", identity.certificate) + pem("PRIVATE KEY", key)
+        with private_file(chain.encode("ascii")) as path:
+            context.load_cert_chain(path)
+    except (ssl.SSLError, ValueError) as exc:
+        raise ConfigurationError(
+            "the identity is damaged, or its certificate and key do not belong together"
+        ) from exc
+    return context
+
+
+@contextlib.contextmanager
+def private_file(content: bytes) -> Iterator[str]:
+    """A path under which OpenSSL can read `content`, and nobody else: `ssl` loads private keys from files only.
+
+    In memory where Linux offers that, else a file in a directory of our own that is gone at the end.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("hybridrelay", os.MFD_CLOEXEC)
+        try:
+            path = f"/proc/self/fd/{descriptor}"
+            if os.path.exists(path):
+                with open(descriptor, "wb", closefd=False) as file:
+                    file.write(content)
+                yield path
+                return
+        finally:
+            os.close(descriptor)
+    with tempfile.TemporaryDirectory(prefix="hybridrelay-") as directory:
+        path = os.path.join(directory, "key.pem")
+        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(content)
+        yield path

@@ -1,0 +1,30 @@
+"""Detects two tasks in a stream operation that allows one."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import trio
+
+
+class ConflictDetector:
+    """A context manager that raises `trio.BusyResourceError` while another task is inside. It never waits."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._held = False
+
+    @property
+    def held(self) -> bool:
+        """Whether a task is inside now."""
+        return self._held
+
+    def __enter__(self) -> None:
+        if self._held:
+            raise trio.BusyResourceError(self._message)
+        self._held = True
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._held = False

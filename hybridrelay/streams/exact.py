@@ -1,0 +1,22 @@
+"""Reading a part of known length, and not a byte of what follows it."""
+
+from __future__ import annotations
+
+import trio
+
+
+async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
+    """Receive exactly `count` bytes; what follows stays in `stream`.
+
+    Raises:
+        trio.BrokenResourceError: the stream ended first (also at the very beginning).
+
+    Cancelled, the bytes received so far are lost, so the stream is of no further use.
+    """
+    received = bytearray()
+    while len(received) < count:
+        chunk = await stream.receive_some(count - len(received))
+        if not chunk:
+            raise trio.BrokenResourceError(f"the stream ended after {len(received)} of {count} bytes")
+        received += chunk
+    return bytes(received)
