@@ -1,0 +1,208 @@
+"""Checks of a transport's streams: the bytes, their ends, and what happens when the peer does not read."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import trio
+import trio.testing
+
+from ..abc import Purpose, Route, Transport
+from ._pairs import connect_pair
+from .middlebox import open_middlebox
+
+#: Each way, in the check of a large transfer (bytes): more than any buffer between the two ends.
+BULK_BYTES = 16 * 1024 * 1024
+#: More than a connection on loopback takes while nobody reads (bytes).
+CLOGGING_BYTES = 64 * 1024 * 1024
+
+
+async def check_routes(transport: Transport, route: Route) -> None:
+    """The declarations make sense, and every port of the route carries bytes."""
+    assert transport.name
+    assert route in transport.routes
+    assert set(route.ports) == set(Purpose), "a route serves every purpose"
+    for purpose, port in route.ports.items():
+        assert purpose in port.purposes, f"port {port.name} does not serve {purpose.name}"
+        client, server = await connect_pair(transport, route, purpose=purpose)
+        async with client, server:
+            await client.send_all(b"request")
+            assert await _receive(server, 7) == b"request"
+            await server.send_all(b"response")
+            assert await _receive(client, 8) == b"response"
+
+
+async def check_stream_contract(transport: Transport, route: Route) -> None:
+    """What trio demands of every half-closeable stream, from either end."""
+
+    async def client_first() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
+        return await connect_pair(transport, route)
+
+    async def server_first() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
+        client, server = await connect_pair(transport, route)
+        return server, client
+
+    await trio.testing.check_half_closeable_stream(client_first, None)
+    await trio.testing.check_half_closeable_stream(server_first, None)
+
+
+async def check_byte_at_a_time(transport: Transport, route: Route) -> None:
+    """Handshake and data survive a path that delivers single bytes."""
+    data = _random_bytes(1, 2000)
+    async with open_middlebox(piece_bytes=1) as box:
+        client, server = await connect_pair(transport, route, dial=box.dial)
+        async with client, server, trio.open_nursery() as nursery:
+            for source, sink in ((client, server), (server, client)):
+                nursery.start_soon(_send_and_end, source, data)
+                nursery.start_soon(_expect, sink, data)
+
+
+async def check_bulk(transport: Transport, route: Route) -> None:
+    """Large transfers both ways at once, written in pieces of every size, arrive unchanged."""
+    client, server = await connect_pair(transport, route)
+    async with client, server, trio.open_nursery() as nursery:
+        for seed, (source, sink) in enumerate(((client, server), (server, client))):
+            data = _random_bytes(seed, BULK_BYTES)
+            nursery.start_soon(_send_pieces, source, data, seed)
+            nursery.start_soon(_expect_digest, sink, hashlib.sha256(data).digest())
+
+
+async def check_half_close(transport: Transport, route: Route) -> None:
+    """An end of data in one direction leaves the other alone, whichever side ends first."""
+    data = _random_bytes(2, 300_000)
+    for client_first in (True, False):
+        client, server = await connect_pair(transport, route)
+        first, second = (client, server) if client_first else (server, client)
+        async with first, second:
+            for source, sink in ((first, second), (second, first)):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_send_and_end, source, data)
+                    nursery.start_soon(_expect, sink, data)
+            for stream in (first, second):
+                assert await stream.receive_some() == b"", "the end of data lasts"
+
+
+async def check_cut(transport: Transport, route: Route) -> None:
+    """A connection that something in between resets, or ends, breaks; it never reads as an end of data."""
+    for reset in (True, False):
+        async with open_middlebox() as box:
+            client, server = await connect_pair(transport, route, dial=box.dial)
+            async with client, server:
+                if not reset and isinstance(server, trio.SocketStream):
+                    continue  # TCP alone cannot tell whose end of file it is
+                await client.send_all(b"x")
+                assert await _receive(server, 1) == b"x"
+                await box.cut(reset=reset)
+                for stream in (client, server):
+                    await _expect_broken(stream)
+
+
+async def check_forceful_close(transport: Transport, route: Route) -> None:
+    """Closing while cancelled says nothing: a peer that can tell the difference sees a break."""
+    for client_closes in (True, False):
+        client, server = await connect_pair(transport, route)
+        closing, other = (client, server) if client_closes else (server, client)
+        async with closing, other:
+            await trio.aclose_forcefully(closing)
+            if not isinstance(server, trio.SocketStream):
+                await _expect_broken(other)
+
+
+async def check_clogged(transport: Transport, route: Route) -> None:
+    """A peer that does not read blocks sending and nothing else; closing either end wakes the sender."""
+    for client_sends in (True, False):
+        for close_sender in (True, False):
+            client, server = await connect_pair(transport, route)
+            sender, idle = (client, server) if client_sends else (server, client)
+            async with trio.open_nursery() as nursery:
+                expected = trio.ClosedResourceError if close_sender else trio.BrokenResourceError
+                nursery.start_soon(_send_until, sender, expected)
+                await trio.testing.wait_all_tasks_blocked()
+                # Receiving goes on meanwhile.
+                await idle.send_all(b"meanwhile")
+                assert await _receive(sender, 9) == b"meanwhile"
+                await _expect_busy(sender)
+                await trio.aclose_forcefully(sender if close_sender else idle)
+            await trio.aclose_forcefully(client)
+            await trio.aclose_forcefully(server)
+
+
+CHECKS = (
+    check_routes,
+    check_stream_contract,
+    check_byte_at_a_time,
+    check_bulk,
+    check_half_close,
+    check_cut,
+    check_forceful_close,
+    check_clogged,
+)
+
+
+def _random_bytes(seed: int, size: int) -> bytes:
+    return random.Random(seed).randbytes(size)  # noqa: S311
+
+
+async def _receive(stream: trio.abc.ReceiveStream, count: int) -> bytes:
+    received = b""
+    while len(received) < count:
+        chunk = await stream.receive_some(count - len(received))
+        assert chunk, "an end of data that nobody sent"
+        received += chunk
+    return received
+
+
+async def _expect(stream: trio.abc.ReceiveStream, expected: bytes) -> None:
+    received = bytearray()
+    while chunk := await stream.receive_some():
+        received += chunk
+    assert received == expected
+
+
+async def _expect_digest(stream: trio.abc.ReceiveStream, expected: bytes) -> None:
+    digest = hashlib.sha256()
+    while chunk := await stream.receive_some():
+        digest.update(chunk)
+    assert digest.digest() == expected, "what arrived is not what was sent"
+
+
+async def _expect_broken(stream: trio.abc.ReceiveStream) -> None:
+    try:
+        data = await stream.receive_some()
+    except trio.BrokenResourceError:
+        return
+    raise AssertionError(f"a cut connection reads as {'data' if data else 'an end of data'}")
+
+
+async def _expect_busy(stream: trio.abc.SendStream) -> None:
+    try:
+        await stream.send_all(b"x")
+    except trio.BusyResourceError:
+        return
+    raise AssertionError("two tasks could send at once")
+
+
+async def _send_and_end(stream: trio.abc.HalfCloseableStream, data: bytes) -> None:
+    await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def _send_pieces(stream: trio.abc.HalfCloseableStream, data: bytes, seed: int) -> None:
+    sizes = random.Random(seed)  # noqa: S311
+    view = memoryview(data)
+    while view:
+        size = sizes.choice((1, 125, 126, 16 * 1024 + 1, 65_535, 65_536, 256 * 1024, 1024 * 1024))
+        await stream.send_all(view[:size])
+        view = view[size:]
+    await stream.send_eof()
+
+
+async def _send_until(stream: trio.abc.SendStream, expected: type[Exception]) -> None:
+    piece = bytes(CLOGGING_BYTES // 64)
+    try:
+        for _ in range(64):
+            await stream.send_all(piece)
+    except expected:
+        return
+    raise AssertionError(f"sending to a peer that never reads did not end with {expected.__name__}")

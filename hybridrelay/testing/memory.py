@@ -1,0 +1,134 @@
+"""A network inside the process: any transport runs over it, no port is bound and nothing leaves the program.
+
+`MemoryNetwork` stands where sockets are opened, which is the seam that every transport has (`ConnectOptions.dial`,
+and the connection given to `Transport.accept`). Its connections are socket pairs of the kernel, not Python buffers:
+the contract hands transports a `trio.SocketStream`, because the relay joins sockets in the kernel, and a fake that
+could not be joined would leave that untested.
+
+`MemoryTransport` is the transport that adds nothing, for tests that need one and care about none.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+
+from ..abc import AcceptOptions, ConnectOptions, Port, Purpose, Route, Transport
+
+__all__ = ["MemoryListener", "MemoryNetwork", "MemoryTransport"]
+
+#: Connections that wait to be accepted, before dialing waits too.
+BACKLOG = 100
+
+
+class MemoryNetwork:
+    """Names and port numbers of its own; what is not listened on refuses.
+
+    Use::
+
+        network = MemoryNetwork()
+        listener = network.listen("relay", 9352)
+        nursery.start_soon(trio.serve_listeners, handler, [listener])
+        stream = await network.dial("relay", 9352)
+    """
+
+    def __init__(self) -> None:
+        self._listening: dict[tuple[str, int], trio.MemorySendChannel[trio.SocketStream]] = {}
+
+    def listen(self, host: str, port: int) -> MemoryListener:
+        """Begin to listen. Closing the listener ends it.
+
+        Raises:
+            OSError: something already listens there.
+        """
+        address = (host, port)
+        if address in self._listening:
+            raise OSError(f"{host}:{port} is in use")
+        send, receive = trio.open_memory_channel[trio.SocketStream](BACKLOG)
+        self._listening[address] = send
+        return MemoryListener(self, address, receive)
+
+    async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
+        """A `hybridrelay.abc.Dial`.
+
+        Raises:
+            ConnectionRefusedError: nothing listens there.
+        """
+        channel = self._listening.get((host, port))
+        if channel is None:
+            await trio.lowlevel.checkpoint()
+            raise ConnectionRefusedError(f"nothing listens on {host}:{port}")
+        ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(sock)) for sock in socket.socketpair())
+        try:
+            await channel.send(theirs)
+        except BaseException as exc:
+            await trio.aclose_forcefully(ours)
+            await trio.aclose_forcefully(theirs)
+            if isinstance(exc, trio.BrokenResourceError | trio.ClosedResourceError):
+                raise ConnectionRefusedError(f"nothing listens on {host}:{port} any more") from exc
+            raise
+        return ours
+
+    def _forget(self, address: tuple[str, int]) -> None:
+        self._listening.pop(address).close()
+
+
+class MemoryListener(trio.abc.Listener[trio.SocketStream]):
+    """One address of a `MemoryNetwork`, for `trio.serve_listeners`."""
+
+    def __init__(
+        self,
+        network: MemoryNetwork,
+        address: tuple[str, int],
+        channel: trio.MemoryReceiveChannel[trio.SocketStream],
+    ) -> None:
+        #: Host and port.
+        self.address = address
+        self._network = network
+        self._channel = channel
+        self._closed = False
+
+    async def accept(self) -> trio.SocketStream:
+        """Wait for a connection.
+
+        Raises:
+            trio.ClosedResourceError: the listener was closed.
+        """
+        try:
+            return await self._channel.receive()
+        except trio.EndOfChannel:
+            raise trio.ClosedResourceError("this listener was closed") from None
+
+    async def aclose(self) -> None:
+        """Refuse from now on, and close what was dialed and not accepted."""
+        if not self._closed:
+            self._closed = True
+            self._network._forget(self.address)
+            waiting: list[trio.SocketStream] = []
+            try:
+                while True:
+                    waiting.append(self._channel.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel):
+                pass
+            self._channel.close()
+            for stream in waiting:
+                await trio.aclose_forcefully(stream)
+        await trio.lowlevel.checkpoint()
+
+
+class MemoryTransport(Transport):
+    """The connection as it was dialed. One port serves every purpose."""
+
+    name = "memory"
+    #: Its number is arbitrary; ranked before every real route.
+    port = Port("memory", 1, frozenset(Purpose))
+    routes = (Route("memory", 0, dict.fromkeys(Purpose, port)),)
+
+    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
+        """See `Transport.connect`."""
+        return await options.dial(options.host, options.port)
+
+    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
+        """See `Transport.accept`."""
+        return stream

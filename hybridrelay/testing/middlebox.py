@@ -1,0 +1,73 @@
+"""What lies between two programs: a TCP hop that trickles, or cuts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import attrs
+import trio
+
+from ..streams.sockets import abort_stream
+
+__all__ = ["Middlebox", "open_middlebox", "tcp_pair"]
+
+
+@attrs.define
+class Middlebox:
+    """Passes bytes on between those who dial through it and where they dial to. Made by `open_middlebox`."""
+
+    _nursery: trio.Nursery
+    #: How many bytes go on at a time; None for as many as there are.
+    _piece_bytes: int | None
+    _legs: list[trio.SocketStream] = attrs.field(factory=list, init=False)
+
+    async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
+        """A `hybridrelay.abc.Dial` that leads through this box."""
+        onward = await trio.open_tcp_stream(host, port)
+        self._legs.append(onward)
+        near, far = await tcp_pair()
+        self._legs.append(far)
+        self._nursery.start_soon(self._pass, far, onward)
+        self._nursery.start_soon(self._pass, onward, far)
+        return near
+
+    async def cut(self, *, reset: bool) -> None:
+        """End every connection now: with a reset, or with an end of file that neither side sent."""
+        close = abort_stream if reset else trio.aclose_forcefully
+        with trio.CancelScope(shield=True):
+            for leg in self._legs:
+                await close(leg)
+
+    async def _pass(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
+        try:
+            while data := await source.receive_some():
+                step = self._piece_bytes or len(data)
+                for start in range(0, len(data), step):
+                    await sink.send_all(data[start : start + step])
+            await sink.send_eof()
+        except trio.BrokenResourceError:
+            await abort_stream(sink)
+            await abort_stream(source)
+        except trio.ClosedResourceError:
+            pass  # cut
+
+
+@contextlib.asynccontextmanager
+async def open_middlebox(*, piece_bytes: int | None = None) -> AsyncIterator[Middlebox]:
+    """A box whose connections end with the block."""
+    async with trio.open_nursery() as nursery:
+        box = Middlebox(nursery, piece_bytes)
+        try:
+            yield box
+        finally:
+            await box.cut(reset=False)
+            nursery.cancel_scope.cancel()
+
+
+async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Both ends of a new TCP connection on loopback."""
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        near = await trio.open_tcp_stream(*listener.socket.getsockname())
+        return near, await listener.accept()

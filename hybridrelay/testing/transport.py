@@ -1,0 +1,76 @@
+"""The conformance suite for transports, over real sockets on loopback.
+
+A transport that passes `check_transport` keeps what `hybridrelay.abc.Transport` promises to the layers above. Each
+check has a name, so that a test runner can show them one by one::
+
+    @pytest.mark.parametrize("check", [pytest.param(c, id=n) for n, c in transport_checks(transport)])
+    async def test_conformance(check):
+        await check()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import trio
+
+from ..abc import Dial, Purpose, Route, Transport
+from . import _hostile, _streams
+from ._pairs import connect_pair
+
+__all__ = ["check_transport", "open_pair", "transport_checks"]
+
+#: No check takes nearly as long (seconds); it is there so that a hang has an end and a name.
+CHECK_TIMEOUT = 60
+
+
+@contextlib.asynccontextmanager
+async def open_pair(
+    transport: Transport,
+    route: Route,
+    *,
+    purpose: Purpose = Purpose.DATA,
+    dial: Dial = trio.open_tcp_stream,
+) -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]]:
+    """A connection over ``route`` through a real listener on loopback.
+
+    Yields:
+        The stream that `Transport.connect` returned, and the one that `Transport.accept` returned. Leaving the block
+        closes both, forcefully.
+    """
+    client, server = await connect_pair(transport, route, purpose=purpose, dial=dial)
+    try:
+        yield client, server
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(client)
+            await trio.aclose_forcefully(server)
+
+
+def transport_checks(transport: Transport) -> Iterator[tuple[str, Callable[[], Awaitable[None]]]]:
+    """Every check of every route, with its name, ready to be awaited."""
+    for route in transport.routes:
+        for check in (*_streams.CHECKS, *_hostile.CHECKS):
+            name = check.__name__.removeprefix("check_")
+            yield f"{route.name}-{name}", functools.partial(_run, check, transport, route)
+
+
+async def check_transport(transport: Transport) -> None:
+    """Run every check.
+
+    Raises:
+        AssertionError: what the transport does not keep; a note names the check.
+    """
+    for name, check in transport_checks(transport):
+        try:
+            await check()
+        except BaseException as exc:
+            exc.add_note(f"in the check {name} of the transport {transport.name}")
+            raise
+
+
+async def _run(check: Callable[[Transport, Route], Awaitable[None]], transport: Transport, route: Route) -> None:
+    with trio.fail_after(CHECK_TIMEOUT):
+        await check(transport, route)

@@ -1,0 +1,55 @@
+"""Every transport that is installed keeps the contract; so does the one that we ship for tests."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import pytest
+
+from hybridrelay.abc import Transport
+from hybridrelay.testing.memory import MemoryTransport
+from hybridrelay.testing.transport import check_transport, open_pair, transport_checks
+
+
+def installed_transports() -> list[Transport]:
+    entry_points = importlib.metadata.entry_points(group="hybridrelay.transports")
+    return [MemoryTransport(), *(entry_point.load() for entry_point in entry_points)]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(check, id=f"{transport.name}-{name}")
+        for transport in installed_transports()
+        for name, check in transport_checks(transport)
+    ],
+)
+async def test_conformance(check):
+    await check()
+
+
+def test_both_of_ours_are_installed():
+    assert {"tcp", "websocket"} <= {transport.name for transport in installed_transports()}
+
+
+def test_route_names_and_ranks_are_unique():
+    routes = [route for transport in installed_transports() for route in transport.routes]
+    assert len({route.name for route in routes}) == len({route.rank for route in routes}) == len(routes)
+
+
+async def test_check_transport_names_the_check_that_failed():
+    class Silent(MemoryTransport):
+        async def accept(self, stream, options):
+            await stream.aclose()
+
+    with pytest.raises(AssertionError) as caught:
+        await check_transport(Silent())
+    assert caught.value.__notes__ == ["in the check memory-routes of the transport memory"]
+
+
+async def test_open_pair_closes_both():
+    transport = MemoryTransport()
+    async with open_pair(transport, transport.routes[0]) as (client, server):
+        await client.send_all(b"x")
+        assert await server.receive_some() == b"x"
+    assert client.socket.fileno() == server.socket.fileno() == -1
