@@ -1,0 +1,36 @@
+"""Reaching a relay: which transports there are, which route works, and channels over it."""
+
+from __future__ import annotations
+
+from .backoff import Backoff
+from .channel import open_channel, open_control_stream
+from .dialing import Failure, FailureKind, classify, dial_directly
+from .discovery import AUTO, BrokenTransport, Candidate, all_ports, candidates, discover
+from .endpoint import RelayEndpoint, format_address
+from .prober import Decision, Prober, ProbeTiming
+from .report import Attempt, NoRouteWorks, Outcome, Report
+
+__all__ = [
+    "AUTO",
+    "Attempt",
+    "Backoff",
+    "BrokenTransport",
+    "Candidate",
+    "Decision",
+    "Failure",
+    "FailureKind",
+    "NoRouteWorks",
+    "Outcome",
+    "ProbeTiming",
+    "Prober",
+    "RelayEndpoint",
+    "Report",
+    "all_ports",
+    "candidates",
+    "classify",
+    "dial_directly",
+    "discover",
+    "format_address",
+    "open_channel",
+    "open_control_stream",
+]

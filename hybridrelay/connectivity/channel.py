@@ -23,10 +23,10 @@ from ..errors import (
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import STATUS_SIZE, TICKET_SIZE, Preamble, decode_status_untrusted
 from ..protocol.reasons import Reason
-from ..security.tls import check_relay_pin, control_client_context
+from ..security import check_relay_pin, control_client_context, relay_identity_error
 from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream
-from .dialing import FailureKind, classify, dial_directly
+from .dialing import classify, dial_directly
 from .endpoint import RelayEndpoint, format_address
 
 #: TCP, with the name looked up (seconds). Outlasts two lost SYN packets (resent after 1 s and 3 s).
@@ -122,18 +122,16 @@ async def secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint) 
 
     The caller sets the deadline. Where this raises, cancellation included, the stream is closed.
     """
-    tls = TLSStream(stream, control_client_context(endpoint.pins), server_hostname=endpoint.host)
     try:
+        tls = TLSStream(stream, control_client_context(endpoint.pins), server_hostname=endpoint.host)
         await tls.do_handshake()
         check_relay_pin(tls, endpoint.pins)
-    except TLSHandshakeError as error:
-        await trio.aclose_forcefully(tls)
-        failure = classify(error)
-        if failure.kind is FailureKind.WRONG_IDENTITY:
-            raise RelayIdentityError(failure.text, remedy=failure.remedy) from error
-        raise
-    except BaseException:
-        await trio.aclose_forcefully(tls)
+    except BaseException as error:
+        await trio.aclose_forcefully(stream)
+        if isinstance(error, TLSHandshakeError):
+            untrusted = relay_identity_error(error, endpoint.host)
+            if untrusted is not None:
+                raise untrusted from error
         raise
     return tls
 

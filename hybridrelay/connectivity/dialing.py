@@ -183,7 +183,7 @@ def classify(error: BaseException, *, connected: bool = False) -> Failure:
         return Failure.of(FailureKind.STALLED if connected else FailureKind.SWALLOWED)
     if isinstance(error, RelayIdentityError):
         failure = Failure.of(FailureKind.WRONG_IDENTITY)
-        return attrs.evolve(failure, text=str(error), remedy=error.remedy or failure.remedy)
+        return attrs.evolve(failure, text=str(error), remedy=error.remedy or failure.remedy, reason=error.reason)
     if isinstance(error, TLSHandshakeError):
         # Without a cause the peer just ended the connection.
         return Failure.of(FailureKind.CLOSED_EARLY) if error.__cause__ is None else classify(error.__cause__)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import attrs
 
 from ..abc import Port, Route
-from ..security.connection_string import ConnectionString
-from ..security.names import bracketed
+from ..security import ConnectionString, bracketed
 
 
 @attrs.frozen

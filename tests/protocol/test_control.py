@@ -201,11 +201,13 @@ NOT_TICKETS: list[object] = [
     [],
     {},
 ]
+NOT_TEXTS: list[object] = [7, None, [], {}]
+NOT_ROLES: list[object] = ["relay", "", "CLIENT", *NOT_TEXTS]
 BAD_FIELDS: list[tuple[str, str, object]] = [
-    *[("hello", "role", value) for value in ["relay", "", "CLIENT", 7, None, [], {}]],
+    *[("hello", "role", value) for value in NOT_ROLES],
     *[("hello", "instance", value) for value in [*NOT_INSTANCES, None]],
     *[("hello", "generation", value) for value in NOT_IDS],
-    *[("hello", "software", value) for value in ["x" * 129, "\n", 7, None, [], {}]],
+    *[("hello", "software", value) for value in ["x" * 129, "\n", *NOT_TEXTS]],
     *[("welcome", "relay_instance", value) for value in [*NOT_INSTANCES, None]],
     *[("register", "id", value) for value in NOT_IDS],
     *[("register", "connection", value) for value in NOT_NAMES],
@@ -220,8 +222,8 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("joined", "ticket", value) for value in NOT_TICKETS],
     *[("joined", "lifetime_seconds", value) for value in NOT_SECONDS],
     *[("offer", "ticket", value) for value in NOT_TICKETS],
-    *[("failed", "reason", value) for value in [7, None, [], {}]],
-    *[("failed", "detail", value) for value in [7, None, [], {}]],
+    *[("failed", "reason", value) for value in NOT_TEXTS],
+    *[("failed", "detail", value) for value in NOT_TEXTS],
     *[("ended", "connection", value) for value in NOT_NAMES],
     *[("draining", "retry_after_seconds", value) for value in NOT_SECONDS],
 ]

@@ -1,0 +1,186 @@
+"""A control channel from the dialing side: TLS to the relay, a session, one stream of control messages."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from functools import partial
+
+import attrs
+import trio
+
+from .. import __version__
+from .._nursery import FlatNursery
+from ..abc import Dial
+from ..errors import RelayUnreachable, SessionError
+from ..mux import CONTROL_CONFIG, MuxStream, Role, Session
+from ..protocol import RemoteProtocolError, control
+from ..protocol.reasons import Reason
+from .channel import open_control_stream
+from .dialing import dial_directly
+from .discovery import Candidate
+from .endpoint import RelayEndpoint
+
+#: From the relay's certificate to its `Welcome` (seconds).
+WELCOME_SECONDS = 10.0
+#: For the relay's answer to a request: it may ask several listeners, each of which has a second.
+REQUEST_SECONDS = 20.0
+SOFTWARE = f"hybridrelay/{__version__}"
+
+
+class ControlChannel:
+    """An open control channel. Made by `run_control_channel`."""
+
+    def __init__(self, stream: MuxStream, welcome: control.Welcome) -> None:
+        #: Which run of the relay answered.
+        self.relay_instance = welcome.relay_instance
+        self._stream = stream
+        self._ids = itertools.count(1)
+        self._answers: dict[int, trio.MemorySendChannel[control.Message]] = {}
+        # The relay's own messages: one per rendezvous, of which it keeps few open, so the bound is the relay's.
+        self._messages_in, messages = trio.open_memory_channel[control.Message](math.inf)
+        #: What the relay says unasked: `Offer`, `Ended`, `Draining`. Ends with the channel.
+        self.messages: trio.abc.ReceiveChannel[control.Message] = messages
+        self._sending = trio.Lock()
+
+    def next_id(self) -> int:
+        """An id for a request, unique on this channel."""
+        return next(self._ids)
+
+    async def send(self, message: control.Message) -> None:
+        """Send a message that is not answered.
+
+        Raises:
+            RelayUnreachable: the channel is lost.
+        """
+        try:
+            async with self._sending:
+                await self._stream.send_all(control.encode_message(message))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise _lost() from exc
+
+    async def request(self, message: control.Register | control.Join) -> control.Message:
+        """Send a request and wait for its answer; `control.Failed` is an answer like any other.
+
+        Raises:
+            RelayUnreachable: the channel was lost meanwhile, or the relay did not answer in time.
+        """
+        answer_in, answer_out = trio.open_memory_channel[control.Message](1)
+        self._answers[message.id] = answer_in
+        try:
+            with trio.move_on_after(REQUEST_SECONDS):
+                await self.send(message)
+                try:
+                    return await answer_out.receive()
+                except trio.EndOfChannel:
+                    raise _lost() from None
+            raise RelayUnreachable("the relay did not answer in time", reason=Reason.PEER_SILENT)
+        finally:
+            del self._answers[message.id]
+            answer_in.close()
+            answer_out.close()
+
+    async def _serve(self, decoder: control.ControlDecoder, early: list[control.Message | control.Unknown]) -> None:
+        """Hand out what arrives until the channel ends."""
+        try:
+            for message in early:
+                self._deliver(message)
+            while data := await self._stream.receive_some():
+                for message in decoder.receive_data_untrusted(data):
+                    self._deliver(message)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the session's outcome says why
+        finally:
+            self._messages_in.close()
+            for answer in self._answers.values():
+                answer.close()
+
+    def _deliver(self, message: control.Message | control.Unknown) -> None:
+        match message:
+            case control.Registered(id=id_) | control.Joined(id=id_) | control.Failed(id=id_):
+                if id_ in self._answers:
+                    try:
+                        self._answers[id_].send_nowait(message)
+                    except trio.WouldBlock:
+                        raise RemoteProtocolError("the relay answered twice") from None
+            case control.Offer() | control.Ended() | control.Draining():
+                self._messages_in.send_nowait(message)
+            case _:
+                pass  # from a newer relay, or of no meaning in this direction
+
+
+def _lost() -> RelayUnreachable:
+    return RelayUnreachable("the control channel to the relay was lost", reason=Reason.SESSION_LOST)
+
+
+@attrs.frozen
+class Introduction:
+    """Who we are to the relay."""
+
+    role: control.Role
+    #: 32 hexadecimal digits, random, one for each process.
+    instance: str
+    #: Greater on each control channel of this instance.
+    generation: int
+
+    def hello(self) -> control.Hello:
+        return control.Hello(self.role, self.instance, self.generation, SOFTWARE)
+
+
+async def run_control_channel(
+    endpoint: RelayEndpoint,
+    candidate: Candidate,
+    introduction: Introduction,
+    *,
+    dial: Dial = dial_directly,
+    task_status: trio.TaskStatus[ControlChannel] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Open a control channel and serve it; `task_status.started` gives it once the relay has said `Welcome`.
+
+    Returns when the channel is lost or the relay ends it. Cancelled, the channel is closed.
+
+    Raises:
+        RelayUnreachable: before it started: no channel, or something that is no relay.
+        RelayIdentityError: likewise: the relay's certificate is not the right one.
+    """
+    tls = await open_control_stream(endpoint, candidate.transport, candidate.route, dial=dial)
+    session = Session(Role.INITIATOR, config=CONTROL_CONFIG)
+    started = False
+    try:
+        async with FlatNursery() as nursery:
+            await nursery.start(partial(session.run, tls, greeting_timeout=WELCOME_SECONDS))
+            stream = session.open_stream_nowait()
+            decoder = control.ControlDecoder()
+            with trio.fail_after(WELCOME_SECONDS):
+                await stream.send_all(control.encode_message(introduction.hello()))
+                welcome, early = await _receive_welcome(stream, decoder)
+            channel = ControlChannel(stream, welcome)
+            task_status.started(channel)
+            started = True
+            await channel._serve(decoder, early)
+            session.close()
+    except (SessionError, RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError) as exc:
+        # Once it has started, loss is how a control channel usually ends: no error, its owner opens another.
+        if not started:
+            raise RelayUnreachable(f"the relay's control channel failed: {exc}", reason=_reason(exc)) from exc
+
+
+def _reason(exc: BaseException) -> Reason:
+    reason = getattr(exc, "reason", None)
+    return reason if isinstance(reason, Reason) else Reason.SESSION_LOST
+
+
+async def _receive_welcome(
+    stream: MuxStream, decoder: control.ControlDecoder
+) -> tuple[control.Welcome, list[control.Message | control.Unknown]]:
+    while True:
+        data = await stream.receive_some()
+        if not data:
+            raise RemoteProtocolError("the relay ended the control stream")
+        messages = decoder.receive_data_untrusted(data)
+        if not messages:
+            continue
+        welcome = messages[0]
+        if not isinstance(welcome, control.Welcome):
+            raise RemoteProtocolError("the relay's first message is not its welcome")
+        return welcome, messages[1:]
