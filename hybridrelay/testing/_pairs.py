@@ -31,7 +31,9 @@ async def connect_pair(
             nursery.start_soon(accept)
             client = await transport.connect(connect_options(port, listener, dial))
     server = accepted.pop()
-    assert server is not None, "accept answered a connection that connect takes for open"
+    if server is None:
+        await trio.aclose_forcefully(client)
+        raise AssertionError("accept answered a connection that connect takes for open")
     return client, server
 
 

@@ -7,8 +7,7 @@ import importlib.metadata
 import pytest
 
 from hybridrelay.abc import Transport
-from hybridrelay.testing.memory import MemoryTransport
-from hybridrelay.testing.transport import check_transport, open_pair, transport_checks
+from hybridrelay.testing import MemoryTransport, check_transport, open_pair, transport_checks
 
 
 def installed_transports() -> list[Transport]:
