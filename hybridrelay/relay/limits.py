@@ -1,0 +1,94 @@
+"""What the relay bounds, and what each bound defends.
+
+Sizes are in bytes, times in seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+
+#: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against whoever can reach a
+#: port: each costs a descriptor, a task and a TLS handshake's buffers, about 100 KiB. Honest clients leave the slots
+#: within a few round trips, so that 1024 admit thousands of them per second.
+UNAUTHENTICATED_SLOTS = 1024
+
+#: How many of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest gives way
+#: first. A quarter, because many clients sit behind one NAT and start at the same moment.
+UNAUTHENTICATED_SLOTS_PER_ADDRESS = UNAUTHENTICATED_SLOTS // 4
+
+#: From accept to an accepted token or ticket, transport handshakes included. Defends the slots against slow-loris; long
+#: enough for TCP and TLS over a satellite with losses.
+AUTHENTICATION_DEADLINE_SECONDS = 15.0
+
+#: How long a ticket may be used, and so how long the first side waits for the other. Covers a dial that tries a dead
+#: address first; short, because a ticket is a bearer secret.
+TICKET_LIFETIME_SECONDS = 30.0
+
+#: Open rendezvous (made, and not yet joined) that one sender key may have. Defends the listeners, which dial for each.
+#: Many processes share one application key, and all of them come back at once after a relay's restart.
+OPEN_RENDEZVOUS_PER_SENDER_KEY = 256
+
+#: Open rendezvous in total: about 1 KiB each here, and at most one waiting data channel each.
+OPEN_RENDEZVOUS = 8192
+
+#: Listeners of one hybrid connection. Redundancy needs a handful; defends the memory against a leaked listener key,
+#: whose holder could register instance after instance.
+LISTENERS_PER_CONNECTION = 64
+
+#: Departed instances that are remembered per hybrid connection, so that a client which asks for one hears at once that
+#: it is gone, or that it may come back. Forgetting one costs a client its resumption deadline and nothing else.
+DEPARTED_PER_CONNECTION = 256
+
+#: How much the pump moves in one direction before it lets the other tasks run: a millisecond or so of the kernel's
+#: time. Defends latency on every other channel.
+PUMP_YIELD_BYTES = 1024 * 1024
+
+#: The capacity asked of a pipe. Measured: the throughput is flat from 256 KiB to 1 MiB, and half of it at the
+#: default 64 KiB. An unprivileged user has 64 MiB of capacity in all before the kernel hands out tiny pipes.
+PIPE_BYTES = 256 * 1024
+
+#: Empty pipes that are kept for reuse. Busy moments borrow more; those are closed when they come back.
+IDLE_PIPES = 32
+
+#: Pipes with bytes in them: only directions whose receiver stalls hold one for longer than a moment. Beyond this they
+#: stall in buffers instead. Defends the descriptors, two for each pipe.
+BORROWED_PIPES = 1024
+
+#: What the pump reads at once where it cannot splice. Blocks below 64 KiB cost throughput, above 256 KiB only memory.
+PUMP_BUFFER_BYTES = 256 * 1024
+
+#: How long a stream may take to close gracefully after both directions ended, before it is closed by force.
+CLOSE_DEADLINE_SECONDS = 5.0
+
+#: How often a running relay looks whether another process changed the registry. Changes act within a second; one look
+#: is a read of shared memory, tens of microseconds.
+REGISTRY_POLL_SECONDS = 0.25
+
+#: A relay record is about 600 bytes for each rule; there are at most twelve.
+RELAY_RECORD_BYTES = 64 * 1024
+
+
+def raise_descriptor_limit() -> int | None:
+    """Raise this process's limit of open descriptors as far as it may go without privileges.
+
+    Each joined pair takes two descriptors and, while bytes stall in it, four more; the usual soft limit of 1024 exists
+    for the sake of programs that call `select`, which trio never does.
+
+    Returns:
+        The limit now in force, or None where the platform has none that can be asked for.
+    """
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS reports an infinite hard limit and refuses it as a soft one; 10240 is its OPEN_MAX.
+    for wanted in (hard, 10240):
+        if wanted != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or wanted <= soft):
+            break
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):
+            continue
+        return wanted
+    return soft
