@@ -16,16 +16,16 @@ UNAUTHENTICATED_SLOTS = 1024
 #: first. A quarter, because many clients sit behind one NAT and start at the same moment.
 UNAUTHENTICATED_SLOTS_PER_ADDRESS = UNAUTHENTICATED_SLOTS // 4
 
-#: From accept to an accepted token or ticket, transport handshakes included. Defends the slots against slow-loris; long
-#: enough for TCP and TLS over a satellite with losses.
+#: From accept to an accepted token or ticket, transport handshakes included. Defends the slots against slow-loris;
+#: long enough for TCP and TLS over a satellite with losses.
 AUTHENTICATION_DEADLINE_SECONDS = 15.0
 
 #: How long a ticket may be used, and so how long the first side waits for the other. Covers a dial that tries a dead
 #: address first; short, because a ticket is a bearer secret.
 TICKET_LIFETIME_SECONDS = 30.0
 
-#: Open rendezvous (made, and not yet joined) that one sender key may have. Defends the listeners, which dial for each.
-#: Many processes share one application key, and all of them come back at once after a relay's restart.
+#: Open rendezvous (made, and not yet joined) that one sender key may have. Defends the listeners, which dial for
+#: each. Many processes share one application key, and all of them come back at once after a relay's restart.
 OPEN_RENDEZVOUS_PER_SENDER_KEY = 256
 
 #: Open rendezvous in total: about 1 KiB each here, and at most one waiting data channel each.
@@ -35,8 +35,8 @@ OPEN_RENDEZVOUS = 8192
 #: whose holder could register instance after instance.
 LISTENERS_PER_CONNECTION = 64
 
-#: Departed instances that are remembered per hybrid connection, so that a client which asks for one hears at once that
-#: it is gone, or that it may come back. Forgetting one costs a client its resumption deadline and nothing else.
+#: Departed instances that are remembered per hybrid connection, so that a client which asks for one hears at once
+#: that it is gone, or that it may come back. Forgetting one costs a client its resumption deadline and nothing else.
 DEPARTED_PER_CONNECTION = 256
 
 #: How much the pump moves in one direction before it lets the other tasks run: a millisecond or so of the kernel's
@@ -71,8 +71,8 @@ RELAY_RECORD_BYTES = 64 * 1024
 def raise_descriptor_limit() -> int | None:
     """Raise this process's limit of open descriptors as far as it may go without privileges.
 
-    Each joined pair takes two descriptors and, while bytes stall in it, four more; the usual soft limit of 1024 exists
-    for the sake of programs that call `select`, which trio never does.
+    Each joined pair takes two descriptors and, while bytes stall in it, four more; the usual soft limit of 1024
+    exists for the sake of programs that call `select`, which trio never does.
 
     Returns:
         The limit now in force, or None where the platform has none that can be asked for.

@@ -11,9 +11,6 @@ The rules:
 from __future__ import annotations
 
 import enum
-import socket
-import struct
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
@@ -21,6 +18,7 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from ..streams.sockets import abort_stream
 from .limits import CLOSE_DEADLINE_SECONDS, PUMP_BUFFER_BYTES
 from .splice import LegBroke, PipePool, SinkBroke, SourceBroke, Spliced, can_splice, splice
 
@@ -28,8 +26,6 @@ __all__ = ["Direction", "Observer", "PumpOutcome", "PumpResult", "abort", "pump"
 
 _Stream: TypeAlias = trio.abc.HalfCloseableStream
 _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
-# On, zero seconds: `close` then discards what is unsent and sends RST instead of FIN.
-_LINGER_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class Direction(enum.Enum):
@@ -72,7 +68,9 @@ class PumpResult:
     outcome: PumpOutcome
 
 
-async def pump(a: _Stream, b: _Stream, *, observer: Observer | None = None, pipes: PipePool | None = None) -> PumpResult:
+async def pump(
+    a: _Stream, b: _Stream, *, observer: Observer | None = None, pipes: PipePool | None = None
+) -> PumpResult:
     """Join two streams until both directions have ended or one stream breaks.
 
     Between two sockets on Linux the bytes stay in the kernel. The streams belong to the pump from the call on: nobody
@@ -168,17 +166,13 @@ class _Pump:
 async def abort(*streams: trio.abc.AsyncResource) -> None:
     """Tear streams down so that nobody can mistake it for an end of file: a socket is reset, others are cut off.
 
-    Never blocks, and does its work under cancellation too. Closing twice is harmless.
+    Never blocks, and does all of its work under cancellation too. Closing twice is harmless.
     """
-    for stream in streams:
-        if isinstance(stream, trio.SocketStream):
-            with suppress(OSError, trio.ClosedResourceError):
-                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-        # A scope that is cancelled already makes `aclose` forceful; the shield keeps a cancellation from outside
-        # from ending this loop before every stream is closed.
-        with trio.CancelScope(shield=True) as now, suppress(*_STREAM_ERRORS):
-            now.cancel()
-            await stream.aclose()
+    # The shield keeps a cancellation from outside from ending the loop before every stream is closed.
+    with trio.CancelScope(shield=True):
+        for stream in streams:
+            with suppress(*_STREAM_ERRORS):
+                await abort_stream(stream)
 
 
 async def _close(a: _Stream, b: _Stream) -> None:

@@ -1,11 +1,12 @@
 """Moving bytes between two sockets inside the kernel: `os.splice` through borrowed pipes. Linux only.
 
-The kernel moves bytes between a socket and a pipe, never between two sockets, so every move takes two steps. The rules:
+The kernel moves bytes between a socket and a pipe, never between two sockets, so every move takes two steps. Rules:
 
-1. A pipe is borrowed when its source has become readable, and goes back as soon as it is empty. A direction that waits
-   for its source holds none.
+1. A pipe is borrowed when its source has become readable, and goes back as soon as it is empty. A direction that
+   waits for its source holds none.
 2. Only empty pipes go back to the pool. A pipe with bytes in it, after an error or a cancellation, is closed.
-3. Where there is no pipe to be had, or the kernel refuses to splice, nothing fails: the caller copies through a buffer.
+3. Where there is no pipe to be had, or the kernel refuses to splice, nothing fails: the caller copies through a
+   buffer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+from typing import Self
 
 import trio
 
@@ -132,7 +134,7 @@ class PipePool:
         while self._idle:
             self._idle.pop().close()
 
-    def __enter__(self) -> PipePool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
