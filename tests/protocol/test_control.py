@@ -203,6 +203,7 @@ NOT_TICKETS: list[object] = [
 ]
 NOT_TEXTS: list[object] = [7, None, [], {}]
 NOT_ROLES: list[object] = ["relay", "", "CLIENT", *NOT_TEXTS]
+NOT_LISTS: list[object] = [ONE, None, 7, {}, [7], [None], [[ONE]], [ONE] * (MAX_REPLACES + 1)]
 BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("hello", "role", value) for value in NOT_ROLES],
     *[("hello", "instance", value) for value in [*NOT_INSTANCES, None]],
@@ -214,7 +215,7 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("register", "token", value) for value in NOT_TOKENS],
     *[
         ("register", "replaces", value)
-        for value in [ONE, None, 7, {}, [7], [None], [[ONE]], [ONE] * (MAX_REPLACES + 1)]
+        for value in NOT_LISTS
     ],
     *[("register", "replaces", [value]) for value in NOT_INSTANCES],
     *[("registered", "expires_at", value) for value in NOT_SECONDS],

@@ -1,0 +1,276 @@
+"""What the prober chooses and reports, for every way in which ports misbehave. In virtual time."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.connectivity import AUTO, NoRouteWorks, Prober, RelayEndpoint
+from hybridrelay.errors import ConfigurationError, RelayUnreachable
+from hybridrelay.protocol.reasons import Reason
+
+RIGHT = {9350: "right", 5671: "right", 9352: "right", 443: "right", 80: "right"}
+NATIVE = (9350, 5671, 9352)
+
+
+def make_prober(network, transports, **kwargs):
+    kwargs.setdefault("endpoint", network.endpoint)
+    return Prober(transports=transports, dial=network.dial, **kwargs)
+
+
+def rows(report):
+    return [
+        f"{attempt.route} {attempt.step} {attempt.outcome}" + (f" {attempt.failure.kind}" if attempt.failure else "")
+        for attempt in report.attempts
+    ]
+
+
+async def test_native_is_chosen_where_it_works(network, transports, autojump_clock):
+    network.behaviours = RIGHT
+    decision = await make_prober(network, transports).choose()
+    assert decision.route.name == decision.report.chosen == "tcp"
+    assert decision.transport is transports["tcp"]
+    assert rows(decision.report) == [
+        "tcp probe PASS",
+        "tcp control PASS",
+        "tcp data PASS",
+        "wss probe SKIP",
+        "ws probe SKIP",
+    ]
+    # Nothing else was even tried.
+    assert sorted(port for port, _ in network.dialed) == sorted(NATIVE)
+    await network.assert_all_closed()
+
+
+# How each misbehaviour of a native port is reported, by port.
+REPORTED = {
+    "refused": "refused",
+    "unreachable": "unreachable",
+    "swallowed": "swallowed",
+    "stalled": "stalled",
+    "closed": "closed-early",
+    "truncated": "closed-early",
+    "garbage": "not-a-relay",
+    "http": "not-a-relay",
+    "newer": "version-mismatch",
+    "wrong-port": "refused-by-relay",
+}
+BAD = [
+    *itertools.product(NATIVE, REPORTED.items()),
+    (9350, ("altered", "not-a-relay")),
+    (9350, ("stalled-echo", "stalled")),
+    (9350, ("busy", "refused-by-relay")),
+    (5671, ("busy", "refused-by-relay")),
+    (5671, ("wrong-pin", "wrong-identity")),
+    (5671, ("stalled-tls", "stalled")),
+]
+
+
+@pytest.mark.parametrize(("port", "bad"), BAD)
+async def test_one_bad_native_port_is_enough_to_fall_back(port, bad, network, transports, autojump_clock):
+    behaviour, kind = bad
+    network.behaviours = {**RIGHT, port: behaviour}
+    decision = await make_prober(network, transports).choose()
+    assert decision.route.name == "wss"
+    step = {9350: "probe", 5671: "control", 9352: "data"}[port]
+    (attempt,) = [attempt for attempt in decision.report.attempts if attempt.port == port]
+    if attempt.failure is None:
+        # Silence is not waited for once something else works.
+        assert behaviour in {"swallowed", "stalled", "stalled-echo", "stalled-tls"}
+        assert rows(decision.report)[NATIVE.index(port)] == f"tcp {step} SKIP"
+        assert attempt.explanation == "no answer yet, and not waited for"
+        assert attempt.seconds > 0
+    else:
+        assert attempt.failure.kind == kind
+        assert attempt.explanation
+    await network.assert_all_closed()
+
+    with pytest.raises(NoRouteWorks) as caught:
+        await make_prober(network, transports, mode="tcp").choose()
+    (attempt,) = [attempt for attempt in caught.value.report.attempts if attempt.port == port]
+    assert attempt.failure.kind == kind
+    assert attempt.explanation in str(caught.value)
+    await network.assert_all_closed()
+
+
+async def test_a_busy_data_port_works(network, transports, autojump_clock):
+    network.behaviours = {**RIGHT, 9352: "busy"}
+    decision = await make_prober(network, transports).choose()
+    assert decision.route.name == "tcp"
+
+
+STATES = ["right", "refused", "swallowed", "stalled"]
+
+
+@pytest.mark.parametrize("mode", [AUTO, "tcp", "websocket"])
+@pytest.mark.parametrize("states", list(itertools.product(STATES, repeat=3)))
+async def test_every_combination(states, mode, network, transports, autojump_clock):
+    native, https, http = states
+    network.behaviours = {**dict.fromkeys(NATIVE, native), 443: https, 80: http}
+    usable = [route for route, state in zip(("tcp", "wss", "ws"), states, strict=True) if state == "right"]
+    allowed = {AUTO: {"tcp", "wss", "ws"}, "tcp": {"tcp"}, "websocket": {"wss", "ws"}}[mode]
+    expected = next((route for route in usable if route in allowed), None)
+    prober = make_prober(network, transports, mode=mode)
+
+    survey = await prober.survey()
+    assert survey.chosen == expected
+    assert all(str(attempt.outcome) in {"PASS", "FAIL"} for attempt in survey.attempts)
+
+    if expected is None:
+        with pytest.raises(NoRouteWorks) as caught:
+            await prober.choose()
+        report = caught.value.report
+    else:
+        report = (await prober.choose()).report
+    assert report.chosen == expected
+    assert {attempt.route for attempt in report.attempts} == allowed
+    # Never tens of seconds: three routes of silence, each at most 250 ms after the other, and one step's deadline.
+    assert report.seconds <= 0.5 + 3.0
+    await network.assert_all_closed()
+
+
+@pytest.mark.parametrize("silence", ["swallowed", "stalled"])
+@pytest.mark.parametrize("port", NATIVE)
+async def test_silence_costs_a_stagger_and_a_grace(silence, port, network, transports, autojump_clock):
+    network.behaviours = {**RIGHT, port: silence}
+    report = (await make_prober(network, transports).choose()).report
+    assert report.chosen == "wss"
+    assert report.seconds == pytest.approx(0.25 + 0.3)
+
+
+async def test_refusal_costs_nothing(network, transports, autojump_clock):
+    network.behaviours = {443: "right"}
+    report = (await make_prober(network, transports).choose()).report
+    assert report.chosen == "wss"
+    assert report.seconds == 0
+    assert rows(report)[:4] == [
+        "tcp probe FAIL refused",
+        "tcp control SKIP",
+        "tcp data SKIP",
+        "wss probe PASS",
+    ]
+    assert report.attempts[1].explanation == "not tried: the probe failed"
+    assert report.attempts[4].explanation == "not needed"
+
+
+async def test_rank_beats_speed_far_away(network, transports, autojump_clock):
+    # Six round trips of native against five of WebSocket, which starts a quarter of a second later.
+    network.behaviours = RIGHT
+    network.latencies = {**dict.fromkeys(NATIVE, 0.6), 443: 0.1, 80: 0.1}
+    assert (await make_prober(network, transports).choose()).report.chosen == "wss"
+    network.latencies = dict.fromkeys(RIGHT, 0.6)
+    assert (await make_prober(network, transports).choose()).report.chosen == "tcp"
+
+
+async def test_ports_that_are_off_are_skipped(network, transports, autojump_clock):
+    network.behaviours = RIGHT
+    endpoint = attrs.evolve(network.endpoint, ports={"probe": None})
+    report = (await make_prober(network, transports, endpoint=endpoint).choose()).report
+    assert report.chosen == "wss"
+    assert rows(report)[:3] == ["tcp probe SKIP", "tcp control SKIP", "tcp data SKIP"]
+    assert report.attempts[0].explanation == "the relay does not serve port probe"
+    assert not {port for port, _ in network.dialed} & set(NATIVE)
+
+    with pytest.raises(NoRouteWorks, match="does not serve port probe"):
+        await make_prober(network, transports, endpoint=endpoint, mode="tcp").choose()
+    assert (await make_prober(network, transports, endpoint=endpoint, mode="tcp").survey()).chosen is None
+
+
+async def test_ports_with_other_numbers(network, transports, autojump_clock):
+    network.behaviours = {1: "right", 2: "right", 3: "right"}
+    endpoint = attrs.evolve(network.endpoint, ports={"probe": 1, "control": 2, "data": 3})
+    report = (await make_prober(network, transports, endpoint=endpoint).choose()).report
+    assert [attempt.port for attempt in report.attempts] == [1, 2, 3, 443, 80]
+    assert report.chosen == "tcp"
+
+
+async def test_an_unknown_mode_is_refused_at_once(network, transports):
+    with pytest.raises(ConfigurationError, match="'quic'"):
+        make_prober(network, transports, mode="quic")
+
+
+async def test_no_route_works(network, transports, autojump_clock):
+    network.behaviours = {443: "http"}
+    with pytest.raises(RelayUnreachable) as caught:
+        await make_prober(network, transports).choose()
+    text = str(caught.value)
+    assert "tcp 9350, ws 80: connection refused" in text
+    assert "wss 443: whatever answered is not a relay" in text
+    assert "check that the relay is running" in caught.value.remedy
+
+
+async def test_where_everything_fails_alike_it_is_said_once(network, transports, autojump_clock):
+    with pytest.raises(NoRouteWorks) as caught:
+        await make_prober(network, transports).choose()
+    assert str(caught.value) == "the relay relay.example.com cannot be reached: connection refused"
+
+
+async def test_a_wrong_identity_is_what_the_operator_hears_first(network, transports, autojump_clock):
+    network.behaviours = {**dict.fromkeys(NATIVE, "right"), 5671: "wrong-pin"}
+    with pytest.raises(NoRouteWorks) as caught:
+        await make_prober(network, transports).choose()
+    assert network.endpoint.pins[0] in str(caught.value)
+    assert "pin" in caught.value.remedy
+    assert caught.value.reason is Reason.TLS_FAILED
+
+
+async def test_cancelled_nothing_stays_open(network, transports, autojump_clock):
+    network.behaviours = RIGHT
+    network.latencies = dict.fromkeys(RIGHT, 0.05)
+    for step in range(40):
+        with trio.move_on_after(step * 0.01):
+            await make_prober(network, transports).choose()
+        with trio.move_on_after(step * 0.01):
+            await make_prober(network, transports).survey()
+    await network.assert_all_closed()
+    assert len(network.dialed) > 100
+
+
+TABLE = """\
+ROUTE  STEP     ADDRESS                 RESULT     TIME  REASON
+tcp    probe    relay.example.com:9350  FAIL    2000 ms  no answer: the packets are swallowed
+tcp    control  relay.example.com:5671  PASS       0 ms
+tcp    data     relay.example.com:9352  PASS       0 ms
+wss    probe    relay.example.com:443   FAIL       0 ms  connection refused
+ws     probe    relay.example.com:80    PASS       0 ms
+
+Result: relay.example.com: use ws (mode auto, 2000 ms)
+  relay.example.com:9350: ask the network administrator to allow outbound TCP to this host and port
+  relay.example.com:443: check that the relay is running and serves this port; if a firewall rejects it, ask the \
+network administrator to allow outbound TCP to this host and port"""
+
+
+async def test_report_for_people_and_for_programs(network, transports, autojump_clock):
+    network.behaviours = {**RIGHT, 9350: "swallowed", 443: "refused"}
+    report = await make_prober(network, transports).survey()
+    assert report.as_table() == TABLE
+    value = json.loads(report.as_json())
+    assert (value["host"], value["mode"], value["chosen"], value["milliseconds"]) == (
+        "relay.example.com",
+        "auto",
+        "ws",
+        2000.0,
+    )
+    assert value["attempts"][0] == {
+        "route": "tcp",
+        "step": "probe",
+        "host": "relay.example.com",
+        "port": 9350,
+        "outcome": "FAIL",
+        "milliseconds": 2000.0,
+        "reason": "swallowed",
+        "explanation": "no answer: the packets are swallowed",
+        "remedy": "ask the network administrator to allow outbound TCP to this host and port",
+    }
+    assert value["attempts"][1]["reason"] is value["attempts"][1]["remedy"] is None
+
+
+async def test_report_of_ports_that_are_off(network, transports, autojump_clock):
+    endpoint = RelayEndpoint("2001:db8::1", {"probe": None}, network.endpoint.pins)
+    table = (await make_prober(network, transports, endpoint=endpoint).survey()).as_table()
+    assert "2001:db8::1 (off)" in table
+    assert "[2001:db8::1]:443" in table
