@@ -193,7 +193,8 @@ def classify(error: BaseException, *, connected: bool = False) -> Failure:
     if isinstance(error, HybridRelayError):
         if error.__cause__ is not None:
             return classify(error.__cause__, connected=connected)
-        return attrs.evolve(Failure.from_reason(error.reason), text=str(error), remedy=error.remedy)
+        failure = Failure.from_reason(error.reason)
+        return attrs.evolve(failure, text=str(error), remedy=error.remedy or failure.remedy)
     if isinstance(error, RemoteProtocolError):
         if error.reason is Reason.VERSION_MISMATCH:
             return Failure.from_reason(error.reason)

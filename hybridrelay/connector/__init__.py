@@ -1,0 +1,7 @@
+"""The connector: runs in the private network, dials out only, opens the target."""
+
+from .connector import Connector as Connector
+from .connector import run_connector as run_connector
+from .policy import Policy as Policy
+from .policy import PolicyFile as PolicyFile
+from .policy import parse_shut_out as parse_shut_out

@@ -4,7 +4,10 @@ from ..protocol.config import CONTROL_CONFIG as CONTROL_CONFIG
 from ..protocol.config import SessionConfig as SessionConfig
 from ..protocol.session import Role as Role
 from ..protocol.windows import Budget as Budget
+from .bridge import Bridged as Bridged
+from .bridge import bridge as bridge
 from .session import Offer as Offer
 from .session import Session as Session
 from .session import SessionStatistics as SessionStatistics
+from .session import refuse_session as refuse_session
 from .stream import MuxStream as MuxStream

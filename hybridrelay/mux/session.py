@@ -17,7 +17,7 @@ from ..errors import SessionError, StreamRefused
 from ..protocol import events
 from ..protocol.config import SessionConfig
 from ..protocol.errors import LocalProtocolError
-from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE
+from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, GoAway, clip_text
 from ..protocol.reasons import Reason
 from ..protocol.session import Role, SessionCore
 from ..protocol.states import Opening
@@ -30,6 +30,8 @@ from .stream import MuxStream
 GREETING_TIMEOUT = 15.0
 #: Seconds to get a final GOAWAY out, and then to close the channel.
 CLOSING_TIMEOUT = 2.0
+#: Seconds to tell the peer when we are cancelled.
+_GOODBYE_TIMEOUT = 0.5
 #: One write: large enough to amortize a system call, small enough not to delay a control frame.
 _WRITE_SIZE = 256 * 1024
 
@@ -213,7 +215,8 @@ class Session:
         """Serve the session on `channel`, and close the channel. `task_status.started()` comes with the peer's HELLO.
 
         Returns:
-            The session's outcome. Cancelled, the session ends with `Reason.SESSION_LOST`.
+            The session's outcome. Cancelled, the session ends with `Reason.GOING_AWAY`, and the peer is told where
+            that is possible within half a second.
 
         Raises:
             SessionError: the peer never greeted, or refused the session. What the channel raised is the cause.
@@ -231,8 +234,8 @@ class Session:
                 elif self.core.ended is None:
                     self.close(Reason.PEER_SILENT, "no HELLO in time")
         finally:
-            self._dispatch(self.core.channel_lost(trio.current_time()))
-            self._dispatch(self.core.close(Reason.SESSION_LOST))
+            if self.core.ended is None:  # cancelled
+                await self._say_goodbye(channel)
             await self._close_channel(channel)
             self._ended.set()
         outcome = self.core.ended
@@ -241,6 +244,15 @@ class Session:
             text = outcome.text or outcome.reason.describe
             raise SessionError(text, reason=outcome.reason) from self._channel_error
         return outcome
+
+    async def _say_goodbye(self, channel: trio.abc.Stream) -> None:
+        self._dispatch(self.core.close(Reason.GOING_AWAY))
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_TIMEOUT):
+            try:
+                for buffer in self.core.data_to_send(trio.current_time()):
+                    await channel.send_all(buffer)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # the writer was cancelled within a write, or the peer is gone: it sees a broken channel
 
     async def _close_channel(self, channel: trio.abc.Stream) -> None:
         outcome = self.core.ended
@@ -338,3 +350,14 @@ class Session:
                     pass  # core.peer_going_away is what counts
         if not self.core.streams:
             self._empty.set()
+
+
+async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "") -> None:
+    """Answer a channel with nothing but a final GOAWAY, and close it. Has a deadline of its own."""
+    with trio.move_on_after(CLOSING_TIMEOUT):
+        try:
+            await channel.send_all(GoAway(reason, 0, final=True, text=clip_text(text)).encode())
+            await channel.aclose()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer left first: it is refused all the same
+    await trio.aclose_forcefully(channel)

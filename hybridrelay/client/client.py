@@ -1,0 +1,231 @@
+"""The client: one session per hybrid connection, opened when first needed and used for every stream."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import trio
+
+from .._nursery import FlatNursery
+from ..abc import Dial, Transport
+from ..connectivity.control import ControlChannel
+from ..connectivity.data import EndToEnd, open_data_channel
+from ..connectivity.dialing import dial_directly
+from ..connectivity.discovery import AUTO
+from ..connectivity.endpoint import RelayEndpoint
+from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
+from ..connectivity.report import Report
+from ..errors import ConfigurationError, PeerIdentityError, RelayUnreachable, SessionError, StreamRefused
+from ..mux import Budget, MuxStream, Role, Session
+from ..protocol import control
+from ..protocol.reasons import Reason
+from ..security import ConnectionString, expires_soon, parse_connection_string_untrusted
+from ..security import Role as IdentityRole
+
+logger = logging.getLogger("hybridrelay.client")
+
+#: To end the session in good order (seconds).
+_FAREWELL_SECONDS = 3.0
+#: What a stream that could not be opened says where another session may help: the peer has not looked at it.
+_TRY_ANOTHER_SESSION = frozenset({Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED})
+
+
+class Client:
+    """Opens streams to the target of one hybrid connection. Made by `open_client`."""
+
+    def __init__(
+        self,
+        string: ConnectionString,
+        nursery: trio.Nursery,
+        *,
+        mode: str = AUTO,
+        dial: Dial = dial_directly,
+        transports: Mapping[str, Transport] | None = None,
+        budget: Budget | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if string.role is not IdentityRole.APPLICATION:
+            raise ConfigurationError(
+                "this is a connector's connection string; it can only listen",
+                remedy="use the file that was written as --application-file",
+            )
+        identity, _ = string.require_identity()
+        if expires_soon(identity, now=clock()):
+            logger.warning("%s: this application's identity expires soon: issue a new one", string.entity_path)
+        self._string = string
+        self._end_to_end = EndToEnd.from_connection_string(string)
+        self._nursery = nursery
+        self._budget = budget
+        self._clock = clock
+        self._link = RelayLink(
+            RelayEndpoint.from_connection_string(string),
+            control.Role.CLIENT,
+            instance=new_instance(),
+            mode=mode,
+            dial=dial,
+            transports=transports,
+        )
+        self._session: Session | None = None
+        self._control: ControlChannel | None = None
+        self._connecting = trio.Lock()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Client {self.connection} at {self._link.endpoint.host}, {self.route or 'not connected'}>"
+
+    @property
+    def connection(self) -> str:
+        """The name of the hybrid connection."""
+        return self._string.entity_path
+
+    @property
+    def report(self) -> Report | None:
+        """What the prober found when it last chose a route, or None before the first time."""
+        return self._link.report
+
+    @property
+    def route(self) -> str | None:
+        """The route in use (``tcp``, ``wss``, ``ws``), or None."""
+        return self._link.report.chosen if self._link.report and self._session and self._session.is_open else None
+
+    async def connect(self) -> Session:
+        """Make sure that there is a session; returns at once where there is.
+
+        Concurrent callers share one attempt. A route that was remembered and fails is probed anew, once.
+
+        Raises:
+            RelayUnreachable: no route to the relay works.
+            RelayIdentityError: whoever answers is not the relay.
+            AuthorizationError: the relay refuses the key; `reason` says why.
+            RendezvousError: no connector is listening, or it did not come.
+            PeerIdentityError: client and connector do not accept each other.
+            trio.ClosedResourceError: `open_client`'s block is over.
+        """
+        async with self._connecting:
+            if self._session is not None and self._session.is_open:
+                return self._session
+            if self._closed:
+                raise trio.ClosedResourceError("the client was closed")
+            remembered = self._link.remembers
+            try:
+                self._session = await self._connect_once()
+            except RelayUnreachable:
+                self._drop_control()
+                if not remembered:
+                    raise
+                self._session = await self._connect_once()
+            return self._session
+
+    async def open_stream(self) -> MuxStream:
+        """Open a stream to the target: returns when the connector has connected.
+
+        Cancelled, the connector gives up too.
+
+        Raises:
+            StreamRefused: the target or the connector's policy said no; `reason` says which.
+            RelayUnreachable, RelayIdentityError, AuthorizationError, RendezvousError, PeerIdentityError: see `connect`.
+        """
+        session = await self.connect()
+        try:
+            return await session.open_stream()
+        except StreamRefused as exc:
+            if exc.reason not in _TRY_ANOTHER_SESSION:
+                raise
+        # The session ended under our hands: nothing was sent on the stream, so another session may open it.
+        return await (await self.connect()).open_stream()
+
+    async def _control_channel(self) -> ControlChannel:
+        if self._control is None:
+            self._control = await self._link.start_control(self._nursery)
+            self._nursery.start_soon(self._watch_control, self._control)
+        return self._control
+
+    async def _watch_control(self, channel: ControlChannel) -> None:
+        async for message in channel.messages:
+            if isinstance(message, control.Ended):
+                logger.warning("%s: the relay ended our right to join: %s", self.connection, message.reason.describe)
+        if self._control is channel:
+            self._control = None
+
+    def _drop_control(self) -> None:
+        self._control = None
+        self._link.forget()
+
+    async def _connect_once(self) -> Session:
+        channel = await self._control_channel()
+        request = control.Join(channel.next_id(), self.connection, make_connection_token(self._string, self._clock()))
+        answer = await channel.request(request)
+        if isinstance(answer, control.Failed):
+            raise failure_error(self.connection, answer)
+        if not isinstance(answer, control.Joined):
+            raise RelayUnreachable("the relay gave a wrong answer", reason=Reason.PROTOCOL_ERROR)
+        candidate = await self._link.choose()
+        tls, _ = await open_data_channel(
+            self._link.endpoint, candidate, answer.ticket, self._end_to_end, dial=self._link.dial
+        )
+        session = Session(Role.INITIATOR, budget=self._budget)
+        try:
+            await self._nursery.start(session.run, tls)
+        except SessionError as exc:
+            # The connector's verdict on us arrives only now: as an alert, or as the reason of its GOAWAY.
+            if exc.reason in _IDENTITY:
+                raise PeerIdentityError(
+                    f"this application's identity is not acceptable to the connector: {exc.reason.describe}",
+                    reason=exc.reason,
+                ) from exc
+            raise self._end_to_end.explain(exc) from exc
+        logger.info("%s: connected over %s", self.connection, candidate.route.name)
+        return session
+
+    async def _aclose(self) -> None:
+        self._closed = True
+        if self._session is not None and self._session.outcome is None:
+            self._session.close(Reason.NO_ERROR)
+            await self._session.wait_ended()
+
+
+_IDENTITY = frozenset(range(Reason.IDENTITY_SHUT_OUT, Reason.TLS_FAILED + 1))
+
+
+@asynccontextmanager
+async def open_client(
+    connection_string: str | ConnectionString,
+    *,
+    mode: str = AUTO,
+    dial: Dial = dial_directly,
+    transports: Mapping[str, Transport] | None = None,
+    budget: Budget | None = None,
+) -> AsyncIterator[Client]:
+    """``async with open_client(text) as client``: streams to the target of a hybrid connection.
+
+    Nothing is connected before the first `Client.open_stream` or `Client.connect`. At the end of the block, streams
+    that are still open are reset. What the block raises, and our own errors, leave as themselves, never in a group.
+
+    Args:
+        connection_string: an application's, as text or parsed.
+        mode: ``auto``, or the name of the only transport allowed (``tcp``, ``websocket``).
+        dial: opens TCP connections to the relay.
+        transports: by name; None means those that are installed.
+        budget: memory shared with other sessions of the process.
+
+    Raises:
+        ConnectionStringError: the text is malformed; `part` names the field.
+        ConfigurationError: it is a connector's string, its identity is damaged, or the mode is unknown.
+    """
+    string = (
+        parse_connection_string_untrusted(connection_string)
+        if isinstance(connection_string, str)
+        else connection_string
+    )
+    async with FlatNursery() as nursery:
+        client = Client(string, nursery, mode=mode, dial=dial, transports=transports, budget=budget)
+        try:
+            yield client
+        finally:
+            # Also when the block was cancelled: the farewell has a deadline of its own.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _FAREWELL_SECONDS):
+                await client._aclose()
+            nursery.cancel_scope.cancel()

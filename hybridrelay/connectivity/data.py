@@ -1,0 +1,106 @@
+"""Data channels: through the relay by ticket, then TLS between client and connector, end to end."""
+
+from __future__ import annotations
+
+import ssl
+
+import attrs
+import trio
+
+from ..abc import Dial, Purpose
+from ..errors import HybridRelayError, PeerIdentityError, RendezvousError, TLSHandshakeError
+from ..protocol.reasons import Reason
+from ..security import (
+    ConnectionString,
+    PeerIdentity,
+    Role,
+    check_peer,
+    data_client_context,
+    data_server_context,
+    peer_identity_error,
+)
+from ..streams import TLSStream
+from .channel import open_channel
+from .dialing import dial_directly
+from .discovery import Candidate
+from .endpoint import RelayEndpoint
+
+#: For the end-to-end handshake, two round trips through the relay (seconds).
+TLS_SECONDS = 15.0
+
+
+@attrs.frozen
+class EndToEnd:
+    """What one side needs for its data channels: made once, used for every channel."""
+
+    connection: str
+    role: Role
+    context: ssl.SSLContext = attrs.field(repr=False)
+
+    @classmethod
+    def from_connection_string(cls, string: ConnectionString) -> EndToEnd:
+        """Raises ConfigurationError where the string's identity is missing, damaged or of the other role."""
+        identity, authority = string.require_identity()
+        role = string.role
+        make = data_server_context if role is Role.CONNECTOR else data_client_context
+        return cls(string.entity_path, role, make(identity, authority))
+
+    async def secure(self, stream: trio.abc.Stream) -> tuple[TLSStream, PeerIdentity]:
+        """Do the handshake on a channel whose every byte is now the peer's, and see who that is.
+
+        Raises:
+            PeerIdentityError: the identity of one side is not acceptable to the other, as far as this side can know
+                already: the connector's verdict on a client arrives behind the handshake.
+            RendezvousError: the channel was lost, or nothing came.
+
+        On every exception, cancellation included, the stream is closed.
+        """
+        tls = TLSStream(stream, self.context, server_side=self.role is Role.CONNECTOR)
+        try:
+            with trio.fail_after(TLS_SECONDS):
+                await tls.do_handshake()
+            return tls, check_peer(tls, self.connection, self.role.other)
+        except PeerIdentityError:
+            await trio.aclose_forcefully(tls)
+            raise
+        except (TLSHandshakeError, trio.BrokenResourceError) as exc:
+            await trio.aclose_forcefully(tls)
+            raise self.explain(exc) from exc
+        except trio.TooSlowError as exc:
+            await trio.aclose_forcefully(tls)
+            raise RendezvousError(
+                "the other side did not do its end-to-end handshake in time", reason=Reason.PEER_SILENT
+            ) from exc
+        except BaseException:
+            await trio.aclose_forcefully(tls)
+            raise
+
+    def explain(self, exc: BaseException) -> HybridRelayError:
+        """The error for a data channel that failed with `exc`: whose identity is at fault, or that it was lost."""
+        identity_error = peer_identity_error(exc, self.role)
+        if identity_error is not None:
+            return identity_error
+        reason = getattr(exc, "reason", Reason.SESSION_LOST)
+        return RendezvousError(f"the data channel was lost: {exc}", reason=reason)
+
+
+async def open_data_channel(
+    endpoint: RelayEndpoint,
+    candidate: Candidate,
+    ticket: bytes,
+    end_to_end: EndToEnd,
+    *,
+    dial: Dial = dial_directly,
+) -> tuple[TLSStream, PeerIdentity]:
+    """Go to the rendezvous and do the end-to-end handshake.
+
+    Raises:
+        RelayUnreachable, RendezvousError: see `open_channel`.
+        PeerIdentityError, RendezvousError: see `EndToEnd.secure`.
+
+    Every step has a deadline. Cancelled, nothing stays open.
+    """
+    stream = await open_channel(
+        endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=ticket, dial=dial
+    )
+    return await end_to_end.secure(stream)

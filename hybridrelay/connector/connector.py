@@ -1,0 +1,356 @@
+"""The connector: registers as listener at the relay, and opens the target for who proves to be the application."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+
+from .._nursery import FlatNursery
+from ..abc import Dial, Transport
+from ..connectivity.backoff import Backoff
+from ..connectivity.control import ControlChannel
+from ..connectivity.data import EndToEnd, open_data_channel
+from ..connectivity.dialing import dial_directly
+from ..connectivity.discovery import AUTO
+from ..connectivity.endpoint import RelayEndpoint
+from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
+from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError, RelayUnreachable, SessionError
+from ..mux import Budget, MuxStream, Offer, Role, Session, bridge, refuse_session
+from ..protocol import control
+from ..protocol.reasons import Reason
+from ..security import ConnectionString, PeerIdentity, expires_soon
+from .audit import AuditLog
+from .policy import Policy, PolicyFile
+from .targets import TargetError, open_target
+
+logger = logging.getLogger("hybridrelay.connector")
+
+#: Data channels whose other end has not proved its identity, per hybrid connection. Defends memory and the machine
+#: against a relay (or whoever has a Send key) that calls for channels without end; a real client needs one.
+MAX_UNPROVEN_CHANNELS = 16
+#: Memory that all data channels together may promise to their peers (bytes).
+PROCESS_BUDGET = 1 << 30
+#: Registrations are renewed after this part of the time that the relay grants.
+RENEW_AFTER = 0.7
+
+
+class _Published:
+    """One hybrid connection as this connector publishes it."""
+
+    def __init__(self, string: ConnectionString) -> None:
+        self.string = string
+        self.name = string.entity_path
+        self.target = string.require_target()
+        self.end_to_end = EndToEnd.from_connection_string(string)
+        self.unproven = 0
+        #: The relay said that this string is of no use any more.
+        self.refused: HybridRelayError | None = None
+
+
+class Connector:
+    """Publishes hybrid connections until cancelled. Use `run_connector`.
+
+    Data channels live in a nursery of their own: what happens to a control channel does not touch them.
+    """
+
+    def __init__(
+        self,
+        strings: Sequence[ConnectionString],
+        *,
+        mode: str = AUTO,
+        policy: Policy | None = None,
+        policy_file: PolicyFile | None = None,
+        dial: Dial = dial_directly,
+        transports: Mapping[str, Transport] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not strings:
+            raise ConfigurationError("a connector needs at least one connection string")
+        self.policy = policy_file.policy if policy_file else policy or Policy()
+        self._policy_file = policy_file
+        self._clock = clock
+        self._budget = Budget(PROCESS_BUDGET)
+        self._audit = AuditLog()
+        self._sessions: dict[Session, PeerIdentity] = {}
+        groups: dict[tuple[object, ...], list[_Published]] = defaultdict(list)
+        endpoints: dict[tuple[object, ...], RelayEndpoint] = {}
+        names: set[tuple[str, str]] = set()
+        for string in strings:
+            if (string.host, string.entity_path) in names:
+                raise ConfigurationError(f"two connection strings are for {string.entity_path} at {string.host}")
+            names.add((string.host, string.entity_path))
+            endpoint = RelayEndpoint.from_connection_string(string)
+            key = (endpoint.host, frozenset(endpoint.ports.items()), endpoint.pins)
+            endpoints[key] = endpoint
+            groups[key].append(_Published(string))
+            identity, _ = string.require_identity()
+            if expires_soon(identity, now=clock()):
+                logger.warning("%s: this connector's identity expires soon: issue a new one", string.entity_path)
+        instance = new_instance()
+        self._links = [
+            (
+                RelayLink(
+                    endpoints[key],
+                    control.Role.CONNECTOR,
+                    instance=instance,
+                    mode=mode,
+                    dial=dial,
+                    transports=transports,
+                ),
+                group,
+            )
+            for key, group in groups.items()
+        ]
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """See `run_connector`."""
+        async with FlatNursery() as nursery:
+            if self._policy_file is not None:
+                nursery.start_soon(self._policy_file.watch, self.set_policy, self._policy_failed)
+            async with trio.open_nursery() as starting:
+                for link, group in self._links:
+                    starting.start_soon(nursery.start, self._serve_link, link, group, nursery)
+            task_status.started()
+
+    def set_policy(self, policy: Policy) -> None:
+        """Put a policy into force: sessions of identities that it shuts out end at once."""
+        self.policy = policy
+        for session, peer in list(self._sessions.items()):
+            if reason := policy.refusal(peer):
+                logger.warning("closing the session of %s (%s): %s", peer.label, peer.serial, reason.describe)
+                session.close(reason)
+
+    @staticmethod
+    def _policy_failed(error: ConfigurationError) -> None:
+        logger.error("%s; the last policy stays in force", error)
+
+    # --- the control channel
+
+    async def _serve_link(
+        self,
+        link: RelayLink,
+        group: list[_Published],
+        channels: trio.Nursery,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Keep a control channel for ever. Permanent refusals end it before it has ever worked, and nothing later."""
+        backoff = Backoff()
+        worked = False
+        while True:
+            began = trio.current_time()
+            retry_after = 0.0
+            try:
+                async with FlatNursery() as nursery:
+                    channel = await link.start_control(nursery)
+                    await self._register_all(channel, group, first=not worked)
+                    if not worked:
+                        worked = True
+                        task_status.started()
+                    names = ", ".join(p.name for p in group if p.refused is None)
+                    candidate = await link.choose()
+                    logger.info("listening for %s at %s over %s", names, link.endpoint.host, candidate.route.name)
+                    nursery.start_soon(self._renew, channel, group)
+                    retry_after = await self._serve_messages(channel, group, link, channels)
+                    nursery.cancel_scope.cancel()
+                logger.warning("the control channel to %s was lost", link.endpoint.host)
+            except HybridRelayError as exc:
+                if not worked and (exc.reason.is_permanent or isinstance(exc, RelayIdentityError)):
+                    raise
+                logger.warning("%s%s", exc, f"; {exc.remedy}" if exc.remedy else "")
+                link.forget()
+            if all(published.refused for published in group):
+                error = group[0].refused
+                assert error is not None
+                raise error
+            backoff.succeeded(held_seconds=trio.current_time() - began)
+            wait = backoff.next_wait(at_least=retry_after)
+            logger.info("trying %s again in %.1f s", link.endpoint.host, wait)
+            await trio.sleep(wait)
+
+    async def _register_all(self, channel: ControlChannel, group: list[_Published], *, first: bool) -> float:
+        """Register everything; the time until which all registrations hold, in seconds since 1970.
+
+        Raises:
+            HybridRelayError: a registration failed, and it may succeed later, or it is the first time.
+        """
+        until = self._clock() + 3600.0
+        for published in group:
+            if published.refused:
+                continue
+            token = make_connection_token(published.string, self._clock())
+            answer = await channel.request(control.Register(channel.next_id(), published.name, token))
+            if isinstance(answer, control.Registered):
+                until = min(until, answer.expires_at)
+            elif isinstance(answer, control.Failed):
+                error = failure_error(published.name, answer)
+                if first or not error.reason.is_permanent:
+                    raise error
+                logger.error("%s%s", error, f"; {error.remedy}" if error.remedy else "")
+                published.refused = error
+        return until
+
+    async def _renew(self, channel: ControlChannel, group: list[_Published]) -> None:
+        while True:
+            until = await self._register_all(channel, group, first=False)
+            await trio.sleep(max(1.0, (until - self._clock()) * RENEW_AFTER))
+
+    async def _serve_messages(
+        self, channel: ControlChannel, group: list[_Published], link: RelayLink, channels: trio.Nursery
+    ) -> float:
+        """Answer the relay until the channel ends; when to come back (seconds), where the relay said so."""
+        by_name = {published.name: published for published in group}
+        retry_after = 0.0
+        async for message in channel.messages:
+            match message:
+                case control.Offer(id=id_, connection=name):
+                    published = by_name.get(name)
+                    if published is None or published.refused:
+                        await channel.send(control.Failed(id_, Reason.UNKNOWN_CONNECTION))
+                    elif published.unproven >= MAX_UNPROVEN_CHANNELS:
+                        await channel.send(control.Failed(id_, Reason.LIMIT))
+                    else:
+                        published.unproven += 1
+                        channels.start_soon(self._serve_rendezvous, published, link, channel, message)
+                        await channel.send(control.Accept(id_))
+                case control.Ended(connection=name, reason=reason):
+                    if published := by_name.get(name):
+                        error = failure_error(name, control.Failed(0, reason))
+                        logger.error("the relay ended the registration: %s", error)
+                        published.refused = error if reason.is_permanent else None
+                        if all(p.refused for p in group):
+                            return 0.0
+                case control.Draining(retry_after_seconds=seconds):
+                    logger.info("the relay at %s is about to restart", link.endpoint.host)
+                    retry_after = float(seconds)
+                case _:
+                    pass
+        return retry_after
+
+    # --- data channels
+
+    async def _serve_rendezvous(
+        self, published: _Published, link: RelayLink, control_channel: ControlChannel, offer: control.Offer
+    ) -> None:
+        """One data channel, from its ticket to its end. Every failure ends in a log line and nowhere else."""
+        proven = False
+        try:
+            candidate = await link.choose()
+            tls, peer = await open_data_channel(
+                link.endpoint, candidate, offer.ticket, published.end_to_end, dial=link.dial
+            )
+            if reason := self.policy.refusal(peer):
+                logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, reason.describe)
+                await refuse_session(tls, reason)
+                return
+            published.unproven -= 1
+            proven = True
+            await self._serve_session(published, tls, peer)
+        except HybridRelayError as exc:
+            hint = f"; {exc.remedy}" if exc.remedy else ""
+            logger.warning("%s: data channel failed: %s%s", published.name, exc, hint)
+            if isinstance(exc, RelayUnreachable):
+                # The client need not wait for us. Where the control channel is gone too, the relay knows already.
+                link.forget()
+                with contextlib.suppress(RelayUnreachable):
+                    await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
+        finally:
+            if not proven:
+                published.unproven -= 1
+
+    async def _serve_session(self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity) -> None:
+        session = Session(Role.ACCEPTOR, budget=self._budget)
+        self._sessions[session] = peer
+        try:
+            async with FlatNursery() as nursery:
+                try:
+                    await nursery.start(session.run, channel)
+                except SessionError as exc:
+                    raise published.end_to_end.explain(exc) from exc
+                logger.info("%s: session of %s (%s) opened", published.name, peer.label, peer.serial)
+                async for offer in session.offers:
+                    nursery.start_soon(self._serve_stream, published, peer, offer)
+            outcome = await session.wait_ended()
+            logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
+        finally:
+            del self._sessions[session]
+
+    async def _serve_stream(self, published: _Published, peer: PeerIdentity, offer: Offer) -> None:
+        """One stream: policy, target, bytes; exactly one line in the audit log."""
+        entry = self._audit.begin(published.name, peer, published.target)
+        if reason := self.policy.refusal(peer):
+            offer.refuse(reason)
+            entry.refused(reason)
+            return
+        opened: list[trio.SocketStream] = []
+        try:
+            # Dialing is given up when the opener gives up: nobody waits for the answer any more.
+            async with FlatNursery() as nursery:
+
+                async def watch() -> None:
+                    await offer.wait_withdrawn()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(watch)
+                opened.append(await open_target(published.target))
+                nursery.cancel_scope.cancel()
+        except TargetError as exc:
+            offer.refuse(exc.reason, str(exc))
+            entry.refused(exc.reason, detail=str(exc.__cause__ or exc))
+            return
+        except BaseException:
+            offer.refuse(Reason.GOING_AWAY)
+            entry.refused(Reason.GOING_AWAY)
+            raise
+        if not opened:
+            entry.refused(Reason.CANCELLED)
+            return
+        await self._join(offer.accept(), opened[0], entry.finished)
+
+    @staticmethod
+    async def _join(
+        stream: MuxStream, target: trio.SocketStream, finished: Callable[[int, int, Reason], None]
+    ) -> None:
+        try:
+            result = await bridge(stream, target)
+        except BaseException:
+            finished(0, 0, Reason.GOING_AWAY)
+            raise
+        finished(result.sent, result.received, result.reason)
+
+
+async def run_connector(
+    strings: Sequence[ConnectionString],
+    *,
+    mode: str = AUTO,
+    policy: Policy | None = None,
+    policy_file: PolicyFile | None = None,
+    dial: Dial = dial_directly,
+    transports: Mapping[str, Transport] | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Publish hybrid connections until cancelled; `task_status.started()` comes when all of them are registered.
+
+    A relay that cannot be reached, now or later, is tried again for ever.
+
+    Args:
+        strings: connectors' connection strings; those of one relay share a control channel.
+        mode: ``auto``, or the name of the only transport allowed.
+        policy: who is shut out. `policy_file` is the same in a file that is watched.
+        dial: opens TCP connections to the relay.
+        transports: by name; None means those that are installed.
+
+    Raises:
+        ConfigurationError: a string cannot be used.
+        AuthorizationError: the relay refuses a string for good, at the start or when its key is revoked.
+        RelayIdentityError: whoever answers at the start is not the relay.
+    """
+    connector = Connector(
+        strings, mode=mode, policy=policy, policy_file=policy_file, dial=dial, transports=transports
+    )
+    await connector.run(task_status=task_status)
