@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,6 +17,7 @@ import trio.testing
 from hybridrelay.abc import AcceptOptions, ConnectOptions, Port, Purpose, Route, Transport
 from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.errors import TransportError
+from hybridrelay.protocol.errors import RemoteProtocolError
 from hybridrelay.protocol.preamble import (
     PREAMBLE_SIZE,
     PROBE_SIZE,
@@ -137,7 +139,7 @@ def make_server(behaviour: str, certificates: Certificates, latency: float = 0) 
 async def run_server(server: Server, stream: trio.abc.HalfCloseableStream) -> None:
     """Serve one connection and close it, whatever the other side did."""
     async with stream:
-        with contextlib.suppress(trio.BrokenResourceError, TransportError):
+        with contextlib.suppress(trio.BrokenResourceError, TransportError, RemoteProtocolError):
             await server(stream)
 
 
@@ -194,9 +196,9 @@ class FakeNetwork:
         await trio.sleep(latency)
         behaviour = self.behaviours.get(port, "refused")
         if behaviour == "refused":
-            raise ConnectionRefusedError(111, "refused")
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
         if behaviour == "unreachable":
-            raise OSError(113, "no route")
+            raise OSError(errno.EHOSTUNREACH, "no route")
         if behaviour == "swallowed":
             await trio.sleep_forever()
         ours, theirs = trio.testing.memory_stream_pair()
@@ -254,3 +256,8 @@ async def refusing_port():
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]
+
+
+@pytest.fixture(name="make_server")
+def make_server_fixture(certificates: Certificates) -> Callable[[str], Server]:
+    return partial(make_server, certificates=certificates)

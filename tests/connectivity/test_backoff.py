@@ -1,0 +1,66 @@
+"""Waits grow, are spread, are bounded, and start anew only after a success that held."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.connectivity import Backoff
+
+
+def at_most(**kwargs):
+    """A back-off without luck: every wait is its upper bound."""
+    return Backoff(random=lambda: 1.0, **kwargs)
+
+
+def test_waits_grow_to_the_bound():
+    backoff = at_most(first_seconds=0.5, max_seconds=10)
+    assert [backoff.next_wait() for _ in range(7)] == [0.5, 1, 2, 4, 8, 10, 10]
+
+
+def test_jitter_is_full():
+    backoff = Backoff(first_seconds=64, max_seconds=64, random=random.Random(1).random)
+    waits = [backoff.next_wait() for _ in range(1000)]
+    assert min(waits) < 1
+    assert max(waits) > 63
+    assert 30 < sum(waits) / len(waits) < 34
+
+
+def test_no_wait_is_next_to_nothing():
+    backoff = Backoff(min_seconds=0.1, random=lambda: 0.0)
+    assert [backoff.next_wait() for _ in range(3)] == [0.1] * 3
+
+
+def test_a_deadline_and_a_hint_bound_one_wait():
+    backoff = at_most(first_seconds=4)
+    assert backoff.next_wait(at_most=2) == 2
+    assert backoff.next_wait(at_least=3) == 3 + 8
+    assert backoff.next_wait(at_least=30, at_most=2) == 2
+
+
+def test_only_a_success_that_held_counts():
+    backoff = at_most(first_seconds=1, held_seconds=10)
+    backoff.next_wait()
+    backoff.next_wait()
+    backoff.succeeded(held_seconds=9.9)
+    assert backoff.next_wait() == 4
+    backoff.succeeded(held_seconds=10)
+    assert backoff.next_wait() == 1
+    backoff.reset()
+    assert backoff.next_wait() == 1
+
+
+@pytest.mark.parametrize("name", ["first_seconds", "max_seconds"])
+def test_nonsense_is_refused(name):
+    with pytest.raises(ValueError):
+        Backoff(**{name: 0})
+
+
+@given(st.integers(0, 5000), st.floats(0, 1, exclude_max=True))
+def test_every_wait_is_within_bounds(failures, luck):
+    backoff = Backoff(random=lambda: luck)
+    backoff.failures = failures
+    assert backoff.min_seconds <= backoff.next_wait() <= backoff.max_seconds

@@ -1,0 +1,203 @@
+"""Opening channels: what is read and what is left, whose error it is, and that nothing waits for ever."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.abc import Purpose
+from hybridrelay.connectivity import FailureKind, RelayEndpoint, classify, discover, open_channel, open_control_stream
+from hybridrelay.connectivity.channel import connect
+from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousError
+from hybridrelay.protocol.preamble import PREAMBLE_SIZE, decode_preamble_untrusted, encode_status
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import parse_connection_string_untrusted
+from hybridrelay.streams import receive_exactly
+
+TICKET = bytes(range(1, 33))
+RIGHT = {9350: "right", 5671: "right", 9352: "right", 443: "right", 80: "right"}
+
+
+@pytest.fixture
+def tcp(transports):
+    return transports["tcp"], transports["tcp"].routes[0]
+
+
+def opener(network, transport_and_route, purpose=Purpose.DATA, ticket=TICKET):
+    if purpose is Purpose.CONTROL:
+        return partial(open_control_stream, network.endpoint, *transport_and_route, dial=network.dial)
+    return partial(open_channel, network.endpoint, *transport_and_route, purpose, ticket=ticket, dial=network.dial)
+
+
+# --- real sockets
+
+
+async def test_over_a_real_socket(listen, certificates):
+    port = await listen("right")
+    endpoint = RelayEndpoint("127.0.0.1", dict.fromkeys(("probe", "control", "data"), port), (certificates.pin,))
+    transport = discover()["tcp"]
+    async with await open_channel(endpoint, transport, transport.routes[0], Purpose.DATA, ticket=TICKET) as stream:
+        # The relay saw the ticket, and what follows the status is there to be read.
+        assert await receive_exactly(stream, 32) == TICKET
+    async with await open_control_stream(endpoint, transport, transport.routes[0]) as tls:
+        assert tls.version() == "TLSv1.3"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [
+        ("closed", FailureKind.CLOSED_EARLY),
+        ("reset", FailureKind.RESET),
+        ("truncated", FailureKind.CLOSED_EARLY),
+        ("garbage", FailureKind.NOT_A_RELAY),
+        ("http", FailureKind.NOT_A_RELAY),
+        ("newer", FailureKind.VERSION_MISMATCH),
+    ],
+)
+async def test_what_is_no_relay(behaviour, kind, listen, certificates):
+    port = await listen(behaviour)
+    endpoint = RelayEndpoint("127.0.0.1", {"data": port}, (certificates.pin,))
+    transport = discover()["tcp"]
+    with pytest.raises(RelayUnreachable, match=f"127.0.0.1:{port}") as caught:
+        await open_channel(endpoint, transport, transport.routes[0], Purpose.DATA, ticket=TICKET)
+    assert classify(caught.value).kind is kind
+
+
+async def test_nobody_listens(refusing_port):
+    endpoint = RelayEndpoint("127.0.0.1", {"data": refusing_port})
+    transport = discover()["tcp"]
+    with pytest.raises(RelayUnreachable, match="connection refused"):
+        await open_channel(endpoint, transport, transport.routes[0], Purpose.DATA, ticket=TICKET)
+
+
+@pytest.mark.parametrize("pins", ["wrong", "none"])
+async def test_whoever_is_not_the_relay_gets_nothing(pins, listen, certificates):
+    port = await listen("wrong-pin")
+    endpoint = RelayEndpoint("127.0.0.1", {"control": port}, (certificates.pin,) if pins == "wrong" else ())
+    transport = discover()["tcp"]
+    with pytest.raises(RelayIdentityError) as caught:
+        await open_control_stream(endpoint, transport, transport.routes[0])
+    assert caught.value.remedy
+
+
+# --- answers of the relay
+
+RENDEZVOUS = {
+    Reason.NO_LISTENER,
+    Reason.LISTENER_ABSENT,
+    Reason.LISTENER_GONE,
+    Reason.LISTENER_SILENT,
+    Reason.LISTENER_CANNOT_DIAL,
+    Reason.TICKET_UNKNOWN,
+    Reason.PEER_ABSENT,
+}
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.NO_ERROR])
+async def test_the_relay_says_no(reason, transports, nursery):
+    transport = transports["tcp"]
+    ours, theirs = trio.testing.memory_stream_pair()
+
+    async def relay():
+        preamble = decode_preamble_untrusted(await receive_exactly(theirs, PREAMBLE_SIZE))
+        assert (preamble.purpose, preamble.ticket) == (Purpose.DATA, TICKET)
+        await theirs.send_all(encode_status(reason))
+
+    async def dial(host, port):
+        assert (host, port) == ("relay.example.com", 9352)
+        return ours
+
+    nursery.start_soon(relay)
+    with pytest.raises((RendezvousError, RelayUnreachable)) as caught:
+        await open_channel(
+            RelayEndpoint("relay.example.com"), transport, transport.routes[0], Purpose.DATA, ticket=TICKET, dial=dial
+        )
+    assert type(caught.value) is (RendezvousError if reason in RENDEZVOUS else RelayUnreachable)
+    assert caught.value.reason is reason
+    assert str(caught.value) == reason.describe
+    assert await theirs.receive_some() == b""  # closed
+
+
+# --- deadlines, in virtual time
+
+
+@pytest.mark.parametrize(
+    ("route", "behaviour", "purpose", "seconds", "kind"),
+    [
+        ("tcp", "swallowed", Purpose.DATA, 5, FailureKind.SWALLOWED),
+        ("tcp", "stalled", Purpose.DATA, 40, FailureKind.STALLED),
+        ("tcp", "stalled", Purpose.CONTROL, 10, FailureKind.STALLED),
+        ("tcp", "stalled-tls", Purpose.CONTROL, 10, FailureKind.STALLED),
+        ("wss", "swallowed", Purpose.DATA, 5, FailureKind.SWALLOWED),
+        ("wss", "stalled", Purpose.DATA, 10, FailureKind.STALLED),
+    ],
+)
+async def test_silence_ends(route, behaviour, purpose, seconds, kind, network, transports, autojump_clock):
+    network.behaviours = dict.fromkeys(RIGHT, behaviour)
+    pair = next((t, r) for t in transports.values() for r in t.routes if r.name == route)
+    began = trio.current_time()
+    with pytest.raises(RelayUnreachable) as caught:
+        await opener(network, pair, purpose)()
+    assert trio.current_time() - began == pytest.approx(seconds)
+    # Classified where it was raised, and said in the text: its kind is only known there.
+    assert {FailureKind.SWALLOWED: "swallowed", FailureKind.STALLED: "accepted"}[kind] in str(caught.value)
+    await network.assert_all_closed()
+
+
+async def test_the_transports_deadline_begins_when_tcp_is_connected(network, transports, autojump_clock):
+    network.behaviours = RIGHT
+    network.latencies = {443: 4.0}
+    transport = transports["websocket"]
+    stream = await connect(
+        network.endpoint,
+        transport,
+        transport.routes[0],
+        Purpose.DATA,
+        dial=network.dial,
+        dial_seconds=4.5,
+        transport_seconds=4.5,
+    )
+    await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("purpose", [Purpose.DATA, Purpose.CONTROL])
+@pytest.mark.parametrize("name", ["tcp", "websocket"])
+async def test_cancelled_nothing_stays_open(purpose, name, network, transports, autojump_clock):
+    network.behaviours = RIGHT
+    network.latencies = dict.fromkeys(RIGHT, 1.0)
+    open_it = opener(network, (transports[name], transports[name].routes[0]), purpose)
+    opened = 0
+    for tenths in range(60):
+        with trio.move_on_after(tenths / 10 + 0.05):
+            await (await open_it()).aclose()
+            opened += 1
+    assert 0 < opened < 60
+    await network.assert_all_closed()
+
+
+async def test_a_port_that_is_off_is_the_callers_mistake(network, tcp):
+    endpoint = attrs.evolve(network.endpoint, ports={"data": None})
+    with pytest.raises(ValueError, match="does not serve port data"):
+        await open_channel(endpoint, *tcp, Purpose.DATA, ticket=TICKET, dial=network.dial)
+
+
+# --- endpoints
+
+
+def test_endpoint_from_a_connection_string(certificates, tcp):
+    string = parse_connection_string_untrusted(
+        "Endpoint=hr://[2001:db8::1]/;SharedAccessKeyName=send;SharedAccessKey=abc;EntityPath=sql;"
+        f"RelayPin={certificates.pin};Ports=probe=off,data=1234"
+    )
+    endpoint = RelayEndpoint.from_connection_string(string)
+    assert endpoint.host == "2001:db8::1"
+    assert endpoint.pins == (certificates.pin,)
+    _, route = tcp
+    numbers = {port.name: endpoint.number_of(port) for port in route.ports.values()}
+    assert numbers == {"probe": None, "control": 5671, "data": 1234}
+    assert endpoint.missing_ports(route) == ("probe",)
+    assert RelayEndpoint("x").missing_ports(route) == ()

@@ -1,0 +1,138 @@
+"""Transports are found by entry point, and a broken one takes nothing down with it."""
+
+from __future__ import annotations
+
+import logging
+
+import attrs
+import pytest
+
+from hybridrelay.abc import Port, Purpose, Route
+from hybridrelay.connectivity import AUTO, BrokenTransport, all_ports, candidates, discover
+from hybridrelay.errors import ConfigurationError
+
+
+@attrs.frozen
+class Point:
+    """An entry point that gives, or raises, this."""
+
+    name: str
+    gives: object
+
+    @property
+    def value(self):
+        return f"package_of_{self.name}:transport"
+
+    def load(self):
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return self.gives
+
+
+def found(*points):
+    broken = []
+    return discover(points, on_broken=broken.append), broken
+
+
+def test_ours_are_installed():
+    broken = []
+    transports = discover(on_broken=broken.append)
+    assert not broken
+    assert {"tcp", "websocket"} <= set(transports)
+    numbers = {name: port.default for name, port in all_ports(transports).items()}
+    assert numbers.items() >= {"probe": 9350, "control": 5671, "data": 9352, "http": 80, "https": 443}.items()
+    ours = [candidate.route.name for candidate in candidates(transports) if candidate.transport.name != "third"]
+    assert ours == ["tcp", "wss", "ws"]
+
+
+def test_by_name_whatever_the_order(transports):
+    points = [Point(name, transport) for name, transport in transports.items()]
+    for order in (points, points[::-1]):
+        discovered, broken = found(*order)
+        assert discovered == transports
+        assert not broken
+
+
+class NoName:
+    name = ""
+    routes = ()
+
+
+@pytest.mark.parametrize(
+    ("breakage", "problem"),
+    [
+        (ImportError("no module named widget"), "ImportError: no module named widget"),
+        (ZeroDivisionError(), "ZeroDivisionError: "),
+        (None, "NoneType is not an instance of hybridrelay.abc.Transport"),
+        (NoName(), "NoName is not an instance of hybridrelay.abc.Transport"),
+    ],
+)
+def test_what_does_not_load_is_told_and_left_out(breakage, problem, transports):
+    discovered, broken = found(Point("aaa", breakage), Point("tcp", transports["tcp"]))
+    assert discovered == {"tcp": transports["tcp"]}
+    assert broken == [BrokenTransport("aaa", "package_of_aaa:transport", problem)]
+
+
+PORT = Port("x", 1, frozenset(Purpose))
+GOOD = Route("x", 5, dict.fromkeys(Purpose, PORT))
+
+
+@pytest.mark.parametrize(
+    ("name", "routes", "problem"),
+    [
+        ("", (GOOD,), "no usable name"),
+        (None, (GOOD,), "no usable name"),
+        (AUTO, (GOOD,), "no usable name"),
+        ("tcp", (GOOD,), "another transport called tcp"),
+        ("x", (), "no routes"),
+        ("x", [GOOD], "no routes"),
+        ("x", ("x",), "no routes"),
+        ("x", (Route("x", 5, {Purpose.DATA: PORT}),), "route x has no port for probe"),
+        (
+            "x",
+            (Route("x", 5, dict.fromkeys(Purpose, Port("x", 1, frozenset({Purpose.PROBE})))),),
+            "route x has no port for control",
+        ),
+        (
+            "x",
+            (Route("x", 5, dict.fromkeys(Purpose, Port("https", 444, frozenset(Purpose)))),),
+            "port https is defined otherwise",
+        ),
+    ],
+)
+def test_what_breaks_the_contract_is_told_and_left_out(name, routes, problem, transports):
+    other = type(transports["tcp"])(name, *([] if isinstance(routes, list) else routes))
+    if isinstance(routes, list):
+        other.routes = routes
+    points = [Point(transport.name, transport) for transport in transports.values()]
+    discovered, (broken,) = found(*points, Point("zzz", other))
+    assert discovered == transports
+    assert problem in broken.problem
+
+
+def test_without_a_listener_it_is_logged(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert discover([Point("bad", None)]) == {}
+    assert "transport bad (package_of_bad:transport) is not used" in caplog.text
+
+
+def test_candidates_by_rank_and_mode(transports):
+    def names(mode):
+        return [candidate.route.name for candidate in candidates(transports, mode)]
+
+    assert names(AUTO) == ["tcp", "wss", "ws"]
+    assert names("tcp") == ["tcp"]
+    assert names("websocket") == ["wss", "ws"]
+    for mode in ("", "quic", "wss"):
+        with pytest.raises(ConfigurationError) as caught:
+            names(mode)
+        assert caught.value.remedy == "use one of: auto, tcp, websocket"
+    with pytest.raises(ConfigurationError, match="no transport is installed"):
+        candidates({})
+
+
+def test_nothing_found_can_be_changed(transports):
+    with pytest.raises(TypeError):
+        discover([])["x"] = transports["tcp"]
+    with pytest.raises(TypeError):
+        all_ports(transports)["x"] = PORT
