@@ -1,0 +1,100 @@
+"""What the relay knows: hybrid connections, and the keys that give rights on them. Immutable values.
+
+Nothing here is secret but the keys in the rules, whose type does not print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import attrs
+
+from ..security import KeySlot, Rule, check_connection_name, check_host, check_rules
+
+__all__ = ["HybridConnection", "KeyId", "RelayRecord", "diff"]
+
+
+@attrs.frozen
+class KeyId:
+    """One key of one rule, as long as it is valid. Whatever it authorized carries it, and ends with it."""
+
+    connection: str
+    rule: str
+    slot: KeySlot
+    #: Unique among all keys that one registry has ever held, and growing: a key that was regenerated, or whose hybrid
+    #: connection was deleted and created again, is another key.
+    generation: int
+
+
+def _check_name(instance: object, attribute: object, value: str) -> None:
+    check_connection_name(value)
+
+
+def _check_host(instance: object, attribute: object, value: str) -> None:
+    check_host(value)
+
+
+@attrs.frozen
+class RelayRecord:
+    """All that a relay needs in order to serve one hybrid connection. No authority is part of it.
+
+    Raises:
+        ValueError: the name or the host cannot be one.
+        ConfigurationError: the rules cannot stand together.
+    """
+
+    name: str = attrs.field(validator=_check_name)
+    #: The relay's host name or address, as it stands in connection strings.
+    endpoint_host: str = attrs.field(validator=_check_host)
+    rules: tuple[Rule, ...] = attrs.field(converter=check_rules)
+
+
+def _frozen_generations(value: Mapping[tuple[str, KeySlot], int]) -> Mapping[tuple[str, KeySlot], int]:
+    return MappingProxyType(dict(value))
+
+
+@attrs.frozen
+class HybridConnection:
+    """One hybrid connection as the registry has it."""
+
+    name: str
+    #: The relay's host name or address, as it stands in connection strings.
+    endpoint_host: str
+    #: By name, each once.
+    rules: tuple[Rule, ...]
+    #: Seconds since 1970.
+    created_at: float
+    #: Of every key that is not revoked, by rule and slot: `KeyId.generation`.
+    generations: Mapping[tuple[str, KeySlot], int] = attrs.field(converter=_frozen_generations)
+
+    def rule(self, name: str) -> Rule | None:
+        """The rule called `name`, or None."""
+        return next((rule for rule in self.rules if rule.name == name), None)
+
+    def key_id(self, rule: str, slot: KeySlot) -> KeyId | None:
+        """The key in that slot, or None where there is no such rule or the key is revoked."""
+        generation = self.generations.get((rule, slot))
+        return None if generation is None else KeyId(self.name, rule, slot, generation)
+
+
+def diff(old: Mapping[str, HybridConnection], new: Mapping[str, HybridConnection]) -> frozenset[KeyId]:
+    """The keys that gave a right in `old` and give it no longer in `new`.
+
+    That is every key that was revoked or regenerated, whose rule lost a right, or whose hybrid connection was deleted
+    (created again meanwhile or not).
+    """
+    ended = set()
+    for connection in old.values():
+        now = new.get(connection.name)
+        for rule, slot in connection.generations:
+            key = connection.key_id(rule, slot)
+            assert key is not None
+            if now is None or now.key_id(rule, slot) != key or _lost_a_right(connection, now, rule):
+                ended.add(key)
+    return frozenset(ended)
+
+
+def _lost_a_right(old: HybridConnection, new: HybridConnection, name: str) -> bool:
+    before, after = old.rule(name), new.rule(name)
+    return before is not None and (after is None or not before.rights <= after.rights)
