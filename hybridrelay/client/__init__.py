@@ -1,0 +1,6 @@
+"""The client: a library call, or local ports that look like the on-premises host."""
+
+from .client import Client as Client
+from .client import open_client as open_client
+from .forward import run_forward as run_forward
+from .threaded import forward_in_thread as forward_in_thread

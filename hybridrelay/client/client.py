@@ -126,7 +126,7 @@ class Client:
 
         Raises:
             StreamRefused: the target or the connector's policy said no; `reason` says which.
-            RelayUnreachable, RelayIdentityError, AuthorizationError, RendezvousError, PeerIdentityError: see `connect`.
+            HybridRelayError: no session; see `connect`.
         """
         session = await self.connect()
         try:

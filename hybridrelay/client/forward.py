@@ -1,0 +1,113 @@
+"""Local ports that look like the on-premises host: every TCP connection becomes one stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+import trio
+
+from .._nursery import FlatNursery
+from ..connectivity.backoff import Backoff
+from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError
+from ..mux import bridge
+from ..security import bracketed
+from ..streams.sockets import abort_stream, tune_socket
+from .client import Client
+
+logger = logging.getLogger("hybridrelay.client")
+
+#: How long an application's connection may wait for its stream (seconds): probing, joining, and the target's own
+#: deadline of 10 s. Database drivers give up after 15 to 60 s.
+OPEN_SECONDS = 30.0
+
+
+async def run_forward(
+    client: Client,
+    listen: Sequence[tuple[str, int]],
+    *,
+    task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Listen, and forward every connection through `client` until cancelled.
+
+    `task_status.started` gives the addresses that are bound, port 0 replaced, once the first attempt to connect has
+    ended one way or the other. The session is opened again, for ever, whenever it is lost.
+
+    Where the target or the tunnel breaks, the application's connection is reset; it never sees a false end of file.
+
+    Args:
+        client: from `open_client`.
+        listen: (host, port); port 0 for any free one.
+
+    Raises:
+        ConfigurationError: an address cannot be bound.
+        HybridRelayError: the first attempt to connect failed for good: the key, the identity or the relay is wrong.
+    """
+    listeners: list[trio.SocketListener] = []
+    async with FlatNursery() as nursery:
+        try:
+            for host, port in listen:
+                listeners += await _listen(host, port)
+            await nursery.start(_keep_connected, client)
+            bound = [listener.socket.getsockname()[:2] for listener in listeners]
+            handler = partial(_serve, client)
+            await nursery.start(partial(trio.serve_listeners, handler, listeners))
+            task_status.started(bound)
+            await trio.sleep_forever()
+        finally:
+            for listener in listeners:
+                listener.socket.close()
+
+
+async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot listen on {bracketed(host)}:{port}: {exc.strerror or exc}",
+            remedy="choose another --listen address; port 0 takes any that is free",
+        ) from exc
+
+
+async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) -> None:
+    """Have a session at all times, so that no application waits for one; gives up only before the first."""
+    backoff = Backoff()
+    first = True
+    while True:
+        began = trio.current_time()
+        try:
+            session = await client.connect()
+        except HybridRelayError as exc:
+            if first and (exc.reason.is_permanent or isinstance(exc, RelayIdentityError)):
+                raise
+            logger.warning("%s: %s%s", client.connection, exc, f"; {exc.remedy}" if exc.remedy else "")
+        else:
+            if first:
+                first = False
+                task_status.started()
+            outcome = await session.wait_ended()
+            logger.warning("%s: the session ended: %s", client.connection, outcome.text or outcome.reason.describe)
+        if first:
+            first = False
+            task_status.started()
+        backoff.succeeded(held_seconds=trio.current_time() - began)
+        await trio.sleep(backoff.next_wait())
+
+
+async def _serve(client: Client, local: trio.SocketStream) -> None:
+    """One connection of an application. Whatever goes wrong ends it, and it alone."""
+    tune_socket(local.socket, user_timeout=False)
+    try:
+        with trio.fail_after(OPEN_SECONDS):
+            stream = await client.open_stream()
+    except (HybridRelayError, trio.TooSlowError, trio.ClosedResourceError) as exc:
+        text = "no stream in time" if isinstance(exc, trio.TooSlowError) else str(exc)
+        logger.warning("%s: connection reset: %s", client.connection, text)
+        await abort_stream(local)
+        return
+    except BaseException:
+        await abort_stream(local)
+        raise
+    result = await bridge(stream, local)
+    logger.debug("%s: %s (%d sent, %d received)", client.connection, result.reason.slug, result.sent, result.received)

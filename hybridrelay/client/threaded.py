@@ -1,0 +1,71 @@
+"""A forward for programs that do not use Trio: a plain ``with`` block, a thread behind it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import trio
+
+from .._nursery import FlatNursery
+from ..connectivity.discovery import AUTO
+from ..security import ConnectionString
+from .client import open_client
+from .forward import run_forward
+
+
+@contextmanager
+def forward_in_thread(
+    connection_string: str | ConnectionString,
+    *,
+    listen: tuple[str, int] = ("127.0.0.1", 0),
+    mode: str = AUTO,
+) -> Iterator[tuple[str, int]]:
+    """``with forward_in_thread(text) as (host, port)``: a local port that leads to the target.
+
+    A thread runs the forward until the block ends; connections that are open then are reset.
+
+    Args:
+        connection_string: an application's, as text or parsed.
+        listen: local address; port 0 takes any that is free.
+        mode: ``auto``, or the name of the only transport allowed.
+
+    Raises:
+        HybridRelayError: before the block: the string is wrong, or the relay refuses it for good. An error that ends
+            the forward later is raised when the block ends, unless the block raises.
+    """
+    started: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.CancelScope, tuple[str, int]] | None]
+    started = queue.SimpleQueue()
+    failure: list[BaseException] = []
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            async with open_client(connection_string, mode=mode) as client, FlatNursery() as nursery:
+                bound = await nursery.start(run_forward, client, [listen])
+                started.put((trio.lowlevel.current_trio_token(), scope, bound[0]))
+
+    def run() -> None:
+        try:
+            trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True)
+        except BaseException as exc:  # noqa: BLE001 - handed to the thread that waits for it
+            failure.append(exc)
+        finally:
+            started.put(None)
+
+    thread = threading.Thread(target=run, name="hybridrelay-forward", daemon=True)
+    thread.start()
+    running = started.get()
+    if running is None:
+        thread.join()
+        raise failure[0]
+    token, scope, address = running
+    try:
+        yield address
+    finally:
+        with suppress(trio.RunFinishedError):  # it failed already; said below
+            token.run_sync_soon(scope.cancel)
+        thread.join()
+    if failure:
+        raise failure[0]
