@@ -188,7 +188,10 @@ def classify(error: BaseException, *, connected: bool = False) -> Failure:
         # Without a cause the peer just ended the connection.
         return Failure.of(FailureKind.CLOSED_EARLY) if error.__cause__ is None else classify(error.__cause__)
     if isinstance(error, TransportError):
-        failure = Failure.of(FailureKind.NOT_A_RELAY)
+        # A connection that broke during the transport's handshake says nothing about who is there.
+        broke = isinstance(error.__cause__, (trio.BrokenResourceError, ConnectionError))
+        kind = classify(error.__cause__).kind if broke and error.__cause__ else FailureKind.NOT_A_RELAY
+        failure = Failure.of(kind)
         return attrs.evolve(failure, text=str(error), remedy=error.remedy or failure.remedy)
     if isinstance(error, HybridRelayError):
         if error.__cause__ is not None:

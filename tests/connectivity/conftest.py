@@ -75,7 +75,7 @@ async def serve_relay(
         context: for control channels.
         latency: seconds before each answer.
         answers: other statuses than the right ones.
-        alter: return other bytes than the probe sent.
+        alter: return other bytes than the probe sent, and anything but TLS.
         stall_in: ``"echo"`` or ``"tls"``: fall silent there.
     """
     preamble = decode_preamble_untrusted(await receive_exactly(stream, PREAMBLE_SIZE))
@@ -96,6 +96,8 @@ async def serve_relay(
     elif preamble.purpose is Purpose.CONTROL:
         if stall_in == "tls":
             await trio.sleep_forever()
+        if alter:
+            await stream.send_all(bytes(100))
         await TLSStream(stream, context, server_side=True).do_handshake()
     else:
         await stream.send_all(preamble.ticket)

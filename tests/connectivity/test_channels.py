@@ -48,23 +48,24 @@ async def test_over_a_real_socket(listen, certificates):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "kind"),
+    ("behaviour", "kinds"),
     [
-        ("closed", FailureKind.CLOSED_EARLY),
-        ("reset", FailureKind.RESET),
-        ("truncated", FailureKind.CLOSED_EARLY),
-        ("garbage", FailureKind.NOT_A_RELAY),
-        ("http", FailureKind.NOT_A_RELAY),
-        ("newer", FailureKind.VERSION_MISMATCH),
+        # Our preamble may find the other side closed already, and is answered with a reset then.
+        ("closed", {FailureKind.CLOSED_EARLY, FailureKind.RESET}),
+        ("reset", {FailureKind.RESET}),
+        ("truncated", {FailureKind.CLOSED_EARLY}),
+        ("garbage", {FailureKind.NOT_A_RELAY}),
+        ("http", {FailureKind.NOT_A_RELAY}),
+        ("newer", {FailureKind.VERSION_MISMATCH}),
     ],
 )
-async def test_what_is_no_relay(behaviour, kind, listen, certificates):
+async def test_what_is_no_relay(behaviour, kinds, listen, certificates):
     port = await listen(behaviour)
     endpoint = RelayEndpoint("127.0.0.1", {"data": port}, (certificates.pin,))
     transport = discover()["tcp"]
     with pytest.raises(RelayUnreachable, match=f"127.0.0.1:{port}") as caught:
         await open_channel(endpoint, transport, transport.routes[0], Purpose.DATA, ticket=TICKET)
-    assert classify(caught.value).kind is kind
+    assert classify(caught.value).kind in kinds
 
 
 async def test_nobody_listens(refusing_port):

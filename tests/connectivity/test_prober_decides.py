@@ -65,6 +65,7 @@ BAD = [
     (9350, ("stalled-echo", "stalled")),
     (9350, ("busy", "refused-by-relay")),
     (5671, ("busy", "refused-by-relay")),
+    (5671, ("altered", "tls-failed")),
     (5671, ("wrong-pin", "wrong-identity")),
     (5671, ("stalled-tls", "stalled")),
 ]
@@ -274,3 +275,13 @@ async def test_report_of_ports_that_are_off(network, transports, autojump_clock)
     table = (await make_prober(network, transports, endpoint=endpoint).survey()).as_table()
     assert "2001:db8::1 (off)" in table
     assert "[2001:db8::1]:443" in table
+
+
+async def test_what_a_peer_says_cannot_forge_a_report(transports, autojump_clock):
+    async def dial(host, port):
+        raise OSError("line\r\nResult: all is well\x1b[2J")
+
+    report = await Prober(RelayEndpoint("relay.example.com"), transports=transports, dial=dial).survey()
+    assert [attempt.failure.kind for attempt in report.attempts] == ["other"] * 5
+    assert "line  Result: all is well [2J" in report.as_table()
+    assert report.as_table().count("\nResult:") == 1
