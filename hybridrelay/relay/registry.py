@@ -1,0 +1,335 @@
+"""The registry: hybrid connections and their keys in an SQLite file, shared by the relay and the commands.
+
+The rules:
+
+1. One process changes at a time, in one transaction for each change; readers never wait for it (write-ahead log).
+2. A key's generation is an AUTOINCREMENT row id: SQLite never gives it to another key, so that a key which is
+   replaced, or deleted and made again, can be told from its successor.
+3. What is deleted is overwritten (`secure_delete`), in the log as well.
+
+All methods are synchronous: the relay calls them in a worker thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Self
+
+from ..errors import ConfigurationError, StateError
+from ..security import KeySlot, Right, Rule, Secret, generate_key
+from .model import HybridConnection, RelayRecord
+from .state_dir import REGISTRY_FILE, prepare_state_directory, private_file
+
+__all__ = ["SCHEMA_VERSION", "Registry"]
+
+#: Raised by one with every change of the schema; what an older version of the program finds newer, it leaves alone.
+SCHEMA_VERSION: Final = 1
+
+#: How long a change waits for that of another process. A change takes milliseconds; a busy disk may take longer.
+_BUSY_TIMEOUT_SECONDS = 5.0
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE connections (
+    name TEXT PRIMARY KEY, endpoint_host TEXT NOT NULL, created_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE rules (
+    connection TEXT NOT NULL REFERENCES connections ON DELETE CASCADE, name TEXT NOT NULL, rights TEXT NOT NULL,
+    PRIMARY KEY (connection, name)
+) WITHOUT ROWID;
+CREATE TABLE keys (
+    generation INTEGER PRIMARY KEY AUTOINCREMENT,
+    connection TEXT NOT NULL, rule TEXT NOT NULL, slot TEXT NOT NULL, key TEXT NOT NULL,
+    UNIQUE (connection, rule, slot),
+    FOREIGN KEY (connection, rule) REFERENCES rules (connection, name) ON DELETE CASCADE
+);
+"""
+
+_DAMAGED = "check the disk's space and the permissions; if the file is damaged, restore it from a backup"
+
+# One statement, so that what it returns is one moment's truth.
+_READ = """
+SELECT connections.name, endpoint_host, created_at, rules.name, rights, slot, generation, key
+FROM connections
+LEFT JOIN rules ON rules.connection = connections.name
+LEFT JOIN keys ON keys.connection = connections.name AND keys.rule = rules.name
+"""
+_ORDER = " ORDER BY connections.name, rules.name, slot"
+
+
+class Registry:
+    """An open registry. For one thread at a time; close it, or use it with `with`.
+
+    Every method raises `StateError` where the file cannot be read or written.
+    """
+
+    def __init__(self, database: sqlite3.Connection, path: Path, clock: Callable[[], float]) -> None:
+        """For `open`, which is how to get one."""
+        self._database = database
+        self._path = path
+        self._clock = clock
+
+    @classmethod
+    def open(cls, state_dir: Path, *, create: bool = True, clock: Callable[[], float] = time.time) -> Self:
+        """Open the registry of a state directory.
+
+        Args:
+            state_dir: the directory; made with mode 0700, the file in it with 0600.
+            create: whether to make both where they are missing.
+            clock: seconds since 1970.
+
+        Raises:
+            StateError: missing, unusable, of another owner, damaged, or from a newer version; with a remedy.
+        """
+        prepare_state_directory(state_dir, create=create)
+        path = state_dir / REGISTRY_FILE
+        try:
+            private_file(path, create=create)
+        except FileNotFoundError:
+            raise StateError(
+                f"there is no registry in {state_dir}",
+                remedy="name the directory that the relay uses, or create a hybrid connection first",
+            ) from None
+        except OSError as exc:
+            raise StateError(
+                f"the registry {path} cannot be opened: {exc.strerror}",
+                remedy="run the command as the user who owns the state directory",
+            ) from exc
+        with _state_errors(path):
+            # Autocommit: transactions are begun by `_change`. The relay's worker thread is not always the same one.
+            database = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                _prepare(database, path)
+            except BaseException:
+                database.close()
+                raise
+        return cls(database, path, clock)
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- reading
+
+    def data_version(self) -> tuple[int, int]:
+        """Something that is different after every change, whoever made it. Costs tens of microseconds."""
+        with _state_errors(self._path):
+            # SQLite counts what others committed, and what we did, each on its own.
+            (others,) = self._database.execute("PRAGMA data_version").fetchone()
+            return others, self._database.total_changes
+
+    def snapshot(self) -> Mapping[str, HybridConnection]:
+        """All hybrid connections at one moment, by name; immutable."""
+        return MappingProxyType({connection.name: connection for connection in self._read("")})
+
+    def list(self) -> tuple[HybridConnection, ...]:
+        """All hybrid connections, by name in order."""
+        return tuple(self._read(""))
+
+    def get(self, name: str) -> HybridConnection:
+        """One hybrid connection.
+
+        Raises:
+            ConfigurationError: there is none of this name; says which there are.
+        """
+        for connection in self._read(" WHERE connections.name = ?", name):
+            return connection
+        raise self._unknown_connection(name)
+
+    # --- changing
+
+    def create(self, name: str, endpoint_host: str, rules: Iterable[Rule]) -> HybridConnection:
+        """Add a hybrid connection.
+
+        Raises:
+            ConfigurationError: the name is taken or impossible, the host is impossible, or the rules are.
+        """
+        try:
+            record = RelayRecord(name, endpoint_host, rules)
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from None
+        return self.import_(record)
+
+    def import_(self, record: RelayRecord) -> HybridConnection:
+        """Add a hybrid connection that was made on another machine.
+
+        Raises:
+            ConfigurationError: the name is taken.
+        """
+        with self._change() as database:
+            if database.execute("SELECT 1 FROM connections WHERE name = ?", (record.name,)).fetchone():
+                raise ConfigurationError(
+                    f"there is a hybrid connection {record.name!r} already",
+                    remedy="choose another name, or delete the existing one first",
+                )
+            database.execute(
+                "INSERT INTO connections VALUES (?, ?, ?)", (record.name, record.endpoint_host, self._clock())
+            )
+            for rule in record.rules:
+                rights = " ".join(sorted(rule.rights))
+                database.execute("INSERT INTO rules VALUES (?, ?, ?)", (record.name, rule.name, rights))
+                for slot in KeySlot:
+                    _insert_key(database, record.name, rule.name, slot, rule.key(slot))
+        return self.get(record.name)
+
+    def delete(self, name: str) -> None:
+        """Remove a hybrid connection and all that was known about it.
+
+        Raises:
+            ConfigurationError: there is none of this name; says which there are.
+        """
+        with self._change() as database:
+            if not database.execute("DELETE FROM connections WHERE name = ?", (name,)).rowcount:
+                raise self._unknown_connection(name)
+
+    def regenerate_key(self, name: str, rule: str, slot: KeySlot) -> Secret:
+        """Put a new key into a slot, revoked or not, and return it. The old one ends at once.
+
+        Raises:
+            ConfigurationError: no such hybrid connection or rule; says which there are.
+        """
+        key = generate_key()
+        self._replace_key(name, rule, slot, key)
+        return key
+
+    def revoke_key(self, name: str, rule: str, slot: KeySlot) -> None:
+        """Take the key out of a slot. What it authorized ends at once. Harmless when it is revoked already.
+
+        Raises:
+            ConfigurationError: no such hybrid connection or rule; says which there are.
+        """
+        self._replace_key(name, rule, slot, None)
+
+    # --- how
+
+    def _replace_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None) -> None:
+        with self._change() as database:
+            known = self.get(name)
+            if known.rule(rule) is None:
+                raise ConfigurationError(
+                    f"the hybrid connection {name!r} has no rule {rule!r}",
+                    remedy=f"its rules are: {', '.join(one.name for one in known.rules) or 'none'}",
+                )
+            where = (name, rule, slot.value)
+            database.execute("DELETE FROM keys WHERE connection = ? AND rule = ? AND slot = ?", where)
+            _insert_key(database, name, rule, slot, key)
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of the block, or nothing of it."""
+        with _state_errors(self._path):
+            with _transaction(self._database):
+                yield self._database
+            # The log still has the pages as they were, with deleted keys. A reader may be in the way; then the next
+            # change, or the last one to close, does it.
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _read(self, where: str, *parameters: str) -> Iterator[HybridConnection]:
+        with _state_errors(self._path):
+            rows = self._database.execute(_READ + where + _ORDER, parameters).fetchall()
+        try:
+            yield from _connections(rows)
+        except ValueError as exc:
+            raise StateError(f"the registry {self._path} is damaged: {exc}", remedy=_DAMAGED) from exc
+
+    def _unknown_connection(self, name: str) -> ConfigurationError:
+        names = ", ".join(connection.name for connection in self.list())
+        return ConfigurationError(
+            f"there is no hybrid connection {name!r}",
+            remedy=f"the hybrid connections of this relay are: {names}" if names else "this relay has none yet",
+        )
+
+
+def _connections(rows: Iterable[tuple[Any, ...]]) -> Iterator[HybridConnection]:
+    """Put the rows of `_READ` together. Raises ValueError where they are not what this program writes."""
+    for (name, host, created_at), of_connection in groupby(rows, key=lambda row: row[:3]):
+        rules = []
+        generations = {}
+        for (rule, rights), of_rule in groupby(of_connection, key=lambda row: row[3:5]):
+            if rule is None:
+                continue
+            keys = {KeySlot(slot): (generation, Secret(key)) for *_, slot, generation, key in of_rule if slot}
+            generations.update({(rule, slot): generation for slot, (generation, _) in keys.items()})
+            secrets = {slot.value: key for slot, (_, key) in keys.items()}
+            rules.append(Rule(rule, map(Right, rights.split()), **secrets))
+        yield HybridConnection(name, host, tuple(rules), created_at, generations)
+
+
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
+    """Check the version before anything is changed, make the schema where there is none, and set the options."""
+    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables:
+        _check_version(database, path, tables)
+    # These are remembered by the file (the log) or by the connection (the rest), and are no part of a transaction.
+    database.execute("PRAGMA journal_mode = WAL").fetchall()
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("PRAGMA secure_delete = ON").fetchall()
+    if not tables:
+        with _transaction(database):
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                for statement in _SCHEMA.split(";"):
+                    database.execute(statement)
+                database.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+
+
+def _check_version(database: sqlite3.Connection, path: Path, tables: set[str]) -> None:
+    row = (
+        database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+        if "meta" in tables
+        else None
+    )
+    if row is None or not str(row[0]).isdecimal():
+        raise StateError(f"{path} is not a registry", remedy="name another state directory, or move the file away")
+    if int(row[0]) > SCHEMA_VERSION:
+        raise StateError(
+            f"the registry {path} was written by a newer version of hybridrelay",
+            remedy="upgrade hybridrelay, or restore the state directory from before the upgrade",
+        )
+
+
+def _insert_key(database: sqlite3.Connection, connection: str, rule: str, slot: KeySlot, key: Secret | None) -> None:
+    if key is not None:
+        database.execute(
+            "INSERT INTO keys (connection, rule, slot, key) VALUES (?, ?, ?, ?)",
+            (connection, rule, slot.value, key.reveal()),
+        )
+
+
+@contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.rollback()
+        raise
+    database.commit()
+
+
+@contextmanager
+def _state_errors(path: Path) -> Iterator[None]:
+    """Translate SQLite's errors, which name tables and columns, and never values."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise StateError(
+            f"the registry {path} cannot be used: {exc}",
+            remedy=_DAMAGED,
+        ) from exc

@@ -1,0 +1,100 @@
+"""Keeps a running relay up to date with its registry, whoever changes it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import attrs
+import trio
+
+from ..errors import StateError
+from .limits import REGISTRY_POLL_SECONDS
+from .model import HybridConnection, KeyId, diff
+from .registry import Registry
+
+__all__ = ["RegistryChange", "RegistryWatcher"]
+
+_logger = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class RegistryChange:
+    """What is different now."""
+
+    #: Whatever these had authorized is to be ended at once.
+    ended: frozenset[KeyId]
+    #: Names of hybrid connections that are there no more.
+    deleted: frozenset[str]
+    #: The whole, after the change.
+    snapshot: Mapping[str, HybridConnection]
+
+
+class RegistryWatcher:
+    """Holds the registry's content in memory and polls for changes. The registry is its own while `run` runs."""
+
+    def __init__(self, registry: Registry, *, interval: float = REGISTRY_POLL_SECONDS) -> None:
+        """Watch `registry`, looking every `interval` seconds."""
+        self._registry = registry
+        self._interval = interval
+        self._limiter = trio.CapacityLimiter(1)
+        self._version: tuple[int, int] | None = None
+        self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
+
+    @property
+    def snapshot(self) -> Mapping[str, HybridConnection]:
+        """The hybrid connections by name, as of the last look. Empty before `run` has started."""
+        return self._snapshot
+
+    async def run(
+        self,
+        on_change: Callable[[RegistryChange], None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Watch until cancelled. Started when the first snapshot is there, which is not reported as a change.
+
+        Args:
+            on_change: called after each change with `snapshot` up to date already; must not raise.
+
+        Raises:
+            StateError: the first look failed. When a later one does, the relay goes on with what it knows, which is
+                logged once, and looks again.
+
+        Cancelled, a look that is under way is waited for: it reads memory or a local file.
+        """
+        await self._look()
+        task_status.started()
+        failed = False
+        while True:
+            await trio.sleep(self._interval)
+            try:
+                change = await self._look()
+            except StateError as exc:
+                if not failed:
+                    _logger.error("changes of the registry go unnoticed: %s", exc)
+                failed = True
+                continue
+            if failed:
+                _logger.warning("the registry can be read again")
+            failed = False
+            if change is not None:
+                on_change(change)
+
+    async def _look(self) -> RegistryChange | None:
+        read = await trio.to_thread.run_sync(self._maybe_read, limiter=self._limiter)
+        if read is None:
+            return None
+        old, self._snapshot = self._snapshot, read
+        return RegistryChange(diff(old, read), frozenset(old.keys() - read.keys()), read)
+
+    def _maybe_read(self) -> Mapping[str, HybridConnection] | None:
+        """In a worker thread: the content, if it may have changed since the last look."""
+        # The version first: a change between the two statements is then noticed the next time.
+        version = self._registry.data_version()
+        if version == self._version:
+            return None
+        snapshot = self._registry.snapshot()
+        self._version = version
+        return snapshot
