@@ -80,8 +80,10 @@ class TLSStream(trio.abc.Stream):
         self._closed = False
         self._sending = ConflictDetector("another task is sending on this TLS stream")
         self._receiving = ConflictDetector("another task is receiving on this TLS stream")
-        #: Part of a record may be out and the rest never will be.
+        #: A send failed or was cancelled: what follows would have a hole before it.
         self._send_broken = False
+        #: Part of a record may be out and the rest never will be: nothing at all can follow.
+        self._record_torn = False
         #: Why nothing more can be received: the message, and the cause if any.
         self._receive_error: tuple[str, ssl.SSLError | None] | None = None
         self._receive_ended = False
@@ -244,7 +246,7 @@ class TLSStream(trio.abc.Stream):
         self._closed = True
         try:
             # Behind a send that is under way nothing can be said: half a record may be out.
-            if self._state is _State.READY and not self._sending.held and not self._send_broken:
+            if self._state is _State.READY and not self._sending.held and not self._record_torn:
                 with trio.move_on_after(_CLOSE_SECONDS):
                     await self._say_goodbye()
         finally:
@@ -305,7 +307,7 @@ class TLSStream(trio.abc.Stream):
         try:
             await self._transport.send_all(ciphertext)
         except BaseException:
-            self._send_broken = True
+            self._send_broken = self._record_torn = True
             raise
         self._check_open()
 

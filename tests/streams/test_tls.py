@@ -1,0 +1,408 @@
+"""`TLSStream`: trio's own conformance, strict ends, hostile transports."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybridrelay.errors import TLSHandshakeError
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
+from hybridrelay.streams import TLSStream, receive_exactly
+
+NOW = time.time()
+AUTHORITY = create_authority("orders", now=NOW)
+SERVER = data_server_context(AUTHORITY.issue(Role.CONNECTOR, "a", now=NOW), AUTHORITY.certificate)
+CLIENT = data_client_context(AUTHORITY.issue(Role.APPLICATION, "b", now=NOW), AUTHORITY.certificate)
+
+Pair = tuple[TLSStream, TLSStream]
+
+
+def tls_over(client: trio.abc.Stream, server: trio.abc.Stream) -> Pair:
+    return TLSStream(client, CLIENT, server_hostname="orders.test"), TLSStream(server, SERVER, server_side=True)
+
+
+async def shake(pair: Pair) -> Pair:
+    async with trio.open_nursery() as nursery:
+        for stream in pair:
+            nursery.start_soon(stream.do_handshake)
+    return pair
+
+
+async def memory_pair() -> Pair:
+    return await shake(tls_over(*trio.testing.memory_stream_pair()))
+
+
+async def lockstep_pair() -> Pair:
+    return await shake(tls_over(*trio.testing.lockstep_stream_pair()))
+
+
+class Throttled(trio.abc.Stream):
+    """A transport that hands over one byte at a time, and counts."""
+
+    def __init__(self, inner: trio.abc.Stream, max_bytes: int | None = 1) -> None:
+        self.inner = inner
+        self.max_bytes = max_bytes
+        self.sends = 0
+        self.receives = 0
+        #: Called with all that is received; returns what the reader gets to see.
+        self.tamper: Callable[[bytes], bytes] = bytes
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.sends += 1
+        await self.inner.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.inner.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        self.receives += 1
+        limit = max_bytes if self.max_bytes is None else self.max_bytes
+        return self.tamper(bytes(await self.inner.receive_some(limit)))
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+async def throttled_pair(max_bytes: int | None) -> tuple[Pair, Throttled, Throttled]:
+    left, right = (Throttled(raw, max_bytes) for raw in trio.testing.memory_stream_pair())
+    return await shake(tls_over(left, right)), left, right
+
+
+async def test_conformance(autojump_clock: trio.testing.MockClock) -> None:
+    await trio.testing.check_two_way_stream(memory_pair, lockstep_pair)
+
+
+async def test_conformance_in_lockstep(autojump_clock: trio.testing.MockClock) -> None:
+    await trio.testing.check_two_way_stream(lockstep_pair, lockstep_pair)
+
+
+async def test_conformance_over_torn_records(autojump_clock: trio.testing.MockClock) -> None:
+    async def make() -> Pair:
+        return (await throttled_pair(4093))[0]
+
+    await trio.testing.check_two_way_stream(make, None)
+
+
+async def test_one_byte_at_a_time() -> None:
+    (client, server), _, _ = await throttled_pair(1)
+    await client.send_all(b"first")
+    await client.send_all(b"second")
+    await client.aclose()
+    assert await receive_exactly(server, 5) == b"first"
+    assert await receive_exactly(server, 6) == b"second"
+    assert await server.receive_some() == b""
+
+
+async def test_large_data_both_ways_at_once() -> None:
+    client, server = await memory_pair()
+    data = bytes(range(256)) * 8192  # 2 MiB, several chunks
+
+    async def check(sender: TLSStream, receiver: TLSStream) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sender.send_all, memoryview(data))
+            assert await receive_exactly(receiver, len(data)) == data
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(check, client, server)
+        nursery.start_soon(check, server, client)
+
+
+async def test_one_wakeup_takes_all_records_and_one_write_many() -> None:
+    (client, server), left, right = await throttled_pair(None)
+    left.sends = right.receives = 0
+    await client.send_all(bytes(200_000))
+    assert left.sends == 1
+    assert len(await server.receive_some()) == 200_000
+    assert right.receives == 1
+
+
+async def test_max_bytes_keeps_the_rest() -> None:
+    client, server = await memory_pair()
+    await client.send_all(b"0123456789" * 4000)
+    await client.aclose()
+    first = await server.receive_some(3)
+    second = await server.receive_some(30_000)
+    third = await server.receive_some()
+    assert (len(first), len(second), len(third)) == (3, 30_000, 9_997)
+    assert first + second + third == b"0123456789" * 4000
+    assert await server.receive_some() == b""
+    assert await server.receive_some(1) == b""
+
+
+async def test_reports_what_was_negotiated() -> None:
+    client, server = await memory_pair()
+    assert client.version() == server.version() == "TLSv1.3"
+    assert client.cipher() == server.cipher() is not None
+    certificate = client.getpeercert(binary_form=True)
+    assert certificate is not None
+    assert isinstance(client.getpeercert(), dict)
+    assert isinstance(client.transport_stream, trio.StapledStream)
+    assert client.ssl_object.server_side is False
+
+
+async def test_the_handshake_is_explicit_and_once() -> None:
+    client, server = tls_over(*trio.testing.memory_stream_pair())
+    for operation in (client.receive_some, lambda: client.send_all(b"x"), client.wait_send_all_might_not_block):
+        with trio.testing.assert_checkpoints(), pytest.raises(RuntimeError, match="do_handshake"):
+            await operation()
+    await shake((client, server))
+    await client.do_handshake()
+    await client.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await client.do_handshake()
+
+
+async def test_end_without_close_notify_is_never_an_end_of_file() -> None:
+    client, server = await memory_pair()
+    await client.send_all(b"paid 100")
+    await client.transport_stream.aclose()
+    assert await server.receive_some() == b"paid 100"
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match="cut off"):
+            await server.receive_some()
+    await server.aclose()
+
+
+async def test_end_within_a_record_is_never_an_end_of_file() -> None:
+    (client, server), _, right = await throttled_pair(None)
+    right.tamper = lambda data: data[:-1]
+    await client.send_all(b"paid 100")
+    await client.transport_stream.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await server.receive_some()
+
+
+async def test_altered_records_break_the_stream_behind_intact_ones() -> None:
+    (client, server), _, right = await throttled_pair(None)
+    await client.send_all(b"intact")
+    await client.send_all(b"altered")
+    right.tamper = lambda data: data[:-1] + bytes([data[-1] ^ 1])
+    assert await server.receive_some() == b"intact"
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await server.receive_some()
+        assert isinstance(caught.value.__cause__, ssl.SSLError)
+    with pytest.raises(trio.BrokenResourceError):
+        await server.send_all(b"x")
+    await server.aclose()
+    with pytest.raises(trio.BrokenResourceError) as caught:  # the alert left with the close
+        await client.receive_some()
+    assert isinstance(caught.value.__cause__, ssl.SSLError)
+
+
+async def test_a_cancelled_send_breaks_sending_only() -> None:
+    client, server = await lockstep_pair()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await client.send_all(b"x" * 100_000)
+    assert scope.cancelled_caught
+    for operation in (lambda: client.send_all(b"y"), client.wait_send_all_might_not_block):
+        with trio.testing.assert_checkpoints(), pytest.raises(trio.BrokenResourceError):
+            await operation()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.send_all, b"still here")
+        assert await client.receive_some() == b"still here"
+
+
+async def test_a_cancelled_receive_loses_nothing() -> None:
+    client, server = await memory_pair()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await server.receive_some()
+    await client.send_all(b"x")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await server.receive_some()
+    assert await server.receive_some() == b"x"
+
+
+async def test_a_cancelled_handshake_leaves_only_close() -> None:
+    client, _ = tls_over(*trio.testing.memory_stream_pair())
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.do_handshake)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    for operation in (client.do_handshake, client.receive_some, lambda: client.send_all(b"x")):
+        with pytest.raises(trio.BrokenResourceError):
+            await operation()
+    await client.aclose()
+
+
+async def test_closing_is_not_held_up_by_a_clogged_transport(autojump_clock: trio.testing.MockClock) -> None:
+    client, _ = await lockstep_pair()
+    began = trio.current_time()
+    await client.aclose()
+    assert trio.current_time() - began == pytest.approx(1)
+
+
+async def test_closing_wakes_blocked_tasks() -> None:
+    client, _ = await lockstep_pair()
+
+    async def blocked(operation: Callable[[], object]) -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await operation()  # type: ignore[misc]
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(blocked, client.receive_some)
+        nursery.start_soon(blocked, lambda: client.send_all(bytes(1 << 20)))
+        await trio.testing.wait_all_tasks_blocked()
+        await client.aclose()
+
+
+async def test_closing_during_the_handshake() -> None:
+    client, _ = tls_over(*trio.testing.memory_stream_pair())
+
+    async def blocked() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await client.do_handshake()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(blocked)
+        await trio.testing.wait_all_tasks_blocked()
+        await client.aclose()
+
+
+async def test_reading_never_writes_and_owes_no_more_than_a_bound() -> None:
+    (client, server), _, right = await throttled_pair(None)
+    right.sends = 0
+
+    class Greedy:
+        """Stands for an OpenSSL that wants to answer a flood of key updates."""
+
+        pending = 1 << 20
+
+    server._outgoing = Greedy()  # type: ignore[assignment]
+    await client.send_all(b"x")
+    assert await server.receive_some() == b"x"
+    with pytest.raises(trio.BrokenResourceError, match="demands answers"):
+        await server.receive_some()
+    assert right.sends == 0
+
+
+async def test_handshake_with_someone_who_hangs_up() -> None:
+    left, right = trio.testing.memory_stream_pair()
+    client, _ = tls_over(left, right)
+    await right.aclose()
+    with pytest.raises(TLSHandshakeError) as caught:
+        await client.do_handshake()
+    assert caught.value.reason is Reason.TLS_FAILED
+    await client.aclose()
+
+    left, right = trio.testing.memory_stream_pair()
+    _, server = tls_over(left, right)
+    await left.send_eof()
+    with pytest.raises(TLSHandshakeError, match="ended"):
+        await server.do_handshake()
+
+
+async def test_a_server_that_rejects_lingers_a_second_at_most(autojump_clock: trio.testing.MockClock) -> None:
+    other = create_authority("orders", now=NOW)
+    stranger = data_client_context(other.issue(Role.APPLICATION, "b", now=NOW), AUTHORITY.certificate)
+    left, right = trio.testing.memory_stream_pair()
+    client, server = TLSStream(left, stranger), TLSStream(right, SERVER, server_side=True)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.do_handshake)
+        with pytest.raises(TLSHandshakeError):
+            await server.do_handshake()
+    assert trio.current_time() - began == pytest.approx(1)
+    await client.send_all(b"unaware")
+    with pytest.raises(trio.BrokenResourceError) as caught:
+        await client.receive_some()
+    assert isinstance(caught.value.__cause__, ssl.SSLError)
+
+
+@given(data=st.binary(max_size=300), server_side=st.booleans())
+@settings(deadline=None, max_examples=60)
+async def test_hostile_bytes_in_the_handshake(data: bytes, server_side: bool) -> None:
+    left, right = trio.testing.memory_stream_pair()
+    stream = tls_over(left, right)[1] if server_side else tls_over(right, left)[0]
+    await left.send_all(data)
+    await left.send_eof()
+    with pytest.raises(TLSHandshakeError):
+        await stream.do_handshake()
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.receive_some()
+    await stream.aclose()
+
+
+@given(data=st.binary(min_size=1, max_size=300))
+@settings(deadline=None, max_examples=60)
+async def test_hostile_bytes_after_the_handshake(data: bytes) -> None:
+    client, server = await memory_pair()
+    await client.transport_stream.send_all(data)
+    await client.transport_stream.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await server.receive_some()
+    await server.aclose()
+
+
+@given(position=st.integers(0, 4000), flip=st.integers(1, 255))
+@settings(deadline=None, max_examples=60)
+async def test_altered_handshakes(position: int, flip: int) -> None:
+    left, right = (Throttled(raw, None) for raw in trio.testing.memory_stream_pair())
+    seen = 0
+
+    def tamper(data: bytes) -> bytes:
+        nonlocal seen
+        altered = bytearray(data)
+        if seen <= position < seen + len(data):
+            altered[position - seen] ^= flip
+        seen += len(data)
+        return bytes(altered)
+
+    left.tamper = tamper
+    client, server = tls_over(left, right)
+
+    async def side(stream: TLSStream) -> None:
+        try:
+            await stream.do_handshake()
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+        except (TLSHandshakeError, trio.BrokenResourceError):
+            pass
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(side, client)
+        nursery.start_soon(side, server)
+        # An altered length makes both sides wait for each other; deadlines are the caller's.
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_sends_after_the_peer_closed_break(autojump_clock: trio.testing.MockClock) -> None:
+    client, server = await memory_pair()
+    await server.aclose()
+    assert await client.receive_some() == b""
+    with pytest.raises(trio.BrokenResourceError):
+        await client.send_all(b"x")
+    await client.aclose()
+    await client.aclose()
+
+
+async def test_a_server_certificate_that_is_not_ours_is_reported(autojump_clock: trio.testing.MockClock) -> None:
+    strict = ssl.create_default_context()
+    left, right = trio.testing.memory_stream_pair()
+    client, server = (
+        TLSStream(left, strict, server_hostname="orders.test"),
+        TLSStream(right, SERVER, server_side=True),
+    )
+
+    async def fails(stream: TLSStream) -> None:
+        with pytest.raises(TLSHandshakeError) as caught:
+            await stream.do_handshake()
+        assert isinstance(caught.value.__cause__, ssl.SSLError)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fails, client)
+        nursery.start_soon(fails, server)
