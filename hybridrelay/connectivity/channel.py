@@ -123,7 +123,9 @@ async def secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint) 
     The caller sets the deadline. Where this raises, cancellation included, the stream is closed.
     """
     try:
-        tls = TLSStream(stream, control_client_context(endpoint.pins), server_hostname=endpoint.host)
+        # A server name asks for the certificate of a CA; who has a pin wants the relay's own.
+        name = None if endpoint.pins else endpoint.host
+        tls = TLSStream(stream, control_client_context(endpoint.pins), server_hostname=name)
         await tls.do_handshake()
         check_relay_pin(tls, endpoint.pins)
     except BaseException as error:

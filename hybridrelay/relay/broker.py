@@ -1,0 +1,297 @@
+"""The broker: who may do what, who listens, and which two data channels belong together.
+
+It owns the three pure tables (registry snapshot, listeners, rendezvous), and puts them together. Nothing in here
+waits but `join`, for a listener's answer, and `meet`, for the other side.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+import attrs
+import trio
+
+from ..errors import AuthorizationError, RendezvousError
+from ..protocol import control
+from ..protocol.preamble import encode_status
+from ..protocol.reasons import Reason
+from ..security import Right, verify_token
+from ..streams.sockets import abort_stream
+from .limits import TICKET_LIFETIME_SECONDS
+from .listeners import Listener, ListenerTable
+from .model import HybridConnection, KeyId, diff
+from .pump import Direction, PumpOutcome, pump
+from .rendezvous import Ended, Event, Leg, RendezvousTable, Side
+from .splice import PipePool
+
+logger = logging.getLogger("hybridrelay.relay")
+
+#: A listener that does not answer an offer for so long is passed over (seconds).
+OFFER_SECONDS = 1.0
+#: To get the status out to a side that has waited (seconds).
+STATUS_SECONDS = 10.0
+
+
+class ListenerHandle(Protocol):
+    """What the broker needs of a listener's control channel."""
+
+    async def offer(
+        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+    ) -> control.Accept | control.Failed:
+        """Ask the listener to come; `withdraw` is called should it accept, and say later that it cannot come.
+
+        The caller sets the deadline. Raises `trio.BrokenResourceError` when the listener is gone.
+        """
+
+    def suspect(self) -> None:
+        """It did not answer: find out whether it is alive."""
+
+    def ended(self, connection: str, reason: Reason) -> None:
+        """Its registration is over."""
+
+
+@attrs.define(eq=False)
+class _Meeting:
+    """The two data channels of one rendezvous, as far as they have come."""
+
+    legs: dict[Side, trio.abc.HalfCloseableStream] = attrs.field(factory=dict)
+    over: trio.Event = attrs.field(factory=trio.Event)
+    #: Why the one that waits is turned away; NO_ERROR where it was joined.
+    reason: Reason = Reason.NO_ERROR
+    pumping: trio.CancelScope | None = None
+
+
+@attrs.frozen
+class Grant:
+    """A verified token: which key gave the right, and until when (seconds since 1970)."""
+
+    connection: HybridConnection
+    key: KeyId
+    expires_at: float
+
+
+class Broker:
+    """See the module. `clock` gives seconds since 1970."""
+
+    def __init__(
+        self, connections: Mapping[str, HybridConnection], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._connections = connections
+        self._clock = clock
+        self.listeners: ListenerTable[ListenerHandle] = ListenerTable(randbelow=secrets.randbelow)
+        self._rendezvous = RendezvousTable(token_bytes=secrets.token_bytes)
+        self._meetings: dict[str, _Meeting] = {}
+        self._pipes = PipePool()
+        self._changed = trio.Event()
+        #: Bytes pumped since the start.
+        self.bytes_pumped = 0
+
+    @property
+    def pumping(self) -> int:
+        """Pairs of data channels that are joined now."""
+        return self._rendezvous.joined
+
+    # --- rights
+
+    def authorize(self, connection: str, token: str, right: Right) -> Grant:
+        """Verify a token.
+
+        Raises:
+            AuthorizationError: `reason` says why not.
+        """
+        known = self._connections.get(connection)
+        if known is None:
+            raise AuthorizationError("no such hybrid connection", reason=Reason.UNKNOWN_CONNECTION)
+        authorization = verify_token(
+            token,
+            hosts={known.endpoint_host},
+            entity=connection,
+            right=right,
+            entity_rules=known.rules,
+            now=self._clock(),
+        )
+        key = known.key_id(authorization.rule_name, authorization.slot)
+        assert key is not None, "a key that verified a token is in its rule"
+        return Grant(known, key, authorization.expires_at)
+
+    def update(self, connections: Mapping[str, HybridConnection]) -> None:
+        """The registry has changed: end at once what keys that are gone had authorized."""
+        gone = diff(self._connections, connections)
+        deleted = self._connections.keys() - connections.keys()
+        self._connections = connections
+        for listener in self.listeners.revoke(gone):
+            reason = Reason.UNKNOWN_CONNECTION if listener.connection in deleted else Reason.KEY_REVOKED
+            listener.handle.ended(listener.connection, reason)
+        for name in deleted:
+            self.listeners.forget(name)
+        for ended in self._rendezvous.revoke(gone):
+            self._end(ended)
+
+    # --- rendezvous
+
+    async def join(self, grant: Grant, wanted: str | None) -> control.Joined | control.Failed:
+        """Find a listener that comes, for a sender that has the right to it. The id of the answer is 0.
+
+        Args:
+            grant: of the sender.
+            wanted: the only instance that will do, or None for any.
+        """
+        name = grant.connection.name
+        passed_over: set[str] = set()
+        while True:
+            if wanted is None:
+                listener = self.listeners.choose(name, passed_over=passed_over)
+            else:
+                listener = None if passed_over else self.listeners.find(name, wanted)
+            if listener is None:
+                reason = Reason.LISTENER_SILENT if passed_over else self.listeners.why_not(name, wanted)
+                return control.Failed(0, reason)
+            try:
+                made = self._rendezvous.create(name, listener.key, grant.key, trio.current_time())
+            except RendezvousError as exc:
+                return control.Failed(0, exc.reason, str(exc))
+            self._meetings[made.id] = _Meeting()
+            self._changed.set()
+            kept = False
+            try:
+                kept = await self._offer(listener, made.id, made.listener_ticket)
+            finally:
+                if not kept:
+                    self._withdraw(made.id)
+            if kept:
+                return control.Joined(0, made.sender_ticket, listener.instance, TICKET_LIFETIME_SECONDS)
+            passed_over.add(listener.instance)
+
+    async def _offer(self, listener: Listener[ListenerHandle], rendezvous_id: str, ticket: bytes) -> bool:
+        handle = listener.handle
+        with trio.move_on_after(OFFER_SECONDS):
+            try:
+                answer = await handle.offer(
+                    listener.connection, ticket, TICKET_LIFETIME_SECONDS, lambda: self._withdraw(rendezvous_id)
+                )
+            except trio.BrokenResourceError:
+                return False
+            if isinstance(answer, control.Accept):
+                return True
+            logger.info("%s: listener %s declined: %s", listener.connection, listener.instance, answer.reason.slug)
+            return False
+        logger.warning("%s: listener %s did not answer, passed over", listener.connection, listener.instance)
+        handle.suspect()
+        return False
+
+    def _withdraw(self, rendezvous_id: str) -> None:
+        if ended := self._rendezvous.end(rendezvous_id, Event.WITHDRAWN):
+            self._end(ended)
+
+    def use_ticket(self, ticket: bytes) -> Leg:
+        """A data channel shows its ticket.
+
+        Raises:
+            RemoteProtocolError: `Reason.TICKET_UNKNOWN`.
+        """
+        return self._rendezvous.use(ticket, trio.current_time())
+
+    async def meet(self, leg: Leg, stream: trio.abc.HalfCloseableStream) -> None:
+        """Serve one leg of a rendezvous to its end; closes `stream`, cancelled or not."""
+        meeting = self._meetings[leg.rendezvous_id]
+        meeting.legs[leg.side] = stream
+        if leg.joined:
+            try:
+                await self._join_legs(leg, meeting)
+            finally:
+                meeting.over.set()
+            return
+        try:
+            await meeting.over.wait()
+        except BaseException:
+            await abort_stream(stream)
+            if meeting.pumping is not None:
+                meeting.pumping.cancel()
+            elif ended := self._rendezvous.end(leg.rendezvous_id, Event.WAITING_LEAVES):
+                self._end(ended)
+            raise
+        if meeting.reason is not Reason.NO_ERROR:
+            await _turn_away(stream, meeting.reason)
+
+    async def _join_legs(self, leg: Leg, meeting: _Meeting) -> None:
+        listener, sender = meeting.legs[Side.LISTENER], meeting.legs[Side.SENDER]
+        result = None
+        try:
+            with trio.CancelScope() as meeting.pumping:
+                with trio.move_on_after(STATUS_SECONDS) as in_time:
+                    status = encode_status(Reason.NO_ERROR)
+                    await sender.send_all(status)
+                    await listener.send_all(status)
+                if not in_time.cancelled_caught:
+                    logger.debug("%s: rendezvous %s joined", leg.connection, leg.rendezvous_id)
+                    result = await pump(listener, sender, observer=self._count, pipes=self._pipes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # one of them left before its status
+        finally:
+            if result is None:
+                await abort_stream(listener)
+                await abort_stream(sender)
+            finished = result is not None and result.outcome is PumpOutcome.FINISHED
+            ended = self._rendezvous.end(leg.rendezvous_id, Event.FINISHES if finished else Event.BREAKS)
+            if ended is not None:
+                self._end(ended)
+                moved = (result.bytes_a_to_b, result.bytes_b_to_a) if result else (0, 0)
+                logger.info(
+                    "%s: rendezvous %s %s, %d bytes to the client, %d to the connector",
+                    leg.connection, leg.rendezvous_id, ended.outcome.value, *moved,
+                )  # fmt: skip
+
+    def _count(self, direction: Direction, moved: int) -> None:
+        self.bytes_pumped += moved
+
+    def _end(self, ended: Ended) -> None:
+        """Tell whoever waits or pumps."""
+        meeting = self._meetings.pop(ended.rendezvous_id, None)
+        if meeting is None:
+            return
+        if meeting.pumping is not None:
+            meeting.pumping.cancel()
+        else:
+            meeting.reason = ended.outcome.reason
+            if ended.waiting is not None:
+                logger.info("%s: rendezvous %s: %s", ended.connection, ended.rendezvous_id, ended.outcome.value)
+            meeting.over.set()
+
+    async def expire(self) -> None:
+        """End rendezvous to which nobody came, until cancelled."""
+        while True:
+            deadline = self._rendezvous.next_deadline()
+            if deadline is None:
+                await self._changed.wait()
+                self._changed = trio.Event()
+            else:
+                await trio.sleep_until(deadline)
+            for ended in self._rendezvous.expire(trio.current_time()):
+                self._end(ended)
+
+    def close(self) -> None:
+        """The relay stops; whoever waits or pumps is told."""
+        for ended in self._rendezvous.end_all():
+            self._end(ended)
+        self._pipes.close()
+
+    def revoked(self, keys: Collection[KeyId]) -> bool:
+        """Whether one of these keys is no longer valid."""
+        return any(
+            (known := self._connections.get(key.connection)) is None or known.key_id(key.rule, key.slot) != key
+            for key in keys
+        )
+
+
+async def _turn_away(stream: trio.abc.HalfCloseableStream, reason: Reason) -> None:
+    with trio.move_on_after(STATUS_SECONDS):
+        try:
+            await stream.send_all(encode_status(reason))
+            await stream.aclose()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it left first
+    await trio.aclose_forcefully(stream)

@@ -1,0 +1,240 @@
+"""The relay's end of one control channel."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from .. import __version__
+from ..errors import AuthorizationError, RendezvousError
+from ..mux import MuxStream, Session
+from ..protocol import RemoteProtocolError, control
+from ..protocol.reasons import Reason
+from ..security import Right
+from .broker import Broker, ListenerHandle
+from .listeners import Listener
+
+logger = logging.getLogger("hybridrelay.relay")
+
+#: Which run of the relay this is.
+RELAY_INSTANCE = secrets.token_hex(16)
+#: A listener that was silent on an offer and says nothing at all for so long is dropped (seconds).
+SUSPICION_SECONDS = 5.0
+#: Joins that one control channel may have under way. Each waits for a listener's answer; a client needs one.
+MAX_JOINS = 32
+#: Hybrid connections that one connector may register.
+MAX_REGISTRATIONS = 1024
+#: Accepted offers whose listener may still say that it cannot come.
+_MAX_WATCHED = 256
+
+
+@attrs.frozen
+class _Registration:
+    listener: Listener[ListenerHandle]
+    #: Seconds since 1970.
+    expires_at: float
+
+
+class ControlPeer:
+    """A connector or client on its control channel. Implements `broker.ListenerHandle`.
+
+    Args:
+        session: accepted, running in `nursery`.
+        stream: the one stream of it.
+    """
+
+    def __init__(self, broker: Broker, session: Session, stream: MuxStream, nursery: trio.Nursery) -> None:
+        self._broker = broker
+        self._session = session
+        self._stream = stream
+        self._nursery = nursery
+        self._decoder = control.ControlDecoder()
+        self._sending = trio.Lock()
+        self._ids = itertools.count(1)
+        self._answers: dict[int, trio.MemorySendChannel[control.Accept | control.Failed]] = {}
+        self._accepted: OrderedDict[int, Callable[[], None]] = OrderedDict()
+        self._registrations: dict[str, _Registration] = {}
+        self._joins = 0
+        self._heard = trio.Event()
+        self._suspected = False
+        #: The peer has shown a valid token.
+        self.authorized = False
+        self.hello: control.Hello | None = None
+
+    # --- what the peer says
+
+    async def serve_some(self) -> bool:
+        """Receive something and act on it; False at the end of the peer's stream.
+
+        Raises:
+            RemoteProtocolError: it broke the rules.
+            trio.BrokenResourceError: the channel is lost.
+        """
+        data = await self._stream.receive_some()
+        if not data:
+            self._decoder.receive_eof_untrusted()
+            return False
+        self._heard.set()
+        for message in self._decoder.receive_data_untrusted(data):
+            if not isinstance(message, control.Unknown):
+                await self._handle(message)
+        return True
+
+    async def _handle(self, message: control.Message) -> None:
+        """Act on one message. Before `Hello` nothing else is heard.
+
+        Raises:
+            RemoteProtocolError: not a message that a dialing side may send now.
+        """
+        if self.hello is None:
+            if not isinstance(message, control.Hello):
+                raise RemoteProtocolError("the first control message is not hello")
+            self.hello = message
+            await self.send(control.Welcome(RELAY_INSTANCE, f"hybridrelay/{__version__}"))
+            return
+        role = self.hello.role
+        match message:
+            case control.Register() if role is control.Role.CONNECTOR:
+                await self.send(self._register(message, self.hello))
+            case control.Unregister(connection=name) if role is control.Role.CONNECTOR:
+                if registration := self._registrations.pop(name, None):
+                    self._broker.listeners.remove(registration.listener)
+            case control.Join() if role is control.Role.CLIENT:
+                await self._begin_join(message)
+            case control.Accept(id=id_) | control.Failed(id=id_) if role is control.Role.CONNECTOR:
+                self._answered(id_, message)
+            case _:
+                raise RemoteProtocolError(f"a {role} may not send {type(message).__name__}")
+
+    def _register(self, message: control.Register, hello: control.Hello) -> control.Message:
+        name = message.connection
+        try:
+            grant = self._broker.authorize(name, message.token, Right.LISTEN)
+            if name not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
+                raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
+            listener: Listener[ListenerHandle] = Listener(name, hello.instance, hello.generation, grant.key, self)
+            displaced = self._broker.listeners.register(listener)
+        except (AuthorizationError, RendezvousError) as exc:
+            logger.warning("%s: registration refused: %s", name, exc)
+            return control.Failed(message.id, exc.reason, str(exc))
+        self.authorized = True
+        self._registrations[name] = _Registration(listener, grant.expires_at)
+        if displaced is not None and displaced.handle is not self:
+            displaced.handle.ended(name, Reason.SUPERSEDED)
+        if displaced is None:
+            logger.info("%s: listener %s registered", name, hello.instance)
+        return control.Registered(message.id, grant.expires_at)
+
+    async def _begin_join(self, message: control.Join) -> None:
+        try:
+            grant = self._broker.authorize(message.connection, message.token, Right.SEND)
+        except AuthorizationError as exc:
+            logger.warning("%s: join refused: %s", message.connection, exc)
+            await self.send(control.Failed(message.id, exc.reason, str(exc)))
+            return
+        self.authorized = True
+        if self._joins >= MAX_JOINS:
+            await self.send(control.Failed(message.id, Reason.LIMIT))
+            return
+        self._joins += 1
+
+        async def join() -> None:
+            try:
+                answer = await self._broker.join(grant, message.listener)
+            finally:
+                self._joins -= 1
+            if isinstance(answer, control.Failed):
+                logger.info("%s: no rendezvous: %s", message.connection, answer.reason.slug)
+            await self.send(attrs.evolve(answer, id=message.id))
+
+        self._nursery.start_soon(join)
+
+    # --- what we say
+
+    async def send(self, message: control.Message) -> None:
+        """Send; the loss of the channel is noticed by who reads it, not here."""
+        try:
+            async with self._sending:
+                await self._stream.send_all(control.encode_message(message))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    # --- ListenerHandle
+
+    async def offer(
+        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+    ) -> control.Accept | control.Failed:
+        """Ask the listener to come to a rendezvous; see `broker.ListenerHandle`."""
+        id_ = next(self._ids)
+        answer_in, answer_out = trio.open_memory_channel[control.Accept | control.Failed](1)
+        self._answers[id_] = answer_in
+        try:
+            await self.send(control.Offer(id_, connection, ticket, lifetime_seconds))
+            try:
+                answer = await answer_out.receive()
+            except trio.EndOfChannel:
+                raise trio.BrokenResourceError("the listener's control channel is gone") from None
+            if isinstance(answer, control.Accept):
+                self._accepted[id_] = withdraw
+                while len(self._accepted) > _MAX_WATCHED:
+                    self._accepted.popitem(last=False)
+            return answer
+        finally:
+            self._answers.pop(id_, None)
+            answer_in.close()
+            answer_out.close()
+
+    def _answered(self, id_: int, answer: control.Accept | control.Failed) -> None:
+        waiting = self._answers.pop(id_, None)
+        if waiting is not None:
+            waiting.send_nowait(answer)
+        elif isinstance(answer, control.Failed) and id_ in self._accepted:
+            self._accepted.pop(id_)()
+
+    def suspect(self) -> None:
+        """Drop the peer unless it says something soon."""
+        if self._suspected:
+            return
+        self._suspected = True
+        self._heard = trio.Event()
+
+        async def watch() -> None:
+            with trio.move_on_after(SUSPICION_SECONDS):
+                await self._heard.wait()
+                self._suspected = False
+                return
+            logger.warning("dropping listener %s: silent", self.hello.instance if self.hello else "?")
+            self._session.close(Reason.PEER_SILENT)
+
+        self._nursery.start_soon(watch)
+
+    def ended(self, connection: str, reason: Reason) -> None:
+        """Our registration of `connection` is over; with the last one, a superseded channel ends."""
+        self._registrations.pop(connection, None)
+        if reason is Reason.SUPERSEDED and not self._registrations:
+            self._session.close(reason)
+        else:
+            self._nursery.start_soon(self.send, control.Ended(connection, reason))
+
+    # --- the relay's housekeeping
+
+    def expire(self, now: float) -> None:
+        """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed."""
+        for name, registration in list(self._registrations.items()):
+            if now > registration.expires_at:
+                self._broker.listeners.remove(registration.listener)
+                self.ended(name, Reason.TOKEN_EXPIRED)
+
+    def lost(self) -> None:
+        """The channel is gone, and with it what it had registered."""
+        for registration in self._registrations.values():
+            self._broker.listeners.remove(registration.listener)
+        self._registrations.clear()
+        for answer in self._answers.values():
+            answer.close()

@@ -1,0 +1,349 @@
+"""The relay: its ports, and what becomes of each connection that comes in on one of them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import attrs
+import trio
+
+from .._nursery import FlatNursery
+from ..abc import AcceptOptions, Port, Purpose, Transport
+from ..connectivity.discovery import all_ports, discover
+from ..errors import ConfigurationError, HybridRelayError
+from ..mux import CONTROL_CONFIG, Role, Session
+from ..protocol.errors import RemoteProtocolError
+from ..protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, decode_preamble_untrusted, encode_status
+from ..protocol.reasons import Reason
+from ..security import (
+    bracketed,
+    control_server_context,
+    load_or_create_relay_certificate,
+    outer_server_context,
+    relay_pin,
+)
+from ..streams import TLSStream, receive_exactly
+from ..streams.sockets import abort_stream, tune_socket
+from .broker import Broker
+from .control import ControlPeer
+from .limits import AUTHENTICATION_DEADLINE_SECONDS, raise_descriptor_limit
+from .public_ports import save_public_ports
+from .registry import Registry
+from .rendezvous import Leg
+from .slots import Slots
+from .watcher import RegistryChange, RegistryWatcher
+
+logger = logging.getLogger("hybridrelay.relay")
+
+#: How often expired registrations are looked for (seconds); a connector renews long before.
+_SWEEP_SECONDS = 5.0
+#: What a peer, or the network, may do to a connection at any time: its end, and nobody's fault here.
+_EXPECTED = (
+    HybridRelayError,
+    OSError,
+    RemoteProtocolError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    trio.EndOfChannel,
+    trio.TooSlowError,
+)
+
+
+@attrs.frozen
+class Binding:
+    """An address to listen on. Host ``""`` is every address of the machine; port 0 any that is free."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.host) or '*'}:{self.port}"
+
+
+@attrs.frozen(kw_only=True)
+class RelayConfig:
+    """What a relay needs to know."""
+
+    #: The registry and the relay's own certificate live here. Made where it is missing.
+    state_dir: Path = attrs.field(converter=Path)
+    #: By port name: where to listen. A name that is absent or has no binding is off.
+    bindings: Mapping[str, tuple[Binding, ...]]
+    #: What connection strings say instead, where something in front of the relay has other ports. None: not served.
+    public_ports: Mapping[str, int | None] = attrs.field(factory=dict)
+    #: PEM: the outer certificate for port 443. A CA should have signed it, because proxies that open TLS demand that.
+    #: It also serves control channels whose connection string has no pin. Without it, one is made.
+    tls_certificate: Path | None = None
+    #: PEM: its key, where that is not in the same file.
+    tls_key: Path | None = None
+
+
+@attrs.frozen
+class RelayInfo:
+    """A relay that serves."""
+
+    #: By port name: where it listens, port 0 replaced.
+    bound: Mapping[str, tuple[Binding, ...]]
+    #: ``sha256:...``: what connection strings carry, so that nobody else can pose as this relay.
+    pin: str
+
+
+class Relay:
+    """One relay. Use `run_relay`."""
+
+    def __init__(
+        self,
+        config: RelayConfig,
+        *,
+        transports: Mapping[str, Transport] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        transports = discover() if transports is None else transports
+        self._ports = all_ports(transports)
+        self._by_port = {
+            port.name: transport
+            for transport in transports.values()
+            for route in transport.routes
+            for port in route.ports.values()
+        }
+        for name in (*config.bindings, *config.public_ports):
+            if name not in self._ports:
+                known = ", ".join(self._ports)
+                raise ConfigurationError(f"unknown port {name!r}", remedy=f"known are: {known}")
+        if not any(config.bindings.values()):
+            raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
+        self._slots = Slots()
+        self._peers: set[ControlPeer] = set()
+
+    async def run(self, *, task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED) -> None:
+        """See `run_relay`."""
+        config = self._config
+        raise_descriptor_limit()
+        with Registry.open(config.state_dir) as registry:
+            certificate = load_or_create_relay_certificate(config.state_dir, now=self._clock())
+            self._control_context = self._make_control_context(certificate)
+            self._outer_context = self._make_outer_context()
+            save_public_ports(config.state_dir, self._public_ports())
+            async with FlatNursery() as nursery:
+                watcher = RegistryWatcher(registry)
+                await nursery.start(watcher.run, self._changed)
+                self._broker = Broker(watcher.snapshot, clock=self._clock)
+                nursery.start_soon(self._broker.expire)
+                nursery.start_soon(self._sweep)
+                bound: dict[str, tuple[Binding, ...]] = {}
+                listeners: list[tuple[Port, list[trio.SocketListener]]] = []
+                try:
+                    for name, bindings in config.bindings.items():
+                        opened = [one for binding in bindings for one in await _listen(name, binding)]
+                        if opened:
+                            listeners.append((self._ports[name], opened))
+                            bound[name] = tuple(Binding(*one.socket.getsockname()[:2]) for one in opened)
+                    for port, opened in listeners:
+                        await nursery.start(
+                            partial(trio.serve_listeners, partial(self._serve, port), opened, handler_nursery=nursery)
+                        )
+                    task_status.started(RelayInfo(MappingProxyType(bound), relay_pin(certificate)))
+                    await trio.sleep_forever()
+                finally:
+                    for _, opened in listeners:
+                        for one in opened:
+                            one.socket.close()
+                    self._broker.close()
+
+    def _public_ports(self) -> dict[str, int | None]:
+        """What connection strings have to say: ports that are not the defaults."""
+        ports: dict[str, int | None] = {}
+        for name, port in self._ports.items():
+            bindings = self._config.bindings.get(name, ())
+            number: int | None = bindings[0].port if bindings else None
+            number = self._config.public_ports.get(name, number)
+            if number not in (port.default, 0):
+                ports[name] = number
+        return ports
+
+    def _make_control_context(self, certificate: Path) -> ssl.SSLContext:
+        context = control_server_context(certificate)
+        if self._config.tls_certificate is not None:
+            public = control_server_context(self._config.tls_certificate, self._config.tls_key)
+
+            def choose(tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
+                # Who has a pin names no server; who names one wants a certificate that a CA vouches for.
+                if name is not None:
+                    tls.context = public
+
+            context.sni_callback = choose
+        return context
+
+    def _make_outer_context(self) -> ssl.SSLContext | None:
+        needed = any(self._ports[name].outer_tls for name, bindings in self._config.bindings.items() if bindings)
+        if not needed:
+            return None
+        if self._config.tls_certificate is not None:
+            return outer_server_context(self._config.tls_certificate, self._config.tls_key)
+        made = load_or_create_relay_certificate(self._config.state_dir, now=self._clock(), name="outer")
+        return outer_server_context(made)
+
+    def _changed(self, change: RegistryChange) -> None:
+        self._broker.update(change.snapshot)
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP_SECONDS)
+            now = self._clock()
+            for peer in list(self._peers):
+                peer.expire(now)
+
+    # --- connections
+
+    async def _serve(self, port: Port, stream: trio.SocketStream) -> None:
+        """One connection, from accept to its end. Nothing that happens to it reaches any other."""
+        try:
+            await self._serve_connection(port, stream)
+        except Exception as exc:
+            unexpected = [leaf for leaf in _leaves(exc) if not isinstance(leaf, _EXPECTED)]
+            if unexpected:
+                # A bug of ours. It must not end the relay for everybody else, and must not go unseen.
+                logger.exception("port %s: a connection failed unexpectedly", port.name)
+            else:
+                logger.debug("port %s: connection ended: %s", port.name, exc)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _serve_connection(self, port: Port, socket: trio.SocketStream) -> None:
+        tune_socket(socket.socket)
+        address = str(socket.socket.getpeername()[0])
+        context = self._outer_context if port.outer_tls else None
+        async with FlatNursery() as nursery:
+            stream = peer = None
+            leg: Leg | None = None
+            with self._slots.acquire(address) as scope:
+                scope.deadline = trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS
+                stream = await self._by_port[port.name].accept(socket, AcceptOptions(port, context))
+                if stream is None:
+                    return
+                purpose, leg = await self._greet(port, stream)
+                if purpose is Purpose.PROBE:
+                    await _echo(stream)
+                elif purpose is Purpose.CONTROL:
+                    peer = await self._open_control(stream, nursery)
+                    while not peer.authorized and await peer.serve_some():
+                        pass
+            if scope.cancelled_caught:
+                logger.debug("port %s: %s did not authenticate in time, or had to give way", port.name, address)
+            elif leg is not None and stream is not None:
+                await self._broker.meet(leg, stream)
+            elif peer is not None and peer.authorized:
+                await self._serve_peer(peer)
+            nursery.cancel_scope.cancel()
+
+    async def _greet(self, port: Port, stream: trio.abc.HalfCloseableStream) -> tuple[Purpose, Leg | None]:
+        """Read the preamble. It is answered here, but for a good ticket, whose answer waits for the other side.
+
+        Raises:
+            RemoteProtocolError: the peer was turned away, and told why.
+        """
+        try:
+            preamble = decode_preamble_untrusted(await receive_exactly(stream, PREAMBLE_SIZE))
+            if preamble.purpose not in port.purposes:
+                raise RemoteProtocolError("wrong port", reason=Reason.WRONG_PORT)
+            if preamble.purpose is Purpose.DATA:
+                return preamble.purpose, self._broker.use_ticket(preamble.ticket)
+        except RemoteProtocolError as exc:
+            await stream.send_all(encode_status(exc.reason))
+            await stream.aclose()
+            raise
+        await stream.send_all(encode_status(Reason.NO_ERROR))
+        return preamble.purpose, None
+
+    async def _open_control(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> ControlPeer:
+        tls = TLSStream(stream, self._control_context, server_side=True)
+        session = Session(Role.ACCEPTOR, config=CONTROL_CONFIG)
+        try:
+            await tls.do_handshake()
+        except BaseException:
+            await abort_stream(tls)
+            raise
+        await nursery.start(session.run, tls)
+        offer = await session.offers.receive()
+        peer = ControlPeer(self._broker, session, offer.accept(), nursery)
+        nursery.start_soon(self._forget_when_over, session, peer)
+        return peer
+
+    async def _forget_when_over(self, session: Session, peer: ControlPeer) -> None:
+        try:
+            await session.wait_ended()
+        finally:
+            peer.lost()
+
+    async def _serve_peer(self, peer: ControlPeer) -> None:
+        self._peers.add(peer)
+        try:
+            while await peer.serve_some():
+                pass
+        finally:
+            self._peers.discard(peer)
+            peer.lost()
+
+
+def _leaves(exc: BaseException) -> list[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for inner in exc.exceptions for leaf in _leaves(inner)]
+    return [exc]
+
+
+async def _echo(stream: trio.abc.HalfCloseableStream) -> None:
+    """A probe's data round trip."""
+    await stream.send_all(await receive_exactly(stream, PROBE_SIZE))
+    await stream.aclose()
+
+
+_REMEDIES = {
+    errno.EADDRINUSE: "another program has it: find it with 'ss -ltnp', or choose another number with --ports",
+    errno.EACCES: (
+        "ports below 1024 need a privilege: set net.ipv4.ip_unprivileged_port_start, or AmbientCapabilities="
+        "CAP_NET_BIND_SERVICE in the service's unit, or choose others (--ports http=8080,https=8443) and put the "
+        "public numbers into --public-ports"
+    ),
+    errno.EADDRNOTAVAIL: "no interface of this machine has that address: see 'ip address'",
+}
+
+
+async def _listen(name: str, binding: Binding) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(binding.port, host=binding.host or None)
+    except OSError as exc:
+        causes = [leaf for leaf in _leaves(exc.__cause__ or exc) if isinstance(leaf, OSError)]
+        number = next((cause.errno for cause in causes if cause.errno in _REMEDIES), exc.errno)
+        text = next((cause.strerror for cause in causes if cause.errno == number), None) or str(exc)
+        raise ConfigurationError(
+            f"port {name} cannot listen on {binding}: {text}", remedy=_REMEDIES.get(number or 0)
+        ) from exc
+
+
+async def run_relay(
+    config: RelayConfig,
+    *,
+    transports: Mapping[str, Transport] | None = None,
+    task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled; `task_status.started` gives the ports and the pin once all of them are open.
+
+    Changes that other processes make in the registry act within a second.
+
+    Args:
+        config: see `RelayConfig`.
+        transports: by name; None means those that are installed.
+
+    Raises:
+        StateError: the state directory is unusable, of another user, or from a newer version.
+        ConfigurationError: a port cannot be opened, or a certificate not be used.
+    """
+    await Relay(config, transports=transports).run(task_status=task_status)
