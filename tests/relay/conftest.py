@@ -1,0 +1,45 @@
+"""What the relay's tests share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.relay.registry import Registry
+from hybridrelay.security import Right, Rule
+
+
+@pytest.fixture
+def no_descriptor_leaks() -> Iterator[None]:
+    """Fails where the test leaves descriptors open."""
+    if sys.platform != "linux":
+        yield
+        return
+    before = _descriptors()
+    yield
+    assert _descriptors() == before
+
+
+def _descriptors() -> dict[str, str]:
+    opened = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            opened[number] = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue  # the one that listed the directory
+    return opened
+
+
+@pytest.fixture
+def rules() -> tuple[Rule, ...]:
+    return Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with Registry.open(tmp_path / "state") as opened:
+        yield opened

@@ -1,0 +1,236 @@
+"""Registration of listeners: takeover, choice, memory of the departed; and a machine against a model."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from hybridrelay.errors import RendezvousError
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.listeners import Listener, ListenerTable
+from hybridrelay.relay.model import KeyId
+from hybridrelay.security import KeySlot
+
+KEY = KeyId("sql", "listener", KeySlot.PRIMARY, 1)
+OTHER_KEY = KeyId("sql", "listener", KeySlot.SECONDARY, 2)
+
+
+def table(**limits: int) -> ListenerTable[str]:
+    return ListenerTable(randbelow=random.Random(3).randrange, **limits)
+
+
+def listener(instance: str = "a", generation: int = 1, key: KeyId = KEY, connection: str = "sql") -> Listener[str]:
+    return Listener(connection, instance, generation, key, "handle")
+
+
+@pytest.mark.parametrize("generation", [5, 6])
+def test_the_same_instance_takes_its_own_place_at_once(generation: int) -> None:
+    listeners = table()
+    first = listener(generation=5)
+    second = listener(generation=generation)
+    assert listeners.register(first) is None
+
+    assert listeners.register(second) is first
+
+    assert listeners.of("sql") == (second,)
+    assert not listeners.remove(first), "the dead self takes nobody with it"
+    assert listeners.find("sql", "a") is second
+    assert listeners.remove(second)
+    assert listeners.find("sql", "a") is None
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_lower_generation_is_refused(left: bool) -> None:
+    listeners = table()
+    current = listener(generation=5)
+    listeners.register(current)
+    if left:
+        listeners.remove(current)
+    with pytest.raises(RendezvousError) as caught:
+        listeners.register(listener(generation=4))
+    assert caught.value.reason is Reason.SUPERSEDED
+    assert listeners.find("sql", "a") is (None if left else current)
+
+
+def test_different_instances_coexist_and_are_chosen_at_random() -> None:
+    listeners = table()
+    for name in "abc":
+        assert listeners.register(listener(name)) is None
+    assert {one.instance for one in listeners.of("sql")} == {"a", "b", "c"}
+    chosen = [listeners.choose("sql") for _ in range(100)]
+    assert {one.instance for one in chosen if one} == {"a", "b", "c"}
+    assert listeners.count() == 3
+
+
+def test_those_passed_over_are_not_chosen_again() -> None:
+    listeners = table()
+    listeners.register(listener("a"))
+    listeners.register(listener("b"))
+    assert {one.instance for _ in range(20) if (one := listeners.choose("sql", passed_over={"a"}))} == {"b"}
+    assert listeners.choose("sql", passed_over=["a", "b"]) is None
+    assert listeners.choose("elsewhere") is None
+
+
+def test_gone_and_absent_are_told_apart() -> None:
+    listeners = table()
+    assert listeners.why_not("sql") is Reason.NO_LISTENER
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_ABSENT
+
+    current = listener("a", 5)
+    listeners.register(current)
+    listeners.remove(current)
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_ABSENT
+
+    assert listeners.declare_gone("sql", "a") is None
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_GONE
+
+    # It was not so dead after all.
+    back = listener("a", 5)
+    listeners.register(back)
+    assert listeners.declare_gone("sql", "a") is back
+    assert listeners.of("sql") == ()
+    assert listeners.declare_gone("sql", "never seen") is None
+    assert listeners.why_not("sql", "never seen") is Reason.LISTENER_GONE
+    leaving = listener("b")
+    listeners.register(leaving)
+    assert listeners.remove(leaving, gone=True)
+    assert listeners.why_not("sql", "b") is Reason.LISTENER_GONE
+
+
+def test_the_memory_of_the_departed_is_bounded_for_each_connection() -> None:
+    listeners = table(max_departed_per_connection=2)
+    listeners.declare_gone("other", "z")
+    for name in "abc":
+        listeners.declare_gone("sql", name)
+    answers = [listeners.why_not("sql", name) for name in "abc"]
+    assert answers == [Reason.LISTENER_ABSENT, Reason.LISTENER_GONE, Reason.LISTENER_GONE]
+    assert listeners.why_not("other", "z") is Reason.LISTENER_GONE
+
+
+def test_the_limit_of_one_connection_leaves_those_registered_alone() -> None:
+    listeners = table(max_per_connection=2)
+    listeners.register(listener("a"))
+    listeners.register(listener("b"))
+    with pytest.raises(RendezvousError) as caught:
+        listeners.register(listener("c"))
+    assert caught.value.reason is Reason.LIMIT
+    listeners.register(listener("a", 2))
+    listeners.register(listener("c", connection="other"))
+    assert listeners.count() == 3
+
+
+def test_a_revoked_key_ends_what_it_authorized() -> None:
+    listeners = table()
+    hit, kept = listener("a"), listener("b", key=OTHER_KEY)
+    listeners.register(hit)
+    listeners.register(kept)
+    assert listeners.revoke({KEY}) == [hit]
+    assert listeners.of("sql") == (kept,)
+
+
+def test_a_deleted_connection_is_forgotten() -> None:
+    listeners = table()
+    current = listener("a", 9)
+    listeners.register(current)
+    listeners.declare_gone("sql", "b")
+    assert listeners.forget("sql") == [current]
+    assert listeners.forget("sql") == []
+    assert listeners.why_not("sql", "b") is Reason.LISTENER_ABSENT
+    assert listeners.register(listener("a", 1)) is None
+
+
+def test_handles_do_not_print() -> None:
+    assert "handle" not in repr(listener())
+
+
+class ListenerMachine(RuleBasedStateMachine):
+    """Against a model with one flat history: what happened last to each instance."""
+
+    INSTANCES = "abcd"
+    LIMIT = 3
+
+    @attrs.define
+    class Model:
+        registered: Listener[Any] | None = None
+        highest: int = 0
+        gone: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: ListenerTable[str] = ListenerTable(
+            randbelow=random.Random(5).randrange, max_per_connection=self.LIMIT, max_departed_per_connection=10
+        )
+        self.models = {name: self.Model() for name in self.INSTANCES}
+        self.ever: list[Listener[str]] = []
+
+    @property
+    def registered(self) -> dict[str, Listener[Any]]:
+        return {name: model.registered for name, model in self.models.items() if model.registered is not None}
+
+    @rule(name=st.sampled_from(INSTANCES), generation=st.integers(1, 5), key=st.sampled_from([KEY, OTHER_KEY]))
+    def register(self, name: str, generation: int, key: KeyId) -> None:
+        model = self.models[name]
+        one = listener(name, generation, key)
+        self.ever.append(one)
+        if generation < model.highest or (model.registered is None and len(self.registered) >= self.LIMIT):
+            with pytest.raises(RendezvousError) as caught:
+                self.table.register(one)
+            assert caught.value.reason is (Reason.SUPERSEDED if generation < model.highest else Reason.LIMIT)
+            return
+        assert self.table.register(one) is model.registered
+        self.models[name] = self.Model(one, generation)
+
+    @rule(data=st.data(), gone=st.booleans())
+    def remove(self, data: st.DataObject, gone: bool) -> None:
+        if not self.ever:
+            return
+        one = data.draw(st.sampled_from(self.ever))
+        model = self.models[one.instance]
+        assert self.table.remove(one, gone=gone) is (model.registered is one)
+        if model.registered is one:
+            model.registered = None
+            model.gone = gone
+
+    @rule(name=st.sampled_from(INSTANCES))
+    def declare_gone(self, name: str) -> None:
+        model = self.models[name]
+        assert self.table.declare_gone("sql", name) is model.registered
+        model.registered = None
+        model.gone = True
+
+    @rule(key=st.sampled_from([KEY, OTHER_KEY]))
+    def revoke(self, key: KeyId) -> None:
+        hit = [one for one in self.registered.values() if one.key == key]
+        assert {id(one) for one in self.table.revoke([key])} == {id(one) for one in hit}
+        for one in hit:
+            self.models[one.instance].registered = None
+
+    @rule()
+    def forget(self) -> None:
+        assert {one.instance for one in self.table.forget("sql")} == self.registered.keys()
+        self.models = {name: self.Model() for name in self.INSTANCES}
+
+    @rule(passed_over=st.sets(st.sampled_from(INSTANCES)))
+    def choose(self, passed_over: set[str]) -> None:
+        chosen = self.table.choose("sql", passed_over=passed_over)
+        candidates = [one for name, one in self.registered.items() if name not in passed_over]
+        assert chosen in candidates if candidates else chosen is None
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.table.count() == len(self.registered)
+        for name, model in self.models.items():
+            assert self.table.find("sql", name) is model.registered
+            if model.registered is None:
+                expected = Reason.LISTENER_GONE if model.gone else Reason.LISTENER_ABSENT
+                assert self.table.why_not("sql", name) is expected
+
+
+TestListenerMachine = ListenerMachine.TestCase
+TestListenerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
