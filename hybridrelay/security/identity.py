@@ -38,8 +38,8 @@ EXPIRY_WARNING_SECONDS = 60 * 86400
 MAX_LABEL = 64
 _YEAR_SECONDS = 365.25 * 86400
 _URI_PREFIX = "hybridrelay://identity/"
-#: X.520: the upper bound of a common name.
-_MAX_COMMON_NAME = 64
+#: X.520 says 64 characters; ``cryptography`` counts bytes.
+_MAX_COMMON_NAME_BYTES = 64
 
 
 class Role(enum.StrEnum):
@@ -300,10 +300,11 @@ def _subject(organization: str, common_name: str) -> x509.Name:
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
+    shown = common_name.encode()[:_MAX_COMMON_NAME_BYTES].decode(errors="ignore")
     return x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization),
-            x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_MAX_COMMON_NAME]),
+            x509.NameAttribute(NameOID.COMMON_NAME, shown),
         ]
     )
 

@@ -129,7 +129,7 @@ def peer_identity_error(exc: BaseException, our_role: Role) -> PeerIdentityError
         whose = f"the {our_role.other}'s identity is not acceptable to this {our_role}"
         detail = f"{reason.describe} ({cause.verify_message})"
     else:
-        said = cause.reason or ""
+        said = getattr(cause, "reason", None) or ""  # absent where Python itself raised it
         alert = said.partition("ALERT_")[2]
         reason = _REASON_BY_ALERT.get(alert, Reason.TLS_FAILED)
         if alert:

@@ -364,6 +364,5 @@ def _describe(exc: ssl.SSLError) -> str:
     """What OpenSSL says, in one line and without its source file's name."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return str(exc.verify_message)
-    if exc.reason:
-        return exc.reason.lower().replace("_", " ")
-    return "unspecified error"
+    reason: str | None = getattr(exc, "reason", None)  # absent where Python itself raised it
+    return reason.lower().replace("_", " ") if reason else "unspecified error"

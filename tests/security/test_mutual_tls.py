@@ -1,0 +1,301 @@
+"""The end-to-end handshake: who gets through, who does not, and what either side is told."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.errors import ConfigurationError, PeerIdentityError, TLSHandshakeError
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import (
+    Authority,
+    Identity,
+    PeerIdentity,
+    Role,
+    Secret,
+    check_peer,
+    create_authority,
+    data_client_context,
+    data_server_context,
+    peer_identity_error,
+)
+from hybridrelay.security import tls as tls_module
+from hybridrelay.streams import TLSStream
+
+DAY = 86400.0
+NOW = time.time()
+OURS = create_authority("orders/sql", now=NOW)
+#: The same hybrid connection, created anew: same names, other keys.
+THEIRS = create_authority("orders/sql", now=NOW)
+CONNECTOR = OURS.issue(Role.CONNECTOR, "hq", now=NOW)
+APPLICATION = OURS.issue(Role.APPLICATION, "web shop/1 é", now=NOW)
+
+Outcome = PeerIdentity | PeerIdentityError
+
+
+async def meet(
+    client: Identity,
+    server: Identity,
+    *,
+    client_trusts: Authority = OURS,
+    server_trusts: Authority = OURS,
+    connection_name: str = "orders/sql",
+) -> tuple[Outcome, Outcome]:
+    """Let the two shake hands; what each has found out about the other."""
+    left, right = trio.testing.memory_stream_pair()
+    streams = {
+        Role.APPLICATION: TLSStream(left, data_client_context(client, client_trusts.certificate)),
+        Role.CONNECTOR: TLSStream(right, data_server_context(server, server_trusts.certificate), server_side=True),
+    }
+    outcomes: dict[Role, Outcome] = {}
+
+    async def side(role: Role) -> None:
+        stream = streams[role]
+        try:
+            await stream.do_handshake()
+            await stream.send_all(b"hello")
+            assert await stream.receive_some() == b"hello"
+            outcomes[role] = check_peer(stream, connection_name, role.other)
+        except PeerIdentityError as exc:
+            outcomes[role] = exc
+        except (TLSHandshakeError, trio.BrokenResourceError) as exc:
+            error = peer_identity_error(exc, role)
+            assert error is not None
+            outcomes[role] = error
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        for role in streams:
+            nursery.start_soon(side, role)
+    return outcomes[Role.APPLICATION], outcomes[Role.CONNECTOR]
+
+
+async def test_the_right_two_know_each_other() -> None:
+    seen_by_client, seen_by_server = await meet(APPLICATION, CONNECTOR)
+    for seen, identity in ((seen_by_client, CONNECTOR), (seen_by_server, APPLICATION)):
+        assert seen == PeerIdentity(
+            connection_name="orders/sql",
+            role=identity.role,
+            label=identity.label,
+            serial=identity.serial,
+            not_after=identity.details.not_after,
+        )
+
+
+EXPIRED = {"now": NOW - 400 * DAY, "valid_years": 1}
+FUTURE = {"now": NOW + 4 * DAY}
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "trust", "faulty", "reason"),
+    [
+        (
+            THEIRS.issue(Role.APPLICATION, "x", now=NOW),
+            CONNECTOR,
+            {},
+            Role.APPLICATION,
+            Reason.IDENTITY_WRONG_AUTHORITY,
+        ),
+        (
+            THEIRS.issue(Role.APPLICATION, "x", now=NOW),
+            CONNECTOR,
+            {"client_trusts": THEIRS},
+            Role.CONNECTOR,
+            Reason.IDENTITY_WRONG_AUTHORITY,
+        ),
+        (
+            APPLICATION,
+            THEIRS.issue(Role.CONNECTOR, "x", now=NOW),
+            {},
+            Role.CONNECTOR,
+            Reason.IDENTITY_WRONG_AUTHORITY,
+        ),
+        # A stolen application string poses as the connector, and the reverse.
+        (APPLICATION, APPLICATION, {}, Role.CONNECTOR, Reason.IDENTITY_WRONG_ROLE),
+        (CONNECTOR, CONNECTOR, {}, Role.APPLICATION, Reason.IDENTITY_WRONG_ROLE),
+        (OURS.issue(Role.APPLICATION, "x", **EXPIRED), CONNECTOR, {}, Role.APPLICATION, Reason.IDENTITY_EXPIRED),
+        (OURS.issue(Role.APPLICATION, "x", **FUTURE), CONNECTOR, {}, Role.APPLICATION, Reason.IDENTITY_EXPIRED),
+        (APPLICATION, OURS.issue(Role.CONNECTOR, "x", **EXPIRED), {}, Role.CONNECTOR, Reason.IDENTITY_EXPIRED),
+        (APPLICATION, OURS.issue(Role.CONNECTOR, "x", **FUTURE), {}, Role.CONNECTOR, Reason.IDENTITY_EXPIRED),
+    ],
+    ids=[
+        "client of another authority",
+        "two authorities, server first",
+        "server of another authority",
+        "application as server",
+        "connector as client",
+        "client expired",
+        "client not yet valid",
+        "server expired",
+        "server not yet valid",
+    ],
+)
+async def test_refusals(
+    client: Identity, server: Identity, trust: dict[str, Authority], faulty: Role, reason: Reason
+) -> None:
+    outcomes = await meet(client, server, **trust)
+    for role, outcome in zip((Role.APPLICATION, Role.CONNECTOR), outcomes, strict=True):
+        assert isinstance(outcome, PeerIdentityError)
+        assert outcome.reason is reason
+        assert outcome.remedy
+        if role is faulty:
+            assert str(outcome).startswith(f"this {role}'s identity is not acceptable to the {role.other}: ")
+        else:
+            assert str(outcome).startswith(f"the {faulty}'s identity is not acceptable to this {role}: ")
+
+
+async def test_another_hybrid_connection_under_the_same_authority() -> None:
+    # Nothing of ours issues this; the URI decides all the same.
+    astray = attrs.evolve(OURS, connection_name="orders/other")
+    outcomes = await meet(astray.issue(Role.APPLICATION, "x", now=NOW), astray.issue(Role.CONNECTOR, "y", now=NOW))
+    for outcome in outcomes:
+        assert isinstance(outcome, PeerIdentityError)
+        assert outcome.reason is Reason.IDENTITY_WRONG_CONNECTION
+        assert "orders/other" in str(outcome)
+
+
+async def test_an_identity_issues_nothing() -> None:
+    # The holder of a connector string signs an application identity with the key it has.
+    forger = Authority("orders/sql", CONNECTOR.certificate, CONNECTOR.private_key)
+    forged = forger.issue(Role.APPLICATION, "forged", now=NOW)
+    for trusts in (OURS, forger):
+        _, seen_by_server = await meet(forged, CONNECTOR, client_trusts=trusts)
+        assert isinstance(seen_by_server, PeerIdentityError)
+        assert seen_by_server.reason is Reason.IDENTITY_WRONG_AUTHORITY
+
+
+async def test_a_client_without_identity_is_refused() -> None:
+    naked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    naked.check_hostname = False
+    naked.verify_mode = ssl.CERT_NONE
+    left, right = trio.testing.memory_stream_pair()
+    client = TLSStream(left, naked)
+    server = TLSStream(right, data_server_context(CONNECTOR, OURS.certificate), server_side=True)
+    async with trio.open_nursery() as nursery:
+
+        async def give_up() -> None:
+            await client.do_handshake()
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+            await client.aclose()
+
+        nursery.start_soon(give_up)
+        with pytest.raises(TLSHandshakeError) as caught:
+            await server.do_handshake()
+        error = peer_identity_error(caught.value, Role.CONNECTOR)
+        assert error is not None
+        assert error.reason is Reason.TLS_FAILED
+        assert "peer did not return a certificate" in str(error)
+        await server.aclose()
+
+
+async def test_older_tls_is_refused() -> None:
+    left, right = trio.testing.memory_stream_pair()
+    context = data_client_context(APPLICATION, OURS.certificate)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    client = TLSStream(left, context)
+    server = TLSStream(right, data_server_context(CONNECTOR, OURS.certificate), server_side=True)
+
+    async def fails(stream: TLSStream) -> None:
+        with pytest.raises(TLSHandshakeError):
+            await stream.do_handshake()
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fails, client)
+        nursery.start_soon(fails, server)
+
+
+def test_a_lost_connection_is_nobodys_identity() -> None:
+    assert peer_identity_error(TLSHandshakeError("the connection ended"), Role.CONNECTOR) is None
+    assert peer_identity_error(trio.BrokenResourceError(), Role.CONNECTOR) is None
+
+
+def test_tls_failures_deep_down_the_causes() -> None:
+    try:
+        try:
+            raise ssl.SSLError(1, "bad record mac")
+        except ssl.SSLError as exc:
+            raise trio.BrokenResourceError from exc
+    except trio.BrokenResourceError as exc:
+        error = PeerIdentityError("outer")
+        error.__cause__ = exc
+    found = peer_identity_error(error, Role.APPLICATION)
+    assert found is not None
+    assert found.reason is Reason.TLS_FAILED
+
+
+def peer(**changes: object) -> dict[str, object]:
+    certificate: dict[str, object] = {
+        "subjectAltName": (("URI", "hybridrelay://identity/orders/application/web"),),
+        "serialNumber": "0A",
+        "notAfter": "Jan  5 09:34:43 2034 GMT",
+    }
+    return certificate | changes
+
+
+def test_check_peer_reads_the_dict() -> None:
+    assert check_peer(peer(), "orders", Role.APPLICATION) == PeerIdentity(
+        "orders", Role.APPLICATION, "web", "0A", 2020066483.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("certificate", "reason"),
+    [
+        ({}, Reason.TLS_FAILED),
+        (peer(subjectAltName=()), Reason.TLS_FAILED),
+        (peer(subjectAltName=(("DNS", "hybridrelay://identity/orders/application/web"),)), Reason.TLS_FAILED),
+        (peer(subjectAltName=(("URI", "hybridrelay://identity/orders/application/web"),) * 2), Reason.TLS_FAILED),
+        (peer(subjectAltName=(("URI", "hybridrelay://identity/orders/application"),)), Reason.TLS_FAILED),
+        (peer(subjectAltName=(("URI", "hybridrelay://identity/orders/relay/web"),)), Reason.TLS_FAILED),
+        (peer(subjectAltName=(("URI", "hybridrelay://identity/%6Frders/application/web"),)), Reason.TLS_FAILED),
+        (
+            peer(subjectAltName=(("URI", "hybridrelay://identity/Orders/application/web"),)),
+            Reason.IDENTITY_WRONG_CONNECTION,
+        ),
+        (peer(subjectAltName=(("URI", "hybridrelay://identity/orders/connector/web"),)), Reason.IDENTITY_WRONG_ROLE),
+    ],
+)
+def test_check_peer_refuses(certificate: dict[str, object], reason: Reason) -> None:
+    with pytest.raises(PeerIdentityError) as caught:
+        check_peer(certificate, "orders", Role.APPLICATION)
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("make", [data_client_context, data_server_context])
+def test_damaged_identities(make: Callable[[Identity, bytes], ssl.SSLContext]) -> None:
+    for identity, authority in [
+        (CONNECTOR, b"junk"),
+        (attrs.evolve(CONNECTOR, certificate=b"junk"), OURS.certificate),
+        (attrs.evolve(CONNECTOR, private_key=Secret("junk")), OURS.certificate),
+        (attrs.evolve(CONNECTOR, private_key=APPLICATION.private_key), OURS.certificate),
+    ]:
+        with pytest.raises(ConfigurationError):
+            make(identity, authority)
+
+
+def test_keys_are_loaded_where_there_is_no_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.memfd_create", raising=False)
+    with tls_module.private_file(b"content") as path:
+        with open(path, "rb") as file:
+            assert file.read() == b"content"
+    with pytest.raises(FileNotFoundError):
+        Path(path).read_bytes()
+    data_server_context(CONNECTOR, OURS.certificate)
+
+
+def test_running_needs_no_cryptography() -> None:
+    """It costs 90 ms and is for issuing only."""
+    check = "import sys, hybridrelay.security, hybridrelay.streams; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
