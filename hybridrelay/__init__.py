@@ -1,3 +1,82 @@
-"""Self-hosted Hybrid Connections: reach one TCP resource inside a private network that opens no inbound port."""
+"""Self-hosted Hybrid Connections: reach one TCP resource inside a private network that opens no inbound port.
 
-__version__ = "0.1.0"
+What a program needs is here; `hybridrelay.abc` and `hybridrelay.testing` are for those who write transports. Names are
+loaded when they are first used, so that the sans-IO protocol can be imported without anything that does I/O.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from ._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from .client import Client as Client
+    from .client import forward_in_thread as forward_in_thread
+    from .client import open_client as open_client
+    from .client import run_forward as run_forward
+    from .connector import Policy as Policy
+    from .connector import PolicyFile as PolicyFile
+    from .connector import run_connector as run_connector
+    from .errors import AuthorizationError as AuthorizationError
+    from .errors import ConfigurationError as ConfigurationError
+    from .errors import ConnectionStringError as ConnectionStringError
+    from .errors import HybridRelayError as HybridRelayError
+    from .errors import PeerIdentityError as PeerIdentityError
+    from .errors import RelayIdentityError as RelayIdentityError
+    from .errors import RelayUnreachable as RelayUnreachable
+    from .errors import RendezvousError as RendezvousError
+    from .errors import SessionError as SessionError
+    from .errors import StateError as StateError
+    from .errors import StreamRefused as StreamRefused
+    from .errors import StreamReset as StreamReset
+    from .errors import TransportError as TransportError
+    from .mux import MuxStream as MuxStream
+    from .protocol.reasons import Reason as Reason
+    from .relay import Binding as Binding
+    from .relay import RelayConfig as RelayConfig
+    from .relay import RelayInfo as RelayInfo
+    from .relay import run_relay as run_relay
+    from .security import ConnectionString as ConnectionString
+    from .security import load_connection_string as load_connection_string
+    from .security import parse_connection_string_untrusted as parse_connection_string_untrusted
+
+_HOMES = {
+    "client": ("Client", "forward_in_thread", "open_client", "run_forward"),
+    "connector": ("Policy", "PolicyFile", "run_connector"),
+    "errors": (
+        "AuthorizationError",
+        "ConfigurationError",
+        "ConnectionStringError",
+        "HybridRelayError",
+        "PeerIdentityError",
+        "RelayIdentityError",
+        "RelayUnreachable",
+        "RendezvousError",
+        "SessionError",
+        "StateError",
+        "StreamRefused",
+        "StreamReset",
+        "TransportError",
+    ),
+    "mux": ("MuxStream",),
+    "protocol.reasons": ("Reason",),
+    "relay": ("Binding", "RelayConfig", "RelayInfo", "run_relay"),
+    "security": ("ConnectionString", "load_connection_string", "parse_connection_string_untrusted"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

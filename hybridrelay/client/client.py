@@ -27,8 +27,9 @@ from ..security import Role as IdentityRole
 
 logger = logging.getLogger("hybridrelay.client")
 
-#: To end the session in good order (seconds).
-_FAREWELL_SECONDS = 3.0
+#: For closed streams to deliver their last bytes, and then to end the session in good order (seconds).
+_DELIVERY_SECONDS = 10.0
+_FAREWELL_SECONDS = _DELIVERY_SECONDS + 3.0
 #: What a stream that could not be opened says where another session may help: the peer has not looked at it.
 _TRY_ANOTHER_SESSION = frozenset({Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED})
 
@@ -183,8 +184,9 @@ class Client:
     async def _aclose(self) -> None:
         self._closed = True
         if self._session is not None and self._session.outcome is None:
-            self._session.close(Reason.NO_ERROR)
-            await self._session.wait_ended()
+            # Streams that were closed still deliver what they were given; those that were not are cut off.
+            self._session.reset_open_streams(Reason.CANCELLED)
+            await self._session.aclose(grace=_DELIVERY_SECONDS)
 
 
 _IDENTITY = frozenset(range(Reason.IDENTITY_SHUT_OUT, Reason.TLS_FAILED + 1))
@@ -202,7 +204,7 @@ async def open_client(
     """``async with open_client(text) as client``: streams to the target of a hybrid connection.
 
     Nothing is connected before the first `Client.open_stream` or `Client.connect`. At the end of the block, streams
-    that are still open are reset. What the block raises, and our own errors, leave as themselves, never in a group.
+    that were closed have up to ten seconds to deliver their last bytes, and those still open are reset. What the block raises, and our own errors, leave as themselves, never in a group.
 
     Args:
         connection_string: an application's, as text or parsed.

@@ -9,7 +9,7 @@ from functools import partial
 import attrs
 import trio
 
-from .. import __version__
+from .._version import __version__
 from .._nursery import FlatNursery
 from ..abc import Dial
 from ..errors import RelayUnreachable, SessionError

@@ -118,6 +118,9 @@ class Session:
         self._timer = Waiter()
         self._timer_until = -math.inf
         self._channel_error: BaseException | None = None
+        self._channel_lost = False
+        self._writing = False
+        self._read_all = trio.Event()
 
     def __repr__(self) -> str:
         core = self.core
@@ -188,6 +191,12 @@ class Session:
         self._dispatch(self.core.close(reason, text))
         self._output()
 
+    def reset_open_streams(self, reason: Reason) -> None:
+        """Reset every stream that its owner has not closed; what closed ones still have to deliver goes on."""
+        for stream in list(self.core.streams.values()):
+            if not stream.owner.is_closed:
+                stream.owner.reset(reason)
+
     async def aclose(self, *, grace: float = 0.0, reason: Reason = Reason.NO_ERROR) -> None:
         """Accept no more streams, give those that are open `grace` seconds, then end the session.
 
@@ -247,17 +256,18 @@ class Session:
 
     async def _say_goodbye(self, channel: trio.abc.Stream) -> None:
         self._dispatch(self.core.close(Reason.GOING_AWAY))
+        if self._writing:
+            return  # cancelled within a write: half of it may have left, and nothing may follow
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_TIMEOUT):
             try:
                 for buffer in self.core.data_to_send(trio.current_time()):
                     await channel.send_all(buffer)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the writer was cancelled within a write, or the peer is gone: it sees a broken channel
+                pass  # the peer is gone
 
     async def _close_channel(self, channel: trio.abc.Stream) -> None:
         outcome = self.core.ended
-        lost = outcome is None or outcome.reason is Reason.SESSION_LOST or outcome.reason is Reason.PEER_SILENT
-        if lost:
+        if self._channel_lost or outcome is None or outcome.reason is Reason.PEER_SILENT:
             await trio.aclose_forcefully(channel)
         else:
             with trio.move_on_after(CLOSING_TIMEOUT):
@@ -265,21 +275,24 @@ class Session:
 
     async def _read(self, channel: trio.abc.Stream) -> None:
         core = self.core
-        while core.ended is None:
+        while True:
             try:
                 data = await channel.receive_some()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                 self._lost(exc)
-                return
+                break
             if not data:
                 self._lost(None)
-                return
+                break
+            if core.ended is not None:
+                continue  # what the peer wrote before it saw our GOAWAY
             now = trio.current_time()
             self._dispatch(core.receive_data(bytes(data), now))
             deadline = core.next_deadline()
             if deadline is not None and deadline < self._timer_until:
                 self._timer.wake()
             self._output()
+        self._read_all.set()
 
     async def _write(self, channel: trio.abc.Stream, scope: trio.CancelScope) -> None:
         core = self.core
@@ -289,6 +302,7 @@ class Session:
             self._dispatch(core.pending_events())
             if buffers:
                 data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+                self._writing = True
                 try:
                     if core.ended is None:
                         await channel.send_all(data)
@@ -297,7 +311,12 @@ class Session:
                             await channel.send_all(data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                     self._lost(exc)
+                self._writing = False
             elif core.ended is not None:
+                if not (core.ended.by_peer or self._channel_lost):
+                    # The peer closes first, so that its side of the channel ends in good order too.
+                    with trio.move_on_after(CLOSING_TIMEOUT):
+                        await self._read_all.wait()
                 scope.cancel()
                 return
             elif self._output_due:
@@ -318,6 +337,7 @@ class Session:
             self._output()
 
     def _lost(self, exc: BaseException | None) -> None:
+        self._channel_lost = True
         if self.core.ended is None:
             self._channel_error = exc
             text = "the channel was lost" if exc is None else f"the channel was lost: {exc}"

@@ -55,6 +55,11 @@ class MuxStream(trio.abc.HalfCloseableStream):
         """Why the peer (or we) aborted the stream; `Reason.NO_ERROR` while that has not happened."""
         return self._core.reason if self._core.is_aborted else Reason.NO_ERROR
 
+    @property
+    def is_closed(self) -> bool:
+        """We closed or reset the stream."""
+        return self._closed
+
     # --- sending
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from .. import __version__
+from .._version import __version__
 from ..errors import AuthorizationError, RendezvousError
 from ..mux import MuxStream, Session
 from ..protocol import RemoteProtocolError, control
