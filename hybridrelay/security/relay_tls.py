@@ -135,13 +135,12 @@ def check_relay_pin(stream: TLSStream, pins: Collection[str]) -> None:
     Raises:
         RelayIdentityError: the relay's key matches no pin; says both.
     """
-    certificate = stream.getpeercert(binary_form=True)
     if not pins:
         if stream.ssl_object.context.verify_mode is not ssl.CERT_REQUIRED:
             raise RelayIdentityError("the relay's certificate was not verified", reason=Reason.TLS_FAILED)
         return
     try:
-        actual = spki_pin(certificate or b"")
+        actual = spki_pin(stream.getpeercert(binary_form=True) or b"")
     except ValueError as exc:
         raise RelayIdentityError("the relay's certificate is not a usable one", reason=Reason.TLS_FAILED) from exc
     if actual not in {check_pin(pin) for pin in pins}:

@@ -105,7 +105,11 @@ class TLSStream(trio.abc.Stream):
     @overload
     def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
-        """The peer's certificate, as `ssl.SSLSocket.getpeercert`: the dict is empty unless it was verified."""
+        """The peer's certificate, as `ssl.SSLSocket.getpeercert`: the dict is empty unless it was verified.
+
+        Raises:
+            ValueError: the handshake was not made.
+        """
         if binary_form:
             return self._ssl.getpeercert(True)
         return self._ssl.getpeercert(False)

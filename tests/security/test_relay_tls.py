@@ -131,6 +131,12 @@ async def test_without_pins_the_context_must_have_verified(certificate_file: Pat
         check_relay_pin(stream, [])
 
 
+async def test_without_handshake_there_is_nothing_to_compare() -> None:
+    left, _ = trio.testing.memory_stream_pair()
+    with pytest.raises(RelayIdentityError, match="not a usable one"):
+        check_relay_pin(TLSStream(left, control_client_context([WRONG_PIN])), [WRONG_PIN])
+
+
 async def test_verified_by_ca(certificate_file: Path) -> None:
     context = control_client_context(ca_file=certificate_file)
     stream = await connect(context, control_server_context(certificate_file), hostname="hybridrelay.invalid")
