@@ -1,0 +1,151 @@
+"""The kernel's way: pipes are lent and come back empty, and where it does not work bytes go through a buffer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Any
+
+import pytest
+import trio
+
+from hybridrelay.relay import splice as splice_module
+from hybridrelay.relay.pump import PumpOutcome, PumpResult, pump
+from hybridrelay.relay.splice import PipePool, can_splice
+from hybridrelay.testing import tcp_pair
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="splice is Linux's"),
+    pytest.mark.usefixtures("no_descriptor_leaks"),
+]
+
+DATA = os.urandom(3 * 1024 * 1024)
+
+
+async def through_a_pump(data: bytes, pipes: PipePool) -> tuple[bytes, PumpResult]:
+    """Send `data` one way through a pump between TCP sockets."""
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    received = bytearray()
+
+    async def send() -> None:
+        await far_a.send_all(data)
+        await far_a.send_eof()
+
+    async def receive() -> None:
+        async for block in far_b:
+            received.extend(block)
+        await far_b.aclose()
+
+    with trio.fail_after(30):
+        async with far_a, far_b, trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            nursery.start_soon(receive)
+            result = await pump(near_a, near_b, pipes=pipes)
+    return bytes(received), result
+
+
+def failing_splice(monkeypatch: pytest.MonkeyPatch, *, call: int, number: int) -> None:
+    """Let the `call`-th splice and all later ones fail."""
+    real, calls = os.splice, 0
+
+    def splice(*args: Any, **kwargs: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls >= call:
+            raise OSError(number, os.strerror(number))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, "splice", splice)
+
+
+@pytest.mark.parametrize("call", range(1, 9))
+async def test_where_the_kernel_refuses_nothing_is_lost(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Odd calls fill the pipe and even ones empty it, roughly: both are refused at one time or another.
+    failing_splice(monkeypatch, call=call, number=errno.EINVAL)
+    with PipePool() as pipes:
+        received, result = await through_a_pump(DATA, pipes)
+        assert pipes.borrowed == 0
+    assert received == DATA
+    assert result == PumpResult(len(DATA), 0, PumpOutcome.FINISHED)
+
+
+@pytest.mark.parametrize(("call", "outcome"), [(1, PumpOutcome.A_BROKE), (2, PumpOutcome.B_BROKE)])
+async def test_the_leg_whose_splice_fails_is_the_broken_one(
+    call: int, outcome: PumpOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_splice(monkeypatch, call=call, number=errno.ECONNRESET)
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    async with far_a, far_b:
+        await far_a.send_all(b"something")
+        with PipePool() as pipes:
+            result = await pump(near_a, near_b, pipes=pipes)
+            assert pipes.borrowed == 0
+        assert result.outcome is outcome
+        with pytest.raises(trio.BrokenResourceError):
+            await far_b.receive_some()
+
+
+async def test_without_pipes_bytes_go_through_a_buffer() -> None:
+    with PipePool(max_borrowed=0) as pipes:
+        received, result = await through_a_pump(DATA, pipes)
+    assert received == DATA
+    assert result.outcome is PumpOutcome.FINISHED
+
+
+async def test_without_descriptors_bytes_go_through_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_pipe(flags: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe2", no_pipe)
+    with PipePool() as pipes:
+        received, _ = await through_a_pump(DATA, pipes)
+        assert (pipes.borrowed, pipes.idle) == (0, 0)
+    assert received == DATA
+
+
+async def test_a_long_burst_yields(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice_module, "PUMP_YIELD_BYTES", 1)
+    with PipePool() as pipes:
+        received, _ = await through_a_pump(DATA, pipes)
+    assert received == DATA
+
+
+def test_a_pipe_with_bytes_in_it_never_comes_back() -> None:
+    with PipePool() as pipes:
+        pipe = pipes.maybe_borrow()
+        assert pipe is not None
+        pipe.held = 1
+        pipes.give_back(pipe)
+        assert (pipes.borrowed, pipes.idle) == (0, 0)
+
+
+def test_the_pool_is_bounded_both_ways() -> None:
+    with PipePool(max_idle=1, max_borrowed=2) as pipes:
+        lent = [pipes.maybe_borrow() for _ in range(3)]
+        assert lent[2] is None
+        for pipe in lent[:2]:
+            assert pipe is not None
+            pipes.give_back(pipe)
+        assert (pipes.borrowed, pipes.idle) == (0, 1)
+        assert pipes.maybe_borrow() in lent, "an idle pipe is lent before a new one is made"
+        pipes.give_back(next(pipe for pipe in lent if pipe))
+
+
+def test_a_closed_pool_closes_what_comes_back() -> None:
+    pipes = PipePool()
+    pipe = pipes.maybe_borrow()
+    assert pipe is not None
+    pipes.close()
+    pipes.give_back(pipe)
+    pipes.close()
+    assert pipes.idle == 0
+
+
+async def test_only_plain_sockets_are_spliced() -> None:
+    near, far = await tcp_pair()
+    wrapped = trio.StapledStream(far, far)
+    async with near, far:
+        assert can_splice(near, far)
+        assert not can_splice(near, wrapped)
+        assert not can_splice(wrapped, near)
