@@ -1,0 +1,100 @@
+"""Everything that checks the project: ``nox`` runs what a change has to pass, ``nox -l`` lists the rest."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["lint", "types", "contracts", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+BULK_BYTES = 1 << 30
+
+
+def group(session: nox.Session, name: str) -> None:
+    """Install a dependency group of pyproject.toml."""
+    session.install("--quiet", *nox.project.dependency_groups(PROJECT, name))
+
+
+def install_wheel(session: nox.Session) -> None:
+    """Build the wheel and install it, so that what is tested is what users get.
+
+    Tests run from the checkout, whose packages must not be found in place of the installed ones: by no test, and by no
+    process that a test starts.
+    """
+    folder = Path(session.create_tmp()) / "wheel"
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), ".")
+    (wheel,) = folder.glob("*.whl")
+    session.install("--quiet", str(wheel))
+    session.install("--quiet", "--force-reinstall", "--no-deps", str(wheel))
+    session.env["PYTHONSAFEPATH"] = "1"
+    here = Path(__file__).parent
+    check = f"import hybridrelay; assert not hybridrelay.__file__.startswith({str(here / 'hybridrelay')!r})"
+    session.run("python", "-c", check)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Format and lint."""
+    group(session, "lint")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types, strictly."""
+    group(session, "lint")
+    session.install("--quiet", "--editable", ".")
+    session.run("mypy")
+
+
+@nox.session
+def contracts(session: nox.Session) -> None:
+    """Who may import whom."""
+    group(session, "lint")
+    session.install("--quiet", "--editable", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, against the built wheel. Arguments go to pytest: ``nox -s tests -- -k bulk``."""
+    install_wheel(session)
+    group(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Branch coverage, the processes that tests start included."""
+    install_wheel(session)
+    group(session, "test")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report")
+
+
+@nox.session
+def thorough(session: nox.Session) -> None:
+    """All tests, with many more generated examples."""
+    install_wheel(session)
+    group(session, "test")
+    session.run("pytest", *session.posargs, env={"HYPOTHESIS_PROFILE": "thorough"})
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """A gibibyte each way at once over every transport. Set HYBRIDRELAY_BULK_BYTES for more or less."""
+    install_wheel(session)
+    group(session, "test")
+    env = {"HYBRIDRELAY_BULK_BYTES": session.env.get("HYBRIDRELAY_BULK_BYTES") or str(BULK_BYTES)}
+    session.run("pytest", "-k", "bulk", "-s", "--timeout=1800", "tests/endtoend", *session.posargs, env=env)
