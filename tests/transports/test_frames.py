@@ -228,7 +228,7 @@ def test_an_idle_decoder_holds_nothing():
     assert decoder._input == b"\x82"
 
 
-all_frames = b"".join(encoded(frames, KEY) for name, (frames, _) in TABLE.items() if len(frames[0][1]) < 200)
+all_frames = b"".join(encoded(frames, KEY) for name, (frames, _) in TABLE.items() if "close" not in name)
 
 
 @given(
