@@ -1,7 +1,7 @@
 """Self-hosted Hybrid Connections: reach one TCP resource inside a private network that opens no inbound port.
 
-What a program needs is here; `hybridrelay.abc` and `hybridrelay.testing` are for those who write transports. Names are
-loaded when they are first used, so that the sans-IO protocol can be imported without anything that does I/O.
+What a program needs is here; `hybridrelay.abc` and `hybridrelay.testing` are for those who write transports. Names
+are loaded when first used, so that the sans-IO protocol can be imported without anything that does I/O.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__"]
+__all__ += list(_HOME)
 
 
 def __getattr__(name: str) -> object:

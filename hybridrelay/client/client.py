@@ -204,7 +204,8 @@ async def open_client(
     """``async with open_client(text) as client``: streams to the target of a hybrid connection.
 
     Nothing is connected before the first `Client.open_stream` or `Client.connect`. At the end of the block, streams
-    that were closed have up to ten seconds to deliver their last bytes, and those still open are reset. What the block raises, and our own errors, leave as themselves, never in a group.
+    that were closed have up to ten seconds to deliver their last bytes, and those still open are reset. What the
+    block raises, and our own errors, leave as themselves, never in a group.
 
     Args:
         connection_string: an application's, as text or parsed.

@@ -119,7 +119,11 @@ class Session:
         self._timer_until = -math.inf
         self._channel_error: BaseException | None = None
         self._channel_lost = False
+        #: A write has begun and not succeeded.
         self._writing = False
+        self._write_scope = trio.CancelScope()
+        #: When a write is given up: not before the session has ended.
+        self._write_deadline = math.inf
         self._read_all = trio.Event()
 
     def __repr__(self) -> str:
@@ -304,14 +308,16 @@ class Session:
                 data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
                 self._writing = True
                 try:
-                    if core.ended is None:
+                    with trio.CancelScope(deadline=self._write_deadline) as self._write_scope:
                         await channel.send_all(data)
-                    else:
-                        with trio.move_on_after(CLOSING_TIMEOUT):
-                            await channel.send_all(data)
+                        self._writing = False
                 except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
                     self._lost(exc)
-                self._writing = False
+                if self._writing:
+                    # Broken, or stuck when the session ended: nothing may follow half a write.
+                    self._channel_lost = True
+                    scope.cancel()
+                    return
             elif core.ended is not None:
                 if not (core.ended.by_peer or self._channel_lost):
                     # The peer closes first, so that its side of the channel ends in good order too.
@@ -366,6 +372,8 @@ class Session:
                     self._established.set()
                     self._offer_in.close()
                     self._timer.wake()
+                    self._write_deadline = trio.current_time() + CLOSING_TIMEOUT
+                    self._write_scope.deadline = self._write_deadline
                 case events.GoingAway():
                     pass  # core.peer_going_away is what counts
         if not self.core.streams:

@@ -1,0 +1,153 @@
+"""Streams do not hold each other up, and nobody holds up the session."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from hybridrelay.mux import Role, Session, SessionConfig
+from hybridrelay.protocol import Reason
+from hybridrelay.testing import session_pair
+
+
+async def _open(client: Session, server: Session):
+    ours = client.open_stream_nowait()
+    theirs = (await server.offers.receive()).accept()
+    await ours.wait_opened()
+    return ours, theirs
+
+
+async def _receive_all(stream) -> bytes:
+    received = b""
+    while data := await stream.receive_some():
+        received += data
+    return received
+
+
+async def test_a_slow_reader_stalls_only_itself(nursery: trio.Nursery) -> None:
+    client, server = await session_pair(nursery)
+    slow, slow_far = await _open(client, server)
+    quick, quick_far = await _open(client, server)
+    async with trio.open_nursery() as clogging:
+        clogging.start_soon(slow.send_all, bytes(50_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        # The slow stream's window is full; the other one moves all the same, both ways.
+        payload = bytes(range(256)) * 4096
+
+        async def echo() -> None:
+            await quick_far.send_all(await _receive_all(quick_far))
+            await quick_far.send_eof()
+
+        clogging.start_soon(echo)
+        await quick.send_all(payload)
+        await quick.send_eof()
+        assert await _receive_all(quick) == payload
+        clogging.cancel_scope.cancel()
+    await slow_far.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_memory_that_a_sender_may_cause_is_bounded_by_the_window(nursery: trio.Nursery) -> None:
+    config = SessionConfig(initial_window=64 * 1024, max_window=64 * 1024)
+    client, server = await session_pair(nursery, config=config)
+    ours, theirs = await _open(client, server)
+    async with trio.open_nursery() as clogging:
+        clogging.start_soon(ours.send_all, bytes(10_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        assert theirs._core.readable_bytes == 64 * 1024
+        assert ours._core.queued_bytes <= config.send_queue
+        clogging.cancel_scope.cancel()
+    nursery.cancel_scope.cancel()
+
+
+async def test_many_offers_that_nobody_accepts_do_not_stop_the_reader(nursery: trio.Nursery) -> None:
+    client, server = await session_pair(nursery)
+    ours, theirs = await _open(client, server)
+    for _ in range(500):
+        client.open_stream_nowait()
+    await ours.send_all(b"still here")
+    assert await theirs.receive_some() == b"still here"
+    nursery.cancel_scope.cancel()
+
+
+async def test_offers_beyond_the_backlog_are_refused_with_the_reason(nursery: trio.Nursery) -> None:
+    client, _ = await session_pair(nursery, config=SessionConfig(max_backlog=2))
+    first, second, third = (client.open_stream_nowait() for _ in range(3))
+    await trio.testing.wait_all_tasks_blocked()
+    assert third.reset_reason is Reason.LIMIT
+    assert first.reset_reason is second.reset_reason is Reason.NO_ERROR
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_dead_peer_is_noticed_though_the_writer_is_stuck(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    closed = trio.Event()
+    client_channel, server_channel = _valved_pair(closed)()
+    # The server is patient: it must be the client that notices.
+    client, server = Session(Role.INITIATOR), Session(Role.ACCEPTOR, config=SessionConfig(ping_timeout=1000))
+    nursery.start_soon(server.run, server_channel)
+    await nursery.start(client.run, client_channel)
+    ours, _ = await _open(client, server)
+    closed.set()
+    sender_ended = trio.Event()
+
+    async def send() -> None:
+        try:
+            await ours.send_all(bytes(1_000_000))
+        except trio.BrokenResourceError:
+            sender_ended.set()
+
+    nursery.start_soon(send)
+    before = trio.current_time()
+    outcome = await client.wait_ended()
+    assert outcome.reason is Reason.PEER_SILENT
+    # In virtual time: the documented bound, not a measurement.
+    assert trio.current_time() - before <= 15.5
+    await sender_ended.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_idle_session_lives_on(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
+    client, server = await session_pair(nursery)
+    ours, theirs = await _open(client, server)
+    await trio.sleep(4 * 3600)  # of virtual time
+    await ours.send_all(b"good morning")
+    assert await theirs.receive_some() == b"good morning"
+    nursery.cancel_scope.cancel()
+
+
+def _valved_pair(closed: trio.Event):
+    """Makes channels that swallow everything from some moment on, as a middlebox does that forgot a connection."""
+
+    def channels() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+        left, right = trio.testing.memory_stream_pair()
+        deliver = left.send_stream.send_all_hook
+        assert deliver is not None
+
+        async def hook() -> None:
+            if closed.is_set():
+                await trio.sleep_forever()
+            await deliver()
+
+        left.send_stream.send_all_hook = hook
+        return left, right
+
+    return channels
+
+
+async def test_a_clogged_channel_does_not_hold_up_the_end(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    closed = trio.Event()
+    client, server = await session_pair(nursery, channels=_valved_pair(closed))
+    await _open(client, server)
+    closed.set()
+    client.close(Reason.NO_ERROR)
+    with trio.fail_after(10):
+        assert (await client.wait_ended()).reason is Reason.NO_ERROR
+    nursery.cancel_scope.cancel()
+
+
+async def test_role_of_a_session_is_visible() -> None:
+    assert "initiator" in repr(Session(Role.INITIATOR))
