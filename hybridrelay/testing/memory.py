@@ -63,8 +63,8 @@ class MemoryNetwork:
         try:
             await channel.send(theirs)
         except BaseException as exc:
-            await trio.aclose_forcefully(ours)
-            await trio.aclose_forcefully(theirs)
+            ours.socket.close()
+            theirs.socket.close()
             if isinstance(exc, trio.BrokenResourceError | trio.ClosedResourceError):
                 raise ConnectionRefusedError(f"nothing listens on {host}:{port} any more") from exc
             raise

@@ -1,0 +1,92 @@
+"""The network inside the process refuses, delivers and closes like a real one, and carries real transports."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+import hybridrelay_websocket
+from hybridrelay.abc import AcceptOptions, ConnectOptions, Purpose
+from hybridrelay.testing import MemoryNetwork
+
+
+async def test_delivers():
+    network = MemoryNetwork()
+    async with network.listen("relay", 9352) as listener:
+        assert listener.address == ("relay", 9352)
+        near = await network.dial("relay", 9352)
+        far = await listener.accept()
+        async with near, far:
+            await near.send_all(b"x")
+            assert await far.receive_some() == b"x"
+
+
+async def test_refuses():
+    network = MemoryNetwork()
+    with pytest.raises(ConnectionRefusedError):
+        await network.dial("relay", 1)
+    listener = network.listen("relay", 1)
+    with pytest.raises(OSError, match="in use"):
+        network.listen("relay", 1)
+    waiting = await network.dial("relay", 1)
+    await listener.aclose()
+    await listener.aclose()
+    assert await waiting.receive_some() == b"", "dialed, and never accepted"
+    await waiting.aclose()
+    with pytest.raises(ConnectionRefusedError):
+        await network.dial("relay", 1)
+    with pytest.raises(trio.ClosedResourceError):
+        await listener.accept()
+    await network.listen("relay", 1).aclose()
+
+
+async def test_a_full_backlog_waits(monkeypatch):
+    monkeypatch.setattr("hybridrelay.testing.memory.BACKLOG", 0)
+    network = MemoryNetwork()
+    listener = network.listen("relay", 1)
+
+    async def dial_refused():
+        with pytest.raises(ConnectionRefusedError):
+            await network.dial("relay", 1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial_refused)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await network.dial("relay", 1)
+        assert scope.cancelled_caught
+        await listener.aclose()
+
+
+async def test_close_wakes_accept():
+    listener = MemoryNetwork().listen("relay", 1)
+
+    async def accept():
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        await trio.testing.wait_all_tasks_blocked()
+        await listener.aclose()
+
+
+async def test_carries_a_transport():
+    transport = hybridrelay_websocket.transport
+    port = transport.routes[1].ports[Purpose.DATA]
+    network = MemoryNetwork()
+
+    async def echo(connection):
+        stream = await transport.accept(connection, AcceptOptions(port))
+        async with stream:
+            await stream.send_all(await stream.receive_some())
+
+    async with network.listen("relay", 80) as listener, trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, echo, [listener])
+        async with await transport.connect(ConnectOptions("relay", 80, False, network.dial)) as stream:
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+            assert await stream.receive_some() == b""
+        nursery.cancel_scope.cancel()

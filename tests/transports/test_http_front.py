@@ -1,0 +1,203 @@
+"""What the ports 80 and 443 answer, request by request."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.abc import AcceptOptions
+from hybridrelay.errors import TransportError
+from hybridrelay.testing import tcp_pair
+from hybridrelay_websocket import PATH, SUBPROTOCOL, front, transport
+from hybridrelay_websocket.frames import encode_data
+from hybridrelay_websocket.handshake import MAX_HEAD
+from hybridrelay_websocket.transport import HTTP, HTTPS
+
+UPGRADE = {
+    "Host": "relay.example.com",
+    "Connection": "keep-alive, Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Protocol": f"other, {SUBPROTOCOL}",
+}
+
+
+def request(method="GET", target=PATH, version="1.1", **changes):
+    """A good upgrade request but for ``changes``: underscores for dashes, None to leave a header out."""
+    headers = {**UPGRADE, **{name.replace("_", "-"): value for name, value in changes.items()}}
+    lines = [f"{method} {target} HTTP/{version}", *(f"{k}: {v}" for k, v in headers.items() if v is not None)]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+async def accept(sent: bytes, *, refused=False):
+    """Be a client that sends ``sent``; returns what comes back. ``refused``: accept is to raise TransportError."""
+    client, server = await tcp_pair()
+    ended = None
+    async with client, server, trio.open_nursery() as nursery:
+
+        async def serve():
+            nonlocal ended
+            try:
+                ended = await transport.accept(server, AcceptOptions(HTTP))
+            except TransportError as exc:
+                ended = exc
+            assert server.socket.fileno() == -1
+
+        nursery.start_soon(serve)
+        await client.send_all(sent)
+        await client.send_eof()
+        received = b""
+        while chunk := await client.receive_some():
+            received += chunk
+    assert isinstance(ended, TransportError) if refused else ended is None
+    return received
+
+
+REFUSED = {
+    "health": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+    "health with a query": (b"GET /healthz?a=b HTTP/1.1\r\nHost: x\r\n\r\n", 200),
+    "health by HTTP 1.0": (b"GET /healthz HTTP/1.0\r\n\r\n", 200),
+    "health posted": (b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", 405),
+    "root": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 404),
+    "other path": (request(target="/other"), 404),
+    "longer path": (request(target=PATH + "/x"), 404),
+    "a proxy's form": (request(target="http://x" + PATH), 404),
+    "strange path": (request(target="/%00%ff"), 404),
+    "other method": (request("POST"), 405),
+    "unknown method": (request("BREW"), 405),
+    "CONNECT": (request("CONNECT", "x:443"), 404),
+    "no upgrade": (request(Upgrade=None, Connection=None), 426),
+    "no Upgrade header": (request(Upgrade=None), 426),
+    "other upgrade": (request(Upgrade="h2c"), 426),
+    "no Connection header": (request(Connection=None), 426),
+    "Connection closes": (request(Connection="close"), 426),
+    "HTTP 1.0": (request(version="1.0"), 426),
+    "no version": (request(Sec_WebSocket_Version=None), 426),
+    "old version": (request(Sec_WebSocket_Version="8"), 426),
+    "no key": (request(Sec_WebSocket_Key=None), 400),
+    "short key": (request(Sec_WebSocket_Key="c2hvcnQ="), 400),
+    "key that is not base64": (request(Sec_WebSocket_Key="\xff" * 24), 400),
+    "no subprotocol": (request(Sec_WebSocket_Protocol=None), 400),
+    "other subprotocol": (request(Sec_WebSocket_Protocol="chat"), 400),
+    "a body": (request(Content_Length="5") + b"abcde", 400),
+    "a chunked body": (request(Transfer_Encoding="chunked") + b"0\r\n\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_answers(name):
+    sent, status = REFUSED[name]
+    head, _, body = (await accept(sent)).partition(b"\r\n\r\n")
+    lines = head.decode().lower().split("\r\n")
+    assert lines[0].startswith(f"http/1.1 {status} ")
+    assert "connection: close" in lines
+    assert f"content-length: {len(body)}" in lines
+    if status == 200:
+        assert body == b"ok\n"
+    if status == 405:
+        assert any(line.startswith("allow: get") for line in lines)
+    if status == 426:
+        assert "upgrade: websocket" in lines
+    if "version" in name:
+        assert "sec-websocket-version: 13" in lines
+
+
+async def test_health_by_head():
+    received = await accept(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.endswith(b"\r\n\r\n")
+    assert b"Content-Length: 3\r\n" in received
+
+
+BAD = {
+    "no HTTP": (b"hello\r\n\r\n", 400),
+    "TLS": (b"\x16\x03\x01\x02\x00\x01", 400),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "bad header": (b"GET / HTTP/1.1\r\nHost x\r\n\r\n", 400),
+    "endless line": (b"GET /" + b"a" * 2 * MAX_HEAD, 431),
+    "endless headers": (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * MAX_HEAD, 431),
+    "two lengths": (request("POST", Content_Length="1, 2"), 400),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_garbage(name):
+    sent, status = BAD[name]
+    received = await accept(sent, refused=True)
+    assert received.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"\r\nConnection: close\r\n" in received
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\n", request()[:-1]])
+async def test_an_end_before_the_head_does(sent):
+    assert await accept(sent, refused=True) == b""
+
+
+async def test_the_answer_survives_what_was_not_read():
+    sent = b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 10_000
+    assert MAX_HEAD < len(sent) < MAX_HEAD + front.LINGER_BYTES
+    received = await accept(sent, refused=True)
+    assert received.startswith(b"HTTP/1.1 431 ")
+
+
+async def test_a_refused_client_that_stays_is_left(autojump_clock):
+    # No real socket may be waited for under the jumping clock, so the time is all that is looked at.
+    client, server = await tcp_pair()
+    async with client, server:
+        start = trio.current_time()
+        await front.send_answer(server, server, front.Answer(404, "x"))
+        assert trio.current_time() == start + front.LINGER_TIMEOUT
+
+
+async def test_a_client_that_is_gone_is_no_error():
+    client, server = await tcp_pair()
+    async with client, server:
+        await client.aclose()
+        for _ in range(3):
+            await front.send_answer(server, server, front.Answer(404, "x" * 100_000))
+
+
+GOOD = {
+    "plain": {},
+    "upper case": {"Upgrade": "WebSocket", "Connection": "UPGRADE"},
+    "hosts that wsproto would choke on": {"Host": "a..b"},
+    "obsolete host bytes": {"Host": "\xff\xfe"},
+    "compression offered": {"Sec_WebSocket_Extensions": "permessage-deflate; client_max_window_bits"},
+    "a query": {"target": PATH + "?x=y"},
+    "browser headers": {"Origin": "https://example.com", "Cookie": "a=b", "Content_Length": "0"},
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+async def test_upgrade(name):
+    client, server = await tcp_pair()
+    async with client, server, trio.open_nursery() as nursery:
+        # Frames right behind the head, as an eager client sends them.
+        frames = b"".join(b"".join(encode_data(payload, masked=True)) for payload in (b"early", b""))
+        nursery.start_soon(client.send_all, request(**GOOD[name]) + frames)
+        stream = await transport.accept(server, AcceptOptions(HTTP))
+        assert await stream.receive_some() == b"early"
+        assert await stream.receive_some() == b""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await client.receive_some(1)
+        lines = head.decode().lower().split("\r\n")
+        assert lines[0] == "http/1.1 101 switching protocols"
+        assert "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in lines, "the example of RFC 6455 section 1.3"
+        assert f"sec-websocket-protocol: {SUBPROTOCOL}" in lines
+        assert not any("extensions" in line for line in lines)
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(b"x")
+        assert await client.receive_some() == b"\x82\x01x", "nothing else was written"
+        await trio.aclose_forcefully(stream)
+
+
+async def test_a_port_with_outer_tls_needs_a_certificate():
+    client, server = await tcp_pair()
+    async with client:
+        with pytest.raises(ValueError, match="certificate"):
+            await transport.accept(server, AcceptOptions(HTTPS))
+        assert server.socket.fileno() == -1

@@ -1,0 +1,185 @@
+"""The client's side of the handshake against servers that answer something else."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+import trio
+
+from hybridrelay.abc import ConnectOptions
+from hybridrelay.errors import TransportError
+from hybridrelay.testing import tcp_pair
+from hybridrelay_websocket import PATH, SUBPROTOCOL, transport
+from hybridrelay_websocket.frames import encode_data
+from hybridrelay_websocket.handshake import MAX_HEAD
+
+
+def accept_key(head: bytes) -> str:
+    [key] = [line.split(b": ")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key")]
+    return base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
+
+
+def answer(head: bytes, **changes) -> bytes:
+    headers = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Accept": accept_key(head),
+        "Sec-WebSocket-Protocol": SUBPROTOCOL,
+        **{name.replace("_", "-"): value for name, value in changes.items()},
+    }
+    lines = ["HTTP/1.1 101 Switching Protocols", *(f"{k}: {v}" for k, v in headers.items() if v is not None)]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+async def connect(respond, *, host="127.0.0.1", port=1, then_close=False):
+    """Connect to a server that answers the head with ``respond(head)``; returns the head and the stream."""
+    near, far = await tcp_pair()
+    heads = []
+    result = None
+
+    async def dial(dialed_host, dialed_port):
+        assert (dialed_host, dialed_port) == (host, port)
+        return near
+
+    async def serve():
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += await far.receive_some()
+        heads.append(head)
+        await far.send_all(respond(head))
+        if then_close:
+            await far.send_eof()
+
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        try:
+            result = await transport.connect(ConnectOptions(host, port, False, dial))
+        except TransportError as exc:
+            assert near.socket.fileno() == -1
+            result = exc
+    if isinstance(result, TransportError):
+        raise result
+    return heads.pop(), result
+
+
+async def test_request():
+    head, stream = await connect(answer, host="relay.example.com", port=8080)
+    await trio.aclose_forcefully(stream)
+    lines = head.decode().split("\r\n")
+    assert lines[0] == f"GET {PATH} HTTP/1.1"
+    assert "Host: relay.example.com:8080" in lines
+    assert f"Sec-WebSocket-Protocol: {SUBPROTOCOL}" in lines
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "expected"),
+    [("h", 80, "h"), ("h", 443, "h:443"), ("::1", 80, "[::1]"), ("::1", 81, "[::1]:81"), ("1.2.3.4", 80, "1.2.3.4")],
+)
+async def test_host_header(host, port, expected):
+    head, stream = await connect(answer, host=host, port=port)
+    await trio.aclose_forcefully(stream)
+    assert f"Host: {expected}\r\n".encode() in head
+
+
+async def test_frames_right_behind_the_head():
+    early = b"".join(encode_data(b"early", masked=False)) + b"\x82"
+    _, stream = await connect(lambda head: answer(head) + early)
+    assert await stream.receive_some() == b"early"
+    await trio.aclose_forcefully(stream)
+
+
+REFUSALS = {
+    "not found": (b"HTTP/1.1 404 Not Found\r\nContent-Length: 1000\r\n\r\nsome of", "status 404"),
+    "proxy": (b"HTTP/1.0 407 Proxy Authentication Required\r\n\r\n", "status 407"),
+    "ok": (b"HTTP/1.1 200 OK\r\n\r\n<html>", "status 200"),
+    "no reason phrase": (b"HTTP/1.1 503\r\n\r\n", "status 503"),
+    "status of four digits": (b"HTTP/1.1 1010 \r\n\r\n", "does not speak HTTP"),
+    "HTTP/2": (b"HTTP/2 101 \r\n\r\n", "does not speak HTTP"),
+    "SSH": (b"SSH-2.0-x\r\n", "does not speak HTTP"),
+    "endless": (b"HTTP/1.1 101 \r\nA: " + bytes(2 * MAX_HEAD), "too long"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_refusals(name):
+    response, why = REFUSALS[name]
+    with pytest.raises(TransportError, match=why):
+        await connect(lambda _: response)
+
+
+BAD_HANDSHAKES = {
+    "wrong key": {"Sec_WebSocket_Accept": "AAAA"},
+    "no key": {"Sec_WebSocket_Accept": None},
+    "key of high bytes": {"Sec_WebSocket_Accept": "\xff"},
+    "no upgrade": {"Upgrade": None},
+    "other upgrade": {"Upgrade": "h2c"},
+    "upgrade of high bytes": {"Upgrade": "\xff"},
+    "no connection": {"Connection": None},
+    "connection of high bytes": {"Connection": "\xff"},
+    "no subprotocol": {"Sec_WebSocket_Protocol": None},
+    "other subprotocol": {"Sec_WebSocket_Protocol": "chat"},
+    "subprotocol of high bytes": {"Sec_WebSocket_Protocol": "\xff"},
+    "extension that nobody offered": {"Sec_WebSocket_Extensions": "permessage-deflate"},
+    "extension of high bytes": {"Sec_WebSocket_Extensions": "\xff"},
+    "header that is none": {"bad header": "x"},
+}
+
+
+@pytest.mark.parametrize("name", BAD_HANDSHAKES)
+async def test_bad_handshakes(name):
+    with pytest.raises(TransportError):
+        await connect(lambda head: answer(head, **BAD_HANDSHAKES[name]))
+
+
+@pytest.mark.parametrize("size", [0, 1, 20, 100])
+async def test_half_an_answer(size):
+    with pytest.raises(TransportError, match="closed"):
+        await connect(lambda head: answer(head)[:size], then_close=True)
+
+
+async def test_lost_connection():
+    near, far = await tcp_pair()
+    await far.aclose()
+
+    async def dial(host, port):
+        return near
+
+    with pytest.raises(TransportError):
+        await transport.connect(ConnectOptions("h", 80, False, dial))
+    assert near.socket.fileno() == -1
+
+
+async def test_a_failed_dial_is_not_translated():
+    async def dial(host, port):
+        raise ConnectionRefusedError("nobody")
+
+    with pytest.raises(ConnectionRefusedError):
+        await transport.connect(ConnectOptions("h", 80, False, dial))
+
+
+async def test_outer_tls_to_something_else():
+    near, far = await tcp_pair()
+
+    async def dial(host, port):
+        return near
+
+    async with far:
+        await far.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        with pytest.raises(TransportError, match="outer TLS"):
+            await transport.connect(ConnectOptions("h", 443, True, dial))
+    assert near.socket.fileno() == -1
+
+
+@pytest.mark.parametrize("host", ["", ".example.com", "x" * 300])
+async def test_names_that_tls_can_not_carry(host):
+    near, far = await tcp_pair()
+
+    async def dial(host, port):
+        return near
+
+    async with far:
+        with pytest.raises(TransportError, match="outer TLS"):
+            await transport.connect(ConnectOptions(host, 443, True, dial))
+    assert near.socket.fileno() == -1

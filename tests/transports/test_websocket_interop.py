@@ -1,0 +1,125 @@
+"""Our server and foreign WebSocket clients, each with a codec and a handshake of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import random
+
+import pytest
+import trio
+import trio_websocket
+import websockets.exceptions
+import websockets.sync.client
+
+from hybridrelay.abc import AcceptOptions, Purpose
+from hybridrelay_websocket import PATH, SUBPROTOCOL, transport
+from hybridrelay_websocket.transport import HTTP
+
+
+@contextlib.asynccontextmanager
+async def serving(handler):
+    """A WebSocket server on loopback; yields its port. The handler gets our stream."""
+
+    async def accept(connection):
+        stream = await transport.accept(connection, AcceptOptions(HTTP))
+        async with stream:
+            await handler(stream)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(functools.partial(trio.serve_tcp, accept, 0, host="127.0.0.1"))
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def foreign_client(port):
+    """trio-websocket, on a connection that we close: its client leaves that to the garbage collector."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as connection, trio.open_nursery() as nursery:
+        async with await trio_websocket.wrap_client_stream(
+            nursery, connection, "127.0.0.1", PATH, subprotocols=[SUBPROTOCOL]
+        ) as ws:
+            yield ws
+
+
+async def echo(stream):
+    while data := await stream.receive_some():
+        await stream.send_all(data)
+    await stream.send_eof()
+
+
+def blocking_client(port, messages):
+    """Speaks blocking `websockets`, with every kind of message, and pings in between."""
+    with websockets.sync.client.connect(
+        f"ws://127.0.0.1:{port}{PATH}", subprotocols=[SUBPROTOCOL], max_size=None, compression="deflate"
+    ) as ws:
+        assert ws.subprotocol == SUBPROTOCOL
+        received = bytearray()
+        for message in messages:
+            pong = ws.ping()
+            ws.send([message[: len(message) // 2], b"", message[len(message) // 2 :]])  # in fragments
+            while len(received) < sum(map(len, messages[: messages.index(message) + 1])):
+                received += ws.recv()
+            assert pong.wait(10)
+        ws.send(b"")
+        assert ws.recv() == b""
+        with pytest.raises(websockets.exceptions.ConnectionClosedOK):
+            ws.recv()
+    return bytes(received)
+
+
+async def test_blocking_websockets_client():
+    messages = [random.Random(size).randbytes(size) for size in (1, 126, 70_000, 1_000_000)]
+    async with serving(echo) as port:
+        received = await trio.to_thread.run_sync(blocking_client, port, messages, abandon_on_cancel=True)
+    assert hashlib.sha256(received).digest() == hashlib.sha256(b"".join(messages)).digest()
+
+
+async def test_trio_websocket_client():
+    async with serving(echo) as port:
+        async with foreign_client(port) as ws:
+            await ws.send_message(b"hello")
+            assert await ws.get_message() == b"hello"
+            await ws.ping(b"are you there")
+            await ws.send_message(b"")
+            assert await ws.get_message() == b""
+            with pytest.raises(trio_websocket.ConnectionClosed) as caught:
+                await ws.get_message()
+    assert caught.value.reason.code == 1000
+
+
+async def test_a_text_message_is_a_violation():
+    outcome = []
+
+    async def read(stream):
+        with pytest.raises(trio.BrokenResourceError, match="opcode 1") as caught:
+            await stream.receive_some()
+        outcome.append(caught)
+
+    async with serving(read) as port:
+        async with foreign_client(port) as ws:
+            await ws.send_message("text")
+            with pytest.raises(trio_websocket.ConnectionClosed) as caught:
+                await ws.get_message()
+    assert caught.value.reason.code == 1002
+    assert outcome
+
+
+async def test_a_foreign_close_is_a_break():
+    broke = trio.Event()
+
+    async def read(stream):
+        assert await stream.receive_some() == b"half a"
+        with pytest.raises(trio.BrokenResourceError, match="1000"):
+            await stream.receive_some()
+        broke.set()
+
+    async with serving(read) as port:
+        async with foreign_client(port) as ws:
+            await ws.send_message(b"half a")
+        await broke.wait()
+
+
+def test_all_purposes_share_a_port():
+    assert all(port.purposes == frozenset(Purpose) for route in transport.routes for port in route.ports.values())
