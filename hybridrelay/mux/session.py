@@ -368,11 +368,13 @@ class Session:
                     stream.owner._wake()
                 case events.Established():
                     self._established.set()
-                case events.SessionEnded():
+                case events.SessionEnded(reason=reason):
                     self._established.set()
                     self._offer_in.close()
                     self._timer.wake()
-                    self._write_deadline = trio.current_time() + CLOSING_TIMEOUT
+                    # A silent peer hears no goodbye.
+                    patience = 0.0 if reason is Reason.PEER_SILENT else CLOSING_TIMEOUT
+                    self._write_deadline = trio.current_time() + patience
                     self._write_scope.deadline = self._write_deadline
                 case events.GoingAway():
                     pass  # core.peer_going_away is what counts

@@ -117,20 +117,25 @@ async def test_an_idle_session_lives_on(nursery: trio.Nursery, autojump_clock: t
     nursery.cancel_scope.cancel()
 
 
+def _add_valve(stream: trio.testing.MemorySendStream, closed: trio.Event) -> None:
+    deliver = stream.send_all_hook
+    assert deliver is not None
+
+    async def hook() -> None:
+        if closed.is_set():
+            await trio.sleep_forever()
+        await deliver()
+
+    stream.send_all_hook = hook
+
+
 def _valved_pair(closed: trio.Event):
     """Makes channels that swallow everything from some moment on, as a middlebox does that forgot a connection."""
 
     def channels() -> tuple[trio.abc.Stream, trio.abc.Stream]:
         left, right = trio.testing.memory_stream_pair()
-        deliver = left.send_stream.send_all_hook
-        assert deliver is not None
-
-        async def hook() -> None:
-            if closed.is_set():
-                await trio.sleep_forever()
-            await deliver()
-
-        left.send_stream.send_all_hook = hook
+        for end in (left, right):
+            _add_valve(end.send_stream, closed)
         return left, right
 
     return channels
