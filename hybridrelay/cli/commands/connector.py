@@ -1,0 +1,73 @@
+"""``hybridrelay connector``."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from .. import exits, output, values
+from ..connection_strings import WHERE_FROM, add_mode, load_all
+from ..parser import Subparsers, add_command
+
+_DESCRIPTION = f"""\
+Run the connector: in the private network, where it can reach the target. It dials out only, to the relay, and opens
+the target that its own connection string names, for applications that prove their identity to it. Several hybrid
+connections can be published by one process; several connectors with the same string make it redundant.
+
+{WHERE_FROM}
+
+The log (standard error) tells of every stream: which application, which target, how much, and how it ended
+(logger hybridrelay.audit). A relay that cannot be reached is tried again for ever.
+"""
+_EXAMPLES = """\
+examples:
+  hybridrelay connector --connection-string-file orders.connector
+  two, and an application that may not come in any more:
+    hybridrelay connector --shut-out shut-out.txt \\
+        --connection-string-file orders.connector billing.connector
+
+shut-out.txt, read again whenever it changes; open sessions of who is in it are closed:
+  reporting            # a label: all identities called so
+  3F:A0:17:...         # a serial: this identity alone
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    summary = "run the connector, in the private network"
+    parser = add_command(subparsers, "connector", summary, _DESCRIPTION, _EXAMPLES)
+    parser.add_argument(
+        "--connection-string-file",
+        metavar="F",
+        dest="files",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="connectors' connection strings; - for standard input",
+    )
+    parser.add_argument(
+        "--shut-out", metavar="FILE", type=values.path, help="labels or serials of applications to be refused"
+    )
+    add_mode(parser)
+    parser.set_defaults(run=run, default_log_level="info")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish until told to stop."""
+    import trio
+
+    from ..._nursery import FlatNursery
+    from ...connector import PolicyFile, run_connector
+    from ..running import run_until_stopped
+
+    strings = load_all(args.files)
+    policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)
+
+    async def main() -> None:
+        async with FlatNursery() as nursery:
+            await nursery.start(partial(run_connector, strings, mode=args.mode, policy_file=policy_file))
+            output.say_ready("connector", [(string.entity_path, str(string.target)) for string in strings])
+            await trio.sleep_forever()
+
+    run_until_stopped(main)
+    return exits.OK

@@ -1,0 +1,144 @@
+"""``hybridrelay forward``."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .. import exits, output, values
+from ..connection_strings import WHERE_FROM, add_mode, load_all
+from ..parser import Subparsers, add_command
+
+if TYPE_CHECKING:
+    from ...security import ConnectionString
+
+logger = logging.getLogger("hybridrelay.cli")
+
+#: Any free port: nothing that is in use is ever in the way.
+_ANYWHERE = ("127.0.0.1", 0)
+
+_DESCRIPTION = f"""\
+Run the client as local ports: beside the application, which connects to them as if they were the on-premises host.
+Every connection becomes one stream to the target of the hybrid connection. Where the tunnel or the target breaks, the
+application's connection is reset; it never sees a false end of file.
+
+{WHERE_FROM}
+
+A session that is lost is opened again, for ever. The ready line says which ports were opened.
+"""
+_EXAMPLES = """\
+examples:
+  hybridrelay forward --connection-string-file orders.application \\
+      --listen 127.0.0.1:5432
+  psql -h 127.0.0.1 -p 5432
+  two, each --listen for the file at the same place in the order:
+    hybridrelay forward \\
+        --connection-string-file orders.application --listen 127.0.0.1:5432 \\
+        --connection-string-file shop.application --listen [::1]:3306
+  only over ports 443 and 80:
+    hybridrelay forward --connection-string-file orders.application \\
+        --mode websocket
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers, "forward", "run the client: local ports that lead to the target", _DESCRIPTION, _EXAMPLES
+    )
+    parser.add_argument(
+        "--connection-string-file",
+        metavar="F",
+        dest="files",
+        action="append",
+        default=[],
+        help="an application's connection string; - for standard input",
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="ADDR:PORT",
+        type=values.listen_address,
+        action="append",
+        default=[],
+        help="the local port, one for each file; [::1]:5432 for IPv6; port 0: any free one (default: 127.0.0.1:0)",
+    )
+    add_mode(parser)
+    parser.set_defaults(run=run, default_log_level="info")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Forward until told to stop."""
+    import trio
+
+    from ..._nursery import FlatNursery
+    from ...errors import ConfigurationError
+    from ..running import run_until_stopped
+
+    strings = load_all(args.files)
+    listen: Sequence[tuple[str, int]] = args.listen or [_ANYWHERE] * len(strings)
+    if len(listen) != len(strings):
+        raise ConfigurationError(
+            f"{len(listen)} times --listen for {len(strings)} connection strings",
+            remedy="give one --listen for each --connection-string-file, or none at all",
+        )
+    for host, _ in listen:
+        if not is_loopback(host):
+            logger.warning("%s is no loopback address: whoever reaches it can connect to the target", host)
+
+    async def main() -> None:
+        bound: list[list[tuple[str, int]]] = [[] for _ in strings]
+        async with FlatNursery() as nursery:
+            async with FlatNursery() as starting:
+                for string, address, found in zip(strings, listen, bound, strict=True):
+                    forward = partial(_forward, string, address, args.mode)
+                    starting.start_soon(_start, nursery, forward, found)
+            fields = [
+                (string.entity_path, ",".join(map(_format, found)))
+                for string, found in zip(strings, bound, strict=True)
+            ]
+            output.say_ready("forward", fields)
+            await trio.sleep_forever()
+
+    run_until_stopped(main)
+    return exits.OK
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to it."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import trio
+
+    Started = trio.TaskStatus[list[tuple[str, int]]]
+
+
+async def _start(
+    nursery: trio.Nursery, forward: Callable[..., Awaitable[None]], found: list[tuple[str, int]]
+) -> None:
+    found += await nursery.start(forward)
+
+
+async def _forward(
+    string: ConnectionString, address: tuple[str, int], mode: str, *, task_status: Started
+) -> None:
+    from ...client import open_client, run_forward
+
+    async with open_client(string, mode=mode) as client:
+        await run_forward(client, [address], task_status=task_status)
+
+
+def _format(address: tuple[str, int]) -> str:
+    from ...connectivity import format_address
+
+    return format_address(*address)

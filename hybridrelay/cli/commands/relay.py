@@ -1,0 +1,161 @@
+"""``hybridrelay relay``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .. import exits, output, values
+from ..parser import Subparsers, add_command
+
+if TYPE_CHECKING:
+    from ...relay import Binding, RelayConfig
+
+_DESCRIPTION = """\
+Run the relay: on a host that both sides can reach. It authenticates connectors and clients, pairs them, and moves
+their bytes, which are encrypted end to end: it can read none of them.
+
+Ports (--ports changes them; 'off' is not opened):
+  probe 9350, control 5671, data 9352   native TCP; with one of them off,
+                                        native TCP is never chosen
+  http 80, https 443                    WebSocket, for networks that let
+                                        nothing else out
+
+The state directory holds the registry (hybrid connections and their keys) and the relay's own certificate, both made
+at the first start. Hybrid connections are added with 'hybridrelay connections', also while the relay runs.
+
+Its ready line ends with its pin, by which client and connector know it: 'connections create' takes it from the state
+directory, or by --relay-pin.
+"""
+_EXAMPLES = """\
+examples:
+  hybridrelay relay --state /var/lib/hybridrelay
+  behind nginx or a CDN that serves 443 and passes /hybridrelay on to 8080:
+    hybridrelay relay --state state --ports https=off,http=127.0.0.1:8080 \\
+        --public-ports http=off,https=443
+  no native TCP, only WebSocket:
+    hybridrelay relay --state state --ports probe=off,control=off,data=off
+
+configuration file (--config): the same names; the command line wins;
+paths are relative to the file:
+  state = "/var/lib/hybridrelay"
+  host = ["203.0.113.7", "2001:db8::7"]
+  tls-certificate = "fullchain.pem"
+  tls-key = "privkey.pem"
+  [ports]
+  probe = 9350
+  http = "127.0.0.1:8080"
+  https = "off"
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(subparsers, "relay", "run the relay, on a public host", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        type=values.path,
+        help="the state directory, made where it is missing; back it up: it holds the keys and the certificate",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="ADDR",
+        type=values.host,
+        action="append",
+        help="address to listen on, where --ports does not say otherwise; several are possible (default: all)",
+    )
+    parser.add_argument(
+        "--ports",
+        metavar="PORTS",
+        type=values.ports,
+        help="what is opened, such as probe=9350,http=127.0.0.1:8080,https=[::1]:8443,data=off; 0: any free port",
+    )
+    parser.add_argument(
+        "--public-ports",
+        metavar="PORTS",
+        type=values.public_ports,
+        help="what connection strings carry instead, where something in front of the relay has other ports",
+    )
+    parser.add_argument(
+        "--tls-certificate",
+        metavar="F",
+        type=values.path,
+        help="PEM, for https; of a CA, because proxies that open TLS demand it (default: a self-made one)",
+    )
+    parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, where the key is not in that file")
+    parser.add_argument("--config", metavar="FILE.toml", type=values.path, help="take options from this file")
+    parser.set_defaults(run=run, default_log_level="info")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the relay until told to stop."""
+    import trio
+
+    from ..._nursery import FlatNursery
+    from ...relay import run_relay
+    from ..config_file import apply_config_file
+    from ..logs import set_up_logs
+    from ..running import run_until_stopped
+
+    if args.config is not None:
+        apply_config_file(args, args.config)
+        set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
+    config = make_config(args)
+
+    async def main() -> None:
+        async with FlatNursery() as nursery:
+            info = await nursery.start(partial(run_relay, config))
+            fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
+            output.say_ready("relay", [*fields, ("pin", info.pin)])
+            await trio.sleep_forever()
+
+    run_until_stopped(main)
+    return exits.OK
+
+
+def make_config(args: argparse.Namespace) -> RelayConfig:
+    """What the options mean.
+
+    Raises:
+        ConfigurationError: one is missing, or needs another.
+    """
+    from ...errors import ConfigurationError
+    from ...relay import RelayConfig
+
+    if args.state is None:
+        raise ConfigurationError("no state directory was given", remedy="relay --state DIR, or state in --config")
+    if args.tls_key is not None and args.tls_certificate is None:
+        raise ConfigurationError("--tls-key needs --tls-certificate", remedy="give both, or neither")
+    return RelayConfig(
+        state_dir=args.state,
+        bindings=make_bindings(args.host or [""], args.ports or {}),
+        public_ports=args.public_ports or {},
+        tls_certificate=args.tls_certificate,
+        tls_key=args.tls_key,
+    )
+
+
+def make_bindings(
+    hosts: Sequence[str], ports: Mapping[str, values.PortOption]
+) -> Mapping[str, tuple[Binding, ...]]:
+    """Where to listen: what `ports` says, and for all other ports of the installed transports the defaults.
+
+    Args:
+        hosts: for ports whose entry names no address.
+        ports: from ``--ports``.
+    """
+    from ...connectivity import all_ports, discover
+    from ...relay import Binding
+
+    known = all_ports(discover())
+    options: dict[str, values.PortOption] = {name: (None, port.default) for name, port in known.items()}
+    bindings = {}
+    for name, option in {**options, **ports}.items():
+        if option is None:
+            continue
+        address, number = option
+        bindings[name] = tuple(Binding(host, number) for host in (hosts if address is None else [address]))
+    return bindings

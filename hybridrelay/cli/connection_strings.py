@@ -1,0 +1,50 @@
+"""Connection strings for the commands: the option, and reading what it names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..security import ConnectionString
+
+#: For every --help.
+WHERE_FROM = """\
+Connection strings come from files, from standard input (-), or, where no file is named, from the environment variable
+HYBRIDRELAY_CONNECTION_STRING; never from the command line, which every user of the machine can see. The files are
+written by 'hybridrelay connections create' and 'connections issue'."""
+
+
+def add_mode(parser: argparse.ArgumentParser) -> None:
+    """Add ``--mode``."""
+    parser.add_argument(
+        "--mode",
+        metavar="auto|tcp|websocket",
+        default="auto",
+        help="the transport: the best that works (auto, the default), or only this one",
+    )
+
+
+def load_all(files: Sequence[str]) -> list[ConnectionString]:
+    """Read all connection strings; without files, the one in the environment.
+
+    Raises:
+        ConfigurationError: one cannot be read or is none; says which file, and which part of it.
+    """
+    from ..errors import ConfigurationError, ConnectionStringError
+    from ..security import load_connection_string
+
+    if not files:
+        return [load_connection_string()]
+    if len([file for file in files if file == "-"]) > 1:
+        raise ConfigurationError("standard input (-) holds one connection string", remedy="use files for the others")
+    strings = []
+    for file in files:
+        try:
+            strings.append(load_connection_string(file))
+        except ConnectionStringError as exc:
+            if len(files) == 1:
+                raise
+            raise ConnectionStringError(f"{file}: {exc}", part=exc.part, remedy=exc.remedy) from None
+    return strings

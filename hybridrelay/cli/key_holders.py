@@ -1,0 +1,94 @@
+"""Files that carry a key of the registry: connection strings, and authority files. A new key can be put into them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..security import AuthorityFile, ConnectionString, Role, Secret, parse_connection_string_untrusted
+from .files import replace_private_file
+from .provisioning import rule_of, with_key
+
+#: An authority file has a few KB, a connection string less.
+_MAX_FILE = 256 * 1024
+
+
+@attrs.frozen
+class KeyHolder:
+    """A file that carries the key of one rule of one hybrid connection."""
+
+    path: Path
+    connection: str
+    rule: str
+    key: Secret
+    #: The file's text with another key.
+    with_key: Callable[[Secret], str] = attrs.field(repr=False)
+
+    def write(self, key: Secret) -> None:
+        """Put another key into the file.
+
+        Raises:
+            OSError: it cannot be written; it is as it was.
+        """
+        replace_private_file(self.path, self.with_key(key))
+
+
+def read_key_holder(path: Path, rule: str) -> KeyHolder:
+    """Read a connection string file or an authority file.
+
+    Args:
+        path: the file.
+        rule: which of the keys in an authority file is meant.
+
+    Raises:
+        ConfigurationError: it is neither, or carries no key of that rule.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_FILE + 1).decode("utf-8-sig")
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read {path}: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is neither a connection string nor an authority file") from None
+    if text.lstrip().startswith("{"):
+        return _from_authority_file(path, AuthorityFile.parse_untrusted(text), rule)
+    return _from_string(path, parse_connection_string_untrusted(text))
+
+
+def check_key_holder(holder: KeyHolder, connection: str, rule: str, key: Secret | None) -> None:
+    """Make sure that the file carries exactly this key; None, which is a revoked one, fits every key of the rule.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    if (holder.connection, holder.rule) != (connection, rule):
+        raise ConfigurationError(
+            f"{holder.path} is for rule {holder.rule} of {holder.connection}, not for rule {rule} of {connection}"
+        )
+    if key is not None and holder.key != key:
+        raise ConfigurationError(
+            f"{holder.path} carries another key than the one to be regenerated",
+            remedy="see with 'hybridrelay keys list --show-keys' which one it is: perhaps the rule's other key",
+        )
+
+
+def _from_string(path: Path, string: ConnectionString) -> KeyHolder:
+    def with_new_key(key: Secret) -> str:
+        return attrs.evolve(string, key=key).format() + "\n"
+
+    return KeyHolder(path, string.entity_path, string.key_name, string.key, with_new_key)
+
+
+def _from_authority_file(path: Path, file: AuthorityFile, rule: str) -> KeyHolder:
+    for role in Role:
+        name, key = rule_of(file.extra, role)
+        if name == rule:
+
+            def with_new_key(key: Secret, role: Role = role) -> str:
+                return with_key(file, role, key).format()
+
+            return KeyHolder(path, file.authority.connection_name, name, key, with_new_key)
+    raise ConfigurationError(f"{path} carries no key of rule {rule}")

@@ -1,0 +1,42 @@
+"""Keys as the commands show them: by their fingerprints, unless they were asked for."""
+
+from __future__ import annotations
+
+import hashlib
+
+from ..relay import HybridConnection
+from ..security import KeySlot, Secret
+
+
+def fingerprint(key: Secret) -> str:
+    """Tells keys apart and gives nothing away: they are random, and this is a piece of a hash."""
+    return hashlib.sha256(b"hybridrelay key " + key.reveal().encode()).hexdigest()[:16]
+
+
+def key_rows(connection: HybridConnection, *, show_keys: bool = False) -> list[tuple[str, str, str, str]]:
+    """Rule, rights, slot, and the key's fingerprint (or the key)."""
+    rows = []
+    for rule in connection.rules:
+        for slot in KeySlot:
+            key = rule.key(slot)
+            shown = "revoked" if key is None else key.reveal() if show_keys else fingerprint(key)
+            rows.append((rule.name, ", ".join(sorted(rule.rights)), slot.value, shown))
+    return rows
+
+
+def keys_as_dicts(connection: HybridConnection, *, show_keys: bool = False) -> list[dict[str, object]]:
+    """For JSON. Keys are only ever added."""
+    found = []
+    for rule in connection.rules:
+        for slot in KeySlot:
+            key = rule.key(slot)
+            entry: dict[str, object] = {
+                "rule": rule.name,
+                "rights": sorted(rule.rights),
+                "key": slot.value,
+                "fingerprint": None if key is None else fingerprint(key),
+            }
+            if show_keys:
+                entry["value"] = None if key is None else key.reveal()
+            found.append(entry)
+    return found

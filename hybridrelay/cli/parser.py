@@ -1,0 +1,141 @@
+"""The argument parser: what every command has in common, and a place for each."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import textwrap
+from typing import NoReturn, Protocol
+
+from .. import __version__
+from . import exits
+
+LEVELS = ("debug", "info", "warning", "error")
+
+_DESCRIPTION = """\
+Self-hosted Hybrid Connections: reach one TCP resource inside a private network that opens no inbound port.
+
+  relay       on a public host: authenticates both sides, pairs them, and moves
+              bytes that it cannot read
+  connector   in the private network: dials out only, and opens the target
+              (a database, an HTTP API ...)
+  client      beside the application: 'forward' gives it a local port,
+              'import hybridrelay' a library
+"""
+
+_EXAMPLES = """\
+see it work, on this machine alone:
+  hybridrelay demo
+
+set it up (each command has its own --help):
+  on the public host:
+    hybridrelay relay --state /var/lib/hybridrelay
+    hybridrelay connections create orders \\
+        --target db.internal:5432 --endpoint relay.example.com \\
+        --connector-file orders.connector --application-file orders.application \\
+        --state /var/lib/hybridrelay
+  in the private network:
+    hybridrelay connector --connection-string-file orders.connector
+  beside the application:
+    hybridrelay forward --connection-string-file orders.application \\
+        --listen 127.0.0.1:5432
+"""
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs to the width of the terminal, and leaves lines that are indented as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = []
+        for keep, group in itertools.groupby(text.strip("\n").splitlines(), lambda line: line[:1] in {"", " "}):
+            lines = list(group)
+            filled += lines if keep else textwrap.wrap(" ".join(lines), width, break_on_hyphens=False)
+        return "\n".join(indent + line for line in filled)
+
+
+class Subparsers(Protocol):
+    """What ``add_subparsers`` returns; its class has no public name."""
+
+    def add_parser(
+        self,
+        name: str,
+        *,
+        help: str,  # noqa: A002
+        description: str,
+        epilog: str,
+        formatter_class: type[argparse.HelpFormatter],
+        parents: list[argparse.ArgumentParser],
+        allow_abbrev: bool,
+    ) -> Parser: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """Says errors as the rest of the program does, and repeats no secret that was given as an argument."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and where to find help, and exit with `exits.USAGE`."""
+        if any("sharedaccesskey=" in argument.lower() for argument in sys.argv):
+            # Arguments are visible to every user of the machine, and what we print may go to a log.
+            message = "a connection string was given as an argument: write it to a file of mode 0600, or set "
+            message += "HYBRIDRELAY_CONNECTION_STRING, and regenerate its key"
+        self.exit(exits.USAGE, f"hybridrelay: error: {message}\n  try: {self.prog} --help\n")
+
+
+def build_parser() -> Parser:
+    """The whole parser. Its result has ``run``: the function that does the work and returns the exit code."""
+    from .commands import connections, connector, forward, keys, probe, relay
+
+    parser = Parser(
+        prog="hybridrelay",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_common(parser, suppress=False)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    for module in (relay, connections, keys, connector, forward, probe):
+        module.add_parser(subparsers)
+    return parser
+
+
+def add_command(subparsers: Subparsers, name: str, summary: str, description: str, examples: str) -> Parser:
+    """Add a command with the options that every command has.
+
+    Args:
+        subparsers: of the parser above it.
+        name: as it is typed.
+        summary: one line for the list of commands.
+        description: what the command is for.
+        examples: shown behind the options, as it is.
+    """
+    common = argparse.ArgumentParser(add_help=False)
+    _add_common(common, suppress=True)
+    return subparsers.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=examples,
+        formatter_class=HelpFormatter,
+        parents=[common],
+        allow_abbrev=False,
+    )
+
+
+def _add_common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
+    """Options that may stand before the command or behind it; the later one must not reset the earlier."""
+    default = argparse.SUPPRESS if suppress else None
+    group = parser.add_argument_group("everywhere")
+    group.add_argument("--version", action="version", version=f"hybridrelay {__version__}")
+    group.add_argument(
+        "--log-level",
+        choices=LEVELS,
+        type=str.lower,
+        default=default,
+        metavar="LEVEL",
+        help="debug, info, warning or error; logs go to standard error (default: info for what runs for long)",
+    )
+    group.add_argument(
+        "--log-json", action="store_true", default=default, help="one JSON object for each line of the log"
+    )

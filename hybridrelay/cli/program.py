@@ -1,0 +1,99 @@
+"""From arguments to an exit code; every failure becomes a line for people."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import exits, output
+from .logs import set_up_logs
+from .parser import build_parser
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..errors import HybridRelayError
+
+logger = logging.getLogger("hybridrelay.cli")
+
+
+def run_program(argv: Sequence[str] | None) -> int:
+    """See `hybridrelay.cli.main`."""
+    try:
+        args = build_parser().parse_args(argv)
+        set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
+        return run_reporting(args.run, args)
+    except SystemExit as exc:  # argparse, after it has said what there is to say
+        return exc.code if isinstance(exc.code, int) else exits.USAGE
+    finally:
+        output.flush()
+
+
+def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run a command and say what made it fail; never a traceback, unless the log's level is debug."""
+    from ..errors import HybridRelayError
+
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        return exits.SIGNAL + 2
+    except Exception as exc:
+        leaves = list(_leaves(exc))
+        logger.debug("the command failed", exc_info=True)
+        for leaf in leaves:
+            if isinstance(leaf, HybridRelayError):
+                _report_ours(leaf, as_json=bool(args.log_json))
+            elif isinstance(leaf, OSError) and leaf.strerror:
+                where = f": {leaf.filename}" if leaf.filename else ""
+                _print_error(f"{leaf.strerror}{where}", None, as_json=bool(args.log_json))
+            else:
+                _print_error(_place(leaf), _BUG_REMEDY, as_json=bool(args.log_json))
+        return max(map(_exit_code, leaves))
+
+
+_BUG_REMEDY = "this is a bug: run it again with --log-level debug, and report what it says"
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc
+
+
+def _exit_code(exc: BaseException) -> int:
+    from ..errors import ConfigurationError, HybridRelayError
+
+    if isinstance(exc, ConfigurationError):
+        return exits.USAGE
+    if isinstance(exc, HybridRelayError) or (isinstance(exc, OSError) and exc.strerror):
+        return exits.FAILED
+    return exits.BUG
+
+
+def _report_ours(exc: HybridRelayError, *, as_json: bool) -> None:
+    _print_error(str(exc), exc.remedy, as_json=as_json, reason=exc.reason.slug)
+
+
+def _place(exc: BaseException) -> str:
+    """What a bug is called. Its text may hold anything, so it is left to the traceback."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"internal error: {type(exc).__name__}{where}"
+
+
+def _print_error(message: str, remedy: str | None, *, as_json: bool, reason: str | None = None) -> None:
+    if as_json:
+        fields = {"reason": reason, "remedy": remedy}
+        logger.error("%s", message, extra={"fields": {key: value for key, value in fields.items() if value}})
+        return
+    lines = [f"hybridrelay: error: {message}", *([f"  try: {remedy}"] if remedy else [])]
+    printable = ["".join(char if char.isprintable() else " " for char in line) for line in lines]
+    with contextlib.suppress(OSError):
+        print("\n".join(printable), file=sys.stderr, flush=True)

@@ -1,0 +1,153 @@
+"""Making a hybrid connection: its rules, its authority, and the first identity for each side.
+
+Connection strings are made of the authority file's content alone, so that what is in it is enough for further ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..relay import RelayRecord
+from ..security import (
+    AuthorityFile,
+    ConnectionString,
+    HostPort,
+    Right,
+    Role,
+    Rule,
+    Secret,
+    create_authority,
+    format_ports,
+    parse_host_port_untrusted,
+    parse_ports_untrusted,
+)
+from ..security.identity import DEFAULT_VALID_YEARS
+
+#: The rules of a new hybrid connection are called as the roles that use them.
+_RIGHTS = {Role.CONNECTOR: Right.LISTEN, Role.APPLICATION: Right.SEND}
+
+
+@attrs.frozen
+class Provisioned:
+    """A new hybrid connection, before it is written anywhere."""
+
+    #: For the relay. Holds no authority.
+    record: RelayRecord
+    connector: ConnectionString
+    application: ConnectionString
+    #: For the administrator alone.
+    authority_file: AuthorityFile
+
+
+def provision(
+    name: str,
+    *,
+    target: HostPort,
+    endpoint: str,
+    pins: tuple[str, ...] = (),
+    ports: Mapping[str, int | None],
+    now: float,
+    valid_years: float = DEFAULT_VALID_YEARS,
+) -> Provisioned:
+    """Make a hybrid connection.
+
+    Args:
+        name: what it is called.
+        target: what the connector dials.
+        endpoint: the relay's host name or address.
+        pins: of the relay. None: client and connector verify it by CA.
+        ports: of the relay, where they are not the defaults.
+        now: seconds since 1970.
+        valid_years: of the authority and the two identities.
+
+    Raises:
+        ConfigurationError: something in it is not possible.
+    """
+    rules = {role: Rule.generate(role.value, {right}) for role, right in _RIGHTS.items()}
+    extra = {
+        "endpoint": endpoint,
+        "target": str(target),
+        "relay_pins": list(pins),
+        "ports": format_ports(ports),
+        "rules": {
+            role.value: {"name": rule.name, "key": rule.primary.reveal() if rule.primary else ""}
+            for role, rule in rules.items()
+        },
+    }
+    authority_file = AuthorityFile(create_authority(name, now=now, valid_years=valid_years), extra)
+    try:
+        record = RelayRecord(name, endpoint, rules.values())
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from None
+    strings = {
+        role: issue_string(authority_file, role, role.value, now=now, valid_years=valid_years) for role in Role
+    }
+    return Provisioned(record, strings[Role.CONNECTOR], strings[Role.APPLICATION], authority_file)
+
+
+def issue_string(
+    authority_file: AuthorityFile,
+    role: Role,
+    label: str,
+    *,
+    now: float,
+    valid_years: float = DEFAULT_VALID_YEARS,
+) -> ConnectionString:
+    """A complete connection string with a new identity.
+
+    Raises:
+        ConfigurationError: the authority has expired, its file is damaged, or the label is not possible.
+    """
+    authority, extra = authority_file.authority, authority_file.extra
+    key_name, key = rule_of(extra, role)
+    try:
+        ports = _text(extra, "ports")
+        return ConnectionString(
+            host=_text(extra, "endpoint"),
+            key_name=key_name,
+            key=key,
+            entity_path=authority.connection_name,
+            target=parse_host_port_untrusted(_text(extra, "target")) if role is Role.CONNECTOR else None,
+            identity=authority.issue(role, label, now=now, valid_years=valid_years),
+            authority=authority.certificate,
+            relay_pins=tuple(str(pin) for pin in _get(extra, "relay_pins", list)),
+            ports=parse_ports_untrusted(ports) if ports else {},
+        )
+    except ValueError as exc:
+        raise _damaged(str(exc)) from None
+
+
+def rule_of(extra: Mapping[str, Any], role: Role) -> tuple[str, Secret]:
+    """The rule's name and the key that strings of `role` carry.
+
+    Raises:
+        ConfigurationError: the authority file is damaged.
+    """
+    rule = _get(_get(extra, "rules", dict), role.value, dict)
+    return _text(rule, "name"), Secret(_text(rule, "key"))
+
+
+def with_key(authority_file: AuthorityFile, role: Role, key: Secret) -> AuthorityFile:
+    """The same authority file with another key for the strings of `role`."""
+    rules = {name: dict(rule) for name, rule in authority_file.extra["rules"].items()}
+    rules[role.value]["key"] = key.reveal()
+    return attrs.evolve(authority_file, extra={**authority_file.extra, "rules": rules})
+
+
+def _get(content: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = content.get(key)
+    if not isinstance(value, kind):
+        raise _damaged(key)
+    return value
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    return str(_get(content, key, str))
+
+
+def _damaged(what: str) -> ConfigurationError:
+    return ConfigurationError(f"the authority file is damaged: {what}")

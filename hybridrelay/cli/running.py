@@ -1,0 +1,88 @@
+"""Running Trio until the work is done or a signal says stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
+
+import trio
+
+from . import exits
+
+logger = logging.getLogger("hybridrelay.cli")
+
+
+def _no_cleanup() -> None:
+    pass
+
+
+def run_until_stopped(
+    main: Callable[[], Awaitable[None]], *, on_abort: Callable[[], None] = _no_cleanup
+) -> signal.Signals | None:
+    """Run `main` in Trio. The first SIGTERM or SIGINT cancels it; the second ends the process at once.
+
+    Args:
+        main: what to run; cancelled, it ends gracefully and soon.
+        on_abort: called before the process ends at once. For what must not be left behind.
+
+    Returns:
+        The signal that stopped it, or None where it ended by itself.
+
+    Raises:
+        Exception: whatever `main` raises.
+    """
+    stopper = _Stopper(on_abort)
+    with stopper.handlers():
+        trio.run(stopper.supervise, main)
+    return stopper.received
+
+
+class _Stopper:
+    def __init__(self, on_abort: Callable[[], None]) -> None:
+        self.received: signal.Signals | None = None
+        self._on_abort = on_abort
+        self._scope = trio.CancelScope()
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    async def supervise(self, main: Callable[[], Awaitable[None]]) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        if self.received is not None:  # it came while Trio started
+            self._scope.cancel()
+        with self._scope:
+            await main()
+
+    @contextlib.contextmanager
+    def handlers(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._handle) for number in _signals()}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self._on_abort()
+            os._exit(exits.SIGNAL + number)
+        self.received = signal.Signals(number)
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._stop)
+
+    def _stop(self) -> None:
+        assert self.received is not None
+        logger.info("%s: stopping; once more to stop at once", self.received.name)
+        self._scope.cancel()
+
+
+def _signals() -> list[signal.Signals]:
+    found = [signal.SIGINT, signal.SIGTERM]
+    # Who started us with nohup wants us to survive the terminal.
+    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        found.append(signal.SIGHUP)
+    return found

@@ -1,0 +1,144 @@
+"""What arguments are made of: addresses, names, ports. Each function raises what argparse shows as it is."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from ..security import HostPort
+
+T = TypeVar("T")
+
+#: One entry of ``--ports``: an address (None: that of ``--host``) and a number (0: any free one); None is off.
+PortOption = tuple[str | None, int] | None
+
+PORTS_FORM = "expected name=number, name=address:number or name=off, separated by commas"
+
+
+def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Let argparse repeat what a ValueError says."""
+
+    @functools.wraps(parse)
+    def convert(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from None
+
+    return convert
+
+
+@_argument
+def host(text: str) -> str:
+    """A host name or an address; IPv6 with brackets or without."""
+    from ..security import check_host
+
+    return check_host(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+
+
+@_argument
+def listen_address(text: str) -> tuple[str, int]:
+    """``address:port``, ``[IPv6]:port``; port 0 is any that is free."""
+    return _split_address(text)
+
+
+@_argument
+def target(text: str) -> HostPort:
+    """``host:port`` to dial."""
+    from ..security import parse_host_port_untrusted
+
+    return parse_host_port_untrusted(text)
+
+
+@_argument
+def connection_name(text: str) -> str:
+    """The name of a hybrid connection."""
+    from ..security import check_connection_name
+
+    return check_connection_name(text)
+
+
+@_argument
+def label(text: str) -> str:
+    """The label of an identity."""
+    from ..security import check_label
+
+    return check_label(text)
+
+
+@_argument
+def pin(text: str) -> str:
+    """``sha256:...``."""
+    from ..security import check_pin
+
+    return check_pin(text)
+
+
+@_argument
+def years(text: str) -> float:
+    """How long something is valid."""
+    value = float(text)
+    if not 0 < value <= 100:
+        raise ValueError("more than 0 and at most 100 years are possible")
+    return value
+
+
+@_argument
+def public_ports(text: str) -> Mapping[str, int | None]:
+    """``name=number,name=off``."""
+    from ..security import parse_ports_untrusted
+
+    return parse_ports_untrusted(text)
+
+
+@_argument
+def ports(text: str) -> Mapping[str, PortOption]:
+    """``name=number,name=address:number,name=off``."""
+    found: dict[str, PortOption] = {}
+    for item in text.split(","):
+        name, equals, value = item.strip().partition("=")
+        if not equals or not name:
+            raise ValueError(PORTS_FORM)
+        if name in found:
+            raise ValueError(f"port {name} appears twice")
+        found[name] = port_option(value)
+    return found
+
+
+def port_option(value: str) -> PortOption:
+    """What stands behind ``name=``.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    if value == "off":
+        return None
+    if ":" in value:
+        return _split_address(value)
+    return None, _port(value)
+
+
+def path(text: str) -> Path:
+    """A path; what a file's name looks like is not our business."""
+    return Path(text)
+
+
+def _split_address(text: str) -> tuple[str, int]:
+    """Like `parse_host_port_untrusted`, for addresses to listen on: port 0 is possible."""
+    from ..security import parse_host_port_untrusted
+
+    address, _, number = text.rpartition(":")
+    if number == "0":
+        return parse_host_port_untrusted(f"{address}:1").host, 0
+    parsed = parse_host_port_untrusted(text)
+    return parsed.host, parsed.port
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 65535):
+        raise ValueError("a port is a number up to 65535 (0: any that is free), or off")
+    return int(text)
