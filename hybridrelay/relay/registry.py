@@ -277,7 +277,7 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     if tables:
         _check_version(database, path, tables)
     # These are remembered by the file (the log) or by the connection (the rest), and are no part of a transaction.
-    database.execute("PRAGMA journal_mode = WAL").fetchall()
+    _write_ahead(database)
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA foreign_keys = ON")
     database.execute("PRAGMA secure_delete = ON").fetchall()
@@ -287,6 +287,20 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
                 for statement in _SCHEMA.split(";"):
                     database.execute(statement)
                 database.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    # The one statement for which SQLite does not wait: two processes that make the same registry at the same moment.
+    deadline = time.monotonic() + _BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL").fetchall()
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _check_version(database: sqlite3.Connection, path: Path, tables: set[str]) -> None:

@@ -21,7 +21,8 @@ def no_descriptor_leaks() -> Iterator[None]:
         return
     before = _descriptors()
     yield
-    assert _descriptors() == before
+    # What somebody else's garbage closed meanwhile is no concern of this test.
+    assert _descriptors().items() <= before.items()
 
 
 def _descriptors() -> dict[str, str]:

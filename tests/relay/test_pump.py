@@ -330,6 +330,23 @@ async def test_a_stream_that_breaks_its_contract_breaks_both_legs(monkeypatch: p
             await four.near_b.send_all(b"x")
 
 
+@each_end
+async def test_a_leg_that_breaks_just_when_the_end_is_passed_on(
+    a_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Odd(Wrapped):
+        async def send_eof(self) -> None:
+            raise trio.BrokenResourceError
+
+    async with legs("buffered", monkeypatch) as four:
+        asks, _ = four.in_order(a_first)
+        await asks.send_eof()
+        near_a, near_b = (four.near_a, Odd(four.near_b)) if a_first else (Odd(four.near_a), four.near_b)
+        result = await pump(near_a, near_b)
+        assert result.outcome is (PumpOutcome.B_BROKE if a_first else PumpOutcome.A_BROKE)
+        await expect_broken(asks)
+
+
 async def test_a_farewell_that_hangs_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
     class Hanging(Wrapped):
         closed = False

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from hybridrelay.errors import ConfigurationError, StateError
+from hybridrelay.relay import registry as registry_module
 from hybridrelay.relay.model import HybridConnection, KeyId, diff
 from hybridrelay.relay.registry import SCHEMA_VERSION, Registry
 from hybridrelay.relay.state_dir import REGISTRY_FILE
@@ -197,6 +200,49 @@ def test_damaged_content_is_reported_as_such(registry: Registry, rules: Rules, s
     registry._database.execute(statement)
     with pytest.raises(StateError, match="damaged"):
         registry.snapshot()
+
+
+class Refusing:
+    """A database that refuses the first calls."""
+
+    def __init__(self, *codes: int) -> None:
+        self.codes = list(codes)
+
+    def execute(self, statement: str) -> Refusing:
+        if self.codes:
+            error = sqlite3.OperationalError("no")
+            error.sqlite_errorcode = self.codes.pop(0)
+            raise error
+        return self
+
+    def fetchall(self) -> None:
+        pass
+
+
+def test_a_lock_that_sqlite_does_not_wait_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = Refusing(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
+    registry_module._write_ahead(busy)  # type: ignore[arg-type]
+    assert busy.codes == []
+
+    with pytest.raises(sqlite3.OperationalError):
+        registry_module._write_ahead(Refusing(sqlite3.SQLITE_FULL))  # type: ignore[arg-type]
+    monkeypatch.setattr(registry_module, "_BUSY_TIMEOUT_SECONDS", 0.0)
+    with pytest.raises(sqlite3.OperationalError):
+        registry_module._write_ahead(Refusing(sqlite3.SQLITE_BUSY))  # type: ignore[arg-type]
+
+
+def test_many_may_make_it_at_the_same_moment(tmp_path: Path) -> None:
+    start = threading.Barrier(6)
+
+    def make(number: int) -> None:
+        start.wait()
+        with Registry.open(tmp_path / "state") as registry:
+            registry.create(f"c{number}", "relay.example.com", [])
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(make, range(6)))
+    with Registry.open(tmp_path / "state") as registry:
+        assert len(registry.list()) == 6
 
 
 def test_used_after_closing(registry: Registry) -> None:
