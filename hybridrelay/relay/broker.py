@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
 import attrs
 import trio
 
-from ..errors import AuthorizationError, RendezvousError
+from ..errors import AuthorizationError, RendezvousError, StateError
 from ..protocol import control
 from ..protocol.preamble import encode_status
 from ..protocol.reasons import Reason
@@ -32,6 +32,10 @@ logger = logging.getLogger("hybridrelay.relay")
 
 #: A listener that does not answer an offer for so long is passed over (seconds).
 OFFER_SECONDS = 1.0
+#: What a change of the registry may mend.
+_MAY_HAVE_CHANGED = frozenset(
+    {Reason.UNKNOWN_CONNECTION, Reason.UNKNOWN_RULE, Reason.WRONG_KEY, Reason.KEY_REVOKED, Reason.RIGHT_MISSING}
+)
 #: To get the status out to a side that has waited (seconds).
 STATUS_SECONDS = 10.0
 
@@ -75,11 +79,16 @@ class Grant:
 
 
 class Broker:
-    """See the module. `clock` gives seconds since 1970."""
+    """See the module. `refresh` looks whether the registry has changed; `clock` gives seconds since 1970."""
 
     def __init__(
-        self, connections: Mapping[str, HybridConnection], *, clock: Callable[[], float] = time.time
+        self,
+        connections: Mapping[str, HybridConnection],
+        *,
+        refresh: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._refresh = refresh
         self._connections = connections
         self._clock = clock
         self.listeners: ListenerTable[ListenerHandle] = ListenerTable(randbelow=secrets.randbelow)
@@ -97,12 +106,25 @@ class Broker:
 
     # --- rights
 
-    def authorize(self, connection: str, token: str, right: Right) -> Grant:
+    async def authorize(self, connection: str, token: str, right: Right) -> Grant:
         """Verify a token.
 
         Raises:
             AuthorizationError: `reason` says why not.
         """
+        try:
+            return self._authorize(connection, token, right)
+        except AuthorizationError as exc:
+            if exc.reason not in _MAY_HAVE_CHANGED:
+                raise
+        # Whoever just created the hybrid connection, or its key, need not wait for us to notice.
+        try:
+            await self._refresh()
+        except StateError as exc:
+            logger.error("the registry cannot be read: %s", exc)
+        return self._authorize(connection, token, right)
+
+    def _authorize(self, connection: str, token: str, right: Right) -> Grant:
         known = self._connections.get(connection)
         if known is None:
             raise AuthorizationError("no such hybrid connection", reason=Reason.UNKNOWN_CONNECTION)

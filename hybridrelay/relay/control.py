@@ -101,7 +101,7 @@ class ControlPeer:
         role = self.hello.role
         match message:
             case control.Register() if role is control.Role.CONNECTOR:
-                await self.send(self._register(message, self.hello))
+                await self.send(await self._register(message, self.hello))
             case control.Unregister(connection=name) if role is control.Role.CONNECTOR:
                 if registration := self._registrations.pop(name, None):
                     self._broker.listeners.remove(registration.listener)
@@ -112,10 +112,10 @@ class ControlPeer:
             case _:
                 raise RemoteProtocolError(f"a {role} may not send {type(message).__name__}")
 
-    def _register(self, message: control.Register, hello: control.Hello) -> control.Message:
+    async def _register(self, message: control.Register, hello: control.Hello) -> control.Message:
         name = message.connection
         try:
-            grant = self._broker.authorize(name, message.token, Right.LISTEN)
+            grant = await self._broker.authorize(name, message.token, Right.LISTEN)
             if name not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
                 raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
             listener: Listener[ListenerHandle] = Listener(name, hello.instance, hello.generation, grant.key, self)
@@ -133,7 +133,7 @@ class ControlPeer:
 
     async def _begin_join(self, message: control.Join) -> None:
         try:
-            grant = self._broker.authorize(message.connection, message.token, Right.SEND)
+            grant = await self._broker.authorize(message.connection, message.token, Right.SEND)
         except AuthorizationError as exc:
             logger.warning("%s: join refused: %s", message.connection, exc)
             await self.send(control.Failed(message.id, exc.reason, str(exc)))

@@ -135,7 +135,7 @@ class Relay:
             async with FlatNursery() as nursery:
                 watcher = RegistryWatcher(registry)
                 await nursery.start(watcher.run, self._changed)
-                self._broker = Broker(watcher.snapshot, clock=self._clock)
+                self._broker = Broker(watcher.snapshot, refresh=watcher.refresh, clock=self._clock)
                 nursery.start_soon(self._broker.expire)
                 nursery.start_soon(self._sweep)
                 bound: dict[str, tuple[Binding, ...]] = {}

@@ -40,6 +40,7 @@ class RegistryWatcher:
         self._interval = interval
         self._limiter = trio.CapacityLimiter(1)
         self._version: tuple[int, int] | None = None
+        self._on_change: Callable[[RegistryChange], None] | None = None
         self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
 
     @property
@@ -65,12 +66,13 @@ class RegistryWatcher:
         Cancelled, a look that is under way is waited for: it reads memory or a local file.
         """
         await self._look()
+        self._on_change = on_change
         task_status.started()
         failed = False
         while True:
             await trio.sleep(self._interval)
             try:
-                change = await self._look()
+                await self.refresh()
             except StateError as exc:
                 if not failed:
                     _logger.error("changes of the registry go unnoticed: %s", exc)
@@ -79,8 +81,16 @@ class RegistryWatcher:
             if failed:
                 _logger.warning("the registry can be read again")
             failed = False
-            if change is not None:
-                on_change(change)
+
+    async def refresh(self) -> None:
+        """Look now, for who cannot wait for the next look; changes are reported as always.
+
+        Raises:
+            StateError: the registry cannot be read.
+        """
+        change = await self._look()
+        if change is not None and self._on_change is not None:
+            self._on_change(change)
 
     async def _look(self) -> RegistryChange | None:
         read = await trio.to_thread.run_sync(self._maybe_read, limiter=self._limiter)

@@ -1,0 +1,139 @@
+"""A relay, hybrid connections, connectors and clients in one process, on free ports of the loopback interface."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import attrs
+import trio
+
+from hybridrelay.client import open_client
+from hybridrelay.connector import run_connector
+from hybridrelay.relay import Binding, Registry, RelayConfig, RelayInfo, run_relay
+from hybridrelay.security import (
+    Authority,
+    ConnectionString,
+    HostPort,
+    Right,
+    Role,
+    Rule,
+    create_authority,
+)
+
+HOST = "127.0.0.1"
+PORTS = ("probe", "control", "data", "http", "https")
+
+
+@attrs.define
+class Published:
+    """One hybrid connection as its administrator has it."""
+
+    name: str
+    authority: Authority
+    rules: tuple[Rule, ...]
+
+
+@attrs.define
+class Deployment:
+    """What the tests start things with. Everything runs in `nursery`."""
+
+    nursery: trio.Nursery
+    state_dir: Path
+    info: RelayInfo
+    scope: trio.CancelScope
+
+    @property
+    def ports(self) -> dict[str, int | None]:
+        return {name: self.info.bound[name][0].port if name in self.info.bound else None for name in PORTS}
+
+    def publish(self, name: str = "db") -> Published:
+        """Create a hybrid connection; a running relay knows it within a second, `wait_known` waits for that."""
+        rules = (Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND]))
+        with Registry.open(self.state_dir) as registry:
+            registry.create(name, HOST, rules)
+        return Published(name, create_authority(name, now=time.time()), rules)
+
+    def string(
+        self,
+        published: Published,
+        role: Role,
+        target: HostPort | None = None,
+        *,
+        label: str = "lab",
+        **changes: object,
+    ) -> ConnectionString:
+        identity = published.authority.issue(role, label, now=time.time())
+        rule = published.rules[0 if role is Role.CONNECTOR else 1]
+        assert rule.primary is not None
+        string = ConnectionString(
+            host=HOST,
+            key_name=rule.name,
+            key=rule.primary,
+            entity_path=published.name,
+            target=target if target is not None or role is Role.APPLICATION else HostPort(HOST, 9),
+            identity=identity,
+            authority=published.authority.certificate,
+            relay_pins=(self.info.pin,),
+            ports=self.ports,
+        )
+        return attrs.evolve(string, **changes)
+
+    async def connector(self, *strings: ConnectionString, **options: object) -> trio.CancelScope:
+        """Start a connector; registered on return. Cancel what is returned to kill it without ceremony."""
+
+        async def run(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(partial(run_connector, strings, **options))
+                    task_status.started(scope)
+
+        return await self.nursery.start(run)
+
+    def client(self, string: ConnectionString, **options: object):
+        return open_client(string, **options)
+
+
+async def deploy(nursery: trio.Nursery, state_dir: Path, **bindings: int) -> Deployment:
+    """Start a relay. `bindings` gives ports that are to be the same as before."""
+    config = RelayConfig(
+        state_dir=state_dir, bindings={name: (Binding(HOST, bindings.get(name, 0)),) for name in PORTS}
+    )
+
+    async def run(*, task_status: trio.TaskStatus[tuple[RelayInfo, trio.CancelScope]]) -> None:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as inner:
+                info = await inner.start(run_relay, config)
+                task_status.started((info, scope))
+
+    info, scope = await nursery.start(run)
+    return Deployment(nursery, state_dir, info, scope)
+
+
+async def serve_target(nursery: trio.Nursery, handler: Callable[[trio.SocketStream], Awaitable[None]]) -> HostPort:
+    """A target; what a broken connection raises in `handler` ends that connection only."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        async with stream:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await handler(stream)
+
+    listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host=HOST))
+    return HostPort(HOST, listeners[0].socket.getsockname()[1])
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    """Sends back what it gets, and ends when the other side has ended."""
+    while data := await stream.receive_some():
+        await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
+    received = bytearray()
+    while data := await stream.receive_some():
+        received += data
+    return bytes(received)

@@ -1,0 +1,353 @@
+"""Client, relay, connector and target together, over every transport."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+from deployment import HOST, Deployment, deploy, echo, receive_all, serve_target
+
+from hybridrelay.client import run_forward
+from hybridrelay.connector import PolicyFile, run_connector
+from hybridrelay.errors import (
+    AuthorizationError,
+    ConfigurationError,
+    PeerIdentityError,
+    RelayIdentityError,
+    RelayUnreachable,
+    RendezvousError,
+    StreamRefused,
+    StreamReset,
+)
+from hybridrelay.protocol import Reason
+from hybridrelay.relay import Registry
+from hybridrelay.security import HostPort, KeySlot, Role, create_authority, generate_key
+
+MODES = ["tcp", "websocket"]
+
+
+async def _serve(deployment: Deployment, handler=echo, name: str = "db"):
+    published = deployment.publish(name)
+    target = await serve_target(deployment.nursery, handler)
+    connector = await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
+    return published, connector
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_bytes_arrive_unchanged_both_ways(mode: str, deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, _ = await _serve(deployment)
+    data = os.urandom(8 << 20)
+    async with deployment.client(deployment.string(published, Role.APPLICATION), mode=mode) as client:
+        stream = await client.open_stream()
+        async with trio.open_nursery() as sending:
+
+            async def send() -> None:
+                await stream.send_all(data)
+                await stream.send_eof()
+
+            sending.start_soon(send)
+            received = await receive_all(stream)
+        assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+        assert client.route in {"tcp", "wss", "ws"}
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_the_reply_comes_after_the_request_has_ended(
+    mode: str, deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    async def digest(stream: trio.SocketStream) -> None:
+        await stream.send_all(hashlib.sha256(await receive_all(stream)).digest())
+
+    published, _ = await _serve(deployment, digest)
+    data = os.urandom(1 << 20)
+    async with deployment.client(deployment.string(published, Role.APPLICATION), mode=mode) as client:
+        stream = await client.open_stream()
+        await stream.send_all(data)
+        await stream.send_eof()
+        assert await receive_all(stream) == hashlib.sha256(data).digest()
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_was_sent_before_the_client_left_still_arrives(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    got = trio.Event()
+    received: list[bytes] = []
+
+    async def collect(stream: trio.SocketStream) -> None:
+        received.append(await receive_all(stream))
+        got.set()
+
+    published, _ = await _serve(deployment, collect)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        async with await client.open_stream() as stream:
+            await stream.send_all(b"the last word" * 1000)
+    await got.wait()
+    assert received == [b"the last word" * 1000]
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_session_serves_all_streams(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, _ = await _serve(deployment)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        session = await client.connect()
+        async with trio.open_nursery() as many:
+
+            async def talk(number: int) -> None:
+                async with await client.open_stream() as stream:
+                    text = f"{number}".encode()
+                    await stream.send_all(text)
+                    assert await stream.receive_some() == text
+
+            for number in range(200):
+                many.start_soon(talk, number)
+        assert await client.connect() is session
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_forward_resets_the_application_where_the_target_resets(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    async def cut(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"incomple")
+        await stream.receive_some()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset on close
+
+    published, _ = await _serve(deployment, cut)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        async with trio.open_nursery() as forwarding:
+            (address,) = await forwarding.start(run_forward, client, [(HOST, 0)])
+            async with await trio.open_tcp_stream(*address) as application:
+                assert await application.receive_some() == b"incomple"
+                await application.send_all(b"now")
+                with pytest.raises(trio.BrokenResourceError):
+                    await application.receive_some()
+            forwarding.cancel_scope.cancel()
+    nursery.cancel_scope.cancel()
+
+
+# --- errors, each with its own reason
+
+
+async def _reason_of(deployment: Deployment, string, expected: type[Exception]) -> Reason:
+    async with deployment.client(string) as client:
+        with pytest.raises(expected) as caught:
+            await client.open_stream()
+    return caught.value.reason
+
+
+async def test_no_listener(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published = deployment.publish()
+    await _serve(deployment, name="other")  # by now the relay has seen both
+    string = deployment.string(published, Role.APPLICATION)
+    assert await _reason_of(deployment, string, RendezvousError) is Reason.NO_LISTENER
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_target_refuses(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published = deployment.publish()
+    with trio.socket.socket() as unused:
+        await unused.bind((HOST, 0))
+        target = HostPort(HOST, unused.getsockname()[1])
+        await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
+        string = deployment.string(published, Role.APPLICATION)
+        assert await _reason_of(deployment, string, StreamRefused) is Reason.TARGET_REFUSED
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_target_has_no_such_name(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published = deployment.publish()
+    target = HostPort("no-such-host.invalid", 5432)
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
+    string = deployment.string(published, Role.APPLICATION)
+    assert await _reason_of(deployment, string, StreamRefused) is Reason.TARGET_NAME_NOT_FOUND
+    nursery.cancel_scope.cancel()
+
+
+async def test_refusals_of_the_relay(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, _ = await _serve(deployment)
+    good = deployment.string(published, Role.APPLICATION)
+    listen_key = published.rules[0].primary
+    for changes, reason in [
+        ({"key": generate_key()}, Reason.WRONG_KEY),
+        ({"key_name": "listener"}, Reason.WRONG_KEY),
+        ({"key_name": "listener", "key": listen_key}, Reason.RIGHT_MISSING),
+        ({"key_name": "nobody"}, Reason.UNKNOWN_RULE),
+        ({"entity_path": "elsewhere"}, Reason.UNKNOWN_CONNECTION),
+    ]:
+        string = deployment.string(published, Role.APPLICATION, **changes)
+        assert await _reason_of(deployment, string, AuthorizationError) is reason
+    late = deployment.client(good)
+    async with late as client:
+        client._clock = lambda: 1_000_000_000.0
+        with pytest.raises(AuthorizationError) as caught:
+            await client.open_stream()
+    assert caught.value.reason is Reason.TOKEN_EXPIRED
+    assert caught.value.remedy
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connector_with_the_wrong_key_ends_with_the_reason(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    published, _ = await _serve(deployment)
+    for changes, reason in [
+        ({"key": generate_key()}, Reason.WRONG_KEY),
+        ({"key_name": "sender", "key": published.rules[1].primary}, Reason.RIGHT_MISSING),
+    ]:
+        string = deployment.string(published, Role.CONNECTOR, **changes)
+        with pytest.raises(AuthorizationError) as caught:
+            await run_connector([string])
+        assert caught.value.reason is reason
+    nursery.cancel_scope.cancel()
+
+
+async def test_another_relay_is_not_trusted(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, _ = await _serve(deployment)
+    pin = "sha256:" + "A" * 43 + "="
+    string = deployment.string(published, Role.APPLICATION, relay_pins=(pin,))
+    for mode in MODES:
+        async with deployment.client(string, mode=mode) as client:
+            with pytest.raises((RelayIdentityError, RelayUnreachable)) as caught:
+                await client.open_stream()
+        assert "pin" in str(caught.value) or "pin" in str(caught.value.remedy)
+    nursery.cancel_scope.cancel()
+
+
+async def test_identities_are_refused_with_their_reason(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, _ = await _serve(deployment)
+    stranger = attrs.evolve(published, authority=create_authority(published.name, now=time.time()))
+    string = deployment.string(stranger, Role.APPLICATION)
+    assert await _reason_of(deployment, string, PeerIdentityError) is Reason.IDENTITY_WRONG_AUTHORITY
+    # Of the right authority, and of the wrong role: a connector's identity in an application's string.
+    identity = published.authority.issue(Role.CONNECTOR, "thief", now=time.time())
+    string = deployment.string(published, Role.APPLICATION, identity=identity)
+    assert await _reason_of(deployment, string, PeerIdentityError) is Reason.IDENTITY_WRONG_ROLE
+    # Issued yesterday, for an hour.
+    identity = published.authority.issue(Role.APPLICATION, "old", now=time.time() - 86400, valid_years=1 / 8766)
+    string = deployment.string(published, Role.APPLICATION, identity=identity)
+    assert await _reason_of(deployment, string, PeerIdentityError) is Reason.IDENTITY_EXPIRED
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connector_string_is_no_application(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published = deployment.publish()
+    with pytest.raises(ConfigurationError, match="connector's connection string"):
+        async with deployment.client(deployment.string(published, Role.CONNECTOR)):
+            raise AssertionError("not reached")
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_the_block_raises_leaves_as_itself(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, _ = await _serve(deployment)
+    with pytest.raises(KeyError, match="mine"):  # noqa: PT012
+        async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+            await client.open_stream()
+            raise KeyError("mine")
+    nursery.cancel_scope.cancel()
+
+
+# --- change while running
+
+
+async def test_killing_the_connector_resets_the_application(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, connector = await _serve(deployment)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        stream = await client.open_stream()
+        await stream.send_all(b"x")
+        assert await stream.receive_some() == b"x"
+        connector.cancel()
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await stream.receive_some()
+        assert isinstance(caught.value.__cause__, StreamReset)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_restarted_relay_serves_again_without_restarting_anything(
+    nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    first = await deploy(nursery, state)
+    published, _ = await _serve(first)
+    ports = {name: number for name, number in first.ports.items() if number}
+    string = first.string(published, Role.APPLICATION)
+    async with first.client(string) as client:
+        stream = await client.open_stream()
+        first.scope.cancel()
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        second = await deploy(nursery, state, **ports)
+        assert second.info.pin == first.info.pin
+        with trio.fail_after(30):
+            while True:
+                try:
+                    stream = await client.open_stream()
+                    break
+                except (RelayUnreachable, RendezvousError):
+                    continue  # the connector is not back yet
+        await stream.send_all(b"again")
+        assert await stream.receive_some() == b"again"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_revoked_key_ends_what_it_had_authorized(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, _ = await _serve(deployment)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        stream = await client.open_stream()
+        with Registry.open(deployment.state_dir) as registry:
+            registry.revoke_key("db", "sender", KeySlot.PRIMARY)
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        with pytest.raises(AuthorizationError):
+            await client.open_stream()
+    # The rule's other key goes on.
+    other = deployment.string(published, Role.APPLICATION, key=published.rules[1].secondary)
+    async with deployment.client(other) as client:
+        await client.open_stream()
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_is_shut_out_is_closed_at_once_and_does_not_come_back(
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    file = tmp_path / "shut-out"
+    file.write_text("# nobody yet\n")
+    string = deployment.string(published, Role.CONNECTOR, target)
+    await deployment.connector(string, policy_file=PolicyFile(file))
+    good = deployment.string(published, Role.APPLICATION, label="good")
+    bad = deployment.string(published, Role.APPLICATION, label="bad")
+    async with deployment.client(good) as welcome, deployment.client(bad) as unwelcome:
+        kept, lost = await welcome.open_stream(), await unwelcome.open_stream()
+        file.write_text("bad\n")
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await lost.receive_some()
+        assert caught.value.__cause__.reason is Reason.IDENTITY_SHUT_OUT
+        with pytest.raises(PeerIdentityError) as refused:
+            await unwelcome.open_stream()
+        assert refused.value.reason is Reason.IDENTITY_SHUT_OUT
+        await kept.send_all(b"still")
+        assert await kept.receive_some() == b"still"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_second_connector_takes_over(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, first = await _serve(deployment)
+    target = await serve_target(nursery, echo)
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target, label="second"))
+    first.cancel()
+    string = deployment.string(published, Role.APPLICATION)
+    async with deployment.client(string) as client:
+        stream = await client.open_stream()
+        await stream.send_all(b"x")
+        assert await stream.receive_some() == b"x"
+    nursery.cancel_scope.cancel()
