@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import trio
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from deployment import Deployment, deploy
+from .deployment import Deployment, deploy
 
 
 @pytest.fixture

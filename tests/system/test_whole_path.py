@@ -12,7 +12,6 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from deployment import HOST, Deployment, deploy, echo, receive_all, serve_target
 
 from hybridrelay.client import run_forward
 from hybridrelay.connector import PolicyFile, run_connector
@@ -29,6 +28,8 @@ from hybridrelay.errors import (
 from hybridrelay.protocol import Reason
 from hybridrelay.relay import Registry
 from hybridrelay.security import HostPort, KeySlot, Role, create_authority, generate_key
+
+from .deployment import HOST, Deployment, deploy, echo, receive_all, serve_target
 
 MODES = ["tcp", "websocket"]
 
