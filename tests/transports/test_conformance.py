@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 
 import pytest
+import trio
 
-from hybridrelay.abc import Transport
+import hybridrelay_tcp
+from hybridrelay.abc import ConnectOptions, Transport
+from hybridrelay.errors import TransportError
 from hybridrelay.testing import MemoryTransport, check_transport, open_pair, transport_checks
 
 
@@ -44,6 +47,11 @@ async def test_check_transport_names_the_check_that_failed():
     with pytest.raises(AssertionError) as caught:
         await check_transport(Silent())
     assert caught.value.__notes__ == ["in the check memory-routes of the transport memory"]
+
+
+async def test_native_tcp_has_no_outer_tls():
+    with pytest.raises(TransportError):
+        await hybridrelay_tcp.transport.connect(ConnectOptions("127.0.0.1", 1, True, trio.open_tcp_stream))
 
 
 async def test_open_pair_closes_both():

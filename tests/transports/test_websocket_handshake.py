@@ -7,11 +7,13 @@ import hashlib
 
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.abc import ConnectOptions
 from hybridrelay.errors import TransportError
+from hybridrelay.streams import sockets
 from hybridrelay.testing import tcp_pair
-from hybridrelay_websocket import PATH, SUBPROTOCOL, transport
+from hybridrelay_websocket import PATH, SUBPROTOCOL, handshake, transport
 from hybridrelay_websocket.frames import encode_data
 from hybridrelay_websocket.handshake import MAX_HEAD
 
@@ -129,8 +131,13 @@ BAD_HANDSHAKES = {
 
 @pytest.mark.parametrize("name", BAD_HANDSHAKES)
 async def test_bad_handshakes(name):
-    with pytest.raises(TransportError):
+    with pytest.raises(TransportError, match=r"not a WebSocket handshake|not a relay"):
         await connect(lambda head: answer(head, **BAD_HANDSHAKES[name]))
+
+
+async def test_the_reason_is_told():
+    with pytest.raises(TransportError, match="Bad accept token"):
+        await connect(lambda head: answer(head, Sec_WebSocket_Accept="AAAA"))
 
 
 @pytest.mark.parametrize("size", [0, 1, 20, 100])
@@ -140,15 +147,49 @@ async def test_half_an_answer(size):
 
 
 async def test_lost_connection():
-    near, far = await tcp_pair()
+    near, far = trio.testing.memory_stream_pair()
     await far.aclose()
 
     async def dial(host, port):
         return near
 
-    with pytest.raises(TransportError):
+    with pytest.raises(TransportError, match="closed"):
         await transport.connect(ConnectOptions("h", 80, False, dial))
+    with pytest.raises(trio.ClosedResourceError):
+        await near.send_all(b"x")
+
+
+async def test_reset_connection():
+    near, far = await tcp_pair()
+
+    async def dial(host, port):
+        return near
+
+    async def reset():
+        while not (await far.receive_some()).endswith(b"\r\n\r\n"):
+            pass
+        await sockets.abort_stream(far)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reset)
+        with pytest.raises(TransportError, match="closed"):
+            await transport.connect(ConnectOptions("h", 80, False, dial))
     assert near.socket.fileno() == -1
+
+
+async def test_what_trio_websocket_is_given_can_not_be_closed():
+    # It closes a connection whose head is no handshake, and its caller would wait for ever.
+    async def read_head():
+        return b"head"
+
+    near, far = trio.testing.memory_stream_pair()
+    stream = handshake._HeadStream(near, read_head)
+    assert await stream.receive_some(1) == b"head"
+    with pytest.raises(TransportError, match="not a WebSocket handshake"):
+        await stream.aclose()
+    await stream.wait_send_all_might_not_block()
+    await stream.send_all(b"x")
+    assert await far.receive_some() == b"x"
 
 
 async def test_a_failed_dial_is_not_translated():

@@ -6,6 +6,8 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.streams import sockets
+from hybridrelay.testing import tcp_pair
 from hybridrelay_websocket.frames import (
     Close,
     Data,
@@ -193,6 +195,36 @@ async def test_close_does_not_wait_for_a_blocked_sender(autojump_clock):
 
 
 async def test_close_of_a_lost_connection():
+    peer = Peer()
+    await peer.raw.aclose()
+    with pytest.raises(trio.BrokenResourceError, match="lost"):
+        await peer.stream.send_all(b"x")
+    await peer.stream.aclose()
+
+
+async def test_waiting_on_a_lost_connection():
+    near, far = await tcp_pair()
+    async with near, far:
+        stream = WebSocketStream(near, client=True)
+        await sockets.abort_stream(far)
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.wait_send_all_might_not_block()
+
+
+async def test_a_loss_found_by_waiting():
+    _, below = trio.testing.memory_stream_pair()
+
+    async def fail():
+        raise trio.BrokenResourceError
+
+    below.send_stream.wait_send_all_might_not_block_hook = fail
+    with pytest.raises(trio.BrokenResourceError, match="lost"):
+        await WebSocketStream(below, client=True).wait_send_all_might_not_block()
+
+
+async def test_close_of_a_connection_that_is_found_lost_then():
     peer = Peer()
     await peer.raw.aclose()
     await peer.stream.aclose()

@@ -27,6 +27,7 @@ MAX_HEAD = 16 * 1024
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 _HTTP = b"HTTP/1."
+_NO_HANDSHAKE = "the answer is not a WebSocket handshake"
 _CLOSED = "the connection was closed during the WebSocket handshake"
 
 
@@ -58,7 +59,7 @@ class _HeadStream(trio.abc.Stream):
 
     async def aclose(self) -> None:
         # It closes only when the head is no handshake. Raised in its task, this ends the nursery.
-        raise TransportError("the answer is not a WebSocket handshake")
+        raise TransportError(_NO_HANDSHAKE)
 
 
 async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
@@ -157,4 +158,8 @@ async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:
     if isinstance(failure, TransportError):
         raise failure
     if failure is not None:
-        raise TransportError(f"the WebSocket handshake failed: {failure}") from failure
+        # Often it fails once more while it answers a bad head; what is wrong with the head came first.
+        first = failure
+        while first.__context__ is not None:
+            first = first.__context__
+        raise TransportError(f"{_NO_HANDSHAKE}: {first}") from failure
