@@ -129,9 +129,7 @@ async def _start(
     found += await nursery.start(forward)
 
 
-async def _forward(
-    string: ConnectionString, address: tuple[str, int], mode: str, *, task_status: Started
-) -> None:
+async def _forward(string: ConnectionString, address: tuple[str, int], mode: str, *, task_status: Started) -> None:
     from ...client import open_client, run_forward
 
     async with open_client(string, mode=mode) as client:

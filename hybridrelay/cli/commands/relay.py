@@ -138,9 +138,7 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
     )
 
 
-def make_bindings(
-    hosts: Sequence[str], ports: Mapping[str, values.PortOption]
-) -> Mapping[str, tuple[Binding, ...]]:
+def make_bindings(hosts: Sequence[str], ports: Mapping[str, values.PortOption]) -> Mapping[str, tuple[Binding, ...]]:
     """Where to listen: what `ports` says, and for all other ports of the installed transports the defaults.
 
     Args:

@@ -1,0 +1,1 @@
+"""The demo: every role in one process, real bytes over real sockets."""

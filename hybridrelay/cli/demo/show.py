@@ -1,0 +1,185 @@
+"""The demo's course, and what it prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import attrs
+import trio
+
+from ... import __version__
+from ..._nursery import FlatNursery
+from ...client import Client, open_client, run_forward
+from ...connectivity import Prober, RelayEndpoint
+from ...mux import MuxStream
+from .. import output
+from ..files import new_files
+from . import http
+from .stage import HOST, NAME, Stage, open_stage
+
+#: How long each direction of each transport is measured.
+MEASURE_SECONDS = 2.0
+#: Requests whose median is the latency.
+REQUESTS = 50
+_PROGRESS_SECONDS = 0.1
+_MODES = (("tcp", "native TCP"), ("websocket", "WebSocket"))
+
+
+@attrs.frozen
+class Result:
+    """What was measured over one transport. Times in milliseconds, speeds in bytes per second."""
+
+    title: str
+    route: str
+    connect: float
+    request: float
+    down: float
+    up: float
+
+
+class Show:
+    """Plays the demo in a directory that is its caller's to remove."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._palette = output.Palette(sys.stdout)
+        #: Whether a line can be written again and again.
+        self._live = sys.stdout.isatty()
+        self._next_progress = 0.0
+        #: Set when `--keep` has said `ready`.
+        self.is_ready = False
+
+    async def play(self, *, keep: bool) -> None:
+        """Play it once; `keep` stays until cancelled.
+
+        Raises:
+            HybridRelayError: something does not work here; says what.
+        """
+        state_dir = self._directory / "state"
+        async with open_stage(state_dir) as stage:
+            self._introduce(stage)
+            await self._probe(stage)
+            results = [await self._try(stage, mode, title) for mode, title in _MODES]
+            self._summarize(results)
+            if keep:
+                await self._stay(stage, state_dir)
+        output.say()
+        output.say("That was all on this machine. 'hybridrelay --help' says how to set it up on three.")
+
+    def _heading(self, text: str) -> None:
+        output.say()
+        output.say(self._palette.bold(text))
+
+    def _introduce(self, stage: Stage) -> None:
+        output.say(self._palette.bold(f"hybridrelay {__version__}: the demo"))
+        output.say("All three roles in one process, on free ports of this machine:")
+        ports = ", ".join(f"{name} {bound[0].port}" for name, bound in stage.relay.bound.items())
+        rows = [
+            ("resource", f"a sample HTTP server 'in the private network', at {stage.target}"),
+            ("connector", f"publishes it as the hybrid connection '{NAME}'; dials out only"),
+            ("relay", f"joins both sides and can read neither; ports {ports}"),
+            ("client", "comes now"),
+        ]
+        for role, text in rows:
+            output.say(f"  {role:9}  {text}")
+
+    async def _probe(self, stage: Stage) -> None:
+        self._heading("What the prober finds: which ways lead to the relay?")
+        report = await Prober(RelayEndpoint.from_connection_string(stage.application)).survey()
+        table = re.sub(r"\bPASS\b", self._palette.green("PASS"), report.as_table())
+        output.say(re.sub(r"\bFAIL\b", self._palette.red("FAIL"), table))
+
+    async def _try(self, stage: Stage, mode: str, title: str) -> Result:
+        async with open_client(stage.application, mode=mode) as client:
+            began = trio.current_time()
+            await client.connect()
+            connect = _milliseconds(began)
+            route = client.route or "none"
+            self._heading(f"Over {title} (route {route})")
+            output.say(f"  connected to the connector, end to end encrypted, in {connect:.1f} ms")
+            await self._request_aloud(client)
+            times = [await _timed_request(client) for _ in range(REQUESTS)]
+            request = statistics.median(times)
+            output.say(f"  {REQUESTS} more, each on a connection of its own: {request:.2f} ms (median)")
+            async with await client.open_stream() as stream:
+                down = await self._measure("down", stream)
+            async with await client.open_stream() as stream:
+                up = await self._measure("up", stream)
+        return Result(title, route, connect, request, down, up)
+
+    async def _request_aloud(self, client: Client) -> None:
+        began = trio.current_time()
+        async with await client.open_stream() as stream:
+            answer = await http.request(stream, "/")
+        status = self._palette.green(f"{answer.status} {answer.reason}")
+        output.say(f"  GET / -> {status} in {_milliseconds(began):.1f} ms")
+        output.say(f'    "{answer.body.decode().strip()}"')
+
+    async def _measure(self, direction: str, stream: MuxStream) -> float:
+        def progress(seconds: float, count: int) -> None:
+            if not self._live or trio.current_time() < self._next_progress:
+                return
+            self._next_progress = trio.current_time() + _PROGRESS_SECONDS
+            speed = count / max(seconds, 0.001)
+            output.say(f"\r  {direction:4}  {_mega(speed):>7} MB/s  {seconds:.1f} s", end="")
+
+        measure = http.measure_down if direction == "down" else http.measure_up
+        speed = await measure(stream, MEASURE_SECONDS, progress)
+        begin, end = ("\r", " " * 8) if self._live else ("", "")
+        output.say(f"{begin}  {direction:4}  {_mega(speed):>7} MB/s{end}")
+        return speed
+
+    def _summarize(self, results: list[Result]) -> None:
+        self._heading("Summary")
+        rows = [
+            (
+                result.title,
+                result.route,
+                f"{result.connect:.1f} ms",
+                f"{result.request:.2f} ms",
+                f"{_mega(result.down)} MB/s",
+                f"{_mega(result.up)} MB/s",
+            )
+            for result in results
+        ]
+        header = ("TRANSPORT", "ROUTE", "CONNECT", "REQUEST", "DOWN", "UP")
+        output.say(output.table(header, rows, right=frozenset({2, 3, 4, 5})))
+        output.say(
+            self._palette.dim("(one process, one processor core does the work of all: apart, they are faster)")
+        )
+
+    async def _stay(self, stage: Stage, state_dir: Path) -> None:
+        string_file = self._directory / "demo.application"
+        with new_files({string_file: stage.application.format() + "\n"}):
+            pass
+        async with open_client(stage.application) as client, FlatNursery() as nursery:
+            ((_, port),) = await nursery.start(run_forward, client, [(HOST, 0)])
+            output.say()
+            output.say_ready("demo", [(NAME, f"{HOST}:{port}")])
+            self.is_ready = True
+            output.say("Try, in another terminal:")
+            output.say(f"  curl http://{HOST}:{port}/")
+            output.say(f"  curl -o {os.devnull} http://{HOST}:{port}/bytes")
+            output.say(f"  hybridrelay probe --connection-string-file {string_file}")
+            output.say(f"  hybridrelay connections list --state {state_dir}")
+            output.say("Ctrl-C ends it, and leaves nothing behind.")
+            await trio.sleep_forever()
+
+
+async def _timed_request(client: Client) -> float:
+    began = trio.current_time()
+    async with await client.open_stream() as stream:
+        await http.request(stream, "/")
+    return _milliseconds(began)
+
+
+def _milliseconds(began: float) -> float:
+    return (trio.current_time() - began) * 1000
+
+
+def _mega(speed: float) -> str:
+    return f"{speed / 1e6:.1f}"

@@ -1,0 +1,52 @@
+"""What the demo is played on: relay, resource and connector, on free ports of this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from ..._nursery import FlatNursery
+from ...connectivity import all_ports, discover
+from ...connector import run_connector
+from ...relay import Binding, Registry, RelayConfig, RelayInfo, run_relay
+from ...security import ConnectionString, HostPort, load_or_create_relay_certificate, relay_pin
+from ..provisioning import provision
+from .resource import serve_resource
+
+HOST = "127.0.0.1"
+NAME = "demo"
+
+
+@attrs.frozen
+class Stage:
+    """Everything runs."""
+
+    relay: RelayInfo
+    target: HostPort
+    #: For the client.
+    application: ConnectionString
+
+
+@asynccontextmanager
+async def open_stage(state_dir: Path) -> AsyncIterator[Stage]:
+    """Run the roles behind the block. What fails in one of them, or in the block, leaves as itself."""
+    async with FlatNursery() as nursery:
+        target = HostPort(HOST, await nursery.start(serve_resource))
+        with Registry.open(state_dir) as registry:
+            now = time.time()
+            pin = relay_pin(load_or_create_relay_certificate(state_dir, now=now))
+            made = provision(NAME, target=target, endpoint=HOST, pins=(pin,), ports={}, now=now)
+            registry.import_(made.record)
+        bindings = {name: (Binding(HOST, 0),) for name in all_ports(discover())}
+        config = RelayConfig(state_dir=state_dir, bindings=bindings)
+        relay: RelayInfo = await nursery.start(partial(run_relay, config))
+        ports: dict[str, int | None] = {name: bound[0].port for name, bound in relay.bound.items()}
+        connector = attrs.evolve(made.connector, ports=ports)
+        await nursery.start(partial(run_connector, [connector]))
+        yield Stage(relay, target, attrs.evolve(made.application, ports=ports))
+        nursery.cancel_scope.cancel()
