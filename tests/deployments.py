@@ -1,0 +1,281 @@
+"""A whole deployment for tests: relay, connectors and forwards as processes of the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from .waiting import wait_until
+
+HYBRIDRELAY = (sys.executable, "-m", "hybridrelay")
+PORT_NAMES = ("probe", "control", "data", "http", "https")
+#: From a command to its `ready` line, or its end.
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses now. Below the range from which the system takes ports for outgoing connections, so
+    that it can be given up and opened again."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                return port
+
+
+class EndedEarly(AssertionError):
+    """A process ended before it had said what was expected; carries its output."""
+
+
+class Program:
+    """A process whose output is kept. In a `with` block: terminated at its end, killed where that does not help."""
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        name: str | None = None,
+        environment: dict[str, str] | None = None,
+        text_in: str | None = None,
+    ) -> None:
+        self.name = name or Path(str(command[0])).name
+        self.lines: dict[str, list[str]] = {"out": [], "err": []}
+        self._heard = threading.Condition()
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL if text_in is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+            text=True,
+            errors="replace",
+        )
+        if text_in is not None:
+            assert self.process.stdin is not None
+            self.process.stdin.write(text_in)
+            self.process.stdin.close()
+        pipes = {"out": self.process.stdout, "err": self.process.stderr}
+        self._readers = [
+            threading.Thread(target=self._read, args=(which, pipe), daemon=True) for which, pipe in pipes.items()
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, which: str, pipe: Iterator[str]) -> None:
+        for line in pipe:
+            with self._heard:
+                self.lines[which].append(line.rstrip("\n"))
+                self._heard.notify_all()
+        pipe.close()  # type: ignore[attr-defined]
+        with self._heard:
+            self._heard.notify_all()
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def out(self) -> str:
+        """Standard output up to now."""
+        return "\n".join(self.lines["out"])
+
+    @property
+    def err(self) -> str:
+        """Standard error up to now."""
+        return "\n".join(self.lines["err"])
+
+    def wait_for_line(self, pattern: str, *, where: str = "out", seconds: float = START_SECONDS) -> re.Match[str]:
+        """The first line that matches.
+
+        Raises:
+            EndedEarly: the process ended without it, or it did not come in time.
+        """
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            found.extend(filter(None, (re.search(pattern, line) for line in self.lines[where])))
+            return bool(found) or not any(reader.is_alive() for reader in self._readers)
+
+        with self._heard:
+            self._heard.wait_for(look, seconds)
+        if not found:
+            state = f"exit code {self.process.wait(STOP_SECONDS)}" if look() else "it still runs"
+            raise EndedEarly(f"{self.name}: no line {pattern!r} ({state})\n{self.out}\n{self.err}")
+        return found[0]
+
+    def wait(self, seconds: float = STOP_SECONDS) -> int:
+        """The exit code, once the process has ended and all of its output is here."""
+        code = self.process.wait(seconds)
+        for reader in self._readers:
+            reader.join(seconds)
+        return code
+
+    def terminate(self, seconds: float = STOP_SECONDS) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.wait(seconds)
+
+    def kill(self) -> None:
+        """SIGKILL: no farewell."""
+        self.process.kill()
+        self.wait()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            try:
+                self.terminate()
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise AssertionError(f"{self.name} did not stop on SIGTERM\n{self.err}") from None
+        self.wait()
+
+    @property
+    def descriptors(self) -> int:
+        """How many it has open (Linux)."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory in use (Linux)."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        match = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+        assert match is not None
+        return int(match[1]) * 1024
+
+
+@attrs.frozen
+class Published:
+    """The files of one hybrid connection."""
+
+    name: str
+    connector: Path
+    application: Path
+    authority: Path
+
+
+@attrs.frozen
+class Forward:
+    """A running forward, and its local ports in the order of the connections."""
+
+    program: Program
+    ports: tuple[int, ...]
+
+    @property
+    def port(self) -> int:
+        """The only one."""
+        (port,) = self.ports
+        return port
+
+
+class Deployment:
+    """One relay on free ports of the loopback interface, and whatever is started around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.ports: dict[str, int] = {}
+        self.programs: list[Program] = []
+
+    def __enter__(self) -> Deployment:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *exc_info: object) -> None:
+        """Stop everything, and look through the logs: no process may have met a bug."""
+        with contextlib.ExitStack() as stack:
+            for program in self.programs:
+                stack.callback(program.close)
+        if exc_type is None:
+            for program in self.programs:
+                assert "Traceback" not in program.err, f"{program.name}:\n{program.err}"
+
+    def run(self, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [*HYBRIDRELAY, *map(str, arguments)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options,
+        )  # fmt: skip
+
+    def start(self, *arguments: str | Path, ready: str = "^ready", **options: object) -> Program:
+        """Start a command, and wait for a line."""
+        program = Program([*HYBRIDRELAY, *arguments], name=f"hybridrelay {arguments[0]}", **options)
+        self.programs.append(program)
+        program.wait_for_line(ready)
+        return program
+
+    def start_relay(self, *arguments: str) -> Program:
+        """Start the relay: the second time on the ports of the first."""
+        known = bool(self.ports)
+        while True:
+            if not known:
+                self.ports = {name: free_port() for name in PORT_NAMES}
+            ports = ",".join(f"{name}={port}" for name, port in self.ports.items())
+            try:
+                return self.start("relay", "--state", self.state, "--host", "127.0.0.1", "--ports", ports, *arguments)
+            except EndedEarly as exc:
+                if known or "cannot listen" not in str(exc):
+                    raise
+
+    def create(self, name: str, target: tuple[str, int], *, endpoint: str = "127.0.0.1") -> Published:
+        """Create a hybrid connection."""
+        files = {role: self.folder / f"{name}.{role}" for role in ("connector", "application", "authority")}
+        host, port = target
+        done = self.run(
+            "connections", "create", name, "--target", f"{host}:{port}", "--endpoint", endpoint, "--state", self.state,
+            *(part for role, file in files.items() for part in (f"--{role}-file", file)),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return Published(name, **files)
+
+    def start_connector(self, *published: Published | Path, arguments: Sequence[str] = ()) -> Program:
+        """Start a connector for these hybrid connections."""
+        files = [one if isinstance(one, Path) else one.connector for one in published]
+        return self.start("connector", "--connection-string-file", *files, *arguments)
+
+    def start_forward(self, *published: Published | Path, mode: str = "tcp") -> Forward:
+        """Start a forward with a local port for each of these hybrid connections."""
+        pairs: list[str | Path] = []
+        for one in published:
+            file = one if isinstance(one, Path) else one.application
+            pairs += ["--connection-string-file", file, "--listen", "127.0.0.1:0"]
+        program = self.start("forward", *pairs, "--mode", mode)
+        ports = re.findall(r"127\.0\.0\.1:(\d+)", program.out)
+        assert len(ports) == len(published), program.out
+        return Forward(program, tuple(map(int, ports)))
+
+
+def wait_for_port(port: int, program: Program, *, seconds: float = START_SECONDS) -> None:
+    """Wait until something accepts connections.
+
+    Raises:
+        EndedEarly: the program that should have done it ended.
+    """
+
+    def reachable() -> bool:
+        if program.process.poll() is not None:
+            program.wait()
+            raise EndedEarly(f"{program.name} ended:\n{program.out}\n{program.err}")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    wait_until(reachable, seconds=seconds, what=f"{program.name} on port {port}")

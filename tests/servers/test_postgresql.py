@@ -1,0 +1,93 @@
+"""psql, pgbench and psycopg against a real PostgreSQL, through relay, connector and forward."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from hybridrelay.client import forward_in_thread
+
+from ..deployments import Published
+from .conftest import MODES, Site, find, run
+
+ROWS = 200_000
+
+
+@pytest.fixture(scope="module")
+def port(site: Site, postgresql: int, mode: str) -> Iterator[int]:
+    with site.forward("postgresql", postgresql, mode) as port:
+        yield port
+
+
+def psql(port: int, *arguments: str | Path) -> str:
+    address = ["-h", "127.0.0.1", "-p", str(port), "-U", "postgres", "-d", "postgres"]
+    return run([find("psql"), *address, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", *arguments]).strip()
+
+
+def test_psql_asks_and_gets_answers(port: int) -> None:
+    assert psql(port, "-c", "SELECT 6 * 7") == "42"
+    assert psql(port, "-c", "SELECT count(*) FROM generate_series(1, 100000)") == "100000"
+
+
+def test_psql_copies_a_big_table_both_ways(port: int, tmp_path: Path) -> None:
+    """Some 20 MB: out of one table, into a file, into another table, with nothing changed."""
+    psql(port, "-c", "DROP TABLE IF EXISTS original, copy")
+    psql(
+        port, "-c",
+        f"CREATE TABLE original AS SELECT i, repeat(md5(i::text), 3) AS t FROM generate_series(1, {ROWS}) AS i",
+        "-c", "CREATE TABLE copy (LIKE original)",
+    )  # fmt: skip
+    file = tmp_path / "table"
+    psql(port, "-c", f"\\copy (SELECT * FROM original ORDER BY i) TO '{file}'")
+    lines = "".join(
+        f"{i}\t{hashlib.md5(str(i).encode(), usedforsecurity=False).hexdigest() * 3}\n" for i in range(1, ROWS + 1)
+    )
+    assert hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(lines.encode()).digest()
+    psql(port, "-c", f"\\copy copy FROM '{file}'")
+    different = "(TABLE original EXCEPT TABLE copy) UNION ALL (TABLE copy EXCEPT TABLE original)"
+    assert psql(port, "-c", f"SELECT count(*) FROM ({different}) AS d") == "0"
+    assert psql(port, "-c", "SELECT count(*) FROM copy") == str(ROWS)
+
+
+def test_a_transaction_is_taken_back(port: int) -> None:
+    statements = "DROP TABLE IF EXISTS t|CREATE TABLE t (n int)|BEGIN|INSERT INTO t VALUES (1)|ROLLBACK"
+    statements += "|BEGIN|INSERT INTO t VALUES (2)|COMMIT|SELECT n FROM t"
+    # Each -c is a request of its own on the same connection.
+    assert psql(port, *(part for statement in statements.split("|") for part in ("-c", statement))) == "2"
+
+
+def test_pgbench_with_eight_clients(port: int) -> None:
+    address = ["-h", "127.0.0.1", "-p", str(port), "-U", "postgres"]
+    run([find("pgbench"), *address, "-i", "-q", "-s", "1", "postgres"])
+    report = run([find("pgbench"), *address, "-c", "8", "-j", "2", "-t", "200", "postgres"])
+    print(report)
+    assert re.search(r"transactions actually processed: 1600/1600", report)
+    assert re.search(r"failed transactions: 0 ", report)
+
+
+@pytest.fixture(scope="module")
+def published(site: Site, postgresql: int) -> Iterator[Published]:
+    published = site.deployment.create("psycopg", ("127.0.0.1", postgresql))
+    with site.deployment.start_connector(published):
+        yield published
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_psycopg_in_a_program_without_trio(published: Published, mode: str) -> None:
+    data = os.urandom(1_000_000)
+    text = published.application.read_text()
+    with (
+        forward_in_thread(text, mode=mode) as (host, port),
+        psycopg.connect(host=host, port=port, user="postgres", dbname="postgres") as connection,
+    ):
+        assert connection.execute("SELECT 6 * 7").fetchone() == (42,)
+        assert connection.execute("SELECT %b", [data]).fetchone() == (data,)
+        with connection.pipeline():
+            cursors = [connection.execute("SELECT %s::int", [n]) for n in range(100)]
+        assert [cursor.fetchone() for cursor in cursors] == [(n,) for n in range(100)]

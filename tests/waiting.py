@@ -1,0 +1,36 @@
+"""Waiting for a condition in other processes, where nothing can be awaited: the tests' only sleeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+_PAUSE_SECONDS = 0.02
+
+
+def wait_until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
+    """Poll until `condition` gives something true, and return that.
+
+    Raises:
+        TimeoutError: it gave nothing true within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        time.sleep(_PAUSE_SECONDS)
+    return result
+
+
+async def async_wait_until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
+    """`wait_until` that lets other tasks run."""
+    with trio.move_on_after(seconds):
+        while not (result := condition()):
+            await trio.sleep(_PAUSE_SECONDS)
+        return result
+    raise TimeoutError(f"not within {seconds:g} s: {what}")
