@@ -25,8 +25,8 @@ def group(session: nox.Session, name: str) -> None:
 def install_wheel(session: nox.Session) -> None:
     """Build the wheel and install it, so that what is tested is what users get.
 
-    Tests run from the checkout, whose packages must not be found in place of the installed ones: by no test, and by no
-    process that a test starts.
+    Tests run from the checkout, whose packages must not be found in place of the installed ones: by no test, and by
+    no process that a test starts.
     """
     folder = Path(session.create_tmp()) / "wheel"
     shutil.rmtree(folder, ignore_errors=True)

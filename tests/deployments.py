@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import attrs
 
@@ -84,7 +85,7 @@ class Program:
         with self._heard:
             self._heard.notify_all()
 
-    def __enter__(self) -> Program:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -196,7 +197,7 @@ class Deployment:
         self.ports: dict[str, int] = {}
         self.programs: list[Program] = []
 
-    def __enter__(self) -> Deployment:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc_info: object) -> None:
@@ -212,7 +213,7 @@ class Deployment:
         """Run a command to its end."""
         return subprocess.run(
             [*HYBRIDRELAY, *map(str, arguments)],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options,
+            check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options,
         )  # fmt: skip
 
     def start(self, *arguments: str | Path, ready: str = "^ready", **options: object) -> Program:
@@ -240,7 +241,8 @@ class Deployment:
         files = {role: self.folder / f"{name}.{role}" for role in ("connector", "application", "authority")}
         host, port = target
         done = self.run(
-            "connections", "create", name, "--target", f"{host}:{port}", "--endpoint", endpoint, "--state", self.state,
+            "connections", "create", name, "--target", f"{host}:{port}", "--endpoint", endpoint,
+            "--state", self.state,
             *(part for role, file in files.items() for part in (f"--{role}-file", file)),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -78,8 +78,9 @@ def run(command: Sequence[str | Path], **options: object) -> str:
     """Run a client to its end; its standard output."""
     done = subprocess.run(
         [str(part) for part in command],
+        check=False,
         **{"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 100, **options},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, f"{command[0]} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -132,7 +133,8 @@ def redis() -> Iterator[int]:
 
         def command(port: int) -> list[str | Path]:
             return [
-                server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", folder,
+                server, "--port", str(port), "--bind", "127.0.0.1", "--dir", folder,
+                "--save", "", "--appendonly", "no",
             ]  # fmt: skip
 
         with serving(command, "redis-server") as port:

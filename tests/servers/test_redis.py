@@ -35,9 +35,11 @@ def test_a_pipeline_of_ten_thousand_commands(port: int) -> None:
 
 def test_benchmark_with_pipelines(port: int) -> None:
     report = run(
-        [find("redis-benchmark"), "-h", "127.0.0.1", "-p", str(port), "-q", "--csv"]
-        + ["-n", "5000", "-c", "20", "-P", "16", "-d", "512", "-t", "set,get"]
-    )
+        [
+            find("redis-benchmark"), "-h", "127.0.0.1", "-p", str(port), "-q", "--csv",
+            "-n", "5000", "-c", "20", "-P", "16", "-d", "512", "-t", "set,get",
+        ]
+    )  # fmt: skip
     print(report)
     assert re.search(r'^"SET","\d', report, re.MULTILINE)
     assert re.search(r'^"GET","\d', report, re.MULTILINE)

@@ -1,0 +1,44 @@
+"""Real processes on the loopback interface; the test itself plays application and target."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..deployments import Deployment
+
+MODES = ("tcp", "websocket")
+#: For people, at the end of the run; nothing is asserted about it.
+_REMARKS: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _REMARKS:
+        terminalreporter.section("measured, for information")
+        for line in _REMARKS:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def remark() -> Callable[[str], None]:
+    """Says something in the summary of the run."""
+    return _REMARKS.append
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """A relay that runs."""
+    if sys.platform == "win32":
+        pytest.skip("the relay runs on Linux")
+    with Deployment(tmp_path) as deployment:
+        deployment.start_relay()
+        yield deployment
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    """Every transport."""
+    return request.param

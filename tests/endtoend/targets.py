@@ -1,0 +1,137 @@
+"""What the tests put behind the connector, and what they do to it from the other end."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import trio
+
+#: One piece of test data: no multiple of any frame, buffer or record.
+PIECE_BYTES = 1_000_003
+
+Handler = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+async def serve(nursery: trio.Nursery, handler: Handler) -> tuple[str, int]:
+    """Listen; the address. The handler's connection is closed when it returns or the peer breaks it."""
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream:
+            # Who breaks connections here is asked at the other end.
+            with suppress(trio.BrokenResourceError):
+                await handler(stream)
+
+    listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
+    return listeners[0].socket.getsockname()[:2]
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    """Send back whatever comes, and end when the peer does."""
+    async for data in stream:
+        await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def flood(stream: trio.SocketStream) -> None:
+    """Send without end."""
+    data = os.urandom(PIECE_BYTES)
+    while True:
+        await stream.send_all(data)
+
+
+def random_pieces(size: int) -> Iterator[bytes]:
+    """`size` random bytes."""
+    while size > 0:
+        piece = os.urandom(min(size, PIECE_BYTES))
+        size -= len(piece)
+        yield piece
+
+
+async def send_random(stream: trio.SocketStream, size: int) -> bytes:
+    """Send `size` random bytes and end the sending side; their hash."""
+    digest = hashlib.sha256()
+    for piece in random_pieces(size):
+        digest.update(piece)
+        await stream.send_all(piece)
+    await stream.send_eof()
+    return digest.digest()
+
+
+async def receive_hash(stream: trio.SocketStream) -> tuple[int, bytes]:
+    """Receive up to the end; how much it was, and its hash."""
+    digest, size = hashlib.sha256(), 0
+    async for data in stream:
+        digest.update(data)
+        size += len(data)
+    return size, digest.digest()
+
+
+async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
+    """Everything up to the end of file."""
+    return b"".join([bytes(data) async for data in stream])
+
+
+async def exchange(port: int, data: bytes) -> bytes:
+    """Connect, send, end the sending side; the whole answer."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                await stream.send_all(data)
+                await stream.send_eof()
+
+            nursery.start_soon(send)
+            return await receive_all(stream)
+
+
+async def is_served(port: int) -> bool:
+    """Whether an exchange with an echo works now."""
+    data = os.urandom(1000)
+    answer = b""
+    try:
+        answer = await exchange(port, data)
+    except* (OSError, trio.BrokenResourceError):
+        pass
+    return answer == data
+
+
+@asynccontextmanager
+async def steady_echo(port: int) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """An honest connection that goes on exchanging data, piece by piece, during the block.
+
+    Gives a function that waits until one more piece has gone there and back. The block fails where data is lost.
+    """
+    condition = trio.Condition()
+    rounds = 0
+
+    async def one_more() -> None:
+        async with condition:
+            wanted = rounds + 2  # the one under way may have begun before
+            while rounds < wanted:
+                await condition.wait()
+
+    async def run(stream: trio.SocketStream) -> None:
+        nonlocal rounds
+        while True:
+            data = os.urandom(50_000)
+            await stream.send_all(data)
+            received = bytearray()
+            while len(received) < len(data):
+                block = await stream.receive_some()
+                assert block, "the honest connection ended"
+                received += block
+            assert received == data
+            async with condition:
+                rounds += 1
+                condition.notify_all()
+
+    async with trio.open_nursery() as nursery:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            nursery.start_soon(run, stream)
+            await one_more()
+            yield one_more
+            nursery.cancel_scope.cancel()
