@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 import trio
 import trio.testing
 
 from hybridrelay.abc import AcceptOptions
 from hybridrelay.errors import TransportError
+from hybridrelay.streams import TLSStream
 from hybridrelay.testing import tcp_pair
+from hybridrelay.testing._pairs import accept_options
 from hybridrelay_websocket import PATH, SUBPROTOCOL, front, transport
 from hybridrelay_websocket.frames import encode_data
 from hybridrelay_websocket.handshake import MAX_HEAD
@@ -201,3 +205,20 @@ async def test_a_port_with_outer_tls_needs_a_certificate():
         with pytest.raises(ValueError, match="certificate"):
             await transport.accept(server, AcceptOptions(HTTPS))
         assert server.socket.fileno() == -1
+
+
+async def test_health_inside_outer_tls():
+    client, server = await tcp_pair()
+    async with client, server, trio.open_nursery() as nursery:
+        nursery.start_soon(transport.accept, server, accept_options(HTTPS))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        async with TLSStream(client, context, server_hostname="relay") as tls:
+            await tls.do_handshake()
+            await tls.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b""
+            while not received.endswith(b"ok\n"):
+                received += await tls.receive_some()
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert server.socket.fileno() == -1

@@ -1,0 +1,24 @@
+"""The example of transports/README.md is a transport."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.testing import transport_checks
+
+README = Path(__file__).parents[2] / "transports" / "README.md"
+
+
+def example():
+    code = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)[0]
+    namespace = {}
+    exec(compile(code, str(README), "exec"), namespace)
+    return namespace["transport"]
+
+
+@pytest.mark.parametrize("check", [pytest.param(check, id=name) for name, check in transport_checks(example())])
+async def test_conformance(check):
+    await check()
