@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import trio
@@ -27,10 +27,10 @@ def wait_until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
     return result
 
 
-async def async_wait_until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
-    """`wait_until` that lets other tasks run."""
+async def async_wait_until(condition: Callable[[], Awaitable[T]], *, seconds: float, what: str) -> T:
+    """`wait_until` for a condition that takes its time, while other tasks run."""
     with trio.move_on_after(seconds):
-        while not (result := condition()):
+        while not (result := await condition()):
             await trio.sleep(_PAUSE_SECONDS)
         return result
     raise TimeoutError(f"not within {seconds:g} s: {what}")

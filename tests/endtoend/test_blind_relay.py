@@ -1,0 +1,154 @@
+"""The relay is blind: an observer of everything that it handles sees no plaintext."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from hybridrelay.abc import AcceptOptions, ConnectOptions, Transport
+from hybridrelay.client import open_client
+from hybridrelay.connectivity import discover
+from hybridrelay.connector import run_connector
+from hybridrelay.relay import Binding, Registry, RelayConfig, run_relay
+from hybridrelay.security import ConnectionString, HostPort, Right, Role, Rule, create_authority
+
+from ..deployments import PORT_NAMES
+from .targets import receive_all, serve
+
+MARKER = os.urandom(64)
+#: Long enough that none of them turns up in 20 MB of ciphertext by chance.
+CHUNK_BYTES = 8
+REPEATED = 20_000
+
+
+class Tape:
+    """Everything that went through the relay's hands."""
+
+    def __init__(self) -> None:
+        self.read = bytearray()
+        self.written = bytearray()
+
+
+class ObservedStream(trio.abc.HalfCloseableStream):
+    """Keeps a copy of what passes. It is no socket, so that the pump cannot leave the bytes to the kernel."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, tape: Tape) -> None:
+        self._stream = stream
+        self._tape = tape
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._tape.written += data
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._stream.receive_some(max_bytes)
+        self._tape.read += data
+        return data
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class ObservedTransport(Transport):
+    """A transport at whose relay's end somebody listens: inside the outer TLS, where there is one."""
+
+    def __init__(self, transport: Transport, tape: Tape) -> None:
+        self.name = transport.name
+        self.routes = transport.routes
+        self._transport = transport
+        self._tape = tape
+
+    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
+        raise AssertionError("the relay dials nobody")
+
+    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
+        accepted = await self._transport.accept(stream, options)
+        return None if accepted is None else ObservedStream(accepted, self._tape)
+
+
+def traces(secret: bytes) -> Iterator[bytes]:
+    """What a secret might look like: as it is, reversed, or as text; whole or cut anywhere."""
+    for form in (secret, secret[::-1]):
+        yield from (form[start : start + CHUNK_BYTES] for start in range(len(form) - CHUNK_BYTES + 1))
+        yield form.hex().encode()
+        # By its three alignments, without the characters that depend on the neighbours.
+        yield from (base64.b64encode(form[offset:])[4:20] for offset in range(3))
+
+
+def test_traces_are_found() -> None:
+    for form in (MARKER, MARKER[::-1], MARKER[5:40], base64.b64encode(b"x" + MARKER), MARKER.hex().encode()):
+        assert any(trace in b"before" + form + b"after" for trace in traces(MARKER))
+
+
+async def test_the_relay_never_handles_plaintext(tmp_path: Path, nursery: trio.Nursery, mode: str) -> None:
+    tape = Tape()
+    received: list[bytes] = []
+    request = MARKER * REPEATED
+    reply = MARKER[::-1] * REPEATED
+
+    async def target(stream: trio.SocketStream) -> None:
+        received.append(await receive_all(stream))
+        await stream.send_all(reply)
+        await stream.send_eof()
+
+    address = await serve(nursery, target)
+    transports = {name: ObservedTransport(transport, tape) for name, transport in discover().items()}
+    config = RelayConfig(
+        state_dir=tmp_path / "state", bindings={name: (Binding("127.0.0.1", 0),) for name in PORT_NAMES}
+    )
+    rules = Rule.generate("listen", [Right.LISTEN]), Rule.generate("send", [Right.SEND])
+    with Registry.open(config.state_dir) as registry:
+        registry.create("blind", "127.0.0.1", rules)
+    relay = await nursery.start(partial(run_relay, config, transports=transports))
+    authority = create_authority("blind", now=time.time())
+    identities = {role: authority.issue(role, "test", now=time.time()) for role in Role}
+
+    def string(role: Role, rule: Rule, target: HostPort | None) -> ConnectionString:
+        return ConnectionString(
+            host="127.0.0.1", key_name=rule.name, key=rule.primary, entity_path="blind", target=target,
+            identity=identities[role], authority=authority.certificate, relay_pins=(relay.pin,),
+            ports={name: bindings[0].port for name, bindings in relay.bound.items()},
+        )  # fmt: skip
+
+    connector = string(Role.CONNECTOR, rules[0], HostPort(*address))
+    application = string(Role.APPLICATION, rules[1], None)
+    await nursery.start(partial(run_connector, [connector], mode=mode))
+    async with open_client(application, mode=mode) as client, await client.open_stream() as stream:
+        async with trio.open_nursery() as inner:
+
+            async def send() -> None:
+                await stream.send_all(request)
+                await stream.send_eof()
+
+            inner.start_soon(send)
+            assert await receive_all(stream) == reply
+    assert received == [request]
+
+    moved = len(request) + len(reply)
+    assert len(tape.read) > moved, "the observer was there"
+    assert len(tape.written) > moved, "the observer was there"
+    secrets = {"the data": MARKER}
+    for name, rule in (("the listen key", rules[0]), ("the send key", rules[1])):
+        assert rule.primary is not None
+        secrets[name] = rule.primary.reveal().encode()
+    for role, identity in identities.items():
+        secrets[f"the private key of the {role.name.lower()}"] = identity.private_key.reveal().encode()
+    for what, secret in secrets.items():
+        for trace in traces(secret):
+            for handled in (tape.read, tape.written):
+                if trace in handled:
+                    pytest.fail(f"the relay has seen a piece of {what}")
+    nursery.cancel_scope.cancel()
