@@ -1,8 +1,8 @@
 """The Trio shell of the session protocol: `Session`, its streams, and offers of streams."""
 
+from ..protocol import Role as Role
 from ..protocol.config import CONTROL_CONFIG as CONTROL_CONFIG
 from ..protocol.config import SessionConfig as SessionConfig
-from ..protocol.session import Role as Role
 from ..protocol.windows import Budget as Budget
 from .bridge import Bridged as Bridged
 from .bridge import bridge as bridge

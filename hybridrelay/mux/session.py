@@ -1,39 +1,28 @@
-"""The Trio shell of a session: one reader, one writer and one timer task per channel, and nothing else.
-
-The reader waits for nobody: what it reads goes into the core, which is bounded by the windows it has granted. The
-writer alone writes, so cancelling a stream's sender leaves whole frames behind. The timer is apart from both, so a
-channel on which the writer is stuck is found dead all the same.
-"""
+"""The Trio shell of a session. It outlives its channels; `_channel.py` has the tasks of each."""
 
 from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
 
-from ..errors import SessionError, StreamRefused
-from ..protocol import events
+from ..errors import HybridRelayError, SessionError, StreamRefused
+from ..protocol import Role, SessionCore, events
 from ..protocol.config import SessionConfig
 from ..protocol.errors import LocalProtocolError
-from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, GoAway, clip_text
+from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, GoAway, Hello, clip_text
 from ..protocol.reasons import Reason
-from ..protocol.session import Role, SessionCore
 from ..protocol.states import Opening
 from ..protocol.stream import Stream
 from ..protocol.windows import Budget
-from ._waiter import Waiter
+from ._channel import CLOSING_TIMEOUT, Channel
 from .stream import MuxStream
 
 #: Seconds for the peer's HELLO once both ends of the channel are there.
 GREETING_TIMEOUT = 15.0
-#: Seconds to get a final GOAWAY out, and then to close the channel.
-CLOSING_TIMEOUT = 2.0
-#: Seconds to tell the peer when we are cancelled.
-_GOODBYE_TIMEOUT = 0.5
-#: One write: large enough to amortize a system call, small enough not to delay a control frame.
-_WRITE_SIZE = 256 * 1024
 
 
 class Offer:
@@ -89,7 +78,7 @@ class SessionStatistics:
 
 
 class Session:
-    """Many streams over one channel.
+    """Many streams over one channel at a time.
 
     Args:
         role: `Role.INITIATOR` for the side that dialed.
@@ -110,21 +99,17 @@ class Session:
         self._offer_in, offers = trio.open_memory_channel[Offer](math.inf)
         #: The streams that the peer wants to open; ends with the session.
         self.offers: trio.abc.ReceiveChannel[Offer] = offers
-        self._established = trio.Event()
+        #: Set while there is a channel that has greeted, and at the end.
+        self._attached = trio.Event()
         self._ended = trio.Event()
         self._empty = trio.Event()
-        self._writer = Waiter()
-        self._output_due = False
-        self._timer = Waiter()
-        self._timer_until = -math.inf
-        self._channel_error: BaseException | None = None
-        self._channel_lost = False
-        #: A write has begun and not succeeded.
-        self._writing = False
-        self._write_scope = trio.CancelScope()
-        #: When a write is given up: not before the session has ended.
-        self._write_deadline = math.inf
-        self._read_all = trio.Event()
+        self._channel: Channel | None = None
+        #: The channel to go on with, and what was received from it already.
+        self._next: tuple[trio.abc.Stream, bytes] | None = None
+        self._waiting = trio.CancelScope()
+        self._first_error: BaseException | None = None
+        self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self._is_started = False
 
     def __repr__(self) -> str:
         core = self.core
@@ -222,10 +207,23 @@ class Session:
         self,
         channel: trio.abc.Stream,
         *,
+        initial: bytes = b"",
+        reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
         greeting_timeout: float = GREETING_TIMEOUT,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> events.SessionEnded:
-        """Serve the session on `channel`, and close the channel. `task_status.started()` comes with the peer's HELLO.
+        """Serve the session until it ends, on `channel` and on those that come after it; all of them are closed.
+
+        `task_status.started()` comes with the peer's HELLO. When a channel is lost, the session waits up to
+        `SessionConfig.resume_deadline` for another: the initiator gets it from `reconnect`, the acceptor by
+        `replace_channel`. Until then its streams wait.
+
+        Args:
+            channel: the first channel; belongs to the session from now on.
+            initial: bytes that were received from it already.
+            reconnect: opens another channel to the same peer, for as long as it takes: it is cancelled at the
+                deadline. A `HybridRelayError` says that there is no use in trying, and ends the session.
+            greeting_timeout: for the peer's HELLO, in seconds.
 
         Returns:
             The session's outcome. Cancelled, the session ends with `Reason.GOING_AWAY`, and the peer is told where
@@ -234,126 +232,76 @@ class Session:
         Raises:
             SessionError: the peer never greeted, or refused the session. What the channel raised is the cause.
         """
+        self._task_status = task_status
+        self._next = (channel, initial)
         try:
-            self.core.channel_opened(trio.current_time())
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read, channel)
-                nursery.start_soon(self._write, channel, nursery.cancel_scope)
-                nursery.start_soon(self._tick)
-                with trio.move_on_after(greeting_timeout):
-                    await self._established.wait()
-                if self.core.is_established:
-                    task_status.started()
-                elif self.core.ended is None:
-                    self.close(Reason.PEER_SILENT, "no HELLO in time")
+            while self._next is not None:
+                (stream, initial), self._next = self._next, None
+                self.core.channel_opened(trio.current_time())
+                self._channel = Channel(self.core, stream, initial, self._dispatch)
+                await self._channel.serve(greeting_timeout)
+                self._first_error = self._first_error or self._channel.error
+                self._channel = None
+                if self.core.ended is None:
+                    await self._wait_for_channel(reconnect)
         finally:
-            if self.core.ended is None:  # cancelled
-                await self._say_goodbye(channel)
-            await self._close_channel(channel)
+            self._channel = None
+            self._dispatch(self.core.close(Reason.GOING_AWAY))  # cancelled between two channels
+            if self._next is not None:
+                await trio.aclose_forcefully(self._next[0])
             self._ended.set()
         outcome = self.core.ended
         assert outcome is not None
         if self.core.peer_hello is None:
             text = outcome.text or outcome.reason.describe
-            raise SessionError(text, reason=outcome.reason) from self._channel_error
+            raise SessionError(text, reason=outcome.reason) from self._first_error
         return outcome
 
-    async def _say_goodbye(self, channel: trio.abc.Stream) -> None:
-        self._dispatch(self.core.close(Reason.GOING_AWAY))
-        if self._writing:
-            return  # cancelled within a write: half of it may have left, and nothing may follow
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_TIMEOUT):
-            try:
-                for buffer in self.core.data_to_send(trio.current_time()):
-                    await channel.send_all(buffer)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the peer is gone
-
-    async def _close_channel(self, channel: trio.abc.Stream) -> None:
-        outcome = self.core.ended
-        if self._channel_lost or outcome is None or outcome.reason is Reason.PEER_SILENT:
-            await trio.aclose_forcefully(channel)
-        else:
-            with trio.move_on_after(CLOSING_TIMEOUT):
-                await channel.aclose()
-
-    async def _read(self, channel: trio.abc.Stream) -> None:
-        core = self.core
-        while True:
-            try:
-                data = await channel.receive_some()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                self._lost(exc)
-                break
-            if not data:
-                self._lost(None)
-                break
-            if core.ended is not None:
-                continue  # what the peer wrote before it saw our GOAWAY
-            now = trio.current_time()
-            self._dispatch(core.receive_data(bytes(data), now))
-            deadline = core.next_deadline()
-            if deadline is not None and deadline < self._timer_until:
-                self._timer.wake()
-            self._output()
-        self._read_all.set()
-
-    async def _write(self, channel: trio.abc.Stream, scope: trio.CancelScope) -> None:
-        core = self.core
-        while True:
-            now = trio.current_time()
-            buffers = core.data_to_send(now, _WRITE_SIZE)
-            self._dispatch(core.pending_events())
-            if buffers:
-                data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
-                self._writing = True
+    async def _wait_for_channel(self, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None) -> None:
+        """Between two channels: get the next one, or end the session at its deadline."""
+        self._attached = trio.Event()
+        deadline = self.core.next_deadline()
+        if self._next is None:
+            with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as self._waiting:
                 try:
-                    with trio.CancelScope(deadline=self._write_deadline) as self._write_scope:
-                        await channel.send_all(data)
-                        self._writing = False
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                    self._lost(exc)
-                if self._writing:
-                    # Broken, or stuck when the session ended: nothing may follow half a write.
-                    self._channel_lost = True
-                    scope.cancel()
-                    return
-            elif core.ended is not None:
-                if not (core.ended.by_peer or self._channel_lost):
-                    # The peer closes first, so that its side of the channel ends in good order too.
-                    with trio.move_on_after(CLOSING_TIMEOUT):
-                        await self._read_all.wait()
-                scope.cancel()
-                return
-            elif self._output_due:
-                self._output_due = False
-            else:
-                await self._writer.wait()
+                    if reconnect is None:
+                        await trio.sleep_forever()
+                    else:
+                        self._next = (await reconnect(), b"")
+                except HybridRelayError as exc:
+                    self._dispatch(self.core.close(Reason.SESSION_LOST, f"no way back: {exc}"))
+        if self._next is None:
+            self._dispatch(self.core.handle_timeout(trio.current_time()))
 
-    async def _tick(self) -> None:
-        core = self.core
-        while core.ended is None:
-            deadline = core.next_deadline()
-            self._timer_until = math.inf if deadline is None else deadline
-            if self._timer_until > trio.current_time():
-                with trio.move_on_at(self._timer_until):
-                    await self._timer.wait()
-                self._timer_until = -math.inf
-            self._dispatch(core.handle_timeout(trio.current_time()))
-            self._output()
+    async def replace_channel(self, channel: trio.abc.Stream, initial: bytes = b"") -> None:
+        """Go on over another channel, whether the present one lives or not; nothing that was sent is lost.
 
-    def _lost(self, exc: BaseException | None) -> None:
-        self._channel_lost = True
-        if self.core.ended is None:
-            self._channel_error = exc
-            text = "the channel was lost" if exc is None else f"the channel was lost: {exc}"
-            self._dispatch(self.core.channel_lost(trio.current_time(), text))
-        self._output()
+        For the acceptor `initial` begins with the peer's HELLO, for which `attach_refusal` has given None.
+        The channel belongs to the session from now on, and is closed where the session is over.
+        """
+        superseded, self._next = self._next, (channel, initial)
+        if superseded is not None:
+            await trio.aclose_forcefully(superseded[0])
+        if self._ended.is_set():
+            await trio.aclose_forcefully(channel)
+            self._next = None
+        elif self._channel is not None:
+            self._channel.lose("moved to another channel")
+        else:
+            self._waiting.cancel()
+
+    def attach_refusal(self, hello: Hello) -> Reason | None:
+        """Why the acceptor cannot go on with this session over a channel that begins with `hello`, or None."""
+        return self.core.attach_refusal(hello)
+
+    async def wait_open(self) -> None:
+        """Wait until the session has a channel (again), or has ended."""
+        await self._attached.wait()
 
     def _output(self) -> None:
         """Something may have to be written."""
-        self._output_due = True
-        self._writer.wake()
+        if self._channel is not None:
+            self._channel.output()
 
     def _dispatch(self, happened: list[events.Event]) -> None:
         for event in happened:
@@ -367,15 +315,18 @@ class Session:
                 case events.StreamAnswered(stream) | events.StreamAborted(stream):
                     stream.owner._wake()
                 case events.Established():
-                    self._established.set()
+                    if self._channel is not None:
+                        self._channel.greeted()
+                    self._attached.set()
+                    if not self._is_started:
+                        self._is_started = True
+                        self._task_status.started()
                 case events.SessionEnded(reason=reason):
-                    self._established.set()
+                    self._attached.set()
                     self._offer_in.close()
-                    self._timer.wake()
-                    # A silent peer hears no goodbye.
-                    patience = 0.0 if reason is Reason.PEER_SILENT else CLOSING_TIMEOUT
-                    self._write_deadline = trio.current_time() + patience
-                    self._write_scope.deadline = self._write_deadline
+                    self._waiting.cancel()
+                    if self._channel is not None:
+                        self._channel.ended(reason)
                 case events.GoingAway():
                     pass  # core.peer_going_away is what counts
         if not self.core.streams:

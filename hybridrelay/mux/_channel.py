@@ -1,0 +1,208 @@
+"""The tasks of one channel: a reader, a writer and a timer.
+
+The reader waits for nobody: what it reads goes into the core, which is bounded by the windows it has granted. The
+writer alone writes, so cancelling a stream's sender leaves whole frames behind. The timer is apart from both, so a
+channel on which the writer is stuck is found dead all the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import trio
+
+from ..protocol.events import Event
+from ..protocol.reasons import Reason
+from ..protocol.session import SessionCore, State
+from ._waiter import Waiter
+
+#: Seconds to get a final GOAWAY out, and then to close the channel.
+CLOSING_TIMEOUT = 2.0
+#: Seconds to tell the peer when we are cancelled.
+_GOODBYE_TIMEOUT = 0.5
+#: One write: large enough to amortize a system call, small enough not to delay a control frame.
+_WRITE_SIZE = 256 * 1024
+
+_BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Channel:
+    """One channel of a session, from attachment to loss.
+
+    Args:
+        core: has been told `channel_opened`.
+        stream: belongs to this object from now on.
+        initial: bytes that were received from `stream` already.
+        dispatch: takes the core's events.
+    """
+
+    def __init__(
+        self, core: SessionCore, stream: trio.abc.Stream, initial: bytes, dispatch: Callable[[list[Event]], None]
+    ) -> None:
+        self._core = core
+        self._stream = stream
+        self._initial = initial
+        self._dispatch = dispatch
+        #: What the stream raised when it was lost, or None.
+        self.error: BaseException | None = None
+        self._lost = False
+        self._writer = Waiter()
+        self._output_due = False
+        self._timer = Waiter()
+        self._timer_until = -math.inf
+        self._greeted = trio.Event()
+        self._read_all = trio.Event()
+        #: A write has begun and not succeeded.
+        self._writing = False
+        self._write_scope = trio.CancelScope()
+        #: When a write is given up: not before the session has ended.
+        self._write_deadline = math.inf
+        self._tasks = trio.CancelScope()
+
+    async def serve(self, greeting_timeout: float) -> None:
+        """Run until the session has ended, or the channel is lost or replaced; then close the stream."""
+        try:
+            with self._tasks:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read)
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._tick)
+                    with trio.move_on_after(greeting_timeout):
+                        await self._greeted.wait()
+                    if not self._greeted.is_set():
+                        self.lose("no HELLO in time", reason=Reason.PEER_SILENT)
+        except BaseException:
+            if not self._lost and self._core.ended is None:
+                await self._say_goodbye()
+            raise
+        finally:
+            await self._close()
+
+    # --- called by the session, at any time
+
+    def output(self) -> None:
+        """Something may have to be written."""
+        self._output_due = True
+        self._writer.wake()
+
+    def greeted(self) -> None:
+        """The peer's HELLO has arrived."""
+        self._greeted.set()
+
+    def ended(self, reason: Reason) -> None:
+        """The session has ended: flush its last frame, then close."""
+        self._greeted.set()
+        self._timer.wake()
+        # A silent peer hears no goodbye.
+        patience = 0.0 if reason is Reason.PEER_SILENT else CLOSING_TIMEOUT
+        self._write_deadline = trio.current_time() + patience
+        self._write_scope.deadline = self._write_deadline
+        self.output()
+
+    def lose(self, text: str, *, reason: Reason = Reason.SESSION_LOST, error: BaseException | None = None) -> None:
+        """The channel is of no more use: broken, silent, or replaced by another."""
+        if self._lost:
+            return
+        self._lost = True
+        self.error = error
+        if self._core.ended is None:
+            self._dispatch(self._core.channel_lost(trio.current_time(), text, reason=reason))
+        self._tasks.cancel()
+
+    # --- the tasks
+
+    async def _read(self) -> None:
+        core = self._core
+        data = self._initial
+        while True:
+            if data and core.ended is None:  # afterwards: what the peer wrote before it saw our GOAWAY
+                now = trio.current_time()
+                self._dispatch(core.receive_data(data, now))
+                deadline = core.next_deadline()
+                if deadline is not None and deadline < self._timer_until:
+                    self._timer.wake()
+                self.output()
+            try:
+                data = bytes(await self._stream.receive_some())
+            except _BROKEN as exc:
+                self._read_all.set()
+                self._end_of_input(f"the channel was lost: {exc}", exc)
+                return
+            if not data:
+                self._read_all.set()
+                self._end_of_input("the channel was lost", None)
+                return
+
+    def _end_of_input(self, text: str, error: BaseException | None) -> None:
+        # After the end of the session the writer decides when all is done.
+        if self._core.ended is None:
+            self.lose(text, error=error)
+
+    async def _write(self) -> None:
+        core = self._core
+        while True:
+            buffers = core.data_to_send(trio.current_time(), _WRITE_SIZE)
+            self._dispatch(core.pending_events())
+            if buffers:
+                data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+                self._writing = True
+                error: BaseException | None = None
+                try:
+                    with trio.CancelScope(deadline=self._write_deadline) as self._write_scope:
+                        await self._stream.send_all(data)
+                        self._writing = False
+                except _BROKEN as exc:
+                    error = exc
+                if self._writing:
+                    # Broken, or stuck when the session ended: nothing may follow half a write.
+                    self.lose(f"the channel was lost: {error}", error=error)
+                    return
+            elif core.ended is not None:
+                if not core.ended.by_peer:
+                    # The peer closes first, so that its side of the channel ends in good order too.
+                    with trio.move_on_after(CLOSING_TIMEOUT):
+                        await self._read_all.wait()
+                self._tasks.cancel()
+                return
+            elif self._output_due:
+                self._output_due = False
+            else:
+                await self._writer.wait()
+
+    async def _tick(self) -> None:
+        core = self._core
+        while core.ended is None:
+            deadline = core.next_deadline()
+            self._timer_until = math.inf if deadline is None else deadline
+            if self._timer_until > trio.current_time():
+                with trio.move_on_at(self._timer_until):
+                    await self._timer.wait()
+                self._timer_until = -math.inf
+            self._dispatch(core.handle_timeout(trio.current_time()))
+            if core.state is State.DETACHED:
+                self.lose(Reason.PEER_SILENT.describe, reason=Reason.PEER_SILENT)
+                return
+            self.output()
+
+    # --- the end
+
+    async def _say_goodbye(self) -> None:
+        """We were cancelled: tell the peer, if nothing is half written."""
+        self._dispatch(self._core.close(Reason.GOING_AWAY))
+        if self._writing:
+            return
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_TIMEOUT):
+            try:
+                for buffer in self._core.data_to_send(trio.current_time()):
+                    await self._stream.send_all(buffer)
+            except _BROKEN:
+                pass  # the peer is gone
+
+    async def _close(self) -> None:
+        ended = self._core.ended
+        if self._lost or self._writing or ended is None or ended.reason is Reason.PEER_SILENT:
+            await trio.aclose_forcefully(self._stream)
+        else:
+            with trio.move_on_after(CLOSING_TIMEOUT):
+                await self._stream.aclose()
