@@ -9,6 +9,6 @@ from .errors import LocalProtocolError as LocalProtocolError
 from .errors import ProtocolError as ProtocolError
 from .errors import RemoteProtocolError as RemoteProtocolError
 from .reasons import Reason as Reason
-from .session import Role as Role
 from .session import SessionCore as SessionCore
+from .table import Role as Role
 from .windows import Budget as Budget

@@ -71,3 +71,6 @@ CONTROL_CONFIG = SessionConfig(
     max_unacknowledged=MIB,
     budget=128 * KIB,
 )
+
+#: For data channels: a session waits this long for another channel when it lost one, and is reset then.
+DATA_CONFIG = SessionConfig(resume_deadline=30.0)

@@ -1,8 +1,9 @@
 """Is the peer there, and how far away is it? SPEC.md 3.11.
 
-Any received byte is life: a peer that acknowledges a long upload needs no PING. A PING leaves every `interval`;
-where nothing at all arrives for that long and the timeout on top, the peer is silent. The timeout grows with the
-round trip, so that a slow path is not taken for a dead one.
+Any received byte is life: a peer that acknowledges a long upload needs no PING. A PING is asked for every `interval`;
+where nothing arrives for that long, and nothing within the timeout after the PING was asked for, the peer is silent.
+So a process that was suspended asks first, and a writer that is stuck does not delay the verdict. The timeout grows
+with the round trip, so that a slow path is not taken for a dead one.
 """
 
 from __future__ import annotations
@@ -27,16 +28,17 @@ class Liveness:
     #: Smoothed round trip in seconds, or None before the first PONG.
     smoothed: float | None = attrs.field(default=None, init=False)
     _heard_at: float = attrs.field(default=0.0, init=False)
-    _pinged_at: float = attrs.field(default=0.0, init=False)
+    #: When a PING was last asked for; it leaves when the writer comes to it.
+    _asked_at: float = attrs.field(default=0.0, init=False)
     _count: int = attrs.field(default=0, init=False)
-    #: When the PING that awaits its PONG was asked for.
+    #: The PING that awaits its PONG, and when it left.
     _waiting: tuple[bytes, float] | None = attrs.field(default=None, init=False)
     _samples: deque[tuple[float, float]] = attrs.field(factory=deque, init=False)
 
     def restart(self, now: float) -> None:
         """A new channel: whatever was awaited on the old one is moot."""
         self._heard_at = now
-        self._pinged_at = now - self.interval
+        self._asked_at = now
         self._waiting = None
         self._samples.clear()
         self.smoothed = None
@@ -45,27 +47,30 @@ class Liveness:
         """Bytes arrived."""
         self._heard_at = now
 
+    def ask(self, now: float) -> None:
+        """A PING is to leave."""
+        self._asked_at = now
+
     @property
     def effective_timeout(self) -> float:
         return max(self.timeout, _TIMEOUT_ROUND_TRIPS * (self.smoothed or 0.0))
 
     @property
-    def ping_due(self) -> float:
-        """A PING is due when the peer was silent for `interval`, and at least that often for the round trip."""
-        if self._waiting is not None and self._pinged_at > self._heard_at:
-            return self.silent_at  # one unanswered PING at a time
-        return self._pinged_at + self.interval
+    def is_unanswered(self) -> bool:
+        """Nothing has arrived since a PING was asked for: one such PING at a time."""
+        return self._asked_at > self._heard_at
 
     @property
-    def silent_at(self) -> float:
-        """When the peer is to be given up, should nothing arrive before."""
-        return self._heard_at + self.interval + self.effective_timeout
+    def deadline(self) -> float:
+        """When the next PING is due; or, while one is unanswered, when the peer is to be given up."""
+        if self.is_unanswered:
+            return max(self._heard_at + self.interval, self._asked_at) + self.effective_timeout
+        return self._asked_at + self.interval
 
     def ping(self, now: float) -> bytes:
         """The token of a PING that leaves now."""
         self._count += 1
         token = struct.pack(">Q", self._count)
-        self._pinged_at = now
         self._waiting = (token, now)
         return token
 

@@ -11,39 +11,33 @@
 Its methods are of four kinds: getters; those for what the network and the clock bring (`channel_opened`,
 `channel_lost`, `receive_data`, `handle_timeout`); those for the application's wishes (`open_stream`, `accept`,
 `refuse`, `send_data`, `send_fin`, `stop`, `reset`, `read`, `drain`, `close`); and `data_to_send`, which alone writes.
-Frames are encoded when they are written, so the order on the wire is the order of the rules below and nothing else:
 
-1. HELLO; then, after a reattachment, what has to be written again.
-2. PONG, PING, GOAWAY, WINDOW; then counted frames other than DATA and FIN, in the order of their causes.
-3. DATA and FIN, round robin among streams, while the unacknowledged do not exceed their limit.
-4. ACK, when one is owed and anything leaves anyway, or its time has come.
+This file has the life of the session: channels, HELLO, timers, the end. What the peer's frames do to streams is in
+`incoming.py`, what leaves and in which order in `output.py`, when a stream is let go in `table.py`.
 """
 
 from __future__ import annotations
 
 import enum
 import hmac
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from . import events, frames
-from .config import BASE_WINDOW, FAIR_DATA, MAX_DATA, MAX_PONGS_OWED, MAX_REFUSED_STREAMS, SessionConfig
+from .config import SessionConfig
 from .delivery import Buffer, Inbox, Outbox
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import Event
+from .incoming import Incoming
 from .liveness import Liveness
+from .output import Output
 from .reasons import Reason
-from .states import Input, Opening, Receiving, Sending, StreamStates
+from .states import Input, Opening, Receiving, StreamStates
 from .stream import Stream
+from .table import Role, StreamTable
 from .windows import Budget, ReceiveWindow
 
-
-class Role(enum.Enum):
-    """Who dialed: the initiator sends the first HELLO, opens odd streams, and alone attaches."""
-
-    INITIATOR = 1
-    ACCEPTOR = 0
+__all__ = ["Role", "SessionCore", "State"]
 
 
 class State(enum.Enum):
@@ -52,12 +46,8 @@ class State(enum.Enum):
     #: A channel is there, the peer's HELLO is not.
     GREETING = enum.auto()
     ESTABLISHED = enum.auto()
-    #: Final GOAWAY is queued; the driver flushes it and ends the channel.
+    #: The session is over. Where a final GOAWAY is queued, the driver flushes it; then it ends the channel.
     CLOSED = enum.auto()
-
-
-#: Small frames are joined, because a buffer of its own costs more than copying this much.
-_JOIN_BELOW = 4096
 
 
 class SessionCore:
@@ -83,41 +73,27 @@ class SessionCore:
         self.state = State.DETACHED
         self.session_id = session_id
         self._secret = secret
+        #: Of the channel that the session had last; -1 before the first.
         self.epoch = -1
         self.peer_hello: frames.Hello | None = None
-        #: All streams that are not over and acknowledged, by id.
-        self.streams: dict[int, Stream] = {}
         self.budget = Budget(self.config.budget, budget)
         #: Set once, when the session ends.
         self.ended: events.SessionEnded | None = None
         self.peer_going_away = False
         self.going_away = False
-        self._next_id = 1 if role is Role.INITIATOR else 2
-        self._last_peer_id = 0
-        self._backlog = 0
-        #: Counted frames up to this number may be for streams that have ended (SPEC.md, section 5).
-        self._replay_until = 0
-        self._peer_streams = 0
-        self._own_streams = 0
+        self._hello_due = False
+        #: When the session lost its channel; None while it has one that works, or never had one.
+        self._detached_at: float | None = None
+        self._decoder = frames.FrameDecoder()
+        self._events: list[Event] = []
         self._outbox = Outbox(self.config.max_unacknowledged)
         self._inbox = Inbox()
         self._liveness = Liveness(self.config.ping_interval, self.config.ping_timeout)
-        self._decoder = frames.FrameDecoder()
-        self._detached_at: float | None = None
-        self._events: list[Event] = []
-        # Output, in the order in which it is written.
-        self._hello_due = False
-        self._again: deque[tuple[Buffer, ...]] = deque()
-        self._pongs: deque[bytes] = deque()
-        self._ping_due = False
-        self._goaway: frames.GoAway | None = None
-        self._goaway_due = False
-        self._windows_due: dict[Stream, None] = {}
-        self._controls: deque[tuple[Stream, frames.Frame]] = deque()
-        self._opens: deque[Stream] = deque()
-        self._ready: deque[Stream] = deque()
-        #: (number of closing frame, stream): streams that are over but not yet acknowledged.
-        self._closing: deque[tuple[int, Stream]] = deque()
+        self._table = StreamTable(role, self._outbox)
+        self._output = Output(self.config, self._table, self._outbox, self._inbox, self._liveness, self._events)
+        self._incoming = Incoming(self.config, self.budget, self._table, self._output, self._inbox, self._events)
+        #: All streams that are not over, acknowledged and read, by id.
+        self.streams = self._table.streams
 
     # --- getters
 
@@ -131,17 +107,26 @@ class SessionCore:
 
     def next_deadline(self) -> float | None:
         """When `handle_timeout` has something to do, or None."""
-        if self.state is State.DETACHED and self._detached_at is not None:
+        if self._detached_at is not None:
             return self._detached_at + self.config.resume_deadline
         if self.state is not State.ESTABLISHED:
             return None
-        deadline = self._liveness.silent_at
-        # What is due already waits for the writer, not for the clock.
-        if not self._ping_due:
-            deadline = min(deadline, self._liveness.ping_due)
-        if self._inbox.deadline is not None:
-            deadline = min(deadline, self._inbox.deadline)
-        return deadline
+        deadline = self._liveness.deadline
+        # An ACK that is due already waits for the writer, not for the clock.
+        return deadline if self._inbox.deadline is None else min(deadline, self._inbox.deadline)
+
+    def attach_refusal(self, hello: frames.Hello) -> Reason | None:
+        """Why an acceptor must not give the session to the channel on which `hello` came, or None.
+
+        For drivers, which ask before they take the session off its present channel: a stale, repeated or forged
+        attach is answered on its own channel with a final GOAWAY, and disturbs nothing.
+        """
+        if self.peer_hello is None or self.ended is not None or not hello.attach:
+            return Reason.SESSION_UNKNOWN
+        known = hmac.compare_digest(hello.session_id, self.session_id)
+        if not (hmac.compare_digest(hello.secret, self._secret) and known):
+            return Reason.SESSION_UNKNOWN
+        return Reason.SUPERSEDED if hello.epoch <= self.epoch else None
 
     # --- the network and the clock
 
@@ -164,15 +149,7 @@ class SessionCore:
         self, now: float, text: str = "the channel was lost", *, reason: Reason = Reason.SESSION_LOST
     ) -> list[Event]:
         """The channel broke or ended without final GOAWAY. Without a resume deadline the session ends."""
-        if self.state in (State.GREETING, State.ESTABLISHED):
-            fresh = self.peer_hello is None
-            self.state = State.DETACHED
-            self._detached_at = now
-            self._hello_due = False
-            self._pongs.clear()
-            self._again.clear()
-            if fresh or self.config.resume_deadline <= 0:
-                self._end(reason, text, by_peer=False)
+        self._lose_channel(now, text, reason)
         return self._take_events()
 
     def receive_data(self, data: bytes, now: float) -> list[Event]:
@@ -186,21 +163,26 @@ class SessionCore:
                 if self.ended is not None:
                     break
         except RemoteProtocolError as exc:
-            self.close(exc.reason, str(exc))
+            self._close(exc.reason, str(exc))
         return self._take_events()
 
     def handle_timeout(self, now: float) -> list[Event]:
-        """Do what is due; harmless when nothing is."""
-        if self.state is State.DETACHED and self._detached_at is not None:
+        """Do what is due; harmless when nothing is.
+
+        Where the peer fell silent the channel is lost, as by `channel_lost`: the driver finds the session DETACHED
+        or CLOSED and gives the channel up.
+        """
+        if self._detached_at is not None:
             if now >= self._detached_at + self.config.resume_deadline:
-                self._end(Reason.SESSION_LOST, "no new channel within the deadline", by_peer=False)
+                self._close(Reason.SESSION_LOST, "no new channel within the deadline")
         elif self.state is State.ESTABLISHED:
-            if now >= self._liveness.silent_at:
-                events_before = self._take_events()
-                return events_before + self.channel_lost(now, Reason.PEER_SILENT.describe, reason=Reason.PEER_SILENT)
-            if now >= self._liveness.ping_due:
-                self._ping_due = True
             self._inbox.handle_timeout(now)
+            if now >= self._liveness.deadline:
+                if self._liveness.is_unanswered:
+                    self._lose_channel(now, Reason.PEER_SILENT.describe, Reason.PEER_SILENT)
+                else:
+                    self._liveness.ask(now)
+                    self._output.ping()
         return self._take_events()
 
     # --- the application
@@ -215,31 +197,28 @@ class SessionCore:
             raise LocalProtocolError("the session accepts no further streams")
         if len(metadata) > frames.MAX_OPEN_METADATA:
             raise LocalProtocolError("metadata too long")
+        table = self._table
         limit = self.config.max_streams if self.peer_hello is None else self.peer_hello.max_streams
-        if self._own_streams >= limit or self._next_id > frames.MAX_STREAM_ID or not self.budget.reserve_base():
+        if table.own_count >= limit or table.next_id > frames.MAX_STREAM_ID or not self.budget.reserve_base():
             raise LocalProtocolError(Reason.LIMIT.describe)
         window = ReceiveWindow(self.budget, self.config.max_window)
-        stream = Stream(self._next_id, StreamStates(Opening.AWAITING), window, metadata, announced=False)
-        self._next_id += 2
-        self._own_streams += 1
-        self.streams[stream.id] = stream
-        self._opens.append(stream)
+        stream = Stream(table.next_id, StreamStates(Opening.AWAITING), window, metadata, announced=False)
+        table.add_own(stream)
+        self._output.open(stream)
         return stream
 
     def accept(self, stream: Stream, now: float) -> None:
         """Answer an offered stream with OPENED."""
         self._apply_local(stream, Input.SEND_OPENED)
-        self._backlog -= 1
+        self._table.offered -= 1
         stream.receive_window.grow_to(self.config.initial_window, now)
-        self._controls.append((stream, frames.Opened(stream.id, stream.receive_window.limit)))
-        self._schedule(stream)
+        self._output.control(stream, frames.Opened(stream.id, stream.receive_window.limit))
+        self._output.schedule(stream)
 
     def refuse(self, stream: Stream, reason: Reason, text: str = "") -> None:
         """Answer an offered stream with REFUSED."""
-        self._apply_local(stream, Input.SEND_REFUSED)
-        self._backlog -= 1
-        self._abort(stream, reason, text)
-        self._controls.append((stream, frames.Refused(stream.id, reason, frames.clip_text(text))))
+        self._check_not_ended()
+        self._output.refuse(stream, reason, text)
 
     def send_data(self, stream: Stream, data: bytes) -> None:
         """Queue data. The core takes any amount; the driver keeps to `SessionConfig.send_queue`."""
@@ -248,22 +227,24 @@ class SessionCore:
         self._apply_local(stream, Input.SEND_DATA)
         stream.send_queue.append(data)
         stream.queued_bytes += len(data)
-        self._schedule(stream)
+        self._output.schedule(stream)
 
     def send_fin(self, stream: Stream) -> None:
         """End our direction behind what is queued."""
         self._apply_local(stream, Input.SEND_FIN)
-        self._schedule(stream)
+        self._output.schedule(stream)
 
     def stop(self, stream: Stream, reason: Reason = Reason.CANCELLED) -> None:
         """Read no more: what is buffered and what still arrives is dropped."""
         already = stream.states.receiving is not Receiving.OPEN
         self._apply_local(stream, Input.SEND_STOP)
-        self._drop_input(stream)
+        stream.drop_input()
         stream.receive_window.close()  # what still arrives is not kept
-        self._maybe_closing(stream)
         if not already:
-            self._controls.append((stream, frames.Stop(stream.id, reason)))
+            stream.stop_reason = reason
+            if stream.announced:  # otherwise STOP follows OPEN
+                self._output.control(stream, frames.Stop(stream.id, reason))
+        self._table.settle(stream)
 
     def reset(self, stream: Stream, reason: Reason, text: str = "") -> None:
         """Abort both directions. Does nothing where the stream is over."""
@@ -273,53 +254,33 @@ class SessionCore:
             self.refuse(stream, reason, text)
             return
         self._apply_local(stream, Input.SEND_RESET)
-        self._abort(stream, reason, text)
+        stream.abort(reason, text)
         if stream.announced:
-            self._controls.append((stream, frames.Reset(stream.id, reason, frames.clip_text(text))))
+            self._output.control(stream, frames.Reset(stream.id, reason, frames.clip_text(text)))
         else:
-            self._opens.remove(stream)
-            self._retire(stream)
+            self._output.withdraw(stream)
+            self._table.settle(stream)
 
     def read(self, stream: Stream, max_bytes: int, now: float) -> bytes:
         """Take what was received, at most `max_bytes`; b"" where nothing is there (see `Stream.at_eof`)."""
-        queue = stream.receive_queue
-        if not queue:
+        if not stream.receive_queue:
             return b""
-        if len(queue[0]) >= max_bytes:
-            data, rest = queue[0][:max_bytes], queue[0][max_bytes:]
-            if rest:
-                queue[0] = rest
-            else:
-                queue.popleft()
-        else:
-            pieces: list[bytes] = []
-            left = max_bytes
-            while queue and len(queue[0]) <= left:
-                pieces.append(queue.popleft())
-                left -= len(pieces[-1])
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        stream.readable_bytes -= len(data)
+        data = stream.take_input(max_bytes)
         if stream.receive_window.consume(len(data), now, self._liveness.lowest(now)):
-            self._windows_due[stream] = None
-        if not queue:
-            self._maybe_closing(stream)
+            self._output.window(stream)
+        if not stream.receive_queue:
+            self._table.settle(stream)
         return data
 
     def drain(self, reason: Reason = Reason.GOING_AWAY, text: str = "") -> None:
         """Accept no further stream and say so; open ones go on."""
         if self.ended is None and not self.going_away:
             self.going_away = True
-            self._goaway = frames.GoAway(reason, self._last_peer_id, text=frames.clip_text(text))
-            self._goaway_due = True
+            self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, text=frames.clip_text(text)))
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> list[Event]:
         """End the session: what remains open is reset on both sides, with this reason. Idempotent."""
-        if self.ended is None:
-            greeted = self.state is not State.DETACHED
-            self._end(reason, text, by_peer=False)
-            if greeted:
-                self._goaway = frames.GoAway(reason, self._last_peer_id, True, frames.clip_text(text))
-                self._goaway_due = True
+        self._close(reason, text)
         return self._take_events()
 
     # --- output
@@ -330,106 +291,14 @@ class SessionCore:
         The buffers must be written whole and in order, or the channel given up.
         """
         out: list[Buffer] = []
-        if self.state is State.DETACHED:
-            return out
         if self._hello_due:
             self._hello_due = False
             out.append(self._our_hello().encode())
         if self.state is State.ESTABLISHED:
-            size = self._write_again(out, max_bytes)
-            if not self._again:
-                self._write_uncounted(out, now)
-                size += self._write_controls(out)
-                self._write_data(out, max_bytes - size)
-            inbox = self._inbox
-            if inbox.due or (inbox.owes and out):
-                out.append(frames.Ack(inbox.state()).encode())
-        elif self._goaway_due and self._goaway is not None:
-            self._goaway_due = False
-            out.append(self._goaway.encode())
+            self._output.write(out, now, max_bytes)
+        elif self.state is State.CLOSED and (farewell := self._output.maybe_farewell()) is not None:
+            out.append(farewell)
         return out
-
-    def _write_again(self, out: list[Buffer], max_bytes: int) -> int:
-        size = 0
-        while self._again and size < max_bytes:
-            buffers = self._again.popleft()
-            out.extend(buffers)
-            size += sum(map(len, buffers))
-        return size
-
-    def _write_uncounted(self, out: list[Buffer], now: float) -> None:
-        while self._pongs:
-            out.append(frames.Pong(self._pongs.popleft()).encode())
-        if self._ping_due:
-            self._ping_due = False
-            out.append(frames.Ping(self._liveness.ping(now)).encode())
-        if self._goaway_due and self._goaway is not None:
-            self._goaway_due = False
-            out.append(self._goaway.encode())
-        if self._windows_due:
-            out.extend(
-                frames.Window(stream.id, stream.receive_window.limit).encode()
-                for stream in self._windows_due
-                if stream.states.receiving is Receiving.OPEN and stream.states.opening is Opening.ANSWERED
-            )
-            self._windows_due.clear()
-
-    def _write_controls(self, out: list[Buffer]) -> int:
-        size = 0
-        while self._controls:
-            stream, frame = self._controls.popleft()
-            if stream.id not in self.streams or (
-                stream.is_aborted and not isinstance(frame, frames.Reset | frames.Refused)
-            ):
-                continue  # the stream was aborted in the meantime: its other frames would be an error
-            size += self._write_counted(out, frame, stream)
-            if isinstance(frame, frames.Reset | frames.Refused):
-                self._closing_written(stream)
-        while self._opens and not self._outbox.is_full:
-            stream = self._opens.popleft()
-            stream.announced = True
-            # What the answer will allow the peer to send is reserved now, so that OPENED needs no WINDOW behind it.
-            stream.receive_window.grow_to(self.config.initial_window, 0.0)
-            size += self._write_counted(
-                out, frames.Open(stream.id, stream.receive_window.limit, stream.metadata), stream
-            )
-            self._schedule(stream)
-        return size
-
-    def _write_counted(self, out: list[Buffer], frame: frames.Frame, stream: Stream) -> int:
-        encoded = frame.encode()
-        self._outbox.write(len(encoded), encoded)
-        out.append(encoded)
-        return len(encoded)
-
-    def _write_data(self, out: list[Buffer], room: int) -> None:
-        ready = self._ready
-        while ready and room > 0 and not self._outbox.is_full:
-            quantum = MAX_DATA if len(ready) == 1 else FAIR_DATA
-            stream = ready.popleft()
-            window = stream.send_window
-            amount = min(stream.queued_bytes, window.limit - window.sent, quantum)
-            if amount > 0 and not stream.is_aborted:
-                amount, buffers = stream.take(amount)
-                window.sent += amount
-                header = frames.data_header(stream.id, amount)
-                if amount < _JOIN_BELOW:
-                    buffers = [b"".join([header, *buffers])]
-                else:
-                    buffers.insert(0, header)
-                self._outbox.write(amount + frames.HEADER_SIZE, *buffers)
-                out.extend(buffers)
-                room -= amount + frames.HEADER_SIZE
-                if stream.can_send and stream.queued_bytes < self.config.send_queue:
-                    self._events.append(events.StreamWritable(stream))
-            if not stream.send_queue and stream.states.sending in (Sending.FINISHING, Sending.STOPPED):
-                room -= self._write_counted(out, frames.Fin(stream.id), stream)
-                stream.states.apply(Input.FIN_WRITTEN)
-                self._closing_written(stream)
-            if stream.has_output:
-                ready.append(stream)
-            else:
-                stream.scheduled = False
 
     def pending_events(self) -> list[Event]:
         """Events that `data_to_send` caused (room in a send queue)."""
@@ -438,8 +307,17 @@ class SessionCore:
     # --- inside
 
     def _take_events(self) -> list[Event]:
-        taken, self._events = self._events, []
+        taken = self._events[:]
+        self._events.clear()  # the list is shared with the parts of the session
         return taken
+
+    def _check_not_ended(self) -> None:
+        if self.ended is not None:
+            raise LocalProtocolError("the session is over")
+
+    def _apply_local(self, stream: Stream, cause: Input) -> None:
+        self._check_not_ended()
+        stream.states.apply(cause)
 
     def _our_hello(self) -> frames.Hello:
         initiator = self.role is Role.INITIATOR
@@ -453,78 +331,56 @@ class SessionCore:
             attach=initiator and self.epoch > 0,
         )
 
-    def _apply_local(self, stream: Stream, cause: Input) -> None:
+    def _lose_channel(self, now: float, text: str, reason: Reason) -> None:
+        if self.state not in (State.GREETING, State.ESTABLISHED):
+            return
+        self.state = State.DETACHED
+        self._hello_due = False
+        self._output.detached()
+        if self._detached_at is None:  # a channel that never got as far as HELLO does not extend the deadline
+            self._detached_at = now
+        if self.peer_hello is None or self.config.resume_deadline <= 0:
+            self._end(reason, text, by_peer=False)
+
+    def _close(self, reason: Reason, text: str) -> None:
         if self.ended is not None:
-            raise LocalProtocolError("the session is over")
-        stream.states.apply(cause)
-
-    def _schedule(self, stream: Stream) -> None:
-        if not stream.scheduled and stream.has_output:
-            stream.scheduled = True
-            self._ready.append(stream)
-
-    def _drop_input(self, stream: Stream) -> None:
-        stream.receive_queue.clear()
-        stream.readable_bytes = 0
-
-    def _abort(self, stream: Stream, reason: Reason, text: str) -> None:
-        """Bookkeeping of a stream whose states are ABORTED already."""
-        stream.reason, stream.text = reason, text
-        stream.drop_output()
-        self._drop_input(stream)
-        self._windows_due.pop(stream, None)
-        stream.receive_window.close()
-
-    def _closing_written(self, stream: Stream) -> None:
-        stream.closing_number = self._outbox.written
-        self._maybe_closing(stream)
-
-    def _maybe_closing(self, stream: Stream) -> None:
-        """A stream that is over, and read, waits for the acknowledgement of our last closing frame."""
-        if not stream.states.is_over or stream.receive_queue or stream.id not in self.streams:
             return
-        if stream.closing_number > self._outbox.acknowledged:
-            self._closing.append((stream.closing_number, stream))
-        else:
-            self._retire(stream)
-
-    def _retire(self, stream: Stream) -> None:
-        if self.streams.pop(stream.id, None) is None:
-            return
-        stream.receive_window.close()
-        if self._is_own(stream.id):
-            self._own_streams -= 1
-        else:
-            self._peer_streams -= 1
-
-    def _is_own(self, stream_id: int) -> bool:
-        return stream_id % 2 == self.role.value
+        has_channel = self.state is not State.DETACHED
+        self._end(reason, text, by_peer=False)
+        if has_channel:
+            self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, True, frames.clip_text(text)))
 
     def _end(self, reason: Reason, text: str, *, by_peer: bool) -> None:
         self.state = State.CLOSED
         self.ended = events.SessionEnded(reason, text, by_peer)
         self._detached_at = None
+        self._hello_due = False
         lost = Reason.SESSION_LOST if reason is Reason.NO_ERROR else reason
         for stream in self.streams.values():
             if not stream.states.is_over:
                 stream.states.lose()
-                self._abort(stream, lost, text)
+                stream.abort(lost, text)
                 self._events.append(events.StreamAborted(stream))
+            # What arrived on a stream that came to its end can still be read.
             stream.receive_window.close()
-        self.streams.clear()
-        for queue in (self._again, self._pongs, self._controls, self._opens, self._ready, self._closing):
-            queue.clear()
-        self._windows_due.clear()
+        self._table.clear()
+        self._output.clear()
         self._outbox.clear()
         self._events.append(self.ended)
 
-    # --- frames of the peer. Each may raise RemoteProtocolError and nothing else.
+    # --- frames of the peer for the session. Each may raise RemoteProtocolError and nothing else.
 
     def _receive_frame_untrusted(self, frame: frames.Frame, now: float) -> None:
-        if self.state is State.ESTABLISHED:
-            _HANDLERS[type(frame)](self, frame, now)
-        else:
+        if self.state is not State.ESTABLISHED:
             self._receive_greeting_untrusted(frame, now)
+            return
+        handler = _HANDLERS.get(type(frame))
+        if self._hello_due and handler is not SessionCore._on_goaway:
+            raise RemoteProtocolError("a frame before our HELLO")
+        if handler is None:
+            self._incoming.receive_untrusted(frame, now)
+        else:
+            handler(self, frame, now)
 
     def _receive_greeting_untrusted(self, frame: frames.Frame, now: float) -> None:
         if isinstance(frame, frames.GoAway) and frame.final:
@@ -536,150 +392,47 @@ class SessionCore:
             raise RemoteProtocolError("no version in common", reason=Reason.VERSION_MISMATCH)
         resumed = self.peer_hello is not None
         if self.role is Role.ACCEPTOR:
-            self._check_attach_untrusted(frame, resumed)
-            self.session_id, self._secret, self.epoch = frame.session_id, frame.secret, frame.epoch
-            self._hello_due = True
+            self._check_initiator_untrusted(frame, resumed)
         elif not hmac.compare_digest(frame.session_id, self.session_id) or frame.epoch != self.epoch:
             raise RemoteProtocolError("HELLO of another session")
+        if frame.written < self._inbox.received or (frame.written and not resumed):
+            raise RemoteProtocolError("the peer has lost its count", reason=Reason.SESSION_LOST)
         self._outbox.acknowledge_untrusted(frame.received)
-        self._replay_until = frame.written
-        self._acknowledge_closing()
+        self._table.acknowledged()
+        self._incoming.replayed_until = frame.written
+        if self.role is Role.ACCEPTOR:
+            self.session_id, self._secret, self.epoch = frame.session_id, frame.secret, frame.epoch
+            self._hello_due = True
         self.peer_hello = frame
         self._detached_at = None
         self.state = State.ESTABLISHED
-        self._again = deque(self._outbox.unacknowledged())
-        self._ping_due = True
-        if resumed:
-            self._goaway_due = self._goaway is not None
-            for stream in self.streams.values():
-                self._windows_due[stream] = None
+        self._liveness.ask(now)
+        self._output.attached(resumed=resumed)
         self._events.append(events.Established(resumed))
+        # Streams may have been opened before the peer's limit was known.
+        while self._table.own_count > frame.max_streams and (stream := self._output.last_unannounced):
+            self.reset(stream, Reason.LIMIT)
+            self._events.append(events.StreamAborted(stream))
 
-    def _check_attach_untrusted(self, hello: frames.Hello, resumed: bool) -> None:
-        if hello.attach != resumed:
-            raise RemoteProtocolError("no such session", reason=Reason.SESSION_UNKNOWN)
+    def _check_initiator_untrusted(self, hello: frames.Hello, resumed: bool) -> None:
         if resumed:
-            known = hmac.compare_digest(hello.session_id, self.session_id)
-            if not (hmac.compare_digest(hello.secret, self._secret) and known):
-                raise RemoteProtocolError("no such session", reason=Reason.SESSION_UNKNOWN)
-            if hello.epoch <= self.epoch:
-                raise RemoteProtocolError("epoch is not greater", reason=Reason.SUPERSEDED)
-
-    def _stream_untrusted(self, frame: frames.Frame) -> Stream | None:
-        """The stream of a counted frame, or None where the frame is to be ignored."""
-        stream = self.streams.get(frame.stream)
-        if stream is None or not stream.announced:
-            once = self._next_id if self._is_own(frame.stream) else self._last_peer_id + 1
-            if self._inbox.received <= self._replay_until and frame.stream < once:
-                return None  # written before the peer knew that the stream had ended
-            raise RemoteProtocolError(f"frame of type {frame.TYPE:#04x} for stream {frame.stream}, which is not open")
-        return stream
+            refusal = self.attach_refusal(hello)
+        else:
+            refusal = Reason.SESSION_UNKNOWN if hello.attach else None
+            if hello.epoch:
+                raise RemoteProtocolError("the first channel of a session has the epoch 0")
+        if refusal is not None:
+            raise RemoteProtocolError(refusal.describe, reason=refusal)
 
     def _on_hello(self, frame: frames.Hello, now: float) -> None:
         raise RemoteProtocolError("a second HELLO")
 
-    def _on_open(self, frame: frames.Open, now: float) -> None:
-        if self._is_own(frame.stream) or frame.stream <= self._last_peer_id:
-            raise RemoteProtocolError(f"OPEN for stream {frame.stream}")
-        if self._peer_streams >= self.config.max_streams + MAX_REFUSED_STREAMS:
-            raise RemoteProtocolError("too many streams")
-        self._inbox.receive(frames.HEADER_SIZE, now)
-        self._last_peer_id = frame.stream
-        self._peer_streams += 1
-        allowed = (
-            self._peer_streams <= self.config.max_streams
-            and self._backlog < self.config.max_backlog
-            and not self.going_away
-        )
-        reserved = allowed and self.budget.reserve_base()
-        # A stream that is refused for want of memory still has to be kept until that is acknowledged; its window
-        # is never used and belongs to a budget of its own.
-        budget = self.budget if reserved else Budget(BASE_WINDOW, None)
-        if not reserved:
-            budget.reserve_base()
-        window = ReceiveWindow(budget, self.config.max_window)
-        stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.metadata)
-        # The opener's limit holds from OPENED on, which we have to send first anyway.
-        stream.send_window.raise_to(frame.limit)
-        self.streams[stream.id] = stream
-        self._backlog += 1
-        if reserved:
-            self._events.append(events.StreamOffered(stream))
-        else:
-            self.refuse(stream, Reason.GOING_AWAY if self.going_away else Reason.LIMIT)
-
-    def _on_opened(self, frame: frames.Opened, now: float) -> None:
-        self._inbox.receive(frames.HEADER_SIZE, now)
-        stream = self._stream_untrusted(frame)
-        if stream is not None and stream.states.apply(Input.RECV_OPENED):
-            stream.send_window.raise_to(frame.limit)
-            stream.receive_window.grow_to(self.config.initial_window, now)
-            self._events.append(events.StreamAnswered(stream))
-            self._schedule(stream)
-
-    def _on_data(self, frame: frames.Data, now: float) -> None:
-        size = len(frame.data)
-        self._inbox.receive(size + frames.HEADER_SIZE, now)
-        stream = self._stream_untrusted(frame)
-        if stream is None:
-            return
-        fresh = stream.states.apply(Input.RECV_DATA)
-        if not stream.receive_window.receive(size):
-            raise RemoteProtocolError(f"stream {stream.id} sent beyond its limit")
-        if fresh and stream.states.receiving is Receiving.OPEN:
-            stream.receive_queue.append(frame.data)
-            stream.readable_bytes += size
-            self._events.append(events.StreamReadable(stream))
-
-    def _on_fin(self, frame: frames.Fin, now: float) -> None:
-        self._inbox.receive(frames.HEADER_SIZE, now)
-        stream = self._stream_untrusted(frame)
-        if stream is not None and stream.states.apply(Input.RECV_FIN):
-            self._events.append(events.StreamReadable(stream))
-            self._maybe_closing(stream)
-
-    def _on_stop(self, frame: frames.Stop, now: float) -> None:
-        self._inbox.receive(frames.HEADER_SIZE, now)
-        stream = self._stream_untrusted(frame)
-        if stream is None:
-            return
-        before = stream.states.sending
-        if stream.states.apply(Input.RECV_STOP) and before in (Sending.OPEN, Sending.FINISHING):
-            stream.stopped_by_peer = True
-            stream.reason, stream.text = frame.reason, frame.text
-            stream.drop_output()
-            self._events.append(events.StreamWritable(stream))
-            self._schedule(stream)
-
-    def _on_abort(self, frame: frames.Reset | frames.Refused, now: float) -> None:
-        self._inbox.receive(frames.HEADER_SIZE, now)
-        stream = self._stream_untrusted(frame)
-        if stream is None:
-            return
-        offered = stream.states.opening is Opening.OFFERED
-        if stream.states.apply(Input.RECV_RESET if isinstance(frame, frames.Reset) else Input.RECV_REFUSED):
-            self._backlog -= offered
-            self._abort(stream, frame.reason, frame.text)
-            self._events.append(events.StreamAborted(stream))
-            self._retire(stream)
-
-    def _on_window(self, frame: frames.Window, now: float) -> None:
-        stream = self.streams.get(frame.stream)
-        if stream is not None and stream.announced and stream.send_window.raise_to(frame.limit):
-            self._schedule(stream)
-
     def _on_ack(self, frame: frames.Ack, now: float) -> None:
         if self._outbox.acknowledge_untrusted(frame.count):
-            self._acknowledge_closing()
-
-    def _acknowledge_closing(self) -> None:
-        while self._closing and self._closing[0][0] <= self._outbox.acknowledged:
-            self._retire(self._closing.popleft()[1])
+            self._table.acknowledged()
 
     def _on_ping(self, frame: frames.Ping, now: float) -> None:
-        if len(self._pongs) >= MAX_PONGS_OWED:
-            raise RemoteProtocolError("a flood of PING")
-        self._pongs.append(frame.token)
+        self._output.pong_untrusted(frame.token)
 
     def _on_pong(self, frame: frames.Pong, now: float) -> None:
         self._liveness.pong(frame.token, now)
@@ -688,10 +441,14 @@ class SessionCore:
         if frame.final:
             self._end(frame.reason, frame.text, by_peer=True)
             return
+        if self._hello_due:
+            raise RemoteProtocolError("a frame before our HELLO")
+        if self.peer_going_away:
+            return  # said again after a reattachment
         self.peer_going_away = True
         self._events.append(events.GoingAway(frame.reason, frame.text))
         # Streams that the peer never looked at are safe to open elsewhere: tell their owners now.
-        for stream in [s for s in self.streams.values() if self._is_own(s.id) and s.id > frame.last_stream]:
+        for stream in [s for s in self.streams.values() if self._table.is_own(s.id) and s.id > frame.last_stream]:
             if stream.states.opening is Opening.AWAITING:
                 self.reset(stream, Reason.GOING_AWAY, frame.text)
                 self._events.append(events.StreamAborted(stream))
@@ -699,14 +456,6 @@ class SessionCore:
 
 _HANDLERS: dict[type[frames.Frame], Callable[[SessionCore, Any, float], None]] = {
     frames.Hello: SessionCore._on_hello,
-    frames.Open: SessionCore._on_open,
-    frames.Opened: SessionCore._on_opened,
-    frames.Refused: SessionCore._on_abort,
-    frames.Data: SessionCore._on_data,
-    frames.Fin: SessionCore._on_fin,
-    frames.Reset: SessionCore._on_abort,
-    frames.Stop: SessionCore._on_stop,
-    frames.Window: SessionCore._on_window,
     frames.Ack: SessionCore._on_ack,
     frames.Ping: SessionCore._on_ping,
     frames.Pong: SessionCore._on_pong,

@@ -34,6 +34,10 @@ class Input(enum.Enum):
     RECV_STOP = enum.auto()
     RECV_RESET = enum.auto()
 
+    # Members are compared by identity, so they can be hashed by it; enum's own hash is a slow Python function, and
+    # the tables below are looked up for every frame.
+    __hash__ = object.__hash__
+
 
 class Opening(enum.Enum):
     #: We sent OPEN and wait for the answer.
@@ -42,6 +46,8 @@ class Opening(enum.Enum):
     OFFERED = enum.auto()
     ANSWERED = enum.auto()
     ABORTED = enum.auto()
+
+    __hash__ = object.__hash__
 
 
 class Sending(enum.Enum):
@@ -53,6 +59,8 @@ class Sending(enum.Enum):
     FINISHED = enum.auto()
     ABORTED = enum.auto()
 
+    __hash__ = object.__hash__
+
 
 class Receiving(enum.Enum):
     OPEN = enum.auto()
@@ -60,6 +68,8 @@ class Receiving(enum.Enum):
     STOPPED = enum.auto()
     FINISHED = enum.auto()
     ABORTED = enum.auto()
+
+    __hash__ = object.__hash__
 
 
 OPENING: dict[tuple[Opening, Input], Opening] = {
@@ -112,6 +122,7 @@ RECEIVING: dict[tuple[Receiving, Input], Receiving] = {
 }
 
 ABORTS = frozenset({Input.SEND_REFUSED, Input.SEND_RESET, Input.RECV_REFUSED, Input.RECV_RESET})
+_REMOTE = frozenset(cause for cause in Input if cause.name.startswith("RECV"))
 _SENDING_INPUTS = frozenset(key for _, key in SENDING)
 _RECEIVING_INPUTS = frozenset(key for _, key in RECEIVING)
 
@@ -151,7 +162,7 @@ class StreamStates:
             LocalProtocolError: we may not send that now.
             RemoteProtocolError: the peer may not send that now.
         """
-        remote = cause.name.startswith("RECV")
+        remote = cause in _REMOTE
         if self.is_aborted and self.aborted_by_us and remote:
             return False
         opening = OPENING.get((self.opening, cause))

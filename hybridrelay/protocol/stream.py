@@ -7,14 +7,19 @@ from typing import Any
 
 import attrs
 
+from .delivery import Buffer
 from .reasons import Reason
 from .states import Opening, Receiving, Sending, StreamStates
 from .windows import ReceiveWindow, SendWindow
 
+#: Received pieces are joined up to this size. A peer that sends tiny frames would otherwise make us hold many times
+#: the bytes that its window allows, because each piece costs about 50 bytes of its own.
+_JOIN_RECEIVED = 4096
+
 
 @attrs.define(eq=False)
 class Stream:
-    """State of one stream. Only `SessionCore` changes it; everybody may look."""
+    """State of one stream. Only the session changes it; everybody may look."""
 
     id: int
     states: StreamStates
@@ -27,17 +32,23 @@ class Stream:
     text: str = ""
     #: The peer will read no more.
     stopped_by_peer: bool = False
-    #: OPEN has left; before that an abort needs no frame.
+    #: Why we will read no more.
+    stop_reason: Reason = Reason.NO_ERROR
+    #: OPEN has left; before that nothing else may.
     announced: bool = True
-    #: Number of our last closing frame, or 0.
-    closing_number: int = 0
+    #: Number of the last counted frame that we wrote for this stream, or 0.
+    last_number: int = 0
+    #: Frames for this stream that wait to be written, apart from OPEN, DATA and FIN.
+    queued_controls: int = 0
+    #: It counts against the limit of its opener.
+    counts: bool = True
     #: In the round robin of those with something to write.
     scheduled: bool = False
-    send_queue: deque[bytes] = attrs.field(factory=deque)
+    send_queue: deque[Buffer] = attrs.field(factory=deque)
     queued_bytes: int = 0
     #: Whatever the driver wants to find again when an event names this stream.
     owner: Any = None
-    receive_queue: deque[bytes] = attrs.field(factory=deque)
+    receive_queue: deque[Buffer] = attrs.field(factory=deque)
     readable_bytes: int = 0
 
     @property
@@ -55,17 +66,22 @@ class Stream:
         return self.states.sending is Sending.OPEN and self.states.opening is not Opening.OFFERED
 
     @property
+    def owes_fin(self) -> bool:
+        """FIN has to be written, behind what is queued."""
+        return self.states.sending in (Sending.FINISHING, Sending.STOPPED)
+
+    @property
     def has_output(self) -> bool:
         """Something could be written now, as far as this stream's own credit goes."""
         if self.states.opening is Opening.OFFERED or not self.announced:
             return False
         if self.send_queue:
             return self.send_window.limit > self.send_window.sent
-        return self.states.sending in (Sending.FINISHING, Sending.STOPPED)
+        return self.owes_fin
 
-    def take(self, amount: int) -> tuple[int, list[bytes | memoryview]]:
+    def take_output(self, amount: int) -> tuple[int, list[Buffer]]:
         """Take up to `amount` bytes off the send queue: their count, and the buffers."""
-        taken: list[bytes | memoryview] = []
+        taken: list[Buffer] = []
         left = amount
         queue = self.send_queue
         while queue and left:
@@ -77,7 +93,7 @@ class Stream:
                 # The rest stays a view of the same bytes: nothing is copied until it is encrypted.
                 view = memoryview(chunk)
                 taken.append(view[:left])
-                queue[0] = view[left:]  # type: ignore[assignment]
+                queue[0] = view[left:]
                 left = 0
         amount -= left
         self.queued_bytes -= amount
@@ -86,3 +102,41 @@ class Stream:
     def drop_output(self) -> None:
         self.send_queue.clear()
         self.queued_bytes = 0
+
+    def add_input(self, data: bytes) -> None:
+        queue = self.receive_queue
+        if queue and len(queue[-1]) + len(data) <= _JOIN_RECEIVED:
+            queue[-1] = b"".join((queue[-1], data))
+        else:
+            queue.append(data)
+        self.readable_bytes += len(data)
+
+    def take_input(self, max_bytes: int) -> bytes:
+        """Take up to `max_bytes` off the receive queue, which is not empty."""
+        queue = self.receive_queue
+        first = queue[0]
+        if len(first) > max_bytes:
+            # A view, or small reads of a large piece would cost quadratic time.
+            view = memoryview(first)
+            queue[0] = view[max_bytes:]
+            data = bytes(view[:max_bytes])
+        else:
+            pieces: list[Buffer] = []
+            left = max_bytes
+            while queue and len(queue[0]) <= left:
+                pieces.append(queue.popleft())
+                left -= len(pieces[-1])
+            data = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+        self.readable_bytes -= len(data)
+        return data
+
+    def drop_input(self) -> None:
+        self.receive_queue.clear()
+        self.readable_bytes = 0
+
+    def abort(self, reason: Reason, text: str) -> None:
+        """Bookkeeping of a stream whose states are ABORTED already."""
+        self.reason, self.text = reason, text
+        self.drop_output()
+        self.drop_input()
+        self.receive_window.close()

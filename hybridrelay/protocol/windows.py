@@ -3,12 +3,12 @@
 Three rules:
 
 1. A receive window states an absolute `limit`. What the peer may still send, and what it sent and nobody has read,
-   together are ``limit - consumed`` bytes; exactly that much memory is set aside.
+   together are ``limit - consumed`` bytes; that much memory is set aside, and never less than `BASE_WINDOW`.
 2. `BASE_WINDOW` of it belongs to the stream from OPEN to its end and is always renewed, so no stream ever waits for
    another's memory. The rest is borrowed from the elastic part of the budget when the limit is raised, and given
    back as the application reads.
 3. The window's size doubles when half of it was used up within two round trips: the sender is then limited by
-   the window and not by the path.
+   the window and not by the path. A window that the budget did not grant in full does not grow.
 """
 
 from __future__ import annotations
@@ -78,19 +78,28 @@ class ReceiveWindow:
     limit: int = attrs.field(default=BASE_WINDOW, init=False)
     #: What it has sent.
     received: int = attrs.field(default=0, init=False)
-    #: What the application has read (or nobody will).
+    #: What the application has read.
     consumed: int = attrs.field(default=0, init=False)
     #: How far ahead of `consumed` the limit is kept while memory lasts.
     size: int = attrs.field(default=BASE_WINDOW, init=False)
     _borrowed: int = attrs.field(default=0, init=False)
     _renewed_at: float = attrs.field(default=0.0, init=False)
+    #: The budget granted all of `size` when it was last asked.
+    _granted: bool = attrs.field(default=True, init=False)
     _closed: bool = attrs.field(default=False, init=False)
 
-    def grow_to(self, size: int, now: float) -> None:
-        """Raise size and limit at once, as far as the budget allows."""
+    @property
+    def set_aside(self) -> int:
+        """Memory that the budget holds for this window."""
+        return 0 if self._closed else BASE_WINDOW + self._borrowed
+
+    def grow_to(self, size: int, now: float) -> bool:
+        """Raise size and limit at once, as far as the budget allows; True where the limit has risen."""
+        if self._closed:
+            return False
         self.size = max(self.size, min(size, self.max_size))
         self._renewed_at = now
-        self._raise_limit()
+        return self._raise_limit()
 
     def receive(self, amount: int) -> bool:
         """Count bytes that arrived; False where they are beyond the limit."""
@@ -112,18 +121,26 @@ class ReceiveWindow:
         # Half a window is the compromise between idle senders and a flood of WINDOW frames.
         if self.consumed + self.size - self.limit < self.size // 2:
             return False
-        if round_trip is not None and now - self._renewed_at < 2 * round_trip:
+        if self._granted and round_trip is not None and now - self._renewed_at < 2 * round_trip:
             self.size = min(2 * self.size, self.max_size)
-        before = self.limit
+        if not self._raise_limit():
+            return False
         self._renewed_at = now
-        self._raise_limit()
-        return self.limit > before
+        return True
 
-    def _raise_limit(self) -> None:
-        wanted = self.size - BASE_WINDOW - self._borrowed
-        if wanted > 0:
-            self._borrowed += self.budget.borrow(wanted)
-        self.limit = max(self.limit, self.consumed + BASE_WINDOW + self._borrowed)
+    def _raise_limit(self) -> bool:
+        lent = self.budget.borrow(self.size - BASE_WINDOW - self._borrowed)
+        window = BASE_WINDOW + self._borrowed + lent
+        rise = self.consumed + window - self.limit
+        self._granted = window >= self.size
+        # Half of what there is, again: where memory is short that is less than half of `size`. The peer has the
+        # other half to go on with.
+        if rise <= 0 or rise < window // 2:
+            self.budget.give_back(lent)
+            return False
+        self._borrowed += lent
+        self.limit += rise
+        return True
 
     def close(self) -> None:
         """Give all memory back. Idempotent."""

@@ -1,0 +1,141 @@
+"""The peer's frames for streams. SPEC.md, section 3.
+
+Each handler may raise RemoteProtocolError and nothing else; the session then is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import frames
+from .config import BASE_WINDOW, MAX_REFUSED_STREAMS, SessionConfig
+from .delivery import Inbox
+from .errors import RemoteProtocolError
+from .events import Event, StreamAborted, StreamAnswered, StreamOffered, StreamReadable, StreamWritable
+from .output import Output
+from .reasons import Reason
+from .states import Input, Opening, Receiving, Sending, StreamStates
+from .stream import Stream
+from .table import StreamTable
+from .windows import Budget, ReceiveWindow
+
+#: What may cross the end of its stream: we let go of a stream as soon as all we wrote for it is acknowledged, and the
+#: peer may then still have one of these in its queue.
+_CROSSING = frozenset({frames.Window, frames.Stop, frames.Reset, frames.Refused})
+
+
+class Incoming:
+    """What arrives for the streams of one session."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        budget: Budget,
+        table: StreamTable,
+        output: Output,
+        inbox: Inbox,
+        events: list[Event],
+    ) -> None:
+        self._config = config
+        self._budget = budget
+        self._table = table
+        self._output = output
+        self._inbox = inbox
+        self._events = events
+        #: Counted frames up to this number were written before the reattachment, and may be for streams that have
+        #: ended in the meantime (SPEC.md, section 5).
+        self.replayed_until = 0
+
+    def receive_untrusted(self, frame: frames.Frame, now: float) -> None:
+        if frame.counted:
+            size = len(frame.data) if isinstance(frame, frames.Data) else 0
+            self._inbox.receive(frames.HEADER_SIZE + size, now)
+        if isinstance(frame, frames.Open):
+            self._on_open(frame)
+            return
+        stream = self._table.streams.get(frame.stream)
+        if stream is not None and stream.announced:
+            _HANDLERS[type(frame)](self, stream, frame, now)
+            return
+        may_cross = type(frame) in _CROSSING or self._inbox.received <= self.replayed_until
+        if stream is not None or not may_cross or not self._table.was_opened(frame.stream):
+            raise RemoteProtocolError(f"frame of type {frame.TYPE:#04x} for stream {frame.stream}, which is not open")
+
+    def _on_open(self, frame: frames.Open) -> None:
+        table = self._table
+        if table.is_own(frame.stream) or frame.stream <= table.last_peer_id:
+            raise RemoteProtocolError(f"OPEN for stream {frame.stream}")
+        if table.peer_count >= self._config.max_streams + MAX_REFUSED_STREAMS:
+            raise RemoteProtocolError("too many streams")
+        going_away = self._output.goaway is not None
+        allowed = table.peer_count < self._config.max_streams and table.offered < self._config.max_backlog
+        reserved = allowed and not going_away and self._budget.reserve_base()
+        # A refused stream has to be kept until that is acknowledged, and what was sent behind OPEN is counted; but
+        # none of it is stored, so its window belongs to a budget of its own.
+        budget = self._budget if reserved else Budget(BASE_WINDOW)
+        if not reserved:
+            budget.reserve_base()
+        window = ReceiveWindow(budget, self._config.max_window)
+        stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.metadata)
+        # The opener's limit holds from OPENED on, which we have to send first anyway.
+        stream.send_window.raise_to(frame.limit)
+        table.add_offered(stream)
+        if reserved:
+            self._events.append(StreamOffered(stream))
+        else:
+            self._output.refuse(stream, Reason.GOING_AWAY if going_away else Reason.LIMIT, "")
+
+    def _on_opened(self, stream: Stream, frame: frames.Opened, now: float) -> None:
+        if stream.states.apply(Input.RECV_OPENED):
+            stream.send_window.raise_to(frame.limit)
+            # Memory that was short when OPEN left may be there now. OPEN has stated less, so say it.
+            if stream.receive_window.grow_to(self._config.initial_window, now):
+                self._output.window(stream)
+            self._events.append(StreamAnswered(stream))
+            self._output.schedule(stream)
+
+    def _on_data(self, stream: Stream, frame: frames.Data, now: float) -> None:
+        fresh = stream.states.apply(Input.RECV_DATA)
+        if not stream.receive_window.receive(len(frame.data)):
+            raise RemoteProtocolError(f"stream {stream.id} sent beyond its limit")
+        if fresh and stream.states.receiving is Receiving.OPEN:
+            stream.add_input(frame.data)
+            self._events.append(StreamReadable(stream))
+
+    def _on_fin(self, stream: Stream, frame: frames.Fin, now: float) -> None:
+        if stream.states.apply(Input.RECV_FIN):
+            self._events.append(StreamReadable(stream))
+            self._table.settle(stream)
+
+    def _on_stop(self, stream: Stream, frame: frames.Stop, now: float) -> None:
+        before = stream.states.sending
+        if stream.states.apply(Input.RECV_STOP) and before in (Sending.OPEN, Sending.FINISHING):
+            stream.stopped_by_peer = True
+            stream.reason, stream.text = frame.reason, frame.text
+            stream.drop_output()
+            self._events.append(StreamWritable(stream))
+            self._output.schedule(stream)
+
+    def _on_abort(self, stream: Stream, frame: frames.Reset | frames.Refused, now: float) -> None:
+        offered = stream.states.opening is Opening.OFFERED
+        if stream.states.apply(Input.RECV_RESET if isinstance(frame, frames.Reset) else Input.RECV_REFUSED):
+            self._table.offered -= offered
+            stream.abort(frame.reason, frame.text)
+            self._events.append(StreamAborted(stream))
+            self._table.settle(stream)
+
+    def _on_window(self, stream: Stream, frame: frames.Window, now: float) -> None:
+        if stream.send_window.raise_to(frame.limit):
+            self._output.schedule(stream)
+
+
+_HANDLERS: dict[type[frames.Frame], Callable[[Incoming, Stream, Any, float], None]] = {
+    frames.Opened: Incoming._on_opened,
+    frames.Refused: Incoming._on_abort,
+    frames.Data: Incoming._on_data,
+    frames.Fin: Incoming._on_fin,
+    frames.Reset: Incoming._on_abort,
+    frames.Stop: Incoming._on_stop,
+    frames.Window: Incoming._on_window,
+}

@@ -1,0 +1,259 @@
+"""What we owe the peer, and the order in which it leaves. SPEC.md, sections 3 and 5.
+
+Frames get their place and their number when they are written, never when they are queued; so the order on the wire
+is the order of these rules and nothing else:
+
+1. PONG and PING: how alive we look does not depend on how much there is to write.
+2. After a reattachment, what has to be written again, before any other counted frame.
+3. GOAWAY, WINDOW; then counted frames other than OPEN, DATA and FIN, in the order of their causes.
+4. ACK, when one is owed and anything leaves anyway, or its time has come. It stands before OPEN, so that a stream
+   which has ended no longer counts when its successor is opened.
+5. OPEN; FIN of streams without data; DATA, round robin among streams, each followed by its FIN. OPEN and DATA wait
+   while the unacknowledged frames are at their limit.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from . import frames
+from .config import FAIR_DATA, MAX_DATA, MAX_PONGS_OWED, SessionConfig
+from .delivery import Buffer, Inbox, Outbox
+from .errors import RemoteProtocolError
+from .events import Event, StreamWritable
+from .liveness import Liveness
+from .reasons import Reason
+from .states import Input, Opening, Receiving
+from .stream import Stream
+from .table import StreamTable
+
+#: Small buffers are joined, because a buffer of its own costs more than copying this much.
+_JOIN_BELOW = 4096
+
+
+class Output:
+    """The queues of one session. Everything but `write` only notes what is to be done."""
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        table: StreamTable,
+        outbox: Outbox,
+        inbox: Inbox,
+        liveness: Liveness,
+        events: list[Event],
+    ) -> None:
+        self._config = config
+        self._table = table
+        self._outbox = outbox
+        self._inbox = inbox
+        self._liveness = liveness
+        self._events = events
+        self._ping_due = False
+        self._pongs: deque[bytes] = deque()
+        self._again: deque[tuple[Buffer, ...]] = deque()
+        #: What we said or will say; kept to be said again after a reattachment.
+        self.goaway: frames.GoAway | None = None
+        self._goaway_due = False
+        self._windows: dict[Stream, None] = {}
+        self._controls: deque[tuple[Stream, frames.Frame]] = deque()
+        self._opens: OrderedDict[Stream, None] = OrderedDict()
+        self._fins: deque[Stream] = deque()
+        self._ready: deque[Stream] = deque()
+
+    # --- what is to be done
+
+    def ping(self) -> None:
+        self._ping_due = True
+
+    def pong_untrusted(self, token: bytes) -> None:
+        if len(self._pongs) >= MAX_PONGS_OWED:
+            raise RemoteProtocolError("a flood of PING")
+        self._pongs.append(token)
+
+    def go_away(self, frame: frames.GoAway) -> None:
+        self.goaway = frame
+        self._goaway_due = True
+
+    def window(self, stream: Stream) -> None:
+        """State the stream's limit."""
+        self._windows[stream] = None
+
+    def control(self, stream: Stream, frame: frames.Frame) -> None:
+        stream.queued_controls += 1
+        self._controls.append((stream, frame))
+
+    def refuse(self, stream: Stream, reason: Reason, text: str) -> None:
+        """Abort a stream that was offered."""
+        stream.states.apply(Input.SEND_REFUSED)
+        self._table.offered -= 1
+        stream.abort(reason, text)
+        self.control(stream, frames.Refused(stream.id, reason, frames.clip_text(text)))
+
+    def open(self, stream: Stream) -> None:
+        self._opens[stream] = None
+
+    def withdraw(self, stream: Stream) -> None:
+        """Forget an OPEN that has not been written."""
+        del self._opens[stream]
+
+    @property
+    def last_unannounced(self) -> Stream | None:
+        """The youngest stream whose OPEN has not been written."""
+        return next(reversed(self._opens), None)
+
+    def schedule(self, stream: Stream) -> None:
+        """The stream may have something to write."""
+        if not stream.scheduled and stream.has_output:
+            stream.scheduled = True
+            (self._ready if stream.send_queue else self._fins).append(stream)
+
+    # --- the channel
+
+    def attached(self, *, resumed: bool) -> None:
+        """HELLO has been exchanged."""
+        self._ping_due = True
+        self._again = deque(self._outbox.unacknowledged())
+        if resumed:
+            # What has no number may have been lost with the old channel.
+            self._goaway_due = self.goaway is not None
+            self._windows.update(dict.fromkeys(self._table.streams.values()))
+
+    def detached(self) -> None:
+        """The channel is gone, and with it what only it concerned."""
+        self._pongs.clear()
+        self._again.clear()
+
+    def clear(self) -> None:
+        """The session is over."""
+        self.detached()
+        self._ping_due = self._goaway_due = False
+        for queue in (self._windows, self._controls, self._opens, self._fins, self._ready):
+            queue.clear()
+
+    def maybe_farewell(self) -> bytes | None:
+        """GOAWAY where it is still owed: all that leaves after the end of the session."""
+        if not self._goaway_due or self.goaway is None:
+            return None
+        self._goaway_due = False
+        return self.goaway.encode()
+
+    # --- writing
+
+    def write(self, out: list[Buffer], now: float, max_bytes: int) -> None:
+        """Append about `max_bytes` of what is due to `out`."""
+        before = len(out)
+        self._write_liveness(out, now)
+        room = max_bytes - self._write_again(out, max_bytes)
+        place = len(out)
+        if not self._again:
+            self._write_uncounted(out)
+            room -= self._write_controls(out)
+            place = len(out)
+            room -= self._write_opens(out, now)
+            self._write_fins(out)
+            self._write_data(out, room)
+        inbox = self._inbox
+        if inbox.due or (inbox.owes and len(out) > before):
+            out.insert(place, frames.Ack(inbox.state()).encode())
+
+    def _write_liveness(self, out: list[Buffer], now: float) -> None:
+        while self._pongs:
+            out.append(frames.Pong(self._pongs.popleft()).encode())
+        if self._ping_due:
+            self._ping_due = False
+            out.append(frames.Ping(self._liveness.ping(now)).encode())
+
+    def _write_again(self, out: list[Buffer], max_bytes: int) -> int:
+        size = 0
+        while self._again and size < max_bytes:
+            buffers = self._again.popleft()
+            out.extend(buffers)
+            size += sum(map(len, buffers))
+        return size
+
+    def _write_uncounted(self, out: list[Buffer]) -> None:
+        farewell = self.maybe_farewell()
+        if farewell is not None:
+            out.append(farewell)
+        if self._windows:
+            out.extend(
+                frames.Window(stream.id, stream.receive_window.limit).encode()
+                for stream in self._windows
+                if stream.states.receiving is Receiving.OPEN and stream.states.opening is Opening.ANSWERED
+            )
+            self._windows.clear()
+
+    def _write_controls(self, out: list[Buffer]) -> int:
+        size = 0
+        while self._controls:
+            stream, frame = self._controls.popleft()
+            stream.queued_controls -= 1
+            states = stream.states
+            if isinstance(frame, frames.Stop):
+                outdated = states.receiving is not Receiving.STOPPED
+            else:
+                outdated = states.is_aborted and not states.aborted_by_us
+            if not outdated:
+                size += self._write_counted(out, frame, stream)
+            self._table.settle(stream)
+        return size
+
+    def _write_opens(self, out: list[Buffer], now: float) -> int:
+        size = 0
+        while self._opens and not self._outbox.is_full:
+            stream, _ = self._opens.popitem(last=False)
+            stream.announced = True
+            # What the peer may send once it has answered is reserved now: OPENED needs no WINDOW behind it.
+            stream.receive_window.grow_to(self._config.initial_window, now)
+            limit = stream.receive_window.limit
+            size += self._write_counted(out, frames.Open(stream.id, limit, stream.metadata), stream)
+            if stream.states.receiving is Receiving.STOPPED:
+                size += self._write_counted(out, frames.Stop(stream.id, stream.stop_reason), stream)
+            self.schedule(stream)
+        return size
+
+    def _write_counted(self, out: list[Buffer], frame: frames.Frame, stream: Stream) -> int:
+        encoded = frame.encode()
+        stream.last_number = self._outbox.write(len(encoded), encoded)
+        out.append(encoded)
+        return len(encoded)
+
+    def _write_fin(self, out: list[Buffer], stream: Stream) -> None:
+        self._write_counted(out, frames.Fin(stream.id), stream)
+        stream.states.apply(Input.FIN_WRITTEN)
+        self._table.settle(stream)
+
+    def _write_fins(self, out: list[Buffer]) -> None:
+        while self._fins:
+            stream = self._fins.popleft()
+            stream.scheduled = False
+            if stream.owes_fin:
+                self._write_fin(out, stream)
+
+    def _write_data(self, out: list[Buffer], room: int) -> None:
+        ready = self._ready
+        while ready and room > 0 and not self._outbox.is_full:
+            quantum = MAX_DATA if len(ready) == 1 else FAIR_DATA
+            stream = ready.popleft()
+            window = stream.send_window
+            amount = min(stream.queued_bytes, window.limit - window.sent, quantum)
+            if amount > 0:
+                amount, buffers = stream.take_output(amount)
+                window.sent += amount
+                header = frames.data_header(stream.id, amount)
+                if amount < _JOIN_BELOW * len(buffers):
+                    buffers = [b"".join([header, *buffers])]
+                else:
+                    buffers.insert(0, header)
+                stream.last_number = self._outbox.write(amount + frames.HEADER_SIZE, *buffers)
+                out.extend(buffers)
+                room -= amount + frames.HEADER_SIZE
+                if stream.can_send and stream.queued_bytes < self._config.send_queue:
+                    self._events.append(StreamWritable(stream))
+            if not stream.send_queue and stream.owes_fin:
+                self._write_fin(out, stream)
+            if stream.has_output:
+                ready.append(stream)
+            else:
+                stream.scheduled = False

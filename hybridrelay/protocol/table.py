@@ -1,0 +1,86 @@
+"""Which streams there are, and which of them count against a limit. SPEC.md, section 3.
+
+A stream counts from OPEN on until it is over and the peer has acknowledged all that we wrote for it: a peer that
+opens and resets streams without end, and acknowledges nothing, runs into the limit and not into our memory. It stays
+in the table until, on top of that, the application has read what arrived.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+
+from .delivery import Outbox
+from .stream import Stream
+
+
+class Role(enum.Enum):
+    """Who dialed: the initiator sends the first HELLO, opens odd streams, and alone attaches."""
+
+    INITIATOR = 1
+    ACCEPTOR = 0
+
+
+class StreamTable:
+    """The streams of one session."""
+
+    def __init__(self, role: Role, outbox: Outbox) -> None:
+        self.streams: dict[int, Stream] = {}
+        #: The id of the next stream that we open, and of the last one that the peer opened.
+        self.next_id = 1 if role is Role.INITIATOR else 2
+        self.last_peer_id = 0
+        #: Streams that count, ours and the peer's.
+        self.own_count = 0
+        self.peer_count = 0
+        #: Streams of the peer that we have not answered.
+        self.offered = 0
+        self._parity = role.value
+        self._outbox = outbox
+        #: A heap of (last number, stream id): streams that are over and wait for an acknowledgement.
+        self._over: list[tuple[int, int]] = []
+
+    def is_own(self, stream_id: int) -> bool:
+        return stream_id % 2 == self._parity
+
+    def was_opened(self, stream_id: int) -> bool:
+        return stream_id < self.next_id if self.is_own(stream_id) else stream_id <= self.last_peer_id
+
+    def add_own(self, stream: Stream) -> None:
+        self.streams[stream.id] = stream
+        self.next_id += 2
+        self.own_count += 1
+
+    def add_offered(self, stream: Stream) -> None:
+        self.streams[stream.id] = stream
+        self.last_peer_id = stream.id
+        self.peer_count += 1
+        self.offered += 1
+
+    def settle(self, stream: Stream) -> None:
+        """Let go of the stream as far as that may be; harmless at any time."""
+        if not stream.states.is_over or stream.queued_controls or stream.id not in self.streams:
+            return
+        if stream.last_number > self._outbox.acknowledged:
+            heapq.heappush(self._over, (stream.last_number, stream.id))
+            return
+        if stream.counts:
+            stream.counts = False
+            if self.is_own(stream.id):
+                self.own_count -= 1
+            else:
+                self.peer_count -= 1
+        if not stream.receive_queue:
+            del self.streams[stream.id]
+            stream.receive_window.close()
+
+    def acknowledged(self) -> None:
+        """The peer has acknowledged more of what we wrote."""
+        while self._over and self._over[0][0] <= self._outbox.acknowledged:
+            stream = self.streams.get(heapq.heappop(self._over)[1])
+            if stream is not None:
+                self.settle(stream)
+
+    def clear(self) -> None:
+        """The session is over."""
+        self.streams.clear()
+        self._over.clear()

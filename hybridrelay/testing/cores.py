@@ -1,0 +1,176 @@
+"""Two session cores and the bytes between them, in virtual time: no sockets, no tasks, no clock.
+
+Nothing moves unless told to, so a test decides what is written, how much of it arrives, and what is lost.
+"""
+
+from __future__ import annotations
+
+from ..protocol.config import SessionConfig
+from ..protocol.events import Event
+from ..protocol.frames import Frame, FrameDecoder, Hello
+from ..protocol.session import Role, SessionCore, State
+from ..protocol.stream import Stream
+from ..protocol.windows import Budget
+
+
+class CoreSide:
+    """One core, what it reported, and what it wrote that has not arrived."""
+
+    def __init__(self, core: SessionCore) -> None:
+        self.core = core
+        self.events: list[Event] = []
+        #: Written, and not yet delivered to the peer.
+        self.wire = bytearray()
+
+    def take_events(self) -> list[Event]:
+        """What was reported since the last time."""
+        taken, self.events = self.events, []
+        return taken
+
+    def take_wire(self) -> list[Frame]:
+        """The frames on the wire, which are lost to the peer."""
+        frames = list(FrameDecoder().decode_untrusted(bytes(self.wire)))
+        self.wire.clear()
+        return frames
+
+
+class CorePair:
+    """An initiator and an acceptor. `now` is the time; whoever holds the pair moves it."""
+
+    def __init__(
+        self,
+        config: SessionConfig | None = None,
+        *,
+        acceptor_config: SessionConfig | None = None,
+        budgets: tuple[Budget | None, Budget | None] = (None, None),
+    ) -> None:
+        initiator = SessionCore(
+            Role.INITIATOR, config=config, budget=budgets[0], session_id=b"session id 16 by", secret=b"s" * 32
+        )
+        self.initiator = CoreSide(initiator)
+        self.acceptor = CoreSide(SessionCore(Role.ACCEPTOR, config=acceptor_config or config, budget=budgets[1]))
+        self.now = 0.0
+        #: What arrived on a channel that the acceptor's session does not have yet: HELLO decides.
+        self._greeting: bytes | None = None
+
+    @classmethod
+    def established(
+        cls,
+        config: SessionConfig | None = None,
+        *,
+        acceptor_config: SessionConfig | None = None,
+        budgets: tuple[Budget | None, Budget | None] = (None, None),
+    ) -> CorePair:
+        """A pair that has exchanged HELLO and has nothing to say; its events are taken."""
+        pair = cls(config, acceptor_config=acceptor_config, budgets=budgets)
+        pair.connect()
+        pair.pump()
+        pair.take_events()
+        return pair
+
+    @property
+    def sides(self) -> tuple[CoreSide, CoreSide]:
+        return self.initiator, self.acceptor
+
+    def other(self, side: CoreSide) -> CoreSide:
+        return self.acceptor if side is self.initiator else self.initiator
+
+    # --- channels
+
+    def connect(self) -> None:
+        """A new channel. What was on the way on the old one is lost; the acceptor learns of it by HELLO."""
+        self.lose()
+        if self.initiator.core.state is not State.DETACHED:
+            self.lose_channel(self.initiator)
+        self.initiator.core.channel_opened(self.now)
+        self._greeting = b""
+
+    def lose(self) -> None:
+        """Lose what is on the way, and the acceptor's channel where it has not been given to the session."""
+        for side in self.sides:
+            side.wire.clear()
+        self._greeting = None
+
+    def lose_channel(self, side: CoreSide) -> None:
+        """The side notices that its channel is gone."""
+        side.events += side.core.channel_lost(self.now)
+
+    def cut(self) -> None:
+        """The channel breaks, and both sides notice."""
+        self.lose()
+        for side in self.sides:
+            self.lose_channel(side)
+
+    # --- bytes
+
+    def write(self, side: CoreSide, max_bytes: int = 256 * 1024) -> int:
+        """Let the side write once; how many bytes it wrote."""
+        data = b"".join(side.core.data_to_send(self.now, max_bytes))
+        side.events += side.core.pending_events()
+        side.wire += data
+        return len(data)
+
+    def deliver(self, side: CoreSide, amount: int | None = None) -> int:
+        """Deliver what the side wrote, at most `amount` bytes of it; how many there were."""
+        amount = len(side.wire) if amount is None else min(amount, len(side.wire))
+        data = bytes(side.wire[:amount])
+        del side.wire[:amount]
+        if not data:
+            return 0
+        if side is self.initiator and self._greeting is not None:
+            self._greet(data)
+        else:
+            receiver = self.other(side)
+            receiver.events += receiver.core.receive_data(data, self.now)
+        return amount
+
+    def _greet(self, data: bytes) -> None:
+        """What a driver on the acceptor's side does: read HELLO, then decide."""
+        assert self._greeting is not None
+        self._greeting += data
+        first = next(FrameDecoder().decode_untrusted(self._greeting), None)
+        if first is None:
+            return
+        core = self.acceptor.core
+        if isinstance(first, Hello) and core.peer_hello is not None:
+            refusal = core.attach_refusal(first)
+            assert refusal is None, refusal
+            self.lose_channel(self.acceptor)
+        data, self._greeting = self._greeting, None
+        if core.state is State.DETACHED:
+            core.channel_opened(self.now)
+        self.acceptor.events += core.receive_data(data, self.now)
+
+    def pump(self) -> None:
+        """Write and deliver until both sides are silent."""
+        while sum([self.write(side) + self.deliver(side) for side in self.sides]):
+            pass
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, one deadline after the other, and pump in between."""
+        end = self.now + seconds
+        while True:
+            deadlines = [deadline for side in self.sides if (deadline := side.core.next_deadline()) is not None]
+            self.now = max(self.now, min([*deadlines, end]))
+            for side in self.sides:
+                side.events += side.core.handle_timeout(self.now)
+            self.pump()
+            if self.now >= end:
+                return
+
+    def take_events(self) -> tuple[list[Event], list[Event]]:
+        return self.initiator.take_events(), self.acceptor.take_events()
+
+    # --- streams
+
+    def open(self, opener: CoreSide | None = None) -> tuple[Stream, Stream]:
+        """An accepted stream: the opener's end (the initiator's by default) and the other one."""
+        opener = opener or self.initiator
+        acceptor = self.other(opener)
+        stream = opener.core.open_stream()
+        self.pump()
+        offered = acceptor.core.streams[stream.id]
+        acceptor.core.accept(offered, self.now)
+        self.pump()
+        self.take_events()
+        return stream, offered

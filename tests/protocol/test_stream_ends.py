@@ -1,0 +1,289 @@
+"""Every order in which a stream can come to its end, crossings included; and when it is let go."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridrelay.protocol import LocalProtocolError, Reason, SessionConfig, frames
+from hybridrelay.protocol.events import StreamAborted, StreamAnswered, StreamOffered, StreamReadable, StreamWritable
+from hybridrelay.testing.cores import CorePair
+
+RESUMABLE = SessionConfig(resume_deadline=30)
+
+
+def assert_clean(pair: CorePair) -> None:
+    """Nothing is left of any stream on either side, and the session lives."""
+    for side in pair.sides:
+        assert side.core.ended is None
+        assert side.core.streams == {}
+        assert (side.core.budget.base, side.core.budget.elastic) == (0, 0)
+        assert (side.core._table.own_count, side.core._table.peer_count, side.core._table.offered) == (0, 0, 0)
+
+
+def settle(pair: CorePair) -> None:
+    """Pump, acknowledgements that wait for their time included."""
+    pair.pump()
+    pair.advance(1)
+
+
+def test_both_ends_finish() -> None:
+    pair = CorePair.established()
+    ours, theirs = pair.open()
+    pair.initiator.core.send_data(ours, b"request")
+    pair.initiator.core.send_fin(ours)
+    pair.pump()
+    assert not theirs.at_eof
+    assert pair.acceptor.core.read(theirs, 100, pair.now) == b"request"
+    assert theirs.at_eof
+    pair.acceptor.core.send_data(theirs, b"reply")
+    pair.acceptor.core.send_fin(theirs)
+    pair.pump()
+    assert pair.initiator.core.read(ours, 100, pair.now) == b"reply"
+    assert ours.at_eof
+    settle(pair)
+    assert_clean(pair)
+
+
+def test_end_of_file_without_data() -> None:
+    pair = CorePair.established()
+    ours, theirs = pair.open()
+    pair.initiator.core.send_fin(ours)
+    pair.initiator.core.send_fin(ours)
+    pair.acceptor.core.send_fin(theirs)
+    settle(pair)
+    assert ours.at_eof
+    assert theirs.at_eof
+    assert_clean(pair)
+
+
+def test_an_unread_stream_stays_until_it_is_read_but_does_not_count() -> None:
+    pair = CorePair.established()
+    ours, theirs = pair.open()
+    pair.initiator.core.send_data(ours, b"unread")
+    pair.initiator.core.send_fin(ours)
+    pair.acceptor.core.send_fin(theirs)
+    settle(pair)
+    assert pair.initiator.core.streams == {}
+    assert pair.acceptor.core.streams == {theirs.id: theirs}
+    assert pair.acceptor.core._table.peer_count == 0
+    pair.acceptor.core.read(theirs, 100, pair.now)
+    assert_clean(pair)
+
+
+def test_stop_drops_what_is_unread_and_ends_the_peers_direction() -> None:
+    pair = CorePair.established()
+    ours, theirs = pair.open()
+    pair.initiator.core.send_data(ours, bytes(1000))
+    pair.pump()
+    pair.take_events()
+    pair.acceptor.core.stop(theirs, Reason.LIMIT)
+    pair.acceptor.core.stop(theirs, Reason.LIMIT)
+    pair.pump()
+    assert StreamWritable(ours) in pair.initiator.take_events()
+    assert ours.stopped_by_peer
+    assert ours.reason is Reason.LIMIT
+    assert not ours.is_aborted
+    with pytest.raises(LocalProtocolError):
+        pair.initiator.core.send_data(ours, b"more")
+    assert pair.acceptor.core.read(theirs, 100, pair.now) == b""
+    pair.acceptor.core.send_data(theirs, b"the other direction goes on")
+    pair.acceptor.core.send_fin(theirs)
+    pair.pump()
+    assert pair.initiator.core.read(ours, 100, pair.now) == b"the other direction goes on"
+    settle(pair)
+    assert_clean(pair)
+
+
+def test_stop_with_nothing_left_to_come_is_not_sent() -> None:
+    pair = CorePair.established()
+    ours, theirs = pair.open()
+    pair.initiator.core.send_data(ours, b"unread")
+    pair.initiator.core.send_fin(ours)
+    pair.pump()
+    pair.acceptor.core.stop(theirs)
+    pair.write(pair.acceptor)
+    assert not any(isinstance(frame, frames.Stop) for frame in pair.acceptor.take_wire())
+
+
+def test_stop_before_open_has_left() -> None:
+    """STOP must not overtake OPEN, and the closed window must not borrow again."""
+    pair = CorePair.established()
+    stream = pair.initiator.core.open_stream()
+    pair.initiator.core.stop(stream, Reason.CANCELLED)
+    pair.write(pair.initiator)
+    kinds = [type(frame) for frame in frames.FrameDecoder().decode_untrusted(bytes(pair.initiator.wire))]
+    assert kinds[-2:] == [frames.Open, frames.Stop]
+    pair.pump()
+    offered = pair.acceptor.core.streams[stream.id]
+    assert offered.stopped_by_peer
+    assert pair.initiator.core.budget.elastic == 0
+    pair.acceptor.core.accept(offered, pair.now)
+    pair.initiator.core.send_fin(stream)
+    settle(pair)
+    assert_clean(pair)
+
+
+def test_reset_drops_everything_on_both_sides() -> None:
+    pair = CorePair.established()
+    ours, theirs = pair.open()
+    pair.acceptor.core.send_data(theirs, b"unread")
+    pair.pump()
+    pair.take_events()
+    pair.initiator.core.send_data(ours, b"unwritten")
+    pair.initiator.core.reset(ours, Reason.CANCELLED, "no longer wanted")
+    assert pair.initiator.core.read(ours, 100, pair.now) == b""
+    pair.pump()
+    assert pair.acceptor.take_events() == [StreamAborted(theirs)]
+    assert (theirs.reason, theirs.text) == (Reason.CANCELLED, "no longer wanted")
+    assert not theirs.at_eof
+    assert not ours.at_eof
+    settle(pair)
+    assert_clean(pair)
+
+
+def test_reset_before_open_has_left_says_nothing() -> None:
+    pair = CorePair.established()
+    stream = pair.initiator.core.open_stream()
+    pair.initiator.core.send_data(stream, b"early")
+    pair.initiator.core.reset(stream, Reason.CANCELLED)
+    assert pair.write(pair.initiator) == 0
+    assert_clean(pair)
+
+
+def test_reset_at_once_after_accepting() -> None:
+    """The opener must see OPENED before RESET, or its own state table calls us a liar."""
+    pair = CorePair.established()
+    ours = pair.initiator.core.open_stream()
+    pair.pump()
+    theirs = pair.acceptor.core.streams[ours.id]
+    pair.acceptor.core.accept(theirs, pair.now)
+    pair.acceptor.core.reset(theirs, Reason.TARGET_RESET)
+    pair.take_events()
+    pair.pump()
+    assert pair.initiator.take_events() == [StreamAnswered(ours), StreamAborted(ours)]
+    settle(pair)
+    assert_clean(pair)
+
+
+def test_accepting_crosses_the_openers_reset() -> None:
+    pair = CorePair.established()
+    ours = pair.initiator.core.open_stream()
+    pair.pump()
+    theirs = pair.acceptor.core.streams[ours.id]
+    pair.acceptor.core.accept(theirs, pair.now)
+    pair.initiator.core.reset(ours, Reason.CANCELLED)
+    pair.write(pair.initiator)
+    pair.deliver(pair.initiator)  # before OPENED is written
+    settle(pair)
+    assert theirs.is_aborted
+    assert_clean(pair)
+
+
+@pytest.mark.parametrize("resets_first", [0, 1])
+def test_resets_cross(resets_first: int) -> None:
+    pair = CorePair.established()
+    ends = pair.open()
+    for side, stream in zip(pair.sides, ends, strict=True):
+        side.core.reset(stream, Reason.CANCELLED)
+    pair.write(pair.sides[resets_first])
+    pair.write(pair.sides[1 - resets_first])
+    settle(pair)
+    assert_clean(pair)
+
+
+def test_refusal_reports_the_reason_and_forgets_early_data() -> None:
+    pair = CorePair.established()
+    ours = pair.initiator.core.open_stream(b"where to")
+    pair.initiator.core.send_data(ours, bytes(5000))
+    pair.initiator.core.send_fin(ours)
+    pair.pump()
+    (theirs,) = (event.stream for event in pair.acceptor.take_events() if isinstance(event, StreamOffered))
+    assert theirs.metadata == b"where to"
+    pair.acceptor.core.refuse(theirs, Reason.TARGET_REFUSED, "ü" * 200)
+    pair.pump()
+    assert pair.initiator.take_events()[-1] == StreamAborted(ours)
+    assert (ours.reason, ours.text) == (Reason.TARGET_REFUSED, "ü" * 128)
+    settle(pair)
+    assert_clean(pair)
+
+
+def test_reset_of_an_offer_refuses_it() -> None:
+    pair = CorePair.established()
+    ours = pair.initiator.core.open_stream()
+    pair.pump()
+    pair.acceptor.core.reset(pair.acceptor.core.streams[ours.id], Reason.LIMIT)
+    pair.pump()
+    assert ours.reason is Reason.LIMIT
+    settle(pair)
+    assert_clean(pair)
+
+
+def test_early_data_is_there_when_the_offer_is_accepted() -> None:
+    pair = CorePair.established()
+    ours = pair.initiator.core.open_stream()
+    pair.initiator.core.send_data(ours, bytes(100_000))
+    pair.pump()
+    theirs = pair.acceptor.core.streams[ours.id]
+    assert theirs.readable_bytes == 16_384
+    assert StreamReadable(theirs) in pair.acceptor.take_events()
+    pair.acceptor.core.accept(theirs, pair.now)
+    pair.pump()
+    assert theirs.readable_bytes == 100_000
+
+
+@pytest.mark.parametrize("queued", ["reset", "refuse", "stop"])
+def test_a_queued_frame_outlives_the_peers_stream(queued: str) -> None:
+    """We acknowledge the peer's end by HELLO, before we write what we had queued for the stream.
+
+    The peer lets the stream go on that acknowledgement; the late frame must not look like a violation to it.
+    """
+    pair = CorePair.established(RESUMABLE)
+    core = pair.acceptor.core
+    if queued == "refuse":
+        ours = pair.initiator.core.open_stream()
+        pair.pump()
+        theirs = core.streams[ours.id]
+        pair.initiator.core.reset(ours, Reason.CANCELLED)
+        core.refuse(theirs, Reason.LIMIT)
+    else:
+        ours, theirs = pair.open()
+        core.send_fin(theirs)
+        settle(pair)
+        pair.initiator.core.send_fin(ours)
+        core.reset(theirs, Reason.LIMIT) if queued == "reset" else core.stop(theirs)
+    pair.write(pair.initiator)
+    pair.deliver(pair.initiator)  # the acceptor has it all, and writes nothing
+    pair.cut()
+    pair.connect()
+    settle(pair)
+    assert_clean(pair)
+
+
+def test_streams_opened_before_hello_beyond_the_peers_limit_are_refused_here() -> None:
+    pair = CorePair(acceptor_config=SessionConfig(max_streams=2))
+    streams = [pair.initiator.core.open_stream() for _ in range(1000)]
+    pair.connect()
+    pair.pump()
+    aborted = [event.stream for event in pair.initiator.take_events() if isinstance(event, StreamAborted)]
+    assert aborted == streams[:1:-1]
+    assert {stream.reason for stream in aborted} == {Reason.LIMIT}
+    assert len(pair.acceptor.core.streams) == 2
+    assert pair.acceptor.core.ended is None
+
+
+def test_at_the_limit_a_successor_is_opened_as_soon_as_a_stream_has_ended() -> None:
+    """The acknowledgement that frees the place stands before the OPEN that takes it."""
+    pair = CorePair.established(SessionConfig(max_streams=1))
+    for _ in range(20):
+        ours, theirs = pair.open()
+        with pytest.raises(LocalProtocolError):
+            pair.initiator.core.open_stream()
+        pair.acceptor.core.send_fin(theirs)
+        pair.initiator.core.send_fin(ours)
+        pair.write(pair.initiator)
+        pair.deliver(pair.initiator)
+        pair.write(pair.acceptor)
+        pair.deliver(pair.acceptor)
+        assert not theirs.is_aborted
+    settle(pair)
+    assert_clean(pair)
