@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: Ctrl-C, as shells have it: 128 and the signal's number.
+INTERRUPTED = 130
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; the entry point of the console script.
@@ -14,6 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None means those of this process.
     """
-    from .program import run_program
+    try:
+        from .program import run_program
 
-    return run_program(argv)
+        return run_program(argv)
+    except KeyboardInterrupt:  # where nothing runs for long; what does has its own handling of signals
+        return INTERRUPTED

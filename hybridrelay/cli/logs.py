@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import traceback
+from typing import TextIO
 
 
 def set_up_logs(level: str, *, as_json: bool) -> None:
@@ -16,9 +17,17 @@ def set_up_logs(level: str, *, as_json: bool) -> None:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         as_json: one JSON object for each record.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    root = logging.getLogger()
+    for earlier in [one for one in root.handlers if isinstance(one, StderrHandler)]:
+        root.removeHandler(earlier)
+    handler = StderrHandler(sys.stderr)
     handler.setFormatter(JSONFormatter() if as_json else LineFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+
+
+class StderrHandler(logging.StreamHandler[TextIO]):
+    """Ours, as opposed to those of a program that calls us."""
 
 
 def _time(record: logging.LogRecord) -> str:

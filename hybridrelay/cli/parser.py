@@ -32,9 +32,9 @@ set it up (each command has its own --help):
   on the public host:
     hybridrelay relay --state /var/lib/hybridrelay
     hybridrelay connections create orders \\
-        --target db.internal:5432 --endpoint relay.example.com \\
-        --connector-file orders.connector --application-file orders.application \\
-        --state /var/lib/hybridrelay
+      --target db.internal:5432 --endpoint relay.example.com \\
+      --connector-file orders.connector --application-file orders.application \\
+      --state /var/lib/hybridrelay
   in the private network:
     hybridrelay connector --connection-string-file orders.connector
   beside the application:

@@ -40,8 +40,6 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
 
     try:
         return run(args)
-    except KeyboardInterrupt:
-        return exits.SIGNAL + 2
     except Exception as exc:
         leaves = list(_leaves(exc))
         logger.debug("the command failed", exc_info=True)

@@ -37,14 +37,14 @@ _CREATE_EXAMPLES = """\
 examples:
   on the administrator's machine (the pin stands in the relay's ready line):
     hybridrelay connections create orders \\
-        --target db.internal:5432 --endpoint relay.example.com \\
-        --connector-file orders.connector --application-file orders.application \\
-        --relay-file orders.relay --relay-pin sha256:...
+      --target db.internal:5432 --endpoint relay.example.com \\
+      --connector-file orders.connector --application-file orders.application \\
+      --relay-file orders.relay --relay-pin sha256:...
   all on the relay's machine:
     hybridrelay connections create orders \\
-        --target [fd00::5]:5432 --endpoint relay.example.com \\
-        --connector-file orders.connector --application-file orders.application \\
-        --state /var/lib/hybridrelay
+      --target [fd00::5]:5432 --endpoint relay.example.com \\
+      --connector-file orders.connector --application-file orders.application \\
+      --state /var/lib/hybridrelay
 """
 _IMPORT = """\
 Bring a hybrid connection that was created with --relay-file to the relay. A running relay serves it within a second.

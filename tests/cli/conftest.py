@@ -1,0 +1,88 @@
+"""Commands run in this process, where nothing long-running is needed."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.cli import main
+from hybridrelay.cli.logs import StderrHandler
+from hybridrelay.security import ENVIRONMENT_VARIABLE
+
+
+@attrs.frozen
+class Result:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs a command: ``run("connections", "list", "--state", path)``."""
+    root = logging.getLogger()
+    level = root.level
+    monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
+
+    def run_command(*arguments: str | Path) -> Result:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    yield run_command
+    root.setLevel(level)
+    for handler in [one for one in root.handlers if isinstance(one, StderrHandler)]:
+        root.removeHandler(handler)
+
+
+@attrs.frozen
+class Created:
+    """A hybrid connection that was made by a command, and its files."""
+
+    state: Path
+    connector: Path
+    application: Path
+    authority: Path
+
+    def secrets(self) -> set[str]:
+        """Every key, shared access or private, that stands in one of the files."""
+        found = set()
+        for path in (self.connector, self.application, self.authority):
+            text = path.read_text()
+            found.update(re.findall(r"(?:SharedAccessKey|PrivateKey)=([^;\s]+)", text))
+            found.update(re.findall(r'"(?:key|private_key)": "([^"]+)"', text))
+        return found
+
+
+@pytest.fixture
+def created(run: Run, tmp_path: Path) -> Created:
+    """``orders``, made on the relay's machine."""
+    made = Created(
+        tmp_path / "state",
+        tmp_path / "orders.connector",
+        tmp_path / "orders.application",
+        tmp_path / "orders.authority",
+    )
+    result = run(
+        "connections", "create", "orders",
+        "--target", "db.internal:5432",
+        "--endpoint", "relay.example.com",
+        "--connector-file", made.connector,
+        "--application-file", made.application,
+        "--state", made.state,
+    )  # fmt: skip
+
+    assert (result.code, result.err) == (0, "")
+
+    return made

@@ -1,0 +1,304 @@
+"""``hybridrelay connections``: what is written, what is said, and what is never said."""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.relay import Registry, load_public_ports
+from hybridrelay.relay.public_ports import save_public_ports
+from hybridrelay.security import (
+    AuthorityFile,
+    ConnectionString,
+    Role,
+    load_connection_string,
+    relay_pin,
+)
+
+from .conftest import Created, Run
+
+PIN = "sha256:" + "A" * 43 + "="
+
+
+def _create(run: Run, tmp_path: Path, *more: str | Path, name: str = "orders") -> tuple[int, str, str]:
+    result = run(
+        "connections", "create", name,
+        "--target", "[fd00::5]:5432",
+        "--endpoint", "relay.example.com",
+        "--connector-file", tmp_path / "c",
+        "--application-file", tmp_path / "a",
+        *more,
+    )  # fmt: skip
+    return result.code, result.out, result.err
+
+
+def _strings(tmp_path: Path) -> tuple[ConnectionString, ConnectionString]:
+    return load_connection_string(tmp_path / "c"), load_connection_string(tmp_path / "a")
+
+
+def test_on_the_relays_machine(created: Created) -> None:
+    connector = load_connection_string(created.connector)
+    application = load_connection_string(created.application)
+    with Registry.open(created.state, create=False) as registry:
+        known = registry.get("orders")
+
+    assert (connector.role, application.role) == (Role.CONNECTOR, Role.APPLICATION)
+    assert str(connector.require_target()) == "db.internal:5432"
+    assert connector.host == application.host == known.endpoint_host == "relay.example.com"
+    assert connector.relay_pins == application.relay_pins == (relay_pin(created.state / "relay.pem"),)
+    assert connector.ports == application.ports == {}
+    for string in (connector, application):
+        rule = known.rule(string.key_name)
+        assert rule is not None
+        assert rule.primary == string.key
+        assert string.require_identity()[0].role is string.role
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+def test_all_files_are_private(created: Created) -> None:
+    files = (created.connector, created.application, created.authority)
+
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_elsewhere_and_brought_to_the_relay(run: Run, tmp_path: Path) -> None:
+    more = ("--relay-pin", PIN, "--relay-pin", PIN, "--public-ports", "http=8080,probe=off")
+    code, out, err = _create(run, tmp_path, "--relay-file", tmp_path / "r", *more)
+
+    assert (code, err) == (0, "")
+    assert str(tmp_path / "orders.authority") in out
+    for string in _strings(tmp_path):
+        assert string.relay_pins == (PIN, PIN)
+        assert string.ports == {"http": 8080, "probe": None}
+    assert "PRIVATE" not in (tmp_path / "r").read_text().upper(), "the relay has no use for it"
+
+    state = tmp_path / "state"
+    result = run("connections", "import", tmp_path / "r", "--state", state)
+
+    assert (result.code, result.err) == (0, "")
+    with Registry.open(state, create=False) as registry:
+        known = registry.get("orders")
+    assert {rule.name: rule.primary for rule in known.rules} == {s.key_name: s.key for s in _strings(tmp_path)}
+
+
+def test_without_a_pin_it_says_what_that_means(run: Run, tmp_path: Path) -> None:
+    code, out, _ = _create(run, tmp_path, "--relay-file", tmp_path / "r")
+
+    assert code == 0
+    assert "certificate of a CA" in out
+    assert all(string.relay_pins == () for string in _strings(tmp_path))
+
+
+def test_what_the_state_directory_means_for_trust_is_said(run: Run, tmp_path: Path) -> None:
+    code, out, _ = _create(run, tmp_path, "--state", tmp_path / "state")
+
+    assert code == 0
+    assert "can pose as either side" in out
+
+
+def test_strings_carry_the_ports_that_the_relay_has_left(run: Run, tmp_path: Path) -> None:
+    with Registry.open(tmp_path / "state"):
+        save_public_ports(tmp_path / "state", {"http": 8080, "data": None})
+    _create(run, tmp_path, "--state", tmp_path / "state")
+
+    assert all(string.ports == {"http": 8080, "data": None} for string in _strings(tmp_path))
+
+
+def test_ports_of_the_command_line_win(run: Run, tmp_path: Path) -> None:
+    with Registry.open(tmp_path / "state"):
+        save_public_ports(tmp_path / "state", {"http": 8080})
+    _create(run, tmp_path, "--state", tmp_path / "state", "--public-ports", "https=8443")
+
+    assert all(string.ports == {"https": 8443} for string in _strings(tmp_path))
+    assert load_public_ports(tmp_path / "state") == {"http": 8080}
+
+
+def test_a_name_with_a_slash_makes_no_directory(run: Run, tmp_path: Path) -> None:
+    code, _, _ = _create(run, tmp_path, "--state", tmp_path / "state", name="shop/orders")
+
+    assert code == 0
+    assert (tmp_path / "shop-orders.authority").exists()
+
+
+@pytest.mark.parametrize("existing", ["c", "a", "orders.authority", "r"])
+def test_an_existing_file_stops_it_before_anything_is_written(run: Run, tmp_path: Path, existing: str) -> None:
+    (tmp_path / existing).write_text("precious")
+    code, out, err = _create(run, tmp_path, "--relay-file", tmp_path / "r")
+
+    assert (code, out) == (2, "")
+    assert f"{existing} exists already" in err
+    assert "  try: " in err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {existing: "precious"}
+
+
+def test_a_name_that_is_taken_leaves_no_files(run: Run, created: Created, tmp_path: Path) -> None:
+    before = created.secrets()
+    code, out, err = _create(
+        run, tmp_path, "--state", created.state, "--authority-file", tmp_path / "another.authority"
+    )
+
+    assert (code, out) == (2, "")
+    assert "there is a hybrid connection 'orders' already" in err
+    assert not any((tmp_path / name).exists() for name in ("c", "a", "another.authority"))
+    assert created.secrets() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ((), "--state --relay-file"),
+        (("--state", "s", "--relay-file", "r"), "not allowed with"),
+        (("--state", "s", "--relay-pin", PIN), "--relay-pin is for --relay-file"),
+        (("--relay-file", "r", "--relay-pin", "md5:abc"), "a pin begins with sha256:"),
+        (("--relay-file", "r", "--public-ports", "http=x"), "a port is a number"),
+        (("--relay-file", "r", "--valid-years", "0"), "years are possible"),
+    ],
+)
+def test_wrong_options(run: Run, tmp_path: Path, more: tuple[str, ...], says: str) -> None:
+    code, out, err = _create(run, tmp_path, *more)
+
+    assert (code, out) == (2, "")
+    assert err.startswith("hybridrelay: error: ")
+    assert says in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--target", "db.internal"),
+        ("--target", "::1:5432"),
+        ("--target", "db:0"),
+        ("--endpoint", "a b"),
+        ("NAME", "a//b"),
+    ],
+)
+def test_wrong_names_and_addresses(run: Run, tmp_path: Path, option: str, value: str) -> None:
+    given = {"NAME": "orders", "--target": "db:5432", "--endpoint": "relay.example.com", option: value}
+    result = run(
+        "connections", "create", given["NAME"],
+        "--target", given["--target"],
+        "--endpoint", given["--endpoint"],
+        "--connector-file", tmp_path / "c",
+        "--application-file", tmp_path / "a",
+        "--relay-file", tmp_path / "r",
+    )  # fmt: skip
+
+    assert result.code == 2
+    assert f"argument {option}: " in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_further_string_needs_the_authority_file_alone(
+    run: Run, created: Created, tmp_path: Path, role: Role
+) -> None:
+    out = tmp_path / "further"
+    result = run(
+        "connections", "issue", "orders",
+        "--role", role.value,
+        "--label", "reporting",
+        "--authority-file", created.authority,
+        "--out", out,
+    )  # fmt: skip
+    first = load_connection_string(created.connector if role is Role.CONNECTOR else created.application)
+    further = load_connection_string(out)
+    identity, authority = further.require_identity()
+
+    assert (result.code, result.err) == (0, "")
+    assert (identity.label, identity.role) == ("reporting", role)
+    assert identity.serial in result.out
+    assert authority == first.authority
+    for attribute in ("host", "key_name", "key", "entity_path", "target", "relay_pins", "ports"):
+        assert getattr(further, attribute) == getattr(first, attribute)
+
+
+def test_issuing_with_another_connections_authority(run: Run, created: Created, tmp_path: Path) -> None:
+    result = run(
+        "connections", "issue", "billing",
+        "--role", "application",
+        "--label", "x",
+        "--authority-file", created.authority,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+
+    assert result.code == 2
+    assert "is the authority of orders, not of billing" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["endpoint", "target", "relay_pins", "ports", "rules"])
+def test_a_damaged_authority_file_names_the_part(run: Run, created: Created, tmp_path: Path, damage: str) -> None:
+    file = AuthorityFile.parse_untrusted(created.authority.read_text())
+    extra = {key: value for key, value in file.extra.items() if key != damage}
+    created.authority.write_text(AuthorityFile(file.authority, extra).format())
+    result = run(
+        "connections", "issue", "orders",
+        "--role", "connector",
+        "--label", "x",
+        "--authority-file", created.authority,
+        "--out", tmp_path / "out",
+    )  # fmt: skip
+
+    assert result.code == 2
+    assert f"the authority file is damaged: {damage}" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_list_and_show_hide_the_keys(run: Run, created: Created) -> None:
+    results = [
+        run("connections", *command, "--state", created.state, *json_option)
+        for command in (("list",), ("show", "orders"))
+        for json_option in ((), ("--json",))
+    ]
+
+    for result in results:
+        assert (result.code, result.err) == (0, "")
+        assert "orders" in result.out
+        assert "relay.example.com" in result.out
+        assert not any(secret in result.out for secret in created.secrets())
+    assert [entry["name"] for entry in json.loads(results[1].out)] == ["orders"]
+    shown = json.loads(results[3].out)
+    assert shown["relay_pin"] == relay_pin(created.state / "relay.pem")
+    assert {(key["rule"], key["key"]) for key in shown["keys"]} == {
+        (rule, slot) for rule in ("connector", "application") for slot in ("primary", "secondary")
+    }
+
+
+def test_an_empty_list(run: Run, tmp_path: Path) -> None:
+    with Registry.open(tmp_path / "state"):
+        pass
+
+    assert "none yet" in run("connections", "list", "--state", tmp_path / "state").out
+    assert json.loads(run("connections", "list", "--state", tmp_path / "state", "--json").out) == []
+
+
+def test_delete(run: Run, created: Created) -> None:
+    assert run("connections", "delete", "orders", "--state", created.state).code == 0
+
+    again = run("connections", "delete", "orders", "--state", created.state)
+
+    assert again.code == 2
+    assert "there is no hybrid connection 'orders'" in again.err
+
+
+def test_a_state_directory_that_is_not_there_is_not_made(run: Run, tmp_path: Path) -> None:
+    for command in (("list",), ("show", "x"), ("delete", "x")):
+        result = run("connections", *command, "--state", tmp_path / "state")
+
+        assert result.code == 2
+        assert "does not exist" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json", '{"format": "hybridrelay-authority"}'])
+def test_importing_what_is_no_relay_file(run: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "r").write_text(text)
+    result = run("connections", "import", tmp_path / "r", "--state", tmp_path / "state")
+
+    assert (result.code, result.out) == (2, "")
+    assert "the relay record is not" in result.err

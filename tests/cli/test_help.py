@@ -1,0 +1,68 @@
+"""``--help`` teaches, is quick, and is there for every command."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from hybridrelay import __version__
+
+from .conftest import Run
+
+COMMANDS = [
+    ("demo",),
+    ("relay",),
+    ("connections",),
+    *(("connections", name) for name in ("create", "import", "issue", "list", "show", "delete")),
+    ("keys",),
+    *(("keys", name) for name in ("list", "regenerate", "revoke")),
+    ("connector",),
+    ("forward",),
+    ("probe",),
+]
+
+
+@pytest.mark.parametrize("command", [(), *COMMANDS], ids=" ".join)
+def test_every_command_explains_itself(run: Run, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = run(*command, "--help")
+
+    assert (result.code, result.err) == (0, "")
+    assert re.search("\n +hybridrelay ", result.out), "no example"
+    assert all(option in result.out for option in ("--version", "--log-level", "--log-json"))
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", [(), *COMMANDS], ids=" ".join)
+def test_every_command_tells_its_version(run: Run, command: tuple[str, ...]) -> None:
+    assert run(*command, "--version").out == f"hybridrelay {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["connector", "forward", "probe"])
+def test_where_connection_strings_come_from_is_said(run: Run, command: str) -> None:
+    out = run(command, "--help").out
+
+    assert "HYBRIDRELAY_CONNECTION_STRING" in out
+    assert "standard input (-)" in " ".join(out.split())
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = "import sys; from hybridrelay.cli import main; main(['--help']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    modules = set(done.stdout.splitlines()[-1].split())
+
+    assert not modules & {"trio", "cryptography", "trio_websocket", "attr", "ssl", "hybridrelay.security"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("nonsense",), ("relay", "--nonsense"), ("keys",), ("relay", "--stat", "x")]
+)
+def test_what_is_no_command_is_a_usage_error(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("hybridrelay: error: ")
+    assert "--help\n" in result.err.splitlines(keepends=True)[1]

@@ -1,0 +1,102 @@
+"""What may stand in an argument, and what may not."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from hybridrelay.cli import values
+from hybridrelay.cli.commands.forward import is_loopback
+from hybridrelay.cli.commands.relay import make_bindings
+from hybridrelay.relay import Binding
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:5432", ("127.0.0.1", 5432)),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("[::1]:5432", ("::1", 5432)),
+        ("[::1]:0", ("::1", 0)),
+        ("localhost:65535", ("localhost", 65535)),
+    ],
+)
+def test_listen_addresses(text: str, expected: tuple[str, int]) -> None:
+    assert values.listen_address(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5432", ":5432", "::1:5432", "[::1]", "127.0.0.1:65536", "127.0.0.1:-1", "a b:1"]
+)
+def test_no_listen_addresses(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        values.listen_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("probe=9350", {"probe": (None, 9350)}),
+        ("data=off", {"data": None}),
+        ("http=0", {"http": (None, 0)}),
+        (
+            "probe=9350,http=127.0.0.1:8080, data=off,https=[::1]:0",
+            {"probe": (None, 9350), "http": ("127.0.0.1", 8080), "data": None, "https": ("::1", 0)},
+        ),
+    ],
+)
+def test_ports(text: str, expected: dict[str, values.PortOption]) -> None:
+    assert values.ports(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "expected name=number"),
+        ("9350", "expected name=number"),
+        ("=9350", "expected name=number"),
+        ("probe=", "a port is a number"),
+        ("probe=on", "a port is a number"),
+        ("probe=65536", "a port is a number"),
+        ("probe=1,probe=2", "port probe appears twice"),
+        ("http=::1:80", "brackets"),
+    ],
+)
+def test_no_ports(text: str, says: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=says):
+        values.ports(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("relay.example.com", "relay.example.com"), ("[2001:db8::7]", "2001:db8::7"), ("::1", "::1")],
+)
+def test_hosts(text: str, expected: str) -> None:
+    assert values.host(text) == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "101", "nan", "ten"])
+def test_no_years(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        values.years(text)
+
+
+def test_ports_that_are_not_named_have_their_defaults_on_every_host() -> None:
+    bindings = make_bindings(["192.0.2.1", "::1"], {"http": ("127.0.0.1", 8080), "https": None, "data": (None, 1)})
+
+    assert bindings == {
+        "probe": (Binding("192.0.2.1", 9350), Binding("::1", 9350)),
+        "control": (Binding("192.0.2.1", 5671), Binding("::1", 5671)),
+        "data": (Binding("192.0.2.1", 1), Binding("::1", 1)),
+        "http": (Binding("127.0.0.1", 8080),),
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("Localhost.", True),
+     ("0.0.0.0", False), ("::", False), ("192.0.2.1", False), ("db.internal", False)],
+)  # fmt: skip
+def test_which_addresses_only_this_machine_reaches(host: str, *, expected: bool) -> None:
+    assert is_loopback(host) is expected
