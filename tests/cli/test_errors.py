@@ -1,0 +1,347 @@
+"""Wrong input gets a line for people, an exit code, and nothing secret is repeated."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hybridrelay.cli import main
+from hybridrelay.cli.commands import connector, probe
+from hybridrelay.errors import ConfigurationError, RelayUnreachable
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay import Registry
+from hybridrelay.security import ENVIRONMENT_VARIABLE
+
+from .conftest import Created, Run
+
+KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I="
+STRING = f"Endpoint=hr://relay.example.com/;SharedAccessKeyName=application;SharedAccessKey={KEY};EntityPath=orders"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("", "is empty"),
+        ("hello", "field number 1 is unknown"),
+        (STRING.replace("Endpoint=hr", "Endpoint=http"), "Endpoint is wrong"),
+        (STRING.replace("EntityPath=orders", ""), "EntityPath is missing"),
+        (STRING.replace("SharedAccessKeyName=application;", ""), "SharedAccessKeyName is missing"),
+        (STRING + ";Target=db", "Target is wrong"),
+        (STRING + ";RelayPin=x", "RelayPin is wrong"),
+        (STRING + ";Ports=http", "Ports is wrong"),
+        (STRING + ";PrivateKey=AAAA", "Certificate is missing"),
+        (STRING + ";Frobnicate=1", "'Frobnicate' is unknown"),
+        (STRING + f";EntityPath={KEY}", "EntityPath appears twice"),
+    ],
+)
+@pytest.mark.parametrize("command", ["connector", "forward", "probe"])
+def test_a_malformed_connection_string_names_its_part(
+    run: Run, tmp_path: Path, command: str, text: str, part: str
+) -> None:
+    path = tmp_path / "string"
+    path.write_text(text)
+    path.chmod(0o600)
+    result = run(command, "--connection-string-file", path)
+
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("hybridrelay: error: ")
+    assert part in result.err
+    assert KEY not in result.err
+
+
+@pytest.mark.parametrize("command", ["connector", "forward", "probe"])
+def test_strings_come_from_the_environment_and_from_standard_input(
+    run: Run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Endpoint=x")))
+    from_input = run(command, "--connection-string-file", "-")
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "Endpoint=x")
+    from_environment = run(command)
+
+    assert from_input.code == from_environment.code == 2
+    assert from_input.err == from_environment.err
+    assert "SharedAccessKeyName is missing" in from_input.err
+
+
+@pytest.mark.parametrize("command", ["connector", "forward", "probe"])
+def test_no_string_at_all(run: Run, command: str) -> None:
+    result = run(command)
+
+    assert result.code == 2
+    assert result.err == (
+        "hybridrelay: error: no connection string was given\n"
+        f"  try: name a file, or set {ENVIRONMENT_VARIABLE}, or use - for standard input\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["connector", "forward", "probe"])
+def test_a_missing_file(run: Run, tmp_path: Path, command: str) -> None:
+    result = run(command, "--connection-string-file", tmp_path / "missing")
+
+    assert result.code == 2
+    assert f"cannot read the connection string file {tmp_path / 'missing'}: No such file" in result.err
+
+
+def test_of_several_files_the_wrong_one_is_named(run: Run, created: Created, tmp_path: Path) -> None:
+    (tmp_path / "bad").write_text("Endpoint=x")
+    result = run("connector", "--connection-string-file", created.connector, tmp_path / "bad")
+
+    assert result.code == 2
+    assert f"{tmp_path / 'bad'}: the connection string's SharedAccessKeyName is missing" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("forward", STRING),
+        ("forward", "--connection-string", STRING),
+        ("connector", "--connection-string-file", STRING),
+        ("probe", "--connection-string-file", STRING),
+        (STRING,),
+        ("connections", "create", STRING),
+    ],
+)
+def test_a_connection_string_in_argv_is_refused_and_not_repeated(arguments: tuple[str, ...]) -> None:
+    """As a process, because that is where arguments come from."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hybridrelay", *arguments], check=False, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a connection string was given" in done.stderr
+    assert KEY not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "role"), [("connector", "application"), ("forward", "connector")], ids=["connector", "forward"]
+)
+def test_the_other_sides_string(run: Run, created: Created, command: str, role: str) -> None:
+    result = run(command, "--connection-string-file", getattr(created, role))
+
+    assert result.code == 2
+    assert "  try: " in result.err
+
+
+@pytest.mark.parametrize("command", ["connector", "forward", "probe"])
+def test_an_unknown_mode(run: Run, created: Created, command: str) -> None:
+    path = created.connector if command == "connector" else created.application
+    result = run(command, "--connection-string-file", path, "--mode", "pigeon")
+
+    assert result.code == 2
+    assert "unknown mode 'pigeon'" in result.err
+    assert "auto, tcp, websocket" in result.err
+
+
+def test_pairs_that_do_not_match(run: Run, created: Created) -> None:
+    result = run(
+        "forward",
+        "--connection-string-file", created.application,
+        "--listen", "127.0.0.1:0",
+        "--listen", "127.0.0.1:0",
+    )  # fmt: skip
+
+    assert result.code == 2
+    assert "2 times --listen for 1 connection strings" in result.err
+
+
+def test_standard_input_twice(run: Run) -> None:
+    result = run("connector", "--connection-string-file", "-", "-")
+
+    assert result.code == 2
+    assert "standard input (-) holds one connection string" in result.err
+
+
+def test_a_shut_out_file_that_is_not_there(run: Run, created: Created, tmp_path: Path) -> None:
+    result = run("connector", "--connection-string-file", created.connector, "--shut-out", tmp_path / "missing")
+
+    assert result.code == 2
+    assert "cannot read the shut-out file" in result.err
+
+
+# --- the relay
+
+
+def test_a_relay_without_a_state_directory(run: Run) -> None:
+    result = run("relay")
+
+    assert result.code == 2
+    assert "no state directory was given" in result.err
+
+
+def test_an_unknown_port(run: Run, tmp_path: Path) -> None:
+    result = run("relay", "--state", tmp_path / "state", "--ports", "pigeons=1")
+
+    assert result.code == 2
+    assert "unknown port 'pigeons'" in result.err
+    assert "control, data, http, https, probe" in result.err
+
+
+def test_a_key_without_its_certificate(run: Run, tmp_path: Path) -> None:
+    result = run("relay", "--state", tmp_path / "state", "--tls-key", tmp_path / "key")
+
+    assert result.code == 2
+    assert "--tls-key needs --tls-certificate" in result.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("relay",), ("connections", "list"), ("connections", "show", "x"), ("keys", "list", "x")],
+    ids=" ".join,
+)
+def test_a_state_directory_that_cannot_be_one(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "file").write_text("")
+    result = run(*command, "--state", tmp_path / "file" / "state")
+
+    assert (result.code, result.out) == (2, "")
+    assert "  try: " in result.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("relay",), ("connections", "list"), ("connections", "delete", "orders"), ("keys", "list", "orders")],
+    ids=" ".join,
+)
+def test_a_state_directory_of_a_newer_version(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
+    state = tmp_path / "state"
+    with Registry.open(state):
+        pass
+    database = sqlite3.connect(state / "registry.db")
+    with database:
+        database.execute("UPDATE meta SET value = '999' WHERE name = 'schema_version'")
+    database.close()
+    result = run(*command, "--state", state)
+
+    assert (result.code, result.out) == (2, "")
+    assert "was written by a newer version" in result.err
+    assert "upgrade hybridrelay" in result.err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("relay",),
+        ("connections", "list"),
+        ("connections", "delete", "orders"),
+        ("keys", "regenerate", "orders", "--rule", "application", "--key", "primary"),
+    ],
+    ids=" ".join,
+)
+def test_commands_as_another_user_are_refused(run: Run, created: Created, command: tuple[str, ...]) -> None:
+    os.chown(created.state, 12345, 12345)
+    result = run(*command, "--state", created.state)
+
+    assert (result.code, result.out) == (2, "")
+    assert "belongs to the user" in result.err
+    assert "sudo -u" in result.err
+
+
+# --- whatever else happens
+
+
+def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def run_probe(args: object) -> int:
+        raise error
+
+    monkeypatch.setattr(probe, "run", run_probe)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (ConfigurationError("a", remedy="b"), 2, "hybridrelay: error: a\n  try: b\n"),
+        (RelayUnreachable("a"), 1, "hybridrelay: error: a\n"),
+        (RelayUnreachable("a\x1b[2J\nb"), 1, "hybridrelay: error: a [2J b\n"),
+        (OSError(errno.ENOSPC, "No space left", "f"), 1, "hybridrelay: error: No space left: f\n"),
+        (
+            ExceptionGroup("", [RelayUnreachable("a"), ExceptionGroup("", [ConfigurationError("b")])]),
+            2,
+            "hybridrelay: error: a\nhybridrelay: error: b\n",
+        ),
+    ],
+)
+def test_errors_are_lines(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, says: str) -> None:
+    _failing(monkeypatch, error)
+    result = run("probe")
+
+    assert (result.code, result.out, result.err) == (code, "", says)
+
+
+def test_a_bug_shows_neither_its_text_nor_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _failing(monkeypatch, ValueError(KEY))
+    result = run("probe")
+
+    assert result.code == 70
+    assert result.err.startswith("hybridrelay: error: internal error: ValueError at test_errors.py:")
+    assert "--log-level debug" in result.err
+    assert "Traceback" not in result.err
+    assert KEY not in result.err
+
+
+def test_a_bug_at_the_level_debug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _failing(monkeypatch, ValueError("why"))
+    result = run("probe", "--log-level", "debug")
+
+    assert result.code == 70
+    assert "Traceback" in result.err
+    assert "ValueError: why" in result.err
+
+
+def test_errors_as_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _failing(monkeypatch, RelayUnreachable("a", reason=Reason.BUSY, remedy="b"))
+    result = run("--log-json", "probe")
+
+    assert result.code == 1
+    (entry,) = map(json.loads, result.err.splitlines())
+    assert entry["level"] == "error"
+    assert entry["message"] == "a"
+    assert entry["fields"] == {"reason": "busy", "remedy": "b"}
+
+
+def test_an_interrupt_where_nothing_runs_for_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    _failing(monkeypatch, KeyboardInterrupt())
+    result = run("probe")
+
+    assert (result.code, result.err) == (128 + signal.SIGINT, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no /dev/full there")
+def test_a_reader_that_goes_away(created: Created) -> None:
+    """``hybridrelay ... | head -0``: silence, and no error of the interpreter behind it."""
+    for arguments in (["--help"], ["connections", "list", "--state", str(created.state)]):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with open(writing, "wb") as closed_pipe:
+            done = subprocess.run(
+                [sys.executable, "-m", "hybridrelay", *arguments],
+                check=False,
+                stdout=closed_pipe,
+                stderr=subprocess.PIPE,
+                timeout=60,
+            )
+
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_exit_code_of_argparse_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert main(["--nonsense"]) == 2
+    capsys.readouterr()
+
+
+def test_a_policy_file_is_read_before_anything_starts(created: Created, tmp_path: Path) -> None:
+    (tmp_path / "shut-out").write_bytes(b"\xff\xfe")
+    args = SimpleNamespace(files=[str(created.connector)], shut_out=tmp_path / "shut-out", mode="auto")
+
+    with pytest.raises(ConfigurationError, match="shut-out"):
+        connector.run(args)  # type: ignore[arg-type]

@@ -1,0 +1,237 @@
+"""The long-running commands as processes: the ready line, the path through all three, and a graceful end."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from ..deployments import HYBRIDRELAY, PORT_NAMES, Deployment, Program, wait_for_port
+from ..waiting import async_wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the relay runs on Linux")
+
+STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT]
+ANY_PORTS = ",".join(f"{name}=0" for name in PORT_NAMES)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """Nothing runs yet."""
+    with Deployment(tmp_path) as deployment:
+        yield deployment
+
+
+async def _echo(stream: trio.SocketStream) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def _serve_echo(nursery: trio.Nursery) -> tuple[str, int]:
+    listeners = await nursery.start(partial(trio.serve_tcp, _echo, 0, host="127.0.0.1"))
+    address: tuple[str, int] = listeners[0].socket.getsockname()
+    return address
+
+
+async def _say(port: int, text: bytes) -> bytes:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(text)
+        await stream.send_eof()
+        return b"".join([data async for data in stream])
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_relay_says_what_it_serves_and_ends_gracefully(deployment: Deployment, number: signal.Signals) -> None:
+    relay = deployment.start("relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ANY_PORTS)
+    (line,) = relay.lines["out"]
+    fields = dict(field.split("=", 1) for field in line.split(" ")[2:])
+
+    assert line.startswith("ready relay ")
+    assert fields.keys() == {*PORT_NAMES, "pin"}
+    assert fields["pin"].startswith("sha256:")
+    for name in PORT_NAMES:
+        host, _, port = fields[name].rpartition(":")
+        assert host == "127.0.0.1"
+        wait_for_port(int(port), relay)
+    relay.process.send_signal(number)
+
+    assert relay.wait() == 0
+    assert "Traceback" not in relay.err
+
+
+def test_a_relay_on_ipv6(deployment: Deployment) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    ports = "probe=[::1]:0,control=off,data=off,https=off,http=[::1]:0"
+    relay = deployment.start("relay", "--state", deployment.state, "--ports", ports)
+
+    assert re.fullmatch(r"ready relay (?=.*\bprobe=\[::1\]:\d+ )(?=.*\bhttp=\[::1\]:\d+ ).*pin=\S+", relay.out)
+
+
+def test_a_relay_from_its_configuration_file(deployment: Deployment) -> None:
+    ports = "".join(f"{name} = 0\n" for name in PORT_NAMES)
+    config = deployment.folder / "relay.toml"
+    config.write_text(f'state = "state"\nhost = "127.0.0.1"\nlog-json = true\n[ports]\n{ports}')
+    relay = deployment.start("relay", "--config", config)
+    relay.terminate()
+
+    assert deployment.state.is_dir()
+    for line in relay.lines["err"]:
+        assert {"time", "level", "logger", "message"} <= json.loads(line).keys()
+
+
+def test_a_port_that_is_taken(deployment: Deployment) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        ports = f"probe=0,control=0,data={port},http=0,https=0"
+        done = deployment.run("relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ports)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(rf"^hybridrelay: error: port data cannot listen on 127\.0\.0\.1:{port}: ", done.stderr, re.M)
+    assert re.search(r"^  try: .*--ports", done.stderr, re.M)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+async def test_the_three_roles_end_gracefully(
+    deployment: Deployment, nursery: trio.Nursery, number: signal.Signals
+) -> None:
+    relay = deployment.start_relay()
+    published = deployment.create("orders", await _serve_echo(nursery))
+    connector = deployment.start_connector(published)
+    forward = deployment.start_forward(published, mode="auto")
+
+    assert re.fullmatch(r"ready connector orders=127\.0\.0\.1:\d+", connector.out)
+    assert re.fullmatch(r"ready forward orders=127\.0\.0\.1:\d+", forward.program.out)
+    with trio.fail_after(30):
+        assert await _say(forward.port, b"hello") == b"hello"
+    for program in (forward.program, connector, relay):
+        program.process.send_signal(number)
+
+        assert program.wait() == 0, program.err
+        assert "hybridrelay: error" not in program.err
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_log_as_json_and_the_audit_in_it(deployment: Deployment, nursery: trio.Nursery) -> None:
+    relay = deployment.start_relay("--log-json", "--log-level", "debug")
+    published = deployment.create("orders", await _serve_echo(nursery))
+    connector = deployment.start_connector(published, arguments=["--log-json", "--log-level", "debug"])
+    forward = deployment.start_forward(published)
+    with trio.fail_after(30):
+        await _say(forward.port, b"hello")
+
+    def audited() -> list[dict[str, object]]:
+        entries = [json.loads(line) for line in connector.lines["err"]]
+        return [entry["fields"] for entry in entries if entry["logger"] == "hybridrelay.audit"]
+
+    (fields,) = await async_wait_until(audited, seconds=30, what="a line in the audit log")
+
+    assert fields["connection"] == "orders"
+    assert (fields["event"], fields["bytes_to_target"], fields["bytes_to_client"]) == ("closed", 5, 5)
+    relay.terminate()
+    assert all(json.loads(line)["message"] for line in relay.lines["err"])
+    nursery.cancel_scope.cancel()
+
+
+async def test_no_secret_is_ever_printed(deployment: Deployment, nursery: trio.Nursery) -> None:
+    """At the most talkative level, with a key that is revoked while it is in use."""
+    relay = deployment.start_relay("--log-level", "debug")
+    published = deployment.create("orders", await _serve_echo(nursery))
+    connector = deployment.start_connector(published, arguments=["--log-level", "debug"])
+    forward = deployment.start("forward", "--connection-string-file", published.application, "--log-level", "debug")
+    rule = ("--rule", "application", "--key", "primary")
+    revoked = deployment.run("keys", "revoke", "orders", *rule, "--state", deployment.state)
+    forward.wait_for_line("ended our right to join|revoked", where="err")
+    secrets = set()
+    for path in (published.connector, published.application, published.authority):
+        secrets.update(re.findall(r'(?:Key=|key": ")([A-Za-z0-9+/=]{20,})', path.read_text()))
+
+    assert len(secrets) >= 5
+    programs = (relay, connector, forward)
+    for program in programs:
+        program.terminate()
+    texts = [revoked.stdout, revoked.stderr, *(text for program in programs for text in (program.out, program.err))]
+    assert not [secret for secret in secrets for text in texts if secret in text]
+    nursery.cancel_scope.cancel()
+
+
+async def test_several_pairs_of_one_forward(deployment: Deployment, nursery: trio.Nursery) -> None:
+    deployment.start_relay()
+    published = [deployment.create(name, await _serve_echo(nursery)) for name in ("orders", "billing")]
+    connector = deployment.start_connector(*published)
+    forward = deployment.start_forward(*published)
+
+    assert [field.split("=")[0] for field in connector.out.split(" ")[2:]] == ["orders", "billing"]
+    assert [field.split("=")[0] for field in forward.program.out.split(" ")[2:]] == ["orders", "billing"]
+    with trio.fail_after(30):
+        for port in forward.ports:
+            assert await _say(port, b"hello") == b"hello"
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_is_shut_out_stays_out(deployment: Deployment, nursery: trio.Nursery) -> None:
+    deployment.start_relay()
+    published = deployment.create("orders", await _serve_echo(nursery))
+    shut_out = deployment.folder / "shut-out"
+    shut_out.write_text("# nobody yet\n")
+    connector = deployment.start_connector(published, arguments=["--shut-out", str(shut_out)])
+    forward = deployment.start_forward(published)
+    with trio.fail_after(30):
+        assert await _say(forward.port, b"hello") == b"hello"
+    shut_out.write_text("application\n")
+    connector.wait_for_line("closing the session of application", where="err")
+    done = deployment.run("forward", "--connection-string-file", published.application)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "shut out" in done.stderr
+    nursery.cancel_scope.cancel()
+
+
+def test_probe(deployment: Deployment) -> None:
+    relay = deployment.start_relay()
+    published = deployment.create("orders", ("127.0.0.1", 1))
+    probe = ("probe", "--connection-string-file", published.application)
+    table, as_json = deployment.run(*probe), deployment.run(*probe, "--json", "--mode", "websocket")
+
+    assert table.returncode == as_json.returncode == 0
+    assert "Result: 127.0.0.1: use tcp" in table.stdout
+    assert json.loads(as_json.stdout)["chosen"] == "wss"
+    relay.terminate()
+    gone = deployment.run(*probe)
+
+    assert gone.returncode == 1
+    assert "Result: the relay 127.0.0.1 cannot be reached" in gone.stdout
+
+
+def test_a_string_from_standard_input(deployment: Deployment) -> None:
+    deployment.start_relay()
+    published = deployment.create("orders", ("127.0.0.1", 1))
+    command = (*HYBRIDRELAY, "probe", "--connection-string-file", "-")
+    with Program(command, text_in=published.application.read_text()) as probe:
+        assert probe.wait() == 0
+
+
+def test_a_wrong_key_ends_a_forward_with_the_reason(deployment: Deployment) -> None:
+    deployment.start_relay()
+    published = deployment.create("orders", ("127.0.0.1", 1))
+    string = published.application.read_text()
+    published.application.write_text(re.sub("SharedAccessKey=[^;]+", "SharedAccessKey=d3Jvbmc=", string))
+    done = deployment.run("forward", "--connection-string-file", published.application)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "shared access key is wrong" in done.stderr
+    assert re.search(r"^  try: ", done.stderr, re.M)
