@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from ..abc import Dial, Purpose
-from ..errors import HybridRelayError, PeerIdentityError, RendezvousError, TLSHandshakeError
+from ..errors import ConfigurationError, HybridRelayError, PeerIdentityError, RendezvousError, TLSHandshakeError
 from ..protocol.reasons import Reason
 from ..security import (
     ConnectionString,
@@ -39,11 +39,20 @@ class EndToEnd:
 
     @classmethod
     def from_connection_string(cls, string: ConnectionString) -> EndToEnd:
-        """Raises ConfigurationError where the string's identity is missing, damaged or of the other role."""
+        """Raises ConfigurationError where the string's identity is missing, damaged, or not one for this string."""
         identity, authority = string.require_identity()
         role = string.role
         make = data_server_context if role is Role.CONNECTOR else data_client_context
-        return cls(string.entity_path, role, make(identity, authority))
+        context = make(identity, authority)
+        name = identity.details.name
+        # Every peer would find out; a connector would wait for peers that refuse it, and seem well.
+        if (name.connection_name, name.role) != (string.entity_path, role):
+            raise ConfigurationError(
+                f"the connection string is a {role}'s for {string.entity_path}, and the identity in it is a "
+                f"{name.role}'s for {name.connection_name}",
+                remedy="use the strings as they were written: 'connections issue' makes further ones",
+            )
+        return cls(string.entity_path, role, context)
 
     async def secure(self, stream: trio.abc.Stream) -> tuple[TLSStream, PeerIdentity]:
         """Do the handshake on a channel whose every byte is now the peer's, and see who that is.
