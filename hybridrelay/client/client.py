@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
 from .._nursery import FlatNursery
 from ..abc import Dial, Transport
+from ..connectivity.backoff import Backoff
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.dialing import dial_directly
@@ -18,15 +21,27 @@ from ..connectivity.discovery import AUTO
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
 from ..connectivity.report import Report
-from ..errors import ConfigurationError, PeerIdentityError, RelayUnreachable, SessionError, StreamRefused
-from ..mux import Budget, MuxStream, Role, Session
+from ..errors import (
+    ConfigurationError,
+    HybridRelayError,
+    PeerIdentityError,
+    RelayUnreachable,
+    SessionError,
+    StreamRefused,
+)
+from ..mux import DATA_CONFIG, Budget, MuxStream, Role, Session
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, expires_soon, parse_connection_string_untrusted
 from ..security import Role as IdentityRole
+from ..streams import TLSStream
 
 logger = logging.getLogger("hybridrelay.client")
 
+#: How long what is new waits for a session that is resuming, before another one is opened (seconds).
+_RESUME_PATIENCE = 3.0
+#: The longest wait between two tries to resume (seconds).
+_RESUME_BACKOFF = 2.0
 #: For closed streams to deliver their last bytes, and then to end the session in good order (seconds).
 _DELIVERY_SECONDS = 10.0
 _FAREWELL_SECONDS = _DELIVERY_SECONDS + 3.0
@@ -72,6 +87,7 @@ class Client:
         self._session: Session | None = None
         self._control: ControlChannel | None = None
         self._connecting = trio.Lock()
+        self._opening_control = trio.Lock()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -95,7 +111,9 @@ class Client:
     async def connect(self) -> Session:
         """Make sure that there is a session; returns at once where there is.
 
-        Concurrent callers share one attempt. A route that was remembered and fails is probed anew, once.
+        Concurrent callers share one attempt. A session that has lost its channel is given a moment to resume; after
+        that another one is opened beside it, for what is new. A route that was remembered and fails is probed anew,
+        once.
 
         Raises:
             RelayUnreachable: no route to the relay works.
@@ -106,19 +124,29 @@ class Client:
             trio.ClosedResourceError: `open_client`'s block is over.
         """
         async with self._connecting:
-            if self._session is not None and self._session.is_open:
-                return self._session
             if self._closed:
                 raise trio.ClosedResourceError("the client was closed")
+            session = self._session
+            if session is not None and not session.is_open and session.outcome is None:
+                with trio.move_on_after(_RESUME_PATIENCE):
+                    await session.wait_open()
+            if session is not None and session.is_open:
+                return session
+            if session is not None and session.outcome is None:
+                self._nursery.start_soon(self._let_go, session)
             remembered = self._link.remembers
             try:
-                self._session = await self._connect_once()
+                self._session = await self._open_session()
             except RelayUnreachable:
-                self._drop_control()
                 if not remembered:
                     raise
-                self._session = await self._connect_once()
+                self._session = await self._open_session()
             return self._session
+
+    @staticmethod
+    async def _let_go(session: Session) -> None:
+        """A session that has been replaced ends with its last stream."""
+        await session.aclose(grace=math.inf)
 
     async def open_stream(self) -> MuxStream:
         """Open a stream to the target: returns when the connector has connected.
@@ -139,10 +167,11 @@ class Client:
         return await (await self.connect()).open_stream()
 
     async def _control_channel(self) -> ControlChannel:
-        if self._control is None:
-            self._control = await self._link.start_control(self._nursery)
-            self._nursery.start_soon(self._watch_control, self._control)
-        return self._control
+        async with self._opening_control:
+            if self._control is None:
+                self._control = await self._link.start_control(self._nursery)
+                self._nursery.start_soon(self._watch_control, self._control)
+            return self._control
 
     async def _watch_control(self, channel: ControlChannel) -> None:
         async for message in channel.messages:
@@ -151,25 +180,36 @@ class Client:
         if self._control is channel:
             self._control = None
 
-    def _drop_control(self) -> None:
-        self._control = None
-        self._link.forget()
+    async def _open_data_channel(self, listener: str | None) -> tuple[TLSStream, str]:
+        """Join, and go to the rendezvous; gives the channel and the instance of the listener.
 
-    async def _connect_once(self) -> Session:
+        A route that fails is forgotten.
+        """
         channel = await self._control_channel()
-        request = control.Join(channel.next_id(), self.connection, make_connection_token(self._string, self._clock()))
-        answer = await channel.request(request)
-        if isinstance(answer, control.Failed):
-            raise failure_error(self.connection, answer)
-        if not isinstance(answer, control.Joined):
-            raise RelayUnreachable("the relay gave a wrong answer", reason=Reason.PROTOCOL_ERROR)
-        candidate = await self._link.choose()
-        tls, _ = await open_data_channel(
-            self._link.endpoint, candidate, answer.ticket, self._end_to_end, dial=self._link.dial
-        )
-        session = Session(Role.INITIATOR, budget=self._budget)
         try:
-            await self._nursery.start(session.run, tls)
+            token = make_connection_token(self._string, self._clock())
+            answer = await channel.request(control.Join(channel.next_id(), self.connection, token, listener))
+            if isinstance(answer, control.Failed):
+                raise failure_error(self.connection, answer)
+            if not isinstance(answer, control.Joined):
+                raise RelayUnreachable("the relay gave a wrong answer", reason=Reason.PROTOCOL_ERROR)
+            candidate = await self._link.choose()
+            tls, _ = await open_data_channel(
+                self._link.endpoint, candidate, answer.ticket, self._end_to_end, dial=self._link.dial
+            )
+        except RelayUnreachable:
+            if self._control is channel:
+                self._control = None
+            self._link.forget()
+            raise
+        logger.info("%s: connected over %s", self.connection, candidate.route.name)
+        return tls, answer.listener
+
+    async def _open_session(self) -> Session:
+        tls, listener = await self._open_data_channel(None)
+        session = Session(Role.INITIATOR, config=DATA_CONFIG, budget=self._budget)
+        try:
+            await self._nursery.start(partial(session.run, tls, reconnect=partial(self._reconnect, listener)))
         except SessionError as exc:
             # The connector's verdict on us arrives only now: as an alert, or as the reason of its GOAWAY.
             if exc.reason in _IDENTITY:
@@ -178,8 +218,25 @@ class Client:
                     reason=exc.reason,
                 ) from exc
             raise self._end_to_end.explain(exc) from exc
-        logger.info("%s: connected over %s", self.connection, candidate.route.name)
         return session
+
+    async def _reconnect(self, listener: str) -> TLSStream:
+        """Another channel for a session that lost its own, to the same instance of the connector. Tries for ever.
+
+        Raises:
+            HybridRelayError: there is no use in trying: the connector is gone, or the relay refuses us for good.
+        """
+        logger.warning("%s: the data channel was lost, resuming", self.connection)
+        backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
+        while True:
+            try:
+                tls, _ = await self._open_data_channel(listener)
+                return tls
+            except HybridRelayError as exc:
+                if exc.reason.is_permanent or exc.reason is Reason.LISTENER_GONE:
+                    raise
+                logger.info("%s: not yet: %s", self.connection, exc)
+            await trio.sleep(backoff.next_wait())
 
     async def _aclose(self) -> None:
         self._closed = True

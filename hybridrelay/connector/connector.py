@@ -7,6 +7,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import trio
 
@@ -20,8 +21,20 @@ from ..connectivity.discovery import AUTO
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
 from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError, RelayUnreachable, SessionError
-from ..mux import Budget, MuxStream, Offer, Role, Session, bridge, refuse_session
+from ..mux import (
+    DATA_CONFIG,
+    GREETING_TIMEOUT,
+    Budget,
+    MuxStream,
+    Offer,
+    Role,
+    Session,
+    bridge,
+    receive_hello,
+    refuse_session,
+)
 from ..protocol import control
+from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, PeerIdentity, expires_soon
 from .audit import AuditLog
@@ -77,6 +90,7 @@ class Connector:
         self._budget = Budget(PROCESS_BUDGET)
         self._audit = AuditLog()
         self._sessions: dict[Session, PeerIdentity] = {}
+        self._resumable: dict[bytes, Session] = {}
         groups: dict[tuple[object, ...], list[_Published]] = defaultdict(list)
         endpoints: dict[tuple[object, ...], RelayEndpoint] = {}
         names: set[tuple[str, str]] = set()
@@ -264,14 +278,48 @@ class Connector:
                 published.unproven -= 1
 
     async def _serve_session(self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity) -> None:
-        session = Session(Role.ACCEPTOR, budget=self._budget)
+        """A proven data channel: the first of a new session, or the next one of a session that we have."""
+        try:
+            with trio.fail_after(GREETING_TIMEOUT):
+                hello, initial = await receive_hello(channel)
+        except BaseException as exc:
+            await trio.aclose_forcefully(channel)
+            if isinstance(exc, SessionError | trio.TooSlowError):
+                raise published.end_to_end.explain(exc) from exc
+            raise
+        if hello.attach:
+            await self._attach(published, channel, peer, hello, initial)
+        else:
+            await self._run_session(published, channel, peer, hello.session_id, initial)
+
+    async def _attach(
+        self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity, hello: Hello, initial: bytes
+    ) -> None:
+        session = self._resumable.get(hello.session_id)
+        if session is None or self._sessions[session].serial != peer.serial:
+            refusal: Reason | None = Reason.SESSION_UNKNOWN
+        else:
+            refusal = session.attach_refusal(hello)
+        if session is None or refusal is not None:
+            refusal = refusal or Reason.SESSION_UNKNOWN
+            logger.warning("%s: %s cannot resume: %s", published.name, peer.label, refusal.describe)
+            await refuse_session(channel, refusal)
+        else:
+            logger.info("%s: session of %s resumed", published.name, peer.label)
+            await session.replace_channel(channel, initial)
+
+    async def _run_session(
+        self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity, session_id: bytes, initial: bytes
+    ) -> None:
+        if session_id in self._resumable:
+            await refuse_session(channel, Reason.PROTOCOL_ERROR)
+            return
+        session = Session(Role.ACCEPTOR, config=DATA_CONFIG, budget=self._budget)
         self._sessions[session] = peer
+        self._resumable[session_id] = session
         try:
             async with FlatNursery() as nursery:
-                try:
-                    await nursery.start(session.run, channel)
-                except SessionError as exc:
-                    raise published.end_to_end.explain(exc) from exc
+                await nursery.start(partial(session.run, channel, initial=initial))
                 logger.info("%s: session of %s (%s) opened", published.name, peer.label, peer.serial)
                 async for offer in session.offers:
                     nursery.start_soon(self._serve_stream, published, peer, offer)
@@ -279,6 +327,7 @@ class Connector:
             logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
         finally:
             del self._sessions[session]
+            del self._resumable[session_id]
 
     async def _serve_stream(self, published: _Published, peer: PeerIdentity, offer: Offer) -> None:
         """One stream: policy, target, bytes; exactly one line in the audit log."""

@@ -2,12 +2,15 @@
 
 from ..protocol import Role as Role
 from ..protocol.config import CONTROL_CONFIG as CONTROL_CONFIG
+from ..protocol.config import DATA_CONFIG as DATA_CONFIG
 from ..protocol.config import SessionConfig as SessionConfig
 from ..protocol.windows import Budget as Budget
 from .bridge import Bridged as Bridged
 from .bridge import bridge as bridge
+from .session import GREETING_TIMEOUT as GREETING_TIMEOUT
 from .session import Offer as Offer
 from .session import Session as Session
 from .session import SessionStatistics as SessionStatistics
+from .session import receive_hello as receive_hello
 from .session import refuse_session as refuse_session
 from .stream import MuxStream as MuxStream

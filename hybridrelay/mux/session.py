@@ -12,8 +12,8 @@ import trio
 from ..errors import HybridRelayError, SessionError, StreamRefused
 from ..protocol import Role, SessionCore, events
 from ..protocol.config import SessionConfig
-from ..protocol.errors import LocalProtocolError
-from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, GoAway, Hello, clip_text
+from ..protocol.errors import LocalProtocolError, RemoteProtocolError
+from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, FrameDecoder, GoAway, Hello, clip_text
 from ..protocol.reasons import Reason
 from ..protocol.states import Opening
 from ..protocol.stream import Stream
@@ -342,3 +342,33 @@ async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer left first: it is refused all the same
     await trio.aclose_forcefully(channel)
+
+
+async def receive_hello(channel: trio.abc.Stream) -> tuple[Hello, bytes]:
+    """Read an acceptor's channel up to the peer's HELLO, to see which session it is for.
+
+    Returns:
+        HELLO, and all bytes that were read: `Session.run` or `Session.replace_channel` takes them as `initial`.
+
+    Raises:
+        SessionError: the channel was lost first, or begins with something else. The channel is still open.
+
+    The caller sets the deadline.
+    """
+    decoder = FrameDecoder()
+    received = b""
+    while True:
+        try:
+            data = bytes(await channel.receive_some())
+            if not data:
+                raise SessionError("the channel ended before HELLO", reason=Reason.SESSION_LOST)
+            received += data
+            for frame in decoder.decode_untrusted(data):
+                if isinstance(frame, Hello):
+                    return frame, received
+                reason = frame.reason if isinstance(frame, GoAway) else Reason.PROTOCOL_ERROR
+                raise SessionError(f"{type(frame).__name__} in place of HELLO", reason=reason)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise SessionError(f"the channel was lost before HELLO: {exc}", reason=Reason.SESSION_LOST) from exc
+        except RemoteProtocolError as exc:
+            raise SessionError(str(exc), reason=exc.reason) from exc

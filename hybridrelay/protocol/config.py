@@ -72,5 +72,6 @@ CONTROL_CONFIG = SessionConfig(
     budget=128 * KIB,
 )
 
-#: For data channels: a session waits this long for another channel when it lost one, and is reset then.
-DATA_CONFIG = SessionConfig(resume_deadline=30.0)
+#: For data channels: a session that lost its channel waits this long for another. 25 seconds outlast the restart of a
+#: relay and most network flaps, and an application whose connector was killed hears of it within 30.
+DATA_CONFIG = SessionConfig(resume_deadline=25.0)

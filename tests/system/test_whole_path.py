@@ -13,7 +13,9 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay.client import client as client_module
 from hybridrelay.client import run_forward
+from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import PolicyFile, run_connector
 from hybridrelay.errors import (
     AuthorizationError,
@@ -182,10 +184,12 @@ async def test_refusals_of_the_relay(deployment: Deployment, nursery: trio.Nurse
         ({"key_name": "listener"}, Reason.WRONG_KEY),
         ({"key_name": "listener", "key": listen_key}, Reason.RIGHT_MISSING),
         ({"key_name": "nobody"}, Reason.UNKNOWN_RULE),
-        ({"entity_path": "elsewhere"}, Reason.UNKNOWN_CONNECTION),
     ]:
         string = deployment.string(published, Role.APPLICATION, **changes)
         assert await _reason_of(deployment, string, AuthorizationError) is reason
+    elsewhere = attrs.evolve(published, name="elsewhere", authority=create_authority("elsewhere", now=time.time()))
+    string = deployment.string(elsewhere, Role.APPLICATION)
+    assert await _reason_of(deployment, string, AuthorizationError) is Reason.UNKNOWN_CONNECTION
     late = deployment.client(good)
     async with late as client:
         client._clock = lambda: 1_000_000_000.0
@@ -228,10 +232,12 @@ async def test_identities_are_refused_with_their_reason(deployment: Deployment, 
     stranger = attrs.evolve(published, authority=create_authority(published.name, now=time.time()))
     string = deployment.string(stranger, Role.APPLICATION)
     assert await _reason_of(deployment, string, PeerIdentityError) is Reason.IDENTITY_WRONG_AUTHORITY
-    # Of the right authority, and of the wrong role: a connector's identity in an application's string.
+    # Of the right authority, and of the wrong role: refused before anything is sent.
     identity = published.authority.issue(Role.CONNECTOR, "thief", now=time.time())
     string = deployment.string(published, Role.APPLICATION, identity=identity)
-    assert await _reason_of(deployment, string, PeerIdentityError) is Reason.IDENTITY_WRONG_ROLE
+    with pytest.raises(ConfigurationError):
+        async with deployment.client(string):
+            raise AssertionError("not reached")
     # Issued yesterday, for an hour.
     identity = published.authority.issue(Role.APPLICATION, "old", now=time.time() - 86400, valid_years=1 / 8766)
     string = deployment.string(published, Role.APPLICATION, identity=identity)
@@ -272,30 +278,62 @@ async def test_killing_the_connector_resets_the_application(deployment: Deployme
     nursery.cancel_scope.cancel()
 
 
-async def test_a_restarted_relay_serves_again_without_restarting_anything(
-    nursery: trio.Nursery, tmp_path: Path
-) -> None:
-    state = tmp_path / "state"
-    first = await deploy(nursery, state)
+@pytest.mark.parametrize("mode", MODES)
+async def test_sessions_outlive_the_relay(mode: str, nursery: trio.Nursery, tmp_path: Path) -> None:
+    first = await deploy(nursery, tmp_path / "state")
     published, _ = await _serve(first)
     ports = {name: number for name, number in first.ports.items() if number}
-    string = first.string(published, Role.APPLICATION)
-    async with first.client(string) as client:
+    data = os.urandom(20 << 20)
+    async with first.client(first.string(published, Role.APPLICATION), mode=mode) as client:
         stream = await client.open_stream()
-        first.scope.cancel()
-        with pytest.raises(trio.BrokenResourceError):
-            await stream.receive_some()
-        second = await deploy(nursery, state, **ports)
-        assert second.info.pin == first.info.pin
-        with trio.fail_after(30):
-            while True:
-                try:
-                    stream = await client.open_stream()
-                    break
-                except (RelayUnreachable, RendezvousError):
-                    continue  # the connector is not back yet
+        received = bytearray()
+        async with trio.open_nursery() as transfer:
+
+            async def send() -> None:
+                await stream.send_all(data)
+                await stream.send_eof()
+
+            transfer.start_soon(send)
+            while len(received) < len(data) // 4:
+                received += await stream.receive_some()
+            first.scope.cancel()
+            second = await deploy(nursery, tmp_path / "state", **ports)
+            assert second.info.pin == first.info.pin
+            received += await receive_all(stream)
+        assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
+        # And new streams find their way, too.
+        stream = await client.open_stream()
         await stream.send_all(b"again")
         assert await stream.receive_some() == b"again"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connector_that_does_not_come_back_is_a_reset_in_the_end(
+    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = attrs.evolve(client_module.DATA_CONFIG, resume_deadline=0.5)
+    monkeypatch.setattr(client_module, "DATA_CONFIG", short)
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    killed = trio.Event()
+
+    async def dial(host: str, port: int) -> trio.SocketStream:
+        if killed.is_set():
+            await trio.sleep_forever()
+        sockets.append(await dial_directly(host, port))
+        return sockets[-1]
+
+    sockets: list[trio.SocketStream] = []
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), dial=dial)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        stream = await client.open_stream()
+        killed.set()
+        for one in sockets:
+            await trio.aclose_forcefully(one)
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await stream.receive_some()
+        assert isinstance(caught.value.__cause__, StreamReset)
+        assert caught.value.__cause__.reason is Reason.SESSION_LOST
     nursery.cancel_scope.cancel()
 
 
