@@ -35,7 +35,7 @@ def test_the_whole_demo(tmp_path: Path) -> None:
         section = out.split(f"Over {title} ")[1]
         assert "GET / -> 200 OK" in section
         assert GREETING in section
-        assert re.search(rf"^{title} +\S+ +[\d.]+ ms +[\d.]+ ms +[\d.]+ MB/s +[\d.]+ MB/s$", out, re.M)
+        assert re.search(rf"^{title} +\S+ +[\d.]+ ms +[\d.]+ ms +[\d.]+ MB/s +[\d.]+ MB/s$", out, re.MULTILINE)
     assert "\x1b" not in out, "no colors where nobody sees them"
     assert "\r" not in out
     assert list(tmp_path.iterdir()) == []

@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_written_says_where_the_key_is(
     monkeypatch.setattr("hybridrelay.cli.key_holders.replace_private_file", fail)
     code, _, err = _regenerate(run, created, "--update", created.application)
 
-    assert code == 2
+    assert code == 1
     assert "No space left on device" in err
     assert "keys list --show-keys" in err
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from .. import exits
@@ -37,9 +36,21 @@ def run(args: argparse.Namespace) -> int:
     from ..demo.show import Show
     from ..running import run_until_stopped
 
-    with tempfile.TemporaryDirectory(prefix="hybridrelay-demo-") as name:
-        show = Show(Path(name))
-        stopped_by = run_until_stopped(
-            partial(show.play, keep=args.keep), on_abort=partial(shutil.rmtree, name, ignore_errors=True)
-        )
-    return exits.OK if stopped_by is None or show.is_ready else exits.SIGNAL + stopped_by
+    directories: list[str] = []
+    shows: list[Show] = []
+
+    async def main() -> None:
+        # Made only here, where a signal is no sudden end any more.
+        with tempfile.TemporaryDirectory(prefix="hybridrelay-demo-") as directory:
+            directories.append(directory)
+            shows.append(Show(Path(directory)))
+            await shows[0].play(keep=args.keep)
+
+    def remove_all() -> None:
+        for directory in directories:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    stopped_by = run_until_stopped(main, on_abort=remove_all)
+    if stopped_by is None or any(show.is_ready for show in shows):
+        return exits.OK
+    return exits.SIGNAL + stopped_by

@@ -103,7 +103,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_regenerate(args: argparse.Namespace) -> int:
     """Replace a key."""
-    from ...errors import ConfigurationError
+    from ...errors import HybridRelayError
     from ...relay import Registry
     from ...security import KeySlot
     from ..files import check_new_files, new_files
@@ -130,7 +130,7 @@ def run_regenerate(args: argparse.Namespace) -> int:
             with new_files({args.out: key.reveal() + "\n"}):
                 output.say(f"wrote the new key to {args.out}")
     except OSError as exc:
-        raise ConfigurationError(
+        raise HybridRelayError(
             f"the key was regenerated, but a file was not written: {exc.strerror}",
             remedy="see the new key with 'hybridrelay keys list --show-keys', and put it there by hand",
         ) from exc
