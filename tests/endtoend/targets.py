@@ -129,9 +129,8 @@ async def steady_echo(port: int) -> AsyncIterator[Callable[[], Awaitable[None]]]
                 rounds += 1
                 condition.notify_all()
 
-    async with trio.open_nursery() as nursery:
-        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            nursery.start_soon(run, stream)
-            await one_more()
-            yield one_more
-            nursery.cancel_scope.cancel()
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(run, stream)
+        await one_more()
+        yield one_more
+        nursery.cancel_scope.cancel()
