@@ -17,15 +17,17 @@ from ..connectivity.backoff import Backoff
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.dialing import dial_directly
-from ..connectivity.discovery import AUTO
+from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
+from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
 from ..errors import (
     ConfigurationError,
     HybridRelayError,
     PeerIdentityError,
     RelayUnreachable,
+    RendezvousError,
     SessionError,
     StreamRefused,
 )
@@ -42,6 +44,13 @@ logger = logging.getLogger("hybridrelay.client")
 _RESUME_PATIENCE = 3.0
 #: The longest wait between two tries to resume (seconds).
 _RESUME_BACKOFF = 2.0
+#: How long a client waits for some listener to come (seconds): after a restart of the relay it may be the first.
+_LISTENER_PATIENCE = 2.0
+#: A data channel is replaced after so much time or so many bytes, and the identities are checked again: one day, and
+#: 128 GiB, far below what AES-GCM may encrypt under one TLS key schedule with its automatic updates.
+_MAX_CHANNEL_SECONDS = 24 * 3600.0
+_MAX_CHANNEL_BYTES = 128 << 30
+_RENEW_CHECK_SECONDS = 60.0
 #: For closed streams to deliver their last bytes, and then to end the session in good order (seconds).
 _DELIVERY_SECONDS = 10.0
 _FAREWELL_SECONDS = _DELIVERY_SECONDS + 3.0
@@ -85,6 +94,8 @@ class Client:
             transports=transports,
         )
         self._session: Session | None = None
+        #: The instance of the connector that has our session.
+        self._listener: str | None = None
         self._control: ControlChannel | None = None
         self._connecting = trio.Lock()
         self._opening_control = trio.Lock()
@@ -106,7 +117,7 @@ class Client:
     @property
     def route(self) -> str | None:
         """The route in use (``tcp``, ``wss``, ``ws``), or None."""
-        return self._link.report.chosen if self._link.report and self._session and self._session.is_open else None
+        return self._link.route if self._session and self._session.is_open else None
 
     async def connect(self) -> Session:
         """Make sure that there is a session; returns at once where there is.
@@ -142,6 +153,52 @@ class Client:
                     raise
                 self._session = await self._open_session()
             return self._session
+
+    # --- what keeps a session on the best path, in the background
+
+    async def watch(self) -> None:
+        """Climb to better routes, notice sleep and changes of network, renew old data channels; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._link.climb, self._climbed)
+            nursery.start_soon(watch_jumps, self._jumped)
+            nursery.start_soon(self._renew)
+
+    async def _climbed(self, better: Candidate) -> None:
+        logger.info("%s: %s works now, moving up", self.connection, better.route.name)
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        await self._move()
+
+    def _jumped(self, what: str) -> None:
+        logger.info("%s: %s: asking the other side whether it is there", self.connection, what)
+        self._link.forget(network_changed=True)
+        if self._control is not None:
+            self._control.doubt()
+        if self._session is not None:
+            self._session.doubt_channel()
+
+    async def _renew(self) -> None:
+        while True:
+            await trio.sleep(_RENEW_CHECK_SECONDS)
+            session = self._session
+            if session is not None and (
+                session.channel_age > _MAX_CHANNEL_SECONDS or session.channel_bytes > _MAX_CHANNEL_BYTES
+            ):
+                logger.info("%s: renewing the data channel", self.connection)
+                await self._move()
+
+    async def _move(self) -> None:
+        """Take the session to a fresh data channel while the present one lives; where that fails, it stays."""
+        session = self._session
+        if session is None or not session.is_open or self._listener is None:
+            return
+        try:
+            tls, _ = await self._open_data_channel(self._listener)
+        except HybridRelayError as exc:
+            logger.warning("%s: the session stays where it is: %s", self.connection, exc)
+        else:
+            await session.replace_channel(tls)
 
     @staticmethod
     async def _let_go(session: Session) -> None:
@@ -205,11 +262,24 @@ class Client:
         logger.info("%s: connected over %s", self.connection, candidate.route.name)
         return tls, answer.listener
 
+    async def _open_any_data_channel(self) -> tuple[TLSStream, str]:
+        """A data channel to any listener. Where there is none, waits a moment: it may be about to come back too."""
+        with trio.move_on_after(_LISTENER_PATIENCE):
+            backoff = Backoff(first_seconds=0.5, max_seconds=0.5, min_seconds=0.1)
+            while True:
+                try:
+                    return await self._open_data_channel(None)
+                except RendezvousError as exc:
+                    if exc.reason is not Reason.NO_LISTENER:
+                        raise
+                await trio.sleep(backoff.next_wait())
+        return await self._open_data_channel(None)
+
     async def _open_session(self) -> Session:
-        tls, listener = await self._open_data_channel(None)
+        tls, self._listener = await self._open_any_data_channel()
         session = Session(Role.INITIATOR, config=DATA_CONFIG, budget=self._budget)
         try:
-            await self._nursery.start(partial(session.run, tls, reconnect=partial(self._reconnect, listener)))
+            await self._nursery.start(partial(session.run, tls, reconnect=partial(self._reconnect, self._listener)))
         except SessionError as exc:
             # The connector's verdict on us arrives only now: as an alert, or as the reason of its GOAWAY.
             if exc.reason in _IDENTITY:
@@ -227,6 +297,8 @@ class Client:
             HybridRelayError: there is no use in trying: the connector is gone, or the relay refuses us for good.
         """
         logger.warning("%s: the data channel was lost, resuming", self.connection)
+        # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
+        self._link.forget()
         backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
         while True:
             try:
@@ -283,6 +355,7 @@ async def open_client(
     async with FlatNursery() as nursery:
         client = Client(string, nursery, mode=mode, dial=dial, transports=transports, budget=budget)
         try:
+            nursery.start_soon(client.watch)
             yield client
         finally:
             # Also when the block was cancelled: the farewell has a deadline of its own.

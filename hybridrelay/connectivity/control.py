@@ -9,8 +9,8 @@ from functools import partial
 import attrs
 import trio
 
-from .._version import __version__
 from .._nursery import FlatNursery
+from .._version import __version__
 from ..abc import Dial
 from ..errors import RelayUnreachable, SessionError
 from ..mux import CONTROL_CONFIG, MuxStream, Role, Session
@@ -20,6 +20,7 @@ from .channel import open_control_stream
 from .dialing import dial_directly
 from .discovery import Candidate
 from .endpoint import RelayEndpoint
+from .interception import OuterCertificate
 
 #: From the relay's certificate to its `Welcome` (seconds).
 WELCOME_SECONDS = 10.0
@@ -31,7 +32,8 @@ SOFTWARE = f"hybridrelay/{__version__}"
 class ControlChannel:
     """An open control channel. Made by `run_control_channel`."""
 
-    def __init__(self, stream: MuxStream, welcome: control.Welcome) -> None:
+    def __init__(self, session: Session, stream: MuxStream, welcome: control.Welcome) -> None:
+        self._session = session
         #: Which run of the relay answered.
         self.relay_instance = welcome.relay_instance
         self._stream = stream
@@ -46,6 +48,14 @@ class ControlChannel:
     def next_id(self) -> int:
         """An id for a request, unique on this channel."""
         return next(self._ids)
+
+    def close(self) -> None:
+        """End the channel; whoever waits for an answer hears that it is lost."""
+        self._session.close()
+
+    def doubt(self) -> None:
+        """Ask the relay at once whether it is there; see `Session.doubt_channel`."""
+        self._session.doubt_channel()
 
     async def send(self, message: control.Message) -> None:
         """Send a message that is not answered.
@@ -143,7 +153,11 @@ async def run_control_channel(
         RelayUnreachable: before it started: no channel, or something that is no relay.
         RelayIdentityError: likewise: the relay's certificate is not the right one.
     """
-    tls = await open_control_stream(endpoint, candidate.transport, candidate.route, dial=dial)
+    certificates: list[bytes] = []
+    tls = await open_control_stream(
+        endpoint, candidate.transport, candidate.route, dial=dial, on_outer_certificate=certificates.append
+    )
+    certificate = OuterCertificate.from_der_untrusted(certificates[-1]) if certificates else None
     session = Session(Role.INITIATOR, config=CONTROL_CONFIG)
     started = False
     try:
@@ -154,7 +168,7 @@ async def run_control_channel(
             with trio.fail_after(WELCOME_SECONDS):
                 await stream.send_all(control.encode_message(introduction.hello()))
                 welcome, early = await _receive_welcome(stream, decoder)
-            channel = ControlChannel(stream, welcome)
+            channel = ControlChannel(session, stream, welcome)
             task_status.started(channel)
             started = True
             await channel._serve(decoder, early)

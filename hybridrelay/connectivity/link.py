@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import trio
@@ -13,15 +14,28 @@ from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, R
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, audience_for, make_token
+from .backoff import Backoff
 from .control import ControlChannel, Introduction, run_control_channel
-from .dialing import dial_directly
 from .discovery import AUTO, Candidate, candidates, discover
 from .endpoint import RelayEndpoint
+from .network import network_key
 from .prober import Prober
+from .proxies.dial import resolve_dial
 from .report import Report
+
+logger = logging.getLogger("hybridrelay.connectivity")
 
 #: Tokens are made anew for each request, so they need to live only as long as a registration (seconds).
 TOKEN_SECONDS = 3600.0
+
+#: While a route is in use that is not the best, a better one is looked for: at first about so often (seconds) ...
+CLIMB_FIRST_SECONDS = 30.0
+#: ... and at the least so often. A probe costs the relay three connections.
+CLIMB_MAX_SECONDS = 600.0
+#: Between the two successes that a better route needs.
+CLIMB_CONFIRM_SECONDS = 5.0
+#: Networks that are remembered: home, office, two trains.
+_MAX_NETWORKS = 16
 
 _AUTHORIZATION = frozenset(range(Reason.TOKEN_MALFORMED, Reason.NO_LISTENER))
 _REMEDIES = {
@@ -63,7 +77,7 @@ class RelayLink:
         role: whose process this is.
         instance: this process.
         mode: ``auto`` or the name of the only transport allowed.
-        dial: opens TCP connections.
+        dial: opens TCP connections; None means through the proxy that the environment names, if any.
         transports: by name; None means those that are installed.
     """
 
@@ -74,7 +88,7 @@ class RelayLink:
         *,
         instance: str,
         mode: str = AUTO,
-        dial: Dial = dial_directly,
+        dial: Dial | None = None,
         transports: Mapping[str, Transport] | None = None,
     ) -> None:
         transports = discover() if transports is None else transports
@@ -85,12 +99,14 @@ class RelayLink:
                 remedy="choose another mode, or open the ports at the relay (--ports)",
             )
         self.endpoint = endpoint
-        self.dial = dial
+        self.dial = resolve_dial(dial)
         self.mode = mode
         #: What the last probing found, or None.
         self.report: Report | None = None
-        self._prober = Prober(endpoint, mode=mode, transports=transports, dial=dial)
+        self._prober = Prober(endpoint, mode=mode, transports=transports, dial=self.dial)
         self._candidate: Candidate | None = None
+        #: What worked in which network; in the present one it is tried before anything is probed.
+        self._worked: dict[tuple[object, ...], Candidate] = {}
         self._role = role
         self._instance = instance
         self._generation = 0
@@ -101,22 +117,58 @@ class RelayLink:
         """A route is known to have worked."""
         return self._candidate is not None
 
+    @property
+    def route(self) -> str | None:
+        """The name of the route in use, or None before one was chosen."""
+        return None if self._candidate is None else self._candidate.route.name
+
     async def choose(self) -> Candidate:
-        """The route to use now; probes where none is remembered.
+        """The route to use now: what worked last in this network, else what a probe finds.
 
         Raises:
             RelayUnreachable: nothing works; carries the `report`.
         """
         async with self._choosing:
             if self._candidate is None:
-                decision = await self._prober.choose()
-                self.report = decision.report
-                self._candidate = Candidate(decision.route, decision.transport)
+                network = network_key()
+                known = self._worked.get(network)
+                if known is None:
+                    decision = await self._prober.choose()
+                    self.report = decision.report
+                    known = Candidate(decision.route, decision.transport)
+                    self._worked[network] = known
+                    while len(self._worked) > _MAX_NETWORKS:
+                        self._worked.pop(next(iter(self._worked)))
+                self._candidate = known
             return self._candidate
 
-    def forget(self) -> None:
-        """The route failed: probe before the next use."""
+    def forget(self, *, network_changed: bool = False) -> None:
+        """The route failed: probe before the next use. Where the network has changed, it only failed here."""
+        if self._candidate is not None and not network_changed:
+            self._worked = {key: known for key, known in self._worked.items() if known != self._candidate}
         self._candidate = None
+
+    async def climb(self, improved: Callable[[Candidate], Awaitable[None]]) -> None:
+        """Look for a better route, again and again, until cancelled; call `improved` when one has proved itself.
+
+        It has to work twice, some time apart, so that a port which flaps does not make sessions move back and forth;
+        and the looks grow rarer while nothing better is found.
+        """
+        backoff = Backoff(
+            first_seconds=CLIMB_FIRST_SECONDS, max_seconds=CLIMB_MAX_SECONDS, min_seconds=CLIMB_FIRST_SECONDS / 2
+        )
+        while True:
+            await trio.sleep(backoff.next_wait())
+            current = self._candidate
+            if current is None or not await self._prober.better_than(current):
+                continue
+            await trio.sleep(CLIMB_CONFIRM_SECONDS)
+            better = await self._prober.better_than(current)
+            if better is None or self._candidate != current:
+                continue
+            self._candidate = self._worked[network_key()] = better
+            backoff.reset()
+            await improved(better)
 
     async def start_control(self, nursery: trio.Nursery) -> ControlChannel:
         """Open a control channel whose tasks run in `nursery`.
@@ -133,4 +185,15 @@ class RelayLink:
         except HybridRelayError:
             self.forget()
             raise
+        if channel.intercepted_by is not None:
+            self._tell_interception(candidate, channel.intercepted_by)
         return channel
+
+    def _tell_interception(self, candidate: Candidate, issuer: str) -> None:
+        if self.report is not None:
+            self.report = self.report.with_interception(candidate.route.name, issuer)
+        logger.info(
+            "%s: the outer TLS is opened on the way (its certificate was issued by %s), which sees no plaintext",
+            self.endpoint.host,
+            issuer,
+        )

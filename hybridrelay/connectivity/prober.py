@@ -14,24 +14,31 @@ It remembers nothing: the caller keeps the `Decision`, and asks again when the r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import secrets
 from collections.abc import Callable, Mapping
 
 import attrs
 import trio
 
+from .._nursery import FlatNursery
 from ..abc import Dial, Purpose, Route, Transport
-from ..errors import RelayUnreachable
+from ..errors import HybridRelayError, RelayUnreachable
+from ..protocol import control
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import PROBE_SIZE, Preamble
 from ..protocol.reasons import Reason
 from ..streams import receive_exactly
 from ._race import RaceTiming, race
 from .channel import STEP_ERRORS, connect, greet, secure
-from .dialing import Failure, classify, dial_directly
+from .control import ControlChannel, Introduction, run_control_channel
+from .dialing import Failure, classify
 from .discovery import AUTO, Candidate, candidates, discover
 from .endpoint import RelayEndpoint
+from .interception import OuterCertificate, explain_failure
+from .proxies.dial import proxy_of, resolve_dial
 from .report import Attempt, NoRouteWorks, Outcome, Report
 
 
@@ -49,6 +56,8 @@ class ProbeTiming:
     echo_seconds: float = 3.0
     #: The TLS handshake on the control port.
     tls_seconds: float = 3.0
+    #: The relay's own word on its outer certificates, in a survey that saw one.
+    welcome_seconds: float = 3.0
     #: Saying goodbye to a port that works: politeness must not cost time.
     close_seconds: float = 0.25
     race: RaceTiming = attrs.field(factory=RaceTiming)
@@ -82,6 +91,8 @@ class _Step:
     passed: bool = False
     failure: Failure | None = None
     note: str = "not needed"
+    certificate: OuterCertificate | None = None
+    intercepted_by: str | None = None
 
 
 class Prober:
@@ -91,13 +102,13 @@ class Prober:
         endpoint: the relay.
         mode: `AUTO`, or the name of the only transport allowed.
         transports: by name; None means those that are installed.
-        dial: opens TCP connections.
+        dial: opens TCP connections; None means through the proxy that the environment names, if any.
         timing: deadlines; None means the defaults.
         clock: seconds, for the report only; deadlines are Trio's.
         random_bytes: makes what the probe sends, so that no middlebox can know the answer.
 
     Raises:
-        ConfigurationError: no transport has this `mode`.
+        ConfigurationError: no transport has this `mode`, or the environment names an impossible proxy.
     """
 
     def __init__(
@@ -106,7 +117,7 @@ class Prober:
         *,
         mode: str = AUTO,
         transports: Mapping[str, Transport] | None = None,
-        dial: Dial = dial_directly,
+        dial: Dial | None = None,
         timing: ProbeTiming | None = None,
         clock: Callable[[], float] = trio.current_time,
         random_bytes: Callable[[int], bytes] = os.urandom,
@@ -114,7 +125,7 @@ class Prober:
         self._endpoint = endpoint
         self._mode = mode
         self._candidates = candidates(discover() if transports is None else transports, mode)
-        self._dial = dial
+        self._dial = resolve_dial(dial)
         self._timing = ProbeTiming() if timing is None else timing
         self._clock = clock
         self._random_bytes = random_bytes
@@ -138,8 +149,23 @@ class Prober:
             raise NoRouteWorks(report)
         return Decision(chosen.route, chosen.transport, report)
 
+    async def better_than(self, current: Candidate) -> Candidate | None:
+        """The best usable route among those that rank before `current`, or None.
+
+        Cancelled, nothing stays open.
+        """
+        for plan in self._plans():
+            candidate = plan[0].candidate
+            if candidate.route.rank >= current.route.rank:
+                break
+            if not self._mark_missing_ports(plan) and await self._run(plan, thorough=False):
+                return candidate
+        return None
+
     async def survey(self) -> Report:
         """Try every port of every route to its end, for a complete report: what an administrator wants to see.
+
+        Where an outer certificate was seen and a route works, the relay is asked whether that is its own.
 
         Cancelled, nothing stays open.
         """
@@ -156,7 +182,27 @@ class Prober:
                 if not self._mark_missing_ports(plan):
                     nursery.start_soon(run, plan)
         chosen = next((candidate for candidate in self._candidates if candidate in usable), None)
+        if chosen is not None:
+            await self._compare_certificates([step for plan in plans for step in plan], chosen)
         return self._report(plans, chosen, self._clock() - began)
+
+    async def _compare_certificates(self, steps: list[_Step], candidate: Candidate) -> None:
+        """Ask the relay over `candidate` which outer certificates are its own. No answer: nothing is known."""
+        if not any(step.certificate for step in steps):
+            return
+        introduction = Introduction(control.Role.CLIENT, secrets.token_hex(16), 1)
+        pins: tuple[str, ...] = ()
+        with trio.move_on_after(self._timing.welcome_seconds), contextlib.suppress(HybridRelayError):
+            async with FlatNursery() as nursery:
+                serve = functools.partial(
+                    run_control_channel, self._endpoint, candidate, introduction, dial=self._dial
+                )
+                channel: ControlChannel = await nursery.start(serve)
+                pins = channel.outer_pins
+                nursery.cancel_scope.cancel()
+        for step in steps:
+            if step.certificate is not None:
+                step.intercepted_by = step.certificate.opened_by(pins)
 
     def _plans(self) -> list[list[_Step]]:
         """The steps of each route: its ports in the order of use, each port once."""
@@ -200,17 +246,22 @@ class Prober:
         # Stands if we get cancelled.
         step.note = "no answer yet, and not waited for"
         try:
-            await self._check(step.candidate, step.purpose)
+            await self._check(step)
         except (*STEP_ERRORS, RelayUnreachable, trio.TooSlowError) as error:
             # Whoever did not even connect in time raises TimeoutError.
-            step.failure = classify(error, connected=True)
+            step.failure = explain_failure(classify(error, connected=True), error, step.certificate)
         else:
             step.passed = True
         step.note = ""
         step.seconds = self._clock() - step.began
 
-    async def _check(self, candidate: Candidate, purpose: Purpose) -> None:
+    async def _check(self, step: _Step) -> None:
         timing = self._timing
+        candidate, purpose = step.candidate, step.purpose
+
+        def see(certificate: bytes) -> None:
+            step.certificate = OuterCertificate.from_der_untrusted(certificate)
+
         plain = await connect(
             self._endpoint,
             candidate.transport,
@@ -219,6 +270,7 @@ class Prober:
             dial=self._dial,
             dial_seconds=timing.dial_seconds,
             transport_seconds=timing.transport_seconds,
+            on_outer_certificate=see,
         )
         stream: trio.abc.Stream = plain
         try:
@@ -257,14 +309,18 @@ class Prober:
         seconds = step.seconds
         if seconds is None and step.began is not None:
             seconds = self._clock() - step.began
+        port = self._endpoint.number_of(route.ports[step.purpose])
+        proxy = None if port is None else proxy_of(self._dial, self._endpoint.host, port)
         outcome = Outcome.PASS if step.passed else Outcome.SKIP if step.failure is None else Outcome.FAIL
         return Attempt(
             route=route.name,
             step=step.purpose.name.lower(),
             host=self._endpoint.host,
-            port=self._endpoint.number_of(route.ports[step.purpose]),
+            port=port,
             outcome=outcome,
             seconds=seconds,
             failure=step.failure,
             note=step.note,
+            proxy=None if proxy is None else str(proxy),
+            intercepted_by=step.intercepted_by,
         )

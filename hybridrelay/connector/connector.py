@@ -17,9 +17,10 @@ from ..connectivity.backoff import Backoff
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.dialing import dial_directly
-from ..connectivity.discovery import AUTO
+from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
+from ..connectivity.network import watch_jumps
 from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError, RelayUnreachable, SessionError
 from ..mux import (
     DATA_CONFIG,
@@ -48,6 +49,10 @@ logger = logging.getLogger("hybridrelay.connector")
 MAX_UNPROVEN_CHANNELS = 16
 #: Memory that all data channels together may promise to their peers (bytes).
 PROCESS_BUDGET = 1 << 30
+#: The longest wait between two tries to come back while a session waits for it (seconds).
+_RESUME_BACKOFF = 2.0
+#: Between two sessions that are moved to a better route: all at once would be a storm (seconds).
+_MOVE_SPACING_SECONDS = 0.1
 #: Registrations are renewed after this part of the time that the relay grants.
 RENEW_AFTER = 0.7
 
@@ -61,6 +66,8 @@ class _Published:
         self.target = string.require_target()
         self.end_to_end = EndToEnd.from_connection_string(string)
         self.unproven = 0
+        #: The relay at which it is published.
+        self.link: RelayLink | None = None
         #: The relay said that this string is of no use any more.
         self.refused: HybridRelayError | None = None
 
@@ -89,7 +96,8 @@ class Connector:
         self._clock = clock
         self._budget = Budget(PROCESS_BUDGET)
         self._audit = AuditLog()
-        self._sessions: dict[Session, PeerIdentity] = {}
+        self._controls: set[ControlChannel] = set()
+        self._sessions: dict[Session, tuple[PeerIdentity, _Published]] = {}
         self._resumable: dict[bytes, Session] = {}
         groups: dict[tuple[object, ...], list[_Published]] = defaultdict(list)
         endpoints: dict[tuple[object, ...], RelayEndpoint] = {}
@@ -120,10 +128,14 @@ class Connector:
             )
             for key, group in groups.items()
         ]
+        for link, group in self._links:
+            for published in group:
+                published.link = link
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """See `run_connector`."""
         async with FlatNursery() as nursery:
+            nursery.start_soon(watch_jumps, self._jumped)
             if self._policy_file is not None:
                 nursery.start_soon(self._policy_file.watch, self.set_policy, self._policy_failed)
             async with trio.open_nursery() as starting:
@@ -134,7 +146,7 @@ class Connector:
     def set_policy(self, policy: Policy) -> None:
         """Put a policy into force: sessions of identities that it shuts out end at once."""
         self.policy = policy
-        for session, peer in list(self._sessions.items()):
+        for session, (peer, _) in list(self._sessions.items()):
             if reason := policy.refusal(peer):
                 logger.warning("closing the session of %s (%s): %s", peer.label, peer.serial, reason.describe)
                 session.close(reason)
@@ -142,6 +154,15 @@ class Connector:
     @staticmethod
     def _policy_failed(error: ConfigurationError) -> None:
         logger.error("%s; the last policy stays in force", error)
+
+    def _jumped(self, what: str) -> None:
+        logger.info("%s: asking everybody whether they are there", what)
+        for link, _ in self._links:
+            link.forget(network_changed=True)
+        for channel in self._controls:
+            channel.doubt()
+        for session in self._sessions:
+            session.doubt_channel()
 
     # --- the control channel
 
@@ -155,13 +176,24 @@ class Connector:
     ) -> None:
         """Keep a control channel for ever. Permanent refusals end it before it has ever worked, and nothing later."""
         backoff = Backoff()
-        worked = False
+        worked = climbed = False
+
+        async def move_up(better: Candidate) -> None:
+            nonlocal climbed
+            logger.info("%s works now at %s, moving up", better.route.name, link.endpoint.host)
+            climbed = True
+            for channel in ours:
+                channel.close()
+
+        ours: set[ControlChannel] = set()
+        channels.start_soon(link.climb, move_up)
         while True:
             began = trio.current_time()
             retry_after = 0.0
             try:
                 async with FlatNursery() as nursery:
                     channel = await link.start_control(nursery)
+                    ours = {channel}
                     await self._register_all(channel, group, first=not worked)
                     if not worked:
                         worked = True
@@ -170,22 +202,40 @@ class Connector:
                     candidate = await link.choose()
                     logger.info("listening for %s at %s over %s", names, link.endpoint.host, candidate.route.name)
                     nursery.start_soon(self._renew, channel, group)
+                    if climbed:
+                        climbed = False
+                        nursery.start_soon(self._move_sessions, link)
+                    self._controls.add(channel)
                     retry_after = await self._serve_messages(channel, group, link, channels)
                     nursery.cancel_scope.cancel()
+                if climbed:
+                    continue
                 logger.warning("the control channel to %s was lost", link.endpoint.host)
             except HybridRelayError as exc:
                 if not worked and (exc.reason.is_permanent or isinstance(exc, RelayIdentityError)):
                     raise
                 logger.warning("%s%s", exc, f"; {exc.remedy}" if exc.remedy else "")
                 link.forget()
+            finally:
+                self._controls -= ours
             if all(published.refused for published in group):
                 error = group[0].refused
                 assert error is not None
                 raise error
             backoff.succeeded(held_seconds=trio.current_time() - began)
-            wait = backoff.next_wait(at_least=retry_after)
+            waiting = any(not session.is_open for session in self._sessions_of(link))
+            wait = backoff.next_wait(at_least=retry_after, at_most=_RESUME_BACKOFF if waiting else None)
             logger.info("trying %s again in %.1f s", link.endpoint.host, wait)
             await trio.sleep(wait)
+
+    def _sessions_of(self, link: RelayLink) -> list[Session]:
+        return [session for session, (_, published) in self._sessions.items() if published.link is link]
+
+    async def _move_sessions(self, link: RelayLink) -> None:
+        """Let the sessions follow to a better route: each resumes over a new data channel, one after the other."""
+        for session in self._sessions_of(link):
+            session.drop_channel()
+            await trio.sleep(_MOVE_SPACING_SECONDS)
 
     async def _register_all(self, channel: ControlChannel, group: list[_Published], *, first: bool) -> float:
         """Register everything; the time until which all registrations hold, in seconds since 1970.
@@ -296,7 +346,7 @@ class Connector:
         self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity, hello: Hello, initial: bytes
     ) -> None:
         session = self._resumable.get(hello.session_id)
-        if session is None or self._sessions[session].serial != peer.serial:
+        if session is None or self._sessions[session][0].serial != peer.serial:
             refusal: Reason | None = Reason.SESSION_UNKNOWN
         else:
             refusal = session.attach_refusal(hello)
@@ -315,7 +365,7 @@ class Connector:
             await refuse_session(channel, Reason.PROTOCOL_ERROR)
             return
         session = Session(Role.ACCEPTOR, config=DATA_CONFIG, budget=self._budget)
-        self._sessions[session] = peer
+        self._sessions[session] = (peer, published)
         self._resumable[session_id] = session
         try:
             async with FlatNursery() as nursery:

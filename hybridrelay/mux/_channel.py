@@ -44,6 +44,9 @@ class Channel:
         self._stream = stream
         self._initial = initial
         self._dispatch = dispatch
+        #: When the channel was opened, on trio's clock, and what has gone over it since.
+        self.opened_at = trio.current_time()
+        self.bytes_moved = 0
         #: What the stream raised when it was lost, or None.
         self.error: BaseException | None = None
         self._lost = False
@@ -86,6 +89,12 @@ class Channel:
         self._output_due = True
         self._writer.wake()
 
+    def doubt(self) -> None:
+        """Ask the peer at once whether it is there."""
+        self._core.doubt(trio.current_time())
+        self._timer.wake()
+        self.output()
+
     def greeted(self) -> None:
         """The peer's HELLO has arrived."""
         self._greeted.set()
@@ -118,6 +127,7 @@ class Channel:
         while True:
             if data and core.ended is None:  # afterwards: what the peer wrote before it saw our GOAWAY
                 now = trio.current_time()
+                self.bytes_moved += len(data)
                 self._dispatch(core.receive_data(data, now))
                 deadline = core.next_deadline()
                 if deadline is not None and deadline < self._timer_until:
@@ -147,6 +157,7 @@ class Channel:
             if buffers:
                 data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
                 self._writing = True
+                self.bytes_moved += len(data)
                 error: BaseException | None = None
                 try:
                     with trio.CancelScope(deadline=self._write_deadline) as self._write_scope:

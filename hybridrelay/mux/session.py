@@ -290,6 +290,29 @@ class Session:
         else:
             self._waiting.cancel()
 
+    def doubt_channel(self) -> None:
+        """Ask the peer at once whether it is there; a channel that does not answer is given up within seconds.
+
+        For who knows that the machine slept, or that its network changed.
+        """
+        if self._channel is not None:
+            self._channel.doubt()
+
+    def drop_channel(self) -> None:
+        """Give up the present channel; a session that can resume goes on over another one, others are not touched."""
+        if self._channel is not None and self.core.config.resume_deadline > 0:
+            self._channel.lose("given up for another channel")
+
+    @property
+    def channel_age(self) -> float:
+        """Seconds since the present channel was opened; 0 where there is none."""
+        return 0.0 if self._channel is None else trio.current_time() - self._channel.opened_at
+
+    @property
+    def channel_bytes(self) -> int:
+        """Bytes that have gone over the present channel, both ways."""
+        return 0 if self._channel is None else self._channel.bytes_moved
+
     def attach_refusal(self, hello: Hello) -> Reason | None:
         """Why the acceptor cannot go on with this session over a channel that begins with `hello`, or None."""
         return self.core.attach_refusal(hello)

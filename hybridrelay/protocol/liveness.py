@@ -51,6 +51,11 @@ class Liveness:
         """A PING is to leave."""
         self._asked_at = now
 
+    def doubt(self, now: float) -> None:
+        """Forget that the peer was heard of; a PING is to leave, and counts as unanswered until something arrives."""
+        self._heard_at = min(self._heard_at, now - self.interval)
+        self._asked_at = now
+
     @property
     def effective_timeout(self) -> float:
         return max(self.timeout, _TIMEOUT_ROUND_TRIPS * (self.smoothed or 0.0))

@@ -185,6 +185,15 @@ class SessionCore:
                     self._output.ping()
         return self._take_events()
 
+    def doubt(self, now: float) -> None:
+        """Something happened that kills channels (the machine slept, its address changed): ask the peer at once.
+
+        Where nothing arrives within the liveness timeout from now, the channel is given up.
+        """
+        if self.state is State.ESTABLISHED:
+            self._liveness.doubt(now)
+            self._output.ping()
+
     # --- the application
 
     def open_stream(self, metadata: bytes = b"") -> Stream:

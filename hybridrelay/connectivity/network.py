@@ -1,0 +1,92 @@
+"""Which network this machine is in, and whether that, or time itself, has jumped."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+#: How often the clock and the address are looked at (seconds): two system calls.
+WATCH_SECONDS = 2.0
+#: A boot-time clock that ran so much further than the monotonic one means that the machine slept (seconds).
+SLEEP_SECONDS = 5.0
+
+#: A documentation address (RFC 5737, RFC 3849): connecting a datagram socket to it sends nothing, and shows which
+#: address of ours the routing table would use for the world.
+_FAR_AWAY = ((socket.AF_INET, ("192.0.2.1", 9)), (socket.AF_INET6, ("2001:db8::1", 9)))
+
+
+def local_addresses() -> tuple[str, ...]:
+    """Our addresses towards the world; empty without a network. Sends nothing."""
+    found = []
+    for family, address in _FAR_AWAY:
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)
+            found.append(sock.getsockname()[0])
+    return tuple(found)
+
+
+def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...]:
+    """The default gateways of IPv4 as the kernel writes them, or nothing where it has no such file."""
+    with contextlib.suppress(OSError):
+        rows = [line.split() for line in table.read_text("ascii").splitlines()[1:]]
+        return tuple(sorted(row[2] for row in rows if len(row) > 2 and row[1] == "00000000"))
+    return ()
+
+
+def network_key(proxy: str = "") -> tuple[object, ...]:
+    """What tells networks apart: our addresses, the gateways, and the proxy in use (without its password)."""
+    return (local_addresses(), _gateways(), proxy)
+
+
+# Linux has a clock of its own that runs during sleep; on macOS the monotonic one does, and another stands still.
+_MONOTONIC: int | None = getattr(time, "CLOCK_MONOTONIC", None)
+_BOOT: int | None = getattr(time, "CLOCK_BOOTTIME", _MONOTONIC)
+_AWAKE: int | None = getattr(time, "CLOCK_UPTIME_RAW", _MONOTONIC)
+
+
+def boot_time() -> float:
+    """Seconds on a clock that also runs while the machine sleeps; only differences count."""
+    return time.monotonic() if _BOOT is None else time.clock_gettime(_BOOT)
+
+
+def awake_time() -> float:
+    """Seconds on a clock that stands still while the machine sleeps, where there is one (not on Windows)."""
+    return time.monotonic() if _AWAKE is None else time.clock_gettime(_AWAKE)
+
+
+class Jumps:
+    """Notices that the machine slept or that its address changed. Clocks and addresses are arguments, for tests."""
+
+    def __init__(
+        self,
+        *,
+        boot: Callable[[], float] = boot_time,
+        awake: Callable[[], float] = awake_time,
+        addresses: Callable[[], tuple[str, ...]] = local_addresses,
+    ) -> None:
+        self._boot, self._awake, self._addresses = boot, awake, addresses
+        self._lag = boot() - awake()
+        self._last = addresses()
+
+    def look(self) -> str | None:
+        """What happened since the last look, in words; None where nothing did."""
+        lag, addresses = self._boot() - self._awake(), self._addresses()
+        slept, moved = lag - self._lag, addresses != self._last
+        self._lag, self._last = lag, addresses
+        if slept >= SLEEP_SECONDS:
+            return f"the machine slept for {slept:.0f} s"
+        return "the network address changed" if moved else None
+
+
+async def watch_jumps(jumped: Callable[[str], None], *, jumps: Jumps | None = None) -> None:
+    """Call `jumped` with what happened, whenever it does, until cancelled."""
+    jumps = jumps or Jumps()
+    while True:
+        await trio.sleep(WATCH_SECONDS)
+        if what := jumps.look():
+            jumped(what)
