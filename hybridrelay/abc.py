@@ -61,6 +61,9 @@ class ConnectOptions:
     dial: Dial
     #: For the outer TLS; None means a default that verifies nothing, because security is not the transport's job.
     ssl_context: ssl.SSLContext | None = None
+    #: Called with the certificate (DER) that the other end of the outer TLS showed, as soon as that is known and
+    #: before anything is sent through it. Not verified; tells who opens the outer TLS on the way.
+    on_outer_certificate: Callable[[bytes], None] | None = None
 
 
 @attrs.frozen

@@ -42,6 +42,14 @@ class TransportError(HybridRelayError):
     """A transport could not open a connection, or its peer does not speak that transport."""
 
 
+class UpgradeRefused(TransportError):
+    """Whatever answered spoke HTTP, and did not open the transport's channel. `status` is HTTP's."""
+
+    def __init__(self, message: str, *, status: int, remedy: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
+
+
 class TLSHandshakeError(TransportError):
     """A TLS handshake failed; `__cause__` is the `ssl.SSLError` where there was one."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from .backoff import Backoff
 from .channel import open_channel, open_control_stream
-from .dialing import Failure, FailureKind, classify, dial_directly
+from .dialing import Failure, FailureKind, ProxyError, classify, dial_directly
 from .discovery import AUTO, BrokenTransport, Candidate, all_ports, candidates, discover
 from .endpoint import RelayEndpoint, format_address
 from .prober import Decision, Prober, ProbeTiming
+from .proxies import Proxy, ProxyAnswer, ProxyAuthenticator, ProxyDial, ProxySettings, resolve_dial
 from .report import Attempt, NoRouteWorks, Outcome, Report
 
 __all__ = [
@@ -23,6 +24,12 @@ __all__ = [
     "Outcome",
     "ProbeTiming",
     "Prober",
+    "Proxy",
+    "ProxyAnswer",
+    "ProxyAuthenticator",
+    "ProxyDial",
+    "ProxyError",
+    "ProxySettings",
     "RelayEndpoint",
     "Report",
     "all_ports",
@@ -33,4 +40,5 @@ __all__ = [
     "format_address",
     "open_channel",
     "open_control_stream",
+    "resolve_dial",
 ]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -28,9 +28,12 @@ from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream
 from .dialing import classify, dial_directly
 from .endpoint import RelayEndpoint, format_address
+from .proxies.dial import proxy_of
 
 #: TCP, with the name looked up (seconds). Outlasts two lost SYN packets (resent after 1 s and 3 s).
 DIAL_SECONDS = 5.0
+#: What a proxy gets on top: it looks the name up, authenticates us, and connects itself (seconds).
+PROXY_SECONDS = 5.0
 #: The transport's own handshake behind that, up to four round trips.
 TRANSPORT_SECONDS = 10.0
 #: From the preamble to the status.
@@ -67,11 +70,15 @@ async def connect(
     dial: Dial = dial_directly,
     dial_seconds: float = DIAL_SECONDS,
     transport_seconds: float = TRANSPORT_SECONDS,
+    on_outer_certificate: Callable[[bytes], None] | None = None,
 ) -> trio.abc.HalfCloseableStream:
     """Connect to the route's port for `purpose`; nothing is sent but what the transport itself needs.
 
+    A proxy that dials for us gets `PROXY_SECONDS` more than `dial_seconds`. `on_outer_certificate` is as in
+    `ConnectOptions`.
+
     Raises:
-        OSError: no TCP connection; `TimeoutError` where that took more than `dial_seconds`.
+        OSError: no TCP connection; `TimeoutError` where that took too long.
         TransportError: connected, but the other side does not speak this transport.
         trio.BrokenResourceError: the connection broke during the transport's handshake.
         trio.TooSlowError: connected, but the transport's handshake took more than `transport_seconds`.
@@ -83,6 +90,8 @@ async def connect(
     number = endpoint.number_of(port)
     if number is None:
         raise ValueError(f"the relay does not serve port {port.name}")
+    if proxy_of(dial, endpoint.host, number) is not None:
+        dial_seconds += PROXY_SECONDS
     # The deadline of the handshake begins when TCP is connected, so that the two are told apart when one passes.
     scope = trio.CancelScope()
 
@@ -95,7 +104,13 @@ async def connect(
 
     with scope:
         return await transport.connect(
-            ConnectOptions(host=endpoint.host, port=number, outer_tls=port.outer_tls, dial=timed_dial)
+            ConnectOptions(
+                host=endpoint.host,
+                port=number,
+                outer_tls=port.outer_tls,
+                dial=timed_dial,
+                on_outer_certificate=on_outer_certificate,
+            )
         )
     raise trio.TooSlowError
 
@@ -146,6 +161,7 @@ async def open_channel(
     *,
     ticket: bytes | None = None,
     dial: Dial = dial_directly,
+    on_outer_certificate: Callable[[bytes], None] | None = None,
 ) -> trio.abc.HalfCloseableStream:
     """Connect, say what for, and wait until the relay is ready.
 
@@ -158,6 +174,7 @@ async def open_channel(
         purpose: what the connection is for.
         ticket: for `Purpose.DATA`.
         dial: opens TCP connections.
+        on_outer_certificate: see `ConnectOptions`.
 
     Raises:
         RelayUnreachable: no channel; `reason` is the relay's own where it gave one, `__cause__` the error otherwise.
@@ -166,7 +183,9 @@ async def open_channel(
     Every step has a deadline. Cancelled, nothing stays open.
     """
     with _errors_for_people(endpoint, route, purpose):
-        stream = await connect(endpoint, transport, route, purpose, dial=dial)
+        stream = await connect(
+            endpoint, transport, route, purpose, dial=dial, on_outer_certificate=on_outer_certificate
+        )
     seconds = RENDEZVOUS_SECONDS if purpose is Purpose.DATA else STATUS_SECONDS
     try:
         with _errors_for_people(endpoint, route, purpose), trio.fail_after(seconds):
@@ -180,7 +199,12 @@ async def open_channel(
 
 
 async def open_control_stream(
-    endpoint: RelayEndpoint, transport: Transport, route: Route, *, dial: Dial = dial_directly
+    endpoint: RelayEndpoint,
+    transport: Transport,
+    route: Route,
+    *,
+    dial: Dial = dial_directly,
+    on_outer_certificate: Callable[[bytes], None] | None = None,
 ) -> TLSStream:
     """A control channel as far as TLS: the relay has proved who it is, and the session can begin.
 
@@ -190,7 +214,9 @@ async def open_control_stream(
 
     Every step has a deadline. Cancelled, nothing stays open.
     """
-    stream = await open_channel(endpoint, transport, route, Purpose.CONTROL, dial=dial)
+    stream = await open_channel(
+        endpoint, transport, route, Purpose.CONTROL, dial=dial, on_outer_certificate=on_outer_certificate
+    )
     with _errors_for_people(endpoint, route, Purpose.CONTROL), trio.fail_after(TLS_SECONDS):
         return await secure(stream, endpoint)
 

@@ -32,10 +32,20 @@ SOFTWARE = f"hybridrelay/{__version__}"
 class ControlChannel:
     """An open control channel. Made by `run_control_channel`."""
 
-    def __init__(self, session: Session, stream: MuxStream, welcome: control.Welcome) -> None:
+    def __init__(
+        self,
+        session: Session,
+        stream: MuxStream,
+        welcome: control.Welcome,
+        certificate: OuterCertificate | None = None,
+    ) -> None:
         self._session = session
         #: Which run of the relay answered.
         self.relay_instance = welcome.relay_instance
+        #: What the relay says are the pins of its outer certificates.
+        self.outer_pins = welcome.outer_pins
+        #: Who opens the outer TLS on the way, as its certificate names its issuer; None: nobody, or it is not known.
+        self.intercepted_by = None if certificate is None else certificate.opened_by(welcome.outer_pins)
         self._stream = stream
         self._ids = itertools.count(1)
         self._answers: dict[int, trio.MemorySendChannel[control.Message]] = {}
@@ -168,7 +178,7 @@ async def run_control_channel(
             with trio.fail_after(WELCOME_SECONDS):
                 await stream.send_all(control.encode_message(introduction.hello()))
                 welcome, early = await _receive_welcome(stream, decoder)
-            channel = ControlChannel(session, stream, welcome)
+            channel = ControlChannel(session, stream, welcome, certificate)
             task_status.started(channel)
             started = True
             await channel._serve(decoder, early)

@@ -62,10 +62,31 @@ class FailureKind(enum.StrEnum):
     TLS_FAILED = "tls-failed"
     #: The relay answered, and said no.
     REFUSED_BY_RELAY = "refused-by-relay"
+    #: No connection to the proxy itself.
+    PROXY_UNREACHABLE = "proxy-unreachable"
+    #: The proxy's own certificate cannot be verified. Nothing was sent to it.
+    PROXY_UNTRUSTED = "proxy-untrusted"
+    #: The proxy wants to know who we are, or does not like who we say we are.
+    PROXY_AUTHENTICATION = "proxy-authentication"
+    #: The proxy may not, or will not, connect to this address and port.
+    PROXY_REFUSED = "proxy-refused"
+    #: The proxy tried, and did not get through.
+    PROXY_CANNOT_CONNECT = "proxy-cannot-connect"
+    #: The proxy accepted the connection, and did not answer.
+    PROXY_SILENT = "proxy-silent"
+    #: What answered is no proxy of this kind, or it hung up.
+    PROXY_FAILED = "proxy-failed"
+    #: Something on the way opens the outer TLS and does not get through to the relay.
+    INTERCEPTION_FAILED = "interception-failed"
     OTHER = "other"
 
 
 _ASK = "ask the network administrator to allow outbound TCP to this host and port"
+_INTERCEPTION_REMEDY = (
+    "if that is a proxy of your network, it may refuse the relay's outer certificate: a public one is needed "
+    "(hybridrelay relay --tls-certificate), or this host must be exempt from TLS inspection; if it is the reverse "
+    "proxy of the relay, check that the relay behind it runs"
+)
 _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     FailureKind.REFUSED: (
         "connection refused",
@@ -109,6 +130,38 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     ),
     FailureKind.TLS_FAILED: ("the TLS handshake failed", "a firewall or proxy may be interfering with TLS; " + _ASK),
     FailureKind.REFUSED_BY_RELAY: ("the relay refused", None),
+    FailureKind.PROXY_UNREACHABLE: (
+        "the proxy cannot be reached",
+        "check the proxy's address, and that it runs",
+    ),
+    FailureKind.PROXY_UNTRUSTED: (
+        "the proxy's certificate is not trusted",
+        "compare the proxy's name with its certificate, or install the authority that made it on this machine",
+    ),
+    FailureKind.PROXY_AUTHENTICATION: (
+        "the proxy demands authentication",
+        "give the proxy's user name and password",
+    ),
+    FailureKind.PROXY_REFUSED: (
+        "the proxy refuses to connect there",
+        "ask the administrator of the proxy to allow CONNECT to this host and port; most allow port 443",
+    ),
+    FailureKind.PROXY_CANNOT_CONNECT: (
+        "the proxy does not get through",
+        "check that the relay serves this port; ask the proxy's administrator whether it can resolve and reach it",
+    ),
+    FailureKind.PROXY_SILENT: (
+        "the proxy does not answer",
+        "the proxy is overloaded, or its own attempt to connect is swallowed by a firewall: ask its administrator",
+    ),
+    FailureKind.PROXY_FAILED: (
+        "what answers is no proxy of this kind",
+        "check the proxy's scheme and port: http, https and socks5 are different things",
+    ),
+    FailureKind.INTERCEPTION_FAILED: (
+        "something on the way opens TLS and does not get through to the relay",
+        _INTERCEPTION_REMEDY,
+    ),
     FailureKind.OTHER: ("failed", None),
 }
 
@@ -171,6 +224,14 @@ class Failure:
         return cls(FailureKind.REFUSED_BY_RELAY, reason.describe, remedy, reason)
 
 
+class ProxyError(OSError):
+    """A `Dial` that crosses a proxy failed, and knows why. `failure` is complete; `str()` is its text."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
 def classify(error: BaseException, *, connected: bool = False) -> Failure:
     """Say why connecting failed.
 
@@ -179,6 +240,8 @@ def classify(error: BaseException, *, connected: bool = False) -> Failure:
             (`trio.TooSlowError`).
         connected: whether TCP was already connected, which is what a deadline alone does not tell.
     """
+    if isinstance(error, ProxyError):
+        return error.failure
     if isinstance(error, trio.TooSlowError):
         return Failure.of(FailureKind.STALLED if connected else FailureKind.SWALLOWED)
     if isinstance(error, RelayIdentityError):
@@ -223,7 +286,7 @@ def _classify_os_error(error: BaseException) -> Failure:
     for kind in _TELLING:
         if kind in kinds:
             return Failure.of(kind)
-    # An error without a number: a proxy's dial, or one that we have not met. Its own words are the best there are.
+    # An error without a number: somebody's own dial, or one that is new to us. Its own words are the best there are.
     return Failure(FailureKind.OTHER, str(error) or type(error).__name__, getattr(error, "remedy", None))
 
 

@@ -39,6 +39,10 @@ class Attempt:
     failure: Failure | None = None
     #: Why it was skipped; empty otherwise.
     note: str = ""
+    #: The proxy that it went through, without credentials.
+    proxy: str | None = None
+    #: Who opens the outer TLS on the way, as its certificate names its issuer. None: nobody, or it is not known.
+    intercepted_by: str | None = None
 
     @property
     def address(self) -> str:
@@ -52,8 +56,10 @@ class Attempt:
 
     @property
     def explanation(self) -> str:
-        """Why it did not pass: one line for people; empty where it did."""
+        """Why it did not pass, or what there is to know of one that did: one line for people, or empty."""
         text = self.note if self.failure is None else self.failure.text
+        if self.failure is None and self.intercepted_by is not None:
+            text = f"intercepted: {self.intercepted_by} opens TLS on the way, and sees only what is encrypted inside"
         # Texts may quote what a peer sent: nothing of that may move the cursor or forge a line.
         return "".join(char if char.isprintable() else " " for char in text)
 
@@ -69,6 +75,8 @@ class Attempt:
             "reason": None if self.failure is None else str(self.failure.kind),
             "explanation": self.explanation or None,
             "remedy": None if self.failure is None else self.failure.remedy,
+            "proxy": self.proxy,
+            "intercepted_by": self.intercepted_by,
         }
 
 
@@ -88,6 +96,19 @@ class Report:
     def failures(self) -> tuple[Attempt, ...]:
         """The attempts that failed."""
         return tuple(attempt for attempt in self.attempts if attempt.outcome is Outcome.FAIL)
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy on the way, without credentials, or None."""
+        return next((attempt.proxy for attempt in self.attempts if attempt.proxy is not None), None)
+
+    def with_interception(self, route: str, issuer: str) -> Report:
+        """The same report, now that it is known who opens the outer TLS on this route."""
+        attempts = (
+            attrs.evolve(attempt, intercepted_by=issuer) if attempt.route == route else attempt
+            for attempt in self.attempts
+        )
+        return attrs.evolve(self, attempts=tuple(attempts))
 
     def summary(self) -> str:
         """The result in one line."""
@@ -134,7 +155,8 @@ class Report:
         for attempt in self.failures:
             if attempt.failure is not None and attempt.failure.remedy:
                 advice.setdefault(attempt.failure.remedy, []).append(attempt.address)
-        lines += ["", f"Result: {self.summary()} (mode {self.mode}, {self.seconds * 1000:.0f} ms)"]
+        through = f", through {self.proxy}" if self.proxy else ""
+        lines += ["", f"Result: {self.summary()} (mode {self.mode}, {self.seconds * 1000:.0f} ms{through})"]
         lines += [f"  {', '.join(addresses)}: {remedy}" for remedy, addresses in advice.items()]
         return "\n".join(lines)
 

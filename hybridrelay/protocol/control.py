@@ -38,6 +38,10 @@ MAX_REPLACES = 16
 #: Text for people: cut, never refused.
 MAX_DETAIL = 256
 MAX_SOFTWARE = 128
+#: Outer certificates of one relay: the old and the new one while it changes, and some to spare.
+MAX_OUTER_PINS = 8
+#: ``sha256:`` and 44 characters; room for another hash.
+MAX_PIN = 128
 MAX_TYPE = 64
 #: Integers beyond this are not exact in every JSON implementation.
 MAX_INTEGER = 2**53 - 1
@@ -107,6 +111,15 @@ def _instances(instance: object, attribute: attrs.Attribute[Any], value: object)
         _one_instance(instance, attribute, item)
 
 
+def _pins(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple):
+        raise TypeError(f"{attribute.name} is not a list")
+    if len(value) > MAX_OUTER_PINS:
+        raise ValueError(f"{attribute.name} is too long")
+    for item in value:
+        _text(MAX_PIN)(instance, attribute, item)
+
+
 def _ticket(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, bytes):
         raise TypeError(f"{attribute.name} is not bytes")
@@ -132,7 +145,7 @@ def _ticket_from_json(value: object) -> bytes:
     return bytes.fromhex(text)
 
 
-def _instances_from_json(value: object) -> tuple[object, ...]:
+def _strings_from_json(value: object) -> tuple[object, ...]:
     if not isinstance(value, list):
         raise TypeError("not a list")
     return tuple(value)
@@ -143,7 +156,7 @@ _FROM_JSON: Mapping[object, Callable[[object], object]] = {
     bytes: _ticket_from_json,
     Reason: lambda value: Reason.from_name(_string_from_json(value)),
     Role: lambda value: Role(_string_from_json(value)),
-    tuple[str, ...]: _instances_from_json,
+    tuple[str, ...]: _strings_from_json,
 }
 
 
@@ -176,6 +189,9 @@ class Welcome:
 
     relay_instance: Instance = attrs.field(validator=_one_instance)
     software: str = attrs.field(validator=_software)
+    #: Pins of the relay's outer certificates: who sees another one in the outer TLS knows that it was opened on the
+    #: way. Empty: not known, something else ends the outer TLS in front of the relay.
+    outer_pins: tuple[str, ...] = attrs.field(default=(), validator=_pins)
 
 
 @attrs.frozen

@@ -47,13 +47,23 @@ class ControlPeer:
     Args:
         session: accepted, running in `nursery`.
         stream: the one stream of it.
+        outer_pins: see `control.Welcome`.
     """
 
-    def __init__(self, broker: Broker, session: Session, stream: MuxStream, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        session: Session,
+        stream: MuxStream,
+        nursery: trio.Nursery,
+        *,
+        outer_pins: tuple[str, ...] = (),
+    ) -> None:
         self._broker = broker
         self._session = session
         self._stream = stream
         self._nursery = nursery
+        self._outer_pins = outer_pins
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
         self._ids = itertools.count(1)
@@ -96,7 +106,7 @@ class ControlPeer:
             if not isinstance(message, control.Hello):
                 raise RemoteProtocolError("the first control message is not hello")
             self.hello = message
-            await self.send(control.Welcome(RELAY_INSTANCE, f"hybridrelay/{__version__}"))
+            await self.send(control.Welcome(RELAY_INSTANCE, f"hybridrelay/{__version__}", self._outer_pins))
             return
         role = self.hello.role
         match message:

@@ -121,6 +121,8 @@ class Relay:
         if not any(config.bindings.values()):
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
         self._slots = Slots()
+        #: Of the outer certificates that are ours, also where somebody in front of us shows them.
+        self._outer_pins: tuple[str, ...] = ()
         self._peers: set[ControlPeer] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED) -> None:
@@ -183,12 +185,15 @@ class Relay:
         return context
 
     def _make_outer_context(self) -> ssl.SSLContext | None:
+        if self._config.tls_certificate is not None:
+            self._outer_pins = (relay_pin(self._config.tls_certificate),)
         needed = any(self._ports[name].outer_tls for name, bindings in self._config.bindings.items() if bindings)
         if not needed:
             return None
         if self._config.tls_certificate is not None:
             return outer_server_context(self._config.tls_certificate, self._config.tls_key)
         made = load_or_create_relay_certificate(self._config.state_dir, now=self._clock(), name="outer")
+        self._outer_pins = (relay_pin(made),)
         return outer_server_context(made)
 
     def _changed(self, change: RegistryChange) -> None:
@@ -273,7 +278,7 @@ class Relay:
             raise
         await nursery.start(session.run, tls)
         offer = await session.offers.receive()
-        peer = ControlPeer(self._broker, session, offer.accept(), nursery)
+        peer = ControlPeer(self._broker, session, offer.accept(), nursery, outer_pins=self._outer_pins)
         nursery.start_soon(self._forget_when_over, session, peer)
         return peer
 

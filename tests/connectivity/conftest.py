@@ -98,7 +98,10 @@ async def serve_relay(
             await trio.sleep_forever()
         if alter:
             await stream.send_all(bytes(100))
-        await TLSStream(stream, context, server_side=True).do_handshake()
+        tls = TLSStream(stream, context, server_side=True)
+        await tls.do_handshake()
+        await tls.receive_some()  # no session: who begins one finds the connection closed
+        return
     else:
         await stream.send_all(preamble.ticket)
     await trio.sleep_forever()  # until the other side closes, whose end of file nobody waits for here

@@ -61,7 +61,11 @@ TABLE: list[tuple[Message, dict[str, Any]]] = [
         Hello(Role.CLIENT, TWO, 0, ""),
         {"type": "hello", "role": "client", "instance": TWO, "generation": 0, "software": ""},
     ),
-    (Welcome(ONE, "x"), {"type": "welcome", "relay_instance": ONE, "software": "x"}),
+    (Welcome(ONE, "x"), {"type": "welcome", "relay_instance": ONE, "software": "x", "outer_pins": []}),
+    (
+        Welcome(ONE, "x", ("sha256:a", "sha256:b")),
+        {"type": "welcome", "relay_instance": ONE, "software": "x", "outer_pins": ["sha256:a", "sha256:b"]},
+    ),
     (
         Register(1, "sql", "SharedAccessSignature sr=a"),
         {"type": "register", "id": 1, "connection": "sql", "token": "SharedAccessSignature sr=a", "replaces": []},
@@ -204,19 +208,18 @@ NOT_TICKETS: list[object] = [
 NOT_TEXTS: list[object] = [7, None, [], {}]
 NOT_ROLES: list[object] = ["relay", "", "CLIENT", *NOT_TEXTS]
 NOT_LISTS: list[object] = [ONE, None, 7, {}, [7], [None], [[ONE]], [ONE] * (MAX_REPLACES + 1)]
+NOT_PINS: list[object] = ["a", None, 7, {}, [7], [None], [["a"]], [""], ["a\n"], ["a" * 129], ["a"] * 9]
 BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("hello", "role", value) for value in NOT_ROLES],
     *[("hello", "instance", value) for value in [*NOT_INSTANCES, None]],
     *[("hello", "generation", value) for value in NOT_IDS],
     *[("hello", "software", value) for value in ["x" * 129, "\n", *NOT_TEXTS]],
     *[("welcome", "relay_instance", value) for value in [*NOT_INSTANCES, None]],
+    *[("welcome", "outer_pins", value) for value in NOT_PINS],
     *[("register", "id", value) for value in NOT_IDS],
     *[("register", "connection", value) for value in NOT_NAMES],
     *[("register", "token", value) for value in NOT_TOKENS],
-    *[
-        ("register", "replaces", value)
-        for value in NOT_LISTS
-    ],
+    *[("register", "replaces", value) for value in NOT_LISTS],
     *[("register", "replaces", [value]) for value in NOT_INSTANCES],
     *[("registered", "expires_at", value) for value in NOT_SECONDS],
     *[("join", "listener", value) for value in NOT_INSTANCES],
@@ -239,7 +242,7 @@ def test_a_bad_field_is_an_error(name: str, field: str, value: object) -> None:
 
 @pytest.mark.parametrize("fields", [fields for _, fields in TABLE])
 def test_every_field_without_a_default_is_needed(fields: dict[str, Any]) -> None:
-    for field in fields.keys() - {"type", "replaces", "listener", "detail"}:
+    for field in fields.keys() - {"type", "replaces", "listener", "detail", "outer_pins"}:
         rest = {key: value for key, value in fields.items() if key != field}
         with pytest.raises(RemoteProtocolError):
             ControlDecoder().receive_data_untrusted(framed(**rest))

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import trio
 import trio_websocket
 
-from hybridrelay.errors import TransportError
+from hybridrelay.errors import TransportError, UpgradeRefused
 
 __all__ = ["PATH", "SUBPROTOCOL", "handshake_as_client", "handshake_as_server"]
 
@@ -98,8 +98,9 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
             raise TransportError("what answers does not speak HTTP")
         if status[1] != b"101":
             # Here, because trio-websocket would wait for a body that it does not get.
-            raise TransportError(
+            raise UpgradeRefused(
                 f"the WebSocket upgrade was refused with HTTP status {status[1].decode()}",
+                status=int(status[1]),
                 remedy=f"check that the address is a relay's and that anything in front of it passes {PATH} on",
             )
         return bytes(received[:head_size])

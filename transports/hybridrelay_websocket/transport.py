@@ -40,7 +40,10 @@ class WebSocketTransport(Transport):
             stream = raw
             if options.outer_tls:
                 context = options.ssl_context or _default_client_context()
-                stream = await _outer_tls(raw, context, server_hostname=options.host)
+                tls = await _outer_tls(raw, context, server_hostname=options.host)
+                if options.on_outer_certificate is not None:
+                    options.on_outer_certificate(tls.getpeercert(binary_form=True) or b"")
+                stream = tls
             received = await handshake_as_client(stream, _host_header(options))
         except BaseException:
             await trio.aclose_forcefully(raw)
@@ -80,7 +83,7 @@ async def _serve_http(raw: trio.SocketStream, stream: trio.abc.Stream) -> WebSoc
 
 async def _outer_tls(
     stream: trio.abc.Stream, context: ssl.SSLContext, *, server_hostname: str | None
-) -> trio.abc.Stream:
+) -> TLSStream:
     try:
         tls = TLSStream(stream, context, server_side=server_hostname is None, server_hostname=server_hostname)
         await tls.do_handshake()

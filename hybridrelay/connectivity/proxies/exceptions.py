@@ -1,0 +1,81 @@
+"""``NO_PROXY``: the addresses that are reached directly.
+
+There is no standard; these rules are what curl, Go and Python's requests agree on. Entries are separated by commas or
+white space. ``*`` is everything. A name covers itself and what is below it, whether it is written ``example.com``,
+``.example.com`` or ``*.example.com``. An address covers itself; ``10.0.0.0/8`` covers a network, and is compared with
+addresses only: names are not looked up for this. ``:port`` behind a name or an address limits it to that port.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Self
+
+import attrs
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@attrs.frozen
+class _Entry:
+    #: A name in lower case, a network, or None for everything.
+    what: str | Network | None
+    port: int | None = None
+
+    def covers(self, host: str, port: int) -> bool:
+        if self.port not in (None, port):
+            return False
+        if self.what is None:
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            name = host.lower().rstrip(".")
+            return isinstance(self.what, str) and (name == self.what or name.endswith(f".{self.what}"))
+        return not isinstance(self.what, str) and address in self.what
+
+
+@attrs.frozen
+class NoProxy:
+    """A list of exceptions; see the module."""
+
+    _entries: tuple[_Entry, ...] = ()
+    #: Whether this machine's own addresses are exceptions too: no proxy reaches them.
+    _loopback: bool = False
+
+    @classmethod
+    def parse(cls, text: str, *, loopback: bool = False) -> Self:
+        """Read a list. As everywhere, an entry that makes no sense covers nothing and is no error."""
+        entries = (_parse_entry(item) for item in text.replace(",", " ").split())
+        return cls(tuple(entry for entry in entries if entry is not None), loopback)
+
+    def covers(self, host: str, port: int) -> bool:
+        """Whether this address is to be reached directly. An IPv6 address has no brackets."""
+        return (self._loopback and is_loopback(host)) or any(entry.covers(host, port) for entry in self._entries)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is a name or an address that means this machine wherever it is used."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        name = host.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost")
+
+
+def _parse_entry(item: str) -> _Entry | None:
+    what, port = item.lower(), None
+    if what.startswith("[") or what.count(":") == 1:
+        what, colon, digits = what.rpartition(":") if not what.endswith("]") else (what, "", "")
+        if colon:
+            if not (digits.isascii() and digits.isdecimal()):
+                return None
+            port = int(digits)
+        what = what.strip("[]")
+    if what == "*":
+        return _Entry(None, port)
+    try:
+        return _Entry(ipaddress.ip_network(what, strict=False), port)
+    except ValueError:
+        name = what.removeprefix("*").strip(".")
+        return _Entry(name, port) if name else None

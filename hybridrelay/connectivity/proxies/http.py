@@ -1,0 +1,193 @@
+"""HTTP CONNECT (RFC 9110, section 9.3.6), parsed by h11; Basic authentication, and a hook for every other."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable, Sequence
+
+import h11
+import trio
+
+from ..._version import __version__
+from ...security.names import bracketed
+from ..dialing import FailureKind, ProxyError
+from .failures import proxy_error, quote_untrusted
+from .settings import Proxy
+
+#: The longest head of an answer (bytes): a Negotiate token of 12 KiB fits, an attack on memory does not.
+MAX_HEAD_BYTES = 16 * 1024
+#: An answer that is no tunnel has a body, which has to be read before the connection can be used again (bytes).
+#: Error pages have a few KiB; behind a longer one, we dial again.
+MAX_BODY_BYTES = 64 * 1024
+#: Requests for one tunnel. NTLM needs three, Negotiate two to four.
+MAX_ROUNDS = 6
+
+_CHUNK_BYTES = 16 * 1024
+
+#: Continues one authentication: given the values of the last answer's Proxy-Authenticate headers (empty before the
+#: first), it returns the value of the next request's Proxy-Authorization, or None to send none. None in answer to
+#: challenges gives up. What may block (a ticket server asked) belongs into `trio.to_thread.run_sync`.
+ProxyAnswer = Callable[[Sequence[str]], Awaitable[str | None]]
+#: Begins an authentication: called once for each connection that is dialed through the proxy.
+ProxyAuthenticator = Callable[[Proxy], ProxyAnswer]
+
+_LOG_IN = "this network wants a login first: open any page in a browser on this machine"
+
+
+def basic_authentication(proxy: Proxy) -> ProxyAnswer:
+    """User name and password, sent with the first request (RFC 7617). The default."""
+    sent = False
+
+    async def answer(challenges: Sequence[str]) -> str | None:
+        nonlocal sent
+        if proxy.username is None or sent:
+            return None
+        sent = True
+        password = "" if proxy.password is None else proxy.password.reveal()
+        return "Basic " + base64.b64encode(f"{proxy.username}:{password}".encode()).decode()
+
+    return answer
+
+
+async def open_http_tunnel(
+    connect: Callable[[], Awaitable[trio.abc.Stream]],
+    proxy: Proxy,
+    host: str,
+    port: int,
+    authenticator: ProxyAuthenticator = basic_authentication,
+) -> tuple[trio.abc.Stream, bytes]:
+    """Ask for a connection, in as many rounds as authentication takes.
+
+    Args:
+        connect: opens a connection to the proxy. Called again only where the proxy closes the first between rounds.
+        proxy: for messages and credentials.
+        host: where to; the proxy resolves it.
+        port: likewise.
+        authenticator: see `ProxyAuthenticator`.
+
+    Returns:
+        The connection, and what was read behind the proxy's answer.
+
+    Raises:
+        ProxyError: the proxy said no, or is none.
+        Exception: what `authenticator` raises.
+
+    The caller sets the deadline. On any exception, cancellation included, nothing stays open.
+    """
+    answer = authenticator(proxy)
+    challenges: list[str] = []
+    stream: trio.abc.Stream | None = None
+    connection = h11.Connection(h11.CLIENT)
+    try:
+        for number in range(MAX_ROUNDS):
+            authorization = await answer(challenges)
+            if number and authorization is None:
+                break
+            if stream is None:
+                stream = await connect()
+                connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+            response = await _ask(stream, connection, proxy, _request(host, port, authorization))
+            if 200 <= response.status_code < 300:
+                return stream, bytes(connection.trailing_data[0])
+            if response.status_code != 407:
+                raise _refusal(proxy, host, port, response)
+            challenges = _challenges(response)
+            if not await _read_to_end(stream, connection):
+                await trio.aclose_forcefully(stream)
+                stream = None
+        raise _unauthorized(proxy, challenges, number)
+    except BaseException as exc:
+        if stream is not None:
+            await trio.aclose_forcefully(stream)
+        if isinstance(exc, trio.BrokenResourceError):
+            raise _hung_up(proxy) from exc
+        raise
+
+
+def _request(host: str, port: int, authorization: str | None) -> h11.Request:
+    target = f"{bracketed(host)}:{port}"
+    headers = [("Host", target), ("User-Agent", f"hybridrelay/{__version__}")]
+    if authorization is not None:
+        headers.append(("Proxy-Authorization", authorization))
+    return h11.Request(method="CONNECT", target=target, headers=headers)
+
+
+async def _ask(
+    stream: trio.abc.Stream, connection: h11.Connection, proxy: Proxy, request: h11.Request
+) -> h11.Response:
+    head = connection.send(request)
+    end = connection.send(h11.EndOfMessage())
+    await stream.send_all((head or b"") + (end or b""))
+    while True:
+        event = await _next_event(stream, connection, proxy)
+        if isinstance(event, h11.Response):
+            return event
+        # Anything else that h11 allows before the response is informational (1xx).
+
+
+async def _next_event(stream: trio.abc.Stream, connection: h11.Connection, proxy: Proxy) -> object:
+    while True:
+        try:
+            event = connection.next_event()
+            if event is not h11.NEED_DATA:
+                return event
+            received = await stream.receive_some(_CHUNK_BYTES)
+            if not received:
+                raise _hung_up(proxy)
+            connection.receive_data(bytes(received))
+        except h11.RemoteProtocolError as exc:
+            # h11's text may quote what came, so it stays in the cause.
+            raise proxy_error(FailureKind.PROXY_FAILED, proxy, "does not speak HTTP") from exc
+
+
+async def _read_to_end(stream: trio.abc.Stream, connection: h11.Connection) -> bool:
+    """Read an answer's body; whether the connection can carry another request."""
+    left = MAX_BODY_BYTES
+    try:
+        while left >= 0:
+            event = connection.next_event()
+            if event is h11.NEED_DATA:
+                connection.receive_data(bytes(await stream.receive_some(_CHUNK_BYTES)))
+            elif isinstance(event, h11.Data):
+                left -= len(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                connection.start_next_cycle()
+                return True
+            else:
+                return False
+    except (h11.ProtocolError, trio.BrokenResourceError):
+        pass  # it may not be reused: that is what `Connection: close` is, too
+    return False
+
+
+def _challenges(response: h11.Response) -> list[str]:
+    return [value.decode("latin-1") for name, value in response.headers if name == b"proxy-authenticate"]
+
+
+def _unauthorized(proxy: Proxy, challenges: Sequence[str], rounds: int) -> ProxyError:
+    schemes = sorted({challenge.split(" ")[0] for challenge in challenges if challenge.strip()})
+    offered = quote_untrusted(", ".join(schemes).encode("ascii", "replace")) or "no scheme named"
+    if rounds > 1:
+        happened, remedy = "still demands authentication after all rounds", None
+    elif proxy.username is None:
+        happened, remedy = "demands authentication", None
+    else:
+        happened, remedy = "does not accept the user name and password", "correct the proxy's user name and password"
+    if schemes and not any(scheme.lower() == "basic" for scheme in schemes):
+        remedy = "this proxy does not take passwords (Basic): see ProxyAuthenticator in docs/connectivity.md"
+    return proxy_error(FailureKind.PROXY_AUTHENTICATION, proxy, f"{happened} (407; {offered})", remedy=remedy)
+
+
+def _refusal(proxy: Proxy, host: str, port: int, response: h11.Response) -> ProxyError:
+    status = response.status_code
+    said = f"{status} {quote_untrusted(response.reason)}".strip()
+    address = f"{bracketed(host)}:{port}"
+    if 300 <= status < 400 or status == 511:
+        return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"sends us elsewhere ({said})", remedy=_LOG_IN)
+    if status >= 500:
+        return proxy_error(FailureKind.PROXY_CANNOT_CONNECT, proxy, f"does not get through to {address} ({said})")
+    return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"refuses port {port} of {host} ({said})")
+
+
+def _hung_up(proxy: Proxy) -> ProxyError:
+    return proxy_error(FailureKind.PROXY_FAILED, proxy, "closed the connection without an answer")

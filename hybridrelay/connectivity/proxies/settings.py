@@ -1,0 +1,154 @@
+"""Which proxy to use for which address: from the environment, or as told."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Self
+from urllib.parse import unquote
+
+import attrs
+
+from ...errors import ConfigurationError
+from ...security.names import bracketed, check_host, parse_port_untrusted
+from ...security.secret import Secret
+from .exceptions import NoProxy
+
+#: By scheme: the port where the URL names none.
+_DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+#: The first one that is set counts, lower case before upper case as in curl. ``http_proxy`` is not among them: every
+#: connection to the relay is a tunnel, as those to https:// addresses are.
+_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+_NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
+#: What an explicit proxy's password comes from, where it is in no file.
+PASSWORD_VARIABLE = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105
+#: Instead of a URL: connect directly, whatever the environment says.
+DIRECT = "none"
+#: RFC 1929 has one byte for each length; nobody's HTTP credentials are longer either.
+_MAX_CREDENTIAL_BYTES = 255
+
+_URL = re.compile(
+    r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?"
+    r"(?:(?P<user>[^@/:]*)(?::(?P<password>[^@/]*))?@)?"
+    r"(?P<host>\[[^\]@/]*\]|[^:@/\[\]]*)(?::(?P<port>[^@/:]*))?/?"
+)
+
+
+@attrs.frozen
+class Proxy:
+    """A proxy: where it is, what it speaks, and who we are to it. `str()` is for people and shows no credentials."""
+
+    #: ``http``, ``https`` (TLS to the proxy itself), ``socks5`` or ``socks5h``, which are the same here.
+    scheme: str = attrs.field(validator=attrs.validators.in_(_DEFAULT_PORTS))
+    #: A name or an address; IPv6 without brackets.
+    host: str
+    port: int
+    username: str | None = attrs.field(default=None, repr=False)
+    password: Secret | None = attrs.field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{bracketed(self.host)}:{self.port}"
+
+    @property
+    def is_socks(self) -> bool:
+        """Whether it speaks SOCKS, and not HTTP."""
+        return self.scheme.startswith("socks")
+
+    @classmethod
+    def parse_untrusted(cls, text: str) -> Self:
+        """Parse ``scheme://user:password@host:port``; all but the host may be missing. Credentials are %-encoded.
+
+        Raises:
+            ValueError: says what is wrong, and repeats nothing of the text.
+        """
+        match = _URL.fullmatch(text.strip())
+        if match is None:
+            raise ValueError("expected http://host:port, https://host:port or socks5://host:port")
+        scheme = (match["scheme"] or "http").lower()
+        if scheme not in _DEFAULT_PORTS:
+            raise ValueError("a proxy is http://, https://, socks5:// or socks5h://")
+        port = parse_port_untrusted(match["port"]) if match["port"] else _DEFAULT_PORTS[scheme]
+        username = None if match["user"] is None else _credential(match["user"])
+        password = None if match["password"] is None else Secret(_credential(match["password"]))
+        if username is not None and ":" in username:
+            raise ValueError("a proxy's user name has no colon")
+        return cls(scheme, check_host(match["host"].strip("[]")), port, username, password)
+
+
+@attrs.frozen
+class ProxySettings:
+    """Which proxy to use for an address: one, or none where `exceptions` say so."""
+
+    proxy: Proxy | None = None
+    exceptions: NoProxy = attrs.field(factory=NoProxy)
+    #: Where this was said, for people: ``HTTPS_PROXY``, ``--proxy``; empty where nothing was.
+    source: str = ""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """What ``HTTPS_PROXY``, else ``ALL_PROXY`` says, but for ``NO_PROXY`` and this machine's own addresses.
+
+        The names may be in lower case. Credentials are part of the URL there. A variable that is empty counts as
+        missing.
+
+        Raises:
+            ConfigurationError: the variable holds no usable URL; names the variable, and repeats nothing of it.
+        """
+        environ = os.environ if environ is None else environ
+        name = next((name for name in _VARIABLES if environ.get(name, "").strip()), None)
+        if name is None:
+            return cls()
+        try:
+            proxy = Proxy.parse_untrusted(environ[name])
+        except ValueError as exc:
+            raise ConfigurationError(
+                f"the environment variable {name} is no proxy: {exc}",
+                remedy=f"correct {name}, or give the option --proxy (--proxy {DIRECT} for no proxy at all)",
+            ) from None
+        listed = next((environ[name] for name in _NO_PROXY_VARIABLES if environ.get(name)), "")
+        return cls(proxy, NoProxy.parse(listed, loopback=True), name)
+
+    @classmethod
+    def explicit(cls, url: str, *, password: Secret | None = None, source: str = "--proxy") -> Self:
+        """This proxy for every address, whatever the environment says; ``none`` is no proxy at all.
+
+        Args:
+            url: as `Proxy.parse_untrusted`.
+            password: of the user in the URL.
+            source: where the URL comes from, for messages.
+
+        Raises:
+            ConfigurationError: not a usable URL, or a password that belongs to nobody; repeats nothing of the URL.
+        """
+        if url.strip().lower() == DIRECT:
+            return cls(source=source)
+        try:
+            proxy = Proxy.parse_untrusted(url)
+        except ValueError as exc:
+            raise ConfigurationError(f"{source} is no proxy: {exc}") from None
+        if password is not None:
+            if proxy.username is None:
+                raise ConfigurationError(
+                    f"there is a password for the proxy, and no user name in {source}",
+                    remedy="write the name into the URL: http://name@host:port",
+                )
+            proxy = attrs.evolve(proxy, password=password)
+        return cls(proxy, source=source)
+
+    def proxy_for(self, host: str, port: int) -> Proxy | None:
+        """The proxy for this address, or None to connect directly."""
+        return None if self.exceptions.covers(host, port) else self.proxy
+
+
+def has_password(url: str) -> bool:
+    """Whether a proxy's URL carries a password, which must not come from a command line."""
+    credentials, _, _ = url.rpartition("@")
+    return ":" in credentials.rpartition("//")[2]
+
+
+def _credential(text: str) -> str:
+    credential = unquote(text, errors="replace")
+    if not credential.isprintable() or len(credential.encode()) > _MAX_CREDENTIAL_BYTES:
+        raise ValueError("user name or password is too long, or not printable")
+    return credential
