@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -16,7 +17,6 @@ from ..abc import Dial, Transport
 from ..connectivity.backoff import Backoff
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd, open_data_channel
-from ..connectivity.dialing import dial_directly
 from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
@@ -44,6 +44,8 @@ logger = logging.getLogger("hybridrelay.client")
 _RESUME_PATIENCE = 3.0
 #: The longest wait between two tries to resume (seconds).
 _RESUME_BACKOFF = 2.0
+#: The first try to resume comes at a random moment within so much time (seconds).
+_RESUME_JITTER = 0.25
 #: How long a client waits for some listener to come (seconds): after a restart of the relay it may be the first.
 _LISTENER_PATIENCE = 2.0
 #: A data channel is replaced after so much time or so many bytes, and the identities are checked again: one day, and
@@ -67,7 +69,7 @@ class Client:
         nursery: trio.Nursery,
         *,
         mode: str = AUTO,
-        dial: Dial = dial_directly,
+        dial: Dial | None = None,
         transports: Mapping[str, Transport] | None = None,
         budget: Budget | None = None,
         clock: Callable[[], float] = time.time,
@@ -97,6 +99,8 @@ class Client:
         #: The instance of the connector that has our session.
         self._listener: str | None = None
         self._control: ControlChannel | None = None
+        #: When the relay asked us to come back, on trio's clock.
+        self._not_before = 0.0
         self._connecting = trio.Lock()
         self._opening_control = trio.Lock()
         self._closed = False
@@ -234,6 +238,9 @@ class Client:
         async for message in channel.messages:
             if isinstance(message, control.Ended):
                 logger.warning("%s: the relay ended our right to join: %s", self.connection, message.reason.describe)
+            elif isinstance(message, control.Draining):
+                logger.info("%s: the relay is about to restart", self.connection)
+                self._not_before = trio.current_time() + message.retry_after_seconds
         if self._control is channel:
             self._control = None
 
@@ -299,6 +306,8 @@ class Client:
         logger.warning("%s: the data channel was lost, resuming", self.connection)
         # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
         self._link.forget()
+        # All sessions of a relay lose it at the same moment; they must not come back at the same moment.
+        await trio.sleep_until(max(trio.current_time(), self._not_before) + _RESUME_JITTER * random.random())
         backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
         while True:
             try:
@@ -326,7 +335,7 @@ async def open_client(
     connection_string: str | ConnectionString,
     *,
     mode: str = AUTO,
-    dial: Dial = dial_directly,
+    dial: Dial | None = None,
     transports: Mapping[str, Transport] | None = None,
     budget: Budget | None = None,
 ) -> AsyncIterator[Client]:
@@ -339,13 +348,15 @@ async def open_client(
     Args:
         connection_string: an application's, as text or parsed.
         mode: ``auto``, or the name of the only transport allowed (``tcp``, ``websocket``).
-        dial: opens TCP connections to the relay.
+        dial: opens TCP connections to the relay; None means through the proxy that the environment names
+            (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
         transports: by name; None means those that are installed.
         budget: memory shared with other sessions of the process.
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.
-        ConfigurationError: it is a connector's string, its identity is damaged, or the mode is unknown.
+        ConfigurationError: it is a connector's string, its identity is damaged, the mode is unknown, or the
+            environment names an impossible proxy.
     """
     string = (
         parse_connection_string_untrusted(connection_string)

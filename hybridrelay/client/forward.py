@@ -27,9 +27,11 @@ async def run_forward(
     client: Client,
     listen: Sequence[tuple[str, int]],
     *,
+    stop: trio.Event | None = None,
+    grace: float = 0.0,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Listen, and forward every connection through `client` until cancelled.
+    """Listen, and forward every connection through `client` until cancelled or told to stop.
 
     `task_status.started` gives the addresses that are bound, port 0 replaced, once the first attempt to connect has
     ended one way or the other. The session is opened again, for ever, whenever it is lost.
@@ -39,6 +41,8 @@ async def run_forward(
     Args:
         client: from `open_client`.
         listen: (host, port); port 0 for any free one.
+        stop: set it for a graceful end: nothing new is accepted, and connections that are open have up to `grace`
+            seconds to finish.
 
     Raises:
         ConfigurationError: an address cannot be bound.
@@ -51,10 +55,16 @@ async def run_forward(
                 listeners += await _listen(host, port)
             await nursery.start(_keep_connected, client)
             bound = [listener.socket.getsockname()[:2] for listener in listeners]
-            handler = partial(_serve, client)
-            await nursery.start(partial(trio.serve_listeners, handler, listeners))
-            task_status.started(bound)
-            await trio.sleep_forever()
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    handler = partial(_serve, client)
+                    accept = partial(trio.serve_listeners, handler, listeners, handler_nursery=connections)
+                    await accepting.start(accept)
+                    task_status.started(bound)
+                    await (stop or trio.Event()).wait()
+                    accepting.cancel_scope.cancel()
+                connections.cancel_scope.deadline = trio.current_time() + grace
+            nursery.cancel_scope.cancel()
         finally:
             for listener in listeners:
                 listener.socket.close()

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 import trio
 
 from .._nursery import FlatNursery
+from ..abc import Dial
 from ..connectivity.discovery import AUTO
 from ..security import ConnectionString
 from .client import open_client
@@ -22,6 +23,7 @@ def forward_in_thread(
     *,
     listen: tuple[str, int] = ("127.0.0.1", 0),
     mode: str = AUTO,
+    dial: Dial | None = None,
 ) -> Iterator[tuple[str, int]]:
     """``with forward_in_thread(text) as (host, port)``: a local port that leads to the target.
 
@@ -31,6 +33,7 @@ def forward_in_thread(
         connection_string: an application's, as text or parsed.
         listen: local address; port 0 takes any that is free.
         mode: ``auto``, or the name of the only transport allowed.
+        dial: as in `open_client`. It is called in that thread.
 
     Raises:
         HybridRelayError: before the block: the string is wrong, or the relay refuses it for good. An error that ends
@@ -42,7 +45,7 @@ def forward_in_thread(
 
     async def main() -> None:
         with trio.CancelScope() as scope:
-            async with open_client(connection_string, mode=mode) as client, FlatNursery() as nursery:
+            async with open_client(connection_string, mode=mode, dial=dial) as client, FlatNursery() as nursery:
                 bound = await nursery.start(run_forward, client, [listen])
                 started.put((trio.lowlevel.current_trio_token(), scope, bound[0]))
 

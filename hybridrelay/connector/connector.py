@@ -16,7 +16,6 @@ from ..abc import Dial, Transport
 from ..connectivity.backoff import Backoff
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd, open_data_channel
-from ..connectivity.dialing import dial_directly
 from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
@@ -85,7 +84,7 @@ class Connector:
         mode: str = AUTO,
         policy: Policy | None = None,
         policy_file: PolicyFile | None = None,
-        dial: Dial = dial_directly,
+        dial: Dial | None = None,
         transports: Mapping[str, Transport] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -96,6 +95,7 @@ class Connector:
         self._clock = clock
         self._budget = Budget(PROCESS_BUDGET)
         self._audit = AuditLog()
+        self._stopping = False
         self._controls: set[ControlChannel] = set()
         self._sessions: dict[Session, tuple[PeerIdentity, _Published]] = {}
         self._resumable: dict[bytes, Session] = {}
@@ -132,7 +132,13 @@ class Connector:
             for published in group:
                 published.link = link
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self,
+        *,
+        stop: trio.Event | None = None,
+        grace: float = 0.0,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
         """See `run_connector`."""
         async with FlatNursery() as nursery:
             nursery.start_soon(watch_jumps, self._jumped)
@@ -142,6 +148,19 @@ class Connector:
                 for link, group in self._links:
                     starting.start_soon(nursery.start, self._serve_link, link, group, nursery)
             task_status.started()
+            await (stop or trio.Event()).wait()
+            await self._drain(grace)
+            nursery.cancel_scope.cancel()
+
+    async def _drain(self, grace: float) -> None:
+        """Take no new work, and let open streams finish for up to `grace` seconds."""
+        logger.info("finishing %d sessions", len(self._sessions))
+        async with trio.open_nursery() as nursery:
+            for channel in self._controls:
+                channel.close()  # the relay offers nothing more to us
+            self._stopping = True
+            for session in self._sessions:
+                nursery.start_soon(partial(session.aclose, grace=grace, reason=Reason.GOING_AWAY))
 
     def set_policy(self, policy: Policy) -> None:
         """Put a policy into force: sessions of identities that it shuts out end at once."""
@@ -208,6 +227,8 @@ class Connector:
                     self._controls.add(channel)
                     retry_after = await self._serve_messages(channel, group, link, channels)
                     nursery.cancel_scope.cancel()
+                if self._stopping:
+                    return
                 if climbed:
                     continue
                 logger.warning("the control channel to %s was lost", link.endpoint.host)
@@ -429,11 +450,13 @@ async def run_connector(
     mode: str = AUTO,
     policy: Policy | None = None,
     policy_file: PolicyFile | None = None,
-    dial: Dial = dial_directly,
+    dial: Dial | None = None,
     transports: Mapping[str, Transport] | None = None,
+    stop: trio.Event | None = None,
+    grace: float = 0.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Publish hybrid connections until cancelled; `task_status.started()` comes when all of them are registered.
+    """Publish hybrid connections until cancelled or told to stop; `task_status.started()` comes when all of them are registered.
 
     A relay that cannot be reached, now or later, is tried again for ever.
 
@@ -441,15 +464,17 @@ async def run_connector(
         strings: connectors' connection strings; those of one relay share a control channel.
         mode: ``auto``, or the name of the only transport allowed.
         policy: who is shut out. `policy_file` is the same in a file that is watched.
-        dial: opens TCP connections to the relay.
+        dial: opens TCP connections to the relay; None means through the proxy that the environment names
+            (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
         transports: by name; None means those that are installed.
+        stop: set it for a graceful end: no new streams, and open ones have up to `grace` seconds to finish.
 
     Raises:
-        ConfigurationError: a string cannot be used.
+        ConfigurationError: a string cannot be used, or the environment names an impossible proxy.
         AuthorizationError: the relay refuses a string for good, at the start or when its key is revoked.
         RelayIdentityError: whoever answers at the start is not the relay.
     """
     connector = Connector(
         strings, mode=mode, policy=policy, policy_file=policy_file, dial=dial, transports=transports
     )
-    await connector.run(task_status=task_status)
+    await connector.run(stop=stop, grace=grace, task_status=task_status)

@@ -81,9 +81,7 @@ async def _serve_http(raw: trio.SocketStream, stream: trio.abc.Stream) -> WebSoc
     return WebSocketStream(stream, client=False, received=received)
 
 
-async def _outer_tls(
-    stream: trio.abc.Stream, context: ssl.SSLContext, *, server_hostname: str | None
-) -> TLSStream:
+async def _outer_tls(stream: trio.abc.Stream, context: ssl.SSLContext, *, server_hostname: str | None) -> TLSStream:
     try:
         tls = TLSStream(stream, context, server_side=server_hostname is None, server_hostname=server_hostname)
         await tls.do_handshake()
