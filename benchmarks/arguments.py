@@ -1,0 +1,66 @@
+"""The command line, also of ``hybridrelay bench``. Imports nothing that takes time."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DESCRIPTION = """\
+Measure hybridrelay over native TCP, ws and wss, in turns with what one would use instead: no tunnel, three plaintext
+forwarders, ssh, and other tunnels that are on PATH. Every role runs in a process of its own on this machine; nothing
+leaves the loopback interface. The short form takes minutes; Ctrl-C leaves what was measured until then.
+
+Absolute figures are this machine's. Ratios within one run are what can be compared.
+"""
+EXAMPLES = """\
+examples:
+  hybridrelay bench
+  hybridrelay bench --full --json new.json --html new.html
+  hybridrelay bench --only bulk --only requests/64 --systems ssh,tcp
+  hybridrelay bench compare old.json new.json
+  hybridrelay bench check baseline.json new.json
+  hybridrelay bench show new.json --html new.html
+  hybridrelay bench list
+"""
+ACTIONS = ("run", "list", "show", "compare", "check", "micro")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all options."""
+    parser.add_argument(
+        "action",
+        nargs="?",
+        default="run",
+        choices=ACTIONS,
+        metavar="ACTION",
+        help="run (default); list: cases and systems; show FILE: a run again; compare OLD NEW: all figures; "
+        "check OLD NEW: our ratios to the baselines; micro: parts of the code, by pyperf",
+    )
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="results of earlier runs (JSON)")
+    parser.add_argument("--full", action="store_true", help="everything, long enough to be quoted: about an hour")
+    parser.add_argument(
+        "--only", metavar="CASE", action="append", help="only cases that begin so, such as bulk or requests/64"
+    )
+    parser.add_argument("--systems", metavar="A,B", type=_names, help="only these systems")
+    parser.add_argument("--seconds", metavar="S", type=_positive, help="of each measurement")
+    parser.add_argument("--rounds", metavar="N", type=_count, help="how often each measurement is made")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the results here")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with tables and plots here")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 3600:
+        raise argparse.ArgumentTypeError("a number of seconds, above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 0 < value < 1000:
+        raise argparse.ArgumentTypeError("a number from 1 on")
+    return value

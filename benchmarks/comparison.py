@@ -1,0 +1,112 @@
+"""Comparing two runs: what moved by more than the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from .metrics import METRICS
+from .model import Run
+from .report.tables import REFERENCES, Table
+from .stats import Summary, paired_ratio, summarize
+from .systems import OURS
+
+#: Smaller moves are not worth a look, whatever the ranges say.
+THRESHOLD = 0.10
+
+
+@attrs.frozen
+class Move:
+    """One figure in two runs."""
+
+    case: str
+    system: str
+    metric: str
+    #: What it was divided by; None for the figure itself.
+    reference: str | None
+    old: Summary
+    new: Summary
+
+    @property
+    def change(self) -> float:
+        """0.1 is 10 % better, whichever direction is the better one."""
+        if not self.old.median or not self.new.median:
+            return 0.0
+        better = METRICS[self.metric].higher_is_better
+        return self.new.median / self.old.median - 1 if better else self.old.median / self.new.median - 1
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it is larger than the threshold, and the rounds of the two runs do not overlap."""
+        return abs(self.change) > THRESHOLD and not self.old.overlaps(self.new)
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        if not self.is_real:
+            return ""
+        return "better" if self.change > 0 else "WORSE"
+
+
+def compare(old: Run, new: Run, *, ratios: bool, systems: Sequence[str] | None = None) -> Iterator[Move]:
+    """Every figure that both runs have.
+
+    Args:
+        old: before.
+        new: after.
+        ratios: compare what our figures are relative to those of the baselines of the same run: then the runs may
+            come from different machines.
+        systems: only these.
+    """
+    for case in new.cases:
+        names = new.metrics(case)[:1]
+        for name in names:
+            for system in new.systems:
+                if systems is not None and system not in systems:
+                    continue
+                for reference in _references(new, case, name, system) if ratios else (None,):
+                    before, after = (_figure(run, case, system, name, reference) for run in (old, new))
+                    if before is not None and after is not None:
+                        yield Move(case, system, name, reference, before, after)
+
+
+def compare_ratios_of_ours(old: Run, new: Run) -> list[Move]:
+    """What `bench-check` looks at."""
+    return list(compare(old, new, ratios=True, systems=OURS))
+
+
+def moves_table(moves: Sequence[Move], *, everything: bool = True) -> Table:
+    """As people read it; the largest moves first."""
+    shown = [move for move in moves if everything or move.is_real]
+    shown.sort(key=lambda move: (not move.is_real, move.change))
+    rows = [
+        (
+            f"{move.case} {move.system}",
+            METRICS[move.metric].title
+            + (f" x {move.reference}" if move.reference else f", {METRICS[move.metric].unit}"),
+            _format(move, move.old),
+            _format(move, move.new),
+            f"{move.change:+.0%}",
+            move.verdict,
+        )
+        for move in shown
+    ]
+    return Table("what moved", ("", "figure", "old", "new", "better by", ""), rows)
+
+
+def _references(run: Run, case: str, name: str, system: str) -> tuple[str, ...]:
+    """The first baseline that the case has."""
+    return tuple(one for one in REFERENCES if one != system and run.values(case, one, name))[:1]
+
+
+def _figure(run: Run, case: str, system: str, name: str, reference: str | None) -> Summary | None:
+    values = run.values(case, system, name)
+    if reference is not None:
+        return paired_ratio(values, run.values(case, reference, name))
+    return summarize(list(values.values())) if values else None
+
+
+def _format(move: Move, summary: Summary) -> str:
+    text = f"{summary.median:.2f}" if move.reference else METRICS[move.metric].format(summary.median)
+    return f"{text} ±{summary.spread:3.0%}"

@@ -1,0 +1,89 @@
+"""Where a run took place: machine and versions. Nothing that names the machine or its owner."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import ssl
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from .limits import raise_descriptor_limit
+from .programs import find
+from .servers import find_postgresql
+
+_PACKAGES = ("hybridrelay", "trio", "cryptography", "websockets", "trio-websocket")
+#: The command that says each program's version.
+_COMMANDS = {
+    "haproxy": ["haproxy", "-v"],
+    "ssh": ["ssh", "-V"],
+    "chisel": ["chisel", "--version"],
+    "frp": ["frps", "--version"],
+    "rathole": ["rathole", "--version"],
+    "wstunnel": ["wstunnel", "--version"],
+    "redis": ["redis-server", "--version"],
+}
+_VERSION = re.compile(r"\d+\.\d+[\w.-]*")
+
+
+def describe_machine() -> dict[str, str]:
+    """What figures depend on."""
+    kilobytes = int(_first(Path("/proc/meminfo"), r"^MemTotal:\s+(\d+)") or 0)
+    return {
+        "processor": _first(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$") or platform.processor() or "unknown",
+        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "memory": f"{kilobytes / 2**20:.1f} GiB",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "libc": " ".join(platform.libc_ver()),
+        "descriptors": str(raise_descriptor_limit()),
+        "load before": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """The interpreter, our packages, and every program that takes part."""
+    optimized = "--enable-optimizations" in (_config_args() or "")
+    found = {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "python build": f"{platform.python_compiler()}{', optimized' if optimized else ''}",
+        "openssl": ssl.OPENSSL_VERSION,
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    commands = dict(_COMMANDS)
+    if (postgres := find_postgresql("postgres")) is not None:
+        commands["postgresql"] = [postgres, "--version"]
+    for name, (program, *arguments) in commands.items():
+        if (path := find(program)) is not None:
+            found[name] = _ask([path, *arguments])
+    return found
+
+
+def _config_args() -> str | None:
+    import sysconfig
+
+    return sysconfig.get_config_var("CONFIG_ARGS")
+
+
+def _ask(command: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    match = _VERSION.search(done.stdout + done.stderr)
+    return match[0] if match else "unknown"
+
+
+def _first(file: Path, pattern: str) -> str | None:
+    if sys.platform != "linux":
+        return None
+    match = re.search(pattern, file.read_text(), re.MULTILINE)
+    return match[1] if match else None

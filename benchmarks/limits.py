@@ -1,0 +1,31 @@
+"""Open descriptors: ten thousand streams need a few more than that in each process."""
+
+from __future__ import annotations
+
+import contextlib
+
+#: Two for each of ten thousand streams, for programs that hold both ends, and some.
+WANTED = 24_000
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the limit of this process, and so of those it starts, as far as needed and allowed.
+
+    Returns:
+        The limit now.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return WANTED
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < WANTED:
+        with contextlib.suppress(ValueError, OSError):  # only root may
+            resource.setrlimit(resource.RLIMIT_NOFILE, (WANTED, WANTED))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = WANTED if hard == resource.RLIM_INFINITY else min(hard, WANTED)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return WANTED if soft == resource.RLIM_INFINITY else soft

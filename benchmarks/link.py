@@ -1,0 +1,141 @@
+"""A long and narrow line in user space: forwards a TCP port with a delay and a rate in each direction.
+
+The kernel's netem is not available everywhere, and needs root; this needs neither. What it does not imitate: packet
+loss and TCP's slow start, since the two TCP connections on either side of it are local ones.
+
+As a process: ``python -m benchmarks.link LISTEN TARGET DELAY_MS BYTES_PER_S``. A line ``cut`` on standard input
+breaks every connection, and the end of its standard input ends the process.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections import deque
+from collections.abc import AsyncIterator
+
+import trio
+
+from .ports import HOST
+from .shaper import Shaper
+
+_READ_BYTES = 16 * 1024
+#: Small, so that what waits does so in the shaper, where it is counted, and not in the kernel.
+_SOCKET_BUFFER_BYTES = 64 * 1024
+
+
+class Direction:
+    """Bytes from one stream to the other, late and slowly."""
+
+    def __init__(self, source: trio.abc.ReceiveStream, sink: trio.abc.HalfCloseableStream, shaper: Shaper) -> None:
+        self._source = source
+        self._sink = sink
+        self._shaper = shaper
+        #: What is on the line: when it arrives, and what; b"" is the end.
+        self._line: deque[tuple[float, bytes]] = deque()
+        self._inside = 0
+        self._changed = trio.Event()
+
+    async def run(self) -> None:
+        """Until the end of the source has been passed on."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._enter)
+            nursery.start_soon(self._leave)
+
+    async def _enter(self) -> None:
+        block = b"?"
+        while block:
+            while self._inside >= self._shaper.capacity:
+                await self._wait()
+            block = await self._source.receive_some(_READ_BYTES)
+            self._line.append((self._shaper.arrival(trio.current_time(), len(block)), block))
+            self._inside += len(block)
+            self._notify()
+
+    async def _leave(self) -> None:
+        while True:
+            while not self._line:
+                await self._wait()
+            await trio.sleep_until(self._line[0][0])
+            # Everything that is due leaves at once: the timer is coarser than a block.
+            blocks = []
+            while self._line and self._line[0][0] <= trio.current_time():
+                blocks.append(self._line.popleft()[1])
+            data = b"".join(blocks)
+            if data:
+                await self._sink.send_all(data)
+            self._inside -= len(data)
+            self._notify()
+            if not blocks[-1]:
+                await self._sink.send_eof()
+                return
+
+    async def _wait(self) -> None:
+        await self._changed.wait()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+async def join(
+    a: trio.abc.HalfCloseableStream, b: trio.abc.HalfCloseableStream, *, delay: float, rate: float
+) -> None:
+    """Join two streams with a line between them, until both directions have ended or one stream breaks.
+
+    Args:
+        a: one end.
+        b: the other.
+        delay: seconds, in each direction.
+        rate: bytes per second, in each direction.
+    """
+    try:
+        async with a, b, trio.open_nursery() as nursery:
+            nursery.start_soon(Direction(a, b, Shaper(delay, rate)).run)
+            nursery.start_soon(Direction(b, a, Shaper(delay, rate)).run)
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+
+
+async def serve(listen: int, target: int, *, delay: float, rate: float) -> None:
+    """Forward a port of the loopback interface to another one, until cancelled."""
+    scopes: set[trio.CancelScope] = set()
+
+    async def handle(near: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope:
+            scopes.add(scope)
+            try:
+                far = await trio.open_tcp_stream(HOST, target)
+                far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+                await join(near, far, delay=delay, rate=rate)
+            except OSError:
+                await trio.aclose_forcefully(near)
+            finally:
+                scopes.discard(scope)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(listen, host=HOST)
+        for listener in listeners:
+            listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        print("ready", flush=True)
+        async for line in _lines():
+            if line == "cut":
+                for scope in scopes:
+                    scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+async def _lines() -> AsyncIterator[str]:
+    while line := await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+        yield line.strip()
+
+
+def main() -> None:
+    """See the module's description."""
+    listen, target, delay_ms, rate = sys.argv[1:]
+    trio.run(lambda: serve(int(listen), int(target), delay=float(delay_ms) / 1000, rate=float(rate)))
+
+
+if __name__ == "__main__":
+    main()

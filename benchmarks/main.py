@@ -1,0 +1,148 @@
+"""What the commands do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from .arguments import DESCRIPTION, EXAMPLES, add_arguments
+from .comparison import compare, compare_ratios_of_ours, moves_table
+from .model import ResultsError, Run, read_run
+from .plan import FULL, SHORT, Plan
+from .report.page import write_page
+from .report.speed import speed_table
+from .report.tables import tables
+from .runner import measure_all
+from .scenarios import choose_cases
+from .systems import SYSTEMS, choose
+
+_USAGE = 2
+_FAILED = 1
+_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what the arguments say; the exit code."""
+    try:
+        return _ACTIONS[args.action](args)
+    except (ResultsError, ValueError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return _USAGE
+    except OSError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return _FAILED
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """The parameters of the run that the arguments ask for."""
+    plan = FULL if args.full else SHORT
+    if args.seconds is not None:
+        plan = attrs.evolve(plan, seconds=args.seconds)
+    if args.rounds is not None:
+        plan = attrs.evolve(plan, rounds=args.rounds, idle_rounds=args.rounds, line_rounds=args.rounds)
+    return plan
+
+
+def _measure(args: argparse.Namespace) -> int:
+    _expect_files(args, 0)
+    plan = make_plan(args)
+    cases = choose_cases(plan, args.only)
+    if unknown := set(args.systems or ()) - set(SYSTEMS):
+        raise ValueError(f"no system {', '.join(sorted(unknown))}; there are: {', '.join(SYSTEMS)}")
+    for file in (args.json, args.html):
+        if file is not None and not file.parent.is_dir():
+            raise ValueError(f"{file.parent}: no such folder")  # now, and not when all is measured
+    systems, skipped = choose(args.systems)
+    for one in skipped:
+        print(f"skipped: {one.system} ({one.reason}); to get it: {one.remedy}", file=sys.stderr)
+    result = measure_all(cases, systems, skipped, plan, sys.stderr)
+    if args.json is not None:
+        args.json.write_text(result.dump(), "utf-8")
+    _print(result, args.html)
+    return 0 if result.complete else _INTERRUPTED
+
+
+def _list(args: argparse.Namespace) -> int:
+    _expect_files(args, 0)
+    print("cases:")
+    for case in choose_cases(make_plan(args), args.only):
+        print(f"  {case.name:22} {case.title}")
+    print("systems:")
+    for system in SYSTEMS.values():
+        missing = system.missing()
+        print(f"  {system.name:22} {system.description}{f' [{missing}: {system.remedy}]' if missing else ''}")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    (file,) = _expect_files(args, 1)
+    _print(read_run(file), args.html)
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    old, new = map(read_run, _expect_files(args, 2))
+    print(moves_table(list(compare(old, new, ratios=False))))
+    if dict(old.machine) != dict(new.machine) or old.versions != new.versions:
+        print("\nThe machines, their load, or versions differ: 'check' compares ratios instead.")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    old, new = map(read_run, _expect_files(args, 2))
+    moves = compare_ratios_of_ours(old, new)
+    moved = [move for move in moves if move.is_real]
+    if not moves:
+        raise ResultsError("the two runs have no ratio in common")
+    print(moves_table(moves, everything=False) if moved else "nothing moved by more than the noise")
+    print(f"\n{len(moved)} of {len(moves)} ratios moved")
+    return _FAILED if any(move.change < 0 for move in moved) else 0
+
+
+def _micro(args: argparse.Namespace) -> int:
+    from .micro.suite import run_micro
+
+    _expect_files(args, 0)
+    return run_micro(args.json, args.only)
+
+
+def _expect_files(args: argparse.Namespace, count: int) -> list[Path]:
+    files: list[Path] = args.files
+    if len(files) != count:
+        raise ValueError(f"'{args.action}' takes {count or 'no'} file{'' if count == 1 else 's'}, not {len(files)}")
+    return files
+
+
+def _print(result: Run, html: Path | None) -> None:
+    for table in [*tables(result), speed_table(result)]:
+        print(table, end="\n\n")
+    if not result.complete:
+        print("This run was interrupted: it is not complete.")
+    if html is not None:
+        print(write_page(result, html))
+
+
+_ACTIONS = {
+    "run": _measure,
+    "list": _list,
+    "show": _show,
+    "compare": _compare,
+    "check": _check,
+    "micro": _micro,
+}

@@ -1,0 +1,141 @@
+"""What a run leaves behind: plain values, and their JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+#: Grows when old files can no longer be read.
+SCHEMA = 1
+
+
+class ResultsError(ValueError):
+    """A file is not what `Run.dump` wrote."""
+
+
+@attrs.frozen
+class Usage:
+    """What one role of a system under test used during one measurement. All of its processes together."""
+
+    cpu_seconds: float
+    peak_bytes: int
+
+
+@attrs.frozen
+class Sample:
+    """One measurement of one system in one round."""
+
+    #: Such as ``bulk/down/1``: the scenario, a slash, and what varies in it.
+    case: str
+    system: str
+    round: int
+    #: By the names of `metrics.METRICS`. Empty where it failed.
+    metrics: Mapping[str, float] = attrs.field(factory=dict[str, float])
+    #: By role: client, relay, connector; and source and target, which are the suite's own.
+    usage: Mapping[str, Usage] = attrs.field(factory=dict[str, Usage])
+    #: Why there are no metrics.
+    error: str | None = None
+
+
+@attrs.frozen
+class Skipped:
+    """A system that was not measured."""
+
+    system: str
+    reason: str
+    remedy: str
+
+
+@attrs.frozen
+class Run:
+    """Everything that one run of the suite found out."""
+
+    #: When it began, ISO 8601.
+    started: str
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+    parameters: Mapping[str, Any]
+    skipped: tuple[Skipped, ...] = ()
+    samples: tuple[Sample, ...] = ()
+    #: False: it was interrupted.
+    complete: bool = True
+
+    @property
+    def cases(self) -> list[str]:
+        """All cases, in the order in which they were measured."""
+        return list(dict.fromkeys(sample.case for sample in self.samples))
+
+    @property
+    def systems(self) -> list[str]:
+        """All systems, in the order in which they were measured first."""
+        return list(dict.fromkeys(sample.system for sample in self.samples))
+
+    def values(self, case: str, system: str, metric: str) -> dict[int, float]:
+        """What was measured, by round."""
+        return {
+            sample.round: sample.metrics[metric]
+            for sample in self.samples
+            if sample.case == case and sample.system == system and metric in sample.metrics
+        }
+
+    def metrics(self, case: str) -> list[str]:
+        """The metrics of a case, the most important first."""
+        found = (sample.metrics for sample in self.samples if sample.case == case)
+        return list(dict.fromkeys(name for metrics in found for name in metrics))
+
+    def usages(self, case: str, system: str) -> dict[str, list[Usage]]:
+        """What each role used, round by round."""
+        by_role: dict[str, list[Usage]] = {}
+        for sample in self.samples:
+            if sample.case == case and sample.system == system:
+                for role, usage in sample.usage.items():
+                    by_role.setdefault(role, []).append(usage)
+        return by_role
+
+    def dump(self) -> str:
+        """As JSON; `load_run` reads it back."""
+        return json.dumps({"schema": SCHEMA, **attrs.asdict(self)}, indent=1) + "\n"
+
+
+def load_run(text: str) -> Run:
+    """What `Run.dump` wrote.
+
+    Raises:
+        ResultsError: it is something else, or of another version of the suite.
+    """
+    try:
+        fields = json.loads(text)
+        schema = fields.pop("schema")
+    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        raise ResultsError("not a file of benchmark results") from exc
+    if schema != SCHEMA:
+        raise ResultsError(f"results of schema {schema}; this suite reads schema {SCHEMA}")
+    try:
+        skipped = tuple(Skipped(**one) for one in fields.pop("skipped"))
+        samples = tuple(_load_samples(fields.pop("samples")))
+        return Run(skipped=skipped, samples=samples, **fields)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise ResultsError(f"damaged benchmark results: {exc}") from exc
+
+
+def read_run(path: Path) -> Run:
+    """Read a file.
+
+    Raises:
+        ResultsError: names the file, and what is wrong with it.
+        OSError: it cannot be read.
+    """
+    try:
+        return load_run(path.read_text("utf-8"))
+    except ResultsError as exc:
+        raise ResultsError(f"{path}: {exc}") from exc
+
+
+def _load_samples(items: Iterable[dict[str, Any]]) -> Iterable[Sample]:
+    for item in items:
+        usage = {role: Usage(**used) for role, used in item.pop("usage").items()}
+        yield Sample(usage=usage, **item)

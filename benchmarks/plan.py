@@ -1,0 +1,63 @@
+"""How much is measured: the short form takes minutes, the full one the better part of an hour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """The parameters of a run. They are part of its results."""
+
+    #: Each measurement is made so often, in turns with all other systems.
+    rounds: int = 3
+    #: Of each measurement, without its warm-up.
+    seconds: float = 1.0
+    #: At the beginning of each measurement, not counted.
+    warm_up: float = 0.4
+    #: (streams, direction) of bulk.
+    bulk: tuple[tuple[int, str], ...] = ((1, "down"), (1, "up"), (1, "both"), (10, "down"), (100, "down"))
+    #: (bytes, streams) of request and response.
+    requests: tuple[tuple[int, int], ...] = ((64, 1), (64, 16), (64, 128), (4096, 16), (65536, 1))
+    #: Streams that open at the same time.
+    opens: tuple[int, ...] = (1, 16)
+    chatty_streams: int = 1000
+    chatty_bytes: int = 512
+    #: Requests per second, on all of them together.
+    chatty_rate: float = 500.0
+    bulk_beside_chatty: int = 3
+    idle_streams: int = 10_000
+    idle_rounds: int = 1
+    #: Milliseconds.
+    round_trips: tuple[float, ...] = (60.0,)
+    #: Bytes per second: 200 Mbit/s.
+    line_rate: float = 25e6
+    line_rounds: int = 2
+    #: Seconds after the start of a stream in which it may come up to speed.
+    line_start: float = 3.0
+    pgbench_clients: int = 8
+    redis_clients: int = 50
+    redis_requests: int = 4000
+    #: A system that is not back by then is taken for not coming back.
+    reconnect_seconds: float = 15.0
+
+    def as_parameters(self) -> Mapping[str, Any]:
+        """As they are kept with the results."""
+        return attrs.asdict(self)
+
+
+SHORT = Plan()
+FULL = Plan(
+    rounds=7,
+    seconds=3.0,
+    warm_up=1.0,
+    bulk=tuple((streams, direction) for streams in (1, 10, 100) for direction in ("down", "up", "both")),
+    requests=tuple((size, streams) for size in (64, 4096, 65536) for streams in (1, 16, 128)),
+    idle_rounds=3,
+    round_trips=(20.0, 60.0, 150.0),
+    line_rounds=3,
+    redis_requests=20_000,
+)

@@ -1,0 +1,26 @@
+"""Free ports of the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+
+HOST = "127.0.0.1"
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses now, and that was not given out before.
+
+    Below the range from which systems take ports for outgoing connections, so that nobody takes it meanwhile.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((HOST, port))
+            if port not in _given:
+                _given.add(port)
+                return port

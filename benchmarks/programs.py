@@ -1,0 +1,181 @@
+"""Processes that the suite starts. None outlives it: not after Ctrl-C, and on Linux not even after SIGKILL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
+#: The folder that the suite's own package is imported from, and its name there: `benchmarks` in a checkout.
+ROOT = Path(__file__).parents[len(__package__.split("."))]
+PACKAGE = __package__
+#: Programs of the system may be where only root has them on PATH.
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+class ProgramError(Exception):
+    """A program did not do what it was started for; the text says which, and ends with what it said last."""
+
+
+def find(name: str) -> str | None:
+    """Where a program is, or None."""
+    return shutil.which(name, path=_PATH)
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """The command of one of the suite's own modules, for a process that `environment` is given to."""
+    return [sys.executable, "-m", f"{PACKAGE}.{name}", *arguments]
+
+
+def environment() -> dict[str, str]:
+    """For processes of ours: they find the same packages, and write without delay."""
+    path = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+
+
+def _die_with_parent() -> None:
+    """Runs in the child: the kernel ends it when we end. `prctl` has no name in the standard library."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+class Program:
+    """A process, and the file that its output goes to. Close it, or use it with `with`.
+
+    It is the first of a process group of its own, so that Ctrl-C reaches the suite alone, which then stops it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        folder: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name.replace(' ', '-')}-{time.monotonic_ns()}.log"
+        # The suite has one thread, so that code between fork and exec is safe.
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=stdin,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment() if env is None else dict(env),
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (see above)
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return self.log.read_text("utf-8", "replace")
+
+    def wait_for_line(self, pattern: str, *, seconds: float = START_SECONDS) -> re.Match[str]:
+        """The first match in its output.
+
+        Raises:
+            ProgramError: it ended, or took too long.
+        """
+        found: list[re.Match[str]] = []
+
+        def look() -> bool:
+            found.extend(re.finditer(pattern, self.output, re.MULTILINE))
+            return bool(found)
+
+        self.wait_until(look, f"no line {pattern!r}", seconds=seconds)
+        return found[0]
+
+    def wait_until(self, condition: Callable[[], bool], problem: str, *, seconds: float = START_SECONDS) -> None:
+        """Ask again and again until it is so.
+
+        Raises:
+            ProgramError: the program ended, or it took too long; begins with `problem`.
+        """
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if self.process.poll() is not None:
+                raise self.error(f"{problem} (exit code {self.process.returncode})")
+            if time.monotonic() > deadline:
+                raise self.error(f"{problem} within {seconds:.0f} s")
+            time.sleep(0.005)
+
+    def error(self, problem: str) -> ProgramError:
+        """An error that shows the end of its output."""
+        return ProgramError("\n  ".join([f"{self.name}: {problem}", *self.output.splitlines()[-8:]]))
+
+    def kill(self) -> None:
+        """End it, and all that it started, at once and without a farewell."""
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def close(self) -> None:
+        """Ask it to end; make it end. Idempotent."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_SECONDS)
+        self.kill()
+
+    def _signal(self, number: int) -> None:
+        # The group may outlive its first process: sshd leaves one process for each connection.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, number)
+
+
+def run(command: Sequence[str | Path], *, seconds: float = 120.0, stdin: str = "") -> str:
+    """Run a program to its end, and return its standard output.
+
+    Raises:
+        ProgramError: it failed, or took too long; ends with what it said.
+    """
+    name = Path(str(command[0])).name
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 (see above)
+    )
+    try:
+        out, err = process.communicate(stdin, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise ProgramError(f"{name}: not done within {seconds:.0f} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode:
+        raise ProgramError("\n  ".join([f"{name}: exit code {process.returncode}", *(out + err).splitlines()[-8:]]))
+    return out

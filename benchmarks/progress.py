@@ -1,0 +1,91 @@
+"""A progress bar, and an estimate of what is left."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+_WIDTH = 24
+
+
+class Estimate:
+    """How long the rest takes, judging from what the part before it took compared with what was expected of it.
+
+    Args:
+        expected: seconds, of all steps together.
+        clock: what time it is.
+    """
+
+    def __init__(self, expected: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._expected = expected
+        self._clock = clock
+        self._began = clock()
+        self._done = 0.0
+
+    def advance(self, expected: float) -> None:
+        """A step is done of which so many seconds were expected."""
+        self._done += expected
+
+    @property
+    def part(self) -> float:
+        """From 0 to 1."""
+        return min(self._done / self._expected, 1.0) if self._expected else 1.0
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        # The first steps say little: for them, the expectation weighs as much as a tenth of the whole.
+        weight = self._expected / 10
+        factor = (self._clock() - self._began + weight) / (self._done + weight) if self._expected else 1.0
+        return max(self._expected - self._done, 0.0) * factor
+
+
+class Progress:
+    """One line that changes on a terminal; elsewhere one line for each case."""
+
+    def __init__(self, stream: TextIO, expected: float) -> None:
+        self._stream = stream
+        self._live = stream.isatty()
+        self._estimate = Estimate(expected)
+        self._case = ""
+        self._width = 0
+
+    def show(self, case: str, system: str) -> None:
+        """What is being done now."""
+        if self._live:
+            filled = round(self._estimate.part * _WIDTH)
+            bar = "#" * filled + "." * (_WIDTH - filled)
+            self._write(f"[{bar}] {self._estimate.part:4.0%}  {self._left()} left  {case}  {system}")
+        elif case != self._case:
+            print(f"{self._estimate.part:4.0%}  {self._left()} left  {case}", file=self._stream, flush=True)
+        self._case = case
+
+    def advance(self, expected: float) -> None:
+        """It is done."""
+        self._estimate.advance(expected)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._clear()
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leave an empty line."""
+        self._clear()
+
+    def _left(self) -> str:
+        minutes, seconds = divmod(round(self._estimate.left), 60)
+        return f"{minutes}:{seconds:02}"
+
+    def _write(self, text: str) -> None:
+        columns = shutil.get_terminal_size().columns - 1
+        text = text[:columns]
+        print(f"\r{text.ljust(self._width)}", end="", file=self._stream, flush=True)
+        self._width = len(text)
+
+    def _clear(self) -> None:
+        if self._width:
+            self._write("")
+            print("\r", end="", file=self._stream, flush=True)

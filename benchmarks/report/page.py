@@ -1,0 +1,73 @@
+"""One page with everything, which needs no other file and no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from ..model import Run
+from .speed import speed_table
+from .tables import Table, tables
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c2330; }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .7rem; border-bottom: 1px solid #d8dce3; text-align: right; }
+th { background: #f2f4f7; font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+td.MISSED, td.failed { color: #b3261e; font-weight: 600; } td.reached { color: #1d7a3e; font-weight: 600; }
+figure { margin: 0 0 2rem; } figure svg { max-width: 100%; height: auto; } .note { color: #5b6472; }
+"""
+
+
+def write_page(run: Run, file: Path) -> str:
+    """Write the page, and say so; also where it has no plots, and how to get them."""
+    try:
+        from .plots import plot
+    except ImportError:
+        plot = None
+    charts = {} if plot is None else {case: plot(run, case) for case in run.cases}
+    file.write_text("".join(_page(run, charts)), "utf-8")
+    if plot is None:
+        return f"{file}: without plots, which need matplotlib: pip install matplotlib"
+    return f"{file}: tables and plots"
+
+
+def _page(run: Run, charts: Mapping[str, tuple[str, bytes] | None]) -> Iterator[str]:
+    title = "hybridrelay benchmarks"
+    yield f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    yield f"<h1>{title}</h1><p>{html.escape(run.started)}"
+    yield "</p>" if run.complete else " &mdash; <strong>interrupted: not complete</strong></p>"
+    yield '<p class="note">Figures are medians of all rounds; ± is half their range. Ratios are medians of ratios '
+    yield "within a round. CPU is seconds of processor time in one measurement; MiB is peak resident memory.</p>"
+    yield _table(speed_table(run))
+    for table in tables(run):
+        yield _table(table)
+        chart = charts.get(table.title)
+        if chart is not None:
+            svg, png = chart
+            name = table.title.replace("/", "-")
+            data = base64.b64encode(png).decode()
+            yield f'<figure>{svg}<figcaption><a download="{name}.png" href="data:image/png;base64,{data}">PNG</a>'
+            yield "</figcaption></figure>"
+    if run.skipped:
+        yield _table(
+            Table("Skipped", ("", "why", "how to get it"), [(s.system, s.reason, s.remedy) for s in run.skipped])
+        )
+    for name, fields in (("Machine", run.machine), ("Versions", run.versions), ("Parameters", run.parameters)):
+        yield _table(Table(name, ("", ""), [(key, str(value)) for key, value in fields.items()]))
+    yield "</html>\n"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
+    return f"<h2>{html.escape(table.title)}</h2><table><tr>{head}</tr>{rows}</table>\n"
+
+
+def _cell(text: str) -> str:
+    kind = text.partition(":")[0]
+    marked = f' class="{kind}"' if kind in {"MISSED", "reached", "failed"} else ""
+    return f"<td{marked}>{html.escape(text)}</td>"

@@ -1,0 +1,124 @@
+"""Measures every case for every system, in turns."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import attrs
+
+from .environment import describe_machine, describe_versions
+from .limits import raise_descriptor_limit
+from .model import Run, Sample, Skipped
+from .plan import Plan
+from .programs import ProgramError
+from .progress import Progress
+from .scenarios import Case
+from .stage import Stage
+from .systems import System
+
+#: For the estimate: bringing up one system.
+_DEPLOY_SECONDS = 1.0
+
+
+def in_turns(systems: Sequence[System], round_: int) -> list[System]:
+    """The order of one round: each round begins with another system, so that none always follows the same one."""
+    if not systems:
+        return []
+    first = round_ % len(systems)
+    return [*systems[first:], *systems[:first]]
+
+
+def measure_all(
+    cases: Sequence[Case], systems: Sequence[System], skipped: Sequence[Skipped], plan: Plan, messages: TextIO
+) -> Run:
+    """Measure. After Ctrl-C, or SIGTERM, what there is until then: never an exception for it.
+
+    Args:
+        cases: what to measure.
+        systems: on what.
+        skipped: what could not be, for the record.
+        plan: how often and how long.
+        messages: where the progress goes.
+    """
+    raise_descriptor_limit()
+    run = Run(
+        started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        machine=describe_machine(),
+        versions=describe_versions(),
+        parameters=plan.as_parameters(),
+        skipped=tuple(skipped),
+        complete=False,
+    )
+    samples: list[Sample] = []
+    expected = sum(_expected(case, _suitable(case, systems)) for case in cases)
+    progress = Progress(messages, expected)
+    complete = False
+    with _sigterm_is_ctrl_c(), tempfile.TemporaryDirectory(prefix="hybridrelay-bench-") as folder:
+        # Servers that give up their privileges have to reach their own folder in it.
+        os.chmod(folder, 0o711)
+        try:
+            with Stage(Path(folder)) as stage:
+                _Measuring(stage, progress, samples.append).run(cases, systems)
+            complete = True
+        except KeyboardInterrupt:
+            progress.say("interrupted: what was measured until now is kept")
+    progress.close()
+    return attrs.evolve(run, samples=tuple(samples), complete=complete)
+
+
+class _Measuring:
+    def __init__(self, stage: Stage, progress: Progress, keep: Callable[[Sample], None]) -> None:
+        self._stage = stage
+        self._progress = progress
+        self._keep = keep
+        #: (scenario, system) that failed: not tried again in this scenario's other rounds.
+        self._broken: set[tuple[str, str]] = set()
+
+    def run(self, cases: Sequence[Case], systems: Sequence[System]) -> None:
+        scenario = ""
+        for case in cases:
+            if case.name.partition("/")[0] != scenario:
+                # Nothing of an earlier scenario may still run, retransmit or tidy up.
+                self._stage.clear()
+                scenario = case.name.partition("/")[0]
+            suitable = _suitable(case, systems)
+            for round_ in range(case.rounds):
+                for system in in_turns(suitable, round_):
+                    self._progress.show(case.name, system.name)
+                    if (case.name, system.name) not in self._broken:
+                        self._keep(self._measure(case, system, round_))
+                    self._progress.advance(case.seconds)
+
+    def _measure(self, case: Case, system: System, round_: int) -> Sample:
+        try:
+            outcome = case.measure(self._stage, system)
+        except (ProgramError, OSError) as exc:
+            self._broken.add((case.name, system.name))
+            self._progress.say(f"{case.name} on {system.name} failed: {exc}")
+            return Sample(case.name, system.name, round_, error=str(exc).splitlines()[0])
+        return Sample(case.name, system.name, round_, outcome.metrics, outcome.usage)
+
+
+def _suitable(case: Case, systems: Sequence[System]) -> list[System]:
+    return [system for system in systems if case.suits(system)]
+
+
+def _expected(case: Case, systems: Sequence[System]) -> float:
+    return (case.rounds * case.seconds + _DEPLOY_SECONDS) * len(systems)
+
+
+@contextmanager
+def _sigterm_is_ctrl_c() -> Iterator[None]:
+    """Who sends SIGTERM wants the results as well."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

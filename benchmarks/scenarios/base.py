@@ -1,0 +1,27 @@
+"""What a scenario consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from ..stage import Outcome, Stage
+from ..systems import System
+
+
+@attrs.frozen
+class Case:
+    """One thing to measure, for each system in turn."""
+
+    #: Scenario, a slash, and what varies in it.
+    name: str
+    #: One line for people.
+    title: str
+    #: Measures one system once.
+    measure: Callable[[Stage, System], Outcome]
+    rounds: int
+    #: About how long one measurement takes, for the estimate of what is left.
+    seconds: float
+    #: Which systems it makes sense for.
+    suits: Callable[[System], bool] = lambda system: True

@@ -1,0 +1,83 @@
+"""pgbench and redis-benchmark, which know nothing of us."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+from ..model import Usage
+from ..plan import Plan
+from ..ports import HOST
+from ..programs import ProgramError, run
+from ..servers import find_postgresql
+from ..stage import Outcome, Stage
+from ..systems import System
+from ..usage import Sampler, process_tree
+from .base import Case
+
+#: Connects to a port, and returns metrics.
+_Client = Callable[[int], Mapping[str, float]]
+#: pgbench's own transactions. "simple" is its query protocol: each statement is a round trip.
+_SCRIPTS = {"transactions": [], "select": ["-S"]}
+
+
+def pgbench(plan: Plan) -> Iterator[Case]:
+    """Transactions per second of a few clients."""
+    for name, options in _SCRIPTS.items():
+        seconds = max(round(plan.seconds), 2)
+
+        def measure(stage: Stage, system: System, options: list[str] = options, seconds: int = seconds) -> Outcome:
+            clients = str(plan.pgbench_clients)
+            settings = ["-n", "-M", "simple", "-c", clients, "-j", "2", "-T", str(seconds), *options]
+            return _run(stage, system, "postgresql", lambda port: _pgbench(port, settings))
+
+        title = f"pgbench, {plan.pgbench_clients} clients, simple protocol, {name}"
+        yield Case(f"pgbench/{name}", title, measure, plan.rounds, seconds + 1.0)
+
+
+def redis(plan: Plan) -> Iterator[Case]:
+    """GET per second of many clients."""
+
+    def measure(stage: Stage, system: System) -> Outcome:
+        return _run(stage, system, "redis", lambda port: _redis(port, plan))
+
+    title = f"redis-benchmark GET, {plan.redis_clients} clients"
+    yield Case("redis/get", title, measure, plan.rounds, plan.redis_requests / 3000 + 0.5)
+
+
+def _run(stage: Stage, system: System, kind: str, client: _Client) -> Outcome:
+    deployment = stage.deployment(system, kind)
+    server, _ = stage.server(kind)
+    sampler = Sampler({**deployment.pids(), "target": process_tree([server.pid])})
+    sampler.begin()
+    metrics = client(deployment.entry)
+    usage = {role: Usage(cpu_seconds=used["cpu_seconds"], peak_bytes=int(used["peak_bytes"]))
+             for role, used in sampler.end().items()}  # fmt: skip
+    return Outcome(metrics, usage)
+
+
+def _pgbench(port: int, settings: list[str]) -> dict[str, float]:
+    program = find_postgresql("pgbench")
+    assert program is not None, "the server could not have been started"
+    out = run([program, "-h", HOST, "-p", str(port), "-U", "postgres", *settings, "postgres"])
+    rate = re.search(r"^tps = ([\d.]+)", out, re.MULTILINE)
+    latency = re.search(r"^latency average = ([\d.]+) ms", out, re.MULTILINE)
+    if rate is None or latency is None:
+        raise ProgramError(f"pgbench said nothing of its rate:\n{out}")
+    return {"per_s": float(rate[1]), "ms": float(latency[1])}
+
+
+def _redis(port: int, plan: Plan) -> dict[str, float]:
+    count, clients = str(plan.redis_requests), str(plan.redis_clients)
+    out = run(["redis-benchmark", "-h", HOST, "-p", str(port), "-n", count, "-c", clients, "-t", "get", "--csv"])
+    lines = list(csv.DictReader(io.StringIO(out[out.index('"test"') :])))
+    if not lines:
+        raise ProgramError(f"redis-benchmark said nothing of its rate:\n{out}")
+    (line,) = lines
+    return {
+        "per_s": float(line["rps"]),
+        "p50_us": float(line["p50_latency_ms"]) * 1000,
+        "p99_us": float(line["p99_latency_ms"]) * 1000,
+    }

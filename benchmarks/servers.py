@@ -1,0 +1,92 @@
+"""Real servers for the far end: PostgreSQL and Redis, neither of which waits for a disk."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import struct
+from pathlib import Path
+
+from .ports import HOST, free_port
+from .programs import Program, ProgramError, find, run
+from .systems import Server
+
+#: A client's first message, to which the server answers with one byte: whether it speaks TLS.
+_POSTGRESQL_HELLO = struct.pack("!II", 8, 80877103)
+_SETTINGS = (
+    f"listen_addresses={HOST}", "unix_socket_directories=", "max_connections=200",
+    "fsync=off", "synchronous_commit=off", "full_page_writes=off",
+)  # fmt: skip
+PGBENCH_SCALE = 10
+
+
+def find_postgresql(name: str) -> str | None:
+    """Where a program of PostgreSQL is: Debian keeps those of the server off PATH."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((str(folder / name) for folder in folders if (folder / name).exists()), find(name))
+
+
+def start_postgresql(folder: Path) -> tuple[Program, Server]:
+    """A new cluster with pgbench's tables.
+
+    Raises:
+        ProgramError: it cannot be made here.
+    """
+    initdb, server, pgbench = map(find_postgresql, ("initdb", "postgres", "pgbench"))
+    if initdb is None or server is None or pgbench is None:
+        raise ProgramError("PostgreSQL not found: apt install postgresql postgresql-contrib")
+    folder.mkdir()
+    user = _unprivileged(folder)
+    data = folder / "data"
+    run([*user, initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
+    port = free_port()
+    settings = [part for setting in _SETTINGS for part in ("-c", setting)]
+    program = Program("postgresql", [*user, server, "-D", data, "-p", str(port), *settings], folder)
+    try:
+        program.wait_for_line("ready to accept connections")
+        run(
+            [pgbench, "-h", HOST, "-p", str(port), "-U", "postgres", "-i", "-q", "-s", str(PGBENCH_SCALE), "postgres"]
+        )
+    except BaseException:
+        program.close()
+        raise
+    return program, Server(port, _POSTGRESQL_HELLO)
+
+
+def start_redis(folder: Path) -> tuple[Program, Server]:
+    """A Redis that keeps nothing on disk.
+
+    Raises:
+        ProgramError: there is none here.
+    """
+    redis = find("redis-server")
+    if redis is None or find("redis-benchmark") is None:
+        raise ProgramError("Redis not found: apt install redis-server redis-tools")
+    folder.mkdir()
+    port = free_port()
+    command = [redis, "--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no", "--dir", folder]
+    program = Program("redis", command, folder)
+    try:
+        program.wait_for_line("Ready to accept connections")
+    except BaseException:
+        program.close()
+        raise
+    return program, Server(port, b"PING\r\n")
+
+
+def _unprivileged(folder: Path) -> list[str]:
+    """What has to stand in front of PostgreSQL's programs, which refuse to run as root; gives them the folder."""
+    if os.geteuid() != 0:
+        return []
+    setpriv = find("setpriv")
+    try:
+        user = pwd.getpwnam("postgres")
+    except KeyError:
+        user = None
+    if setpriv is None or user is None:
+        raise ProgramError("PostgreSQL does not run as root, and there is no user postgres, or no setpriv")
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    for parent in [folder, *folder.parents[:2]]:
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    return [setpriv, "--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=KILL", "--"]

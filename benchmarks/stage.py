@@ -1,0 +1,144 @@
+"""What runs at the moment: deployments that are kept for the next round, and servers at their far end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import attrs
+
+from .model import Usage
+from .programs import Program, ProgramError, module, run
+from .servers import start_postgresql, start_redis
+from .systems import Deployment, Line, Server, System
+
+#: Beyond what a measurement asks for itself: starting Python, and opening streams through something slow.
+_LOAD_GRACE_SECONDS = 100.0
+#: Half a minute each, where a system cannot come up at all.
+_ATTEMPTS = 2
+#: The roles whose processor time is the price of the tunnel.
+_BETWEEN = ("client", "relay", "connector")
+
+
+@attrs.frozen
+class Outcome:
+    """What one measurement gave."""
+
+    metrics: Mapping[str, float]
+    usage: Mapping[str, Usage] = attrs.field(factory=dict[str, Usage])
+
+
+class Stage:
+    """Close it, or use it with `with`: then nothing runs any more.
+
+    Args:
+        folder: private to this run; for configurations, keys and logs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._count = 0
+        self._servers: dict[str, tuple[Program, Server]] = {}
+        self._deployments: dict[tuple[str, str, Line | None], Deployment] = {}
+        #: How often each could not be brought up.
+        self._failures: Counter[tuple[str, str, Line | None]] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.ExitStack() as stack:
+            for program, _ in self._servers.values():
+                stack.callback(program.close)
+            stack.callback(self.clear)
+
+    def clear(self) -> None:
+        """End all deployments. Servers stay."""
+        with contextlib.ExitStack() as stack:
+            for deployment in self._deployments.values():
+                stack.callback(deployment.close)
+            self._deployments.clear()
+
+    def server(self, kind: str) -> tuple[Program, Server]:
+        """A server of that kind, started when it is wanted first.
+
+        Raises:
+            ProgramError: it cannot be had here.
+        """
+        if kind not in self._servers:
+            self._servers[kind] = _SERVERS[kind](self._folder / kind)
+        return self._servers[kind]
+
+    def deployment(self, system: System, kind: str = "target", line: Line | None = None) -> Deployment:
+        """A deployment that is kept until `clear`.
+
+        Raises:
+            ProgramError: it does not work here.
+        """
+        key = system.name, kind, line
+        if key not in self._deployments:
+            if self._failures[key] >= _ATTEMPTS:
+                raise ProgramError(f"could not be brought up, {_ATTEMPTS} times")
+            server = self.server(kind)[1]
+            try:
+                self._deployments[key] = system.deploy(self._new_folder(system), server, line)
+            except ProgramError:
+                self._failures[key] += 1
+                raise
+        return self._deployments[key]
+
+    @contextlib.contextmanager
+    def fresh(self, system: System, line: Line | None = None) -> Iterator[Deployment]:
+        """A deployment of its own, which nothing has used before.
+
+        Raises:
+            ProgramError: it does not work here.
+        """
+        with system.deploy(self._new_folder(system), self.server("target")[1], line) as deployment:
+            yield deployment
+
+    def load(self, deployment: Deployment, kind: str, **arguments: Any) -> Outcome:
+        """Run a load generator through a deployment whose server is the suite's own target.
+
+        Raises:
+            ProgramError: it met a connection that failed, or was not done in time.
+        """
+        target, server = self.server("target")
+        pids = {**deployment.pids(), "target": [target.pid]}
+        if kind == "bulk":
+            arguments["target"] = server.port
+        arguments = {"entry": deployment.entry, "pids": pids, **arguments}
+        answer = json.loads(run(module("load", kind), seconds=_LOAD_GRACE_SECONDS, stdin=json.dumps(arguments)))
+        usage = {role: Usage(**used) for role, used in answer["usage"].items()}
+        metrics = dict(answer["metrics"])
+        cpu = sum(usage[role].cpu_seconds for role in _BETWEEN if role in usage)
+        if "bytes" in answer:
+            metrics["cpu_s_per_gb"] = cpu / (answer["bytes"] / 1e9)
+        if "requests" in answer:
+            metrics["cpu_us_per_request"] = cpu / answer["requests"] * 1e6
+        return Outcome(metrics, usage)
+
+    def _new_folder(self, system: System) -> Path:
+        self._count += 1
+        return self._folder / f"{system.name}-{self._count}"
+
+
+def _start_target(folder: Path) -> tuple[Program, Server]:
+    folder.mkdir()
+    program = Program("target", module("target"), folder)
+    try:
+        return program, Server(int(program.wait_for_line(r"^ready (\d+)")[1]))
+    except BaseException:
+        program.close()
+        raise
+
+
+_SERVERS: dict[str, Callable[[Path], tuple[Program, Server]]] = {
+    "target": _start_target,
+    "postgresql": start_postgresql,
+    "redis": start_redis,
+}

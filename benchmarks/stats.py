@@ -1,0 +1,68 @@
+"""The little statistics that the suite needs. Samples are few, so medians and ranges: no means, no deviations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import attrs
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that at least `percent` of all values do not exceed (nearest rank).
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no values")
+    rank = math.ceil(percent / 100 * len(values))
+    return sorted(values)[max(rank, 1) - 1]
+
+
+@attrs.frozen
+class Summary:
+    """What several rounds of one measurement gave."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def spread(self) -> float:
+        """Half the range, as a part of the median: 0.05 reads "plus or minus 5 %"."""
+        return (self.high - self.low) / 2 / abs(self.median) if self.median else 0.0
+
+    def overlaps(self, other: Summary) -> bool:
+        """Whether the two ranges have a value in common: then they may as well be the same."""
+        return self.low <= other.high and other.low <= self.high
+
+
+def summarize(values: Sequence[float]) -> Summary:
+    """Summarize the values of all rounds.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not values:
+        raise ValueError("no values")
+    return Summary(median(values), min(values), max(values), len(values))
+
+
+def paired_ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summary | None:
+    """How many times `theirs` is `ours`, round by round.
+
+    What disturbs the machine for a while disturbs both values of a round, and so cancels where medians of all rounds
+    would not.
+
+    Args:
+        ours: values by round.
+        theirs: values by round.
+
+    Returns:
+        None where no round has both.
+    """
+    ratios = [value / theirs[round_] for round_, value in ours.items() if theirs.get(round_)]
+    return summarize(ratios) if ratios else None

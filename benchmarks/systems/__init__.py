@@ -1,0 +1,37 @@
+"""The systems under test, and what they are compared with."""
+
+from __future__ import annotations
+
+from ..model import Skipped
+from .base import Deployment as Deployment
+from .base import Line as Line
+from .base import Server as Server
+from .base import System as System
+from .ours import NATIVE, WS, WSS
+from .peers import Chisel, Frp, Rathole, Wstunnel
+from .plain import Direct, Haproxy, Splice
+from .ssh import Ssh
+
+#: In the order of the tables.
+SYSTEMS: dict[str, System] = {
+    system.name: system
+    for system in (Direct(), Haproxy(), Splice(), Ssh(), NATIVE, WS, WSS, Chisel(), Frp(), Rathole(), Wstunnel())
+}
+OURS = tuple(system.name for system in (NATIVE, WS, WSS))
+
+
+def choose(names: list[str] | None) -> tuple[list[System], list[Skipped]]:
+    """What can be measured here, and what cannot, and why.
+
+    Args:
+        names: those wanted; None for all.
+    """
+    chosen, skipped = [], []
+    for system in SYSTEMS.values():
+        if names is None or system.name in names:
+            reason = system.missing()
+            if reason is None:
+                chosen.append(system)
+            else:
+                skipped.append(Skipped(system.name, reason, system.remedy))
+    return chosen, skipped

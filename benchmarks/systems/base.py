@@ -1,0 +1,220 @@
+"""What a system under test is, and what the suite needs of it."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+import attrs
+
+from .. import wire
+from ..ports import HOST, free_port
+from ..programs import START_SECONDS, Program, ProgramError, find, module
+from ..usage import process_tree
+
+#: The roles in the order of the picture. Every system says which of its processes play them.
+CLIENT, RELAY, CONNECTOR = "client", "relay", "connector"
+
+
+@attrs.frozen
+class Line:
+    """A long and narrow line between the client and the relay."""
+
+    round_trip_ms: float
+    #: Bytes per second, in each direction.
+    rate: float
+
+
+@attrs.frozen
+class Server:
+    """What stands at the far end."""
+
+    port: int
+    #: Sent to see whether it can be reached: it answers with at least one byte.
+    hello: bytes = wire.HELLO
+
+
+class Deployment:
+    """The processes of one system, between a port that applications connect to and a server."""
+
+    def __init__(self, folder: Path, server: Server, line: Line | None = None) -> None:
+        self.folder = folder
+        self.server = server
+        self.line = line
+        #: Where applications connect to. Set by whoever deploys.
+        self.entry = 0
+        #: When the client was started last.
+        self.client_started = 0.0
+        self.programs: dict[str, list[Program]] = {CLIENT: [], RELAY: [], CONNECTOR: []}
+        self._links: list[Program] = []
+        self._client_command: Sequence[str | Path] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes."""
+        with contextlib.ExitStack() as stack:
+            for program in [*self._links, *(one for programs in self.programs.values() for one in programs)]:
+                stack.callback(program.close)
+
+    def start(self, role: str, command: Sequence[str | Path], *, name: str | None = None) -> Program:
+        """Start a process that plays `role`."""
+        program = Program(name or role, command, self.folder)
+        self.programs[role].append(program)
+        return program
+
+    def start_client(self, command: Sequence[str | Path]) -> Program:
+        """Start the process that applications connect to, so that `restart_client` can do it again."""
+        self._client_command = command
+        self.client_started = time.monotonic()
+        return self.start(CLIENT, command)
+
+    def restart_client(self) -> None:
+        """End the client, and start it anew; nothing is waited for.
+
+        Raises:
+            ProgramError: there is none.
+        """
+        if self._client_command is None:
+            raise ProgramError("has no client process")
+        for running in self.programs[CLIENT]:
+            running.close()
+        self.programs[CLIENT].clear()
+        self.start_client(self._client_command)
+
+    def across(self, port: int) -> int:
+        """The port that leads to `port` over the line, or `port` itself where there is none."""
+        if self.line is None:
+            return port
+        near = free_port()
+        delay = str(self.line.round_trip_ms / 2)
+        link = Program(
+            "link", module("link", str(near), str(port), delay, str(self.line.rate)), self.folder, stdin=-1
+        )
+        self._links.append(link)
+        link.wait_for_line("^ready")
+        return near
+
+    def cut(self) -> None:
+        """Break all connections that cross the line."""
+        for link in self._links:
+            assert link.process.stdin is not None
+            link.process.stdin.write(b"cut\n")
+            link.process.stdin.flush()
+
+    def wait_until_serving(self, *, seconds: float = START_SECONDS, pause: float = 0.02) -> float:
+        """Connect again and again until a byte of the server comes back; the time when it did.
+
+        Raises:
+            ProgramError: a process ended, or it took too long.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.answers():
+            for ended in self.ended():
+                raise ended.error(f"ended with exit code {ended.process.returncode}")
+            if time.monotonic() > deadline:
+                raise ProgramError(f"nothing comes back through port {self.entry} within {seconds:.0f} s")
+            time.sleep(pause)
+        return time.monotonic()
+
+    def ended(self) -> list[Program]:
+        """Those of its processes that ended by themselves."""
+        every = [*self._links, *(one for programs in self.programs.values() for one in programs)]
+        return [one for one in every if one.process.poll() is not None]
+
+    def answers(self) -> bool:
+        """Whether a byte of the server comes back now."""
+        with contextlib.suppress(OSError), socket.create_connection((HOST, self.entry), timeout=2) as sock:
+            sock.sendall(self.server.hello)
+            return bool(sock.recv(1))
+        return False
+
+    def pids(self) -> dict[str, list[int]]:
+        """All processes of each role that has any, their descendants included."""
+        return {
+            role: process_tree(program.pid for program in programs)
+            for role, programs in self.programs.items()
+            if programs
+        }
+
+
+class System(abc.ABC):
+    """One way to get from an application to a server."""
+
+    #: As it is called in tables and on the command line.
+    name: str
+    #: One line about it.
+    description: str
+    #: Programs that have to be on PATH, and how one gets them.
+    needs: Sequence[str] = ()
+    remedy: str = ""
+    #: Whether it comes back by itself after its connections broke.
+    reconnects: bool = False
+    #: What one of its processes needs for a stream: 1, where streams share a connection on the other side.
+    descriptors_per_stream: int = 1
+
+    def missing(self) -> str | None:
+        """Why it cannot be measured here, or None."""
+        absent = [name for name in self.needs if find(name) is None]
+        return f"{', '.join(absent)} not found" if absent else None
+
+    def deploy(self, folder: Path, server: Server, line: Line | None = None) -> Deployment:
+        """Start it, and wait until a byte of the server came through.
+
+        Raises:
+            ProgramError: it does not work here.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        deployment = Deployment(folder, server, line)
+        try:
+            self.start(deployment)
+            deployment.wait_until_serving()
+        except ProgramError as exc:
+            ended = [one.error(f"ended with exit code {one.process.returncode}") for one in deployment.ended()]
+            deployment.close()
+            raise ProgramError("\n".join(map(str, [exc, *ended]))) from None
+        except BaseException:
+            deployment.close()
+            raise
+        return deployment
+
+    @abc.abstractmethod
+    def start(self, deployment: Deployment) -> None:
+        """Start the processes and set ``entry``. What serves may still have to come up."""
+
+
+def program(name: str) -> str:
+    """Where a needed program is.
+
+    Raises:
+        ProgramError: nowhere.
+    """
+    path = find(name)
+    if path is None:
+        raise ProgramError(f"{name} not found")
+    return path
+
+
+Chain = Callable[[int, int], Sequence[str | Path]]
+
+
+def start_chain(deployment: Deployment, hop: Chain) -> None:
+    """Start three forwarders in a row. The line, where there is one, is in front of the second.
+
+    Args:
+        hop: the command of one forwarder: from its port, to the next.
+    """
+    connector, relay, client = free_port(), free_port(), free_port()
+    deployment.start(CONNECTOR, hop(connector, deployment.server.port))
+    deployment.start(RELAY, hop(relay, connector))
+    deployment.entry = client
+    deployment.start_client(hop(client, deployment.across(relay)))

@@ -1,0 +1,68 @@
+"""hybridrelay, as it is deployed: relay, connector and client are its own commands, with their default settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from hybridrelay import parse_connection_string_untrusted
+
+from ..ports import HOST, free_port
+from ..programs import run
+from .base import CONNECTOR, RELAY, Deployment, System
+
+_COMMAND = (sys.executable, "-m", "hybridrelay")
+_PORTS = ("probe", "control", "data", "http", "https")
+
+
+class HybridRelay(System):
+    """One transport. The relay opens nothing but the ports of that transport, so that nothing else can be chosen."""
+
+    reconnects = True
+
+    def __init__(self, name: str, description: str, mode: str, ports: tuple[str, ...]) -> None:
+        self.name = name
+        self.description = description
+        self._mode = mode
+        self._opened = ports
+
+    def start(self, deployment: Deployment) -> None:
+        """Start a relay, create a hybrid connection, and start both sides of it."""
+        folder = deployment.folder
+        ports = {name: free_port() if name in self._opened else None for name in _PORTS}
+        text = ",".join(f"{name}={port or 'off'}" for name, port in ports.items())
+        state = folder / "state"
+        relay = deployment.start(RELAY, [*_COMMAND, "relay", "--state", state, "--host", HOST, "--ports", text])
+        relay.wait_for_line("^ready")
+        connector, application = folder / "connector", folder / "application"
+        run([
+            *_COMMAND, "connections", "create", "bench", "--endpoint", HOST, "--state", state,
+            "--target", f"{HOST}:{deployment.server.port}",
+            "--connector-file", connector, "--application-file", application,
+            "--authority-file", folder / "authority",
+        ])  # fmt: skip
+        strings = "--connection-string-file"
+        mode = ("--mode", self._mode)
+        started = deployment.start(CONNECTOR, [*_COMMAND, "connector", strings, connector, *mode])
+        started.wait_for_line("^ready")
+        if deployment.line is not None:
+            _lead_across(application, deployment, ports)
+        deployment.entry = free_port()
+        listen = f"{HOST}:{deployment.entry}"
+        client = deployment.start_client([*_COMMAND, "forward", strings, application, "--listen", listen, *mode])
+        client.wait_for_line("^ready")
+
+
+def _lead_across(file: Path, deployment: Deployment, ports: Mapping[str, int | None]) -> None:
+    """Let the client's connection string name the near ends of the line instead of the relay's ports."""
+    near = {name: None if port is None else deployment.across(port) for name, port in ports.items()}
+    string = parse_connection_string_untrusted(file.read_text())
+    file.write_text(attrs.evolve(string, ports=near).format())
+
+
+NATIVE = HybridRelay("tcp", "hybridrelay over native TCP", "tcp", ("probe", "control", "data"))
+WS = HybridRelay("ws", "hybridrelay over WebSocket on HTTP", "websocket", ("http",))
+WSS = HybridRelay("wss", "hybridrelay over WebSocket on HTTPS", "websocket", ("https",))

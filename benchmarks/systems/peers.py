@@ -1,0 +1,145 @@
+"""Other tunnels, where they are on PATH. Small adapters: each starts a server and one client on each side."""
+
+from __future__ import annotations
+
+from ..ports import HOST, free_port
+from .base import CONNECTOR, RELAY, Deployment, System, program
+
+
+class Chisel(System):
+    """chisel: SSH inside a WebSocket; decrypts in the middle."""
+
+    name = "chisel"
+    description = "chisel, client to client over a server; decrypts in the middle"
+    needs = ("chisel",)
+    remedy = "https://github.com/jpillora/chisel/releases"
+    reconnects = True
+
+    def start(self, deployment: Deployment) -> None:
+        """Start a server, a reverse forward on one side, a forward on the other."""
+        port, far, deployment.entry = free_port(), free_port(), free_port()
+        chisel = program("chisel")
+        server = deployment.start(RELAY, [chisel, "server", "--host", HOST, "--port", str(port), "--reverse"])
+        server.wait_for_line("Listening on")
+        remote = f"R:{HOST}:{far}:{HOST}:{deployment.server.port}"
+        connector = deployment.start(CONNECTOR, [chisel, "client", f"http://{HOST}:{port}", remote])
+        connector.wait_for_line("Connected")
+        local = f"{HOST}:{deployment.entry}:{HOST}:{far}"
+        deployment.start_client([chisel, "client", f"http://{HOST}:{deployment.across(port)}", local])
+
+
+_FRP_SERVER = """\
+bindAddr = "{host}"
+bindPort = {port}
+auth.token = "benchmark"
+transport.tls.force = true
+"""
+_FRP_CLIENT = """\
+serverAddr = "{host}"
+serverPort = {port}
+auth.token = "benchmark"
+transport.tls.enable = true
+"""
+_FRP_PROXY = """
+[[proxies]]
+name = "bench"
+type = "stcp"
+secretKey = "benchmark"
+localIP = "{host}"
+localPort = {target}
+"""
+_FRP_VISITOR = """
+[[visitors]]
+name = "bench-visitor"
+type = "stcp"
+serverName = "bench"
+secretKey = "benchmark"
+bindAddr = "{host}"
+bindPort = {entry}
+"""
+
+
+class Frp(System):
+    """frp with a secret TCP proxy and its visitor, TLS to the server; decrypts in the middle."""
+
+    name = "frp"
+    description = "frp, stcp visitor, TLS on; decrypts in the middle"
+    needs = ("frps", "frpc")
+    remedy = "https://github.com/fatedier/frp/releases"
+    reconnects = True
+
+    def start(self, deployment: Deployment) -> None:
+        """Write three configurations, and start them."""
+        port, deployment.entry = free_port(), free_port()
+        near = deployment.across(port)
+        names = {"host": HOST, "target": deployment.server.port, "entry": deployment.entry}
+        files = {
+            "frps.toml": _FRP_SERVER.format(port=port, **names),
+            "proxy.toml": (_FRP_CLIENT + _FRP_PROXY).format(port=port, **names),
+            "visitor.toml": (_FRP_CLIENT + _FRP_VISITOR).format(port=near, **names),
+        }
+        for name, text in files.items():
+            (deployment.folder / name).write_text(text)
+        server = deployment.start(RELAY, [program("frps"), "-c", deployment.folder / "frps.toml"])
+        server.wait_for_line("started successfully")
+        connector = deployment.start(CONNECTOR, [program("frpc"), "-c", deployment.folder / "proxy.toml"])
+        connector.wait_for_line("start proxy success")
+        deployment.start_client([program("frpc"), "-c", deployment.folder / "visitor.toml"])
+
+
+_RATHOLE_SERVER = """\
+[server]
+bind_addr = "{host}:{port}"
+default_token = "benchmark"
+[server.services.bench]
+bind_addr = "{host}:{far}"
+"""
+_RATHOLE_CLIENT = """\
+[client]
+remote_addr = "{host}:{port}"
+default_token = "benchmark"
+[client.services.bench]
+local_addr = "{host}:{target}"
+"""
+
+
+class Rathole(System):
+    """rathole over plain TCP, its default. It has no client: applications connect to the server, one hop less."""
+
+    name = "rathole"
+    description = "rathole, plaintext; applications connect to its server: one process less"
+    descriptors_per_stream = 2
+    needs = ("rathole",)
+    remedy = "https://github.com/rapiz1/rathole/releases"
+    reconnects = True
+
+    def start(self, deployment: Deployment) -> None:
+        """Write two configurations, and start them."""
+        port, far = free_port(), free_port()
+        names = {"host": HOST, "port": port, "far": far, "target": deployment.server.port}
+        server, client = deployment.folder / "server.toml", deployment.folder / "client.toml"
+        server.write_text(_RATHOLE_SERVER.format(**names))
+        client.write_text(_RATHOLE_CLIENT.format(**names))
+        deployment.start(RELAY, [program("rathole"), "--server", server])
+        deployment.start(CONNECTOR, [program("rathole"), "--client", client])
+        deployment.entry = deployment.across(far)
+
+
+class Wstunnel(System):
+    """wstunnel over WebSocket with TLS; decrypts in the middle."""
+
+    name = "wstunnel"
+    description = "wstunnel over wss, client to client over a server; decrypts in the middle"
+    needs = ("wstunnel",)
+    remedy = "https://github.com/erebe/wstunnel/releases"
+    reconnects = True
+
+    def start(self, deployment: Deployment) -> None:
+        """Start a server, a reverse tunnel on one side, a tunnel on the other."""
+        port, far, deployment.entry = free_port(), free_port(), free_port()
+        wstunnel = program("wstunnel")
+        deployment.start(RELAY, [wstunnel, "server", f"wss://{HOST}:{port}"])
+        remote = f"tcp://{HOST}:{far}:{HOST}:{deployment.server.port}"
+        deployment.start(CONNECTOR, [wstunnel, "client", "-R", remote, f"wss://{HOST}:{port}"])
+        local = f"tcp://{HOST}:{deployment.entry}:{HOST}:{far}"
+        deployment.start_client([wstunnel, "client", "-L", local, f"wss://{HOST}:{deployment.across(port)}"])

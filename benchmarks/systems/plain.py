@@ -1,0 +1,66 @@
+"""What costs nothing, and what three processes cost that do nothing but pass bytes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..ports import HOST
+from ..programs import module
+from .base import Deployment, System, program, start_chain
+
+_HAPROXY = """\
+global
+  nbthread 1
+defaults
+  mode tcp
+  timeout connect 10s
+  timeout client 1h
+  timeout server 1h
+listen hop
+  bind {host}:{listen}
+  server next {host}:{target}
+"""
+
+
+class Direct(System):
+    """No tunnel: what the machine and the load generators can do."""
+
+    name = "direct"
+    description = "no tunnel"
+
+    def start(self, deployment: Deployment) -> None:
+        """Nothing to start."""
+        deployment.entry = deployment.across(deployment.server.port)
+
+
+class Haproxy(System):
+    """Three haproxy processes with their defaults, one thread each: bytes pass through user space, in the clear."""
+
+    name = "haproxy"
+    description = "three haproxy processes, plaintext"
+    descriptors_per_stream = 2
+    needs = ("haproxy",)
+    remedy = "apt install haproxy"
+
+    def start(self, deployment: Deployment) -> None:
+        """Write three configurations, and start them."""
+
+        def hop(listen: int, target: int) -> Sequence[str | Path]:
+            file = deployment.folder / f"haproxy-{listen}.cfg"
+            file.write_text(_HAPROXY.format(host=HOST, listen=listen, target=target))
+            return [program("haproxy"), "-db", "-f", file]
+
+        start_chain(deployment, hop)
+
+
+class Splice(System):
+    """Three processes with the relay's own pump: bytes stay in the kernel, in the clear."""
+
+    name = "splice"
+    description = "three processes with our relay's pump, plaintext"
+    descriptors_per_stream = 2
+
+    def start(self, deployment: Deployment) -> None:
+        """Start three of them."""
+        start_chain(deployment, lambda listen, target: module("splice_hop", str(listen), str(target)))

@@ -1,0 +1,146 @@
+"""The target: the server that stands where a database would. A process of its own; ``wire.py`` says what it does.
+
+One loop over epoll, without tasks and threads, because it must never be the bottleneck.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+
+from . import wire
+from .limits import raise_descriptor_limit
+from .ports import HOST
+
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_ZEROS = memoryview(bytes(wire.BLOCK_BYTES))
+
+
+class Target:
+    """All connections, and what they share."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._buffer = memoryview(bytearray(wire.BLOCK_BYTES))
+        #: What all sinks have read.
+        self.sunk = 0
+        self._selector.register(listener, _READ, self)
+
+    def run(self) -> None:
+        """Serve until the process is ended."""
+        while True:
+            for key, events in self._selector.select():
+                key.data.handle(events)
+
+    def handle(self, _events: int) -> None:
+        """Accept what has arrived."""
+        with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+            while True:
+                sock, _ = self._listener.accept()
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._selector.register(sock, _READ, Connection(self, sock))
+
+    def receive(self, sock: socket.socket) -> int:
+        """Read once into the shared buffer; 0 at the end."""
+        return sock.recv_into(self._buffer)
+
+    def watch(self, sock: socket.socket, events: int, connection: Connection) -> None:
+        """Change what is waited for."""
+        self._selector.modify(sock, events, connection)
+
+    def forget(self, sock: socket.socket) -> None:
+        """Close a connection."""
+        self._selector.unregister(sock)
+        sock.close()
+
+
+class Connection:
+    """One connection."""
+
+    __slots__ = ("_clogged", "_header", "_mode", "_owed", "_received", "_size", "_sock", "_target")
+
+    def __init__(self, target: Target, sock: socket.socket) -> None:
+        self._target = target
+        self._sock = sock
+        self._header = b""
+        self._mode: int | None = None
+        self._size = 0
+        #: ANSWER: bytes of requests that are not complete; and bytes of answers that did not fit.
+        self._received = 0
+        self._owed = 0
+        self._clogged = False
+
+    def handle(self, events: int) -> None:
+        """Do what is possible now."""
+        try:
+            if events & _READ:
+                self._read()
+            elif events & _WRITE:
+                self._write()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._target.forget(self._sock)
+
+    def _read(self) -> None:
+        if self._mode is None:
+            self._read_header()
+            return
+        size = self._target.receive(self._sock)
+        if not size:
+            raise ConnectionError("end of file")
+        if self._mode == wire.Mode.ANSWER:
+            self._received += size
+            count, self._received = divmod(self._received, self._size)
+            if count:
+                self._owed += count * self._size
+                self._answer()
+        elif self._mode == wire.Mode.COUNT:
+            self._sock.send(wire.COUNT.pack(self._target.sunk) * size)
+        else:
+            self._target.sunk += size
+            if self._mode == wire.Mode.BOTH:
+                self._write()
+
+    def _read_header(self) -> None:
+        block = self._sock.recv(wire.HEADER.size - len(self._header))
+        if not block:
+            raise ConnectionError("end of file")
+        self._header += block
+        if len(self._header) == wire.HEADER.size:
+            self._mode, self._size = wire.HEADER.unpack(self._header)
+            if self._mode in {wire.Mode.SOURCE, wire.Mode.BOTH}:
+                self._target.watch(self._sock, _READ | _WRITE, self)
+
+    def _write(self) -> None:
+        if self._mode == wire.Mode.ANSWER:
+            self._answer()
+        else:
+            self._sock.send(_ZEROS)
+
+    def _answer(self) -> None:
+        try:
+            while self._owed:
+                self._owed -= self._sock.send(_ZEROS[: self._owed])
+        except BlockingIOError:
+            pass
+        if bool(self._owed) != self._clogged:
+            self._clogged = bool(self._owed)
+            self._target.watch(self._sock, _READ | _WRITE if self._clogged else _READ, self)
+
+
+def main() -> None:
+    """Listen on any free port, say which, and serve."""
+    raise_descriptor_limit()
+    listener = socket.create_server((HOST, 0), backlog=4096)
+    listener.setblocking(False)
+    print(f"ready {listener.getsockname()[1]}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        Target(listener).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What processes use, read from ``/proc``. Only Linux has it; elsewhere there are simply no figures."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+#: Written to clear_refs, it makes the peak of memory begin anew (proc(5)).
+_RESET_PEAK = "5"
+
+
+def process_tree(pids: Iterable[int]) -> list[int]:
+    """These processes and all that descend from them."""
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError):
+            children.setdefault(_fields(int(entry.name))[1], []).append(int(entry.name))
+    found: list[int] = []
+    waiting = list(pids)
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting += children.get(pid, [])
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time used so far, in user space and in the kernel; 0 for a process that is gone."""
+    try:
+        # Nanoseconds, where the kernel keeps them; the usual figures come in steps of 10 ms.
+        tasks = (_PROC / str(pid) / "task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        fields = _fields(pid)
+    except (OSError, ValueError):
+        return 0.0
+    return (fields[11] + fields[12]) / _TICKS
+
+
+def memory_bytes(pid: int, *, peak: bool = False) -> int:
+    """Resident memory, now or at most since `reset_peak`; 0 for a process that is gone."""
+    try:
+        status = (_PROC / str(pid) / "status").read_text()
+    except OSError:
+        return 0
+    match = re.search(rf"^Vm{'HWM' if peak else 'RSS'}:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
+
+
+def reset_peak(pid: int) -> None:
+    """Begin the peak of `memory_bytes` anew, where the system lets us."""
+    with contextlib.suppress(OSError):
+        (_PROC / str(pid) / "clear_refs").write_text(_RESET_PEAK)
+
+
+class Sampler:
+    """The usage of several roles between two moments.
+
+    Args:
+        pids: the processes of each role. Their descendants have to be among them: see `process_tree`.
+    """
+
+    def __init__(self, pids: Mapping[str, Iterable[int]]) -> None:
+        self._pids = {role: list(ids) for role, ids in pids.items()}
+        self._before: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """From here on."""
+        for ids in self._pids.values():
+            for pid in ids:
+                reset_peak(pid)
+        self._before = self._cpu()
+
+    def end(self) -> dict[str, dict[str, float]]:
+        """Up to here: by role, the fields of `model.Usage`."""
+        after = self._cpu()
+        return {
+            role: {
+                "cpu_seconds": after[role] - self._before[role],
+                "peak_bytes": sum(memory_bytes(pid, peak=True) for pid in ids),
+            }
+            for role, ids in self._pids.items()
+        }
+
+    def _cpu(self) -> dict[str, float]:
+        return {role: sum(map(cpu_seconds, ids)) for role, ids in self._pids.items()}
+
+
+def _fields(pid: int) -> list[int]:
+    """The numbers of ``stat`` behind the name: [1] is the parent, [11] and [12] the ticks used."""
+    text = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return [0, *map(int, text[1:])]
