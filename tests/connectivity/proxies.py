@@ -1,0 +1,177 @@
+"""Scripted proxies for these tests: streams in memory, or sockets that really lead somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import ipaddress
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import attrs
+import trio
+import trio.testing
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from hybridrelay.connectivity import Proxy, ProxyDial, ProxySettings
+from hybridrelay.errors import TransportError
+from hybridrelay.streams import TLSStream, receive_exactly
+
+Script = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
+
+
+class ScriptedProxy:
+    """A proxy in memory; `scripts` say what becomes of each connection, the last one of all further ones."""
+
+    def __init__(self, nursery: trio.Nursery, *scripts: Script) -> None:
+        self._nursery = nursery
+        self._scripts = list(scripts)
+        #: Where each connection went, and our end of it.
+        self.dialed: list[tuple[str, int]] = []
+        self.ours: list[trio.abc.HalfCloseableStream] = []
+
+    async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
+        await trio.lowlevel.checkpoint()
+        script = self._scripts[min(len(self.dialed), len(self._scripts) - 1)]
+        self.dialed.append((host, port))
+        ours, theirs = trio.testing.memory_stream_pair()
+        self.ours.append(ours)
+
+        async def serve() -> None:
+            async with theirs:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await script(theirs)
+
+        self._nursery.start_soon(serve)
+        return ours
+
+    def through(self, url: str = "http://proxy.corp:3128", **options: object) -> ProxyDial:
+        return ProxyDial(ProxySettings(Proxy.parse_untrusted(url)), dial=self.dial, **options)
+
+    async def assert_all_closed(self) -> None:
+        for stream in self.ours:
+            with contextlib.suppress(trio.ClosedResourceError):
+                await stream.send_all(b"x")
+                raise AssertionError("a connection to the proxy is still open")
+
+
+def saying(answer: bytes, *, then: Script | None = None, heads: list[str] | None = None) -> Script:
+    """An HTTP proxy that reads one head, gives this answer, and goes on with `then` (or closes)."""
+
+    async def script(stream: trio.abc.HalfCloseableStream) -> None:
+        head = await read_head(stream)
+        if heads is not None:
+            heads.append(head)
+        await stream.send_all(answer)
+        if then is not None:
+            await then(stream)
+
+    return script
+
+
+async def read_head(stream: trio.abc.ReceiveStream) -> str:
+    """An HTTP head, and not a byte more."""
+    head = bytearray()
+    while not head.endswith(b"\r\n\r\n"):
+        head += await receive_exactly(stream, 1)
+    return head.decode("latin-1")
+
+
+async def echo(stream: trio.abc.HalfCloseableStream) -> None:
+    while data := await stream.receive_some():
+        await stream.send_all(data)
+
+
+async def silence(stream: trio.abc.HalfCloseableStream) -> None:
+    await trio.sleep_forever()
+
+
+# --- over sockets
+
+
+@attrs.define
+class ConnectProxy:
+    """A CONNECT proxy that knows other names than DNS does, and keeps the heads that it was sent."""
+
+    port: int
+    heads: list[str] = attrs.field(factory=list)
+
+    @property
+    def targets(self) -> list[str]:
+        """What was asked for, in order."""
+        return [head.split()[1] for head in self.heads]
+
+
+async def start_connect_proxy(
+    nursery: trio.Nursery,
+    *,
+    names: dict[str, str] | None = None,
+    refused_ports: Sequence[int] = (),
+    context: ssl.SSLContext | None = None,
+) -> ConnectProxy:
+    """Start it on 127.0.0.1; `context` makes it an ``https://`` one."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    proxy = ConnectProxy(listeners[0].socket.getsockname()[1])
+
+    async def serve(socket: trio.SocketStream) -> None:
+        stream: trio.abc.Stream = socket
+        async with socket:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError, TransportError):
+                if context is not None:
+                    stream = TLSStream(socket, context, server_side=True)
+                    await stream.do_handshake()
+                head = await read_head(stream)
+                proxy.heads.append(head)
+                host, _, port = head.split()[1].rpartition(":")
+                if int(port) in refused_ports:
+                    await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+                    return
+                async with await trio.open_tcp_stream((names or {}).get(host, host), int(port)) as onward:
+                    await stream.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    await join(stream, onward)
+
+    nursery.start_soon(partial(trio.serve_listeners, serve, listeners))
+    return proxy
+
+
+async def join(one: trio.abc.Stream, other: trio.abc.Stream) -> None:
+    """Move bytes both ways until one side ends."""
+    async with trio.open_nursery() as nursery:
+
+        async def move(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while data := await source.receive_some():
+                    await sink.send_all(data)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(move, one, other)
+        nursery.start_soon(move, other, one)
+
+
+def make_certificate(path: Path, host: str) -> Path:
+    """A certificate for this name or address that vouches for itself, and its key, in one file."""
+    now = dt.datetime.now(dt.UTC)
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    try:
+        alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        alternative = x509.DNSName(host)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path.write_bytes(
+        certificate.public_bytes(Encoding.PEM) + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return path

@@ -1,0 +1,209 @@
+"""Which proxy is used for what, and that its password shows nowhere."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.connectivity import Proxy, ProxyDial, ProxySettings, dial_directly, resolve_dial
+from hybridrelay.connectivity.proxies.exceptions import NoProxy
+from hybridrelay.connectivity.proxies.settings import has_password
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.security import Secret
+
+RELAY = ("relay.example.com", 443)
+VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "username", "password"),
+    [
+        ("http://proxy.corp:3128", "http://proxy.corp:3128", None, None),
+        ("http://proxy.corp:3128/", "http://proxy.corp:3128", None, None),
+        ("proxy.corp:3128", "http://proxy.corp:3128", None, None),
+        ("proxy.corp", "http://proxy.corp:80", None, None),
+        ("https://proxy.corp", "https://proxy.corp:443", None, None),
+        ("HTTP://proxy.corp", "http://proxy.corp:80", None, None),
+        ("socks5://10.0.0.1", "socks5://10.0.0.1:1080", None, None),
+        ("socks5h://[2001:db8::1]:1081", "socks5h://[2001:db8::1]:1081", None, None),
+        ("http://me@proxy:1", "http://proxy:1", "me", None),
+        ("http://me:@proxy:1", "http://proxy:1", "me", ""),
+        ("http://me:p%40ss%3A%2F@proxy:1", "http://proxy:1", "me", "p@ss:/"),
+        ("http://CORP%5Cme:x@proxy:1", "http://proxy:1", "CORP\\me", "x"),
+        ("http://m%C3%BCller:x@proxy:1", "http://proxy:1", "müller", "x"),
+    ],
+)
+def test_urls(text: str, shown: str, username: str | None, password: str | None) -> None:
+    proxy = Proxy.parse_untrusted(text)
+    assert str(proxy) == shown
+    assert proxy.username == username
+    assert (proxy.password and proxy.password.reveal()) == (password and Secret(password).reveal())
+    assert proxy.is_socks is text.startswith("socks")
+
+
+BAD_URLS = [
+    "",
+    "ftp://hunter2:hunter2@proxy",
+    "socks4://proxy",
+    "http://",
+    "http://proxy:0",
+    "http://proxy:65536",
+    "http://proxy:hunter2",
+    "http://hunter2:hunter2@:80",
+    "http://a@b@proxy",
+    "http://proxy/hunter2",
+    "http://pro xy",
+    "http://prö.xy",
+    "http://[::1",
+    "http://[hunter2]:80",
+    "http://a%3Ahunter2:x@proxy",
+    "http://a%0Ahunter2:x@proxy",
+    "http://hunter2:" + "x" * 256 + "@proxy",
+]
+
+
+@pytest.mark.parametrize("text", BAD_URLS)
+def test_what_is_no_url_is_said_and_not_repeated(text: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Proxy.parse_untrusted(text)
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigurationError) as configuration:
+        ProxySettings.explicit(text)
+    assert "hunter2" not in str(configuration.value)
+    if text:
+        with pytest.raises(ConfigurationError, match="ALL_PROXY") as environment:
+            ProxySettings.from_environment({"ALL_PROXY": text})
+        assert "hunter2" not in f"{environment.value} {environment.value.__cause__}"
+
+
+@given(st.text())
+def test_any_text_is_a_proxy_or_an_error(text: str) -> None:
+    try:
+        proxy = Proxy.parse_untrusted(text)
+    except ValueError:
+        return
+    assert Proxy.parse_untrusted(str(proxy)) == Proxy(proxy.scheme, proxy.host, proxy.port)
+
+
+def test_the_password_shows_nowhere() -> None:
+    settings = ProxySettings.from_environment({"HTTPS_PROXY": "http://hunter1:hunter2@proxy:1"})
+    proxy = settings.proxy
+    assert proxy is not None
+    for thing in (settings, proxy, ProxyDial(settings), [proxy], {"a": settings}):
+        assert "hunter" not in f"{thing!r} {thing}"
+
+
+@pytest.mark.parametrize(
+    ("environment", "used"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": ""}, None),
+        ({"HTTPS_PROXY": " "}, None),
+        ({"HTTP_PROXY": "http://a", "http_proxy": "http://a"}, None),
+        ({"HTTPS_PROXY": "http://a"}, "a"),
+        ({"https_proxy": "http://a"}, "a"),
+        ({"https_proxy": "http://a", "HTTPS_PROXY": "http://b"}, "a"),
+        ({"ALL_PROXY": "socks5://a"}, "a"),
+        ({"all_proxy": "socks5://a", "HTTPS_PROXY": "http://b"}, "b"),
+        ({"HTTPS_PROXY": "", "ALL_PROXY": "http://a"}, "a"),
+        ({"HTTPS_PROXY": "http://a", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "http://a", "no_proxy": "other", "NO_PROXY": "*"}, "a"),
+    ],
+)
+def test_the_environment(environment: dict[str, str], used: str | None) -> None:
+    proxy = ProxySettings.from_environment(environment).proxy_for(*RELAY)
+    assert (proxy and proxy.host) == used
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.9.9.9", "::1"])
+def test_this_machine_is_reached_directly(host: str) -> None:
+    assert ProxySettings.from_environment({"ALL_PROXY": "http://a"}).proxy_for(host, 1) is None
+    assert ProxySettings.explicit("http://a").proxy_for(host, 1) is not None, "who asks for it explicitly gets it"
+
+
+# Entry, host, port, whether it is reached directly.
+NO_PROXY = [
+    ("*", "anything.at.all", 1, True),
+    ("*", "10.0.0.1", 1, True),
+    ("", "relay", 1, False),
+    ("example.com", "example.com", 1, True),
+    ("example.com", "EXAMPLE.com.", 1, True),
+    ("Example.COM", "relay.example.com", 1, True),
+    ("example.com", "notexample.com", 1, False),
+    ("example.com", "example.com.evil.org", 1, False),
+    (".example.com", "relay.example.com", 1, True),
+    (".example.com", "example.com", 1, True),
+    ("*.example.com", "relay.example.com", 1, True),
+    ("*.example.com", "other.com", 1, False),
+    ("a.com, b.com", "b.com", 1, True),
+    ("a.com b.com", "b.com", 1, True),
+    (",, ,", "b.com", 1, False),
+    ("b.com:443", "b.com", 443, True),
+    ("b.com:443", "b.com", 9350, False),
+    ("b.com:x", "b.com", 443, False),
+    ("b.com:", "b.com", 443, False),
+    ("*:443", "b.com", 443, True),
+    ("*:443", "b.com", 80, False),
+    ("10.0.0.1", "10.0.0.1", 1, True),
+    ("10.0.0.1", "10.0.0.10", 1, False),
+    ("10.0.0.1:443", "10.0.0.1", 443, True),
+    ("10.0.0.1:443", "10.0.0.1", 80, False),
+    ("10.0.0.0/8", "10.200.0.1", 1, True),
+    ("10.1.2.3/8", "10.200.0.1", 1, True),
+    ("10.0.0.0/8", "11.0.0.1", 1, False),
+    ("10.0.0.0/8", "ten.example.com", 1, False),
+    ("10.0.0.0/8", "2001:db8::1", 1, False),
+    ("2001:db8::/32", "2001:db8::1", 1, True),
+    ("2001:db8::1", "2001:db8::1", 1, True),
+    ("[2001:db8::1]", "2001:db8::1", 1, True),
+    ("[2001:db8::1]:443", "2001:db8::1", 443, True),
+    ("[2001:db8::1]:443", "2001:db8::1", 80, False),
+    ("2001:db8::2", "2001:db8::1", 1, False),
+    ("localhost", "localhost", 1, True),
+    ("0.0.0.1", "1", 1, False),
+    ("[", "b.com", 1, False),
+    (":443", "b.com", 443, False),
+]
+
+
+@pytest.mark.parametrize(("text", "host", "port", "direct"), NO_PROXY)
+def test_no_proxy(text: str, host: str, port: int, *, direct: bool) -> None:
+    assert NoProxy.parse(text).covers(host, port) is direct
+
+
+@given(st.text(alphabet="ab.:*/[]019, \n"), st.sampled_from(["a.b", "1.0.0.1", "::1", "a"]))
+def test_no_list_breaks_anything(text: str, host: str) -> None:
+    assert NoProxy.parse(text).covers(host, 443) in {True, False}
+
+
+def test_explicit_settings() -> None:
+    settings = ProxySettings.explicit("http://me@proxy:3128", password=Secret("x"))
+    assert settings.proxy is not None
+    assert settings.proxy.password == Secret("x")
+    assert settings.proxy_for(*RELAY) is settings.proxy
+    assert ProxySettings.explicit("none").proxy is None
+    with pytest.raises(ConfigurationError, match="no user name"):
+        ProxySettings.explicit("http://proxy:3128", password=Secret("x"))
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [("http://a:b@c:1", True), ("a:b@c", True), ("http://a@c:1", False), ("http://c:1", False), ("c:1", False)],
+)
+def test_a_password_in_a_url_is_seen(url: str, *, expected: bool) -> None:
+    assert has_password(url) is expected
+
+
+def test_no_dial_means_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    assert resolve_dial(None) is dial_directly
+    monkeypatch.setenv("ALL_PROXY", "socks5://proxy")
+    dial = resolve_dial(None)
+    assert isinstance(dial, ProxyDial)
+    assert repr(dial) == "<ProxyDial socks5://proxy:1080>"
+    assert resolve_dial(dial_directly) is dial_directly, "an explicit one still wins"
+    monkeypatch.setenv("ALL_PROXY", "hunter2://proxy")
+    with pytest.raises(ConfigurationError, match="ALL_PROXY"):
+        resolve_dial(None)
