@@ -48,8 +48,9 @@ class SessionConfig:
     #: Bytes that one stream's sender may run ahead of the writer.
     send_queue: int = attrs.field(default=128 * KIB, validator=attrs.validators.ge(1))
     #: Frames written and not acknowledged, in bytes with `FRAME_OVERHEAD` each; at the limit DATA and OPEN wait.
-    #: Twice the largest window, so that one fast stream is never held back by its acknowledgements.
-    max_unacknowledged: int = attrs.field(default=32 * MIB, validator=attrs.validators.ge(MAX_DATA))
+    #: Twice the largest window, so that one fast stream is never held back by its acknowledgements. Less than two
+    #: ACKs' worth would make the sender wait for the peer's ACK timer.
+    max_unacknowledged: int = attrs.field(default=32 * MIB, validator=attrs.validators.ge(2 * ACK_AFTER_BYTES))
     #: Memory that the peer of this session may make us hold in receive windows: 12,000 streams at `BASE_WINDOW`,
     #: and a share on top for larger windows.
     budget: int = attrs.field(default=320 * MIB, validator=attrs.validators.ge(BASE_WINDOW))

@@ -104,10 +104,14 @@ class CorePair:
     # --- bytes
 
     def write(self, side: CoreSide, max_bytes: int = 256 * 1024) -> int:
-        """Let the side write once; how many bytes it wrote."""
+        """Let the side write once; how many bytes it wrote.
+
+        What the acceptor writes to its old channel while a new one is on its way is lost.
+        """
         data = b"".join(side.core.data_to_send(self.now, max_bytes))
         side.events += side.core.pending_events()
-        side.wire += data
+        if side is self.initiator or self._greeting is None:
+            side.wire += data
         return len(data)
 
     def deliver(self, side: CoreSide, amount: int | None = None) -> int:
