@@ -1,4 +1,4 @@
-"""A nursery whose block fails with its own exception, and not with a group that holds it."""
+"""Structured concurrency, small things: a nursery that fails with a single exception; waiting to be told to stop."""
 
 from __future__ import annotations
 
@@ -44,3 +44,11 @@ class FlatNursery:
             raise failure
         finally:
             del failure
+
+
+async def wait_stop(stop: trio.Event | None) -> None:
+    """Wait until told to stop; for ever where nobody can say so."""
+    if stop is None:
+        await trio.sleep_forever()
+    else:
+        await stop.wait()

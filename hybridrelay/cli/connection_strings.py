@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..security import ConnectionString
 
+#: Below the ten seconds and more that service managers give a program before they kill it.
+DEFAULT_GRACE = 5.0
+
 #: For every --help.
 WHERE_FROM = """\
 Connection strings come from files, from standard input (-), or, where no file is named, from the environment variable
@@ -24,6 +27,24 @@ def add_mode(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="the transport: the best that works (auto, the default), or only this one",
     )
+
+
+def add_grace(parser: argparse.ArgumentParser) -> None:
+    """Add ``--grace``."""
+    parser.add_argument(
+        "--grace",
+        metavar="SECONDS",
+        type=_grace,
+        default=DEFAULT_GRACE,
+        help="at SIGTERM, how long open connections may go on; a second signal ends at once (default: %(default)g)",
+    )
+
+
+def _grace(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 86_400:
+        raise ValueError("out of range")
+    return value
 
 
 def load_all(files: Sequence[str]) -> list[ConnectionString]:

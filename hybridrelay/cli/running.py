@@ -12,6 +12,7 @@ from types import FrameType
 
 import trio
 
+from .._memory import keep_freed_memory
 from . import exits
 
 logger = logging.getLogger("hybridrelay.cli")
@@ -21,13 +22,39 @@ def _no_cleanup() -> None:
     pass
 
 
-def run_until_stopped(
-    main: Callable[[], Awaitable[None]], *, on_abort: Callable[[], None] = _no_cleanup
-) -> signal.Signals | None:
-    """Run `main` in Trio. The first SIGTERM or SIGINT cancels it; the second ends the process at once.
+#: Past its grace, for a program to come to its end, before it is cancelled (seconds).
+_GRACE_MARGIN = 10.0
+
+
+class GracefulStop:
+    """How a program ends that finishes what it has begun. Until it is armed, there is nothing to finish.
 
     Args:
-        main: what to run; cancelled, it ends gracefully and soon.
+        grace: how long what is open may go on, in seconds.
+    """
+
+    def __init__(self, grace: float) -> None:
+        self.grace = grace
+        #: Set when the program is to end.
+        self.event = trio.Event()
+        self.armed = False
+
+    def arm(self) -> None:
+        """The program serves now."""
+        self.armed = True
+
+
+def run_until_stopped(
+    main: Callable[[], Awaitable[None]],
+    *,
+    stop: GracefulStop | None = None,
+    on_abort: Callable[[], None] = _no_cleanup,
+) -> signal.Signals | None:
+    """Run `main` in Trio. The first SIGTERM or SIGINT ends it gracefully; the second ends the process at once.
+
+    Args:
+        main: what to run; cancelled, it ends soon.
+        stop: what the first signal does once it is armed; without it `main` is cancelled.
         on_abort: called before the process ends at once. For what must not be left behind.
 
     Returns:
@@ -36,23 +63,25 @@ def run_until_stopped(
     Raises:
         Exception: whatever `main` raises.
     """
-    stopper = _Stopper(on_abort)
+    keep_freed_memory()
+    stopper = _Stopper(on_abort, stop)
     with stopper.handlers():
         trio.run(stopper.supervise, main)
     return stopper.received
 
 
 class _Stopper:
-    def __init__(self, on_abort: Callable[[], None]) -> None:
+    def __init__(self, on_abort: Callable[[], None], stop: GracefulStop | None) -> None:
         self.received: signal.Signals | None = None
         self._on_abort = on_abort
+        self._graceful = stop
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
 
     async def supervise(self, main: Callable[[], Awaitable[None]]) -> None:
         self._token = trio.lowlevel.current_trio_token()
         if self.received is not None:  # it came while Trio started
-            self._scope.cancel()
+            self._end()
         with self._scope:
             await main()
 
@@ -77,7 +106,15 @@ class _Stopper:
     def _stop(self) -> None:
         assert self.received is not None
         logger.info("%s: stopping; once more to stop at once", self.received.name)
-        self._scope.cancel()
+        self._end()
+
+    def _end(self) -> None:
+        graceful = self._graceful
+        if graceful is None or not graceful.armed:
+            self._scope.cancel()
+        else:
+            graceful.event.set()
+            self._scope.deadline = trio.current_time() + graceful.grace + _GRACE_MARGIN
 
 
 def _signals() -> list[signal.Signals]:

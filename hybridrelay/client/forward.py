@@ -8,7 +8,7 @@ from functools import partial
 
 import trio
 
-from .._nursery import FlatNursery
+from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
 from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError
 from ..mux import bridge
@@ -61,7 +61,7 @@ async def run_forward(
                     accept = partial(trio.serve_listeners, handler, listeners, handler_nursery=connections)
                     await accepting.start(accept)
                     task_status.started(bound)
-                    await (stop or trio.Event()).wait()
+                    await wait_stop(stop)
                     accepting.cancel_scope.cancel()
                 connections.cancel_scope.deadline = trio.current_time() + grace
             nursery.cancel_scope.cancel()

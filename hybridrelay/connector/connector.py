@@ -11,7 +11,7 @@ from functools import partial
 
 import trio
 
-from .._nursery import FlatNursery
+from .._nursery import FlatNursery, wait_stop
 from ..abc import Dial, Transport
 from ..connectivity.backoff import Backoff
 from ..connectivity.control import ControlChannel
@@ -148,7 +148,7 @@ class Connector:
                 for link, group in self._links:
                     starting.start_soon(nursery.start, self._serve_link, link, group, nursery)
             task_status.started()
-            await (stop or trio.Event()).wait()
+            await wait_stop(stop)
             await self._drain(grace)
             nursery.cancel_scope.cancel()
 
@@ -456,7 +456,7 @@ async def run_connector(
     grace: float = 0.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Publish hybrid connections until cancelled or told to stop; `task_status.started()` comes when all of them are registered.
+    """Publish hybrid connections until cancelled or told to stop; started when all of them are registered.
 
     A relay that cannot be reached, now or later, is tried again for ever.
 

@@ -6,6 +6,7 @@ from .public_ports import load_public_ports as load_public_ports
 from .record import dump_relay_record as dump_relay_record
 from .record import parse_relay_record_untrusted as parse_relay_record_untrusted
 from .registry import Registry as Registry
+from .server import DRAIN_SECONDS as DRAIN_SECONDS
 from .server import Binding as Binding
 from .server import RelayConfig as RelayConfig
 from .server import RelayInfo as RelayInfo

@@ -14,11 +14,12 @@ from types import MappingProxyType
 import attrs
 import trio
 
-from .._nursery import FlatNursery
+from .._nursery import FlatNursery, wait_stop
 from ..abc import AcceptOptions, Port, Purpose, Transport
 from ..connectivity.discovery import all_ports, discover
 from ..errors import ConfigurationError, HybridRelayError
 from ..mux import CONTROL_CONFIG, Role, Session
+from ..protocol import control
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, decode_preamble_untrusted, encode_status
 from ..protocol.reasons import Reason
@@ -42,6 +43,10 @@ from .watcher import RegistryChange, RegistryWatcher
 
 logger = logging.getLogger("hybridrelay.relay")
 
+#: How long a relay that stops lets what is under way go on (seconds).
+DRAIN_SECONDS = 1.0
+#: When peers should come back to a relay that stops (seconds); they add jitter of their own.
+RETRY_AFTER_SECONDS = 1.0
 #: How often expired registrations are looked for (seconds); a connector renews long before.
 _SWEEP_SECONDS = 5.0
 #: What a peer, or the network, may do to a connection at any time: its end, and nobody's fault here.
@@ -125,7 +130,9 @@ class Relay:
         self._outer_pins: tuple[str, ...] = ()
         self._peers: set[ControlPeer] = set()
 
-    async def run(self, *, task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self, *, stop: trio.Event | None = None, task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """See `run_relay`."""
         config = self._config
         raise_descriptor_limit()
@@ -133,7 +140,6 @@ class Relay:
             certificate = load_or_create_relay_certificate(config.state_dir, now=self._clock())
             self._control_context = self._make_control_context(certificate)
             self._outer_context = self._make_outer_context()
-            save_public_ports(config.state_dir, self._public_ports())
             async with FlatNursery() as nursery:
                 watcher = RegistryWatcher(registry)
                 await nursery.start(watcher.run, self._changed)
@@ -152,22 +158,33 @@ class Relay:
                         await nursery.start(
                             partial(trio.serve_listeners, partial(self._serve, port), opened, handler_nursery=nursery)
                         )
+                    save_public_ports(config.state_dir, self._public_ports(bound))
                     task_status.started(RelayInfo(MappingProxyType(bound), relay_pin(certificate)))
-                    await trio.sleep_forever()
+                    await wait_stop(stop)
+                    await self._drain()
+                    nursery.cancel_scope.cancel()
                 finally:
                     for _, opened in listeners:
                         for one in opened:
                             one.socket.close()
                     self._broker.close()
 
-    def _public_ports(self) -> dict[str, int | None]:
+    async def _drain(self) -> None:
+        """Say that the relay is about to go, and give what is under way a moment."""
+        logger.info("draining: telling %d peers", len(self._peers))
+        with trio.move_on_after(DRAIN_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for peer in self._peers:
+                    nursery.start_soon(peer.send, control.Draining(RETRY_AFTER_SECONDS))
+            await trio.sleep_forever()
+
+    def _public_ports(self, bound: Mapping[str, tuple[Binding, ...]]) -> dict[str, int | None]:
         """What connection strings have to say: ports that are not the defaults."""
         ports: dict[str, int | None] = {}
         for name, port in self._ports.items():
-            bindings = self._config.bindings.get(name, ())
-            number: int | None = bindings[0].port if bindings else None
+            number: int | None = bound[name][0].port if name in bound else None
             number = self._config.public_ports.get(name, number)
-            if number not in (port.default, 0):
+            if number != port.default:
                 ports[name] = number
         return ports
 
@@ -337,18 +354,20 @@ async def run_relay(
     config: RelayConfig,
     *,
     transports: Mapping[str, Transport] | None = None,
+    stop: trio.Event | None = None,
     task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled; `task_status.started` gives the ports and the pin once all of them are open.
+    """Serve until cancelled or told to stop; started, with ports and pin, once all ports are open.
 
     Changes that other processes make in the registry act within a second.
 
     Args:
         config: see `RelayConfig`.
         transports: by name; None means those that are installed.
+        stop: set it for a graceful end: peers are told when to come back, and what is under way gets a second.
 
     Raises:
         StateError: the state directory is unusable, of another user, or from a newer version.
         ConfigurationError: a port cannot be opened, or a certificate not be used.
     """
-    await Relay(config, transports=transports).run(task_status=task_status)
+    await Relay(config, transports=transports).run(stop=stop, task_status=task_status)

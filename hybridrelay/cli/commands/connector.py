@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 
 from .. import exits, output, values
-from ..connection_strings import WHERE_FROM, add_mode, load_all
+from ..connection_strings import WHERE_FROM, add_grace, add_mode, load_all
 from ..parser import Subparsers, add_command
 
 _DESCRIPTION = f"""\
@@ -49,25 +49,27 @@ def add_parser(subparsers: Subparsers) -> None:
         "--shut-out", metavar="FILE", type=values.path, help="labels or serials of applications to be refused"
     )
     add_mode(parser)
+    add_grace(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
 def run(args: argparse.Namespace) -> int:
     """Publish until told to stop."""
-    import trio
-
     from ..._nursery import FlatNursery
     from ...connector import PolicyFile, run_connector
-    from ..running import run_until_stopped
+    from ..running import GracefulStop, run_until_stopped
 
     strings = load_all(args.files)
     policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)
 
-    async def main() -> None:
-        async with FlatNursery() as nursery:
-            await nursery.start(partial(run_connector, strings, mode=args.mode, policy_file=policy_file))
-            output.say_ready("connector", [(string.entity_path, str(string.target)) for string in strings])
-            await trio.sleep_forever()
+    stop = GracefulStop(args.grace)
 
-    run_until_stopped(main)
+    async def main() -> None:
+        options = {"mode": args.mode, "policy_file": policy_file, "stop": stop.event, "grace": args.grace}
+        async with FlatNursery() as nursery:
+            await nursery.start(partial(run_connector, strings, **options))
+            output.say_ready("connector", [(string.entity_path, str(string.target)) for string in strings])
+            stop.arm()
+
+    run_until_stopped(main, stop=stop)
     return exits.OK

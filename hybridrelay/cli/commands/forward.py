@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
-from ..connection_strings import WHERE_FROM, add_mode, load_all
+from ..connection_strings import WHERE_FROM, add_grace, add_mode, load_all
 from ..parser import Subparsers, add_command
 
 if TYPE_CHECKING:
@@ -67,16 +67,16 @@ def add_parser(subparsers: Subparsers) -> None:
         help="the local port, one for each file; [::1]:5432 for IPv6; port 0: any free one (default: 127.0.0.1:0)",
     )
     add_mode(parser)
+    add_grace(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
 def run(args: argparse.Namespace) -> int:
     """Forward until told to stop."""
-    import trio
 
     from ..._nursery import FlatNursery
     from ...errors import ConfigurationError
-    from ..running import run_until_stopped
+    from ..running import GracefulStop, run_until_stopped
 
     strings = load_all(args.files)
     listen: Sequence[tuple[str, int]] = args.listen or [_ANYWHERE] * len(strings)
@@ -89,21 +89,23 @@ def run(args: argparse.Namespace) -> int:
         if not is_loopback(host):
             logger.warning("%s is no loopback address: whoever reaches it can connect to the target", host)
 
+    stop = GracefulStop(args.grace)
+
     async def main() -> None:
         bound: list[list[tuple[str, int]]] = [[] for _ in strings]
         async with FlatNursery() as nursery:
             async with FlatNursery() as starting:
                 for string, address, found in zip(strings, listen, bound, strict=True):
-                    forward = partial(_forward, string, address, args.mode)
+                    forward = partial(_forward, string, address, args.mode, stop)
                     starting.start_soon(_start, nursery, forward, found)
             fields = [
                 (string.entity_path, ",".join(map(_format, found)))
                 for string, found in zip(strings, bound, strict=True)
             ]
             output.say_ready("forward", fields)
-            await trio.sleep_forever()
+            stop.arm()
 
-    run_until_stopped(main)
+    run_until_stopped(main, stop=stop)
     return exits.OK
 
 
@@ -120,6 +122,8 @@ if TYPE_CHECKING:
 
     import trio
 
+    from ..running import GracefulStop
+
     Started = trio.TaskStatus[list[tuple[str, int]]]
 
 
@@ -129,11 +133,13 @@ async def _start(
     found += await nursery.start(forward)
 
 
-async def _forward(string: ConnectionString, address: tuple[str, int], mode: str, *, task_status: Started) -> None:
+async def _forward(
+    string: ConnectionString, address: tuple[str, int], mode: str, stop: GracefulStop, *, task_status: Started
+) -> None:
     from ...client import open_client, run_forward
 
     async with open_client(string, mode=mode) as client:
-        await run_forward(client, [address], task_status=task_status)
+        await run_forward(client, [address], stop=stop.event, grace=stop.grace, task_status=task_status)
 
 
 def _format(address: tuple[str, int]) -> str:

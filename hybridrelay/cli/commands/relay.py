@@ -92,27 +92,27 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the relay until told to stop."""
-    import trio
-
     from ..._nursery import FlatNursery
-    from ...relay import run_relay
+    from ...relay import DRAIN_SECONDS, run_relay
     from ..config_file import apply_config_file
     from ..logs import set_up_logs
-    from ..running import run_until_stopped
+    from ..running import GracefulStop, run_until_stopped
 
     if args.config is not None:
         apply_config_file(args, args.config)
         set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
     config = make_config(args)
 
+    stop = GracefulStop(DRAIN_SECONDS)
+
     async def main() -> None:
         async with FlatNursery() as nursery:
-            info = await nursery.start(partial(run_relay, config))
+            info = await nursery.start(partial(run_relay, config, stop=stop.event))
             fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
             output.say_ready("relay", [*fields, ("pin", info.pin)])
-            await trio.sleep_forever()
+            stop.arm()
 
-    run_until_stopped(main)
+    run_until_stopped(main, stop=stop)
     return exits.OK
 
 
