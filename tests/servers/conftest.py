@@ -47,8 +47,8 @@ def as_user(user: str) -> list[str]:
 
 @contextmanager
 def private_folder(user: str | None = None) -> Iterator[Path]:
-    """A directory that another user can reach too: pytest's are closed to them."""
-    folder = Path(tempfile.mkdtemp(prefix="hybridrelay-"))
+    """A directory that another user can reach too: pytest's are closed to them, and so may be $TMPDIR."""
+    folder = Path(tempfile.mkdtemp(prefix="hybridrelay-", dir="/tmp"))
     try:
         if user is not None and os.geteuid() == 0:
             shutil.chown(folder, user, user)
@@ -107,7 +107,8 @@ def mariadb() -> Iterator[int]:
     user = ["--user=mysql"] if os.geteuid() == 0 else []
     with private_folder("mysql") as folder:
         data = folder / "data"
-        run([install, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", *user])
+        common = ["--no-defaults", f"--datadir={data}", f"--tmpdir={folder}", *user]
+        run([install, *common, "--auth-root-authentication-method=normal"])
         grants = folder / "init.sql"
         grants.write_text(
             "CREATE DATABASE app;\nCREATE USER app@'%' IDENTIFIED BY 'secret';\nGRANT ALL ON app.* TO app@'%';\n"
@@ -116,9 +117,9 @@ def mariadb() -> Iterator[int]:
 
         def command(port: int) -> list[str]:
             return [
-                server, "--no-defaults", f"--datadir={data}", f"--port={port}", "--bind-address=127.0.0.1",
+                server, *common, f"--port={port}", "--bind-address=127.0.0.1",
                 f"--socket={folder}/socket", f"--pid-file={folder}/pid", f"--init-file={grants}",
-                "--skip-name-resolve", "--max-allowed-packet=64M", *user,
+                "--skip-name-resolve", "--max-allowed-packet=64M",
             ]  # fmt: skip
 
         with serving(command, "mariadbd") as port:
