@@ -424,14 +424,12 @@ class SessionCore:
             self._events.append(events.StreamAborted(stream))
 
     def _check_initiator_untrusted(self, hello: frames.Hello, resumed: bool) -> None:
-        if resumed:
+        if resumed or hello.attach:
             refusal = self.attach_refusal(hello)
-        else:
-            refusal = Reason.SESSION_UNKNOWN if hello.attach else None
-            if hello.epoch:
-                raise RemoteProtocolError("the first channel of a session has the epoch 0")
-        if refusal is not None:
-            raise RemoteProtocolError(refusal.describe, reason=refusal)
+            if refusal is not None:
+                raise RemoteProtocolError(refusal.describe, reason=refusal)
+        elif hello.epoch:
+            raise RemoteProtocolError("the first channel of a session has the epoch 0")
 
     def _on_hello(self, frame: frames.Hello, now: float) -> None:
         raise RemoteProtocolError("a second HELLO")
