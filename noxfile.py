@@ -98,3 +98,26 @@ def soak(session: nox.Session) -> None:
     group(session, "test")
     env = {"HYBRIDRELAY_BULK_BYTES": session.env.get("HYBRIDRELAY_BULK_BYTES") or str(BULK_BYTES)}
     session.run("pytest", "-k", "bulk", "-s", "--timeout=1800", "tests/endtoend", *session.posargs, env=env)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The full benchmark suite, on the installed wheel: more than an hour. Takes what ``hybridrelay bench`` takes."""
+    install_wheel(session)
+    group(session, "bench")
+    folder = Path(session.create_tmp())
+    results = ["--json", str(folder / "bench.json"), "--html", str(folder / "bench.html")]
+    session.run("hybridrelay", "bench", "--full", *results, *session.posargs)
+
+
+@nox.session(name="bench-check")
+def bench_check(session: nox.Session) -> None:
+    """The short benchmark suite: how our ratios to the baselines moved since ``benchmarks/baseline.json``.
+
+    Fails where one became worse by more than the noise. ``nox -s bench-check -- FILE`` compares with another run.
+    """
+    install_wheel(session)
+    fresh = str(Path(session.create_tmp()) / "bench-check.json")
+    (baseline,) = session.posargs or [str(Path(__file__).parent / "benchmarks" / "baseline.json")]
+    session.run("hybridrelay", "bench", "--json", fresh)
+    session.run("hybridrelay", "bench", "check", baseline, fresh)

@@ -8,7 +8,7 @@ from pathlib import Path
 DESCRIPTION = """\
 Measure hybridrelay over native TCP, ws and wss, in turns with what one would use instead: no tunnel, three plaintext
 forwarders, ssh, and other tunnels that are on PATH. Every role runs in a process of its own on this machine; nothing
-leaves the loopback interface. The short form takes minutes; Ctrl-C leaves what was measured until then.
+leaves the loopback interface. The short form takes about ten minutes; Ctrl-C leaves what was measured until then.
 
 Absolute figures are this machine's. Ratios within one run are what can be compared.
 """
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "check OLD NEW: our ratios to the baselines; micro: parts of the code, by pyperf",
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="results of earlier runs (JSON)")
-    parser.add_argument("--full", action="store_true", help="everything, long enough to be quoted: about an hour")
+    parser.add_argument("--full", action="store_true", help="everything, long enough to be quoted: more than an hour")
     parser.add_argument(
         "--only", metavar="CASE", action="append", help="only cases that begin so, such as bulk or requests/64"
     )

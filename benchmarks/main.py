@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     except (ResultsError, ValueError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return _USAGE
+    except BrokenPipeError:  # nobody reads any more (``| head``): nor shall the interpreter's last flush complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return _FAILED

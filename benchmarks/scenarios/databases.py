@@ -25,7 +25,8 @@ _SCRIPTS = {"transactions": [], "select": ["-S"]}
 
 def pgbench(plan: Plan) -> Iterator[Case]:
     """Transactions per second of a few clients."""
-    for name, options in _SCRIPTS.items():
+    for name in plan.pgbench_scripts:
+        options = _SCRIPTS[name]
         seconds = max(round(plan.seconds), 2)
 
         def measure(stage: Stage, system: System, options: list[str] = options, seconds: int = seconds) -> Outcome:

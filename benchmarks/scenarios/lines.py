@@ -16,7 +16,7 @@ def line(plan: Plan) -> Iterator[Case]:
     for round_trip in plan.round_trips:
         stretch = Line(round_trip, plan.line_rate)
         where = f"{round_trip:.0f} ms, {plan.line_rate * 8 / 1e6:.0f} Mbit/s"
-        for direction in ("down", "up"):
+        for direction in plan.line_directions:
             bulk = {"direction": direction, "streams": 1, "warm_up": plan.line_start, "seconds": 2 * plan.seconds}
             yield Case(
                 f"line/{round_trip:.0f}ms/{direction}",

@@ -104,14 +104,16 @@ local_addr = "{host}:{target}"
 
 
 class Rathole(System):
-    """rathole over plain TCP, its default. It has no client: applications connect to the server, one hop less."""
+    """rathole over plain TCP, its default. It has no client: applications connect to the server, one hop less.
+
+    So the line is in front of the server, and there is nothing that could reconnect across it.
+    """
 
     name = "rathole"
     description = "rathole, plaintext; applications connect to its server: one process less"
     descriptors_per_stream = 2
     needs = ("rathole",)
     remedy = "https://github.com/rapiz1/rathole/releases"
-    reconnects = True
 
     def start(self, deployment: Deployment) -> None:
         """Write two configurations, and start them."""

@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> Parser:
     """The whole parser. Its result has ``run``: the function that does the work and returns the exit code."""
-    from .commands import connections, connector, demo, forward, keys, probe, relay
+    from .commands import bench, connections, connector, demo, forward, keys, probe, relay
 
     parser = Parser(
         prog="hybridrelay",
@@ -95,7 +95,7 @@ def build_parser() -> Parser:
     )
     _add_common(parser, suppress=False)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for module in (demo, relay, connections, keys, connector, forward, probe):
+    for module in (demo, relay, connections, keys, connector, forward, probe, bench):
         module.add_parser(subparsers)
     return parser
 
