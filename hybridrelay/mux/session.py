@@ -106,6 +106,8 @@ class Session:
         self._channel: Channel | None = None
         #: The channel to go on with, and what was received from it already.
         self._next: tuple[trio.abc.Stream, bytes] | None = None
+        #: The greatest epoch of a channel that was given to us; the core hears of it when it is that channel's turn.
+        self._epoch_given = -1
         self._waiting = trio.CancelScope()
         self._first_error: BaseException | None = None
         self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -183,7 +185,8 @@ class Session:
     def reset_open_streams(self, reason: Reason) -> None:
         """Reset every stream that its owner has not closed; what closed ones still have to deliver goes on."""
         for stream in list(self.core.streams.values()):
-            if not stream.owner.is_closed:
+            # Streams that were refused before we heard of them have no owner.
+            if stream.owner is not None and not stream.owner.is_closed:
                 stream.owner.reset(reason)
 
     async def aclose(self, *, grace: float = 0.0, reason: Reason = Reason.NO_ERROR) -> None:
@@ -195,7 +198,8 @@ class Session:
             self.drain()
             with trio.move_on_after(grace):
                 while self.core.streams:
-                    self._empty = trio.Event()
+                    if self._empty.is_set():
+                        self._empty = trio.Event()
                     await self._empty.wait()
         finally:
             self.close(reason)
@@ -235,7 +239,7 @@ class Session:
         self._task_status = task_status
         self._next = (channel, initial)
         try:
-            while self._next is not None:
+            while self._next is not None and self.core.ended is None:
                 (stream, initial), self._next = self._next, None
                 self.core.channel_opened(trio.current_time())
                 self._channel = Channel(self.core, stream, initial, self._dispatch)
@@ -247,9 +251,10 @@ class Session:
         finally:
             self._channel = None
             self._dispatch(self.core.close(Reason.GOING_AWAY))  # cancelled between two channels
-            if self._next is not None:
-                await trio.aclose_forcefully(self._next[0])
             self._ended.set()
+            left_over, self._next = self._next, None
+            if left_over is not None:
+                await trio.aclose_forcefully(left_over[0])
         outcome = self.core.ended
         assert outcome is not None
         if self.core.peer_hello is None:
@@ -259,7 +264,8 @@ class Session:
 
     async def _wait_for_channel(self, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None) -> None:
         """Between two channels: get the next one, or end the session at its deadline."""
-        self._attached = trio.Event()
+        if self._attached.is_set():  # otherwise the last channel never greeted, and who waits still does
+            self._attached = trio.Event()
         deadline = self.core.next_deadline()
         if self._next is None:
             with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as self._waiting:
@@ -267,11 +273,17 @@ class Session:
                     if reconnect is None:
                         await trio.sleep_forever()
                     else:
-                        self._next = (await reconnect(), b"")
+                        await self._go_on_over(await reconnect())
                 except HybridRelayError as exc:
                     self._dispatch(self.core.close(Reason.SESSION_LOST, f"no way back: {exc}"))
         if self._next is None:
             self._dispatch(self.core.handle_timeout(trio.current_time()))
+
+    async def _go_on_over(self, reconnected: trio.abc.Stream) -> None:
+        if self._next is None:
+            self._next = (reconnected, b"")
+        else:  # `replace_channel` brought another one at the same moment
+            await trio.aclose_forcefully(reconnected)
 
     async def replace_channel(self, channel: trio.abc.Stream, initial: bytes = b"") -> None:
         """Go on over another channel, whether the present one lives or not; nothing that was sent is lost.
@@ -279,16 +291,17 @@ class Session:
         For the acceptor `initial` begins with the peer's HELLO, for which `attach_refusal` has given None.
         The channel belongs to the session from now on, and is closed where the session is over.
         """
-        superseded, self._next = self._next, (channel, initial)
-        if superseded is not None:
-            await trio.aclose_forcefully(superseded[0])
-        if self._ended.is_set():
+        if self.core.ended is not None:
             await trio.aclose_forcefully(channel)
-            self._next = None
-        elif self._channel is not None:
+            return
+        superseded, self._next = self._next, (channel, initial)
+        self._epoch_given = max(self._epoch_given, _epoch(initial))
+        if self._channel is not None:
             self._channel.lose("moved to another channel")
         else:
             self._waiting.cancel()
+        if superseded is not None:
+            await trio.aclose_forcefully(superseded[0])
 
     def doubt_channel(self) -> None:
         """Ask the peer at once whether it is there; a channel that does not answer is given up within seconds.
@@ -315,7 +328,10 @@ class Session:
 
     def attach_refusal(self, hello: Hello) -> Reason | None:
         """Why the acceptor cannot go on with this session over a channel that begins with `hello`, or None."""
-        return self.core.attach_refusal(hello)
+        refusal = self.core.attach_refusal(hello)
+        if refusal is None and hello.epoch <= self._epoch_given:
+            return Reason.SUPERSEDED
+        return refusal
 
     async def wait_open(self) -> None:
         """Wait until the session has a channel (again), or has ended."""
@@ -354,6 +370,13 @@ class Session:
                     pass  # core.peer_going_away is what counts
         if not self.core.streams:
             self._empty.set()
+
+
+def _epoch(initial: bytes) -> int:
+    """The epoch in the HELLO with which `initial` begins; -1 where it is to come."""
+    for frame in FrameDecoder().decode_untrusted(initial):
+        return frame.epoch if isinstance(frame, Hello) else -1
+    return -1
 
 
 async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "") -> None:

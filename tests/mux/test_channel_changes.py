@@ -1,0 +1,175 @@
+"""Channels that come and go at bad moments: none is leaked, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import attrs
+import trio
+import trio.testing
+
+from hybridrelay.mux import DATA_CONFIG, Role, Session, receive_hello
+from hybridrelay.protocol import Reason, SessionCore
+from hybridrelay.testing import session_pair
+
+_Channels = tuple[trio.abc.Stream, trio.abc.Stream]
+
+
+class _Lingering(trio.abc.Stream):
+    """A stream whose close in good order takes a second."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.closing = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        self.closing.set()
+        try:
+            await trio.sleep(1)
+        finally:
+            await self._stream.aclose()
+
+
+async def _started(nursery: trio.Nursery, reconnect=None) -> tuple[Session, Session]:
+    """Two sessions that can resume; the client reconnects by `reconnect`."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    client, server = Session(Role.INITIATOR, config=DATA_CONFIG), Session(Role.ACCEPTOR, config=DATA_CONFIG)
+    nursery.start_soon(server.run, theirs)
+    await nursery.start(partial(client.run, ours, reconnect=reconnect))
+    return client, server
+
+
+async def test_a_channel_that_comes_while_the_session_ends_is_closed(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    lingering: list[_Lingering] = []
+
+    def channels() -> _Channels:
+        one, other = trio.testing.memory_stream_pair()
+        lingering.append(_Lingering(one))
+        return lingering[0], other
+
+    client, _ = await session_pair(nursery, channels=channels)
+    client.close()
+    await lingering[0].closing.wait()
+    late, far = trio.testing.memory_stream_pair()
+    await client.replace_channel(late)
+    assert (await client.wait_ended()).reason is Reason.NO_ERROR
+    assert await far.receive_some() == b""
+
+
+async def test_cancelled_with_another_channel_at_hand_the_session_has_ended() -> None:
+    near, far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        client, _ = await _started(nursery)
+        await client.replace_channel(near)
+        nursery.cancel_scope.cancel()
+    with trio.fail_after(1):
+        await client.wait_ended()
+        assert await far.receive_some() == b""
+
+
+async def test_a_channel_from_reconnect_is_closed_where_another_came_first(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    late, late_far = trio.testing.memory_stream_pair()
+    first, first_far = trio.testing.memory_stream_pair()
+    reconnecting = trio.Event()
+
+    async def reconnect() -> trio.abc.Stream:
+        reconnecting.set()
+        with trio.CancelScope(shield=True):  # it has just connected when it is told that it need not
+            await trio.sleep(1)
+        return late
+
+    client, server = await _started(nursery, reconnect)
+    client.drop_channel()
+    await reconnecting.wait()
+    await client.replace_channel(first)
+    with trio.fail_after(10):
+        assert await late_far.receive_some() == b""
+        _, initial = await receive_hello(first_far)
+        await server.replace_channel(first_far, initial)
+        await client.wait_open()
+    assert client.is_open
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_waits_for_a_channel_hears_of_the_one_that_works(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    attempts = 0
+
+    async def reconnect() -> trio.abc.Stream:
+        nonlocal attempts
+        attempts += 1
+        await trio.sleep(1)
+        near, far = trio.testing.memory_stream_pair()
+        if attempts == 1:
+            await far.aclose()  # lost before anybody has greeted
+        else:
+            await server.replace_channel(far)
+        return near
+
+    client, server = await _started(nursery, reconnect)
+    client.drop_channel()
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.fail_after(20):
+        await client.wait_open()
+    assert client.is_open
+    assert attempts == 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_stale_attach_does_not_take_the_place_of_one_that_is_under_way(nursery: trio.Nursery) -> None:
+    client, server = await _started(nursery)
+    first = client.core.peer_hello
+    assert first is not None
+    hello = attrs.evolve(first, secret=client.core._secret, attach=True)
+    near, far = trio.testing.memory_stream_pair()
+    await server.replace_channel(near, attrs.evolve(hello, epoch=2).encode())
+    assert server.attach_refusal(attrs.evolve(hello, epoch=1)) is Reason.SUPERSEDED
+    assert server.attach_refusal(attrs.evolve(hello, epoch=2)) is Reason.SUPERSEDED
+    assert server.attach_refusal(attrs.evolve(hello, epoch=3)) is None
+    await far.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_two_may_wait_for_the_streams_of_a_session_to_finish(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    client, server = await _started(nursery)
+    stream = client.open_stream_nowait()
+    theirs = (await server.offers.receive()).accept()
+    async with trio.open_nursery() as closing:
+        closing.start_soon(partial(client.aclose, grace=math.inf))
+        await trio.testing.wait_all_tasks_blocked()
+        closing.start_soon(partial(client.aclose, grace=math.inf))
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.aclose()
+        await theirs.aclose()
+        closing.cancel_scope.deadline = trio.current_time() + 60
+    assert not closing.cancel_scope.cancelled_caught
+
+
+async def test_streams_that_nobody_was_told_of_do_not_disturb_the_end(nursery: trio.Nursery) -> None:
+    client, server = await session_pair(nursery)
+    client.drain()
+    # A peer that has not heard, or does not care, opens one all the same; it is refused at once.
+    core: SessionCore = server.core
+    core.peer_going_away = False
+    server.open_stream_nowait()
+    await trio.testing.wait_all_tasks_blocked()
+    client.reset_open_streams(Reason.CANCELLED)
+    client.close()
+    await client.wait_ended()
