@@ -257,13 +257,15 @@ class Deployment:
         files = [one if isinstance(one, Path) else one.connector for one in published]
         return self.start("connector", "--connection-string-file", *files, *arguments)
 
-    def start_forward(self, *published: Published | Path, mode: str = "tcp") -> Forward:
+    def start_forward(
+        self, *published: Published | Path, mode: str = "tcp", arguments: Sequence[str] = ()
+    ) -> Forward:
         """Start a forward with a local port for each of these hybrid connections."""
         pairs: list[str | Path] = []
         for one in published:
             file = one if isinstance(one, Path) else one.application
             pairs += ["--connection-string-file", file, "--listen", "127.0.0.1:0"]
-        program = self.start("forward", *pairs, "--mode", mode)
+        program = self.start("forward", *pairs, "--mode", mode, *arguments)
         ports = re.findall(r"127\.0\.0\.1:(\d+)", program.out)
         assert len(ports) == len(published), program.out
         return Forward(program, tuple(map(int, ports)))
