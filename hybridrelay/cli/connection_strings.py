@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 #: Below the ten seconds and more that service managers give a program before they kill it.
 DEFAULT_GRACE = 5.0
 
+#: `DATA_CONFIG.resume_deadline`, here so that --help imports nothing; a test compares the two.
+DEFAULT_RESUME_DEADLINE = 25.0
+
 #: For every --help.
 WHERE_FROM = """\
 Connection strings come from files, from standard input (-), or, where no file is named, from the environment variable
@@ -37,6 +40,18 @@ def add_grace(parser: argparse.ArgumentParser) -> None:
         type=_grace,
         default=DEFAULT_GRACE,
         help="at SIGTERM, how long open connections may go on; a second signal ends at once (default: %(default)g)",
+    )
+
+
+def add_resume_deadline(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resume-deadline``."""
+    parser.add_argument(
+        "--resume-deadline",
+        metavar="SECONDS",
+        type=_grace,
+        default=DEFAULT_RESUME_DEADLINE,
+        help="how long open connections wait for a lost path to the other side before they are reset "
+        "(default: %(default)g)",
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+import attrs
 import trio
 
 from .._nursery import FlatNursery
@@ -72,6 +73,7 @@ class Client:
         dial: Dial | None = None,
         transports: Mapping[str, Transport] | None = None,
         budget: Budget | None = None,
+        resume_deadline: float = DATA_CONFIG.resume_deadline,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if string.role is not IdentityRole.APPLICATION:
@@ -86,6 +88,7 @@ class Client:
         self._end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery
         self._budget = budget
+        self._config = attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline)
         self._clock = clock
         self._link = RelayLink(
             RelayEndpoint.from_connection_string(string),
@@ -284,7 +287,7 @@ class Client:
 
     async def _open_session(self) -> Session:
         tls, self._listener = await self._open_any_data_channel()
-        session = Session(Role.INITIATOR, config=DATA_CONFIG, budget=self._budget)
+        session = Session(Role.INITIATOR, config=self._config, budget=self._budget)
         try:
             await self._nursery.start(partial(session.run, tls, reconnect=partial(self._reconnect, self._listener)))
         except SessionError as exc:
@@ -339,6 +342,7 @@ async def open_client(
     dial: Dial | None = None,
     transports: Mapping[str, Transport] | None = None,
     budget: Budget | None = None,
+    resume_deadline: float = DATA_CONFIG.resume_deadline,
 ) -> AsyncIterator[Client]:
     """``async with open_client(text) as client``: streams to the target of a hybrid connection.
 
@@ -353,6 +357,8 @@ async def open_client(
             (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
         transports: by name; None means those that are installed.
         budget: memory shared with other sessions of the process.
+        resume_deadline: how long a session that lost its channel may take to resume before its streams are reset, in
+            seconds. The connector has one of its own; the shorter counts.
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.
@@ -365,7 +371,15 @@ async def open_client(
         else connection_string
     )
     async with FlatNursery() as nursery:
-        client = Client(string, nursery, mode=mode, dial=dial, transports=transports, budget=budget)
+        client = Client(
+            string,
+            nursery,
+            mode=mode,
+            dial=dial,
+            transports=transports,
+            budget=budget,
+            resume_deadline=resume_deadline,
+        )
         try:
             nursery.start_soon(client.watch)
             yield client

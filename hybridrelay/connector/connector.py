@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import attrs
 import trio
 
 from .._nursery import FlatNursery, wait_stop
@@ -86,6 +87,7 @@ class Connector:
         policy_file: PolicyFile | None = None,
         dial: Dial | None = None,
         transports: Mapping[str, Transport] | None = None,
+        resume_deadline: float = DATA_CONFIG.resume_deadline,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not strings:
@@ -94,6 +96,7 @@ class Connector:
         self._policy_file = policy_file
         self._clock = clock
         self._budget = Budget(PROCESS_BUDGET)
+        self._config = attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline)
         self._audit = AuditLog()
         self._stopping = False
         self._controls: set[ControlChannel] = set()
@@ -385,7 +388,7 @@ class Connector:
         if session_id in self._resumable:
             await refuse_session(channel, Reason.PROTOCOL_ERROR)
             return
-        session = Session(Role.ACCEPTOR, config=DATA_CONFIG, budget=self._budget)
+        session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget)
         self._sessions[session] = (peer, published)
         self._resumable[session_id] = session
         try:
@@ -452,6 +455,7 @@ async def run_connector(
     policy_file: PolicyFile | None = None,
     dial: Dial | None = None,
     transports: Mapping[str, Transport] | None = None,
+    resume_deadline: float = DATA_CONFIG.resume_deadline,
     stop: trio.Event | None = None,
     grace: float = 0.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -467,6 +471,8 @@ async def run_connector(
         dial: opens TCP connections to the relay; None means through the proxy that the environment names
             (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
         transports: by name; None means those that are installed.
+        resume_deadline: how long a session that lost its channel may take to resume before its streams are reset
+            (seconds).
         stop: set it for a graceful end: no new streams, and open ones have up to `grace` seconds to finish.
 
     Raises:
@@ -475,6 +481,12 @@ async def run_connector(
         RelayIdentityError: whoever answers at the start is not the relay.
     """
     connector = Connector(
-        strings, mode=mode, policy=policy, policy_file=policy_file, dial=dial, transports=transports
+        strings,
+        mode=mode,
+        policy=policy,
+        policy_file=policy_file,
+        dial=dial,
+        transports=transports,
+        resume_deadline=resume_deadline,
     )
     await connector.run(stop=stop, grace=grace, task_status=task_status)

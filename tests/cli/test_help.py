@@ -66,3 +66,10 @@ def test_what_is_no_command_is_a_usage_error(run: Run, arguments: tuple[str, ...
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("hybridrelay: error: ")
     assert "--help\n" in result.err.splitlines(keepends=True)[1]
+
+
+def test_the_default_in_the_help_is_the_one_in_force() -> None:
+    from hybridrelay.cli.connection_strings import DEFAULT_RESUME_DEADLINE
+    from hybridrelay.mux import DATA_CONFIG
+
+    assert DEFAULT_RESUME_DEADLINE == DATA_CONFIG.resume_deadline

@@ -13,7 +13,6 @@ import attrs
 import pytest
 import trio
 
-from hybridrelay.client import client as client_module
 from hybridrelay.client import run_forward
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import PolicyFile, run_connector
@@ -309,10 +308,8 @@ async def test_sessions_outlive_the_relay(mode: str, nursery: trio.Nursery, tmp_
 
 
 async def test_a_connector_that_does_not_come_back_is_a_reset_in_the_end(
-    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, nursery: trio.Nursery
 ) -> None:
-    short = attrs.evolve(client_module.DATA_CONFIG, resume_deadline=0.5)
-    monkeypatch.setattr(client_module, "DATA_CONFIG", short)
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     killed = trio.Event()
@@ -325,7 +322,8 @@ async def test_a_connector_that_does_not_come_back_is_a_reset_in_the_end(
 
     sockets: list[trio.SocketStream] = []
     await deployment.connector(deployment.string(published, Role.CONNECTOR, target), dial=dial)
-    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+    string = deployment.string(published, Role.APPLICATION)
+    async with deployment.client(string, resume_deadline=0.5) as client:
         stream = await client.open_stream()
         killed.set()
         for one in sockets:

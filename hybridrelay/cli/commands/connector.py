@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 
 from .. import exits, output, values
-from ..connection_strings import WHERE_FROM, add_grace, add_mode, load_all
+from ..connection_strings import WHERE_FROM, add_grace, add_mode, add_resume_deadline, load_all
 from ..parser import Subparsers, add_command
 
 _DESCRIPTION = f"""\
@@ -50,6 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_mode(parser)
     add_grace(parser)
+    add_resume_deadline(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
@@ -65,7 +66,13 @@ def run(args: argparse.Namespace) -> int:
     stop = GracefulStop(args.grace)
 
     async def main() -> None:
-        options = {"mode": args.mode, "policy_file": policy_file, "stop": stop.event, "grace": args.grace}
+        options = {
+            "mode": args.mode,
+            "policy_file": policy_file,
+            "stop": stop.event,
+            "grace": args.grace,
+            "resume_deadline": args.resume_deadline,
+        }
         async with FlatNursery() as nursery:
             await nursery.start(partial(run_connector, strings, **options))
             output.say_ready("connector", [(string.entity_path, str(string.target)) for string in strings])

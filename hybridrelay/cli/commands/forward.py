@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
-from ..connection_strings import WHERE_FROM, add_grace, add_mode, load_all
+from ..connection_strings import WHERE_FROM, add_grace, add_mode, add_resume_deadline, load_all
 from ..parser import Subparsers, add_command
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_mode(parser)
     add_grace(parser)
+    add_resume_deadline(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         async with FlatNursery() as nursery:
             async with FlatNursery() as starting:
                 for string, address, found in zip(strings, listen, bound, strict=True):
-                    forward = partial(_forward, string, address, args.mode, stop)
+                    forward = partial(_forward, string, address, args, stop)
                     starting.start_soon(_start, nursery, forward, found)
             fields = [
                 (string.entity_path, ",".join(map(_format, found)))
@@ -134,11 +135,16 @@ async def _start(
 
 
 async def _forward(
-    string: ConnectionString, address: tuple[str, int], mode: str, stop: GracefulStop, *, task_status: Started
+    string: ConnectionString,
+    address: tuple[str, int],
+    args: argparse.Namespace,
+    stop: GracefulStop,
+    *,
+    task_status: Started,
 ) -> None:
     from ...client import open_client, run_forward
 
-    async with open_client(string, mode=mode) as client:
+    async with open_client(string, mode=args.mode, resume_deadline=args.resume_deadline) as client:
         await run_forward(client, [address], stop=stop.event, grace=stop.grace, task_status=task_status)
 
 
