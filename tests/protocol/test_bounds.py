@@ -1,0 +1,147 @@
+"""What a hostile peer can make us hold, do or owe has a limit."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridrelay.protocol import Budget, Reason, SessionConfig, frames
+from hybridrelay.protocol.config import BASE_WINDOW, MAX_PONGS_OWED, MAX_REFUSED_STREAMS
+from hybridrelay.protocol.events import StreamOffered
+from hybridrelay.testing.cores import CorePair
+
+SMALL = SessionConfig(max_streams=10, max_backlog=5, budget=8 * BASE_WINDOW)
+
+
+def attack(pair: CorePair, *hostile: frames.Frame) -> Reason | None:
+    """The initiator's frames, not of its core's making; why the acceptor ended the session, if it did."""
+    core = pair.acceptor.core
+    pair.acceptor.events += core.receive_data(b"".join(frame.encode() for frame in hostile), pair.now)
+    return None if core.ended is None else core.ended.reason
+
+
+def test_a_flood_of_ping() -> None:
+    pair = CorePair.established()
+    pings = [frames.Ping(bytes(8))] * MAX_PONGS_OWED
+    assert attack(pair, *pings) is None
+    pair.write(pair.acceptor)
+    assert len(pair.acceptor.take_wire()) == MAX_PONGS_OWED
+    assert attack(pair, *pings) is None
+    assert attack(pair, pings[0]) is Reason.PROTOCOL_ERROR
+
+
+def test_more_streams_than_allowed_are_refused_and_then_cut_off() -> None:
+    pair = CorePair.established(SMALL)
+    opens = [frames.Open(2 * n + 1, 0) for n in range(10 + MAX_REFUSED_STREAMS + 1)]
+    assert attack(pair, *opens[:-1]) is None
+    offered = [event for event in pair.acceptor.take_events() if isinstance(event, StreamOffered)]
+    assert len(offered) == 5
+    core = pair.acceptor.core
+    assert core.budget.base == 5 * BASE_WINDOW
+    assert len(core.streams) == 10 + MAX_REFUSED_STREAMS
+    pair.write(pair.acceptor)
+    assert sum(isinstance(frame, frames.Refused) for frame in pair.acceptor.take_wire()) == len(opens) - 1 - 5
+    assert attack(pair, opens[-1]) is Reason.PROTOCOL_ERROR
+    assert core.budget.base == 0
+
+
+def test_refused_streams_are_forgotten_when_that_is_acknowledged() -> None:
+    pair = CorePair.established(SMALL)
+    for n in range(2000):
+        assert attack(pair, frames.Open(2 * n + 1, 0)) is None
+        pair.write(pair.acceptor)
+        assert attack(pair, frames.Ack(pair.acceptor.core._outbox.written)) is None
+    assert len(pair.acceptor.core.streams) == 5
+
+
+@pytest.mark.parametrize("clogged", [False, True])
+@pytest.mark.parametrize("answer", ["accept", "refuse"])
+def test_opening_and_resetting_without_end(clogged: bool, answer: str) -> None:
+    """The peer never acknowledges; where clogged, it does not even read. What we owe it stays bounded."""
+    pair = CorePair.established(SMALL)
+    core = pair.acceptor.core
+    for n in range(10_000):
+        if attack(pair, frames.Open(2 * n + 1, 1 << 20), frames.Data(2 * n + 1, b"x")) is not None:
+            break
+        for event in pair.acceptor.take_events():
+            if isinstance(event, StreamOffered):
+                if answer == "refuse":
+                    core.refuse(event.stream, Reason.LIMIT, "t" * 256)
+                else:
+                    core.accept(event.stream, pair.now)
+                    core.send_data(event.stream, b"welcome")
+        if not clogged:
+            pair.write(pair.acceptor)
+            pair.acceptor.wire.clear()
+        if attack(pair, frames.Reset(2 * n + 1, Reason.CANCELLED)) is not None:
+            break
+        assert len(core.streams) <= SMALL.max_streams + MAX_REFUSED_STREAMS
+        assert core._outbox.kept_bytes <= 4 * 500 * len(core.streams)
+    assert core.ended is not None
+    assert core.ended.reason is Reason.PROTOCOL_ERROR
+
+
+def test_an_offer_that_is_withdrawn_before_anybody_looked_leaves_nothing() -> None:
+    pair = CorePair.established(SMALL)
+    for n in range(1000):
+        assert attack(pair, frames.Open(2 * n + 1, 0), frames.Reset(2 * n + 1, Reason.CANCELLED)) is None
+    core = pair.acceptor.core
+    assert core.streams == {}
+    assert core.budget.base == 0
+    assert core._table.offered == 0
+
+
+def test_resetting_our_own_unwritten_streams_costs_nothing() -> None:
+    pair = CorePair.established()
+    core = pair.initiator.core
+    kept = [core.open_stream() for _ in range(3)]
+    for _ in range(10_000):
+        core.reset(core.open_stream(), Reason.CANCELLED)
+    assert list(core.streams.values()) == kept
+    assert len(core._output._opens) == 3
+
+
+@pytest.mark.parametrize("state", ["offered", "open", "stopped", "reset", "refused"])
+def test_data_beyond_the_limit_in_any_state(state: str) -> None:
+    pair = CorePair.established(SessionConfig(initial_window=BASE_WINDOW))
+    core = pair.acceptor.core
+    if state in ("offered", "refused"):
+        ours = pair.initiator.core.open_stream()
+        pair.pump()
+        theirs = core.streams[ours.id]
+        if state == "refused":
+            core.refuse(theirs, Reason.LIMIT)
+    else:
+        ours, theirs = pair.open()
+        if state == "stopped":
+            core.stop(theirs)
+        elif state == "reset":
+            core.reset(theirs, Reason.CANCELLED)
+    assert attack(pair, frames.Data(ours.id, bytes(BASE_WINDOW))) is None
+    assert attack(pair, frames.Data(ours.id, b"x")) is Reason.PROTOCOL_ERROR
+
+
+def test_many_sessions_share_the_memory_of_the_process() -> None:
+    process = Budget(40 * BASE_WINDOW)
+    pairs = [CorePair.established(budgets=(None, process)) for _ in range(4)]
+    for pair in pairs:
+        for _ in range(20):
+            pair.initiator.core.open_stream()
+        pair.pump()
+    assert process.base + process.elastic <= process.limit
+    assert process.base == 40 * BASE_WINDOW
+    for pair in pairs:
+        pair.acceptor.core.close()
+    assert (process.base, process.elastic) == (0, 0)
+
+
+def test_an_absurd_number_of_written_frames_only_forgives() -> None:
+    """In HELLO a peer may say that it has written anything: it gets its late frames ignored, and no memory for it."""
+    pair = CorePair.established(SessionConfig(resume_deadline=9))
+    pair.open()
+    pair.acceptor.events += pair.acceptor.core.channel_lost(pair.now)
+    pair.acceptor.core.channel_opened(pair.now)
+    hello = frames.Hello(b"session id 16 by", b"s" * 32, 10, written=(1 << 64) - 1, received=1, epoch=1, attach=True)
+    assert attack(pair, hello) is None
+    pair.write(pair.acceptor)
+    assert attack(pair, *[frames.Fin(1)] * 1) is None
+    assert attack(pair, frames.Data(1, b"after the end")) is Reason.PROTOCOL_ERROR

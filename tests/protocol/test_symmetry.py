@@ -1,0 +1,98 @@
+"""What one side does, the other reports, equal: for every input of a stream, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from hybridrelay.protocol import Reason
+from hybridrelay.protocol.events import (
+    Established,
+    Event,
+    GoingAway,
+    SessionEnded,
+    StreamAborted,
+    StreamAnswered,
+    StreamOffered,
+    StreamReadable,
+    StreamWritable,
+)
+from hybridrelay.protocol.session import SessionCore
+from hybridrelay.protocol.stream import Stream
+from hybridrelay.testing.cores import CorePair
+
+directions = pytest.mark.parametrize("direction", [0, 1], ids=["initiator acts", "acceptor acts"])
+openers = pytest.mark.parametrize("opener", [0, 1], ids=["initiator opened", "acceptor opened"])
+
+
+def test_hello() -> None:
+    pair = CorePair()
+    pair.connect()
+    pair.pump()
+    assert pair.take_events() == ([Established()], [Established()])
+    ours, theirs = pair.initiator.core, pair.acceptor.core
+    assert (ours.session_id, ours.epoch) == (theirs.session_id, theirs.epoch)
+    assert ours.peer_hello is not None
+    assert ours.peer_hello.secret == bytes(32), "the secret goes one way"
+
+
+@openers
+def test_opening(opener: int) -> None:
+    pair = CorePair.established()
+    us, them = pair.sides[opener], pair.sides[1 - opener]
+    ours = us.core.open_stream(b"metadata")
+    pair.pump()
+    (offer,) = them.take_events()
+    assert isinstance(offer, StreamOffered)
+    theirs = offer.stream
+    assert (theirs.id, theirs.metadata) == (ours.id, b"metadata")
+    assert theirs.id % 2 == 1 - opener
+    them.core.accept(theirs, pair.now)
+    pair.pump()
+    assert us.take_events() == [StreamAnswered(ours)]
+    assert ours.send_window.limit == theirs.receive_window.limit
+    assert theirs.send_window.limit == ours.receive_window.limit
+
+
+ACTIONS: dict[str, tuple[Callable[[SessionCore, Stream], object], Callable[[Stream], Event]]] = {
+    "data": (lambda core, stream: core.send_data(stream, b"abc"), StreamReadable),
+    "fin": (lambda core, stream: core.send_fin(stream), StreamReadable),
+    "stop": (lambda core, stream: core.stop(stream, Reason.LIMIT), StreamWritable),
+    "reset": (lambda core, stream: core.reset(stream, Reason.LIMIT, "text"), StreamAborted),
+}
+
+
+@openers
+@directions
+@pytest.mark.parametrize("action", ACTIONS)
+def test_on_a_stream(opener: int, direction: int, action: str) -> None:
+    pair = CorePair.established()
+    ends = pair.open(pair.sides[opener])
+    by_side = dict(zip((pair.sides[opener], pair.sides[1 - opener]), ends, strict=True))
+    us, them = pair.sides[direction], pair.sides[1 - direction]
+    act, report = ACTIONS[action]
+    act(us.core, by_side[us])
+    pair.pump()
+    assert them.take_events() == [report(by_side[them])]
+    theirs = by_side[them]
+    if action == "data":
+        assert them.core.read(theirs, 10, pair.now) == b"abc"
+        assert them.core.read(theirs, 10, pair.now) == b""
+    assert theirs.at_eof == (action == "fin")
+    assert theirs.is_aborted == (action == "reset")
+    assert theirs.stopped_by_peer == (action == "stop")
+    assert theirs.reason is (Reason.LIMIT if action in ("stop", "reset") else Reason.NO_ERROR)
+    assert theirs.text == ("text" if action == "reset" else "")
+
+
+@directions
+def test_draining_and_closing(direction: int) -> None:
+    pair = CorePair.established()
+    us, them = pair.sides[direction], pair.sides[1 - direction]
+    us.core.drain(Reason.GOING_AWAY, "soon")
+    pair.pump()
+    assert them.take_events() == [GoingAway(Reason.GOING_AWAY, "soon")]
+    us.core.close(Reason.GOING_AWAY, "now")
+    pair.pump()
+    assert them.take_events() == [SessionEnded(Reason.GOING_AWAY, "now", by_peer=True)]
