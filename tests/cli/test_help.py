@@ -72,4 +72,4 @@ def test_the_default_in_the_help_is_the_one_in_force() -> None:
     from hybridrelay.cli.connection_strings import DEFAULT_RESUME_DEADLINE
     from hybridrelay.mux import DATA_CONFIG
 
-    assert DEFAULT_RESUME_DEADLINE == DATA_CONFIG.resume_deadline
+    assert DATA_CONFIG.resume_deadline == DEFAULT_RESUME_DEADLINE
