@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -165,6 +165,8 @@ class Broker:
         name = grant.connection.name
         passed_over: set[str] = set()
         while True:
+            if self.is_revoked(grant.key):  # while a listener was asked
+                return control.Failed(0, Reason.KEY_REVOKED)
             if wanted is None:
                 listener = self.listeners.choose(name, passed_over=passed_over)
             else:
@@ -301,12 +303,10 @@ class Broker:
             self._end(ended)
         self._pipes.close()
 
-    def revoked(self, keys: Collection[KeyId]) -> bool:
-        """Whether one of these keys is no longer valid."""
-        return any(
-            (known := self._connections.get(key.connection)) is None or known.key_id(key.rule, key.slot) != key
-            for key in keys
-        )
+    def is_revoked(self, key: KeyId) -> bool:
+        """Whether this key is no longer valid."""
+        known = self._connections.get(key.connection)
+        return known is None or known.key_id(key.rule, key.slot) != key
 
 
 async def _turn_away(stream: trio.abc.HalfCloseableStream, reason: Reason) -> None:

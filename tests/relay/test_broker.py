@@ -1,0 +1,82 @@
+"""Rights that end while somebody waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.protocol import control
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.broker import OFFER_SECONDS, Broker
+from hybridrelay.relay.listeners import Listener
+from hybridrelay.relay.registry import Registry
+from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
+
+HOST = "relay.example.com"
+
+
+class Deaf:
+    """A listener that never answers."""
+
+    def __init__(self) -> None:
+        self.offers = 0
+
+    async def offer(
+        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+    ) -> control.Accept | control.Failed:
+        self.offers += 1
+        await trio.sleep_forever()
+        raise AssertionError
+
+    def suspect(self) -> None:
+        pass
+
+    def ended(self, connection: str, reason: Reason) -> None:
+        pass
+
+
+@pytest.fixture
+def registry(tmp_path: Path, rules: tuple[Rule, ...]):
+    with Registry.open(tmp_path) as registry:
+        registry.create("db", HOST, rules)
+        yield registry
+
+
+def _broker(registry: Registry) -> Broker:
+    async def refresh() -> None:
+        pass
+
+    return Broker(registry.snapshot(), refresh=refresh)
+
+
+def _token(rule: Rule) -> str:
+    assert rule.primary is not None
+    return make_token(audience_for(HOST, "db"), rule.name, rule.primary, expires_at=time.time() + 60)
+
+
+async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
+    registry: Registry, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    deaf = [Deaf(), Deaf()]
+    for number, handle in enumerate(deaf):
+        broker.listeners.register(Listener("db", f"{number:032x}", 1, listen.key, handle))
+    answers: list[control.Joined | control.Failed] = []
+
+    async def join() -> None:
+        answers.append(await broker.join(send, None))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(join)
+        await trio.sleep(OFFER_SECONDS / 2)
+        registry.revoke_key("db", rules[1].name, KeySlot.PRIMARY)
+        broker.update(registry.snapshot())
+    assert [answer.reason for answer in answers if isinstance(answer, control.Failed)] == [Reason.KEY_REVOKED]
+    assert sum(handle.offers for handle in deaf) == 1
