@@ -91,6 +91,14 @@ class MuxStream(trio.abc.HalfCloseableStream):
                     self._check_can_send()
             await cancel_shielded_checkpoint()
 
+    async def send_whole(self, data: bytes) -> None:
+        """As `send_all`, but cancelled, nothing of `data` has been queued: for messages, half of which would spoil
+        all that come after. In return the queue may grow beyond its bound by the length of `data`."""
+        await self.wait_send_all_might_not_block()
+        self._check_can_send()
+        self._session.core.send_data(self._core, data)
+        self._session._output()
+
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the send queue has room, or sending would fail at once."""
         with self._send_conflict:

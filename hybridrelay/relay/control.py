@@ -171,7 +171,7 @@ class ControlPeer:
         """Send; the loss of the channel is noticed by who reads it, not here."""
         try:
             async with self._sending:
-                await self._stream.send_all(control.encode_message(message))
+                await self._stream.send_whole(control.encode_message(message))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from hybridrelay.mux import Role, Session, SessionConfig
+from hybridrelay.mux import CONTROL_CONFIG, Role, Session, SessionConfig
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
@@ -156,3 +156,24 @@ async def test_a_clogged_channel_does_not_hold_up_the_end(
 
 async def test_role_of_a_session_is_visible() -> None:
     assert "initiator" in repr(Session(Role.INITIATOR))
+
+
+async def test_a_message_is_queued_whole_or_not_at_all(nursery: trio.Nursery) -> None:
+    """However late its sender is cancelled: half a message would spoil all that come after it."""
+    client, server = await session_pair(nursery, config=CONTROL_CONFIG)
+    ours, theirs = await _open(client, server)
+    message = bytes(range(250)) * 3
+
+    async def flood() -> None:
+        while True:
+            await ours.send_whole(message)
+
+    async with trio.open_nursery() as sending:
+        sending.start_soon(flood)
+        await trio.testing.wait_all_tasks_blocked()
+        sending.cancel_scope.cancel()
+    await ours.send_eof()
+    received = await _receive_all(theirs)
+    assert received == message * (len(received) // len(message))
+    assert len(received) > CONTROL_CONFIG.send_queue
+    nursery.cancel_scope.cancel()
