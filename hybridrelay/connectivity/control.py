@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from functools import partial
 
 import attrs
@@ -26,6 +25,9 @@ from .interception import OuterCertificate
 WELCOME_SECONDS = 10.0
 #: For the relay's answer to a request: it may ask several listeners, each of which has a second.
 REQUEST_SECONDS = 20.0
+#: What the relay may say unasked before its owner takes it in: as many rendezvous as a relay keeps open, about
+#: 5 MiB. Defends the memory against a relay that talks without end and takes no answers.
+MAX_UNHANDLED = 8192
 SOFTWARE = f"hybridrelay/{__version__}"
 
 
@@ -49,8 +51,7 @@ class ControlChannel:
         self._stream = stream
         self._ids = itertools.count(1)
         self._answers: dict[int, trio.MemorySendChannel[control.Message]] = {}
-        # The relay's own messages: one per rendezvous, of which it keeps few open, so the bound is the relay's.
-        self._messages_in, messages = trio.open_memory_channel[control.Message](math.inf)
+        self._messages_in, messages = trio.open_memory_channel[control.Message](MAX_UNHANDLED)
         #: What the relay says unasked: `Offer`, `Ended`, `Draining`. Ends with the channel.
         self.messages: trio.abc.ReceiveChannel[control.Message] = messages
         self._sending = trio.Lock()
@@ -75,7 +76,7 @@ class ControlChannel:
         """
         try:
             async with self._sending:
-                await self._stream.send_all(control.encode_message(message))
+                await self._stream.send_whole(control.encode_message(message))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise _lost() from exc
 
@@ -124,7 +125,10 @@ class ControlChannel:
                     except trio.WouldBlock:
                         raise RemoteProtocolError("the relay answered twice") from None
             case control.Offer() | control.Ended() | control.Draining():
-                self._messages_in.send_nowait(message)
+                try:
+                    self._messages_in.send_nowait(message)
+                except trio.WouldBlock:
+                    raise RemoteProtocolError("the relay says more than we can take in") from None
             case _:
                 pass  # from a newer relay, or of no meaning in this direction
 
