@@ -113,6 +113,29 @@ def test_what_has_arrived_is_not_written_again() -> None:
     assert pair.initiator.core._outbox.kept_bytes == 0
 
 
+def test_what_is_written_again_for_a_stream_that_has_ended_meanwhile_is_ignored() -> None:
+    pair = CorePair.established(RESUMABLE)
+    ours, theirs = pair.open()
+    other, other_there = pair.open()
+    core = pair.acceptor.core
+    core.send_data(theirs, b"lost on the way")
+    core.send_fin(theirs)
+    core.send_data(other_there, b"wanted")
+    pair.write(pair.acceptor)
+    pair.acceptor.wire.clear()
+    pair.initiator.core.reset(ours, Reason.CANCELLED)
+    pair.write(pair.initiator)
+    pair.deliver(pair.initiator)  # HELLO will acknowledge it, and the initiator lets the stream go
+    pair.cut()
+    pair.connect()
+    pair.pump()
+    assert ours.id not in pair.initiator.core.streams
+    assert pair.initiator.core.read(other, 100, pair.now) == b"wanted"
+    # Only what is written again is forgiven.
+    pair.initiator.core.receive_data(frames.Data(ours.id, b"late").encode(), pair.now)
+    assert pair.initiator.core.ended is not None
+
+
 def test_limits_and_goaway_are_stated_again() -> None:
     pair = CorePair.established(RESUMABLE)
     ends = [pair.open() for _ in range(3)]

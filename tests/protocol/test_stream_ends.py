@@ -231,7 +231,7 @@ def test_early_data_is_there_when_the_offer_is_accepted() -> None:
     assert theirs.readable_bytes == 100_000
 
 
-@pytest.mark.parametrize("queued", ["reset", "refuse", "stop"])
+@pytest.mark.parametrize("queued", ["reset", "refuse", "stop", "accept and reset"])
 def test_a_queued_frame_outlives_the_peers_stream(queued: str) -> None:
     """We acknowledge the peer's end by HELLO, before we write what we had queued for the stream.
 
@@ -239,12 +239,16 @@ def test_a_queued_frame_outlives_the_peers_stream(queued: str) -> None:
     """
     pair = CorePair.established(RESUMABLE)
     core = pair.acceptor.core
-    if queued == "refuse":
+    if queued in ("refuse", "accept and reset"):
         ours = pair.initiator.core.open_stream()
         pair.pump()
         theirs = core.streams[ours.id]
         pair.initiator.core.reset(ours, Reason.CANCELLED)
-        core.refuse(theirs, Reason.LIMIT)
+        if queued == "refuse":
+            core.refuse(theirs, Reason.LIMIT)
+        else:
+            core.accept(theirs, pair.now)
+            core.reset(theirs, Reason.LIMIT)
     else:
         ours, theirs = pair.open()
         core.send_fin(theirs)
