@@ -21,8 +21,9 @@ from ..protocol.preamble import encode_status
 from ..protocol.reasons import Reason
 from ..security import Right, verify_token
 from ..streams.sockets import abort_stream
-from .limits import TICKET_LIFETIME_SECONDS
+from .limits import REFUSALS_LOGGED, REFUSALS_LOGGED_SECONDS, TICKET_LIFETIME_SECONDS
 from .listeners import Listener, ListenerTable
+from .log_limit import LogLimit
 from .model import HybridConnection, KeyId, diff
 from .pump import Direction, PumpOutcome, pump
 from .rendezvous import Ended, Event, Leg, RendezvousTable, Side
@@ -96,6 +97,7 @@ class Broker:
         self._meetings: dict[str, _Meeting] = {}
         self._pipes = PipePool()
         self._changed = trio.Event()
+        self._refusals = LogLimit(lines=REFUSALS_LOGGED, seconds=REFUSALS_LOGGED_SECONDS)
         #: Bytes pumped since the start.
         self.bytes_pumped = 0
 
@@ -165,8 +167,8 @@ class Broker:
         name = grant.connection.name
         passed_over: set[str] = set()
         while True:
-            if self.is_revoked(grant.key):  # while a listener was asked
-                return control.Failed(0, Reason.KEY_REVOKED)
+            if reason := self.why_revoked(grant.key):  # while a listener was asked
+                return control.Failed(0, reason)
             if wanted is None:
                 listener = self.listeners.choose(name, passed_over=passed_over)
             else:
@@ -303,10 +305,20 @@ class Broker:
             self._end(ended)
         self._pipes.close()
 
-    def is_revoked(self, key: KeyId) -> bool:
-        """Whether this key is no longer valid."""
+    def why_revoked(self, key: KeyId) -> Reason | None:
+        """Why this key, which was valid once, is so no longer; None where it is."""
         known = self._connections.get(key.connection)
-        return known is None or known.key_id(key.rule, key.slot) != key
+        if known is None:
+            return Reason.UNKNOWN_CONNECTION
+        return None if known.key_id(key.rule, key.slot) == key else Reason.KEY_REVOKED
+
+    def log_refusal(self, message: str, *arguments: object) -> None:
+        """Log that a peer was refused, unless there were many such lines just now."""
+        held_back = self._refusals.admit(trio.current_time())
+        if held_back is not None:
+            logger.warning(message, *arguments)
+            if held_back:
+                logger.warning("%d further refusals were not logged", held_back)
 
 
 async def _turn_away(stream: trio.abc.HalfCloseableStream, reason: Reason) -> None:

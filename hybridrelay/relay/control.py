@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 import trio
@@ -18,7 +19,9 @@ from ..protocol import RemoteProtocolError, control
 from ..protocol.reasons import Reason
 from ..security import Right
 from .broker import Broker, ListenerHandle
+from .limits import REFUSALS_BEFORE_AUTHORIZED, REVOKED_CHANNEL_SECONDS
 from .listeners import Listener
+from .model import KeyId
 
 logger = logging.getLogger("hybridrelay.relay")
 
@@ -70,6 +73,9 @@ class ControlPeer:
         self._answers: dict[int, trio.MemorySendChannel[control.Accept | control.Failed]] = {}
         self._accepted: OrderedDict[int, Callable[[], None]] = OrderedDict()
         self._registrations: dict[str, _Registration] = {}
+        #: The keys that have authorized something here.
+        self._keys: set[KeyId] = set()
+        self._refusals = 0
         self._joins = 0
         self._heard = trio.Event()
         self._suspected = False
@@ -131,9 +137,8 @@ class ControlPeer:
             listener: Listener[ListenerHandle] = Listener(name, hello.instance, hello.generation, grant.key, self)
             displaced = self._broker.listeners.register(listener)
         except (AuthorizationError, RendezvousError) as exc:
-            logger.warning("%s: registration refused: %s", name, exc)
-            return control.Failed(message.id, exc.reason, str(exc))
-        self.authorized = True
+            return self._refused(message, "registration", exc)
+        self._authorized_by(grant.key)
         self._registrations[name] = _Registration(listener, grant.expires_at)
         if displaced is not None and displaced.handle is not self:
             displaced.handle.ended(name, Reason.SUPERSEDED)
@@ -141,14 +146,26 @@ class ControlPeer:
             logger.info("%s: listener %s registered", name, hello.instance)
         return control.Registered(message.id, grant.expires_at)
 
+    def _authorized_by(self, key: KeyId) -> None:
+        self.authorized = True
+        self._keys.add(key)
+
+    def _refused(
+        self, message: control.Register | control.Join, what: str, error: AuthorizationError | RendezvousError
+    ) -> control.Failed:
+        self._refusals += 1
+        if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
+            raise RemoteProtocolError("too many requests without a right", reason=error.reason)
+        self._broker.log_refusal("%s: %s refused: %s", message.connection, what, error)
+        return control.Failed(message.id, error.reason, str(error))
+
     async def _begin_join(self, message: control.Join) -> None:
         try:
             grant = await self._broker.authorize(message.connection, message.token, Right.SEND)
         except AuthorizationError as exc:
-            logger.warning("%s: join refused: %s", message.connection, exc)
-            await self.send(control.Failed(message.id, exc.reason, str(exc)))
+            await self.send(self._refused(message, "join", exc))
             return
-        self.authorized = True
+        self._authorized_by(grant.key)
         if self._joins >= MAX_JOINS:
             await self.send(control.Failed(message.id, Reason.LIMIT))
             return
@@ -209,7 +226,7 @@ class ControlPeer:
 
     def suspect(self) -> None:
         """Drop the peer unless it says something soon."""
-        if self._suspected:
+        if self._suspected or self._session.outcome is not None:
             return
         self._suspected = True
         self._heard = trio.Event()
@@ -240,6 +257,19 @@ class ControlPeer:
             if now > registration.expires_at:
                 self._broker.listeners.remove(registration.listener)
                 self.ended(name, Reason.TOKEN_EXPIRED)
+
+    def check_keys(self) -> None:
+        """The registry may have changed: end what keys that are gone had authorized, the channel with the last."""
+        gone = {key: reason for key in self._keys if (reason := self._broker.why_revoked(key))}
+        self._keys -= gone.keys()
+        if self.hello is not None and self.hello.role is control.Role.CLIENT:  # the broker tells listeners
+            still = {key.connection for key in self._keys}
+            for name, reason in {key.connection: reason for key, reason in gone.items()}.items():
+                if name not in still:
+                    self.ended(name, reason)
+        if gone and not self._keys:
+            leave = partial(self._session.aclose, grace=REVOKED_CHANNEL_SECONDS, reason=Reason.KEY_REVOKED)
+            self._nursery.start_soon(leave)
 
     def lost(self) -> None:
         """The channel is gone, and with it what it had registered."""

@@ -61,6 +61,17 @@ PUMP_BUFFER_BYTES = 256 * 1024
 #: How long a stream may take to close gracefully after both directions ended, before it is closed by force.
 CLOSE_DEADLINE_SECONDS = 5.0
 
+#: Refusals of one control channel that has not shown a valid token yet. Honest peers stop at the first or go on with
+#: their next hybrid connection; defends the registry, which is looked at before a token is refused.
+REFUSALS_BEFORE_AUTHORIZED = 8
+
+#: Lines about refusals in the log, and the time in which so many are written. Whoever reaches a port can cause them.
+REFUSALS_LOGGED = 20
+REFUSALS_LOGGED_SECONDS = 10.0
+
+#: How long a control channel lives on after the last key that had opened it was revoked, so that its peer hears why.
+REVOKED_CHANNEL_SECONDS = 5.0
+
 #: How often a running relay looks whether another process changed the registry. Changes act within a second; one look
 #: is a read of shared memory, tens of microseconds.
 REGISTRY_POLL_SECONDS = 0.25

@@ -215,6 +215,8 @@ class Relay:
 
     def _changed(self, change: RegistryChange) -> None:
         self._broker.update(change.snapshot)
+        for peer in self._peers:
+            peer.check_keys()
 
     async def _sweep(self) -> None:
         while True:
@@ -308,6 +310,7 @@ class Relay:
     async def _serve_peer(self, peer: ControlPeer) -> None:
         self._peers.add(peer)
         try:
+            peer.check_keys()  # a change since it was authorized has passed it by
             while await peer.serve_some():
                 pass
         finally:

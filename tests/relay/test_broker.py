@@ -10,12 +10,15 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.mux import CONTROL_CONFIG
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.broker import OFFER_SECONDS, Broker
+from hybridrelay.relay.control import ControlPeer
 from hybridrelay.relay.listeners import Listener
 from hybridrelay.relay.registry import Registry
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
+from hybridrelay.testing import session_pair
 
 HOST = "relay.example.com"
 
@@ -80,3 +83,14 @@ async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
         broker.update(registry.snapshot())
     assert [answer.reason for answer in answers if isinstance(answer, control.Failed)] == [Reason.KEY_REVOKED]
     assert sum(handle.offers for handle in deaf) == 1
+
+
+async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry: Registry) -> None:
+    async with trio.open_nursery() as nursery:
+        session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
+        stream = session.open_stream_nowait()
+        await stream.send_all(b"x")
+        accepted = (await relay_side.offers.receive()).accept()
+        peer = ControlPeer(_broker(registry), relay_side, accepted, nursery)
+        nursery.cancel_scope.cancel()
+    peer.suspect()  # a join that gave up at this very moment
