@@ -54,21 +54,19 @@ def tables(run: Run) -> Iterator[Table]:
             *(f"CPU {role}" for role in roles),
             *(f"MiB {role}" for role in roles),
         ]
+        errors = {system: error for system in systems if (error := _error(run, case, system))}
+        if errors:
+            header.append("failed")
         rows = []
         for system in systems:
-            error = _error(run, case, system)
-            if error:
-                rows.append([system, f"failed: {error}", *[""] * (len(header) - 2)] if len(header) > 1 else [system])
-                continue
-            rows.append(
-                [
-                    system,
-                    *(_value(run, case, system, name) for name in names),
-                    *(_ratio(run, case, system, reference, names[0]) for reference in references),
-                    *(_cpu(run, case, system, role) for role in roles),
-                    *(_memory(run, case, system, role) for role in roles),
-                ]
-            )
+            row = [
+                system,
+                *(_value(run, case, system, name) for name in names),
+                *(_ratio(run, case, system, reference, names[0]) for reference in references),
+                *(_cpu(run, case, system, role) for role in roles),
+                *(_memory(run, case, system, role) for role in roles),
+            ]
+            rows.append([*row, errors.get(system, "")] if errors else row)
         yield Table(case, header, rows)
 
 
@@ -77,8 +75,9 @@ def _has(run: Run, case: str, system: str) -> bool:
 
 
 def _error(run: Run, case: str, system: str) -> str | None:
-    samples = [sample for sample in run.samples if sample.case == case and sample.system == system]
-    return None if any(sample.metrics for sample in samples) else samples[0].error
+    """Why a round failed, if one did."""
+    samples = (sample for sample in run.samples if sample.case == case and sample.system == system)
+    return next((sample.error for sample in samples if sample.error), None)
 
 
 def _value(run: Run, case: str, system: str, name: str) -> str:
@@ -92,7 +91,7 @@ def _value(run: Run, case: str, system: str, name: str) -> str:
 
 def _ratio(run: Run, case: str, system: str, reference: str, name: str) -> str:
     if system == reference:
-        return "1"
+        return "1.00"
     ratio = paired_ratio(run.values(case, system, name), run.values(case, reference, name))
     return "-" if ratio is None else f"{ratio.median:.2f}"
 

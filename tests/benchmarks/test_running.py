@@ -1,0 +1,141 @@
+"""Turns, failures, interruptions: what is measured, and what is left when something goes wrong."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections import Counter
+
+import pytest
+
+from benchmarks.model import Run
+from benchmarks.plan import SHORT
+from benchmarks.programs import ProgramError
+from benchmarks.progress import Estimate
+from benchmarks.runner import in_turns, measure_all
+from benchmarks.scenarios import SCENARIOS, Case, choose_cases
+from benchmarks.stage import Outcome, Stage
+from benchmarks.systems import SYSTEMS, Deployment, System, choose
+from benchmarks.systems import base as systems_base
+
+
+class Nothing(System):
+    """Does not even exist."""
+
+    description = "nothing"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def start(self, deployment: Deployment) -> None:
+        raise AssertionError("nobody asked for it")
+
+
+A, B, C = SYSTEM_LIST = [Nothing("a"), Nothing("b"), Nothing("c")]
+
+
+class Measured:
+    """Counts, and does what it is told at a given call."""
+
+    def __init__(self, at: int | None = None, raises: BaseException | None = None) -> None:
+        self.calls: list[str] = []
+        self._at, self._raises = at, raises
+
+    def __call__(self, stage: Stage, system: System) -> Outcome:
+        self.calls.append(system.name)
+        if self._raises is not None and len(self.calls) == self._at:
+            raise self._raises
+        return Outcome({"ms": float(len(self.calls))})
+
+
+def measure(measured: Measured, *, rounds: int = 2) -> tuple[Run, str]:
+    messages = io.StringIO()
+    case = Case("scenario/case", "a case", measured, rounds, 0.1)
+    return measure_all([case], SYSTEM_LIST, [], SHORT, messages), messages.getvalue()
+
+
+def test_every_round_has_every_system_and_begins_with_another() -> None:
+    rounds = [in_turns("abc", round_) for round_ in range(6)]  # type: ignore[arg-type]
+    assert all(sorted(order) == ["a", "b", "c"] for order in rounds)
+    assert Counter(order[0] for order in rounds) == {"a": 2, "b": 2, "c": 2}
+    assert in_turns([], 3) == []
+
+
+def test_systems_take_turns() -> None:
+    measured = Measured()
+    run, _ = measure(measured)
+    assert measured.calls == ["a", "b", "c", "b", "c", "a"]
+    assert run.complete
+    assert run.values("scenario/case", "a", "ms") == {0: 1.0, 1: 6.0}
+
+
+def test_an_interruption_leaves_what_there_is() -> None:
+    run, messages = measure(Measured(3, KeyboardInterrupt()))
+    assert [sample.system for sample in run.samples] == ["a", "b"]
+    assert not run.complete
+    assert "interrupted" in messages
+
+
+@pytest.mark.parametrize("error", [ProgramError("b: would not\n  start"), ConnectionRefusedError("b: would not")])
+def test_a_system_that_fails_is_reported_and_left_out(error: Exception) -> None:
+    measured = Measured(2, error)
+    run, messages = measure(measured)
+    assert run.complete
+    assert [sample.error for sample in run.samples if sample.system == "b"] == ["b: would not"]
+    assert measured.calls.count("b") == 1
+    assert measured.calls.count("a") == measured.calls.count("c") == 2
+    assert "would not" in messages
+
+
+def test_a_bug_is_not_a_failed_measurement() -> None:
+    with pytest.raises(ZeroDivisionError):
+        measure(Measured(1, ZeroDivisionError()))
+
+
+def test_sigterm_is_handled_as_before_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    measure(Measured())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_is_missing_is_skipped_and_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems_base, "find", lambda name: None)
+    chosen, skipped = choose(None)
+    assert [system.name for system in chosen] == ["direct", "splice", "tcp", "ws", "wss"]
+    assert len(chosen) + len(skipped) == len(SYSTEMS)
+    for one in skipped:
+        assert "not found" in one.reason
+        assert one.remedy
+
+
+def test_only_what_was_asked_for_can_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems_base, "find", lambda name: None if name == "frpc" else f"/bin/{name}")
+    chosen, skipped = choose(["frp", "ssh"])
+    assert [system.name for system in chosen] == ["ssh"]
+    assert [(one.system, one.reason) for one in skipped] == [("frp", "frpc not found")]
+
+
+def test_cases_are_chosen_by_their_beginning() -> None:
+    assert [case.name for case in choose_cases(SHORT, ["requests/64"])] == ["requests/64/1", "requests/64/16"]
+    assert [case.name for case in choose_cases(SHORT, ["open/1"])] == ["open/1"]
+    with pytest.raises(ValueError, match="no case 'bul'"):
+        choose_cases(SHORT, ["bul"])
+
+
+def test_names_of_cases_are_unique_and_begin_with_their_scenario() -> None:
+    names = [case.name for case in choose_cases(SHORT, None)]
+    assert len(set(names)) == len(names)
+    for scenario in SCENARIOS:
+        assert any(name.startswith(f"{scenario}/") for name in names)
+
+
+def test_the_estimate_learns_from_what_was_done() -> None:
+    now = 100.0
+    estimate = Estimate(100.0, lambda: now)
+    assert (estimate.part, estimate.left) == (0, 100)
+    now += 100
+    estimate.advance(50)  # twice as slow as expected
+    assert estimate.part == 0.5
+    assert 90 < estimate.left < 100
+    estimate.advance(60)
+    assert (estimate.part, estimate.left) == (1, 0)
