@@ -103,9 +103,15 @@ def _show(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     old, new = map(read_run, _expect_files(args, 2))
     print(moves_table(list(compare(old, new, ratios=False))))
-    if dict(old.machine) != dict(new.machine) or old.versions != new.versions:
-        print("\nThe machines, their load, or versions differ: 'check' compares ratios instead.")
+    if _setting(old) != _setting(new):
+        print("\nThe machines or versions differ: 'check' compares ratios instead.")
     return 0
+
+
+def _setting(result: Run) -> tuple[dict[str, str], dict[str, str]]:
+    """What has to be equal for absolute figures to be comparable."""
+    machine = {key: value for key, value in result.machine.items() if not key.startswith("load")}
+    return machine, dict(result.versions)
 
 
 def _check(args: argparse.Namespace) -> int:
