@@ -136,7 +136,7 @@ REFUSALS: list[tuple[str, FailureKind, str]] = [
     ("400 Bad Request", K.PROXY_REFUSED, "400 Bad Request"),
     ("404 Not Found", K.PROXY_REFUSED, "404"),
     ("405 Method Not Allowed", K.PROXY_REFUSED, "405"),
-    ("401 Unauthorized", K.PROXY_REFUSED, "401"),
+    ("401 Unauthorized", K.PROXY_AUTHENTICATION, "demands authentication (401; Basic)"),
     ("418 ", K.PROXY_REFUSED, "(418)"),
     ("502 Bad Gateway", K.PROXY_CANNOT_CONNECT, "does not get through to relay.example.com:9350 (502 Bad Gateway)"),
     ("503 Service Unavailable", K.PROXY_CANNOT_CONNECT, "503"),

@@ -89,9 +89,11 @@ async def open_http_tunnel(
             response = await _ask(stream, connection, proxy, _request(host, port, authorization))
             if 200 <= response.status_code < 300:
                 return stream, bytes(connection.trailing_data[0])
+            challenges = _challenges(response)
+            if response.status_code == 401:  # what tinyproxy says to wrong credentials
+                raise _unauthorized(proxy, challenges, 1, 401)
             if response.status_code != 407:
                 raise _refusal(proxy, host, port, response)
-            challenges = _challenges(response)
             if not await _read_to_end(stream, connection):
                 await trio.aclose_forcefully(stream)
                 stream = None
@@ -161,10 +163,11 @@ async def _read_to_end(stream: trio.abc.Stream, connection: h11.Connection) -> b
 
 
 def _challenges(response: h11.Response) -> list[str]:
-    return [value.decode("latin-1") for name, value in response.headers if name == b"proxy-authenticate"]
+    names = {b"proxy-authenticate", b"www-authenticate"}
+    return [value.decode("latin-1") for name, value in response.headers if name in names]
 
 
-def _unauthorized(proxy: Proxy, challenges: Sequence[str], rounds: int) -> ProxyError:
+def _unauthorized(proxy: Proxy, challenges: Sequence[str], rounds: int, status: int = 407) -> ProxyError:
     schemes = sorted({challenge.split(" ")[0] for challenge in challenges if challenge.strip()})
     offered = quote_untrusted(", ".join(schemes).encode("ascii", "replace")) or "no scheme named"
     if rounds > 1:
@@ -175,7 +178,7 @@ def _unauthorized(proxy: Proxy, challenges: Sequence[str], rounds: int) -> Proxy
         happened, remedy = "does not accept the user name and password", "correct the proxy's user name and password"
     if schemes and not any(scheme.lower() == "basic" for scheme in schemes):
         remedy = "this proxy does not take passwords (Basic): see ProxyAuthenticator in docs/connectivity.md"
-    return proxy_error(FailureKind.PROXY_AUTHENTICATION, proxy, f"{happened} (407; {offered})", remedy=remedy)
+    return proxy_error(FailureKind.PROXY_AUTHENTICATION, proxy, f"{happened} ({status}; {offered})", remedy=remedy)
 
 
 def _refusal(proxy: Proxy, host: str, port: int, response: h11.Response) -> ProxyError:
