@@ -65,6 +65,8 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 def _measure(args: argparse.Namespace) -> int:
     _expect_files(args, 0)
+    if sys.platform == "win32":
+        raise OSError("the suite runs on Linux, and without figures of processes on macOS")
     plan = make_plan(args)
     cases = choose_cases(plan, args.only)
     if unknown := set(args.systems or ()) - set(SYSTEMS):

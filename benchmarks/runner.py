@@ -94,7 +94,7 @@ class _Measuring:
                     self._progress.show(case.name, system.name)
                     if (case.name, system.name) not in self._broken:
                         self._keep(self._measure(case, system, round_))
-                    self._progress.advance(case.seconds)
+                    self._progress.advance(case.seconds + (0 if round_ else _DEPLOY_SECONDS))
 
     def _measure(self, case: Case, system: System, round_: int) -> Sample:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import struct
 from pathlib import Path
 
@@ -78,6 +77,8 @@ def _unprivileged(folder: Path) -> list[str]:
     """What has to stand in front of PostgreSQL's programs, which refuse to run as root; gives them the folder."""
     if os.geteuid() != 0:
         return []
+    import pwd
+
     setpriv = find("setpriv")
     try:
         user = pwd.getpwnam("postgres")
