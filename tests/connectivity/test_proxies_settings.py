@@ -177,6 +177,15 @@ def test_no_list_breaks_anything(text: str, host: str) -> None:
     assert NoProxy.parse(text).covers(host, 443) in {True, False}
 
 
+@pytest.mark.parametrize(
+    ("url", "password"), [("http://me@proxy", "apart"), ("http://me:inside@proxy", "inside"), ("http://proxy", None)]
+)
+def test_the_password_may_come_alone(url: str, password: str | None) -> None:
+    proxy = ProxySettings.from_environment({"ALL_PROXY": url, "HYBRIDRELAY_PROXY_PASSWORD": "apart"}).proxy
+    assert proxy is not None
+    assert (proxy.password and proxy.password.reveal()) == password
+
+
 def test_explicit_settings() -> None:
     settings = ProxySettings.explicit("http://me@proxy:3128", password=Secret("x"))
     assert settings.proxy is not None

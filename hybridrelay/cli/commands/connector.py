@@ -8,6 +8,7 @@ from functools import partial
 from .. import exits, output, values
 from ..connection_strings import WHERE_FROM, add_grace, add_mode, add_resume_deadline, load_all
 from ..parser import Subparsers, add_command
+from ..proxy_options import add_proxy, make_dial
 
 _DESCRIPTION = f"""\
 Run the connector: in the private network, where it can reach the target. It dials out only, to the relay, and opens
@@ -49,6 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--shut-out", metavar="FILE", type=values.path, help="labels or serials of applications to be refused"
     )
     add_mode(parser)
+    add_proxy(parser)
     add_grace(parser)
     add_resume_deadline(parser)
     parser.set_defaults(run=run, default_log_level="info")
@@ -60,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from ...connector import PolicyFile, run_connector
     from ..running import GracefulStop, run_until_stopped
 
+    dial = make_dial(args)
     strings = load_all(args.files)
     policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)
 
@@ -68,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     async def main() -> None:
         options = {
             "mode": args.mode,
+            "dial": dial,
             "policy_file": policy_file,
             "stop": stop.event,
             "grace": args.grace,

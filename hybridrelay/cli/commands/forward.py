@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .. import exits, output, values
 from ..connection_strings import WHERE_FROM, add_grace, add_mode, add_resume_deadline, load_all
 from ..parser import Subparsers, add_command
+from ..proxy_options import add_proxy, make_dial
 
 if TYPE_CHECKING:
     from ...security import ConnectionString
@@ -67,6 +68,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="the local port, one for each file; [::1]:5432 for IPv6; port 0: any free one (default: 127.0.0.1:0)",
     )
     add_mode(parser)
+    add_proxy(parser)
     add_grace(parser)
     add_resume_deadline(parser)
     parser.set_defaults(run=run, default_log_level="info")
@@ -79,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     from ...errors import ConfigurationError
     from ..running import GracefulStop, run_until_stopped
 
+    dial = make_dial(args)
     strings = load_all(args.files)
     listen: Sequence[tuple[str, int]] = args.listen or [_ANYWHERE] * len(strings)
     if len(listen) != len(strings):
@@ -97,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         async with FlatNursery() as nursery:
             async with FlatNursery() as starting:
                 for string, address, found in zip(strings, listen, bound, strict=True):
-                    forward = partial(_forward, string, address, args, stop)
+                    forward = partial(_forward, string, address, args, dial, stop)
                     starting.start_soon(_start, nursery, forward, found)
             fields = [
                 (string.entity_path, ",".join(map(_format, found)))
@@ -123,6 +126,7 @@ if TYPE_CHECKING:
 
     import trio
 
+    from ...abc import Dial
     from ..running import GracefulStop
 
     Started = trio.TaskStatus[list[tuple[str, int]]]
@@ -138,13 +142,14 @@ async def _forward(
     string: ConnectionString,
     address: tuple[str, int],
     args: argparse.Namespace,
+    dial: Dial | None,
     stop: GracefulStop,
     *,
     task_status: Started,
 ) -> None:
     from ...client import open_client, run_forward
 
-    async with open_client(string, mode=args.mode, resume_deadline=args.resume_deadline) as client:
+    async with open_client(string, mode=args.mode, dial=dial, resume_deadline=args.resume_deadline) as client:
         await run_forward(client, [address], stop=stop.event, grace=stop.grace, task_status=task_status)
 
 

@@ -7,6 +7,7 @@ import argparse
 from .. import exits, output
 from ..connection_strings import WHERE_FROM, add_mode, load_all
 from ..parser import Subparsers, add_command
+from ..proxy_options import add_proxy, make_dial
 
 _DESCRIPTION = f"""\
 Try every route from this machine to the relay, and say which one would be used: for each port a connection, a round
@@ -21,6 +22,9 @@ _EXAMPLES = """\
 examples:
   hybridrelay probe --connection-string-file orders.application
   hybridrelay probe --connection-string-file orders.connector --mode tcp --json
+  through a proxy:
+    hybridrelay probe --connection-string-file orders.application \
+        --proxy http://me@proxy.corp:3128 --proxy-password-file password
 """
 
 
@@ -32,6 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--json", action="store_true", help="JSON for programs")
     add_mode(parser)
+    add_proxy(parser)
     parser.set_defaults(run=run, default_log_level="warning")
 
 
@@ -40,11 +45,12 @@ def run(args: argparse.Namespace) -> int:
     from ...connectivity import Prober, RelayEndpoint, Report
     from ..running import run_until_stopped
 
+    dial = make_dial(args)
     (string,) = load_all([] if args.file is None else [args.file])
     reports: list[Report] = []
 
     async def main() -> None:
-        prober = Prober(RelayEndpoint.from_connection_string(string), mode=args.mode)
+        prober = Prober(RelayEndpoint.from_connection_string(string), mode=args.mode, dial=dial)
         reports.append(await prober.survey())
 
     stopped_by = run_until_stopped(main)

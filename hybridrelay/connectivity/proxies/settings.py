@@ -21,7 +21,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 #: connection to the relay is a tunnel, as those to https:// addresses are.
 _VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
-#: What an explicit proxy's password comes from, where it is in no file.
+#: The password of the proxy's user, where no URL or file has it.
 PASSWORD_VARIABLE = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105
 #: Instead of a URL: connect directly, whatever the environment says.
 DIRECT = "none"
@@ -89,8 +89,8 @@ class ProxySettings:
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
         """What ``HTTPS_PROXY``, else ``ALL_PROXY`` says, but for ``NO_PROXY`` and this machine's own addresses.
 
-        The names may be in lower case. Credentials are part of the URL there. A variable that is empty counts as
-        missing.
+        The names may be in lower case; a variable that is empty counts as missing. Credentials are part of the URL,
+        as everywhere, or the password alone comes from ``HYBRIDRELAY_PROXY_PASSWORD``.
 
         Raises:
             ConfigurationError: the variable holds no usable URL; names the variable, and repeats nothing of it.
@@ -106,6 +106,8 @@ class ProxySettings:
                 f"the environment variable {name} is no proxy: {exc}",
                 remedy=f"correct {name}, or give the option --proxy (--proxy {DIRECT} for no proxy at all)",
             ) from None
+        if proxy.username is not None and proxy.password is None and environ.get(PASSWORD_VARIABLE):
+            proxy = attrs.evolve(proxy, password=Secret(environ[PASSWORD_VARIABLE]))
         listed = next((environ[name] for name in _NO_PROXY_VARIABLES if environ.get(name)), "")
         return cls(proxy, NoProxy.parse(listed, loopback=True), name)
 

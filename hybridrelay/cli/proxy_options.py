@@ -1,0 +1,80 @@
+"""The proxy for the commands that dial the relay: two options, and what they make of the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import values
+
+if TYPE_CHECKING:
+    from ..abc import Dial
+    from ..security import Secret
+
+#: A password and a line break; more is some other file.
+_MAX_PASSWORD_BYTES = 1024
+#: `PASSWORD_VARIABLE` of the settings, here so that --help imports nothing; a test compares the two.
+PASSWORD_VARIABLE = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105
+
+
+def add_proxy(parser: argparse.ArgumentParser) -> None:
+    """Add ``--proxy`` and ``--proxy-password-file``."""
+    parser.add_argument(
+        "--proxy",
+        metavar="URL",
+        help=(
+            "http://, https:// or socks5://[user@]host[:port]; none: connect directly (default: what the environment "
+            "says in HTTPS_PROXY or ALL_PROXY, and NO_PROXY)"
+        ),
+    )
+    parser.add_argument(
+        "--proxy-password-file",
+        metavar="F",
+        type=values.path,
+        help=f"holds the password of that user (default: the environment variable {PASSWORD_VARIABLE})",
+    )
+
+
+def make_dial(args: argparse.Namespace) -> Dial | None:
+    """The dial that the options ask for; None where there are none, which means: as the environment says.
+
+    Raises:
+        ConfigurationError: they cannot be used; repeats no secret.
+    """
+    from ..connectivity.proxies import ProxyDial, ProxySettings
+    from ..connectivity.proxies.settings import has_password
+    from ..errors import ConfigurationError
+
+    if args.proxy is None:
+        if args.proxy_password_file is not None:
+            raise ConfigurationError("--proxy-password-file is for --proxy", remedy="name the proxy with --proxy")
+        return None
+    if has_password(args.proxy):
+        # Not repeated: arguments are visible to every user of the machine, and errors go to logs.
+        raise ConfigurationError(
+            "--proxy has a password in it, which every user of this machine can see",
+            remedy=f"change it, and give the new one with --proxy-password-file or in {PASSWORD_VARIABLE}",
+        )
+    return ProxyDial(ProxySettings.explicit(args.proxy, password=_password(args.proxy_password_file, args.proxy)))
+
+
+def _password(file: Path | None, url: str) -> Secret | None:
+    from ..errors import ConfigurationError
+    from ..security import Secret
+
+    if file is None:
+        text = os.environ.get(PASSWORD_VARIABLE) if "@" in url else None
+        return Secret(text) if text else None
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(_MAX_PASSWORD_BYTES + 1)
+        text = data.decode("utf-8-sig").rstrip("\r\n")
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read the proxy's password from {file}: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"the proxy's password in {file} is no text") from None
+    if not text or len(data) > _MAX_PASSWORD_BYTES or not text.isprintable():
+        raise ConfigurationError(f"{file} does not hold a password alone", remedy="write it as the only line")
+    return Secret(text)

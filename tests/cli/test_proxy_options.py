@@ -1,0 +1,87 @@
+"""``--proxy`` and what belongs to it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.cli.proxy_options import PASSWORD_VARIABLE, add_proxy, make_dial
+from hybridrelay.connectivity import ProxyDial
+from hybridrelay.connectivity.proxies import settings
+from hybridrelay.errors import ConfigurationError
+
+from .conftest import Run
+
+
+def parse(*arguments: str | Path) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_proxy(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+def password_of(args: argparse.Namespace) -> str | None:
+    dial = make_dial(args)
+    assert isinstance(dial, ProxyDial)
+    assert dial.settings.proxy is not None
+    password = dial.settings.proxy.password
+    return None if password is None else password.reveal()
+
+
+def test_without_options_the_environment_counts() -> None:
+    assert make_dial(parse()) is None
+    assert PASSWORD_VARIABLE == settings.PASSWORD_VARIABLE
+
+
+@pytest.mark.parametrize("text", ["hunter2", "hunter2\n", "hunter2\r\n", "\ufeffhunter2\n"])
+def test_the_password_comes_from_a_file(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "password"
+    file.write_text(text, encoding="utf-8", newline="")
+    assert password_of(parse("--proxy", "http://me@proxy:1", "--proxy-password-file", file)) == "hunter2"
+
+
+def test_or_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD_VARIABLE, "hunter2")
+    assert password_of(parse("--proxy", "http://me@proxy:1")) == "hunter2"
+    assert password_of(parse("--proxy", "http://proxy:1")) is None
+
+
+def test_no_proxy_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://proxy")
+    dial = make_dial(parse("--proxy", "none"))
+    assert isinstance(dial, ProxyDial)
+    assert dial.settings.proxy_for("relay.example.com", 443) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--proxy", "http://me:hunter2@proxy"),
+        ("--proxy", "me:hunter2@proxy:1"),
+        ("--proxy", "gopher://hunter2"),
+        ("--proxy", "http://me@proxy", "--proxy-password-file", "missing"),
+        ("--proxy", "http://me@proxy", "--proxy-password-file", "empty"),
+        ("--proxy", "http://me@proxy", "--proxy-password-file", "binary"),
+        ("--proxy", "http://me@proxy", "--proxy-password-file", "lines"),
+        ("--proxy", "http://me@proxy", "--proxy-password-file", "long"),
+        ("--proxy", "http://proxy", "--proxy-password-file", "good"),
+        ("--proxy-password-file", "good"),
+    ],
+)
+def test_what_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    monkeypatch.chdir(tmp_path)
+    contents = {"empty": b"\n", "binary": b"hunter2\xff", "lines": b"hunter2\nhunter2\n", "long": b"hunter2" * 999}
+    for name, content in {**contents, "good": b"hunter2"}.items():
+        Path(name).write_bytes(content)
+    with pytest.raises(ConfigurationError) as caught:
+        make_dial(parse(*arguments))
+    assert "hunter2" not in f"{caught.value} {caught.value.remedy} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("command", ["connector", "forward", "probe"])
+def test_every_command_that_dials_has_it(run: Run, command: str) -> None:
+    result = run(command, "--proxy", "http://me:hunter2@proxy")
+    assert result.code == 2
+    assert "--proxy has a password in it" in result.err
+    assert "hunter2" not in result.err
