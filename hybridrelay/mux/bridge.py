@@ -18,6 +18,8 @@ T = TypeVar("T")
 #: One read of the TCP connection. One DATA frame holds it, and it stays below the size from which glibc
 #: gives memory back to the kernel at every free.
 _READ_SIZE = 64 * 1024
+#: Where the peer reads no more, how long the TCP connection may take for what the peer had sent before (seconds).
+_LAST_BYTES_SECONDS = 30.0
 
 
 @attrs.frozen
@@ -46,16 +48,43 @@ class _Bridge:
         self.sent = 0
         self.received = 0
         self.reason = Reason.NO_ERROR
+        #: The peer reads no more.
+        self.stopped = False
+        #: All that the peer sent has been handed to the TCP connection, its end of file included.
+        self.delivered = False
+
+    @property
+    def finished(self) -> bool:
+        """Everything that could be delivered was."""
+        return self.delivered and (self.stopped or self.reason is Reason.NO_ERROR)
 
     async def outward(self, both: trio.CancelScope) -> None:
         """From the TCP connection into the stream."""
         try:
             while data := await self._local_call(self.local.receive_some(_READ_SIZE)):
-                await self._stream_call(self.stream.send_all(bytes(data)))
-                self.sent += len(data)
-            await self._stream_call(self.stream.send_eof())
+                if not self.stopped and await self._heard(self.stream.send_all(bytes(data)), both):
+                    self.sent += len(data)
+            if not self.stopped:
+                await self._heard(self.stream.send_eof(), both)
         except _Broke as exc:
             self._end(exc.reason, both)
+
+    async def _heard(self, call: Awaitable[None], both: trio.CancelScope) -> bool:
+        """Send into the stream; False where the peer reads no more."""
+        try:
+            await self._stream_call(call)
+        except _Broke as exc:
+            if self.stream.reset_reason is not Reason.NO_ERROR:
+                raise
+            # The application closed right behind its last bytes, and the TCP connection answers to the first of them.
+            # The rest has to arrive all the same. Until it has, answers are read and dropped, or both would wait.
+            self.stopped = True
+            self.reason = exc.reason
+            both.deadline = trio.current_time() + _LAST_BYTES_SECONDS
+            if self.delivered:
+                both.cancel()
+            return False
+        return True
 
     async def inward(self, both: trio.CancelScope) -> None:
         """From the stream into the TCP connection."""
@@ -64,6 +93,9 @@ class _Bridge:
                 await self._local_call(self.local.send_all(data))
                 self.received += len(data)
             await self._local_call(self.local.send_eof())
+            self.delivered = True
+            if self.stopped:
+                both.cancel()
         except _Broke as exc:
             self._end(exc.reason, both)
 
@@ -92,8 +124,8 @@ async def bridge(stream: MuxStream, local: trio.SocketStream) -> Bridged:
     """Join the two until both directions have ended, or one side breaks.
 
     End of file travels on its own in each direction. What breaks on one side breaks on the other: the stream is reset
-    with a reason, the TCP connection is reset, and neither ever ends as if it were complete. Both are closed on every
-    way out; cancelled, both are reset.
+    with a reason, the TCP connection is reset, and neither ever ends as if it were complete. Where the peer only
+    reads no more, what it had sent is still delivered. Both are closed on every way out; cancelled, both are reset.
     """
     joined = _Bridge(stream, local)
     finished = False
@@ -101,11 +133,13 @@ async def bridge(stream: MuxStream, local: trio.SocketStream) -> Bridged:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(joined.outward, nursery.cancel_scope)
             nursery.start_soon(joined.inward, nursery.cancel_scope)
-        finished = joined.reason is Reason.NO_ERROR
+        finished = joined.finished
     finally:
         if finished:
-            await stream.aclose()
-            await trio.aclose_forcefully(local)  # both FINs have left; nothing is discarded
+            try:
+                await stream.aclose()
+            finally:
+                await trio.aclose_forcefully(local)  # all FINs have left; nothing is discarded
         else:
             stream.reset(Reason.CANCELLED if joined.reason is Reason.NO_ERROR else joined.reason)
             await abort_stream(local)
