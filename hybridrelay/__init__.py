@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .client import forward_in_thread as forward_in_thread
     from .client import open_client as open_client
     from .client import run_forward as run_forward
+    from .connectivity import ProxyDial as ProxyDial
+    from .connectivity import ProxySettings as ProxySettings
     from .connector import Policy as Policy
     from .connector import PolicyFile as PolicyFile
     from .connector import run_connector as run_connector
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "client": ("Client", "forward_in_thread", "open_client", "run_forward"),
+    "connectivity": ("ProxyDial", "ProxySettings"),
     "connector": ("Policy", "PolicyFile", "run_connector"),
     "errors": (
         "AuthorizationError",

@@ -23,7 +23,7 @@ examples:
   hybridrelay probe --connection-string-file orders.application
   hybridrelay probe --connection-string-file orders.connector --mode tcp --json
   through a proxy:
-    hybridrelay probe --connection-string-file orders.application \
+    hybridrelay probe --connection-string-file orders.application \\
         --proxy http://me@proxy.corp:3128 --proxy-password-file password
 """
 
