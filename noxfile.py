@@ -93,11 +93,19 @@ def thorough(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """A gibibyte each way at once over every transport. Set HYBRIDRELAY_BULK_BYTES for more or less."""
+    """A gibibyte each way at once over every transport, and twenty kills of the relay under fifty streams.
+
+    HYBRIDRELAY_BULK_BYTES and HYBRIDRELAY_ROUNDS ask for more or less.
+    """
     install_wheel(session)
     group(session, "test")
-    env = {"HYBRIDRELAY_BULK_BYTES": session.env.get("HYBRIDRELAY_BULK_BYTES") or str(BULK_BYTES)}
-    session.run("pytest", "-k", "bulk", "-s", "--timeout=1800", "tests/endtoend", *session.posargs, env=env)
+    env = {
+        "HYBRIDRELAY_BULK_BYTES": session.env.get("HYBRIDRELAY_BULK_BYTES") or str(BULK_BYTES),
+        "HYBRIDRELAY_ROUNDS": session.env.get("HYBRIDRELAY_ROUNDS") or "20",
+    }
+    session.run(
+        "pytest", "-k", "bulk or resumption", "-s", "--timeout=1800", "tests/endtoend", *session.posargs, env=env
+    )
 
 
 @nox.session
