@@ -1,0 +1,58 @@
+"""Who opens the outer TLS: certificates compared, failures explained."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.connectivity import FailureKind, classify
+from hybridrelay.connectivity.interception import OuterCertificate, explain_failure
+from hybridrelay.errors import TransportError, UpgradeRefused
+from hybridrelay.security import load_or_create_relay_certificate, relay_pin
+
+SOMEBODYS = OuterCertificate("sha256:x", "Corp CA", self_made=False)
+SELF_MADE = OuterCertificate("sha256:y", "hybridrelay relay", self_made=True)
+
+
+def test_a_relays_own(tmp_path: Path) -> None:
+    path = load_or_create_relay_certificate(tmp_path, now=time.time(), name="outer")
+    pem = path.read_text()
+    der = ssl.PEM_cert_to_DER_cert(pem[: pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)])
+    certificate = OuterCertificate.from_der_untrusted(der)
+    assert certificate == OuterCertificate(relay_pin(path), "hybridrelay relay", self_made=True)
+    assert certificate.opened_by([relay_pin(path), "sha256:other"]) is None
+    assert certificate.opened_by(["sha256:other"]) == "hybridrelay relay"
+    assert certificate.opened_by([]) is None, "a relay that does not know concludes nothing"
+
+
+@given(st.binary())
+def test_anything_may_be_shown(der: bytes) -> None:
+    certificate = OuterCertificate.from_der_untrusted(der)
+    assert certificate.opened_by(["sha256:other"]) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("error", "certificate", "kind"),
+    [
+        (UpgradeRefused("x", status=502), SOMEBODYS, FailureKind.INTERCEPTION_FAILED),
+        (UpgradeRefused("x", status=503), SOMEBODYS, FailureKind.INTERCEPTION_FAILED),
+        (UpgradeRefused("x", status=526), SOMEBODYS, FailureKind.INTERCEPTION_FAILED),
+        (UpgradeRefused("x", status=404), SOMEBODYS, FailureKind.NOT_A_RELAY),
+        (UpgradeRefused("x", status=502), SELF_MADE, FailureKind.NOT_A_RELAY),
+        (UpgradeRefused("x", status=502), None, FailureKind.NOT_A_RELAY),
+        (TransportError("x"), SOMEBODYS, FailureKind.NOT_A_RELAY),
+    ],
+)
+def test_failures_behind_a_certificate(
+    error: TransportError, certificate: OuterCertificate | None, kind: FailureKind
+) -> None:
+    failure = explain_failure(classify(error), error, certificate)
+    assert failure.kind is kind
+    if kind is FailureKind.INTERCEPTION_FAILED:
+        assert "issued by Corp CA" in failure.text
+        assert "a public one is needed" in (failure.remedy or "")

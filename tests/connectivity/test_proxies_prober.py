@@ -1,0 +1,98 @@
+"""The prober behind a proxy, in virtual time: what it finds, and how long a proxy that swallows costs it."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+import trio
+
+from hybridrelay.connectivity import NoRouteWorks, Prober, ProxyDial, ProxySettings
+
+from .proxies import ScriptedProxy, join, read_head
+
+NATIVE = (9350, 5671, 9352)
+
+
+async def serve(stream, *, network, refused=(), swallowed=()):
+    """A CONNECT proxy in front of the network of the other prober tests."""
+    host, _, digits = (await read_head(stream)).split()[1].rpartition(":")
+    port = int(digits)
+    if port in swallowed:
+        await trio.sleep_forever()
+    if port in refused:
+        await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        return
+    try:
+        onward = await network.dial(host, port)
+    except OSError:
+        await stream.send_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+        return
+    async with onward:
+        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        await join(stream, onward)
+
+
+@pytest.fixture
+def make_prober(nursery, network, transports):
+    def make(url="http://proxy.corp:3128", **options):
+        proxy = ScriptedProxy(nursery, partial(serve, network=network, **options))
+        return Prober(network.endpoint, transports=transports, dial=proxy.through(url))
+
+    return make
+
+
+async def test_refused_native_ports(make_prober, network, autojump_clock):
+    network.behaviours = dict.fromkeys((*NATIVE, 443, 80), "right")
+    prober = make_prober("http://me:hunter2@proxy.corp:3128", refused=NATIVE)
+    decision = await prober.choose()
+    assert decision.route.name == "wss"
+    assert trio.current_time() < 1
+    report = await prober.survey()
+    told = json.loads(report.as_json())["attempts"]
+    assert [attempt["reason"] for attempt in told] == ["proxy-refused"] * 3 + [None] * 2
+    assert {attempt["proxy"] for attempt in told} == {"http://proxy.corp:3128"}
+    assert (
+        "the proxy http://proxy.corp:3128 refuses port 9350 of relay.example.com (403 Forbidden)" in told[0].values()
+    )
+    assert "through http://proxy.corp:3128)" in report.as_table()
+    assert "hunter2" not in report.as_table() + report.as_json()
+
+
+async def test_a_proxy_that_swallows_native_ports_costs_little(make_prober, network, autojump_clock):
+    network.behaviours = dict.fromkeys((443, 80), "right")
+    began = trio.current_time()
+    decision = await make_prober(swallowed=NATIVE).choose()
+    assert decision.route.name == "wss"
+    assert trio.current_time() - began < 3
+    report = await make_prober(swallowed=NATIVE).survey()
+    assert [a.failure and a.failure.kind for a in report.attempts] == ["proxy-silent"] * 3 + [None] * 2
+
+
+async def test_behind_the_proxy_nothing_is_there(make_prober, network, autojump_clock):
+    with pytest.raises(NoRouteWorks) as caught:
+        await make_prober().choose()
+    assert "does not get through to relay.example.com:9350 (503 Service Unavailable)" in str(caught.value)
+    assert "the relay serves this port" in caught.value.remedy
+
+
+async def test_a_stalled_port_behind_the_proxy_is_no_fault_of_the_proxys(make_prober, network, autojump_clock):
+    network.behaviours = dict.fromkeys((*NATIVE, 443, 80), "stalled")
+    report = await make_prober().survey()
+    assert {a.failure.kind for a in report.attempts if a.failure} == {"stalled"}
+
+
+async def test_no_proxy_there(network, transports, autojump_clock):
+    async def dial(host, port):
+        assert (host, port) == ("proxy.corp", 1080)
+        raise ConnectionRefusedError(111, "refused")
+
+    through = ProxyDial(ProxySettings.explicit("socks5://proxy.corp"), dial=dial)
+    with pytest.raises(NoRouteWorks) as caught:
+        await Prober(network.endpoint, transports=transports, dial=through).choose()
+    assert str(caught.value) == (
+        "the relay relay.example.com cannot be reached: "
+        "the proxy socks5://proxy.corp:1080 cannot be reached: connection refused"
+    )
+    assert "check the proxy's address" in caught.value.remedy
