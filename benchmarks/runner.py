@@ -6,6 +6,7 @@ import datetime as dt
 import os
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from .systems import System
 
 #: For the estimate: bringing up one system.
 _DEPLOY_SECONDS = 1.0
+#: A system that failed so often in a case is not tried in its other rounds.
+_FAILURES = 2
 
 
 def in_turns(systems: Sequence[System], round_: int) -> list[System]:
@@ -78,8 +81,8 @@ class _Measuring:
         self._stage = stage
         self._progress = progress
         self._keep = keep
-        #: (scenario, system) that failed: not tried again in this scenario's other rounds.
-        self._broken: set[tuple[str, str]] = set()
+        #: How often a system failed in a case.
+        self._failures: Counter[tuple[str, str]] = Counter()
 
     def run(self, cases: Sequence[Case], systems: Sequence[System]) -> None:
         scenario = ""
@@ -92,7 +95,7 @@ class _Measuring:
             for round_ in range(case.rounds):
                 for system in in_turns(suitable, round_):
                     self._progress.show(case.name, system.name)
-                    if (case.name, system.name) not in self._broken:
+                    if self._failures[case.name, system.name] < _FAILURES:
                         self._keep(self._measure(case, system, round_))
                     self._progress.advance(case.seconds + (0 if round_ else _DEPLOY_SECONDS))
 
@@ -100,7 +103,7 @@ class _Measuring:
         try:
             outcome = case.measure(self._stage, system)
         except (ProgramError, OSError) as exc:
-            self._broken.add((case.name, system.name))
+            self._failures[case.name, system.name] += 1
             self._progress.say(f"{case.name} on {system.name} failed: {exc}")
             return Sample(case.name, system.name, round_, error=str(exc).splitlines()[0])
         return Sample(case.name, system.name, round_, outcome.metrics, outcome.usage)

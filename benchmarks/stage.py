@@ -74,12 +74,14 @@ class Stage:
         return self._servers[kind]
 
     def deployment(self, system: System, kind: str = "target", line: Line | None = None) -> Deployment:
-        """A deployment that is kept until `clear`.
+        """A deployment that is kept until `clear`, and replaced where one of its processes ended.
 
         Raises:
             ProgramError: it does not work here.
         """
         key = system.name, kind, line
+        if key in self._deployments and self._deployments[key].ended():
+            self._deployments.pop(key).close()
         if key not in self._deployments:
             if self._failures[key] >= _ATTEMPTS:
                 raise ProgramError(f"could not be brought up, {_ATTEMPTS} times")

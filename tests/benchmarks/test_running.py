@@ -35,15 +35,15 @@ A, B, C = SYSTEM_LIST = [Nothing("a"), Nothing("b"), Nothing("c")]
 
 
 class Measured:
-    """Counts, and does what it is told at a given call."""
+    """Counts, and raises at a given call, or whenever it is a given system's turn."""
 
-    def __init__(self, at: int | None = None, raises: BaseException | None = None) -> None:
+    def __init__(self, at: int | str | None = None, raises: BaseException | None = None) -> None:
         self.calls: list[str] = []
         self._at, self._raises = at, raises
 
     def __call__(self, stage: Stage, system: System) -> Outcome:
         self.calls.append(system.name)
-        if self._raises is not None and len(self.calls) == self._at:
+        if self._raises is not None and self._at in {len(self.calls), system.name}:
             raise self._raises
         return Outcome({"ms": float(len(self.calls))})
 
@@ -77,13 +77,12 @@ def test_an_interruption_leaves_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("error", [ProgramError("b: would not\n  start"), ConnectionRefusedError("b: would not")])
-def test_a_system_that_fails_is_reported_and_left_out(error: Exception) -> None:
-    measured = Measured(2, error)
-    run, messages = measure(measured)
+def test_a_system_that_fails_is_reported_and_tried_once_more(error: Exception) -> None:
+    measured = Measured("b", error)
+    run, messages = measure(measured, rounds=4)
     assert run.complete
-    assert [sample.error for sample in run.samples if sample.system == "b"] == ["b: would not"]
-    assert measured.calls.count("b") == 1
-    assert measured.calls.count("a") == measured.calls.count("c") == 2
+    assert [sample.error for sample in run.samples if sample.system == "b"] == ["b: would not"] * 2
+    assert [measured.calls.count(name) for name in "abc"] == [4, 2, 4]
     assert "would not" in messages
 
 
