@@ -250,7 +250,12 @@ class Broker:
             with trio.CancelScope() as meeting.pumping:
                 with trio.move_on_after(STATUS_SECONDS) as in_time:
                     status = encode_status(Reason.NO_ERROR)
-                    await sender.send_all(status)
+                    try:
+                        await sender.send_all(status)
+                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        # A reset would make the listener doubt its way to us.
+                        await _turn_away(listener, Reason.PEER_ABSENT)
+                        raise
                     await listener.send_all(status)
                 if not in_time.cancelled_caught:
                     logger.debug("%s: rendezvous %s joined", leg.connection, leg.rendezvous_id)

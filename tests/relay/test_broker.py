@@ -12,12 +12,14 @@ import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG
 from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.broker import OFFER_SECONDS, Broker
 from hybridrelay.relay.control import ControlPeer
 from hybridrelay.relay.listeners import Listener
 from hybridrelay.relay.registry import Registry
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
+from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import session_pair
 
 HOST = "relay.example.com"
@@ -94,3 +96,36 @@ async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry
         peer = ControlPeer(_broker(registry), relay_side, accepted, nursery)
         nursery.cancel_scope.cancel()
     peer.suspect()  # a join that gave up at this very moment
+
+
+class Willing(Deaf):
+    """A listener that accepts at once."""
+
+    ticket = b""
+
+    async def offer(
+        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+    ) -> control.Accept | control.Failed:
+        self.ticket = ticket
+        return control.Accept(1)
+
+
+async def test_a_listener_hears_that_the_sender_has_left(registry: Registry, rules: tuple[Rule, ...]) -> None:
+    """And not of a reset, which would make it doubt its route to the relay."""
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    willing = Willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    joined = await broker.join(send, None)
+    assert isinstance(joined, control.Joined)
+    sender, sender_far = trio.testing.memory_stream_pair()
+    listener, listener_far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.meet, broker.use_ticket(joined.ticket), sender)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.aclose_forcefully(sender_far)
+        nursery.start_soon(broker.meet, broker.use_ticket(willing.ticket), listener)
+        status = await receive_exactly(listener_far, STATUS_SIZE)
+    assert decode_status_untrusted(status) is Reason.PEER_ABSENT
+    assert await listener_far.receive_some() == b""
