@@ -51,7 +51,6 @@ class Channel:
         self.error: BaseException | None = None
         self._lost = False
         self._writer = Waiter()
-        self._output_due = False
         self._timer = Waiter()
         self._timer_until = -math.inf
         self._greeted = trio.Event()
@@ -85,9 +84,9 @@ class Channel:
     # --- called by the session, at any time
 
     def output(self) -> None:
-        """Something may have to be written."""
-        self._output_due = True
-        self._writer.wake()
+        """Something may have to be written. The writer looks again before it waits, so a wake-up is never lost."""
+        if self._core.has_output:
+            self._writer.wake()
 
     def doubt(self) -> None:
         """Ask the peer at once whether it is there."""
@@ -176,8 +175,6 @@ class Channel:
                         await self._read_all.wait()
                 self._tasks.cancel()
                 return
-            elif self._output_due:
-                self._output_due = False
             else:
                 await self._writer.wait()
 

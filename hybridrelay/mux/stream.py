@@ -9,6 +9,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from ..errors import StreamRefused, StreamReset
+from ..protocol.config import BASE_WINDOW
 from ..protocol.reasons import Reason
 from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 #: What `receive_some` gives at most where the caller does not say.
 DEFAULT_RECEIVE = 256 * 1024
+#: What all senders of a session together may run ahead of the writer: each has its share of this, but no more than
+#: `SessionConfig.send_queue`, and no less than a window that every stream has. Defends the memory against a peer that
+#: opens thousands of streams, asks for a lot on each, and reads nothing.
+QUEUED_PER_SESSION = 64 * 1024 * 1024
 
 
 class MuxStream(trio.abc.HalfCloseableStream):
@@ -75,11 +80,10 @@ class MuxStream(trio.abc.HalfCloseableStream):
         with self._send_conflict:
             self._check_can_send()
             await checkpoint_if_cancelled()
-            limit = self._session.core.config.send_queue
             view: bytes | memoryview = data if isinstance(data, bytes) else memoryview(data).cast("B")
             position, end = 0, len(view)
             while position < end:
-                room = limit - self._core.queued_bytes
+                room = self._queue_limit - self._core.queued_bytes
                 if room > 0:
                     whole = position == 0 and end <= room and isinstance(view, bytes)
                     piece = view if whole else bytes(view[position : position + room])
@@ -104,7 +108,7 @@ class MuxStream(trio.abc.HalfCloseableStream):
         with self._send_conflict:
             self._check_can_send()
             await checkpoint()
-            while self._core.queued_bytes >= self._session.core.config.send_queue:
+            while self._core.queued_bytes >= self._queue_limit:
                 self._check_can_send()
                 await self._sender.wait()
             if self._closed:
@@ -121,6 +125,12 @@ class MuxStream(trio.abc.HalfCloseableStream):
                 self._session.core.send_fin(self._core)
                 self._session._output()
             await cancel_shielded_checkpoint()
+
+    @property
+    def _queue_limit(self) -> int:
+        core = self._session.core
+        share = QUEUED_PER_SESSION // max(1, len(core.streams))
+        return min(core.config.send_queue, max(BASE_WINDOW, share))
 
     def _check_can_send(self) -> None:
         if self._closed:

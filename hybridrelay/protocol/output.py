@@ -61,6 +61,21 @@ class Output:
         self._fins: deque[Stream] = deque()
         self._ready: deque[Stream] = deque()
 
+    @property
+    def is_pending(self) -> bool:
+        """`write` would write something. A driver asks after everything that it does, so this costs no call."""
+        return bool(
+            self._controls
+            or self._windows
+            or self._fins
+            or self._inbox.due
+            or self._ping_due
+            or self._pongs
+            or self._again
+            or self._goaway_due
+            or ((self._ready or self._opens) and not self._outbox.is_full)
+        )
+
     # --- what is to be done
 
     def ping(self) -> None:

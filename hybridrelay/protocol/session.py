@@ -294,6 +294,11 @@ class SessionCore:
 
     # --- output
 
+    @property
+    def has_output(self) -> bool:
+        """`data_to_send` would give something, or the session has ended and the driver has to see that."""
+        return self._hello_due or self.ended is not None or self._output.is_pending
+
     def data_to_send(self, now: float, max_bytes: int = 256 * 1024) -> list[Buffer]:
         """What to write next: about `max_bytes`, in order. Empty where there is nothing to write.
 
