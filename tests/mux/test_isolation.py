@@ -6,6 +6,7 @@ import trio
 import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, Role, Session, SessionConfig
+from hybridrelay.mux.stream import QUEUED_PER_SESSION
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
@@ -176,4 +177,21 @@ async def test_a_message_is_queued_whole_or_not_at_all(nursery: trio.Nursery) ->
     received = await _receive_all(theirs)
     assert received == message * (len(received) // len(message))
     assert len(received) > CONTROL_CONFIG.send_queue
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_reads_nothing_on_many_streams_does_not_fill_our_memory(nursery: trio.Nursery) -> None:
+    client, server = await session_pair(nursery)
+
+    async def flood(stream: trio.abc.SendStream) -> None:
+        await stream.send_all(bytes(1_000_000))
+
+    for _ in range(2000):
+        client.open_stream_nowait()
+        nursery.start_soon(flood, (await server.offers.receive()).accept())
+    await trio.testing.wait_all_tasks_blocked()
+    queued = sum(stream.queued_bytes for stream in server.core.streams.values())
+    # More than the bound, because the first streams queued their shares before the others came.
+    assert queued < 3 * QUEUED_PER_SESSION
+    assert queued < 2000 * client.core.config.send_queue * 3 // 4
     nursery.cancel_scope.cancel()
