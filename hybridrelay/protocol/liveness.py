@@ -53,8 +53,10 @@ class Liveness:
 
     def doubt(self, now: float) -> None:
         """Forget that the peer was heard of; a PING is to leave, and counts as unanswered until something arrives."""
+        # Doubts that come one upon the other do not put the verdict off.
+        if not self.is_unanswered or now >= self.deadline:
+            self._asked_at = now
         self._heard_at = min(self._heard_at, now - self.interval)
-        self._asked_at = now
 
     @property
     def effective_timeout(self) -> float:

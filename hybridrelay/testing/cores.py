@@ -151,8 +151,9 @@ class CorePair:
             pass
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, one deadline after the other, and pump in between."""
+        """Let time pass, one deadline after the other, and pump before each."""
         end = self.now + seconds
+        self.pump()
         while True:
             deadlines = [deadline for side in self.sides if (deadline := side.core.next_deadline()) is not None]
             self.now = max(self.now, min([*deadlines, end]))

@@ -30,6 +30,11 @@ TABLE = [
     ([("heard", 9), ("ask", 10)], 24, "silence"),  # ten seconds of silence come first, whenever the PING left
     ([("ask", 500)], 505, "silence"),  # the process was suspended: the peer gets its time to answer
     ([("heard", 10), ("ask", 10)], 20, "ping"),
+    ([("heard", 9), ("doubt", 9)], 14, "silence"),
+    ([("doubt", 2), ("doubt", 5), ("doubt", 6.9)], 7, "silence"),  # doubts do not put the verdict off
+    ([("heard", 9), ("ask", 10), ("doubt", 12)], 17, "silence"),
+    ([("ask", 10), ("doubt", 500)], 505, "silence"),  # suspended while a PING was on its way
+    ([("doubt", 2), ("heard", 3)], 12, "ping"),
 ]
 
 
@@ -137,9 +142,27 @@ def test_any_byte_is_life() -> None:
 def test_a_suspended_process_asks_before_it_gives_up() -> None:
     pair = CorePair.established()
     pair.now += 3600
-    pair.advance(0)
+    for side in pair.sides:
+        side.core.handle_timeout(pair.now)
+    pair.advance(3)
     for side in pair.sides:
         assert side.core.is_established
+
+
+def test_a_doubted_channel_has_the_timeout_to_prove_itself() -> None:
+    pair = CorePair.established()
+    for side in pair.sides:
+        side.core.doubt(pair.now)
+    pair.advance(5)
+    assert pair.initiator.core.is_established
+    pair.initiator.core.doubt(pair.now)
+    assert isinstance(pair.initiator.core.next_deadline(), float)
+    pair.now += 5
+    pair.initiator.core.handle_timeout(pair.now)
+    assert pair.initiator.core.ended is not None
+    assert pair.initiator.core.ended.reason is Reason.PEER_SILENT
+    pair.initiator.core.doubt(pair.now)
+    assert pair.initiator.core.next_deadline() is None
 
 
 def test_pong_leaves_although_megabytes_wait() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hybridrelay.protocol import Reason
+from hybridrelay.protocol import LocalProtocolError, Reason
 from hybridrelay.protocol.events import (
     Established,
     Event,
@@ -61,6 +61,16 @@ ACTIONS: dict[str, tuple[Callable[[SessionCore, Stream], object], Callable[[Stre
     "stop": (lambda core, stream: core.stop(stream, Reason.LIMIT), StreamWritable),
     "reset": (lambda core, stream: core.reset(stream, Reason.LIMIT, "text"), StreamAborted),
 }
+
+
+def test_metadata_is_bounded_and_no_data_is_no_frame() -> None:
+    pair = CorePair.established()
+    with pytest.raises(LocalProtocolError):
+        pair.initiator.core.open_stream(bytes(1025))
+    ours, _ = pair.open()
+    pair.advance(1)
+    pair.initiator.core.send_data(ours, b"")
+    assert pair.write(pair.initiator) == 0
 
 
 @openers
