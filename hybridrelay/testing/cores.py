@@ -108,7 +108,9 @@ class CorePair:
 
         What the acceptor writes to its old channel while a new one is on its way is lost.
         """
+        announced = side.core.has_output
         data = b"".join(side.core.data_to_send(self.now, max_bytes))
+        assert announced or not data, "a driver that asks `has_output` would have let this lie"
         side.events += side.core.pending_events()
         if side is self.initiator or self._greeting is None:
             side.wire += data
