@@ -88,7 +88,9 @@ class Client:
         self._end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery
         self._budget = budget
-        self._config = attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline)
+        self._config = attrs.evolve(
+            DATA_CONFIG, resume_deadline=resume_deadline, max_streams=0
+        )  # a connector opens no streams
         self._clock = clock
         self._link = RelayLink(
             RelayEndpoint.from_connection_string(string),
@@ -106,6 +108,11 @@ class Client:
         self._not_before = 0.0
         self._connecting = trio.Lock()
         self._opening_control = trio.Lock()
+        #: Attempts to open a session that have ended, and how the last one failed.
+        self._attempts = 0
+        self._failure: HybridRelayError | None = None
+        #: Sessions that have not ended: the present one, and earlier ones that finish their streams.
+        self._live: set[Session] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -141,25 +148,40 @@ class Client:
             PeerIdentityError: client and connector do not accept each other.
             trio.ClosedResourceError: `open_client`'s block is over.
         """
+        session = self._session
+        if session is not None and not session.is_open and session.outcome is None:
+            # Everybody waits at the same time, counted from the loss.
+            with trio.move_on_after(_RESUME_PATIENCE - session.detached_seconds):
+                await session.wait_open()
+        attempts = self._attempts
         async with self._connecting:
             if self._closed:
                 raise trio.ClosedResourceError("the client was closed")
             session = self._session
-            if session is not None and not session.is_open and session.outcome is None:
-                with trio.move_on_after(_RESUME_PATIENCE):
-                    await session.wait_open()
             if session is not None and session.is_open:
                 return session
+            if self._attempts != attempts and self._failure is not None:
+                raise self._failure  # of the attempt for which we have waited here
+            self._failure = None
+            try:
+                self._session = await self._open_session_probing()
+            except HybridRelayError as exc:
+                self._failure = exc
+                raise
+            finally:
+                self._attempts += 1
             if session is not None and session.outcome is None:
                 self._nursery.start_soon(self._let_go, session)
-            remembered = self._link.remembers
-            try:
-                self._session = await self._open_session()
-            except RelayUnreachable:
-                if not remembered:
-                    raise
-                self._session = await self._open_session()
             return self._session
+
+    async def _open_session_probing(self) -> Session:
+        remembered = self._link.remembers
+        try:
+            return await self._open_session()
+        except RelayUnreachable:
+            if not remembered:
+                raise
+            return await self._open_session()
 
     # --- what keeps a session on the best path, in the background
 
@@ -289,7 +311,7 @@ class Client:
         tls, self._listener = await self._open_any_data_channel()
         session = Session(Role.INITIATOR, config=self._config, budget=self._budget)
         try:
-            await self._nursery.start(partial(session.run, tls, reconnect=partial(self._reconnect, self._listener)))
+            await self._nursery.start(self._run_session, session, tls, self._listener)
         except SessionError as exc:
             # The connector's verdict on us arrives only now: as an alert, or as the reason of its GOAWAY.
             if exc.reason in _IDENTITY:
@@ -299,6 +321,15 @@ class Client:
                 ) from exc
             raise self._end_to_end.explain(exc) from exc
         return session
+
+    async def _run_session(
+        self, session: Session, channel: TLSStream, listener: str, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        self._live.add(session)
+        try:
+            await session.run(channel, reconnect=partial(self._reconnect, listener), task_status=task_status)
+        finally:
+            self._live.discard(session)
 
     async def _reconnect(self, listener: str) -> TLSStream:
         """Another channel for a session that lost its own, to the same instance of the connector. Tries for ever.
@@ -325,10 +356,11 @@ class Client:
 
     async def _aclose(self) -> None:
         self._closed = True
-        if self._session is not None and self._session.outcome is None:
-            # Streams that were closed still deliver what they were given; those that were not are cut off.
-            self._session.reset_open_streams(Reason.CANCELLED)
-            await self._session.aclose(grace=_DELIVERY_SECONDS)
+        async with trio.open_nursery() as nursery:
+            for session in self._live:
+                # Streams that were closed still deliver what they were given; those that were not are cut off.
+                session.reset_open_streams(Reason.CANCELLED)
+                nursery.start_soon(partial(session.aclose, grace=_DELIVERY_SECONDS))
 
 
 _IDENTITY = frozenset(range(Reason.IDENTITY_SHUT_OUT, Reason.TLS_FAILED + 1))

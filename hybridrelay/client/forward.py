@@ -13,7 +13,7 @@ from ..connectivity.backoff import Backoff
 from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError
 from ..mux import bridge
 from ..security import bracketed
-from ..streams.sockets import abort_stream, tune_socket
+from ..streams.sockets import abort_stream, reset_on_close, tune_socket
 from .client import Client
 
 logger = logging.getLogger("hybridrelay.client")
@@ -107,7 +107,17 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
 
 async def _serve(client: Client, local: trio.SocketStream) -> None:
     """One connection of an application. Whatever goes wrong ends it, and it alone."""
+    try:
+        await _forward(client, local)
+    except Exception:
+        # A bug of ours. It must not end the forward for everybody else, and must not go unseen.
+        logger.exception("%s: a connection failed unexpectedly", client.connection)
+        await abort_stream(local)
+
+
+async def _forward(client: Client, local: trio.SocketStream) -> None:
     tune_socket(local.socket, user_timeout=False)
+    reset_on_close(local, True)
     try:
         with trio.fail_after(OPEN_SECONDS):
             stream = await client.open_stream()

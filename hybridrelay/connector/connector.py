@@ -38,6 +38,7 @@ from ..protocol import control
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, PeerIdentity, expires_soon
+from ..streams.sockets import abort_stream
 from .audit import AuditLog
 from .policy import Policy, PolicyFile
 from .targets import TargetError, open_target
@@ -47,6 +48,8 @@ logger = logging.getLogger("hybridrelay.connector")
 #: Data channels whose other end has not proved its identity, per hybrid connection. Defends memory and the machine
 #: against a relay (or whoever has a Send key) that calls for channels without end; a real client needs one.
 MAX_UNPROVEN_CHANNELS = 16
+#: Sessions of one identity. Several processes may share a connection string; defends tasks and target connections.
+MAX_SESSIONS_PER_IDENTITY = 256
 #: Memory that all data channels together may promise to their peers (bytes).
 PROCESS_BUDGET = 1 << 30
 #: The longest wait between two tries to come back while a session waits for it (seconds).
@@ -99,6 +102,7 @@ class Connector:
         self._config = attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline)
         self._audit = AuditLog()
         self._stopping = False
+        self._given_up: set[RelayLink] = set()
         self._controls: set[ControlChannel] = set()
         self._sessions: dict[Session, tuple[PeerIdentity, _Published]] = {}
         self._resumable: dict[bytes, Session] = {}
@@ -243,14 +247,26 @@ class Connector:
             finally:
                 self._controls -= ours
             if all(published.refused for published in group):
-                error = group[0].refused
-                assert error is not None
-                raise error
+                self._give_up(link, group)
+                return
             backoff.succeeded(held_seconds=trio.current_time() - began)
             waiting = any(not session.is_open for session in self._sessions_of(link))
             wait = backoff.next_wait(at_least=retry_after, at_most=_RESUME_BACKOFF if waiting else None)
             logger.info("trying %s again in %.1f s", link.endpoint.host, wait)
             await trio.sleep(wait)
+
+    def _give_up(self, link: RelayLink, group: list[_Published]) -> None:
+        """One relay refuses all that we have for it. The others are served on; with the last one, the connector ends.
+
+        Raises:
+            HybridRelayError: it was the last one.
+        """
+        self._given_up.add(link)
+        if len(self._given_up) == len(self._links):
+            error = group[0].refused
+            assert error is not None
+            raise error
+        logger.error("giving up %s: it refuses every connection string that we have for it", link.endpoint.host)
 
     def _sessions_of(self, link: RelayLink) -> list[Session]:
         return [session for session, (_, published) in self._sessions.items() if published.link is link]
@@ -258,7 +274,8 @@ class Connector:
     async def _move_sessions(self, link: RelayLink) -> None:
         """Let the sessions follow to a better route: each resumes over a new data channel, one after the other."""
         for session in self._sessions_of(link):
-            session.drop_channel()
+            if session.is_open:
+                session.drop_channel()
             await trio.sleep(_MOVE_SPACING_SECONDS)
 
     async def _register_all(self, channel: ControlChannel, group: list[_Published], *, first: bool) -> float:
@@ -347,6 +364,9 @@ class Connector:
                 link.forget()
                 with contextlib.suppress(RelayUnreachable):
                     await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
+        except Exception:
+            # A bug of ours. It must not end the connector for everybody else, and must not go unseen.
+            logger.exception("%s: a data channel failed unexpectedly", published.name)
         finally:
             if not proven:
                 published.unproven -= 1
@@ -361,16 +381,26 @@ class Connector:
             if isinstance(exc, SessionError | trio.TooSlowError):
                 raise published.end_to_end.explain(exc) from exc
             raise
-        if hello.attach:
+        if refusal := self._refusal(published, peer, hello):
+            logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, refusal.describe)
+            await refuse_session(channel, refusal)
+        elif hello.attach:
             await self._attach(published, channel, peer, hello, initial)
         else:
             await self._run_session(published, channel, peer, hello.session_id, initial)
+
+    def _refusal(self, published: _Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
+        """The policy once more, which may have changed while HELLO was on its way, and a limit."""
+        if reason := self.policy.refusal(peer):
+            return reason
+        held = sum(1 for session in self._sessions if self._is_the_same(session, published, peer))
+        return Reason.LIMIT if held >= MAX_SESSIONS_PER_IDENTITY and not hello.attach else None
 
     async def _attach(
         self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity, hello: Hello, initial: bytes
     ) -> None:
         session = self._resumable.get(hello.session_id)
-        if session is None or self._sessions[session][0].serial != peer.serial:
+        if session is None or not self._is_the_same(session, published, peer):
             refusal: Reason | None = Reason.SESSION_UNKNOWN
         else:
             refusal = session.attach_refusal(hello)
@@ -381,6 +411,11 @@ class Connector:
         else:
             logger.info("%s: session of %s resumed", published.name, peer.label)
             await session.replace_channel(channel, initial)
+
+    def _is_the_same(self, session: Session, published: _Published, peer: PeerIdentity) -> bool:
+        # Serials say something only under the same authority.
+        first, where = self._sessions[session]
+        return where is published and first.serial == peer.serial
 
     async def _run_session(
         self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity, session_id: bytes, initial: bytes
@@ -404,7 +439,16 @@ class Connector:
             del self._resumable[session_id]
 
     async def _serve_stream(self, published: _Published, peer: PeerIdentity, offer: Offer) -> None:
-        """One stream: policy, target, bytes; exactly one line in the audit log."""
+        """One stream. Nothing that happens to it reaches any other."""
+        try:
+            await self._serve_stream_audited(published, peer, offer)
+        except Exception:
+            # As for data channels.
+            logger.exception("%s: a stream failed unexpectedly", published.name)
+            offer.refuse(Reason.INTERNAL_ERROR)
+
+    async def _serve_stream_audited(self, published: _Published, peer: PeerIdentity, offer: Offer) -> None:
+        """Policy, target, bytes; exactly one line in the audit log."""
         entry = self._audit.begin(published.name, peer, published.target)
         if reason := self.policy.refusal(peer):
             offer.refuse(reason)
@@ -427,6 +471,8 @@ class Connector:
             entry.refused(exc.reason, detail=str(exc.__cause__ or exc))
             return
         except BaseException:
+            for target in opened:
+                await abort_stream(target)
             offer.refuse(Reason.GOING_AWAY)
             entry.refused(Reason.GOING_AWAY)
             raise

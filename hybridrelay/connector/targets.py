@@ -10,7 +10,7 @@ import trio
 
 from ..protocol.reasons import Reason
 from ..security import HostPort
-from ..streams.sockets import tune_socket
+from ..streams.sockets import reset_on_close, tune_socket
 
 #: To resolve and connect (seconds). Outlasts two lost SYN packets; below what database drivers allow themselves.
 DIAL_SECONDS = 10.0
@@ -43,6 +43,7 @@ async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> tri
             reason = _reason(exc)
             raise TargetError(reason.describe, reason) from exc
         tune_socket(stream.socket, user_timeout=False)  # a target may pause for as long as it likes
+        reset_on_close(stream, True)
         return stream
     raise TargetError(f"the target did not answer within {seconds:g} s", Reason.TARGET_TIMEOUT)
 

@@ -10,7 +10,7 @@ import trio
 
 from ..errors import HybridRelayError
 from ..protocol.reasons import Reason
-from ..streams.sockets import abort_stream
+from ..streams.sockets import abort_stream, reset_on_close
 from .stream import MuxStream
 
 T = TypeVar("T")
@@ -127,6 +127,7 @@ async def bridge(stream: MuxStream, local: trio.SocketStream) -> Bridged:
     with a reason, the TCP connection is reset, and neither ever ends as if it were complete. Where the peer only
     reads no more, what it had sent is still delivered. Both are closed on every way out; cancelled, both are reset.
     """
+    reset_on_close(local, True)
     joined = _Bridge(stream, local)
     finished = False
     try:
@@ -139,6 +140,7 @@ async def bridge(stream: MuxStream, local: trio.SocketStream) -> Bridged:
             try:
                 await stream.aclose()
             finally:
+                reset_on_close(local, False)
                 await trio.aclose_forcefully(local)  # all FINs have left; nothing is discarded
         else:
             stream.reset(Reason.CANCELLED if joined.reason is Reason.NO_ERROR else joined.reason)

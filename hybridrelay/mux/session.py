@@ -109,6 +109,7 @@ class Session:
         #: The greatest epoch of a channel that was given to us; the core hears of it when it is that channel's turn.
         self._epoch_given = -1
         self._waiting = trio.CancelScope()
+        self._detached_at = 0.0
         self._first_error: BaseException | None = None
         self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         self._is_started = False
@@ -266,6 +267,7 @@ class Session:
         """Between two channels: get the next one, or end the session at its deadline."""
         if self._attached.is_set():  # otherwise the last channel never greeted, and who waits still does
             self._attached = trio.Event()
+        self._detached_at = trio.current_time()
         deadline = self.core.next_deadline()
         if self._next is None:
             with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as self._waiting:
@@ -315,6 +317,11 @@ class Session:
         """Give up the present channel; a session that can resume goes on over another one, others are not touched."""
         if self._channel is not None and self.core.config.resume_deadline > 0:
             self._channel.lose("given up for another channel")
+
+    @property
+    def detached_seconds(self) -> float:
+        """How long the session has been without a channel; meaningful while it is neither open nor over."""
+        return trio.current_time() - self._detached_at
 
     @property
     def channel_age(self) -> float:

@@ -9,7 +9,7 @@ import sys
 
 import trio
 
-__all__ = ["abort_stream", "tune_socket", "tune_stream"]
+__all__ = ["abort_stream", "reset_on_close", "tune_socket", "tune_stream"]
 
 #: A socket counts as writable while less than this is unsent (bytes). Without it the kernel takes megabytes, and a
 #: ping waits behind all of them. trio's own 16 KiB costs fast paths one wake-up per 16 KiB.
@@ -60,6 +60,19 @@ def tune_stream(stream: trio.abc.AsyncResource) -> None:
         tune_socket(stream.socket)
 
 
+def reset_on_close(stream: trio.SocketStream, on: bool) -> None:
+    """Whether closing the socket resets the connection instead of ending it.
+
+    The kernel also does that when the process dies. So a program that moves somebody else's bytes sets it at the
+    beginning, and takes it back when both ends of file have been passed on: killed in between, it leaves nobody with
+    half of the bytes and an end of file.
+    """
+    # A lingering time of zero turns close() into a reset. Windows has 16-bit fields here.
+    linger = struct.pack("hh" if sys.platform == "win32" else "ii", on, 0)
+    with contextlib.suppress(OSError):
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+
 async def abort_stream(stream: trio.abc.AsyncResource) -> None:
     """Close so that the peer sees an error and no end of file; what is unsent is discarded.
 
@@ -67,10 +80,7 @@ async def abort_stream(stream: trio.abc.AsyncResource) -> None:
     closes, cancelled or not.
     """
     if isinstance(stream, trio.SocketStream):
-        # A lingering time of zero turns close() into a reset. Windows has 16-bit fields here.
-        linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-        with contextlib.suppress(OSError):
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        reset_on_close(stream, True)
     await trio.aclose_forcefully(stream)
 
 
