@@ -123,7 +123,7 @@ def test_what_makes_no_sense_is_said_at_once(arguments: list[str], capsys: pytes
 def test_a_real_but_tiny_run(tmp_path: Path) -> None:
     """No figure is looked at: only that there are some."""
     cases = ["bulk/down/1", "bulk/up/1", "requests/64/16", "open/16"]
-    command = [sys.executable, "-m", "benchmarks", *(part for case in cases for part in ("--only", case))]
+    command = [sys.executable, "-m", "hybridrelay", "bench", *(part for case in cases for part in ("--only", case))]
     command += ["--systems", "direct,splice", "--rounds", "1", "--seconds", "0.1", "--json", str(tmp_path / "x.json")]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=100, check=False,
