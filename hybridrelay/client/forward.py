@@ -10,7 +10,8 @@ import trio
 
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
-from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError
+from ..connectivity.link import is_hopeless
+from ..errors import ConfigurationError, HybridRelayError
 from ..mux import bridge
 from ..security import bracketed
 from ..streams.sockets import abort_stream, reset_on_close, tune_socket
@@ -89,7 +90,7 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
         try:
             session = await client.connect()
         except HybridRelayError as exc:
-            if first and (exc.reason.is_permanent or isinstance(exc, RelayIdentityError)):
+            if first and is_hopeless(exc):
                 raise
             logger.warning("%s: %s%s", client.connection, exc, f"; {exc.remedy}" if exc.remedy else "")
         else:

@@ -10,7 +10,7 @@ from functools import partial
 import trio
 
 from ..abc import Dial, Transport
-from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, RendezvousError
+from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, RelayIdentityError, RendezvousError
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, audience_for, make_token
@@ -67,6 +67,14 @@ def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
     kind = AuthorizationError if reason in _AUTHORIZATION else RendezvousError
     detail = f" ({failed.detail})" if failed.detail and failed.detail != reason.describe else ""
     return kind(f"{connection}: {reason.describe}{detail}", reason=reason, remedy=_REMEDIES.get(reason))
+
+
+def is_hopeless(error: HybridRelayError) -> bool:
+    """Whether to end at the first try instead of trying for ever: who started us has to mend something.
+
+    An expired token says that a clock is wrong. Later, a clock that jumps is no reason to give up what has worked.
+    """
+    return error.reason.is_permanent or error.reason is Reason.TOKEN_EXPIRED or isinstance(error, RelayIdentityError)
 
 
 class RelayLink:

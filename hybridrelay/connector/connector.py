@@ -19,9 +19,9 @@ from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
+from ..connectivity.link import RelayLink, failure_error, is_hopeless, make_connection_token, new_instance
 from ..connectivity.network import watch_jumps
-from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError, RelayUnreachable, SessionError
+from ..errors import ConfigurationError, HybridRelayError, RelayUnreachable, SessionError
 from ..mux import (
     DATA_CONFIG,
     GREETING_TIMEOUT,
@@ -240,7 +240,7 @@ class Connector:
                     continue
                 logger.warning("the control channel to %s was lost", link.endpoint.host)
             except HybridRelayError as exc:
-                if not worked and (exc.reason.is_permanent or isinstance(exc, RelayIdentityError)):
+                if not worked and is_hopeless(exc):
                     raise
                 logger.warning("%s%s", exc, f"; {exc.remedy}" if exc.remedy else "")
                 link.forget()

@@ -95,8 +95,8 @@ class Session:
             session_id=secrets.token_bytes(SESSION_ID_SIZE) if initiator else bytes(SESSION_ID_SIZE),
             secret=secrets.token_bytes(SESSION_SECRET_SIZE) if initiator else bytes(SESSION_SECRET_SIZE),
         )
-        # Unbounded here because the core refuses streams beyond SessionConfig.max_backlog.
-        self._offer_in, offers = trio.open_memory_channel[Offer](math.inf)
+        # Offers that the peer has withdrawn stay here until somebody looks, so the core's own bound is not enough.
+        self._offer_in, offers = trio.open_memory_channel[Offer](self.core.config.max_backlog)
         #: The streams that the peer wants to open; ends with the session.
         self.offers: trio.abc.ReceiveChannel[Offer] = offers
         #: Set while there is a channel that has greeted, and at the end.
@@ -357,7 +357,10 @@ class Session:
                 case events.StreamWritable(stream):
                     stream.owner._sender.wake()
                 case events.StreamOffered(stream):
-                    self._offer_in.send_nowait(Offer(self, stream))
+                    try:
+                        self._offer_in.send_nowait(Offer(self, stream))
+                    except trio.WouldBlock:
+                        self.core.refuse(stream, Reason.LIMIT)
                 case events.StreamAnswered(stream) | events.StreamAborted(stream):
                     stream.owner._wake()
                 case events.Established():

@@ -37,6 +37,8 @@ OFFER_SECONDS = 1.0
 _MAY_HAVE_CHANGED = frozenset(
     {Reason.UNKNOWN_CONNECTION, Reason.UNKNOWN_RULE, Reason.WRONG_KEY, Reason.KEY_REVOKED, Reason.RIGHT_MISSING}
 )
+#: Listeners that are asked for one join, a second each: the client waits for 20.
+MAX_ASKED = 8
 #: To get the status out to a side that has waited (seconds).
 STATUS_SECONDS = 10.0
 
@@ -166,6 +168,7 @@ class Broker:
         """
         name = grant.connection.name
         passed_over: set[str] = set()
+        why = Reason.LISTENER_SILENT
         while True:
             if reason := self.why_revoked(grant.key):  # while a listener was asked
                 return control.Failed(0, reason)
@@ -173,26 +176,26 @@ class Broker:
                 listener = self.listeners.choose(name, passed_over=passed_over)
             else:
                 listener = None if passed_over else self.listeners.find(name, wanted)
-            if listener is None:
-                reason = Reason.LISTENER_SILENT if passed_over else self.listeners.why_not(name, wanted)
-                return control.Failed(0, reason)
+            if listener is None or len(passed_over) >= MAX_ASKED:
+                return control.Failed(0, why if passed_over else self.listeners.why_not(name, wanted))
             try:
                 made = self._rendezvous.create(name, listener.key, grant.key, trio.current_time())
             except RendezvousError as exc:
                 return control.Failed(0, exc.reason, str(exc))
             self._meetings[made.id] = _Meeting()
             self._changed.set()
-            kept = False
+            why = Reason.CANCELLED
             try:
-                kept = await self._offer(listener, made.id, made.listener_ticket)
+                why = await self._offer(listener, made.id, made.listener_ticket)
             finally:
-                if not kept:
+                if why is not Reason.NO_ERROR:
                     self._withdraw(made.id)
-            if kept:
+            if why is Reason.NO_ERROR:
                 return control.Joined(0, made.sender_ticket, listener.instance, TICKET_LIFETIME_SECONDS)
             passed_over.add(listener.instance)
 
-    async def _offer(self, listener: Listener[ListenerHandle], rendezvous_id: str, ticket: bytes) -> bool:
+    async def _offer(self, listener: Listener[ListenerHandle], rendezvous_id: str, ticket: bytes) -> Reason:
+        """`Reason.NO_ERROR` where the listener is going to come, else why not."""
         handle = listener.handle
         with trio.move_on_after(OFFER_SECONDS):
             try:
@@ -200,14 +203,14 @@ class Broker:
                     listener.connection, ticket, TICKET_LIFETIME_SECONDS, lambda: self._withdraw(rendezvous_id)
                 )
             except trio.BrokenResourceError:
-                return False
+                return Reason.LISTENER_SILENT
             if isinstance(answer, control.Accept):
-                return True
+                return Reason.NO_ERROR
             logger.info("%s: listener %s declined: %s", listener.connection, listener.instance, answer.reason.slug)
-            return False
+            return Reason.LISTENER_SILENT if answer.reason is Reason.NO_ERROR else answer.reason
         logger.warning("%s: listener %s did not answer, passed over", listener.connection, listener.instance)
         handle.suspect()
-        return False
+        return Reason.LISTENER_SILENT
 
     def _withdraw(self, rendezvous_id: str) -> None:
         if ended := self._rendezvous.end(rendezvous_id, Event.WITHDRAWN):
