@@ -470,11 +470,13 @@ class Connector:
             offer.refuse(exc.reason, str(exc))
             entry.refused(exc.reason, detail=str(exc.__cause__ or exc))
             return
-        except BaseException:
+        except BaseException as exc:
             for target in opened:
                 await abort_stream(target)
-            offer.refuse(Reason.GOING_AWAY)
-            entry.refused(Reason.GOING_AWAY)
+            # Going away says that nobody looked at the stream, and that another session may open it.
+            reason = Reason.GOING_AWAY if isinstance(exc, trio.Cancelled) else Reason.INTERNAL_ERROR
+            offer.refuse(reason)
+            entry.refused(reason)
             raise
         if not opened:
             entry.refused(Reason.CANCELLED)

@@ -1,0 +1,173 @@
+"""One failure stays one failure; stops are graceful; waiting is shared."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.client import run_forward
+from hybridrelay.connector import connector as connector_module
+from hybridrelay.connector import run_connector
+from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError, StreamRefused
+from hybridrelay.protocol import Reason
+from hybridrelay.relay import Registry
+from hybridrelay.security import HostPort, KeySlot, Role
+
+from .deployment import HOST, Deployment, deploy, echo, receive_all, serve_target
+
+
+async def test_one_relay_that_refuses_does_not_end_the_others(nursery: trio.Nursery, tmp_path: Path) -> None:
+    first, second = await deploy(nursery, tmp_path / "a"), await deploy(nursery, tmp_path / "b")
+    target = await serve_target(nursery, echo)
+    refused, kept = first.publish("one"), second.publish("two")
+    await first.connector(first.string(refused, Role.CONNECTOR, target), second.string(kept, Role.CONNECTOR, target))
+    with Registry.open(first.state_dir) as registry:
+        registry.revoke_key("one", "listener", KeySlot.PRIMARY)
+    async with first.client(first.string(refused, Role.APPLICATION), resume_deadline=1) as client:
+        with trio.fail_after(20), pytest.raises((RendezvousError, StreamRefused)):  # noqa: PT012
+            while True:
+                await (await client.open_stream()).aclose()
+    async with second.client(second.string(kept, Role.APPLICATION)) as client:
+        stream = await client.open_stream()
+        await stream.send_all(b"x")
+        assert await stream.receive_some() == b"x"
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_last_relay_that_refuses_ends_the_connector(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published = deployment.publish()
+    string = deployment.string(published, Role.CONNECTOR, HostPort(HOST, 9))
+    registered = trio.Event()
+
+    async def revoke() -> None:
+        await registered.wait()
+        with Registry.open(deployment.state_dir) as registry:
+            registry.revoke_key("db", "listener", KeySlot.PRIMARY)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with pytest.raises(AuthorizationError):
+            await run_connector([string], task_status=task_status)
+        ended.set()
+
+    ended = trio.Event()
+    nursery.start_soon(revoke)
+    await nursery.start(run)
+    registered.set()
+    with trio.fail_after(20):
+        await ended.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_bug_in_one_stream_ends_that_stream(
+    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
+    good = connector_module.open_target
+    calls = iter([RuntimeError("a bug"), None])
+
+    async def open_target(target: HostPort) -> trio.SocketStream:
+        if bug := next(calls):
+            raise bug
+        return await good(target)
+
+    monkeypatch.setattr(connector_module, "open_target", open_target)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        with pytest.raises(connector_module.HybridRelayError):
+            await client.open_stream()
+        stream = await client.open_stream()
+        await stream.send_all(b"x")
+        assert await stream.receive_some() == b"x"
+    assert "a bug" in caplog.text
+    caplog.clear()
+    nursery.cancel_scope.cancel()
+
+
+async def test_callers_share_one_failed_attempt(deployment: Deployment, nursery: trio.Nursery) -> None:
+    string = deployment.string(deployment.publish(), Role.APPLICATION)
+    dials = 0
+
+    async def dial(host: str, port: int) -> trio.SocketStream:
+        nonlocal dials
+        dials += 1
+        await trio.lowlevel.checkpoint()
+        raise ConnectionRefusedError
+
+    failures: list[RelayUnreachable] = []
+    async with deployment.client(string, dial=dial) as client:
+
+        async def open_stream() -> None:
+            with pytest.raises(RelayUnreachable) as caught:
+                await client.open_stream()
+            failures.append(caught.value)
+
+        async with trio.open_nursery() as callers:
+            callers.start_soon(open_stream)
+            await trio.testing.wait_all_tasks_blocked()
+            alone = dials
+            for _ in range(10):
+                callers.start_soon(open_stream)
+    assert len(failures) == 11
+    # One attempt for the first, at most one more for all who came while it ran.
+    assert dials <= 2 * max(alone, 3)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connector_that_stops_lets_open_streams_finish(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    stop, stopped = trio.Event(), trio.Event()
+    string = deployment.string(published, Role.CONNECTOR, target)
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        await run_connector([string], stop=stop, grace=30, task_status=task_status)
+        stopped.set()
+
+    await nursery.start(run)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        stream = await client.open_stream()
+        stop.set()
+        await stream.send_all(b"to the end")
+        await stream.send_eof()
+        assert await receive_all(stream) == b"to the end"
+        with trio.fail_after(20):
+            await stopped.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_forward_that_stops_lets_open_connections_finish(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
+    stop = trio.Event()
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        async with trio.open_nursery() as forwarding:
+            (address,) = await forwarding.start(partial(run_forward, client, [(HOST, 0)], stop=stop, grace=30))
+            async with await trio.open_tcp_stream(*address) as application:
+                await application.send_all(b"x")
+                assert await application.receive_some() == b"x"
+                stop.set()
+                await application.send_all(b"to the end")
+                await application.send_eof()
+                assert await receive_all(application) == b"to the end"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_listener_that_is_full_says_so(
+    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connector_module, "MAX_UNPROVEN_CHANNELS", 0)
+    published = deployment.publish()
+    await deployment.connector(deployment.string(published, Role.CONNECTOR))
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        with pytest.raises(RendezvousError) as caught:
+            await client.open_stream()
+    assert caught.value.reason is Reason.LIMIT
+    nursery.cancel_scope.cancel()
