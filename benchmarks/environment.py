@@ -32,11 +32,13 @@ _VERSION = re.compile(r"\d+\.\d+[\w.-]*")
 def describe_machine() -> dict[str, str]:
     """What figures depend on."""
     kilobytes = int(_first(Path("/proc/meminfo"), r"^MemTotal:\s+(\d+)") or 0)
+    # What distributions and hosters append to the version says nothing about speed.
+    release = re.match(r"[\d.]+", platform.release())
     return {
         "processor": _first(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+)$") or platform.processor() or "unknown",
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory": f"{kilobytes / 2**20:.1f} GiB",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {release[0] if release else platform.release()} {platform.machine()}",
         "libc": " ".join(platform.libc_ver()),
         "descriptors": str(raise_descriptor_limit()),
         "load before": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
