@@ -1,0 +1,96 @@
+"""Client, relay and private network, each a host of its own, and a firewall between them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..deployments import HYBRIDRELAY, Deployment, Program, Published
+from .lab import CLIENT, PRIVATE, RELAY, RELAY_HOST, Lab, missing
+
+#: For people, at the end of the run; nothing is asserted about it.
+_REMARKS: list[str] = []
+_PLACES = {"relay": RELAY, "connector": PRIVATE, "forward": CLIENT, "probe": CLIENT}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.network)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _REMARKS:
+        terminalreporter.section("measured in network namespaces, for information")
+        for line in _REMARKS:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def remark() -> Callable[[str], None]:
+    """Says something in the summary of the run."""
+    return _REMARKS.append
+
+
+class NetworkDeployment(Deployment):
+    """A deployment whose processes run in the namespaces where they belong, the relay on its default ports."""
+
+    def __init__(self, folder: Path, lab: Lab) -> None:
+        super().__init__(folder)
+        self.lab = lab
+
+    def _command(self, arguments: tuple[str | Path, ...]) -> list[str]:
+        command = [*HYBRIDRELAY, *map(str, arguments)]
+        place = _PLACES.get(str(arguments[0]))
+        return command if place is None else self.lab.command(place, *command)
+
+    def run(self, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self._command(arguments),
+            check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options,
+        )  # fmt: skip
+
+    def start(self, *arguments: str | Path, ready: str = "^ready", **options: object) -> Program:
+        program = Program(self._command(arguments), name=f"hybridrelay {arguments[0]}", **options)
+        self.programs.append(program)
+        program.wait_for_line(ready)
+        return program
+
+    def start_relay(self, *arguments: str) -> Program:
+        return self.start("relay", "--state", self.state, "--host", "0.0.0.0", *arguments)
+
+    def create(self, name: str, target: tuple[str, int], *, endpoint: str = RELAY_HOST) -> Published:
+        return super().create(name, target, endpoint=endpoint)
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> Iterator[Lab]:
+    """One for all tests: making it takes a second."""
+    lacking = missing()
+    if lacking is not None:
+        if os.environ.get("CI", "").lower() in {"1", "true"}:
+            pytest.fail(lacking)
+        pytest.skip(lacking)
+    with Lab() as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(namespaces: Lab) -> Iterator[Lab]:
+    """The namespaces, everything open."""
+    yield namespaces
+    namespaces.reset()
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, lab: Lab) -> Iterator[NetworkDeployment]:
+    """A relay that runs in its namespace."""
+    assert sys.platform == "linux"
+    with NetworkDeployment(tmp_path, lab) as deployment:
+        deployment.start_relay()
+        yield deployment
