@@ -102,7 +102,9 @@ class Session:
         #: Set while there is a channel that has greeted, and at the end.
         self._attached = trio.Event()
         self._ended = trio.Event()
+        #: Set unless somebody waits for the streams to end.
         self._empty = trio.Event()
+        self._empty.set()
         self._channel: Channel | None = None
         #: The channel to go on with, and what was received from it already.
         self._next: tuple[trio.abc.Stream, bytes] | None = None
@@ -198,7 +200,7 @@ class Session:
         try:
             self.drain()
             with trio.move_on_after(grace):
-                while self.core.streams:
+                while self._is_delivering():
                     if self._empty.is_set():
                         self._empty = trio.Event()
                     await self._empty.wait()
@@ -378,8 +380,12 @@ class Session:
                         self._channel.ended(reason)
                 case events.GoingAway():
                     pass  # core.peer_going_away is what counts
-        if not self.core.streams:
+        if not self._empty.is_set() and not self._is_delivering():
             self._empty.set()
+
+    def _is_delivering(self) -> bool:
+        """Some stream has not come to its end in good order. What was reset has nothing to deliver."""
+        return any(not stream.is_aborted for stream in self.core.streams.values())
 
 
 def _epoch(initial: bytes) -> int:

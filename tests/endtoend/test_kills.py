@@ -157,3 +157,39 @@ async def test_a_signal_stops_a_process_while_traffic_flows(
             inner.start_soon(assert_is_reset, stream)
             assert await stop(program) == 0
     nursery.cancel_scope.cancel()
+
+
+async def test_a_killed_forward_resets_its_application(
+    deployment: Deployment, nursery: trio.Nursery, mode: str
+) -> None:
+    """The kernel closes what the dead process had open; that must not look like the end of the data."""
+    published = deployment.create("kill", await serve(nursery, flood))
+    deployment.start_connector(published)
+    forward = deployment.start_forward(published, mode=mode)
+    async with await trio.open_tcp_stream("127.0.0.1", forward.port) as stream:
+        await receive(stream, 1_000_000)
+        forward.program.kill()
+        await assert_is_reset(stream)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_killed_connector_resets_its_target(deployment: Deployment, nursery: trio.Nursery, mode: str) -> None:
+    started, told = trio.Event(), trio.Event()
+
+    async def sink(stream: trio.SocketStream) -> None:
+        await receive(stream, 1_000_000)
+        started.set()
+        await assert_is_reset(stream)
+        told.set()
+
+    async def send(port: int) -> None:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await flood(stream)
+
+    published = deployment.create("kill", await serve(nursery, sink))
+    connector = deployment.start_connector(published)
+    nursery.start_soon(send, deployment.start_forward(published, mode=mode).port)
+    await started.wait()
+    connector.kill()
+    await told.wait()
+    nursery.cancel_scope.cancel()
