@@ -11,12 +11,12 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from hybridrelay.cli import main
 from hybridrelay.cli.commands import connector, probe
+from hybridrelay.cli.parser import build_parser
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import Registry
@@ -341,7 +341,8 @@ def test_the_exit_code_of_argparse_is_passed_on(capsys: pytest.CaptureFixture[st
 
 def test_a_policy_file_is_read_before_anything_starts(created: Created, tmp_path: Path) -> None:
     (tmp_path / "shut-out").write_bytes(b"\xff\xfe")
-    args = SimpleNamespace(files=[str(created.connector)], shut_out=tmp_path / "shut-out", mode="auto")
+    files = ["--connection-string-file", str(created.connector), "--shut-out", str(tmp_path / "shut-out")]
+    args = build_parser().parse_args(["connector", *files])
 
     with pytest.raises(ConfigurationError, match="shut-out"):
-        connector.run(args)  # type: ignore[arg-type]
+        connector.run(args)
