@@ -110,7 +110,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def network(session: nox.Session) -> None:
-    """The tests in network namespaces, with all 1024 combinations of what a firewall may do to five ports. Needs root."""
+    """The tests in network namespaces, with all 1024 combinations of what a firewall may do. Needs root."""
     install_wheel(session)
     group(session, "test")
     session.run("pytest", "tests/network", *session.posargs, env={"HYBRIDRELAY_EVERY_COMBINATION": "1", "CI": "true"})

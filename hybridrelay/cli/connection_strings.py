@@ -15,6 +15,9 @@ DEFAULT_GRACE = 5.0
 #: `DATA_CONFIG.resume_deadline`, here so that --help imports nothing; a test compares the two.
 DEFAULT_RESUME_DEADLINE = 25.0
 
+#: `CLIMB_FIRST_SECONDS`, likewise.
+DEFAULT_CLIMB_SECONDS = 30.0
+
 #: For every --help.
 WHERE_FROM = """\
 Connection strings come from files, from standard input (-), or, where no file is named, from the environment variable
@@ -53,6 +56,25 @@ def add_resume_deadline(parser: argparse.ArgumentParser) -> None:
         help="how long open connections wait for a lost path to the other side before they are reset "
         "(default: %(default)g)",
     )
+
+
+def add_climb_seconds(parser: argparse.ArgumentParser) -> None:
+    """Add ``--climb-seconds``."""
+    parser.add_argument(
+        "--climb-seconds",
+        metavar="SECONDS",
+        type=_pause,
+        default=DEFAULT_CLIMB_SECONDS,
+        help="while a fallback is in use, how soon a better route is looked for; later looks grow rarer "
+        "(default: %(default)g)",
+    )
+
+
+def _pause(text: str) -> float:
+    value = _grace(text)
+    if value < 0.1:
+        raise ValueError("out of range")
+    return value
 
 
 def _grace(text: str) -> float:

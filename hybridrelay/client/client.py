@@ -20,7 +20,7 @@ from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.link import RelayLink, failure_error, make_connection_token, new_instance
+from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, failure_error, make_connection_token, new_instance
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
 from ..errors import (
@@ -74,6 +74,7 @@ class Client:
         transports: Mapping[str, Transport] | None = None,
         budget: Budget | None = None,
         resume_deadline: float = DATA_CONFIG.resume_deadline,
+        climb_seconds: float = CLIMB_FIRST_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if string.role is not IdentityRole.APPLICATION:
@@ -99,8 +100,11 @@ class Client:
             mode=mode,
             dial=dial,
             transports=transports,
+            climb_seconds=climb_seconds,
         )
         self._session: Session | None = None
+        #: The route of its data channel, which need not be the one that would be chosen now.
+        self._carrier: Candidate | None = None
         #: The instance of the connector that has our session.
         self._listener: str | None = None
         self._control: ControlChannel | None = None
@@ -131,7 +135,11 @@ class Client:
     @property
     def route(self) -> str | None:
         """The route in use (``tcp``, ``wss``, ``ws``), or None."""
-        return self._link.route if self._session and self._session.is_open else None
+        carrier = self._in_use()
+        return None if carrier is None else carrier.route.name
+
+    def _in_use(self) -> Candidate | None:
+        return self._carrier if self._session and self._session.is_open else None
 
     async def connect(self) -> Session:
         """Make sure that there is a session; returns at once where there is.
@@ -188,7 +196,7 @@ class Client:
     async def watch(self) -> None:
         """Climb to better routes, notice sleep and changes of network, renew old data channels; until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._link.climb, self._climbed)
+            nursery.start_soon(self._link.climb, self._in_use, self._climbed)
             nursery.start_soon(watch_jumps, self._jumped)
             nursery.start_soon(self._renew)
 
@@ -291,6 +299,7 @@ class Client:
                 self._control = None
             self._link.forget()
             raise
+        self._carrier = candidate
         logger.info("%s: connected over %s", self.connection, candidate.route.name)
         return tls, answer.listener
 
@@ -375,6 +384,7 @@ async def open_client(
     transports: Mapping[str, Transport] | None = None,
     budget: Budget | None = None,
     resume_deadline: float = DATA_CONFIG.resume_deadline,
+    climb_seconds: float = CLIMB_FIRST_SECONDS,
 ) -> AsyncIterator[Client]:
     """``async with open_client(text) as client``: streams to the target of a hybrid connection.
 
@@ -391,6 +401,7 @@ async def open_client(
         budget: memory shared with other sessions of the process.
         resume_deadline: how long a session that lost its channel may take to resume before its streams are reset, in
             seconds. The connector has one of its own; the shorter counts.
+        climb_seconds: while a fallback is in use, how soon a better route is looked for; later looks grow rarer.
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.
@@ -411,6 +422,7 @@ async def open_client(
             transports=transports,
             budget=budget,
             resume_deadline=resume_deadline,
+            climb_seconds=climb_seconds,
         )
         try:
             nursery.start_soon(client.watch)

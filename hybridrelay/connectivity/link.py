@@ -32,8 +32,10 @@ TOKEN_SECONDS = 3600.0
 CLIMB_FIRST_SECONDS = 30.0
 #: ... and at the least so often. A probe costs the relay three connections.
 CLIMB_MAX_SECONDS = 600.0
-#: Between the two successes that a better route needs.
+#: Between the two successes that a better route needs, at most.
 CLIMB_CONFIRM_SECONDS = 5.0
+#: Who fell from a better route sooner than this looks for it ever more rarely.
+CLIMB_HELD_SECONDS = 300.0
 #: Networks that are remembered: home, office, two trains.
 _MAX_NETWORKS = 16
 
@@ -87,6 +89,7 @@ class RelayLink:
         mode: ``auto`` or the name of the only transport allowed.
         dial: opens TCP connections; None means through the proxy that the environment names, if any.
         transports: by name; None means those that are installed.
+        climb_seconds: how soon a better route than the one in use is looked for; later looks grow rarer.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class RelayLink:
         mode: str = AUTO,
         dial: Dial | None = None,
         transports: Mapping[str, Transport] | None = None,
+        climb_seconds: float = CLIMB_FIRST_SECONDS,
     ) -> None:
         transports = discover() if transports is None else transports
         usable = candidates(transports, mode)
@@ -119,6 +123,11 @@ class RelayLink:
         self._instance = instance
         self._generation = 0
         self._choosing = trio.Lock()
+        self._climb_seconds = climb_seconds
+        #: The route of the control channel that was opened last, or None.
+        self.control_carrier: Candidate | None = None
+        self._best_rank = min(candidate.route.rank for candidate in usable)
+        self._network_changed = trio.Event()
 
     @property
     def remembers(self) -> bool:
@@ -155,27 +164,52 @@ class RelayLink:
         if self._candidate is not None and not network_changed:
             self._worked = {key: known for key, known in self._worked.items() if known != self._candidate}
         self._candidate = None
+        if network_changed:
+            changed, self._network_changed = self._network_changed, trio.Event()
+            changed.set()
 
-    async def climb(self, improved: Callable[[Candidate], Awaitable[None]]) -> None:
+    async def climb(
+        self, in_use: Callable[[], Candidate | None], improved: Callable[[Candidate], Awaitable[None]]
+    ) -> None:
         """Look for a better route, again and again, until cancelled; call `improved` when one has proved itself.
 
         It has to work twice, some time apart, so that a port which flaps does not make sessions move back and forth;
-        and the looks grow rarer while nothing better is found.
+        and the looks grow rarer while nothing better is found, or what was found does not last.
+
+        Args:
+            in_use: the worst route that carries anything now, which need not be the one that would be chosen now;
+                None where nothing is carried.
+            improved: moves to the better route whatever is on a worse one.
         """
+        first = self._climb_seconds
         backoff = Backoff(
-            first_seconds=CLIMB_FIRST_SECONDS, max_seconds=CLIMB_MAX_SECONDS, min_seconds=CLIMB_FIRST_SECONDS / 2
+            first_seconds=first,
+            max_seconds=max(first, CLIMB_MAX_SECONDS),
+            min_seconds=first / 2,
+            held_seconds=CLIMB_HELD_SECONDS,
         )
+        climbed_at: float | None = None
         while True:
-            await trio.sleep(backoff.next_wait())
-            current = self._candidate
-            if current is None or not await self._prober.better_than(current):
+            current = in_use()
+            if current is None or current.route.rank <= self._best_rank:
+                # Costs nobody anything, and counts as no look.
+                await trio.sleep(first / 2)
                 continue
-            await trio.sleep(CLIMB_CONFIRM_SECONDS)
+            if climbed_at is not None:
+                backoff.succeeded(held_seconds=trio.current_time() - climbed_at)
+                climbed_at = None
+            with trio.move_on_after(backoff.next_wait()):
+                await self._network_changed.wait()
+                backoff.reset()
+                continue
+            if in_use() != current or not await self._prober.better_than(current):
+                continue
+            await trio.sleep(min(first, CLIMB_CONFIRM_SECONDS))
             better = await self._prober.better_than(current)
-            if better is None or self._candidate != current:
+            if better is None or in_use() != current:
                 continue
             self._candidate = self._worked[network_key()] = better
-            backoff.reset()
+            climbed_at = trio.current_time()
             await improved(better)
 
     async def start_control(self, nursery: trio.Nursery) -> ControlChannel:
@@ -193,6 +227,7 @@ class RelayLink:
         except HybridRelayError:
             self.forget()
             raise
+        self.control_carrier = candidate
         if channel.intercepted_by is not None:
             self._tell_interception(candidate, channel.intercepted_by)
         return channel

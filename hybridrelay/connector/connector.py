@@ -19,7 +19,14 @@ from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.link import RelayLink, failure_error, is_hopeless, make_connection_token, new_instance
+from ..connectivity.link import (
+    CLIMB_FIRST_SECONDS,
+    RelayLink,
+    failure_error,
+    is_hopeless,
+    make_connection_token,
+    new_instance,
+)
 from ..connectivity.network import watch_jumps
 from ..errors import ConfigurationError, HybridRelayError, RelayUnreachable, SessionError
 from ..mux import (
@@ -91,6 +98,7 @@ class Connector:
         dial: Dial | None = None,
         transports: Mapping[str, Transport] | None = None,
         resume_deadline: float = DATA_CONFIG.resume_deadline,
+        climb_seconds: float = CLIMB_FIRST_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not strings:
@@ -106,6 +114,8 @@ class Connector:
         self._controls: set[ControlChannel] = set()
         self._sessions: dict[Session, tuple[PeerIdentity, _Published]] = {}
         self._resumable: dict[bytes, Session] = {}
+        #: The route of each session's data channel, which need not be the one that would be chosen now.
+        self._carriers: dict[Session, Candidate] = {}
         groups: dict[tuple[object, ...], list[_Published]] = defaultdict(list)
         endpoints: dict[tuple[object, ...], RelayEndpoint] = {}
         names: set[tuple[str, str]] = set()
@@ -130,6 +140,7 @@ class Connector:
                     mode=mode,
                     dial=dial,
                     transports=transports,
+                    climb_seconds=climb_seconds,
                 ),
                 group,
             )
@@ -203,16 +214,27 @@ class Connector:
         """Keep a control channel for ever. Permanent refusals end it before it has ever worked, and nothing later."""
         backoff = Backoff()
         worked = climbed = False
+        #: The route of the control channel.
+        carrier: Candidate | None = None
+
+        def in_use() -> Candidate | None:
+            carriers = [self._carriers[session] for session in self._sessions_of(link) if session.is_open]
+            if carrier is not None:
+                carriers.append(carrier)
+            return max(carriers, key=lambda candidate: candidate.route.rank, default=None)
 
         async def move_up(better: Candidate) -> None:
             nonlocal climbed
             logger.info("%s works now at %s, moving up", better.route.name, link.endpoint.host)
+            if carrier is not None and carrier.route.rank <= better.route.rank:
+                await self._move_sessions(link, better)
+                return
             climbed = True
             for channel in ours:
                 channel.close()
 
         ours: set[ControlChannel] = set()
-        channels.start_soon(link.climb, move_up)
+        channels.start_soon(link.climb, in_use, move_up)
         while True:
             began = trio.current_time()
             retry_after = 0.0
@@ -225,12 +247,13 @@ class Connector:
                         worked = True
                         task_status.started()
                     names = ", ".join(p.name for p in group if p.refused is None)
-                    candidate = await link.choose()
-                    logger.info("listening for %s at %s over %s", names, link.endpoint.host, candidate.route.name)
+                    carrier = link.control_carrier
+                    assert carrier is not None
+                    logger.info("listening for %s at %s over %s", names, link.endpoint.host, carrier.route.name)
                     nursery.start_soon(self._renew, channel, group)
                     if climbed:
                         climbed = False
-                        nursery.start_soon(self._move_sessions, link)
+                        nursery.start_soon(self._move_sessions, link, carrier)
                     self._controls.add(channel)
                     retry_after = await self._serve_messages(channel, group, link, channels)
                     nursery.cancel_scope.cancel()
@@ -239,12 +262,16 @@ class Connector:
                 if climbed:
                     continue
                 logger.warning("the control channel to %s was lost", link.endpoint.host)
+                if not retry_after:
+                    # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
+                    link.forget()
             except HybridRelayError as exc:
                 if not worked and is_hopeless(exc):
                     raise
                 logger.warning("%s%s", exc, f"; {exc.remedy}" if exc.remedy else "")
                 link.forget()
             finally:
+                carrier = None
                 self._controls -= ours
             if all(published.refused for published in group):
                 self._give_up(link, group)
@@ -271,12 +298,13 @@ class Connector:
     def _sessions_of(self, link: RelayLink) -> list[Session]:
         return [session for session, (_, published) in self._sessions.items() if published.link is link]
 
-    async def _move_sessions(self, link: RelayLink) -> None:
+    async def _move_sessions(self, link: RelayLink, better: Candidate) -> None:
         """Let the sessions follow to a better route: each resumes over a new data channel, one after the other."""
         for session in self._sessions_of(link):
-            if session.is_open:
+            carrier = self._carriers.get(session)
+            if session.is_open and carrier is not None and carrier.route.rank > better.route.rank:
                 session.drop_channel()
-            await trio.sleep(_MOVE_SPACING_SECONDS)
+                await trio.sleep(_MOVE_SPACING_SECONDS)
 
     async def _register_all(self, channel: ControlChannel, group: list[_Published], *, first: bool) -> float:
         """Register everything; the time until which all registrations hold, in seconds since 1970.
@@ -355,7 +383,7 @@ class Connector:
                 return
             published.unproven -= 1
             proven = True
-            await self._serve_session(published, tls, peer)
+            await self._serve_session(published, tls, peer, candidate)
         except HybridRelayError as exc:
             hint = f"; {exc.remedy}" if exc.remedy else ""
             logger.warning("%s: data channel failed: %s%s", published.name, exc, hint)
@@ -371,7 +399,9 @@ class Connector:
             if not proven:
                 published.unproven -= 1
 
-    async def _serve_session(self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity) -> None:
+    async def _serve_session(
+        self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity, carrier: Candidate
+    ) -> None:
         """A proven data channel: the first of a new session, or the next one of a session that we have."""
         try:
             with trio.fail_after(GREETING_TIMEOUT):
@@ -385,9 +415,9 @@ class Connector:
             logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, refusal.describe)
             await refuse_session(channel, refusal)
         elif hello.attach:
-            await self._attach(published, channel, peer, hello, initial)
+            await self._attach(published, channel, peer, hello, initial, carrier)
         else:
-            await self._run_session(published, channel, peer, hello.session_id, initial)
+            await self._run_session(published, channel, peer, hello.session_id, initial, carrier)
 
     def _refusal(self, published: _Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
         """The policy once more, which may have changed while HELLO was on its way, and a limit."""
@@ -397,7 +427,13 @@ class Connector:
         return Reason.LIMIT if held >= MAX_SESSIONS_PER_IDENTITY and not hello.attach else None
 
     async def _attach(
-        self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity, hello: Hello, initial: bytes
+        self,
+        published: _Published,
+        channel: trio.abc.Stream,
+        peer: PeerIdentity,
+        hello: Hello,
+        initial: bytes,
+        carrier: Candidate,
     ) -> None:
         session = self._resumable.get(hello.session_id)
         if session is None or not self._is_the_same(session, published, peer):
@@ -409,7 +445,8 @@ class Connector:
             logger.warning("%s: %s cannot resume: %s", published.name, peer.label, refusal.describe)
             await refuse_session(channel, refusal)
         else:
-            logger.info("%s: session of %s resumed", published.name, peer.label)
+            logger.info("%s: session of %s resumed over %s", published.name, peer.label, carrier.route.name)
+            self._carriers[session] = carrier
             await session.replace_channel(channel, initial)
 
     def _is_the_same(self, session: Session, published: _Published, peer: PeerIdentity) -> bool:
@@ -418,7 +455,13 @@ class Connector:
         return where is published and first.serial == peer.serial
 
     async def _run_session(
-        self, published: _Published, channel: trio.abc.Stream, peer: PeerIdentity, session_id: bytes, initial: bytes
+        self,
+        published: _Published,
+        channel: trio.abc.Stream,
+        peer: PeerIdentity,
+        session_id: bytes,
+        initial: bytes,
+        carrier: Candidate,
     ) -> None:
         if session_id in self._resumable:
             await refuse_session(channel, Reason.PROTOCOL_ERROR)
@@ -426,16 +469,19 @@ class Connector:
         session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget)
         self._sessions[session] = (peer, published)
         self._resumable[session_id] = session
+        self._carriers[session] = carrier
         try:
             async with FlatNursery() as nursery:
                 await nursery.start(partial(session.run, channel, initial=initial))
-                logger.info("%s: session of %s (%s) opened", published.name, peer.label, peer.serial)
+                route = carrier.route.name
+                logger.info("%s: session of %s (%s) opened over %s", published.name, peer.label, peer.serial, route)
                 async for offer in session.offers:
                     nursery.start_soon(self._serve_stream, published, peer, offer)
             outcome = await session.wait_ended()
             logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
         finally:
             del self._sessions[session]
+            del self._carriers[session]
             del self._resumable[session_id]
 
     async def _serve_stream(self, published: _Published, peer: PeerIdentity, offer: Offer) -> None:
@@ -504,6 +550,7 @@ async def run_connector(
     dial: Dial | None = None,
     transports: Mapping[str, Transport] | None = None,
     resume_deadline: float = DATA_CONFIG.resume_deadline,
+    climb_seconds: float = CLIMB_FIRST_SECONDS,
     stop: trio.Event | None = None,
     grace: float = 0.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -521,6 +568,7 @@ async def run_connector(
         transports: by name; None means those that are installed.
         resume_deadline: how long a session that lost its channel may take to resume before its streams are reset
             (seconds).
+        climb_seconds: while a fallback is in use, how soon a better route is looked for; later looks grow rarer.
         stop: set it for a graceful end: no new streams, and open ones have up to `grace` seconds to finish.
 
     Raises:
@@ -536,5 +584,6 @@ async def run_connector(
         dial=dial,
         transports=transports,
         resume_deadline=resume_deadline,
+        climb_seconds=climb_seconds,
     )
     await connector.run(stop=stop, grace=grace, task_status=task_status)

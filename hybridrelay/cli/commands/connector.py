@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 
 from .. import exits, output, values
-from ..connection_strings import WHERE_FROM, add_grace, add_mode, add_resume_deadline, load_all
+from ..connection_strings import WHERE_FROM, add_climb_seconds, add_grace, add_mode, add_resume_deadline, load_all
 from ..parser import Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 
@@ -53,6 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_proxy(parser)
     add_grace(parser)
     add_resume_deadline(parser)
+    add_climb_seconds(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             "stop": stop.event,
             "grace": args.grace,
             "resume_deadline": args.resume_deadline,
+            "climb_seconds": args.climb_seconds,
         }
         async with FlatNursery() as nursery:
             await nursery.start(partial(run_connector, strings, **options))

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
-from ..connection_strings import WHERE_FROM, add_grace, add_mode, add_resume_deadline, load_all
+from ..connection_strings import WHERE_FROM, add_climb_seconds, add_grace, add_mode, add_resume_deadline, load_all
 from ..parser import Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 
@@ -71,6 +71,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_proxy(parser)
     add_grace(parser)
     add_resume_deadline(parser)
+    add_climb_seconds(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
@@ -149,7 +150,8 @@ async def _forward(
 ) -> None:
     from ...client import open_client, run_forward
 
-    async with open_client(string, mode=args.mode, dial=dial, resume_deadline=args.resume_deadline) as client:
+    options = {"resume_deadline": args.resume_deadline, "climb_seconds": args.climb_seconds}
+    async with open_client(string, mode=args.mode, dial=dial, **options) as client:
         await run_forward(client, [address], stop=stop.event, grace=stop.grace, task_status=task_status)
 
 
