@@ -10,9 +10,10 @@ import trio
 import trio.testing
 
 from hybridrelay.client import run_forward
+from hybridrelay.connector import channels as channels_module
 from hybridrelay.connector import connector as connector_module
 from hybridrelay.connector import run_connector
-from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError, StreamRefused
+from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError, StreamRefused
 from hybridrelay.protocol import Reason
 from hybridrelay.relay import Registry
 from hybridrelay.security import HostPort, KeySlot, Role
@@ -68,7 +69,7 @@ async def test_a_bug_in_one_stream_ends_that_stream(
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
-    good = connector_module.open_target
+    good = channels_module.open_target
     calls = iter([RuntimeError("a bug"), None])
 
     async def open_target(target: HostPort) -> trio.SocketStream:
@@ -76,9 +77,9 @@ async def test_a_bug_in_one_stream_ends_that_stream(
             raise bug
         return await good(target)
 
-    monkeypatch.setattr(connector_module, "open_target", open_target)
+    monkeypatch.setattr(channels_module, "open_target", open_target)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
-        with pytest.raises(connector_module.HybridRelayError):
+        with pytest.raises(HybridRelayError):
             await client.open_stream()
         stream = await client.open_stream()
         await stream.send_all(b"x")

@@ -1,0 +1,292 @@
+"""Data channels at the connector: whose they are, the sessions on them, and the streams of those."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import attrs
+import trio
+
+from .._nursery import FlatNursery
+from ..connectivity.control import ControlChannel
+from ..connectivity.data import EndToEnd, open_data_channel
+from ..connectivity.discovery import Candidate
+from ..connectivity.link import RelayLink
+from ..errors import HybridRelayError, RelayUnreachable, SessionError
+from ..mux import (
+    GREETING_TIMEOUT,
+    Budget,
+    MuxStream,
+    Offer,
+    Role,
+    Session,
+    SessionConfig,
+    bridge,
+    receive_hello,
+    refuse_session,
+)
+from ..protocol import control
+from ..protocol.frames import Hello
+from ..protocol.reasons import Reason
+from ..security import ConnectionString, PeerIdentity
+from ..streams.sockets import abort_stream
+from .audit import AuditLog
+from .policy import Policy
+from .targets import TargetError, open_target
+
+logger = logging.getLogger("hybridrelay.connector")
+
+#: Sessions of one identity. Several processes may share a connection string; defends tasks and target connections.
+MAX_SESSIONS_PER_IDENTITY = 256
+#: Memory that all data channels together may promise to their peers (bytes).
+PROCESS_BUDGET = 1 << 30
+#: Between two sessions that are moved to a better route: all at once would be a storm (seconds).
+_MOVE_SPACING_SECONDS = 0.1
+
+
+class Published:
+    """One hybrid connection as this connector publishes it."""
+
+    def __init__(self, string: ConnectionString) -> None:
+        self.string = string
+        self.name = string.entity_path
+        self.target = string.require_target()
+        self.end_to_end = EndToEnd.from_connection_string(string)
+        self.unproven = 0
+        #: The relay at which it is published.
+        self.link: RelayLink | None = None
+        #: The relay said that this string is of no use any more.
+        self.refused: HybridRelayError | None = None
+
+
+@attrs.define(eq=False)
+class Served:
+    """One session that lives."""
+
+    session: Session
+    published: Published
+    peer: PeerIdentity
+    #: The route of its data channel, which need not be the one that would be chosen now.
+    carrier: Candidate
+
+    def is_of(self, published: Published, peer: PeerIdentity) -> bool:
+        """Whether the session belongs to this identity. Serials say something only under the same authority."""
+        return self.published is published and self.peer.serial == peer.serial
+
+
+class DataChannels:
+    """All sessions of a connector. They are touched by nothing that happens to control channels.
+
+    Args:
+        policy: who may come in.
+        config: of every session.
+    """
+
+    def __init__(self, policy: Policy, config: SessionConfig) -> None:
+        self._policy = policy
+        self._config = config
+        self._budget = Budget(PROCESS_BUDGET)
+        self._audit = AuditLog()
+        #: By session id.
+        self._served: dict[bytes, Served] = {}
+
+    def set_policy(self, policy: Policy) -> None:
+        """Put a policy into force: sessions of identities that it shuts out end at once."""
+        self._policy = policy
+        for served in list(self._served.values()):
+            peer = served.peer
+            if reason := policy.refusal(peer):
+                logger.warning("closing the session of %s (%s): %s", peer.label, peer.serial, reason.describe)
+                served.session.close(reason)
+
+    def of(self, link: RelayLink) -> list[Served]:
+        """The sessions that go through one relay."""
+        return [served for served in self._served.values() if served.published.link is link]
+
+    def doubt(self) -> None:
+        """Ask every peer at once whether it is there."""
+        for served in self._served.values():
+            served.session.doubt_channel()
+
+    async def move(self, link: RelayLink, better: Candidate) -> None:
+        """Let sessions follow to a better route: each resumes over a new data channel, one after the other."""
+        for served in self.of(link):
+            if served.session.is_open and served.carrier.route.rank > better.route.rank:
+                served.session.drop_channel()
+                await trio.sleep(_MOVE_SPACING_SECONDS)
+
+    async def drain(self, grace: float) -> None:
+        """Let open streams finish for up to `grace` seconds, and end all sessions."""
+        logger.info("finishing %d sessions", len(self._served))
+        async with trio.open_nursery() as nursery:
+            for served in self._served.values():
+                nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))
+
+    async def serve(
+        self, published: Published, link: RelayLink, control_channel: ControlChannel, offer: control.Offer
+    ) -> None:
+        """One data channel, from the relay's offer to its end. Every failure ends in a log line and nowhere else.
+
+        `published.unproven` counts it already; it is counted down when the other end has proved its identity.
+        """
+        proven = False
+        try:
+            candidate = await link.choose()
+            tls, peer = await open_data_channel(
+                link.endpoint, candidate, offer.ticket, published.end_to_end, dial=link.dial
+            )
+            if reason := self._policy.refusal(peer):
+                logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, reason.describe)
+                await refuse_session(tls, reason)
+                return
+            published.unproven -= 1
+            proven = True
+            await self._serve_session(published, tls, peer, candidate)
+        except HybridRelayError as exc:
+            hint = f"; {exc.remedy}" if exc.remedy else ""
+            logger.warning("%s: data channel failed: %s%s", published.name, exc, hint)
+            if isinstance(exc, RelayUnreachable):
+                # The client need not wait for us. Where the control channel is gone too, the relay knows already.
+                link.forget()
+                with contextlib.suppress(RelayUnreachable):
+                    await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
+        except Exception:
+            # A bug of ours. It must not end the connector for everybody else, and must not go unseen.
+            logger.exception("%s: a data channel failed unexpectedly", published.name)
+        finally:
+            if not proven:
+                published.unproven -= 1
+
+    async def _serve_session(
+        self, published: Published, channel: trio.abc.Stream, peer: PeerIdentity, carrier: Candidate
+    ) -> None:
+        """A proven data channel: the first of a new session, or the next one of a session that we have."""
+        try:
+            with trio.fail_after(GREETING_TIMEOUT):
+                hello, initial = await receive_hello(channel)
+        except BaseException as exc:
+            await trio.aclose_forcefully(channel)
+            if isinstance(exc, SessionError | trio.TooSlowError):
+                raise published.end_to_end.explain(exc) from exc
+            raise
+        if refusal := self._refusal(published, peer, hello):
+            logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, refusal.describe)
+            await refuse_session(channel, refusal)
+        elif hello.attach:
+            await self._attach(published, channel, peer, hello, initial, carrier)
+        else:
+            await self._run_session(published, channel, peer, hello.session_id, initial, carrier)
+
+    def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
+        """The policy once more, which may have changed while HELLO was on its way, and a limit."""
+        if reason := self._policy.refusal(peer):
+            return reason
+        held = sum(1 for served in self._served.values() if served.is_of(published, peer))
+        return Reason.LIMIT if held >= MAX_SESSIONS_PER_IDENTITY and not hello.attach else None
+
+    async def _attach(
+        self,
+        published: Published,
+        channel: trio.abc.Stream,
+        peer: PeerIdentity,
+        hello: Hello,
+        initial: bytes,
+        carrier: Candidate,
+    ) -> None:
+        served = self._served.get(hello.session_id)
+        refusal: Reason | None = Reason.SESSION_UNKNOWN
+        if served is not None and served.is_of(published, peer):
+            refusal = served.session.attach_refusal(hello)
+        if served is None or refusal is not None:
+            refusal = refusal or Reason.SESSION_UNKNOWN
+            logger.warning("%s: %s cannot resume: %s", published.name, peer.label, refusal.describe)
+            await refuse_session(channel, refusal)
+        else:
+            logger.info("%s: session of %s resumed over %s", published.name, peer.label, carrier.route.name)
+            served.carrier = carrier
+            await served.session.replace_channel(channel, initial)
+
+    async def _run_session(
+        self,
+        published: Published,
+        channel: trio.abc.Stream,
+        peer: PeerIdentity,
+        session_id: bytes,
+        initial: bytes,
+        carrier: Candidate,
+    ) -> None:
+        if session_id in self._served:
+            await refuse_session(channel, Reason.PROTOCOL_ERROR)
+            return
+        session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget)
+        self._served[session_id] = Served(session, published, peer, carrier)
+        try:
+            async with FlatNursery() as nursery:
+                await nursery.start(partial(session.run, channel, initial=initial))
+                route = carrier.route.name
+                logger.info("%s: session of %s (%s) opened over %s", published.name, peer.label, peer.serial, route)
+                async for offer in session.offers:
+                    nursery.start_soon(self._serve_stream, published, peer, offer)
+            outcome = await session.wait_ended()
+            logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
+        finally:
+            del self._served[session_id]
+
+    async def _serve_stream(self, published: Published, peer: PeerIdentity, offer: Offer) -> None:
+        """One stream. Nothing that happens to it reaches any other."""
+        try:
+            await self._serve_stream_audited(published, peer, offer)
+        except Exception:
+            # As for data channels.
+            logger.exception("%s: a stream failed unexpectedly", published.name)
+            offer.refuse(Reason.INTERNAL_ERROR)
+
+    async def _serve_stream_audited(self, published: Published, peer: PeerIdentity, offer: Offer) -> None:
+        """Policy, target, bytes; exactly one line in the audit log."""
+        entry = self._audit.begin(published.name, peer, published.target)
+        if reason := self._policy.refusal(peer):
+            offer.refuse(reason)
+            entry.refused(reason)
+            return
+        opened: list[trio.SocketStream] = []
+        try:
+            # Dialing is given up when the opener gives up: nobody waits for the answer any more.
+            async with FlatNursery() as nursery:
+
+                async def watch() -> None:
+                    await offer.wait_withdrawn()
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(watch)
+                opened.append(await open_target(published.target))
+                nursery.cancel_scope.cancel()
+        except TargetError as exc:
+            offer.refuse(exc.reason, str(exc))
+            entry.refused(exc.reason, detail=str(exc.__cause__ or exc))
+            return
+        except BaseException as exc:
+            for target in opened:
+                await abort_stream(target)
+            # Going away says that nobody looked at the stream, and that another session may open it.
+            reason = Reason.GOING_AWAY if isinstance(exc, trio.Cancelled) else Reason.INTERNAL_ERROR
+            offer.refuse(reason)
+            entry.refused(reason)
+            raise
+        if not opened:
+            entry.refused(Reason.CANCELLED)
+            return
+        await self._join(offer.accept(), opened[0], entry.finished)
+
+    @staticmethod
+    async def _join(
+        stream: MuxStream, target: trio.SocketStream, finished: Callable[[int, int, Reason], None]
+    ) -> None:
+        try:
+            result = await bridge(stream, target)
+        except BaseException:
+            finished(0, 0, Reason.GOING_AWAY)
+            raise
+        finished(result.sent, result.received, result.reason)
