@@ -2,6 +2,7 @@
 
 from .connector import Connector as Connector
 from .connector import run_connector as run_connector
+from .instance_file import InstanceFile as InstanceFile
 from .policy import Policy as Policy
 from .policy import PolicyFile as PolicyFile
 from .policy import parse_shut_out as parse_shut_out

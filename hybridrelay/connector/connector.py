@@ -31,6 +31,7 @@ from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, expires_soon
 from .channels import DataChannels, Published
+from .instance_file import InstanceFile
 from .policy import Policy, PolicyFile
 
 logger = logging.getLogger("hybridrelay.connector")
@@ -61,6 +62,7 @@ class Connector:
         transports: Mapping[str, Transport] | None = None,
         resume_deadline: float = DATA_CONFIG.resume_deadline,
         climb_seconds: float = CLIMB_FIRST_SECONDS,
+        instance_file: InstanceFile | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not strings:
@@ -86,7 +88,9 @@ class Connector:
             identity, _ = string.require_identity()
             if expires_soon(identity, now=clock()):
                 logger.warning("%s: this connector's identity expires soon: issue a new one", string.entity_path)
-        instance = new_instance()
+        instance = instance_file.instance if instance_file else new_instance()
+        #: Earlier instances of this connector that are dead.
+        self._replaces = (instance_file.previous,) if instance_file and instance_file.previous else ()
         self._links = [
             (
                 RelayLink(
@@ -250,7 +254,7 @@ class Connector:
             if published.refused:
                 continue
             token = make_connection_token(published.string, self._clock())
-            answer = await channel.request(control.Register(channel.next_id(), published.name, token))
+            answer = await channel.request(control.Register(channel.next_id(), published.name, token, self._replaces))
             if isinstance(answer, control.Registered):
                 until = min(until, answer.expires_at)
             elif isinstance(answer, control.Failed):
@@ -309,6 +313,7 @@ async def run_connector(
     transports: Mapping[str, Transport] | None = None,
     resume_deadline: float = DATA_CONFIG.resume_deadline,
     climb_seconds: float = CLIMB_FIRST_SECONDS,
+    instance_file: InstanceFile | None = None,
     stop: trio.Event | None = None,
     grace: float = 0.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -327,6 +332,8 @@ async def run_connector(
         resume_deadline: how long a session that lost its channel may take to resume before its streams are reset
             (seconds).
         climb_seconds: while a fallback is in use, how soon a better route is looked for; later looks grow rarer.
+        instance_file: remembers which instance this connector was before, so that clients of a connector that was
+            killed hear of it as soon as it is back.
         stop: set it for a graceful end: no new streams, and open ones have up to `grace` seconds to finish.
 
     Raises:
@@ -343,5 +350,6 @@ async def run_connector(
         transports=transports,
         resume_deadline=resume_deadline,
         climb_seconds=climb_seconds,
+        instance_file=instance_file,
     )
     await connector.run(stop=stop, grace=grace, task_status=task_status)

@@ -142,6 +142,10 @@ class ControlPeer:
         self._registrations[name] = _Registration(listener, grant.expires_at)
         if displaced is not None and displaced.handle is not self:
             displaced.handle.ended(name, Reason.SUPERSEDED)
+        for dead in message.replaces:
+            # Whoever may listen may say so: instances are known to nobody else but the clients of that connector.
+            if dead != hello.instance and (ghost := self._broker.listeners.declare_gone(name, dead)) is not None:
+                ghost.handle.ended(name, Reason.SUPERSEDED)
         if displaced is None:
             logger.info("%s: listener %s registered", name, hello.instance)
         return control.Registered(message.id, grant.expires_at)

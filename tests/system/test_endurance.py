@@ -10,10 +10,18 @@ import trio
 import trio.testing
 
 from hybridrelay.client import run_forward
+from hybridrelay.connectivity import dial_directly
+from hybridrelay.connector import InstanceFile, run_connector
 from hybridrelay.connector import channels as channels_module
 from hybridrelay.connector import connector as connector_module
-from hybridrelay.connector import run_connector
-from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError, StreamRefused
+from hybridrelay.errors import (
+    AuthorizationError,
+    ConfigurationError,
+    HybridRelayError,
+    RelayUnreachable,
+    RendezvousError,
+    StreamRefused,
+)
 from hybridrelay.protocol import Reason
 from hybridrelay.relay import Registry
 from hybridrelay.security import HostPort, KeySlot, Role
@@ -172,3 +180,57 @@ async def test_a_listener_that_is_full_says_so(
             await client.open_stream()
     assert caught.value.reason is Reason.LIMIT
     nursery.cancel_scope.cancel()
+
+
+async def test_a_connector_that_comes_back_says_that_its_former_self_is_dead(
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    string = deployment.string(published, Role.CONNECTOR, target)
+    cut = trio.Event()
+    sockets: list[trio.SocketStream] = []
+
+    async def dial(host: str, port: int) -> trio.SocketStream:
+        if cut.is_set():
+            await trio.sleep_forever()
+        sockets.append(await dial_directly(host, port))
+        return sockets[-1]
+
+    first = InstanceFile(tmp_path / "instance")
+    assert first.previous is None
+    await deployment.connector(string, dial=dial, instance_file=first)
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        stream = await client.open_stream()
+        # Killed, as far as anybody else can see: everything is cut, and nothing comes back.
+        cut.set()
+        for one in sockets:
+            await trio.aclose_forcefully(one)
+        first.close()
+        second = InstanceFile(tmp_path / "instance")
+        assert second.previous == first.instance
+        await deployment.connector(string, instance_file=second)
+        with trio.fail_after(15), pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some()  # long before the deadline for resumption
+        fresh = await client.open_stream()
+        await fresh.send_all(b"x")
+        assert await fresh.receive_some() == b"x"
+    second.close()
+    nursery.cancel_scope.cancel()
+
+
+def test_an_instance_file_that_is_held_says_nothing(tmp_path: Path) -> None:
+    first = InstanceFile(tmp_path / "instance")
+    beside = InstanceFile(tmp_path / "instance")
+    assert beside.previous is None
+    assert beside.instance != first.instance
+    beside.close()
+    first.close()
+    after = InstanceFile(tmp_path / "instance")
+    assert after.previous == first.instance
+    after.close()
+
+
+def test_an_instance_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="instance file"):
+        InstanceFile(tmp_path / "nowhere" / "instance")

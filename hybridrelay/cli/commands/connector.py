@@ -53,6 +53,12 @@ def add_parser(subparsers: Subparsers) -> None:
     add_proxy(parser)
     add_grace(parser)
     add_resume_deadline(parser)
+    parser.add_argument(
+        "--instance-file",
+        metavar="F",
+        help="remember here which instance this connector is: should it be killed, its clients hear of that as soon "
+        "as it is back, and not only after their resume deadline; one file for each connector",
+    )
     add_climb_seconds(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
@@ -60,12 +66,13 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Publish until told to stop."""
     from ..._nursery import FlatNursery
-    from ...connector import PolicyFile, run_connector
+    from ...connector import InstanceFile, PolicyFile, run_connector
     from ..running import GracefulStop, run_until_stopped
 
     dial = make_dial(args)
     strings = load_all(args.files)
     policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)
+    instance_file = None if args.instance_file is None else InstanceFile(args.instance_file)
 
     stop = GracefulStop(args.grace)
 
@@ -77,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             "stop": stop.event,
             "grace": args.grace,
             "resume_deadline": args.resume_deadline,
+            "instance_file": instance_file,
             "climb_seconds": args.climb_seconds,
         }
         async with FlatNursery() as nursery:
