@@ -41,6 +41,8 @@ from ..streams import TLSStream
 
 logger = logging.getLogger("hybridrelay.client")
 
+#: Memory that all sessions of this process together may promise to their peers, where no other budget is given.
+_PROCESS_BUDGET = Budget(1 << 30)
 #: How long what is new waits for a session that is resuming, before another one is opened (seconds).
 _RESUME_PATIENCE = 3.0
 #: The longest wait between two tries to resume (seconds).
@@ -88,7 +90,7 @@ class Client:
         self._string = string
         self._end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery
-        self._budget = budget
+        self._budget = _PROCESS_BUDGET if budget is None else budget
         self._config = attrs.evolve(
             DATA_CONFIG, resume_deadline=resume_deadline, max_streams=0
         )  # a connector opens no streams
@@ -398,7 +400,7 @@ async def open_client(
         dial: opens TCP connections to the relay; None means through the proxy that the environment names
             (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
         transports: by name; None means those that are installed.
-        budget: memory shared with other sessions of the process.
+        budget: memory shared with other sessions; None means one of a GiB for the whole process.
         resume_deadline: how long a session that lost its channel may take to resume before its streams are reset, in
             seconds. The connector has one of its own; the shorter counts.
         climb_seconds: while a fallback is in use, how soon a better route is looked for; later looks grow rarer.
