@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -237,3 +238,26 @@ def test_a_wrong_key_ends_a_forward_with_the_reason(deployment: Deployment) -> N
     assert (done.returncode, done.stdout) == (1, "")
     assert "shared access key is wrong" in done.stderr
     assert re.search(r"^  try: ", done.stderr, re.MULTILINE)
+
+
+def test_a_probe_that_watches_reports_until_stopped(deployment: Deployment) -> None:
+    deployment.start_relay()
+    published = deployment.create("orders", ("127.0.0.1", 9))
+    command = [
+        *HYBRIDRELAY,
+        "probe",
+        "--connection-string-file",
+        str(published.application),
+        "--watch",
+        "1",
+        "--json",
+    ]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        reports = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(20) == 0
+    assert reports[0]["time"] <= reports[1]["time"]
+    assert {report["chosen"] for report in reports} == {"tcp"}
