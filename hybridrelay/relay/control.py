@@ -70,7 +70,10 @@ class ControlPeer:
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
         self._ids = itertools.count(1)
-        self._answers: dict[int, trio.MemorySendChannel[control.Accept | control.Failed]] = {}
+        #: Offers that wait for their answer: where it goes, and what a refusal behind an acceptance calls.
+        self._answers: dict[
+            int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], Callable[[], None]]
+        ] = {}
         self._accepted: OrderedDict[int, Callable[[], None]] = OrderedDict()
         self._registrations: dict[str, _Registration] = {}
         #: The keys that have authorized something here.
@@ -204,18 +207,13 @@ class ControlPeer:
         """Ask the listener to come to a rendezvous; see `broker.ListenerHandle`."""
         id_ = next(self._ids)
         answer_in, answer_out = trio.open_memory_channel[control.Accept | control.Failed](1)
-        self._answers[id_] = answer_in
+        self._answers[id_] = answer_in, withdraw
         try:
             await self.send(control.Offer(id_, connection, ticket, lifetime_seconds))
             try:
-                answer = await answer_out.receive()
+                return await answer_out.receive()
             except trio.EndOfChannel:
                 raise trio.BrokenResourceError("the listener's control channel is gone") from None
-            if isinstance(answer, control.Accept):
-                self._accepted[id_] = withdraw
-                while len(self._accepted) > _MAX_WATCHED:
-                    self._accepted.popitem(last=False)
-            return answer
         finally:
             self._answers.pop(id_, None)
             answer_in.close()
@@ -224,7 +222,13 @@ class ControlPeer:
     def _answered(self, id_: int, answer: control.Accept | control.Failed) -> None:
         waiting = self._answers.pop(id_, None)
         if waiting is not None:
-            waiting.send_nowait(answer)
+            answer_in, withdraw = waiting
+            if isinstance(answer, control.Accept):
+                # Here and not where the answer is awaited: a refusal may be right behind it, in the same bytes.
+                self._accepted[id_] = withdraw
+                while len(self._accepted) > _MAX_WATCHED:
+                    self._accepted.popitem(last=False)
+            answer_in.send_nowait(answer)
         elif isinstance(answer, control.Failed) and id_ in self._accepted:
             self._accepted.pop(id_)()
 
@@ -280,5 +284,5 @@ class ControlPeer:
         for registration in self._registrations.values():
             self._broker.listeners.remove(registration.listener)
         self._registrations.clear()
-        for answer in self._answers.values():
+        for answer, _ in self._answers.values():
             answer.close()

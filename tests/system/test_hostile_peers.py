@@ -8,10 +8,11 @@ import time
 import pytest
 import trio
 
-from hybridrelay.connectivity import RelayEndpoint
+from hybridrelay.abc import Purpose
+from hybridrelay.connectivity import RelayEndpoint, open_channel
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.link import RelayLink, make_connection_token, new_instance
-from hybridrelay.errors import RelayUnreachable
+from hybridrelay.errors import RelayUnreachable, RendezvousError
 from hybridrelay.protocol import Reason, control
 from hybridrelay.relay import Registry
 from hybridrelay.relay import control as relay_control
@@ -61,4 +62,38 @@ async def test_a_control_channel_ends_with_the_last_key_that_opened_it(
     with trio.fail_after(30):
         said = [message async for message in channel.messages]
     assert said == [control.Ended("db", Reason.KEY_REVOKED)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deployment, nursery: trio.Nursery) -> None:
+    """Both in the same bytes: the client, on its way, must not wait for the end of the ticket."""
+    published = deployment.publish()
+    listening = deployment.string(published, Role.CONNECTOR)
+    sending = deployment.string(published, Role.APPLICATION)
+    listener = await _control(deployment, listening, control.Role.CONNECTOR)
+    token = make_connection_token(listening, time.time())
+    assert isinstance(
+        await listener.request(control.Register(listener.next_id(), listening.entity_path, token)), control.Registered
+    )
+
+    async def accept_and_refuse() -> None:
+        async for message in listener.messages:
+            assert isinstance(message, control.Offer)
+            answers = control.Accept(message.id), control.Failed(message.id, Reason.LISTENER_CANNOT_DIAL)
+            await listener._stream.send_whole(b"".join(map(control.encode_message, answers)))
+
+    nursery.start_soon(accept_and_refuse)
+    sender = await _control(deployment, sending, control.Role.CLIENT)
+    token = make_connection_token(sending, time.time())
+    joined = await sender.request(control.Join(sender.next_id(), sending.entity_path, token))
+    assert isinstance(joined, control.Joined)
+    link = RelayLink(
+        RelayEndpoint.from_connection_string(sending), control.Role.CLIENT, instance=new_instance(), mode="tcp"
+    )
+    candidate = await link.choose()
+    with trio.fail_after(10), pytest.raises(RendezvousError) as caught:
+        await open_channel(
+            link.endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=joined.ticket, dial=link.dial
+        )
+    assert caught.value.reason in {Reason.TICKET_UNKNOWN, Reason.LISTENER_CANNOT_DIAL}
     nursery.cancel_scope.cancel()
