@@ -75,6 +75,15 @@ class Scene:
         relay = self.deployment.programs[0]
         return "\n\n".join(f"{one.name}:\n{one.err}" for one in (relay, self.connector, self.forward.program))
 
+    @contextlib.asynccontextmanager
+    async def logs_on_failure(self) -> AsyncIterator[None]:
+        """An application that was reset does not know why; the logs do."""
+        try:
+            yield
+        except BaseException:
+            print(self.logs())
+            raise
+
     @contextlib.contextmanager
     def timed(self, what: str):
         began = trio.current_time()
@@ -89,7 +98,7 @@ async def set_scene(
     """Starts the scene; at its end, every application has to have got back exactly what it sent."""
 
     @contextlib.asynccontextmanager
-    async def scene() -> AsyncIterator[Scene]:
+    async def make() -> AsyncIterator[Scene]:
         target = lab.listen(PRIVATE)
         published = deployment.create("live", target.getsockname())
         arguments = ["--climb-seconds", str(CLIMB_SECONDS)]
@@ -97,14 +106,14 @@ async def set_scene(
         forward = deployment.start_forward(published, mode="auto", arguments=arguments)
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(target))
         talkers = [Talker(forward.port) for _ in range(STREAMS)]
-        async with trio.open_nursery() as serving:
+        scene = Scene(lab, deployment, connector, forward, talkers, remark)
+        async with scene.logs_on_failure(), trio.open_nursery() as serving:
             await serving.start(partial(trio.serve_listeners, _serve_echo, [listener]))
             # The applications are in the client's namespace.
             with lab.inside(CLIENT):
                 async with trio.open_nursery() as talking:
                     for talker in talkers:
                         talking.start_soon(talker.run)
-                    scene = Scene(lab, deployment, connector, forward, talkers, remark)
                     await scene.everybody_talks()
                     yield scene
                     await scene.everybody_talks()
@@ -114,7 +123,7 @@ async def set_scene(
             assert forward.program.process.poll() is None
             serving.cancel_scope.cancel()
 
-    return scene
+    return make
 
 
 async def _serve_echo(stream: trio.SocketStream) -> None:
