@@ -1,0 +1,56 @@
+"""When a better route is looked for, and what the owner of a link is told."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, discover
+from hybridrelay.connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance
+from hybridrelay.protocol import control
+
+
+class Owner:
+    """Has one thing on a route, and moves it."""
+
+    def __init__(self, on: Candidate | None) -> None:
+        self.on = on
+        self.moved = 0
+
+    def in_use(self) -> Candidate | None:
+        return self.on
+
+    async def improved(self, better: Candidate) -> None:
+        self.on = better
+        self.moved += 1
+
+
+@pytest.fixture
+def link() -> RelayLink:
+    endpoint = RelayEndpoint("relay.example")
+    return RelayLink(endpoint, control.Role.CLIENT, instance=new_instance())
+
+
+async def test_climbs_from_the_route_in_use_after_the_choice_was_forgotten(
+    link: RelayLink, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tcp, *_, worst = candidates(discover(), "auto")
+    looks = 0
+
+    async def better_than(current: Candidate) -> Candidate | None:
+        nonlocal looks
+        looks += 1
+        return tcp
+
+    monkeypatch.setattr(link._prober, "better_than", better_than)
+    owner = Owner(tcp)
+    nursery.start_soon(link.climb, owner.in_use, owner.improved)
+    await trio.sleep(24 * 3600)
+    assert looks == 0
+    # A day on the best route has made nobody slower.
+    link.forget()
+    owner.on = worst
+    await trio.sleep(3 * CLIMB_FIRST_SECONDS)
+    assert (owner.on, owner.moved, looks) == (tcp, 1, 2)
+    nursery.cancel_scope.cancel()
