@@ -157,8 +157,8 @@ def _add_create(below: Subparsers) -> None:
         "--public-ports",
         metavar="PORTS",
         type=values.public_ports,
-        help="the relay's ports that are not the defaults, such as http=8080,probe=off; needed with --relay-file "
-        "(default with --state: what the relay has left there)",
+        help="the relay's ports that are not the defaults, such as http=8080,probe=off "
+        "(default: with --state what the relay has left there, with --relay-file the usual ones)",
     )
     _add_years(parser)
     parser.set_defaults(run=run_create, default_log_level="warning")
