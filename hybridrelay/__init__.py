@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .client import run_forward as run_forward
     from .connectivity import ProxyDial as ProxyDial
     from .connectivity import ProxySettings as ProxySettings
+    from .connector import InstanceFile as InstanceFile
     from .connector import Policy as Policy
     from .connector import PolicyFile as PolicyFile
     from .connector import run_connector as run_connector
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "client": ("Client", "forward_in_thread", "open_client", "run_forward"),
     "connectivity": ("ProxyDial", "ProxySettings"),
-    "connector": ("Policy", "PolicyFile", "run_connector"),
+    "connector": ("InstanceFile", "Policy", "PolicyFile", "run_connector"),
     "errors": (
         "AuthorizationError",
         "ConfigurationError",

@@ -92,7 +92,7 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
         except HybridRelayError as exc:
             if first and is_hopeless(exc):
                 raise
-            logger.warning("%s: %s%s", client.connection, exc, f"; {exc.remedy}" if exc.remedy else "")
+            logger.warning("%s%s", exc, f"; {exc.remedy}" if exc.remedy else "")
         else:
             if first:
                 first = False

@@ -41,8 +41,8 @@ _MAX_NETWORKS = 16
 
 _AUTHORIZATION = frozenset(range(Reason.TOKEN_MALFORMED, Reason.NO_LISTENER))
 _REMEDIES = {
-    Reason.WRONG_KEY: "the key was regenerated or mistyped: fetch the current one ('keys list' on the relay)",
-    Reason.KEY_REVOKED: "fetch the current key ('keys list' on the relay), or use the rule's other key",
+    Reason.WRONG_KEY: "the key was regenerated or mistyped: fetch it again ('keys list --show-keys' on the relay)",
+    Reason.KEY_REVOKED: "fetch the current key ('keys list --show-keys' on the relay), or use the other one",
     Reason.UNKNOWN_RULE: "compare SharedAccessKeyName with 'keys list' on the relay",
     Reason.RIGHT_MISSING: "a connector needs a key with the right Listen, an application one with Send",
     Reason.UNKNOWN_CONNECTION: "compare EntityPath with 'connections list' on the relay; import its relay file there",

@@ -25,7 +25,7 @@ import trio
 
 from .._nursery import FlatNursery
 from ..abc import Dial, Purpose, Route, Transport
-from ..errors import HybridRelayError, RelayUnreachable
+from ..errors import HybridRelayError, RelayIdentityError, RelayUnreachable
 from ..protocol import control
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import PROBE_SIZE, Preamble
@@ -182,27 +182,39 @@ class Prober:
                 if not self._mark_missing_ports(plan):
                     nursery.start_soon(run, plan)
         chosen = next((candidate for candidate in self._candidates if candidate in usable), None)
-        if chosen is not None:
-            await self._compare_certificates([step for plan in plans for step in plan], chosen)
+        steps = [step for plan in plans for step in plan]
+        while chosen is not None and (untrusted := await self._ask_relay(steps, chosen)) is not None:
+            # The round trip works, and whoever answers is not the relay.
+            failed = next(step for step in steps if step.candidate == chosen)
+            failed.passed, failed.failure = False, classify(untrusted, connected=True)
+            usable.remove(chosen)
+            chosen = next((candidate for candidate in self._candidates if candidate in usable), None)
         return self._report(plans, chosen, self._clock() - began)
 
-    async def _compare_certificates(self, steps: list[_Step], candidate: Candidate) -> None:
-        """Ask the relay over `candidate` which outer certificates are its own. No answer: nothing is known."""
-        if not any(step.certificate for step in steps):
-            return
+    async def _ask_relay(self, steps: list[_Step], candidate: Candidate) -> RelayIdentityError | None:
+        """Ask the relay over `candidate` which outer certificates are its own. No answer: nothing is known.
+
+        Returns:
+            Why it is not the relay that answers, where that shows.
+        """
         introduction = Introduction(control.Role.CLIENT, secrets.token_hex(16), 1)
         pins: tuple[str, ...] = ()
+        untrusted: RelayIdentityError | None = None
         with trio.move_on_after(self._timing.welcome_seconds), contextlib.suppress(HybridRelayError):
-            async with FlatNursery() as nursery:
-                serve = functools.partial(
-                    run_control_channel, self._endpoint, candidate, introduction, dial=self._dial
-                )
-                channel: ControlChannel = await nursery.start(serve)
-                pins = channel.outer_pins
-                nursery.cancel_scope.cancel()
+            try:
+                async with FlatNursery() as nursery:
+                    serve = functools.partial(
+                        run_control_channel, self._endpoint, candidate, introduction, dial=self._dial
+                    )
+                    channel: ControlChannel = await nursery.start(serve)
+                    pins = channel.outer_pins
+                    nursery.cancel_scope.cancel()
+            except RelayIdentityError as exc:
+                untrusted = exc
         for step in steps:
             if step.certificate is not None:
                 step.intercepted_by = step.certificate.opened_by(pins)
+        return untrusted
 
     def _plans(self) -> list[list[_Step]]:
         """The steps of each route: its ports in the order of use, each port once."""

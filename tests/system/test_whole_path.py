@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from hybridrelay.client import run_forward
-from hybridrelay.connectivity import dial_directly
+from hybridrelay.connectivity import Prober, RelayEndpoint, dial_directly
 from hybridrelay.connector import PolicyFile, run_connector
 from hybridrelay.errors import (
     AuthorizationError,
@@ -387,4 +387,15 @@ async def test_a_second_connector_takes_over(deployment: Deployment, nursery: tr
         stream = await client.open_stream()
         await stream.send_all(b"x")
         assert await stream.receive_some() == b"x"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_survey_trusts_no_route_to_another_relay(deployment: Deployment, nursery: trio.Nursery) -> None:
+    endpoint = RelayEndpoint(HOST, deployment.ports, ("sha256:" + "A" * 43 + "=",))
+    for mode in ("auto", *MODES):
+        report = await Prober(endpoint, mode=mode).survey()
+        assert report.chosen is None
+        assert "pin" in report.as_table()
+    report = await Prober(RelayEndpoint(HOST, deployment.ports, (deployment.info.pin,))).survey()
+    assert report.chosen == "tcp"
     nursery.cancel_scope.cancel()
