@@ -25,7 +25,7 @@ from .limits import REFUSALS_LOGGED, REFUSALS_LOGGED_SECONDS, TICKET_LIFETIME_SE
 from .listeners import Listener, ListenerTable
 from .log_limit import LogLimit
 from .model import HybridConnection, KeyId, diff
-from .pump import Direction, PumpOutcome, pump
+from .pump import PumpOutcome, pump
 from .rendezvous import Ended, Event, Leg, RendezvousTable, Side
 from .splice import PipePool
 
@@ -100,13 +100,6 @@ class Broker:
         self._pipes = PipePool()
         self._changed = trio.Event()
         self._refusals = LogLimit(lines=REFUSALS_LOGGED, seconds=REFUSALS_LOGGED_SECONDS)
-        #: Bytes pumped since the start.
-        self.bytes_pumped = 0
-
-    @property
-    def pumping(self) -> int:
-        """Pairs of data channels that are joined now."""
-        return self._rendezvous.joined
 
     # --- rights
 
@@ -262,7 +255,7 @@ class Broker:
                     await listener.send_all(status)
                 if not in_time.cancelled_caught:
                     logger.debug("%s: rendezvous %s joined", leg.connection, leg.rendezvous_id)
-                    result = await pump(listener, sender, observer=self._count, pipes=self._pipes)
+                    result = await pump(listener, sender, pipes=self._pipes)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # one of them left before its status
         finally:
@@ -278,9 +271,6 @@ class Broker:
                     "%s: rendezvous %s %s, %d bytes to the client, %d to the connector",
                     leg.connection, leg.rendezvous_id, ended.outcome.value, *moved,
                 )  # fmt: skip
-
-    def _count(self, direction: Direction, moved: int) -> None:
-        self.bytes_pumped += moved
 
     def _end(self, ended: Ended) -> None:
         """Tell whoever waits or pumps."""
