@@ -1,23 +1,23 @@
-"""Joining a stream of a session with a TCP connection on this machine: the application's, or the target's."""
+"""Joining a stream of a session with a TCP connection on this machine: the application's, or the target's.
+
+What arrives for the TCP connection is handed to it by the task that reads the channel, as far as the connection takes
+it without waiting; what the TCP connection sends goes through the session to the channel in the same way. So a small
+message wakes one task in each process, and not three.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Awaitable
-from typing import TypeVar
 
 import attrs
 import trio
 
 from ..errors import HybridRelayError
 from ..protocol.reasons import Reason
+from ..streams.nowait import nowait
 from ..streams.sockets import abort_stream, reset_on_close
 from .stream import MuxStream
 
-T = TypeVar("T")
-
-#: One read of the TCP connection. One DATA frame holds it, and it stays below the size from which glibc
-#: gives memory back to the kernel at every free.
-_READ_SIZE = 64 * 1024
+#: How much one direction moves before it lets other tasks run (bytes).
+_YIELD_BYTES = 1024 * 1024
 #: Where the peer reads no more, how long the TCP connection may take for what the peer had sent before (seconds).
 _LAST_BYTES_SECONDS = 30.0
 
@@ -41,10 +41,14 @@ class _Broke(Exception):
         self.reason = reason
 
 
+_STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
 class _Bridge:
     def __init__(self, stream: MuxStream, local: trio.SocketStream) -> None:
         self.stream = stream
         self.local = local
+        self.port = nowait(local)
         self.sent = 0
         self.received = 0
         self.reason = Reason.NO_ERROR
@@ -52,72 +56,142 @@ class _Bridge:
         self.stopped = False
         #: All that the peer sent has been handed to the TCP connection, its end of file included.
         self.delivered = False
+        #: `inward` waits for the stream, so `take` may do its work.
+        self._inward_waits = False
+        #: The TCP connection did not take all that was handed to it.
+        self._clogged = False
+        #: What `take` met, for `inward` to raise.
+        self._failure: _Broke | None = None
 
     @property
     def finished(self) -> bool:
         """Everything that could be delivered was."""
         return self.delivered and (self.stopped or self.reason is Reason.NO_ERROR)
 
+    # --- from the TCP connection into the stream
+
     async def outward(self, both: trio.CancelScope) -> None:
-        """From the TCP connection into the stream."""
+        """All of it, and the end of file."""
+        since_yield = 0
         try:
-            while data := await self._local_call(self.local.receive_some(_READ_SIZE)):
-                if not self.stopped and await self._heard(self.stream.send_all(bytes(data)), both):
-                    self.sent += len(data)
-            if not self.stopped:
-                await self._heard(self.stream.send_eof(), both)
+            while True:
+                try:
+                    data = self.port.receive_nowait()
+                    if data is None:
+                        since_yield = 0
+                        await self.port.wait_readable()
+                        continue
+                except _STREAM_ERRORS as exc:
+                    raise _Broke(Reason.TARGET_RESET) from exc
+                if self.stopped:
+                    pass  # read and dropped
+                elif data:
+                    size = len(data)
+                    try:
+                        if not self.stream.send_nowait(data):
+                            since_yield = 0
+                            await self.stream.flush()
+                        self.sent += size
+                    except _STREAM_ERRORS as exc:
+                        self._not_heard(_stream_broke(exc), both)
+                else:
+                    try:
+                        await self.stream.send_eof()
+                    except _STREAM_ERRORS as exc:
+                        self._not_heard(_stream_broke(exc), both)
+                if not data:
+                    return
+                since_yield += len(data)
+                if since_yield >= _YIELD_BYTES:
+                    since_yield = 0
+                    await trio.lowlevel.checkpoint()
         except _Broke as exc:
             self._end(exc.reason, both)
 
-    async def _heard(self, call: Awaitable[None], both: trio.CancelScope) -> bool:
-        """Send into the stream; False where the peer reads no more."""
-        try:
-            await self._stream_call(call)
-        except _Broke as exc:
-            if self.stream.reset_reason is not Reason.NO_ERROR:
-                raise
-            # The application closed right behind its last bytes, and the TCP connection answers to the first of them.
-            # The rest has to arrive all the same. Until it has, answers are read and dropped, or both would wait.
-            self.stopped = True
-            self.reason = exc.reason
-            both.deadline = trio.current_time() + _LAST_BYTES_SECONDS
-            if self.delivered:
-                both.cancel()
-            return False
-        return True
+    def _not_heard(self, broke: _Broke, both: trio.CancelScope) -> None:
+        """The stream takes nothing more: because the peer reads no more, or because it was reset."""
+        if self.stream.reset_reason is not Reason.NO_ERROR:
+            raise broke
+        # The application closed right behind its last bytes, and the TCP connection answers to the first of them.
+        # The rest has to arrive all the same. Until it has, answers are read and dropped, or both would wait.
+        self.stopped = True
+        self.reason = broke.reason
+        both.deadline = trio.current_time() + _LAST_BYTES_SECONDS
+        if self.delivered:
+            both.cancel()
+
+    # --- from the stream into the TCP connection
 
     async def inward(self, both: trio.CancelScope) -> None:
-        """From the stream into the TCP connection."""
+        """All of it, and the end of file: what `take` does not do."""
+        self.stream.set_taker(self.take)
         try:
-            while data := await self._stream_call(self.stream.receive_some()):
-                await self._local_call(self.local.send_all(data))
-                self.received += len(data)
-            await self._local_call(self.local.send_eof())
+            while not self._hand_over():
+                try:
+                    if self._clogged:
+                        await self.port.flush()
+                        self._clogged = False
+                        continue
+                except _STREAM_ERRORS as exc:
+                    raise _Broke(Reason.TARGET_RESET) from exc
+                self._inward_waits = True
+                try:
+                    await self.stream.wait_readable()
+                except _STREAM_ERRORS as exc:
+                    raise _stream_broke(exc) from exc
+                finally:
+                    self._inward_waits = False
+            try:
+                await self.local.send_eof()
+            except _STREAM_ERRORS as exc:
+                raise _Broke(Reason.TARGET_RESET) from exc
             self.delivered = True
             if self.stopped:
                 both.cancel()
         except _Broke as exc:
             self._end(exc.reason, both)
 
+    def take(self) -> bool:
+        """Hand over what has arrived, in place of `inward`; False where `inward` has to see to it."""
+        if not self._inward_waits:
+            return True  # it is awake, and looks again before it waits
+        try:
+            at_end = self._hand_over()
+        except _Broke as exc:
+            self._failure = exc
+            return False
+        return not at_end and not self._clogged
+
+    def _hand_over(self) -> bool:
+        """Move what has arrived, as far as the TCP connection takes it; True at the end of the stream."""
+        if self._failure is not None:
+            raise self._failure
+        while not self._clogged:
+            try:
+                pieces = self.stream.receive_pieces_nowait()
+            except _STREAM_ERRORS as exc:
+                raise _stream_broke(exc) from exc
+            if pieces is None:
+                return False
+            if not pieces:
+                return True
+            size = sum(map(len, pieces))
+            try:
+                self._clogged = not self.port.send_nowait(*pieces)
+            except _STREAM_ERRORS as exc:
+                raise _Broke(Reason.TARGET_RESET) from exc
+            self.received += size
+        return False
+
     def _end(self, reason: Reason, both: trio.CancelScope) -> None:
         if self.reason is Reason.NO_ERROR:
             self.reason = reason
         both.cancel()
 
-    @staticmethod
-    async def _local_call(call: Awaitable[T]) -> T:
-        try:
-            return await call
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise _Broke(Reason.TARGET_RESET) from exc
 
-    @staticmethod
-    async def _stream_call(call: Awaitable[T]) -> T:
-        try:
-            return await call
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            cause = exc.__cause__
-            raise _Broke(cause.reason if isinstance(cause, HybridRelayError) else Reason.CANCELLED) from exc
+def _stream_broke(exc: BaseException) -> _Broke:
+    cause = exc.__cause__
+    return _Broke(cause.reason if isinstance(cause, HybridRelayError) else Reason.CANCELLED)
 
 
 async def bridge(stream: MuxStream, local: trio.SocketStream) -> Bridged:
@@ -132,8 +206,8 @@ async def bridge(stream: MuxStream, local: trio.SocketStream) -> Bridged:
     finished = False
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(joined.outward, nursery.cancel_scope)
             nursery.start_soon(joined.inward, nursery.cancel_scope)
+            await joined.outward(nursery.cancel_scope)
         finished = joined.finished
     finally:
         if finished:

@@ -355,7 +355,7 @@ class Session:
         for event in happened:
             match event:
                 case events.StreamReadable(stream):
-                    stream.owner._receiver.wake()
+                    stream.owner._readable()
                 case events.StreamWritable(stream):
                     stream.owner._sender.wake()
                 case events.StreamOffered(stream):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from ..protocol.reasons import Reason
 from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
 from ..streams.conflict import ConflictDetector
+from ..streams.nowait import Buffer, NowaitStream
 from ._waiter import Waiter
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ DEFAULT_RECEIVE = 256 * 1024
 QUEUED_PER_SESSION = 64 * 1024 * 1024
 
 
-class MuxStream(trio.abc.HalfCloseableStream):
+class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     """One stream of a `Session`.
 
     A stream that the peer reset, or that was lost with its session, raises `trio.BrokenResourceError` with a
@@ -45,6 +47,8 @@ class MuxStream(trio.abc.HalfCloseableStream):
         self._sender = Waiter()
         self._receiver = Waiter()
         self._answer = trio.Event()
+        #: Takes what has arrived in place of the task that waits for it; see `set_taker`.
+        self._taker: Callable[[], bool] | None = None
 
     def __repr__(self) -> str:
         states = self._core.states
@@ -102,6 +106,24 @@ class MuxStream(trio.abc.HalfCloseableStream):
         self._check_can_send()
         self._session.core.send_data(self._core, data)
         self._session._output()
+
+    def send_nowait(self, *buffers: Buffer) -> bool:
+        """Queue all of `buffers`, and send what leaves at once; False where the queue is full, until `flush`.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as `send_all`.
+        """
+        if self._send_conflict.held:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._check_can_send()
+        for buffer in buffers:
+            self._session.core.send_data(self._core, bytes(buffer))
+        self._session._output()
+        return self._core.queued_bytes < self._queue_limit
+
+    async def flush(self) -> None:
+        """Wait until the send queue has room."""
+        await self.wait_send_all_might_not_block()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the send queue has room, or sending would fail at once."""
@@ -176,6 +198,41 @@ class MuxStream(trio.abc.HalfCloseableStream):
             self._session._output()
             return data
 
+    def receive_nowait(self) -> Buffer | None:
+        """What has arrived, b"" at the end of file, or None. See `NowaitStream.receive_nowait`."""
+        pieces = self.receive_pieces_nowait()
+        return None if pieces is None else b"".join(pieces)
+
+    def receive_pieces_nowait(self) -> Sequence[Buffer] | None:
+        """As `receive_nowait`, in the pieces in which it arrived: no piece at all is the end of file."""
+        core = self._core
+        if self._closed:
+            raise trio.ClosedResourceError("the stream was closed")
+        if core.receive_queue:
+            pieces = self._session.core.read_pieces(core, DEFAULT_RECEIVE, trio.current_time())
+            self._session._output()
+            return pieces
+        if core.is_aborted:
+            self._raise_broken()
+        return [] if core.at_eof else None
+
+    async def wait_readable(self) -> None:
+        """Wait until something arrives, or the stream comes to an end of whatever kind."""
+        with self._receive_conflict:
+            core = self._core
+            if self._closed or core.receive_queue or core.at_eof or core.is_aborted:
+                await checkpoint()
+            else:
+                await self._receiver.wait()
+
+    def set_taker(self, taker: Callable[[], bool]) -> None:
+        """Have `taker` called for what arrives, inside the task that reads the channel.
+
+        It saves a small message the way through the scheduler. It must neither wait nor raise, and says whether it
+        has taken all; otherwise, and whenever the stream ends, who is in `wait_readable` is woken.
+        """
+        self._taker = taker
+
     # --- ending
 
     async def aclose(self) -> None:
@@ -244,6 +301,10 @@ class MuxStream(trio.abc.HalfCloseableStream):
         if self._core.is_aborted:
             raise trio.BrokenResourceError(message) from StreamReset(message, reason=reason)
         raise trio.BrokenResourceError("the peer reads no more") from StreamReset(message, reason=reason)
+
+    def _readable(self) -> None:
+        if self._taker is None or not self._taker():
+            self._receiver.wake()
 
     def _wake(self) -> None:
         self._sender.wake()

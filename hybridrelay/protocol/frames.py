@@ -306,14 +306,14 @@ class FrameDecoder:
         self._size = 0
         self._wanted = HEADER_SIZE
 
-    def decode_untrusted(self, data: bytes) -> Iterator[Frame]:
-        """Yield the frames that `data` completes.
+    def decode_untrusted(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
+        """Yield the frames that `data` completes. Nothing of `data` is kept: the frames have copies.
 
         Raises:
             RemoteProtocolError: malformed; the decoder must not be used again. Any other exception is a bug.
         """
         if self._pieces:
-            self._pieces.append(data)
+            self._pieces.append(bytes(data))
             self._size += len(data)
             # Join only when a frame is complete, or trickled input would cost quadratic time.
             if self._size < self._wanted:
@@ -331,7 +331,7 @@ class FrameDecoder:
             wanted += length
             if end - position < wanted:
                 break
-            payload = data[position + HEADER_SIZE : position + wanted]
+            payload = bytes(data[position + HEADER_SIZE : position + wanted])
             position += wanted
             try:
                 frame = _DECODERS[kind](stream, payload)
@@ -339,7 +339,7 @@ class FrameDecoder:
                 raise RemoteProtocolError(f"malformed frame of type {kind:#04x}: {exc}") from None
             yield frame
         if position < end:
-            self._pieces.append(data[position:] if position else data)
+            self._pieces.append(bytes(data[position:]))
         self._size = end - position
         self._wanted = wanted
 

@@ -152,8 +152,11 @@ class SessionCore:
         self._lose_channel(now, text, reason)
         return self._take_events()
 
-    def receive_data(self, data: bytes, now: float) -> list[Event]:
-        """Take bytes of the peer. Whatever it does wrong ends the session with `SessionEnded`, never an exception."""
+    def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> list[Event]:
+        """Take bytes of the peer; `data` itself is not kept.
+
+        Whatever the peer does wrong ends the session with `SessionEnded`, never an exception.
+        """
         if self.state not in (State.GREETING, State.ESTABLISHED):
             return self._take_events()
         self._liveness.heard(now)
@@ -272,14 +275,17 @@ class SessionCore:
 
     def read(self, stream: Stream, max_bytes: int, now: float) -> bytes:
         """Take what was received, at most `max_bytes`; b"" where nothing is there (see `Stream.at_eof`)."""
-        if not stream.receive_queue:
-            return b""
-        data = stream.take_input(max_bytes)
-        if stream.receive_window.consume(len(data), now, self._liveness.lowest(now)):
-            self._output.window(stream)
-        if not stream.receive_queue:
-            self._table.settle(stream)
-        return data
+        return b"".join(self.read_pieces(stream, max_bytes, now))
+
+    def read_pieces(self, stream: Stream, max_bytes: int, now: float) -> list[Buffer]:
+        """As `read`, in pieces, so that nothing has to be copied."""
+        pieces, size = stream.take_input(max_bytes)
+        if pieces:
+            if stream.receive_window.consume(size, now, self._liveness.lowest(now)):
+                self._output.window(stream)
+            if not stream.receive_queue:
+                self._table.settle(stream)
+        return pieces
 
     def drain(self, reason: Reason = Reason.GOING_AWAY, text: str = "") -> None:
         """Accept no further stream and say so; open ones go on."""

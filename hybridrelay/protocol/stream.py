@@ -111,24 +111,25 @@ class Stream:
             queue.append(data)
         self.readable_bytes += len(data)
 
-    def take_input(self, max_bytes: int) -> bytes:
-        """Take up to `max_bytes` off the receive queue, which is not empty."""
+    def take_input(self, max_bytes: int) -> tuple[list[Buffer], int]:
+        """Take up to `max_bytes` off the receive queue: the pieces, and how many bytes they are."""
         queue = self.receive_queue
-        first = queue[0]
-        if len(first) > max_bytes:
-            # A view, or small reads of a large piece would cost quadratic time.
-            view = memoryview(first)
-            queue[0] = view[max_bytes:]
-            data = bytes(view[:max_bytes])
-        else:
-            pieces: list[Buffer] = []
-            left = max_bytes
-            while queue and len(queue[0]) <= left:
+        pieces: list[Buffer] = []
+        left = max_bytes
+        while queue and left:
+            piece = queue[0]
+            if len(piece) <= left:
                 pieces.append(queue.popleft())
-                left -= len(pieces[-1])
-            data = bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
-        self.readable_bytes -= len(data)
-        return data
+                left -= len(piece)
+            else:
+                # A view, or small reads of a large piece would cost quadratic time.
+                view = memoryview(piece)
+                pieces.append(view[:left])
+                queue[0] = view[left:]
+                left = 0
+        size = max_bytes - left
+        self.readable_bytes -= size
+        return pieces, size
 
     def drop_input(self) -> None:
         self.receive_queue.clear()

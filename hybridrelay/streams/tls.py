@@ -18,15 +18,17 @@ import contextlib
 import enum
 import operator
 import ssl
+import threading
 from typing import Any, Literal, overload
 
 import trio
 
 from ..errors import TLSHandshakeError
 from .conflict import ConflictDetector
+from .nowait import READ_BYTES, Buffer, NowaitStream, nowait
 
-#: How much is asked of the transport per read, and encrypted per write to it. Sixteen records: larger gained nothing
-#: when measured, smaller cost a third of the throughput.
+#: How much is encrypted per write to the transport. Sixteen records: larger gained nothing when measured, smaller
+#: cost a third of the throughput.
 _CHUNK_BYTES = 256 * 1024
 #: The largest plaintext of one record (RFC 8446, 5.1): a read of this size empties a record.
 _RECORD_BYTES = 16 * 1024
@@ -46,7 +48,18 @@ class _State(enum.Enum):
     FAILED = enum.auto()
 
 
-class TLSStream(trio.abc.Stream):
+class _Scratch(threading.local):
+    """What is decrypted into: one buffer for each thread, because nobody keeps what is in it."""
+
+    def __init__(self) -> None:
+        # One read of the transport and a record that was waiting for its end.
+        self.view = memoryview(bytearray(READ_BYTES + 2 * _RECORD_BYTES))
+
+
+_scratch = _Scratch()
+
+
+class TLSStream(trio.abc.Stream, NowaitStream):
     """TLS over `transport_stream`, which it owns from now on: closing this closes that.
 
     Call `do_handshake` first. One task may send while another receives; a second task in the same direction gets
@@ -71,6 +84,7 @@ class TLSStream(trio.abc.Stream):
         server_hostname: str | None = None,
     ) -> None:
         self._transport = transport_stream
+        self._port = nowait(transport_stream)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._ssl = ssl_context.wrap_bio(
@@ -162,7 +176,8 @@ class TLSStream(trio.abc.Stream):
             trio.ClosedResourceError: this stream was closed, before or meanwhile.
             RuntimeError: the handshake was not made.
 
-        Cancelled, any part of `data` may be out, and no further send is possible; receiving still is.
+        Cancelled after its first byte, any part of `data` may be out, and no further send is possible; receiving
+        still is.
         """
         with self._sending:
             try:
@@ -170,11 +185,34 @@ class TLSStream(trio.abc.Stream):
             except BaseException:
                 await trio.lowlevel.checkpoint()
                 raise
+            await trio.lowlevel.checkpoint_if_cancelled()
+            waited = False
             with memoryview(data).cast("B") as view:
-                if not view:
-                    await trio.lowlevel.checkpoint()
                 for start in range(0, len(view), _CHUNK_BYTES):
-                    await self._transmit(self._encrypt(view[start : start + _CHUNK_BYTES]))
+                    if not self._transmit(self._encrypt(view[start : start + _CHUNK_BYTES])):
+                        await self._flush()
+                        waited = True
+            if not waited:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def send_nowait(self, *buffers: Buffer) -> bool:
+        """Encrypt `buffers`, and send what the transport takes at once. See `NowaitStream.send_nowait`.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as `send_all`.
+        """
+        if self._sending.held:
+            raise trio.BusyResourceError("another task is sending on this TLS stream")
+        self._check_sendable()
+        data = buffers[0] if len(buffers) == 1 else b"".join(buffers)
+        with memoryview(data) as view:
+            return self._transmit(self._encrypt(view))
+
+    async def flush(self) -> None:
+        """Wait until what `send_nowait` left has been sent. Cancelled, no further send is possible."""
+        with self._sending:
+            self._check_sendable()
+            await self._flush()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the transport might take more.
@@ -214,30 +252,34 @@ class TLSStream(trio.abc.Stream):
             waited = False
             try:
                 while True:
-                    self._check_open()
-                    self._check_ready()
-                    if self._decrypted:
-                        return self._take(max_bytes)
-                    data = self._decrypt()
-                    if data:
-                        if max_bytes is None or len(data) <= max_bytes:
-                            return data
-                        self._decrypted += data
-                        continue
-                    if self._receive_error is not None:
-                        message, cause = self._receive_error
-                        raise trio.BrokenResourceError(message) from cause
-                    if self._receive_ended:
-                        return b""
-                    ciphertext = await self._transport.receive_some(_CHUNK_BYTES)
-                    waited = True
-                    if ciphertext:
-                        self._incoming.write(ciphertext)
+                    data = self._receive()
+                    if data is None:
+                        await self._port.wait_readable()
+                        waited = True
+                    elif max_bytes is None or len(data) <= max_bytes:
+                        return bytes(data)
                     else:
-                        self._receive_error = ("the connection was cut off", None)
+                        self._decrypted += data[max_bytes:]
+                        return bytes(data[:max_bytes])
             finally:
                 if not waited:
                     await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def receive_nowait(self) -> Buffer | None:
+        """Everything that has arrived. See `NowaitStream.receive_nowait`.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as `receive_some`.
+        """
+        if self._receiving.held:
+            raise trio.BusyResourceError("another task is receiving on this TLS stream")
+        return self._receive()
+
+    async def wait_readable(self) -> None:
+        """Wait until something arrives: possibly less than a record."""
+        with self._receiving:
+            await self._port.wait_readable()
+            self._check_open()
 
     async def aclose(self) -> None:
         """Say close_notify where the transport takes it within a second, and close the transport.
@@ -260,7 +302,9 @@ class TLSStream(trio.abc.Stream):
         with contextlib.suppress(OSError):  # SSLError among them: it wants the peer's answer, for which nobody waits
             self._ssl.unwrap()
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._transport.send_all(self._outgoing.read())
+            await self._port.flush()
+            if not self._port.send_nowait(self._outgoing.read()):
+                await self._port.flush()
 
     async def _handshake(self) -> None:
         while True:
@@ -273,7 +317,7 @@ class TLSStream(trio.abc.Stream):
                 await self._transport.send_all(self._outgoing.read())
             if done:
                 return
-            data = await self._transport.receive_some(_CHUNK_BYTES)
+            data = await self._transport.receive_some(READ_BYTES)
             if not data:
                 raise TLSHandshakeError("the connection ended during the TLS handshake")
             self._incoming.write(data)
@@ -295,7 +339,7 @@ class TLSStream(trio.abc.Stream):
         if isinstance(self._transport, trio.abc.HalfCloseableStream):
             await self._transport.send_eof()
         dropped = 0
-        while dropped < _LINGER_BYTES and (data := await self._transport.receive_some(_CHUNK_BYTES)):
+        while dropped < _LINGER_BYTES and (data := await self._transport.receive_some(READ_BYTES)):
             dropped += len(data)
 
     def _encrypt(self, view: memoryview) -> bytes:
@@ -307,27 +351,61 @@ class TLSStream(trio.abc.Stream):
             raise trio.BrokenResourceError(f"TLS failed: {_describe(exc)}") from exc
         return self._outgoing.read()
 
-    async def _transmit(self, ciphertext: bytes) -> None:
+    def _transmit(self, ciphertext: bytes) -> bool:
+        """Send; False where a part is left, for `_flush`."""
         try:
-            await self._transport.send_all(ciphertext)
+            return self._port.send_nowait(ciphertext)
+        except BaseException:
+            self._send_broken = self._record_torn = True
+            raise
+
+    async def _flush(self) -> None:
+        try:
+            await self._port.flush()
         except BaseException:
             self._send_broken = self._record_torn = True
             raise
         self._check_open()
 
-    def _decrypt(self) -> bytes:
-        """All plaintext that has arrived; errors and the end are kept for when it has been handed over."""
-        if not self._incoming.pending or self._receive_ended or self._receive_error is not None:
-            return b""
-        records: list[bytes] = []
+    def _receive(self) -> Buffer | None:
+        """What has arrived, b"" at the end, or None: a view where it was not kept from an earlier call."""
+        self._check_open()
+        self._check_ready()
+        if self._decrypted:
+            kept, self._decrypted = self._decrypted, bytearray()
+            return kept
+        while True:
+            if self._incoming.pending:
+                data = self._decrypt()
+                if data:
+                    return data
+            if self._receive_error is not None:
+                message, cause = self._receive_error
+                raise trio.BrokenResourceError(message) from cause
+            if self._receive_ended:
+                return b""
+            ciphertext = self._port.receive_nowait()
+            if ciphertext is None:
+                return None
+            if ciphertext:
+                self._incoming.write(ciphertext)
+            else:
+                self._receive_error = ("the connection was cut off", None)
+
+    def _decrypt(self) -> memoryview:
+        """The plaintext that has arrived; errors and the end are kept for when it has been handed over."""
+        view = _scratch.view
+        count = 0
+        if self._receive_ended or self._receive_error is not None:
+            return view[:0]
         try:
             # OpenSSL takes records from the buffer one by one, so an empty buffer means that nothing is left.
-            while self._incoming.pending:
-                record = self._ssl.read(_RECORD_BYTES)
-                if not record:
+            while self._incoming.pending and count + _RECORD_BYTES <= len(view):
+                size = self._ssl.read(_RECORD_BYTES, view[count : count + _RECORD_BYTES])
+                if not size:
                     self._receive_ended = True
                     break
-                records.append(record)
+                count += size  # type: ignore[operator]
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
@@ -336,16 +414,7 @@ class TLSStream(trio.abc.Stream):
             self._receive_error = (f"TLS failed: {_describe(exc)}", exc)
         if self._outgoing.pending > _MAX_OWED_BYTES:
             self._receive_error = ("the peer demands answers and does not let us send them", None)
-        return records[0] if len(records) == 1 else b"".join(records)
-
-    def _take(self, max_bytes: int | None) -> bytes:
-        if max_bytes is None or max_bytes >= len(self._decrypted):
-            taken = bytes(self._decrypted)
-            self._decrypted.clear()
-        else:
-            taken = bytes(self._decrypted[:max_bytes])
-            del self._decrypted[:max_bytes]
-        return taken
+        return view[:count]
 
     def _check_open(self) -> None:
         if self._closed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
@@ -198,18 +198,33 @@ async def test_altered_records_break_the_stream_behind_intact_ones() -> None:
     assert isinstance(caught.value.__cause__, ssl.SSLError)
 
 
+async def cancel_in_the_middle(sending: Callable[[], Awaitable[None]]) -> None:
+    """Cancel a send that has begun, and that nobody takes."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sending)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_cancelled_send_breaks_sending_only() -> None:
     client, server = await lockstep_pair()
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await client.send_all(b"x" * 100_000)
-    assert scope.cancelled_caught
+    await cancel_in_the_middle(lambda: client.send_all(b"x" * 100_000))
     for operation in (lambda: client.send_all(b"y"), client.wait_send_all_might_not_block):
         with trio.testing.assert_checkpoints(), pytest.raises(trio.BrokenResourceError):
             await operation()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.send_all, b"still here")
         assert await client.receive_some() == b"still here"
+
+
+async def test_a_send_that_is_cancelled_before_it_begins_breaks_nothing() -> None:
+    client, server = await memory_pair()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await client.send_all(b"x" * 100_000)
+    assert scope.cancelled_caught
+    await client.send_all(b"y")
+    assert await server.receive_some() == b"y"
 
 
 async def test_a_cancelled_receive_loses_nothing() -> None:

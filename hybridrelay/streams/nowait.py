@@ -1,0 +1,205 @@
+"""Streams that can also be used without waiting.
+
+A call of a trio stream goes through the scheduler at least once, even where there is nothing to wait for: for a
+message of 64 bytes that is most of the price. Who moves bytes for others asks here first, and waits only where it
+must.
+
+Rules for who uses a `NowaitStream`:
+
+1. Each direction belongs to one task at a time, and to one kind of call: who was told False by `send_nowait` calls
+   `flush` before anything else is sent.
+2. `send_nowait` and `receive_nowait` are no checkpoints: a loop over them has to yield now and then.
+3. What `receive_nowait` gives may be a view of memory that the next call of any stream in this thread overwrites. Use
+   it or copy it first.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from abc import ABC, abstractmethod
+
+import trio
+
+__all__ = ["READ_BYTES", "Buffer", "NowaitStream", "nowait"]
+
+Buffer = bytes | bytearray | memoryview
+
+#: How much is read from a socket at once. Larger reads gained nothing when measured.
+READ_BYTES = 256 * 1024
+
+#: More are joined before they are written: copying costs less than so many, and the system has a limit (IOV_MAX).
+_MAX_BUFFERS = 64
+
+
+class NowaitStream(ABC):
+    """What a stream can do without waiting, and the two ways of waiting that go with it."""
+
+    @abstractmethod
+    def send_nowait(self, *buffers: Buffer) -> bool:
+        """Take all of `buffers`, in order; they may be reused at once.
+
+        Returns:
+            Whether they have left. Otherwise the rest is held here, until `flush`.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: as trio's `send_all`.
+        """
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Wait until what is held has left.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: as trio's `send_all`.
+
+        Cancelled, the stream may not be fit for sending any more; receiving goes on.
+        """
+
+    @abstractmethod
+    def receive_nowait(self) -> Buffer | None:
+        """What has arrived: b"" is the end of file, None is nothing yet.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: as trio's `receive_some`.
+        """
+
+    @abstractmethod
+    async def wait_readable(self) -> None:
+        """Wait until `receive_nowait` has something to say; may return early. A checkpoint always.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError: as trio's `receive_some`.
+
+        Cancelled, nothing is lost.
+        """
+
+
+def nowait(stream: trio.abc.Stream) -> NowaitStream:
+    """The stream itself where it can be used without waiting, else something that does it for the stream.
+
+    From now on the stream's own methods for sending and receiving are not to be used.
+    """
+    if isinstance(stream, NowaitStream):
+        return stream
+    if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
+        return _Socket(stream)
+    return _Waiting(stream)
+
+
+class _Scratch(threading.local):
+    """What sockets are read into: one buffer for each thread, because nobody keeps what is in it."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(READ_BYTES))
+
+
+_scratch = _Scratch()
+
+
+class _Socket(NowaitStream):
+    """A socket, by its descriptor."""
+
+    __slots__ = ("_drained", "_held", "_socket")
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._socket = stream.socket
+        self._held = memoryview(b"")
+        #: The last read did not fill its buffer, so the next one would find nothing.
+        self._drained = False
+
+    def send_nowait(self, *buffers: Buffer) -> bool:
+        if self._held:
+            raise trio.BusyResourceError("flush() comes first")
+        if len(buffers) > _MAX_BUFFERS:
+            buffers = (b"".join(buffers),)
+        sent = self._write(*buffers)
+        for index, buffer in enumerate(buffers):
+            if sent < len(buffer):
+                rest = b"".join([memoryview(buffer)[sent:], *buffers[index + 1 :]])
+                self._held = memoryview(rest)
+                return False
+            sent -= len(buffer)
+        return True
+
+    async def flush(self) -> None:
+        while self._held:
+            try:
+                await trio.lowlevel.wait_writable(self._socket)
+            except OSError as exc:
+                raise trio.BrokenResourceError("the connection broke") from exc
+            self._held = self._held[self._write(self._held) :]
+        self._held = memoryview(b"")  # the slice would keep all of the buffer
+
+    def receive_nowait(self) -> Buffer | None:
+        if self._drained:
+            self._drained = False
+            return None
+        view = _scratch.view
+        try:
+            count = os.readv(self._socket.fileno(), (view,))
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise self._failure() from exc
+        self._drained = 0 < count < READ_BYTES
+        return view[:count]
+
+    async def wait_readable(self) -> None:
+        self._drained = False
+        try:
+            await trio.lowlevel.wait_readable(self._socket)
+        except OSError as exc:
+            raise trio.BrokenResourceError("the connection broke") from exc
+
+    def _write(self, *buffers: Buffer) -> int:
+        try:
+            return os.writev(self._socket.fileno(), buffers)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            raise self._failure() from exc
+
+    def _failure(self) -> trio.BrokenResourceError | trio.ClosedResourceError:
+        if self._socket.fileno() == -1:
+            return trio.ClosedResourceError("this stream was closed")
+        return trio.BrokenResourceError("the connection broke")
+
+
+class _Waiting(NowaitStream):
+    """Any other stream: what has to be done is noted, and done by who waits."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._held = b""
+        self._torn = False
+        #: What was received before anybody asked, or b"" at the end.
+        self._ahead: Buffer | None = None
+
+    def send_nowait(self, *buffers: Buffer) -> bool:
+        if self._torn:
+            raise trio.BrokenResourceError("an earlier send failed or was cancelled")
+        if self._held:
+            raise trio.BusyResourceError("flush() comes first")
+        self._held = b"".join(buffers)
+        return not self._held
+
+    async def flush(self) -> None:
+        if self._held:
+            self._torn = True
+            await self._stream.send_all(self._held)
+            self._torn = False
+            self._held = b""
+
+    def receive_nowait(self) -> Buffer | None:
+        data = self._ahead
+        if data:
+            self._ahead = None
+        return data
+
+    async def wait_readable(self) -> None:
+        if self._ahead is None:
+            self._ahead = await self._stream.receive_some(READ_BYTES)
+        else:
+            await trio.lowlevel.checkpoint()
