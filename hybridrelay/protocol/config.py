@@ -19,7 +19,7 @@ MAX_DATA = 64 * KIB
 FAIR_DATA = 16 * KIB
 
 #: An ACK leaves at the latest after this much: bounds what the sender must keep for a reattachment.
-ACK_AFTER_BYTES = 256 * KIB
+ACK_AFTER_BYTES = 1024 * KIB
 ACK_AFTER_FRAMES = 64
 ACK_AFTER_SECONDS = 0.2
 
@@ -69,7 +69,7 @@ CONTROL_CONFIG = SessionConfig(
     max_backlog=1,
     initial_window=64 * KIB,
     max_window=64 * KIB,
-    max_unacknowledged=MIB,
+    max_unacknowledged=2 * MIB,
     budget=128 * KIB,
 )
 

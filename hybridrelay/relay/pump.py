@@ -18,8 +18,9 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from ..streams.nowait import NowaitStream, nowait
 from ..streams.sockets import abort_stream
-from .limits import CLOSE_DEADLINE_SECONDS, PUMP_BUFFER_BYTES
+from .limits import CLOSE_DEADLINE_SECONDS, PUMP_YIELD_BYTES
 from .splice import LegBroke, PipePool, SinkBroke, SourceBroke, Spliced, can_splice, splice
 
 __all__ = ["Direction", "Observer", "PumpOutcome", "PumpResult", "abort", "pump"]
@@ -134,33 +135,50 @@ class _Pump:
             if self._observer is not None:
                 self._observer(direction, moved)
 
-        in_kernel = can_splice(source, sink)
-        while True:
-            if in_kernel:
-                assert isinstance(source, trio.SocketStream)
-                assert isinstance(sink, trio.SocketStream)
-                stopped = await splice(source, sink, self.pipes, count)
-                if stopped is Spliced.END:
+        if can_splice(source, sink):
+            assert isinstance(source, trio.SocketStream)
+            assert isinstance(sink, trio.SocketStream)
+            while (stopped := await splice(source, sink, self.pipes, count)) is Spliced.NO_PIPE:
+                if not await _copy(nowait(source), nowait(sink), count, once=True):
                     return
-                in_kernel = stopped is not Spliced.UNSUPPORTED
-            block = await self._copy_block(source, sink)
-            if not block:
+            if stopped is Spliced.END:
                 return
-            count(block)
+        await _copy(nowait(source), nowait(sink), count)
 
-    @staticmethod
-    async def _copy_block(source: _Stream, sink: _Stream) -> int:
-        """Hand on one block through a buffer; 0 at the end of `source`."""
+
+async def _copy(
+    source: NowaitStream, sink: NowaitStream, count: Callable[[int], None], *, once: bool = False
+) -> bool:
+    """Move bytes through buffers; False at the end of `source`, True after one block where only that was wanted.
+
+    Raises LegBroke.
+    """
+    since_yield = 0
+    while True:
         try:
-            block = await source.receive_some(PUMP_BUFFER_BYTES)
+            block = source.receive_nowait()
+            if block is None:
+                since_yield = 0
+                await source.wait_readable()
+                continue
         except _STREAM_ERRORS as exc:
             raise SourceBroke from exc
-        if block:
-            try:
-                await sink.send_all(block)
-            except _STREAM_ERRORS as exc:
-                raise SinkBroke from exc
-        return len(block)
+        if not block:
+            return False
+        size = len(block)
+        try:
+            if not sink.send_nowait(block):
+                since_yield = 0
+                await sink.flush()
+        except _STREAM_ERRORS as exc:
+            raise SinkBroke from exc
+        count(size)
+        if once:
+            return True
+        since_yield += size
+        if since_yield >= PUMP_YIELD_BYTES:
+            since_yield = 0
+            await trio.lowlevel.checkpoint()
 
 
 async def abort(*streams: trio.abc.AsyncResource) -> None:

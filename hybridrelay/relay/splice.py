@@ -22,12 +22,13 @@ from typing import Self
 
 import trio
 
-from .limits import BORROWED_PIPES, IDLE_PIPES, PIPE_BYTES, PUMP_YIELD_BYTES
+from .limits import BORROWED_PIPES, IDLE_PIPES, PIPE_BYTES, PUMP_YIELD_BYTES, SMALL_BURST_BYTES
 
 __all__ = ["LegBroke", "PipePool", "SinkBroke", "SourceBroke", "Spliced", "can_splice", "splice"]
 
 #: More than any pipe holds, so that the pipe's capacity is the only limit.
 _AS_MUCH_AS_FITS = 1 << 30
+_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if sys.platform == "linux" else 0
 
 
 class LegBroke(Exception):
@@ -70,14 +71,14 @@ class Pipe:
     def fill(self, source_fd: int) -> int:
         """Take what fits from a socket; 0 at its end. Raises BlockingIOError where it has nothing, or OSError."""
         assert sys.platform == "linux"
-        taken = os.splice(source_fd, self._write_end, _AS_MUCH_AS_FITS, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+        taken = os.splice(source_fd, self._write_end, _AS_MUCH_AS_FITS, flags=_FLAGS)
         self.held += taken
         return taken
 
     def drain(self, sink_fd: int) -> None:
         """Give what fits to a socket. Raises BlockingIOError where nothing does, or OSError."""
         assert sys.platform == "linux"
-        self.held -= os.splice(self._read_end, sink_fd, self.held, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+        self.held -= os.splice(self._read_end, sink_fd, self.held, flags=_FLAGS)
 
     def read(self) -> bytes:
         """Take everything out, for the case that the sink cannot be spliced to."""
@@ -197,10 +198,19 @@ async def _burst(
             raise SourceBroke from exc
         if taken == 0:
             return Spliced.END
-        spliced = await _empty(pipe, sink)
+        try:
+            pipe.drain(sink.socket.fileno())
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:
+                raise SinkBroke from exc
+        spliced = not pipe.held or await _empty(pipe, sink)
         count(taken)
         if not spliced:
             return Spliced.UNSUPPORTED
+        if taken < SMALL_BURST_BYTES:
+            return None
         since_yield += taken
         if since_yield >= PUMP_YIELD_BYTES:
             since_yield = 0

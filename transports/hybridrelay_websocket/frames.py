@@ -70,7 +70,7 @@ class FrameError(Exception):
 class Data:
     """Some bytes, never empty."""
 
-    payload: bytes
+    payload: Buffer
 
 
 @attrs.frozen
@@ -152,7 +152,7 @@ class FrameDecoder:
 
     #: Whether the peer must mask its frames, that is, whether it is the client.
     masked: bool
-    _input: bytes = attrs.field(default=b"", init=False, repr=False)
+    _input: Buffer = attrs.field(default=b"", init=False, repr=False)
     #: How much of `_input` has been used.
     _position: int = attrs.field(default=0, init=False)
     #: Bytes of the current data frame that are still to come, and whether it is the last of its message.
@@ -167,14 +167,15 @@ class FrameDecoder:
     _error: str | None = attrs.field(default=None, init=False)
     _close: Close | None = attrs.field(default=None, init=False)
 
-    def receive_untrusted(self, data: bytes) -> None:
+    def receive_untrusted(self, data: Buffer) -> None:
         """Take what the peer sent, cut anywhere. Nothing is decoded yet, so nothing is raised.
 
         To be called when `next_event` has returned None: then of earlier bytes there is at most one incomplete header
-        or control frame left, which is all that this copies.
+        or control frame left, which is all that this copies. `data` itself is in use until `next_event` returns None
+        again, and payload that is not masked is handed out as a part of it.
         """
         rest = self._input[self._position :]
-        self._input, self._position = rest + data if rest else data, 0
+        self._input, self._position = b"".join((rest, data)) if rest else data, 0
 
     def next_event(self, max_bytes: int) -> Event | None:
         """The next event, with at most ``max_bytes`` of payload if it is `Data`; None when more bytes are needed.
@@ -193,7 +194,7 @@ class FrameDecoder:
             raise
         if event is None:
             # An idle connection must not hold on to the last large read.
-            self._input, self._position = self._input[self._position :], 0
+            self._input, self._position = bytes(self._input[self._position :]), 0
         return event
 
     def _decode(self, max_bytes: int) -> Event | None:
@@ -237,7 +238,7 @@ class FrameDecoder:
                 raise FrameError("a length is not encoded as it must be")
         key = b""
         if self.masked:
-            key = self._input[at + size : at + size + _KEY_SIZE]
+            key = bytes(self._input[at + size : at + size + _KEY_SIZE])
             size += _KEY_SIZE
             if available < size:
                 return None
@@ -259,7 +260,7 @@ class FrameDecoder:
     def _take_control(self, header: _Header) -> Ping | Close | None:
         """Use up a control frame; a pong that nobody asked for says nothing (section 5.5.3)."""
         start = self._position + header.size
-        payload = self._input[start : start + header.length]
+        payload = bytes(self._input[start : start + header.length])
         if self.masked:
             payload = apply_mask(payload, header.key)
         self._position = start + header.length
@@ -277,6 +278,7 @@ class FrameDecoder:
         end = min(start + self._frame_left, start + max_bytes, len(self._input))
         if end == start:
             return None
+        payload: Buffer
         if not self.masked:
             payload = self._input[start:end]
         else:

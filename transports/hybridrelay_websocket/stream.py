@@ -1,6 +1,6 @@
 """A byte stream over a connection on which the WebSocket handshake is done.
 
-Who writes: every frame is written under one lock, whole. Users' calls take turns by contract
+Who writes: every frame whole, and whoever has to wait for that holds a lock. Users' calls take turns by contract
 (`trio.BusyResourceError` otherwise); the only other writer answers pings. The reader never writes, so that a clogged
 peer cannot stop it: it notes the pong that is owed, and a task that lives no longer than that write sends it.
 """
@@ -8,10 +8,12 @@ peer cannot stop it: it notes the pong that is owed, and a task that lives no lo
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import trio
 
 from hybridrelay.streams.conflict import ConflictDetector
+from hybridrelay.streams.nowait import Buffer, NowaitStream, nowait
 
 from .frames import (
     END_OF_DATA,
@@ -28,15 +30,11 @@ from .frames import (
 
 __all__ = ["WebSocketStream"]
 
-#: How much is read at once (bytes). 4 KiB, a usual default, costs an order of magnitude in speed.
-RECEIVE_SIZE = 256 * 1024
-#: The longest message we send (bytes). Larger ones gain nothing; intermediaries may hold a message until it is whole.
-MAX_MESSAGE = 256 * 1024
-#: Up to here (bytes) header and payload are copied together and leave in one system call; above, copying costs more.
-JOIN_LIMIT = 128 * 1024
-#: Pieces that have already arrived are handed out together up to this many bytes, and larger ones as they are:
-#: copying beats a further wake-up only while they are small.
-GATHER_LIMIT = 32 * 1024
+#: The longest message we send (bytes): what a session writes at once, with what TLS adds. Larger ones gain nothing;
+#: intermediaries may hold a message until it is whole.
+MAX_MESSAGE = 320 * 1024
+#: No limit: what was received is decoded to its end, because it does not stay.
+MAX_PIECE = 1 << 62
 #: How long `WebSocketStream.aclose` tries to say goodbye (seconds) before it just closes: enough for a slow link to
 #: take the last few frames, short enough that a peer which reads nothing holds up nobody.
 CLOSE_TIMEOUT = 5
@@ -45,7 +43,7 @@ NORMAL_CLOSURE = 1000
 PROTOCOL_ERROR = 1002
 
 
-class WebSocketStream(trio.abc.HalfCloseableStream):
+class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
     """See the module's description; the contract is trio's, and `hybridrelay.abc.Transport.connect`'s.
 
     Args:
@@ -57,13 +55,18 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
     def __init__(self, transport_stream: trio.abc.Stream, *, client: bool, received: bytes = b"") -> None:
         #: Below this stream: a socket, or TLS on one.
         self.transport_stream = transport_stream
+        self._port = nowait(transport_stream)
         self._client = client
         self._decoder = FrameDecoder(masked=not client)
         self._decoder.receive_untrusted(received)
+        #: Decoded, and not yet asked for: only where a caller gives `max_bytes`.
+        self._kept: Buffer = b""
         self._sending = ConflictDetector("another task is sending on this WebSocket stream")
         self._receiving = ConflictDetector("another task is receiving on this WebSocket stream")
-        #: Held while a frame is being written.
+        #: Held by who waits until frames are written.
         self._write_lock = trio.Lock()
+        #: Frames of `send_nowait` that came while somebody else held it.
+        self._held: list[Buffer] = []
         #: The payload of the last ping that has not been answered yet.
         self._owed_pong: bytes | None = None
         self._pong_task_runs = False
@@ -88,12 +91,28 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
         """
         with self._sending:
             self._check_sendable()
+            await trio.lowlevel.checkpoint_if_cancelled()
             view = memoryview(data).cast("B")
-            if not view:
-                await trio.lowlevel.checkpoint()
-                return
+            waited = False
             for start in range(0, len(view), MAX_MESSAGE):
-                await self._write_data(view[start : start + MAX_MESSAGE])
+                if not self._send(view[start : start + MAX_MESSAGE]):
+                    await self._flush()
+                    waited = True
+            if not waited:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def send_nowait(self, *buffers: Buffer) -> bool:
+        """Send `buffers` as binary messages, as far as that goes at once. See `NowaitStream.send_nowait`."""
+        if self._sending.held:
+            raise trio.BusyResourceError("another task is sending on this WebSocket stream")
+        self._check_sendable()
+        return self._send(buffers[0] if len(buffers) == 1 else b"".join(buffers))
+
+    async def flush(self) -> None:
+        """Wait until all has been sent. Cancelled, the stream can only be closed."""
+        with self._sending:
+            self._check_sendable()
+            await self._flush()
 
     async def send_eof(self) -> None:
         """Send the end of data. Raises and is cancelled like `send_all`; a second call does nothing."""
@@ -102,7 +121,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
                 await trio.lowlevel.checkpoint()
                 return
             self._check_sendable()
-            await self._write_data(END_OF_DATA)
+            await self._write(*encode_data(END_OF_DATA, masked=self._client))
             self._eof_sent = True
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -129,23 +148,28 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
         if max_bytes is not None and max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         with self._receiving:
-            if self._closed:
-                raise trio.ClosedResourceError("this stream was closed")
-            if self._lost is not None:
-                raise trio.BrokenResourceError(self._lost)
-            payload = self._take_received(max_bytes or RECEIVE_SIZE)
-            if payload or self._eof_received:
-                await trio.lowlevel.checkpoint()
-            while not payload and not self._eof_received:
-                try:
-                    chunk = await self.transport_stream.receive_some(RECEIVE_SIZE)
-                except trio.BrokenResourceError as exc:
-                    raise self._broken("the connection is lost", receiving=True) from exc
-                if not chunk:
-                    raise self._broken("the connection ended without an end of data", receiving=True)
-                self._decoder.receive_untrusted(bytes(chunk))
-                payload = self._take_received(max_bytes or RECEIVE_SIZE)
-        return payload
+            await trio.lowlevel.checkpoint_if_cancelled()
+            waited = False
+            while (data := self._receive()) is None:
+                await self._wait_readable()
+                waited = True
+            data = bytes(data)  # until now it may be a view that others overwrite meanwhile
+            if max_bytes is not None and len(data) > max_bytes:
+                data, self._kept = data[:max_bytes], memoryview(data)[max_bytes:]
+            if not waited:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            return data
+
+    def receive_nowait(self) -> Buffer | None:
+        """All payload that is there. See `NowaitStream.receive_nowait`."""
+        if self._receiving.held:
+            raise trio.BusyResourceError("another task is receiving on this WebSocket stream")
+        return self._receive()
+
+    async def wait_readable(self) -> None:
+        """Wait until something arrives: possibly less than a frame."""
+        with self._receiving:
+            await self._wait_readable()
 
     async def aclose(self) -> None:
         """Say the end of data and Close 1000 where that is possible within `CLOSE_TIMEOUT`, then close what is below.
@@ -173,33 +197,55 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
             frames = b"".join(encode_data(END_OF_DATA, masked=self._client)) + frames
         await self._write(frames)
 
-    async def _write_data(self, payload: bytes | memoryview) -> None:
-        header, body = encode_data(payload, masked=self._client)
-        if len(body) <= JOIN_LIMIT:
-            await self._write(b"".join((header, body)))
-        else:
-            await self._write(header, body)
+    def _send(self, data: Buffer) -> bool:
+        """Write `data` in messages; False where `_flush` has to see to the rest."""
+        parts: list[Buffer] = []
+        view = memoryview(data)
+        for start in range(0, len(view), MAX_MESSAGE):
+            parts += encode_data(view[start : start + MAX_MESSAGE], masked=self._client)
+        if self._write_lock.locked():
+            self._held = [bytes(part) for part in parts]
+            return False
+        return self._write_nowait(parts)
 
-    async def _write(self, *parts: bytes | bytearray | memoryview) -> None:
-        """Write the parts of a frame, or whole frames, with nothing in between."""
+    def _write_nowait(self, parts: Sequence[Buffer]) -> bool:
+        try:
+            return self._port.send_nowait(*parts)
+        except BaseException as exc:
+            self._torn = exc
+            if isinstance(exc, trio.BrokenResourceError):
+                raise self._broken("the connection is lost") from exc
+            raise
+
+    async def _flush(self) -> None:
+        """Finish what `_send` left. Until then nothing else can be written, so to be cancelled here tears a frame."""
+        held, self._held = self._held, []
+        try:
+            async with self._write_lock:
+                await self._finish(held)
+        except BaseException as exc:
+            self._torn = self._torn or exc
+            raise
+
+    async def _write(self, *parts: Buffer) -> None:
+        """Write the parts of frames, with nothing in between."""
         await trio.lowlevel.checkpoint_if_cancelled()  # cancelled before the first byte, it tears nothing
+        async with self._write_lock:
+            await self._finish(parts)
+
+    async def _finish(self, parts: Sequence[Buffer]) -> None:
+        """Under the lock: write what was left by others, and then `parts`."""
+        if self._torn is not None:
+            raise self._broken("an earlier frame was not finished") from self._torn
         try:
-            self._write_lock.acquire_nowait()  # costs no pass through the scheduler, unlike acquire()
-        except trio.WouldBlock:
-            await self._write_lock.acquire()
-        try:
-            if self._torn is not None:
-                raise self._broken("an earlier frame was not finished") from self._torn
-            try:
-                for part in parts:
-                    await self.transport_stream.send_all(part)
-            except BaseException as exc:
-                self._torn = exc
-                raise
-        except trio.BrokenResourceError as exc:
-            raise self._broken("the connection is lost") from exc
-        finally:
-            self._write_lock.release()
+            await self._port.flush()
+            if parts and not self._port.send_nowait(*parts):
+                await self._port.flush()
+        except BaseException as exc:
+            self._torn = exc
+            if isinstance(exc, trio.BrokenResourceError):
+                raise self._broken("the connection is lost") from exc
+            raise
 
     def _check_sendable(self) -> None:
         if self._closed:
@@ -219,13 +265,41 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
             self._lost = why
         return trio.BrokenResourceError(why)
 
-    def _take_received(self, max_bytes: int) -> bytes:
-        """Decode what has arrived: some payload, or none if more is needed or the end of data has come."""
-        pieces: list[bytes] = []
-        size = 0
-        while size < min(max_bytes, GATHER_LIMIT) and not self._eof_received:
+    async def _wait_readable(self) -> None:
+        try:
+            await self._port.wait_readable()
+        except trio.BrokenResourceError as exc:
+            raise self._broken("the connection is lost", receiving=True) from exc
+
+    def _receive(self) -> Buffer | None:
+        """All payload that has arrived, b"" at the end of data, or None."""
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+        if self._lost is not None:
+            raise trio.BrokenResourceError(self._lost)
+        if self._kept:
+            kept, self._kept = self._kept, b""
+            return kept
+        while True:
+            payload = self._decode()
+            if payload or self._eof_received:
+                return payload
             try:
-                event = self._decoder.next_event(max_bytes - size)
+                chunk = self._port.receive_nowait()
+            except trio.BrokenResourceError as exc:
+                raise self._broken("the connection is lost", receiving=True) from exc
+            if chunk is None:
+                return None
+            if not chunk:
+                raise self._broken("the connection ended without an end of data", receiving=True)
+            self._decoder.receive_untrusted(chunk)
+
+    def _decode(self) -> Buffer:
+        """All payload in what was received; none if more is needed or the end of data has come."""
+        pieces: list[Buffer] = []
+        while not self._eof_received:
+            try:
+                event = self._decoder.next_event(MAX_PIECE)
             except FrameError as exc:
                 if pieces:
                     break  # first what came before; the decoder raises it again
@@ -236,7 +310,6 @@ class WebSocketStream(trio.abc.HalfCloseableStream):
                     break
                 case Data(payload):
                     pieces.append(payload)
-                    size += len(payload)
                 case Ping(payload):
                     self._owe_pong(payload)
                 case EndOfData():
