@@ -190,7 +190,8 @@ class Channel:
         the writer: then `_writing` stays set."""
         core = self._core
         buffers = core.data_to_send(now, _WRITE_SIZE)
-        self._dispatch(core.pending_events())
+        if happened := core.pending_events():
+            self._dispatch(happened)
         if not buffers:
             return False
         self._wrote_at = now

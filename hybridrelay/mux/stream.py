@@ -95,7 +95,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                     self._session._output()
                     position += len(piece)
                 else:
-                    await self._sender.wait()
+                    await self._wait_for_room()
                     self._check_can_send()
             await cancel_shielded_checkpoint()
 
@@ -132,7 +132,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             await checkpoint()
             while self._core.queued_bytes >= self._queue_limit:
                 self._check_can_send()
-                await self._sender.wait()
+                await self._wait_for_room()
             if self._closed:
                 raise trio.ClosedResourceError("the stream was closed")
 
@@ -147,6 +147,10 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 self._session.core.send_fin(self._core)
                 self._session._output()
             await cancel_shielded_checkpoint()
+
+    async def _wait_for_room(self) -> None:
+        self._core.wants_room = True
+        await self._sender.wait()
 
     @property
     def _queue_limit(self) -> int:

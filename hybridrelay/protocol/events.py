@@ -38,7 +38,7 @@ class StreamReadable:
 
 @attrs.frozen
 class StreamWritable:
-    """The send queue has room again, or the peer stopped reading (`Stream.stopped_by_peer`)."""
+    """The send queue has room again (`Stream.wants_room`), or the peer stopped reading (`Stream.stopped_by_peer`)."""
 
     stream: Stream
 

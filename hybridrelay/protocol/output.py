@@ -158,15 +158,22 @@ class Output:
     def write(self, out: list[Buffer], now: float, max_bytes: int) -> None:
         """Append about `max_bytes` of what is due to `out`."""
         before = len(out)
-        self._write_liveness(out, now)
-        room = max_bytes - self._write_again(out, max_bytes)
+        room = max_bytes
+        if self._pongs or self._ping_due:
+            self._write_liveness(out, now)
+        if self._again:
+            room -= self._write_again(out, max_bytes)
         place = len(out)
         if not self._again:
-            self._write_uncounted(out)
-            room -= self._write_controls(out)
+            if self._goaway_due or self._windows:
+                self._write_uncounted(out)
+            if self._controls:
+                room -= self._write_controls(out)
             place = len(out)
-            room -= self._write_opens(out, now)
-            self._write_fins(out)
+            if self._opens:
+                room -= self._write_opens(out, now)
+            if self._fins:
+                self._write_fins(out)
             self._write_data(out, room)
         inbox = self._inbox
         if inbox.due or (inbox.owes and len(out) > before):
@@ -264,7 +271,8 @@ class Output:
                 stream.last_number = self._outbox.write(amount + frames.HEADER_SIZE, *buffers)
                 out.extend(buffers)
                 room -= amount + frames.HEADER_SIZE
-                if stream.can_send and stream.queued_bytes < self._config.send_queue:
+                if stream.wants_room and stream.can_send and stream.queued_bytes < self._config.send_queue:
+                    stream.wants_room = False
                     self._events.append(StreamWritable(stream))
             if not stream.send_queue and stream.owes_fin:
                 self._write_fin(out, stream)

@@ -46,6 +46,8 @@ class Stream:
     scheduled: bool = False
     send_queue: deque[Buffer] = attrs.field(factory=deque)
     queued_bytes: int = 0
+    #: The driver waits for room in the send queue, and is to be told of it once.
+    wants_room: bool = False
     #: Whatever the driver wants to find again when an event names this stream.
     owner: Any = None
     receive_queue: deque[Buffer] = attrs.field(factory=deque)

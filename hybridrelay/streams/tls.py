@@ -369,8 +369,9 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     def _receive(self) -> Buffer | None:
         """What has arrived, b"" at the end, or None: a view where it was not kept from an earlier call."""
-        self._check_open()
-        self._check_ready()
+        if self._closed or self._state is not _State.READY:
+            self._check_open()
+            self._check_ready()
         if self._decrypted:
             kept, self._decrypted = self._decrypted, bytearray()
             return kept
@@ -427,9 +428,9 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             raise trio.BrokenResourceError("the TLS handshake failed")
 
     def _check_sendable(self) -> None:
-        self._check_open()
-        self._check_ready()
-        if self._send_broken:
+        if self._closed or self._state is not _State.READY or self._send_broken:
+            self._check_open()
+            self._check_ready()
             raise trio.BrokenResourceError("an earlier send failed or was cancelled")
 
 
