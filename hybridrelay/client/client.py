@@ -244,10 +244,15 @@ class Client:
         """A session that has been replaced ends with its last stream."""
         await session.aclose(grace=math.inf)
 
-    async def open_stream(self) -> MuxStream:
+    async def open_stream(self, *, wait_opened: bool = True) -> MuxStream:
         """Open a stream to the target: returns when the connector has connected.
 
         Cancelled, the connector gives up too.
+
+        Args:
+            wait_opened: False returns as soon as the connector has been asked. What is sent then, up to 16 KiB,
+                saves a round trip; where the connector or the target refuses, the stream breaks
+                (`MuxStream.wait_opened` tells).
 
         Raises:
             StreamRefused: the target or the connector's policy said no; `reason` says which.
@@ -255,12 +260,17 @@ class Client:
         """
         session = await self.connect()
         try:
-            return await session.open_stream()
+            return await _open_stream(session, wait_opened)
         except StreamRefused as exc:
-            if exc.reason not in _TRY_ANOTHER_SESSION:
+            if not self.may_try_again(exc):
                 raise
         # The session ended under our hands: nothing was sent on the stream, so another session may open it.
-        return await (await self.connect()).open_stream()
+        return await _open_stream(await self.connect(), wait_opened)
+
+    @staticmethod
+    def may_try_again(refusal: StreamRefused) -> bool:
+        """Whether the stream may be accepted by another session: nobody has said no to it."""
+        return refusal.reason in _TRY_ANOTHER_SESSION
 
     async def _control_channel(self) -> ControlChannel:
         async with self._opening_control:
@@ -375,6 +385,10 @@ class Client:
 
 
 _IDENTITY = frozenset(range(Reason.IDENTITY_SHUT_OUT, Reason.TLS_FAILED + 1))
+
+
+async def _open_stream(session: Session, wait_opened: bool) -> MuxStream:
+    return await session.open_stream() if wait_opened else session.open_stream_nowait()
 
 
 @asynccontextmanager

@@ -11,16 +11,17 @@ import trio
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
 from ..connectivity.link import is_hopeless
-from ..errors import ConfigurationError, HybridRelayError
-from ..mux import bridge
+from ..errors import ConfigurationError, HybridRelayError, StreamRefused
+from ..mux import MuxStream, bridge
+from ..protocol.reasons import Reason
 from ..security import bracketed
 from ..streams.sockets import abort_stream, reset_on_close, tune_socket
 from .client import Client
 
 logger = logging.getLogger("hybridrelay.client")
 
-#: How long an application's connection may wait for its stream (seconds): probing, joining, and the target's own
-#: deadline of 10 s. Database drivers give up after 15 to 60 s.
+#: How long an application's connection may wait for a session (seconds): probing and joining, or resuming. Database
+#: drivers give up after 15 to 60 s.
 OPEN_SECONDS = 30.0
 
 
@@ -120,15 +121,36 @@ async def _forward(client: Client, local: trio.SocketStream) -> None:
     tune_socket(local.socket, user_timeout=False)
     reset_on_close(local, True)
     try:
-        with trio.fail_after(OPEN_SECONDS):
-            stream = await client.open_stream()
-    except (HybridRelayError, trio.TooSlowError, trio.ClosedResourceError) as exc:
-        text = "no stream in time" if isinstance(exc, trio.TooSlowError) else str(exc)
-        logger.warning("%s: connection reset: %s", client.connection, text)
+        stream = await _open_stream(client)
+    except StreamRefused as exc:
+        logger.warning("%s: connection reset: %s", client.connection, exc)
         await abort_stream(local)
         return
     except BaseException:
         await abort_stream(local)
         raise
-    result = await bridge(stream, local)
+
+    async def reopen(refusal: StreamRefused) -> MuxStream:
+        if not client.may_try_again(refusal):
+            raise refusal
+        return await _open_stream(client)
+
+    result = await bridge(stream, local, reopen=reopen)
+    if result.refusal is not None:
+        logger.warning("%s: connection reset: %s", client.connection, result.refusal)
     logger.debug("%s: %s (%d sent, %d received)", client.connection, result.reason.slug, result.sent, result.received)
+
+
+async def _open_stream(client: Client) -> MuxStream:
+    """A stream that the connector has been asked for. Raises StreamRefused."""
+    try:
+        with trio.fail_after(OPEN_SECONDS):
+            return await client.open_stream(wait_opened=False)
+    except StreamRefused:
+        raise
+    except trio.TooSlowError as exc:
+        raise StreamRefused("no session in time", reason=Reason.PEER_SILENT) from exc
+    except HybridRelayError as exc:
+        raise StreamRefused(str(exc), reason=exc.reason) from exc
+    except trio.ClosedResourceError as exc:
+        raise StreamRefused(str(exc), reason=Reason.GOING_AWAY) from exc

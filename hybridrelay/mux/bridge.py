@@ -3,14 +3,19 @@
 What arrives for the TCP connection is handed to it by the task that reads the channel, as far as the connection takes
 it without waiting; what the TCP connection sends goes through the session to the channel in the same way. So a small
 message wakes one task in each process, and not three.
+
+A stream need not be accepted yet: what the application says first follows OPEN at once, which saves a round trip. It
+is kept until the peer has answered, so that another stream may carry it where the peer never looked at this one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import attrs
 import trio
 
-from ..errors import HybridRelayError
+from ..errors import HybridRelayError, StreamRefused
 from ..protocol.reasons import Reason
 from ..streams.nowait import nowait
 from ..streams.sockets import abort_stream, reset_on_close
@@ -20,6 +25,8 @@ from .stream import MuxStream
 _YIELD_BYTES = 1024 * 1024
 #: Where the peer reads no more, how long the TCP connection may take for what the peer had sent before (seconds).
 _LAST_BYTES_SECONDS = 30.0
+#: For the peer's answer to OPEN: the target's own deadline of 10 s, and a session that has to resume.
+_OPENING_SECONDS = 30.0
 
 
 @attrs.frozen
@@ -31,6 +38,8 @@ class Bridged:
     received: int
     #: `Reason.NO_ERROR`: both directions came to their end.
     reason: Reason
+    #: The peer refused the stream, or did not answer: what it said about that.
+    refusal: str | None = None
 
 
 class _Broke(Exception):
@@ -45,10 +54,14 @@ _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class _Bridge:
-    def __init__(self, stream: MuxStream, local: trio.SocketStream) -> None:
+    def __init__(self, stream: MuxStream, local: trio.SocketStream, early: list[bytes] | None = None) -> None:
         self.stream = stream
         self.local = local
         self.port = nowait(local)
+        #: What was sent before the peer had accepted the stream; the end of file is b"".
+        self.early: list[bytes] = early or []
+        #: Why the stream was not accepted.
+        self.refusal: StreamRefused | None = None
         self.sent = 0
         self.received = 0
         self.reason = Reason.NO_ERROR
@@ -68,13 +81,20 @@ class _Bridge:
         """Everything that could be delivered was."""
         return self.delivered and (self.stopped or self.reason is Reason.NO_ERROR)
 
+    async def run(self) -> None:
+        """Both directions, to the end of both or of one."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.inward, nursery.cancel_scope)
+            await self.outward(nursery.cancel_scope)
+
     # --- from the TCP connection into the stream
 
     async def outward(self, both: trio.CancelScope) -> None:
         """All of it, and the end of file."""
         since_yield = 0
         try:
-            while True:
+            ended = await self._send_early(both)
+            while not ended:
                 try:
                     data = self.port.receive_nowait()
                     if data is None:
@@ -83,10 +103,13 @@ class _Bridge:
                         continue
                 except _STREAM_ERRORS as exc:
                     raise _Broke(Reason.TARGET_RESET) from exc
+                size = len(data)
                 if self.stopped:
                     pass  # read and dropped
-                elif data:
-                    size = len(data)
+                elif size:
+                    if not self.stream.was_accepted:
+                        data = bytes(data)
+                        self.early.append(data)
                     try:
                         if not self.stream.send_nowait(data):
                             since_yield = 0
@@ -95,18 +118,33 @@ class _Bridge:
                     except _STREAM_ERRORS as exc:
                         self._not_heard(_stream_broke(exc), both)
                 else:
+                    if not self.stream.was_accepted:
+                        self.early.append(b"")
                     try:
                         await self.stream.send_eof()
                     except _STREAM_ERRORS as exc:
                         self._not_heard(_stream_broke(exc), both)
-                if not data:
+                if not size:
                     return
-                since_yield += len(data)
+                since_yield += size
                 if since_yield >= _YIELD_BYTES:
                     since_yield = 0
                     await trio.lowlevel.checkpoint()
         except _Broke as exc:
             self._end(exc.reason, both)
+
+    async def _send_early(self, both: trio.CancelScope) -> bool:
+        """Send again what an earlier stream was refused with; True where that includes the end of file."""
+        for data in self.early:
+            try:
+                if not data:
+                    await self.stream.send_eof()
+                elif not self.stream.send_nowait(data):
+                    await self.stream.flush()
+                self.sent += len(data)
+            except _STREAM_ERRORS as exc:
+                self._not_heard(_stream_broke(exc), both)
+        return self.early[-1:] == [b""]
 
     def _not_heard(self, broke: _Broke, both: trio.CancelScope) -> None:
         """The stream takes nothing more: because the peer reads no more, or because it was reset."""
@@ -124,8 +162,9 @@ class _Bridge:
 
     async def inward(self, both: trio.CancelScope) -> None:
         """All of it, and the end of file: what `take` does not do."""
-        self.stream.set_taker(self.take)
         try:
+            await self._wait_accepted()
+            self.stream.set_taker(self.take)
             while not self._hand_over():
                 try:
                     if self._clogged:
@@ -150,6 +189,26 @@ class _Bridge:
                 both.cancel()
         except _Broke as exc:
             self._end(exc.reason, both)
+
+    async def _wait_accepted(self) -> None:
+        if not self.stream.was_accepted:
+            refusal = StreamRefused("no answer to OPEN in time", reason=Reason.TARGET_TIMEOUT)
+            try:
+                with trio.move_on_after(_OPENING_SECONDS):
+                    await self.stream.wait_opened()
+            except StreamRefused as exc:
+                refusal = exc
+            if not self.stream.was_accepted:
+                self.refusal = refusal
+                raise _Broke(refusal.reason) from refusal
+        self.early.clear()
+
+    @property
+    def may_be_sent_again(self) -> bool:
+        """The stream was refused, and nothing of what was sent on it has got any further."""
+        # Going away says that nobody looked at the stream. Where the session was lost, the answer may be, too.
+        refusal = self.refusal
+        return refusal is not None and (refusal.reason is Reason.GOING_AWAY or not any(self.early))
 
     def take(self) -> bool:
         """Hand over what has arrived, in place of `inward`; False where `inward` has to see to it."""
@@ -194,22 +253,38 @@ def _stream_broke(exc: BaseException) -> _Broke:
     return _Broke(cause.reason if isinstance(cause, HybridRelayError) else Reason.CANCELLED)
 
 
-async def bridge(stream: MuxStream, local: trio.SocketStream) -> Bridged:
+async def bridge(
+    stream: MuxStream,
+    local: trio.SocketStream,
+    *,
+    reopen: Callable[[StreamRefused], Awaitable[MuxStream]] | None = None,
+) -> Bridged:
     """Join the two until both directions have ended, or one side breaks.
 
     End of file travels on its own in each direction. What breaks on one side breaks on the other: the stream is reset
     with a reason, the TCP connection is reset, and neither ever ends as if it were complete. Where the peer only
     reads no more, what it had sent is still delivered. Both are closed on every way out; cancelled, both are reset.
+
+    Args:
+        stream: may still wait for the peer's answer; what is sent meanwhile goes with OPEN.
+        reopen: called at most once, where the peer refuses the stream and has not looked at what was sent. Gives
+            another stream for the same bytes, or raises `StreamRefused`.
     """
     reset_on_close(local, True)
     joined = _Bridge(stream, local)
     finished = False
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(joined.inward, nursery.cancel_scope)
-            await joined.outward(nursery.cancel_scope)
+        await joined.run()
+        if reopen is not None and joined.refusal is not None and joined.may_be_sent_again:
+            try:
+                joined = _Bridge(await reopen(joined.refusal), local, joined.early)
+            except StreamRefused as exc:
+                joined.refusal = exc
+            else:
+                await joined.run()
         finished = joined.finished
     finally:
+        stream = joined.stream
         if finished:
             try:
                 await stream.aclose()
@@ -219,4 +294,5 @@ async def bridge(stream: MuxStream, local: trio.SocketStream) -> Bridged:
         else:
             stream.reset(Reason.CANCELLED if joined.reason is Reason.NO_ERROR else joined.reason)
             await abort_stream(local)
-    return Bridged(joined.sent, joined.received, joined.reason)
+    refusal = None if joined.refusal is None else str(joined.refusal)
+    return Bridged(joined.sent, joined.received, joined.reason, refusal)

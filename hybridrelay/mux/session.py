@@ -47,6 +47,7 @@ class Offer:
         """Answer OPENED. Where the offer was withdrawn, the stream is broken from the start."""
         if self._core.states.opening is Opening.OFFERED:
             self._session.core.accept(self._core, trio.current_time())
+            self._stream.was_accepted = True
             self._session._output()
         self._stream._wake()
         return self._stream
@@ -363,7 +364,10 @@ class Session:
                         self._offer_in.send_nowait(Offer(self, stream))
                     except trio.WouldBlock:
                         self.core.refuse(stream, Reason.LIMIT)
-                case events.StreamAnswered(stream) | events.StreamAborted(stream):
+                case events.StreamAnswered(stream):
+                    stream.owner.was_accepted = True
+                    stream.owner._wake()
+                case events.StreamAborted(stream):
                     stream.owner._wake()
                 case events.Established():
                     if self._channel is not None:

@@ -47,6 +47,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._sender = Waiter()
         self._receiver = Waiter()
         self._answer = trio.Event()
+        #: The peer has accepted the stream, or we have; it may be over by now.
+        self.was_accepted = False
         #: Takes what has arrived in place of the task that waits for it; see `set_taker`.
         self._taker: Callable[[], bool] | None = None
 

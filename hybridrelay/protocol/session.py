@@ -370,7 +370,8 @@ class SessionCore:
         if has_channel:
             self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, True, frames.clip_text(text)))
 
-    def _end(self, reason: Reason, text: str, *, by_peer: bool) -> None:
+    def _end(self, reason: Reason, text: str, *, by_peer: bool, last_stream: int = frames.MAX_STREAM_ID) -> None:
+        """`last_stream` is the last stream of ours that the peer looked at."""
         self.state = State.CLOSED
         self.ended = events.SessionEnded(reason, text, by_peer)
         self._detached_at = None
@@ -378,8 +379,12 @@ class SessionCore:
         lost = Reason.SESSION_LOST if reason is Reason.NO_ERROR else reason
         for stream in self.streams.values():
             if not stream.states.is_over:
+                # Going away would say that nobody looked at the stream; the answer may have been lost.
+                unanswered = (
+                    stream.states.opening is Opening.AWAITING and stream.announced and stream.id <= last_stream
+                )
                 stream.states.lose()
-                stream.abort(lost, text)
+                stream.abort(Reason.SESSION_LOST if unanswered and lost is Reason.GOING_AWAY else lost, text)
                 self._events.append(events.StreamAborted(stream))
             # What arrived on a stream that came to its end can still be read.
             stream.receive_window.close()
@@ -457,7 +462,7 @@ class SessionCore:
 
     def _on_goaway(self, frame: frames.GoAway, now: float) -> None:
         if frame.final:
-            self._end(frame.reason, frame.text, by_peer=True)
+            self._end(frame.reason, frame.text, by_peer=True, last_stream=frame.last_stream)
             return
         if self._hello_due:
             raise RemoteProtocolError("a frame before our HELLO")

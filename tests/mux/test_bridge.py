@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import AsyncIterator
 
+import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import Bridged, MuxStream, bridge
+from hybridrelay.errors import StreamRefused
+from hybridrelay.mux import Bridged, MuxStream, Offer, Session, bridge
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
@@ -97,3 +100,148 @@ async def test_cancelled_at_its_very_end_both_are_closed() -> None:
         assert local.socket.fileno() == -1
         await target.aclose()
         nursery.cancel_scope.cancel()
+
+
+# --- before the peer has answered
+
+
+class Application:
+    """An application whose connection is bridged to a stream that nobody has accepted yet."""
+
+    def __init__(self, client: Session, server: Session) -> None:
+        self.client = client
+        self.server = server
+        self.local, self.application = _sockets()
+        self.ended: list[Bridged] = []
+        #: What `reopen` was asked with.
+        self.refusals: list[StreamRefused] = []
+        self.refuse_again: StreamRefused | None = None
+
+    async def reopen(self, refusal: StreamRefused) -> MuxStream:
+        self.refusals.append(refusal)
+        if self.refuse_again is not None:
+            raise self.refuse_again
+        return self.client.open_stream_nowait()
+
+    async def join(self) -> None:
+        self.ended.append(await bridge(self.client.open_stream_nowait(), self.local, reopen=self.reopen))
+
+    async def offer(self) -> Offer:
+        return await self.server.offers.receive()
+
+    async def is_reset(self) -> bool:
+        await trio.testing.wait_all_tasks_blocked()
+        # A socket pair has no resets, so its outcome has to say it.
+        return self.local.socket.fileno() == -1 and bool(self.ended and self.ended[0].refusal)
+
+
+@pytest.fixture
+async def application(nursery: trio.Nursery) -> AsyncIterator[Application]:
+    made = Application(*await session_pair(nursery))
+    async with made.local, made.application:
+        yield made
+
+
+async def read_to_its_end(stream: MuxStream) -> bytes:
+    received = b""
+    while some := await stream.receive_some():
+        received += some
+    return received
+
+
+async def test_what_is_said_first_does_not_wait_for_the_answer(
+    application: Application, nursery: trio.Nursery
+) -> None:
+    await application.application.send_all(b"who speaks first")
+    nursery.start_soon(application.join)
+    offer = await application.offer()
+    await trio.testing.wait_all_tasks_blocked()
+    assert offer._core.readable_bytes == len(b"who speaks first")
+    theirs = offer.accept()
+    await application.application.send_all(b", and second")
+    await application.application.send_eof()
+    assert await read_to_its_end(theirs) == b"who speaks first, and second"
+    await theirs.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    assert application.ended == [Bridged(28, 0, Reason.NO_ERROR)]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_stream_at_which_nobody_looked_is_opened_again_with_all_that_was_said(
+    ends: bool, application: Application, nursery: trio.Nursery
+) -> None:
+    data = os.urandom(100_000)  # more than may be sent before the answer
+    await application.application.send_all(data)
+    if ends:
+        await application.application.send_eof()
+    nursery.start_soon(application.join)
+    first = await application.offer()
+    await trio.testing.wait_all_tasks_blocked()
+    first.refuse(Reason.GOING_AWAY)
+    theirs = (await application.offer()).accept()
+    if not ends:
+        await application.application.send_eof()
+    assert await read_to_its_end(theirs) == data
+    await theirs.send_all(b"an answer")
+    await theirs.aclose()
+    assert await application.application.receive_some() == b"an answer"
+    assert await application.application.receive_some() == b""
+    await trio.testing.wait_all_tasks_blocked()
+    assert [refusal.reason for refusal in application.refusals] == [Reason.GOING_AWAY]
+    assert application.ended == [Bridged(len(data), 9, Reason.NO_ERROR)]
+
+
+async def test_it_is_opened_again_only_once(application: Application, nursery: trio.Nursery) -> None:
+    nursery.start_soon(application.join)
+    for _ in range(2):
+        (await application.offer()).refuse(Reason.GOING_AWAY, "not now")
+    assert await application.is_reset()
+    assert len(application.refusals) == 1
+    assert application.ended[0].refusal == "not now"
+
+
+@pytest.mark.parametrize("says", [b"", b"insert into orders"])
+async def test_what_may_have_arrived_is_never_sent_again(
+    says: bytes, application: Application, nursery: trio.Nursery
+) -> None:
+    """Where the session is lost before the answer, the target may have had what was said all the same."""
+    if says:
+        await application.application.send_all(says)
+    nursery.start_soon(application.join)
+    (await application.offer()).refuse(Reason.SESSION_LOST)
+    application.refuse_again = StreamRefused("no other session either", reason=Reason.SESSION_LOST)
+    assert await application.is_reset()
+    assert len(application.refusals) == (0 if says else 1)
+
+
+async def test_a_stream_that_was_accepted_and_reset_at_once_is_not_opened_again(
+    application: Application, nursery: trio.Nursery
+) -> None:
+    await application.application.send_all(b"insert into orders")
+    nursery.start_soon(application.join)
+    offer = await application.offer()
+    await trio.testing.wait_all_tasks_blocked()
+    offer.accept().reset(Reason.GOING_AWAY)  # both answers arrive in one piece
+    await trio.testing.wait_all_tasks_blocked()
+    assert application.refusals == []
+    assert [(ended.reason, ended.refusal) for ended in application.ended] == [(Reason.GOING_AWAY, None)]
+
+
+async def test_a_refusal_is_passed_on_with_its_words(application: Application, nursery: trio.Nursery) -> None:
+    application.refuse_again = StreamRefused("nobody listens there", reason=Reason.TARGET_REFUSED)
+    nursery.start_soon(application.join)
+    (await application.offer()).refuse(Reason.TARGET_REFUSED, "nobody listens there")
+    assert await application.is_reset()
+    assert application.ended == [Bridged(0, 0, Reason.TARGET_REFUSED, "nobody listens there")]
+
+
+async def test_an_answer_is_not_waited_for_for_ever(
+    autojump_clock: trio.testing.MockClock, application: Application, nursery: trio.Nursery
+) -> None:
+    application.refuse_again = StreamRefused("gave up", reason=Reason.TARGET_TIMEOUT)
+    nursery.start_soon(application.join)
+    offer = await application.offer()
+    with trio.fail_after(600):
+        await offer.wait_withdrawn()
+    await trio.testing.wait_all_tasks_blocked()
+    assert application.ended == [Bridged(0, 0, Reason.TARGET_TIMEOUT, "gave up")]
