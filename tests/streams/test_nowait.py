@@ -1,0 +1,283 @@
+"""Using streams without waiting: every kind of stream that can be used so, and what is done for those that cannot."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
+from hybridrelay.streams import TLSStream
+from hybridrelay.streams.nowait import READ_BYTES, NowaitStream, nowait
+from hybridrelay.testing import session_pair, tcp_pair
+from hybridrelay_websocket.stream import WebSocketStream
+
+NOW = time.time()
+AUTHORITY = create_authority("orders", now=NOW)
+SERVER = data_server_context(AUTHORITY.issue(Role.CONNECTOR, "a", now=NOW), AUTHORITY.certificate)
+CLIENT = data_client_context(AUTHORITY.issue(Role.APPLICATION, "b", now=NOW), AUTHORITY.certificate)
+
+Pair = tuple[trio.abc.Stream, trio.abc.Stream]
+Maker = Callable[[trio.Nursery], Awaitable[Pair]]
+
+
+async def sockets(_nursery: trio.Nursery) -> Pair:
+    return await tcp_pair()
+
+
+async def memory(_nursery: trio.Nursery) -> Pair:
+    return trio.testing.memory_stream_pair()
+
+
+async def tls(below: Pair) -> Pair:
+    pair = TLSStream(below[0], CLIENT), TLSStream(below[1], SERVER, server_side=True)
+    async with trio.open_nursery() as shaking:
+        for one in pair:
+            shaking.start_soon(one.do_handshake)
+    return pair
+
+
+def websocket(below: Pair) -> Pair:
+    return WebSocketStream(below[0], client=True), WebSocketStream(below[1], client=False)
+
+
+async def tls_over_sockets(nursery: trio.Nursery) -> Pair:
+    return await tls(await tcp_pair())
+
+
+async def tls_over_memory(nursery: trio.Nursery) -> Pair:
+    return await tls(await memory(nursery))
+
+
+async def websocket_over_sockets(_nursery: trio.Nursery) -> Pair:
+    return websocket(await tcp_pair())
+
+
+async def all_of_wss(_nursery: trio.Nursery) -> Pair:
+    return await tls(websocket(await tls(await tcp_pair())))
+
+
+async def session_streams(nursery: trio.Nursery) -> Pair:
+    client, server = await session_pair(nursery)
+    ours = client.open_stream_nowait()
+    return ours, (await server.offers.receive()).accept()
+
+
+MAKERS = [sockets, memory, tls_over_sockets, tls_over_memory, websocket_over_sockets, all_of_wss, session_streams]
+
+
+@pytest.fixture(params=MAKERS, ids=[maker.__name__ for maker in MAKERS])
+async def pair(request: pytest.FixtureRequest, nursery: trio.Nursery) -> AsyncIterator[Pair]:
+    maker: Maker = request.param
+    made = await maker(nursery)
+    yield made
+    for one in made:
+        await trio.aclose_forcefully(one)
+    nursery.cancel_scope.cancel()
+
+
+async def receive(stream: NowaitStream) -> bytes:
+    """Something, or b"" at the end."""
+    while (data := stream.receive_nowait()) is None:
+        await stream.wait_readable()
+    return bytes(data)
+
+
+async def send(stream: NowaitStream, data: bytes) -> None:
+    if not stream.send_nowait(data):
+        await stream.flush()
+
+
+async def check_transfer(source: NowaitStream, sink: NowaitStream, end: Callable[[], Awaitable[None]]) -> None:
+    """Bytes in pieces of every size, from memory that is used again at once."""
+    rng = random.Random(4)
+    sent, received = bytearray(), bytearray()
+
+    async def send_all() -> None:
+        scratch = bytearray(700_000)
+        for _ in range(60):
+            pieces = [rng.randrange(1, rng.choice([10, 5000, 200_000])) for _ in range(rng.randrange(1, 4))]
+            buffers = []
+            at = 0
+            for size in pieces:
+                scratch[at : at + size] = rng.randbytes(size)
+                buffers.append(memoryview(scratch)[at : at + size])
+                at += size
+            sent.extend(scratch[:at])
+            if not source.send_nowait(*buffers):
+                scratch[:at] = bytes(at)
+                await source.flush()
+            for buffer in buffers:
+                buffer.release()
+        await end()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_all)
+        while data := await receive(sink):
+            received += data
+    assert received == sent
+    assert await receive(sink) == b"", "the end stays the end"
+
+
+async def test_both_ways_at_once(pair: Pair) -> None:
+    left, right = map(nowait, pair)
+
+    def ending(stream: trio.abc.Stream) -> Callable[[], Awaitable[None]]:
+        # TLS has no half-close: there, closing says the end.
+        return stream.send_eof if isinstance(stream, trio.abc.HalfCloseableStream) else stream.aclose
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(check_transfer, left, right, ending(pair[0]))
+        if isinstance(pair[0], trio.abc.HalfCloseableStream):
+            nursery.start_soon(check_transfer, right, left, ending(pair[1]))
+
+
+async def test_nothing_has_arrived_yet(pair: Pair) -> None:
+    left, right = map(nowait, pair)
+    assert right.receive_nowait() is None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(right.wait_readable)
+        await trio.testing.wait_all_tasks_blocked()
+        await send(left, b"now")
+    assert await receive(right) == b"now"
+    assert right.receive_nowait() is None
+
+
+async def test_a_wait_that_is_cancelled_loses_nothing(pair: Pair) -> None:
+    left, right = map(nowait, pair)
+    for word in (b"one", b"two"):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(right.wait_readable)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        await send(left, word)
+        assert await receive(right) == word
+
+
+async def test_a_closed_stream_says_so(pair: Pair) -> None:
+    left = nowait(pair[0])
+    async with trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await receive(left)
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.aclose_forcefully(pair[0])
+    with pytest.raises(trio.ClosedResourceError):
+        await receive(left)
+    with pytest.raises(trio.ClosedResourceError):
+        await send(left, b"x")
+
+
+async def test_flush_with_nothing_to_do_returns(pair: Pair) -> None:
+    await nowait(pair[0]).flush()
+
+
+# --- sockets
+
+
+async def clog(stream: NowaitStream) -> bytes:
+    """Send until the socket takes no more; what was sent."""
+    sent = bytearray()
+    while True:
+        block = os.urandom(200_000)
+        sent += block
+        if not stream.send_nowait(block):
+            return bytes(sent)
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="sockets are no descriptors there")
+
+
+@posix
+async def test_a_cancelled_flush_of_a_socket_goes_on_where_it_was() -> None:
+    ours, theirs = await tcp_pair()
+    async with ours, theirs:
+        left, right = nowait(ours), nowait(theirs)
+        sent = await clog(left)
+        with pytest.raises(trio.BusyResourceError):
+            left.send_nowait(b"too early")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(left.flush)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        received = bytearray()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(left.flush)
+            while len(received) < len(sent):
+                received += await receive(right)
+        assert received == sent
+        assert left.send_nowait(b"and now")
+        assert await receive(right) == b"and now"
+
+
+@posix
+@pytest.mark.parametrize("count", [64, 65, 5000])
+async def test_any_number_of_buffers(count: int) -> None:
+    ours, theirs = await tcp_pair()
+    async with ours, theirs:
+        assert nowait(ours).send_nowait(*(b"%04d" % number for number in range(count)))
+        received = b""
+        while len(received) < 4 * count:
+            received += await receive(nowait(theirs))
+        assert received == b"".join(b"%04d" % number for number in range(count))
+
+
+@posix
+async def test_a_read_that_fills_its_buffer_is_followed_by_another_at_once() -> None:
+    ours, theirs = await tcp_pair()
+    async with ours, theirs:
+        left, right = nowait(ours), nowait(theirs)
+        sent = await clog(left)
+        await right.wait_readable()
+        sizes = []
+        while (data := right.receive_nowait()) is not None:
+            sizes.append(len(data))
+        assert sizes
+        assert all(size == READ_BYTES for size in sizes[:-1])
+        assert sum(sizes) <= len(sent)
+
+
+@posix
+async def test_a_reset_is_no_end_of_file() -> None:
+    ours, theirs = await tcp_pair()
+    async with ours:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        await trio.aclose_forcefully(theirs)
+        stream = nowait(ours)
+        with pytest.raises(trio.BrokenResourceError):
+            await receive(stream)
+        with pytest.raises(trio.BrokenResourceError):
+            stream.send_nowait(b"x")
+
+
+# --- streams that only wait
+
+
+async def test_a_send_that_was_cut_off_is_the_last_one() -> None:
+    ours, _ = trio.testing.lockstep_stream_pair()
+    stream = nowait(ours)
+    assert not stream.send_nowait(b"x")
+    with pytest.raises(trio.BusyResourceError):
+        stream.send_nowait(b"y")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    with pytest.raises(trio.BrokenResourceError):
+        stream.send_nowait(b"y")
+
+
+async def test_what_can_do_it_itself_is_used_as_it_is() -> None:
+    ours, _ = trio.testing.memory_stream_pair()
+    stream = TLSStream(ours, CLIENT)
+    assert nowait(stream) is stream
