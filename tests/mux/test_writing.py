@@ -1,0 +1,224 @@
+"""Who writes to a channel, and when: whoever causes output, as far as the channel takes it; the writer the rest."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.mux import MuxStream, Offer, Role, Session
+from hybridrelay.protocol import frames
+from hybridrelay.streams.nowait import Buffer, NowaitStream, nowait
+
+
+class Channel(trio.abc.Stream, NowaitStream):
+    """A channel in memory that notes each write, and takes as much as it is told to."""
+
+    def __init__(self) -> None:
+        self._inner, self.far_end = trio.testing.memory_stream_pair()
+        self._port = nowait(self._inner)
+        self.writes: list[bytes] = []
+        #: How much it takes before it holds back the rest until somebody flushes and `opened` is set.
+        self.room = math.inf
+        self.opened = trio.Event()
+        self.broken = False
+        self._held: list[bytes] = []
+
+    def send_nowait(self, *buffers: Buffer) -> bool:
+        assert not self._held, "nothing is sent before a flush"
+        if self.broken:
+            raise trio.BrokenResourceError("cut")
+        data = b"".join(buffers)
+        self.writes.append(data)
+        self._held.append(data)
+        self.room -= len(data)
+        if self.room > 0:
+            self._pass_on()
+        return not self._held
+
+    async def flush(self) -> None:
+        if self._held:
+            await self.opened.wait()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        self.far_end.receive_stream.put_data(b"".join(self._held))
+        self._held.clear()
+
+    def receive_nowait(self) -> Buffer | None:
+        return self._port.receive_nowait()
+
+    async def wait_readable(self) -> None:
+        await self._port.wait_readable()
+
+    async def send_all(self, data: Buffer) -> None:
+        raise AssertionError("the channel is used without waiting")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise AssertionError("the channel is used without waiting")
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        raise AssertionError("the channel is used without waiting")
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    def take_writes(self) -> list[list[type[frames.Frame]]]:
+        """The kinds of frames in each write since the last call."""
+        writes, self.writes = self.writes, []
+        return [[type(frame) for frame in frames.FrameDecoder().decode_untrusted(data)] for data in writes]
+
+
+class Pair:
+    """A session over such a channel, one stream of it, and the other end of that."""
+
+    def __init__(self, channel: Channel, client: Session, ours: MuxStream, theirs: MuxStream) -> None:
+        self.channel = channel
+        self.client = client
+        self.ours = ours
+        self.theirs = theirs
+
+
+@pytest.fixture
+async def pair(nursery: trio.Nursery) -> Pair:
+    channel = Channel()
+    client, server = Session(Role.INITIATOR), Session(Role.ACCEPTOR)
+    async with trio.open_nursery() as starting:
+        starting.start_soon(nursery.start, client.run, channel)
+        starting.start_soon(nursery.start, server.run, channel.far_end)
+    ours = client.open_stream_nowait()
+    offer: Offer = await server.offers.receive()
+    theirs = offer.accept()
+    await ours.wait_opened()
+    await settle()
+    channel.take_writes()
+    return Pair(channel, client, ours, theirs)
+
+
+async def settle() -> None:
+    """Everything is written, and the next write is no longer right upon the last."""
+    await trio.testing.wait_all_tasks_blocked()
+    await trio.sleep(1)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_message_is_written_by_who_sends_it(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
+    assert pair.ours.send_nowait(b"x")
+    assert pair.channel.take_writes() == [[frames.Data]], "before anybody else ran"
+    assert await pair.theirs.receive_some() == b"x"
+
+
+async def test_what_comes_right_upon_it_leaves_together(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
+    for _ in range(10):
+        assert pair.ours.send_nowait(b"x")
+    await trio.testing.wait_all_tasks_blocked()
+    writes = pair.channel.take_writes()
+    assert len(writes) == 2
+    assert [len(write) for write in writes] == [1, 1], "nine pieces are one frame"
+    await settle()
+    assert await pair.theirs.receive_some() == b"x" * 10
+
+
+async def test_answers_to_one_read_leave_together(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
+    await pair.theirs.send_all(bytes(200_000))
+    await settle()
+    pair.channel.take_writes()
+    pair.ours.set_taker(lambda: pair.ours.receive_nowait() is not None and pair.ours.send_nowait(b"thanks"))
+    await pair.theirs.send_all(bytes(10_000))
+    await trio.testing.wait_all_tasks_blocked()
+    (write,) = pair.channel.take_writes()
+    assert set(write) == {frames.Window, frames.Data, frames.Ack}
+
+
+async def test_what_the_channel_does_not_take_waits_for_the_writer_and_all_else_behind_it(
+    autojump_clock: trio.testing.MockClock, pair: Pair
+) -> None:
+    pair.channel.room = 0
+    pair.ours.send_nowait(b"first")
+    await settle()
+    pair.ours.send_nowait(b", second")
+    await settle()
+    assert len(pair.channel.take_writes()) == 1
+    pair.channel.room = math.inf
+    pair.channel.opened.set()
+    await settle()
+    assert pair.channel.take_writes() == [[frames.Data]]
+    assert await pair.theirs.receive_some() == b"first, second"
+
+
+async def test_a_cancelled_sender_tears_no_frame(
+    autojump_clock: trio.testing.MockClock, pair: Pair, nursery: trio.Nursery
+) -> None:
+    pair.channel.room = 0
+    async with trio.open_nursery() as sending:
+        sending.start_soon(pair.ours.send_all, bytes(1_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        sending.cancel_scope.cancel()
+    other = pair.client.open_stream_nowait()
+    other.send_nowait(b"unharmed")
+    pair.channel.room = math.inf
+    pair.channel.opened.set()
+    await settle()
+    assert pair.client.is_open
+    received = b""
+    while len(received) < 100_000:
+        received += await pair.theirs.receive_some()
+    assert received == bytes(len(received))
+
+
+async def test_a_channel_that_breaks_while_an_application_sends_is_not_its_exception(
+    autojump_clock: trio.testing.MockClock, pair: Pair
+) -> None:
+    pair.channel.broken = True
+    assert pair.ours.send_nowait(b"x")
+    await settle()
+    outcome = pair.client.outcome
+    assert outcome is not None
+    assert "cut" in outcome.text
+    with pytest.raises(trio.BrokenResourceError):
+        pair.ours.send_nowait(b"y")
+
+
+# --- who takes what arrives
+
+
+async def test_a_taker_takes_in_place_of_who_waits(
+    autojump_clock: trio.testing.MockClock, pair: Pair, nursery: trio.Nursery
+) -> None:
+    taken: list[bytes] = []
+    woken = trio.Event()
+
+    def take() -> bool:
+        data = pair.ours.receive_nowait()
+        if not data:
+            return False
+        taken.append(bytes(data))
+        return True
+
+    async def wait() -> None:
+        await pair.ours.wait_readable()
+        woken.set()
+
+    pair.ours.set_taker(take)
+    nursery.start_soon(wait)
+    await pair.theirs.send_all(b"one")
+    await settle()
+    assert taken == [b"one"]
+    assert not woken.is_set()
+    await pair.theirs.send_eof()
+    await settle()
+    assert woken.is_set(), "the end is for who waits"
+
+
+async def test_who_waits_is_woken_by_a_reset_whatever_the_taker_says(
+    autojump_clock: trio.testing.MockClock, pair: Pair, nursery: trio.Nursery
+) -> None:
+    pair.ours.set_taker(lambda: True)
+    nursery.start_soon(pair.ours.wait_readable)
+    await trio.testing.wait_all_tasks_blocked()
+    pair.theirs.reset()
+    await settle()
+    with pytest.raises(trio.BrokenResourceError):
+        pair.ours.receive_nowait()
