@@ -10,7 +10,7 @@ import trio
 
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
-from ..connectivity.link import is_hopeless
+from ..connectivity.refusals import is_hopeless
 from ..errors import ConfigurationError, HybridRelayError
 from ..mux import bridge
 from ..security import bracketed

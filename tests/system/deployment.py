@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from hybridrelay.relay import Binding, Registry, RelayConfig, RelayInfo, run_rel
 from hybridrelay.security import (
     Authority,
     ConnectionString,
+    Endpoint,
     HostPort,
     Right,
     Role,
@@ -54,7 +55,7 @@ class Deployment:
         """Create a hybrid connection; a running relay knows it within a second, `wait_known` waits for that."""
         rules = (Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND]))
         with Registry.open(self.state_dir) as registry:
-            registry.create(name, HOST, rules)
+            registry.create(name, [HOST], rules)
         return Published(name, create_authority(name, now=time.time()), rules)
 
     def string(
@@ -64,13 +65,15 @@ class Deployment:
         target: HostPort | None = None,
         *,
         label: str = "lab",
+        host: str = HOST,
+        ports: Mapping[str, int | None] | None = None,
         **changes: object,
     ) -> ConnectionString:
         identity = published.authority.issue(role, label, now=time.time())
         rule = published.rules[0 if role is Role.CONNECTOR else 1]
         assert rule.primary is not None
         string = ConnectionString(
-            host=HOST,
+            endpoints=(Endpoint(host, self.ports if ports is None else ports),),
             key_name=rule.name,
             key=rule.primary,
             entity_path=published.name,
@@ -78,7 +81,6 @@ class Deployment:
             identity=identity,
             authority=published.authority.certificate,
             relay_pins=(self.info.pin,),
-            ports=self.ports,
         )
         return attrs.evolve(string, **changes)
 

@@ -32,6 +32,11 @@ There are two ways to tell the relay:
   --state DIR      on the relay's machine, with the relay's state directory:
                    one step instead of two. But then the authority was made
                    there: move its file to your own machine, leave no copy.
+
+Several relays (--endpoint for each, at most 8, first choice first) make the
+relay redundant. The connector registers at all of them; a client takes the
+first that works, and its open connections live on when that one dies. Give
+the --relay-pin of each, and import the relay file at each.
 """
 _CREATE_EXAMPLES = """\
 examples:
@@ -45,10 +50,17 @@ examples:
       --target [fd00::5]:5432 --endpoint relay.example.com \\
       --connector-file orders.connector --application-file orders.application \\
       --state /var/lib/hybridrelay
+  two relays, of which the second serves http on 8080 and has no port probe:
+    hybridrelay connections create orders --target db.internal:5432 \\
+      --endpoint a.example.com --relay-pin sha256:... --public-ports '' \\
+      --endpoint b.example.com --relay-pin sha256:... \\
+      --public-ports http=8080,probe=off \\
+      --connector-file orders.connector --application-file orders.application \\
+      --relay-file orders.relay
 """
 _IMPORT = """\
-Bring a hybrid connection that was created with --relay-file to the relay. A running relay serves it within a second.
-Delete the relay file afterwards: it holds keys.
+Bring a hybrid connection that was created with --relay-file to the relay; one with several relays, to each of them. A
+running relay serves it within a second. Delete the relay file afterwards: it holds keys.
 """
 _ISSUE = """\
 Issue a further connection string: for another application (with a label of its own in the connector's audit log, so
@@ -130,9 +142,11 @@ def _add_create(below: Subparsers) -> None:
     parser.add_argument(
         "--endpoint",
         metavar="HOST",
+        dest="endpoints",
         type=values.host,
+        action="append",
         required=True,
-        help="the relay, as client and connector reach it",
+        help="the relay, as client and connector reach it; give it again for each further relay",
     )
     parser.add_argument("--connector-file", metavar="F", type=values.path, required=True, help="to be written")
     parser.add_argument("--application-file", metavar="F", type=values.path, required=True, help="to be written")
@@ -150,14 +164,16 @@ def _add_create(below: Subparsers) -> None:
         metavar="PIN",
         type=values.pin,
         action="append",
-        help="with --relay-file: the relay's pin; several are possible; without any, the relay needs a "
-        "certificate that a CA vouches for",
+        help="with --relay-file: the relay's pin; several are possible, and any of them is right for any of the "
+        "relays; without any, the relay needs a certificate that a CA vouches for",
     )
     parser.add_argument(
         "--public-ports",
         metavar="PORTS",
         type=values.public_ports,
-        help="the relay's ports that are not the defaults, such as http=8080,probe=off "
+        action="append",
+        help="the relay's ports that are not the defaults, such as http=8080,probe=off; with several relays once for "
+        "all of them, or once for each --endpoint in the same order ('' for the defaults) "
         "(default: with --state what the relay has left there, with --relay-file the usual ones)",
     )
     _add_years(parser)
@@ -193,7 +209,7 @@ def run_create(args: argparse.Namespace) -> int:
     """Create a hybrid connection."""
     from ...errors import ConfigurationError
     from ...relay import Registry, dump_relay_record, load_public_ports
-    from ...security import load_or_create_relay_certificate, relay_pin
+    from ...security import load_or_create_relay_certificate, pair_endpoints, relay_pin
     from ..files import check_new_files, new_files
     from ..provisioning import provision
 
@@ -202,23 +218,24 @@ def run_create(args: argparse.Namespace) -> int:
         raise ConfigurationError(
             "--relay-pin is for --relay-file: the state directory has the relay's own pin", remedy="leave it out"
         )
+    if state is not None and len(args.endpoints) > 1:
+        raise ConfigurationError(
+            "--state is for a hybrid connection with one relay: the others have to be told as well",
+            remedy="write a --relay-file, and import it at each of the relays",
+        )
     authority = args.authority_file or args.connector_file.with_name(f"{name.replace('/', '-')}.authority")
     paths: list[Path] = [args.connector_file, args.application_file, authority]
     check_new_files([*paths, args.relay_file] if args.relay_file else paths)
-    pins, ports, now = tuple(args.relay_pin or ()), args.public_ports, time.time()
+    pins, ports, now = tuple(args.relay_pin or ()), args.public_ports or (), time.time()
     if state is not None:
         with Registry.open(state):
             pins = (relay_pin(load_or_create_relay_certificate(state, now=now)),)
-        ports = load_public_ports(state) if ports is None else ports
-    made = provision(
-        name,
-        target=args.target,
-        endpoint=args.endpoint,
-        pins=pins,
-        ports=ports or {},
-        now=now,
-        valid_years=args.valid_years,
-    )
+        ports = ports or (load_public_ports(state),)
+    try:
+        endpoints = pair_endpoints(args.endpoints, ports)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc), remedy="see --public-ports in --help") from None
+    made = provision(name, target=args.target, endpoints=endpoints, pins=pins, now=now, valid_years=args.valid_years)
     texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
     contents = dict(zip(paths, texts, strict=True))
     if state is not None:
@@ -227,19 +244,21 @@ def run_create(args: argparse.Namespace) -> int:
     else:
         with new_files({**contents, args.relay_file: dump_relay_record(made.record)}):
             pass
-    _tell_created(args, authority, pinned=bool(pins))
+    _tell_created(args, authority, pins=len(pins))
     return exits.OK
 
 
-def _tell_created(args: argparse.Namespace, authority: Path, *, pinned: bool) -> None:
-    output.say(f"created {args.name}: target {args.target}, relay {args.endpoint}")
+def _tell_created(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
+    relays = f"relay{'s' if len(args.endpoints) > 1 else ''} {', '.join(args.endpoints)}"
+    output.say(f"created {args.name}: target {args.target}, {relays}")
     rows = [
         ("connector file", str(args.connector_file), "bring it to the connector, in the private network"),
         ("application file", str(args.application_file), "bring it to the client, beside the application"),
         ("authority file", str(authority), "keep it to yourself; issues further identities"),
     ]
     if args.relay_file:
-        advice = "bring it to the relay: hybridrelay connections import; then delete it"
+        where = "the relay" if len(args.endpoints) == 1 else "each relay"
+        advice = f"bring it to {where}: hybridrelay connections import; then delete it"
         rows.append(("relay file", str(args.relay_file), advice))
     output.say(output.table(("FILE", "PATH", "WHAT TO DO WITH IT"), rows))
     output.say()
@@ -249,10 +268,15 @@ def _tell_created(args: argparse.Namespace, authority: Path, *, pinned: bool) ->
             "controls this machine can pose as either side, and read what passes. Move the three files to\n"
             "where they belong, and leave no copy. (--relay-file needs no authority on the relay.)"
         )
-    elif not pinned:
+    elif not pins:
         output.say(
             "Without --relay-pin, client and connector trust the relay only with a certificate of a CA\n"
             "(relay --tls-certificate). The relay's pin stands in its ready line."
+        )
+    elif pins < len(args.endpoints):
+        output.say(
+            f"{len(args.endpoints)} relays and {pins} --relay-pin: every relay has its own, in its ready line.\n"
+            "Client and connector trust no relay whose pin is not among those given."
         )
 
 
@@ -270,7 +294,11 @@ def run_import(args: argparse.Namespace) -> int:
     record = parse_relay_record_untrusted(text)
     with Registry.open(args.state) as registry:
         registry.import_(record)
-    output.say(f"imported {record.name} (endpoint {record.endpoint_host}); delete {args.relay_file}: it holds keys")
+    if len(record.hosts) > 1:
+        advice = f"import {args.relay_file} at each of these relays, then delete it"
+    else:
+        advice = f"delete {args.relay_file}"
+    output.say(f"imported {record.name} (endpoint {', '.join(record.hosts)}); {advice}: it holds keys")
     output.say(f"compare with what its connection strings were given: {_pin_and_ports(args.state)}")
     return exits.OK
 
@@ -315,7 +343,7 @@ def run_list(args: argparse.Namespace) -> int:
         output.say("none yet: hybridrelay connections create --help")
     else:
         rows = [
-            (one.name, one.endpoint_host, ", ".join(rule.name for rule in one.rules), _date(one.created_at))
+            (one.name, ", ".join(one.hosts), ", ".join(rule.name for rule in one.rules), _date(one.created_at))
             for one in found
         ]
         output.say(output.table(("NAME", "ENDPOINT", "RULES", "CREATED"), rows))
@@ -338,7 +366,7 @@ def run_show(args: argparse.Namespace) -> int:
             }
         )
         return exits.OK
-    output.say(f"{connection.name}: endpoint {connection.endpoint_host}, created {_date(connection.created_at)}")
+    output.say(f"{connection.name}: endpoint {', '.join(connection.hosts)}, created {_date(connection.created_at)}")
     output.say(_pin_and_ports(args.state))
     output.say()
     output.say(output.table(("RULE", "RIGHTS", "KEY", "FINGERPRINT"), key_rows(connection)))
@@ -361,7 +389,8 @@ def _as_dict(connection: HybridConnection) -> dict[str, object]:
 
     return {
         "name": connection.name,
-        "endpoint": connection.endpoint_host,
+        "endpoint": connection.hosts[0],
+        "endpoints": connection.hosts,
         "created": _date(connection.created_at),
         "keys": keys_as_dicts(connection),
     }

@@ -29,7 +29,9 @@ application's connection is reset; it never sees a false end of file.
 
 {WHERE_FROM}
 
-A session that is lost is opened again, for ever. The ready line says which ports were opened.
+A session that is lost is opened again, for ever. Where the connection string names several relays, the first that
+works is used; when it is lost or about to stop, open connections go on over another. The ready line says which ports
+were opened.
 """
 _EXAMPLES = """\
 examples:
