@@ -56,7 +56,7 @@ def all_failed(failures: Mapping[str, HybridRelayError]) -> HybridRelayError:
     if len(failures) == 1:
         return next(iter(failures.values()))
     nearest = min(failures.values(), key=_distance)
-    told = [str(error) if host in str(error) else f"{host}: {error}" for host, error in failures.items()]
+    told = [f"{host}: {error}" for host, error in failures.items()]
     remedies = dict.fromkeys(error.remedy for error in sorted(failures.values(), key=_distance) if error.remedy)
     kind = _NEARNESS[_nearness(nearest)]
     return kind(f"no relay works: {'; '.join(told)}", reason=nearest.reason, remedy="; ".join(remedies) or None)
