@@ -133,10 +133,11 @@ class Connector:
             if published.is_refused:
                 logger.error("%s is not published: %s", published.name, _why_refused(published))
                 continue
-            for registration in published.registrations:
-                if not registration.is_registered:
-                    why = registration.failure or "no answer yet"
-                    logger.warning("%s: not registered yet at %s: %s", published.name, registration.link.host, why)
+            for one in published.registrations:
+                if not one.is_registered:
+                    level = logging.WARNING if one.failure else logging.INFO
+                    why = one.failure or "it has not answered"
+                    logger.log(level, "%s: not registered yet at %s: %s", published.name, one.link.host, why)
 
     async def _drain(self, grace: float) -> None:
         """Take no new work, and let open streams finish for up to `grace` seconds."""

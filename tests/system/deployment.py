@@ -45,7 +45,11 @@ class Deployment:
     nursery: trio.Nursery
     state_dir: Path
     info: RelayInfo
+    #: Cancel it to kill the relay.
     scope: trio.CancelScope
+    #: Set it to stop the relay.
+    stop: trio.Event
+    host: str = HOST
 
     @property
     def ports(self) -> dict[str, int | None]:
@@ -99,20 +103,21 @@ class Deployment:
         return open_client(string, **options)
 
 
-async def deploy(nursery: trio.Nursery, state_dir: Path, **bindings: int) -> Deployment:
+async def deploy(nursery: trio.Nursery, state_dir: Path, *, host: str = HOST, **bindings: int) -> Deployment:
     """Start a relay. `bindings` gives ports that are to be the same as before."""
     config = RelayConfig(
-        state_dir=state_dir, bindings={name: (Binding(HOST, bindings.get(name, 0)),) for name in PORTS}
+        state_dir=state_dir, bindings={name: (Binding(host, bindings.get(name, 0)),) for name in PORTS}
     )
+    stop = trio.Event()
 
     async def run(*, task_status: trio.TaskStatus[tuple[RelayInfo, trio.CancelScope]]) -> None:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as inner:
-                info = await inner.start(run_relay, config)
+                info = await inner.start(partial(run_relay, config, stop=stop))
                 task_status.started((info, scope))
 
     info, scope = await nursery.start(run)
-    return Deployment(nursery, state_dir, info, scope)
+    return Deployment(nursery, state_dir, info, scope, stop, host)
 
 
 async def serve_target(nursery: trio.Nursery, handler: Callable[[trio.SocketStream], Awaitable[None]]) -> HostPort:
