@@ -198,13 +198,19 @@ class Registry:
             if not database.execute("DELETE FROM connections WHERE name = ?", (name,)).rowcount:
                 raise self._unknown_connection(name)
 
-    def regenerate_key(self, name: str, rule: str, slot: KeySlot) -> Secret:
+    def regenerate_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None = None) -> Secret:
         """Put a new key into a slot, revoked or not, and return it. The old one ends at once.
+
+        Args:
+            name: the hybrid connection.
+            rule: one of its rules.
+            slot: which of the rule's keys.
+            key: the one that another relay has made; None makes one.
 
         Raises:
             ConfigurationError: no such hybrid connection or rule; says which there are.
         """
-        key = generate_key()
+        key = generate_key() if key is None else key
         self._replace_key(name, rule, slot, key)
         return key
 

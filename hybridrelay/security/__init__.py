@@ -39,7 +39,7 @@ from .relay_tls import (
     relay_identity_error,
     relay_pin,
 )
-from .rules import KeySlot, Right, Rule, check_rules, generate_key
+from .rules import KeySlot, Right, Rule, check_key, check_rules, generate_key
 from .sas import Authorization, SasToken, audience_for, make_token, parse_token_untrusted, verify_token
 from .secret import Secret
 from .tls import PeerIdentity, check_peer, data_client_context, data_server_context, peer_identity_error
@@ -67,6 +67,7 @@ __all__ = [
     "check_connection_name",
     "check_host",
     "check_hosts",
+    "check_key",
     "check_label",
     "check_peer",
     "check_pin",
