@@ -72,8 +72,7 @@ class KeptSession:
             HybridRelayError: there is no use in trying: the connector is gone, or every relay refuses us for good.
         """
         logger.warning("%s: the data channel over %s was lost, resuming", self._connection, self.channel)
-        # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
-        self.channel.sender.link.forget()
+        self.channel.sender.doubt()
         backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
         while True:
             await self._senders.wait_for_one(_RESUME_JITTER)

@@ -88,6 +88,13 @@ class Sender:
             self._control.close()
             self._control = None
 
+    def doubt(self) -> None:
+        """A data channel through this relay was lost: what was good may be what broke."""
+        # A probe is cheap, and a dial into a black hole is not.
+        self.link.forget()
+        if self._control is not None:
+            self._control.doubt()
+
     def jumped(self) -> None:
         """The machine slept, or changed networks: nothing that worked is known to work still."""
         self.link.forget(network_changed=True)

@@ -61,6 +61,8 @@ class Connector:
         self._registrars: dict[tuple[object, ...], Registrar] = {}
         #: Each is registered somewhere, or of no use anywhere.
         self._settled = trio.Event()
+        #: All are of no use anywhere.
+        self._over = trio.Event()
 
         def make_link(endpoint: RelayEndpoint) -> RelayLink:
             """Strings of one relay share its link."""
@@ -107,6 +109,7 @@ class Connector:
             nursery.start_soon(watch_jumps, self._jumped)
             if self._policy_file is not None:
                 nursery.start_soon(self._policy_file.watch, self._channels.set_policy, self._policy_failed)
+            nursery.start_soon(self._end_when_over)
             for registrar in self._registrars.values():
                 nursery.start_soon(registrar.run, nursery)
             await self._settled.wait()
@@ -117,15 +120,20 @@ class Connector:
             nursery.cancel_scope.cancel()
 
     def _changed(self) -> None:
-        """Some registration has come or gone.
+        """Some registration has come or gone."""
+        if all(published.is_refused for published in self._published):
+            self._over.set()
+        elif all(published.is_registered or published.is_refused for published in self._published):
+            self._settled.set()
+
+    async def _end_when_over(self) -> None:
+        """One string, or one relay, ends nobody else; with the last one, the connector ends.
 
         Raises:
-            HybridRelayError: no relay has any use for any of the strings; with the last one, the connector ends.
+            HybridRelayError: no relay has any use for any of the strings.
         """
-        if all(published.is_refused for published in self._published):
-            raise _why_refused(self._published[0])
-        if all(published.is_registered or published.is_refused for published in self._published):
-            self._settled.set()
+        await self._over.wait()
+        raise _why_refused(self._published[0])
 
     def _tell_missing(self) -> None:
         """Say what runs without some of its relays, or not at all."""

@@ -40,7 +40,7 @@ class Registrar:
         channels: serve what comes of it.
         replaces: earlier instances of this connector that are dead.
         clock: seconds since 1970.
-        changed: called when a registration has come or gone; may raise, which ends `run`.
+        changed: called when a registration has come or gone.
     """
 
     def __init__(
@@ -99,19 +99,18 @@ class Registrar:
             backoff = Backoff()
             while not self._stopping:
                 began = trio.current_time()
-                await self._serve_or_tell(channels)
+                at_once = await self._serve_or_tell(channels)
                 self._changed()
-                if self._climbed or self._stopping:
-                    continue
-                backoff.succeeded(held_seconds=trio.current_time() - began)
-                await trio.sleep(self._next_wait(backoff))
+                if not at_once:
+                    backoff.succeeded(held_seconds=trio.current_time() - began)
+                    await trio.sleep(self._next_wait(backoff))
             nursery.cancel_scope.cancel()
 
     def _next_wait(self, backoff: Backoff) -> float:
         host = self.link.host
         if self._is_refused():
             wait = min(one.asks_again_in for one in self._registrations.values())
-            logger.error("%s refuses every connection string that we have for it; asking again in %.0f s", host, wait)
+            logger.error("giving up %s, where nothing can be registered; asking again in %.0f s", host, wait)
             return wait
         waiting = any(not served.session.is_open for served in self._channels.of(self.link))
         wait = backoff.next_wait(at_least=self._retry_after, at_most=_RESUME_BACKOFF if waiting else None)
@@ -121,12 +120,14 @@ class Registrar:
     def _is_refused(self) -> bool:
         return all(registration.is_refused for registration in self._registrations.values())
 
-    async def _serve_or_tell(self, channels: trio.Nursery) -> None:
-        """One control channel, and a word in the log on why it ended."""
+    async def _serve_or_tell(self, channels: trio.Nursery) -> bool:
+        """One control channel, and a word in the log on why it ended. Whether to go on at once: we have ended it."""
         self._retry_after = 0.0
         try:
             await self._serve_control(channels)
         except HybridRelayError as exc:
+            if self._stopping:
+                return True
             # Only before anything has worked is it the operator's to mend. Later, somebody on the way may pose as the
             # relay for a while.
             final = not self._worked and is_hopeless(exc)
@@ -137,13 +138,15 @@ class Registrar:
                 logging.ERROR if final else logging.WARNING, "%s%s", exc, f"; {exc.remedy}" if exc.remedy else ""
             )
             self.link.forget()
-            return
-        if self._climbed or self._stopping or self._is_refused():
-            return
-        logger.warning("the control channel to %s was lost", self.link.host)
-        if not self._retry_after:
-            # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
-            self.link.forget()
+            return False
+        if self._climbed or self._stopping:
+            return True
+        if not self._is_refused():
+            logger.warning("the control channel to %s was lost", self.link.host)
+            if not self._retry_after:
+                # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
+                self.link.forget()
+        return False
 
     async def _serve_control(self, channels: trio.Nursery) -> None:
         """Open a control channel, register everything, and serve until it is lost or of no more use.
