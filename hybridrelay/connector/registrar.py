@@ -109,7 +109,8 @@ class Registrar:
     def _next_wait(self, backoff: Backoff) -> float:
         host = self.link.host
         if self._is_refused():
-            wait = min(one.asks_again_in for one in self._registrations.values())
+            # It may have been asked again, and have been out of reach: the back-off counts as well.
+            wait = backoff.next_wait(at_least=min(one.asks_again_in for one in self._registrations.values()))
             logger.error("giving up %s, where nothing can be registered; asking again in %.0f s", host, wait)
             return wait
         waiting = any(not served.session.is_open for served in self._channels.of(self.link))
