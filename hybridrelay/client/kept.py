@@ -71,7 +71,7 @@ class KeptSession:
         Raises:
             HybridRelayError: there is no use in trying: the connector is gone, or every relay refuses us for good.
         """
-        logger.warning("%s: the data channel over %s was lost, resuming", self._connection, self.channel)
+        logger.warning("%s: the data channel was lost, resuming; it went over %s", self._connection, self.channel)
         self.channel.sender.doubt()
         backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
         while True:

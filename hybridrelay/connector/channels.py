@@ -199,8 +199,8 @@ class DataChannels:
             logger.warning("%s: %s cannot resume: %s", published.name, peer.label, refusal.describe)
             await refuse_session(channel, refusal)
         else:
-            route, host = carrier.route.name, link.host
-            logger.info("%s: session of %s resumed over %s at %s", published.name, peer.label, route, host)
+            route = f"{carrier.route.name} at {link.host}"
+            logger.info("%s: session of %s resumed over %s", published.name, peer.label, route)
             served.link, served.carrier = link, carrier
             await served.session.replace_channel(channel, initial)
 
@@ -222,8 +222,8 @@ class DataChannels:
         try:
             async with FlatNursery() as nursery:
                 await nursery.start(partial(session.run, channel, initial=initial))
-                route = carrier.route.name
-                logger.info("%s: session of %s (%s) opened over %s", published.name, peer.label, peer.serial, route)
+                who, route = f"{peer.label} ({peer.serial})", f"{carrier.route.name} at {link.host}"
+                logger.info("%s: session of %s opened over %s", published.name, who, route)
                 async for offer in session.offers:
                     nursery.start_soon(self._serve_stream, published, peer, offer)
             outcome = await session.wait_ended()

@@ -125,7 +125,8 @@ def run_regenerate(args: argparse.Namespace) -> int:
     holders = [read_key_holder(path, args.rule) for path in args.update]
     given = None if args.new_key_file is None else read_key(args.new_key_file)
     with Registry.open(args.state, create=False) as registry:
-        rule = registry.get(args.name).rule(args.rule)
+        known = registry.get(args.name)
+        rule = known.rule(args.rule)
         old = rule.key(slot) if rule else None
         for holder in holders:
             check_key_holder(holder, args.name, args.rule, old)
@@ -148,6 +149,8 @@ def run_regenerate(args: argparse.Namespace) -> int:
         output.say(f"SharedAccessKey={key.reveal()}")
     output.say("Put the new key behind SharedAccessKey= in every other connection string that carried the old one,")
     output.say('and behind "key" in the authority file; keys list --show-keys shows it. Restart what uses them.')
+    if len(known.hosts) > 1:
+        output.say(f"Its relays are {', '.join(known.hosts)}: give the others this key, too (--new-key-file).")
     return exits.OK
 
 
@@ -158,11 +161,16 @@ def run_revoke(args: argparse.Namespace) -> int:
 
     slot = KeySlot(args.key)
     with Registry.open(args.state, create=False) as registry:
-        rule = registry.get(args.name).rule(args.rule)
+        known = registry.get(args.name)
+        rule = known.rule(args.rule)
         registry.revoke_key(args.name, args.rule, slot)
         left = registry.get(args.name).rule(args.rule)
     output.say(f"revoked the {slot} key of rule {args.rule} of {args.name}")
     _tell_ended(args.name, args.rule, rule.key(slot) if rule else None)
+    if len(known.hosts) > 1:
+        output.say(
+            f"Its relays are {', '.join(known.hosts)}: at the others the key is good until it is revoked there."
+        )
     if left is not None and left.primary is None and left.secondary is None:
         output.say(f"Rule {args.rule} has no key left: keys regenerate makes one.")
     return exits.OK
