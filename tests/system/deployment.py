@@ -48,7 +48,7 @@ class Deployment:
     #: Cancel it to kill the relay.
     scope: trio.CancelScope
     #: Set it to stop the relay.
-    stop: trio.Event
+    stop: trio.Event = attrs.field(factory=trio.Event)
     host: str = HOST
 
     @property
