@@ -148,11 +148,11 @@ class Client:
         """Make sure that there is a session; returns at once where there is.
 
         Concurrent callers share one attempt. A session that has lost its channel is given a moment to resume; after
-        that another one is opened beside it, for what is new. A route that was remembered and fails is probed anew,
-        once.
+        that another one is opened beside it, for what is new. Of several relays, the first that leads to a connector
+        is used. A route that was remembered and fails is probed anew, once.
 
         Raises:
-            RelayUnreachable: no route to the relay works.
+            RelayUnreachable: no route to any relay works.
             RelayIdentityError: whoever answers is not the relay.
             AuthorizationError: the relay refuses the key; `reason` says why.
             RendezvousError: no connector is listening, or it did not come.
@@ -205,8 +205,9 @@ class Client:
     async def _climbed(self, sender: Sender, better: Candidate) -> None:
         logger.info("%s: %s works now at %s, moving up", self.connection, better.route.name, sender.link.host)
         sender.close_control()
-        if self._kept is not None:
-            await self._kept.move([sender])
+        kept = self._kept
+        if kept is not None and kept.goes_through(sender):
+            await kept.move([sender])
 
     def _draining(self, sender: Sender) -> None:
         for kept in self._live:

@@ -58,17 +58,19 @@ class Connector:
         instance = instance_file.instance if instance_file else new_instance()
         #: Earlier instances of this connector that are dead.
         replaces = (instance_file.previous,) if instance_file and instance_file.previous else ()
-        self._registrars: dict[tuple[object, ...], Registrar] = {}
+        self._registrars: dict[RelayLink, Registrar] = {}
         #: Each is registered somewhere, or of no use anywhere.
         self._settled = trio.Event()
         #: All are of no use anywhere.
         self._over = trio.Event()
 
-        def make_link(endpoint: RelayEndpoint) -> RelayLink:
+        links: dict[tuple[object, ...], RelayLink] = {}
+
+        def link_to(endpoint: RelayEndpoint) -> RelayLink:
             """Strings of one relay share its link."""
             key = (endpoint.host, frozenset(endpoint.ports.items()), endpoint.pins)
-            if key not in self._registrars:
-                link = RelayLink(
+            if key not in links:
+                links[key] = RelayLink(
                     endpoint,
                     control.Role.CONNECTOR,
                     instance=instance,
@@ -77,10 +79,10 @@ class Connector:
                     transports=transports,
                     climb_seconds=climb_seconds,
                 )
-                self._registrars[key] = Registrar(
-                    link, self._channels, replaces=replaces, clock=clock, changed=self._changed
+                self._registrars[links[key]] = Registrar(
+                    links[key], self._channels, replaces=replaces, clock=clock, changed=self._changed
                 )
-            return self._registrars[key].link
+            return links[key]
 
         self._published = [Published(string) for string in strings]
         names: set[tuple[str, str]] = set()
@@ -88,14 +90,11 @@ class Connector:
             identity, _ = published.string.require_identity()
             if expires_soon(identity, now=clock()):
                 logger.warning("%s: this connector's identity expires soon: issue a new one", published.name)
-            links = usable_links(RelayEndpoint.all_from(published.string), make_link)
-            for link in links:
+            for link in usable_links(RelayEndpoint.all_from(published.string), link_to):
                 if (link.host, published.name) in names:
                     raise ConfigurationError(f"two connection strings are for {published.name} at {link.host}")
                 names.add((link.host, published.name))
-            for registrar in self._registrars.values():
-                if registrar.link in links:
-                    registrar.publish(published)
+                self._registrars[link].publish(published)
 
     async def run(
         self,
