@@ -2,58 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.sender import DataChannel
 from hybridrelay.client.senders import LISTENER_PATIENCE, NEXT_RELAY_SECONDS, SET_BACK_SECONDS, Senders
-from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError
+from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError
 from hybridrelay.protocol.reasons import Reason
 
-
-class FakeLink:
-    def __init__(self, host: str) -> None:
-        self.host = host
-
-
-class FakeSender:
-    """A relay that answers as it is told to: after some time, with a channel or an error."""
-
-    def __init__(self, host: str) -> None:
-        self.link = FakeLink(host)
-        self.away_until = self.failed_at = -math.inf
-        self.takes = 0.01
-        self.error: HybridRelayError | None = None
-        self.asked: list[float] = []
-        self.opened: list[DataChannel] = []
-        self.cancelled = 0
-
-    def on_opened(self) -> None:
-        """For who wants to know."""
-
-    @property
-    def is_away(self) -> bool:
-        return trio.current_time() < self.away_until
-
-    async def open_data_channel(self, listener: str | None) -> DataChannel:
-        self.asked.append(trio.current_time())
-        try:
-            await trio.sleep(self.takes)
-        except trio.Cancelled:
-            self.cancelled += 1
-            raise
-        if self.error is not None:
-            raise self.error
-        ours, _ = trio.testing.memory_stream_pair()
-        self.opened.append(DataChannel(ours, listener or "any", self, None))
-        self.on_opened()
-        return self.opened[-1]
-
-    open_data_channel_probing = open_data_channel
-
+from .fakes import FakeSender
 
 DOWN = RelayUnreachable("down", remedy="start it")
 NO_LISTENER = RendezvousError("nobody", reason=Reason.NO_LISTENER)
