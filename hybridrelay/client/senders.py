@@ -65,7 +65,8 @@ class Senders:
         """A data channel to one instance of the connector, through the first of the relays that gives one.
 
         Raises:
-            HybridRelayError: none did; names each with its reason. `Reason.LISTENER_GONE` of one speaks for all.
+            HybridRelayError: none did; names each with its reason. `Reason.LISTENER_GONE` of one counts, since the
+                others may not have heard of it.
 
         Cancelled, nothing stays open.
         """
@@ -115,12 +116,11 @@ class Senders:
                     opened.append(await sender.open_data_channel(listener))
             except HybridRelayError as exc:
                 failures[sender] = exc
-                if not isinstance(exc, RendezvousError):
+                if not isinstance(exc, RendezvousError):  # which is not that relay's fault
                     sender.failed_at = trio.current_time()
                 failed.set()
-                if exc.reason is not Reason.LISTENER_GONE:
-                    return
-            nursery.cancel_scope.cancel()
+            else:
+                nursery.cancel_scope.cancel()
 
         try:
             async with FlatNursery() as nursery:
@@ -144,7 +144,5 @@ class Senders:
 
 
 def _error(failures: dict[Sender, HybridRelayError]) -> HybridRelayError:
-    for error in failures.values():
-        if error.reason is Reason.LISTENER_GONE:
-            return error
-    return all_failed({sender.link.host: error for sender, error in failures.items()})
+    gone = next((error for error in failures.values() if error.reason is Reason.LISTENER_GONE), None)
+    return gone or all_failed({sender.link.host: error for sender, error in failures.items()})

@@ -188,15 +188,16 @@ async def test_a_listener_that_comes_in_time_is_found(
         assert (await senders.open_any_data_channel()).sender is relays[1]
 
 
-async def test_an_instance_that_is_gone_is_gone_everywhere(
+async def test_an_instance_that_is_gone_is_gone_unless_another_relay_has_it(
     autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
 ) -> None:
-    a, _, c = relays
-    a.error = GONE
+    a, b, c = relays
+    a.error, b.error = GONE, DOWN
+    assert (await senders.open_data_channel("instance", senders.in_order())).sender is c
+    c.error = NO_LISTENER
     with pytest.raises(RendezvousError) as caught:
         await senders.open_data_channel("instance", senders.in_order())
     assert caught.value is GONE
-    assert not c.asked
 
 
 async def test_every_relay_is_named_where_all_fail(
