@@ -195,8 +195,9 @@ class Forward:
 class Deployment:
     """One relay on free ports of the loopback interface, and whatever is started around it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         self.folder = folder
+        self.host = host
         self.state = folder / "state"
         self.ports: dict[str, int] = {}
         self.programs: list[Program] = []
@@ -235,7 +236,7 @@ class Deployment:
                 self.ports = {name: free_port() for name in PORT_NAMES}
             ports = ",".join(f"{name}={port}" for name, port in self.ports.items())
             try:
-                return self.start("relay", "--state", self.state, "--host", "127.0.0.1", "--ports", ports, *arguments)
+                return self.start("relay", "--state", self.state, "--host", self.host, "--ports", ports, *arguments)
             except EndedEarly as exc:
                 if known or "cannot listen" not in str(exc):
                     raise

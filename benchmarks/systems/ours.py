@@ -60,7 +60,8 @@ def _lead_across(file: Path, deployment: Deployment, ports: Mapping[str, int | N
     """Let the client's connection string name the near ends of the line instead of the relay's ports."""
     near = {name: None if port is None else deployment.across(port) for name, port in ports.items()}
     string = parse_connection_string_untrusted(file.read_text())
-    file.write_text(attrs.evolve(string, ports=near).format())
+    (relay,) = string.endpoints
+    file.write_text(attrs.evolve(string, endpoints=(attrs.evolve(relay, ports=near),)).format())
 
 
 NATIVE = HybridRelay("tcp", "hybridrelay over native TCP", "tcp", ("probe", "control", "data"))

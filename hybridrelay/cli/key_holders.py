@@ -8,7 +8,7 @@ from pathlib import Path
 import attrs
 
 from ..errors import ConfigurationError
-from ..security import AuthorityFile, ConnectionString, Role, Secret, parse_connection_string_untrusted
+from ..security import AuthorityFile, ConnectionString, Role, Secret, check_key, parse_connection_string_untrusted
 from .files import replace_private_file
 from .provisioning import rule_of, with_key
 
@@ -34,6 +34,23 @@ class KeyHolder:
             OSError: it cannot be written; it is as it was.
         """
         replace_private_file(self.path, self.with_key(key))
+
+
+def read_key(path: Path) -> Secret:
+    """Read a key that stands in a file alone, as ``keys regenerate --out`` writes it.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is none.
+    """
+    try:
+        with path.open("rb") as file:
+            return check_key(Secret(file.read(_MAX_FILE + 1).decode("ascii").strip()))
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read {path}: {exc.strerror}") from exc
+    except ValueError:
+        raise ConfigurationError(
+            f"{path} holds no key", remedy="give the file that 'keys regenerate --out' wrote at another relay"
+        ) from None
 
 
 def read_key_holder(path: Path, rule: str) -> KeyHolder:

@@ -5,7 +5,7 @@ Connection strings are made of the authority file's content alone, so that what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -15,15 +15,17 @@ from ..relay import RelayRecord
 from ..security import (
     AuthorityFile,
     ConnectionString,
+    Endpoint,
     HostPort,
     Right,
     Role,
     Rule,
     Secret,
     create_authority,
-    format_ports,
+    format_port_lists,
+    pair_endpoints,
     parse_host_port_untrusted,
-    parse_ports_untrusted,
+    parse_port_lists_untrusted,
 )
 from ..security.identity import DEFAULT_VALID_YEARS
 
@@ -35,7 +37,7 @@ _RIGHTS = {Role.CONNECTOR: Right.LISTEN, Role.APPLICATION: Right.SEND}
 class Provisioned:
     """A new hybrid connection, before it is written anywhere."""
 
-    #: For the relay. Holds no authority.
+    #: For every one of the relays. Holds no authority.
     record: RelayRecord
     connector: ConnectionString
     application: ConnectionString
@@ -47,9 +49,8 @@ def provision(
     name: str,
     *,
     target: HostPort,
-    endpoint: str,
+    endpoints: Sequence[Endpoint],
     pins: tuple[str, ...] = (),
-    ports: Mapping[str, int | None],
     now: float,
     valid_years: float = DEFAULT_VALID_YEARS,
 ) -> Provisioned:
@@ -58,9 +59,8 @@ def provision(
     Args:
         name: what it is called.
         target: what the connector dials.
-        endpoint: the relay's host name or address.
-        pins: of the relay. None: client and connector verify it by CA.
-        ports: of the relay, where they are not the defaults.
+        endpoints: its relays, first choice first.
+        pins: of the relays. None: client and connector verify them by CA.
         now: seconds since 1970.
         valid_years: of the authority and the two identities.
 
@@ -68,11 +68,12 @@ def provision(
         ConfigurationError: something in it is not possible.
     """
     rules = {role: Rule.generate(role.value, {right}) for role, right in _RIGHTS.items()}
+    hosts = [endpoint.host for endpoint in endpoints]
     extra = {
-        "endpoint": endpoint,
+        "endpoint": hosts[0] if len(hosts) == 1 else hosts,
         "target": str(target),
         "relay_pins": list(pins),
-        "ports": format_ports(ports),
+        "ports": format_port_lists(endpoints),
         "rules": {
             role.value: {"name": rule.name, "key": rule.primary.reveal() if rule.primary else ""}
             for role, rule in rules.items()
@@ -80,7 +81,7 @@ def provision(
     }
     authority_file = AuthorityFile(create_authority(name, now=now, valid_years=valid_years), extra)
     try:
-        record = RelayRecord(name, endpoint, rules.values())
+        record = RelayRecord(name, hosts, rules.values())
     except ValueError as exc:
         raise ConfigurationError(str(exc)) from None
     strings = {
@@ -107,7 +108,7 @@ def issue_string(
     try:
         ports = _text(extra, "ports")
         return ConnectionString(
-            host=_text(extra, "endpoint"),
+            endpoints=pair_endpoints(_hosts(extra), parse_port_lists_untrusted(ports) if ports else ()),
             key_name=key_name,
             key=key,
             entity_path=authority.connection_name,
@@ -115,7 +116,6 @@ def issue_string(
             identity=authority.issue(role, label, now=now, valid_years=valid_years),
             authority=authority.certificate,
             relay_pins=tuple(str(pin) for pin in _get(extra, "relay_pins", list)),
-            ports=parse_ports_untrusted(ports) if ports else {},
         )
     except ValueError as exc:
         raise _damaged(str(exc)) from None
@@ -147,6 +147,12 @@ def _get(content: Mapping[str, Any], key: str, kind: type) -> Any:
 
 def _text(content: Mapping[str, Any], key: str) -> str:
     return str(_get(content, key, str))
+
+
+def _hosts(extra: Mapping[str, Any]) -> list[str]:
+    """One host, or a list of them, as `provision` has written it."""
+    hosts = extra.get("endpoint")
+    return [str(host) for host in hosts] if isinstance(hosts, list) else [_text(extra, "endpoint")]
 
 
 def _damaged(what: str) -> ConfigurationError:

@@ -89,10 +89,10 @@ def years(text: str) -> float:
 
 @_argument
 def public_ports(text: str) -> Mapping[str, int | None]:
-    """``name=number,name=off``."""
+    """``name=number,name=off``; empty for the defaults."""
     from ..security import parse_ports_untrusted
 
-    return parse_ports_untrusted(text)
+    return parse_ports_untrusted(text) if text else {}
 
 
 @_argument

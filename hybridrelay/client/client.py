@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,29 +14,21 @@ import trio
 
 from .._nursery import FlatNursery
 from ..abc import Dial, Transport
-from ..connectivity.backoff import Backoff
-from ..connectivity.control import ControlChannel
-from ..connectivity.data import EndToEnd, open_data_channel
+from ..connectivity.data import EndToEnd
 from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, failure_error, make_connection_token, new_instance
+from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
-from ..errors import (
-    ConfigurationError,
-    HybridRelayError,
-    PeerIdentityError,
-    RelayUnreachable,
-    RendezvousError,
-    SessionError,
-    StreamRefused,
-)
+from ..errors import ConfigurationError, HybridRelayError, PeerIdentityError, SessionError, StreamRefused
 from ..mux import DATA_CONFIG, Budget, MuxStream, Role, Session
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, expires_soon, parse_connection_string_untrusted
 from ..security import Role as IdentityRole
-from ..streams import TLSStream
+from .kept import KeptSession
+from .sender import Sender
+from .senders import Senders
 
 logger = logging.getLogger("hybridrelay.client")
 
@@ -45,12 +36,6 @@ logger = logging.getLogger("hybridrelay.client")
 _PROCESS_BUDGET = Budget(1 << 30)
 #: How long what is new waits for a session that is resuming, before another one is opened (seconds).
 _RESUME_PATIENCE = 3.0
-#: The longest wait between two tries to resume (seconds).
-_RESUME_BACKOFF = 2.0
-#: The first try to resume comes at a random moment within so much time (seconds).
-_RESUME_JITTER = 0.25
-#: How long a client waits for some listener to come (seconds): after a restart of the relay it may be the first.
-_LISTENER_PATIENCE = 2.0
 #: A data channel is replaced after so much time or so many bytes, and the identities are checked again: one day, and
 #: 128 GiB, far below what AES-GCM may encrypt under one TLS key schedule with its automatic updates.
 _MAX_CHANNEL_SECONDS = 24 * 3600.0
@@ -94,35 +79,35 @@ class Client:
         self._config = attrs.evolve(
             DATA_CONFIG, resume_deadline=resume_deadline, max_streams=0
         )  # a connector opens no streams
-        self._clock = clock
-        self._link = RelayLink(
-            RelayEndpoint.from_connection_string(string),
-            control.Role.CLIENT,
-            instance=new_instance(),
-            mode=mode,
-            dial=dial,
-            transports=transports,
-            climb_seconds=climb_seconds,
+        links = usable_links(
+            RelayEndpoint.all_from(string),
+            partial(
+                RelayLink,
+                role=control.Role.CLIENT,
+                instance=new_instance(),
+                mode=mode,
+                dial=dial,
+                transports=transports,
+                climb_seconds=climb_seconds,
+            ),
         )
-        self._session: Session | None = None
-        #: The route of its data channel, which need not be the one that would be chosen now.
-        self._carrier: Candidate | None = None
-        #: The instance of the connector that has our session.
-        self._listener: str | None = None
-        self._control: ControlChannel | None = None
-        #: When the relay asked us to come back, on trio's clock.
-        self._not_before = 0.0
+        self._senders = Senders(
+            [
+                Sender(link, string, self._end_to_end, nursery, clock=clock, on_draining=self._draining)
+                for link in links
+            ]
+        )
+        self._kept: KeptSession | None = None
         self._connecting = trio.Lock()
-        self._opening_control = trio.Lock()
         #: Attempts to open a session that have ended, and how the last one failed.
         self._attempts = 0
         self._failure: HybridRelayError | None = None
         #: Sessions that have not ended: the present one, and earlier ones that finish their streams.
-        self._live: set[Session] = set()
+        self._live: set[KeptSession] = set()
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<Client {self.connection} at {self._link.endpoint.host}, {self.route or 'not connected'}>"
+        return f"<Client {self.connection} at {', '.join(self._string.hosts)}, {self.route or 'not connected'}>"
 
     @property
     def connection(self) -> str:
@@ -131,34 +116,53 @@ class Client:
 
     @property
     def report(self) -> Report | None:
-        """What the prober found when it last chose a route, or None before the first time."""
-        return self._link.report
+        """What the prober found when it last chose a route to the relay that is used now, or would be used first.
+
+        None before the first time.
+        """
+        kept = self._open_kept()
+        sender = self._senders.in_order()[0] if kept is None else kept.channel.sender
+        return sender.link.report
 
     @property
     def route(self) -> str | None:
         """The route in use (``tcp``, ``wss``, ``ws``), or None."""
-        carrier = self._in_use()
-        return None if carrier is None else carrier.route.name
+        kept = self._open_kept()
+        return None if kept is None else kept.channel.carrier.route.name
 
-    def _in_use(self) -> Candidate | None:
-        return self._carrier if self._session and self._session.is_open else None
+    @property
+    def relay(self) -> str | None:
+        """The host of the relay in use, or None."""
+        kept = self._open_kept()
+        return None if kept is None else kept.channel.sender.link.host
+
+    @property
+    def open_streams(self) -> int:
+        """Streams that are not over, of all sessions."""
+        return sum(kept.session.statistics().streams for kept in self._live)
+
+    def _open_kept(self) -> KeptSession | None:
+        return self._kept if self._kept is not None and self._kept.session.is_open else None
 
     async def connect(self) -> Session:
         """Make sure that there is a session; returns at once where there is.
 
         Concurrent callers share one attempt. A session that has lost its channel is given a moment to resume; after
-        that another one is opened beside it, for what is new. A route that was remembered and fails is probed anew,
-        once.
+        that another one is opened beside it, for what is new. Of several relays, the first that leads to a connector
+        is used. A route that was remembered and fails is probed anew, once.
 
         Raises:
-            RelayUnreachable: no route to the relay works.
+            RelayUnreachable: no route to any relay works.
             RelayIdentityError: whoever answers is not the relay.
             AuthorizationError: the relay refuses the key; `reason` says why.
             RendezvousError: no connector is listening, or it did not come.
             PeerIdentityError: client and connector do not accept each other.
             trio.ClosedResourceError: `open_client`'s block is over.
+
+        Where several relays fail in different ways, the error names each with its reason, and is of the kind that
+        came nearest to working.
         """
-        session = self._session
+        session = None if self._kept is None else self._kept.session
         if session is not None and not session.is_open and session.outcome is None:
             # Everybody waits at the same time, counted from the loss.
             with trio.move_on_after(_RESUME_PATIENCE - session.detached_seconds):
@@ -167,77 +171,64 @@ class Client:
         async with self._connecting:
             if self._closed:
                 raise trio.ClosedResourceError("the client was closed")
-            session = self._session
-            if session is not None and session.is_open:
-                return session
+            kept = self._kept
+            if kept is not None and kept.session.is_open:
+                return kept.session
             if self._attempts != attempts and self._failure is not None:
                 raise self._failure  # of the attempt for which we have waited here
             self._failure = None
             try:
-                self._session = await self._open_session_probing()
+                self._kept = await self._open_session()
             except HybridRelayError as exc:
                 self._failure = exc
                 raise
             finally:
                 self._attempts += 1
-            if session is not None and session.outcome is None:
-                self._nursery.start_soon(self._let_go, session)
-            return self._session
-
-    async def _open_session_probing(self) -> Session:
-        remembered = self._link.remembers
-        try:
-            return await self._open_session()
-        except RelayUnreachable:
-            if not remembered:
-                raise
-            return await self._open_session()
+            if kept is not None and kept.session.outcome is None:
+                self._nursery.start_soon(self._let_go, kept.session)
+            return self._kept.session
 
     # --- what keeps a session on the best path, in the background
 
     async def watch(self) -> None:
         """Climb to better routes, notice sleep and changes of network, renew old data channels; until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._link.climb, self._in_use, self._climbed)
+            for sender in self._senders.all:
+                nursery.start_soon(sender.link.climb, partial(self._in_use, sender), partial(self._climbed, sender))
             nursery.start_soon(watch_jumps, self._jumped)
             nursery.start_soon(self._renew)
 
-    async def _climbed(self, better: Candidate) -> None:
-        logger.info("%s: %s works now, moving up", self.connection, better.route.name)
-        if self._control is not None:
-            self._control.close()
-            self._control = None
-        await self._move()
+    def _in_use(self, sender: Sender) -> Candidate | None:
+        kept = self._kept
+        return kept.channel.carrier if kept is not None and kept.goes_through(sender) else None
+
+    async def _climbed(self, sender: Sender, better: Candidate) -> None:
+        logger.info("%s: %s works now at %s, moving up", self.connection, better.route.name, sender.link.host)
+        sender.close_control()
+        kept = self._kept
+        if kept is not None and kept.goes_through(sender):
+            await kept.move([sender])
+
+    def _draining(self, sender: Sender) -> None:
+        for kept in self._live:
+            self._nursery.start_soon(kept.leave, sender)
 
     def _jumped(self, what: str) -> None:
         logger.info("%s: %s: asking the other side whether it is there", self.connection, what)
-        self._link.forget(network_changed=True)
-        if self._control is not None:
-            self._control.doubt()
-        if self._session is not None:
-            self._session.doubt_channel()
+        for sender in self._senders.all:
+            sender.jumped()
+        if self._kept is not None:
+            self._kept.session.doubt_channel()
 
     async def _renew(self) -> None:
         while True:
             await trio.sleep(_RENEW_CHECK_SECONDS)
-            session = self._session
-            if session is not None and (
-                session.channel_age > _MAX_CHANNEL_SECONDS or session.channel_bytes > _MAX_CHANNEL_BYTES
+            kept = self._kept
+            if kept is not None and (
+                kept.session.channel_age > _MAX_CHANNEL_SECONDS or kept.session.channel_bytes > _MAX_CHANNEL_BYTES
             ):
                 logger.info("%s: renewing the data channel", self.connection)
-                await self._move()
-
-    async def _move(self) -> None:
-        """Take the session to a fresh data channel while the present one lives; where that fails, it stays."""
-        session = self._session
-        if session is None or not session.is_open or self._listener is None:
-            return
-        try:
-            tls, _ = await self._open_data_channel(self._listener)
-        except HybridRelayError as exc:
-            logger.warning("%s: the session stays where it is: %s", self.connection, exc)
-        else:
-            await session.replace_channel(tls)
+                await kept.move(self._senders.in_order(kept.channel.sender))
 
     @staticmethod
     async def _let_go(session: Session) -> None:
@@ -272,67 +263,12 @@ class Client:
         """Whether the stream may be accepted by another session: nobody has said no to it."""
         return refusal.reason in _TRY_ANOTHER_SESSION
 
-    async def _control_channel(self) -> ControlChannel:
-        async with self._opening_control:
-            if self._control is None:
-                self._control = await self._link.start_control(self._nursery)
-                self._nursery.start_soon(self._watch_control, self._control)
-            return self._control
-
-    async def _watch_control(self, channel: ControlChannel) -> None:
-        async for message in channel.messages:
-            if isinstance(message, control.Ended):
-                logger.warning("%s: the relay ended our right to join: %s", self.connection, message.reason.describe)
-            elif isinstance(message, control.Draining):
-                logger.info("%s: the relay is about to restart", self.connection)
-                self._not_before = trio.current_time() + message.retry_after_seconds
-        if self._control is channel:
-            self._control = None
-
-    async def _open_data_channel(self, listener: str | None) -> tuple[TLSStream, str]:
-        """Join, and go to the rendezvous; gives the channel and the instance of the listener.
-
-        A route that fails is forgotten.
-        """
-        channel = await self._control_channel()
-        try:
-            token = make_connection_token(self._string, self._clock())
-            answer = await channel.request(control.Join(channel.next_id(), self.connection, token, listener))
-            if isinstance(answer, control.Failed):
-                raise failure_error(self.connection, answer)
-            if not isinstance(answer, control.Joined):
-                raise RelayUnreachable("the relay gave a wrong answer", reason=Reason.PROTOCOL_ERROR)
-            candidate = await self._link.choose()
-            tls, _ = await open_data_channel(
-                self._link.endpoint, candidate, answer.ticket, self._end_to_end, dial=self._link.dial
-            )
-        except RelayUnreachable:
-            if self._control is channel:
-                self._control = None
-            self._link.forget()
-            raise
-        self._carrier = candidate
-        logger.info("%s: connected over %s", self.connection, candidate.route.name)
-        return tls, answer.listener
-
-    async def _open_any_data_channel(self) -> tuple[TLSStream, str]:
-        """A data channel to any listener. Where there is none, waits a moment: it may be about to come back too."""
-        with trio.move_on_after(_LISTENER_PATIENCE):
-            backoff = Backoff(first_seconds=0.5, max_seconds=0.5, min_seconds=0.1)
-            while True:
-                try:
-                    return await self._open_data_channel(None)
-                except RendezvousError as exc:
-                    if exc.reason is not Reason.NO_LISTENER:
-                        raise
-                await trio.sleep(backoff.next_wait())
-        return await self._open_data_channel(None)
-
-    async def _open_session(self) -> Session:
-        tls, self._listener = await self._open_any_data_channel()
+    async def _open_session(self) -> KeptSession:
+        channel = await self._senders.open_any_data_channel()
         session = Session(Role.INITIATOR, config=self._config, budget=self._budget)
+        kept = KeptSession(session, channel, self.connection, self._senders)
         try:
-            await self._nursery.start(self._run_session, session, tls, self._listener)
+            await self._nursery.start(self._keep, kept)
         except SessionError as exc:
             # The connector's verdict on us arrives only now: as an alert, or as the reason of its GOAWAY.
             if exc.reason in _IDENTITY:
@@ -341,47 +277,22 @@ class Client:
                     reason=exc.reason,
                 ) from exc
             raise self._end_to_end.explain(exc) from exc
-        return session
+        return kept
 
-    async def _run_session(
-        self, session: Session, channel: TLSStream, listener: str, *, task_status: trio.TaskStatus[None]
-    ) -> None:
-        self._live.add(session)
+    async def _keep(self, kept: KeptSession, *, task_status: trio.TaskStatus[None]) -> None:
+        self._live.add(kept)
         try:
-            await session.run(channel, reconnect=partial(self._reconnect, listener), task_status=task_status)
+            await kept.run(task_status=task_status)
         finally:
-            self._live.discard(session)
-
-    async def _reconnect(self, listener: str) -> TLSStream:
-        """Another channel for a session that lost its own, to the same instance of the connector. Tries for ever.
-
-        Raises:
-            HybridRelayError: there is no use in trying: the connector is gone, or the relay refuses us for good.
-        """
-        logger.warning("%s: the data channel was lost, resuming", self.connection)
-        # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
-        self._link.forget()
-        # All sessions of a relay lose it at the same moment; they must not come back at the same moment.
-        jitter = _RESUME_JITTER * random.random()  # noqa: S311 - spreads load, hides nothing
-        await trio.sleep_until(max(trio.current_time(), self._not_before) + jitter)
-        backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
-        while True:
-            try:
-                tls, _ = await self._open_data_channel(listener)
-                return tls
-            except HybridRelayError as exc:
-                if exc.reason.is_permanent or exc.reason is Reason.LISTENER_GONE:
-                    raise
-                logger.info("%s: not yet: %s", self.connection, exc)
-            await trio.sleep(backoff.next_wait())
+            self._live.discard(kept)
 
     async def _aclose(self) -> None:
         self._closed = True
         async with trio.open_nursery() as nursery:
-            for session in self._live:
+            for kept in self._live:
                 # Streams that were closed still deliver what they were given; those that were not are cut off.
-                session.reset_open_streams(Reason.CANCELLED)
-                nursery.start_soon(partial(session.aclose, grace=_DELIVERY_SECONDS))
+                kept.session.reset_open_streams(Reason.CANCELLED)
+                nursery.start_soon(partial(kept.session.aclose, grace=_DELIVERY_SECONDS))
 
 
 _IDENTITY = frozenset(range(Reason.IDENTITY_SHUT_OUT, Reason.TLS_FAILED + 1))

@@ -10,8 +10,8 @@ import trio
 
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
-from ..connectivity.link import is_hopeless
-from ..errors import ConfigurationError, HybridRelayError, StreamRefused
+from ..connectivity.refusals import is_hopeless
+from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, StreamRefused
 from ..mux import MuxStream, bridge
 from ..protocol.reasons import Reason
 from ..security import bracketed
@@ -36,7 +36,7 @@ async def run_forward(
     """Listen, and forward every connection through `client` until cancelled or told to stop.
 
     `task_status.started` gives the addresses that are bound, port 0 replaced, once the first attempt to connect has
-    ended one way or the other. The session is opened again, for ever, whenever it is lost.
+    ended one way or the other. Whenever the session is lost it is opened again, for as long as the key is good.
 
     Where the target or the tunnel breaks, the application's connection is reset; it never sees a false end of file.
 
@@ -49,6 +49,7 @@ async def run_forward(
     Raises:
         ConfigurationError: an address cannot be bound.
         HybridRelayError: the first attempt to connect failed for good: the key, the identity or the relay is wrong.
+        AuthorizationError: later, every relay says that the key is of no more use, and nothing is open any more.
     """
     listeners: list[trio.SocketListener] = []
     async with FlatNursery() as nursery:
@@ -83,7 +84,13 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
 
 
 async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) -> None:
-    """Have a session at all times, so that no application waits for one; gives up only before the first."""
+    """Have a session at all times, so that no application waits for one.
+
+    Raises:
+        HybridRelayError: before the first it failed for good. Later only an `AuthorizationError` counts, while
+            nothing is open: a port that is closed tells an application more than one which accepts and resets for
+            ever. What else looks final may pass: an identity can be let in again, and who poses as the relay goes.
+    """
     backoff = Backoff()
     first = True
     while True:
@@ -91,7 +98,8 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
         try:
             session = await client.connect()
         except HybridRelayError as exc:
-            if first and is_hopeless(exc):
+            revoked = isinstance(exc, AuthorizationError) and not client.open_streams
+            if is_hopeless(exc) and (first or revoked):
                 raise
             logger.warning("%s%s", exc, f"; {exc.remedy}" if exc.remedy else "")
         else:

@@ -22,9 +22,9 @@ class RelayEndpoint:
     pins: tuple[str, ...] = ()
 
     @classmethod
-    def from_connection_string(cls, string: ConnectionString) -> RelayEndpoint:
-        """The relay that a connection string names."""
-        return cls(string.host, string.ports, string.relay_pins)
+    def all_from(cls, string: ConnectionString) -> tuple[RelayEndpoint, ...]:
+        """The relays that a connection string names, first choice first."""
+        return tuple(cls(endpoint.host, endpoint.ports, string.relay_pins) for endpoint in string.endpoints)
 
     def number_of(self, port: Port) -> int | None:
         """The TCP port number to dial, or None where the relay does not serve this port."""

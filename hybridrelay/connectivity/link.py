@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
 import trio
 
 from ..abc import Dial, Transport
-from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, RelayIdentityError, RendezvousError
+from ..errors import ConfigurationError, HybridRelayError
 from ..protocol import control
-from ..protocol.reasons import Reason
 from ..security import ConnectionString, audience_for, make_token
 from .backoff import Backoff
 from .control import ControlChannel, Introduction, run_control_channel
@@ -39,44 +38,42 @@ CLIMB_HELD_SECONDS = 300.0
 #: Networks that are remembered: home, office, two trains.
 _MAX_NETWORKS = 16
 
-_AUTHORIZATION = frozenset(range(Reason.TOKEN_MALFORMED, Reason.NO_LISTENER))
-_REMEDIES = {
-    Reason.WRONG_KEY: "the key was regenerated or mistyped: fetch it again ('keys list --show-keys' on the relay)",
-    Reason.KEY_REVOKED: "fetch the current key ('keys list --show-keys' on the relay), or use the other one",
-    Reason.UNKNOWN_RULE: "compare SharedAccessKeyName with 'keys list' on the relay",
-    Reason.RIGHT_MISSING: "a connector needs a key with the right Listen, an application one with Send",
-    Reason.UNKNOWN_CONNECTION: "compare EntityPath with 'connections list' on the relay; import its relay file there",
-    Reason.TOKEN_EXPIRED: "compare the clocks of this machine and the relay",
-    Reason.WRONG_AUDIENCE: "Endpoint has to be the host name with which the hybrid connection was created",
-    Reason.NO_LISTENER: "start the connector, or see in its log why it is not registered",
-}
-
 
 def new_instance() -> str:
     """An instance id: one for each process, and never again."""
     return secrets.token_hex(16)
 
 
-def make_connection_token(string: ConnectionString, now: float) -> str:
-    """A fresh token for the hybrid connection of `string`. `now` is in seconds since 1970."""
-    audience = audience_for(string.host, string.entity_path)
+def make_connection_token(string: ConnectionString, host: str, now: float) -> str:
+    """A fresh token for the hybrid connection of `string` at the relay `host`. `now` is in seconds since 1970."""
+    audience = audience_for(host, string.entity_path)
     return make_token(audience, string.key_name, string.key, now + TOKEN_SECONDS)
 
 
-def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
-    """The exception for a relay's `Failed`."""
-    reason = failed.reason
-    kind = AuthorizationError if reason in _AUTHORIZATION else RendezvousError
-    detail = f" ({failed.detail})" if failed.detail and failed.detail != reason.describe else ""
-    return kind(f"{connection}: {reason.describe}{detail}", reason=reason, remedy=_REMEDIES.get(reason))
+def usable_links(endpoints: Iterable[RelayEndpoint], make: Callable[[RelayEndpoint], RelayLink]) -> list[RelayLink]:
+    """A link to each of a hybrid connection's relays, in their order.
 
+    A relay that serves no port which the mode could use is left out, as long as there is another one.
 
-def is_hopeless(error: HybridRelayError) -> bool:
-    """Whether to end at the first try instead of trying for ever: who started us has to mend something.
-
-    An expired token says that a clock is wrong. Later, a clock that jumps is no reason to give up what has worked.
+    Raises:
+        ConfigurationError: none is left.
     """
-    return error.reason.is_permanent or error.reason is Reason.TOKEN_EXPIRED or isinstance(error, RelayIdentityError)
+    links: list[RelayLink] = []
+    unusable: list[UnusableRelay] = []
+    for endpoint in endpoints:
+        try:
+            links.append(make(endpoint))
+        except UnusableRelay as exc:
+            unusable.append(exc)
+    if not links:
+        raise unusable[0]
+    for error in unusable:
+        logger.warning("%s: left out", error)
+    return links
+
+
+class UnusableRelay(ConfigurationError):
+    """A relay serves no port that the mode could use."""
 
 
 class RelayLink:
@@ -106,8 +103,8 @@ class RelayLink:
         transports = discover() if transports is None else transports
         usable = candidates(transports, mode)
         if all(endpoint.missing_ports(candidate.route) for candidate in usable):
-            raise ConfigurationError(
-                f"the relay serves no port that mode {mode} could use",
+            raise UnusableRelay(
+                f"the relay {endpoint.host} serves no port that mode {mode} could use",
                 remedy="choose another mode, or open the ports at the relay (--ports)",
             )
         self.endpoint = endpoint
@@ -128,6 +125,11 @@ class RelayLink:
         self.control_carrier: Candidate | None = None
         self._best_rank = min(candidate.route.rank for candidate in usable)
         self._network_changed = trio.Event()
+
+    @property
+    def host(self) -> str:
+        """The relay's host, as the connection string has it."""
+        return self.endpoint.host
 
     @property
     def remembers(self) -> bool:

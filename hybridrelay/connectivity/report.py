@@ -122,18 +122,19 @@ class Report:
         told = [text if len(reasons) == 1 else f"{', '.join(places)}: {text}" for text, places in reasons.items()]
         return f"the relay {self.host} cannot be reached: {'; '.join(told)}"
 
+    def as_dict(self) -> dict[str, object]:
+        """For JSON. Keys are only ever added."""
+        return {
+            "host": self.host,
+            "mode": self.mode,
+            "chosen": self.chosen,
+            "milliseconds": round(self.seconds * 1000, 1),
+            "attempts": [attempt.as_dict() for attempt in self.attempts],
+        }
+
     def as_json(self) -> str:
-        """For programs: one object. Keys are only ever added."""
-        return json.dumps(
-            {
-                "host": self.host,
-                "mode": self.mode,
-                "chosen": self.chosen,
-                "milliseconds": round(self.seconds * 1000, 1),
-                "attempts": [attempt.as_dict() for attempt in self.attempts],
-            },
-            indent=2,
-        )
+        """For programs: one object."""
+        return json.dumps(self.as_dict(), indent=2)
 
     def as_table(self) -> str:
         """For people: aligned plain text, with what to do about each failure behind it."""

@@ -12,7 +12,7 @@ import trio
 
 from .._nursery import FlatNursery
 from ..connectivity.control import ControlChannel
-from ..connectivity.data import EndToEnd, open_data_channel
+from ..connectivity.data import open_data_channel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError, RelayUnreachable, SessionError
@@ -31,10 +31,11 @@ from ..mux import (
 from ..protocol import control
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
-from ..security import ConnectionString, PeerIdentity
+from ..security import PeerIdentity
 from ..streams.sockets import abort_stream
 from .audit import AuditLog
 from .policy import Policy
+from .published import Published, Registration
 from .targets import TargetError, open_target
 
 logger = logging.getLogger("hybridrelay.connector")
@@ -47,21 +48,6 @@ PROCESS_BUDGET = 1 << 30
 _MOVE_SPACING_SECONDS = 0.1
 
 
-class Published:
-    """One hybrid connection as this connector publishes it."""
-
-    def __init__(self, string: ConnectionString) -> None:
-        self.string = string
-        self.name = string.entity_path
-        self.target = string.require_target()
-        self.end_to_end = EndToEnd.from_connection_string(string)
-        self.unproven = 0
-        #: The relay at which it is published.
-        self.link: RelayLink | None = None
-        #: The relay said that this string is of no use any more.
-        self.refused: HybridRelayError | None = None
-
-
 @attrs.define(eq=False)
 class Served:
     """One session that lives."""
@@ -69,6 +55,9 @@ class Served:
     session: Session
     published: Published
     peer: PeerIdentity
+    #: The relay through which its data channel goes. The session is nobody's but the connector's: the client takes it
+    #: to another relay when it likes.
+    link: RelayLink
     #: The route of its data channel, which need not be the one that would be chosen now.
     carrier: Candidate
 
@@ -103,8 +92,8 @@ class DataChannels:
                 served.session.close(reason)
 
     def of(self, link: RelayLink) -> list[Served]:
-        """The sessions that go through one relay."""
-        return [served for served in self._served.values() if served.published.link is link]
+        """The sessions whose present or last data channel goes through one relay."""
+        return [served for served in self._served.values() if served.link is link]
 
     def doubt(self) -> None:
         """Ask every peer at once whether it is there."""
@@ -125,13 +114,12 @@ class DataChannels:
             for served in self._served.values():
                 nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))
 
-    async def serve(
-        self, published: Published, link: RelayLink, control_channel: ControlChannel, offer: control.Offer
-    ) -> None:
+    async def serve(self, registration: Registration, control_channel: ControlChannel, offer: control.Offer) -> None:
         """One data channel, from the relay's offer to its end. Every failure ends in a log line and nowhere else.
 
-        `published.unproven` counts it already; it is counted down when the other end has proved its identity.
+        `registration.unproven` counts it already; it is counted down when the other end has proved its identity.
         """
+        published, link = registration.published, registration.link
         proven = False
         try:
             candidate = await link.choose()
@@ -142,9 +130,9 @@ class DataChannels:
                 logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, reason.describe)
                 await refuse_session(tls, reason)
                 return
-            published.unproven -= 1
+            registration.unproven -= 1
             proven = True
-            await self._serve_session(published, tls, peer, candidate)
+            await self._serve_session(published, tls, peer, link, candidate)
         except HybridRelayError as exc:
             hint = f"; {exc.remedy}" if exc.remedy else ""
             logger.warning("%s: data channel failed: %s%s", published.name, exc, hint)
@@ -158,10 +146,15 @@ class DataChannels:
             logger.exception("%s: a data channel failed unexpectedly", published.name)
         finally:
             if not proven:
-                published.unproven -= 1
+                registration.unproven -= 1
 
     async def _serve_session(
-        self, published: Published, channel: trio.abc.Stream, peer: PeerIdentity, carrier: Candidate
+        self,
+        published: Published,
+        channel: trio.abc.Stream,
+        peer: PeerIdentity,
+        link: RelayLink,
+        carrier: Candidate,
     ) -> None:
         """A proven data channel: the first of a new session, or the next one of a session that we have."""
         try:
@@ -176,9 +169,9 @@ class DataChannels:
             logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, refusal.describe)
             await refuse_session(channel, refusal)
         elif hello.attach:
-            await self._attach(published, channel, peer, hello, initial, carrier)
+            await self._attach(published, channel, peer, hello, initial, link, carrier)
         else:
-            await self._run_session(published, channel, peer, hello.session_id, initial, carrier)
+            await self._run_session(published, channel, peer, hello.session_id, initial, link, carrier)
 
     def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
         """The policy once more, which may have changed while HELLO was on its way, and a limit."""
@@ -194,6 +187,7 @@ class DataChannels:
         peer: PeerIdentity,
         hello: Hello,
         initial: bytes,
+        link: RelayLink,
         carrier: Candidate,
     ) -> None:
         served = self._served.get(hello.session_id)
@@ -205,8 +199,9 @@ class DataChannels:
             logger.warning("%s: %s cannot resume: %s", published.name, peer.label, refusal.describe)
             await refuse_session(channel, refusal)
         else:
-            logger.info("%s: session of %s resumed over %s", published.name, peer.label, carrier.route.name)
-            served.carrier = carrier
+            route = f"{carrier.route.name} at {link.host}"
+            logger.info("%s: session of %s resumed over %s", published.name, peer.label, route)
+            served.link, served.carrier = link, carrier
             await served.session.replace_channel(channel, initial)
 
     async def _run_session(
@@ -216,18 +211,19 @@ class DataChannels:
         peer: PeerIdentity,
         session_id: bytes,
         initial: bytes,
+        link: RelayLink,
         carrier: Candidate,
     ) -> None:
         if session_id in self._served:
             await refuse_session(channel, Reason.PROTOCOL_ERROR)
             return
         session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget)
-        self._served[session_id] = Served(session, published, peer, carrier)
+        self._served[session_id] = Served(session, published, peer, link, carrier)
         try:
             async with FlatNursery() as nursery:
                 await nursery.start(partial(session.run, channel, initial=initial))
-                route = carrier.route.name
-                logger.info("%s: session of %s (%s) opened over %s", published.name, peer.label, peer.serial, route)
+                who, route = f"{peer.label} ({peer.serial})", f"{carrier.route.name} at {link.host}"
+                logger.info("%s: session of %s opened over %s", published.name, who, route)
                 async for offer in session.offers:
                     nursery.start_soon(self._serve_stream, published, peer, offer)
             outcome = await session.wait_ended()

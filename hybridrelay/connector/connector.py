@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
@@ -12,43 +11,29 @@ import trio
 
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Dial, Transport
-from ..connectivity.backoff import Backoff
-from ..connectivity.control import ControlChannel
-from ..connectivity.discovery import AUTO, Candidate
+from ..connectivity.discovery import AUTO
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.link import (
-    CLIMB_FIRST_SECONDS,
-    RelayLink,
-    failure_error,
-    is_hopeless,
-    make_connection_token,
-    new_instance,
-)
+from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance, usable_links
 from ..connectivity.network import watch_jumps
+from ..connectivity.refusals import all_failed
 from ..errors import ConfigurationError, HybridRelayError
 from ..mux import DATA_CONFIG
 from ..protocol import control
-from ..protocol.reasons import Reason
 from ..security import ConnectionString, expires_soon
-from .channels import DataChannels, Published
+from .channels import DataChannels
 from .instance_file import InstanceFile
 from .policy import Policy, PolicyFile
+from .published import Published
+from .registrar import Registrar
 
 logger = logging.getLogger("hybridrelay.connector")
-
-#: The longest wait between two tries to come back while a session waits for it (seconds).
-_RESUME_BACKOFF = 2.0
-#: Data channels whose other end has not proved its identity, per hybrid connection. Defends memory and the machine
-#: against a relay (or whoever has a Send key) that calls for channels without end; a real client needs one.
-MAX_UNPROVEN_CHANNELS = 16
-#: Registrations are renewed after this part of the time that the relay grants.
-RENEW_AFTER = 0.7
 
 
 class Connector:
     """Publishes hybrid connections until cancelled. Use `run_connector`.
 
-    This class keeps the control channels; `DataChannels` has what comes of them.
+    A `Registrar` keeps what is published registered at one relay; `DataChannels` has what comes of that, through
+    whichever relay.
     """
 
     def __init__(
@@ -70,71 +55,101 @@ class Connector:
         policy = policy_file.policy if policy_file else policy or Policy()
         self._channels = DataChannels(policy, attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline))
         self._policy_file = policy_file
-        self._clock = clock
-        self._stopping = False
-        self._given_up: set[RelayLink] = set()
-        self._controls: set[ControlChannel] = set()
-        groups: dict[tuple[object, ...], list[Published]] = defaultdict(list)
-        endpoints: dict[tuple[object, ...], RelayEndpoint] = {}
-        names: set[tuple[str, str]] = set()
-        for string in strings:
-            if (string.host, string.entity_path) in names:
-                raise ConfigurationError(f"two connection strings are for {string.entity_path} at {string.host}")
-            names.add((string.host, string.entity_path))
-            endpoint = RelayEndpoint.from_connection_string(string)
-            key = (endpoint.host, frozenset(endpoint.ports.items()), endpoint.pins)
-            endpoints[key] = endpoint
-            groups[key].append(Published(string))
-            identity, _ = string.require_identity()
-            if expires_soon(identity, now=clock()):
-                logger.warning("%s: this connector's identity expires soon: issue a new one", string.entity_path)
         instance = instance_file.instance if instance_file else new_instance()
         #: Earlier instances of this connector that are dead.
-        self._replaces = (instance_file.previous,) if instance_file and instance_file.previous else ()
-        self._links = [
-            (
-                RelayLink(
-                    endpoints[key],
+        replaces = (instance_file.previous,) if instance_file and instance_file.previous else ()
+        self._registrars: dict[RelayLink, Registrar] = {}
+        #: Each is registered somewhere, or of no use anywhere.
+        self._settled = trio.Event()
+        #: All are of no use anywhere.
+        self._over = trio.Event()
+
+        links: dict[tuple[object, ...], RelayLink] = {}
+
+        def link_to(endpoint: RelayEndpoint) -> RelayLink:
+            """Strings of one relay share its link."""
+            key = (endpoint.host, frozenset(endpoint.ports.items()), endpoint.pins)
+            if key not in links:
+                links[key] = RelayLink(
+                    endpoint,
                     control.Role.CONNECTOR,
                     instance=instance,
                     mode=mode,
                     dial=dial,
                     transports=transports,
                     climb_seconds=climb_seconds,
-                ),
-                group,
-            )
-            for key, group in groups.items()
-        ]
-        for link, group in self._links:
-            for published in group:
-                published.link = link
+                )
+                self._registrars[links[key]] = Registrar(
+                    links[key], self._channels, replaces=replaces, clock=clock, changed=self._changed
+                )
+            return links[key]
+
+        self._published = [Published(string) for string in strings]
+        names: set[tuple[str, str]] = set()
+        for published in self._published:
+            identity, _ = published.string.require_identity()
+            if expires_soon(identity, now=clock()):
+                logger.warning("%s: this connector's identity expires soon: issue a new one", published.name)
+            for link in usable_links(RelayEndpoint.all_from(published.string), link_to):
+                if (link.host, published.name) in names:
+                    raise ConfigurationError(f"two connection strings are for {published.name} at {link.host}")
+                names.add((link.host, published.name))
+                self._registrars[link].publish(published)
 
     async def run(
         self,
         *,
         stop: trio.Event | None = None,
         grace: float = 0.0,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        task_status: trio.TaskStatus[tuple[ConnectionString, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """See `run_connector`."""
         async with FlatNursery() as nursery:
             nursery.start_soon(watch_jumps, self._jumped)
             if self._policy_file is not None:
                 nursery.start_soon(self._policy_file.watch, self._channels.set_policy, self._policy_failed)
-            async with trio.open_nursery() as starting:
-                for link, group in self._links:
-                    starting.start_soon(nursery.start, self._serve_link, link, group, nursery)
-            task_status.started()
+            nursery.start_soon(self._end_when_over)
+            for registrar in self._registrars.values():
+                nursery.start_soon(registrar.run, nursery)
+            await self._settled.wait()
+            self._tell_missing()
+            task_status.started(tuple(one.string for one in self._published if not one.is_refused))
             await wait_stop(stop)
             await self._drain(grace)
             nursery.cancel_scope.cancel()
 
+    def _changed(self) -> None:
+        """Some registration has come or gone."""
+        if all(published.is_refused for published in self._published):
+            self._over.set()
+        elif all(published.is_registered or published.is_refused for published in self._published):
+            self._settled.set()
+
+    async def _end_when_over(self) -> None:
+        """One string, or one relay, ends nobody else; with the last one, the connector ends.
+
+        Raises:
+            HybridRelayError: no relay has any use for any of the strings.
+        """
+        await self._over.wait()
+        raise _why_refused(self._published[0])
+
+    def _tell_missing(self) -> None:
+        """Say what runs without some of its relays, or not at all."""
+        for published in self._published:
+            if published.is_refused:
+                logger.error("%s is not published: %s", published.name, _why_refused(published))
+                continue
+            for one in published.registrations:
+                if not one.is_registered:
+                    level = logging.WARNING if one.failure else logging.INFO
+                    why = one.failure or "it has not answered"
+                    logger.log(level, "%s: not registered yet at %s: %s", published.name, one.link.host, why)
+
     async def _drain(self, grace: float) -> None:
         """Take no new work, and let open streams finish for up to `grace` seconds."""
-        self._stopping = True
-        for channel in self._controls:
-            channel.close()  # the relay offers nothing more to us
+        for registrar in self._registrars.values():
+            registrar.stop()
         await self._channels.drain(grace)
 
     @staticmethod
@@ -143,164 +158,13 @@ class Connector:
 
     def _jumped(self, what: str) -> None:
         logger.info("%s: asking everybody whether they are there", what)
-        for link, _ in self._links:
-            link.forget(network_changed=True)
-        for channel in self._controls:
-            channel.doubt()
+        for registrar in self._registrars.values():
+            registrar.jumped()
         self._channels.doubt()
 
-    # --- the control channel
 
-    async def _serve_link(
-        self,
-        link: RelayLink,
-        group: list[Published],
-        channels: trio.Nursery,
-        *,
-        task_status: trio.TaskStatus[None],
-    ) -> None:
-        """Keep a control channel for ever. Permanent refusals end it before it has ever worked, and nothing later."""
-        backoff = Backoff()
-        worked = climbed = False
-        #: The route of the control channel.
-        carrier: Candidate | None = None
-
-        def in_use() -> Candidate | None:
-            carriers = [served.carrier for served in self._channels.of(link) if served.session.is_open]
-            if carrier is not None:
-                carriers.append(carrier)
-            return max(carriers, key=lambda candidate: candidate.route.rank, default=None)
-
-        async def move_up(better: Candidate) -> None:
-            nonlocal climbed
-            logger.info("%s works now at %s, moving up", better.route.name, link.endpoint.host)
-            if carrier is not None and carrier.route.rank <= better.route.rank:
-                await self._channels.move(link, better)
-                return
-            climbed = True
-            for channel in ours:
-                channel.close()
-
-        ours: set[ControlChannel] = set()
-        channels.start_soon(link.climb, in_use, move_up)
-        while True:
-            began = trio.current_time()
-            retry_after = 0.0
-            try:
-                async with FlatNursery() as nursery:
-                    channel = await link.start_control(nursery)
-                    ours = {channel}
-                    await self._register_all(channel, group, first=not worked)
-                    if not worked:
-                        worked = True
-                        task_status.started()
-                    names = ", ".join(p.name for p in group if p.refused is None)
-                    carrier = link.control_carrier
-                    assert carrier is not None
-                    logger.info("listening for %s at %s over %s", names, link.endpoint.host, carrier.route.name)
-                    nursery.start_soon(self._renew, channel, group)
-                    if climbed:
-                        climbed = False
-                        nursery.start_soon(self._channels.move, link, carrier)
-                    self._controls.add(channel)
-                    retry_after = await self._serve_messages(channel, group, link, channels)
-                    nursery.cancel_scope.cancel()
-                if self._stopping:
-                    return
-                if climbed:
-                    continue
-                logger.warning("the control channel to %s was lost", link.endpoint.host)
-                if not retry_after:
-                    # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
-                    link.forget()
-            except HybridRelayError as exc:
-                if not worked and is_hopeless(exc):
-                    raise
-                logger.warning("%s%s", exc, f"; {exc.remedy}" if exc.remedy else "")
-                link.forget()
-            finally:
-                carrier = None
-                self._controls -= ours
-            if all(published.refused for published in group):
-                self._give_up(link, group)
-                return
-            backoff.succeeded(held_seconds=trio.current_time() - began)
-            waiting = any(not served.session.is_open for served in self._channels.of(link))
-            wait = backoff.next_wait(at_least=retry_after, at_most=_RESUME_BACKOFF if waiting else None)
-            logger.info("trying %s again in %.1f s", link.endpoint.host, wait)
-            await trio.sleep(wait)
-
-    def _give_up(self, link: RelayLink, group: list[Published]) -> None:
-        """One relay refuses all that we have for it. The others are served on; with the last one, the connector ends.
-
-        Raises:
-            HybridRelayError: it was the last one.
-        """
-        self._given_up.add(link)
-        if len(self._given_up) == len(self._links):
-            error = group[0].refused
-            assert error is not None
-            raise error
-        logger.error("giving up %s: it refuses every connection string that we have for it", link.endpoint.host)
-
-    async def _register_all(self, channel: ControlChannel, group: list[Published], *, first: bool) -> float:
-        """Register everything; the time until which all registrations hold, in seconds since 1970.
-
-        Raises:
-            HybridRelayError: a registration failed, and it may succeed later, or it is the first time.
-        """
-        until = self._clock() + 3600.0
-        for published in group:
-            if published.refused:
-                continue
-            token = make_connection_token(published.string, self._clock())
-            answer = await channel.request(control.Register(channel.next_id(), published.name, token, self._replaces))
-            if isinstance(answer, control.Registered):
-                until = min(until, answer.expires_at)
-            elif isinstance(answer, control.Failed):
-                error = failure_error(published.name, answer)
-                if first or not error.reason.is_permanent:
-                    raise error
-                logger.error("%s%s", error, f"; {error.remedy}" if error.remedy else "")
-                published.refused = error
-        return until
-
-    async def _renew(self, channel: ControlChannel, group: list[Published]) -> None:
-        while True:
-            until = await self._register_all(channel, group, first=False)
-            await trio.sleep(max(1.0, (until - self._clock()) * RENEW_AFTER))
-
-    async def _serve_messages(
-        self, channel: ControlChannel, group: list[Published], link: RelayLink, channels: trio.Nursery
-    ) -> float:
-        """Answer the relay until the channel ends; when to come back (seconds), where the relay said so."""
-        by_name = {published.name: published for published in group}
-        retry_after = 0.0
-        async for message in channel.messages:
-            match message:
-                case control.Offer(id=id_, connection=name):
-                    published = by_name.get(name)
-                    if published is None or published.refused:
-                        await channel.send(control.Failed(id_, Reason.UNKNOWN_CONNECTION))
-                    elif published.unproven >= MAX_UNPROVEN_CHANNELS:
-                        await channel.send(control.Failed(id_, Reason.LIMIT))
-                    else:
-                        published.unproven += 1
-                        channels.start_soon(self._channels.serve, published, link, channel, message)
-                        await channel.send(control.Accept(id_))
-                case control.Ended(connection=name, reason=reason):
-                    if published := by_name.get(name):
-                        error = failure_error(name, control.Failed(0, reason))
-                        logger.error("the relay ended the registration: %s", error)
-                        published.refused = error if reason.is_permanent else None
-                        if all(p.refused for p in group):
-                            return 0.0
-                case control.Draining(retry_after_seconds=seconds):
-                    logger.info("the relay at %s is about to restart", link.endpoint.host)
-                    retry_after = float(seconds)
-                case _:
-                    pass
-        return retry_after
+def _why_refused(published: Published) -> HybridRelayError:
+    return all_failed({one.link.host: one.failure for one in published.registrations if one.failure is not None})
 
 
 async def run_connector(
@@ -316,11 +180,13 @@ async def run_connector(
     instance_file: InstanceFile | None = None,
     stop: trio.Event | None = None,
     grace: float = 0.0,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[tuple[ConnectionString, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Publish hybrid connections until cancelled or told to stop; started when all of them are registered.
+    """Publish hybrid connections, each at every relay of its connection string, until cancelled or told to stop.
 
-    A relay that cannot be reached, now or later, is tried again for ever.
+    Started when each of them is registered at one relay at least, with the strings that are served: those which every
+    relay refuses are left out, as long as there are others. A relay that cannot be reached, now or later, is tried
+    again for ever, and touches nothing that goes through another.
 
     Args:
         strings: connectors' connection strings; those of one relay share a control channel.
@@ -338,8 +204,9 @@ async def run_connector(
 
     Raises:
         ConfigurationError: a string cannot be used, or the environment names an impossible proxy.
-        AuthorizationError: the relay refuses a string for good, at the start or when its key is revoked.
-        RelayIdentityError: whoever answers at the start is not the relay.
+        AuthorizationError: no relay has any more use for any of the strings, at the start or later: keys are wrong or
+            were revoked, hybrid connections are unknown or were deleted.
+        RelayIdentityError: whoever answers at the start is not the relay, and no other relay is left to try.
     """
     connector = Connector(
         strings,

@@ -127,7 +127,7 @@ class Broker:
             raise AuthorizationError("no such hybrid connection", reason=Reason.UNKNOWN_CONNECTION)
         authorization = verify_token(
             token,
-            hosts={known.endpoint_host},
+            hosts=known.hosts,
             entity=connection,
             right=right,
             entity_rules=known.rules,

@@ -5,12 +5,12 @@ Nothing here is secret but the keys in the rules, whose type does not print.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import attrs
 
-from ..security import KeySlot, Rule, check_connection_name, check_host, check_rules
+from ..security import KeySlot, Rule, check_connection_name, check_hosts, check_rules
 
 __all__ = ["HybridConnection", "KeyId", "RelayRecord", "diff"]
 
@@ -31,8 +31,12 @@ def _check_name(instance: object, attribute: object, value: str) -> None:
     check_connection_name(value)
 
 
-def _check_host(instance: object, attribute: object, value: str) -> None:
-    check_host(value)
+def _as_tuple(value: Iterable[str]) -> tuple[str, ...]:
+    return tuple(value)
+
+
+def _check_hosts(instance: object, attribute: object, value: tuple[str, ...]) -> None:
+    check_hosts(value)
 
 
 @attrs.frozen
@@ -40,13 +44,14 @@ class RelayRecord:
     """All that a relay needs in order to serve one hybrid connection. No authority is part of it.
 
     Raises:
-        ValueError: the name or the host cannot be one.
+        ValueError: the name or a host cannot be one.
         ConfigurationError: the rules cannot stand together.
     """
 
     name: str = attrs.field(validator=_check_name)
-    #: The relay's host name or address, as it stands in connection strings.
-    endpoint_host: str = attrs.field(validator=_check_host)
+    #: The host names or addresses of all relays that serve it, as they stand in connection strings. Each relay takes
+    #: tokens that were made for any of them: it does not know which of the names is its own.
+    hosts: tuple[str, ...] = attrs.field(converter=_as_tuple, validator=_check_hosts)
     rules: tuple[Rule, ...] = attrs.field(converter=check_rules)
 
 
@@ -59,8 +64,8 @@ class HybridConnection:
     """One hybrid connection as the registry has it."""
 
     name: str
-    #: The relay's host name or address, as it stands in connection strings.
-    endpoint_host: str
+    #: As in `RelayRecord`.
+    hosts: tuple[str, ...]
     #: By name, each once.
     rules: tuple[Rule, ...]
     #: Seconds since 1970.

@@ -15,6 +15,7 @@ __all__ = ["dump_relay_record", "parse_relay_record_untrusted"]
 
 _FORMAT = "hybridrelay-relay-record"
 _VERSION = 1
+#: ``endpoint`` is the relay's host; a list of hosts where there are several.
 _FIELDS = {"format", "version", "name", "endpoint", "rules"}
 _RULE_FIELDS = {"name", "rights", "primary", "secondary"}
 
@@ -27,7 +28,7 @@ def dump_relay_record(record: RelayRecord) -> str:
                 "format": _FORMAT,
                 "version": _VERSION,
                 "name": record.name,
-                "endpoint": record.endpoint_host,
+                "endpoint": record.hosts[0] if len(record.hosts) == 1 else record.hosts,
                 "rules": [
                     {
                         "name": rule.name,
@@ -66,7 +67,7 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
     _only(content, _FIELDS, "")
     rules = [_rule(rule, f"rules[{index}]") for index, rule in enumerate(_array(content, "rules", ""))]
     try:
-        return RelayRecord(_text(content, "name", ""), _text(content, "endpoint", ""), rules)
+        return RelayRecord(_text(content, "name", ""), _hosts(content), rules)
     except ValueError as exc:
         _fail(f"is damaged: {exc}")
 
@@ -109,6 +110,13 @@ def _text(content: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str):
         _fail(f"is damaged: {where}{key}")
     return value
+
+
+def _hosts(content: dict[str, Any]) -> list[str]:
+    value = content.get("endpoint")
+    if isinstance(value, list) and all(isinstance(host, str) for host in value):
+        return value
+    return [_text(content, "endpoint", "")]
 
 
 def _array(content: dict[str, Any], key: str, where: str) -> Sequence[object]:

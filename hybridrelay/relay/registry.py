@@ -34,6 +34,7 @@ SCHEMA_VERSION: Final = 1
 #: How long a change waits for that of another process. A change takes milliseconds; a busy disk may take longer.
 _BUSY_TIMEOUT_SECONDS = 5.0
 
+#: endpoint_host: the hosts of all relays, separated by spaces (the name is from when there was one).
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE connections (
@@ -154,14 +155,14 @@ class Registry:
 
     # --- changing
 
-    def create(self, name: str, endpoint_host: str, rules: Iterable[Rule]) -> HybridConnection:
+    def create(self, name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> HybridConnection:
         """Add a hybrid connection.
 
         Raises:
-            ConfigurationError: the name is taken or impossible, the host is impossible, or the rules are.
+            ConfigurationError: the name is taken or impossible, a host is impossible, or the rules are.
         """
         try:
-            record = RelayRecord(name, endpoint_host, rules)
+            record = RelayRecord(name, hosts, rules)
         except ValueError as exc:
             raise ConfigurationError(str(exc)) from None
         return self.import_(record)
@@ -178,9 +179,8 @@ class Registry:
                     f"there is a hybrid connection {record.name!r} already",
                     remedy="choose another name, or delete the existing one first",
                 )
-            database.execute(
-                "INSERT INTO connections VALUES (?, ?, ?)", (record.name, record.endpoint_host, self._clock())
-            )
+            hosts = " ".join(record.hosts)
+            database.execute("INSERT INTO connections VALUES (?, ?, ?)", (record.name, hosts, self._clock()))
             for rule in record.rules:
                 rights = " ".join(sorted(rule.rights))
                 database.execute("INSERT INTO rules VALUES (?, ?, ?)", (record.name, rule.name, rights))
@@ -198,13 +198,19 @@ class Registry:
             if not database.execute("DELETE FROM connections WHERE name = ?", (name,)).rowcount:
                 raise self._unknown_connection(name)
 
-    def regenerate_key(self, name: str, rule: str, slot: KeySlot) -> Secret:
+    def regenerate_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None = None) -> Secret:
         """Put a new key into a slot, revoked or not, and return it. The old one ends at once.
+
+        Args:
+            name: the hybrid connection.
+            rule: one of its rules.
+            slot: which of the rule's keys.
+            key: the one that another relay has made; None makes one.
 
         Raises:
             ConfigurationError: no such hybrid connection or rule; says which there are.
         """
-        key = generate_key()
+        key = generate_key() if key is None else key
         self._replace_key(name, rule, slot, key)
         return key
 
@@ -258,7 +264,7 @@ class Registry:
 
 def _connections(rows: Iterable[tuple[Any, ...]]) -> Iterator[HybridConnection]:
     """Put the rows of `_READ` together. Raises ValueError where they are not what this program writes."""
-    for (name, host, created_at), of_connection in groupby(rows, key=lambda row: row[:3]):
+    for (name, hosts, created_at), of_connection in groupby(rows, key=lambda row: row[:3]):
         rules = []
         generations = {}
         for (rule, rights), of_rule in groupby(of_connection, key=lambda row: row[3:5]):
@@ -268,7 +274,7 @@ def _connections(rows: Iterable[tuple[Any, ...]]) -> Iterator[HybridConnection]:
             generations.update({(rule, slot): generation for slot, (generation, _) in keys.items()})
             secrets = {slot.value: key for slot, (_, key) in keys.items()}
             rules.append(Rule(rule, map(Right, rights.split()), **secrets))
-        yield HybridConnection(name, host, tuple(rules), created_at, generations)
+        yield HybridConnection(name, tuple(hosts.split()), tuple(rules), created_at, generations)
 
 
 def _prepare(database: sqlite3.Connection, path: Path) -> None:

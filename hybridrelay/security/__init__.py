@@ -6,10 +6,14 @@ Pure where possible: clocks are arguments. ``cryptography`` is imported only by 
 from __future__ import annotations
 
 from .authority_file import AuthorityFile
-from .connection_string import (
-    ConnectionString,
+from .connection_string import ConnectionString, parse_connection_string_untrusted
+from .endpoints import (
+    Endpoint,
+    check_hosts,
+    format_port_lists,
     format_ports,
-    parse_connection_string_untrusted,
+    pair_endpoints,
+    parse_port_lists_untrusted,
     parse_ports_untrusted,
 )
 from .identity import (
@@ -35,7 +39,7 @@ from .relay_tls import (
     relay_identity_error,
     relay_pin,
 )
-from .rules import KeySlot, Right, Rule, check_rules, generate_key
+from .rules import KeySlot, Right, Rule, check_key, check_rules, generate_key
 from .sas import Authorization, SasToken, audience_for, make_token, parse_token_untrusted, verify_token
 from .secret import Secret
 from .tls import PeerIdentity, check_peer, data_client_context, data_server_context, peer_identity_error
@@ -46,6 +50,7 @@ __all__ = [
     "AuthorityFile",
     "Authorization",
     "ConnectionString",
+    "Endpoint",
     "HostPort",
     "Identity",
     "IdentityDetails",
@@ -61,6 +66,8 @@ __all__ = [
     "bracketed",
     "check_connection_name",
     "check_host",
+    "check_hosts",
+    "check_key",
     "check_label",
     "check_peer",
     "check_pin",
@@ -72,6 +79,7 @@ __all__ = [
     "data_client_context",
     "data_server_context",
     "expires_soon",
+    "format_port_lists",
     "format_ports",
     "generate_key",
     "load_connection_string",
@@ -79,8 +87,10 @@ __all__ = [
     "make_token",
     "outer_client_context",
     "outer_server_context",
+    "pair_endpoints",
     "parse_connection_string_untrusted",
     "parse_host_port_untrusted",
+    "parse_port_lists_untrusted",
     "parse_ports_untrusted",
     "parse_token_untrusted",
     "peer_identity_error",

@@ -7,23 +7,24 @@ A value may contain ``=`` but no ``;``. Field names are case-insensitive.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import TypeVar
 
 import attrs
 
 from ..errors import ConnectionStringError
 from .encoding import decode_der_untrusted, encode_der
-from .identity import Identity, Role
-from .names import (
-    HostPort,
-    bracketed,
-    check_connection_name,
-    check_host,
-    parse_host_port_untrusted,
-    parse_port_untrusted,
+from .endpoints import (
+    Endpoint,
+    check_hosts,
+    format_hosts,
+    format_port_lists,
+    pair_endpoints,
+    parse_hosts_untrusted,
+    parse_port_lists_untrusted,
 )
+from .identity import Identity, Role
+from .names import HostPort, check_connection_name, parse_host_port_untrusted
 from .pins import check_pin
 from .rules import check_key, check_rule_name
 from .secret import Secret
@@ -33,7 +34,6 @@ T = TypeVar("T")
 #: Ours have 1 to 2 KB; bounds what is parsed before anything is known about the text.
 MAX_CONNECTION_STRING = 16 * 1024
 MAX_RELAY_PINS = 8
-MAX_PORTS = 16
 #: Canonical names, in the order in which they are written.
 _FIELDS = (
     "Endpoint",
@@ -50,32 +50,16 @@ _FIELDS = (
 _BY_LOWER = {name.lower(): name for name in _FIELDS}
 _REQUIRED = _FIELDS[:4]
 _IDENTITY_FIELDS = ("PrivateKey", "Certificate", "Authority")
-_ENDPOINT = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,15})://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
-_PORT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 #: An unknown field name is repeated in the error only if it can be no part of a secret.
 _HARMLESS = re.compile(r"[A-Za-z]{1,24}")
-
-
-def _check_ports(instance: object, attribute: object, value: Mapping[str, int | None]) -> None:
-    if len(value) > MAX_PORTS:
-        raise ValueError(f"at most {MAX_PORTS} ports")
-    for name, port in value.items():
-        if not _PORT_NAME.fullmatch(name):
-            raise ValueError("a port's name consists of lower case letters, digits, _ and -")
-        if port is not None and not 1 <= port <= 65535:
-            raise ValueError("a port is a number from 1 to 65535, or off")
-
-
-def _frozen_ports(value: Mapping[str, int | None]) -> Mapping[str, int | None]:
-    return MappingProxyType(dict(value))
 
 
 @attrs.frozen
 class ConnectionString:
     """A connection string, taken apart. Its `repr` shows no secret; `format` writes it back."""
 
-    #: The relay's host name or IP address, without brackets.
-    host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))
+    #: The relays that serve the hybrid connection, first choice first.
+    endpoints: tuple[Endpoint, ...] = attrs.field()
     key_name: str = attrs.field(validator=lambda _instance, _attribute, value: check_rule_name(value))
     key: Secret = attrs.field(validator=lambda _instance, _attribute, value: check_key(value))
     #: The hybrid connection.
@@ -86,12 +70,13 @@ class ConnectionString:
     identity: Identity | None = None
     #: The certificate (DER) of the authority that issued our identity and the peer's.
     authority: bytes | None = attrs.field(default=None, repr=False)
-    #: ``sha256:<base64>`` of the relay's public key, any one of which is right. Empty: verify the relay by CA.
+    #: ``sha256:<base64>`` of a relay's public key, any one of which is right for any of the relays. Empty: a CA has
+    #: to vouch for them.
     relay_pins: tuple[str, ...] = attrs.field(default=())
-    #: The relay's ports that are not the defaults, by name; None is off.
-    ports: Mapping[str, int | None] = attrs.field(
-        factory=dict[str, int | None], converter=_frozen_ports, validator=_check_ports
-    )
+
+    @endpoints.validator
+    def _check_endpoints(self, attribute: object, value: tuple[Endpoint, ...]) -> None:
+        check_hosts([endpoint.host for endpoint in value])
 
     @relay_pins.validator
     def _check_pins(self, attribute: object, value: tuple[str, ...]) -> None:
@@ -110,9 +95,9 @@ class ConnectionString:
         return Role.CONNECTOR if self.target is not None else Role.APPLICATION
 
     @property
-    def endpoints(self) -> tuple[str, ...]:
-        """The hosts of all relays that serve this hybrid connection, first choice first. One, for now."""
-        return (self.host,)
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts of its relays, in their order."""
+        return tuple(endpoint.host for endpoint in self.endpoints)
 
     def require_identity(self) -> tuple[Identity, bytes]:
         """The identity and the authority's certificate (DER).
@@ -145,7 +130,7 @@ class ConnectionString:
     def format(self) -> str:
         """The connection string as one line, secrets included. `parse_connection_string_untrusted` reads it back."""
         values = {
-            "Endpoint": f"hr://{bracketed(self.host)}/",
+            "Endpoint": format_hosts(self.hosts),
             "SharedAccessKeyName": self.key_name,
             "SharedAccessKey": self.key.reveal(),
             "EntityPath": self.entity_path,
@@ -158,8 +143,8 @@ class ConnectionString:
             values["Authority"] = encode_der(self.authority)
         if self.relay_pins:
             values["RelayPin"] = ",".join(self.relay_pins)
-        if self.ports:
-            values["Ports"] = format_ports(self.ports)
+        if ports := format_port_lists(self.endpoints):
+            values["Ports"] = ports
         return ";".join(f"{name}={value}" for name, value in values.items())
 
 
@@ -190,8 +175,11 @@ def parse_connection_string_untrusted(text: str) -> ConnectionString:
 
     private_key = field("PrivateKey", _parse_private_key, None)
     certificate = field("Certificate", decode_der_untrusted, None)
+    hosts = field("Endpoint", parse_hosts_untrusted, tuple[str, ...]())
     return ConnectionString(
-        host=field("Endpoint", _parse_endpoint, ""),
+        endpoints=field(
+            "Ports", lambda text: pair_endpoints(hosts, parse_port_lists_untrusted(text)), pair_endpoints(hosts, ())
+        ),
         key_name=field("SharedAccessKeyName", check_rule_name, ""),
         key=field("SharedAccessKey", lambda value: check_key(Secret(value)), Secret("")),
         entity_path=field("EntityPath", check_connection_name, ""),
@@ -199,31 +187,7 @@ def parse_connection_string_untrusted(text: str) -> ConnectionString:
         identity=None if private_key is None or certificate is None else Identity(certificate, private_key),
         authority=field("Authority", decode_der_untrusted, None),
         relay_pins=field("RelayPin", _parse_pins, ()),
-        ports=field("Ports", parse_ports_untrusted, dict[str, int | None]()),
     )
-
-
-def parse_ports_untrusted(text: str) -> dict[str, int | None]:
-    """Parse ``name=number,name=off``; off is None.
-
-    Raises:
-        ValueError: says what is wrong, without repeating the text.
-    """
-    ports: dict[str, int | None] = {}
-    for item in text.split(","):
-        name, equals, value = item.strip().partition("=")
-        if not equals or not _PORT_NAME.fullmatch(name):
-            raise ValueError("expected name=number or name=off, separated by commas")
-        if name in ports:
-            raise ValueError("a port appears twice")
-        ports[name] = None if value == "off" else parse_port_untrusted(value)
-    _check_ports(None, None, ports)
-    return ports
-
-
-def format_ports(ports: Mapping[str, int | None]) -> str:
-    """What `parse_ports_untrusted` reads back."""
-    return ",".join(f"{name}={'off' if port is None else port}" for name, port in ports.items())
 
 
 def _split(text: str) -> dict[str, str]:
@@ -253,24 +217,6 @@ def _split(text: str) -> dict[str, str]:
             raise _error(name, "appears twice")
         fields[name] = value.strip()
     return fields
-
-
-def _parse_endpoint(text: str) -> str:
-    match = _ENDPOINT.fullmatch(text)
-    if match is None:
-        raise ValueError("expected hr://host/")
-    if match["scheme"].lower() not in {"hr", "sb"}:
-        raise ValueError("expected hr://host/ (or sb://host/); other schemes name other services")
-    if match["rest"] not in {"", "/"}:
-        raise ValueError("nothing follows the host: the hybrid connection's name goes into EntityPath")
-    host = match["authority"]
-    if "@" in host:
-        raise ValueError("there is no user name in it")
-    if host.startswith("[") and host.endswith("]") and ":" in host:
-        return check_host(host[1:-1])
-    if host.startswith("[") or ":" in host:
-        raise ValueError("it has no port (ports go into Ports), and an IPv6 address stands in brackets")
-    return check_host(host)
 
 
 def _parse_private_key(text: str) -> Secret:

@@ -55,6 +55,14 @@ def check_host(host: str) -> str:
     return host
 
 
+def normal_host(host: str) -> str:
+    """`host` as it compares: in lower case, without a final dot, an IPv6 address in its shortest form."""
+    try:
+        return str(ipaddress.IPv6Address(host))
+    except ValueError:
+        return host.lower().removesuffix(".")
+
+
 @attrs.frozen
 class HostPort:
     """An address to dial: a DNS name or an IP address, and a port. `str()` puts IPv6 in brackets."""

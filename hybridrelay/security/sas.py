@@ -25,7 +25,7 @@ import attrs
 
 from ..errors import AuthorizationError
 from ..protocol.reasons import Reason
-from .names import bracketed
+from .names import bracketed, normal_host
 from .rules import MAX_RULE_NAME, KeySlot, Right, Rule
 from .secret import Secret
 
@@ -164,7 +164,7 @@ def verify_token(
     if isinstance(token, str):
         token = parse_token_untrusted(token)
     wanted = tuple(entity.split("/")) if entity else ()
-    if token.host not in {_normal_host(host) for host in hosts}:
+    if token.host not in {normal_host(host) for host in hosts}:
         raise AuthorizationError(
             f"the token was made for the host {token.host!r}, which is no name of this relay",
             reason=Reason.WRONG_AUDIENCE,
@@ -231,11 +231,7 @@ def _parse_audience(encoded: str) -> tuple[str, tuple[str, ...]]:
         raise _malformed("sr is not a URL")
     # Some SDKs double the slash behind the host, some end with one: empty segments mean nothing.
     path = tuple(segment for segment in (match["path"] or "").split("/") if segment)
-    return _normal_host(match["v6"] or match["name"]), path
-
-
-def _normal_host(host: str) -> str:
-    return host.lower().removesuffix(".")
+    return normal_host(match["v6"] or match["name"]), path
 
 
 def _parse_signature(encoded: str) -> bytes:

@@ -48,9 +48,9 @@ def test_on_the_relays_machine(created: Created) -> None:
 
     assert (connector.role, application.role) == (Role.CONNECTOR, Role.APPLICATION)
     assert str(connector.require_target()) == "db.internal:5432"
-    assert connector.host == application.host == known.endpoint_host == "relay.example.com"
+    assert connector.hosts == application.hosts == known.hosts == ("relay.example.com",)
     assert connector.relay_pins == application.relay_pins == (relay_pin(created.state / "relay.pem"),)
-    assert connector.ports == application.ports == {}
+    assert [one.ports for one in (*connector.endpoints, *application.endpoints)] == [{}, {}]
     for string in (connector, application):
         rule = known.rule(string.key_name)
         assert rule is not None
@@ -73,7 +73,7 @@ def test_elsewhere_and_brought_to_the_relay(run: Run, tmp_path: Path) -> None:
     assert str(tmp_path / "orders.authority") in out
     for string in _strings(tmp_path):
         assert string.relay_pins == (PIN, PIN)
-        assert string.ports == {"http": 8080, "probe": None}
+        assert string.endpoints[0].ports == {"http": 8080, "probe": None}
     assert "PRIVATE" not in (tmp_path / "r").read_text().upper(), "the relay has no use for it"
 
     state = tmp_path / "state"
@@ -83,6 +83,86 @@ def test_elsewhere_and_brought_to_the_relay(run: Run, tmp_path: Path) -> None:
     with Registry.open(state, create=False) as registry:
         known = registry.get("orders")
     assert {rule.name: rule.primary for rule in known.rules} == {s.key_name: s.key for s in _strings(tmp_path)}
+
+
+TWO = ("--endpoint", "b.example.com", "--relay-pin", PIN, "--relay-pin", "sha256:" + "B" * 43 + "=")
+
+
+def test_several_relays(run: Run, tmp_path: Path) -> None:
+    ports = ("--public-ports", "", "--public-ports", "http=8080")
+    code, out, err = _create(run, tmp_path, "--relay-file", tmp_path / "r", *TWO, *ports)
+
+    assert (code, err) == (0, "")
+    assert "relays relay.example.com, b.example.com" in out
+    assert "each relay" in out
+    hosts = ("relay.example.com", "b.example.com")
+    for string in _strings(tmp_path):
+        assert string.hosts == hosts
+        assert [endpoint.ports for endpoint in string.endpoints] == [{}, {"http": 8080}]
+        assert string.relay_pins == (PIN, "sha256:" + "B" * 43 + "=")
+
+    for state in (tmp_path / "state-1", tmp_path / "state-2"):
+        result = run("connections", "import", tmp_path / "r", "--state", state)
+
+        assert (result.code, result.err) == (0, "")
+        assert "at each of these relays" in result.out
+        with Registry.open(state, create=False) as registry:
+            assert registry.get("orders").hosts == hosts
+        shown = json.loads(run("connections", "show", "orders", "--state", state, "--json").out)
+        assert (shown["endpoint"], shown["endpoints"]) == (hosts[0], list(hosts))
+        assert ", ".join(hosts) in run("connections", "list", "--state", state).out
+
+    rule = ("orders", "--rule", "application", "--key", "primary", "--state", tmp_path / "state-1")
+    for command, says in (("regenerate", "give the others this key"), ("revoke", "until it is revoked there")):
+        assert f"Its relays are {', '.join(hosts)}" in (told := run("keys", command, *rule).out)
+        assert says in told
+
+    out_file = tmp_path / "further"
+    result = run(
+        "connections", "issue", "orders", "--role", "application", "--label", "x",
+        "--authority-file", tmp_path / "orders.authority", "--out", out_file,
+    )  # fmt: skip
+    assert (result.code, result.err) == (0, "")
+    assert load_connection_string(out_file).endpoints == _strings(tmp_path)[1].endpoints
+
+
+def test_one_list_of_ports_is_for_all_relays(run: Run, tmp_path: Path) -> None:
+    _create(run, tmp_path, "--relay-file", tmp_path / "r", *TWO, "--public-ports", "https=8443")
+
+    for string in _strings(tmp_path):
+        assert [endpoint.ports for endpoint in string.endpoints] == [{"https": 8443}] * 2
+
+
+def test_a_pin_that_may_be_missing_is_told(run: Run, tmp_path: Path) -> None:
+    code, out, _ = _create(run, tmp_path, "--relay-file", tmp_path / "r", *TWO[:4])
+
+    assert code == 0
+    assert "2 relays and 1 --relay-pin" in out
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--endpoint", "RELAY.example.com."), "appears twice"),
+        (tuple(part for number in range(8) for part in ("--endpoint", f"h{number}")), "1 to 8 relays"),
+        (("--endpoint", "b", *("--public-ports", "http=1") * 3), "3 lists of ports for 2 relays"),
+        (("--public-ports", "http=1", "--public-ports", "http=2"), "2 lists of ports for 1 relays"),
+    ],
+)
+def test_relays_that_cannot_be(run: Run, tmp_path: Path, more: tuple[str, ...], says: str) -> None:
+    code, out, err = _create(run, tmp_path, "--relay-file", tmp_path / "r", *more)
+
+    assert (code, out) == (2, "")
+    assert says in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_state_directory_is_one_relay(run: Run, tmp_path: Path) -> None:
+    code, _, err = _create(run, tmp_path, "--state", tmp_path / "state", "--endpoint", "b.example.com")
+
+    assert code == 2
+    assert "--relay-file" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_pin_it_says_what_that_means(run: Run, tmp_path: Path) -> None:
@@ -105,7 +185,7 @@ def test_strings_carry_the_ports_that_the_relay_has_left(run: Run, tmp_path: Pat
         save_public_ports(tmp_path / "state", {"http": 8080, "data": None})
     _create(run, tmp_path, "--state", tmp_path / "state")
 
-    assert all(string.ports == {"http": 8080, "data": None} for string in _strings(tmp_path))
+    assert all(string.endpoints[0].ports == {"http": 8080, "data": None} for string in _strings(tmp_path))
 
 
 def test_ports_of_the_command_line_win(run: Run, tmp_path: Path) -> None:
@@ -113,7 +193,7 @@ def test_ports_of_the_command_line_win(run: Run, tmp_path: Path) -> None:
         save_public_ports(tmp_path / "state", {"http": 8080})
     _create(run, tmp_path, "--state", tmp_path / "state", "--public-ports", "https=8443")
 
-    assert all(string.ports == {"https": 8443} for string in _strings(tmp_path))
+    assert all(string.endpoints[0].ports == {"https": 8443} for string in _strings(tmp_path))
     assert load_public_ports(tmp_path / "state") == {"http": 8080}
 
 
@@ -213,7 +293,7 @@ def test_a_further_string_needs_the_authority_file_alone(
     assert (identity.label, identity.role) == ("reporting", role)
     assert identity.serial in result.out
     assert authority == first.authority
-    for attribute in ("host", "key_name", "key", "entity_path", "target", "relay_pins", "ports"):
+    for attribute in ("endpoints", "key_name", "key", "entity_path", "target", "relay_pins"):
         assert getattr(further, attribute) == getattr(first, attribute)
 
 

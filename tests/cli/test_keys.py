@@ -73,6 +73,33 @@ def test_the_new_key_can_be_shown_and_written(run: Run, created: Created, tmp_pa
     assert stat.S_IMODE(out_file.stat().st_mode) & 0o077 == 0
 
 
+def test_another_relay_is_given_the_same_key(run: Run, created: Created, tmp_path: Path) -> None:
+    """A connection string with several relays carries one key for all of them."""
+    key_file = tmp_path / "new-key"
+    _regenerate(run, created, "--out", key_file)
+    new = _text(created, "application", KeySlot.PRIMARY)
+    code, out, err = _regenerate(run, created, "--new-key-file", key_file, key="secondary")
+
+    assert (code, err) == (0, "")
+    assert _text(created, "application", KeySlot.SECONDARY) == new
+    assert new not in out
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"two words", b"x" * 1000, None])
+def test_no_key_in_the_file_leaves_the_old_one(
+    run: Run, created: Created, tmp_path: Path, content: bytes | None
+) -> None:
+    old = _text(created, "application", KeySlot.PRIMARY)
+    key_file = tmp_path / "new-key"
+    if content is not None:
+        key_file.write_bytes(content)
+    code, _, err = _regenerate(run, created, "--new-key-file", key_file)
+
+    assert code == 2
+    assert str(key_file) in err
+    assert _text(created, "application", KeySlot.PRIMARY) == old
+
+
 def test_files_are_given_the_new_key(run: Run, created: Created, tmp_path: Path) -> None:
     before = load_connection_string(created.application)
     code, _, _ = _regenerate(run, created, "--update", created.application, created.authority)

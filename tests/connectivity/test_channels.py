@@ -194,7 +194,7 @@ def test_endpoint_from_a_connection_string(certificates, tcp):
         "Endpoint=hr://[2001:db8::1]/;SharedAccessKeyName=send;SharedAccessKey=abc;EntityPath=sql;"
         f"RelayPin={certificates.pin};Ports=probe=off,data=1234"
     )
-    endpoint = RelayEndpoint.from_connection_string(string)
+    (endpoint,) = RelayEndpoint.all_from(string)
     assert endpoint.host == "2001:db8::1"
     assert endpoint.pins == (certificates.pin,)
     _, route = tcp

@@ -17,7 +17,7 @@ from hybridrelay.client import open_client
 from hybridrelay.connectivity import discover
 from hybridrelay.connector import run_connector
 from hybridrelay.relay import Binding, Registry, RelayConfig, run_relay
-from hybridrelay.security import ConnectionString, HostPort, Right, Role, Rule, create_authority
+from hybridrelay.security import ConnectionString, Endpoint, HostPort, Right, Role, Rule, create_authority
 
 from ..deployments import PORT_NAMES
 from .targets import receive_all, serve
@@ -111,16 +111,17 @@ async def test_the_relay_never_handles_plaintext(tmp_path: Path, nursery: trio.N
     )
     rules = Rule.generate("listen", [Right.LISTEN]), Rule.generate("send", [Right.SEND])
     with Registry.open(config.state_dir) as registry:
-        registry.create("blind", "127.0.0.1", rules)
+        registry.create("blind", ["127.0.0.1"], rules)
     relay = await nursery.start(partial(run_relay, config, transports=transports))
     authority = create_authority("blind", now=time.time())
     identities = {role: authority.issue(role, "test", now=time.time()) for role in Role}
 
+    endpoints = (Endpoint("127.0.0.1", {name: bindings[0].port for name, bindings in relay.bound.items()}),)
+
     def string(role: Role, rule: Rule, target: HostPort | None) -> ConnectionString:
         return ConnectionString(
-            host="127.0.0.1", key_name=rule.name, key=rule.primary, entity_path="blind", target=target,
+            endpoints=endpoints, key_name=rule.name, key=rule.primary, entity_path="blind", target=target,
             identity=identities[role], authority=authority.certificate, relay_pins=(relay.pin,),
-            ports={name: bindings[0].port for name, bindings in relay.bound.items()},
         )  # fmt: skip
 
     connector = string(Role.CONNECTOR, rules[0], HostPort(*address))

@@ -217,7 +217,7 @@ async def attack_with_a_key(site: Site, candidate: Candidate, who: control.Role,
     async with control_session(site, candidate) as session:
         stream = session.open_stream_nowait()
         hello = control.Hello(who, new_instance(), 1, "test")
-        token = make_connection_token(string, time.time())
+        token = make_connection_token(string, string.hosts[0], time.time())
         request = control.Join if who is control.Role.CLIENT else control.Register
         await say(stream, control.encode_message(hello))
         await say(stream, control.encode_message(request(1, string.entity_path, token)))
@@ -235,7 +235,7 @@ async def attack_the_connector(site: Site, candidate: Candidate, data: bytes) ->
     link = RelayLink(site.endpoint, control.Role.CLIENT, instance=new_instance(), mode=candidate.transport.name)
     async with trio.open_nursery() as nursery:
         channel = await link.start_control(nursery)
-        token = make_connection_token(site.application, time.time())
+        token = make_connection_token(site.application, site.endpoint.host, time.time())
         answer = await channel.request(control.Join(1, site.application.entity_path, token))
         assert isinstance(answer, control.Joined)
         stream = await open_channel(
@@ -327,7 +327,7 @@ async def test_hostile_bytes(deployment: Deployment, nursery: trio.Nursery) -> N
     application = load(published.application)
     unused = deployment.create("unused", ("127.0.0.1", free_port()))
     strings = {control.Role.CLIENT: load(unused.application), control.Role.CONNECTOR: load(unused.connector)}
-    site = Site(deployment, RelayEndpoint.from_connection_string(application), application, strings)
+    site = Site(deployment, RelayEndpoint.all_from(application)[0], application, strings)
     async with steady_echo(forwards[0].port) as tcp, steady_echo(forwards[1].port) as websocket:
         before = {program.pid: program.sockets for program in (relay, connector)}
         await run_attacks(attacks(site))

@@ -84,7 +84,8 @@ class Site:
 def endpoint(deployment: NetworkDeployment) -> RelayEndpoint:
     published = deployment.create("matrix", ("127.0.0.1", 1))
     text = Path(published.application).read_text()
-    return RelayEndpoint.from_connection_string(parse_connection_string_untrusted(text))
+    (endpoint,) = RelayEndpoint.all_from(parse_connection_string_untrusted(text))
+    return endpoint
 
 
 @pytest.fixture

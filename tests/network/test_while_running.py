@@ -23,6 +23,8 @@ STREAMS = 5
 CLIMB_SECONDS = 1
 #: A black hole is noticed within 15 s, and sessions wait 25 s from then on; the rest is for busy machines.
 CHANGE_SECONDS = 60
+#: What a client's log says of each of its data channels.
+_CHANNEL = r": (?:connected over|resumed over|moved to) (\w+) at "
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -56,13 +58,13 @@ class Scene:
     def routes(self) -> tuple[str, str]:
         """Over which route the last data channel of the client, and of the connector, goes, as their logs say."""
         return (
-            re.findall(r": connected over (\w+)$", self.forward.program.err, re.MULTILINE)[-1],
-            re.findall(r": session of .* (?:opened|resumed) over (\w+)$", self.connector.err, re.MULTILINE)[-1],
+            re.findall(_CHANNEL, self.forward.program.err)[-1],
+            re.findall(r": session of .* (?:opened|resumed) over (\w+) at ", self.connector.err)[-1],
         )
 
     def channels(self) -> int:
         """How many data channels there have been."""
-        return len(re.findall(r": connected over \w+$", self.forward.program.err, re.MULTILINE))
+        return len(re.findall(_CHANNEL, self.forward.program.err))
 
     async def another_channel(self, before: int) -> None:
         async def there() -> bool:

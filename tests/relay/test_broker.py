@@ -48,7 +48,7 @@ class Deaf:
 @pytest.fixture
 def registry(tmp_path: Path, rules: tuple[Rule, ...]):
     with Registry.open(tmp_path) as registry:
-        registry.create("db", HOST, rules)
+        registry.create("db", [HOST], rules)
         yield registry
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +23,12 @@ Rules = tuple[Rule, ...]
 
 def test_what_was_created_is_there_after_reopening(tmp_path: Path, rules: Rules) -> None:
     with Registry.open(tmp_path / "state", clock=lambda: 1234.5) as registry:
-        created = registry.create("site/sql", "relay.example.com", rules)
+        created = registry.create("site/sql", ["relay.example.com"], rules)
     with Registry.open(tmp_path / "state", create=False) as registry:
         assert registry.get("site/sql") == created
         assert registry.list() == (created,)
         assert registry.snapshot() == {"site/sql": created}
-    assert (created.name, created.endpoint_host, created.created_at) == ("site/sql", "relay.example.com", 1234.5)
+    assert (created.name, created.hosts[0], created.created_at) == ("site/sql", "relay.example.com", 1234.5)
     assert created.rules == rules
     assert set(created.generations) == {(rule.name, slot) for rule in rules for slot in KeySlot}
     assert len(set(created.generations.values())) == 4
@@ -36,7 +37,7 @@ def test_what_was_created_is_there_after_reopening(tmp_path: Path, rules: Rules)
 def test_connections_come_in_order_of_name_with_or_without_rules_and_keys(registry: Registry) -> None:
     manage = Rule("all", [Right.MANAGE, Right.SEND], secondary=generate_key())
     for name, rules in (("b", [manage]), ("a", []), ("c", [Rule("none", [Right.SEND])])):
-        registry.create(name, "192.0.2.1", rules)
+        registry.create(name, ["192.0.2.1"], rules)
     listed = registry.list()
     assert [one.name for one in listed] == ["a", "b", "c"]
     assert [one.rules for one in listed] == [(), (manage,), (Rule("none", [Right.SEND]),)]
@@ -46,9 +47,9 @@ def test_connections_come_in_order_of_name_with_or_without_rules_and_keys(regist
 
 
 def test_a_name_is_taken_once(registry: Registry, rules: Rules) -> None:
-    first = registry.create("sql", "relay.example.com", rules)
+    first = registry.create("sql", ["relay.example.com"], rules)
     with pytest.raises(ConfigurationError, match="already") as caught:
-        registry.create("sql", "other.example.com", [])
+        registry.create("sql", ["other.example.com"], [])
     assert caught.value.remedy
     assert registry.list() == (first,)
 
@@ -59,8 +60,16 @@ def test_a_name_is_taken_once(registry: Registry, rules: Rules) -> None:
 )
 def test_the_impossible_is_refused(registry: Registry, name: str, host: str, names: str) -> None:
     with pytest.raises(ConfigurationError):
-        registry.create(name, host, [Rule(rule, [Right.SEND]) for rule in names])
+        registry.create(name, [host], [Rule(rule, [Right.SEND]) for rule in names])
     assert registry.list() == ()
+
+
+def test_all_hosts_are_kept_in_the_column_that_had_one(registry: Registry, rules: Rules, tmp_path: Path) -> None:
+    created = registry.create("sql", ["b.example.com", "2001:db8::1"], rules)
+    assert created.hosts == registry.get("sql").hosts == ("b.example.com", "2001:db8::1")
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / REGISTRY_FILE)) as database, database:
+        database.execute("INSERT INTO connections VALUES ('old', 'relay.example.com', 1.0)")
+    assert registry.get("old").hosts == ("relay.example.com",)
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(registry: Registry, rules: Rules) -> None:
@@ -68,16 +77,16 @@ def test_an_unknown_name_is_answered_with_the_known_ones(registry: Registry, rul
         with pytest.raises(ConfigurationError, match="no hybrid connection 'nowhere'") as caught:
             operate("nowhere")
         assert caught.value.remedy == "this relay has none yet"
-    registry.create("web", "relay.example.com", rules)
-    registry.create("sql", "relay.example.com", rules)
+    registry.create("web", ["relay.example.com"], rules)
+    registry.create("sql", ["relay.example.com"], rules)
     with pytest.raises(ConfigurationError) as caught:
         registry.delete("nowhere")
     assert str(caught.value.remedy).endswith("sql, web")
 
 
 def test_an_unknown_rule_is_answered_with_the_known_ones(registry: Registry, rules: Rules) -> None:
-    registry.create("sql", "relay.example.com", rules)
-    registry.create("bare", "relay.example.com", [])
+    registry.create("sql", ["relay.example.com"], rules)
+    registry.create("bare", ["relay.example.com"], [])
     for name, known in (("sql", "listener, sender"), ("bare", "none")):
         with pytest.raises(ConfigurationError, match="no rule 'admin'") as caught:
             registry.regenerate_key(name, "admin", PRIMARY)
@@ -85,7 +94,7 @@ def test_an_unknown_rule_is_answered_with_the_known_ones(registry: Registry, rul
 
 
 def test_keys_are_regenerated_and_revoked_one_by_one(registry: Registry, rules: Rules) -> None:
-    before = registry.create("sql", "relay.example.com", rules)
+    before = registry.create("sql", ["relay.example.com"], rules)
 
     key = registry.regenerate_key("sql", "sender", PRIMARY)
     registry.revoke_key("sql", "listener", SECONDARY)
@@ -104,17 +113,17 @@ def test_keys_are_regenerated_and_revoked_one_by_one(registry: Registry, rules: 
 
 
 def test_deleted_and_created_again_with_the_same_keys_are_other_keys(registry: Registry, rules: Rules) -> None:
-    registry.create("sql", "relay.example.com", rules)
+    registry.create("sql", ["relay.example.com"], rules)
     before = registry.snapshot()
     registry.delete("sql")
-    registry.create("sql", "relay.example.com", rules)
+    registry.create("sql", ["relay.example.com"], rules)
     assert len(diff(before, registry.snapshot())) == 4
 
 
 def test_deleting_keeps_nothing(tmp_path: Path, rules: Rules) -> None:
     state = tmp_path / "state"
     with Registry.open(state) as registry:
-        registry.create("very-secret-name", "relay.example.com", rules)
+        registry.create("very-secret-name", ["relay.example.com"], rules)
         registry.regenerate_key("very-secret-name", "sender", PRIMARY)
         registry.delete("very-secret-name")
         on_disk = b"".join(path.read_bytes() for path in state.iterdir())
@@ -127,9 +136,9 @@ def test_deleting_keeps_nothing(tmp_path: Path, rules: Rules) -> None:
 
 
 def test_keys_do_not_print(registry: Registry, rules: Rules) -> None:
-    shown = repr(registry.create("sql", "relay.example.com", rules)) + repr(registry.snapshot())
+    shown = repr(registry.create("sql", ["relay.example.com"], rules)) + repr(registry.snapshot())
     with pytest.raises(ConfigurationError) as caught:
-        registry.create("sql", "relay.example.com", rules)
+        registry.create("sql", ["relay.example.com"], rules)
     shown += repr(caught.value) + str(caught.value)
     for rule in rules:
         for key in (rule.primary, rule.secondary):
@@ -142,7 +151,7 @@ def test_the_version_tells_every_change_apart(tmp_path: Path, rules: Rules) -> N
         versions = [ours.data_version()]
         assert ours.data_version() == versions[0]
         for registry, name in ((ours, "a"), (others, "b"), (others, "c"), (ours, "d")):
-            registry.create(name, "relay.example.com", rules)
+            registry.create(name, ["relay.example.com"], rules)
             versions.append(ours.data_version())
         others.get("a")
         assert ours.data_version() == versions[-1]
@@ -150,14 +159,14 @@ def test_the_version_tells_every_change_apart(tmp_path: Path, rules: Rules) -> N
 
 
 def test_a_change_that_fails_changes_nothing(registry: Registry, rules: Rules) -> None:
-    registry.create("sql", "relay.example.com", rules)
+    registry.create("sql", ["relay.example.com"], rules)
     before = registry.get("sql")
     # What fails at the last step: there is a key in the slot that was not seen.
     registry._database.execute("CREATE TRIGGER no_keys BEFORE INSERT ON keys BEGIN SELECT RAISE(ABORT, 'no'); END")
     with pytest.raises(StateError):
         registry.regenerate_key("sql", "sender", PRIMARY)
     with pytest.raises(StateError):
-        registry.create("web", "relay.example.com", rules)
+        registry.create("web", ["relay.example.com"], rules)
     assert registry.list() == (before,)
 
 
@@ -195,7 +204,7 @@ def test_garbage_is_no_registry(tmp_path: Path) -> None:
     ["UPDATE rules SET rights = 'Fly'", "UPDATE rules SET rights = ''", "UPDATE keys SET slot = 'third'"],
 )
 def test_damaged_content_is_reported_as_such(registry: Registry, rules: Rules, statement: str) -> None:
-    registry.create("sql", "relay.example.com", rules[:1])
+    registry.create("sql", ["relay.example.com"], rules[:1])
     registry.revoke_key("sql", "listener", SECONDARY)
     registry._database.execute(statement)
     with pytest.raises(StateError, match="damaged"):
@@ -237,7 +246,7 @@ def test_many_may_make_it_at_the_same_moment(tmp_path: Path) -> None:
     def make(number: int) -> None:
         start.wait()
         with Registry.open(tmp_path / "state") as registry:
-            registry.create(f"c{number}", "relay.example.com", [])
+            registry.create(f"c{number}", ["relay.example.com"], [])
 
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(make, range(6)))
@@ -262,7 +271,7 @@ def change(path: Path, statement: str, *parameters: str) -> None:
 
 def connection(*rules: Rule, name: str = "sql", first: int = 1) -> HybridConnection:
     keys = [(rule.name, slot) for rule in rules for slot in KeySlot if rule.key(slot)]
-    return HybridConnection(name, "h", rules, 0.0, {key: first + number for number, key in enumerate(keys)})
+    return HybridConnection(name, ("h",), rules, 0.0, {key: first + number for number, key in enumerate(keys)})
 
 
 ONE = Rule("one", [Right.SEND, Right.LISTEN], Secret("p"), Secret("s"))

@@ -37,7 +37,7 @@ def state(tmp_path: Path) -> Path:
 
 
 async def test_changes_of_another_process_are_noticed(registry: Registry, state: Path, rules: Rules) -> None:
-    created = registry.create("sql", "relay.example.com", rules)
+    created = registry.create("sql", ["relay.example.com"], rules)
     watcher = RegistryWatcher(registry, interval=INTERVAL)
     assert watcher.snapshot == {}
     send, receive = trio.open_memory_channel[RegistryChange](100)
@@ -53,7 +53,7 @@ async def test_changes_of_another_process_are_noticed(registry: Registry, state:
             assert change.snapshot is watcher.snapshot
             new_key = watcher.snapshot["sql"].key_id("sender", KeySlot.PRIMARY)
 
-            await another_process(state, "create('web', 'relay.example.com', [])")
+            await another_process(state, "create('web', ['relay.example.com'], [])")
             change = await receive.receive()
             assert (change.ended, change.deleted) == (set(), set())
             assert set(change.snapshot) == {"sql", "web"}
@@ -72,7 +72,7 @@ async def test_our_own_changes_are_noticed(registry: Registry, rules: Rules) -> 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher.run, send.send_nowait)
-            await trio.to_thread.run_sync(registry.create, "sql", "relay.example.com", rules)
+            await trio.to_thread.run_sync(registry.create, "sql", ["relay.example.com"], rules)
             assert set((await receive.receive()).snapshot) == {"sql"}
             nursery.cancel_scope.cancel()
 
@@ -80,7 +80,7 @@ async def test_our_own_changes_are_noticed(registry: Registry, rules: Rules) -> 
 async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
     registry: Registry, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    created = registry.create("sql", "relay.example.com", rules)
+    created = registry.create("sql", ["relay.example.com"], rules)
     watcher = RegistryWatcher(registry, interval=INTERVAL)
     send, receive = trio.open_memory_channel[RegistryChange](100)
     real, failures = registry.data_version, iter(range(3))

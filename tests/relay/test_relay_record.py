@@ -6,6 +6,7 @@ import contextlib
 import json
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from hybridrelay.security import Right, Rule, Secret
 KEYS = ["primary-of-one", "secondary-of-one", "primary-of-two"]
 RECORD = RelayRecord(
     "site/sql",
-    "relay.example.com",
+    ["relay.example.com"],
     [
         Rule("one", [Right.LISTEN], Secret(KEYS[0]), Secret(KEYS[1])),
         Rule("two", [Right.SEND, Right.MANAGE], Secret(KEYS[2])),
@@ -37,9 +38,17 @@ def test_what_is_written_is_read_back() -> None:
 
 def test_it_can_be_imported_once(registry: Registry) -> None:
     imported = registry.import_(parse_relay_record_untrusted(dump_relay_record(RECORD)))
-    assert (imported.name, imported.endpoint_host, imported.rules) == ("site/sql", "relay.example.com", RECORD.rules)
+    assert (imported.name, imported.hosts, imported.rules) == ("site/sql", ("relay.example.com",), RECORD.rules)
     with pytest.raises(ConfigurationError, match="already"):
         registry.import_(RECORD)
+
+
+def test_several_hosts_travel_as_a_list_and_one_as_before() -> None:
+    several = attrs.evolve(RECORD, hosts=["a.example.com", "2001:db8::1"])
+    text = dump_relay_record(several)
+    assert json.loads(text)["endpoint"] == ["a.example.com", "2001:db8::1"]
+    assert parse_relay_record_untrusted(text) == several
+    assert json.loads(dump_relay_record(RECORD))["endpoint"] == "relay.example.com"
 
 
 def changed(**fields: Any) -> str:
@@ -71,6 +80,10 @@ def with_rule(**fields: Any) -> str:
         (changed(name="a//b"), "damaged: the name"),
         (changed(endpoint=7), "damaged: endpoint"),
         (changed(endpoint="-"), "damaged: not a valid host"),
+        (changed(endpoint=["a", 7]), "damaged: endpoint"),
+        (changed(endpoint=[]), "damaged: from 1 to 8 relays"),
+        (changed(endpoint=["a", "A"]), "damaged: a relay appears twice"),
+        (changed(endpoint=[f"h{number}" for number in range(9)]), "damaged: from 1 to 8 relays"),
         (changed(rules={}), "damaged: rules"),
         (changed(rules=[1]), r"damaged: rules\[0\]"),
         (with_rule(authority="x"), r"do not belong into it \(rules\[0\]\)"),

@@ -33,7 +33,7 @@ def test_it_is_made_closed_to_others(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         with Registry.open(state) as registry:
-            registry.create("sql", "relay.example.com", [])
+            registry.create("sql", ["relay.example.com"], [])
             modes = {path.name: mode(path) for path in state.iterdir()}
     finally:
         os.umask(old)

@@ -18,6 +18,7 @@ from hybridrelay.errors import ConfigurationError, ConnectionStringError
 from hybridrelay.security import (
     ENVIRONMENT_VARIABLE,
     ConnectionString,
+    Endpoint,
     HostPort,
     Role,
     Secret,
@@ -33,7 +34,11 @@ AUTHORITY = create_authority("team/db", now=NOW)
 PIN = "sha256:" + base64.b64encode(bytes(32)).decode()
 PLAIN = "Endpoint=hr://relay.example.com/;SharedAccessKeyName=app;SharedAccessKey=c2VjcmV0=;EntityPath=team/db"
 FULL = ConnectionString(
-    host="2001:db8::1",
+    endpoints=(
+        Endpoint("2001:db8::1", {"probe": 9350, "http": None}),
+        Endpoint("b.example.com"),
+        Endpoint("192.0.2.3", {"data": 1}),
+    ),
     key_name="defaultListener",
     key=generate_key(),
     entity_path="team/db",
@@ -41,17 +46,16 @@ FULL = ConnectionString(
     identity=AUTHORITY.issue(Role.CONNECTOR, "hq", now=NOW),
     authority=AUTHORITY.certificate,
     relay_pins=(PIN, PIN),
-    ports={"probe": 9350, "http": None},
 )
 
 
 def test_public_format() -> None:
     parsed = parse_connection_string_untrusted(PLAIN)
     assert parsed == ConnectionString(
-        host="relay.example.com", key_name="app", key=Secret("c2VjcmV0="), entity_path="team/db"
+        endpoints=(Endpoint("relay.example.com"),), key_name="app", key=Secret("c2VjcmV0="), entity_path="team/db"
     )
     assert parsed.role is Role.APPLICATION
-    assert parsed.endpoints == ("relay.example.com",)
+    assert parsed.hosts == ("relay.example.com",)
     assert parsed.format() == PLAIN
 
 
@@ -62,6 +66,8 @@ def test_everything_reads_back() -> None:
     assert FULL.require_identity() == (FULL.identity, FULL.authority)
     assert str(FULL.require_target()) == "sql.corp.example:1433"
     assert len(text) < 2000
+    assert text.startswith("Endpoint=hr://[2001:db8::1]/,hr://b.example.com/,hr://192.0.2.3/;")
+    assert text.endswith(";Ports=probe=9350,http=off||data=1")
 
 
 @pytest.mark.parametrize(
@@ -77,6 +83,34 @@ def test_everything_reads_back() -> None:
 )
 def test_spellings(text: str) -> None:
     assert parse_connection_string_untrusted(text) == parse_connection_string_untrusted(PLAIN)
+
+
+A_AND_B = PLAIN.replace("hr://relay.example.com/", "hr://a.example/,hr://b.example/")
+
+
+@pytest.mark.parametrize(
+    ("ports", "first", "second", "written"),
+    [
+        ("", {}, {}, ""),
+        (";Ports=data=1", {"data": 1}, {"data": 1}, ";Ports=data=1"),
+        (";Ports=data=1|data=1", {"data": 1}, {"data": 1}, ";Ports=data=1"),
+        (";Ports=data=1,http=off|data=2", {"data": 1, "http": None}, {"data": 2}, ";Ports=data=1,http=off|data=2"),
+        (";Ports=data=1|", {"data": 1}, {}, ";Ports=data=1|"),
+        (";Ports= | data=2", {}, {"data": 2}, ";Ports=|data=2"),
+        (";Ports=|", {}, {}, ""),
+    ],
+)
+def test_ports_of_several_relays(
+    ports: str, first: dict[str, int | None], second: dict[str, int | None], written: str
+) -> None:
+    parsed = parse_connection_string_untrusted(A_AND_B + ports)
+    assert parsed.endpoints == (Endpoint("a.example", first), Endpoint("b.example", second))
+    assert parsed.format() == A_AND_B + written
+
+
+def test_spellings_of_several_relays() -> None:
+    spelled = A_AND_B.replace("hr://a.example/,", "SB://a.example , ")
+    assert parse_connection_string_untrusted(spelled).hosts == ("a.example", "b.example")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +174,22 @@ def test_spellings(text: str) -> None:
         (PLAIN + ";Ports=DATA=1", "Ports", "name=number"),
         (PLAIN + ";Ports=data=1,data=2", "Ports", "twice"),
         (PLAIN + ";Ports=" + ",".join(f"p{number}=1" for number in range(17)), "Ports", "at most 16"),
+        (PLAIN + ";Ports=", "Ports", "name=number"),
+        (PLAIN + ";Ports=data=1|data=2", "Ports", "2 lists of ports for 1 relays"),
+        (A_AND_B.replace("b.example", "a.example"), "Endpoint", "twice"),
+        (A_AND_B.replace("b.example", "A.Example."), "Endpoint", "twice"),
+        (A_AND_B.replace("a.example", "[::1]").replace("b.example", "[0:0::1]"), "Endpoint", "twice"),
+        (A_AND_B.replace("hr://b.example/", ""), "Endpoint", "hr://host/"),
+        (A_AND_B.replace("hr://b.example/", "b.example"), "Endpoint", "hr://host/"),
+        (A_AND_B.replace("hr://b.example/", "https://b.example/"), "Endpoint", "other schemes"),
+        (A_AND_B.replace("b.example/", "b.example/db"), "Endpoint", "EntityPath"),
+        (A_AND_B.replace("b.example", "b.example:443"), "Endpoint", "Ports"),
+        (PLAIN.replace("hr://relay", ",".join(f"hr://h{n}/" for n in range(8)) + ",hr://relay"), "Endpoint", "to 8"),
+        (PLAIN.replace("hr://relay", "hr://h/," * 5000 + "hr://relay"), None, "longer"),
+        (A_AND_B + ";Ports=data=1|data=2|data=3", "Ports", "3 lists of ports for 2 relays"),
+        (A_AND_B + ";Ports=" + "|" * 5000, "Ports", "name=number"),
+        (A_AND_B + ";Ports=data=1|data=x", "Ports", "65535"),
+        (A_AND_B + ";Ports=data=1|data=1,data=2", "Ports", "twice"),
     ],
 )
 def test_what_is_wrong(text: str, part: str | None, words: str) -> None:
@@ -164,20 +214,31 @@ def test_what_is_needed_and_absent() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"host": "a/b"},
+        {"endpoints": ()},
+        {"endpoints": (Endpoint("a"), Endpoint("A"))},
+        {"endpoints": tuple(Endpoint(f"h{number}") for number in range(9))},
         {"key": Secret("")},
         {"entity_path": ""},
         {"authority": b"x"},
         {"relay_pins": ("x",)},
         {"relay_pins": (PIN,) * 9},
-        {"ports": {"data": 0}},
-        {"ports": {"da;ta": 1}},
     ],
 )
 def test_cannot_be_constructed_wrong(changes: dict[str, object]) -> None:
-    fields: dict[str, object] = {"host": "a", "key_name": "b", "key": Secret("c"), "entity_path": "d"}
+    fields: dict[str, object] = {
+        "endpoints": (Endpoint("a"),),
+        "key_name": "b",
+        "key": Secret("c"),
+        "entity_path": "d",
+    }
     with pytest.raises(ValueError):
         ConnectionString(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("host", "ports"), [("a/b", {}), ("a", {"data": 0}), ("a", {"da;ta": 1}), ("a", {"a|b": 1})])
+def test_no_endpoints(host: str, ports: dict[str, int | None]) -> None:
+    with pytest.raises(ValueError):
+        Endpoint(host, ports)
 
 
 @pytest.mark.parametrize("text", ["sql:1433", "10.0.0.1:1", "[::1]:65535", "a_b.local.:80"])
@@ -200,9 +261,14 @@ def test_long_der_lengths() -> None:
 
 
 hosts = st.from_regex(r"[a-z][a-z0-9-]{0,10}[a-z0-9](\.[a-z]{1,8}){0,3}", fullmatch=True) | st.ip_addresses().map(str)
+ports = st.dictionaries(
+    st.from_regex(r"[a-z][a-z0-9_-]{0,9}", fullmatch=True), st.none() | st.integers(1, 65535), max_size=6
+)
 strings = st.builds(
     ConnectionString,
-    host=hosts,
+    endpoints=st.lists(st.builds(Endpoint, hosts, ports), min_size=1, max_size=8, unique_by=lambda one: one.host).map(
+        tuple
+    ),
     key_name=st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True),
     key=st.from_regex(r"[A-Za-z0-9+/=]{1,60}", fullmatch=True).map(Secret),
     entity_path=st.from_regex(r"[A-Za-z0-9_-]{1,9}(/[A-Za-z0-9_-]{1,9}){0,2}", fullmatch=True),
@@ -211,9 +277,6 @@ strings = st.builds(
     authority=st.just(FULL.authority),
     relay_pins=st.lists(st.binary(min_size=32, max_size=32), max_size=4).map(
         lambda digests: tuple("sha256:" + base64.b64encode(digest).decode() for digest in digests)
-    ),
-    ports=st.dictionaries(
-        st.from_regex(r"[a-z][a-z0-9_-]{0,9}", fullmatch=True), st.none() | st.integers(1, 65535), max_size=6
     ),
 )
 
@@ -229,10 +292,13 @@ def test_arbitrary_text(text: str) -> None:
         parse_connection_string_untrusted(text)
 
 
-@given(st.integers(0, len(PLAIN) - 1), st.characters(max_codepoint=255))
+SEVERAL = A_AND_B + ";Ports=data=1,http=off|data=2"
+
+
+@given(st.integers(0, len(SEVERAL) - 1), st.characters(max_codepoint=255))
 def test_mutated_strings(position: int, character: str) -> None:
     try:
-        parsed = parse_connection_string_untrusted(PLAIN[:position] + character + PLAIN[position + 1 :])
+        parsed = parse_connection_string_untrusted(SEVERAL[:position] + character + SEVERAL[position + 1 :])
     except ConnectionStringError:
         return
     assert parse_connection_string_untrusted(parsed.format()) == parsed

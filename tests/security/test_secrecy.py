@@ -13,6 +13,7 @@ import pytest
 from hybridrelay.security import (
     AuthorityFile,
     ConnectionString,
+    Endpoint,
     KeySlot,
     Right,
     Role,
@@ -64,7 +65,7 @@ def test_everything_that_holds_one() -> None:
         identity,
         AuthorityFile(authority, {"key": key.reveal()}),
         ConnectionString(
-            host="relay.test",
+            endpoints=(Endpoint("relay.test"),),
             key_name="r",
             key=key,
             entity_path="orders",

@@ -56,7 +56,7 @@ async def exchange(deployment: Deployment, published: Published, dial: ProxyDial
 
 
 async def survey(deployment: Deployment, published: Published, dial: ProxyDial, mode: str = "auto") -> Report:
-    endpoint = RelayEndpoint.from_connection_string(deployment.string(published, Role.APPLICATION))
+    endpoint = RelayEndpoint.all_from(deployment.string(published, Role.APPLICATION))[0]
     return await Prober(endpoint, dial=dial, mode=mode).survey()
 
 

@@ -103,6 +103,6 @@ async def run_session(deployment: Deployment, https: int) -> None:
             sending.start_soon(send)
             assert (await receive_all(stream))[32:] == data
         assert client.route == "wss"
-    report = await Prober(RelayEndpoint.from_connection_string(application)).survey()
+    report = await Prober(RelayEndpoint.all_from(application)[0]).survey()
     assert report.chosen == "wss"
     assert [a.intercepted_by for a in report.attempts] == [None] * 5, "a reverse proxy is no interception"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from hybridrelay.relay import Binding, Registry, RelayConfig, RelayInfo, run_rel
 from hybridrelay.security import (
     Authority,
     ConnectionString,
+    Endpoint,
     HostPort,
     Right,
     Role,
@@ -44,7 +45,11 @@ class Deployment:
     nursery: trio.Nursery
     state_dir: Path
     info: RelayInfo
+    #: Cancel it to kill the relay.
     scope: trio.CancelScope
+    #: Set it to stop the relay.
+    stop: trio.Event = attrs.field(factory=trio.Event)
+    host: str = HOST
 
     @property
     def ports(self) -> dict[str, int | None]:
@@ -54,7 +59,7 @@ class Deployment:
         """Create a hybrid connection; a running relay knows it within a second, `wait_known` waits for that."""
         rules = (Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND]))
         with Registry.open(self.state_dir) as registry:
-            registry.create(name, HOST, rules)
+            registry.create(name, [HOST], rules)
         return Published(name, create_authority(name, now=time.time()), rules)
 
     def string(
@@ -64,13 +69,15 @@ class Deployment:
         target: HostPort | None = None,
         *,
         label: str = "lab",
+        host: str = HOST,
+        ports: Mapping[str, int | None] | None = None,
         **changes: object,
     ) -> ConnectionString:
         identity = published.authority.issue(role, label, now=time.time())
         rule = published.rules[0 if role is Role.CONNECTOR else 1]
         assert rule.primary is not None
         string = ConnectionString(
-            host=HOST,
+            endpoints=(Endpoint(host, self.ports if ports is None else ports),),
             key_name=rule.name,
             key=rule.primary,
             entity_path=published.name,
@@ -78,7 +85,6 @@ class Deployment:
             identity=identity,
             authority=published.authority.certificate,
             relay_pins=(self.info.pin,),
-            ports=self.ports,
         )
         return attrs.evolve(string, **changes)
 
@@ -97,20 +103,21 @@ class Deployment:
         return open_client(string, **options)
 
 
-async def deploy(nursery: trio.Nursery, state_dir: Path, **bindings: int) -> Deployment:
+async def deploy(nursery: trio.Nursery, state_dir: Path, *, host: str = HOST, **bindings: int) -> Deployment:
     """Start a relay. `bindings` gives ports that are to be the same as before."""
     config = RelayConfig(
-        state_dir=state_dir, bindings={name: (Binding(HOST, bindings.get(name, 0)),) for name in PORTS}
+        state_dir=state_dir, bindings={name: (Binding(host, bindings.get(name, 0)),) for name in PORTS}
     )
+    stop = trio.Event()
 
     async def run(*, task_status: trio.TaskStatus[tuple[RelayInfo, trio.CancelScope]]) -> None:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as inner:
-                info = await inner.start(run_relay, config)
+                info = await inner.start(partial(run_relay, config, stop=stop))
                 task_status.started((info, scope))
 
     info, scope = await nursery.start(run)
-    return Deployment(nursery, state_dir, info, scope)
+    return Deployment(nursery, state_dir, info, scope, stop, host)
 
 
 async def serve_target(nursery: trio.Nursery, handler: Callable[[trio.SocketStream], Awaitable[None]]) -> HostPort:

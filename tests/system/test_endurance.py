@@ -13,7 +13,7 @@ from hybridrelay.client import run_forward
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import InstanceFile, run_connector
 from hybridrelay.connector import channels as channels_module
-from hybridrelay.connector import connector as connector_module
+from hybridrelay.connector import registrar as registrar_module
 from hybridrelay.errors import (
     AuthorizationError,
     ConfigurationError,
@@ -172,7 +172,7 @@ async def test_a_forward_that_stops_lets_open_connections_finish(
 async def test_a_listener_that_is_full_says_so(
     deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connector_module, "MAX_UNPROVEN_CHANNELS", 0)
+    monkeypatch.setattr(registrar_module, "MAX_UNPROVEN_CHANNELS", 0)
     published = deployment.publish()
     await deployment.connector(deployment.string(published, Role.CONNECTOR))
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:

@@ -22,7 +22,7 @@ NAME = "relay.invalid"
 def publish(deployment: Deployment) -> Published:
     rules = (Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND]))
     with Registry.open(deployment.state_dir) as registry:
-        registry.create("db", NAME, rules)
+        registry.create("db", [NAME], rules)
     return Published("db", create_authority("db", now=time.time()), rules)
 
 

@@ -18,16 +18,16 @@ from hybridrelay.relay import Registry
 from hybridrelay.relay import control as relay_control
 from hybridrelay.security import ConnectionString, KeySlot, Role
 
-from .deployment import Deployment
+from .deployment import HOST, Deployment
 
 
 async def _control(deployment: Deployment, string: ConnectionString, role: control.Role) -> ControlChannel:
-    link = RelayLink(RelayEndpoint.from_connection_string(string), role, instance=new_instance(), mode="tcp")
+    link = RelayLink(RelayEndpoint.all_from(string)[0], role, instance=new_instance(), mode="tcp")
     return await link.start_control(deployment.nursery)
 
 
 async def _join(channel: ControlChannel, string: ConnectionString) -> Reason:
-    token = make_connection_token(string, time.time())
+    token = make_connection_token(string, HOST, time.time())
     answer = await channel.request(control.Join(channel.next_id(), string.entity_path, token))
     assert isinstance(answer, control.Failed)
     return answer.reason
@@ -71,7 +71,7 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
     listening = deployment.string(published, Role.CONNECTOR)
     sending = deployment.string(published, Role.APPLICATION)
     listener = await _control(deployment, listening, control.Role.CONNECTOR)
-    token = make_connection_token(listening, time.time())
+    token = make_connection_token(listening, HOST, time.time())
     assert isinstance(
         await listener.request(control.Register(listener.next_id(), listening.entity_path, token)), control.Registered
     )
@@ -84,12 +84,10 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
 
     nursery.start_soon(accept_and_refuse)
     sender = await _control(deployment, sending, control.Role.CLIENT)
-    token = make_connection_token(sending, time.time())
+    token = make_connection_token(sending, HOST, time.time())
     joined = await sender.request(control.Join(sender.next_id(), sending.entity_path, token))
     assert isinstance(joined, control.Joined)
-    link = RelayLink(
-        RelayEndpoint.from_connection_string(sending), control.Role.CLIENT, instance=new_instance(), mode="tcp"
-    )
+    link = RelayLink(RelayEndpoint.all_from(sending)[0], control.Role.CLIENT, instance=new_instance(), mode="tcp")
     candidate = await link.choose()
     with trio.fail_after(10), pytest.raises(RendezvousError) as caught:
         await open_channel(

@@ -6,7 +6,6 @@ import datetime as dt
 from functools import partial
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
 from cryptography import x509
@@ -79,10 +78,10 @@ async def test_the_relay_is_verified_by_its_name(
     published = deployment.publish()
     with Registry.open(config.state_dir) as registry:
         registry.delete("db")
-        registry.create("db", NAME, published.rules)
+        registry.create("db", [NAME], published.rules)
     target = await serve_target(nursery, echo)
     # The connector has the pin, the client has not: one relay serves both.
-    await deployment.connector(attrs.evolve(deployment.string(published, Role.CONNECTOR, target), host=NAME))
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target, host=NAME))
     string = deployment.string(published, Role.APPLICATION, host=NAME, relay_pins=())
     async with deployment.client(string, mode=mode) as client:
         if trusted:

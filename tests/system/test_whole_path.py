@@ -15,7 +15,7 @@ import trio
 
 from hybridrelay.client import run_forward
 from hybridrelay.connectivity import Prober, RelayEndpoint, dial_directly
-from hybridrelay.connector import PolicyFile, run_connector
+from hybridrelay.connector import Connector, PolicyFile, run_connector
 from hybridrelay.errors import (
     AuthorizationError,
     ConfigurationError,
@@ -30,6 +30,7 @@ from hybridrelay.protocol import Reason
 from hybridrelay.relay import Registry
 from hybridrelay.security import HostPort, KeySlot, Role, create_authority, generate_key
 
+from ..waiting import async_wait_until
 from .deployment import HOST, Deployment, deploy, echo, receive_all, serve_target
 
 MODES = ["tcp", "websocket"]
@@ -191,7 +192,7 @@ async def test_refusals_of_the_relay(deployment: Deployment, nursery: trio.Nurse
     assert await _reason_of(deployment, string, AuthorizationError) is Reason.UNKNOWN_CONNECTION
     late = deployment.client(good)
     async with late as client:
-        client._clock = lambda: 1_000_000_000.0
+        client._senders.all[0]._clock = lambda: 1_000_000_000.0
         with pytest.raises(AuthorizationError) as caught:
             await client.open_stream()
     assert caught.value.reason is Reason.TOKEN_EXPIRED
@@ -374,6 +375,55 @@ async def test_who_is_shut_out_is_closed_at_once_and_does_not_come_back(
         assert refused.value.reason is Reason.IDENTITY_SHUT_OUT
         await kept.send_all(b"still")
         assert await kept.receive_some() == b"still"
+    nursery.cancel_scope.cancel()
+
+
+async def test_connected_is_said_when_it_is_true(
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    file = tmp_path / "shut-out"
+    file.write_text("bad\n")
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), policy_file=PolicyFile(file))
+    with caplog.at_level("INFO"):
+        async with deployment.client(deployment.string(published, Role.APPLICATION, label="bad")) as unwelcome:
+            with pytest.raises(PeerIdentityError):
+                await unwelcome.connect()
+        assert "connected over" not in caplog.text
+        async with deployment.client(deployment.string(published, Role.APPLICATION, label="good")) as welcome:
+            await welcome.connect()
+        assert "db: connected over tcp at 127.0.0.1" in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_clock_that_is_set_right_heals_an_expired_token(
+    deployment: Deployment, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the first try too: machines without a clock of their own start with a wrong one."""
+    published = deployment.publish()
+    is_right = False
+
+    def clock() -> float:
+        return time.time() if is_right else 1_000_000_000.0
+
+    string = deployment.string(published, Role.CONNECTOR)
+    connector = Connector([string], clock=clock)
+    registered = trio.Event()
+
+    async def run() -> None:
+        await nursery.start(connector.run)
+        registered.set()
+
+    async def refused() -> bool:
+        return "the token has expired" in caplog.text
+
+    nursery.start_soon(run)
+    await async_wait_until(refused, seconds=30, what="a refusal")
+    assert "compare the clocks" in caplog.text
+    is_right = True
+    with trio.fail_after(30):
+        await registered.wait()
     nursery.cancel_scope.cancel()
 
 

@@ -10,45 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from .. import exits, output, values
 from ..parser import Subparsers, add_command
+from .creation import add_create, add_years
 
 if TYPE_CHECKING:
     from ...relay import HybridConnection
 
-_CREATE = """\
-Create a hybrid connection: a name, and the one host:port that it leads to.
-
-Writes three files of mode 0600, none over an existing one:
-  connector file     a connection string for the connector, with the target
-  application file   a connection string for the client
-  authority file     for you alone: whoever has it can issue further
-                     identities ('connections issue')
-
-There are two ways to tell the relay:
-  --relay-file F   on the administrator's machine: F is what the relay needs
-                   (name, rules, keys; no authority). Bring it there, and run
-                   'connections import F --state DIR'. The relay never sees
-                   the authority, so not even its owner can pose as one side
-                   to the other.
-  --state DIR      on the relay's machine, with the relay's state directory:
-                   one step instead of two. But then the authority was made
-                   there: move its file to your own machine, leave no copy.
-"""
-_CREATE_EXAMPLES = """\
-examples:
-  on the administrator's machine (the pin stands in the relay's ready line):
-    hybridrelay connections create orders \\
-      --target db.internal:5432 --endpoint relay.example.com \\
-      --connector-file orders.connector --application-file orders.application \\
-      --relay-file orders.relay --relay-pin sha256:...
-  all on the relay's machine:
-    hybridrelay connections create orders \\
-      --target [fd00::5]:5432 --endpoint relay.example.com \\
-      --connector-file orders.connector --application-file orders.application \\
-      --state /var/lib/hybridrelay
-"""
 _IMPORT = """\
-Bring a hybrid connection that was created with --relay-file to the relay. A running relay serves it within a second.
-Delete the relay file afterwards: it holds keys.
+Bring a hybrid connection that was created with --relay-file to the relay; one with several relays, to each of them. A
+running relay serves it within a second. Delete the relay file afterwards: it holds keys.
 """
 _ISSUE = """\
 Issue a further connection string: for another application (with a label of its own in the connector's audit log, so
@@ -67,7 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "each of them has its own --help:\n  hybridrelay connections create --help\n",
     )
     below: Any = group.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
-    _add_create(below)
+    add_create(below)
     _add_import(below)
     _add_issue(below)
     listing = add_command(
@@ -111,59 +80,6 @@ def add_state(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_years(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--valid-years", metavar="N", type=values.years, default=10.0, help="how long it is valid (default: 10)"
-    )
-
-
-def _add_create(below: Subparsers) -> None:
-    parser = add_command(below, "create", "create one, and write its files", _CREATE, _CREATE_EXAMPLES)
-    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="what it is to be called")
-    parser.add_argument(
-        "--target",
-        metavar="HOST:PORT",
-        type=values.target,
-        required=True,
-        help="what the connector dials; IPv6 as [::1]:5432",
-    )
-    parser.add_argument(
-        "--endpoint",
-        metavar="HOST",
-        type=values.host,
-        required=True,
-        help="the relay, as client and connector reach it",
-    )
-    parser.add_argument("--connector-file", metavar="F", type=values.path, required=True, help="to be written")
-    parser.add_argument("--application-file", metavar="F", type=values.path, required=True, help="to be written")
-    parser.add_argument(
-        "--authority-file",
-        metavar="F",
-        type=values.path,
-        help="to be written (default: NAME.authority beside the connector file)",
-    )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--state", metavar="DIR", type=values.path, help="the state directory of the relay here")
-    where.add_argument("--relay-file", metavar="F", type=values.path, help="to be written, for the relay elsewhere")
-    parser.add_argument(
-        "--relay-pin",
-        metavar="PIN",
-        type=values.pin,
-        action="append",
-        help="with --relay-file: the relay's pin; several are possible; without any, the relay needs a "
-        "certificate that a CA vouches for",
-    )
-    parser.add_argument(
-        "--public-ports",
-        metavar="PORTS",
-        type=values.public_ports,
-        help="the relay's ports that are not the defaults, such as http=8080,probe=off "
-        "(default: with --state what the relay has left there, with --relay-file the usual ones)",
-    )
-    _add_years(parser)
-    parser.set_defaults(run=run_create, default_log_level="warning")
-
-
 def _add_import(below: Subparsers) -> None:
     example = "example:\n  hybridrelay connections import orders.relay --state /var/lib/hybridrelay\n"
     parser = add_command(below, "import", "bring one to the relay", _IMPORT, example)
@@ -185,75 +101,8 @@ def _add_issue(below: Subparsers) -> None:
     )
     parser.add_argument("--authority-file", metavar="F", type=values.path, required=True, help="of this connection")
     parser.add_argument("--out", metavar="F", type=values.path, required=True, help="to be written")
-    _add_years(parser)
+    add_years(parser)
     parser.set_defaults(run=run_issue, default_log_level="warning")
-
-
-def run_create(args: argparse.Namespace) -> int:
-    """Create a hybrid connection."""
-    from ...errors import ConfigurationError
-    from ...relay import Registry, dump_relay_record, load_public_ports
-    from ...security import load_or_create_relay_certificate, relay_pin
-    from ..files import check_new_files, new_files
-    from ..provisioning import provision
-
-    name, state = args.name, args.state
-    if state is not None and args.relay_pin:
-        raise ConfigurationError(
-            "--relay-pin is for --relay-file: the state directory has the relay's own pin", remedy="leave it out"
-        )
-    authority = args.authority_file or args.connector_file.with_name(f"{name.replace('/', '-')}.authority")
-    paths: list[Path] = [args.connector_file, args.application_file, authority]
-    check_new_files([*paths, args.relay_file] if args.relay_file else paths)
-    pins, ports, now = tuple(args.relay_pin or ()), args.public_ports, time.time()
-    if state is not None:
-        with Registry.open(state):
-            pins = (relay_pin(load_or_create_relay_certificate(state, now=now)),)
-        ports = load_public_ports(state) if ports is None else ports
-    made = provision(
-        name,
-        target=args.target,
-        endpoint=args.endpoint,
-        pins=pins,
-        ports=ports or {},
-        now=now,
-        valid_years=args.valid_years,
-    )
-    texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
-    contents = dict(zip(paths, texts, strict=True))
-    if state is not None:
-        with Registry.open(state) as registry, new_files(contents):
-            registry.import_(made.record)
-    else:
-        with new_files({**contents, args.relay_file: dump_relay_record(made.record)}):
-            pass
-    _tell_created(args, authority, pinned=bool(pins))
-    return exits.OK
-
-
-def _tell_created(args: argparse.Namespace, authority: Path, *, pinned: bool) -> None:
-    output.say(f"created {args.name}: target {args.target}, relay {args.endpoint}")
-    rows = [
-        ("connector file", str(args.connector_file), "bring it to the connector, in the private network"),
-        ("application file", str(args.application_file), "bring it to the client, beside the application"),
-        ("authority file", str(authority), "keep it to yourself; issues further identities"),
-    ]
-    if args.relay_file:
-        advice = "bring it to the relay: hybridrelay connections import; then delete it"
-        rows.append(("relay file", str(args.relay_file), advice))
-    output.say(output.table(("FILE", "PATH", "WHAT TO DO WITH IT"), rows))
-    output.say()
-    if args.state is not None:
-        output.say(
-            "Trust: the authority was made on the relay's machine. Until its file is moved away, whoever\n"
-            "controls this machine can pose as either side, and read what passes. Move the three files to\n"
-            "where they belong, and leave no copy. (--relay-file needs no authority on the relay.)"
-        )
-    elif not pinned:
-        output.say(
-            "Without --relay-pin, client and connector trust the relay only with a certificate of a CA\n"
-            "(relay --tls-certificate). The relay's pin stands in its ready line."
-        )
 
 
 def run_import(args: argparse.Namespace) -> int:
@@ -270,7 +119,11 @@ def run_import(args: argparse.Namespace) -> int:
     record = parse_relay_record_untrusted(text)
     with Registry.open(args.state) as registry:
         registry.import_(record)
-    output.say(f"imported {record.name} (endpoint {record.endpoint_host}); delete {args.relay_file}: it holds keys")
+    if len(record.hosts) > 1:
+        advice = f"import {args.relay_file} at each of these relays, then delete it"
+    else:
+        advice = f"delete {args.relay_file}"
+    output.say(f"imported {record.name} (endpoint {', '.join(record.hosts)}); {advice}: it holds keys")
     output.say(f"compare with what its connection strings were given: {_pin_and_ports(args.state)}")
     return exits.OK
 
@@ -315,7 +168,7 @@ def run_list(args: argparse.Namespace) -> int:
         output.say("none yet: hybridrelay connections create --help")
     else:
         rows = [
-            (one.name, one.endpoint_host, ", ".join(rule.name for rule in one.rules), _date(one.created_at))
+            (one.name, ", ".join(one.hosts), ", ".join(rule.name for rule in one.rules), _date(one.created_at))
             for one in found
         ]
         output.say(output.table(("NAME", "ENDPOINT", "RULES", "CREATED"), rows))
@@ -338,7 +191,7 @@ def run_show(args: argparse.Namespace) -> int:
             }
         )
         return exits.OK
-    output.say(f"{connection.name}: endpoint {connection.endpoint_host}, created {_date(connection.created_at)}")
+    output.say(f"{connection.name}: endpoint {', '.join(connection.hosts)}, created {_date(connection.created_at)}")
     output.say(_pin_and_ports(args.state))
     output.say()
     output.say(output.table(("RULE", "RIGHTS", "KEY", "FINGERPRINT"), key_rows(connection)))
@@ -361,7 +214,8 @@ def _as_dict(connection: HybridConnection) -> dict[str, object]:
 
     return {
         "name": connection.name,
-        "endpoint": connection.endpoint_host,
+        "endpoint": connection.hosts[0],
+        "endpoints": connection.hosts,
         "created": _date(connection.created_at),
         "keys": keys_as_dicts(connection),
     }

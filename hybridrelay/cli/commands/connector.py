@@ -19,6 +19,11 @@ connections can be published by one process; several connectors with the same st
 
 The log (standard error) tells of every stream: which application, which target, how much, and how it ended
 (logger hybridrelay.audit). A relay that cannot be reached is tried again for ever.
+
+A connection string may name several relays: the connector registers at all of them, under the same instance id. It is
+ready when each hybrid connection is registered at one relay at least; the log says what is missing. A string, or a
+relay, that is refused for good is left out as long as there is something else to serve; the ready line names what is
+served.
 """
 _EXAMPLES = """\
 examples:
@@ -88,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
             "climb_seconds": args.climb_seconds,
         }
         async with FlatNursery() as nursery:
-            await nursery.start(partial(run_connector, strings, **options))
-            output.say_ready("connector", [(string.entity_path, str(string.target)) for string in strings])
+            served = await nursery.start(partial(run_connector, strings, **options))
+            output.say_ready("connector", [(string.entity_path, str(string.target)) for string in served])
             stop.arm()
 
     run_until_stopped(main, stop=stop)

@@ -29,7 +29,10 @@ application's connection is reset; it never sees a false end of file.
 
 {WHERE_FROM}
 
-A session that is lost is opened again, for ever. The ready line says which ports were opened.
+A session that is lost is opened again, for ever. Where the connection string names several relays, the first that
+works is used; when it is lost or about to stop, open connections go on over another. A key that was revoked at all of
+them closes its port, and with the last port the command ends (exit code 1). The ready line says which ports were
+opened.
 """
 _EXAMPLES = """\
 examples:
@@ -79,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     """Forward until told to stop."""
 
     from ..._nursery import FlatNursery
-    from ...errors import ConfigurationError
+    from ...errors import AuthorizationError, ConfigurationError
     from ..running import GracefulStop, run_until_stopped
 
     dial = make_dial(args)
@@ -95,14 +98,25 @@ def run(args: argparse.Namespace) -> int:
             logger.warning("%s is no loopback address: whoever reaches it can connect to the target", host)
 
     stop = GracefulStop(args.grace)
+    left = len(strings)
+
+    async def forward(string: ConnectionString, address: tuple[str, int], *, task_status: Started) -> None:
+        nonlocal left
+        try:
+            await _forward(string, address, args, dial, stop, task_status=task_status)
+        except AuthorizationError as exc:
+            # The others go on; at the start, and with the last one, it ends us.
+            left -= 1
+            if not (left and stop.armed):
+                raise
+            logger.error("%s%s; its port is closed", exc, f"; {exc.remedy}" if exc.remedy else "")
 
     async def main() -> None:
         bound: list[list[tuple[str, int]]] = [[] for _ in strings]
         async with FlatNursery() as nursery:
             async with FlatNursery() as starting:
                 for string, address, found in zip(strings, listen, bound, strict=True):
-                    forward = partial(_forward, string, address, args, dial, stop)
-                    starting.start_soon(_start, nursery, forward, found)
+                    starting.start_soon(_start, nursery, partial(forward, string, address), found)
             fields = [
                 (string.entity_path, ",".join(map(_format, found)))
                 for string, found in zip(strings, bound, strict=True)

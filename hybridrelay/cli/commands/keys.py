@@ -21,11 +21,17 @@ SharedAccessKey= into the connection string, and behind "key" in the authority f
 writes it to a file, and 'keys list --show-keys' shows it at any time.
 
 To change keys without a pause: every rule has two. Move all strings to the other key first, then regenerate this one.
+
+Where the hybrid connection has several relays, its strings carry one key for all of them: write the new key to a file
+at the first (--out), and give that file to each of the others (--new-key-file).
 """
 _REGENERATE_EXAMPLE = """\
 example:
   hybridrelay keys regenerate orders --rule application --key primary \\
       --state /var/lib/hybridrelay --update orders.application --out new-key
+  and at the other relays, with the file new-key from there:
+    hybridrelay keys regenerate orders --rule application --key primary \\
+      --state /var/lib/hybridrelay --new-key-file new-key
 """
 _REVOKE = """\
 Take a rule's key out of use, for good. What it had authorized ends within a second, and the connection strings that
@@ -71,6 +77,9 @@ def add_parser(subparsers: Subparsers) -> None:
     regenerating.add_argument("--show-keys", action="store_true", help="print the new key")
     regenerating.add_argument("--out", metavar="F", type=values.path, help="write the new key to this new file")
     regenerating.add_argument(
+        "--new-key-file", metavar="F", type=values.path, help="take the new key from this file, and make none"
+    )
+    regenerating.add_argument(
         "--update",
         metavar="F",
         type=values.path,
@@ -107,19 +116,21 @@ def run_regenerate(args: argparse.Namespace) -> int:
     from ...relay import Registry
     from ...security import KeySlot
     from ..files import check_new_files, new_files
-    from ..key_holders import check_key_holder, read_key_holder
+    from ..key_holders import check_key_holder, read_key, read_key_holder
     from ..key_table import fingerprint
 
     slot = KeySlot(args.key)
     check_new_files([args.out] if args.out else [])
     # All that can be wrong with the files is found out before the old key ends.
     holders = [read_key_holder(path, args.rule) for path in args.update]
+    given = None if args.new_key_file is None else read_key(args.new_key_file)
     with Registry.open(args.state, create=False) as registry:
-        rule = registry.get(args.name).rule(args.rule)
+        known = registry.get(args.name)
+        rule = known.rule(args.rule)
         old = rule.key(slot) if rule else None
         for holder in holders:
             check_key_holder(holder, args.name, args.rule, old)
-        key = registry.regenerate_key(args.name, args.rule, slot)
+        key = registry.regenerate_key(args.name, args.rule, slot, given)
     output.say(f"regenerated the {slot} key of rule {args.rule} of {args.name}: fingerprint {fingerprint(key)}")
     _tell_ended(args.name, args.rule, old)
     try:
@@ -138,6 +149,8 @@ def run_regenerate(args: argparse.Namespace) -> int:
         output.say(f"SharedAccessKey={key.reveal()}")
     output.say("Put the new key behind SharedAccessKey= in every other connection string that carried the old one,")
     output.say('and behind "key" in the authority file; keys list --show-keys shows it. Restart what uses them.')
+    if len(known.hosts) > 1:
+        output.say(f"Its relays are {', '.join(known.hosts)}: give the others this key, too (--new-key-file).")
     return exits.OK
 
 
@@ -148,11 +161,16 @@ def run_revoke(args: argparse.Namespace) -> int:
 
     slot = KeySlot(args.key)
     with Registry.open(args.state, create=False) as registry:
-        rule = registry.get(args.name).rule(args.rule)
+        known = registry.get(args.name)
+        rule = known.rule(args.rule)
         registry.revoke_key(args.name, args.rule, slot)
         left = registry.get(args.name).rule(args.rule)
     output.say(f"revoked the {slot} key of rule {args.rule} of {args.name}")
     _tell_ended(args.name, args.rule, rule.key(slot) if rule else None)
+    if len(known.hosts) > 1:
+        output.say(
+            f"Its relays are {', '.join(known.hosts)}: at the others the key is good until it is revoked there."
+        )
     if left is not None and left.primary is None and left.secondary is None:
         output.say(f"Rule {args.rule} has no key left: keys regenerate makes one.")
     return exits.OK

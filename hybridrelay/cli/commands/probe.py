@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -13,16 +14,19 @@ from ..parser import Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 
 if TYPE_CHECKING:
-    from ...connectivity import Report
+    from ...connectivity import Prober, Report
 
 _DESCRIPTION = f"""\
 Try every route from this machine to the relay, and say which one would be used: for each port a connection, a round
 trip of data, its time, and what to do about a failure. Works with a connector's string and with an application's; no
 key is sent, and no connector is needed.
 
+Of a string with several relays each is tried, at the same time. There is a table and a result for each of them, in
+the string's order; with --json an array of their reports.
+
 {WHERE_FROM}
 
-Exit code 0: a route works. 1: none does.
+Exit code 0: a route works, of several relays to one at least. 1: none does.
 """
 _EXAMPLES = """\
 examples:
@@ -47,7 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
         type=_pause,
         nargs="?",
         const=30.0,
-        help="probe again and again, so long after each time (30), until stopped; with --json, a report a line",
+        help="probe again and again, so long after each time (30), until stopped; with --json, a line each",
     )
     add_mode(parser)
     add_proxy(parser)
@@ -63,32 +67,49 @@ def run(args: argparse.Namespace) -> int:
 
     dial = make_dial(args)
     (string,) = load_all([] if args.file is None else [args.file])
-    last: Report | None = None
+    last: list[Report] = []
 
     async def main() -> None:
         nonlocal last
-        prober = Prober(RelayEndpoint.from_connection_string(string), mode=args.mode, dial=dial)
+        probers = [Prober(endpoint, mode=args.mode, dial=dial) for endpoint in RelayEndpoint.all_from(string)]
         while True:
-            last = await prober.survey()
+            last = await _survey(probers)
             output.say(_present(last, as_json=args.json, watching=args.watch is not None))
             if args.watch is None:
                 return
             await trio.sleep(args.watch)
 
     stopped_by = run_until_stopped(main)
-    if last is None:
+    if not last:
         assert stopped_by is not None
         return exits.SIGNAL + stopped_by
-    return exits.OK if last.chosen is not None else exits.FAILED
+    return exits.OK if any(report.chosen is not None for report in last) else exits.FAILED
 
 
-def _present(report: Report, *, as_json: bool, watching: bool) -> str:
-    if not watching:
-        return report.as_json() if as_json else report.as_table()
+async def _survey(probers: Sequence[Prober]) -> list[Report]:
+    """Probe all relays at the same time; their reports in order."""
+    import trio
+
+    reports: dict[Prober, Report] = {}
+
+    async def survey(prober: Prober) -> None:
+        reports[prober] = await prober.survey()
+
+    async with trio.open_nursery() as nursery:
+        for prober in probers:
+            nursery.start_soon(survey, prober)
+    return [reports[prober] for prober in probers]
+
+
+def _present(reports: Sequence[Report], *, as_json: bool, watching: bool) -> str:
     now = datetime.now().astimezone().isoformat(timespec="seconds")
+    if as_json and watching:
+        return "\n".join(json.dumps({"time": now, **report.as_dict()}) for report in reports)
     if as_json:
-        return json.dumps({"time": now, **json.loads(report.as_json())})
-    return f"{now}\n{report.as_table()}\n"
+        found = [report.as_dict() for report in reports]
+        return json.dumps(found[0] if len(found) == 1 else found, indent=2)
+    tables = "\n\n".join(report.as_table() for report in reports)
+    return f"{now}\n{tables}\n" if watching else tables
 
 
 def _pause(text: str) -> float:

@@ -89,7 +89,8 @@ class Show:
 
     async def _probe(self, stage: Stage) -> None:
         self._heading("What the prober finds: which ways lead to the relay?")
-        report = await Prober(RelayEndpoint.from_connection_string(stage.application)).survey()
+        (relay,) = RelayEndpoint.all_from(stage.application)
+        report = await Prober(relay).survey()
         table = re.sub(r"\bPASS\b", self._palette.green("PASS"), report.as_table())
         output.say(re.sub(r"\bFAIL\b", self._palette.red("FAIL"), table))
 

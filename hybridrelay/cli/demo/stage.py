@@ -14,7 +14,7 @@ from ..._nursery import FlatNursery
 from ...connectivity import all_ports, discover
 from ...connector import run_connector
 from ...relay import Binding, Registry, RelayConfig, RelayInfo, run_relay
-from ...security import ConnectionString, HostPort, load_or_create_relay_certificate, relay_pin
+from ...security import ConnectionString, Endpoint, HostPort, load_or_create_relay_certificate, relay_pin
 from ..provisioning import provision
 from .resource import serve_resource
 
@@ -40,13 +40,13 @@ async def open_stage(state_dir: Path) -> AsyncIterator[Stage]:
         with Registry.open(state_dir) as registry:
             now = time.time()
             pin = relay_pin(load_or_create_relay_certificate(state_dir, now=now))
-            made = provision(NAME, target=target, endpoint=HOST, pins=(pin,), ports={}, now=now)
+            made = provision(NAME, target=target, endpoints=[Endpoint(HOST)], pins=(pin,), now=now)
             registry.import_(made.record)
         bindings = {name: (Binding(HOST, 0),) for name in all_ports(discover())}
         config = RelayConfig(state_dir=state_dir, bindings=bindings)
         relay: RelayInfo = await nursery.start(partial(run_relay, config))
-        ports: dict[str, int | None] = {name: bound[0].port for name, bound in relay.bound.items()}
-        connector = attrs.evolve(made.connector, ports=ports)
+        endpoints = (Endpoint(HOST, {name: bound[0].port for name, bound in relay.bound.items()}),)
+        connector = attrs.evolve(made.connector, endpoints=endpoints)
         await nursery.start(partial(run_connector, [connector]))
-        yield Stage(relay, target, attrs.evolve(made.application, ports=ports))
+        yield Stage(relay, target, attrs.evolve(made.application, endpoints=endpoints))
         nursery.cancel_scope.cancel()

@@ -1,0 +1,189 @@
+"""``hybridrelay connections create``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from .. import exits, output, values
+from ..parser import Subparsers, add_command
+
+_CREATE = """\
+Create a hybrid connection: a name, and the one host:port that it leads to.
+
+Writes three files of mode 0600, none over an existing one:
+  connector file     a connection string for the connector, with the target
+  application file   a connection string for the client
+  authority file     for you alone: whoever has it can issue further
+                     identities ('connections issue')
+
+There are two ways to tell the relay:
+  --relay-file F   on the administrator's machine: F is what the relay needs
+                   (name, rules, keys; no authority). Bring it there, and run
+                   'connections import F --state DIR'. The relay never sees
+                   the authority, so not even its owner can pose as one side
+                   to the other.
+  --state DIR      on the relay's machine, with the relay's state directory:
+                   one step instead of two. But then the authority was made
+                   there: move its file to your own machine, leave no copy.
+
+Several relays (--endpoint for each, at most 8, first choice first) make the
+relay redundant. The connector registers at all of them; a client takes the
+first that works, and its open connections live on when that one dies. Give
+the --relay-pin of each, and import the relay file at each.
+"""
+_CREATE_EXAMPLES = """\
+examples:
+  on the administrator's machine (the pin stands in the relay's ready line):
+    hybridrelay connections create orders \\
+      --target db.internal:5432 --endpoint relay.example.com \\
+      --connector-file orders.connector --application-file orders.application \\
+      --relay-file orders.relay --relay-pin sha256:...
+  all on the relay's machine:
+    hybridrelay connections create orders \\
+      --target [fd00::5]:5432 --endpoint relay.example.com \\
+      --connector-file orders.connector --application-file orders.application \\
+      --state /var/lib/hybridrelay
+  two relays, of which the second serves http on 8080 and has no port probe:
+    hybridrelay connections create orders --target db.internal:5432 \\
+      --endpoint a.example.com --relay-pin sha256:... --public-ports '' \\
+      --endpoint b.example.com --relay-pin sha256:... \\
+      --public-ports http=8080,probe=off \\
+      --connector-file orders.connector --application-file orders.application \\
+      --relay-file orders.relay
+"""
+
+
+def add_create(below: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(below, "create", "create one, and write its files", _CREATE, _CREATE_EXAMPLES)
+    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="what it is to be called")
+    parser.add_argument(
+        "--target",
+        metavar="HOST:PORT",
+        type=values.target,
+        required=True,
+        help="what the connector dials; IPv6 as [::1]:5432",
+    )
+    parser.add_argument(
+        "--endpoint",
+        metavar="HOST",
+        dest="endpoints",
+        type=values.host,
+        action="append",
+        required=True,
+        help="the relay, as client and connector reach it; give it again for each further relay",
+    )
+    parser.add_argument("--connector-file", metavar="F", type=values.path, required=True, help="to be written")
+    parser.add_argument("--application-file", metavar="F", type=values.path, required=True, help="to be written")
+    parser.add_argument(
+        "--authority-file",
+        metavar="F",
+        type=values.path,
+        help="to be written (default: NAME.authority beside the connector file)",
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--state", metavar="DIR", type=values.path, help="the state directory of the relay here")
+    where.add_argument("--relay-file", metavar="F", type=values.path, help="to be written, for the relay elsewhere")
+    parser.add_argument(
+        "--relay-pin",
+        metavar="PIN",
+        type=values.pin,
+        action="append",
+        help="with --relay-file: the relay's pin; several are possible, and any of them is right for any of the "
+        "relays; without any, the relay needs a certificate that a CA vouches for",
+    )
+    parser.add_argument(
+        "--public-ports",
+        metavar="PORTS",
+        type=values.public_ports,
+        action="append",
+        help="the relay's ports that are not the defaults, such as http=8080,probe=off; with several relays once for "
+        "all of them, or once for each --endpoint in the same order ('' for the defaults) "
+        "(default: with --state what the relay has left there, with --relay-file the usual ones)",
+    )
+    add_years(parser)
+    parser.set_defaults(run=run_create, default_log_level="warning")
+
+
+def add_years(parser: argparse.ArgumentParser) -> None:
+    """Add ``--valid-years``."""
+    parser.add_argument(
+        "--valid-years", metavar="N", type=values.years, default=10.0, help="how long it is valid (default: 10)"
+    )
+
+
+def run_create(args: argparse.Namespace) -> int:
+    """Create a hybrid connection."""
+    from ...errors import ConfigurationError
+    from ...relay import Registry, dump_relay_record, load_public_ports
+    from ...security import load_or_create_relay_certificate, pair_endpoints, relay_pin
+    from ..files import check_new_files, new_files
+    from ..provisioning import provision
+
+    name, state = args.name, args.state
+    if state is not None and args.relay_pin:
+        raise ConfigurationError(
+            "--relay-pin is for --relay-file: the state directory has the relay's own pin", remedy="leave it out"
+        )
+    if state is not None and len(args.endpoints) > 1:
+        raise ConfigurationError(
+            "--state is for a hybrid connection with one relay: the others have to be told as well",
+            remedy="write a --relay-file, and import it at each of the relays",
+        )
+    authority = args.authority_file or args.connector_file.with_name(f"{name.replace('/', '-')}.authority")
+    paths: list[Path] = [args.connector_file, args.application_file, authority]
+    check_new_files([*paths, args.relay_file] if args.relay_file else paths)
+    pins, ports, now = tuple(args.relay_pin or ()), args.public_ports or (), time.time()
+    if state is not None:
+        with Registry.open(state):
+            pins = (relay_pin(load_or_create_relay_certificate(state, now=now)),)
+        ports = ports or (load_public_ports(state),)
+    try:
+        endpoints = pair_endpoints(args.endpoints, ports)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc), remedy="see --public-ports in --help") from None
+    made = provision(name, target=args.target, endpoints=endpoints, pins=pins, now=now, valid_years=args.valid_years)
+    texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
+    contents = dict(zip(paths, texts, strict=True))
+    if state is not None:
+        with Registry.open(state) as registry, new_files(contents):
+            registry.import_(made.record)
+    else:
+        with new_files({**contents, args.relay_file: dump_relay_record(made.record)}):
+            pass
+    _tell(args, authority, pins=len(pins))
+    return exits.OK
+
+
+def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
+    relays = f"relay{'s' if len(args.endpoints) > 1 else ''} {', '.join(args.endpoints)}"
+    output.say(f"created {args.name}: target {args.target}, {relays}")
+    rows = [
+        ("connector file", str(args.connector_file), "bring it to the connector, in the private network"),
+        ("application file", str(args.application_file), "bring it to the client, beside the application"),
+        ("authority file", str(authority), "keep it to yourself; issues further identities"),
+    ]
+    if args.relay_file:
+        where = "the relay" if len(args.endpoints) == 1 else "each relay"
+        advice = f"bring it to {where}: hybridrelay connections import; then delete it"
+        rows.append(("relay file", str(args.relay_file), advice))
+    output.say(output.table(("FILE", "PATH", "WHAT TO DO WITH IT"), rows))
+    output.say()
+    if args.state is not None:
+        output.say(
+            "Trust: the authority was made on the relay's machine. Until its file is moved away, whoever\n"
+            "controls this machine can pose as either side, and read what passes. Move the three files to\n"
+            "where they belong, and leave no copy. (--relay-file needs no authority on the relay.)"
+        )
+    elif not pins:
+        output.say(
+            "Without --relay-pin, client and connector trust the relay only with a certificate of a CA\n"
+            "(relay --tls-certificate). The relay's pin stands in its ready line."
+        )
+    elif pins < len(args.endpoints):
+        output.say(
+            f"{len(args.endpoints)} relays and {pins} --relay-pin: every relay has its own, in its ready line.\n"
+            "Client and connector trust no relay whose pin is not among those given."
+        )

@@ -1,0 +1,112 @@
+"""A session of a client, and the way it goes: opened, resumed over another data channel, moved to a better one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from .._nursery import FlatNursery
+from ..connectivity.backoff import Backoff
+from ..errors import HybridRelayError
+from ..mux import Session
+from ..protocol.reasons import Reason
+from ..streams import TLSStream
+from .sender import DataChannel, Sender
+from .senders import Senders
+
+logger = logging.getLogger("hybridrelay.client")
+
+#: The longest wait between two tries to resume (seconds).
+_RESUME_BACKOFF = 2.0
+#: The first try to resume comes at a random moment within so much time (seconds): all sessions of a relay lose it at
+#: the same moment, and must not come back at the same moment.
+_RESUME_JITTER = 0.25
+
+
+class KeptSession:
+    """A session with one instance of the connector, through whichever relay leads there.
+
+    Args:
+        session: not running yet.
+        channel: its first.
+        connection: the hybrid connection's name, for the log.
+        senders: the client's relays.
+    """
+
+    def __init__(self, session: Session, channel: DataChannel, connection: str, senders: Senders) -> None:
+        self.session = session
+        #: The data channel that it was given last.
+        self.channel = channel
+        self._connection = connection
+        self._senders = senders
+
+    def goes_through(self, sender: Sender) -> bool:
+        """Whether it is open, and this relay carries it."""
+        return self.session.is_open and self.channel.sender is sender
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve the session to its end; started when the connector has greeted.
+
+        Raises:
+            SessionError: it never did.
+        """
+        async with FlatNursery() as nursery:
+            await nursery.start(self._run_session, nursery)
+            logger.info("%s: connected over %s", self._connection, self.channel)
+            task_status.started()
+
+    async def _run_session(self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]) -> None:
+        async def reconnect() -> TLSStream:
+            channel = await self._reconnect()
+            nursery.start_soon(self._tell_resumed)
+            return channel.stream
+
+        await self.session.run(self.channel.stream, reconnect=reconnect, task_status=task_status)
+
+    async def _reconnect(self) -> DataChannel:
+        """Another channel for a session that lost its own, to the same instance of the connector. Tries for ever.
+
+        Raises:
+            HybridRelayError: there is no use in trying: the connector is gone, or every relay refuses us for good.
+        """
+        logger.warning("%s: the data channel was lost, resuming; it went over %s", self._connection, self.channel)
+        self.channel.sender.doubt()
+        backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
+        while True:
+            await self._senders.wait_for_one(_RESUME_JITTER)
+            every = self._senders.in_order(self.channel.sender)
+            senders = [sender for sender in every if not sender.is_away] or every
+            try:
+                self.channel = await self._senders.open_data_channel(self.channel.listener, senders)
+            except HybridRelayError as exc:
+                if exc.reason is Reason.LISTENER_GONE or (exc.reason.is_permanent and senders == every):
+                    raise
+                logger.info("%s: not yet: %s", self._connection, exc)
+            else:
+                return self.channel
+            await trio.sleep(backoff.next_wait())
+
+    async def _tell_resumed(self) -> None:
+        await self.session.wait_open()
+        if self.session.outcome is None:
+            logger.info("%s: resumed over %s", self._connection, self.channel)
+
+    async def move(self, senders: Sequence[Sender]) -> None:
+        """Go to a fresh data channel through one of these relays while the present one lives; or stay."""
+        if not self.session.is_open or not senders:
+            return
+        try:
+            channel = await self._senders.open_data_channel(self.channel.listener, senders)
+        except HybridRelayError as exc:
+            logger.warning("%s: the session stays where it is: %s", self._connection, exc)
+        else:
+            self.channel = channel
+            await self.session.replace_channel(channel.stream)
+            logger.info("%s: moved to %s", self._connection, channel)
+
+    async def leave(self, sender: Sender) -> None:
+        """One relay is about to go: move to another, if there is one that leads to the same connector."""
+        if self.goes_through(sender):
+            await self.move([one for one in self._senders.in_order() if not one.is_away])

@@ -1,0 +1,161 @@
+"""A client at one relay: its control channel there, and the data channels that come of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from ..connectivity.control import ControlChannel
+from ..connectivity.data import EndToEnd, open_data_channel
+from ..connectivity.discovery import Candidate
+from ..connectivity.link import RelayLink, make_connection_token
+from ..connectivity.refusals import failure_error
+from ..errors import RelayUnreachable
+from ..protocol import control
+from ..protocol.reasons import Reason
+from ..security import ConnectionString
+from ..streams import TLSStream
+
+logger = logging.getLogger("hybridrelay.client")
+
+
+@attrs.frozen(eq=False)
+class DataChannel:
+    """A data channel on which nothing was said yet, and where it goes."""
+
+    stream: TLSStream = attrs.field(repr=False)
+    #: The instance of the connector at its other end.
+    listener: str
+    sender: Sender
+    #: Its route, which need not be the one that would be chosen now.
+    carrier: Candidate
+
+    def __str__(self) -> str:
+        return f"{self.carrier.route.name} at {self.sender.link.host}"
+
+
+class Sender:
+    """What the client is to one of its relays.
+
+    Args:
+        link: the relay.
+        string: whose hybrid connection and key are used.
+        end_to_end: for the data channels.
+        nursery: in which the control channel runs.
+        clock: seconds since 1970.
+        on_draining: called when the relay has said that it is about to go.
+    """
+
+    def __init__(
+        self,
+        link: RelayLink,
+        string: ConnectionString,
+        end_to_end: EndToEnd,
+        nursery: trio.Nursery,
+        *,
+        clock: Callable[[], float],
+        on_draining: Callable[[Sender], None],
+    ) -> None:
+        self.link = link
+        #: Until when it is not to be called, because the relay asked for that; on trio's clock.
+        self.away_until = -math.inf
+        #: When it was of no use last, on trio's clock.
+        self.failed_at = -math.inf
+        self._connection = string.entity_path
+        self._string = string
+        self._end_to_end = end_to_end
+        self._nursery = nursery
+        self._clock = clock
+        self._on_draining = on_draining
+        self._control: ControlChannel | None = None
+        self._opening = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Sender for {self._connection} at {self.link.host}>"
+
+    @property
+    def is_away(self) -> bool:
+        """The relay has said that it goes, and is not due back yet."""
+        return trio.current_time() < self.away_until
+
+    def close_control(self) -> None:
+        """End the control channel; the next use opens another, over whatever route is chosen then."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+
+    def doubt(self) -> None:
+        """A data channel through this relay was lost: what was good may be what broke."""
+        # A probe is cheap, and a dial into a black hole is not.
+        self.link.forget()
+        if self._control is not None:
+            self._control.doubt()
+
+    def jumped(self) -> None:
+        """The machine slept, or changed networks: nothing that worked is known to work still."""
+        self.link.forget(network_changed=True)
+        if self._control is not None:
+            self._control.doubt()
+
+    async def open_data_channel(self, listener: str | None) -> DataChannel:
+        """Join, and go to the rendezvous. A route that fails is forgotten.
+
+        Args:
+            listener: the only instance that will do, or None for any.
+
+        Raises:
+            HybridRelayError: see `Client.connect`.
+
+        Every step has a deadline. Cancelled, no data channel stays open.
+        """
+        channel = await self._control_channel()
+        try:
+            token = make_connection_token(self._string, self.link.host, self._clock())
+            answer = await channel.request(control.Join(channel.next_id(), self._connection, token, listener))
+            if isinstance(answer, control.Failed):
+                raise failure_error(self._connection, answer)
+            if not isinstance(answer, control.Joined):
+                raise RelayUnreachable("the relay gave a wrong answer", reason=Reason.PROTOCOL_ERROR)
+            candidate = await self.link.choose()
+            stream, _ = await open_data_channel(
+                self.link.endpoint, candidate, answer.ticket, self._end_to_end, dial=self.link.dial
+            )
+        except RelayUnreachable:
+            if self._control is channel:
+                self._control = None
+            self.link.forget()
+            raise
+        return DataChannel(stream, answer.listener, self, candidate)
+
+    async def open_data_channel_probing(self, listener: str | None) -> DataChannel:
+        """The same, where a route that was remembered and fails is probed anew, once."""
+        remembered = self.link.remembers
+        try:
+            return await self.open_data_channel(listener)
+        except RelayUnreachable:
+            if not remembered:
+                raise
+        return await self.open_data_channel(listener)
+
+    async def _control_channel(self) -> ControlChannel:
+        async with self._opening:
+            if self._control is None:
+                self._control = await self.link.start_control(self._nursery)
+                self._nursery.start_soon(self._watch_control, self._control)
+            return self._control
+
+    async def _watch_control(self, channel: ControlChannel) -> None:
+        async for message in channel.messages:
+            if isinstance(message, control.Ended):
+                reason = message.reason.describe
+                logger.warning("%s: %s ended our right to join: %s", self._connection, self.link.host, reason)
+            elif isinstance(message, control.Draining):
+                logger.info("%s: the relay %s is about to restart", self._connection, self.link.host)
+                self.away_until = trio.current_time() + message.retry_after_seconds
+                self._on_draining(self)
+        if self._control is channel:
+            self._control = None

@@ -1,0 +1,148 @@
+"""The relays of a client: which one is next, and going on to another one where one is of no use.
+
+The rules:
+
+1. The relay that worked last is the first to be tried, for as long as it works; else the order is the connection
+   string's. One that failed is tried behind the others for a while, and one that is draining behind all.
+2. The next one is tried when one has failed, and beside it when that takes longer than a failed probe: one that
+   swallows packets on a way that was remembered would take up to a minute.
+3. A relay that has no listener is asked again for a moment, all of them together: after a restart of the relay the
+   client may be the first to be back.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+import trio
+
+from .._nursery import FlatNursery
+from ..connectivity.backoff import Backoff
+from ..connectivity.refusals import all_failed
+from ..errors import HybridRelayError, RendezvousError
+from ..protocol.reasons import Reason
+from .sender import DataChannel, Sender
+
+#: How long one relay is waited for before the next is tried beside it (seconds). A probe of a relay that swallows
+#: everything fails after 2.5: who is merely far away seldom takes longer, and loses nothing if so.
+NEXT_RELAY_SECONDS = 3.0
+#: How long a relay that failed is tried behind the others (seconds). Each try at one that swallows packets costs
+#: those 2.5 s, so it must not come before every new session; and nothing is lost meanwhile, all relays being as good.
+SET_BACK_SECONDS = 60.0
+#: How long a client waits for some listener to come (seconds).
+LISTENER_PATIENCE = 2.0
+
+
+class Senders:
+    """The client at each of its relays.
+
+    Args:
+        senders: in the order of the connection string.
+    """
+
+    def __init__(self, senders: Sequence[Sender]) -> None:
+        self.all = tuple(senders)
+        #: At the relay that worked last.
+        self._preferred = self.all[0]
+
+    def in_order(self, first: Sender | None = None) -> list[Sender]:
+        """Whom to try, and in which order; `first` comes before the others unless its relay is draining."""
+        set_back_before = trio.current_time() - SET_BACK_SECONDS
+
+        def key(sender: Sender) -> tuple[bool, bool, bool, bool]:
+            return (
+                sender.is_away,
+                first is not None and sender is not first,
+                sender.failed_at > set_back_before,
+                sender is not self._preferred,
+            )
+
+        return sorted(self.all, key=key)
+
+    async def open_data_channel(self, listener: str, senders: Sequence[Sender]) -> DataChannel:
+        """A data channel to one instance of the connector, through the first of the relays that gives one.
+
+        Raises:
+            HybridRelayError: none did; names each with its reason. `Reason.LISTENER_GONE` of one counts, since the
+                others may not have heard of it.
+
+        Cancelled, nothing stays open.
+        """
+        failures: dict[Sender, HybridRelayError] = {}
+        channel = await self._try(senders, listener, failures)
+        if channel is None:
+            raise _error(failures)
+        return channel
+
+    async def open_any_data_channel(self) -> DataChannel:
+        """A data channel to any listener. A relay without one is asked again until the patience is over.
+
+        Raises:
+            HybridRelayError: there is none; names each relay with its reason.
+
+        Cancelled, nothing stays open.
+        """
+        failures: dict[Sender, HybridRelayError] = {}
+        senders = self.in_order()
+        backoff = Backoff(first_seconds=0.5, max_seconds=0.5, min_seconds=0.1)
+        patient_until = math.inf
+        while (channel := await self._try(senders, None, failures)) is None:
+            senders = [sender for sender in senders if failures[sender].reason is Reason.NO_LISTENER]
+            now = trio.current_time()
+            if not senders or now >= patient_until:
+                raise _error(failures)
+            patient_until = min(patient_until, now + LISTENER_PATIENCE)
+            await trio.sleep_until(min(now + backoff.next_wait(), patient_until))
+        return channel
+
+    async def wait_for_one(self, jitter_seconds: float) -> None:
+        """Wait while every relay has asked not to be called, and then a random moment of up to `jitter_seconds`."""
+        jitter = jitter_seconds * random.random()  # noqa: S311 - spreads load, hides nothing
+        await trio.sleep_until(max(trio.current_time(), min(sender.away_until for sender in self.all)) + jitter)
+
+    async def _try(
+        self, senders: Sequence[Sender], listener: str | None, failures: dict[Sender, HybridRelayError]
+    ) -> DataChannel | None:
+        """One round; None where all have failed, with why in `failures`."""
+        opened: list[DataChannel] = []
+
+        async def attempt(sender: Sender, failed: trio.Event) -> None:
+            try:
+                if listener is None:
+                    opened.append(await sender.open_data_channel_probing(None))
+                else:
+                    opened.append(await sender.open_data_channel(listener))
+            except HybridRelayError as exc:
+                failures[sender] = exc
+                if not isinstance(exc, RendezvousError):  # which is not that relay's fault
+                    sender.failed_at = trio.current_time()
+                failed.set()
+            else:
+                nursery.cancel_scope.cancel()
+
+        try:
+            async with FlatNursery() as nursery:
+                for sender in senders:
+                    failed = trio.Event()
+                    nursery.start_soon(attempt, sender, failed)
+                    with trio.move_on_after(NEXT_RELAY_SECONDS):
+                        await failed.wait()
+        except BaseException:
+            for channel in opened:
+                await trio.aclose_forcefully(channel.stream)
+            raise
+        # Two may have arrived at the same moment.
+        for channel in opened[1:]:
+            await trio.aclose_forcefully(channel.stream)
+        if not opened:
+            return None
+        self._preferred = opened[0].sender
+        self._preferred.failed_at = -math.inf
+        return opened[0]
+
+
+def _error(failures: dict[Sender, HybridRelayError]) -> HybridRelayError:
+    gone = next((error for error in failures.values() if error.reason is Reason.LISTENER_GONE), None)
+    return gone or all_failed({sender.link.host: error for sender, error in failures.items()})

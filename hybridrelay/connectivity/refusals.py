@@ -1,0 +1,70 @@
+"""What a relay's refusal means to who dialed: an exception, whether it is final, and what is left of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..errors import (
+    AuthorizationError,
+    HybridRelayError,
+    PeerIdentityError,
+    RelayIdentityError,
+    RelayUnreachable,
+    RendezvousError,
+)
+from ..protocol import control
+from ..protocol.reasons import Reason
+
+_AUTHORIZATION = frozenset(range(Reason.TOKEN_MALFORMED, Reason.NO_LISTENER))
+_REMEDIES = {
+    Reason.WRONG_KEY: "the key was regenerated or mistyped: fetch it again ('keys list --show-keys' on the relay)",
+    Reason.KEY_REVOKED: "fetch the current key ('keys list --show-keys' on the relay), or use the other one",
+    Reason.UNKNOWN_RULE: "compare SharedAccessKeyName with 'keys list' on the relay",
+    Reason.RIGHT_MISSING: "a connector needs a key with the right Listen, an application one with Send",
+    Reason.UNKNOWN_CONNECTION: "compare EntityPath with 'connections list' on the relay; import its relay file there",
+    Reason.TOKEN_EXPIRED: "compare the clocks of this machine and the relay",
+    Reason.WRONG_AUDIENCE: "Endpoint has to be the host name with which the hybrid connection was created",
+    Reason.NO_LISTENER: "start the connector, or see in its log why it is not registered",
+}
+#: What came nearest to working first: the relay let us in, the other end does not, the relay does not, no relay.
+_NEARNESS = (RendezvousError, PeerIdentityError, AuthorizationError, RelayIdentityError, RelayUnreachable)
+
+
+def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
+    """The exception for a relay's `Failed`."""
+    reason = failed.reason
+    kind = AuthorizationError if reason in _AUTHORIZATION else RendezvousError
+    detail = f" ({failed.detail})" if failed.detail and failed.detail != reason.describe else ""
+    return kind(f"{connection}: {reason.describe}{detail}", reason=reason, remedy=_REMEDIES.get(reason))
+
+
+def is_hopeless(error: HybridRelayError) -> bool:
+    """Whether to end at the first try instead of trying for ever: who started us has to mend something.
+
+    An expired token is not among it: it says that a clock is wrong, and clocks are set right behind our back, often
+    a moment after a machine has started.
+    """
+    return error.reason.is_permanent or isinstance(error, RelayIdentityError)
+
+
+def all_failed(failures: Mapping[str, HybridRelayError]) -> HybridRelayError:
+    """The error for what failed at every relay, by its host; with a single relay, that one's own.
+
+    It names each relay. Type and `reason` are those of the relay that came nearest to working, among those where
+    trying again may help, if there are any: so it is final only where every relay's answer is.
+    """
+    if len(failures) == 1:
+        return next(iter(failures.values()))
+    nearest = min(failures.values(), key=_distance)
+    told = [f"{host}: {error}" for host, error in failures.items()]
+    remedies = dict.fromkeys(error.remedy for error in sorted(failures.values(), key=_distance) if error.remedy)
+    kind = _NEARNESS[_nearness(nearest)]
+    return kind(f"no relay works: {'; '.join(told)}", reason=nearest.reason, remedy="; ".join(remedies) or None)
+
+
+def _distance(error: HybridRelayError) -> tuple[bool, bool, int]:
+    return error.reason.is_permanent, is_hopeless(error), _nearness(error)
+
+
+def _nearness(error: HybridRelayError) -> int:
+    return next((index for index, kind in enumerate(_NEARNESS) if isinstance(error, kind)), len(_NEARNESS) - 1)

@@ -1,0 +1,70 @@
+"""What a connector publishes, and at which relays."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import trio
+
+from ..connectivity.data import EndToEnd
+from ..connectivity.link import RelayLink
+from ..errors import HybridRelayError
+from ..security import ConnectionString
+
+#: When a relay is asked again that has refused a string for good (seconds): what was wrong is at that relay, where
+#: somebody may import the hybrid connection or mend a certificate while the other relays serve on.
+ASK_AGAIN_SECONDS = 600.0
+
+
+class Published:
+    """One hybrid connection as this connector publishes it, at every relay of its connection string."""
+
+    def __init__(self, string: ConnectionString) -> None:
+        self.string = string
+        self.name = string.entity_path
+        self.target = string.require_target()
+        self.end_to_end = EndToEnd.from_connection_string(string)
+        self.registrations: list[Registration] = []
+
+    @property
+    def is_registered(self) -> bool:
+        """Some relay leads clients here."""
+        return any(registration.is_registered for registration in self.registrations)
+
+    @property
+    def is_refused(self) -> bool:
+        """The string is of no use anywhere."""
+        return all(registration.is_refused for registration in self.registrations)
+
+
+@attrs.define(eq=False)
+class Registration:
+    """One hybrid connection at one relay."""
+
+    published: Published
+    link: RelayLink
+    is_registered: bool = False
+    #: Why it is not registered; None where nothing has failed.
+    failure: HybridRelayError | None = None
+    #: The relay has said that the string is of no use to it.
+    is_refused: bool = False
+    #: Data channels whose other end has not proved its identity.
+    unproven: int = 0
+    _ask_again_at: float = -math.inf
+
+    @property
+    def asks_again_in(self) -> float:
+        """Seconds until the relay may be asked; 0 where it may be asked now."""
+        return max(0.0, self._ask_again_at - trio.current_time()) if self.is_refused else 0.0
+
+    def succeeded(self) -> None:
+        """The relay has accepted it."""
+        self.is_registered, self.is_refused, self.failure = True, False, None
+
+    def failed(self, error: HybridRelayError, *, final: bool) -> None:
+        """It is not registered, because of `error`."""
+        self.is_registered, self.failure = False, error
+        if final:
+            self.is_refused = True
+            self._ask_again_at = trio.current_time() + ASK_AGAIN_SECONDS

@@ -1,0 +1,60 @@
+"""Relays of a client that answer as they are told to."""
+
+from __future__ import annotations
+
+import math
+
+import trio
+import trio.testing
+
+from hybridrelay.client.sender import DataChannel
+from hybridrelay.connectivity import candidates, discover
+from hybridrelay.errors import HybridRelayError
+
+CARRIER = candidates(discover(), "tcp")[0]
+
+
+class FakeLink:
+    """The part of a `RelayLink` that is looked at."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+
+
+class FakeSender:
+    """A relay that answers as it is told to: after some time, with a channel or an error."""
+
+    def __init__(self, host: str) -> None:
+        self.link = FakeLink(host)
+        self.away_until = self.failed_at = -math.inf
+        self.takes = 0.01
+        self.error: HybridRelayError | None = None
+        self.asked: list[float] = []
+        self.opened: list[DataChannel] = []
+        self.cancelled = self.doubted = 0
+
+    def on_opened(self) -> None:
+        """For who wants to know."""
+
+    @property
+    def is_away(self) -> bool:
+        return trio.current_time() < self.away_until
+
+    async def open_data_channel(self, listener: str | None) -> DataChannel:
+        self.asked.append(trio.current_time())
+        try:
+            await trio.sleep(self.takes)
+        except trio.Cancelled:
+            self.cancelled += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        ours, _ = trio.testing.memory_stream_pair()
+        self.opened.append(DataChannel(ours, listener or "any", self, CARRIER))
+        self.on_opened()
+        return self.opened[-1]
+
+    def doubt(self) -> None:
+        self.doubted += 1
+
+    open_data_channel_probing = open_data_channel

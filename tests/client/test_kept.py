@@ -1,0 +1,204 @@
+"""A session that loses its channel, or whose relay is about to go: where it tries, and when it gives up."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.client.kept import KeptSession
+from hybridrelay.client.sender import DataChannel
+from hybridrelay.client.senders import Senders
+from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError
+from hybridrelay.protocol.reasons import Reason
+
+from .fakes import FakeSender
+
+DOWN = RelayUnreachable("down")
+ABSENT = RendezvousError("absent", reason=Reason.LISTENER_ABSENT)
+GONE = RendezvousError("gone", reason=Reason.LISTENER_GONE)
+REVOKED = AuthorizationError("revoked", reason=Reason.KEY_REVOKED)
+
+
+class FakeSession:
+    """Loses its channel when told to; a `HybridRelayError` of `reconnect` ends it, as it does the real one."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.outcome: HybridRelayError | None = None
+        self.channels: list[trio.abc.Stream] = []
+        self.lost = trio.Event()
+        self._resumed = trio.Event()
+
+    async def run(
+        self,
+        channel: trio.abc.Stream,
+        *,
+        reconnect: Callable[[], Awaitable[trio.abc.Stream]],
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        self.channels.append(channel)
+        task_status.started()
+        while self.outcome is None:
+            await self.lost.wait()
+            self.is_open = False
+            try:
+                self.channels.append(await reconnect())
+            except HybridRelayError as exc:
+                self.outcome = exc
+            else:
+                self.is_open, self.lost = True, trio.Event()
+            self._resumed.set()
+
+    async def wait_open(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def resumed(self) -> None:
+        await self._resumed.wait()
+        self._resumed = trio.Event()
+
+    async def replace_channel(self, channel: trio.abc.Stream) -> None:
+        await trio.lowlevel.checkpoint()
+        self.channels.append(channel)
+
+
+class Scene:
+    """A session that goes through the first of three relays."""
+
+    def __init__(self, count: int = 3) -> None:
+        self.relays = [FakeSender(f"{letter}.example") for letter in "abc"[:count]]
+        self.senders = Senders(self.relays)
+        self.session = FakeSession()
+
+    async def start(self, nursery: trio.Nursery) -> KeptSession:
+        channel: DataChannel = await self.senders.open_any_data_channel()
+        kept = KeptSession(self.session, channel, "db", self.senders)
+        await nursery.start(kept.run)
+        return kept
+
+
+async def test_the_relay_it_was_on_is_tried_first(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene()
+    kept = await scene.start(nursery)
+    first, second, _ = scene.relays
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert kept.channel.sender is first
+    assert first.doubted == 1
+    assert not second.asked
+    nursery.cancel_scope.cancel()
+
+
+async def test_it_resumes_over_another_with_the_same_connector(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene()
+    kept = await scene.start(nursery)
+    first, second, _ = scene.relays
+    first.error = DOWN
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert kept.channel.sender is second
+    assert kept.channel.listener == "any"
+    assert scene.session.channels[-1] is kept.channel.stream
+    nursery.cancel_scope.cancel()
+
+
+async def test_all_are_tried_in_turn_until_one_has_the_connector(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene()
+    kept = await scene.start(nursery)
+    for relay in scene.relays:
+        relay.error = ABSENT
+    scene.session.lost.set()
+    await trio.sleep(10)
+    assert scene.session.outcome is None
+    assert all(len(relay.asked) > 3 for relay in scene.relays)
+    scene.relays[2].error = None
+    await scene.session.resumed()
+    assert kept.channel.sender is scene.relays[2]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+async def test_a_connector_that_is_gone_ends_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, which: int
+) -> None:
+    scene = Scene()
+    await scene.start(nursery)
+    for relay in scene.relays:
+        relay.error = ABSENT
+    scene.relays[which].error = GONE
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert scene.session.outcome is GONE
+    nursery.cancel_scope.cancel()
+
+
+async def test_only_what_every_relay_refuses_ends_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene()
+    kept = await scene.start(nursery)
+    first, second, third = scene.relays
+    second.error = third.error = REVOKED
+    # It said that it goes, and comes back.
+    first.away_until = trio.current_time() + 5
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert scene.session.outcome is None
+    assert kept.channel.sender is first
+    first.error = REVOKED
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert isinstance(scene.session.outcome, AuthorizationError)
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_relay_that_drains_is_waited_for(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=1)
+    await scene.start(nursery)
+    (only,) = scene.relays
+    only.away_until = trio.current_time() + 5
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert only.asked[-1] >= only.away_until
+    nursery.cancel_scope.cancel()
+
+
+async def test_it_leaves_a_relay_that_drains(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    scene = Scene()
+    kept = await scene.start(nursery)
+    first, second, third = scene.relays
+    second.error = ABSENT
+    await kept.leave(second)
+    assert len(scene.session.channels) == 1, "that is not where it is"
+    first.away_until = trio.current_time() + 1
+    await kept.leave(first)
+    assert kept.channel.sender is third
+    assert scene.session.channels[-1] is kept.channel.stream
+    assert scene.session.is_open
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_it_stays_where_nowhere_else_is_better(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, count: int
+) -> None:
+    scene = Scene(count)
+    kept = await scene.start(nursery)
+    first, *others = scene.relays
+    for relay in others:
+        relay.error = ABSENT
+    first.away_until = trio.current_time() + 1
+    await kept.leave(first)
+    assert kept.channel.sender is first
+    assert len(scene.session.channels) == 1
+    nursery.cancel_scope.cancel()

@@ -1,0 +1,229 @@
+"""Which relay is next: the order, the race that begins late, and the patience for a listener, in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.client.senders import LISTENER_PATIENCE, NEXT_RELAY_SECONDS, SET_BACK_SECONDS, Senders
+from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError
+from hybridrelay.protocol.reasons import Reason
+
+from .fakes import FakeSender
+
+DOWN = RelayUnreachable("down", remedy="start it")
+NO_LISTENER = RendezvousError("nobody", reason=Reason.NO_LISTENER)
+WRONG_KEY = AuthorizationError("wrong", reason=Reason.WRONG_KEY)
+GONE = RendezvousError("gone", reason=Reason.LISTENER_GONE)
+
+
+@pytest.fixture
+def relays() -> list[FakeSender]:
+    return [FakeSender(host) for host in ("a.example", "b.example", "c.example")]
+
+
+@pytest.fixture
+def senders(relays: list[FakeSender]) -> Senders:
+    return Senders(relays)
+
+
+async def test_the_first_choice_comes_first(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, c = relays
+    assert senders.in_order() == [a, b, c]
+    assert (await senders.open_any_data_channel()).sender is a
+    assert not b.asked
+    assert not c.asked
+
+
+async def test_what_worked_is_first_as_long_as_it_works(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, c = relays
+    a.error = DOWN
+    assert (await senders.open_any_data_channel()).sender is b
+    a.error = None
+    await trio.sleep(10 * SET_BACK_SECONDS)
+    assert senders.in_order() == [b, a, c]
+    assert (await senders.open_any_data_channel()).sender is b
+    b.error = DOWN
+    assert (await senders.open_any_data_channel()).sender is a
+
+
+async def test_who_failed_is_behind_the_others_for_a_while(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, c = relays
+    a.error = b.error = DOWN
+    assert (await senders.open_any_data_channel()).sender is c
+    c.error = DOWN
+    a.error = None
+    await trio.sleep(SET_BACK_SECONDS / 2)
+    assert senders.in_order() == [c, a, b]
+    assert (await senders.open_any_data_channel()).sender is a
+    await trio.sleep(SET_BACK_SECONDS * 0.6)
+    assert senders.in_order() == [a, b, c], "b failed longer ago"
+
+
+async def test_who_drains_is_last_even_where_it_is_asked_for(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, c = relays
+    a.away_until = trio.current_time() + 5
+    assert senders.in_order() == [b, c, a]
+    assert senders.in_order(a)[-1] is a
+    assert senders.in_order(c) == [c, b, a]
+    await trio.sleep(5)
+    assert senders.in_order(a) == [a, b, c]
+
+
+async def test_a_refusal_is_no_reason_to_wait(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, _ = relays
+    a.error = WRONG_KEY
+    began = trio.current_time()
+    assert (await senders.open_any_data_channel()).sender is b
+    assert trio.current_time() - began == pytest.approx(0.02)
+    assert a.failed_at > began
+
+
+async def test_a_relay_that_says_nothing_is_overtaken(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, c = relays
+    a.takes = b.takes = 60
+    began = trio.current_time()
+    channel = await senders.open_any_data_channel()
+    assert channel.sender is c
+    assert trio.current_time() - began == pytest.approx(2 * NEXT_RELAY_SECONDS + 0.01)
+    assert (a.cancelled, b.cancelled) == (1, 1)
+    assert senders.in_order()[0] is c
+
+
+async def test_a_slow_relay_still_wins_where_the_others_fail(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, c = relays
+    a.takes, b.error, c.error = 20, DOWN, DOWN
+    assert (await senders.open_any_data_channel()).sender is a
+
+
+async def test_of_two_that_arrive_together_one_is_closed(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, _ = relays
+    a.takes, b.takes = NEXT_RELAY_SECONDS + 1, 1
+    channel = await senders.open_any_data_channel()
+    for other in [*a.opened, *b.opened]:
+        if other is channel:
+            continue
+        with pytest.raises(trio.ClosedResourceError):
+            await other.stream.send_all(b"x")
+
+
+async def test_cancelled_nothing_stays_open(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, *_ = relays
+    opened = trio.Event()
+
+    async def cancel() -> None:
+        await opened.wait()
+        nursery.cancel_scope.cancel()
+
+    a.on_opened = opened.set
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel)
+        await senders.open_any_data_channel()
+        pytest.fail("it was cancelled in the moment of success")
+    (channel,) = a.opened
+    with pytest.raises(trio.ClosedResourceError):
+        await channel.stream.send_all(b"x")
+
+
+async def test_a_listener_at_the_second_relay_is_found_at_once(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, _ = relays
+    a.error = NO_LISTENER
+    began = trio.current_time()
+    assert (await senders.open_any_data_channel()).sender is b
+    assert trio.current_time() - began == pytest.approx(0.02)
+    assert a.failed_at < began, "nothing is wrong with that relay"
+
+
+async def test_the_patience_for_a_listener_is_one_for_all(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, c = relays
+    a.error, a.takes = DOWN, 2.5
+    b.error = c.error = NO_LISTENER
+    began = trio.current_time()
+    with pytest.raises(RendezvousError) as caught:
+        await senders.open_any_data_channel()
+    assert caught.value.reason is Reason.NO_LISTENER
+    assert trio.current_time() - began == pytest.approx(2.5 + LISTENER_PATIENCE, abs=0.1)
+    assert len(a.asked) == 1
+    assert len(b.asked) > 2
+    assert len(b.asked) == len(c.asked)
+    for word in ("a.example: down", "b.example: nobody", "c.example: nobody"):
+        assert word in str(caught.value)
+
+
+async def test_a_listener_that_comes_in_time_is_found(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    for relay in relays:
+        relay.error = NO_LISTENER
+
+    async def come() -> None:
+        await trio.sleep(LISTENER_PATIENCE / 2)
+        relays[1].error = None
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come)
+        assert (await senders.open_any_data_channel()).sender is relays[1]
+
+
+async def test_an_instance_that_is_gone_is_gone_unless_another_relay_has_it(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, c = relays
+    a.error, b.error = GONE, DOWN
+    assert (await senders.open_data_channel("instance", senders.in_order())).sender is c
+    c.error = NO_LISTENER
+    with pytest.raises(RendezvousError) as caught:
+        await senders.open_data_channel("instance", senders.in_order())
+    assert caught.value is GONE
+
+
+async def test_every_relay_is_named_where_all_fail(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    a, b, c = relays
+    a.error, b.error, c.error = DOWN, WRONG_KEY, RelayUnreachable("far away", remedy="start it")
+    with pytest.raises(RelayUnreachable) as caught:
+        await senders.open_data_channel("instance", senders.in_order())
+    assert str(caught.value) == "no relay works: a.example: down; b.example: wrong; c.example: far away"
+    assert caught.value.remedy == "start it"
+    assert not caught.value.reason.is_permanent, "a and c may come back"
+    for relay in relays:
+        relay.error = WRONG_KEY
+    with pytest.raises(AuthorizationError) as refused:
+        await senders.open_data_channel("instance", senders.in_order())
+    assert refused.value.reason is Reason.WRONG_KEY
+
+
+async def test_who_waits_for_a_relay_to_come_back_waits_for_the_first(
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+) -> None:
+    began = trio.current_time()
+    await senders.wait_for_one(0)
+    assert trio.current_time() == began
+    for relay, seconds in zip(relays, (5, 3, 4), strict=True):
+        relay.away_until = began + seconds
+    await senders.wait_for_one(0)
+    assert trio.current_time() - began == pytest.approx(3)

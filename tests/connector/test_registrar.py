@@ -1,0 +1,272 @@
+"""What a connector does at one relay, whose answers are played: refusals, losses, and when it asks again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.connectivity import candidates, discover
+from hybridrelay.connectivity.backoff import Backoff
+from hybridrelay.connector.published import ASK_AGAIN_SECONDS, Published, Registration
+from hybridrelay.connector.registrar import Registrar
+from hybridrelay.errors import RelayIdentityError, RelayUnreachable
+from hybridrelay.protocol import control
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import ConnectionString, Endpoint, HostPort, Role, create_authority, generate_key
+
+GRANT = 3600.0
+
+
+class FakeControl:
+    """A control channel whose other end is a `FakeRelay`."""
+
+    def __init__(self, relay: FakeRelay) -> None:
+        self._relay = relay
+        self.said, self.messages = trio.open_memory_channel[control.Message](10)
+        self.closed = trio.Event()
+
+    def next_id(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        self.closed.set()
+        self.said.close()
+
+    async def request(self, message: control.Register) -> control.Message:
+        await trio.lowlevel.checkpoint()
+        if self.closed.is_set():
+            raise RelayUnreachable("lost", reason=Reason.SESSION_LOST)
+        self._relay.asked.append((trio.current_time(), message.connection))
+        reason = self._relay.answers.get(message.connection)
+        if reason is not None:
+            return control.Failed(1, reason)
+        return control.Registered(1, self._relay.clock() + GRANT)
+
+
+class FakeRelay:
+    """Stands in for `RelayLink`: what it answers, and what it was asked."""
+
+    host = "relay.example"
+
+    def __init__(self) -> None:
+        #: Refusals, by hybrid connection.
+        self.answers: dict[str, Reason] = {}
+        #: What opening a control channel raises.
+        self.error: Exception | None = None
+        self.opened: list[float] = []
+        self.asked: list[tuple[float, str]] = []
+        self.control: FakeControl | None = None
+        self.control_carrier = candidates(discover(), "tcp")[0]
+
+    def clock(self) -> float:
+        return trio.current_time()
+
+    async def climb(self, *_: object) -> None:
+        await trio.sleep_forever()
+
+    def forget(self, **_: object) -> None:
+        pass
+
+    async def start_control(self, nursery: trio.Nursery) -> FakeControl:
+        await trio.lowlevel.checkpoint()
+        self.opened.append(trio.current_time())
+        if self.error is not None:
+            raise self.error
+        self.control = FakeControl(self)
+        return self.control
+
+    def asked_for(self, name: str) -> list[float]:
+        return [when for when, asked in self.asked if asked == name]
+
+
+class NoChannels:
+    def of(self, link: object) -> list[object]:
+        return []
+
+
+def published(name: str) -> Published:
+    authority = create_authority(name, now=time.time())
+    return Published(
+        ConnectionString(
+            endpoints=(Endpoint(FakeRelay.host),),
+            key_name="listener",
+            key=generate_key(),
+            entity_path=name,
+            target=HostPort("db", 1),
+            identity=authority.issue(Role.CONNECTOR, "x", now=time.time()),
+            authority=authority.certificate,
+        )
+    )
+
+
+class Scene:
+    """A registrar for `one` and `two`."""
+
+    def __init__(self) -> None:
+        self.relay = FakeRelay()
+        self.changes = 0
+        self.registrar = Registrar(self.relay, NoChannels(), replaces=(), clock=self.relay.clock, changed=self._count)
+        made = published("one"), published("two")
+        for each in made:
+            self.registrar.publish(each)
+        self.one, self.two = (each.registrations[0] for each in made)
+
+    def _count(self) -> None:
+        self.changes += 1
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    # Full jitter would make every test a matter of luck.
+    monkeypatch.setattr(Backoff, "next_wait", _without_jitter(Backoff.next_wait))
+    return Scene()
+
+
+def _without_jitter(next_wait: Callable[..., float]) -> Callable[..., float]:
+    def wait(self: Backoff, **options: float) -> float:
+        self.random = lambda: 1.0
+        return next_wait(self, **options)
+
+    return wait
+
+
+def start(nursery: trio.Nursery, scene: Scene) -> None:
+    nursery.start_soon(scene.registrar.run, nursery)
+
+
+def state(registration: Registration) -> tuple[bool, bool]:
+    return registration.is_registered, registration.is_refused
+
+
+async def test_everything_is_registered_and_renewed_in_time(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+    assert state(scene.one) == state(scene.two) == (True, False)
+    await trio.sleep(GRANT - 2)
+    assert len(scene.relay.asked_for("one")) == len(scene.relay.asked_for("two")) == 2
+    assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_refused_for_now_is_asked_again_and_disturbs_nothing(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.answers["one"] = Reason.LIMIT
+    start(nursery, scene)
+    await trio.sleep(20)
+    assert state(scene.one) == (False, False)
+    assert scene.one.failure is not None
+    assert state(scene.two) == (True, False)
+    assert 2 <= len(scene.relay.asked_for("one")) < 10
+    assert len(scene.relay.opened) == 1
+    del scene.relay.answers["one"]
+    await trio.sleep(60)
+    assert state(scene.one) == (True, False)
+    assert scene.one.failure is None
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_refused_for_good_is_asked_again_much_later(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.answers["one"] = Reason.UNKNOWN_CONNECTION
+    start(nursery, scene)
+    await trio.sleep(ASK_AGAIN_SECONDS - 10)
+    assert state(scene.one) == (False, True)
+    assert state(scene.two) == (True, False)
+    assert len(scene.relay.asked_for("one")) == 1
+    del scene.relay.answers["one"]
+    await trio.sleep(20)
+    assert state(scene.one) == (True, False)
+    assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_refuses_everything_is_left_alone(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.answers = {"one": Reason.WRONG_KEY, "two": Reason.KEY_REVOKED}
+    start(nursery, scene)
+    await trio.sleep(ASK_AGAIN_SECONDS - 10)
+    assert state(scene.one) == state(scene.two) == (False, True)
+    assert len(scene.relay.opened) == 1
+    assert scene.relay.control.closed.is_set()
+    assert scene.changes >= 1
+    # It is asked again; out of reach at that moment, it is not called without a pause.
+    scene.relay.error = RelayUnreachable("down")
+    await trio.sleep(120)
+    assert state(scene.one) == (False, True)
+    assert 2 <= len(scene.relay.opened) < 20
+    scene.relay.error, scene.relay.answers = None, {}
+    await trio.sleep(60)
+    assert state(scene.one) == state(scene.two) == (True, False)
+    nursery.cancel_scope.cancel()
+
+
+async def test_another_relay_in_its_place_is_final_only_before_it_has_worked(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.error = RelayIdentityError("somebody else")
+    start(nursery, scene)
+    await trio.sleep(1)
+    assert state(scene.one) == (False, True)
+    scene.relay.error = None
+    await trio.sleep(ASK_AGAIN_SECONDS + 60)
+    assert state(scene.one) == (True, False)
+    scene.relay.error = RelayIdentityError("somebody else")
+    scene.relay.control.close()
+    await trio.sleep(60)
+    assert state(scene.one) == (False, False)
+    scene.relay.error = None
+    await trio.sleep(60)
+    assert state(scene.one) == (True, False)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_lost_control_channel_is_opened_again(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+    scene.relay.control.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert state(scene.one) == (False, False)
+    await trio.sleep(5)
+    assert state(scene.one) == (True, False)
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_the_relay_ends_for_now_is_registered_again_at_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+    scene.relay.control.said.send_nowait(control.Ended("one", Reason.TOKEN_EXPIRED))
+    await trio.sleep(1)
+    assert state(scene.one) == (True, False)
+    scene.relay.control.said.send_nowait(control.Ended("one", Reason.KEY_REVOKED))
+    await trio.sleep(60)
+    assert state(scene.one) == (False, True)
+    assert state(scene.two) == (True, False)
+    scene.relay.control.said.send_nowait(control.Ended("two", Reason.KEY_REVOKED))
+    await trio.sleep(60)
+    assert state(scene.two) == (False, True)
+    assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_told_to_stop_it_opens_nothing_more(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    async with trio.open_nursery() as inner:
+        start(inner, scene)
+        await trio.sleep(1)
+        scene.registrar.stop()
+    assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()

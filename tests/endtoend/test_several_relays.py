@@ -1,0 +1,211 @@
+"""Two relays as processes: killed, stopped or absent, while applications talk and know what they sent."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from ..deployments import Deployment, Forward, Program, Published
+from ..waiting import async_wait_until
+from .talking import Talker, all_move
+from .targets import echo, is_served, serve
+
+HOSTS = ("127.0.0.1", "127.0.0.2")
+FAILED = 1
+STREAMS = 20
+SERVED_SECONDS = 60
+
+
+@attrs.define
+class Pair:
+    """Two relays that run, first choice first; the other programs are started by the first one's deployment."""
+
+    deployments: tuple[Deployment, Deployment]
+    relays: list[Program]
+
+    @property
+    def first(self) -> Deployment:
+        return self.deployments[0]
+
+    def create(self, name: str, target: tuple[str, int]) -> Published:
+        """Create a hybrid connection as its administrator does, and import it at both relays."""
+        folder = self.first.folder
+        published = Published(
+            name, *(folder / f"{name}.{what}" for what in ("connector", "application", "authority"))
+        )
+        record = folder / f"{name}.relay"
+        relays: list[str] = []
+        for deployment, relay in zip(self.deployments, self.relays, strict=True):
+            pin = re.search(r"pin=(\S+)", relay.out)
+            assert pin is not None
+            ports = ",".join(f"{port}={number}" for port, number in deployment.ports.items())
+            relays += ["--endpoint", deployment.host, "--relay-pin", pin[1], "--public-ports", ports]
+        host, port = target
+        self.run(
+            "connections", "create", name, "--target", f"{host}:{port}", *relays, "--relay-file", record,
+            "--connector-file", published.connector, "--application-file", published.application,
+            "--authority-file", published.authority,
+        )  # fmt: skip
+        for deployment in self.deployments:
+            self.run("connections", "import", record, "--state", deployment.state)
+        return published
+
+    def run(self, *arguments: str | Path) -> None:
+        done = self.first.run(*arguments)
+        assert done.returncode == 0, done.stderr
+
+    def start_relay(self, index: int) -> None:
+        """Start one of them again, on its ports."""
+        self.relays[index] = self.deployments[index].start_relay()
+
+    def only(self, file: Path, index: int) -> Path:
+        """The same connection string with one of the relays alone."""
+        fields = dict(field.split("=", 1) for field in file.read_text().strip().split(";"))
+        for name, separator in (("Endpoint", ","), ("Ports", "|")):
+            fields[name] = fields[name].split(separator)[index]
+        copy = file.with_name(f"{file.name}.{index}")
+        copy.touch(mode=0o600)
+        copy.write_text(";".join(f"{name}={value}" for name, value in fields.items()))
+        return copy
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    if sys.platform != "linux":
+        pytest.skip("the relay runs on Linux, where 127.0.0.2 needs no preparation")
+    folders = [tmp_path / host for host in HOSTS]
+    for folder in folders:
+        folder.mkdir()
+    with Deployment(folders[1], HOSTS[1]) as second, Deployment(folders[0], HOSTS[0]) as first:
+        yield Pair((first, second), [first.start_relay(), second.start_relay()])
+
+
+async def wait_until_served(forward: Forward) -> None:
+    async def served() -> bool:
+        assert forward.program.process.poll() is None, forward.program.err
+        return await is_served(forward.port)
+
+    await async_wait_until(served, seconds=SERVED_SECONDS, what=f"a connection\n{forward.program.err}")
+
+
+async def said(program: Program, pattern: str) -> None:
+    await trio.to_thread.run_sync(lambda: program.wait_for_line(pattern, where="err"))
+
+
+@asynccontextmanager
+async def talking(forward: Forward) -> AsyncIterator[list[Talker]]:
+    """Applications that talk during the block; at its end, all that they have sent has come back unaltered."""
+    talkers = [Talker(forward.port) for _ in range(STREAMS)]
+    async with trio.open_nursery() as nursery:
+        for talker in talkers:
+            nursery.start_soon(talker.run)
+        await all_move(talkers)
+        yield talkers
+        for talker in talkers:
+            talker.stop()
+
+
+async def test_streams_outlive_the_death_of_either_relay(pair: Pair, nursery: trio.Nursery, mode: str) -> None:
+    """There and back: the first is killed for good, comes back as another process, and then the second is killed."""
+    published = pair.create("orders", await serve(nursery, echo))
+    connector = pair.first.start_connector(published, arguments=["--mode", mode])
+    forward = pair.first.start_forward(published, mode=mode)
+    for host in HOSTS:
+        await said(connector, f"listening for orders at {host}")
+    async with talking(forward) as talkers:
+        pair.relays[0].kill()
+        await said(forward.program, f"resumed over .* at {HOSTS[1]}")
+        await all_move(talkers)
+        await trio.to_thread.run_sync(pair.start_relay, 0)
+        pair.relays[1].kill()
+        await said(forward.program, f"resumed over .* at {HOSTS[0]}")
+        await all_move(talkers)
+        assert await is_served(forward.port)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_is_stopped_is_left_before_it_goes(pair: Pair, nursery: trio.Nursery, mode: str) -> None:
+    published = pair.create("orders", await serve(nursery, echo))
+    connector = pair.first.start_connector(published, arguments=["--mode", mode])
+    forward = pair.first.start_forward(published, mode=mode)
+    await said(connector, f"listening for orders at {HOSTS[1]}")
+    async with talking(forward) as talkers:
+        assert await trio.to_thread.run_sync(pair.relays[0].terminate) == 0
+        await said(forward.program, f"(moved to|resumed over) .* at {HOSTS[1]}")
+        await all_move(talkers)
+        assert await is_served(forward.port)
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_first_relay_is_down_at_the_start(pair: Pair, nursery: trio.Nursery, mode: str) -> None:
+    published = pair.create("orders", await serve(nursery, echo))
+    pair.relays[0].kill()
+    connector = pair.first.start_connector(published, arguments=["--mode", mode])
+    forward = pair.first.start_forward(published, mode=mode)
+    assert await is_served(forward.port)
+    assert f"at {HOSTS[1]}" in forward.program.err
+    await said(connector, f"not registered yet at {HOSTS[0]}|{HOSTS[0]} cannot be reached")
+    await trio.to_thread.run_sync(pair.start_relay, 0)
+    await said(connector, f"listening for orders at {HOSTS[0]}")
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_listener_at_the_second_relay_alone(pair: Pair, nursery: trio.Nursery) -> None:
+    published = pair.create("orders", await serve(nursery, echo))
+    pair.first.start_connector(pair.only(published.connector, 1))
+    forward = pair.first.start_forward(published)
+    assert await is_served(forward.port)
+    nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_there_and_then_comes(pair: Pair, nursery: trio.Nursery) -> None:
+    """A forward says which relays it has tried, and serves as soon as one of them is back."""
+    published = pair.create("orders", await serve(nursery, echo))
+    for relay in pair.relays:
+        relay.kill()
+    forward = pair.first.start_forward(published)
+    await said(forward.program, f"no relay works: {HOSTS[0]}: .*refused.*; {HOSTS[1]}: .*refused")
+    await trio.to_thread.run_sync(pair.start_relay, 1)
+    pair.first.start_connector(published)
+    await wait_until_served(forward)
+    nursery.cancel_scope.cancel()
+
+
+def test_a_key_that_no_relay_takes(pair: Pair) -> None:
+    published = pair.create("orders", ("127.0.0.1", 9))
+    for file, command in ((published.application, "forward"), (published.connector, "connector")):
+        file.write_text(re.sub("SharedAccessKey=[^;]+", "SharedAccessKey=d3Jvbmc=", file.read_text()))
+        done = pair.first.run(command, "--connection-string-file", file)
+
+        assert (done.returncode, done.stdout) == (FAILED, "")
+        assert re.search(rf"error: no relay works: {HOSTS[0]}: .*key is wrong.*; {HOSTS[1]}: .*wrong", done.stderr)
+
+
+def test_a_probe_tells_of_every_relay(pair: Pair) -> None:
+    published = pair.create("orders", ("127.0.0.1", 9))
+    probe = ("probe", "--connection-string-file", published.application)
+    both = pair.first.run(*probe)
+
+    assert both.returncode == 0, both.stderr
+    assert [host for host in HOSTS if f"Result: {host}: use tcp" in both.stdout] == list(HOSTS)
+    pair.relays[0].kill()
+    one = pair.first.run(*probe, "--json")
+
+    assert one.returncode == 0, one.stderr
+    assert [(report["host"], report["chosen"]) for report in json.loads(one.stdout)] == [
+        (HOSTS[0], None),
+        (HOSTS[1], "tcp"),
+    ]
+    pair.relays[1].kill()
+    none = pair.first.run(*probe)
+
+    assert none.returncode == FAILED
+    assert all(f"Result: the relay {host} cannot be reached" in none.stdout for host in HOSTS)

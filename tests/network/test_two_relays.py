@@ -1,0 +1,115 @@
+"""Two relays, of which a firewall swallows everything to the first: at the start, and while applications talk."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from ..deployments import Forward, Program, Published
+from ..endtoend.talking import Talker, all_move
+from ..endtoend.targets import echo
+from .conftest import NetworkDeployment
+from .lab import CLIENT, PRIVATE, RELAY_ADDRESSES, RELAY_HOST, Lab, State
+
+FIRST, SECOND = RELAY_HOST, str(next(RELAY_ADDRESSES.hosts()))
+STREAMS = 5
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@attrs.frozen
+class Pair:
+    """Two relays that run, each on its own address, and a hybrid connection at both."""
+
+    deployment: NetworkDeployment
+    published: Published
+    target: trio.SocketListener
+
+    def start_both_sides(self) -> tuple[Program, Forward]:
+        connector = self.deployment.start_connector(self.published)
+        return connector, self.deployment.start_forward(self.published, mode="auto")
+
+    @contextlib.asynccontextmanager
+    async def talking(self, lab: Lab, forward: Forward) -> AsyncIterator[list[Talker]]:
+        """Applications that talk during the block, and get back what they have sent."""
+        async with trio.open_nursery() as serving:
+            await serving.start(partial(trio.serve_listeners, _serve_echo, [self.target]))
+            talkers = [Talker(forward.port) for _ in range(STREAMS)]
+            # The applications are in the client's namespace.
+            with lab.inside(CLIENT):
+                async with trio.open_nursery() as applications:
+                    for talker in talkers:
+                        applications.start_soon(talker.run)
+                    await all_move(talkers)
+                    yield talkers
+                    await all_move(talkers)
+                    for talker in talkers:
+                        talker.stop()
+            serving.cancel_scope.cancel()
+
+
+async def _serve_echo(stream: trio.SocketStream) -> None:
+    async with stream:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await echo(stream)
+
+
+@pytest.fixture
+def pair(tmp_path: Path, lab: Lab) -> Iterator[Pair]:
+    with NetworkDeployment(tmp_path, lab) as deployment:
+        states = [tmp_path / host for host in (FIRST, SECOND)]
+        relays: list[str] = []
+        for host, state in zip((FIRST, SECOND), states, strict=True):
+            relay = deployment.start("relay", "--state", state, "--host", host)
+            pin = re.search(r"pin=(\S+)", relay.out)
+            assert pin is not None
+            relays += ["--endpoint", host, "--relay-pin", pin[1]]
+        target = lab.listen(PRIVATE)
+        host, port = target.getsockname()
+        published = Published("live", *(tmp_path / what for what in ("connector", "application", "authority")))
+        record = tmp_path / "record"
+        created = deployment.run(
+            "connections", "create", "live", "--target", f"{host}:{port}", *relays, "--relay-file", record,
+            "--connector-file", published.connector, "--application-file", published.application,
+            "--authority-file", published.authority,
+        )  # fmt: skip
+        assert created.returncode == 0, created.stderr
+        for state in states:
+            assert deployment.run("connections", "import", record, "--state", state).returncode == 0
+        yield Pair(deployment, published, trio.SocketListener(trio.socket.from_stdlib_socket(target)))
+
+
+async def said(program: Program, pattern: str) -> None:
+    await trio.to_thread.run_sync(lambda: program.wait_for_line(pattern, where="err", seconds=60))
+
+
+async def test_the_first_relay_swallows_everything_from_the_start(
+    pair: Pair, lab: Lab, remark: Callable[[str], None]
+) -> None:
+    lab.set(State.SWALLOWED)
+    began = trio.current_time()
+    _, forward = pair.start_both_sides()
+    remark(f"the first of two relays swallowed: both sides ready after {trio.current_time() - began:.1f} s")
+    async with pair.talking(lab, forward):
+        assert f"connected over tcp at {SECOND}" in forward.program.err
+
+
+async def test_the_first_relay_is_swallowed_while_streams_run(
+    pair: Pair, lab: Lab, remark: Callable[[str], None]
+) -> None:
+    connector, forward = pair.start_both_sides()
+    await said(connector, f"listening for live at {SECOND}")
+    async with pair.talking(lab, forward) as talkers:
+        assert f"connected over tcp at {FIRST}" in forward.program.err
+        lab.set(State.SWALLOWED)
+        began = trio.current_time()
+        await said(forward.program, f"resumed over tcp at {SECOND}")
+        await all_move(talkers)
+        remark(f"one of two relays swallowed: all streams went on after {trio.current_time() - began:.1f} s")
