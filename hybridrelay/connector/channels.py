@@ -32,7 +32,6 @@ from ..protocol import control
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity
-from ..streams.sockets import abort_stream
 from .audit import AuditLog
 from .policy import Policy
 from .published import Published, Registration
@@ -247,34 +246,26 @@ class DataChannels:
             offer.refuse(reason)
             entry.refused(reason)
             return
-        opened: list[trio.SocketStream] = []
+        target: trio.SocketStream | None = None
         try:
             # Dialing is given up when the opener gives up: nobody waits for the answer any more.
-            async with FlatNursery() as nursery:
-
-                async def watch() -> None:
-                    await offer.wait_withdrawn()
-                    nursery.cancel_scope.cancel()
-
-                nursery.start_soon(watch)
-                opened.append(await open_target(published.target))
-                nursery.cancel_scope.cancel()
+            with trio.CancelScope() as scope:
+                offer.cancel_when_withdrawn(scope)
+                target = await open_target(published.target)
         except TargetError as exc:
             offer.refuse(exc.reason, str(exc))
             entry.refused(exc.reason, detail=str(exc.__cause__ or exc))
             return
         except BaseException as exc:
-            for target in opened:
-                await abort_stream(target)
             # Going away says that nobody looked at the stream, and that another session may open it.
             reason = Reason.GOING_AWAY if isinstance(exc, trio.Cancelled) else Reason.INTERNAL_ERROR
             offer.refuse(reason)
             entry.refused(reason)
             raise
-        if not opened:
+        if target is None:
             entry.refused(Reason.CANCELLED)
             return
-        await self._join(offer.accept(), opened[0], entry.finished)
+        await self._join(offer.accept(), target, entry.finished)
 
     @staticmethod
     async def _join(

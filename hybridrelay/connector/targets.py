@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Iterator
 
@@ -38,7 +39,7 @@ async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> tri
     """
     with trio.move_on_after(seconds):
         try:
-            stream = await trio.open_tcp_stream(target.host, target.port)
+            stream = await _connect(target)
         except OSError as exc:
             reason = _reason(exc)
             raise TargetError(reason.describe, reason) from exc
@@ -46,6 +47,22 @@ async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> tri
         reset_on_close(stream, True)
         return stream
     raise TargetError(f"the target did not answer within {seconds:g} s", Reason.TARGET_TIMEOUT)
+
+
+async def _connect(target: HostPort) -> trio.SocketStream:
+    try:
+        version = ipaddress.ip_address(target.host).version
+    except ValueError:
+        # A name may have many addresses, and trio tries them in parallel.
+        return await trio.open_tcp_stream(target.host, target.port)
+    # An address is dialed as it is, for half the price.
+    sock = trio.socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        await sock.connect((target.host, target.port))
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(sock)
 
 
 def _reason(exc: OSError) -> Reason:

@@ -45,6 +45,7 @@ class Offer:
 
     def accept(self) -> MuxStream:
         """Answer OPENED. Where the offer was withdrawn, the stream is broken from the start."""
+        self._stream.withdrawal = None
         if self._core.states.opening is Opening.OFFERED:
             self._session.core.accept(self._core, trio.current_time())
             self._stream.was_accepted = True
@@ -54,16 +55,17 @@ class Offer:
 
     def refuse(self, reason: Reason, text: str = "") -> None:
         """Answer REFUSED. Does nothing where the offer was withdrawn."""
+        self._stream.withdrawal = None
         if self._core.states.opening is Opening.OFFERED:
             self._session.core.refuse(self._core, reason, text)
             self._session._output()
         self._stream._wake()
 
-    async def wait_withdrawn(self) -> None:
-        """Wait until the opener gives up; for ever once the offer was answered."""
-        await self._stream._answer.wait()
-        if not self.is_withdrawn:
-            await trio.sleep_forever()
+    def cancel_when_withdrawn(self, scope: trio.CancelScope) -> None:
+        """Have `scope` cancelled when the opener gives up, until the offer is answered."""
+        self._stream.withdrawal = scope
+        if self.is_withdrawn:
+            scope.cancel()
 
 
 @attrs.frozen

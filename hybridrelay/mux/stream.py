@@ -47,6 +47,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._sender = Waiter()
         self._receiver = Waiter()
         self._answer = trio.Event()
+        #: Cancelled when the stream is aborted; see `Offer.cancel_when_withdrawn`.
+        self.withdrawal: trio.CancelScope | None = None
         #: The peer has accepted the stream, or we have; it may be over by now.
         self.was_accepted = False
         #: Takes what has arrived in place of the task that waits for it; see `set_taker`.
@@ -317,3 +319,5 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._receiver.wake()
         if self._core.states.opening not in (Opening.AWAITING, Opening.OFFERED):
             self._answer.set()
+        if self.withdrawal is not None and self._core.is_aborted:
+            self.withdrawal.cancel()

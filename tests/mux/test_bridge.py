@@ -241,7 +241,8 @@ async def test_an_answer_is_not_waited_for_for_ever(
     application.refuse_again = StreamRefused("gave up", reason=Reason.TARGET_TIMEOUT)
     nursery.start_soon(application.join)
     offer = await application.offer()
-    with trio.fail_after(600):
-        await offer.wait_withdrawn()
+    with trio.fail_after(600), trio.CancelScope() as dialing:
+        offer.cancel_when_withdrawn(dialing)
+        await trio.sleep_forever()
     await trio.testing.wait_all_tasks_blocked()
     assert application.ended == [Bridged(0, 0, Reason.TARGET_TIMEOUT, "gave up")]

@@ -133,15 +133,32 @@ async def test_cancelled_open_resets_and_the_offer_is_withdrawn(nursery: trio.Nu
         inner.start_soon(client.open_stream)
         offer = await server.offers.receive()
         inner.cancel_scope.cancel()
-    with trio.fail_after(5):
-        with trio.move_on_after(5) as scope:
-            await offer.wait_withdrawn()
-    assert not scope.cancelled_caught
+    with trio.fail_after(5), trio.CancelScope() as dialing:
+        offer.cancel_when_withdrawn(dialing)
+        await trio.sleep_forever()
+    assert dialing.cancelled_caught
     assert offer.is_withdrawn
+    with trio.CancelScope() as late:
+        offer.cancel_when_withdrawn(late)
+    assert late.cancel_called
     stream = offer.accept()  # too late, and harmless
     with pytest.raises(trio.BrokenResourceError):
         await stream.receive_some()
     offer.refuse(Reason.LIMIT)
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_answered_offer_cancels_nothing(nursery: trio.Nursery) -> None:
+    client, server = await session_pair(nursery)
+    stream = client.open_stream_nowait()
+    offer = await server.offers.receive()
+    scope = trio.CancelScope()
+    offer.cancel_when_withdrawn(scope)
+    offer.accept()
+    stream.reset()
+    await trio.testing.wait_all_tasks_blocked()
+    assert offer.is_withdrawn
+    assert not scope.cancel_called
     nursery.cancel_scope.cancel()
 
 
