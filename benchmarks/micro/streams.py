@@ -1,4 +1,7 @@
-"""Streams over a pair of sockets: TLS as on data channels, and WebSocket. Times are for one block there and back."""
+"""Streams over a pair of sockets: TLS as on data channels, and WebSocket; and all of a tunnel but the relay.
+
+Times are for one block there and back. "Without waiting" is how bridges, sessions and the relay use streams.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,18 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from hybridrelay.mux import Role as SessionRole
+from hybridrelay.mux import Session, bridge
 from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
 from hybridrelay.streams import TLSStream, receive_exactly
+from hybridrelay.streams.nowait import NowaitStream, nowait
 from hybridrelay_websocket import WebSocketStream
 
 from .cores import Runner
 
 _SIZES = (64, 65536, 1 << 20)
+#: Both ends are used by one task, so a block has to fit into the socket.
+_NOWAIT_SIZES = (64, 65536)
 _Pair = tuple[trio.abc.Stream, trio.abc.Stream]
 
 
@@ -24,6 +32,10 @@ def add(runner: Runner) -> None:
     for name, make in (("socket", _sockets), ("tls", _tls), ("websocket", _websocket)):
         for size in _SIZES:
             runner.bench_time_func(f"{name}: there and back, {size} bytes", _measure, make, size)
+        for size in _NOWAIT_SIZES:
+            title = f"{name}, without waiting: there and back, {size} bytes"
+            runner.bench_time_func(title, _measure_nowait, make, size)
+    runner.bench_time_func("two bridges and a session: there and back, 64 bytes", _measure_bridges, 64)
 
 
 def _measure(loops: int, make: Callable[[], Awaitable[_Pair]], size: int) -> float:
@@ -55,7 +67,52 @@ async def _there_and_back(make: Callable[[], Awaitable[_Pair]], loops: int, size
     return took
 
 
-async def _sockets() -> _Pair:
+def _measure_nowait(loops: int, make: Callable[[], Awaitable[_Pair]], size: int) -> float:
+    async def main() -> float:
+        near, far = await make()
+        async with near, far:
+            return await _exchange(nowait(near), nowait(far), loops, size)
+
+    return trio.run(main)
+
+
+async def _exchange(near: NowaitStream, far: NowaitStream, loops: int, size: int) -> float:
+    data = bytes(size)
+    began = time.perf_counter()
+    for _ in range(loops):
+        for source, sink in ((near, far), (far, near)):
+            if not source.send_nowait(data):
+                raise BlockingIOError("the block does not fit into the socket")
+            left = size
+            while left:
+                block = sink.receive_nowait()
+                if block is None:
+                    await sink.wait_readable()
+                else:
+                    left -= len(block)
+    return time.perf_counter() - began
+
+
+def _measure_bridges(loops: int, size: int) -> float:
+    async def main() -> float:
+        (application, local), (remote, target) = await _sockets(), await _sockets()
+        channels = await _tls()
+        client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR)
+        async with application, target, trio.open_nursery() as nursery:
+            nursery.start_soon(client.run, channels[0])
+            nursery.start_soon(server.run, channels[1])
+            await client.wait_open()
+            nursery.start_soon(bridge, client.open_stream_nowait(), local)
+            offer = await server.offers.receive()
+            nursery.start_soon(bridge, offer.accept(), remote)
+            took = await _exchange(nowait(application), nowait(target), loops, size)
+            nursery.cancel_scope.cancel()
+        return took
+
+    return trio.run(main)
+
+
+async def _sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
     near, far = (trio.socket.from_stdlib_socket(sock) for sock in socket.socketpair())
     return trio.SocketStream(near), trio.SocketStream(far)
 
