@@ -39,6 +39,7 @@ from .public_ports import save_public_ports
 from .registry import Registry
 from .rendezvous import Leg
 from .slots import Slots
+from .state_dir import occupy_state_directory
 from .watcher import RegistryChange, RegistryWatcher
 
 logger = logging.getLogger("hybridrelay.relay")
@@ -136,7 +137,7 @@ class Relay:
         """See `run_relay`."""
         config = self._config
         raise_descriptor_limit()
-        with Registry.open(config.state_dir) as registry:
+        with occupy_state_directory(config.state_dir), Registry.open(config.state_dir) as registry:
             certificate = load_or_create_relay_certificate(config.state_dir, now=self._clock())
             self._control_context = self._make_control_context(certificate)
             self._outer_context = self._make_outer_context()
@@ -370,7 +371,7 @@ async def run_relay(
         stop: set it for a graceful end: peers are told when to come back, and what is under way gets a second.
 
     Raises:
-        StateError: the state directory is unusable, of another user, or from a newer version.
+        StateError: the state directory is unusable, of another user, another relay's, or from a newer version.
         ConfigurationError: a port cannot be opened, or a certificate not be used.
     """
     await Relay(config, transports=transports).run(stop=stop, task_status=task_status)

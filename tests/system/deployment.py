@@ -45,6 +45,12 @@ class Deployment:
     state_dir: Path
     info: RelayInfo
     scope: trio.CancelScope
+    relay_ended: trio.Event
+
+    async def kill_relay(self) -> None:
+        """Without ceremony; on return it has let go of its ports and its state directory."""
+        self.scope.cancel()
+        await self.relay_ended.wait()
 
     @property
     def ports(self) -> dict[str, int | None]:
@@ -103,14 +109,17 @@ async def deploy(nursery: trio.Nursery, state_dir: Path, **bindings: int) -> Dep
         state_dir=state_dir, bindings={name: (Binding(HOST, bindings.get(name, 0)),) for name in PORTS}
     )
 
+    ended = trio.Event()
+
     async def run(*, task_status: trio.TaskStatus[tuple[RelayInfo, trio.CancelScope]]) -> None:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as inner:
                 info = await inner.start(run_relay, config)
                 task_status.started((info, scope))
+        ended.set()
 
     info, scope = await nursery.start(run)
-    return Deployment(nursery, state_dir, info, scope)
+    return Deployment(nursery, state_dir, info, scope, ended)
 
 
 async def serve_target(nursery: trio.Nursery, handler: Callable[[trio.SocketStream], Awaitable[None]]) -> HostPort:
