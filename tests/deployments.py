@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -13,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import attrs
 
@@ -24,6 +25,9 @@ PORT_NAMES = ("probe", "control", "data", "http", "https")
 #: From a command to its `ready` line, or its end.
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+#: For a word about itself, from a process that may be busy.
+ANSWER_SECONDS = 20.0
+_VITALS = " hybridrelay.vitals: "
 
 
 def free_port() -> int:
@@ -149,6 +153,19 @@ class Program:
                 self.kill()
                 raise AssertionError(f"{self.name} did not stop on SIGTERM\n{self.err}") from None
         self.wait()
+
+    def vitals(self) -> dict[str, Any]:
+        """What it answers to SIGUSR1; see docs/operating.md."""
+
+        def answers() -> list[str]:
+            return [line for line in self.lines["err"] if _VITALS in line]
+
+        known = len(answers())
+        self.process.send_signal(signal.SIGUSR1)
+        with self._heard:
+            if not self._heard.wait_for(lambda: len(answers()) > known, ANSWER_SECONDS):
+                raise EndedEarly(f"{self.name} does not answer\n{self.err}")
+        return json.loads(answers()[known].partition(_VITALS)[2])
 
     @property
     def sockets(self) -> int:

@@ -297,6 +297,15 @@ class Broker:
             for ended in self._rendezvous.expire(trio.current_time()):
                 self._end(ended)
 
+    def vitals(self) -> dict[str, int]:
+        """What it holds now; the names are those in docs/operating.md."""
+        return {
+            "listeners": self.listeners.count(),
+            "open_rendezvous": self._rendezvous.open,
+            "joined_pairs": self._rendezvous.joined,
+            "pipes": self._pipes.borrowed + self._pipes.idle,
+        }
+
     def close(self) -> None:
         """The relay stops; whoever waits or pumps is told."""
         for ended in self._rendezvous.end_all():

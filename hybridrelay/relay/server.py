@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from .._nursery import FlatNursery, wait_stop
+from .._vitals import reporting
 from ..abc import AcceptOptions, Port, Purpose, Transport
 from ..connectivity.discovery import all_ports, discover
 from ..errors import ConfigurationError, HybridRelayError
@@ -147,28 +148,40 @@ class Relay:
                 self._broker = Broker(watcher.snapshot, refresh=watcher.refresh, clock=self._clock)
                 nursery.start_soon(self._broker.expire)
                 nursery.start_soon(self._sweep)
-                bound: dict[str, tuple[Binding, ...]] = {}
-                listeners: list[tuple[Port, list[trio.SocketListener]]] = []
-                try:
-                    for name, bindings in config.bindings.items():
-                        opened = [one for binding in bindings for one in await _listen(name, binding)]
-                        if opened:
-                            listeners.append((self._ports[name], opened))
-                            bound[name] = tuple(Binding(*one.socket.getsockname()[:2]) for one in opened)
-                    for port, opened in listeners:
-                        await nursery.start(
-                            partial(trio.serve_listeners, partial(self._serve, port), opened, handler_nursery=nursery)
-                        )
-                    save_public_ports(config.state_dir, self._public_ports(bound))
-                    task_status.started(RelayInfo(MappingProxyType(bound), relay_pin(certificate)))
-                    await wait_stop(stop)
-                    await self._drain()
-                    nursery.cancel_scope.cancel()
-                finally:
-                    for _, opened in listeners:
-                        for one in opened:
-                            one.socket.close()
-                    self._broker.close()
+                with reporting(self):
+                    await self._listen_and_serve(nursery, relay_pin(certificate), stop, task_status)
+
+    async def _listen_and_serve(
+        self, nursery: trio.Nursery, pin: str, stop: trio.Event | None, task_status: trio.TaskStatus[RelayInfo]
+    ) -> None:
+        """Open all ports, and serve until told to stop; connections are tasks of `nursery`."""
+        config = self._config
+        bound: dict[str, tuple[Binding, ...]] = {}
+        listeners: list[tuple[Port, list[trio.SocketListener]]] = []
+        try:
+            for name, bindings in config.bindings.items():
+                opened = [one for binding in bindings for one in await _listen(name, binding)]
+                if opened:
+                    listeners.append((self._ports[name], opened))
+                    bound[name] = tuple(Binding(*one.socket.getsockname()[:2]) for one in opened)
+            for port, opened in listeners:
+                await nursery.start(
+                    partial(trio.serve_listeners, partial(self._serve, port), opened, handler_nursery=nursery)
+                )
+            save_public_ports(config.state_dir, self._public_ports(bound))
+            task_status.started(RelayInfo(MappingProxyType(bound), pin))
+            await wait_stop(stop)
+            await self._drain()
+            nursery.cancel_scope.cancel()
+        finally:
+            for _, opened in listeners:
+                for one in opened:
+                    one.socket.close()
+            self._broker.close()
+
+    def vitals(self) -> dict[str, int]:
+        """What it holds now; the names are those in docs/operating.md."""
+        return {"unauthenticated": len(self._slots), "peers": len(self._peers), **self._broker.vitals()}
 
     async def _drain(self) -> None:
         """Say that the relay is about to go, and give what is under way a moment."""

@@ -7,7 +7,7 @@ from functools import partial
 
 from .. import exits, output, values
 from ..connection_strings import WHERE_FROM, add_climb_seconds, add_grace, add_mode, add_resume_deadline, load_all
-from ..parser import Subparsers, add_command
+from ..parser import WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 
 _DESCRIPTION = f"""\
@@ -19,6 +19,8 @@ connections can be published by one process; several connectors with the same st
 
 The log (standard error) tells of every stream: which application, which target, how much, and how it ended
 (logger hybridrelay.audit). A relay that cannot be reached is tried again for ever.
+
+{WHAT_IT_DOES}
 """
 _EXAMPLES = """\
 examples:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import exits, output, values
 from ..connection_strings import WHERE_FROM, add_climb_seconds, add_grace, add_mode, add_resume_deadline, load_all
-from ..parser import Subparsers, add_command
+from ..parser import WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ application's connection is reset; it never sees a false end of file.
 {WHERE_FROM}
 
 A session that is lost is opened again, for ever. The ready line says which ports were opened.
+
+{WHAT_IT_DOES}
 """
 _EXAMPLES = """\
 examples:
