@@ -63,25 +63,23 @@ async def settled(look: Callable[[], Awaitable[Holdings]]) -> Holdings:
         raise AssertionError(f"{exc}: {last}") from None
 
 
-async def assert_back_to(base: Holdings, look: Callable[[], Awaitable[Holdings]], *, what: str) -> None:
-    """Wait until exactly that is held again."""
-    held: Holdings = {}
+async def assert_back_to(
+    base: Holdings, look: Callable[[], Awaitable[Holdings]], *, what: str, or_less: bool = False
+) -> None:
+    """Wait until exactly that is held again, or nothing more than that."""
+    wrong: dict[str, tuple[int, int]] = {}
 
     async def back() -> bool:
-        nonlocal held
+        nonlocal wrong
         held = await look()
-        return held == base
+        pairs = {name: (base.get(name, 0), held.get(name, 0)) for name in sorted(base.keys() | held.keys())}
+        wrong = {name: (was, now) for name, (was, now) in pairs.items() if (now > was if or_less else now != was)}
+        return not wrong
 
     try:
         await async_wait_until(back, seconds=SETTLING_SECONDS, what="back to base")
     except TimeoutError:
-        raise AssertionError(f"{what} does not let go: {difference(base, held)}") from None
-
-
-def difference(base: Holdings, held: Holdings) -> dict[str, tuple[int, int]]:
-    """Where they differ: what it was, and what it is."""
-    pairs = {name: (base.get(name, 0), held.get(name, 0)) for name in base.keys() | held.keys()}
-    return {name: (was, now) for name, (was, now) in sorted(pairs.items()) if was != now}
+        raise AssertionError(f"{what} does not let go, (was, is): {wrong}") from None
 
 
 def growth(sizes: Sequence[int]) -> int:

@@ -39,7 +39,7 @@ from .limits import AUTHENTICATION_DEADLINE_SECONDS, raise_descriptor_limit
 from .public_ports import save_public_ports
 from .registry import Registry
 from .rendezvous import Leg
-from .slots import Slots
+from .slots import Held, Slots
 from .state_dir import occupy_state_directory
 from .watcher import RegistryChange, RegistryWatcher
 
@@ -262,19 +262,21 @@ class Relay:
         async with FlatNursery() as nursery:
             stream = peer = None
             leg: Leg | None = None
-            with self._slots.acquire(address) as scope:
-                scope.deadline = trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS
+            with self._slots.acquire(address) as held:
+                held.scope.deadline = trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS
                 stream = await self._by_port[port.name].accept(socket, AcceptOptions(port, context))
                 if stream is None:
                     return
+                if port.outer_tls:
+                    held.advance()
                 purpose, leg = await self._greet(port, stream)
                 if purpose is Purpose.PROBE:
                     await _echo(stream)
                 elif purpose is Purpose.CONTROL:
-                    peer = await self._open_control(stream, nursery)
+                    peer = await self._open_control(stream, nursery, held)
                     while not peer.authorized and await peer.serve_some():
                         pass
-            if scope.cancelled_caught:
+            if held.scope.cancelled_caught:
                 logger.debug("port %s: %s did not authenticate in time, or had to give way", port.name, address)
             elif leg is not None and stream is not None:
                 await self._broker.meet(leg, stream)
@@ -301,7 +303,7 @@ class Relay:
         await stream.send_all(encode_status(Reason.NO_ERROR))
         return preamble.purpose, None
 
-    async def _open_control(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> ControlPeer:
+    async def _open_control(self, stream: trio.abc.Stream, nursery: trio.Nursery, held: Held) -> ControlPeer:
         tls = TLSStream(stream, self._control_context, server_side=True)
         session = Session(Role.ACCEPTOR, config=CONTROL_CONFIG)
         try:
@@ -309,6 +311,7 @@ class Relay:
         except BaseException:
             await abort_stream(tls)
             raise
+        held.advance()
         await nursery.start(session.run, tls)
         offer = await session.offers.receive()
         peer = ControlPeer(self._broker, session, offer.accept(), nursery, outer_pins=self._outer_pins)

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import attrs
-import pytest
 import trio
 
 from hybridrelay.abc import Purpose
@@ -317,7 +316,6 @@ async def wait_for_sockets(program: Program, before: int) -> None:
     await async_wait_until(as_before, seconds=CUT_OFF_SECONDS, what=f"{program.name} closes what it opened")
 
 
-@pytest.mark.slow
 async def test_hostile_bytes(deployment: Deployment, nursery: trio.Nursery) -> None:
     """Hundreds of attacks at once, while honest connections exchange data over every transport."""
     relay = deployment.programs[0]
@@ -341,7 +339,6 @@ async def test_hostile_bytes(deployment: Deployment, nursery: trio.Nursery) -> N
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.slow
 async def test_a_flood_of_silent_connections(deployment: Deployment, nursery: trio.Nursery) -> None:
     """They take all slots; who comes later and means it is served all the same, and what runs goes on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
