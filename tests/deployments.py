@@ -237,14 +237,17 @@ class Deployment:
             check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options,
         )  # fmt: skip
 
-    def start(self, *arguments: str | Path, ready: str = "^ready", **options: object) -> Program:
-        """Start a command, and wait for a line."""
-        program = Program([*HYBRIDRELAY, *arguments], name=f"hybridrelay {arguments[0]}", **options)
+    def start(
+        self, *arguments: str | Path, ready: str = "^ready", descriptors: int | None = None, **options: object
+    ) -> Program:
+        """Start a command, with no more than so many descriptors, and wait for a line."""
+        limit = () if descriptors is None else ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh")
+        program = Program([*limit, *HYBRIDRELAY, *arguments], name=f"hybridrelay {arguments[0]}", **options)
         self.programs.append(program)
         program.wait_for_line(ready)
         return program
 
-    def start_relay(self, *arguments: str) -> Program:
+    def start_relay(self, *arguments: str, descriptors: int | None = None) -> Program:
         """Start the relay: the second time on the ports of the first."""
         known = bool(self.ports)
         while True:
@@ -252,7 +255,10 @@ class Deployment:
                 self.ports = {name: free_port() for name in PORT_NAMES}
             ports = ",".join(f"{name}={port}" for name, port in self.ports.items())
             try:
-                return self.start("relay", "--state", self.state, "--host", "127.0.0.1", "--ports", ports, *arguments)
+                return self.start(
+                    "relay", "--state", self.state, "--host", "127.0.0.1", "--ports", ports, *arguments,
+                    descriptors=descriptors,
+                )  # fmt: skip
             except EndedEarly as exc:
                 if known or "cannot listen" not in str(exc):
                     raise

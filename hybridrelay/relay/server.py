@@ -35,7 +35,12 @@ from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream, tune_socket
 from .broker import Broker
 from .control import ControlPeer
-from .limits import AUTHENTICATION_DEADLINE_SECONDS, raise_descriptor_limit
+from .limits import (
+    AUTHENTICATION_DEADLINE_SECONDS,
+    UNAUTHENTICATED_SLOTS,
+    raise_descriptor_limit,
+    unauthenticated_slots,
+)
 from .public_ports import save_public_ports
 from .registry import Registry
 from .rendezvous import Leg
@@ -127,7 +132,6 @@ class Relay:
                 raise ConfigurationError(f"unknown port {name!r}", remedy=f"known are: {known}")
         if not any(config.bindings.values()):
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
-        self._slots = Slots()
         #: Of the outer certificates that are ours, also where somebody in front of us shows them.
         self._outer_pins: tuple[str, ...] = ()
         self._peers: set[ControlPeer] = set()
@@ -137,7 +141,10 @@ class Relay:
     ) -> None:
         """See `run_relay`."""
         config = self._config
-        raise_descriptor_limit()
+        descriptors = raise_descriptor_limit()
+        self._slots = Slots(unauthenticated_slots(descriptors))
+        if self._slots.total < UNAUTHENTICATED_SLOTS:
+            logger.warning("only %d descriptors: raise the limit (ulimit -Hn, LimitNOFILE)", descriptors)
         with occupy_state_directory(config.state_dir), Registry.open(config.state_dir) as registry:
             certificate = load_or_create_relay_certificate(config.state_dir, now=self._clock())
             self._control_context = self._make_control_context(certificate)

@@ -22,7 +22,7 @@ from functools import partial
 import attrs
 import trio
 
-from .limits import UNAUTHENTICATED_SLOTS, UNAUTHENTICATED_SLOTS_PER_ADDRESS
+from .limits import UNAUTHENTICATED_SHARE_OF_ADDRESS, UNAUTHENTICATED_SLOTS
 
 __all__ = ["Held", "Slot", "SlotTable", "Slots", "address_group"]
 
@@ -84,9 +84,7 @@ class _Line:
 class SlotTable:
     """Who has a slot. Pure: giving way is a callback."""
 
-    def __init__(
-        self, total: int = UNAUTHENTICATED_SLOTS, per_address: int = UNAUTHENTICATED_SLOTS_PER_ADDRESS
-    ) -> None:
+    def __init__(self, total: int, per_address: int) -> None:
         """Make a table of `total` slots, `per_address` of them the share of one address when they are full."""
         if not 1 <= per_address <= total:
             raise ValueError("the share of one address is between 1 and the number of slots")
@@ -145,10 +143,10 @@ class Held:
 class Slots:
     """`SlotTable` for trio: whoever has to give way is cancelled."""
 
-    def __init__(
-        self, total: int = UNAUTHENTICATED_SLOTS, per_address: int = UNAUTHENTICATED_SLOTS_PER_ADDRESS
-    ) -> None:
-        self._table = SlotTable(total, per_address)
+    def __init__(self, total: int = UNAUTHENTICATED_SLOTS, per_address: int | None = None) -> None:
+        self.total = total
+        share = max(1, int(total * UNAUTHENTICATED_SHARE_OF_ADDRESS))
+        self._table = SlotTable(total, share if per_address is None else per_address)
 
     def __len__(self) -> int:
         """Slots taken."""
