@@ -22,7 +22,7 @@ from hybridrelay.security import HostPort, Role, generate_key
 from ..leaks import assert_back_to, of_this_run, settled
 from .deployment import HOST, Deployment, Published, echo, receive_all, serve_target
 
-CYCLES = 3
+CYCLES = 2
 STREAMS = 10
 SOME_DATA = bytes(100_000)
 
