@@ -64,7 +64,12 @@ async def settled(look: Callable[[], Awaitable[Holdings]]) -> Holdings:
 
 
 async def assert_back_to(
-    base: Holdings, look: Callable[[], Awaitable[Holdings]], *, what: str, or_less: bool = False
+    base: Holdings,
+    look: Callable[[], Awaitable[Holdings]],
+    *,
+    what: str,
+    or_less: bool = False,
+    seconds: float = SETTLING_SECONDS,
 ) -> None:
     """Wait until exactly that is held again, or nothing more than that."""
     wrong: dict[str, tuple[int, int]] = {}
@@ -77,7 +82,7 @@ async def assert_back_to(
         return not wrong
 
     try:
-        await async_wait_until(back, seconds=SETTLING_SECONDS, what="back to base")
+        await async_wait_until(back, seconds=seconds, what="back to base")
     except TimeoutError:
         raise AssertionError(f"{what} does not let go, (was, is): {wrong}") from None
 

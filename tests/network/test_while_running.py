@@ -24,6 +24,8 @@ STREAMS = 5
 CLIMB_SECONDS = 1
 #: A black hole is noticed within 15 s, and sessions wait 25 s from then on; the rest is for busy machines.
 CHANGE_SECONDS = 60
+#: A firewall that resets one end of a connection leaves the other to keepalive, which asks after 30 s of silence.
+REAPED_SECONDS = 60
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -166,7 +168,8 @@ async def set_scene(
             lab.reset()
             for program, base in zip(scene.programs, calm, strict=True):
                 assert program.process.poll() is None
-                await assert_back_to(base, partial(of_program, program), what=program.name, or_less=True)
+                look = partial(of_program, program)
+                await assert_back_to(base, look, what=program.name, or_less=True, seconds=REAPED_SECONDS)
 
     return make
 
