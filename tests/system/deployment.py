@@ -45,7 +45,7 @@ class Deployment:
     state_dir: Path
     info: RelayInfo
     scope: trio.CancelScope
-    relay_ended: trio.Event
+    relay_ended: trio.Event = attrs.field(factory=trio.Event)
 
     async def kill_relay(self) -> None:
         """Without ceremony; on return it has let go of its ports and its state directory."""
