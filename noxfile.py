@@ -66,10 +66,10 @@ def contracts(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, against the built wheel. Arguments go to pytest: ``nox -s tests -- -k bulk``."""
+    """The tests, against the built wheel, but for slow ones. Arguments go to pytest: ``nox -s tests -- -k bulk``."""
     install_wheel(session)
     group(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-m", "not slow", *session.posargs)
 
 
 @nox.session
@@ -93,24 +93,33 @@ def thorough(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """A gibibyte each way at once over every transport, and twenty kills of the relay under fifty streams.
+    """A gibibyte each way at once over every transport; twenty kills of the relay under fifty streams, with a look at
+    everybody's memory; two thousand clients that come back to it at once.
 
-    HYBRIDRELAY_BULK_BYTES and HYBRIDRELAY_ROUNDS ask for more or less.
+    HYBRIDRELAY_BULK_BYTES, HYBRIDRELAY_ROUNDS and HYBRIDRELAY_STORM ask for more or less.
     """
     install_wheel(session)
     group(session, "test")
     env = {
         "HYBRIDRELAY_BULK_BYTES": session.env.get("HYBRIDRELAY_BULK_BYTES") or str(BULK_BYTES),
         "HYBRIDRELAY_ROUNDS": session.env.get("HYBRIDRELAY_ROUNDS") or "20",
+        "HYBRIDRELAY_STORM": session.env.get("HYBRIDRELAY_STORM") or "2000",
     }
     session.run(
-        "pytest", "-k", "bulk or resumption", "-s", "--timeout=1800", "tests/endtoend", *session.posargs, env=env
+        "pytest",
+        "-k",
+        "bulk or resumption or storm",
+        "-s",
+        "--timeout=1800",
+        "tests/endtoend",
+        *session.posargs,
+        env=env,
     )
 
 
 @nox.session
 def network(session: nox.Session) -> None:
-    """The tests in network namespaces, with all 1024 combinations of what a firewall may do. Needs root."""
+    """All tests in network namespaces, with all 1024 combinations of what a firewall may do. Needs root."""
     install_wheel(session)
     group(session, "test")
     session.run("pytest", "tests/network", *session.posargs, env={"HYBRIDRELAY_EVERY_COMBINATION": "1", "CI": "true"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -13,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import attrs
 
@@ -24,6 +25,9 @@ PORT_NAMES = ("probe", "control", "data", "http", "https")
 #: From a command to its `ready` line, or its end.
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+#: For a word about itself, from a process that may be busy.
+ANSWER_SECONDS = 20.0
+_VITALS = " hybridrelay.vitals: "
 
 
 def free_port() -> int:
@@ -150,6 +154,19 @@ class Program:
                 raise AssertionError(f"{self.name} did not stop on SIGTERM\n{self.err}") from None
         self.wait()
 
+    def vitals(self) -> dict[str, Any]:
+        """What it answers to SIGUSR1; see docs/operating.md."""
+
+        def answers() -> list[str]:
+            return [line for line in self.lines["err"] if _VITALS in line]
+
+        known = len(answers())
+        self.process.send_signal(signal.SIGUSR1)
+        with self._heard:
+            if not self._heard.wait_for(lambda: len(answers()) > known, ANSWER_SECONDS):
+                raise EndedEarly(f"{self.name} does not answer\n{self.err}")
+        return json.loads(answers()[known].partition(_VITALS)[2])
+
     @property
     def sockets(self) -> int:
         """How many it has open (Linux). Other descriptors come and go: the relay keeps pipes for reuse."""
@@ -221,14 +238,17 @@ class Deployment:
             check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options,
         )  # fmt: skip
 
-    def start(self, *arguments: str | Path, ready: str = "^ready", **options: object) -> Program:
-        """Start a command, and wait for a line."""
-        program = Program([*HYBRIDRELAY, *arguments], name=f"hybridrelay {arguments[0]}", **options)
+    def start(
+        self, *arguments: str | Path, ready: str = "^ready", descriptors: int | None = None, **options: object
+    ) -> Program:
+        """Start a command, with no more than so many descriptors, and wait for a line."""
+        limit = () if descriptors is None else ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh")
+        program = Program([*limit, *HYBRIDRELAY, *arguments], name=f"hybridrelay {arguments[0]}", **options)
         self.programs.append(program)
         program.wait_for_line(ready)
         return program
 
-    def start_relay(self, *arguments: str) -> Program:
+    def start_relay(self, *arguments: str, descriptors: int | None = None) -> Program:
         """Start the relay: the second time on the ports of the first."""
         known = bool(self.ports)
         while True:
@@ -236,7 +256,10 @@ class Deployment:
                 self.ports = {name: free_port() for name in PORT_NAMES}
             ports = ",".join(f"{name}={port}" for name, port in self.ports.items())
             try:
-                return self.start("relay", "--state", self.state, "--host", self.host, "--ports", ports, *arguments)
+                return self.start(
+                    "relay", "--state", self.state, "--host", self.host, "--ports", ports, *arguments,
+                    descriptors=descriptors,
+                )  # fmt: skip
             except EndedEarly as exc:
                 if known or "cannot listen" not in str(exc):
                     raise

@@ -11,6 +11,11 @@ from typing import NoReturn, Protocol
 from .. import __version__
 from . import exits
 
+#: For the --help of what runs for long.
+WHAT_IT_DOES = """\
+Asked with SIGUSR1 (kill -USR1 PID; not on Windows), it says what it is doing: one line of JSON in the log, with the
+number of its sessions, streams, tasks and descriptors, and its memory."""
+
 LEVELS = ("debug", "info", "warning", "error")
 
 _DESCRIPTION = """\

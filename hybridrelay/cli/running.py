@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -13,9 +14,13 @@ from types import FrameType
 import trio
 
 from .._memory import keep_freed_memory
+from .._vitals import vitals
 from . import exits
 
 logger = logging.getLogger("hybridrelay.cli")
+vitals_logger = logging.getLogger("hybridrelay.vitals")
+# Who asks wants an answer, whatever the level of the rest.
+vitals_logger.setLevel(logging.INFO)
 
 
 def _no_cleanup() -> None:
@@ -51,6 +56,8 @@ def run_until_stopped(
     on_abort: Callable[[], None] = _no_cleanup,
 ) -> signal.Signals | None:
     """Run `main` in Trio. The first SIGTERM or SIGINT ends it gracefully; the second ends the process at once.
+
+    SIGUSR1, where there is one, makes it log its `vitals`.
 
     Args:
         main: what to run; cancelled, it ends soon.
@@ -88,6 +95,8 @@ class _Stopper:
     @contextlib.contextmanager
     def handlers(self) -> Iterator[None]:
         before = {number: signal.signal(number, self._handle) for number in _signals()}
+        if sys.platform != "win32":
+            before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._handle_question)
         try:
             yield
         finally:
@@ -103,6 +112,12 @@ class _Stopper:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self._stop)
 
+    def _handle_question(self, number: int, frame: FrameType | None) -> None:
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                # However often it is asked before Trio gets to it, it is answered once.
+                self._token.run_sync_soon(_log_vitals, idempotent=True)
+
     def _stop(self) -> None:
         assert self.received is not None
         logger.info("%s: stopping; once more to stop at once", self.received.name)
@@ -115,6 +130,16 @@ class _Stopper:
         else:
             graceful.event.set()
             self._scope.deadline = trio.current_time() + graceful.grace + _GRACE_MARGIN
+
+
+def _log_vitals() -> None:
+    try:
+        found = vitals().as_dict()
+    except Exception:
+        # A bug of ours. What Trio calls must not raise, or the whole program would end by a question.
+        vitals_logger.exception("no answer")
+    else:
+        vitals_logger.info("%s", json.dumps(found), extra={"fields": found})
 
 
 def _signals() -> list[signal.Signals]:

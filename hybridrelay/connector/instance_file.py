@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from .._file_lock import lock_file
 from ..connectivity.link import new_instance
 from ..errors import ConfigurationError
 
@@ -45,27 +46,15 @@ class InstanceFile:
             ) from exc
 
     def _take_over(self) -> None:
-        if not _lock(self._file):
+        if not lock_file(self._file):
             return
         text = os.read(self._file, 64).decode("ascii", "replace").strip()
         self.previous = text if _INSTANCE.fullmatch(text) else None
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{self.instance}\n".encode(), 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        os.write(self._file, f"{self.instance}\n".encode())
         os.fsync(self._file)
 
     def close(self) -> None:
         """Let go of the file; the instance in it is dead from now on."""
         os.close(self._file)
-
-
-def _lock(file: int) -> bool:
-    """Lock an open file for this process; False where another has it, or the platform cannot."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: without the lock nothing is known of the previous instance
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
+from .._vitals import reporting
 from ..errors import HybridRelayError, SessionError, StreamRefused
 from ..protocol import Role, SessionCore, events
-from ..protocol.config import SessionConfig
+from ..protocol.config import CONTROL_CONFIG, SessionConfig
 from ..protocol.errors import LocalProtocolError, RemoteProtocolError
 from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, FrameDecoder, GoAway, Hello, clip_text
 from ..protocol.reasons import Reason
@@ -132,6 +133,10 @@ class Session:
         return core.is_established and not core.peer_going_away and not core.going_away
 
     @property
+    def _is_control(self) -> bool:
+        return self.core.config is CONTROL_CONFIG
+
+    @property
     def outcome(self) -> events.SessionEnded | None:
         """How the session ended, or None while it has not."""
         return self.core.ended
@@ -141,6 +146,17 @@ class Session:
         return SessionStatistics(
             len(self.core.streams), budget.base + budget.elastic, self.core.round_trip(trio.current_time())
         )
+
+    def vitals(self) -> dict[str, int]:
+        """What it holds now; the names are those in docs/operating.md."""
+        core = self.core
+        return {
+            "control_sessions" if self._is_control else "data_sessions": 1,
+            "streams": 0 if self._is_control else len(core.streams),
+            "queued_bytes": sum(stream.queued_bytes for stream in core.streams.values()),
+            "unread_bytes": sum(stream.readable_bytes for stream in core.streams.values()),
+            "unacknowledged_bytes": core.unacknowledged_bytes,
+        }
 
     async def wait_ended(self) -> events.SessionEnded:
         """Wait for the session's one outcome."""
@@ -242,6 +258,17 @@ class Session:
         Raises:
             SessionError: the peer never greeted, or refused the session. What the channel raised is the cause.
         """
+        with reporting(self, *([] if self._is_control else [self.core.budget.root])):
+            return await self._run(channel, initial, reconnect, greeting_timeout, task_status)
+
+    async def _run(
+        self,
+        channel: trio.abc.Stream,
+        initial: bytes,
+        reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None,
+        greeting_timeout: float,
+        task_status: trio.TaskStatus[None],
+    ) -> events.SessionEnded:
         self._task_status = task_status
         self._next = (channel, initial)
         try:

@@ -105,6 +105,11 @@ class SessionCore:
         """The lowest round trip of the last minute in seconds, or None where none was measured yet."""
         return self._liveness.lowest(now)
 
+    @property
+    def unacknowledged_bytes(self) -> int:
+        """What is kept for another channel, frames' overhead included."""
+        return self._outbox.kept_bytes
+
     def next_deadline(self) -> float | None:
         """When `handle_timeout` has something to do, or None."""
         if self._detached_at is not None:

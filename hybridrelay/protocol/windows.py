@@ -33,6 +33,15 @@ class Budget:
     elastic: int = attrs.field(default=0, init=False)
 
     @property
+    def root(self) -> Budget:
+        """That of the process, of which this one is a part."""
+        return self if self.parent is None else self.parent.root
+
+    def vitals(self) -> dict[str, int]:
+        """What is set aside now; the name is that in docs/operating.md."""
+        return {"reserved_bytes": self.base + self.elastic}
+
+    @property
     def elastic_limit(self) -> int:
         return int(self.limit * _ELASTIC_SHARE)
 

@@ -162,14 +162,14 @@ class Broker:
         name = grant.connection.name
         passed_over: set[str] = set()
         why = Reason.LISTENER_SILENT
-        while True:
+        for _ in range(MAX_ASKED):
             if reason := self.why_revoked(grant.key):  # while a listener was asked
                 return control.Failed(0, reason)
             if wanted is None:
                 listener = self.listeners.choose(name, passed_over=passed_over)
             else:
                 listener = None if passed_over else self.listeners.find(name, wanted)
-            if listener is None or len(passed_over) >= MAX_ASKED:
+            if listener is None:
                 return control.Failed(0, why if passed_over else self.listeners.why_not(name, wanted))
             try:
                 made = self._rendezvous.create(name, listener.key, grant.key, trio.current_time())
@@ -185,7 +185,14 @@ class Broker:
                     self._withdraw(made.id)
             if why is Reason.NO_ERROR:
                 return control.Joined(0, made.sender_ticket, listener.instance, TICKET_LIFETIME_SECONDS)
+            if why is Reason.LISTENER_SILENT and self._is_replaced(listener):
+                continue  # the offer was lost with a control channel, and the instance has another one
             passed_over.add(listener.instance)
+        return control.Failed(0, why)
+
+    def _is_replaced(self, listener: Listener[ListenerHandle]) -> bool:
+        successor = self.listeners.find(listener.connection, listener.instance)
+        return successor is not None and successor.handle is not listener.handle
 
     async def _offer(self, listener: Listener[ListenerHandle], rendezvous_id: str, ticket: bytes) -> Reason:
         """`Reason.NO_ERROR` where the listener is going to come, else why not."""
@@ -296,6 +303,15 @@ class Broker:
                 await trio.sleep_until(deadline)
             for ended in self._rendezvous.expire(trio.current_time()):
                 self._end(ended)
+
+    def vitals(self) -> dict[str, int]:
+        """What it holds now; the names are those in docs/operating.md."""
+        return {
+            "listeners": self.listeners.count(),
+            "open_rendezvous": self._rendezvous.open,
+            "joined_pairs": self._rendezvous.joined,
+            "pipes": self._pipes.borrowed + self._pipes.idle,
+        }
 
     def close(self) -> None:
         """The relay stops; whoever waits or pumps is told."""

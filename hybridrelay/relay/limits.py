@@ -12,9 +12,9 @@ import sys
 #: within a few round trips, so that 1024 admit thousands of them per second.
 UNAUTHENTICATED_SLOTS = 1024
 
-#: How many of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest gives way
-#: first. A quarter, because many clients sit behind one NAT and start at the same moment.
-UNAUTHENTICATED_SLOTS_PER_ADDRESS = UNAUTHENTICATED_SLOTS // 4
+#: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest gives
+#: way first. A quarter, because many clients sit behind one NAT and start at the same moment.
+UNAUTHENTICATED_SHARE_OF_ADDRESS = 1 / 4
 
 #: From accept to an accepted token or ticket, transport handshakes included. Defends the slots against slow-loris;
 #: long enough for TCP and TLS over a satellite with losses.
@@ -78,6 +78,16 @@ REGISTRY_POLL_SECONDS = 0.25
 
 #: A relay record is about 600 bytes for each rule; there are at most twelve.
 RELAY_RECORD_BYTES = 64 * 1024
+
+
+def unauthenticated_slots(descriptors: int | None) -> int:
+    """How many slots there can be with so many descriptors (None or negative: no limit is known).
+
+    A fourth at most, so that whoever can reach a port cannot take the descriptors of those who have authenticated.
+    """
+    if descriptors is None or descriptors < 0:
+        return UNAUTHENTICATED_SLOTS
+    return max(1, min(UNAUTHENTICATED_SLOTS, descriptors // 4))
 
 
 def raise_descriptor_limit() -> int | None:

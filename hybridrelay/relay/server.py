@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from .._nursery import FlatNursery, wait_stop
+from .._vitals import reporting
 from ..abc import AcceptOptions, Port, Purpose, Transport
 from ..connectivity.discovery import all_ports, discover
 from ..errors import ConfigurationError, HybridRelayError
@@ -34,11 +35,17 @@ from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream, tune_socket
 from .broker import Broker
 from .control import ControlPeer
-from .limits import AUTHENTICATION_DEADLINE_SECONDS, raise_descriptor_limit
+from .limits import (
+    AUTHENTICATION_DEADLINE_SECONDS,
+    UNAUTHENTICATED_SLOTS,
+    raise_descriptor_limit,
+    unauthenticated_slots,
+)
 from .public_ports import save_public_ports
 from .registry import Registry
 from .rendezvous import Leg
-from .slots import Slots
+from .slots import Held, Slots
+from .state_dir import occupy_state_directory
 from .watcher import RegistryChange, RegistryWatcher
 
 logger = logging.getLogger("hybridrelay.relay")
@@ -125,7 +132,6 @@ class Relay:
                 raise ConfigurationError(f"unknown port {name!r}", remedy=f"known are: {known}")
         if not any(config.bindings.values()):
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
-        self._slots = Slots()
         #: Of the outer certificates that are ours, also where somebody in front of us shows them.
         self._outer_pins: tuple[str, ...] = ()
         self._peers: set[ControlPeer] = set()
@@ -135,8 +141,11 @@ class Relay:
     ) -> None:
         """See `run_relay`."""
         config = self._config
-        raise_descriptor_limit()
-        with Registry.open(config.state_dir) as registry:
+        descriptors = raise_descriptor_limit()
+        self._slots = Slots(unauthenticated_slots(descriptors))
+        if self._slots.total < UNAUTHENTICATED_SLOTS:
+            logger.warning("only %d descriptors: raise the limit (ulimit -Hn, LimitNOFILE)", descriptors)
+        with occupy_state_directory(config.state_dir), Registry.open(config.state_dir) as registry:
             certificate = load_or_create_relay_certificate(config.state_dir, now=self._clock())
             self._control_context = self._make_control_context(certificate)
             self._outer_context = self._make_outer_context()
@@ -146,28 +155,40 @@ class Relay:
                 self._broker = Broker(watcher.snapshot, refresh=watcher.refresh, clock=self._clock)
                 nursery.start_soon(self._broker.expire)
                 nursery.start_soon(self._sweep)
-                bound: dict[str, tuple[Binding, ...]] = {}
-                listeners: list[tuple[Port, list[trio.SocketListener]]] = []
-                try:
-                    for name, bindings in config.bindings.items():
-                        opened = [one for binding in bindings for one in await _listen(name, binding)]
-                        if opened:
-                            listeners.append((self._ports[name], opened))
-                            bound[name] = tuple(Binding(*one.socket.getsockname()[:2]) for one in opened)
-                    for port, opened in listeners:
-                        await nursery.start(
-                            partial(trio.serve_listeners, partial(self._serve, port), opened, handler_nursery=nursery)
-                        )
-                    save_public_ports(config.state_dir, self._public_ports(bound))
-                    task_status.started(RelayInfo(MappingProxyType(bound), relay_pin(certificate)))
-                    await wait_stop(stop)
-                    await self._drain()
-                    nursery.cancel_scope.cancel()
-                finally:
-                    for _, opened in listeners:
-                        for one in opened:
-                            one.socket.close()
-                    self._broker.close()
+                with reporting(self):
+                    await self._listen_and_serve(nursery, relay_pin(certificate), stop, task_status)
+
+    async def _listen_and_serve(
+        self, nursery: trio.Nursery, pin: str, stop: trio.Event | None, task_status: trio.TaskStatus[RelayInfo]
+    ) -> None:
+        """Open all ports, and serve until told to stop; connections are tasks of `nursery`."""
+        config = self._config
+        bound: dict[str, tuple[Binding, ...]] = {}
+        listeners: list[tuple[Port, list[trio.SocketListener]]] = []
+        try:
+            for name, bindings in config.bindings.items():
+                opened = [one for binding in bindings for one in await _listen(name, binding)]
+                if opened:
+                    listeners.append((self._ports[name], opened))
+                    bound[name] = tuple(Binding(*one.socket.getsockname()[:2]) for one in opened)
+            for port, opened in listeners:
+                await nursery.start(
+                    partial(trio.serve_listeners, partial(self._serve, port), opened, handler_nursery=nursery)
+                )
+            save_public_ports(config.state_dir, self._public_ports(bound))
+            task_status.started(RelayInfo(MappingProxyType(bound), pin))
+            await wait_stop(stop)
+            await self._drain()
+            nursery.cancel_scope.cancel()
+        finally:
+            for _, opened in listeners:
+                for one in opened:
+                    one.socket.close()
+            self._broker.close()
+
+    def vitals(self) -> dict[str, int]:
+        """What it holds now; the names are those in docs/operating.md."""
+        return {"unauthenticated": len(self._slots), "peers": len(self._peers), **self._broker.vitals()}
 
     async def _drain(self) -> None:
         """Say that the relay is about to go, and give what is under way a moment."""
@@ -248,19 +269,21 @@ class Relay:
         async with FlatNursery() as nursery:
             stream = peer = None
             leg: Leg | None = None
-            with self._slots.acquire(address) as scope:
-                scope.deadline = trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS
+            with self._slots.acquire(address) as held:
+                held.scope.deadline = trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS
                 stream = await self._by_port[port.name].accept(socket, AcceptOptions(port, context))
                 if stream is None:
                     return
+                if port.outer_tls:
+                    held.advance()
                 purpose, leg = await self._greet(port, stream)
                 if purpose is Purpose.PROBE:
                     await _echo(stream)
                 elif purpose is Purpose.CONTROL:
-                    peer = await self._open_control(stream, nursery)
+                    peer = await self._open_control(stream, nursery, held)
                     while not peer.authorized and await peer.serve_some():
                         pass
-            if scope.cancelled_caught:
+            if held.scope.cancelled_caught:
                 logger.debug("port %s: %s did not authenticate in time, or had to give way", port.name, address)
             elif leg is not None and stream is not None:
                 await self._broker.meet(leg, stream)
@@ -287,7 +310,7 @@ class Relay:
         await stream.send_all(encode_status(Reason.NO_ERROR))
         return preamble.purpose, None
 
-    async def _open_control(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> ControlPeer:
+    async def _open_control(self, stream: trio.abc.Stream, nursery: trio.Nursery, held: Held) -> ControlPeer:
         tls = TLSStream(stream, self._control_context, server_side=True)
         session = Session(Role.ACCEPTOR, config=CONTROL_CONFIG)
         try:
@@ -295,6 +318,7 @@ class Relay:
         except BaseException:
             await abort_stream(tls)
             raise
+        held.advance()
         await nursery.start(session.run, tls)
         offer = await session.offers.receive()
         peer = ControlPeer(self._broker, session, offer.accept(), nursery, outer_pins=self._outer_pins)
@@ -370,7 +394,7 @@ async def run_relay(
         stop: set it for a graceful end: peers are told when to come back, and what is under way gets a second.
 
     Raises:
-        StateError: the state directory is unusable, of another user, or from a newer version.
+        StateError: the state directory is unusable, of another user, another relay's, or from a newer version.
         ConfigurationError: a port cannot be opened, or a certificate not be used.
     """
     await Relay(config, transports=transports).run(stop=stop, task_status=task_status)

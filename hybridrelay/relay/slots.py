@@ -5,9 +5,11 @@ The rules:
 1. While there is a free slot, everybody gets one: many clients sit behind one address.
 2. When all are taken, a newcomer still gets one: somebody gives way. If an address holds more than its share, the
    oldest of the address that holds most; otherwise the oldest of all.
+3. Among those it is the oldest of the *fresh*, or of those whose handshake has *advanced*, whichever are more.
 
 So a flood from a few addresses displaces itself, and one from many addresses displaces those that dawdle: whoever
-authenticates faster than the slots turn over gets through.
+authenticates faster than the slots turn over gets through. In a storm of honest peers, newcomers displace newcomers,
+and not those on whom most of the work is done already; and neither kind can take all slots from the other.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import attrs
 import trio
 
-from .limits import UNAUTHENTICATED_SLOTS, UNAUTHENTICATED_SLOTS_PER_ADDRESS
+from .limits import UNAUTHENTICATED_SHARE_OF_ADDRESS, UNAUTHENTICATED_SLOTS
 
-__all__ = ["Slot", "SlotTable", "Slots", "address_group"]
+__all__ = ["Held", "Slot", "SlotTable", "Slots", "address_group"]
 
 
 def address_group(address: str) -> str:
@@ -49,20 +52,46 @@ class Slot:
     evict: Callable[[], None] = attrs.field(repr=False)
 
 
+class _Line:
+    """Slots in the order in which they give way: dictionaries used as ordered sets, the oldest first."""
+
+    def __init__(self) -> None:
+        self._fresh: dict[Slot, None] = {}
+        self._advanced: dict[Slot, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._fresh) + len(self._advanced)
+
+    def __contains__(self, slot: Slot) -> bool:
+        return slot in self._fresh or slot in self._advanced
+
+    def add(self, slot: Slot) -> None:
+        self._fresh[slot] = None
+
+    def advance(self, slot: Slot) -> None:
+        if slot in self._fresh:
+            del self._fresh[slot]
+            self._advanced[slot] = None
+
+    def remove(self, slot: Slot) -> None:
+        del (self._fresh if slot in self._fresh else self._advanced)[slot]
+
+    def first(self) -> Slot:
+        """Who gives way next; there is somebody."""
+        return next(iter(self._fresh if len(self._fresh) >= len(self._advanced) else self._advanced))
+
+
 class SlotTable:
     """Who has a slot. Pure: giving way is a callback."""
 
-    def __init__(
-        self, total: int = UNAUTHENTICATED_SLOTS, per_address: int = UNAUTHENTICATED_SLOTS_PER_ADDRESS
-    ) -> None:
+    def __init__(self, total: int, per_address: int) -> None:
         """Make a table of `total` slots, `per_address` of them the share of one address when they are full."""
         if not 1 <= per_address <= total:
             raise ValueError("the share of one address is between 1 and the number of slots")
         self._total = total
         self._per_address = per_address
-        # Dictionaries used as ordered sets, the oldest first.
-        self._taken: dict[Slot, None] = {}
-        self._by_group: dict[str, dict[Slot, None]] = {}
+        self._taken = _Line()
+        self._by_group: dict[str, _Line] = {}
 
     def __len__(self) -> int:
         """Slots taken."""
@@ -75,48 +104,63 @@ class SlotTable:
             self.release(victim)
             victim.evict()
         slot = Slot(address_group(address), evict)
-        self._taken[slot] = None
-        self._by_group.setdefault(slot.group, {})[slot] = None
+        self._taken.add(slot)
+        self._by_group.setdefault(slot.group, _Line()).add(slot)
         return slot
+
+    def advance(self, slot: Slot) -> None:
+        """The expensive part of its handshake is done. Harmless when it was given up already, and a second time."""
+        if slot in self._taken:
+            self._taken.advance(slot)
+            self._by_group[slot.group].advance(slot)
 
     def release(self, slot: Slot) -> None:
         """Give a slot back: authenticated, refused, or hung up. Harmless when it was given up already."""
         if slot not in self._taken:
             return
-        del self._taken[slot]
+        self._taken.remove(slot)
         group = self._by_group[slot.group]
-        del group[slot]
+        group.remove(slot)
         if not group:
             del self._by_group[slot.group]
 
     def _victim(self) -> Slot:
         largest = max(self._by_group.values(), key=len)
-        return next(iter(largest if len(largest) > self._per_address else self._taken))
+        return (largest if len(largest) > self._per_address else self._taken).first()
+
+
+@attrs.frozen
+class Held:
+    """A slot that a task holds."""
+
+    #: Around the block. If its `cancelled_caught` is true afterwards, the connection
+    #: had to give way, or was too late.
+    scope: trio.CancelScope
+    #: To be called when the expensive part of the handshake is done.
+    advance: Callable[[], None]
 
 
 class Slots:
     """`SlotTable` for trio: whoever has to give way is cancelled."""
 
-    def __init__(
-        self, total: int = UNAUTHENTICATED_SLOTS, per_address: int = UNAUTHENTICATED_SLOTS_PER_ADDRESS
-    ) -> None:
-        self._table = SlotTable(total, per_address)
+    def __init__(self, total: int = UNAUTHENTICATED_SLOTS, per_address: int | None = None) -> None:
+        self.total = total
+        share = max(1, int(total * UNAUTHENTICATED_SHARE_OF_ADDRESS))
+        self._table = SlotTable(total, share if per_address is None else per_address)
 
     def __len__(self) -> int:
         """Slots taken."""
         return len(self._table)
 
     @contextmanager
-    def acquire(self, address: str) -> Iterator[trio.CancelScope]:
+    def acquire(self, address: str) -> Iterator[Held]:
         """Hold a slot while the block authenticates a connection from `address`. Never waits.
 
-        Yields:
-            The scope around the block, to which the caller may give a deadline. If its `cancelled_caught` is true
-            afterwards, the connection had to give way (or was too late) and is to be closed.
+        The caller may give the scope a deadline, and closes the connection where the scope was cancelled.
         """
         with trio.CancelScope() as scope:
             slot = self._table.take(address, scope.cancel)
             try:
-                yield scope
+                yield Held(scope, partial(self._table.advance, slot))
             finally:
                 self._table.release(slot)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from .._file_lock import lock_file
 from ..errors import StateError
 
-__all__ = ["REGISTRY_FILE", "prepare_state_directory", "private_file"]
+__all__ = ["LOCK_FILE", "REGISTRY_FILE", "occupy_state_directory", "prepare_state_directory", "private_file"]
 
 #: The registry, inside the state directory.
 REGISTRY_FILE = "registry.db"
+#: Held by the relay that runs on the directory, with its process id in it.
+LOCK_FILE = "relay.lock"
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -53,6 +58,47 @@ def prepare_state_directory(path: Path, *, create: bool = True) -> None:
         raise StateError(
             f"the state directory {path} is not writable", remedy=f"chmod 700 {path}, or remount it for writing"
         )
+
+
+@contextmanager
+def occupy_state_directory(path: Path) -> Iterator[None]:
+    """Be the only relay on a state directory during the block; it is made where it is missing.
+
+    Two would hand out the same certificate and write over each other's ports, and keys revoked at one would work at
+    the other until it looks. Commands that change the registry need no lock: SQLite has its own.
+
+    Raises:
+        StateError: another relay runs on it, or see `prepare_state_directory`.
+    """
+    prepare_state_directory(path)
+    try:
+        held = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise StateError(
+            f"{path / LOCK_FILE} cannot be opened: {exc.strerror}", remedy="run as the user who owns the directory"
+        ) from exc
+    try:
+        _lock(path, held)
+        yield
+    finally:
+        os.close(held)
+
+
+def _lock(path: Path, held: int) -> None:
+    try:
+        locked = lock_file(held)
+    except OSError as exc:
+        raise StateError(
+            f"{path / LOCK_FILE} cannot be locked: {exc.strerror}", remedy="name a directory on a local disk"
+        ) from exc
+    if not locked:
+        holder = os.read(held, 32).decode("ascii", "replace").strip()
+        raise StateError(
+            f"another relay runs on the state directory {path}{f' (process {holder})' if holder.isdecimal() else ''}",
+            remedy="stop that one first, or name another directory",
+        )
+    os.ftruncate(held, 0)
+    os.write(held, f"{os.getpid()}\n".encode())
 
 
 def private_file(path: Path, *, create: bool) -> None:

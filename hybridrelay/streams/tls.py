@@ -35,9 +35,10 @@ _RECORD_BYTES = 16 * 1024
 #: What reading may leave unsent. Honest peers cause a few dozen bytes; one that floods us with key updates and never
 #: lets us send would otherwise grow this without end.
 _MAX_OWED_BYTES = 64 * 1024
-#: How long close waits for the transport to take the last record. Enough for any path that is moving.
+#: How long close waits for the transport to take the last record, and for the peer's end. Enough for any path that is
+#: moving.
 _CLOSE_SECONDS = 1.0
-#: How much a server reads and drops after it rejected a certificate, so that its alert is not overtaken by a reset.
+#: How much is read and dropped behind our last record, so that a reset does not overtake it.
 _LINGER_BYTES = 256 * 1024
 
 
@@ -282,7 +283,9 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
 
     async def aclose(self) -> None:
-        """Say close_notify where the transport takes it within a second, and close the transport.
+        """Say close_notify, wait for the peer's end where it has not come, and close the transport: within a second.
+
+        Who closes first waits, because the other's goodbye would be answered with a reset by a socket that is closed.
 
         Tasks blocked in this stream get `trio.ClosedResourceError`. Always closes, also when cancelled.
         """
@@ -305,6 +308,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             await self._port.flush()
             if not self._port.send_nowait(self._outgoing.read()):
                 await self._port.flush()
+            if not (self._receive_ended or self._receive_error or self._receiving.held):
+                await self._linger()
 
     async def _handshake(self) -> None:
         while True:

@@ -28,10 +28,19 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Runs a command: ``run("connections", "list", "--state", path)``."""
+def logs_restored() -> Iterator[None]:
+    """What `set_up_logs` does ends with the test."""
     root = logging.getLogger()
     level = root.level
+    yield
+    root.setLevel(level)
+    for handler in [one for one in root.handlers if isinstance(one, StderrHandler)]:
+        root.removeHandler(handler)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, logs_restored: None) -> Run:
+    """Runs a command: ``run("connections", "list", "--state", path)``."""
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
 
     def run_command(*arguments: str | Path) -> Result:
@@ -40,10 +49,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         captured = capsys.readouterr()
         return Result(code, captured.out, captured.err)
 
-    yield run_command
-    root.setLevel(level)
-    for handler in [one for one in root.handlers if isinstance(one, StderrHandler)]:
-        root.removeHandler(handler)
+    return run_command
 
 
 @attrs.frozen

@@ -108,6 +108,31 @@ def test_a_port_that_is_taken(deployment: Deployment) -> None:
     assert re.search(r"^  try: .*--ports", done.stderr, re.MULTILINE)
 
 
+def test_a_second_relay_on_the_same_state_directory(deployment: Deployment) -> None:
+    """It is refused before it touches anything; commands go on changing the state of the one that runs."""
+    first = deployment.start_relay()
+    published = deployment.create("orders", ("127.0.0.1", 9))
+
+    def state() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in deployment.state.iterdir()}
+
+    before = state()
+    done = deployment.run("relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ANY_PORTS)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    error, remedy = done.stderr.splitlines()
+    assert error.startswith(f"hybridrelay: error: another relay runs on the state directory {deployment.state}")
+    assert error.endswith(f"(process {first.pid})")
+    assert remedy.startswith("  try: stop that one first")
+    assert state() == before
+    regenerate = ("keys", "regenerate", published.name, "--rule", "application", "--key", "primary")
+    assert deployment.run(*regenerate, "--state", deployment.state).returncode == 0
+    assert state() != before
+
+    first.kill()  # leaves the file, and takes the lock with it
+    deployment.start_relay()
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 async def test_the_three_roles_end_gracefully(
     deployment: Deployment, nursery: trio.Nursery, number: signal.Signals

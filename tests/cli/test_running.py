@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 
 import pytest
 import trio
+import trio.testing
 
+from hybridrelay.cli import running
+from hybridrelay.cli.logs import set_up_logs
 from hybridrelay.cli.running import run_until_stopped
 from hybridrelay.errors import RelayUnreachable
 
@@ -63,6 +67,44 @@ def test_nohup_is_respected() -> None:
         assert run_until_stopped(main) is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGUSR1 there")
+@pytest.mark.usefixtures("logs_restored")
+def test_sigusr1_is_answered_whatever_the_level_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGUSR1)
+        await trio.testing.wait_all_tasks_blocked()
+
+    before = signal.getsignal(signal.SIGUSR1)
+    for as_json in (False, True):
+        set_up_logs("error", as_json=as_json)
+        assert run_until_stopped(main) is None
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+    line, record = capsys.readouterr().err.splitlines()
+    found = json.loads(line.partition(" hybridrelay.vitals: ")[2])
+    assert found["tasks"] == sum(found["tasks_by_name"].values())
+    assert any(name.endswith("_Stopper.supervise") for name in found["tasks_by_name"])
+    assert json.loads(record)["fields"].keys() == found.keys()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGUSR1 there")
+def test_a_question_that_cannot_be_answered_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    async def main() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        await trio.testing.wait_all_tasks_blocked()
+
+    monkeypatch.setattr(running, "vitals", broken)
+    assert run_until_stopped(main) is None
+    assert "a bug" in caplog.text
+    caplog.clear()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

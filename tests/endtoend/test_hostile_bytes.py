@@ -317,7 +317,6 @@ async def wait_for_sockets(program: Program, before: int) -> None:
     await async_wait_until(as_before, seconds=CUT_OFF_SECONDS, what=f"{program.name} closes what it opened")
 
 
-@pytest.mark.slow
 async def test_hostile_bytes(deployment: Deployment, nursery: trio.Nursery) -> None:
     """Hundreds of attacks at once, while honest connections exchange data over every transport."""
     relay = deployment.programs[0]
@@ -341,12 +340,18 @@ async def test_hostile_bytes(deployment: Deployment, nursery: trio.Nursery) -> N
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.slow
-async def test_a_flood_of_silent_connections(deployment: Deployment, nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize("descriptors", [None, 400], ids=["many descriptors", "few descriptors"])
+async def test_a_flood_of_silent_connections(tmp_path: Path, nursery: trio.Nursery, descriptors: int | None) -> None:
     """They take all slots; who comes later and means it is served all the same, and what runs goes on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * FLOOD)), hard))
-    relay = deployment.programs[0]
+    with Deployment(tmp_path) as deployment:
+        relay = deployment.start_relay(descriptors=descriptors)
+        await flood_silently(deployment, relay, nursery)
+    nursery.cancel_scope.cancel()
+
+
+async def flood_silently(deployment: Deployment, relay: Program, nursery: trio.Nursery) -> None:
     published = deployment.create("flood", await serve(nursery, echo))
     deployment.start_connector(published)
     forward = deployment.start_forward(published)
@@ -364,4 +369,3 @@ async def test_a_flood_of_silent_connections(deployment: Deployment, nursery: tr
         late.program.terminate()
         await wait_for_sockets(relay, before)
         await honest()
-    nursery.cancel_scope.cancel()

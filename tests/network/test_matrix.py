@@ -162,6 +162,7 @@ async def test_the_decision_is_as_documented(sites: list[Site], lab: Lab, remark
             )
 
 
+@pytest.mark.slow
 async def test_times_to_a_decision(endpoint: RelayEndpoint, lab: Lab, remark: Callable[[str], None]) -> None:
     """The figures that docs/connectivity.md gives."""
     for what, state, expected in (
@@ -183,9 +184,11 @@ async def test_times_to_a_decision(endpoint: RelayEndpoint, lab: Lab, remark: Ca
 @pytest.mark.parametrize(
     "combination",
     [
-        (State.OPEN,) * 5,
+        pytest.param((State.OPEN,) * 5, marks=pytest.mark.slow),
         (State.OPEN, State.STALLED, State.OPEN, State.OPEN, State.OPEN),
-        (State.SWALLOWED, State.SWALLOWED, State.SWALLOWED, State.STALLED, State.OPEN),
+        pytest.param(
+            (State.SWALLOWED, State.SWALLOWED, State.SWALLOWED, State.STALLED, State.OPEN), marks=pytest.mark.slow
+        ),
         (State.REFUSED, State.SWALLOWED, State.STALLED, State.REFUSED, State.STALLED),
     ],
     ids=["open", "data-stalled", "only-80", "nothing"],

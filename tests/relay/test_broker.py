@@ -14,7 +14,7 @@ from hybridrelay.mux import CONTROL_CONFIG
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay.broker import OFFER_SECONDS, Broker
+from hybridrelay.relay.broker import MAX_ASKED, OFFER_SECONDS, Broker
 from hybridrelay.relay.control import ControlPeer
 from hybridrelay.relay.listeners import Listener
 from hybridrelay.relay.registry import Registry
@@ -129,3 +129,74 @@ async def test_a_listener_hears_that_the_sender_has_left(registry: Registry, rul
         status = await receive_exactly(listener_far, STATUS_SIZE)
     assert decode_status_untrusted(status) is Reason.PEER_ABSENT
     assert await listener_far.receive_some() == b""
+
+
+class Leaving(Deaf):
+    """A listener whose control channel ends while it is asked; `leave` is called at that moment."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        super().__init__()
+        self.leave = leave
+
+    async def offer(
+        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+    ) -> control.Accept | control.Failed:
+        self.offers += 1
+        self.leave()
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+
+INSTANCE = "a" * 32
+
+
+@pytest.mark.parametrize("wanted", [None, INSTANCE])
+async def test_an_offer_that_was_lost_with_a_control_channel_goes_over_its_successor(
+    registry: Registry, rules: tuple[Rule, ...], wanted: str | None
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    successor = Listener("db", INSTANCE, 2, listen.key, Willing())
+    leaving = Leaving(lambda: broker.listeners.register(successor))
+    broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, leaving))
+    joined = await broker.join(send, wanted)
+    assert isinstance(joined, control.Joined)
+    assert joined.listener == INSTANCE
+    # What was offered first is withdrawn: one pair waits, not two.
+    assert broker.vitals()["open_rendezvous"] == 1
+
+
+@pytest.mark.parametrize("wanted", [None, INSTANCE])
+async def test_a_listener_that_only_leaves_is_passed_over(
+    registry: Registry, rules: tuple[Rule, ...], wanted: str | None
+) -> None:
+    """The registration is renewed meanwhile, over the same control channel: there is nobody else to be asked."""
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    leaving = Leaving(lambda: broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, leaving)))
+    broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, leaving))
+    failed = await broker.join(send, wanted)
+    assert isinstance(failed, control.Failed)
+    assert (failed.reason, leaving.offers) == (Reason.LISTENER_SILENT, 1)
+
+
+async def test_successors_that_leave_as_well_are_not_asked_for_ever(
+    registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    asked: list[Leaving] = []
+
+    def replace() -> None:
+        asked.append(Leaving(replace))
+        broker.listeners.register(Listener("db", INSTANCE, len(asked), listen.key, asked[-1]))
+
+    replace()
+    failed = await broker.join(send, None)
+    assert isinstance(failed, control.Failed)
+    assert failed.reason is Reason.LISTENER_SILENT
+    assert sum(one.offers for one in asked) == MAX_ASKED
+    assert broker.vitals()["open_rendezvous"] == 0

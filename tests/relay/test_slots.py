@@ -52,6 +52,39 @@ def test_the_oldest_of_all_gives_way_where_nobody_is_above_the_share() -> None:
     assert recorder.evicted == ["a", "b"]
 
 
+def test_a_storm_of_newcomers_displaces_newcomers() -> None:
+    """Whether they come from one address, which is above its share, or from many."""
+    for addresses in (["10.0.0.1"] * 10, [f"10.0.1.{number}" for number in range(10)]):
+        recorder = Recorder(4, 2)
+        for name, address in zip("abcd", addresses, strict=False):
+            recorder.take(name, address)
+        recorder.table.advance(recorder.slots["a"])
+        for name, address in zip("efghij", addresses[4:], strict=True):
+            recorder.take(name, address)
+        assert recorder.evicted == ["b", "c", "d", "e", "f", "g"]
+
+
+def test_who_has_advanced_and_dawdles_leaves_room_for_newcomers() -> None:
+    recorder = Recorder(4, 4)
+    for number, name in enumerate("abcd"):
+        recorder.take(name, f"10.0.0.{number}")
+        recorder.table.advance(recorder.slots[name])
+    for number, name in enumerate("efgh"):
+        recorder.take(name, f"10.0.1.{number}")
+    assert recorder.evicted == ["a", "b", "e", "f"]
+
+
+def test_advancing_without_a_slot_or_twice_is_harmless() -> None:
+    recorder = Recorder(1, 1)
+    recorder.take("a", "10.0.0.1")
+    recorder.take("b", "10.0.0.2")
+    recorder.table.advance(recorder.slots["a"])
+    recorder.table.advance(recorder.slots["b"])
+    recorder.table.advance(recorder.slots["b"])
+    recorder.table.release(recorder.slots["b"])
+    assert len(recorder.table) == 0
+
+
 def test_a_released_slot_is_free_and_releasing_twice_is_harmless() -> None:
     recorder = Recorder(1, 1)
     recorder.take("a", "10.0.0.1")
@@ -65,18 +98,21 @@ def test_a_released_slot_is_free_and_releasing_twice_is_harmless() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.booleans(), st.integers(0, 4))),
+    st.lists(st.tuples(st.sampled_from(["take", "take", "advance", "release"]), st.integers(0, 4))),
     st.integers(1, 6).flatmap(lambda total: st.tuples(st.just(total), st.integers(1, total))),
 )
 def test_the_total_is_never_exceeded_and_each_is_evicted_at_most_once(
-    steps: list[tuple[bool, int]], limits: tuple[int, int]
+    steps: list[tuple[str, int]], limits: tuple[int, int]
 ) -> None:
     total, per_address = limits
     recorder = Recorder(total, per_address)
-    for number, (release, which) in enumerate(steps):
-        if release and recorder.slots:
+    for number, (step, which) in enumerate(steps):
+        if step != "take" and recorder.slots:
             name = sorted(recorder.slots)[which % len(recorder.slots)]
-            recorder.table.release(recorder.slots.pop(name))
+            if step == "advance":
+                recorder.table.advance(recorder.slots[name])
+            else:
+                recorder.table.release(recorder.slots.pop(name))
         else:
             recorder.take(str(number), f"10.0.0.{which}")
         assert len(recorder.table) <= total
@@ -115,20 +151,20 @@ async def test_whoever_gives_way_is_cancelled_and_nobody_else() -> None:
     finished = []
 
     async def dawdle(task_status: trio.TaskStatus[None]) -> None:
-        with slots.acquire("10.0.0.1") as scope:
+        with slots.acquire("10.0.0.1") as held:
             task_status.started()
             await trio.sleep_forever()
-        assert scope.cancelled_caught
+        assert held.scope.cancelled_caught
         evicted.set()
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             await nursery.start(dawdle)
-            with slots.acquire("10.0.0.2") as scope:
+            with slots.acquire("10.0.0.2") as held:
                 await evicted.wait()
                 assert len(slots) == 1
                 finished.append(True)
-            assert not scope.cancelled_caught
+            assert not held.scope.cancelled_caught
     assert finished
     assert len(slots) == 0
 
@@ -137,8 +173,8 @@ async def test_a_slot_is_free_after_an_error_or_a_deadline() -> None:
     slots = Slots(2, 1)
     with pytest.raises(RuntimeError), slots.acquire("10.0.0.1"):
         raise RuntimeError
-    with slots.acquire("10.0.0.1") as scope:
-        scope.deadline = trio.current_time()
+    with slots.acquire("10.0.0.1") as held:
+        held.scope.deadline = trio.current_time()
         await trio.sleep_forever()
-    assert scope.cancelled_caught
+    assert held.scope.cancelled_caught
     assert len(slots) == 0

@@ -12,7 +12,12 @@ import pytest
 from hybridrelay.errors import StateError
 from hybridrelay.relay import state_dir
 from hybridrelay.relay.registry import Registry
-from hybridrelay.relay.state_dir import REGISTRY_FILE, prepare_state_directory
+from hybridrelay.relay.state_dir import (
+    LOCK_FILE,
+    REGISTRY_FILE,
+    occupy_state_directory,
+    prepare_state_directory,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes are POSIX's")
 
@@ -107,3 +112,30 @@ def test_preparing_is_idempotent(tmp_path: Path) -> None:
     for _ in range(2):
         prepare_state_directory(tmp_path / "state")
     prepare_state_directory(tmp_path / "state", create=False)
+
+
+def test_one_relay_at_a_time(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with occupy_state_directory(state):
+        before = (state / LOCK_FILE).stat()
+        with pytest.raises(StateError, match=rf"another relay runs on .* \(process {os.getpid()}\)") as caught:
+            with occupy_state_directory(state):
+                pytest.fail("two relays on one directory")
+        assert caught.value.remedy
+        assert (state / LOCK_FILE).stat() == before
+        assert mode(state / LOCK_FILE) == 0o600
+    with occupy_state_directory(state):
+        pass  # the first one has gone
+
+
+def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int) -> bool:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(state_dir, "lock_file", no_locks)
+    with pytest.raises(StateError, match="cannot be locked: No locks"), occupy_state_directory(tmp_path / "state"):
+        pytest.fail("not locked")
+    (tmp_path / "other" / LOCK_FILE).mkdir(parents=True)
+    (tmp_path / "other").chmod(0o700)
+    with pytest.raises(StateError, match="cannot be opened"), occupy_state_directory(tmp_path / "other"):
+        pytest.fail("not opened")

@@ -91,7 +91,7 @@ async def test_conformance_over_torn_records(autojump_clock: trio.testing.MockCl
     await trio.testing.check_two_way_stream(make, None)
 
 
-async def test_one_byte_at_a_time() -> None:
+async def test_one_byte_at_a_time(autojump_clock: trio.testing.MockClock) -> None:
     (client, server), _, _ = await throttled_pair(1)
     await client.send_all(b"first")
     await client.send_all(b"second")
@@ -124,7 +124,7 @@ async def test_one_wakeup_takes_all_records_and_one_write_many() -> None:
     assert right.receives == 1
 
 
-async def test_max_bytes_keeps_the_rest() -> None:
+async def test_max_bytes_keeps_the_rest(autojump_clock: trio.testing.MockClock) -> None:
     client, server = await memory_pair()
     await client.send_all(b"0123456789" * 4000)
     await client.aclose()
@@ -148,7 +148,7 @@ async def test_reports_what_was_negotiated() -> None:
     assert client.ssl_object.server_side is False
 
 
-async def test_the_handshake_is_explicit_and_once() -> None:
+async def test_the_handshake_is_explicit_and_once(autojump_clock: trio.testing.MockClock) -> None:
     client, server = tls_over(*trio.testing.memory_stream_pair())
     for operation in (client.receive_some, lambda: client.send_all(b"x"), client.wait_send_all_might_not_block):
         with trio.testing.assert_checkpoints(), pytest.raises(RuntimeError, match="do_handshake"):
@@ -257,6 +257,36 @@ async def test_closing_is_not_held_up_by_a_clogged_transport(autojump_clock: tri
     began = trio.current_time()
     await client.aclose()
     assert trio.current_time() - began == pytest.approx(1)
+
+
+async def test_who_closes_first_waits_for_the_other(autojump_clock: trio.testing.MockClock) -> None:
+    """Or the other's goodbye would reach a socket that is closed, and be answered with a reset."""
+    (client, server), left, _ = await throttled_pair(None)
+    closed = trio.Event()
+
+    async def close() -> None:
+        await client.aclose()
+        closed.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(close)
+        assert await server.receive_some() == b""
+        await trio.testing.wait_all_tasks_blocked()
+        assert not closed.is_set()
+        began = trio.current_time()
+        await server.aclose()  # which waits for nobody: the client has ended
+        await closed.wait()
+        assert trio.current_time() == began
+    with pytest.raises(trio.ClosedResourceError):
+        await left.receive_some()
+
+
+async def test_who_closes_first_waits_for_a_second_at_most(autojump_clock: trio.testing.MockClock) -> None:
+    client, server = await memory_pair()
+    began = trio.current_time()
+    await client.aclose()
+    assert trio.current_time() - began == pytest.approx(1)
+    assert await server.receive_some() == b""
 
 
 async def test_closing_wakes_blocked_tasks() -> None:

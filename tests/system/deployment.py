@@ -50,6 +50,12 @@ class Deployment:
     #: Set it to stop the relay.
     stop: trio.Event = attrs.field(factory=trio.Event)
     host: str = HOST
+    relay_ended: trio.Event = attrs.field(factory=trio.Event)
+
+    async def kill_relay(self) -> None:
+        """Without ceremony; on return it has let go of its ports and its state directory."""
+        self.scope.cancel()
+        await self.relay_ended.wait()
 
     @property
     def ports(self) -> dict[str, int | None]:
@@ -110,14 +116,17 @@ async def deploy(nursery: trio.Nursery, state_dir: Path, *, host: str = HOST, **
     )
     stop = trio.Event()
 
+    ended = trio.Event()
+
     async def run(*, task_status: trio.TaskStatus[tuple[RelayInfo, trio.CancelScope]]) -> None:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as inner:
                 info = await inner.start(partial(run_relay, config, stop=stop))
                 task_status.started((info, scope))
+        ended.set()
 
     info, scope = await nursery.start(run)
-    return Deployment(nursery, state_dir, info, scope, stop, host)
+    return Deployment(nursery, state_dir, info, scope, stop, host, ended)
 
 
 async def serve_target(nursery: trio.Nursery, handler: Callable[[trio.SocketStream], Awaitable[None]]) -> HostPort:

@@ -296,7 +296,7 @@ async def test_sessions_outlive_the_relay(mode: str, nursery: trio.Nursery, tmp_
             transfer.start_soon(send)
             while len(received) < len(data) // 4:
                 received += await stream.receive_some()
-            first.scope.cancel()
+            await first.kill_relay()
             second = await deploy(nursery, tmp_path / "state", **ports)
             assert second.info.pin == first.info.pin
             received += await receive_all(stream)

@@ -7,7 +7,7 @@ from functools import partial
 
 from .. import exits, output, values
 from ..connection_strings import WHERE_FROM, add_climb_seconds, add_grace, add_mode, add_resume_deadline, load_all
-from ..parser import Subparsers, add_command
+from ..parser import WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 
 _DESCRIPTION = f"""\
@@ -24,6 +24,8 @@ A connection string may name several relays: the connector registers at all of t
 ready when each hybrid connection is registered at one relay at least; the log says what is missing. A string, or a
 relay, that is refused for good is left out as long as there is something else to serve; the ready line names what is
 served.
+
+{WHAT_IT_DOES}
 """
 _EXAMPLES = """\
 examples:

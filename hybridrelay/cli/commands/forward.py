@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import exits, output, values
 from ..connection_strings import WHERE_FROM, add_climb_seconds, add_grace, add_mode, add_resume_deadline, load_all
-from ..parser import Subparsers, add_command
+from ..parser import WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ A session that is lost is opened again, for ever. Where the connection string na
 works is used; when it is lost or about to stop, open connections go on over another. A key that was revoked at all of
 them closes its port, and with the last port the command ends (exit code 1). The ready line says which ports were
 opened.
+
+{WHAT_IT_DOES}
 """
 _EXAMPLES = """\
 examples:

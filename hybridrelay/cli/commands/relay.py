@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
-from ..parser import Subparsers, add_command
+from ..parser import WHAT_IT_DOES, Subparsers, add_command
 
 if TYPE_CHECKING:
     from ...relay import Binding, RelayConfig
 
-_DESCRIPTION = """\
+_DESCRIPTION = f"""\
 Run the relay: on a host that both sides can reach. It authenticates connectors and clients, pairs them, and moves
 their bytes, which are encrypted end to end: it can read none of them.
 
@@ -28,6 +28,8 @@ at the first start. Hybrid connections are added with 'hybridrelay connections',
 
 Its ready line ends with its pin, by which client and connector know it: 'connections create' takes it from the state
 directory, or by --relay-pin.
+
+{WHAT_IT_DOES}
 """
 _EXAMPLES = """\
 examples:

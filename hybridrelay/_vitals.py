@@ -1,0 +1,108 @@
+"""What a running program has in its hands, in numbers: for operators who ask what it is doing, and for finding leaks.
+
+Whoever holds something that counts (a session, the relay) reports for as long as it runs; `vitals` puts together what
+is reported in the present Trio run, its tasks, and what the process has open.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import attrs
+import trio
+
+
+class Reporter(Protocol):
+    """Something that can say what it holds."""
+
+    def vitals(self) -> Mapping[str, int]:
+        """Numbers by name; those of all reporters are added up, so 0 need not be said."""
+
+
+#: By a token of each `reporting` block: one reporter may be in several.
+_REPORTERS: trio.lowlevel.RunVar[dict[object, Reporter]] = trio.lowlevel.RunVar("hybridrelay reporters")
+
+
+@contextmanager
+def reporting(*reporters: Reporter) -> Iterator[None]:
+    """Let these be asked by `vitals` during the block. One that is in several blocks at a time is asked once."""
+    try:
+        running = _REPORTERS.get()
+    except LookupError:
+        running = {}
+        _REPORTERS.set(running)
+    tokens = {object(): reporter for reporter in reporters}
+    running.update(tokens)
+    try:
+        yield
+    finally:
+        for token in tokens:
+            del running[token]
+
+
+@attrs.frozen
+class Vitals:
+    """A snapshot."""
+
+    #: Tasks of the Trio run, by the name of what they run; Trio's own among them.
+    tasks: Mapping[str, int]
+    #: What reporters hold; a name that is absent means 0.
+    counts: Mapping[str, int]
+    #: Open descriptors of the process, or None where the platform does not tell.
+    descriptors: int | None
+    #: Memory of the process in use now, or None likewise.
+    resident_bytes: int | None
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "tasks": sum(self.tasks.values()),
+            **self.counts,
+            "descriptors": self.descriptors,
+            "resident_bytes": self.resident_bytes,
+            "tasks_by_name": dict(sorted(self.tasks.items())),
+        }
+
+
+def vitals() -> Vitals:
+    """Take a snapshot of the Trio run that calls this, and of its process."""
+    counts: Counter[str] = Counter()
+    for reporter in {id(reporter): reporter for reporter in _REPORTERS.get({}).values()}.values():
+        counts.update(reporter.vitals())
+    return Vitals(
+        tasks=Counter(task.name for task in _tasks()),
+        counts=dict(counts),
+        descriptors=_descriptors(),
+        resident_bytes=_resident_bytes(),
+    )
+
+
+def _tasks() -> Iterator[trio.lowlevel.Task]:
+    root = trio.lowlevel.current_root_task()
+    waiting = [] if root is None else [root]
+    while waiting:
+        task = waiting.pop()
+        yield task
+        waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+
+
+def _descriptors() -> int | None:
+    try:
+        return len(os.listdir("/dev/fd")) - 1  # without the one that lists them
+    except OSError:  # Windows; or there is none left to list them with
+        return None
+
+
+def _resident_bytes() -> int | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        return None

@@ -1,0 +1,93 @@
+"""Whether processes, and a Trio run of our own, still hold what they should have let go."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import trio
+
+from hybridrelay._vitals import vitals
+
+from .deployments import Program
+from .waiting import async_wait_until
+
+Holdings = Mapping[str, int]
+
+#: For last acknowledgements, closing handshakes and their deadlines, on a busy machine.
+SETTLING_SECONDS = 30
+#: By how much memory may grow from the first half of twenty rounds to the second. Measured: up to 3 MiB, most of
+#: it within the first ten rounds, while the allocator finds its level. What grows by more than 600 KiB in each round,
+#: 12 KiB for each of its streams, is found.
+MEMORY_NOISE_BYTES = 6 << 20
+
+
+def holdings(found: Mapping[str, Any]) -> Holdings:
+    """What has to be the same whenever the same is open: counts and tasks, and no memory.
+
+    Args:
+        found: vitals as in JSON.
+    """
+    held = dict(found)
+    held.update({f"task {name}": number for name, number in held.pop("tasks_by_name").items()})
+    del held["resident_bytes"]
+    held["descriptors"] -= 2 * held.pop("pipes", 0)  # kept for reuse
+    return {name: number for name, number in held.items() if number}
+
+
+async def of_program(program: Program) -> Holdings:
+    """Of a process."""
+    return holdings(await trio.to_thread.run_sync(program.vitals))
+
+
+async def of_this_run() -> Holdings:
+    """Of the Trio run that calls this."""
+    await trio.lowlevel.checkpoint()
+    return holdings(vitals().as_dict())
+
+
+async def settled(look: Callable[[], Awaitable[Holdings]]) -> Holdings:
+    """What is held once nothing moves: no stream is open, all is acknowledged, and the next look finds the same."""
+    last: Holdings | None = None
+
+    async def same_again() -> Holdings | None:
+        nonlocal last
+        last, before = await look(), last
+        busy = last.keys() & {"streams", "queued_bytes", "unread_bytes", "unacknowledged_bytes", "open_rendezvous"}
+        return last if last == before and not busy else None
+
+    try:
+        return await async_wait_until(same_again, seconds=SETTLING_SECONDS, what="nothing moves")
+    except TimeoutError as exc:
+        raise AssertionError(f"{exc}: {last}") from None
+
+
+async def assert_back_to(
+    base: Holdings,
+    look: Callable[[], Awaitable[Holdings]],
+    *,
+    what: str,
+    or_less: bool = False,
+    seconds: float = SETTLING_SECONDS,
+) -> None:
+    """Wait until exactly that is held again, or nothing more than that."""
+    wrong: dict[str, tuple[int, int]] = {}
+
+    async def back() -> bool:
+        nonlocal wrong
+        held = await look()
+        pairs = {name: (base.get(name, 0), held.get(name, 0)) for name in sorted(base.keys() | held.keys())}
+        wrong = {name: (was, now) for name, (was, now) in pairs.items() if (now > was if or_less else now != was)}
+        return not wrong
+
+    try:
+        await async_wait_until(back, seconds=seconds, what="back to base")
+    except TimeoutError:
+        raise AssertionError(f"{what} does not let go, (was, is): {wrong}") from None
+
+
+def growth(sizes: Sequence[int]) -> int:
+    """By how much the middle of the second half is above that of the first."""
+    half = len(sizes) // 2
+    return int(statistics.median(sizes[half:]) - statistics.median(sizes[:half]))

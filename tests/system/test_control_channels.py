@@ -1,0 +1,117 @@
+"""A listener that replaces its control channel: the new one is registered before the old one goes; nobody waits."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.connectivity import RelayEndpoint
+from hybridrelay.connectivity.control import ControlChannel
+from hybridrelay.connectivity.link import RelayLink, make_connection_token, new_instance
+from hybridrelay.errors import RelayUnreachable
+from hybridrelay.protocol import Reason, control
+from hybridrelay.security import ConnectionString, Role
+
+from .deployment import Deployment
+
+REPLACEMENTS = 30
+PATIENCE_SECONDS = 20
+
+
+@attrs.define
+class Side:
+    """One instance, as its control channels have it."""
+
+    deployment: Deployment
+    string: ConnectionString
+    link: RelayLink
+
+    @classmethod
+    def make(cls, deployment: Deployment, string: ConnectionString, role: control.Role) -> Side:
+        endpoint = RelayEndpoint.from_connection_string(string)
+        return cls(deployment, string, RelayLink(endpoint, role, instance=new_instance(), mode="tcp"))
+
+    def token(self) -> str:
+        return make_connection_token(self.string, time.time())
+
+    async def register(self) -> ControlChannel:
+        """Over another control channel, whose generation is higher."""
+        channel = await self.link.start_control(self.deployment.nursery)
+        answer = await channel.request(control.Register(channel.next_id(), self.string.entity_path, self.token()))
+        assert isinstance(answer, control.Registered)
+        return channel
+
+    async def join(self, channel: ControlChannel, listener: str | None = None) -> control.Message:
+        request = control.Join(channel.next_id(), self.string.entity_path, self.token(), listener)
+        return await channel.request(request)
+
+
+@pytest.fixture
+def sides(deployment: Deployment) -> tuple[Side, Side]:
+    published = deployment.publish()
+    return (
+        Side.make(deployment, deployment.string(published, Role.CONNECTOR), control.Role.CONNECTOR),
+        Side.make(deployment, deployment.string(published, Role.APPLICATION), control.Role.CLIENT),
+    )
+
+
+async def test_an_offer_that_nobody_has_answered_is_made_again(
+    sides: tuple[Side, Side], nursery: trio.Nursery
+) -> None:
+    listener, sender = sides
+    first = await listener.register()
+    joining = await sender.link.start_control(nursery)
+    answers: list[control.Message] = []
+
+    async def join() -> None:
+        answers.append(await sender.join(joining))
+
+    async with trio.open_nursery() as client:
+        client.start_soon(join)
+        assert isinstance(await first.messages.receive(), control.Offer)
+        second = await listener.register()
+        with trio.fail_after(PATIENCE_SECONDS):
+            offer = await second.messages.receive()
+        assert isinstance(offer, control.Offer)
+        await second.send(control.Accept(offer.id))
+    (joined,) = answers
+    assert isinstance(joined, control.Joined)
+    # The old one is ended by the relay, and takes nobody with it.
+    with trio.fail_after(PATIENCE_SECONDS):
+        async for message in first.messages:
+            assert not isinstance(message, control.Offer)
+    nursery.cancel_scope.cancel()
+
+
+async def test_there_is_a_listener_at_every_moment(sides: tuple[Side, Side], nursery: trio.Nursery) -> None:
+    """Senders join all the time while the listener goes from one control channel to the next."""
+    listener, sender = sides
+    instance = listener.link._instance
+
+    async def accept_all(channel: ControlChannel) -> None:
+        with suppress(RelayUnreachable):  # replaced at this very moment
+            async for message in channel.messages:
+                if isinstance(message, control.Offer):
+                    await channel.send(control.Accept(message.id))
+                    # And is not going to come, so that rendezvous do not add up to a limit.
+                    await channel.send(control.Failed(message.id, Reason.LISTENER_CANNOT_DIAL))
+
+    async def join_all_the_time(wanted: str | None) -> None:
+        channel = await sender.link.start_control(nursery)
+        while not replaced.is_set():
+            answer = await sender.join(channel, wanted)
+            assert isinstance(answer, control.Joined), answer
+
+    replaced = trio.Event()
+    nursery.start_soon(accept_all, await listener.register())
+    async with trio.open_nursery() as senders:
+        for wanted in (None, instance):
+            senders.start_soon(join_all_the_time, wanted)
+        for _ in range(REPLACEMENTS):
+            nursery.start_soon(accept_all, await listener.register())
+        replaced.set()
+    nursery.cancel_scope.cancel()
