@@ -40,7 +40,7 @@ async def test_a_storm_after_a_restart(
     forward = deployment.start_forward(published, mode=mode)
     talker = Talker(forward.port)
     string = load_connection_string(published.application)
-    endpoint = RelayEndpoint.from_connection_string(string)
+    (endpoint,) = RelayEndpoint.all_from(string)
     transports = discover()
     tries = 0
 
@@ -53,7 +53,7 @@ async def test_a_storm_after_a_restart(
         """Ask for an instance that does not exist: an answer of the relay's alone."""
         async with trio.open_nursery() as channels:
             channel = await link.start_control(channels)
-            token = make_connection_token(string, time.time())
+            token = make_connection_token(string, endpoint.host, time.time())
             request = control.Join(channel.next_id(), string.entity_path, token, new_instance())
             answer = await channel.request(request)
             channels.cancel_scope.cancel()

@@ -32,11 +32,11 @@ class Side:
 
     @classmethod
     def make(cls, deployment: Deployment, string: ConnectionString, role: control.Role) -> Side:
-        endpoint = RelayEndpoint.from_connection_string(string)
+        (endpoint,) = RelayEndpoint.all_from(string)
         return cls(deployment, string, RelayLink(endpoint, role, instance=new_instance(), mode="tcp"))
 
     def token(self) -> str:
-        return make_connection_token(self.string, time.time())
+        return make_connection_token(self.string, self.link.host, time.time())
 
     async def register(self) -> ControlChannel:
         """Over another control channel, whose generation is higher."""

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from hybridrelay.client import Client
-from hybridrelay.client import client as client_module
+from hybridrelay.client import senders as senders_module
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import channels as channels_module
 from hybridrelay.errors import AuthorizationError, HybridRelayError, RendezvousError, StreamRefused
@@ -19,7 +19,8 @@ from hybridrelay.relay import broker as broker_module
 from hybridrelay.relay.rendezvous import RendezvousTable
 from hybridrelay.security import HostPort, Role, generate_key
 
-from ..leaks import assert_back_to, of_this_run, settled
+from ..leaks import SETTLING_SECONDS, assert_back_to, of_this_run, settled
+from ..waiting import async_wait_until
 from .deployment import HOST, Deployment, Published, echo, receive_all, serve_target
 
 CYCLES = 2
@@ -85,6 +86,10 @@ async def test_clients_that_leave_in_the_middle(deployment: Deployment, nursery:
                     await stream.send_all(SOME_DATA)
                 scope.cancel()
         assert (budget.base, budget.elastic) == (0, 0)
+        await async_wait_until(given_up, seconds=SETTLING_SECONDS, what="the connector waits no more")
+
+    async def given_up() -> bool:
+        return "data_sessions" not in await of_this_run()
 
     await assert_cycles_leave_nothing(cycle)
     nursery.cancel_scope.cancel()
@@ -188,7 +193,7 @@ async def test_clients_that_are_refused(
     deployment: Deployment, nursery: trio.Nursery, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the relay, which knows neither the key nor, for another one, a listener."""
-    monkeypatch.setattr(client_module, "_LISTENER_PATIENCE", 0.1)
+    monkeypatch.setattr(senders_module, "LISTENER_PATIENCE", 0.1)
     published = deployment.publish()
     right = deployment.string(published, Role.APPLICATION)
     wrong = deployment.string(published, Role.APPLICATION, key=generate_key())
