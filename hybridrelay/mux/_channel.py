@@ -146,9 +146,9 @@ class Channel:
         data: Buffer = self._initial
         since_yield = 0
         while True:
+            since_yield += len(data)
             if data and core.ended is None:  # afterwards: what the peer wrote before it saw our GOAWAY
                 self.bytes_moved += len(data)
-                since_yield += len(data)
                 self._corked = True
                 try:
                     self._dispatch(core.receive_data(data, trio.current_time()))

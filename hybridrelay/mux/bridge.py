@@ -135,7 +135,8 @@ class _Bridge:
 
     async def _send_early(self, both: trio.CancelScope) -> bool:
         """Send again what an earlier stream was refused with; True where that includes the end of file."""
-        for data in self.early:
+        early = tuple(self.early)  # which is forgotten as soon as the peer has accepted the stream
+        for data in early:
             try:
                 if not data:
                     await self.stream.send_eof()
@@ -144,7 +145,7 @@ class _Bridge:
                 self.sent += len(data)
             except _STREAM_ERRORS as exc:
                 self._not_heard(_stream_broke(exc), both)
-        return self.early[-1:] == [b""]
+        return early[-1:] == (b"",)
 
     def _not_heard(self, broke: _Broke, both: trio.CancelScope) -> None:
         """The stream takes nothing more: because the peer reads no more, or because it was reset."""

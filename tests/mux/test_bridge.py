@@ -13,6 +13,7 @@ import trio.testing
 from hybridrelay.errors import StreamRefused
 from hybridrelay.mux import Bridged, MuxStream, Offer, Session, bridge
 from hybridrelay.protocol import Reason
+from hybridrelay.protocol.config import SessionConfig
 from hybridrelay.testing import session_pair
 
 
@@ -246,3 +247,26 @@ async def test_an_answer_is_not_waited_for_for_ever(
         await trio.sleep_forever()
     await trio.testing.wait_all_tasks_blocked()
     assert application.ended == [Bridged(0, 0, Reason.TARGET_TIMEOUT, "gave up")]
+
+
+async def test_an_answer_in_the_middle_of_what_is_said_again_cuts_nothing_off(
+    application: Application, nursery: trio.Nursery
+) -> None:
+    """The second stream is accepted while its queue holds no more, and the rest still waits to be said again."""
+    nursery.start_soon(application.join)
+    first = await application.offer()
+    data = os.urandom(100_000)
+    for start in range(0, len(data), 10_000):
+        await application.application.send_all(data[start : start + 10_000])
+        await trio.testing.wait_all_tasks_blocked()
+    await application.application.send_eof()
+    await trio.testing.wait_all_tasks_blocked()
+    application.client, application.server = await session_pair(nursery, config=SessionConfig(send_queue=20_000))
+    first.refuse(Reason.GOING_AWAY)
+    second = await application.offer()
+    await trio.testing.wait_all_tasks_blocked()
+    theirs = second.accept()
+    assert await read_to_its_end(theirs) == data
+    await theirs.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    assert application.ended == [Bridged(len(data), 0, Reason.NO_ERROR)]

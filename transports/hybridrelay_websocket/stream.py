@@ -219,10 +219,9 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     async def _flush(self) -> None:
         """Finish what `_send` left. Until then nothing else can be written, so to be cancelled here tears a frame."""
-        held, self._held = self._held, []
         try:
             async with self._write_lock:
-                await self._finish(held)
+                await self._finish()
         except BaseException as exc:
             self._torn = self._torn or exc
             raise
@@ -231,14 +230,16 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         """Write the parts of frames, with nothing in between."""
         await trio.lowlevel.checkpoint_if_cancelled()  # cancelled before the first byte, it tears nothing
         async with self._write_lock:
-            await self._finish(parts)
+            await self._finish(*parts)
 
-    async def _finish(self, parts: Sequence[Buffer]) -> None:
+    async def _finish(self, *parts: Buffer) -> None:
         """Under the lock: write what was left by others, and then `parts`."""
         if self._torn is not None:
             raise self._broken("an earlier frame was not finished") from self._torn
         try:
             await self._port.flush()
+            held, self._held = self._held, []
+            parts = (*held, *parts)
             if parts and not self._port.send_nowait(*parts):
                 await self._port.flush()
         except BaseException as exc:
