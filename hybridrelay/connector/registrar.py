@@ -158,6 +158,8 @@ class Registrar:
         try:
             async with FlatNursery() as nursery:
                 self._control = channel = await self.link.start_control(nursery)
+                if self._stopping:  # we were told while it was being opened
+                    channel.close()
                 await nursery.start(self._keep_registered, channel)
                 carrier = self.link.control_carrier
                 assert carrier is not None

@@ -57,6 +57,8 @@ class FakeRelay:
         self.answers: dict[str, Reason] = {}
         #: What opening a control channel raises.
         self.error: Exception | None = None
+        #: For how long it is opened.
+        self.takes = 0.0
         self.opened: list[float] = []
         self.asked: list[tuple[float, str]] = []
         self.control: FakeControl | None = None
@@ -72,7 +74,7 @@ class FakeRelay:
         pass
 
     async def start_control(self, nursery: trio.Nursery) -> FakeControl:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.takes)
         self.opened.append(trio.current_time())
         if self.error is not None:
             raise self.error
@@ -269,4 +271,17 @@ async def test_told_to_stop_it_opens_nothing_more(
         await trio.sleep(1)
         scene.registrar.stop()
     assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_told_to_stop_while_it_opens_a_control_channel_it_registers_nothing(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.takes = 5.0
+    async with trio.open_nursery() as inner:
+        start(inner, scene)
+        await trio.sleep(1)
+        scene.registrar.stop()
+    assert len(scene.relay.opened) == 1
+    assert not scene.relay.asked
     nursery.cancel_scope.cancel()
