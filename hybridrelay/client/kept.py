@@ -9,7 +9,7 @@ import trio
 
 from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
-from ..errors import HybridRelayError
+from ..errors import HybridRelayError, SessionError
 from ..mux import Session
 from ..protocol.reasons import Reason
 from ..streams import TLSStream
@@ -39,8 +39,17 @@ class KeptSession:
         self.session = session
         #: The data channel that it was given last.
         self.channel = channel
+        #: How many had been good for anything before that one.
+        self._greetings = 0
         self._connection = connection
         self._senders = senders
+
+    def _take(self, channel: DataChannel) -> None:
+        self.channel, self._greetings = channel, self.session.greetings
+
+    def _was_of_no_use(self) -> bool:
+        """Nobody has greeted on the present channel: whatever the relay lets pass, it is not enough."""
+        return self.session.greetings == self._greetings
 
     def goes_through(self, sender: Sender) -> bool:
         """Whether it is open, and this relay carries it."""
@@ -53,7 +62,11 @@ class KeptSession:
             SessionError: it never did.
         """
         async with FlatNursery() as nursery:
-            await nursery.start(self._run_session, nursery)
+            try:
+                await nursery.start(self._run_session, nursery)
+            except SessionError:
+                self.channel.sender.failed()
+                raise
             logger.info("%s: connected over %s", self._connection, self.channel)
             task_status.started()
 
@@ -73,13 +86,17 @@ class KeptSession:
         """
         logger.warning("%s: the data channel was lost, resuming; it went over %s", self._connection, self.channel)
         self.channel.sender.doubt()
+        first: Sender | None = self.channel.sender
+        if self._was_of_no_use():
+            self.channel.sender.failed()
+            first = None
         backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
         while True:
             await self._senders.wait_for_one(_RESUME_JITTER)
-            every = self._senders.in_order(self.channel.sender)
+            every = self._senders.in_order(first)
             senders = [sender for sender in every if not sender.is_away] or every
             try:
-                self.channel = await self._senders.open_data_channel(self.channel.listener, senders)
+                self._take(await self._senders.open_data_channel(self.channel.listener, senders))
             except HybridRelayError as exc:
                 if exc.reason is Reason.LISTENER_GONE or (exc.reason.is_permanent and senders == every):
                     raise
@@ -102,7 +119,7 @@ class KeptSession:
         except HybridRelayError as exc:
             logger.warning("%s: the session stays where it is: %s", self._connection, exc)
         else:
-            self.channel = channel
+            self._take(channel)
             await self.session.replace_channel(channel.stream)
             logger.info("%s: moved to %s", self._connection, channel)
 

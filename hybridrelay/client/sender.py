@@ -82,6 +82,10 @@ class Sender:
         """The relay has said that it goes, and is not due back yet."""
         return trio.current_time() < self.away_until
 
+    def failed(self) -> None:
+        """It was of no use just now: `Senders` tries the others first for a while."""
+        self.failed_at = trio.current_time()
+
     def close_control(self) -> None:
         """End the control channel; the next use opens another, over whatever route is chosen then."""
         if self._control is not None:

@@ -117,7 +117,7 @@ class Senders:
             except HybridRelayError as exc:
                 failures[sender] = exc
                 if not isinstance(exc, RendezvousError):  # which is not that relay's fault
-                    sender.failed_at = trio.current_time()
+                    sender.failed()
                 failed.set()
             else:
                 nursery.cancel_scope.cancel()

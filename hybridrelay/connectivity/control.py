@@ -15,6 +15,7 @@ from ..errors import RelayUnreachable, SessionError
 from ..mux import CONTROL_CONFIG, MuxStream, Role, Session
 from ..protocol import RemoteProtocolError, control
 from ..protocol.reasons import Reason
+from ..security import spki_pin
 from .channel import open_control_stream
 from .dialing import dial_directly
 from .discovery import Candidate
@@ -40,10 +41,13 @@ class ControlChannel:
         stream: MuxStream,
         welcome: control.Welcome,
         certificate: OuterCertificate | None = None,
+        *,
+        pin: str = "",
     ) -> None:
         self._session = session
-        #: Which run of the relay answered.
-        self.relay_instance = welcome.relay_instance
+        #: Which run of which relay answered: the same under all of its names. The key is proved, so that no other
+        #: relay can pretend to be this one; the instance alone could be copied.
+        self.relay = pin, welcome.relay_instance
         #: What the relay says are the pins of its outer certificates.
         self.outer_pins = welcome.outer_pins
         #: Who opens the outer TLS on the way, as its certificate names its issuer; None: nobody, or it is not known.
@@ -182,7 +186,9 @@ async def run_control_channel(
             with trio.fail_after(WELCOME_SECONDS):
                 await stream.send_all(control.encode_message(introduction.hello()))
                 welcome, early = await _receive_welcome(stream, decoder)
-            channel = ControlChannel(session, stream, welcome, certificate)
+            shown = tls.getpeercert(binary_form=True)
+            assert shown is not None
+            channel = ControlChannel(session, stream, welcome, certificate, pin=spki_pin(shown))
             task_status.started(channel)
             started = True
             await channel._serve(decoder, early)

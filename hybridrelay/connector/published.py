@@ -37,6 +37,10 @@ class Published:
         """The string is of no use anywhere."""
         return all(registration.is_refused for registration in self.registrations)
 
+    def registered_through(self, relay: tuple[str, str]) -> Registration | None:
+        """The registration at this relay (`ControlChannel.relay`), whatever the name by which it was reached."""
+        return next((one for one in self.registrations if one.is_registered and one.relay == relay), None)
+
 
 @attrs.define(eq=False)
 class Registration:
@@ -51,6 +55,8 @@ class Registration:
     is_refused: bool = False
     #: Data channels whose other end has not proved its identity.
     unproven: int = 0
+    #: Which relay that was, the last time.
+    relay: tuple[str, str] | None = None
     _ask_again_at: float = -math.inf
 
     @property
@@ -58,8 +64,9 @@ class Registration:
         """Seconds until the relay may be asked; 0 where it may be asked now."""
         return max(0.0, self._ask_again_at - trio.current_time()) if self.is_refused else 0.0
 
-    def succeeded(self) -> None:
+    def succeeded(self, relay: tuple[str, str]) -> None:
         """The relay has accepted it."""
+        self.relay = relay
         self.is_registered, self.is_refused, self.failure = True, False, None
 
     def failed(self, error: HybridRelayError, *, final: bool) -> None:

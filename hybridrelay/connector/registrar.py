@@ -13,7 +13,7 @@ from ..connectivity.control import ControlChannel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error, is_hopeless
-from ..errors import HybridRelayError
+from ..errors import ConfigurationError, HybridRelayError
 from ..protocol import control
 from ..protocol.reasons import Reason
 from .channels import DataChannels
@@ -158,6 +158,8 @@ class Registrar:
         try:
             async with FlatNursery() as nursery:
                 self._control = channel = await self.link.start_control(nursery)
+                if self._stopping:  # we were told while it was being opened
+                    channel.close()
                 await nursery.start(self._keep_registered, channel)
                 carrier = self.link.control_carrier
                 assert carrier is not None
@@ -237,10 +239,15 @@ class Registrar:
         for name, registration in self._registrations.items():
             if registration.asks_again_in > 0:
                 continue
+            twin = registration.published.registered_through(channel.relay)
+            if twin is not None and twin is not registration:
+                # There, the two would displace each other for ever.
+                self._is_twin(registration, twin)
+                continue
             token = make_connection_token(registration.published.string, self.link.host, self._clock())
             answer = await channel.request(control.Register(channel.next_id(), name, token, self._replaces))
             if isinstance(answer, control.Registered):
-                registration.succeeded()
+                registration.succeeded(channel.relay)
                 until = min(until, answer.expires_at)
             elif isinstance(answer, control.Failed):
                 error = failure_error(name, answer)
@@ -248,6 +255,15 @@ class Registrar:
                 if not registration.is_refused:
                     temporary = temporary or error
         return (until - self._clock()) * RENEW_AFTER, temporary
+
+    def _is_twin(self, registration: Registration, twin: Registration) -> None:
+        error = ConfigurationError(
+            f"{registration.published.name}: {self.link.host} is the same relay as {twin.link.host}",
+            reason=Reason.SUPERSEDED,
+            remedy="name each relay once in Endpoint",
+        )
+        registration.failed(error, final=True)
+        logger.warning("%s; %s", error, error.remedy)
 
     def _refused(self, registration: Registration, error: HybridRelayError) -> None:
         final = error.reason.is_permanent

@@ -105,6 +105,8 @@ class Session:
         self.offers: trio.abc.ReceiveChannel[Offer] = offers
         #: Set while there is a channel that has greeted, and at the end.
         self._attached = trio.Event()
+        #: Channels on which the peer has greeted.
+        self.greetings = 0
         self._ended = trio.Event()
         #: Set unless somebody waits for the streams to end.
         self._empty = trio.Event()
@@ -401,6 +403,7 @@ class Session:
                 case events.Established():
                     if self._channel is not None:
                         self._channel.greeted()
+                    self.greetings += 1
                     self._attached.set()
                     if not self._is_started:
                         self._is_started = True

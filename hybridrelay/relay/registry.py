@@ -208,7 +208,8 @@ class Registry:
             key: the one that another relay has made; None makes one.
 
         Raises:
-            ConfigurationError: no such hybrid connection or rule; says which there are.
+            ConfigurationError: no such hybrid connection or rule; says which there are. Or the rule has that key
+                already: in the other slot, where it would outlive its own revocation.
         """
         key = generate_key() if key is None else key
         self._replace_key(name, rule, slot, key)
@@ -227,11 +228,18 @@ class Registry:
     def _replace_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None) -> None:
         with self._change() as database:
             known = self.get(name)
-            if known.rule(rule) is None:
+            of_rule = known.rule(rule)
+            if of_rule is None:
                 raise ConfigurationError(
                     f"the hybrid connection {name!r} has no rule {rule!r}",
                     remedy=f"its rules are: {', '.join(one.name for one in known.rules) or 'none'}",
                 )
+            for taken in KeySlot:
+                if key is not None and of_rule.key(taken) == key:
+                    raise ConfigurationError(
+                        f"this is the {taken} key of rule {rule} of {name} already; nothing was changed",
+                        remedy="compare the fingerprints of the relays with: keys list",
+                    )
             where = (name, rule, slot.value)
             database.execute("DELETE FROM keys WHERE connection = ? AND rule = ? AND slot = ?", where)
             _insert_key(database, name, rule, slot, key)

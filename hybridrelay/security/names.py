@@ -12,6 +12,8 @@ MAX_CONNECTION_NAME = 260
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 #: RFC 1035, 2.3.4, plus the underscore that Windows networks use.
 _MAX_HOST = 253
+#: RFC 6874: what needs no encoding in a URL.
+_ZONE = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 
 
@@ -41,9 +43,12 @@ def check_host(host: str) -> str:
     """
     if ":" in host:
         try:
-            ipaddress.IPv6Address(host)
+            zone = ipaddress.IPv6Address(host).scope_id
         except ValueError:
             raise ValueError("not a valid IPv6 address") from None
+        # The standard library takes everything for a zone: separators and line breaks too.
+        if zone is not None and not _ZONE.fullmatch(zone):
+            raise ValueError("not a valid IPv6 address: its zone consists of A-Z a-z 0-9 . _ ~ -")
         return host
     if not host:
         raise ValueError("the host is missing")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hybridrelay.relay import Registry
-from hybridrelay.security import KeySlot, Secret, load_connection_string
+from hybridrelay.security import KeySlot, Secret, generate_key, load_connection_string
 
 from .conftest import Created, Run
 
@@ -76,13 +76,29 @@ def test_the_new_key_can_be_shown_and_written(run: Run, created: Created, tmp_pa
 def test_another_relay_is_given_the_same_key(run: Run, created: Created, tmp_path: Path) -> None:
     """A connection string with several relays carries one key for all of them."""
     key_file = tmp_path / "new-key"
-    _regenerate(run, created, "--out", key_file)
-    new = _text(created, "application", KeySlot.PRIMARY)
+    new = generate_key().reveal()
+    key_file.write_text(new + "\n")
     code, out, err = _regenerate(run, created, "--new-key-file", key_file, key="secondary")
 
     assert (code, err) == (0, "")
     assert _text(created, "application", KeySlot.SECONDARY) == new
     assert new not in out
+
+
+@pytest.mark.parametrize("key", ["primary", "secondary"])
+def test_a_key_that_the_rule_has_already_is_not_taken_twice(
+    run: Run, created: Created, tmp_path: Path, key: str
+) -> None:
+    """In the other slot, it would go on to be good when it is revoked."""
+    key_file = tmp_path / "new-key"
+    _regenerate(run, created, "--out", key_file)
+    before = {slot: _text(created, "application", slot) for slot in KeySlot}
+    code, out, err = _regenerate(run, created, "--new-key-file", key_file, key=key)
+
+    assert (code, out) == (2, "")
+    assert "already" in err
+    assert {slot: _text(created, "application", slot) for slot in KeySlot} == before
+    assert before[KeySlot.PRIMARY] not in err
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"two words", b"x" * 1000, None])

@@ -54,6 +54,9 @@ class FakeSender:
         self.on_opened()
         return self.opened[-1]
 
+    def failed(self) -> None:
+        self.failed_at = trio.current_time()
+
     def doubt(self) -> None:
         self.doubted += 1
 

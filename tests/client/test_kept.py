@@ -11,7 +11,7 @@ import trio.testing
 from hybridrelay.client.kept import KeptSession
 from hybridrelay.client.sender import DataChannel
 from hybridrelay.client.senders import Senders
-from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError
+from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError, SessionError
 from hybridrelay.protocol.reasons import Reason
 
 from .fakes import FakeSender
@@ -31,6 +31,11 @@ class FakeSession:
         self.channels: list[trio.abc.Stream] = []
         self.lost = trio.Event()
         self._resumed = trio.Event()
+        self.greetings = 0
+        #: On these the connector's greeting does not arrive: each is lost as soon as it is there.
+        self.swallowed = 0
+        #: It never arrives at all.
+        self.refuses = False
 
     async def run(
         self,
@@ -40,6 +45,9 @@ class FakeSession:
         task_status: trio.TaskStatus[None],
     ) -> None:
         self.channels.append(channel)
+        if self.refuses:
+            raise SessionError("no HELLO in time", reason=Reason.PEER_SILENT)
+        self.greetings += 1
         task_status.started()
         while self.outcome is None:
             await self.lost.wait()
@@ -49,6 +57,10 @@ class FakeSession:
             except HybridRelayError as exc:
                 self.outcome = exc
             else:
+                if self.swallowed:
+                    self.swallowed -= 1
+                    continue
+                self.greetings += 1
                 self.is_open, self.lost = True, trio.Event()
             self._resumed.set()
 
@@ -157,6 +169,43 @@ async def test_only_what_every_relay_refuses_ends_it(
     scene.session.lost.set()
     await scene.session.resumed()
     assert isinstance(scene.session.outcome, AuthorizationError)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_lets_no_greeting_pass_is_tried_behind_the_others(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene()
+    kept = await scene.start(nursery)
+    first, second, _ = scene.relays
+    scene.session.swallowed = 1
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert kept.channel.sender is second
+    assert len(first.opened) == 2
+    assert (await scene.senders.open_any_data_channel()).sender is second
+    nursery.cancel_scope.cancel()
+
+
+async def test_nor_is_it_the_first_choice_of_the_next_session(autojump_clock: trio.testing.MockClock) -> None:
+    scene = Scene()
+    scene.session.refuses = True
+    channel = await scene.senders.open_any_data_channel()
+    with pytest.raises(SessionError):
+        await KeptSession(scene.session, channel, "db", scene.senders).run()
+    assert (await scene.senders.open_any_data_channel()).sender is scene.relays[1]
+
+
+async def test_one_relay_that_lets_no_greeting_pass_is_tried_again(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=1)
+    await scene.start(nursery)
+    scene.session.swallowed = 1
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert scene.session.outcome is None
+    assert len(scene.relays[0].opened) == 3
     nursery.cancel_scope.cancel()
 
 

@@ -26,6 +26,7 @@ class FakeControl:
 
     def __init__(self, relay: FakeRelay) -> None:
         self._relay = relay
+        self.relay = relay.identity
         self.said, self.messages = trio.open_memory_channel[control.Message](10)
         self.closed = trio.Event()
 
@@ -52,11 +53,14 @@ class FakeRelay:
 
     host = "relay.example"
 
-    def __init__(self) -> None:
+    def __init__(self, identity: str = "relay") -> None:
+        self.identity = identity, "run"
         #: Refusals, by hybrid connection.
         self.answers: dict[str, Reason] = {}
         #: What opening a control channel raises.
         self.error: Exception | None = None
+        #: For how long it is opened.
+        self.takes = 0.0
         self.opened: list[float] = []
         self.asked: list[tuple[float, str]] = []
         self.control: FakeControl | None = None
@@ -72,7 +76,7 @@ class FakeRelay:
         pass
 
     async def start_control(self, nursery: trio.Nursery) -> FakeControl:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.takes)
         self.opened.append(trio.current_time())
         if self.error is not None:
             raise self.error
@@ -269,4 +273,45 @@ async def test_told_to_stop_it_opens_nothing_more(
         await trio.sleep(1)
         scene.registrar.stop()
     assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_told_to_stop_while_it_opens_a_control_channel_it_registers_nothing(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.takes = 5.0
+    async with trio.open_nursery() as inner:
+        start(inner, scene)
+        await trio.sleep(1)
+        scene.registrar.stop()
+    assert len(scene.relay.opened) == 1
+    assert not scene.relay.asked
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("identity", ["relay", "another"])
+async def test_one_relay_under_two_names_is_registered_under_one(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, identity: str
+) -> None:
+    """The second registration would take the place of the first, and so on."""
+    relay = FakeRelay(identity)
+    registrar = Registrar(relay, NoChannels(), replaces=(), clock=relay.clock, changed=lambda: None)
+    registrar.publish(scene.one.published)
+    start(nursery, scene)
+    await trio.sleep(1)
+    nursery.start_soon(registrar.run, nursery)
+    await trio.sleep(ASK_AGAIN_SECONDS / 2)
+    twin = scene.one.published.registrations[1]
+    assert state(scene.one) == (True, False)
+    if identity == "another":
+        assert state(twin) == (True, False)
+    else:
+        assert state(twin) == (False, True)
+        assert "same relay" in str(twin.failure)
+        assert not relay.asked
+    # Where it can no longer be reached by its first name, the second one is as good.
+    scene.relay.error = RelayUnreachable("down")
+    scene.relay.control.close()
+    await trio.sleep(ASK_AGAIN_SECONDS)
+    assert state(twin) == (True, False)
     nursery.cancel_scope.cancel()

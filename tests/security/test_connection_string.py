@@ -241,7 +241,13 @@ def test_no_endpoints(host: str, ports: dict[str, int | None]) -> None:
         Endpoint(host, ports)
 
 
-@pytest.mark.parametrize("text", ["sql:1433", "10.0.0.1:1", "[::1]:65535", "a_b.local.:80"])
+@pytest.mark.parametrize("zone", ["a b", "a,b", "a;Target=c:1", "a|b", "a]", "a\nb", "", "x" * 65])
+def test_an_address_has_no_zone_that_is_more_than_a_name(zone: str) -> None:
+    with pytest.raises(ValueError, match="IPv6"):
+        Endpoint(f"fe80::1%{zone}")
+
+
+@pytest.mark.parametrize("text", ["sql:1433", "10.0.0.1:1", "[::1]:65535", "[fe80::1%eth0.7]:1", "a_b.local.:80"])
 def test_host_and_port(text: str) -> None:
     assert str(parse_host_port_untrusted(text)) == text
 

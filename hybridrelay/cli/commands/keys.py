@@ -23,7 +23,8 @@ writes it to a file, and 'keys list --show-keys' shows it at any time.
 To change keys without a pause: every rule has two. Move all strings to the other key first, then regenerate this one.
 
 Where the hybrid connection has several relays, its strings carry one key for all of them: write the new key to a file
-at the first (--out), and give that file to each of the others (--new-key-file).
+at the first (--out), and give that file to each of the others (--new-key-file). A key that the rule has already, in
+either place, is refused.
 """
 _REGENERATE_EXAMPLE = """\
 example:
