@@ -65,6 +65,8 @@ class _Bridge:
         self.sent = 0
         self.received = 0
         self.reason = Reason.NO_ERROR
+        #: Reading from the TCP connection has failed; what is read from it now looks like its end.
+        self.local_broke = False
         #: The peer reads no more.
         self.stopped = False
         #: All that the peer sent has been handed to the TCP connection, its end of file included.
@@ -73,8 +75,8 @@ class _Bridge:
         self._inward_waits = False
         #: The TCP connection did not take all that was handed to it.
         self._clogged = False
-        #: What `take` met, for `inward` to raise.
-        self._failure: _Broke | None = None
+        #: Both directions, while they run.
+        self._both = trio.CancelScope()
 
     @property
     def finished(self) -> bool:
@@ -84,16 +86,17 @@ class _Bridge:
     async def run(self) -> None:
         """Both directions, to the end of both or of one."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.inward, nursery.cancel_scope)
-            await self.outward(nursery.cancel_scope)
+            self._both = nursery.cancel_scope
+            nursery.start_soon(self.inward)
+            await self.outward()
 
     # --- from the TCP connection into the stream
 
-    async def outward(self, both: trio.CancelScope) -> None:
+    async def outward(self) -> None:
         """All of it, and the end of file."""
         since_yield = 0
         try:
-            ended = await self._send_early(both)
+            ended = await self._send_early()
             while not ended:
                 try:
                     data = self.port.receive_nowait()
@@ -102,6 +105,7 @@ class _Bridge:
                         await self.port.wait_readable()
                         continue
                 except _STREAM_ERRORS as exc:
+                    self.local_broke = True
                     raise _Broke(Reason.TARGET_RESET) from exc
                 size = len(data)
                 if self.stopped:
@@ -116,14 +120,14 @@ class _Bridge:
                             await self.stream.flush()
                         self.sent += size
                     except _STREAM_ERRORS as exc:
-                        self._not_heard(_stream_broke(exc), both)
+                        self._not_heard(_stream_broke(exc))
                 else:
                     if not self.stream.was_accepted:
                         self.early.append(b"")
                     try:
                         await self.stream.send_eof()
                     except _STREAM_ERRORS as exc:
-                        self._not_heard(_stream_broke(exc), both)
+                        self._not_heard(_stream_broke(exc))
                 if not size:
                     return
                 since_yield += size
@@ -131,11 +135,11 @@ class _Bridge:
                     since_yield = 0
                     await trio.lowlevel.checkpoint()
         except _Broke as exc:
-            self._end(exc.reason, both)
+            self._end(exc.reason)
 
-    async def _send_early(self, both: trio.CancelScope) -> bool:
+    async def _send_early(self) -> bool:
         """Send again what an earlier stream was refused with; True where that includes the end of file."""
-        early = tuple(self.early)  # which is forgotten as soon as the peer has accepted the stream
+        early = self.early
         for data in early:
             try:
                 if not data:
@@ -144,10 +148,10 @@ class _Bridge:
                     await self.stream.flush()
                 self.sent += len(data)
             except _STREAM_ERRORS as exc:
-                self._not_heard(_stream_broke(exc), both)
-        return early[-1:] == (b"",)
+                self._not_heard(_stream_broke(exc))
+        return early[-1:] == [b""]
 
-    def _not_heard(self, broke: _Broke, both: trio.CancelScope) -> None:
+    def _not_heard(self, broke: _Broke) -> None:
         """The stream takes nothing more: because the peer reads no more, or because it was reset."""
         if self.stream.reset_reason is not Reason.NO_ERROR:
             raise broke
@@ -155,13 +159,13 @@ class _Bridge:
         # The rest has to arrive all the same. Until it has, answers are read and dropped, or both would wait.
         self.stopped = True
         self.reason = broke.reason
-        both.deadline = trio.current_time() + _LAST_BYTES_SECONDS
+        self._both.deadline = trio.current_time() + _LAST_BYTES_SECONDS
         if self.delivered:
-            both.cancel()
+            self._both.cancel()
 
     # --- from the stream into the TCP connection
 
-    async def inward(self, both: trio.CancelScope) -> None:
+    async def inward(self) -> None:
         """All of it, and the end of file: what `take` does not do."""
         try:
             await self._wait_accepted()
@@ -187,9 +191,9 @@ class _Bridge:
                 raise _Broke(Reason.TARGET_RESET) from exc
             self.delivered = True
             if self.stopped:
-                both.cancel()
+                self._both.cancel()
         except _Broke as exc:
-            self._end(exc.reason, both)
+            self._end(exc.reason)
 
     async def _wait_accepted(self) -> None:
         if not self.stream.was_accepted:
@@ -202,14 +206,16 @@ class _Bridge:
             if not self.stream.was_accepted:
                 self.refusal = refusal
                 raise _Broke(refusal.reason) from refusal
-        self.early.clear()
+        self.early = []  # `_send_early` may still be at the other one
 
     @property
     def may_be_sent_again(self) -> bool:
         """The stream was refused, and nothing of what was sent on it has got any further."""
         # Going away says that nobody looked at the stream. Where the session was lost, the answer may be, too.
         refusal = self.refusal
-        return refusal is not None and (refusal.reason is Reason.GOING_AWAY or not any(self.early))
+        if refusal is None or self.local_broke:
+            return False
+        return refusal.reason is Reason.GOING_AWAY or not any(self.early)
 
     def take(self) -> bool:
         """Hand over what has arrived, in place of `inward`; False where `inward` has to see to it."""
@@ -218,14 +224,13 @@ class _Bridge:
         try:
             at_end = self._hand_over()
         except _Broke as exc:
-            self._failure = exc
+            # At once: a TCP connection tells only once that it broke, and then `outward` would find an end of file.
+            self._end(exc.reason)
             return False
         return not at_end and not self._clogged
 
     def _hand_over(self) -> bool:
         """Move what has arrived, as far as the TCP connection takes it; True at the end of the stream."""
-        if self._failure is not None:
-            raise self._failure
         while not self._clogged:
             try:
                 pieces = self.stream.receive_pieces_nowait()
@@ -243,10 +248,10 @@ class _Bridge:
             self.received += size
         return False
 
-    def _end(self, reason: Reason, both: trio.CancelScope) -> None:
+    def _end(self, reason: Reason) -> None:
         if self.reason is Reason.NO_ERROR:
             self.reason = reason
-        both.cancel()
+        self._both.cancel()
 
 
 def _stream_broke(exc: BaseException) -> _Broke:

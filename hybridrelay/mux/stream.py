@@ -100,7 +100,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                     position += len(piece)
                 else:
                     await self._wait_for_room()
-                    self._check_can_send()
+                if position < end:
+                    self._check_can_send()  # the channel, and with it the session, may have been lost in `_output`
             await cancel_shielded_checkpoint()
 
     async def send_whole(self, data: bytes) -> None:

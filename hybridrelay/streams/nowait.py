@@ -29,6 +29,10 @@ Buffer = bytes | bytearray | memoryview
 #: How much is read from a socket at once. Larger reads gained nothing when measured.
 READ_BYTES = 256 * 1024
 
+#: After so much, a socket that always has more says that it has nothing, so that its reader waits and others run
+#: (bytes). Who reads cannot count by what it gets: thousands of frames may carry nothing.
+_YIELD_BYTES = 1024 * 1024
+
 #: More are joined before they are written: copying costs less than so many, and the system has a limit (IOV_MAX).
 _MAX_BUFFERS = 64
 
@@ -101,13 +105,15 @@ _scratch = _Scratch()
 class _Socket(NowaitStream):
     """A socket, by its descriptor."""
 
-    __slots__ = ("_drained", "_held", "_socket")
+    __slots__ = ("_drained", "_held", "_since_wait", "_socket")
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self._socket = stream.socket
         self._held = memoryview(b"")
         #: The last read did not fill its buffer, so the next one would find nothing.
         self._drained = False
+        #: Bytes that were received since anybody waited.
+        self._since_wait = 0
 
     def send_nowait(self, *buffers: Buffer) -> bool:
         if self._held:
@@ -125,6 +131,7 @@ class _Socket(NowaitStream):
 
     async def flush(self) -> None:
         while self._held:
+            self._check_open()
             try:
                 await trio.lowlevel.wait_writable(self._socket)
             except OSError as exc:
@@ -133,8 +140,9 @@ class _Socket(NowaitStream):
         self._held = memoryview(b"")  # the slice would keep all of the buffer
 
     def receive_nowait(self) -> Buffer | None:
-        if self._drained:
+        if self._drained or self._since_wait >= _YIELD_BYTES:
             self._drained = False
+            self._since_wait = 0
             return None
         view = _scratch.view
         try:
@@ -144,10 +152,13 @@ class _Socket(NowaitStream):
         except OSError as exc:
             raise self._failure() from exc
         self._drained = 0 < count < READ_BYTES
+        self._since_wait += count
         return view[:count]
 
     async def wait_readable(self) -> None:
         self._drained = False
+        self._since_wait = 0
+        self._check_open()
         try:
             await trio.lowlevel.wait_readable(self._socket)
         except OSError as exc:
@@ -160,6 +171,10 @@ class _Socket(NowaitStream):
             return 0
         except OSError as exc:
             raise self._failure() from exc
+
+    def _check_open(self) -> None:
+        if self._socket.fileno() == -1:
+            raise trio.ClosedResourceError("this stream was closed")
 
     def _failure(self) -> trio.BrokenResourceError | trio.ClosedResourceError:
         if self._socket.fileno() == -1:
@@ -186,6 +201,8 @@ class _Waiting(NowaitStream):
         return not self._held
 
     async def flush(self) -> None:
+        if self._torn:
+            raise trio.BrokenResourceError("an earlier send failed or was cancelled")
         if self._held:
             self._torn = True
             await self._stream.send_all(self._held)

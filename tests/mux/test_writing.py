@@ -181,6 +181,13 @@ async def test_a_channel_that_breaks_while_an_application_sends_is_not_its_excep
         pair.ours.send_nowait(b"y")
 
 
+async def test_nor_is_it_while_more_is_to_be_sent(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
+    pair.channel.broken = True
+    with pytest.raises(trio.BrokenResourceError):
+        await pair.ours.send_all(bytes(1_000_000))
+    assert pair.client.outcome is not None
+
+
 # --- who takes what arrives
 
 

@@ -24,6 +24,9 @@ AUTHORITY = create_authority("orders", now=NOW)
 SERVER = data_server_context(AUTHORITY.issue(Role.CONNECTOR, "a", now=NOW), AUTHORITY.certificate)
 CLIENT = data_client_context(AUTHORITY.issue(Role.APPLICATION, "b", now=NOW), AUTHORITY.certificate)
 
+#: Two bytes: a ping without payload, from a server.
+PING_FRAME = b"\x89\x00"
+
 Pair = tuple[trio.abc.Stream, trio.abc.Stream]
 Maker = Callable[[trio.Nursery], Awaitable[Pair]]
 
@@ -260,6 +263,40 @@ async def test_a_reset_is_no_end_of_file() -> None:
             stream.send_nowait(b"x")
 
 
+@posix
+@pytest.mark.parametrize("layer", ["socket", "websocket"])
+async def test_a_socket_that_always_has_more_lets_others_run(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = await tcp_pair()
+    reads = 0
+
+    def flood(_descriptor: int, buffers: tuple[memoryview]) -> int:
+        nonlocal reads
+        reads += 1
+        assert reads < 100, "nobody else runs any more"
+        frames = PING_FRAME * (READ_BYTES // len(PING_FRAME))
+        buffers[0][: len(frames)] = frames
+        return READ_BYTES
+
+    async with ours, theirs:
+        stream = nowait(ours if layer == "socket" else WebSocketStream(ours, client=True))
+        monkeypatch.setattr(os, "readv", flood)
+        while stream.receive_nowait() is not None:
+            pass
+
+
+@posix
+async def test_who_comes_to_wait_for_a_socket_that_was_closed_is_told() -> None:
+    ours, theirs = await tcp_pair()
+    async with theirs:
+        stream = nowait(ours)
+        await clog(stream)
+        await ours.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.wait_readable()
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.flush()
+
+
 # --- streams that only wait
 
 
@@ -275,6 +312,8 @@ async def test_a_send_that_was_cut_off_is_the_last_one() -> None:
         nursery.cancel_scope.cancel()
     with pytest.raises(trio.BrokenResourceError):
         stream.send_nowait(b"y")
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.flush()
 
 
 async def test_what_can_do_it_itself_is_used_as_it_is() -> None:
