@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Sequence
 
 import trio
@@ -23,6 +24,10 @@ _RESUME_BACKOFF = 2.0
 #: The first try to resume comes at a random moment within so much time (seconds): all sessions of a relay lose it at
 #: the same moment, and must not come back at the same moment.
 _RESUME_JITTER = 0.25
+#: A relay that drains stays for a second: all that leave it spread over the first half of that, and have the second
+#: for another try where the connector was asked by too many at once (seconds).
+_LEAVE_JITTER = 0.5
+_LEAVE_AGAIN_SECONDS = 0.25
 
 
 class KeptSession:
@@ -110,20 +115,30 @@ class KeptSession:
         if self.session.outcome is None:
             logger.info("%s: resumed over %s", self._connection, self.channel)
 
-    async def move(self, senders: Sequence[Sender]) -> None:
-        """Go to a fresh data channel through one of these relays while the present one lives; or stay."""
+    async def move(self, senders: Sequence[Sender]) -> Reason:
+        """Go to a fresh data channel through one of these relays while the present one lives; or stay.
+
+        Returns:
+            Why it stays; NO_ERROR where it has moved, or there is nothing to be done.
+        """
         if not self.session.is_open or not senders:
-            return
+            return Reason.NO_ERROR
         try:
             channel = await self._senders.open_data_channel(self.channel.listener, senders)
         except HybridRelayError as exc:
             logger.warning("%s: the session stays where it is: %s", self._connection, exc)
+            return exc.reason
         else:
             self._take(channel)
             await self.session.replace_channel(channel.stream)
             logger.info("%s: moved to %s", self._connection, channel)
+            return Reason.NO_ERROR
 
     async def leave(self, sender: Sender) -> None:
         """One relay is about to go: move to another, if there is one that leads to the same connector."""
-        if self.goes_through(sender):
-            await self.move([one for one in self._senders.in_order() if not one.is_away])
+        await trio.sleep(_LEAVE_JITTER * random.random())  # noqa: S311 - spreads load, hides nothing
+        backoff = Backoff(first_seconds=_LEAVE_AGAIN_SECONDS, max_seconds=_LEAVE_AGAIN_SECONDS)
+        while self.goes_through(sender):
+            if await self.move([one for one in self._senders.in_order() if not one.is_away]) is not Reason.LIMIT:
+                break
+            await trio.sleep(backoff.next_wait())

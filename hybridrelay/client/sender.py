@@ -130,7 +130,7 @@ class Sender:
             )
         except RelayUnreachable:
             if self._control is channel:
-                self._control = None
+                self.close_control()
             self.link.forget()
             raise
         return DataChannel(stream, answer.listener, self, candidate)

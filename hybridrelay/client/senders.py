@@ -7,7 +7,7 @@ The rules:
 2. The next one is tried when one has failed, and beside it when that takes longer than a failed probe: one that
    swallows packets on a way that was remembered would take up to a minute.
 3. A relay that has no listener is asked again for a moment, all of them together: after a restart of the relay the
-   client may be the first to be back.
+   client may be the first to be back. Likewise where the listener is asked by too many just now.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ NEXT_RELAY_SECONDS = 3.0
 SET_BACK_SECONDS = 60.0
 #: How long a client waits for some listener to come (seconds).
 LISTENER_PATIENCE = 2.0
+_SOON = frozenset({Reason.NO_LISTENER, Reason.LIMIT})
 
 
 class Senders:
@@ -77,7 +78,8 @@ class Senders:
         return channel
 
     async def open_any_data_channel(self) -> DataChannel:
-        """A data channel to any listener. A relay without one is asked again until the patience is over.
+        """A data channel to any listener. A relay without one, or whose listener is asked by too
+        many, is asked again until the patience is over.
 
         Raises:
             HybridRelayError: there is none; names each relay with its reason.
@@ -89,7 +91,7 @@ class Senders:
         backoff = Backoff(first_seconds=0.5, max_seconds=0.5, min_seconds=0.1)
         patient_until = math.inf
         while (channel := await self._try(senders, None, failures)) is None:
-            senders = [sender for sender in senders if failures[sender].reason is Reason.NO_LISTENER]
+            senders = [sender for sender in senders if failures[sender].reason in _SOON]
             now = trio.current_time()
             if not senders or now >= patient_until:
                 raise _error(failures)

@@ -237,6 +237,24 @@ async def test_it_leaves_a_relay_that_drains(autojump_clock: trio.testing.MockCl
     nursery.cancel_scope.cancel()
 
 
+async def test_of_many_that_leave_at_once_some_try_again(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """The connector lets few in at a time that have not proved who they are."""
+    scene = Scene(count=2)
+    kept = await scene.start(nursery)
+    first, second = scene.relays
+    first.away_until = trio.current_time() + 5
+    second.error = RendezvousError("too many", reason=Reason.LIMIT)
+    nursery.start_soon(kept.leave, first)
+    await trio.sleep(0.7)
+    assert kept.channel.sender is first
+    second.error = None
+    await trio.sleep(0.3)
+    assert kept.channel.sender is second
+    nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("count", [1, 3])
 async def test_it_stays_where_nowhere_else_is_better(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, count: int

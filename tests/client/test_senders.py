@@ -173,11 +173,12 @@ async def test_the_patience_for_a_listener_is_one_for_all(
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("reason", [Reason.NO_LISTENER, Reason.LIMIT])
 async def test_a_listener_that_comes_in_time_is_found(
-    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
+    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender], reason: Reason
 ) -> None:
     for relay in relays:
-        relay.error = NO_LISTENER
+        relay.error = RendezvousError("not now", reason=reason)
 
     async def come() -> None:
         await trio.sleep(LISTENER_PATIENCE / 2)
