@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import trio
 
@@ -15,6 +16,9 @@ from ..connectivity.discovery import AUTO
 from ..security import ConnectionString
 from .client import open_client
 from .forward import run_forward
+
+#: For connections that the program has just closed to come to their end in good order (seconds).
+_GRACE_SECONDS = 1.0
 
 
 @contextmanager
@@ -27,7 +31,8 @@ def forward_in_thread(
 ) -> Iterator[tuple[str, int]]:
     """``with forward_in_thread(text) as (host, port)``: a local port that leads to the target.
 
-    A thread runs the forward until the block ends; connections that are open then are reset.
+    A thread runs the forward until the block ends; connections that are open then have a second to finish, and are
+    reset.
 
     Args:
         connection_string: an application's, as text or parsed.
@@ -39,15 +44,16 @@ def forward_in_thread(
         HybridRelayError: before the block: the string is wrong, or the relay refuses it for good. An error that ends
             the forward later is raised when the block ends, unless the block raises.
     """
-    started: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.CancelScope, tuple[str, int]] | None]
+    started: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event, tuple[str, int]] | None]
     started = queue.SimpleQueue()
     failure: list[BaseException] = []
 
     async def main() -> None:
-        with trio.CancelScope() as scope:
-            async with open_client(connection_string, mode=mode, dial=dial) as client, FlatNursery() as nursery:
-                bound = await nursery.start(run_forward, client, [listen])
-                started.put((trio.lowlevel.current_trio_token(), scope, bound[0]))
+        stop = trio.Event()
+        async with open_client(connection_string, mode=mode, dial=dial) as client, FlatNursery() as nursery:
+            serve = partial(run_forward, client, [listen], stop=stop, grace=_GRACE_SECONDS)
+            bound = await nursery.start(serve)
+            started.put((trio.lowlevel.current_trio_token(), stop, bound[0]))
 
     def run() -> None:
         try:
@@ -63,12 +69,12 @@ def forward_in_thread(
     if running is None:
         thread.join()
         raise failure[0]
-    token, scope, address = running
+    token, stop, address = running
     try:
         yield address
     finally:
         with suppress(trio.RunFinishedError):  # it failed already; said below
-            token.run_sync_soon(scope.cancel)
+            token.run_sync_soon(stop.set)
         thread.join()
     if failure:
         raise failure[0]

@@ -56,7 +56,7 @@ def check_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
     if not 1 <= len(hosts) <= MAX_ENDPOINTS:
         raise ValueError(f"from 1 to {MAX_ENDPOINTS} relays are possible")
     if len({normal_host(check_host(host)) for host in hosts}) != len(hosts):
-        raise ValueError("a relay appears twice")
+        raise ValueError("a relay appears twice: each has a host name or an address of its own")
     return tuple(hosts)
 
 

@@ -82,7 +82,10 @@ def with_rule(**fields: Any) -> str:
         (changed(endpoint="-"), "damaged: not a valid host"),
         (changed(endpoint=["a", 7]), "damaged: endpoint"),
         (changed(endpoint=[]), "damaged: from 1 to 8 relays"),
-        (changed(endpoint=["a", "A"]), "damaged: a relay appears twice"),
+        (
+            changed(endpoint=["a", "A"]),
+            "damaged: a relay appears twice: each has a host name or an address of its own",
+        ),
         (changed(endpoint=[f"h{number}" for number in range(9)]), "damaged: from 1 to 8 relays"),
         (changed(rules={}), "damaged: rules"),
         (changed(rules=[1]), r"damaged: rules\[0\]"),
