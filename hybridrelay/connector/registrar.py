@@ -21,7 +21,7 @@ from .published import Published, Registration
 
 logger = logging.getLogger("hybridrelay.connector")
 
-#: The longest wait between two tries to come back while a session waits for it (seconds).
+#: The longest wait between two tries to come back while there are sessions, which may be waiting for it (seconds).
 _RESUME_BACKOFF = 2.0
 #: Data channels whose other end has not proved its identity, per hybrid connection and relay. Defends memory and the
 #: machine against a relay (or whoever has a Send key) that calls for channels without end; a real client needs one.
@@ -113,8 +113,9 @@ class Registrar:
             wait = backoff.next_wait(at_least=min(one.asks_again_in for one in self._registrations.values()))
             logger.error("giving up %s, where nothing can be registered; asking again in %.0f s", host, wait)
             return wait
-        waiting = any(not served.session.is_open for served in self._channels.of(self.link))
-        wait = backoff.next_wait(at_least=self._retry_after, at_most=_RESUME_BACKOFF if waiting else None)
+        # Sessions that look well count too: of a data channel's loss we may hear later than of this one's.
+        urgent = bool(self._channels.of(self.link))
+        wait = backoff.next_wait(at_least=self._retry_after, at_most=_RESUME_BACKOFF if urgent else None)
         logger.info("trying %s again in %.1f s", host, wait)
         return wait
 

@@ -87,9 +87,14 @@ class FakeRelay:
         return [when for when, asked in self.asked if asked == name]
 
 
-class NoChannels:
+class Channels:
+    """The sessions that go through the relay: nobody looks into them."""
+
+    def __init__(self, count: int = 0) -> None:
+        self.sessions = [object() for _ in range(count)]
+
     def of(self, link: object) -> list[object]:
-        return []
+        return self.sessions
 
 
 def published(name: str) -> Published:
@@ -113,7 +118,10 @@ class Scene:
     def __init__(self) -> None:
         self.relay = FakeRelay()
         self.changes = 0
-        self.registrar = Registrar(self.relay, NoChannels(), replaces=(), clock=self.relay.clock, changed=self._count)
+        self.channels = Channels()
+        self.registrar = Registrar(
+            self.relay, self.channels, replaces=(), clock=self.relay.clock, changed=self._count
+        )
         made = published("one"), published("two")
         for each in made:
             self.registrar.publish(each)
@@ -246,6 +254,25 @@ async def test_a_lost_control_channel_is_opened_again(
     nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("sessions", [0, 1])
+async def test_with_sessions_it_comes_back_within_two_seconds_however_often_it_was_lost(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, sessions: int
+) -> None:
+    """Also where the session has not yet noticed that it lost its own channel."""
+    scene.channels.sessions = Channels(sessions).sessions
+    start(nursery, scene)
+    lost: list[float] = []
+    while len(lost) < 8:
+        await trio.testing.wait_all_tasks_blocked()
+        if state(scene.one) == (True, False):
+            scene.relay.control.close()
+            lost.append(trio.current_time())
+        await trio.sleep(0.1)
+    waits = [after - before for before, after in zip(lost, lost[1:], strict=False)]
+    assert (max(waits) <= 2.2) is bool(sessions), waits
+    nursery.cancel_scope.cancel()
+
+
 async def test_what_the_relay_ends_for_now_is_registered_again_at_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
 ) -> None:
@@ -295,7 +322,7 @@ async def test_one_relay_under_two_names_is_registered_under_one(
 ) -> None:
     """The second registration would take the place of the first, and so on."""
     relay = FakeRelay(identity)
-    registrar = Registrar(relay, NoChannels(), replaces=(), clock=relay.clock, changed=lambda: None)
+    registrar = Registrar(relay, Channels(), replaces=(), clock=relay.clock, changed=lambda: None)
     registrar.publish(scene.one.published)
     start(nursery, scene)
     await trio.sleep(1)
