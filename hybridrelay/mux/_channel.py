@@ -19,7 +19,7 @@ import trio
 from ..protocol.events import Event
 from ..protocol.reasons import Reason
 from ..protocol.session import SessionCore, State
-from ..streams.nowait import Buffer, nowait
+from ..streams.nowait import Buffer, Turn, nowait
 from ._waiter import Waiter
 
 #: Seconds to get a final GOAWAY out, and then to close the channel.
@@ -32,8 +32,6 @@ _WRITE_SIZE = 256 * 1024
 #: Output that comes so soon after a write leaves together with what else comes meanwhile (seconds): about the cost of
 #: a write.
 _TOGETHER_SECONDS = 50e-6
-#: How much the reader takes in before it lets other tasks run (bytes).
-_YIELD_BYTES = 1024 * 1024
 
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -144,24 +142,17 @@ class Channel:
     async def _read(self) -> None:
         core, port = self._core, self._port
         data: Buffer = self._initial
-        since_yield = 0
+        turn = Turn()
         while True:
-            since_yield += len(data)
             if data and core.ended is None:  # afterwards: what the peer wrote before it saw our GOAWAY
-                self.bytes_moved += len(data)
-                self._corked = True
-                try:
-                    self._dispatch(core.receive_data(data, trio.current_time()))
-                finally:
-                    self._corked = False
-                deadline = core.next_deadline()
-                if deadline is not None and deadline < self._timer_until:
-                    self._timer.wake()
-                self.output()
+                self._take_in(data)
+            if turn.is_over(len(data)):
+                await trio.lowlevel.checkpoint()
+                turn = Turn()
             try:
-                while (received := port.receive_nowait()) is None:
+                while (received := port.receive_nowait(core.config.read_size)) is None:
                     await port.wait_readable()
-                    since_yield = 0
+                    turn = Turn()
                 data = received
             except _BROKEN as exc:
                 self._read_all.set()
@@ -171,11 +162,20 @@ class Channel:
                 self._read_all.set()
                 self._end_of_input("the channel was lost", None)
                 return
-            if since_yield >= _YIELD_BYTES:
-                # What was received is a view that others may overwrite meanwhile.
-                data = bytes(data)
-                await trio.lowlevel.checkpoint()
-                since_yield = 0
+
+    def _take_in(self, data: Buffer) -> None:
+        """Give the core what was received."""
+        core = self._core
+        self.bytes_moved += len(data)
+        self._corked = True
+        try:
+            self._dispatch(core.receive_data(data, trio.current_time()))
+        finally:
+            self._corked = False
+        deadline = core.next_deadline()
+        if deadline is not None and deadline < self._timer_until:
+            self._timer.wake()
+        self.output()
 
     def _end_of_input(self, text: str, error: BaseException | None) -> None:
         # After the end of the session the writer decides when all is done.

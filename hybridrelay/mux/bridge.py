@@ -17,12 +17,10 @@ import trio
 
 from ..errors import HybridRelayError, StreamRefused
 from ..protocol.reasons import Reason
-from ..streams.nowait import nowait
+from ..streams.nowait import READ_BYTES, Turn, nowait
 from ..streams.sockets import abort_stream, reset_on_close
 from .stream import MuxStream
 
-#: How much one direction moves before it lets other tasks run (bytes).
-_YIELD_BYTES = 1024 * 1024
 #: Where the peer reads no more, how long the TCP connection may take for what the peer had sent before (seconds).
 _LAST_BYTES_SECONDS = 30.0
 #: For the peer's answer to OPEN: the target's own deadline of 10 s, and a session that has to resume.
@@ -94,15 +92,15 @@ class _Bridge:
 
     async def outward(self) -> None:
         """All of it, and the end of file."""
-        since_yield = 0
+        turn = Turn()
         try:
             ended = await self._send_early()
             while not ended:
                 try:
-                    data = self.port.receive_nowait()
+                    data = self.port.receive_nowait(min(READ_BYTES, self.stream.send_share))
                     if data is None:
-                        since_yield = 0
                         await self.port.wait_readable()
+                        turn = Turn()
                         continue
                 except _STREAM_ERRORS as exc:
                     self.local_broke = True
@@ -116,8 +114,8 @@ class _Bridge:
                         self.early.append(data)
                     try:
                         if not self.stream.send_nowait(data):
-                            since_yield = 0
                             await self.stream.flush()
+                            turn = Turn()
                         self.sent += size
                     except _STREAM_ERRORS as exc:
                         self._not_heard(_stream_broke(exc))
@@ -130,10 +128,9 @@ class _Bridge:
                         self._not_heard(_stream_broke(exc))
                 if not size:
                     return
-                since_yield += size
-                if since_yield >= _YIELD_BYTES:
-                    since_yield = 0
+                if turn.is_over(size):
                     await trio.lowlevel.checkpoint()
+                    turn = Turn()
         except _Broke as exc:
             self._end(exc.reason)
 

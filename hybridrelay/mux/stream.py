@@ -15,14 +15,12 @@ from ..protocol.reasons import Reason
 from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
 from ..streams.conflict import ConflictDetector
-from ..streams.nowait import Buffer, NowaitStream
+from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
 from ._waiter import Waiter
 
 if TYPE_CHECKING:
     from .session import Session
 
-#: What `receive_some` gives at most where the caller does not say.
-DEFAULT_RECEIVE = 256 * 1024
 #: What all senders of a session together may run ahead of the writer: each has its share of this, but no more than
 #: `SessionConfig.send_queue`, and no less than a window that every stream has. Defends the memory against a peer that
 #: opens thousands of streams, asks for a lot on each, and reads nothing.
@@ -90,6 +88,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             await checkpoint_if_cancelled()
             view: bytes | memoryview = data if isinstance(data, bytes) else memoryview(data).cast("B")
             position, end = 0, len(view)
+            turn = Turn()
             while position < end:
                 room = self._queue_limit - self._core.queued_bytes
                 if room > 0:
@@ -98,8 +97,12 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                     self._session.core.send_data(self._core, piece)  # type: ignore[arg-type]
                     self._session._output()
                     position += len(piece)
+                    if position < end and turn.is_over(len(piece)):
+                        await checkpoint()
+                        turn = Turn()
                 else:
                     await self._wait_for_room()
+                    turn = Turn()
                 if position < end:
                     self._check_can_send()  # the channel, and with it the session, may have been lost in `_output`
             await cancel_shielded_checkpoint()
@@ -158,10 +161,14 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         await self._sender.wait()
 
     @property
+    def send_share(self) -> int:
+        """This stream's part of what the senders of its session may have in memory together (bytes): the most that is
+        worth reading for it at a time."""
+        return max(BASE_WINDOW, QUEUED_PER_SESSION // max(1, len(self._session.core.streams)))
+
+    @property
     def _queue_limit(self) -> int:
-        core = self._session.core
-        share = QUEUED_PER_SESSION // max(1, len(core.streams))
-        return min(core.config.send_queue, max(BASE_WINDOW, share))
+        return min(self._session.core.config.send_queue, self.send_share)
 
     def _check_can_send(self) -> None:
         if self._closed:
@@ -184,7 +191,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             trio.BusyResourceError: another task is receiving.
         """
         if max_bytes is None:
-            max_bytes = DEFAULT_RECEIVE
+            max_bytes = READ_BYTES
         elif not isinstance(max_bytes, int):
             raise TypeError("max_bytes must be an int")
         elif max_bytes < 1:
@@ -207,18 +214,18 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._session._output()
             return data
 
-    def receive_nowait(self) -> Buffer | None:
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
         """What has arrived, b"" at the end of file, or None. See `NowaitStream.receive_nowait`."""
-        pieces = self.receive_pieces_nowait()
+        pieces = self.receive_pieces_nowait(max_bytes)
         return None if pieces is None else b"".join(pieces)
 
-    def receive_pieces_nowait(self) -> Sequence[Buffer] | None:
+    def receive_pieces_nowait(self, max_bytes: int = READ_BYTES) -> Sequence[Buffer] | None:
         """As `receive_nowait`, in the pieces in which it arrived: no piece at all is the end of file."""
         core = self._core
         if self._closed:
             raise trio.ClosedResourceError("the stream was closed")
         if core.receive_queue:
-            pieces = self._session.core.read_pieces(core, DEFAULT_RECEIVE, trio.current_time())
+            pieces = self._session.core.read_pieces(core, max_bytes, trio.current_time())
             self._session._output()
             return pieces
         if core.is_aborted:

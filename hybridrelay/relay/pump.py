@@ -18,9 +18,9 @@ from typing import TypeAlias
 import attrs
 import trio
 
-from ..streams.nowait import NowaitStream, nowait
+from ..streams.nowait import NowaitStream, Turn, nowait
 from ..streams.sockets import abort_stream
-from .limits import CLOSE_DEADLINE_SECONDS, PUMP_YIELD_BYTES
+from .limits import CLOSE_DEADLINE_SECONDS
 from .splice import LegBroke, PipePool, SinkBroke, SourceBroke, Spliced, can_splice, splice
 
 __all__ = ["Direction", "Observer", "PumpOutcome", "PumpResult", "abort", "pump"]
@@ -153,13 +153,13 @@ async def _copy(
 
     Raises LegBroke.
     """
-    since_yield = 0
+    turn = Turn()
     while True:
         try:
             block = source.receive_nowait()
             if block is None:
-                since_yield = 0
                 await source.wait_readable()
+                turn = Turn()
                 continue
         except _STREAM_ERRORS as exc:
             raise SourceBroke from exc
@@ -168,17 +168,16 @@ async def _copy(
         size = len(block)
         try:
             if not sink.send_nowait(block):
-                since_yield = 0
                 await sink.flush()
+                turn = Turn()
         except _STREAM_ERRORS as exc:
             raise SinkBroke from exc
         count(size)
         if once:
             return True
-        since_yield += size
-        if since_yield >= PUMP_YIELD_BYTES:
-            since_yield = 0
+        if turn.is_over(size):
             await trio.lowlevel.checkpoint()
+            turn = Turn()
 
 
 async def abort(*streams: trio.abc.AsyncResource) -> None:

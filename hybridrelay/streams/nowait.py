@@ -8,7 +8,7 @@ Rules for who uses a `NowaitStream`:
 
 1. Each direction belongs to one task at a time, and to one kind of call: who was told False by `send_nowait` calls
    `flush` before anything else is sent.
-2. `send_nowait` and `receive_nowait` are no checkpoints: a loop over them has to yield now and then.
+2. `send_nowait` and `receive_nowait` are no checkpoints: a loop over them has to yield now and then; see `Turn`.
 3. What `receive_nowait` gives may be a view of memory that the next call of any stream in this thread overwrites. Use
    it or copy it first.
 """
@@ -18,20 +18,22 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from abc import ABC, abstractmethod
 
 import trio
 
-__all__ = ["READ_BYTES", "Buffer", "NowaitStream", "nowait"]
+__all__ = ["READ_BYTES", "Buffer", "NowaitStream", "Turn", "nowait"]
 
 Buffer = bytes | bytearray | memoryview
 
 #: How much is read from a socket at once. Larger reads gained nothing when measured.
 READ_BYTES = 256 * 1024
 
-#: After so much, a socket that always has more says that it has nothing, so that its reader waits and others run
-#: (bytes). Who reads cannot count by what it gets: thousands of frames may carry nothing.
-_YIELD_BYTES = 1024 * 1024
+#: A turn is over after so much was moved (bytes), or after so much time (seconds): what a byte costs is up to the
+#: peer, which may put one into each frame.
+TURN_BYTES = 1024 * 1024
+TURN_SECONDS = 0.005
 
 #: More are joined before they are written: copying costs less than so many, and the system has a limit (IOV_MAX).
 _MAX_BUFFERS = 64
@@ -62,8 +64,8 @@ class NowaitStream(ABC):
         """
 
     @abstractmethod
-    def receive_nowait(self) -> Buffer | None:
-        """What has arrived: b"" is the end of file, None is nothing yet.
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        """What has arrived, up to `max_bytes` (at least 1): b"" is the end of file, None is nothing yet.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as trio's `receive_some`.
@@ -92,6 +94,31 @@ def nowait(stream: trio.abc.Stream) -> NowaitStream:
     return _Waiting(stream)
 
 
+class Turn:
+    """How long a task has gone on without letting others run.
+
+    ::
+
+        turn = Turn()
+        while data := ...:
+            if turn.is_over(len(data)):
+                await trio.lowlevel.checkpoint()
+                turn = Turn()
+    """
+
+    __slots__ = ("_bytes", "_until")
+
+    def __init__(self) -> None:
+        self._bytes = TURN_BYTES
+        # Not trio's clock, which a test may have stopped.
+        self._until = time.perf_counter() + TURN_SECONDS
+
+    def is_over(self, moved: int) -> bool:
+        """So many bytes more were moved: whether others should run now."""
+        self._bytes -= moved
+        return self._bytes <= 0 or time.perf_counter() > self._until
+
+
 class _Scratch(threading.local):
     """What sockets are read into: one buffer for each thread, because nobody keeps what is in it."""
 
@@ -112,7 +139,8 @@ class _Socket(NowaitStream):
         self._held = memoryview(b"")
         #: The last read did not fill its buffer, so the next one would find nothing.
         self._drained = False
-        #: Bytes that were received since anybody waited.
+        #: Bytes that were received since anybody waited. A socket that always has more says now and then that it has
+        #: nothing, so that others run: who reads cannot tell by what it gets where thousands of frames carry nothing.
         self._since_wait = 0
 
     def send_nowait(self, *buffers: Buffer) -> bool:
@@ -139,19 +167,21 @@ class _Socket(NowaitStream):
             self._held = self._held[self._write(self._held) :]
         self._held = memoryview(b"")  # the slice would keep all of the buffer
 
-    def receive_nowait(self) -> Buffer | None:
-        if self._drained or self._since_wait >= _YIELD_BYTES:
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        if self._drained or self._since_wait >= TURN_BYTES:
             self._drained = False
             self._since_wait = 0
             return None
         view = _scratch.view
+        if max_bytes < READ_BYTES:
+            view = view[:max_bytes]
         try:
             count = os.readv(self._socket.fileno(), (view,))
         except BlockingIOError:
             return None
         except OSError as exc:
             raise self._failure() from exc
-        self._drained = 0 < count < READ_BYTES
+        self._drained = 0 < count < len(view)
         self._since_wait += count
         return view[:count]
 
@@ -209,10 +239,11 @@ class _Waiting(NowaitStream):
             self._torn = False
             self._held = b""
 
-    def receive_nowait(self) -> Buffer | None:
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
         data = self._ahead
         if data:
-            self._ahead = None
+            self._ahead = data[max_bytes:] or None
+            data = data[:max_bytes]
         return data
 
     async def wait_readable(self) -> None:

@@ -252,29 +252,23 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             await trio.lowlevel.checkpoint_if_cancelled()
             waited = False
             try:
-                while True:
-                    data = self._receive()
-                    if data is None:
-                        await self._port.wait_readable()
-                        waited = True
-                    elif max_bytes is None or len(data) <= max_bytes:
-                        return bytes(data)
-                    else:
-                        self._decrypted += data[max_bytes:]
-                        return bytes(data[:max_bytes])
+                while (data := self._receive(max_bytes or READ_BYTES)) is None:
+                    await self._port.wait_readable()
+                    waited = True
+                return bytes(data)
             finally:
                 if not waited:
                     await trio.lowlevel.cancel_shielded_checkpoint()
 
-    def receive_nowait(self) -> Buffer | None:
-        """Everything that has arrived. See `NowaitStream.receive_nowait`.
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        """Everything that has arrived, up to `max_bytes`. See `NowaitStream.receive_nowait`.
 
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as `receive_some`.
         """
         if self._receiving.held:
             raise trio.BusyResourceError("another task is receiving on this TLS stream")
-        return self._receive()
+        return self._receive(max_bytes)
 
     async def wait_readable(self) -> None:
         """Wait until something arrives: possibly less than a record."""
@@ -372,8 +366,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             raise
         self._check_open()
 
-    def _receive(self) -> Buffer | None:
+    def _receive(self, max_bytes: int) -> Buffer | None:
         """What has arrived, b"" at the end, or None: a view where it was not kept from an earlier call."""
+        data = self._receive_all()
+        if data is not None and len(data) > max_bytes:
+            self._decrypted += data[max_bytes:]
+            data = data[:max_bytes]
+        return data
+
+    def _receive_all(self) -> Buffer | None:
         if self._closed or self._state is not _State.READY:
             self._check_open()
             self._check_ready()

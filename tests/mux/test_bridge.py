@@ -13,6 +13,7 @@ import trio.testing
 from hybridrelay.errors import StreamRefused
 from hybridrelay.mux import Bridged, MuxStream, Offer, Session, SessionConfig, bridge
 from hybridrelay.protocol import Reason
+from hybridrelay.protocol.config import BASE_WINDOW
 from hybridrelay.streams.sockets import reset_on_close
 from hybridrelay.testing import session_pair, tcp_pair
 
@@ -61,6 +62,27 @@ async def test_what_was_sent_before_the_close_arrives_whatever_the_target_says_m
     assert received == data
     await trio.testing.wait_all_tasks_blocked()
     assert [one.reason for one in ended] == [Reason.CANCELLED]
+    await target.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_no_more_is_read_for_a_stream_than_its_share(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    """Its peer reads nothing: what was read for it stays in memory."""
+    monkeypatch.setattr("hybridrelay.mux.stream.QUEUED_PER_SESSION", 1)
+    client, server = await session_pair(nursery)
+    client.open_stream_nowait()
+    theirs = (await server.offers.receive()).accept()
+    local, target = _sockets()
+    nursery.start_soon(bridge, theirs, local)
+    async with trio.open_nursery() as sending:
+        sending.start_soon(target.send_all, bytes(2_000_000))
+        await trio.testing.wait_all_tasks_blocked()
+        sending.cancel_scope.cancel()
+    (core,) = server.core.streams.values()
+    assert theirs.send_share == BASE_WINDOW
+    assert BASE_WINDOW <= core.queued_bytes < 2 * BASE_WINDOW
     await target.aclose()
     nursery.cancel_scope.cancel()
 

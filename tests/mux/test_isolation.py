@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, Role, Session, SessionConfig
 from hybridrelay.mux.stream import QUEUED_PER_SESSION
 from hybridrelay.protocol import Reason
+from hybridrelay.streams.nowait import TURN_BYTES
 from hybridrelay.testing import session_pair
 
 
@@ -194,4 +196,25 @@ async def test_a_peer_that_reads_nothing_on_many_streams_does_not_fill_our_memor
     # More than the bound, because the first streams queued their shares before the others came.
     assert queued < 3 * QUEUED_PER_SESSION
     assert queued < 2000 * client.core.config.send_queue * 3 // 4
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_long_send_lets_others_run(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the channel takes everything at once."""
+    client, server = await session_pair(nursery)
+    ours, _ = await _open(client, server)
+    sent = 0
+
+    def send_data(stream: object, data: bytes) -> None:
+        nonlocal sent
+        sent += len(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.core, "send_data", send_data)  # never a full queue
+        async with trio.open_nursery() as sending:
+            sending.start_soon(ours.send_all, bytes(100 * TURN_BYTES))
+            while not sent:
+                await trio.lowlevel.checkpoint()
+            assert sent < 3 * TURN_BYTES
+            sending.cancel_scope.cancel()
     nursery.cancel_scope.cancel()

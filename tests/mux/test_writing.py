@@ -8,9 +8,9 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import MuxStream, Offer, Role, Session
+from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, MuxStream, Offer, Role, Session, SessionConfig
 from hybridrelay.protocol import frames
-from hybridrelay.streams.nowait import Buffer, NowaitStream, nowait
+from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, nowait
 
 
 class Channel(trio.abc.Stream, NowaitStream):
@@ -47,8 +47,8 @@ class Channel(trio.abc.Stream, NowaitStream):
         self.far_end.receive_stream.put_data(b"".join(self._held))
         self._held.clear()
 
-    def receive_nowait(self) -> Buffer | None:
-        return self._port.receive_nowait()
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        return self._port.receive_nowait(max_bytes)
 
     async def wait_readable(self) -> None:
         await self._port.wait_readable()
@@ -229,3 +229,45 @@ async def test_who_waits_is_woken_by_a_reset_whatever_the_taker_says(
     await settle()
     with pytest.raises(trio.BrokenResourceError):
         pair.ours.receive_nowait()
+
+
+class Flooding(Channel):
+    """A channel on which there is always another frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[int] = set()
+        self.left = 0
+
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        self.asked.add(max_bytes)
+        if self.left:
+            self.left -= 1
+            return frames.Ack(0).encode()
+        return super().receive_nowait(max_bytes)
+
+
+@pytest.mark.parametrize("config", [DATA_CONFIG, CONTROL_CONFIG], ids=["data", "control"])
+async def test_a_flood_of_small_frames_lets_others_run(
+    autojump_clock: trio.testing.MockClock,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    config: SessionConfig,
+) -> None:
+    """Few bytes may take long: the reader looks at the time as well."""
+    monkeypatch.setattr("hybridrelay.streams.nowait.TURN_SECONDS", 0.0)
+    channel = Flooding()
+    client, server = Session(Role.INITIATOR, config=config), Session(Role.ACCEPTOR, config=config)
+    async with trio.open_nursery() as starting:
+        starting.start_soon(nursery.start, client.run, channel)
+        starting.start_soon(nursery.start, server.run, channel.far_end)
+    channel.left = 1000
+    server.doubt_channel()  # something for the reader to wake up for
+    turns = 0
+    with trio.fail_after(60):
+        while channel.left:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+    assert turns > 900
+    assert channel.asked == {config.read_size}
+    nursery.cancel_scope.cancel()

@@ -15,17 +15,17 @@ import trio.testing
 
 from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
 from hybridrelay.streams import TLSStream
-from hybridrelay.streams.nowait import READ_BYTES, NowaitStream, nowait
+from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, NowaitStream, Turn, nowait
 from hybridrelay.testing import session_pair, tcp_pair
-from hybridrelay_websocket.stream import WebSocketStream
+from hybridrelay_websocket.stream import MAX_PIECES, WebSocketStream
 
 NOW = time.time()
 AUTHORITY = create_authority("orders", now=NOW)
 SERVER = data_server_context(AUTHORITY.issue(Role.CONNECTOR, "a", now=NOW), AUTHORITY.certificate)
 CLIENT = data_client_context(AUTHORITY.issue(Role.APPLICATION, "b", now=NOW), AUTHORITY.certificate)
 
-#: Two bytes: a ping without payload, from a server.
-PING_FRAME = b"\x89\x00"
+#: A ping, from a server: as many as may come at once fill a read.
+PING_FRAME = b"\x89\x3e" + bytes(62)
 
 Pair = tuple[trio.abc.Stream, trio.abc.Stream]
 Maker = Callable[[trio.Nursery], Awaitable[Pair]]
@@ -91,6 +91,22 @@ async def receive(stream: NowaitStream) -> bytes:
     while (data := stream.receive_nowait()) is None:
         await stream.wait_readable()
     return bytes(data)
+
+
+async def test_no_more_is_received_than_was_asked_for(pair: Pair) -> None:
+    source, sink = map(nowait, pair)
+    data = os.urandom(1000)
+    await send(source, data)
+    received = b""
+    for most in (1, 2, 500, 1, READ_BYTES):
+        while (some := sink.receive_nowait(most)) is None:
+            await sink.wait_readable()
+        assert 0 < len(some) <= most
+        received += some
+    while len(received) < len(data):
+        received += await receive(sink)
+    assert received == data
+    assert sink.receive_nowait(1) is None
 
 
 async def send(stream: NowaitStream, data: bytes) -> None:
@@ -282,6 +298,38 @@ async def test_a_socket_that_always_has_more_lets_others_run(layer: str, monkeyp
         monkeypatch.setattr(os, "readv", flood)
         while stream.receive_nowait() is not None:
             pass
+
+
+def test_a_turn_ends_with_its_bytes_or_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    turn = Turn()
+    assert not turn.is_over(TURN_BYTES - 1)
+    assert turn.is_over(1)
+    turn = Turn()
+    assert not turn.is_over(1)
+    now += TURN_SECONDS * 1.01
+    assert turn.is_over(0)
+    assert not Turn().is_over(0)
+
+
+@posix
+async def test_small_frames_are_given_out_a_few_at_a_time_and_what_is_left_is_kept() -> None:
+    """What is left was received into memory that the next stream to receive overwrites."""
+    (ours, theirs), (other, far) = await tcp_pair(), await tcp_pair()
+    data = os.urandom(3 * MAX_PIECES + 7)
+    async with ours, theirs, other, far:
+        stream = WebSocketStream(ours, client=True)
+        await theirs.send_all(b"".join(b"\x82\x01%c" % byte for byte in data))
+        received, sizes = b"", []
+        while len(received) < len(data):
+            some = await receive(stream)
+            sizes.append(len(some))
+            received += some
+            await far.send_all(bytes(10_000))
+            assert not any(await receive(nowait(other)))
+    assert received == data
+    assert max(sizes) == MAX_PIECES
 
 
 @posix

@@ -11,6 +11,7 @@ from websockets.utils import apply_mask
 
 from hybridrelay_websocket.frames import (
     END_OF_DATA,
+    MAX_IDLE_FRAMES,
     Close,
     Data,
     EndOfData,
@@ -113,6 +114,21 @@ def test_table(name, cut, key):
     frames, expected = TABLE[name]
     found = events(FrameDecoder(masked=key is not None), encoded(frames, key), cut=cut)
     assert joined(found) == joined(expected)
+
+
+@pytest.mark.parametrize("idle", [(0x89, b"ping"), (0x8A, b""), (CONTINUED, b"")], ids=["ping", "pong", "fragment"])
+def test_a_flood_of_frames_without_data_is_an_error(idle):
+    decoder = FrameDecoder(masked=False)
+    decoder.receive_untrusted(encoded([(MORE, b"x")], None))
+    assert decoder.next_event(1) == Data(b"x")
+    assert decoder.next_event(1) is None
+    for _ in range(2):  # it is what comes at once that counts
+        decoder.receive_untrusted(encoded([idle] * MAX_IDLE_FRAMES, None))
+        while decoder.next_event(1) is not None:
+            pass
+    decoder.receive_untrusted(encoded([idle] * (MAX_IDLE_FRAMES + 1), None))
+    with pytest.raises(FrameError, match="flood"):
+        list(iter(lambda: decoder.next_event(1), None))
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["server", "client"])

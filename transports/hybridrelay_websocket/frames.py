@@ -47,6 +47,9 @@ _LENGTH_16 = 126
 _LENGTH_64 = 127
 #: RFC 6455 section 5.5: control frames carry at most 125 bytes, in one piece.
 _MAX_CONTROL_PAYLOAD = 125
+#: Frames without data that may come at once, that is, in what is received at a time. Each costs as much as any other,
+#: and the reader sees nothing of them by which it could tell that others should run.
+MAX_IDLE_FRAMES = 4096
 _UINT16 = struct.Struct(">H")
 _UINT64 = struct.Struct(">Q")
 _KEY_SIZE = 4
@@ -164,6 +167,8 @@ class FrameDecoder:
     _in_message: bool = attrs.field(default=False, init=False)
     _message_empty: bool = attrs.field(default=True, init=False)
     _end_of_data: bool = attrs.field(default=False, init=False)
+    #: Frames without data, since something was received.
+    _idle_frames: int = attrs.field(default=0, init=False)
     _error: str | None = attrs.field(default=None, init=False)
     _close: Close | None = attrs.field(default=None, init=False)
 
@@ -176,6 +181,12 @@ class FrameDecoder:
         """
         rest = self._input[self._position :]
         self._input, self._position = b"".join((rest, data)) if rest else data, 0
+        self._idle_frames = 0
+
+    def keep(self) -> None:
+        """What was received is going to be overwritten: keep a copy of what is not decoded yet."""
+        if not isinstance(self._input, bytes):
+            self._input, self._position = bytes(self._input[self._position :]), 0
 
     def next_event(self, max_bytes: int) -> Event | None:
         """The next event, with at most ``max_bytes`` of payload if it is `Data`; None when more bytes are needed.
@@ -202,6 +213,10 @@ class FrameDecoder:
             header = self._peek_header()
             if header is None:
                 return None
+            if not header.length or header.opcode >= Opcode.CLOSE:
+                self._idle_frames += 1
+                if self._idle_frames > MAX_IDLE_FRAMES:
+                    raise FrameError("a flood of frames without data")
             if header.opcode < Opcode.CLOSE:
                 if self._begin_frame(header):
                     return EndOfData()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import trio
 
 from hybridrelay.streams.conflict import ConflictDetector
-from hybridrelay.streams.nowait import Buffer, NowaitStream, nowait
+from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, nowait
 
 from .frames import (
     END_OF_DATA,
@@ -33,8 +33,10 @@ __all__ = ["WebSocketStream"]
 #: The longest message we send (bytes): what a session writes at once, with what TLS adds. Larger ones gain nothing;
 #: intermediaries may hold a message until it is whole.
 MAX_MESSAGE = 320 * 1024
-#: No limit: what was received is decoded to its end, because it does not stay.
+#: Within a piece no limit: what was received does not stay.
 MAX_PIECE = 1 << 62
+#: Pieces that are decoded before the caller gets to see them and can let others run. Of a byte each they take 2 ms.
+MAX_PIECES = 512
 #: How long `WebSocketStream.aclose` tries to say goodbye (seconds) before it just closes: enough for a slow link to
 #: take the last few frames, short enough that a peer which reads nothing holds up nobody.
 CLOSE_TIMEOUT = 5
@@ -150,21 +152,19 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         with self._receiving:
             await trio.lowlevel.checkpoint_if_cancelled()
             waited = False
-            while (data := self._receive()) is None:
+            while (data := self._receive(max_bytes or READ_BYTES)) is None:
                 await self._wait_readable()
                 waited = True
             data = bytes(data)  # until now it may be a view that others overwrite meanwhile
-            if max_bytes is not None and len(data) > max_bytes:
-                data, self._kept = data[:max_bytes], memoryview(data)[max_bytes:]
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             return data
 
-    def receive_nowait(self) -> Buffer | None:
-        """All payload that is there. See `NowaitStream.receive_nowait`."""
+    def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
+        """The payload that is there, up to `max_bytes`. See `NowaitStream.receive_nowait`."""
         if self._receiving.held:
             raise trio.BusyResourceError("another task is receiving on this WebSocket stream")
-        return self._receive()
+        return self._receive(max_bytes)
 
     async def wait_readable(self) -> None:
         """Wait until something arrives: possibly less than a frame."""
@@ -272,8 +272,15 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         except trio.BrokenResourceError as exc:
             raise self._broken("the connection is lost", receiving=True) from exc
 
-    def _receive(self) -> Buffer | None:
-        """All payload that has arrived, b"" at the end of data, or None."""
+    def _receive(self, max_bytes: int) -> Buffer | None:
+        """The payload that has arrived, b"" at the end of data, or None."""
+        data = self._receive_all()
+        if data is not None and len(data) > max_bytes:
+            # A copy: what was received is a view that others overwrite.
+            data, self._kept = data[:max_bytes], memoryview(bytes(data[max_bytes:]))
+        return data
+
+    def _receive_all(self) -> Buffer | None:
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
         if self._lost is not None:
@@ -296,9 +303,12 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._decoder.receive_untrusted(chunk)
 
     def _decode(self) -> Buffer:
-        """All payload in what was received; none if more is needed or the end of data has come."""
+        """The payload in what was received; none if more is needed or the end of data has come."""
         pieces: list[Buffer] = []
         while not self._eof_received:
+            if len(pieces) == MAX_PIECES:
+                self._decoder.keep()
+                break
             try:
                 event = self._decoder.next_event(MAX_PIECE)
             except FrameError as exc:
