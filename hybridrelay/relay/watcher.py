@@ -94,7 +94,8 @@ class RegistryWatcher:
 
     async def _look(self) -> RegistryChange | None:
         read = await trio.to_thread.run_sync(self._maybe_read, limiter=self._limiter)
-        if read is None:
+        # SQLite's housekeeping (a checkpoint) may look like a change.
+        if read is None or read == self._snapshot:
             return None
         old, self._snapshot = self._snapshot, read
         return RegistryChange(diff(old, read), frozenset(old.keys() - read.keys()), read)

@@ -77,6 +77,20 @@ async def test_our_own_changes_are_noticed(registry: Registry, rules: Rules) -> 
             nursery.cancel_scope.cancel()
 
 
+async def test_what_only_looks_like_a_change_is_none(
+    registry: Registry, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.create("sql", ["relay.example.com"], rules)
+    watcher = RegistryWatcher(registry)
+    changes: list[RegistryChange] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run, changes.append)
+        monkeypatch.setattr(registry, "data_version", lambda: (-1, -1))
+        await watcher.refresh()
+        assert changes == []
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
     registry: Registry, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
