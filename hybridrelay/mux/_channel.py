@@ -254,14 +254,16 @@ class Channel:
     # --- the end
 
     async def _say_goodbye(self) -> None:
-        """We were cancelled: tell the peer, if nothing is half written."""
+        """We were cancelled: tell the peer, behind what is half written."""
         self._dispatch(self._core.close(Reason.GOING_AWAY))
-        if self._writing:
-            return
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_TIMEOUT):
             try:
-                if not self._port.send_nowait(*self._core.data_to_send(trio.current_time())):
+                if self._writing:
                     await self._port.flush()
+                self._writing = not self._port.send_nowait(*self._core.data_to_send(trio.current_time()))
+                if self._writing:
+                    await self._port.flush()
+                    self._writing = False
             except _BROKEN:
                 pass  # the peer is gone
 

@@ -272,7 +272,12 @@ def _decode_fin(stream: int, payload: bytes) -> Fin:
 
 
 def _reason_decoder(kind: type[_ReasonFrame]) -> Callable[[int, bytes], Frame]:
-    return lambda stream, payload: kind(stream, Reason.from_wire(_U16.unpack_from(payload)[0]), _text(payload, 2))
+    def decode(stream: int, payload: bytes) -> Frame:
+        # Whoever aborts something without an error has changed its mind; for us NO_ERROR is what ended well.
+        reason = Reason.from_wire(_U16.unpack_from(payload)[0]) or Reason.CANCELLED
+        return kind(stream, reason, _text(payload, 2))
+
+    return decode
 
 
 _DECODERS: dict[int, Callable[[int, bytes], Frame]] = {

@@ -60,7 +60,7 @@ class NowaitStream(ABC):
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as trio's `send_all`.
 
-        Cancelled, the stream may not be fit for sending any more; receiving goes on.
+        Cancelled, it can be called again and goes on where it was; a stream that cannot is broken for sending.
         """
 
     @abstractmethod

@@ -191,7 +191,11 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             with memoryview(data).cast("B") as view:
                 for start in range(0, len(view), _CHUNK_BYTES):
                     if not self._transmit(self._encrypt(view[start : start + _CHUNK_BYTES])):
-                        await self._flush()
+                        try:
+                            await self._flush()
+                        except trio.Cancelled:
+                            self._send_broken = self._record_torn = True
+                            raise
                         waited = True
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -210,7 +214,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             return self._transmit(self._encrypt(view))
 
     async def flush(self) -> None:
-        """Wait until what `send_nowait` left has been sent. Cancelled, no further send is possible."""
+        """Wait until what `send_nowait` left has been sent. See `NowaitStream.flush`."""
         with self._sending:
             self._check_sendable()
             await self._flush()
@@ -361,6 +365,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     async def _flush(self) -> None:
         try:
             await self._port.flush()
+        except trio.Cancelled:
+            raise  # whether the transport can go on, it says when it is asked to
         except BaseException:
             self._send_broken = self._record_torn = True
             raise

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, MuxStream, Offer, Role, Session, SessionConfig
-from hybridrelay.protocol import frames
+from hybridrelay.protocol import Reason, frames
 from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, nowait
 
 
@@ -229,6 +229,42 @@ async def test_who_waits_is_woken_by_a_reset_whatever_the_taker_says(
     await settle()
     with pytest.raises(trio.BrokenResourceError):
         pair.ours.receive_nowait()
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_cancelled_within_a_write_the_peer_is_told_behind_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, in_time: bool
+) -> None:
+    channel = Channel()
+    client, server = Session(Role.INITIATOR), Session(Role.ACCEPTOR, config=DATA_CONFIG)
+    ending = trio.CancelScope()
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with ending:
+            await client.run(channel, task_status=task_status)
+
+    async with trio.open_nursery() as starting:
+        starting.start_soon(nursery.start, run)
+        starting.start_soon(nursery.start, server.run, channel.far_end)
+    ours = client.open_stream_nowait()
+    theirs = (await server.offers.receive()).accept()
+    await settle()
+    channel.room = 0
+    assert ours.send_nowait(b"half written")
+    await settle()
+    ending.cancel()
+    if in_time:
+        channel.opened.set()
+    await trio.sleep(1)
+    if in_time:
+        assert server.outcome is not None
+        assert server.outcome.reason is Reason.GOING_AWAY
+    else:
+        assert server.outcome is None, "it waits for another channel"
+        assert not server.is_open
+    assert client.outcome is not None
+    theirs.reset()
+    nursery.cancel_scope.cancel()
 
 
 class Flooding(Channel):

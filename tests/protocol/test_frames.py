@@ -181,6 +181,12 @@ def test_later_versions_may_add_to_hello() -> None:
     assert decode(raw(0x01, 0, payload)) == [Hello(ID, SECRET, 5)]
 
 
+@pytest.mark.parametrize("kind", [Refused, Reset, Stop])
+def test_an_abort_without_an_error_was_cancelled(kind: type[Refused | Reset | Stop]) -> None:
+    """No error is what ended well: a peer cannot make an abort look like that."""
+    assert decode(kind(1, Reason.NO_ERROR, "x").encode()) == [kind(1, Reason.CANCELLED, "x")]
+
+
 def test_an_unknown_reason_is_an_internal_error() -> None:
     assert decode(raw(0x07, 1, b"\xff\xff")) == [Reset(1, Reason.INTERNAL_ERROR)]
 

@@ -98,7 +98,11 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             waited = False
             for start in range(0, len(view), MAX_MESSAGE):
                 if not self._send(view[start : start + MAX_MESSAGE]):
-                    await self._flush()
+                    try:
+                        await self._flush()
+                    except trio.Cancelled as exc:
+                        self._torn = self._torn or exc
+                        raise
                     waited = True
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -111,7 +115,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         return self._send(buffers[0] if len(buffers) == 1 else b"".join(buffers))
 
     async def flush(self) -> None:
-        """Wait until all has been sent. Cancelled, the stream can only be closed."""
+        """Wait until all has been sent. See `NowaitStream.flush`."""
         with self._sending:
             self._check_sendable()
             await self._flush()
@@ -218,13 +222,9 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise
 
     async def _flush(self) -> None:
-        """Finish what `_send` left. Until then nothing else can be written, so to be cancelled here tears a frame."""
-        try:
-            async with self._write_lock:
-                await self._finish()
-        except BaseException as exc:
-            self._torn = self._torn or exc
-            raise
+        """Finish what `_send` left. Until then nothing else can be written. Cancelled, it can be called again."""
+        async with self._write_lock:
+            await self._finish()
 
     async def _write(self, *parts: Buffer) -> None:
         """Write the parts of frames, with nothing in between."""
@@ -236,6 +236,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         """Under the lock: write what was left by others, and then `parts`."""
         if self._torn is not None:
             raise self._broken("an earlier frame was not finished") from self._torn
+        resumable = not parts
         try:
             await self._port.flush()
             held, self._held = self._held, []
@@ -243,7 +244,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             if parts and not self._port.send_nowait(*parts):
                 await self._port.flush()
         except BaseException as exc:
-            self._torn = exc
+            if not (resumable and isinstance(exc, trio.Cancelled)):
+                self._torn = exc
             if isinstance(exc, trio.BrokenResourceError):
                 raise self._broken("the connection is lost") from exc
             raise
