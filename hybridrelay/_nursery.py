@@ -7,11 +7,11 @@ from types import TracebackType
 import trio
 
 
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for exc in group.exceptions:
-        found.extend(_leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc])
-    return found
+def leaves(exc: BaseException) -> list[BaseException]:
+    """The exceptions in a group, at whatever depth; of any other exception, itself."""
+    if isinstance(exc, BaseExceptionGroup):
+        return [leaf for inner in exc.exceptions for leaf in leaves(inner)]
+    return [exc]
 
 
 class FlatNursery:
@@ -35,7 +35,7 @@ class FlatNursery:
         except BaseExceptionGroup as group:
             if exc is not None and not isinstance(exc, trio.Cancelled) and any(e is exc for e in group.exceptions):
                 return False
-            failures = [leaf for leaf in _leaves(group) if not isinstance(leaf, trio.Cancelled)]
+            failures = [leaf for leaf in leaves(group) if not isinstance(leaf, trio.Cancelled)]
             if len(failures) != 1:
                 raise
             failure = failures[0]

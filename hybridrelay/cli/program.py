@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,9 +41,10 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
     try:
         return run(args)
     except Exception as exc:
-        leaves = list(_leaves(exc))
+        from .._nursery import leaves
+
         logger.debug("the command failed", exc_info=True)
-        for leaf in leaves:
+        for leaf in leaves(exc):
             if isinstance(leaf, HybridRelayError):
                 _report_ours(leaf, as_json=bool(args.log_json))
             elif isinstance(leaf, OSError) and leaf.strerror:
@@ -51,18 +52,10 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
                 _print_error(f"{leaf.strerror}{where}", None, as_json=bool(args.log_json))
             else:
                 _print_error(_place(leaf), _BUG_REMEDY, as_json=bool(args.log_json))
-        return max(map(_exit_code, leaves))
+        return max(map(_exit_code, leaves(exc)))
 
 
 _BUG_REMEDY = "this is a bug: run it again with --log-level debug, and report what it says"
-
-
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield exc
 
 
 def _exit_code(exc: BaseException) -> int:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 import attrs
@@ -21,7 +22,7 @@ from ..protocol.preamble import encode_status
 from ..protocol.reasons import Reason
 from ..security import Right, verify_token
 from ..streams.sockets import abort_stream
-from .limits import REFUSALS_LOGGED, REFUSALS_LOGGED_SECONDS, TICKET_LIFETIME_SECONDS
+from .limits import CONTROL_CHANNELS_PER_KEY, REFUSALS_LOGGED, REFUSALS_LOGGED_SECONDS, TICKET_LIFETIME_SECONDS
 from .listeners import Listener, ListenerTable
 from .log_limit import LogLimit
 from .model import HybridConnection, KeyId, diff
@@ -98,6 +99,8 @@ class Broker:
         self._rendezvous = RendezvousTable(token_bytes=secrets.token_bytes)
         self._meetings: dict[str, _Meeting] = {}
         self._pipes = PipePool()
+        #: How many control channels each key has authorized.
+        self._holders: Counter[KeyId] = Counter()
         self._changed = trio.Event()
         self._refusals = LogLimit(lines=REFUSALS_LOGGED, seconds=REFUSALS_LOGGED_SECONDS)
 
@@ -136,6 +139,21 @@ class Broker:
         key = known.key_id(authorization.rule_name, authorization.slot)
         assert key is not None, "a key that verified a token is in its rule"
         return Grant(known, key, authorization.expires_at)
+
+    def hold(self, key: KeyId) -> None:
+        """Count a control channel that `key` is about to authorize, until `let_go`.
+
+        Raises:
+            AuthorizationError: it has as many as it may.
+        """
+        if self._holders[key] >= CONTROL_CHANNELS_PER_KEY:
+            raise AuthorizationError("too many control channels of one key", reason=Reason.LIMIT)
+        self._holders[key] += 1
+
+    def let_go(self, keys: Iterable[KeyId]) -> None:
+        """The opposite of `hold`."""
+        self._holders.subtract(keys)
+        self._holders += Counter()  # forgets those without any
 
     def update(self, connections: Mapping[str, HybridConnection]) -> None:
         """The registry has changed: end at once what keys that are gone had authorized."""

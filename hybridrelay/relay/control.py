@@ -137,11 +137,11 @@ class ControlPeer:
             grant = await self._broker.authorize(name, message.token, Right.LISTEN)
             if name not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
                 raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
+            self._authorized_by(grant.key)
             listener: Listener[ListenerHandle] = Listener(name, hello.instance, hello.generation, grant.key, self)
             displaced = self._broker.listeners.register(listener)
         except (AuthorizationError, RendezvousError) as exc:
             return self._refused(message, "registration", exc)
-        self._authorized_by(grant.key)
         self._registrations[name] = _Registration(listener, grant.expires_at)
         if displaced is not None and displaced.handle is not self:
             displaced.handle.ended(name, Reason.SUPERSEDED)
@@ -154,8 +154,11 @@ class ControlPeer:
         return control.Registered(message.id, grant.expires_at)
 
     def _authorized_by(self, key: KeyId) -> None:
+        """Raises AuthorizationError where the key has too many control channels."""
+        if key not in self._keys:
+            self._broker.hold(key)
+            self._keys.add(key)
         self.authorized = True
-        self._keys.add(key)
 
     def _refused(
         self, message: control.Register | control.Join, what: str, error: AuthorizationError | RendezvousError
@@ -169,10 +172,10 @@ class ControlPeer:
     async def _begin_join(self, message: control.Join) -> None:
         try:
             grant = await self._broker.authorize(message.connection, message.token, Right.SEND)
+            self._authorized_by(grant.key)
         except AuthorizationError as exc:
             await self.send(self._refused(message, "join", exc))
             return
-        self._authorized_by(grant.key)
         if self._joins >= MAX_JOINS:
             await self.send(control.Failed(message.id, Reason.LIMIT))
             return
@@ -269,6 +272,7 @@ class ControlPeer:
     def check_keys(self) -> None:
         """The registry may have changed: end what keys that are gone had authorized, the channel with the last."""
         gone = {key: reason for key in self._keys if (reason := self._broker.why_revoked(key))}
+        self._broker.let_go(gone)
         self._keys -= gone.keys()
         if self.hello is not None and self.hello.role is control.Role.CLIENT:  # the broker tells listeners
             still = {key.connection for key in self._keys}
@@ -284,5 +288,7 @@ class ControlPeer:
         for registration in self._registrations.values():
             self._broker.listeners.remove(registration.listener)
         self._registrations.clear()
+        self._broker.let_go(self._keys)
+        self._keys.clear()
         for answer, _ in self._answers.values():
             answer.close()

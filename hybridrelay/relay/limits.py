@@ -69,6 +69,10 @@ REFUSALS_BEFORE_AUTHORIZED = 8
 REFUSALS_LOGGED = 20
 REFUSALS_LOGGED_SECONDS = 10.0
 
+#: Control channels that one key may have authorized at a time: about 60 KiB and a descriptor each. Many processes may
+#: share one application key; defends the relay against whoever has got hold of one.
+CONTROL_CHANNELS_PER_KEY = 8192
+
 #: How long a control channel lives on after the last key that had opened it was revoked, so that its peer hears why.
 REVOKED_CHANNEL_SECONDS = 5.0
 

@@ -14,7 +14,7 @@ from types import MappingProxyType
 import attrs
 import trio
 
-from .._nursery import FlatNursery, wait_stop
+from .._nursery import FlatNursery, leaves, wait_stop
 from .._vitals import reporting
 from ..abc import AcceptOptions, Port, Purpose, Transport
 from ..connectivity.discovery import all_ports, discover
@@ -253,7 +253,7 @@ class Relay:
         try:
             await self._serve_connection(port, stream)
         except Exception as exc:
-            unexpected = [leaf for leaf in _leaves(exc) if not isinstance(leaf, _EXPECTED)]
+            unexpected = [leaf for leaf in leaves(exc) if not isinstance(leaf, _EXPECTED)]
             if unexpected:
                 # A bug of ours. It must not end the relay for everybody else, and must not go unseen.
                 logger.exception("port %s: a connection failed unexpectedly", port.name)
@@ -266,30 +266,35 @@ class Relay:
         tune_socket(socket.socket)
         address = str(socket.socket.getpeername()[0])
         context = self._outer_context if port.outer_tls else None
-        async with FlatNursery() as nursery:
-            stream = peer = None
-            leg: Leg | None = None
-            with self._slots.acquire(address) as held:
-                held.scope.deadline = trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS
-                stream = await self._by_port[port.name].accept(socket, AcceptOptions(port, context))
-                if stream is None:
-                    return
-                if port.outer_tls:
-                    held.advance()
-                purpose, leg = await self._greet(port, stream)
-                if purpose is Purpose.PROBE:
-                    await _echo(stream)
-                elif purpose is Purpose.CONTROL:
-                    peer = await self._open_control(stream, nursery, held)
-                    while not peer.authorized and await peer.serve_some():
-                        pass
-            if held.scope.cancelled_caught:
-                logger.debug("port %s: %s did not authenticate in time, or had to give way", port.name, address)
-            elif leg is not None and stream is not None:
-                await self._broker.meet(leg, stream)
-            elif peer is not None and peer.authorized:
-                await self._serve_peer(peer)
-            nursery.cancel_scope.cancel()
+        stream: trio.abc.HalfCloseableStream | None = None
+        peer: ControlPeer | None = None
+        leg: Leg | None = None
+        try:
+            async with FlatNursery() as nursery:
+                with self._slots.acquire(address) as held:
+                    held.scope.deadline = trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS
+                    stream = await self._by_port[port.name].accept(socket, AcceptOptions(port, context))
+                    if stream is None:
+                        return
+                    if port.outer_tls:
+                        held.advance()
+                    purpose, leg = await self._greet(port, stream)
+                    if purpose is Purpose.PROBE:
+                        await _echo(stream)
+                    elif purpose is Purpose.CONTROL:
+                        peer = await self._open_control(stream, nursery, held)
+                        while not peer.authorized and await peer.serve_some():
+                            pass
+                if held.scope.cancelled_caught:
+                    logger.debug("port %s: %s did not authenticate in time, or had to give way", port.name, address)
+                elif leg is not None and stream is not None:
+                    await self._broker.meet(leg, stream)
+                elif peer is not None and peer.authorized:
+                    await self._serve_peer(peer)
+                nursery.cancel_scope.cancel()
+        finally:
+            if peer is not None:  # it may have registered something while its session was ending
+                peer.lost()
 
     async def _greet(self, port: Port, stream: trio.abc.HalfCloseableStream) -> tuple[Purpose, Leg | None]:
         """Read the preamble. It is answered here, but for a good ticket, whose answer waits for the other side.
@@ -339,13 +344,6 @@ class Relay:
                 pass
         finally:
             self._peers.discard(peer)
-            peer.lost()
-
-
-def _leaves(exc: BaseException) -> list[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for inner in exc.exceptions for leaf in _leaves(inner)]
-    return [exc]
 
 
 async def _echo(stream: trio.abc.HalfCloseableStream) -> None:
@@ -369,7 +367,7 @@ async def _listen(name: str, binding: Binding) -> list[trio.SocketListener]:
     try:
         return await trio.open_tcp_listeners(binding.port, host=binding.host or None)
     except OSError as exc:
-        causes = [leaf for leaf in _leaves(exc.__cause__ or exc) if isinstance(leaf, OSError)]
+        causes = [leaf for leaf in leaves(exc.__cause__ or exc) if isinstance(leaf, OSError)]
         number = next((cause.errno for cause in causes if cause.errno in _REMEDIES), exc.errno)
         text = next((cause.strerror for cause in causes if cause.errno == number), None) or str(exc)
         raise ConfigurationError(

@@ -98,6 +98,51 @@ async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry
     peer.suspect()  # a join that gave up at this very moment
 
 
+async def test_a_key_opens_so_many_control_channels_and_no_more(
+    registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr("hybridrelay.relay.broker.CONTROL_CHANNELS_PER_KEY", 2)
+    broker = _broker(registry)
+    peers: list[ControlPeer] = []
+
+    async def register(token: str) -> control.Message:
+        """Over a control channel of its own; the answer."""
+        session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
+        stream = session.open_stream_nowait()
+        instance = f"{len(peers):032x}"
+        for message in (
+            control.Hello(control.Role.CONNECTOR, instance, 1, "test"),
+            control.Register(1, "db", token),
+            control.Register(2, "db", token),
+        ):
+            await stream.send_all(control.encode_message(message))
+        peer = ControlPeer(broker, relay_side, (await relay_side.offers.receive()).accept(), nursery)
+        peers.append(peer)
+        decoder, answers = control.ControlDecoder(), []
+        while len(answers) < 3:
+            await peer.serve_some()
+            await trio.testing.wait_all_tasks_blocked()
+            answers += decoder.receive_data_untrusted(await stream.receive_some())
+        assert type(answers[1]) is type(answers[2]), "renewed as registered"
+        return answers[1]
+
+    token = _token(rules[0])
+    assert isinstance(await register(token), control.Registered)
+    assert isinstance(await register(token), control.Registered)
+    refused = await register(token)
+    assert isinstance(refused, control.Failed)
+    assert refused.reason is Reason.LIMIT
+    assert not peers[2].authorized
+    peers[0].lost()
+    peers[0].lost()
+    assert isinstance(await register(token), control.Registered)
+    assert isinstance(await register(token), control.Failed)
+    for peer in peers:
+        peer.lost()
+    assert not broker.listeners.find("db", "0" * 32)
+    nursery.cancel_scope.cancel()
+
+
 class Willing(Deaf):
     """A listener that accepts at once."""
 
