@@ -263,6 +263,8 @@ class Deployment:
             except EndedEarly as exc:
                 if known or "cannot listen" not in str(exc):
                     raise
+                # Somebody was faster. The relay is the first of the programs, not this one.
+                self.programs.pop().close()
 
     def create(self, name: str, target: tuple[str, int], *, endpoint: str = "127.0.0.1") -> Published:
         """Create a hybrid connection."""
