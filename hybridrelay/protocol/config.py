@@ -46,9 +46,6 @@ class SessionConfig:
     initial_window: int = attrs.field(default=256 * KIB, validator=attrs.validators.ge(BASE_WINDOW))
     #: Receive window at most: 16 MiB carry 107 MiB/s over 150 ms.
     max_window: int = attrs.field(default=16 * MIB, validator=attrs.validators.ge(BASE_WINDOW))
-    #: Bytes that are taken from the channel at a time. Others wait while they are decoded, which takes half a
-    #: microsecond per byte where the peer cuts them into the smallest of frames.
-    read_size: int = attrs.field(default=256 * KIB, validator=attrs.validators.ge(1))
     #: Bytes that one stream's sender may run ahead of the writer.
     send_queue: int = attrs.field(default=128 * KIB, validator=attrs.validators.ge(1))
     #: Frames written and not acknowledged, in bytes with `FRAME_OVERHEAD` each; at the limit DATA and OPEN wait.
@@ -73,7 +70,6 @@ CONTROL_CONFIG = SessionConfig(
     max_backlog=1,
     initial_window=64 * KIB,
     max_window=64 * KIB,
-    read_size=16 * KIB,
     max_unacknowledged=MIB,
     budget=128 * KIB,
 )

@@ -8,7 +8,7 @@ nothing is copied. `FrameDecoder` turns arbitrary pieces of a byte stream into f
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import ClassVar
 
 import attrs
@@ -311,8 +311,10 @@ class FrameDecoder:
         self._size = 0
         self._wanted = HEADER_SIZE
 
-    def decode_untrusted(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
+    def decode_untrusted(self, data: bytes | bytearray | memoryview) -> Generator[Frame, None, None]:
         """Yield the frames that `data` completes. Nothing of `data` is kept: the frames have copies.
+
+        Closed early, the generator leaves the other frames to the next call; see `has_frames`.
 
         Raises:
             RemoteProtocolError: malformed; the decoder must not be used again. Any other exception is a bug.
@@ -326,27 +328,36 @@ class FrameDecoder:
             data = b"".join(self._pieces)
             self._pieces.clear()
         position, end = 0, len(data)
-        while True:
-            wanted = HEADER_SIZE
-            if end - position < wanted:
-                break
-            word, stream = HEADER.unpack_from(data, position)
-            kind, length = word >> 24, word & 0xFFFFFF
-            self._check_header(kind, length, stream)
-            wanted += length
-            if end - position < wanted:
-                break
-            payload = bytes(data[position + HEADER_SIZE : position + wanted])
-            position += wanted
-            try:
-                frame = _DECODERS[kind](stream, payload)
-            except (ValueError, struct.error) as exc:
-                raise RemoteProtocolError(f"malformed frame of type {kind:#04x}: {exc}") from None
-            yield frame
-        if position < end:
-            self._pieces.append(bytes(data[position:]))
-        self._size = end - position
-        self._wanted = wanted
+        wanted = HEADER_SIZE
+        try:
+            while True:
+                wanted = HEADER_SIZE
+                if end - position < wanted:
+                    break
+                word, stream = HEADER.unpack_from(data, position)
+                kind, length = word >> 24, word & 0xFFFFFF
+                self._check_header(kind, length, stream)
+                wanted += length
+                if end - position < wanted:
+                    break
+                payload = bytes(data[position + HEADER_SIZE : position + wanted])
+                position += wanted
+                wanted = HEADER_SIZE
+                try:
+                    frame = _DECODERS[kind](stream, payload)
+                except (ValueError, struct.error) as exc:
+                    raise RemoteProtocolError(f"malformed frame of type {kind:#04x}: {exc}") from None
+                yield frame
+        finally:
+            if position < end:
+                self._pieces.append(bytes(data[position:]))
+            self._size = end - position
+            self._wanted = wanted
+
+    @property
+    def has_frames(self) -> bool:
+        """Something may be complete that was not asked for: go on with ``decode_untrusted(b"")``."""
+        return self._size >= self._wanted
 
     @staticmethod
     def _check_header(kind: int, length: int, stream: int) -> None:

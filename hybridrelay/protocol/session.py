@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import enum
 import hmac
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -157,22 +158,34 @@ class SessionCore:
         self._lose_channel(now, text, reason)
         return self._take_events()
 
-    def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> list[Event]:
+    def receive_data(
+        self, data: bytes | bytearray | memoryview, now: float, *, max_frames: int | None = None
+    ) -> list[Event]:
         """Take bytes of the peer; `data` itself is not kept.
 
         Whatever the peer does wrong ends the session with `SessionEnded`, never an exception.
+
+        Args:
+            max_frames: go no further; while `has_input`, go on with ``receive_data(b"", now)``.
         """
         if self.state not in (State.GREETING, State.ESTABLISHED):
             return self._take_events()
         self._liveness.heard(now)
+        decoded = self._decoder.decode_untrusted(data)
         try:
-            for frame in self._decoder.decode_untrusted(data):
+            for frame in itertools.islice(decoded, max_frames):
                 self._receive_frame_untrusted(frame, now)
                 if self.ended is not None:
                     break
+            decoded.close()
         except RemoteProtocolError as exc:
             self._close(exc.reason, str(exc))
         return self._take_events()
+
+    @property
+    def has_input(self) -> bool:
+        """`receive_data` went no further than it was told to."""
+        return self.state in (State.GREETING, State.ESTABLISHED) and self._decoder.has_frames
 
     def handle_timeout(self, now: float) -> list[Event]:
         """Do what is due; harmless when nothing is.

@@ -255,6 +255,8 @@ class ControlPeer:
     def ended(self, connection: str, reason: Reason) -> None:
         """Our registration of `connection` is over; with the last one, a superseded channel ends."""
         self._registrations.pop(connection, None)
+        if self._session.outcome is not None:
+            return  # nobody is there to be told, and the nursery may be closed
         if reason is Reason.SUPERSEDED and not self._registrations:
             self._session.close(reason)
         else:

@@ -344,6 +344,7 @@ class Relay:
                 pass
         finally:
             self._peers.discard(peer)
+            peer.lost()
 
 
 async def _echo(stream: trio.abc.HalfCloseableStream) -> None:

@@ -25,7 +25,7 @@ import trio
 
 from ..errors import TLSHandshakeError
 from .conflict import ConflictDetector
-from .nowait import READ_BYTES, Buffer, NowaitStream, nowait
+from .nowait import READ_BYTES, Buffer, NowaitStream, Turn, nowait
 
 #: How much is encrypted per write to the transport. Sixteen records: larger gained nothing when measured, smaller
 #: cost a third of the throughput.
@@ -104,6 +104,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._receive_ended = False
         #: Decrypted, and not yet asked for: only where a caller gives `max_bytes`.
         self._decrypted = bytearray()
+        #: More records have arrived than could be decrypted at once.
+        self._undecrypted = False
 
     @property
     def transport_stream(self) -> trio.abc.Stream:
@@ -277,7 +279,10 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     async def wait_readable(self) -> None:
         """Wait until something arrives: possibly less than a record."""
         with self._receiving:
-            await self._port.wait_readable()
+            if self._decrypted or self._undecrypted:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._port.wait_readable()
             self._check_open()
 
     async def aclose(self) -> None:
@@ -293,9 +298,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._closed = True
         try:
             # Behind a send that is under way nothing can be said: half a record may be out.
-            if self._state is _State.READY and not self._sending.held and not self._record_torn:
-                with trio.move_on_after(_CLOSE_SECONDS):
-                    await self._say_goodbye()
+            if self._state is _State.READY:
+                in_good_order = False
+                if not self._sending.held and not self._record_torn:
+                    with trio.move_on_after(_CLOSE_SECONDS):
+                        await self._say_goodbye()
+                        in_good_order = True
+                if not in_good_order:
+                    # What is below would try as well to say goodbye to a peer that takes nothing.
+                    await trio.aclose_forcefully(self._transport)
         finally:
             await self._transport.aclose()
 
@@ -387,11 +398,16 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         if self._decrypted:
             kept, self._decrypted = self._decrypted, bytearray()
             return kept
+        turn: Turn | None = None
         while True:
             if self._incoming.pending:
                 data = self._decrypt()
                 if data:
                     return data
+                # A part of a record, whose rest may come in thousands of pieces.
+                turn = turn or Turn()
+                if turn.is_over(0):
+                    return None
             if self._receive_error is not None:
                 message, cause = self._receive_error
                 raise trio.BrokenResourceError(message) from cause
@@ -425,6 +441,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._receive_ended = True
         except ssl.SSLError as exc:
             self._receive_error = (f"TLS failed: {_describe(exc)}", exc)
+        self._undecrypted = bool(self._incoming.pending) and count + _RECORD_BYTES > len(view)
         if self._outgoing.pending > _MAX_OWED_BYTES:
             self._receive_error = ("the peer demands answers and does not let us send them", None)
         return view[:count]

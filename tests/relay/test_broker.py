@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import CONTROL_CONFIG
+from hybridrelay.mux import CONTROL_CONFIG, Session
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
@@ -59,9 +59,10 @@ def _broker(registry: Registry) -> Broker:
     return Broker(registry.snapshot(), refresh=refresh)
 
 
-def _token(rule: Rule) -> str:
-    assert rule.primary is not None
-    return make_token(audience_for(HOST, "db"), rule.name, rule.primary, expires_at=time.time() + 60)
+def _token(rule: Rule, slot: KeySlot = KeySlot.PRIMARY) -> str:
+    key = rule.primary if slot is KeySlot.PRIMARY else rule.secondary
+    assert key is not None
+    return make_token(audience_for(HOST, "db"), rule.name, key, expires_at=time.time() + 60)
 
 
 async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
@@ -98,49 +99,94 @@ async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry
     peer.suspect()  # a join that gave up at this very moment
 
 
+class Registering:
+    """Connectors that register for "db", each over a control channel of its own."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.peers: list[ControlPeer] = []
+        self.sessions: list[Session] = []
+
+    async def register(self, nursery: trio.Nursery, *tokens: str) -> list[control.Message]:
+        """One of them; the answers."""
+        session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
+        self.sessions.append(relay_side)
+        stream = session.open_stream_nowait()
+        instance = f"{len(self.peers):032x}"
+        await stream.send_all(control.encode_message(control.Hello(control.Role.CONNECTOR, instance, 1, "test")))
+        for token in tokens:
+            await stream.send_all(control.encode_message(control.Register(1, "db", token)))
+        peer = ControlPeer(self._broker, relay_side, (await relay_side.offers.receive()).accept(), nursery)
+        self.peers.append(peer)
+        decoder, answers = control.ControlDecoder(), []
+        while len(answers) <= len(tokens):
+            await peer.serve_some()
+            await trio.testing.wait_all_tasks_blocked()
+            answers += decoder.receive_data_untrusted(await stream.receive_some())
+        return answers[1:]
+
+
 async def test_a_key_opens_so_many_control_channels_and_no_more(
     registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     monkeypatch.setattr("hybridrelay.relay.broker.CONTROL_CHANNELS_PER_KEY", 2)
     broker = _broker(registry)
-    peers: list[ControlPeer] = []
-
-    async def register(token: str) -> control.Message:
-        """Over a control channel of its own; the answer."""
-        session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
-        stream = session.open_stream_nowait()
-        instance = f"{len(peers):032x}"
-        for message in (
-            control.Hello(control.Role.CONNECTOR, instance, 1, "test"),
-            control.Register(1, "db", token),
-            control.Register(2, "db", token),
-        ):
-            await stream.send_all(control.encode_message(message))
-        peer = ControlPeer(broker, relay_side, (await relay_side.offers.receive()).accept(), nursery)
-        peers.append(peer)
-        decoder, answers = control.ControlDecoder(), []
-        while len(answers) < 3:
-            await peer.serve_some()
-            await trio.testing.wait_all_tasks_blocked()
-            answers += decoder.receive_data_untrusted(await stream.receive_some())
-        assert type(answers[1]) is type(answers[2]), "renewed as registered"
-        return answers[1]
-
+    connectors = Registering(broker)
     token = _token(rules[0])
-    assert isinstance(await register(token), control.Registered)
-    assert isinstance(await register(token), control.Registered)
-    refused = await register(token)
+    for _ in range(2):
+        first, renewed = await connectors.register(nursery, token, token)
+        assert isinstance(first, control.Registered)
+        assert isinstance(renewed, control.Registered)
+    (refused,) = await connectors.register(nursery, token)
     assert isinstance(refused, control.Failed)
     assert refused.reason is Reason.LIMIT
-    assert not peers[2].authorized
-    peers[0].lost()
-    peers[0].lost()
-    assert isinstance(await register(token), control.Registered)
-    assert isinstance(await register(token), control.Failed)
-    for peer in peers:
+    assert not connectors.peers[2].authorized
+    for _ in range(2):
+        connectors.peers[0].lost()
+    (registered,) = await connectors.register(nursery, token)
+    assert isinstance(registered, control.Registered)
+    (refused,) = await connectors.register(nursery, token)
+    assert isinstance(refused, control.Failed)
+    for peer in connectors.peers:
         peer.lost()
     assert not broker.listeners.find("db", "0" * 32)
     nursery.cancel_scope.cancel()
+
+
+async def test_a_revoked_key_holds_no_control_channels(
+    registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr("hybridrelay.relay.broker.CONTROL_CHANNELS_PER_KEY", 1)
+    broker = _broker(registry)
+    connectors = Registering(broker)
+    primary, secondary = _token(rules[0]), _token(rules[0], KeySlot.SECONDARY)
+    answers = await connectors.register(nursery, primary, secondary)
+    assert [type(answer) for answer in answers] == [control.Registered, control.Registered]
+    registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
+    broker.update(registry.snapshot())
+    (peer,) = connectors.peers
+    peer.check_keys()
+    assert connectors.sessions[0].outcome is None, "another key has authorized it, too"
+    (refused,) = await connectors.register(nursery, secondary)
+    assert isinstance(refused, control.Failed)
+    peer.lost()
+    (registered,) = await connectors.register(nursery, secondary)
+    assert isinstance(registered, control.Registered)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_registration_that_came_late_harms_nobody_when_its_key_is_revoked(
+    registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    """Its control channel is over, and so is the nursery in which its peer would have been told."""
+    broker = _broker(registry)
+    connectors = Registering(broker)
+    async with trio.open_nursery() as nursery:
+        await connectors.register(nursery, _token(rules[0]))
+        nursery.cancel_scope.cancel()
+    registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
+    broker.update(registry.snapshot())
+    assert not broker.listeners.find("db", "0" * 32)
 
 
 class Willing(Deaf):

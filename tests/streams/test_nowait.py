@@ -114,6 +114,17 @@ async def test_no_more_is_received_than_was_asked_for(pair: Pair) -> None:
     assert sink.receive_nowait(1) is None
 
 
+async def test_what_is_at_hand_is_not_waited_for(pair: Pair) -> None:
+    source, sink = map(nowait, pair)
+    await send(source, b"one, two")
+    received = b""
+    with trio.fail_after(5):
+        while len(received) < 8:
+            await sink.wait_readable()
+            received += sink.receive_nowait(3) or b""
+    assert received == b"one, two"
+
+
 async def send(stream: NowaitStream, data: bytes) -> None:
     if not stream.send_nowait(data):
         await stream.flush()
@@ -341,8 +352,94 @@ async def test_small_frames_are_given_out_a_few_at_a_time_and_what_is_left_is_ke
             received += some
             await far.send_all(bytes(10_000))
             assert not any(await receive(nowait(other)))
+            with trio.fail_after(5):
+                if len(received) < len(data):
+                    await stream.wait_readable()
     assert received == data
     assert max(sizes) == MAX_PIECES
+
+
+@posix
+async def test_pings_alone_are_received_for_no_longer_than_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridrelay.streams.nowait.TURN_SECONDS", 0.0)
+    ours, theirs = await tcp_pair()
+    reads = 0
+
+    def flood(_descriptor: int, buffers: tuple[memoryview]) -> int:
+        nonlocal reads
+        reads += 1
+        buffers[0][:] = PING_FRAME * (READ_BYTES // len(PING_FRAME))
+        return READ_BYTES
+
+    async with ours, theirs:
+        stream = WebSocketStream(ours, client=True)
+        monkeypatch.setattr(os, "readv", flood)
+        assert stream.receive_nowait() is None
+    assert reads == 1
+
+
+@posix
+async def test_a_record_in_pieces_is_received_for_no_longer_than_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TLS in WebSocket frames of a byte each, all of which are there at once."""
+    monkeypatch.setattr("hybridrelay.streams.nowait.TURN_SECONDS", 0.0)
+    ours, theirs = await tcp_pair()
+    inner, source = await tls(trio.testing.memory_stream_pair())
+    await source.send_all(bytes(10_000))
+    records = await inner.transport_stream.receive_some()
+    async with ours, theirs:
+        inner._port = WebSocketStream(ours, client=True)  # they come through frames
+        await theirs.send_all(b"".join(b"\x82\x01%c" % byte for byte in records))
+        turns = 0
+        while (data := inner.receive_nowait()) is None:
+            turns += 1
+            await inner.wait_readable()
+        assert data == bytes(10_000)
+        assert turns >= 10_000 // MAX_PIECES
+
+
+@posix
+async def test_a_websocket_stream_takes_nothing_before_a_flush_either() -> None:
+    """Where a pong was being written, what came after it waits; more would overtake it."""
+    ours, theirs = await tcp_pair()
+    async with ours, theirs:
+        stream = WebSocketStream(ours, client=True)
+        async with trio.open_nursery() as nursery:
+            async with stream._write_lock:
+                assert not stream.send_nowait(b"first")
+                nursery.start_soon(stream.flush)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+        with pytest.raises(trio.BusyResourceError):
+            stream.send_nowait(b"second")
+        await stream.flush()
+        assert stream.send_nowait(b"second")
+        far = WebSocketStream(theirs, client=False)
+        received = b""
+        while len(received) < 11:
+            received += await far.receive_some()
+        assert received == b"firstsecond"
+
+
+@pytest.mark.parametrize("how", ["send_all", "flush"])
+async def test_a_peer_that_takes_nothing_is_left_within_a_second(
+    how: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whatever carries TLS: what is below does not try again to say goodbye."""
+    ours, theirs = await tls(websocket(trio.testing.memory_stream_pair()))
+    clogged, _ = trio.testing.lockstep_stream_pair()
+    ours.transport_stream._port = nowait(clogged)
+    async with trio.open_nursery() as nursery:
+        if how == "send_all":
+            nursery.start_soon(ours.send_all, bytes(100_000))
+        else:
+            assert not ours.send_nowait(bytes(100_000))
+            nursery.start_soon(ours.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    began = trio.current_time()
+    await ours.aclose()
+    assert trio.current_time() - began <= 1.0
+    await trio.aclose_forcefully(theirs)
 
 
 @posix

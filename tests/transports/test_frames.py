@@ -131,6 +131,13 @@ def test_a_flood_of_frames_without_data_is_an_error(idle):
         list(iter(lambda: decoder.next_event(1), None))
 
 
+def test_small_messages_with_an_empty_end_are_no_flood():
+    """As some intermediaries send them."""
+    decoder = FrameDecoder(masked=False)
+    decoder.receive_untrusted(encoded([(MORE, b"x"), (LAST, b"")] * (MAX_IDLE_FRAMES + 1), None))
+    assert len(list(iter(lambda: decoder.next_event(1), None))) == MAX_IDLE_FRAMES + 1
+
+
 @pytest.mark.parametrize("key", [None, KEY], ids=["server", "client"])
 @pytest.mark.parametrize("name", [name for name in TABLE if "close" not in name and "end of data" not in name])
 def test_what_follows_is_not_lost(name, key):

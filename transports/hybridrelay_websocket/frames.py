@@ -47,8 +47,8 @@ _LENGTH_16 = 126
 _LENGTH_64 = 127
 #: RFC 6455 section 5.5: control frames carry at most 125 bytes, in one piece.
 _MAX_CONTROL_PAYLOAD = 125
-#: Frames without data that may come at once, that is, in what is received at a time. Each costs as much as any other,
-#: and the reader sees nothing of them by which it could tell that others should run.
+#: So many more frames without data than with data may come at once, that is, in what is received at a time. Each
+#: costs as much as any other, and the reader sees nothing by which it could tell that others should run.
 MAX_IDLE_FRAMES = 4096
 _UINT16 = struct.Struct(">H")
 _UINT64 = struct.Struct(">Q")
@@ -167,7 +167,7 @@ class FrameDecoder:
     _in_message: bool = attrs.field(default=False, init=False)
     _message_empty: bool = attrs.field(default=True, init=False)
     _end_of_data: bool = attrs.field(default=False, init=False)
-    #: Frames without data, since something was received.
+    #: Since something was received: how many more frames came without data than with data.
     _idle_frames: int = attrs.field(default=0, init=False)
     _error: str | None = attrs.field(default=None, init=False)
     _close: Close | None = attrs.field(default=None, init=False)
@@ -217,6 +217,8 @@ class FrameDecoder:
                 self._idle_frames += 1
                 if self._idle_frames > MAX_IDLE_FRAMES:
                     raise FrameError("a flood of frames without data")
+            elif self._idle_frames:
+                self._idle_frames -= 1
             if header.opcode < Opcode.CLOSE:
                 if self._begin_frame(header):
                     return EndOfData()

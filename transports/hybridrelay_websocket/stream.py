@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import trio
 
 from hybridrelay.streams.conflict import ConflictDetector
-from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, nowait
+from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn, nowait
 
 from .frames import (
     END_OF_DATA,
@@ -63,6 +63,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._decoder.receive_untrusted(received)
         #: Decoded, and not yet asked for: only where a caller gives `max_bytes`.
         self._kept: Buffer = b""
+        #: More frames have arrived than were decoded at once.
+        self._undecoded = False
         self._sending = ConflictDetector("another task is sending on this WebSocket stream")
         self._receiving = ConflictDetector("another task is receiving on this WebSocket stream")
         #: Held by who waits until frames are written.
@@ -203,6 +205,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def _send(self, data: Buffer) -> bool:
         """Write `data` in messages; False where `_flush` has to see to the rest."""
+        if self._held:
+            raise trio.BusyResourceError("flush() comes first")
         parts: list[Buffer] = []
         view = memoryview(data)
         for start in range(0, len(view), MAX_MESSAGE):
@@ -269,6 +273,9 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         return trio.BrokenResourceError(why)
 
     async def _wait_readable(self) -> None:
+        if self._kept or self._undecoded:
+            await trio.lowlevel.checkpoint()
+            return
         try:
             await self._port.wait_readable()
         except trio.BrokenResourceError as exc:
@@ -290,10 +297,16 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         if self._kept:
             kept, self._kept = self._kept, b""
             return kept
+        turn: Turn | None = None
+        received = False
         while True:
             payload = self._decode()
             if payload or self._eof_received:
                 return payload
+            if received:  # nothing but pings and the like; there may be more of them
+                turn = turn or Turn()
+                if turn.is_over(0):
+                    return None
             try:
                 chunk = self._port.receive_nowait()
             except trio.BrokenResourceError as exc:
@@ -303,13 +316,16 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             if not chunk:
                 raise self._broken("the connection ended without an end of data", receiving=True)
             self._decoder.receive_untrusted(chunk)
+            received = True
 
     def _decode(self) -> Buffer:
         """The payload in what was received; none if more is needed or the end of data has come."""
         pieces: list[Buffer] = []
+        self._undecoded = False
         while not self._eof_received:
             if len(pieces) == MAX_PIECES:
                 self._decoder.keep()
+                self._undecoded = True
                 break
             try:
                 event = self._decoder.next_event(MAX_PIECE)
