@@ -133,6 +133,7 @@ def run_issue(args: argparse.Namespace) -> int:
     from ...errors import ConfigurationError
     from ...security import AuthorityFile, Role
     from ...security.authority_file import MAX_AUTHORITY_FILE
+    from ...security.loading import naming
     from ..files import check_new_files, new_files
     from ..provisioning import issue_string
 
@@ -142,11 +143,13 @@ def run_issue(args: argparse.Namespace) -> int:
             text = file.read(MAX_AUTHORITY_FILE + 1).decode("utf-8", "replace")
     except OSError as exc:
         raise ConfigurationError(f"cannot read the authority file {args.authority_file}: {exc.strerror}") from exc
-    authority_file = AuthorityFile.parse_untrusted(text)
+    with naming(args.authority_file):
+        authority_file = AuthorityFile.parse_untrusted(text)
     if (owner := authority_file.authority.connection_name) != args.name:
         raise ConfigurationError(f"{args.authority_file} is the authority of {owner}, not of {args.name}")
     role = Role(args.role)
-    string = issue_string(authority_file, role, args.label, now=time.time(), valid_years=args.valid_years)
+    with naming(args.authority_file):
+        string = issue_string(authority_file, role, args.label, now=time.time(), valid_years=args.valid_years)
     with new_files({args.out: string.format() + "\n"}):
         pass
     identity, _ = string.require_identity()
