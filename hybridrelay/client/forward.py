@@ -8,6 +8,7 @@ from functools import partial
 
 import trio
 
+from .._listening import explain_listen_error
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
 from ..connectivity.refusals import is_hopeless
@@ -77,10 +78,9 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     try:
         return await trio.open_tcp_listeners(port, host=host)
     except OSError as exc:
-        raise ConfigurationError(
-            f"cannot listen on {bracketed(host)}:{port}: {exc.strerror or exc}",
-            remedy="choose another --listen address; port 0 takes any that is free",
-        ) from exc
+        otherwise = "or choose another --listen address, port 0 for any that is free"
+        text, remedy = explain_listen_error(exc, port, otherwise=otherwise)
+        raise ConfigurationError(f"cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy) from exc
 
 
 async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) -> None:
