@@ -18,7 +18,7 @@ COMMANDS = [
     ("demo",),
     ("relay",),
     ("connections",),
-    *(("connections", name) for name in ("create", "import", "issue", "list", "show", "delete")),
+    *(("connections", name) for name in ("create", "import", "issue", "endpoints", "list", "show", "delete")),
     ("keys",),
     *(("keys", name) for name in ("list", "regenerate", "revoke")),
     ("connector",),
