@@ -89,7 +89,7 @@ def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionS
 
     Args:
         files: paths, or - for standard input.
-        role: whose they have to be, complete with an identity; None where that does not matter.
+        role: whose they have to be, with an identity that fits; None where that does not matter.
 
     Raises:
         ConfigurationError: one cannot be read, is none, or is the other side's; says which file, and which part.
@@ -102,6 +102,7 @@ def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionS
 
 
 def _load(file: str | None, role: Role | None) -> ConnectionString:
+    from ..connectivity.data import EndToEnd
     from ..security import Role, load_connection_string
     from ..security.loading import describe_source, naming
 
@@ -113,5 +114,5 @@ def _load(file: str | None, role: Role | None) -> ConnectionString:
         elif role is Role.APPLICATION:
             string.require_application()
         if role is not None:
-            string.require_identity()
+            EndToEnd.from_connection_string(string)
     return string

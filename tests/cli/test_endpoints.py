@@ -77,13 +77,13 @@ def test_without_ports_and_pins_files_keep_what_they_have(run: Run, created: Cre
     assert load_connection_string(created.application).hosts == ("b",)
 
 
-def test_without_the_registry_the_other_relays_are_mentioned(run: Run, created: Created) -> None:
-    alone = _endpoints(run, "--endpoint", "relay.example.com", "--state", created.state)
-    more = _endpoints(run, *BOTH, "--state", created.state)
+def test_other_relays_that_know_it_already_are_mentioned(run: Run, created: Created) -> None:
+    first = _endpoints(run, *BOTH, "--state", created.state)
+    second = _endpoints(run, *BOTH, "--endpoint", "c.example.com", "--state", created.state)
+    third = _endpoints(run, "--endpoint", "c.example.com", "--state", created.state)
 
-    assert (alone.code, more.code) == (0, 0)
-    assert "has to be told as well" not in alone.out
-    assert "has to be told as well" in more.out
+    assert (first.code, second.code, third.code) == (0, 0, 0)
+    assert ["have to be told as well" in result.out for result in (first, second, third)] == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,20 @@ def test_a_string_without_an_identity(run: Run, tmp_path: Path, command: str) ->
     assert f"error: {path}: the connection string has no PrivateKey" in result.err
 
 
+def test_a_string_with_the_other_sides_identity(run: Run, created: Created, tmp_path: Path) -> None:
+    fields = [path.read_text().strip().split(";") for path in (created.application, created.connector)]
+    application, connector = (dict(field.split("=", 1) for field in side) for side in fields)
+    mixed = {**application, **{name: connector[name] for name in ("PrivateKey", "Certificate")}}
+    path = tmp_path / "mixed"
+    path.write_text(";".join(f"{name}={value}" for name, value in mixed.items()))
+    path.chmod(0o600)
+    result = run("forward", "--connection-string-file", path)
+
+    assert result.code == 2
+    assert f"error: {path}: the connection string is an application's for orders, and the identity" in result.err
+    assert "is a connector's for orders\n" in result.err
+
+
 @pytest.mark.parametrize("command", ["connector", "forward", "probe"])
 def test_an_unknown_mode(run: Run, created: Created, command: str) -> None:
     path = created.connector if command == "connector" else created.application

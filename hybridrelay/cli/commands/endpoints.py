@@ -161,9 +161,8 @@ def _change_registry(args: argparse.Namespace) -> None:
             f"wrote {args.relay_file}: bring it to each new relay, and import it there (hybridrelay connections "
             "import); then delete it: it holds keys"
         )
-    others = len(set(known.hosts) | set(record.hosts)) - 1
-    if others:
-        output.say("Every other relay that serves it has to be told as well, with --state there.")
+    if len(set(known.hosts) & set(record.hosts)) > 1:
+        output.say("The other relays that serve it already have to be told as well, with --state there.")
 
 
 def _tell_about_pins(relays: int, holder: RelayHolder, pins: Sequence[str] | None) -> None:
