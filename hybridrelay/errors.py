@@ -11,15 +11,21 @@ from .protocol.reasons import Reason
 
 
 class HybridRelayError(Exception):
-    """Base of all. `str()` is one line for people; `reason` is for programs; `remedy` says what to do, or is None."""
+    """Base of all. `str()` is one line for people; `reason` is for programs; `remedy` says what to do, or is None.
+
+    `brief` is what is left of a long line for who has read it before, or None.
+    """
 
     reason: Reason = Reason.INTERNAL_ERROR
 
-    def __init__(self, message: str, *, reason: Reason | None = None, remedy: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, reason: Reason | None = None, remedy: str | None = None, brief: str | None = None
+    ) -> None:
         super().__init__(message)
         if reason is not None:
             self.reason = reason
         self.remedy = remedy
+        self.brief = brief
 
 
 class ConfigurationError(HybridRelayError):

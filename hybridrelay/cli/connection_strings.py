@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..security import ConnectionString
+    from ..security import ConnectionString, Role
 
 #: Below the ten seconds and more that service managers give a program before they kill it.
 DEFAULT_GRACE = 5.0
@@ -84,25 +84,35 @@ def _grace(text: str) -> float:
     return value
 
 
-def load_all(files: Sequence[str]) -> list[ConnectionString]:
+def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionString]:
     """Read all connection strings; without files, the one in the environment.
 
-    Raises:
-        ConfigurationError: one cannot be read or is none; says which file, and which part of it.
-    """
-    from ..errors import ConfigurationError, ConnectionStringError
-    from ..security import load_connection_string
+    Args:
+        files: paths, or - for standard input.
+        role: whose they have to be, with an identity that fits; None where that does not matter.
 
-    if not files:
-        return [load_connection_string()]
+    Raises:
+        ConfigurationError: one cannot be read, is none, or is the other side's; says which file, and which part.
+    """
+    from ..errors import ConfigurationError
+
     if len([file for file in files if file == "-"]) > 1:
         raise ConfigurationError("standard input (-) holds one connection string", remedy="use files for the others")
-    strings = []
-    for file in files:
-        try:
-            strings.append(load_connection_string(file))
-        except ConnectionStringError as exc:
-            if len(files) == 1:
-                raise
-            raise ConnectionStringError(f"{file}: {exc}", part=exc.part, remedy=exc.remedy) from None
-    return strings
+    return [_load(file, role) for file in files or (None,)]
+
+
+def _load(file: str | None, role: Role | None) -> ConnectionString:
+    from ..connectivity.data import EndToEnd
+    from ..security import Role, load_connection_string
+    from ..security.loading import describe_source, naming
+
+    string = load_connection_string(file)
+    # Client and connector look at this as well, and no longer know the file.
+    with naming(describe_source(file)):
+        if role is Role.CONNECTOR:
+            string.require_target()
+        elif role is Role.APPLICATION:
+            string.require_application()
+        if role is not None:
+            EndToEnd.from_connection_string(string)
+    return string

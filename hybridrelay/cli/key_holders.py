@@ -9,6 +9,7 @@ import attrs
 
 from ..errors import ConfigurationError
 from ..security import AuthorityFile, ConnectionString, Role, Secret, check_key, parse_connection_string_untrusted
+from ..security.loading import naming
 from .files import replace_private_file
 from .provisioning import rule_of, with_key
 
@@ -63,6 +64,19 @@ def read_key_holder(path: Path, rule: str) -> KeyHolder:
     Raises:
         ConfigurationError: it is neither, or carries no key of that rule.
     """
+    content = read_string_or_authority(path)
+    if isinstance(content, ConnectionString):
+        return _from_string(path, content)
+    with naming(path):
+        return _from_authority_file(path, content, rule)
+
+
+def read_string_or_authority(path: Path) -> ConnectionString | AuthorityFile:
+    """Read a connection string file or an authority file.
+
+    Raises:
+        ConfigurationError: it is neither; names the file and the part, and repeats nothing of it.
+    """
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_FILE + 1).decode("utf-8-sig")
@@ -70,9 +84,10 @@ def read_key_holder(path: Path, rule: str) -> KeyHolder:
         raise ConfigurationError(f"cannot read {path}: {exc.strerror}") from exc
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path} is neither a connection string nor an authority file") from None
-    if text.lstrip().startswith("{"):
-        return _from_authority_file(path, AuthorityFile.parse_untrusted(text), rule)
-    return _from_string(path, parse_connection_string_untrusted(text))
+    with naming(path):
+        if text.lstrip().startswith("{"):
+            return AuthorityFile.parse_untrusted(text)
+        return parse_connection_string_untrusted(text)
 
 
 def check_key_holder(holder: KeyHolder, connection: str, rule: str, key: Secret | None) -> None:
@@ -108,4 +123,4 @@ def _from_authority_file(path: Path, file: AuthorityFile, rule: str) -> KeyHolde
                 return with_key(file, role, key).format()
 
             return KeyHolder(path, file.authority.connection_name, name, key, with_new_key)
-    raise ConfigurationError(f"{path} carries no key of rule {rule}")
+    raise ConfigurationError(f"it carries no key of rule {rule}")

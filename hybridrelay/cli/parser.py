@@ -45,6 +45,10 @@ set it up (each command has its own --help):
   beside the application:
     hybridrelay forward --connection-string-file orders.application \\
         --listen 127.0.0.1:5432
+
+exit codes:
+  0 ended as asked for, 1 failed, 2 what was given cannot be used, 70 a bug,
+  128+N ended by signal N (130: Ctrl-C); docs/operating.md says more
 """
 
 

@@ -70,10 +70,8 @@ def provision(
     rules = {role: Rule.generate(role.value, {right}) for role, right in _RIGHTS.items()}
     hosts = [endpoint.host for endpoint in endpoints]
     extra = {
-        "endpoint": hosts[0] if len(hosts) == 1 else hosts,
         "target": str(target),
-        "relay_pins": list(pins),
-        "ports": format_port_lists(endpoints),
+        **_relays(endpoints, pins),
         "rules": {
             role.value: {"name": rule.name, "key": rule.primary.reveal() if rule.primary else ""}
             for role, rule in rules.items()
@@ -105,20 +103,49 @@ def issue_string(
     """
     authority, extra = authority_file.authority, authority_file.extra
     key_name, key = rule_of(extra, role)
+    endpoints, pins = relays_of(authority_file)
     try:
-        ports = _text(extra, "ports")
         return ConnectionString(
-            endpoints=pair_endpoints(_hosts(extra), parse_port_lists_untrusted(ports) if ports else ()),
+            endpoints=endpoints,
             key_name=key_name,
             key=key,
             entity_path=authority.connection_name,
             target=parse_host_port_untrusted(_text(extra, "target")) if role is Role.CONNECTOR else None,
             identity=authority.issue(role, label, now=now, valid_years=valid_years),
             authority=authority.certificate,
-            relay_pins=tuple(str(pin) for pin in _get(extra, "relay_pins", list)),
+            relay_pins=pins,
         )
     except ValueError as exc:
         raise _damaged(str(exc)) from None
+
+
+def relays_of(authority_file: AuthorityFile) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
+    """The relays, and their pins, that strings carry.
+
+    Raises:
+        ConfigurationError: the authority file is damaged.
+    """
+    extra = authority_file.extra
+    try:
+        ports = _text(extra, "ports")
+        endpoints = pair_endpoints(_hosts(extra), parse_port_lists_untrusted(ports) if ports else ())
+    except ValueError as exc:
+        raise _damaged(str(exc)) from None
+    return endpoints, tuple(str(pin) for pin in _get(extra, "relay_pins", list))
+
+
+def with_relays(authority_file: AuthorityFile, endpoints: Sequence[Endpoint], pins: Sequence[str]) -> AuthorityFile:
+    """The same authority file with other relays for the strings that it issues."""
+    return attrs.evolve(authority_file, extra={**authority_file.extra, **_relays(endpoints, pins)})
+
+
+def _relays(endpoints: Sequence[Endpoint], pins: Sequence[str]) -> dict[str, object]:
+    hosts = [endpoint.host for endpoint in endpoints]
+    return {
+        "endpoint": hosts[0] if len(hosts) == 1 else hosts,
+        "relay_pins": list(pins),
+        "ports": format_port_lists(endpoints),
+    }
 
 
 def rule_of(extra: Mapping[str, Any], role: Role) -> tuple[str, Secret]:

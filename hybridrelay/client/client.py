@@ -20,12 +20,11 @@ from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
-from ..errors import ConfigurationError, HybridRelayError, PeerIdentityError, SessionError, StreamRefused
+from ..errors import HybridRelayError, PeerIdentityError, SessionError, StreamRefused
 from ..mux import DATA_CONFIG, Budget, MuxStream, Role, Session
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, expires_soon, parse_connection_string_untrusted
-from ..security import Role as IdentityRole
 from .kept import KeptSession
 from .sender import Sender
 from .senders import Senders
@@ -64,11 +63,7 @@ class Client:
         climb_seconds: float = CLIMB_FIRST_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if string.role is not IdentityRole.APPLICATION:
-            raise ConfigurationError(
-                "this is a connector's connection string; it can only listen",
-                remedy="use the file that was written as --application-file",
-            )
+        string.require_application()
         identity, _ = string.require_identity()
         if expires_soon(identity, now=clock()):
             logger.warning("%s: this application's identity expires soon: issue a new one", string.entity_path)

@@ -8,8 +8,10 @@ from functools import partial
 
 import trio
 
+from .._listening import explain_listen_error
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
+from ..connectivity.complaint import Complaint
 from ..connectivity.refusals import is_hopeless
 from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, StreamRefused
 from ..mux import MuxStream, bridge
@@ -77,10 +79,9 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     try:
         return await trio.open_tcp_listeners(port, host=host)
     except OSError as exc:
-        raise ConfigurationError(
-            f"cannot listen on {bracketed(host)}:{port}: {exc.strerror or exc}",
-            remedy="choose another --listen address; port 0 takes any that is free",
-        ) from exc
+        otherwise = "or choose another --listen address, port 0 for any that is free"
+        text, remedy = explain_listen_error(exc, port, otherwise=otherwise)
+        raise ConfigurationError(f"cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy) from exc
 
 
 async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) -> None:
@@ -92,6 +93,7 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
             ever. What else looks final may pass: an identity can be let in again, and who poses as the relay goes.
     """
     backoff = Backoff()
+    complaint = Complaint()
     first = True
     while True:
         began = trio.current_time()
@@ -101,8 +103,9 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
             revoked = isinstance(exc, AuthorizationError) and not client.open_streams
             if is_hopeless(exc) and (first or revoked):
                 raise
-            logger.warning("%s%s", exc, f"; {exc.remedy}" if exc.remedy else "")
+            logger.warning("%s", complaint.about(exc))
         else:
+            complaint.over()
             if first:
                 first = False
                 task_status.started()

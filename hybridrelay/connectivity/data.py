@@ -48,8 +48,8 @@ class EndToEnd:
         # Every peer would find out; a connector would wait for peers that refuse it, and seem well.
         if (name.connection_name, name.role) != (string.entity_path, role):
             raise ConfigurationError(
-                f"the connection string is a {role}'s for {string.entity_path}, and the identity in it is a "
-                f"{name.role}'s for {name.connection_name}",
+                f"the connection string is {_whose(role)} for {string.entity_path}, and the identity in it is "
+                f"{_whose(name.role)} for {name.connection_name}",
                 remedy="use the strings as they were written: 'connections issue' makes further ones",
             )
         return cls(string.entity_path, role, context)
@@ -91,6 +91,10 @@ class EndToEnd:
             return identity_error
         reason = getattr(exc, "reason", Reason.SESSION_LOST)
         return RendezvousError(f"the data channel was lost: {exc}", reason=reason)
+
+
+def _whose(role: Role) -> str:
+    return f"{'an' if role is Role.APPLICATION else 'a'} {role}'s"
 
 
 async def open_data_channel(

@@ -59,7 +59,12 @@ def all_failed(failures: Mapping[str, HybridRelayError]) -> HybridRelayError:
     told = [f"{host}: {error}" for host, error in failures.items()]
     remedies = dict.fromkeys(error.remedy for error in sorted(failures.values(), key=_distance) if error.remedy)
     kind = _NEARNESS[_nearness(nearest)]
-    return kind(f"no relay works: {'; '.join(told)}", reason=nearest.reason, remedy="; ".join(remedies) or None)
+    return kind(
+        f"no relay works: {'; '.join(told)}",
+        reason=nearest.reason,
+        remedy="; ".join(remedies) or None,
+        brief=f"no relay works ({', '.join(failures)})",
+    )
 
 
 def _distance(error: HybridRelayError) -> tuple[bool, bool, int]:

@@ -171,5 +171,6 @@ class NoRouteWorks(RelayUnreachable):
         found.sort(key=lambda failure: failure.kind is not FailureKind.WRONG_IDENTITY)
         reason = next((failure.reason for failure in found if failure.reason is not None), Reason.INTERNAL_ERROR)
         remedy = next((failure.remedy for failure in found if failure.remedy is not None), None)
-        super().__init__(report.summary(), reason=reason, remedy=remedy)
+        brief = f"the relay {report.host} cannot be reached"
+        super().__init__(report.summary(), reason=reason, remedy=remedy, brief=brief)
         self.report = report

@@ -154,7 +154,7 @@ class Session:
         core = self.core
         return {
             "control_sessions" if self._is_control else "data_sessions": 1,
-            "streams": 0 if self._is_control else len(core.streams),
+            **({} if self._is_control else {"streams": len(core.streams)}),
             "queued_bytes": sum(stream.queued_bytes for stream in core.streams.values()),
             "unread_bytes": sum(stream.readable_bytes for stream in core.streams.values()),
             "unacknowledged_bytes": core.unacknowledged_bytes,

@@ -77,6 +77,15 @@ class HybridConnection:
         """The rule called `name`, or None."""
         return next((rule for rule in self.rules if rule.name == name), None)
 
+    def differences(self, record: RelayRecord) -> tuple[str, ...]:
+        """In what a record of the same name is not the same: ``endpoint``, ``rules``, ``keys``. Empty: in nothing."""
+        ours, theirs = ({rule.name: rule for rule in rules} for rules in (self.rules, record.rules))
+        if {name: rule.rights for name, rule in ours.items()} != {name: rule.rights for name, rule in theirs.items()}:
+            found = ["rules"]
+        else:
+            found = ["keys"] if ours != theirs else []
+        return (*(["endpoint"] if self.hosts != record.hosts else []), *found)
+
     def key_id(self, rule: str, slot: KeySlot) -> KeyId | None:
         """The key in that slot, or None where there is no such rule or the key is revoked."""
         generation = self.generations.get((rule, slot))

@@ -22,7 +22,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self
 
 from ..errors import ConfigurationError, StateError
-from ..security import KeySlot, Right, Rule, Secret, generate_key
+from ..security import KeySlot, Right, Rule, Secret, check_hosts, generate_key
 from .model import HybridConnection, RelayRecord
 from .state_dir import REGISTRY_FILE, prepare_state_directory, private_file
 
@@ -187,6 +187,22 @@ class Registry:
                 for slot in KeySlot:
                     _insert_key(database, record.name, rule.name, slot, rule.key(slot))
         return self.get(record.name)
+
+    def change_hosts(self, name: str, hosts: Iterable[str]) -> HybridConnection:
+        """Say anew which relays serve a hybrid connection. Its keys, and all that runs through it, stay.
+
+        Raises:
+            ConfigurationError: there is none of this name, or a host is impossible.
+        """
+        try:
+            checked = check_hosts(tuple(hosts))
+        except ValueError as exc:
+            raise ConfigurationError(str(exc)) from None
+        with self._change() as database:
+            change = "UPDATE connections SET endpoint_host = ? WHERE name = ?"
+            if not database.execute(change, (" ".join(checked), name)).rowcount:
+                raise self._unknown_connection(name)
+        return self.get(name)
 
     def delete(self, name: str) -> None:
         """Remove a hybrid connection and all that was known about it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import ssl
 import time
@@ -14,6 +13,7 @@ from types import MappingProxyType
 import attrs
 import trio
 
+from .._listening import explain_listen_error
 from .._nursery import FlatNursery, leaves, wait_stop
 from .._vitals import reporting
 from ..abc import AcceptOptions, Port, Purpose, Transport
@@ -353,27 +353,13 @@ async def _echo(stream: trio.abc.HalfCloseableStream) -> None:
     await stream.aclose()
 
 
-_REMEDIES = {
-    errno.EADDRINUSE: "another program has it: find it with 'ss -ltnp', or choose another number with --ports",
-    errno.EACCES: (
-        "ports below 1024 need a privilege: set net.ipv4.ip_unprivileged_port_start, or AmbientCapabilities="
-        "CAP_NET_BIND_SERVICE in the service's unit, or choose others (--ports http=8080,https=8443) and put the "
-        "public numbers into --public-ports"
-    ),
-    errno.EADDRNOTAVAIL: "no interface of this machine has that address: see 'ip address'",
-}
-
-
 async def _listen(name: str, binding: Binding) -> list[trio.SocketListener]:
     try:
         return await trio.open_tcp_listeners(binding.port, host=binding.host or None)
     except OSError as exc:
-        causes = [leaf for leaf in leaves(exc.__cause__ or exc) if isinstance(leaf, OSError)]
-        number = next((cause.errno for cause in causes if cause.errno in _REMEDIES), exc.errno)
-        text = next((cause.strerror for cause in causes if cause.errno == number), None) or str(exc)
-        raise ConfigurationError(
-            f"port {name} cannot listen on {binding}: {text}", remedy=_REMEDIES.get(number or 0)
-        ) from exc
+        otherwise = "or choose another (--host, --ports), and say with --public-ports what connection strings carry"
+        text, remedy = explain_listen_error(exc, binding.port, otherwise=otherwise)
+        raise ConfigurationError(f"port {name} cannot listen on {binding}: {text}", remedy=remedy) from exc
 
 
 async def run_relay(

@@ -127,6 +127,19 @@ class ConnectionString:
             )
         return self.target
 
+    def require_application(self) -> None:
+        """Make sure that a client may use it.
+
+        Raises:
+            ConnectionStringError: this is a connector's string.
+        """
+        if self.role is not Role.APPLICATION:
+            raise ConnectionStringError(
+                "this is a connector's connection string; it can only listen",
+                part="Target",
+                remedy="use the file that was written as --application-file",
+            )
+
     def format(self) -> str:
         """The connection string as one line, secrets included. `parse_connection_string_untrusted` reads it back."""
         values = {

@@ -71,7 +71,8 @@ def pair_endpoints(hosts: Sequence[str], ports: Sequence[Mapping[str, int | None
         lists *= len(hosts)
     if len(lists) != len(hosts):
         raise ValueError(
-            f"{len(lists)} lists of ports for {len(hosts)} relays: expected one for all, or one for each, in order"
+            f"{len(lists)} lists of ports for {len(hosts)} relay{'s' if len(hosts) > 1 else ''}: "
+            "expected one for all, or one for each, in order"
         )
     return tuple(map(Endpoint, hosts, lists))
 

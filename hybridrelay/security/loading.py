@@ -6,7 +6,8 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from ..errors import ConfigurationError, ConnectionStringError
@@ -32,7 +33,7 @@ def load_connection_string(
 
     Raises:
         ConfigurationError: there is nothing to read.
-        ConnectionStringError: what was read is not a connection string.
+        ConnectionStringError: what was read is not a connection string. Says where it came from.
 
     Logs a warning where others than the owner may read the file (not on Windows).
     """
@@ -43,12 +44,32 @@ def load_connection_string(
                 "no connection string was given",
                 remedy=f"name a file, or set {ENVIRONMENT_VARIABLE}, or use - for standard input",
             )
-        return parse_connection_string_untrusted(text)
+        with naming(describe_source(source)):
+            return parse_connection_string_untrusted(text)
     if source == "-":
-        return _parse(
-            (sys.stdin.buffer if stdin is None else stdin).read(MAX_CONNECTION_STRING + 1), "standard input"
-        )
-    return _parse(_read_file(source), str(source))
+        data = (sys.stdin.buffer if stdin is None else stdin).read(MAX_CONNECTION_STRING + 1)
+    else:
+        data = _read_file(source)
+    with naming(describe_source(source)):
+        return _parse(data)
+
+
+def describe_source(source: str | os.PathLike[str] | None) -> str:
+    """What people call a `source` of `load_connection_string`."""
+    if source is None:
+        return ENVIRONMENT_VARIABLE
+    return "standard input" if source == "-" else str(source)
+
+
+@contextmanager
+def naming(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Let a `ConfigurationError` about what was read say where that came from: who has several must know which."""
+    try:
+        yield
+    except ConfigurationError as exc:
+        # In place: it stays the same error, with its part and its remedy.
+        exc.args = (f"{source}: {exc}",)
+        raise
 
 
 def _read_file(path: str | os.PathLike[str]) -> bytes:
@@ -70,11 +91,11 @@ def _read_file(path: str | os.PathLike[str]) -> bytes:
         raise ConfigurationError("the name of the connection string file is impossible") from None
 
 
-def _parse(data: bytes, origin: str) -> ConnectionString:
+def _parse(data: bytes) -> ConnectionString:
     try:
         text = data.decode("utf-8-sig")  # editors on Windows put a mark at the beginning
     except UnicodeDecodeError:
-        raise ConnectionStringError(f"{origin} holds no text", remedy="it must be UTF-8 or ASCII") from None
-    if not text.strip():
-        raise ConnectionStringError(f"{origin} is empty")
+        raise ConnectionStringError(
+            "a connection string is text, and this is none", remedy="it must be UTF-8 or ASCII"
+        ) from None
     return parse_connection_string_untrusted(text)

@@ -56,6 +56,7 @@ def test_a_malformed_connection_string_names_its_part(
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("hybridrelay: error: ")
     assert part in result.err
+    assert f"error: {path}: " in result.err
     assert KEY not in result.err
 
 
@@ -69,8 +70,8 @@ def test_strings_come_from_the_environment_and_from_standard_input(
     from_environment = run(command)
 
     assert from_input.code == from_environment.code == 2
-    assert from_input.err == from_environment.err
-    assert "SharedAccessKeyName is missing" in from_input.err
+    for source, result in (("standard input", from_input), (ENVIRONMENT_VARIABLE, from_environment)):
+        assert result.err == f"hybridrelay: error: {source}: the connection string's SharedAccessKeyName is missing\n"
 
 
 @pytest.mark.parametrize("command", ["connector", "forward", "probe"])
@@ -126,10 +127,37 @@ def test_a_connection_string_in_argv_is_refused_and_not_repeated(arguments: tupl
     ("command", "role"), [("connector", "application"), ("forward", "connector")], ids=["connector", "forward"]
 )
 def test_the_other_sides_string(run: Run, created: Created, command: str, role: str) -> None:
-    result = run(command, "--connection-string-file", getattr(created, role))
+    path = getattr(created, role)
+    result = run(command, "--connection-string-file", path)
 
     assert result.code == 2
+    assert f"error: {path}: " in result.err
     assert "  try: " in result.err
+
+
+@pytest.mark.parametrize("command", ["connector", "forward"])
+def test_a_string_without_an_identity(run: Run, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "string"
+    path.write_text(STRING + (";Target=db:5432" if command == "connector" else ""))
+    path.chmod(0o600)
+    result = run(command, "--connection-string-file", path)
+
+    assert result.code == 2
+    assert f"error: {path}: the connection string has no PrivateKey" in result.err
+
+
+def test_a_string_with_the_other_sides_identity(run: Run, created: Created, tmp_path: Path) -> None:
+    fields = [path.read_text().strip().split(";") for path in (created.application, created.connector)]
+    application, connector = (dict(field.split("=", 1) for field in side) for side in fields)
+    mixed = {**application, **{name: connector[name] for name in ("PrivateKey", "Certificate")}}
+    path = tmp_path / "mixed"
+    path.write_text(";".join(f"{name}={value}" for name, value in mixed.items()))
+    path.chmod(0o600)
+    result = run("forward", "--connection-string-file", path)
+
+    assert result.code == 2
+    assert f"error: {path}: the connection string is an application's for orders, and the identity" in result.err
+    assert "is a connector's for orders\n" in result.err
 
 
 @pytest.mark.parametrize("command", ["connector", "forward", "probe"])
@@ -151,7 +179,7 @@ def test_pairs_that_do_not_match(run: Run, created: Created) -> None:
     )  # fmt: skip
 
     assert result.code == 2
-    assert "2 times --listen for 1 connection strings" in result.err
+    assert "2 times --listen for 1 connection string\n" in result.err
 
 
 def test_standard_input_twice(run: Run) -> None:

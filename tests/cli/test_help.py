@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hybridrelay import __version__
+from hybridrelay.cli import INTERRUPTED, exits
 
 from .conftest import Run
 
@@ -16,7 +18,7 @@ COMMANDS = [
     ("demo",),
     ("relay",),
     ("connections",),
-    *(("connections", name) for name in ("create", "import", "issue", "list", "show", "delete")),
+    *(("connections", name) for name in ("create", "import", "issue", "endpoints", "list", "show", "delete")),
     ("keys",),
     *(("keys", name) for name in ("list", "regenerate", "revoke")),
     ("connector",),
@@ -34,6 +36,16 @@ def test_every_command_explains_itself(run: Run, command: tuple[str, ...], monke
     assert re.search("\n +hybridrelay ", result.out), "no example"
     assert all(option in result.out for option in ("--version", "--log-level", "--log-json"))
     assert max(map(len, result.out.splitlines())) <= 80
+
+
+def test_the_exit_codes_are_told_and_documented(run: Run) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    rows = re.findall(r"^\| (\d+)(?: \+ N)? \| ", documented.partition("## Exit codes")[2], re.MULTILINE)
+    told = re.findall(r"\b(\d+)\b", run("--help").out.partition("exit codes:")[2])
+
+    known = {value for name, value in vars(exits).items() if name.isupper()}
+    assert {int(code) for code in rows} == known
+    assert {int(code) for code in told} == known | {INTERRUPTED}
 
 
 @pytest.mark.parametrize("command", [(), *COMMANDS], ids=" ".join)

@@ -133,6 +133,15 @@ def test_a_second_relay_on_the_same_state_directory(deployment: Deployment) -> N
     deployment.start_relay()
 
 
+def _documented_vitals(role: str) -> set[str]:
+    """The names that the table in docs/operating.md has for this role."""
+    text = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
+    rows = re.findall(r"^\| (`.+?`) \| (all|relay|connector, forward) \|", text, re.MULTILINE)
+    return {
+        name for names, whose in rows if whose == "all" or role in whose for name in re.findall(r"`(\w+)`", names)
+    }
+
+
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 async def test_the_three_roles_end_gracefully(
     deployment: Deployment, nursery: trio.Nursery, number: signal.Signals
@@ -146,6 +155,10 @@ async def test_the_three_roles_end_gracefully(
     assert re.fullmatch(r"ready forward orders=127\.0\.0\.1:\d+", forward.program.out)
     with trio.fail_after(30):
         assert await _say(forward.port, b"hello") == b"hello"
+    for role, program in (("forward", forward.program), ("connector", connector), ("relay", relay)):
+        found = program.vitals()
+        assert found["control_sessions"] == (2 if role == "relay" else 1)
+        assert found.keys() <= _documented_vitals(role)
     for program in (forward.program, connector, relay):
         program.process.send_signal(number)
 

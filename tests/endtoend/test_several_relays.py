@@ -42,21 +42,25 @@ class Pair:
             name, *(folder / f"{name}.{what}" for what in ("connector", "application", "authority"))
         )
         record = folder / f"{name}.relay"
-        relays: list[str] = []
-        for deployment, relay in zip(self.deployments, self.relays, strict=True):
-            pin = re.search(r"pin=(\S+)", relay.out)
-            assert pin is not None
-            ports = ",".join(f"{port}={number}" for port, number in deployment.ports.items())
-            relays += ["--endpoint", deployment.host, "--relay-pin", pin[1], "--public-ports", ports]
         host, port = target
         self.run(
-            "connections", "create", name, "--target", f"{host}:{port}", *relays, "--relay-file", record,
+            "connections", "create", name, "--target", f"{host}:{port}", *self.options(), "--relay-file", record,
             "--connector-file", published.connector, "--application-file", published.application,
             "--authority-file", published.authority,
         )  # fmt: skip
         for deployment in self.deployments:
             self.run("connections", "import", record, "--state", deployment.state)
         return published
+
+    def options(self) -> list[str]:
+        """The arguments that name both relays, for what writes connection strings."""
+        relays: list[str] = []
+        for deployment, relay in zip(self.deployments, self.relays, strict=True):
+            pin = re.search(r"pin=(\S+)", relay.out)
+            assert pin is not None
+            ports = ",".join(f"{port}={number}" for port, number in deployment.ports.items())
+            relays += ["--endpoint", deployment.host, "--relay-pin", pin[1], "--public-ports", ports]
+        return relays
 
     def run(self, *arguments: str | Path) -> None:
         done = self.first.run(*arguments)
@@ -142,6 +146,34 @@ async def test_a_relay_that_is_stopped_is_left_before_it_goes(pair: Pair, nurser
         await said(forward.program, f"(moved to|resumed over) .* at {HOSTS[1]}")
         await all_move(talkers)
         assert await is_served(forward.port)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_second_relay_is_added_while_applications_talk(pair: Pair, nursery: trio.Nursery) -> None:
+    """As docs/operating.md has it; who still has the old string is served as before."""
+    published = pair.first.create("orders", await serve(nursery, echo), endpoint=HOSTS[0])
+    connector = pair.first.start_connector(published)
+    old_forward = pair.first.start_forward(published)
+    record = pair.first.folder / "orders.relay"
+    both = [part for host in HOSTS for part in ("--endpoint", host)]
+    change = ("connections", "endpoints", "orders")
+    async with talking(old_forward):
+        for arguments in (
+            (*change, *both, "--state", pair.first.state, "--relay-file", record),
+            ("connections", "import", record, "--state", pair.deployments[1].state),
+            (*change, *pair.options(), "--update", published.authority, published.connector, published.application),
+        ):
+            await trio.to_thread.run_sync(pair.run, *arguments)
+    await trio.to_thread.run_sync(connector.terminate)
+    connector = pair.first.start_connector(published)
+    for host in HOSTS:
+        await said(connector, f"listening for orders at {host}")
+    await wait_until_served(old_forward)
+    forward = pair.first.start_forward(published)
+    async with talking(forward) as talkers:
+        pair.relays[0].kill()
+        await said(forward.program, f"resumed over .* at {HOSTS[1]}")
+        await all_move(talkers)
     nursery.cancel_scope.cancel()
 
 

@@ -295,3 +295,22 @@ def test_what_ended(new: dict[str, HybridConnection], ended: list[tuple[KeySlot,
     old = {"sql": connection(ONE)}
     assert diff(old, new) == {KeyId("sql", "one", slot, generation) for slot, generation in ended}
     assert diff({}, old) == frozenset()
+
+
+def test_other_hosts_end_no_key(registry: Registry, rules: Rules) -> None:
+    before = registry.create("sql", ["a.example.com"], rules)
+    other = registry.create("other", ["a.example.com"], [])
+    after = registry.change_hosts("sql", ["a.example.com", "b.example.com"])
+
+    assert after.hosts == ("a.example.com", "b.example.com")
+    assert (after.rules, after.generations, after.created_at) == (before.rules, before.generations, before.created_at)
+    assert registry.get("other") == other
+    assert not diff({"sql": before}, {"sql": after})
+
+
+@pytest.mark.parametrize(("name", "hosts"), [("missing", ["a"]), ("sql", []), ("sql", ["a", "A."]), ("sql", ["a b"])])
+def test_hosts_that_cannot_be(registry: Registry, rules: Rules, name: str, hosts: list[str]) -> None:
+    before = registry.create("sql", ["a.example.com"], rules)
+    with pytest.raises(ConfigurationError):
+        registry.change_hosts(name, hosts)
+    assert registry.list() == (before,)

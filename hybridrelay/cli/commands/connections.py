@@ -1,4 +1,4 @@
-"""``hybridrelay connections``: create, import, issue, list, show, delete."""
+"""``hybridrelay connections``: create, import, issue, endpoints, list, show, delete."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 from .. import exits, output, values
 from ..parser import Subparsers, add_command
 from .creation import add_create, add_years
+from .endpoints import add_endpoints
 
 if TYPE_CHECKING:
-    from ...relay import HybridConnection
+    from collections.abc import Sequence
+
+    from ...errors import ConfigurationError
+    from ...relay import HybridConnection, RelayRecord
 
 _IMPORT = """\
 Bring a hybrid connection that was created with --relay-file to the relay; one with several relays, to each of them. A
-running relay serves it within a second. Delete the relay file afterwards: it holds keys.
+running relay serves it within a second. Delete the relay file afterwards: it holds keys. Importing the same again
+changes nothing; another one of the same name is refused.
 """
 _ISSUE = """\
 Issue a further connection string: for another application (with a label of its own in the connector's audit log, so
@@ -31,14 +36,16 @@ def add_parser(subparsers: Subparsers) -> None:
     group = add_command(
         subparsers,
         "connections",
-        "create, import, issue, list, show or delete hybrid connections",
-        "Hybrid connections: create them, bring them to the relay, issue further connection strings.",
+        "create, import, issue, change, list, show or delete hybrid connections",
+        "Hybrid connections: create them, bring them to the relay, issue further connection strings, change their "
+        "relays.",
         "each of them has its own --help:\n  hybridrelay connections create --help\n",
     )
     below: Any = group.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
     add_create(below)
     _add_import(below)
     _add_issue(below)
+    add_endpoints(below)
     listing = add_command(
         below,
         "list",
@@ -110,22 +117,51 @@ def run_import(args: argparse.Namespace) -> int:
     from ...errors import ConfigurationError
     from ...relay import Registry, parse_relay_record_untrusted
     from ...relay.limits import RELAY_RECORD_BYTES
+    from ...security.loading import naming
 
     try:
         with args.relay_file.open("rb") as file:
             text = file.read(RELAY_RECORD_BYTES + 1)
     except OSError as exc:
         raise ConfigurationError(f"cannot read the relay file {args.relay_file}: {exc.strerror}") from exc
-    record = parse_relay_record_untrusted(text)
+    with naming(args.relay_file):
+        record = parse_relay_record_untrusted(text)
     with Registry.open(args.state) as registry:
-        registry.import_(record)
+        known = registry.snapshot().get(record.name)
+        if known is None:
+            registry.import_(record)
+        elif differences := known.differences(record):
+            raise _differs(args, record, differences)
     if len(record.hosts) > 1:
         advice = f"import {args.relay_file} at each of these relays, then delete it"
     else:
         advice = f"delete {args.relay_file}"
-    output.say(f"imported {record.name} (endpoint {', '.join(record.hosts)}); {advice}: it holds keys")
+    if known is None:
+        did = f"imported {record.name} (endpoint {', '.join(record.hosts)})"
+    else:
+        did = f"{record.name} is here already, just as in {args.relay_file}: nothing was changed"
+    output.say(f"{did}; {advice}: it holds keys")
     output.say(f"compare with what its connection strings were given: {_pin_and_ports(args.state)}")
     return exits.OK
+
+
+def _differs(args: argparse.Namespace, record: RelayRecord, differences: Sequence[str]) -> ConfigurationError:
+    from ...errors import ConfigurationError
+
+    if tuple(differences) == ("endpoint",):
+        remedy = (
+            "see 'hybridrelay connections endpoints --help', which changes where its relays are and keeps its keys"
+        )
+    else:
+        remedy = (
+            f"if the one here was changed since, {args.relay_file} is out of date: delete it; to have what is in it "
+            f"instead, first run: hybridrelay connections delete {record.name} --state {args.state}"
+        )
+    return ConfigurationError(
+        f"there is a hybrid connection {record.name!r} here already, and it is not the same as in {args.relay_file} "
+        f"({', '.join(differences)}); nothing was changed",
+        remedy=remedy,
+    )
 
 
 def run_issue(args: argparse.Namespace) -> int:
@@ -133,6 +169,7 @@ def run_issue(args: argparse.Namespace) -> int:
     from ...errors import ConfigurationError
     from ...security import AuthorityFile, Role
     from ...security.authority_file import MAX_AUTHORITY_FILE
+    from ...security.loading import naming
     from ..files import check_new_files, new_files
     from ..provisioning import issue_string
 
@@ -142,11 +179,13 @@ def run_issue(args: argparse.Namespace) -> int:
             text = file.read(MAX_AUTHORITY_FILE + 1).decode("utf-8", "replace")
     except OSError as exc:
         raise ConfigurationError(f"cannot read the authority file {args.authority_file}: {exc.strerror}") from exc
-    authority_file = AuthorityFile.parse_untrusted(text)
+    with naming(args.authority_file):
+        authority_file = AuthorityFile.parse_untrusted(text)
     if (owner := authority_file.authority.connection_name) != args.name:
         raise ConfigurationError(f"{args.authority_file} is the authority of {owner}, not of {args.name}")
     role = Role(args.role)
-    string = issue_string(authority_file, role, args.label, now=time.time(), valid_years=args.valid_years)
+    with naming(args.authority_file):
+        string = issue_string(authority_file, role, args.label, now=time.time(), valid_years=args.valid_years)
     with new_files({args.out: string.format() + "\n"}):
         pass
     identity, _ = string.require_identity()

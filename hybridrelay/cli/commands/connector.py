@@ -74,10 +74,11 @@ def run(args: argparse.Namespace) -> int:
     """Publish until told to stop."""
     from ..._nursery import FlatNursery
     from ...connector import InstanceFile, PolicyFile, run_connector
+    from ...security import Role
     from ..running import GracefulStop, run_until_stopped
 
     dial = make_dial(args)
-    strings = load_all(args.files)
+    strings = load_all(args.files, Role.CONNECTOR)
     policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)
     instance_file = None if args.instance_file is None else InstanceFile(args.instance_file)
 

@@ -85,14 +85,15 @@ def run(args: argparse.Namespace) -> int:
 
     from ..._nursery import FlatNursery
     from ...errors import AuthorizationError, ConfigurationError
+    from ...security import Role
     from ..running import GracefulStop, run_until_stopped
 
     dial = make_dial(args)
-    strings = load_all(args.files)
+    strings = load_all(args.files, Role.APPLICATION)
     listen: Sequence[tuple[str, int]] = args.listen or [_ANYWHERE] * len(strings)
     if len(listen) != len(strings):
         raise ConfigurationError(
-            f"{len(listen)} times --listen for {len(strings)} connection strings",
+            f"{len(listen)} times --listen for {len(strings)} connection string{'s' if len(strings) > 1 else ''}",
             remedy="give one --listen for each --connection-string-file, or none at all",
         )
     for host, _ in listen:

@@ -1,0 +1,176 @@
+"""``hybridrelay connections endpoints``: other relays for a hybrid connection that exists, and its keys stay."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from typing import TYPE_CHECKING
+
+from .. import exits, output, values
+from ..parser import Subparsers, add_command
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...relay import HybridConnection
+    from ...security import Endpoint
+    from ..relay_holders import RelayHolder
+
+_ENDPOINTS = """\
+Change which relays serve a hybrid connection: add one, take one away, or give one another name. Keys and identities
+stay as they are. --endpoint names all relays that there are to be, first choice first. There are two places to
+change, on one machine or on several, in one call or in several:
+
+  --state DIR    at every relay that serves it already. --relay-file writes
+                 what a new relay has to import; it holds keys.
+  --update F ... where its connection strings are, and the authority file,
+                 so that strings issued later carry the new list. Give the
+                 --relay-pin of each relay, too. Restart what uses the strings.
+
+To add a relay: the registry and the relay file first, the import at the new relay, the connector's strings, then the
+applications'. Old strings go on working. To take one away: the strings first, then 'connections delete' there.
+"""
+_ENDPOINTS_EXAMPLES = """\
+examples:
+  add b.example.com; at the relay that there is:
+    hybridrelay connections endpoints orders \\
+      --endpoint a.example.com --endpoint b.example.com \\
+      --state /var/lib/hybridrelay --relay-file orders.relay
+  then at the new one:
+    hybridrelay connections import orders.relay --state /var/lib/hybridrelay
+  then where the strings are:
+    hybridrelay connections endpoints orders \\
+      --endpoint a.example.com --relay-pin sha256:... \\
+      --endpoint b.example.com --relay-pin sha256:... \\
+      --update orders.authority orders.connector orders.application
+"""
+
+
+def add_endpoints(below: Subparsers) -> None:
+    """Add the command."""
+    summary = "change its relays, and keep its keys"
+    parser = add_command(below, "endpoints", summary, _ENDPOINTS, _ENDPOINTS_EXAMPLES)
+    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
+    parser.add_argument(
+        "--endpoint",
+        metavar="HOST",
+        dest="endpoints",
+        type=values.host,
+        action="append",
+        required=True,
+        help="a relay, as client and connector reach it; give it again for each further relay",
+    )
+    parser.add_argument(
+        "--state", metavar="DIR", type=values.path, help="the state directory of the relay here, to be told"
+    )
+    parser.add_argument(
+        "--relay-file", metavar="F", type=values.path, help="with --state: to be written, for a relay elsewhere"
+    )
+    parser.add_argument(
+        "--update",
+        metavar="F",
+        type=values.path,
+        nargs="+",
+        action="extend",
+        default=[],
+        help="connection string files and authority files: give them the new list",
+    )
+    parser.add_argument(
+        "--relay-pin",
+        metavar="PIN",
+        type=values.pin,
+        action="append",
+        help="with --update: the pins of all the relays (default: those that the file has)",
+    )
+    parser.add_argument(
+        "--public-ports",
+        metavar="PORTS",
+        type=values.public_ports,
+        action="append",
+        help="with --update: as for 'connections create' (default: for relays that the file has, what it says; for "
+        "others the usual ones)",
+    )
+    parser.set_defaults(run=run_endpoints, default_log_level="warning")
+
+
+def run_endpoints(args: argparse.Namespace) -> int:
+    """Change the list of relays."""
+    from ...errors import HybridRelayError
+    from ..relay_holders import read_relay_holder
+
+    _check(args)
+    # All that can be wrong with the files is found out before anything is changed.
+    pins = None if args.relay_pin is None else tuple(args.relay_pin)
+    endpoints = _pair(args.endpoints, args.public_ports or ())
+    holders = [read_relay_holder(path, args.name) for path in args.update]
+    texts = [holder.with_relays(endpoints, pins, keep_ports=args.public_ports is None) for holder in holders]
+    if args.state is not None:
+        _change_registry(args)
+    try:
+        for holder, text in zip(holders, texts, strict=True):
+            holder.write(text)
+            output.say(f"updated {holder.path}")
+    except OSError as exc:
+        raise HybridRelayError(
+            f"a file was not written: {exc.strerror}", remedy="mend that, and run the command again for --update"
+        ) from exc
+    if holders:
+        _tell_about_pins(len(args.endpoints), holders[0], pins)
+        output.say("Restart what uses the connection strings: the connector first.")
+    return exits.OK
+
+
+def _check(args: argparse.Namespace) -> None:
+    from ...errors import ConfigurationError
+    from ..files import check_new_files
+
+    if args.state is None and not args.update:
+        raise ConfigurationError("nothing is to be changed", remedy="give --state, or --update, or both")
+    if args.relay_file is not None and args.state is None:
+        raise ConfigurationError("--relay-file needs --state: the registry has the keys", remedy="give both")
+    if (args.relay_pin or args.public_ports) and not args.update:
+        raise ConfigurationError(
+            "--relay-pin and --public-ports are for --update: only connection strings carry them",
+            remedy="name the files with --update, or leave them out",
+        )
+    check_new_files([args.relay_file] if args.relay_file else [])
+
+
+def _pair(hosts: Sequence[str], ports: Sequence[dict[str, int | None]]) -> tuple[Endpoint, ...]:
+    from ...errors import ConfigurationError
+    from ...security import check_hosts, pair_endpoints
+
+    try:
+        return pair_endpoints(check_hosts(hosts), ports)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc), remedy="see --endpoint and --public-ports in --help") from None
+
+
+def _change_registry(args: argparse.Namespace) -> None:
+    from ...relay import Registry, RelayRecord, dump_relay_record
+    from ..files import new_files
+
+    with Registry.open(args.state, create=False) as registry:
+        known: HybridConnection = registry.get(args.name)
+        record = RelayRecord(known.name, args.endpoints, known.rules)
+        with new_files({args.relay_file: dump_relay_record(record)}) if args.relay_file else contextlib.nullcontext():
+            registry.change_hosts(args.name, record.hosts)
+    output.say(f"{args.name}: endpoint {', '.join(known.hosts)} is now {', '.join(record.hosts)}")
+    if args.relay_file:
+        output.say(
+            f"wrote {args.relay_file}: bring it to each new relay, and import it there (hybridrelay connections "
+            "import); then delete it: it holds keys"
+        )
+    if len(set(known.hosts) & set(record.hosts)) > 1:
+        output.say("The other relays that serve it already have to be told as well, with --state there.")
+
+
+def _tell_about_pins(relays: int, holder: RelayHolder, pins: Sequence[str] | None) -> None:
+    given = holder.pins if pins is None else pins
+    if given and len(given) < relays:
+        output.say(
+            f"{relays} relays and {len(given)} --relay-pin: every relay has its own, in its ready line.\n"
+            "Client and connector trust no relay whose pin is not among those given."
+        )
+    elif pins is None and holder.pins and len(holder.endpoints) > relays:
+        output.say("Pins were left as they are: give those of the relays that stay, to trust no other any more.")

@@ -1,0 +1,78 @@
+"""Files that say where the relays are: connection strings, and authority files. The list can be changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..security import ConnectionString, Endpoint
+from ..security.loading import naming
+from ..security.names import normal_host
+from .files import replace_private_file
+from .key_holders import read_string_or_authority
+from .provisioning import relays_of, with_relays
+
+
+@attrs.frozen
+class RelayHolder:
+    """A file that names the relays of one hybrid connection."""
+
+    path: Path
+    endpoints: tuple[Endpoint, ...]
+    pins: tuple[str, ...]
+    _format: Callable[[tuple[Endpoint, ...], tuple[str, ...]], str] = attrs.field(repr=False)
+
+    def with_relays(self, endpoints: Sequence[Endpoint], pins: tuple[str, ...] | None, *, keep_ports: bool) -> str:
+        """The file's text with these relays instead.
+
+        Args:
+            endpoints: of all relays.
+            pins: of all relays; None leaves those that the file has.
+            keep_ports: relays that the file has already keep their ports.
+
+        Raises:
+            ConfigurationError: not possible; names the file.
+        """
+        ports = {normal_host(one.host): one.ports for one in self.endpoints} if keep_ports else {}
+        new = tuple(Endpoint(one.host, ports.get(normal_host(one.host), one.ports)) for one in endpoints)
+        try:
+            return self._format(new, self.pins if pins is None else pins)
+        except ValueError as exc:
+            raise ConfigurationError(f"{self.path}: {exc}") from None
+
+    def write(self, text: str) -> None:
+        """Put another text into the file.
+
+        Raises:
+            OSError: it cannot be written; it is as it was.
+        """
+        replace_private_file(self.path, text)
+
+
+def read_relay_holder(path: Path, connection: str) -> RelayHolder:
+    """Read a connection string file or an authority file.
+
+    Raises:
+        ConfigurationError: it is neither, or is another hybrid connection's.
+    """
+    content = read_string_or_authority(path)
+    owner = content.entity_path if isinstance(content, ConnectionString) else content.authority.connection_name
+    if owner != connection:
+        raise ConfigurationError(f"{path} is for {owner}, not for {connection}")
+    if isinstance(content, ConnectionString):
+        string = content
+
+        def format_string(endpoints: tuple[Endpoint, ...], pins: tuple[str, ...]) -> str:
+            return attrs.evolve(string, endpoints=endpoints, relay_pins=pins).format() + "\n"
+
+        return RelayHolder(path, string.endpoints, string.relay_pins, format_string)
+    file = content
+
+    def format_authority(endpoints: tuple[Endpoint, ...], pins: tuple[str, ...]) -> str:
+        return with_relays(file, endpoints, pins).format()
+
+    with naming(path):
+        return RelayHolder(path, *relays_of(file), format_authority)
