@@ -88,7 +88,8 @@ def thorough(session: nox.Session) -> None:
     """All tests, with many more generated examples."""
     install_wheel(session)
     group(session, "test")
-    session.run("pytest", *session.posargs, env={"HYPOTHESIS_PROFILE": "thorough"})
+    # The two models of a session take ten minutes each.
+    session.run("pytest", "--timeout=3600", *session.posargs, env={"HYPOTHESIS_PROFILE": "thorough"})
 
 
 @nox.session
