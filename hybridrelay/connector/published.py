@@ -7,6 +7,7 @@ import math
 import attrs
 import trio
 
+from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError
@@ -48,7 +49,8 @@ class Registration:
 
     published: Published
     link: RelayLink
-    is_registered: bool = False
+    #: The control channel over which it is registered; None where it is not.
+    over: ControlChannel | None = None
     #: Why it is not registered; None where nothing has failed.
     failure: HybridRelayError | None = None
     #: The relay has said that the string is of no use to it.
@@ -60,18 +62,23 @@ class Registration:
     _ask_again_at: float = -math.inf
 
     @property
+    def is_registered(self) -> bool:
+        """The relay leads clients here."""
+        return self.over is not None
+
+    @property
     def asks_again_in(self) -> float:
         """Seconds until the relay may be asked; 0 where it may be asked now."""
         return max(0.0, self._ask_again_at - trio.current_time()) if self.is_refused else 0.0
 
-    def succeeded(self, relay: tuple[str, str]) -> None:
+    def succeeded(self, over: ControlChannel) -> None:
         """The relay has accepted it."""
-        self.relay = relay
-        self.is_registered, self.is_refused, self.failure = True, False, None
+        self.relay = over.relay
+        self.over, self.is_refused, self.failure = over, False, None
 
     def failed(self, error: HybridRelayError, *, final: bool) -> None:
         """It is not registered, because of `error`."""
-        self.is_registered, self.failure = False, error
+        self.over, self.failure = None, error
         if final:
             self.is_refused = True
             self._ask_again_at = trio.current_time() + ASK_AGAIN_SECONDS
