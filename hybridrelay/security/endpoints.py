@@ -70,9 +70,8 @@ def pair_endpoints(hosts: Sequence[str], ports: Sequence[Mapping[str, int | None
     if len(lists) == 1:
         lists *= len(hosts)
     if len(lists) != len(hosts):
-        raise ValueError(
-            f"{len(lists)} lists of ports for {len(hosts)} relays: expected one for all, or one for each, in order"
-        )
+        relays = f"{len(hosts)} relays" if len(hosts) > 1 else "1 relay"
+        raise ValueError(f"{len(lists)} lists of ports for {relays}: expected one for all, or one for each, in order")
     return tuple(map(Endpoint, hosts, lists))
 
 

@@ -146,7 +146,7 @@ def test_a_pin_that_may_be_missing_is_told(run: Run, tmp_path: Path) -> None:
         (("--endpoint", "RELAY.example.com."), "appears twice"),
         (tuple(part for number in range(8) for part in ("--endpoint", f"h{number}")), "1 to 8 relays"),
         (("--endpoint", "b", *("--public-ports", "http=1") * 3), "3 lists of ports for 2 relays"),
-        (("--public-ports", "http=1", "--public-ports", "http=2"), "2 lists of ports for 1 relays"),
+        (("--public-ports", "http=1", "--public-ports", "http=2"), "2 lists of ports for 1 relay:"),
     ],
 )
 def test_relays_that_cannot_be(run: Run, tmp_path: Path, more: tuple[str, ...], says: str) -> None:

@@ -175,7 +175,7 @@ def test_spellings_of_several_relays() -> None:
         (PLAIN + ";Ports=data=1,data=2", "Ports", "twice"),
         (PLAIN + ";Ports=" + ",".join(f"p{number}=1" for number in range(17)), "Ports", "at most 16"),
         (PLAIN + ";Ports=", "Ports", "name=number"),
-        (PLAIN + ";Ports=data=1|data=2", "Ports", "2 lists of ports for 1 relays"),
+        (PLAIN + ";Ports=data=1|data=2", "Ports", "2 lists of ports for 1 relay:"),
         (A_AND_B.replace("b.example", "a.example"), "Endpoint", "twice"),
         (A_AND_B.replace("b.example", "A.Example."), "Endpoint", "twice"),
         (A_AND_B.replace("a.example", "[::1]").replace("b.example", "[0:0::1]"), "Endpoint", "twice"),
