@@ -95,6 +95,9 @@ class Registrar:
         #: When to come back, where the relay said so (seconds).
         self._retry_after = 0.0
         self._stopping = False
+        #: Why there was no control channel the last time, in full, and how often it was so in a row.
+        self._told = ""
+        self._times = 0
 
     def publish(self, published: Published) -> None:
         """Before `run`: register this as well."""
@@ -155,9 +158,7 @@ class Registrar:
             # relay for a while.
             final = not self._worked and is_hopeless(exc)
             self._registrations.failed(exc, final=final)
-            logger.log(
-                logging.ERROR if final else logging.WARNING, "%s%s", exc, f"; {exc.remedy}" if exc.remedy else ""
-            )
+            self._tell(exc, final=final)
             self.link.forget()
             return False
         if self._stopping:
@@ -168,6 +169,16 @@ class Registrar:
                 # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
                 self.link.forget()
         return False
+
+    def _tell(self, error: HybridRelayError, *, final: bool) -> None:
+        """Log it; what is as before only in short, since a relay may be away for a night."""
+        told = f"{error}; {error.remedy}" if error.remedy else str(error)
+        self._times = self._times + 1 if told == self._told else 1
+        self._told = told
+        if self._times > 1 and isinstance(error, RelayUnreachable) and not final:
+            logger.warning("the relay %s cannot be reached, as before (%d times)", self.link.host, self._times)
+        else:
+            logger.log(logging.ERROR if final else logging.WARNING, "%s", told)
 
     async def _serve_control(self, channels: trio.Nursery) -> None:
         """Open a control channel, and serve it and those that take its place, until none is left.
@@ -265,6 +276,7 @@ class Registrar:
                 self._look_again()
                 raise
             self._current = line
+        self._told = ""
         if names:
             self._worked = True
             route = line.channel.carrier.route.name

@@ -133,6 +133,41 @@ async def test_a_lost_control_channel_is_opened_again(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_relay_that_stays_away_is_reported_in_full_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And again when something has changed."""
+
+    def told() -> list[str]:
+        found = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        caplog.clear()
+        return found
+
+    scene.relay.error = RelayUnreachable("a long story", remedy="with an end")
+    start(nursery, scene)
+    await trio.sleep(120)
+    first, *others = told()
+    assert first == "a long story; with an end"
+    assert others
+    assert others == [
+        f"the relay relay.example cannot be reached, as before ({number} times)"
+        for number in range(2, 2 + len(others))
+    ]
+    scene.relay.error = RelayUnreachable("another story")
+    await trio.sleep(120)
+    assert told()[0] == "another story"
+    scene.relay.error = None
+    await trio.sleep(60)
+    assert told() == []
+    scene.relay.error = RelayUnreachable("another story")
+    scene.relay.control.close()
+    await trio.sleep(60)
+    lost, story, *_ = told()
+    assert "was lost" in lost
+    assert story == "another story"
+    nursery.cancel_scope.cancel()
+
+
 async def test_what_the_relay_ends_for_now_is_registered_again_at_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
 ) -> None:
