@@ -16,6 +16,9 @@ from ..security import ConnectionString
 #: When a relay is asked again that has refused a string for good (seconds): what was wrong is at that relay, where
 #: somebody may import the hybrid connection or mend a certificate while the other relays serve on.
 ASK_AGAIN_SECONDS = 600.0
+#: A refusal that is older is doubted once nothing else is left (seconds): whoever mended something at that relay must
+#: not see the connector end because of another. It is long enough for several relays to be asked one after the other.
+DOUBT_SECONDS = 30.0
 
 
 class Published:
@@ -59,6 +62,7 @@ class Registration:
     unproven: int = 0
     #: Which relay that was, the last time.
     relay: tuple[str, str] | None = None
+    _refused_at: float = -math.inf
     _ask_again_at: float = -math.inf
 
     @property
@@ -71,6 +75,15 @@ class Registration:
         """Seconds until the relay may be asked; 0 where it may be asked now."""
         return max(0.0, self._ask_again_at - trio.current_time()) if self.is_refused else 0.0
 
+    @property
+    def is_doubtful(self) -> bool:
+        """It was refused so long ago that this may have changed."""
+        return self.is_refused and trio.current_time() - self._refused_at > DOUBT_SECONDS
+
+    def ask_again(self) -> None:
+        """The relay is to be asked before its time."""
+        self._ask_again_at = trio.current_time()
+
     def succeeded(self, over: ControlChannel) -> None:
         """The relay has accepted it."""
         self.relay = over.relay
@@ -78,7 +91,7 @@ class Registration:
 
     def failed(self, error: HybridRelayError, *, final: bool) -> None:
         """It is not registered, because of `error`."""
-        self.over, self.failure = None, error
+        self.over, self.failure, self.is_refused = None, error, final
         if final:
-            self.is_refused = True
-            self._ask_again_at = trio.current_time() + ASK_AGAIN_SECONDS
+            self._refused_at = trio.current_time()
+            self._ask_again_at = self._refused_at + ASK_AGAIN_SECONDS

@@ -95,6 +95,8 @@ class Registrar:
         #: When to come back, where the relay said so (seconds).
         self._retry_after = 0.0
         self._stopping = False
+        #: Set where a relay is to be asked before its time.
+        self._in_doubt = trio.Event()
         #: Why there was no control channel the last time, in full, and how often it was so in a row.
         self._told = ""
         self._times = 0
@@ -115,6 +117,13 @@ class Registrar:
         for line in self._lines:
             line.channel.doubt()
 
+    def doubt_refusals(self) -> None:
+        """Ask the relay again about what it refused a while ago: nothing else is left."""
+        if self._registrations.doubt():
+            logger.info("asking %s again, since nobody else has any use for us", self.link.host)
+            self._look_again()
+            self._in_doubt.set()
+
     # --- the control channel
 
     async def run(self, channels: trio.Nursery) -> None:
@@ -128,15 +137,17 @@ class Registrar:
             while not self._stopping:
                 began = trio.current_time()
                 at_once = await self._serve_or_tell(channels)
+                self._in_doubt = trio.Event()
                 self._changed()
                 if not at_once:
                     backoff.succeeded(held_seconds=trio.current_time() - began)
-                    await trio.sleep(self._next_wait(backoff))
+                    with trio.move_on_after(self._next_wait(backoff)):
+                        await self._in_doubt.wait()
             nursery.cancel_scope.cancel()
 
     def _next_wait(self, backoff: Backoff) -> float:
         host = self.link.host
-        if self._registrations.are_refused:
+        if self._registrations.are_hopeless:
             # It may have been asked again, and have been out of reach: the back-off counts as well.
             wait = backoff.next_wait(at_least=self._registrations.asks_again_in)
             logger.error("giving up %s, where nothing can be registered; asking again in %.0f s", host, wait)
@@ -307,7 +318,7 @@ class Registrar:
         line.stale = trio.Event()
         wait, failed = await self._registrations.register(line.channel)
         self._changed()
-        if self._registrations.are_refused:
+        if self._registrations.are_hopeless:
             line.channel.close()  # nothing is left to be done over it
         return wait if failed is None else min(wait, line.backoff.next_wait()), failed
 
@@ -339,7 +350,7 @@ class Registrar:
                         await self._answer(channel, message, channels)
                     case control.Ended(connection=name, reason=reason):
                         self._registration_ended(line, name, reason)
-                        if self._registrations.are_refused:
+                        if self._registrations.are_hopeless:
                             return
                     case control.Draining(retry_after_seconds=seconds):
                         logger.info("the relay at %s is about to restart", self.link.host)

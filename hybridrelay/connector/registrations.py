@@ -52,6 +52,18 @@ class Registrations:
         return all(registration.is_refused for registration in self._by_name.values())
 
     @property
+    def are_hopeless(self) -> bool:
+        """Likewise, and it is not yet time to ask again."""
+        return self.are_refused and self.asks_again_in > 0
+
+    def doubt(self) -> bool:
+        """Have old refusals asked about before their time; False where there are none."""
+        doubtful = [one for one in self._by_name.values() if one.is_doubtful]
+        for one in doubtful:
+            one.ask_again()
+        return bool(doubtful)
+
+    @property
     def asks_again_in(self) -> float:
         """Seconds until the relay may be asked for one that it has refused for good; a great number without such."""
         return min((one.asks_again_in for one in self._by_name.values() if one.is_refused), default=_MAX_GRANT)

@@ -79,6 +79,19 @@ async def test_what_is_refused_for_good_is_asked_again_much_later(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_refusal_that_is_no_longer_for_good_is_none(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.answers["one"] = Reason.UNKNOWN_CONNECTION
+    start(nursery, scene)
+    await trio.sleep(ASK_AGAIN_SECONDS / 2)
+    scene.relay.answers["one"] = Reason.LIMIT
+    await trio.sleep(ASK_AGAIN_SECONDS)
+    assert state(scene.one) == (False, False)
+    assert 5 < len(scene.relay.asked_for("one")) < 50
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_relay_that_refuses_everything_is_left_alone(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
 ) -> None:
