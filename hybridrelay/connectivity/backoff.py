@@ -34,14 +34,17 @@ class Backoff:
         """Count a failure and say how many seconds to wait before the next try.
 
         Args:
-            at_most: a bound for this wait only, for who has a deadline.
-            at_least: likewise; what a peer asked for (`Draining`), to which the jitter is then added.
+            at_most: a bound for this wait only, for who has a deadline. Half of it at least is jitter: those that
+                have failed often must not all come at the same moment.
+            at_least: what a peer asked for (`Draining`), to which the jitter is then added.
         """
         # The exponent is bounded before it is used: 2.0**1024 would overflow after a weekend without a relay.
         ceiling = min(self.max_seconds, self.first_seconds * 2.0 ** min(self.failures, 64))
         self.failures += 1
-        wait = at_least + max(self.min_seconds, ceiling * self.random())
-        return wait if at_most is None else min(wait, at_most)
+        if at_most is not None:
+            at_least = min(at_least, at_most / 2)
+            ceiling = min(ceiling, at_most - at_least)
+        return at_least + max(self.min_seconds, ceiling * self.random())
 
     def succeeded(self, *, held_seconds: float) -> None:
         """A connection that lasted `held_seconds` has ended."""

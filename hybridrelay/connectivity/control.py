@@ -40,11 +40,14 @@ class ControlChannel:
         session: Session,
         stream: MuxStream,
         welcome: control.Welcome,
+        carrier: Candidate,
         certificate: OuterCertificate | None = None,
         *,
         pin: str = "",
     ) -> None:
         self._session = session
+        #: Its route, which need not be the one that would be chosen now.
+        self.carrier = carrier
         #: Which run of which relay answered: the same under all of its names. The key is proved, so that no other
         #: relay can pretend to be this one; the instance alone could be copied.
         self.relay = pin, welcome.relay_instance
@@ -58,6 +61,8 @@ class ControlChannel:
         self._messages_in, messages = trio.open_memory_channel[control.Message](MAX_UNHANDLED)
         #: What the relay says unasked: `Offer`, `Ended`, `Draining`. Ends with the channel.
         self.messages: trio.abc.ReceiveChannel[control.Message] = messages
+        #: It is over: nothing that was said last need have arrived.
+        self.has_ended = False
         self._sending = trio.Lock()
 
     def next_id(self) -> int:
@@ -116,6 +121,7 @@ class ControlChannel:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the session's outcome says why
         finally:
+            self.has_ended = True
             self._messages_in.close()
             for answer in self._answers.values():
                 answer.close()
@@ -188,7 +194,7 @@ async def run_control_channel(
                 welcome, early = await _receive_welcome(stream, decoder)
             shown = tls.getpeercert(binary_form=True)
             assert shown is not None
-            channel = ControlChannel(session, stream, welcome, certificate, pin=spki_pin(shown))
+            channel = ControlChannel(session, stream, welcome, candidate, certificate, pin=spki_pin(shown))
             task_status.started(channel)
             started = True
             await channel._serve(decoder, early)

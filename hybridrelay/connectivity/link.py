@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -37,6 +38,8 @@ CLIMB_CONFIRM_SECONDS = 5.0
 CLIMB_HELD_SECONDS = 300.0
 #: Networks that are remembered: home, office, two trains.
 _MAX_NETWORKS = 16
+#: Of all control channels of the process, since two of its links may lead to one relay under two names.
+_generations = itertools.count(1)
 
 
 def new_instance() -> str:
@@ -118,11 +121,8 @@ class RelayLink:
         self._worked: dict[tuple[object, ...], Candidate] = {}
         self._role = role
         self._instance = instance
-        self._generation = 0
         self._choosing = trio.Lock()
         self._climb_seconds = climb_seconds
-        #: The route of the control channel that was opened last, or None.
-        self.control_carrier: Candidate | None = None
         self._best_rank = min(candidate.route.rank for candidate in usable)
         self._network_changed = trio.Event()
 
@@ -181,7 +181,8 @@ class RelayLink:
         Args:
             in_use: the worst route that carries anything now, which need not be the one that would be chosen now;
                 None where nothing is carried.
-            improved: moves to the better route whatever is on a worse one.
+            improved: moves to the better route whatever is on a worse one. A `HybridRelayError` says that nothing
+                works over it, though a probe did: the route chosen before is used on.
         """
         first = self._climb_seconds
         backoff = Backoff(
@@ -210,26 +211,36 @@ class RelayLink:
             better = await self._prober.better_than(current)
             if better is None or in_use() != current:
                 continue
-            self._candidate = self._worked[network_key()] = better
-            climbed_at = trio.current_time()
-            await improved(better)
+            before, self._candidate = self._candidate, better
+            self._worked[network_key()] = better
+            try:
+                await improved(better)
+            except HybridRelayError as exc:
+                logger.info("%s: staying on %s: %s", self.host, current.route.name, exc)
+                if self._candidate == better:
+                    self.forget()
+                    self._candidate = before
+            else:
+                climbed_at = trio.current_time()
 
-    async def start_control(self, nursery: trio.Nursery) -> ControlChannel:
+    async def start_control(self, nursery: trio.Nursery, over: Candidate | None = None) -> ControlChannel:
         """Open a control channel whose tasks run in `nursery`.
 
+        Args:
+            over: the route; None means the one to use now, which is forgotten should it fail.
+
         Raises:
-            RelayUnreachable, RelayIdentityError: see `run_control_channel`. The route is forgotten then.
+            RelayUnreachable, RelayIdentityError: see `run_control_channel`.
         """
-        candidate = await self.choose()
-        self._generation += 1
-        introduction = Introduction(self._role, self._instance, self._generation)
+        candidate = await self.choose() if over is None else over
+        introduction = Introduction(self._role, self._instance, next(_generations))
         serve = partial(run_control_channel, self.endpoint, candidate, introduction, dial=self.dial)
         try:
             channel: ControlChannel = await nursery.start(serve)
         except HybridRelayError:
-            self.forget()
+            if over is None:
+                self.forget()
             raise
-        self.control_carrier = candidate
         if channel.intercepted_by is not None:
             self._tell_interception(candidate, channel.intercepted_by)
         return channel

@@ -134,7 +134,10 @@ class DataChannels:
             await self._serve_session(published, tls, peer, link, candidate)
         except HybridRelayError as exc:
             hint = f"; {exc.remedy}" if exc.remedy else ""
-            logger.warning("%s: data channel failed: %s%s", published.name, exc, hint)
+            # That we accept got lost with the control channel: the relay asks again over the one in its place.
+            is_stale = exc.reason is Reason.TICKET_UNKNOWN and control_channel.has_ended
+            level = logging.INFO if is_stale else logging.WARNING
+            logger.log(level, "%s: data channel failed: %s%s", published.name, exc, hint)
             if isinstance(exc, RelayUnreachable):
                 # The client need not wait for us. Where the control channel is gone too, the relay knows already.
                 link.forget()

@@ -121,7 +121,12 @@ class Connector:
     def _changed(self) -> None:
         """Some registration has come or gone."""
         if all(published.is_refused for published in self._published):
-            self._over.set()
+            doubtful = [one for published in self._published for one in published.registrations if one.is_doubtful]
+            if not doubtful:
+                self._over.set()
+            elif all(one.asks_again_in for one in doubtful):  # none of them is being asked already
+                for registrar in self._registrars.values():
+                    registrar.doubt_refusals()
         elif all(published.is_registered or published.is_refused for published in self._published):
             self._settled.set()
 

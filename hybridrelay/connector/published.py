@@ -7,6 +7,7 @@ import math
 import attrs
 import trio
 
+from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError
@@ -15,6 +16,9 @@ from ..security import ConnectionString
 #: When a relay is asked again that has refused a string for good (seconds): what was wrong is at that relay, where
 #: somebody may import the hybrid connection or mend a certificate while the other relays serve on.
 ASK_AGAIN_SECONDS = 600.0
+#: A refusal that is older is doubted once nothing else is left (seconds): whoever mended something at that relay must
+#: not see the connector end because of another. It is long enough for several relays to be asked one after the other.
+DOUBT_SECONDS = 30.0
 
 
 class Published:
@@ -48,7 +52,8 @@ class Registration:
 
     published: Published
     link: RelayLink
-    is_registered: bool = False
+    #: The control channel over which it is registered; None where it is not.
+    over: ControlChannel | None = None
     #: Why it is not registered; None where nothing has failed.
     failure: HybridRelayError | None = None
     #: The relay has said that the string is of no use to it.
@@ -57,21 +62,36 @@ class Registration:
     unproven: int = 0
     #: Which relay that was, the last time.
     relay: tuple[str, str] | None = None
+    _refused_at: float = -math.inf
     _ask_again_at: float = -math.inf
+
+    @property
+    def is_registered(self) -> bool:
+        """The relay leads clients here."""
+        return self.over is not None
 
     @property
     def asks_again_in(self) -> float:
         """Seconds until the relay may be asked; 0 where it may be asked now."""
         return max(0.0, self._ask_again_at - trio.current_time()) if self.is_refused else 0.0
 
-    def succeeded(self, relay: tuple[str, str]) -> None:
+    @property
+    def is_doubtful(self) -> bool:
+        """It was refused so long ago that this may have changed."""
+        return self.is_refused and trio.current_time() - self._refused_at > DOUBT_SECONDS
+
+    def ask_again(self) -> None:
+        """The relay is to be asked before its time."""
+        self._ask_again_at = trio.current_time()
+
+    def succeeded(self, over: ControlChannel) -> None:
         """The relay has accepted it."""
-        self.relay = relay
-        self.is_registered, self.is_refused, self.failure = True, False, None
+        self.relay = over.relay
+        self.over, self.is_refused, self.failure = over, False, None
 
     def failed(self, error: HybridRelayError, *, final: bool) -> None:
         """It is not registered, because of `error`."""
-        self.is_registered, self.failure = False, error
+        self.over, self.failure, self.is_refused = None, error, final
         if final:
-            self.is_refused = True
-            self._ask_again_at = trio.current_time() + ASK_AGAIN_SECONDS
+            self._refused_at = trio.current_time()
+            self._ask_again_at = self._refused_at + ASK_AGAIN_SECONDS

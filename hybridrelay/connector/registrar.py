@@ -1,23 +1,39 @@
-"""The connector at one relay: its control channel there, and what is kept registered over it."""
+"""The connector at one relay: its control channel there, over which everything is kept registered.
+
+There is one (the *current* one), save while the connector climbs to a better route. Then it opens first and lets go
+afterwards: a successor registers everything, and the relay, which sees the higher generation, moves one registration
+after the other, and ends the earlier channel with the last. So there is a listener at every moment. The rules:
+
+1. Every control channel is served to its end, be it the current one or not: offers come over all of them.
+2. Only one registers at a time, and only the current one renews.
+3. A channel that ends, and a registration that is taken from it, are a loss only where none has taken their place.
+4. A successor that fails changes nothing. Should it have taken something already, the current channel cannot get that
+   back, since the relay lets no lower generation in: it ends, and another is opened as after any loss.
+5. The current channel takes earlier ones along when it ends: nobody would renew what is registered over them.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
+import attrs
 import trio
 
 from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
+from ..connectivity.complaint import Complaint
 from ..connectivity.control import ControlChannel
 from ..connectivity.discovery import Candidate
-from ..connectivity.link import RelayLink, make_connection_token
+from ..connectivity.link import RelayLink
 from ..connectivity.refusals import failure_error, is_hopeless
-from ..errors import ConfigurationError, HybridRelayError
+from ..errors import HybridRelayError, RelayUnreachable
 from ..protocol import control
 from ..protocol.reasons import Reason
 from .channels import DataChannels
-from .published import Published, Registration
+from .published import Published
+from .registrations import Registrations
 
 logger = logging.getLogger("hybridrelay.connector")
 
@@ -26,10 +42,19 @@ _RESUME_BACKOFF = 2.0
 #: Data channels whose other end has not proved its identity, per hybrid connection and relay. Defends memory and the
 #: machine against a relay (or whoever has a Send key) that calls for channels without end; a real client needs one.
 MAX_UNPROVEN_CHANNELS = 16
-#: Registrations are renewed after this part of the time that the relay grants.
-RENEW_AFTER = 0.7
-#: The longest time that a relay grants, as far as we are concerned (seconds).
-_MAX_GRANT = 3600.0
+
+
+@attrs.define(eq=False)
+class _Line:
+    """One control channel, as long as it is open."""
+
+    channel: ControlChannel
+    #: Set where what is registered has to be looked at before its time.
+    stale: trio.Event = attrs.field(factory=trio.Event)
+    #: The relay says nothing more over it.
+    over: trio.Event = attrs.field(factory=trio.Event)
+    #: For what was refused and may be accepted soon.
+    backoff: Backoff = attrs.field(factory=partial(Backoff, first_seconds=2.0))
 
 
 class Registrar:
@@ -53,39 +78,52 @@ class Registrar:
         changed: Callable[[], None],
     ) -> None:
         self.link = link
-        self._registrations: dict[str, Registration] = {}
+        self._registrations = Registrations(link, replaces=replaces, clock=clock)
         self._channels = channels
-        self._replaces = replaces
-        self._clock = clock
         self._changed = changed
-        self._control: ControlChannel | None = None
+        #: The control channels that are open, the earliest first.
+        self._lines: list[_Line] = []
+        #: The one over which is renewed; None before there is one, and after its end.
+        self._current: _Line | None = None
+        #: In which they run, while there is one.
+        self._serving: trio.Nursery | None = None
+        #: Held by whoever registers.
+        self._registering = trio.Lock()
         #: Something was registered here once.
         self._worked = False
-        #: The control channel was closed in order to open it over a better route.
+        #: A better route was found while there was no control channel: sessions follow to the next one.
         self._climbed = False
         #: When to come back, where the relay said so (seconds).
         self._retry_after = 0.0
-        #: Set where registrations have to be looked at before their time.
-        self._stale = trio.Event()
         self._stopping = False
+        #: Set where a relay is to be asked before its time.
+        self._in_doubt = trio.Event()
+        #: The relay could be reached the last time, and would not have us.
+        self._answered = False
+        self._complaint = Complaint()
 
     def publish(self, published: Published) -> None:
         """Before `run`: register this as well."""
-        registration = Registration(published, self.link)
-        published.registrations.append(registration)
-        self._registrations[published.name] = registration
+        self._registrations.add(published)
 
     def stop(self) -> None:
-        """Close the control channel and open no other: the relay offers nothing more to us."""
+        """Close the control channel, all of them, and open no other: the relay offers nothing more to us."""
         self._stopping = True
-        if self._control is not None:
-            self._control.close()
+        for line in self._lines:
+            line.channel.close()
 
     def jumped(self) -> None:
         """The machine slept, or changed networks."""
         self.link.forget(network_changed=True)
-        if self._control is not None:
-            self._control.doubt()
+        for line in self._lines:
+            line.channel.doubt()
+
+    def doubt_refusals(self) -> None:
+        """Ask the relay again about what it refused a while ago: nothing else is left."""
+        if self._registrations.doubt():
+            logger.info("asking %s again, since nobody else has any use for us", self.link.host)
+            self._look_again()
+            self._in_doubt.set()
 
     # --- the control channel
 
@@ -95,36 +133,37 @@ class Registrar:
         A relay that refuses everything for good is left alone for a long while.
         """
         async with FlatNursery() as nursery:
-            nursery.start_soon(self.link.climb, self._in_use, self._move_up)
+            nursery.start_soon(self.link.climb, self._in_use, partial(self._move_up, channels))
             backoff = Backoff()
             while not self._stopping:
                 began = trio.current_time()
                 at_once = await self._serve_or_tell(channels)
+                self._in_doubt = trio.Event()
                 self._changed()
                 if not at_once:
                     backoff.succeeded(held_seconds=trio.current_time() - began)
-                    await trio.sleep(self._next_wait(backoff))
+                    with trio.move_on_after(self._next_wait(backoff)):
+                        await self._in_doubt.wait()
             nursery.cancel_scope.cancel()
 
     def _next_wait(self, backoff: Backoff) -> float:
         host = self.link.host
-        if self._is_refused():
+        if self._registrations.are_hopeless:
             # It may have been asked again, and have been out of reach: the back-off counts as well.
-            wait = backoff.next_wait(at_least=min(one.asks_again_in for one in self._registrations.values()))
+            wait = backoff.next_wait(at_least=self._registrations.asks_again_in)
             logger.error("giving up %s, where nothing can be registered; asking again in %.0f s", host, wait)
             return wait
-        # Sessions that look well count too: of a data channel's loss we may hear later than of this one's.
-        urgent = bool(self._channels.of(self.link))
+        # Where the relay is out of reach, sessions that look well count too: of the loss of a data channel we may
+        # hear later than of this one's.
+        urgent = any(not (self._answered and served.session.is_open) for served in self._channels.of(self.link))
         wait = backoff.next_wait(at_least=self._retry_after, at_most=_RESUME_BACKOFF if urgent else None)
         logger.info("trying %s again in %.1f s", host, wait)
         return wait
 
-    def _is_refused(self) -> bool:
-        return all(registration.is_refused for registration in self._registrations.values())
-
     async def _serve_or_tell(self, channels: trio.Nursery) -> bool:
-        """One control channel, and a word in the log on why it ended. Whether to go on at once: we have ended it."""
+        """As long as there is a control channel, and a word in the log on why there is none. Whether we ended it."""
         self._retry_after = 0.0
+        self._answered = False
         try:
             await self._serve_control(channels)
         except HybridRelayError as exc:
@@ -133,17 +172,14 @@ class Registrar:
             # Only before anything has worked is it the operator's to mend. Later, somebody on the way may pose as the
             # relay for a while.
             final = not self._worked and is_hopeless(exc)
-            for registration in self._registrations.values():
-                if not registration.is_refused or final:
-                    registration.failed(exc, final=final)
-            logger.log(
-                logging.ERROR if final else logging.WARNING, "%s%s", exc, f"; {exc.remedy}" if exc.remedy else ""
-            )
+            self._registrations.failed(exc, final=final)
+            logger.log(logging.ERROR if final else logging.WARNING, "%s", self._complaint.about(exc))
+            self._answered = not isinstance(exc, RelayUnreachable)
             self.link.forget()
             return False
-        if self._climbed or self._stopping:
+        if self._stopping:
             return True
-        if not self._is_refused():
+        if not self._registrations.are_refused:
             logger.warning("the control channel to %s was lost", self.link.host)
             if not self._retry_after:
                 # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
@@ -151,152 +187,193 @@ class Registrar:
         return False
 
     async def _serve_control(self, channels: trio.Nursery) -> None:
-        """Open a control channel, register everything, and serve until it is lost or of no more use.
+        """Open a control channel, and serve it and those that take its place, until none is left.
 
         Raises:
-            HybridRelayError: it could not be opened, or nothing could be registered now.
+            HybridRelayError: the first could not be opened, or nothing could be registered now.
         """
-        try:
-            async with FlatNursery() as nursery:
-                self._control = channel = await self.link.start_control(nursery)
+        async with FlatNursery() as nursery:
+            self._serving = nursery
+            await nursery.start(self._serve_line, channels, None)
+
+    async def _serve_line(
+        self,
+        channels: trio.Nursery,
+        candidate: Candidate | None,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """One control channel, until it is lost or of no more use; started when it has become the current one.
+
+        Args:
+            channels: in which data channels run.
+            candidate: the route; None means the one that would be chosen now.
+
+        Raises:
+            HybridRelayError: before it started: it could not be opened, or nothing could be registered now.
+        """
+        async with FlatNursery() as nursery:
+            channel = await self.link.start_control(nursery, candidate)
+            line = _Line(channel)
+            self._lines.append(line)
+            try:
                 if self._stopping:  # we were told while it was being opened
                     channel.close()
-                await nursery.start(self._keep_registered, channel)
-                carrier = self.link.control_carrier
-                assert carrier is not None
-                names = ", ".join(name for name, one in self._registrations.items() if one.is_registered)
-                if names:
-                    self._worked = True
-                    logger.info("listening for %s at %s over %s", names, self.link.host, carrier.route.name)
+                nursery.start_soon(self._serve_messages, line, channels)
+                wait = await self._take_over(line)
+                nursery.start_soon(self._keep_registered, line, wait)
+                task_status.started()
                 if self._climbed:
                     self._climbed = False
-                    nursery.start_soon(self._channels.move, self.link, carrier)
-                await self._serve_messages(channel, channels)
+                    nursery.start_soon(self._channels.move, self.link, channel.carrier)
+                await line.over.wait()
                 nursery.cancel_scope.cancel()
-        finally:
-            self._control = None
-            for registration in self._registrations.values():
-                registration.is_registered = False
+            finally:
+                self._ended(line)
+
+    def _ended(self, line: _Line) -> None:
+        earlier = self._lines[: self._lines.index(line)]
+        self._lines.remove(line)
+        self._registrations.lost(line.channel)
+        if self._current is line:
+            self._current = None
+            for one in earlier:
+                one.channel.close()
 
     # --- climbing
 
     def _in_use(self) -> Candidate | None:
         carriers = [served.carrier for served in self._channels.of(self.link) if served.session.is_open]
-        if self._control is not None and self.link.control_carrier is not None:
-            carriers.append(self.link.control_carrier)
+        if self._current is not None:
+            carriers.append(self._current.channel.carrier)
         return max(carriers, key=lambda candidate: candidate.route.rank, default=None)
 
-    async def _move_up(self, better: Candidate) -> None:
+    async def _move_up(self, channels: trio.Nursery, better: Candidate) -> None:
+        """Have everything on a better route: first the control channel, then the sessions.
+
+        Raises:
+            HybridRelayError: there is no registering over it; what there is goes on as before.
+        """
         logger.info("%s works now at %s, moving up", better.route.name, self.link.host)
-        carrier = self.link.control_carrier
-        if self._control is not None and carrier is not None and carrier.route.rank <= better.route.rank:
-            await self._channels.move(self.link, better)
+        if self._current is None:
+            self._climbed = True
             return
-        self._climbed = True
-        if self._control is not None:
-            self._control.close()
+        if self._current.channel.carrier.route.rank > better.route.rank:
+            assert self._serving is not None
+            await self._serving.start(self._serve_line, channels, better)
+        await self._channels.move(self.link, better)
 
     # --- registrations
 
-    async def _keep_registered(
-        self, channel: ControlChannel, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Register everything, and again before it expires; what was refused, as soon as that may have changed.
-
-        Started after the first round.
+    async def _take_over(self, line: _Line) -> float:
+        """Register everything over a new control channel, which is then the current one; for how many seconds.
 
         Raises:
-            HybridRelayError: the channel was lost, or nothing could be registered in the first round.
+            HybridRelayError: the channel was lost, or nothing could be registered now.
         """
-        backoff = Backoff(first_seconds=2.0)
-        first = True
-        while True:
-            self._stale = trio.Event()
-            wait, failed = await self._register_all(channel)
-            self._changed()
-            if self._is_refused():
-                channel.close()  # nothing is left to be done over it
-            elif first and failed is not None and not any(one.is_registered for one in self._registrations.values()):
-                raise failed
-            if first:
-                first = False
-                task_status.started()
-            if failed is not None:
-                wait = min(wait, backoff.next_wait())
-            for registration in self._registrations.values():
-                if registration.is_refused:
-                    wait = min(wait, registration.asks_again_in)
-            with trio.move_on_after(max(1.0, wait)):
-                await self._stale.wait()
+        async with self._registering:
+            try:
+                wait, failed = await self._register(line)
+                names = self._registrations.over(line.channel)
+                if failed is not None and not names:
+                    raise failed
+            except HybridRelayError:
+                # It may have taken something away.
+                self._look_again()
+                raise
+            self._current = line
+        self._complaint.over()
+        if names:
+            self._worked = True
+            route = line.channel.carrier.route.name
+            logger.info("listening for %s at %s over %s", ", ".join(names), self.link.host, route)
+        self._let_go()
+        return wait
 
-    async def _register_all(self, channel: ControlChannel) -> tuple[float, HybridRelayError | None]:
-        """One round: for how many seconds it is good, and what failed that may succeed soon.
+    async def _keep_registered(self, line: _Line, wait: float) -> None:
+        """Register again before it expires, and what was refused as soon as that may have changed.
 
-        Raises:
-            RelayUnreachable: the channel was lost.
+        Returns when another channel is the current one. This one is closed where nothing can be registered over it.
         """
-        until = self._clock() + _MAX_GRANT
-        temporary: HybridRelayError | None = None
-        for name, registration in self._registrations.items():
-            if registration.asks_again_in > 0:
-                continue
-            twin = registration.published.registered_through(channel.relay)
-            if twin is not None and twin is not registration:
-                # There, the two would displace each other for ever.
-                self._is_twin(registration, twin)
-                continue
-            token = make_connection_token(registration.published.string, self.link.host, self._clock())
-            answer = await channel.request(control.Register(channel.next_id(), name, token, self._replaces))
-            if isinstance(answer, control.Registered):
-                registration.succeeded(channel.relay)
-                until = min(until, answer.expires_at)
-            elif isinstance(answer, control.Failed):
-                error = failure_error(name, answer)
-                self._refused(registration, error)
-                if not registration.is_refused:
-                    temporary = temporary or error
-        return (until - self._clock()) * RENEW_AFTER, temporary
+        try:
+            while True:
+                with trio.move_on_after(max(1.0, wait)):
+                    await line.stale.wait()
+                async with self._registering:
+                    if self._current is not line:
+                        return
+                    wait, _ = await self._register(line)
+                self._let_go()
+        except HybridRelayError as exc:
+            logger.info("at %s: %s", self.link.host, exc)
+            line.channel.close()
 
-    def _is_twin(self, registration: Registration, twin: Registration) -> None:
-        error = ConfigurationError(
-            f"{registration.published.name}: {self.link.host} is the same relay as {twin.link.host}",
-            reason=Reason.SUPERSEDED,
-            remedy="name each relay once in Endpoint",
-        )
-        registration.failed(error, final=True)
-        logger.warning("%s; %s", error, error.remedy)
+    async def _register(self, line: _Line) -> tuple[float, HybridRelayError | None]:
+        """See `Registrations.register`; the wait is one for who tries again what failed."""
+        line.stale = trio.Event()
+        wait, failed = await self._registrations.register(line.channel)
+        self._changed()
+        if self._registrations.are_hopeless:
+            line.channel.close()  # nothing is left to be done over it
+        return wait if failed is None else min(wait, line.backoff.next_wait()), failed
 
-    def _refused(self, registration: Registration, error: HybridRelayError) -> None:
-        final = error.reason.is_permanent
-        registration.failed(error, final=final)
-        hint = f"; {error.remedy}" if error.remedy else ""
-        logger.log(logging.ERROR if final else logging.WARNING, "at %s: %s%s", self.link.host, error, hint)
+    def _look_again(self) -> None:
+        """Have everything registered again, soon."""
+        for line in self._lines:
+            line.stale.set()
+
+    def _let_go(self) -> None:
+        """Close the channels before the current one over which nothing is registered any more.
+
+        So does the relay: what it has offered over them and was not answered, it offers again over the current one.
+        """
+        for line in self._lines:
+            if line is self._current:
+                return
+            if not self._registrations.over(line.channel):
+                line.channel.close()
 
     # --- what the relay says
 
-    async def _serve_messages(self, channel: ControlChannel, channels: trio.Nursery) -> None:
-        """Answer the relay until the channel ends."""
-        async for message in channel.messages:
-            match message:
-                case control.Offer(id=id_, connection=name):
-                    registration = self._registrations.get(name)
-                    if registration is None or registration.is_refused:
-                        await channel.send(control.Failed(id_, Reason.UNKNOWN_CONNECTION))
-                    elif registration.unproven >= MAX_UNPROVEN_CHANNELS:
-                        await channel.send(control.Failed(id_, Reason.LIMIT))
-                    else:
-                        registration.unproven += 1
-                        channels.start_soon(self._channels.serve, registration, channel, message)
-                        await channel.send(control.Accept(id_))
-                case control.Ended(connection=name, reason=reason):
-                    if registration := self._registrations.get(name):
-                        self._refused(registration, failure_error(name, control.Failed(0, reason)))
-                        self._changed()
-                        self._stale.set()
-                        if self._is_refused():
+    async def _serve_messages(self, line: _Line, channels: trio.Nursery) -> None:
+        """Answer the relay until the channel ends, or nothing is left to be done over it."""
+        channel = line.channel
+        try:
+            async for message in channel.messages:
+                match message:
+                    case control.Offer():
+                        await self._answer(channel, message, channels)
+                    case control.Ended(connection=name, reason=reason):
+                        self._registration_ended(line, name, reason)
+                        if self._registrations.are_hopeless:
                             return
-                case control.Draining(retry_after_seconds=seconds):
-                    logger.info("the relay at %s is about to restart", self.link.host)
-                    self._retry_after = float(seconds)
-                case _:
-                    pass
+                    case control.Draining(retry_after_seconds=seconds):
+                        logger.info("the relay at %s is about to restart", self.link.host)
+                        self._retry_after = float(seconds)
+                    case _:
+                        pass
+        except RelayUnreachable:
+            pass  # an offer that we could not answer
+        finally:
+            line.over.set()
+
+    async def _answer(self, channel: ControlChannel, offer: control.Offer, channels: trio.Nursery) -> None:
+        registration = self._registrations.find(offer.connection)
+        if registration is None or registration.is_refused:
+            await channel.send(control.Failed(offer.id, Reason.UNKNOWN_CONNECTION))
+        elif registration.unproven >= MAX_UNPROVEN_CHANNELS:
+            await channel.send(control.Failed(offer.id, Reason.LIMIT))
+        else:
+            registration.unproven += 1
+            channels.start_soon(self._channels.serve, registration, channel, offer)
+            await channel.send(control.Accept(offer.id))
+
+    def _registration_ended(self, line: _Line, name: str, reason: Reason) -> None:
+        registration = self._registrations.find(name)
+        if registration is None or registration.over not in (None, line.channel):
+            return  # it was taken over by the channel that is to replace this one, as it should
+        if reason is Reason.SUPERSEDED and self._lines[-1] is not line:
+            return  # it is just being taken over; where that fails, everything is looked at again
+        self._registrations.refused(registration, failure_error(name, control.Failed(0, reason)))
+        self._changed()
+        self._look_again()

@@ -39,6 +39,9 @@ def test_a_deadline_and_a_hint_bound_one_wait():
     assert backoff.next_wait(at_most=2) == 2
     assert backoff.next_wait(at_least=3) == 3 + 8
     assert backoff.next_wait(at_least=30, at_most=2) == 2
+    backoff.random = lambda: 0.5
+    assert backoff.next_wait(at_most=2) == 1
+    assert backoff.next_wait(at_least=30, at_most=2) == 1.5, "not all at the same moment"
 
 
 def test_only_a_success_that_held_counts():

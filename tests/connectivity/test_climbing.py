@@ -8,6 +8,9 @@ import trio.testing
 
 from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, discover
 from hybridrelay.connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance
+from hybridrelay.connectivity.prober import Decision
+from hybridrelay.connectivity.report import Report
+from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import control
 
 
@@ -53,4 +56,37 @@ async def test_climbs_from_the_route_in_use_after_the_choice_was_forgotten(
     owner.on = worst
     await trio.sleep(3 * CLIMB_FIRST_SECONDS)
     assert (owner.on, owner.moved, looks) == (tcp, 1, 2)
+    nursery.cancel_scope.cancel()
+
+
+async def test_stays_where_nothing_works_over_the_better_route(
+    link: RelayLink, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though a probe did; and tries that ever more rarely."""
+    tcp, wss, *_ = candidates(discover(), "auto")
+
+    async def better_than(current: Candidate) -> Candidate | None:
+        return tcp
+
+    async def choose() -> Decision:
+        return Decision(
+            wss.route,
+            wss.transport,
+            Report(host="relay.example", mode="auto", attempts=(), chosen="wss", seconds=0.1),
+        )
+
+    monkeypatch.setattr(link._prober, "better_than", better_than)
+    monkeypatch.setattr(link._prober, "choose", choose)
+    assert await link.choose() == wss
+    failures: list[float] = []
+
+    async def fail(better: Candidate) -> None:
+        assert await link.choose() == tcp
+        failures.append(trio.current_time())
+        raise RelayUnreachable("swallowed")
+
+    nursery.start_soon(link.climb, lambda: wss, fail)
+    await trio.sleep(24 * 3600)
+    assert await link.choose() == wss
+    assert 24 * 6 <= len(failures) <= 24 * 20
     nursery.cancel_scope.cancel()

@@ -3,133 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.connectivity import candidates, discover
 from hybridrelay.connectivity.backoff import Backoff
-from hybridrelay.connector.published import ASK_AGAIN_SECONDS, Published, Registration
+from hybridrelay.connector.published import ASK_AGAIN_SECONDS
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import ConnectionString, Endpoint, HostPort, Role, create_authority, generate_key
 
-GRANT = 3600.0
-
-
-class FakeControl:
-    """A control channel whose other end is a `FakeRelay`."""
-
-    def __init__(self, relay: FakeRelay) -> None:
-        self._relay = relay
-        self.relay = relay.identity
-        self.said, self.messages = trio.open_memory_channel[control.Message](10)
-        self.closed = trio.Event()
-
-    def next_id(self) -> int:
-        return 1
-
-    def close(self) -> None:
-        self.closed.set()
-        self.said.close()
-
-    async def request(self, message: control.Register) -> control.Message:
-        await trio.lowlevel.checkpoint()
-        if self.closed.is_set():
-            raise RelayUnreachable("lost", reason=Reason.SESSION_LOST)
-        self._relay.asked.append((trio.current_time(), message.connection))
-        reason = self._relay.answers.get(message.connection)
-        if reason is not None:
-            return control.Failed(1, reason)
-        return control.Registered(1, self._relay.clock() + GRANT)
-
-
-class FakeRelay:
-    """Stands in for `RelayLink`: what it answers, and what it was asked."""
-
-    host = "relay.example"
-
-    def __init__(self, identity: str = "relay") -> None:
-        self.identity = identity, "run"
-        #: Refusals, by hybrid connection.
-        self.answers: dict[str, Reason] = {}
-        #: What opening a control channel raises.
-        self.error: Exception | None = None
-        #: For how long it is opened.
-        self.takes = 0.0
-        self.opened: list[float] = []
-        self.asked: list[tuple[float, str]] = []
-        self.control: FakeControl | None = None
-        self.control_carrier = candidates(discover(), "tcp")[0]
-
-    def clock(self) -> float:
-        return trio.current_time()
-
-    async def climb(self, *_: object) -> None:
-        await trio.sleep_forever()
-
-    def forget(self, **_: object) -> None:
-        pass
-
-    async def start_control(self, nursery: trio.Nursery) -> FakeControl:
-        await trio.sleep(self.takes)
-        self.opened.append(trio.current_time())
-        if self.error is not None:
-            raise self.error
-        self.control = FakeControl(self)
-        return self.control
-
-    def asked_for(self, name: str) -> list[float]:
-        return [when for when, asked in self.asked if asked == name]
-
-
-class Channels:
-    """The sessions that go through the relay: nobody looks into them."""
-
-    def __init__(self, count: int = 0) -> None:
-        self.sessions = [object() for _ in range(count)]
-
-    def of(self, link: object) -> list[object]:
-        return self.sessions
-
-
-def published(name: str) -> Published:
-    authority = create_authority(name, now=time.time())
-    return Published(
-        ConnectionString(
-            endpoints=(Endpoint(FakeRelay.host),),
-            key_name="listener",
-            key=generate_key(),
-            entity_path=name,
-            target=HostPort("db", 1),
-            identity=authority.issue(Role.CONNECTOR, "x", now=time.time()),
-            authority=authority.certificate,
-        )
-    )
-
-
-class Scene:
-    """A registrar for `one` and `two`."""
-
-    def __init__(self) -> None:
-        self.relay = FakeRelay()
-        self.changes = 0
-        self.channels = Channels()
-        self.registrar = Registrar(
-            self.relay, self.channels, replaces=(), clock=self.relay.clock, changed=self._count
-        )
-        made = published("one"), published("two")
-        for each in made:
-            self.registrar.publish(each)
-        self.one, self.two = (each.registrations[0] for each in made)
-
-    def _count(self) -> None:
-        self.changes += 1
+from .fakes import GRANT, Channels, FakeRelay, FakeServed, FakeSession, Scene, start, state
 
 
 @pytest.fixture
@@ -145,14 +32,6 @@ def _without_jitter(next_wait: Callable[..., float]) -> Callable[..., float]:
         return next_wait(self, **options)
 
     return wait
-
-
-def start(nursery: trio.Nursery, scene: Scene) -> None:
-    nursery.start_soon(scene.registrar.run, nursery)
-
-
-def state(registration: Registration) -> tuple[bool, bool]:
-    return registration.is_registered, registration.is_refused
 
 
 async def test_everything_is_registered_and_renewed_in_time(
@@ -198,6 +77,19 @@ async def test_what_is_refused_for_good_is_asked_again_much_later(
     await trio.sleep(20)
     assert state(scene.one) == (True, False)
     assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_refusal_that_is_no_longer_for_good_is_none(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.answers["one"] = Reason.UNKNOWN_CONNECTION
+    start(nursery, scene)
+    await trio.sleep(ASK_AGAIN_SECONDS / 2)
+    scene.relay.answers["one"] = Reason.LIMIT
+    await trio.sleep(ASK_AGAIN_SECONDS)
+    assert state(scene.one) == (False, False)
+    assert 5 < len(scene.relay.asked_for("one")) < 50
     nursery.cancel_scope.cancel()
 
 
@@ -255,12 +147,44 @@ async def test_a_lost_control_channel_is_opened_again(
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("sessions", [0, 1])
+async def test_a_relay_that_stays_away_is_reported_in_full_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And again when something has changed."""
+
+    def told() -> list[str]:
+        found = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        caplog.clear()
+        return found
+
+    scene.relay.error = RelayUnreachable("a long story", remedy="with an end", brief="no relay")
+    start(nursery, scene)
+    await trio.sleep(120)
+    first, *others = told()
+    assert first == "a long story; with an end"
+    assert others
+    assert set(others) == {"no relay, as before"}
+    scene.relay.error = RelayUnreachable("another story")
+    await trio.sleep(120)
+    assert told()[0] == "another story"
+    scene.relay.error = None
+    await trio.sleep(60)
+    assert told() == []
+    scene.relay.error = RelayUnreachable("another story")
+    scene.relay.control.close()
+    await trio.sleep(60)
+    lost, story, *_ = told()
+    assert "was lost" in lost
+    assert story == "another story"
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("sessions", [[], [FakeServed(FakeSession(is_open=True))]], ids=["none", "one"])
 async def test_with_sessions_it_comes_back_within_two_seconds_however_often_it_was_lost(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, sessions: int
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, sessions: list[FakeServed]
 ) -> None:
     """Also where the session has not yet noticed that it lost its own channel."""
-    scene.channels.sessions = Channels(sessions).sessions
+    scene.channels.sessions = sessions
     start(nursery, scene)
     lost: list[float] = []
     while len(lost) < 8:
@@ -271,6 +195,18 @@ async def test_with_sessions_it_comes_back_within_two_seconds_however_often_it_w
         await trio.sleep(0.1)
     waits = [after - before for before, after in itertools.pairwise(lost)]
     assert (max(waits) <= 2.2) is bool(sessions), waits
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_relay_that_is_full_is_not_pressed_for_sessions_that_are_well(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, is_open: bool
+) -> None:
+    scene.channels.sessions = [FakeServed(FakeSession(is_open))]
+    scene.relay.answers = {"one": Reason.LIMIT, "two": Reason.LIMIT}
+    start(nursery, scene)
+    await trio.sleep(120)
+    assert (len(scene.relay.opened) > 40) is not is_open
     nursery.cancel_scope.cancel()
 
 
@@ -290,6 +226,25 @@ async def test_what_the_relay_ends_for_now_is_registered_again_at_once(
     await trio.sleep(60)
     assert state(scene.two) == (False, True)
     assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_was_taken_by_somebody_else_is_reported_and_needs_another_control_channel(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The relay lets nobody in with a lower generation than that of the channel that has it now."""
+    start(nursery, scene)
+    await trio.sleep(1)
+    scene.relay.answers["one"] = Reason.SUPERSEDED
+    scene.relay.control.said.send_nowait(control.Ended("one", Reason.SUPERSEDED))
+    await trio.sleep(0.1)
+    assert state(scene.one) == (False, False)
+    assert "took its place" in caplog.text
+    assert scene.relay.control.closed.is_set()
+    del scene.relay.answers["one"]
+    await trio.sleep(5)
+    assert state(scene.one) == state(scene.two) == (True, False)
+    assert len(scene.relay.opened) == 2
     nursery.cancel_scope.cancel()
 
 

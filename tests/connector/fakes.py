@@ -1,0 +1,147 @@
+"""A relay whose answers are played, and a registrar for two hybrid connections at it."""
+
+from __future__ import annotations
+
+import time
+
+import attrs
+import trio
+
+from hybridrelay.connectivity import Candidate, candidates, discover
+from hybridrelay.connector.published import Published, Registration
+from hybridrelay.connector.registrar import Registrar
+from hybridrelay.errors import RelayUnreachable
+from hybridrelay.protocol import control
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import ConnectionString, Endpoint, HostPort, Role, create_authority, generate_key
+
+GRANT = 3600.0
+TCP, WSS, *_ = candidates(discover(), "auto")
+
+
+class FakeControl:
+    """A control channel whose other end is a `FakeRelay`."""
+
+    def __init__(self, relay: FakeRelay, carrier: Candidate) -> None:
+        self._relay = relay
+        self.carrier = carrier
+        self.relay = relay.identity
+        self.said, self.messages = trio.open_memory_channel[control.Message](10)
+        self.closed = trio.Event()
+
+    def next_id(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        self.closed.set()
+        self.said.close()
+
+    async def request(self, message: control.Register) -> control.Message:
+        await trio.lowlevel.checkpoint()
+        if self.closed.is_set():
+            raise RelayUnreachable("lost", reason=Reason.SESSION_LOST)
+        self._relay.asked.append((trio.current_time(), message.connection))
+        reason = self._relay.answers.get(message.connection)
+        if reason is not None:
+            return control.Failed(1, reason)
+        return control.Registered(1, self._relay.clock() + GRANT)
+
+
+class FakeRelay:
+    """Stands in for `RelayLink`: what it answers, and what it was asked."""
+
+    host = "relay.example"
+
+    def __init__(self, identity: str = "relay") -> None:
+        self.identity = identity, "run"
+        #: Refusals, by hybrid connection.
+        self.answers: dict[str, Reason] = {}
+        #: What opening a control channel raises.
+        self.error: Exception | None = None
+        #: For how long it is opened.
+        self.takes = 0.0
+        self.opened: list[float] = []
+        self.asked: list[tuple[float, str]] = []
+        self.control: FakeControl | None = None
+
+    def clock(self) -> float:
+        return trio.current_time()
+
+    async def climb(self, *_: object) -> None:
+        await trio.sleep_forever()
+
+    def forget(self, **_: object) -> None:
+        pass
+
+    async def start_control(self, nursery: trio.Nursery, over: Candidate | None = None) -> FakeControl:
+        await trio.sleep(self.takes)
+        self.opened.append(trio.current_time())
+        if self.error is not None:
+            raise self.error
+        self.control = FakeControl(self, over or WSS)
+        return self.control
+
+    def asked_for(self, name: str) -> list[float]:
+        return [when for when, asked in self.asked if asked == name]
+
+
+@attrs.frozen
+class FakeSession:
+    is_open: bool
+
+
+@attrs.frozen
+class FakeServed:
+    session: FakeSession
+
+
+class Channels:
+    """The sessions that go through the relay."""
+
+    def __init__(self) -> None:
+        self.sessions: list[FakeServed] = []
+
+    def of(self, link: object) -> list[FakeServed]:
+        return self.sessions
+
+
+def published(name: str, key: str | None = None) -> Published:
+    authority = create_authority(name, now=time.time())
+    return Published(
+        ConnectionString(
+            endpoints=(Endpoint(FakeRelay.host),),
+            key_name="listener",
+            key=key or generate_key(),
+            entity_path=name,
+            target=HostPort("db", 1),
+            identity=authority.issue(Role.CONNECTOR, "x", now=time.time()),
+            authority=authority.certificate,
+        )
+    )
+
+
+class Scene:
+    """A registrar for `one` and `two`."""
+
+    def __init__(self) -> None:
+        self.relay = FakeRelay()
+        self.changes = 0
+        self.channels = Channels()
+        self.registrar = Registrar(
+            self.relay, self.channels, replaces=(), clock=self.relay.clock, changed=self._count
+        )
+        made = published("one"), published("two")
+        for each in made:
+            self.registrar.publish(each)
+        self.one, self.two = (each.registrations[0] for each in made)
+
+    def _count(self) -> None:
+        self.changes += 1
+
+
+def start(nursery: trio.Nursery, scene: Scene) -> None:
+    nursery.start_soon(scene.registrar.run, nursery)
+
+
+def state(registration: Registration) -> tuple[bool, bool]:
+    return registration.is_registered, registration.is_refused

@@ -1,0 +1,476 @@
+"""A connector opens a control channel over a better route first, and lets go of the earlier one afterwards.
+
+The relay's half is the real one, reached through memory; everything happens in virtual time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.connectivity import Candidate
+from hybridrelay.connectivity.control import ControlChannel
+from hybridrelay.connector import channels
+from hybridrelay.connector.policy import Policy
+from hybridrelay.connector.published import Registration
+from hybridrelay.connector.registrar import Registrar
+from hybridrelay.errors import HybridRelayError, RelayUnreachable, RendezvousError
+from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, Session
+from hybridrelay.mux import Role as MuxRole
+from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import TICKET_SIZE
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.broker import Broker
+from hybridrelay.relay.control import ControlPeer
+from hybridrelay.relay.registry import Registry
+from hybridrelay.security import Right, Rule, audience_for, make_token
+
+from .fakes import TCP, WSS, FakeRelay, published, state
+
+INSTANCE = "0" * 32
+#: To the relay, and as long again for its answer (seconds).
+DELAY = 0.05
+NAMES = ("one", "two")
+
+
+class Control(ControlChannel):
+    """A control channel to the relay, which is some way off, and may refuse."""
+
+    place: Place
+
+    async def request(self, message: control.Register) -> control.Message:
+        self.place.requests += 1
+        await trio.sleep(DELAY)
+        if reason := self.place.refusals.get((self.carrier.route.name, message.connection)):
+            return control.Failed(message.id, reason)
+        answer = await super().request(message)
+        await trio.sleep(DELAY)
+        self.place.on_answer(self, message.connection)
+        return answer
+
+
+@attrs.define(eq=False)
+class Opened:
+    """A control channel as both sides have it."""
+
+    channel: Control
+    session: Session
+
+
+class Place:
+    """A `RelayLink` to a relay in the same process, which is told when there is a better route."""
+
+    host = FakeRelay.host
+
+    def __init__(self, broker: Broker, relay: trio.Nursery) -> None:
+        self.broker = broker
+        self._relay = relay
+        #: Raised in place of opening another channel.
+        self.error: HybridRelayError | None = None
+        #: What it takes to open one (seconds).
+        self.takes = 2 * DELAY
+        #: By route and hybrid connection.
+        self.refusals: dict[tuple[str, str], Reason] = {}
+        self.opened: list[Opened] = []
+        self.requests = self.forgotten = 0
+        self.on_answer: Callable[[Control, str], None] = lambda channel, name: None
+        self.improved: Callable[[Candidate], Awaitable[None]]
+
+    async def climb(self, in_use: object, improved: Callable[[Candidate], Awaitable[None]]) -> None:
+        self.improved = improved
+        await trio.sleep_forever()
+
+    def forget(self, **_: object) -> None:
+        self.forgotten += 1
+
+    async def start_control(self, nursery: trio.Nursery, over: Candidate | None = None) -> Control:
+        await trio.sleep(self.takes)
+        if self.error is not None:
+            raise self.error
+        generation = len(self.opened) + 1
+        ours, theirs = trio.testing.memory_stream_pair()
+        session = Session(MuxRole.INITIATOR, config=CONTROL_CONFIG)
+        accepted = Session(MuxRole.ACCEPTOR, config=CONTROL_CONFIG)
+        async with trio.open_nursery() as starting:
+            starting.start_soon(nursery.start, session.run, ours)
+            starting.start_soon(self._relay.start, accepted.run, theirs)
+        stream = session.open_stream_nowait()
+        hello = control.Hello(control.Role.CONNECTOR, INSTANCE, generation, "test")
+        await stream.send_all(control.encode_message(hello))
+        self._relay.start_soon(self._serve_peer, accepted)
+        channel = Control(session, stream, control.Welcome("f" * 32, "test"), over or WSS, pin="pin")
+        channel.place = self
+        self.opened.append(Opened(channel, accepted))
+        nursery.start_soon(self._serve_channel, channel, session)
+        return channel
+
+    async def _serve_peer(self, session: Session) -> None:
+        peer = None
+        try:
+            async with trio.open_nursery() as nursery:
+                with suppress(trio.BrokenResourceError, trio.EndOfChannel):
+                    peer = ControlPeer(self.broker, session, (await session.offers.receive()).accept(), nursery)
+                    while await peer.serve_some():
+                        pass
+                nursery.cancel_scope.cancel()
+        finally:
+            if peer is not None:
+                peer.lost()
+
+    @staticmethod
+    async def _serve_channel(channel: Control, session: Session) -> None:
+        await channel._serve(control.ControlDecoder(), [])
+        session.close()
+
+    @property
+    def routes(self) -> list[str]:
+        """Of the control channels that are open."""
+        return [one.channel.carrier.route.name for one in self.opened if one.session.outcome is None]
+
+    @property
+    def listening(self) -> dict[str, int]:
+        """Which control channel is registered for what; counted from 1."""
+        found = {name: self.broker.listeners.find(name, INSTANCE) for name in NAMES}
+        return {name: listener.generation for name, listener in found.items() if listener is not None}
+
+
+class Offers:
+    """In place of `DataChannels`: counts the offers, and goes to none of them."""
+
+    def __init__(self) -> None:
+        self.moved: list[Candidate] = []
+        self.served = 0
+
+    def of(self, link: object) -> list[object]:
+        return []
+
+    async def move(self, link: object, better: Candidate) -> None:
+        self.moved.append(better)
+
+    async def serve(self, registration: Registration, channel: ControlChannel, offer: control.Offer) -> None:
+        self.served += 1
+        registration.unproven -= 1
+        await trio.sleep(0.001)
+        with suppress(RelayUnreachable):
+            # So that rendezvous do not add up to a limit.
+            await channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
+
+
+class Scene:
+    """A connector that is registered over the worse route, for `one` and `two`."""
+
+    def __init__(self, place: Place, keys: dict[str, str]) -> None:
+        self.place = place
+        self.offers = Offers()
+        self.registrar = Registrar(place, self.offers, replaces=(), clock=trio.current_time, changed=lambda: None)
+        self.registrations = {}
+        self.keys = keys
+        for name, key in keys.items():
+            made = published(name, key)
+            self.registrar.publish(made)
+            self.registrations[name] = made.registrations[0]
+        self.ended = trio.Event()
+        self.scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                await self.registrar.run(nursery)
+                nursery.cancel_scope.cancel()
+        self.ended.set()
+
+    @property
+    def states(self) -> list[tuple[bool, bool]]:
+        return [state(one) for one in self.registrations.values()]
+
+    @asynccontextmanager
+    async def joining(self) -> AsyncIterator[None]:
+        """During the block, senders want to be led to this connector all the time, and are."""
+        async with trio.open_nursery() as nursery:
+            for name in NAMES:
+                nursery.start_soon(self._join, name)
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def _join(self, name: str) -> None:
+        token = make_token(
+            audience_for(self.place.host, name), "listener", self.keys[name], trio.current_time() + 9e5
+        )
+        grant = await self.place.broker.authorize(name, token, Right.SEND)
+        while True:
+            answer = await self.place.broker.join(grant, INSTANCE)
+            assert isinstance(answer, control.Joined), answer
+            await trio.sleep(0.003)
+
+
+@pytest.fixture
+def calm(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Nothing was worth a warning."""
+    caplog.set_level(logging.INFO)
+    yield
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.fixture
+async def scene(nursery: trio.Nursery, tmp_path: Path) -> Scene:
+    rules = {name: Rule.generate("listener", [Right.LISTEN, Right.SEND]) for name in NAMES}
+    with Registry.open(tmp_path / "state") as registry:
+        for name, rule in rules.items():
+            registry.create(name, [Place.host], [rule])
+        snapshot = registry.snapshot()
+    keys = {name: rule.primary for name, rule in rules.items()}
+
+    async def refresh() -> None:
+        pass
+
+    relay = await nursery.start(_open_nursery)
+    scene = Scene(Place(Broker(snapshot, refresh=refresh, clock=trio.current_time), relay), keys)
+    nursery.start_soon(scene.run)
+    await trio.sleep(1)
+    assert scene.place.listening == {"one": 1, "two": 1}
+    return scene
+
+
+async def _open_nursery(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
+    async with trio.open_nursery() as nursery:
+        task_status.started(nursery)
+        await trio.sleep_forever()
+
+
+@contextmanager
+def always_listening(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever changes in the relay's table, there is a listener for everything."""
+    table = scene.place.broker.listeners
+    seen: list[dict[str, int]] = []
+
+    def watched(change: Callable[..., object]) -> Callable[..., object]:
+        def changing(*arguments: object, **options: object) -> object:
+            result = change(*arguments, **options)
+            seen.append(scene.place.listening)
+            return result
+
+        return changing
+
+    with monkeypatch.context() as patch:
+        for name in ("register", "remove", "declare_gone", "revoke", "forget"):
+            patch.setattr(table, name, watched(getattr(table, name)))
+        yield
+    assert all(listening.keys() == set(NAMES) for listening in [*seen, scene.place.listening])
+
+
+@pytest.mark.usefixtures("calm")
+async def test_there_is_a_listener_at_every_moment(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene.joining():
+        await trio.sleep(0.1)
+        with always_listening(scene, monkeypatch):
+            await scene.place.improved(TCP)
+            assert scene.place.listening == {"one": 2, "two": 2}
+            await trio.sleep(0.1)
+    assert scene.place.routes == ["tcp"]
+    assert scene.place.forgotten == 0
+    assert scene.offers.moved == [TCP]
+    assert scene.states == [(True, False)] * 2
+    assert scene.offers.served > 100
+    requests = scene.place.requests
+    await trio.sleep(3600)
+    # Renewed by the new one alone.
+    assert scene.place.requests == requests + 2
+    assert len(scene.place.opened) == 2
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("calm")
+async def test_nothing_changes_where_no_control_channel_can_be_opened(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.place.error = RelayUnreachable("swallowed")
+    with always_listening(scene, monkeypatch):
+        with pytest.raises(RelayUnreachable, match="swallowed"):
+            await scene.place.improved(TCP)
+        await trio.sleep(3600)
+    assert scene.place.routes == ["wss"]
+    assert scene.states == [(True, False)] * 2
+    assert scene.offers.moved == []
+    assert scene.place.forgotten == 0
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("calm")
+@pytest.mark.parametrize("reason", [Reason.LIMIT, Reason.WRONG_KEY])
+async def test_nothing_changes_where_nothing_can_be_registered(
+    autojump_clock: trio.testing.MockClock,
+    scene: Scene,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: Reason,
+) -> None:
+    scene.place.refusals = {("tcp", name): reason for name in NAMES}
+    with always_listening(scene, monkeypatch):
+        with pytest.raises(HybridRelayError) as caught:
+            await scene.place.improved(TCP)
+        assert caught.value.reason is reason
+        await trio.sleep(3600)
+    assert scene.place.routes == ["wss"]
+    assert scene.states == [(True, False)] * 2
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("calm")
+async def test_what_cannot_be_registered_yet_stays_where_it_is(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.place.refusals["tcp", "two"] = Reason.LIMIT
+    with always_listening(scene, monkeypatch):
+        async with scene.joining():
+            await scene.place.improved(TCP)
+            await trio.sleep(0.1)
+        assert scene.place.listening == {"one": 2, "two": 1}
+        assert scene.place.routes == ["wss", "tcp"]
+        assert scene.states == [(True, False)] * 2
+        scene.place.refusals.clear()
+        await trio.sleep(3600)
+    assert scene.place.listening == {"one": 2, "two": 2}
+    assert scene.place.routes == ["tcp"]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("calm")
+async def test_the_earlier_channel_may_be_lost_meanwhile(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery
+) -> None:
+    scene.place.takes = 5.0
+    nursery.start_soon(scene.place.improved, TCP)
+    await trio.sleep(1)
+    scene.place.opened[0].session.close()
+    await trio.sleep(10)
+    assert scene.place.listening == {"one": 2, "two": 2}
+    assert scene.states == [(True, False)] * 2
+    assert scene.place.forgotten == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_where_both_are_lost_it_begins_anew(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.place.takes, scene.place.error = 5.0, RelayUnreachable("swallowed")
+    async with trio.open_nursery() as climbing:
+        climbing.start_soon(_fail_to_climb, scene)
+        await trio.sleep(1)
+        scene.place.opened[0].session.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert "was lost" in caplog.text
+    assert scene.states == [(False, False)] * 2
+    scene.place.error = None
+    await trio.sleep(3600)
+    assert scene.place.listening == {"one": 2, "two": 2}
+    nursery.cancel_scope.cancel()
+
+
+async def _fail_to_climb(scene: Scene) -> None:
+    with pytest.raises(HybridRelayError):
+        await scene.place.improved(TCP)
+
+
+@pytest.mark.parametrize("after", NAMES)
+async def test_what_a_channel_took_before_it_was_lost_is_registered_anew(
+    autojump_clock: trio.testing.MockClock,
+    scene: Scene,
+    nursery: trio.Nursery,
+    after: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The earlier channel cannot have it back: for the relay, its generation is over."""
+
+    def cut(channel: Control, name: str) -> None:
+        if channel.carrier is TCP and name == after:
+            scene.place.on_answer = lambda channel, name: None
+            channel.close()
+
+    scene.place.on_answer = cut
+    with suppress(RelayUnreachable):  # it may just have been complete
+        await scene.place.improved(TCP)
+    await trio.sleep(3600)
+    assert scene.place.listening == {"one": 3, "two": 3}
+    assert scene.states == [(True, False)] * 2
+    assert "was lost" in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("calm")
+@pytest.mark.parametrize("cancelled", [False, True], ids=["stopped", "cancelled"])
+async def test_it_may_end_at_any_moment(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, cancelled: bool
+) -> None:
+    """Of opening, and of each of two registrations; `moments` has some from before until after all of that."""
+    moments = [DELAY * 0.6 * number for number in range(12)]
+
+    async def climb() -> None:
+        with suppress(RelayUnreachable):
+            await scene.place.improved(TCP)
+
+    for number, moment in enumerate(moments):
+        async with trio.open_nursery() as climbing:
+            # As `RelayLink.climb` would, it ends with the registrar.
+            climbing.start_soon(climb)
+            await trio.sleep(moment)
+            if cancelled:
+                climbing.cancel_scope.cancel()
+                scene.scope.cancel()
+            else:
+                scene.registrar.stop()
+            with trio.fail_after(5 * DELAY):
+                await scene.ended.wait()
+            climbing.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(DELAY)
+        assert (scene.place.routes, scene.place.listening) == ([], {}), moment
+        assert scene.states == [(False, False)] * 2
+        if number + 1 < len(moments):
+            scene = await _again(scene, nursery)
+    nursery.cancel_scope.cancel()
+
+
+async def _again(scene: Scene, nursery: trio.Nursery) -> Scene:
+    """The same connector once more."""
+    fresh = Scene(scene.place, scene.keys)
+    nursery.start_soon(fresh.run)
+    await trio.sleep(1)
+    assert fresh.place.listening.keys() == set(NAMES)
+    return fresh
+
+
+@pytest.mark.parametrize("has_ended", [True, False], ids=["lost", "open"])
+async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, has_ended: bool
+) -> None:
+    """It forgets the offer with the control channel, and makes another one over the next."""
+
+    async def open_data_channel(*_: object, **__: object) -> None:
+        raise RendezvousError("unknown", reason=Reason.TICKET_UNKNOWN)
+
+    class Link:
+        endpoint = dial = None
+
+        async def choose(self) -> Candidate:
+            return WSS
+
+    class Channel:
+        def __init__(self) -> None:
+            self.has_ended = has_ended
+
+    monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
+    registration = Registration(published("one"), Link(), unproven=1)
+    served = channels.DataChannels(Policy(), DATA_CONFIG)
+    caplog.set_level(logging.INFO)
+    await served.serve(registration, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0))
+    assert [record.levelno for record in caplog.records] == [logging.INFO if has_ended else logging.WARNING]
+    assert registration.unproven == 0

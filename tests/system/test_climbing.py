@@ -1,0 +1,73 @@
+"""A connector climbs when the native ports open, and clients notice nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import trio
+
+from hybridrelay.connectivity.dialing import dial_directly
+from hybridrelay.relay.listeners import Listener, ListenerTable
+from hybridrelay.security import Role
+
+from .deployment import Deployment, echo, serve_target
+
+CLIMB_SECONDS = 0.1
+PATIENCE_SECONDS = 20
+
+
+async def test_a_connector_is_registered_while_it_climbs(
+    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    native = {deployment.ports[name] for name in ("probe", "control", "data")}
+    is_open = trio.Event()
+    seen: list[tuple[Listener[object], ...]] = []
+    has_climbed = trio.Event()
+
+    async def dial(host: str, port: int) -> trio.SocketStream:
+        if port in native and not is_open.is_set():
+            raise ConnectionRefusedError
+        return await dial_directly(host, port)
+
+    def watched(change: Callable[..., object]) -> Callable[..., object]:
+        def changing(table: ListenerTable[object], *arguments: object, **options: object) -> object:
+            result = change(table, *arguments, **options)
+            seen.append(table.of("db"))
+            if is_open.is_set():
+                has_climbed.set()
+            return result
+
+        return changing
+
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    await deployment.connector(
+        deployment.string(published, Role.CONNECTOR, target), dial=dial, climb_seconds=CLIMB_SECONDS
+    )
+    for name in ("register", "remove"):
+        monkeypatch.setattr(ListenerTable, name, watched(getattr(ListenerTable, name)))
+    caplog.set_level(logging.INFO, "hybridrelay.connector")
+    async with deployment.client(deployment.string(published, Role.APPLICATION), mode="tcp") as client:
+        stream = await client.open_stream()
+        await _exchange(stream)
+        is_open.set()
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not has_climbed.is_set():
+                await _exchange(stream)
+                async with deployment.client(deployment.string(published, Role.APPLICATION), mode="tcp") as another:
+                    await _exchange(await another.open_stream())
+            # Whose data channel was on the worse route has followed, or is about to.
+            await _exchange(stream)
+    assert seen
+    assert all(seen)
+    connector = [record for record in caplog.records if record.name == "hybridrelay.connector"]
+    assert [record.getMessage() for record in connector if "over tcp" in record.getMessage()]
+    assert not [record.getMessage() for record in connector if record.levelno >= logging.WARNING]
+    nursery.cancel_scope.cancel()
+
+
+async def _exchange(stream: trio.abc.Stream) -> None:
+    await stream.send_all(b"x")
+    assert await stream.receive_some() == b"x"
