@@ -8,10 +8,15 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import DATA_CONFIG, MuxStream, Offer, Role, Session
-from hybridrelay.protocol import Reason, frames
+from hybridrelay.mux import DATA_CONFIG, MuxStream, Offer, Role, Session, SessionConfig
+from hybridrelay.protocol import Reason, SessionCore, frames
 from hybridrelay.protocol.session import _HANDLERS
 from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, nowait
+
+from ..stream_pairs import MAKERS_OVER_SOCKETS, Maker, names
+
+#: More than all buffers of a connection on this machine hold.
+BUSY_BYTES = 16 * 1024 * 1024
 
 
 class Channel(trio.abc.Stream, NowaitStream):
@@ -265,6 +270,48 @@ async def test_cancelled_within_a_write_the_peer_is_told_behind_it(
         assert not server.is_open
     assert client.outcome is not None
     theirs.reset()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("maker", MAKERS_OVER_SOCKETS, ids=names)
+async def test_cancelled_in_the_middle_of_much_the_last_word_is_goodbye(maker: Maker, nursery: trio.Nursery) -> None:
+    """Whatever the channel is made of: half a record, or half a frame, is finished first."""
+    channel, far = await maker(nursery)
+    port = nowait(far)
+    server = SessionCore(Role.ACCEPTOR, config=SessionConfig(initial_window=BUSY_BYTES))
+    server.channel_opened(trio.current_time())
+    client = Session(Role.INITIATOR)
+
+    async def read_on() -> None:
+        while server.ended is None:
+            if data := port.receive_nowait():
+                server.receive_data(data, trio.current_time())
+                if output := server.data_to_send(trio.current_time()):
+                    port.send_nowait(*output)
+            else:
+                await port.wait_readable()
+
+    async with trio.open_nursery() as running:
+        running.start_soon(client.run, channel)
+        stream = client.open_stream_nowait()
+        async with trio.open_nursery() as reading:
+            reading.start_soon(read_on)
+            while not server.streams:
+                await trio.testing.wait_all_tasks_blocked()
+            (core,) = server.streams.values()
+            server.accept(core, trio.current_time())
+            assert port.send_nowait(*server.data_to_send(trio.current_time()))
+            await stream.wait_opened()
+            reading.cancel_scope.cancel()
+        running.start_soon(stream.send_all, bytes(BUSY_BYTES))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(read_on)
+        running.cancel_scope.cancel()
+    with trio.fail_after(10):
+        while server.ended is None:
+            await trio.testing.wait_all_tasks_blocked()
+    assert (server.ended.reason, server.ended.by_peer) == (Reason.GOING_AWAY, True)
+    await trio.aclose_forcefully(far)
     nursery.cancel_scope.cancel()
 
 

@@ -13,72 +13,14 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
-from hybridrelay.streams import TLSStream
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, NowaitStream, Turn, nowait
-from hybridrelay.testing import session_pair, tcp_pair
+from hybridrelay.testing import tcp_pair
 from hybridrelay_websocket.stream import MAX_PIECES, WebSocketStream
 
-NOW = time.time()
-AUTHORITY = create_authority("orders", now=NOW)
-SERVER = data_server_context(AUTHORITY.issue(Role.CONNECTOR, "a", now=NOW), AUTHORITY.certificate)
-CLIENT = data_client_context(AUTHORITY.issue(Role.APPLICATION, "b", now=NOW), AUTHORITY.certificate)
+from ..stream_pairs import MAKERS, MAKERS_OVER_SOCKETS, Maker, Pair, names, tls, websocket
 
 #: A ping, from a server: as many as may come at once fill a read.
 PING_FRAME = b"\x89\x3e" + bytes(62)
-
-Pair = tuple[trio.abc.Stream, trio.abc.Stream]
-Maker = Callable[[trio.Nursery], Awaitable[Pair]]
-
-
-async def sockets(_nursery: trio.Nursery) -> Pair:
-    return await tcp_pair()
-
-
-async def memory(_nursery: trio.Nursery) -> Pair:
-    return trio.testing.memory_stream_pair()
-
-
-async def tls(below: Pair) -> Pair:
-    pair = TLSStream(below[0], CLIENT), TLSStream(below[1], SERVER, server_side=True)
-    async with trio.open_nursery() as shaking:
-        for one in pair:
-            shaking.start_soon(one.do_handshake)
-    return pair
-
-
-def websocket(below: Pair) -> Pair:
-    return WebSocketStream(below[0], client=True), WebSocketStream(below[1], client=False)
-
-
-async def tls_over_sockets(nursery: trio.Nursery) -> Pair:
-    return await tls(await tcp_pair())
-
-
-async def tls_over_memory(nursery: trio.Nursery) -> Pair:
-    return await tls(await memory(nursery))
-
-
-async def websocket_over_sockets(_nursery: trio.Nursery) -> Pair:
-    return websocket(await tcp_pair())
-
-
-async def all_of_wss(_nursery: trio.Nursery) -> Pair:
-    return await tls(websocket(await tls(await tcp_pair())))
-
-
-async def session_streams(nursery: trio.Nursery) -> Pair:
-    client, server = await session_pair(nursery)
-    ours = client.open_stream_nowait()
-    return ours, (await server.offers.receive()).accept()
-
-
-MAKERS_OVER_SOCKETS = [sockets, tls_over_sockets, websocket_over_sockets, all_of_wss]
-MAKERS = [*MAKERS_OVER_SOCKETS, memory, tls_over_memory, session_streams]
-
-
-def names(maker: Maker) -> str:
-    return maker.__name__
 
 
 @pytest.fixture(params=MAKERS, ids=names)
@@ -476,5 +418,5 @@ async def test_a_send_that_was_cut_off_is_the_last_one() -> None:
 
 async def test_what_can_do_it_itself_is_used_as_it_is() -> None:
     ours, _ = trio.testing.memory_stream_pair()
-    stream = TLSStream(ours, CLIENT)
+    stream = WebSocketStream(ours, client=True)
     assert nowait(stream) is stream
