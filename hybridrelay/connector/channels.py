@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
 
 import attrs
 import trio
@@ -71,9 +72,11 @@ class DataChannels:
     Args:
         policy: who may come in.
         config: of every session.
+        lost: called when a session has lost its data channel, with the relay through which it went.
     """
 
-    def __init__(self, policy: Policy, config: SessionConfig) -> None:
+    def __init__(self, policy: Policy, config: SessionConfig, *, lost: Callable[[RelayLink], None]) -> None:
+        self._lost = lost
         self._policy = policy
         self._config = config
         self._budget = Budget(PROCESS_BUDGET)
@@ -220,10 +223,15 @@ class DataChannels:
             await refuse_session(channel, Reason.PROTOCOL_ERROR)
             return
         session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget)
-        self._served[session_id] = Served(session, published, peer, link, carrier)
+        self._served[session_id] = served = Served(session, published, peer, link, carrier)
+
+        async def wait_for_client() -> NoReturn:
+            self._lost(served.link)
+            await trio.sleep_forever()
+
         try:
             async with FlatNursery() as nursery:
-                await nursery.start(partial(session.run, channel, initial=initial))
+                await nursery.start(partial(session.run, channel, initial=initial, reconnect=wait_for_client))
                 who, route = f"{peer.label} ({peer.serial})", f"{carrier.route.name} at {link.host}"
                 logger.info("%s: session of %s opened over %s", published.name, who, route)
                 async for offer in session.offers:

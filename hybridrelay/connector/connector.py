@@ -53,7 +53,8 @@ class Connector:
         if not strings:
             raise ConfigurationError("a connector needs at least one connection string")
         policy = policy_file.policy if policy_file else policy or Policy()
-        self._channels = DataChannels(policy, attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline))
+        config = attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline)
+        self._channels = DataChannels(policy, config, lost=self._data_channel_lost)
         self._policy_file = policy_file
         instance = instance_file.instance if instance_file else new_instance()
         #: Earlier instances of this connector that are dead.
@@ -156,6 +157,9 @@ class Connector:
         for registrar in self._registrars.values():
             registrar.stop()
         await self._channels.drain(grace)
+
+    def _data_channel_lost(self, link: RelayLink) -> None:
+        self._registrars[link].doubt()
 
     @staticmethod
     def _policy_failed(error: ConfigurationError) -> None:

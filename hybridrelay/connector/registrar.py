@@ -115,6 +115,13 @@ class Registrar:
     def jumped(self) -> None:
         """The machine slept, or changed networks."""
         self.link.forget(network_changed=True)
+        self.doubt()
+
+    def doubt(self) -> None:
+        """Ask the relay whether it is there: over the control channel, or all of them.
+
+        A data channel through it was lost, and clients come back only over a control channel that works.
+        """
         for line in self._lines:
             line.channel.doubt()
 

@@ -249,8 +249,9 @@ class Session:
         Args:
             channel: the first channel; belongs to the session from now on.
             initial: bytes that were received from it already.
-            reconnect: opens another channel to the same peer, for as long as it takes: it is cancelled at the
-                deadline. A `HybridRelayError` says that there is no use in trying, and ends the session.
+            reconnect: called where a channel was lost; opens another one to the same peer, for as long as it takes:
+                it is cancelled at the deadline, and by `replace_channel`. A `HybridRelayError` says that there is no
+                use in trying, and ends the session.
             greeting_timeout: for the peer's HELLO, in seconds.
 
         Returns:

@@ -469,7 +469,7 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
 
     monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
     registration = Registration(published("one"), Link(), unproven=1)
-    served = channels.DataChannels(Policy(), DATA_CONFIG)
+    served = channels.DataChannels(Policy(), DATA_CONFIG, lost=lambda _: None)
     caplog.set_level(logging.INFO)
     await served.serve(registration, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0))
     assert [record.levelno for record in caplog.records] == [logging.INFO if has_ended else logging.WARNING]

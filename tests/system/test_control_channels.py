@@ -11,12 +11,13 @@ import trio
 
 from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.connectivity.control import ControlChannel
+from hybridrelay.connectivity.dialing import dial_directly
 from hybridrelay.connectivity.link import RelayLink, make_connection_token, new_instance
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import Reason, control
 from hybridrelay.security import ConnectionString, Role
 
-from .deployment import Deployment
+from .deployment import Deployment, echo, serve_target
 
 REPLACEMENTS = 30
 PATIENCE_SECONDS = 20
@@ -114,4 +115,36 @@ async def test_there_is_a_listener_at_every_moment(sides: tuple[Side, Side], nur
         for _ in range(REPLACEMENTS):
             nursery.start_soon(accept_all, await listener.register())
         replaced.set()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_lost_data_channel_makes_a_connector_ask_whether_the_relay_is_there(
+    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client comes back over the control channel, of whose loss it would hear with the next ping only."""
+    dialed: list[trio.SocketStream] = []
+    doubted = trio.Event()
+    doubt = ControlChannel.doubt
+
+    async def dial(host: str, port: int) -> trio.SocketStream:
+        dialed.append(await dial_directly(host, port))
+        return dialed[-1]
+
+    def doubting(channel: ControlChannel) -> None:
+        doubted.set()
+        doubt(channel)
+
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), mode="tcp", dial=dial)
+    async with deployment.client(deployment.string(published, Role.APPLICATION), mode="tcp") as client:
+        stream = await client.open_stream()
+        await stream.send_all(b"before")
+        assert await stream.receive_some() == b"before"
+        monkeypatch.setattr(ControlChannel, "doubt", doubting)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await trio.aclose_forcefully(dialed[-1])
+            await doubted.wait()
+            await stream.send_all(b"after")
+            assert await stream.receive_some() == b"after"
     nursery.cancel_scope.cancel()
