@@ -42,6 +42,9 @@ logger = logging.getLogger("hybridrelay.connector")
 
 #: Sessions of one identity. Several processes may share a connection string; defends tasks and target connections.
 MAX_SESSIONS_PER_IDENTITY = 256
+#: Data channels whose other end has not proved its identity, per hybrid connection and relay. Defends memory and the
+#: machine against a relay (or whoever has a Send key) that calls for channels without end; a real client needs one.
+MAX_UNPROVEN_CHANNELS = 16
 #: Memory that all data channels together may promise to their peers (bytes).
 PROCESS_BUDGET = 1 << 30
 #: Between two sessions that are moved to a better route: all at once would be a storm (seconds).

@@ -58,7 +58,7 @@ class Registration:
     failure: HybridRelayError | None = None
     #: The relay has said that the string is of no use to it.
     is_refused: bool = False
-    #: Data channels whose other end has not proved its identity.
+    #: Data channels whose other end has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
     unproven: int = 0
     #: Which relay that was, the last time.
     relay: tuple[str, str] | None = None

@@ -5,7 +5,7 @@ afterwards: a successor registers everything, and the relay, which sees the high
 after the other, and ends the earlier channel with the last. So there is a listener at every moment. The rules:
 
 1. Every control channel is served to its end, be it the current one or not: offers come over all of them.
-2. Only one registers at a time, and only the current one renews.
+2. Only one registers at a time. The current one renews, and an earlier one what could not be taken over.
 3. A channel that ends, and a registration that is taken from it, are a loss only where none has taken their place.
 4. A successor that fails changes nothing. Should it have taken something already, the current channel cannot get that
    back, since the relay lets no lower generation in: it ends, and another is opened as after any loss.
@@ -31,7 +31,7 @@ from ..connectivity.refusals import failure_error, is_hopeless
 from ..errors import HybridRelayError, RelayUnreachable
 from ..protocol import control
 from ..protocol.reasons import Reason
-from .channels import DataChannels
+from .channels import MAX_UNPROVEN_CHANNELS, DataChannels
 from .published import Published
 from .registrations import Registrations
 
@@ -39,9 +39,6 @@ logger = logging.getLogger("hybridrelay.connector")
 
 #: The longest wait between two tries to come back while there are sessions, which may be waiting for it (seconds).
 _RESUME_BACKOFF = 2.0
-#: Data channels whose other end has not proved its identity, per hybrid connection and relay. Defends memory and the
-#: machine against a relay (or whoever has a Send key) that calls for channels without end; a real client needs one.
-MAX_UNPROVEN_CHANNELS = 16
 
 
 @attrs.define(eq=False)
@@ -51,6 +48,8 @@ class _Line:
     channel: ControlChannel
     #: Set where what is registered has to be looked at before its time.
     stale: trio.Event = attrs.field(factory=trio.Event)
+    #: When to come back, where the relay said so (seconds).
+    retry_after: float = 0.0
     #: The relay says nothing more over it.
     over: trio.Event = attrs.field(factory=trio.Event)
     #: For what was refused and may be accepted soon.
@@ -87,13 +86,17 @@ class Registrar:
         self._current: _Line | None = None
         #: In which they run, while there is one.
         self._serving: trio.Nursery | None = None
+        #: In which a successor is opened.
+        self._opening = trio.CancelScope()
         #: Held by whoever registers.
         self._registering = trio.Lock()
         #: Something was registered here once.
         self._worked = False
         #: A better route was found while there was no control channel: sessions follow to the next one.
         self._climbed = False
-        #: When to come back, where the relay said so (seconds).
+        #: Since when there has been a control channel over which something may be registered, or None.
+        self._registered_at: float | None = None
+        #: See `_Line`: of the last.
         self._retry_after = 0.0
         self._stopping = False
         #: Set where a relay is to be asked before its time.
@@ -115,13 +118,11 @@ class Registrar:
     def jumped(self) -> None:
         """The machine slept, or changed networks."""
         self.link.forget(network_changed=True)
+        self._opening.cancel()
         self.doubt()
 
     def doubt(self) -> None:
-        """Ask the relay whether it is there: over the control channel, or all of them.
-
-        A data channel through it was lost, and clients come back only over a control channel that works.
-        """
+        """A data channel was lost, and clients come back only over a control channel that works: ask whether it does."""
         for line in self._lines:
             line.channel.doubt()
 
@@ -143,12 +144,12 @@ class Registrar:
             nursery.start_soon(self.link.climb, self._in_use, partial(self._move_up, channels))
             backoff = Backoff()
             while not self._stopping:
-                began = trio.current_time()
                 at_once = await self._serve_or_tell(channels)
                 self._in_doubt = trio.Event()
                 self._changed()
                 if not at_once:
-                    backoff.succeeded(held_seconds=trio.current_time() - began)
+                    if self._registered_at is not None:
+                        backoff.succeeded(held_seconds=trio.current_time() - self._registered_at)
                     with trio.move_on_after(self._next_wait(backoff)):
                         await self._in_doubt.wait()
             nursery.cancel_scope.cancel()
@@ -170,6 +171,7 @@ class Registrar:
     async def _serve_or_tell(self, channels: trio.Nursery) -> bool:
         """As long as there is a control channel, and a word in the log on why there is none. Whether we ended it."""
         self._retry_after = 0.0
+        self._registered_at = None
         self._answered = False
         try:
             await self._serve_control(channels)
@@ -241,6 +243,9 @@ class Registrar:
     def _ended(self, line: _Line) -> None:
         earlier = self._lines[: self._lines.index(line)]
         self._lines.remove(line)
+        if not self._lines:
+            self._retry_after = line.retry_after
+            self._opening.cancel()  # it may hang for as long as its deadlines allow
         self._registrations.lost(line.channel)
         if self._current is line:
             self._current = None
@@ -267,7 +272,10 @@ class Registrar:
             return
         if self._current.channel.carrier.route.rank > better.route.rank:
             assert self._serving is not None
-            await self._serving.start(self._serve_line, channels, better)
+            with trio.CancelScope() as self._opening:
+                await self._serving.start(self._serve_line, channels, better)
+            if self._opening.cancelled_caught:
+                raise RelayUnreachable(f"{better.route.name} was given up", reason=Reason.CANCELLED)
         await self._channels.move(self.link, better)
 
     # --- registrations
@@ -289,6 +297,8 @@ class Registrar:
                 self._look_again()
                 raise
             self._current = line
+        if self._registered_at is None:
+            self._registered_at = trio.current_time()
         self._complaint.over()
         if names:
             self._worked = True
@@ -300,25 +310,26 @@ class Registrar:
     async def _keep_registered(self, line: _Line, wait: float) -> None:
         """Register again before it expires, and what was refused as soon as that may have changed.
 
-        Returns when another channel is the current one. This one is closed where nothing can be registered over it.
+        Where another channel is the current one, only what could not be taken over by that. This one is closed where
+        nothing can be registered over it.
         """
         try:
             while True:
                 with trio.move_on_after(max(1.0, wait)):
                     await line.stale.wait()
                 async with self._registering:
-                    if self._current is not line:
+                    if self._current is not line and not self._registrations.over(line.channel):
                         return
-                    wait, _ = await self._register(line)
+                    wait, _ = await self._register(line, only_renew=self._current is not line)
                 self._let_go()
         except HybridRelayError as exc:
             logger.info("at %s: %s", self.link.host, exc)
             line.channel.close()
 
-    async def _register(self, line: _Line) -> tuple[float, HybridRelayError | None]:
+    async def _register(self, line: _Line, *, only_renew: bool = False) -> tuple[float, HybridRelayError | None]:
         """See `Registrations.register`; the wait is one for who tries again what failed."""
         line.stale = trio.Event()
-        wait, failed = await self._registrations.register(line.channel)
+        wait, failed = await self._registrations.register(line.channel, only_renew=only_renew)
         self._changed()
         if self._registrations.are_hopeless:
             line.channel.close()  # nothing is left to be done over it
@@ -356,7 +367,7 @@ class Registrar:
                             return
                     case control.Draining(retry_after_seconds=seconds):
                         logger.info("the relay at %s is about to restart", self.link.host)
-                        self._retry_after = float(seconds)
+                        line.retry_after = float(seconds)
                     case _:
                         pass
         except RelayUnreachable:
@@ -377,9 +388,12 @@ class Registrar:
 
     def _registration_ended(self, line: _Line, name: str, reason: Reason) -> None:
         registration = self._registrations.find(name)
+        is_latest = self._lines[-1:] == [line]
         if registration is None or registration.over not in (None, line.channel):
-            return  # it was taken over by the channel that is to replace this one, as it should
-        if reason is Reason.SUPERSEDED and self._lines[-1] is not line:
+            if is_latest:  # an answer that came just before has not been seen yet
+                self._look_again()
+            return  # else it was taken over by the channel that is to replace this one, as it should
+        if reason is Reason.SUPERSEDED and not is_latest:
             return  # it is just being taken over; where that fails, everything is looked at again
         self._registrations.refused(registration, failure_error(name, control.Failed(0, reason)))
         self._changed()

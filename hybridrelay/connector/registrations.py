@@ -72,8 +72,13 @@ class Registrations:
         """The hybrid connections that are registered over this control channel."""
         return [name for name, one in self._by_name.items() if one.over is channel]
 
-    async def register(self, channel: ControlChannel) -> tuple[float, HybridRelayError | None]:
+    async def register(
+        self, channel: ControlChannel, *, only_renew: bool = False
+    ) -> tuple[float, HybridRelayError | None]:
         """Register everything over this channel, again or for the first time, wherever it was before.
+
+        Args:
+            only_renew: only what is registered over this channel.
 
         Returns:
             For how many seconds that is good, and what failed that may succeed soon.
@@ -85,7 +90,7 @@ class Registrations:
         until = self._clock() + _MAX_GRANT
         temporary: HybridRelayError | None = None
         for name, registration in self._by_name.items():
-            if registration.asks_again_in > 0:
+            if registration.asks_again_in > 0 or (only_renew and registration.over is not channel):
                 continue
             twin = registration.published.registered_through(channel.relay)
             if twin is not None and twin is not registration:

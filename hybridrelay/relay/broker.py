@@ -152,7 +152,7 @@ class Broker:
 
     def let_go(self, keys: Iterable[KeyId]) -> None:
         """The opposite of `hold`."""
-        self._holders.subtract(keys)
+        self._holders.subtract(list(keys))  # of a mapping, it would subtract the values
         self._holders += Counter()  # forgets those without any
 
     def update(self, connections: Mapping[str, HybridConnection]) -> None:

@@ -274,7 +274,7 @@ class ControlPeer:
     def check_keys(self) -> None:
         """The registry may have changed: end what keys that are gone had authorized, the channel with the last."""
         gone = {key: reason for key in self._keys if (reason := self._broker.why_revoked(key))}
-        self._broker.let_go(gone)
+        self._broker.let_go(gone.keys())
         self._keys -= gone.keys()
         if self.hello is not None and self.hello.role is control.Role.CLIENT:  # the broker tells listeners
             still = {key.connection for key in self._keys}

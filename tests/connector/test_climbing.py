@@ -51,6 +51,7 @@ class Control(ControlChannel):
         if reason := self.place.refusals.get((self.carrier.route.name, message.connection)):
             return control.Failed(message.id, reason)
         answer = await super().request(message)
+        self.place.on_reply(self, message.connection)
         await trio.sleep(DELAY)
         self.place.on_answer(self, message.connection)
         return answer
@@ -79,7 +80,11 @@ class Place:
         #: By route and hybrid connection.
         self.refusals: dict[tuple[str, str], Reason] = {}
         self.opened: list[Opened] = []
+        #: The relay's ends of them.
+        self.peers: list[ControlPeer] = []
         self.requests = self.forgotten = 0
+        #: Called when an answer has arrived, and when who has asked is about to see it.
+        self.on_reply: Callable[[Control, str], None] = lambda channel, name: None
         self.on_answer: Callable[[Control, str], None] = lambda channel, name: None
         self.improved: Callable[[Candidate], Awaitable[None]]
 
@@ -117,6 +122,7 @@ class Place:
             async with trio.open_nursery() as nursery:
                 with suppress(trio.BrokenResourceError, trio.EndOfChannel):
                     peer = ControlPeer(self.broker, session, (await session.offers.receive()).accept(), nursery)
+                    self.peers.append(peer)
                     while await peer.serve_some():
                         pass
                 nursery.cancel_scope.cancel()
@@ -344,17 +350,88 @@ async def test_what_cannot_be_registered_yet_stays_where_it_is(
 
 
 @pytest.mark.usefixtures("calm")
-async def test_the_earlier_channel_may_be_lost_meanwhile(
+@pytest.mark.parametrize("happens", ["loss", "jump"])
+async def test_an_opening_that_hangs_holds_up_nothing(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, happens: str
+) -> None:
+    """Should the one channel be lost that works, or the network change, there is no waiting for its successor."""
+    scene.place.takes = 1000.0
+    async with trio.open_nursery() as climbing:
+        climbing.start_soon(_fail_to_climb, scene)
+        await trio.sleep(1)
+        scene.place.takes = 2 * DELAY
+        if happens == "loss":
+            scene.place.opened[0].session.close()
+        else:
+            scene.registrar.jumped()
+        await trio.sleep(2)
+        assert scene.place.listening == dict.fromkeys(NAMES, 2 if happens == "loss" else 1)
+    assert trio.current_time() < 100
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("reason", [Reason.LIMIT, Reason.SUPERSEDED])
+async def test_an_end_right_behind_the_answer_is_not_overlooked(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, reason: Reason
+) -> None:
+    """Two tasks wake up for the two, in whichever order."""
+    ended = False
+
+    def end(channel: Control, name: str) -> None:
+        nonlocal ended
+        if channel.carrier == TCP and name == "one" and not ended:
+            ended = True
+            listener = scene.place.broker.listeners.find("one", INSTANCE)
+            scene.place.broker.listeners.remove(listener)
+            channel._deliver(control.Ended("one", reason))
+
+    scene.place.on_reply = end
+    await scene.place.improved(TCP)
+    await trio.sleep(60)
+    assert ended
+    assert scene.place.listening.keys() == set(NAMES)
+    assert scene.states == [(True, False)] * 2
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("_time", range(20))
+async def test_an_end_that_arrives_while_all_is_ended_harms_nothing(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, _time: int
+) -> None:
+    scene.place.opened[0].channel._deliver(control.Ended("one", Reason.SUPERSEDED))
+    scene.scope.cancel()
+    await scene.ended.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_only_the_earlier_channel_has_is_renewed_over_that(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery
 ) -> None:
-    scene.place.takes = 5.0
-    nursery.start_soon(scene.place.improved, TCP)
-    await trio.sleep(1)
-    scene.place.opened[0].session.close()
-    await trio.sleep(10)
+    scene.place.refusals["tcp", "two"] = Reason.LIMIT
+    await scene.place.improved(TCP)
+    for _ in range(12):
+        await trio.sleep(600)
+        for opened in scene.place.peers:
+            opened.expire(trio.current_time())
+    assert scene.place.listening == {"one": 2, "two": 1}
+    assert scene.place.routes == ["wss", "tcp"]
+    del scene.place.refusals["tcp", "two"]
+    await trio.sleep(600)
     assert scene.place.listening == {"one": 2, "two": 2}
-    assert scene.states == [(True, False)] * 2
-    assert scene.place.forgotten == 0
+    assert scene.place.routes == ["tcp"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_the_relay_asked_for_over_an_earlier_channel_is_forgotten_with_it(
+    autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery
+) -> None:
+    scene.place.opened[0].channel._deliver(control.Draining(300))
+    await scene.place.improved(TCP)
+    await trio.sleep(3600)
+    scene.place.opened[1].session.close()
+    await trio.sleep(60)
+    assert scene.place.listening.keys() == set(NAMES)
+    assert scene.place.forgotten == 1
     nursery.cancel_scope.cancel()
 
 

@@ -210,6 +210,16 @@ async def test_a_relay_that_is_full_is_not_pressed_for_sessions_that_are_well(
     nursery.cancel_scope.cancel()
 
 
+async def test_tries_that_take_long_to_fail_grow_rarer_too(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.takes, scene.relay.error = 12.0, RelayUnreachable("overloaded")
+    start(nursery, scene)
+    await trio.sleep(3600)
+    assert len(scene.relay.opened) < 100
+    nursery.cancel_scope.cancel()
+
+
 async def test_what_the_relay_ends_for_now_is_registered_again_at_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
 ) -> None:
