@@ -122,7 +122,7 @@ class Registrar:
         self.doubt()
 
     def doubt(self) -> None:
-        """A data channel was lost, and clients come back only over a control channel that works: ask whether it does."""
+        """A data channel was lost, and clients come back over a control channel that works: ask whether it does."""
         for line in self._lines:
             line.channel.doubt()
 
