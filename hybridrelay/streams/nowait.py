@@ -28,8 +28,8 @@ __all__ = ["READ_BYTES", "Buffer", "NowaitStream", "Turn", "nowait"]
 Buffer = bytes | bytearray | memoryview
 
 #: How much is read from a socket at once: with all that two layers of TLS, WebSocket and a session add, a little less
-#: than four of the kernel's largest segments, each of which is a little less than 64 KiB. With 256 KiB most writes left
-#: a tail of a few hundred bytes, which cost a wake-up and a write of its own. Larger reads gained nothing.
+#: than four of the kernel's largest segments, each of which is a little less than 64 KiB. With 256 KiB most writes
+#: left a tail of a few hundred bytes, which cost a wake-up and a write of its own. Larger reads gained nothing.
 READ_BYTES = 254 * 1024
 
 #: A turn is over after so much was moved (bytes), or after so much time (seconds): what a byte costs is up to the
