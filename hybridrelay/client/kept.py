@@ -96,6 +96,7 @@ class KeptSession:
             self.channel.sender.failed()
             first = None
         backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
+        told = ""
         while True:
             await self._senders.wait_for_one(_RESUME_JITTER)
             every = self._senders.in_order(first)
@@ -105,7 +106,9 @@ class KeptSession:
             except HybridRelayError as exc:
                 if exc.reason is Reason.LISTENER_GONE or (exc.reason.is_permanent and senders == every):
                     raise
-                logger.info("%s: not yet: %s", self._connection, exc)
+                if (why := str(exc)) != told:  # many tries fail in the same way
+                    logger.info("%s: not yet: %s", self._connection, why)
+                told = why
             else:
                 return self.channel
             await trio.sleep(backoff.next_wait())

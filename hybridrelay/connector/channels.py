@@ -114,7 +114,7 @@ class DataChannels:
 
     async def drain(self, grace: float) -> None:
         """Let open streams finish for up to `grace` seconds, and end all sessions."""
-        logger.info("finishing %d sessions", len(self._served))
+        logger.info("sessions to be finished: %d", len(self._served))
         async with trio.open_nursery() as nursery:
             for served in self._served.values():
                 nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))

@@ -287,8 +287,9 @@ class ControlPeer:
 
     def lost(self) -> None:
         """The channel is gone, and with it what it had registered."""
-        for registration in self._registrations.values():
-            self._broker.listeners.remove(registration.listener)
+        for name, registration in self._registrations.items():
+            if self._broker.listeners.remove(registration.listener):
+                logger.info("%s: listener %s has left", name, registration.listener.instance)
         self._registrations.clear()
         self._broker.let_go(self._keys)
         self._keys.clear()

@@ -192,7 +192,7 @@ class Relay:
 
     async def _drain(self) -> None:
         """Say that the relay is about to go, and give what is under way a moment."""
-        logger.info("draining: telling %d peers", len(self._peers))
+        logger.info("draining; peers that are told: %d", len(self._peers))
         with trio.move_on_after(DRAIN_SECONDS):
             async with trio.open_nursery() as nursery:
                 for peer in self._peers:

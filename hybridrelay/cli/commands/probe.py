@@ -44,7 +44,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--connection-string-file", metavar="F", dest="file", help="a connection string; - for standard input"
     )
-    parser.add_argument("--json", action="store_true", help="JSON for programs")
+    parser.add_argument(
+        "--json", action="store_true", help="JSON for programs: an object, or an array where there are several relays"
+    )
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
