@@ -333,6 +333,8 @@ async def test_where_no_other_relay_has_the_listener_a_session_stays(
                 first.stop.set()
                 await until(lambda: "stays where it is" in caplog.text)
                 await until(lambda: "resuming" in caplog.text)
+                with trio.fail_after(20):
+                    await first.relay_ended.wait()  # it lets go of its state directory last
                 await deploy(nursery, first.state_dir, host=first.host, **ports)
                 await two_more()
                 assert client.relay == HOSTS[0]
@@ -351,6 +353,8 @@ async def test_with_one_relay_a_drain_is_waited_for(
             async with talking(client) as two_more:
                 first.stop.set()
                 await until(lambda: "resuming" in caplog.text)
+                with trio.fail_after(20):
+                    await first.relay_ended.wait()  # it lets go of its state directory last
                 await deploy(nursery, first.state_dir, host=first.host, **ports)
                 await two_more()
     assert "stays where it is" not in caplog.text
