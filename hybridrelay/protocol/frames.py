@@ -331,7 +331,6 @@ class FrameDecoder:
         wanted = HEADER_SIZE
         try:
             while True:
-                wanted = HEADER_SIZE
                 if end - position < wanted:
                     break
                 word, stream = HEADER.unpack_from(data, position)
