@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .. import exits, output, values
 from ..parser import Subparsers, add_command
+from ..shared_options import add_endpoint
 
 _CREATE = """\
 Create a hybrid connection: a name, and the one host:port that it leads to.
@@ -66,15 +67,7 @@ def add_create(below: Subparsers) -> None:
         required=True,
         help="what the connector dials; IPv6 as [::1]:5432",
     )
-    parser.add_argument(
-        "--endpoint",
-        metavar="HOST",
-        dest="endpoints",
-        type=values.host,
-        action="append",
-        required=True,
-        help="the relay, as client and connector reach it; give it again for each further relay",
-    )
+    add_endpoint(parser, means="the relay, as client and connector reach it; give it again for each further relay")
     parser.add_argument("--connector-file", metavar="F", type=values.path, required=True, help="to be written")
     parser.add_argument("--application-file", metavar="F", type=values.path, required=True, help="to be written")
     parser.add_argument(

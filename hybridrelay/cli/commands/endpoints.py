@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import exits, output, values
 from ..parser import Subparsers, add_command
+from ..shared_options import add_endpoint, add_update
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,30 +52,14 @@ def add_endpoints(below: Subparsers) -> None:
     summary = "change its relays, and keep its keys"
     parser = add_command(below, "endpoints", summary, _ENDPOINTS, _ENDPOINTS_EXAMPLES)
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
-    parser.add_argument(
-        "--endpoint",
-        metavar="HOST",
-        dest="endpoints",
-        type=values.host,
-        action="append",
-        required=True,
-        help="a relay, as client and connector reach it; give it again for each further relay",
-    )
+    add_endpoint(parser, means="a relay, as client and connector reach it; give it again for each further relay")
     parser.add_argument(
         "--state", metavar="DIR", type=values.path, help="the state directory of the relay here, to be told"
     )
     parser.add_argument(
         "--relay-file", metavar="F", type=values.path, help="with --state: to be written, for a relay elsewhere"
     )
-    parser.add_argument(
-        "--update",
-        metavar="F",
-        type=values.path,
-        nargs="+",
-        action="extend",
-        default=[],
-        help="connection string files and authority files: give them the new list",
-    )
+    add_update(parser, means="connection string files and authority files: give them the new list")
     parser.add_argument(
         "--relay-pin",
         metavar="PIN",

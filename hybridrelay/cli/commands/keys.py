@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import exits, output, values
 from ..parser import Parser, Subparsers, add_command
+from ..shared_options import add_update
 from .connections import add_state
 
 if TYPE_CHECKING:
@@ -80,14 +81,9 @@ def add_parser(subparsers: Subparsers) -> None:
     regenerating.add_argument(
         "--new-key-file", metavar="F", type=values.path, help="take the new key from this file, and make none"
     )
-    regenerating.add_argument(
-        "--update",
-        metavar="F",
-        type=values.path,
-        nargs="+",
-        action="extend",
-        default=[],
-        help="connection string files and authority files that carry the old key: give them the new one",
+    add_update(
+        regenerating,
+        means="connection string files and authority files that carry the old key: give them the new one",
     )
 
 
