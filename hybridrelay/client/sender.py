@@ -153,11 +153,13 @@ class Sender:
             return self._control
 
     async def _watch_control(self, channel: ControlChannel) -> None:
+        drained = False
         async for message in channel.messages:
             if isinstance(message, control.Ended):
                 reason = message.reason.describe
                 logger.warning("%s: %s ended our right to join: %s", self._connection, self.link.host, reason)
-            elif isinstance(message, control.Draining):
+            elif isinstance(message, control.Draining) and not drained:
+                drained = True  # only the first counts, so that repeating it keeps nobody away
                 logger.info("%s: the relay %s is about to restart", self._connection, self.link.host)
                 self.away_until = trio.current_time() + message.retry_after_seconds
                 self._on_draining(self)

@@ -7,20 +7,24 @@ from collections.abc import Callable
 
 import attrs
 
+#: The longest wait after attempts that took long (seconds); see `Backoff.next_wait`.
+LONGEST_SECONDS = 30.0
+
 
 @attrs.define
 class Backoff:
     """Exponential back-off with full jitter. Pure: it tells how long to wait, and never does.
 
     Full jitter, because what makes many connectors fail at once (a relay that restarts) must not bring them back at
-    once. A connection that dies at birth counts as a failure like any other: only one that held for `held_seconds`
-    resets the back-off, or else a relay that accepts and drops would be called as fast as the network allows.
+    once: a storm is spread by chance, not by long waits, so that a relay which was away for an hour is in use again
+    within seconds. A connection that ends immediately counts as a failure: only one that held for `held_seconds`
+    resets the back-off. Otherwise a relay that accepts and drops would be called as fast as the network allows.
     """
 
     #: Upper bound of the first wait (seconds).
     first_seconds: float = attrs.field(default=0.5, validator=attrs.validators.gt(0))
-    #: Upper bound of every wait (seconds).
-    max_seconds: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    #: Upper bound of every wait after an attempt that failed fast (seconds).
+    max_seconds: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
     #: No wait is shorter than this (seconds); full jitter alone may give next to nothing many times in a row.
     min_seconds: float = attrs.field(default=0.05, validator=attrs.validators.ge(0))
     #: A success that lasted so long (seconds) starts the series anew.
@@ -30,16 +34,19 @@ class Backoff:
     #: Failures since the last reset.
     failures: int = attrs.field(default=0, init=False)
 
-    def next_wait(self, *, at_most: float | None = None, at_least: float = 0.0) -> float:
+    def next_wait(self, *, at_most: float | None = None, at_least: float = 0.0, took_seconds: float = 0.0) -> float:
         """Count a failure and say how many seconds to wait before the next try.
 
         Args:
             at_most: a bound for this wait only, for who has a deadline. Half of it at least is jitter: those that
                 have failed often must not all come at the same moment.
             at_least: what a peer asked for (`Draining`), to which the jitter is then added.
+            took_seconds: how long the failed attempt took. An attempt that takes long costs an overloaded relay
+                something, so the bound grows to twice this time, up to `LONGEST_SECONDS`.
         """
+        longest = max(self.max_seconds, min(2 * took_seconds, LONGEST_SECONDS))
         # The exponent is bounded before it is used: 2.0**1024 would overflow after a weekend without a relay.
-        ceiling = min(self.max_seconds, self.first_seconds * 2.0 ** min(self.failures, 64))
+        ceiling = min(longest, self.first_seconds * 2.0 ** min(self.failures, 64))
         self.failures += 1
         if at_most is not None:
             at_least = min(at_least, at_most / 2)

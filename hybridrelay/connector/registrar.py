@@ -15,6 +15,7 @@ after the other, and ends the earlier channel with the last. So there is a liste
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -39,6 +40,15 @@ logger = logging.getLogger("hybridrelay.connector")
 
 #: The longest wait between two tries to come back while there are sessions, which may be waiting for it (seconds).
 _RESUME_BACKOFF = 2.0
+#: A registration that the relay ends is registered again at once, unless that happened less than this ago (seconds);
+#: then the wait grows. Otherwise a relay that registers and ends could keep this process busy.
+_LOOK_AGAIN_HELD = 60.0
+#: The shortest time between two renewals, whatever the relay says of their expiry (seconds).
+_MIN_RENEWAL_SECONDS = 1.0
+#: `Ended` and `Draining` messages that one control channel may bring in a minute, apart from one for each
+#: registration. A relay that sends more is misbehaving: the channel is closed, and the next one waits its turn.
+MAX_NOTICES = 60
+_NOTICE_SECONDS = 60.0
 
 
 @attrs.define(eq=False)
@@ -48,12 +58,23 @@ class _Line:
     channel: ControlChannel
     #: Set where what is registered has to be looked at before its time.
     stale: trio.Event = attrs.field(factory=trio.Event)
-    #: When to come back, where the relay said so (seconds).
-    retry_after: float = 0.0
+    #: When to come back, where the relay said so (seconds). Only the first `Draining` counts, so that repeating it
+    #: extends nothing.
+    retry_after: float | None = None
     #: The relay says nothing more over it.
     over: trio.Event = attrs.field(factory=trio.Event)
     #: For what was refused and may be accepted soon.
-    backoff: Backoff = attrs.field(factory=partial(Backoff, first_seconds=2.0))
+    backoff: Backoff = attrs.field(factory=partial(Backoff, first_seconds=2.0, max_seconds=30.0))
+    #: How many notices came since when; see `MAX_NOTICES`.
+    notices: int = 0
+    notices_since: float = -math.inf
+
+    def admit_notice(self, now: float, limit: int) -> bool:
+        """Count an unsolicited message; False where there were too many within a minute."""
+        if now - self.notices_since >= _NOTICE_SECONDS:
+            self.notices, self.notices_since = 0, now
+        self.notices += 1
+        return self.notices <= limit
 
 
 class Registrar:
@@ -104,6 +125,8 @@ class Registrar:
         #: The relay could be reached the last time, and would not have us.
         self._answered = False
         self._complaint = Complaint()
+        #: The level at which the last failure was logged.
+        self._level = logging.WARNING
 
     def publish(self, published: Published) -> None:
         """Before `run`: register this as well."""
@@ -144,17 +167,21 @@ class Registrar:
             nursery.start_soon(self.link.climb, self._in_use, partial(self._move_up, channels))
             backoff = Backoff()
             while not self._stopping:
+                began = trio.current_time()
                 at_once = await self._serve_or_tell(channels)
                 self._in_doubt = trio.Event()
                 self._changed()
                 if not at_once:
-                    if self._registered_at is not None:
-                        backoff.succeeded(held_seconds=trio.current_time() - self._registered_at)
-                    with trio.move_on_after(self._next_wait(backoff)):
+                    now, took = trio.current_time(), 0.0
+                    if self._registered_at is None:
+                        took = now - began
+                    else:
+                        backoff.succeeded(held_seconds=now - self._registered_at)
+                    with trio.move_on_after(self._next_wait(backoff, took)):
                         await self._in_doubt.wait()
             nursery.cancel_scope.cancel()
 
-    def _next_wait(self, backoff: Backoff) -> float:
+    def _next_wait(self, backoff: Backoff, took: float) -> float:
         host = self.link.host
         if self._registrations.are_hopeless:
             # It may have been asked again, and have been out of reach: the back-off counts as well.
@@ -164,8 +191,10 @@ class Registrar:
         # Where the relay is out of reach, sessions that look well count too: of the loss of a data channel we may
         # hear later than of this one's.
         urgent = any(not (self._answered and served.session.is_open) for served in self._channels.of(self.link))
-        wait = backoff.next_wait(at_least=self._retry_after, at_most=_RESUME_BACKOFF if urgent else None)
-        logger.info("trying %s again in %.1f s", host, wait)
+        wait = backoff.next_wait(
+            at_least=self._retry_after, at_most=_RESUME_BACKOFF if urgent else None, took_seconds=took
+        )
+        logger.log(min(self._level, logging.INFO), "trying %s again in %.1f s", host, wait)
         return wait
 
     async def _serve_or_tell(self, channels: trio.Nursery) -> bool:
@@ -182,12 +211,15 @@ class Registrar:
             # relay for a while.
             final = not self._worked and is_hopeless(exc)
             self._registrations.failed(exc, final=final)
-            logger.log(logging.ERROR if final else logging.WARNING, "%s", self._complaint.about(exc))
+            text = self._complaint.about(exc)
+            self._level = self._complaint.level(trio.current_time())
+            logger.log(logging.ERROR if final else self._level, "%s", text)
             self._answered = not isinstance(exc, RelayUnreachable)
             self.link.forget()
             return False
         if self._stopping:
             return True
+        self._level = logging.WARNING
         if not self._registrations.are_refused:
             logger.warning("the control channel to %s was lost", self.link.host)
             if not self._retry_after:
@@ -244,7 +276,7 @@ class Registrar:
         earlier = self._lines[: self._lines.index(line)]
         self._lines.remove(line)
         if not self._lines:
-            self._retry_after = line.retry_after
+            self._retry_after = line.retry_after or 0.0
             self._opening.cancel()  # it may hang for as long as its deadlines allow
         self._registrations.lost(line.channel)
         if self._current is line:
@@ -313,10 +345,18 @@ class Registrar:
         Where another channel is the current one, only what could not be taken over by that. This one is closed where
         nothing can be registered over it.
         """
+        again = Backoff(held_seconds=_LOOK_AGAIN_HELD)
+        looked_at = -math.inf
         try:
             while True:
-                with trio.move_on_after(max(1.0, wait)):
+                with trio.move_on_after(max(_MIN_RENEWAL_SECONDS, wait)):
                     await line.stale.wait()
+                if line.stale.is_set():
+                    held = trio.current_time() - looked_at
+                    again.succeeded(held_seconds=held)
+                    if held < _LOOK_AGAIN_HELD:
+                        await trio.sleep(again.next_wait())
+                    looked_at = trio.current_time()
                 async with self._registering:
                     if self._current is not line and not self._registrations.over(line.channel):
                         return
@@ -361,11 +401,15 @@ class Registrar:
                 match message:
                     case control.Offer():
                         await self._answer(channel, message, channels)
+                    case _ if not line.admit_notice(trio.current_time(), MAX_NOTICES + len(self._registrations)):
+                        logger.warning("%s floods us with messages, closing the control channel", self.link.host)
+                        channel.close()
+                        return
                     case control.Ended(connection=name, reason=reason):
                         self._registration_ended(line, name, reason)
                         if self._registrations.are_hopeless:
                             return
-                    case control.Draining(retry_after_seconds=seconds):
+                    case control.Draining(retry_after_seconds=seconds) if line.retry_after is None:
                         logger.info("the relay at %s is about to restart", self.link.host)
                         line.retry_after = float(seconds)
                     case _:
@@ -389,7 +433,7 @@ class Registrar:
     def _registration_ended(self, line: _Line, name: str, reason: Reason) -> None:
         registration = self._registrations.find(name)
         is_latest = self._lines[-1:] == [line]
-        if registration is None or registration.over not in (None, line.channel):
+        if registration is None or registration.over is not line.channel:
             if is_latest:  # an answer that came just before has not been seen yet
                 self._look_again()
             return  # else it was taken over by the channel that is to replace this one, as it should

@@ -42,6 +42,9 @@ class Registrations:
         published.registrations.append(registration)
         self._by_name[published.name] = registration
 
+    def __len__(self) -> int:
+        return len(self._by_name)
+
     def find(self, name: str) -> Registration | None:
         """The registration of this hybrid connection, or None where it is not ours."""
         return self._by_name.get(name)

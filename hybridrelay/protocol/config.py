@@ -27,6 +27,11 @@ ACK_AFTER_SECONDS = 0.2
 #: What one kept frame costs beyond its payload, so that a flood of tiny frames is bounded too.
 FRAME_OVERHEAD = 128
 
+#: Counted frames that a peer may state to have written and we have not received, when it attaches. Until they have
+#: arrived again, frames for streams that have ended are tolerated. Four times what `SessionConfig.max_unacknowledged`
+#: holds of the smallest frames.
+MAX_WRITTEN_AGAIN = 1 << 20
+
 #: Unanswered PINGs that we keep in mind to answer; a peer that causes more is flooding us.
 MAX_PONGS_OWED = 64
 

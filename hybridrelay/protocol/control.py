@@ -45,6 +45,11 @@ MAX_PIN = 128
 MAX_TYPE = 64
 #: Integers beyond this are not exact in every JSON implementation.
 MAX_INTEGER = 2**53 - 1
+#: The longest time for which a relay may ask its peers to stay away (seconds). A longer one is read as this: a relay
+#: restarts within seconds, and one message must not keep connectors and clients away from it for days.
+MAX_RETRY_AFTER_SECONDS = 60.0
+#: The longest lifetime of a ticket (seconds); a longer one is read as this. Relays grant 30 s.
+MAX_LIFETIME_SECONDS = 300.0
 
 _LENGTH = struct.Struct(">I")
 _INSTANCE = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
@@ -80,8 +85,24 @@ def _integer(instance: object, attribute: attrs.Attribute[Any], value: object) -
 def _seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if type(value) is not int and type(value) is not float:
         raise TypeError(f"{attribute.name} is not a number")
+    # In this order: comparing is safe for integers of any size, `isfinite` is not.
     if not 0 <= value <= MAX_INTEGER or not math.isfinite(value):
         raise ValueError(f"{attribute.name} is out of range")
+
+
+def _at_most(limit: float, value: Any) -> Any:
+    # A duration above its cap is the cap; what is no finite number, the validator gets.
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        return min(value, limit)
+    return value
+
+
+def _retry_after(value: Any) -> Any:
+    return _at_most(MAX_RETRY_AFTER_SECONDS, value)
+
+
+def _lifetime(value: Any) -> Any:
+    return _at_most(MAX_LIFETIME_SECONDS, value)
 
 
 def _text(limit: int, *, empty: bool = False) -> Callable[[object, attrs.Attribute[Any], object], None]:
@@ -207,9 +228,11 @@ class Register:
 
 @attrs.frozen
 class Registered:
-    """Answer to `Register`: the listener counts until `expires_at`, unless it renews before."""
+    """Answer to `Register`: the registration lasts until `expires_at`, unless it is renewed before."""
 
     id: int = attrs.field(validator=_integer)
+    #: Seconds since 1970. Without a clock there is no cap here: the connector treats more than an hour from now as an
+    #: hour from now.
     expires_at: float = attrs.field(validator=_seconds)
 
 
@@ -234,12 +257,12 @@ class Join:
 
 @attrs.frozen
 class Joined:
-    """Answer to `Join`: the ticket for the data channel, good once and for so long."""
+    """Answer to `Join`: the ticket for the data channel. It can be used once, within its lifetime."""
 
     id: int = attrs.field(validator=_integer)
     ticket: bytes = attrs.field(validator=_ticket, repr=False)
     listener: Instance = attrs.field(validator=_one_instance)
-    lifetime_seconds: float = attrs.field(validator=_seconds)
+    lifetime_seconds: float = attrs.field(converter=_lifetime, validator=_seconds)
 
 
 @attrs.frozen
@@ -249,7 +272,7 @@ class Offer:
     id: int = attrs.field(validator=_integer)
     connection: str = attrs.field(validator=_connection)
     ticket: bytes = attrs.field(validator=_ticket, repr=False)
-    lifetime_seconds: float = attrs.field(validator=_seconds)
+    lifetime_seconds: float = attrs.field(converter=_lifetime, validator=_seconds)
 
 
 @attrs.frozen
@@ -279,9 +302,10 @@ class Ended:
 
 @attrs.frozen
 class Draining:
-    """The relay goes down soon; a good moment to come back is after so long."""
+    """The relay is about to restart and asks its peers to come back after this time."""
 
-    retry_after_seconds: float = attrs.field(validator=_seconds)
+    #: At most `MAX_RETRY_AFTER_SECONDS`; more is read as that.
+    retry_after_seconds: float = attrs.field(converter=_retry_after, validator=_seconds)
 
 
 @attrs.frozen

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import events, frames
-from .config import SessionConfig
+from .config import MAX_WRITTEN_AGAIN, SessionConfig
 from .delivery import Buffer, Inbox, Outbox
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import Event
@@ -440,6 +440,8 @@ class SessionCore:
             raise RemoteProtocolError("HELLO of another session")
         if frame.written < self._inbox.received or (frame.written and not resumed):
             raise RemoteProtocolError("the peer has lost its count", reason=Reason.SESSION_LOST)
+        if frame.written - self._inbox.received > MAX_WRITTEN_AGAIN:
+            raise RemoteProtocolError("the peer states more frames than it can have kept", reason=Reason.SESSION_LOST)
         self._outbox.acknowledge_untrusted(frame.received)
         self._table.acknowledged()
         self._incoming.replayed_until = frame.written

@@ -19,7 +19,7 @@ class FakeControl:
     """Joins whoever asks."""
 
     def __init__(self) -> None:
-        self._said, self.messages = trio.open_memory_channel[control.Message](1)
+        self.said, self.messages = trio.open_memory_channel[control.Message](1)
         self.closed = False
 
     def next_id(self) -> int:
@@ -27,7 +27,7 @@ class FakeControl:
 
     def close(self) -> None:
         self.closed = True
-        self._said.close()
+        self.said.close()
 
     async def request(self, message: control.Join) -> control.Message:
         await trio.lowlevel.checkpoint()
@@ -66,6 +66,21 @@ def connection_string() -> ConnectionString:
         identity=authority.issue(Role.APPLICATION, "x", now=time.time()),
         authority=authority.certificate,
     )
+
+
+async def test_draining_keeps_a_client_away_for_a_minute_at_most(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    link, string, drained = FakeLink(), connection_string(), list[Sender]()
+    sender = Sender(
+        link, string, EndToEnd.from_connection_string(string), nursery, clock=time.time, on_draining=drained.append
+    )
+    await sender._control_channel()
+    for _ in range(10):
+        await link.opened[0].said.send(control.Draining(2**53 - 1))
+        await trio.sleep(control.MAX_RETRY_AFTER_SECONDS / 9)
+    assert not sender.is_away, "repeating it extends nothing"
+    assert drained == [sender]
 
 
 async def test_a_control_channel_that_is_given_up_does_not_stay_open(

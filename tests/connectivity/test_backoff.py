@@ -35,13 +35,25 @@ def test_no_wait_is_next_to_nothing():
 
 
 def test_a_deadline_and_a_hint_bound_one_wait():
-    backoff = at_most(first_seconds=4)
+    backoff = at_most(first_seconds=4, max_seconds=30)
     assert backoff.next_wait(at_most=2) == 2
     assert backoff.next_wait(at_least=3) == 3 + 8
     assert backoff.next_wait(at_least=30, at_most=2) == 2
     backoff.random = lambda: 0.5
     assert backoff.next_wait(at_most=2) == 1
     assert backoff.next_wait(at_least=30, at_most=2) == 1.5, "not all at the same moment"
+
+
+def test_a_relay_that_was_away_is_called_every_five_seconds():
+    backoff = at_most()
+    assert max(backoff.next_wait() for _ in range(100)) == 5
+
+
+def test_attempts_that_take_long_are_rarer():
+    backoff = at_most()
+    assert [backoff.next_wait(took_seconds=12) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 24, 24]
+    assert backoff.next_wait(took_seconds=1e9) == 30
+    assert backoff.next_wait(took_seconds=2.4) == 5
 
 
 def test_only_a_success_that_held_counts():

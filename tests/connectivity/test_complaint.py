@@ -31,6 +31,20 @@ def test_in_full_again_once_it_has_worked() -> None:
     assert complaint.about(DOWN) == first
 
 
+def test_what_comes_again_is_a_warning_once_a_minute() -> None:
+    complaint = Complaint()
+
+    def level(error: HybridRelayError, now: float) -> int:
+        complaint.about(error)
+        return complaint.level(now)
+
+    assert [level(DOWN, now) for now in (0, 5, 59, 60, 61, 120)] == [30, 10, 10, 30, 10, 30]
+    assert level(SWALLOWED, 121) == 30
+    assert level(DOWN, 122) == 30
+    complaint.over()
+    assert level(DOWN, 123) == 30
+
+
 def test_what_is_short_loses_its_remedy_only() -> None:
     complaint = Complaint()
     error = HybridRelayError("no listener", remedy="start the connector")

@@ -120,7 +120,7 @@ async def test_who_cannot_be_asked_is_waited_for(
     scene.revoke_at_b()
     await trio.sleep(ASK_AGAIN_SECONDS)
     assert not scene.ended.is_set()
-    assert 10 < len(scene.a.opened) < 40
+    assert 10 < len(scene.a.opened) < 150
     assert len(scene.b.opened) < 5
     # Then everything is asked anew: what the other one said is old by now.
     scene.a.error = None

@@ -11,7 +11,7 @@ import trio.testing
 
 from hybridrelay.connectivity.backoff import Backoff
 from hybridrelay.connector.published import ASK_AGAIN_SECONDS
-from hybridrelay.connector.registrar import Registrar
+from hybridrelay.connector.registrar import MAX_NOTICES, Registrar
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
@@ -107,7 +107,7 @@ async def test_a_relay_that_refuses_everything_is_left_alone(
     scene.relay.error = RelayUnreachable("down")
     await trio.sleep(120)
     assert state(scene.one) == (False, True)
-    assert 2 <= len(scene.relay.opened) < 20
+    assert 2 <= len(scene.relay.opened) < 30
     scene.relay.error, scene.relay.answers = None, {}
     await trio.sleep(60)
     assert state(scene.one) == state(scene.two) == (True, False)
@@ -216,7 +216,7 @@ async def test_tries_that_take_long_to_fail_grow_rarer_too(
     scene.relay.takes, scene.relay.error = 12.0, RelayUnreachable("overloaded")
     start(nursery, scene)
     await trio.sleep(3600)
-    assert len(scene.relay.opened) < 100
+    assert len(scene.relay.opened) < 110
     nursery.cancel_scope.cancel()
 
 
@@ -236,6 +236,111 @@ async def test_what_the_relay_ends_for_now_is_registered_again_at_once(
     await trio.sleep(60)
     assert state(scene.two) == (False, True)
     assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_registers_and_ends_without_end_is_asked_ever_more_slowly(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+    until = trio.current_time() + 600
+    while trio.current_time() < until:
+        if scene.one.is_registered and not scene.relay.control.closed.is_set():
+            scene.relay.control.said.send_nowait(control.Ended("one", Reason.TOKEN_EXPIRED))
+        await trio.sleep(0.01)
+    assert len(scene.relay.asked_for("one")) < 200
+    assert len(caplog.records) < 500
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("message", [control.Ended("one", Reason.TOKEN_EXPIRED), control.Draining(0)], ids=repr)
+async def test_a_flood_of_notices_ends_the_control_channel(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, message: control.Message
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+    first = scene.relay.control
+    count = 0
+    while not first.closed.is_set():
+        count += 1
+        await first.said.send(message)
+        await trio.testing.wait_all_tasks_blocked()
+    assert MAX_NOTICES <= count <= 2 * MAX_NOTICES
+    assert len(scene.relay.asked_for("one")) < 5
+    await trio.sleep(10)
+    assert state(scene.one) == (True, False)
+    assert len(scene.relay.opened) == 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_notices_that_come_now_and_then_are_no_flood(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+    for _ in range(4 * MAX_NOTICES):
+        scene.relay.control.said.send_nowait(control.Ended("three", Reason.TOKEN_EXPIRED))
+        await trio.sleep(2)
+    assert len(scene.relay.opened) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_draining_keeps_a_connector_away_for_a_minute_at_most(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+    for _ in range(3):
+        scene.relay.control.said.send_nowait(control.Draining(2**53 - 1))
+    await trio.sleep(100)  # the channel stays open meanwhile: the time counts from its end
+    assert state(scene.one) == (True, False)
+    scene.relay.control.close()
+    await trio.sleep(control.MAX_RETRY_AFTER_SECONDS - 1)
+    assert len(scene.relay.opened) == 1
+    await trio.sleep(2 + 5)
+    assert state(scene.one) == (True, False)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_draining_that_comes_again_changes_nothing(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+    for seconds in (1, 60, 60):
+        scene.relay.control.said.send_nowait(control.Draining(seconds))
+    await trio.sleep(1)
+    scene.relay.control.close()
+    await trio.sleep(1 + 5)
+    assert state(scene.one) == (True, False)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_was_away_for_long_is_in_use_again_within_five_seconds(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    start(nursery, scene)
+    for away in (35, 3600):
+        await trio.sleep(60)
+        scene.relay.error = RelayUnreachable("down")
+        scene.relay.control.close()
+        await trio.sleep(away)
+        scene.relay.error = None
+        await trio.sleep(5.01)
+        assert state(scene.one) == (True, False)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_stays_away_fills_no_log(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    scene.relay.error = RelayUnreachable("down")
+    start(nursery, scene)
+    await trio.sleep(3600)
+    assert len(scene.relay.opened) > 600
+    assert 60 <= len(caplog.records) <= 130
     nursery.cancel_scope.cancel()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import struct
 from typing import Any
 
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from hybridrelay.protocol.control import (
     MAX_DETAIL,
     MAX_INTEGER,
+    MAX_LIFETIME_SECONDS,
     MAX_MESSAGE_SIZE,
     MAX_REPLACES,
+    MAX_RETRY_AFTER_SECONDS,
     Accept,
     ControlDecoder,
     Draining,
@@ -178,6 +181,12 @@ def test_detail_is_cut_and_cleaned_and_never_refused() -> None:
 
 NOT_IDS: list[object] = [-1, MAX_INTEGER + 1, 1.0, True, "1", None, [], {}]
 NOT_SECONDS: list[object] = [-1, -0.5, 1e300, True, "1", None, [], {}]
+NOT_DURATIONS = [value for value in NOT_SECONDS if value != 1e300]
+DURATIONS: list[tuple[str, str, float]] = [
+    ("joined", "lifetime_seconds", MAX_LIFETIME_SECONDS),
+    ("offer", "lifetime_seconds", MAX_LIFETIME_SECONDS),
+    ("draining", "retry_after_seconds", MAX_RETRY_AFTER_SECONDS),
+]
 NOT_INSTANCES: list[object] = [
     ONE.upper(),
     ONE[:-1],
@@ -224,12 +233,18 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("registered", "expires_at", value) for value in NOT_SECONDS],
     *[("join", "listener", value) for value in NOT_INSTANCES],
     *[("joined", "ticket", value) for value in NOT_TICKETS],
-    *[("joined", "lifetime_seconds", value) for value in NOT_SECONDS],
+    *[("joined", "lifetime_seconds", value) for value in NOT_DURATIONS],
     *[("offer", "ticket", value) for value in NOT_TICKETS],
+    *[("offer", "lifetime_seconds", value) for value in NOT_DURATIONS],
+    *[
+        (name, "id", value)
+        for name in ("registered", "unregister", "join", "joined", "offer", "accept", "failed")
+        for value in NOT_IDS
+    ],
     *[("failed", "reason", value) for value in NOT_TEXTS],
     *[("failed", "detail", value) for value in NOT_TEXTS],
     *[("ended", "connection", value) for value in NOT_NAMES],
-    *[("draining", "retry_after_seconds", value) for value in NOT_SECONDS],
+    *[("draining", "retry_after_seconds", value) for value in NOT_DURATIONS],
 ]
 
 
@@ -238,6 +253,28 @@ def test_a_bad_field_is_an_error(name: str, field: str, value: object) -> None:
     good = next(fields for _, fields in TABLE if fields["type"] == name)
     with pytest.raises(RemoteProtocolError, match=f"bad .*{name} message"):
         ControlDecoder().receive_data_untrusted(framed(**{**good, field: value}))
+
+
+@pytest.mark.parametrize(("name", "field", "cap"), DURATIONS)
+@pytest.mark.parametrize("value", [10**6, 1e6, 2**53 - 1, 2**53, 1e300, 10**400], ids="abcdef")
+def test_a_duration_above_its_cap_is_the_cap(name: str, field: str, cap: float, value: float) -> None:
+    good = next(fields for _, fields in TABLE if fields["type"] == name)
+    (message,) = ControlDecoder().receive_data_untrusted(framed(**{**good, field: value}))
+    assert getattr(message, field) == cap
+
+
+@given(st.sampled_from(DURATIONS), st.floats() | st.integers() | st.booleans() | st.none() | st.text(max_size=3))
+def test_a_duration_is_between_zero_and_its_cap_or_an_error(duration: tuple[str, str, float], value: object) -> None:
+    name, field, cap = duration
+    good = next(fields for _, fields in TABLE if fields["type"] == name)
+    is_number = type(value) is int or (type(value) is float and math.isfinite(value))
+    try:
+        (message,) = ControlDecoder().receive_data_untrusted(framed(**{**good, field: value}))
+    except RemoteProtocolError:
+        assert not is_number or value < 0  # type: ignore[operator]
+    else:
+        assert is_number
+        assert getattr(message, field) == min(value, cap)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("fields", [fields for _, fields in TABLE])

@@ -222,6 +222,7 @@ def test_a_session_that_has_never_been_cannot_be_attached() -> None:
         ({"received": 1 << 40}, "more than was sent"),
         ({"received": 0}, "less than was acknowledged"),
         ({"written": 0}, "less than was received"),
+        ({"written": 1 << 40}, "more than can have been kept"),
     ],
 )
 def test_counts_that_do_not_fit_lose_the_session(change: dict[str, int], why: str) -> None:
