@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .._text_files import read_text
 from ..errors import ConfigurationError
 from . import values
 from .parser import LEVELS
+
+_MAX_FILE = 256 * 1024
 
 
 def apply_config_file(args: argparse.Namespace, path: Path) -> None:
@@ -27,11 +30,8 @@ def apply_config_file(args: argparse.Namespace, path: Path) -> None:
         ConfigurationError: it cannot be read, or a key or a value in it is wrong; says which.
     """
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read the configuration file {path}: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        content = tomllib.loads(read_text(path, what="the configuration file", limit=_MAX_FILE))
+    except tomllib.TOMLDecodeError as exc:
         raise ConfigurationError(f"{path} is not TOML: {exc}") from None
     for key, value in content.items():
         parse = _KEYS.get(key)

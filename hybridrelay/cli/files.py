@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from .._replace_file import create_file, naming, sync_directory
 from ..errors import ConfigurationError
 
 
@@ -36,12 +37,17 @@ def new_files(contents: Mapping[Path, str]) -> Iterator[None]:
 
     Raises:
         ConfigurationError: see `check_new_files`; nothing is written then.
+        OSError: a file cannot be written; names it.
     """
     check_new_files(contents)
     made: list[Path] = []
     try:
         for path, text in contents.items():
-            _write_new(path, text, made)
+            _write_new(path, text)
+            made.append(path)
+        for directory in {path.parent for path in made}:
+            with naming(directory):
+                sync_directory(directory)
         yield
     except BaseException:
         for path in made:
@@ -49,34 +55,11 @@ def new_files(contents: Mapping[Path, str]) -> Iterator[None]:
         raise
 
 
-def replace_private_file(path: Path, text: str) -> None:
-    """Put `text` in the place of what a file held: all of it or nothing, mode 0600.
-
-    Raises:
-        OSError: it cannot be written; the file is as it was.
-    """
-    path = path.resolve()  # where it is a link, what it leads to is replaced
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    made: list[Path] = []
+def _write_new(path: Path, text: str) -> None:
     try:
-        _write_new(fresh, text, made)
-        os.replace(fresh, path)
-    except BaseException:
-        for leftover in made:
-            leftover.unlink(missing_ok=True)
-        raise
-
-
-def _write_new(path: Path, text: str, made: list[Path]) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create_file(path, text.encode())
     except FileExistsError:
         raise _exists(path) from None
-    made.append(path)
-    with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _exists(path: Path) -> ConfigurationError:

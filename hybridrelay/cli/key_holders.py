@@ -7,10 +7,11 @@ from pathlib import Path
 
 import attrs
 
+from .._replace_file import Replacement, prepare_replacement, replace_file
+from .._text_files import read_text, strip_value
 from ..errors import ConfigurationError
 from ..security import AuthorityFile, ConnectionString, Role, Secret, check_key, parse_connection_string_untrusted
 from ..security.loading import naming
-from .files import replace_private_file
 from .provisioning import rule_of, with_key
 
 #: An authority file has a few KB, a connection string less.
@@ -34,7 +35,15 @@ class KeyHolder:
         Raises:
             OSError: it cannot be written; it is as it was.
         """
-        replace_private_file(self.path, self.with_key(key))
+        replace_file(self.path, self.with_key(key))
+
+    def prepare(self, key: Secret) -> Replacement:
+        """Do everything that can fail about putting another key into the file; `Replacement.commit` does it.
+
+        Raises:
+            OSError: it cannot be written; it is as it was.
+        """
+        return prepare_replacement(self.path, self.with_key(key))
 
 
 def read_key(path: Path) -> Secret:
@@ -43,11 +52,9 @@ def read_key(path: Path) -> Secret:
     Raises:
         ConfigurationError: it cannot be read, or is none.
     """
+    text = read_text(path, what="the key file", limit=_MAX_FILE)
     try:
-        with path.open("rb") as file:
-            return check_key(Secret(file.read(_MAX_FILE + 1).decode("ascii").strip()))
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read {path}: {exc.strerror}") from exc
+        return check_key(Secret(strip_value(text)))
     except ValueError:
         raise ConfigurationError(
             f"{path} holds no key", remedy="give the file that 'keys regenerate --out' wrote at another relay"
@@ -77,15 +84,9 @@ def read_string_or_authority(path: Path) -> ConnectionString | AuthorityFile:
     Raises:
         ConfigurationError: it is neither; names the file and the part, and repeats nothing of it.
     """
-    try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_FILE + 1).decode("utf-8-sig")
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read {path}: {exc.strerror}") from exc
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is neither a connection string nor an authority file") from None
+    text = strip_value(read_text(path, what="the file", limit=_MAX_FILE))
     with naming(path):
-        if text.lstrip().startswith("{"):
+        if text.startswith("{"):
             return AuthorityFile.parse_untrusted(text)
         return parse_connection_string_untrusted(text)
 

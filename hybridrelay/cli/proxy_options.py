@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from ..abc import Dial
     from ..security import Secret
 
-#: A password and a line break; more is some other file.
+logger = logging.getLogger("hybridrelay.cli")
+
+#: A password and a line break, in UTF-16 perhaps; more is some other file.
 _MAX_PASSWORD_BYTES = 1024
 #: `PASSWORD_VARIABLE` of the settings, here so that --help imports nothing; a test compares the two.
 PASSWORD_VARIABLE = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105
@@ -61,20 +64,17 @@ def make_dial(args: argparse.Namespace) -> Dial | None:
 
 
 def _password(file: Path | None, url: str) -> Secret | None:
+    from .._text_files import read_text, strip_value
     from ..errors import ConfigurationError
     from ..security import Secret
 
     if file is None:
         text = os.environ.get(PASSWORD_VARIABLE) if "@" in url else None
         return Secret(text) if text else None
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(_MAX_PASSWORD_BYTES + 1)
-        text = data.decode("utf-8-sig").rstrip("\r\n")
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read the proxy's password from {file}: {exc.strerror}") from exc
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"the proxy's password in {file} is no text") from None
-    if not text or len(data) > _MAX_PASSWORD_BYTES or not text.isprintable():
+    text = read_text(file, what="the proxy's password file", limit=_MAX_PASSWORD_BYTES, secret=True).rstrip("\n")
+    if not text or not text.isprintable():
         raise ConfigurationError(f"{file} does not hold a password alone", remedy="write it as the only line")
+    if text != strip_value(text):
+        # They may be part of it. Who did not mean them has to hear of it.
+        logger.warning("the password in %s has blanks or quotes around it, which are used as part of it", file)
     return Secret(text)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import attrs
 
+from .._replace_file import Replacement, prepare_replacement, replace_file
 from ..errors import ConfigurationError
 from ..security import ConnectionString, Endpoint
 from ..security.loading import naming
 from ..security.names import normal_host
-from .files import replace_private_file
 from .key_holders import read_string_or_authority
 from .provisioning import relays_of, with_relays
 
@@ -49,7 +49,15 @@ class RelayHolder:
         Raises:
             OSError: it cannot be written; it is as it was.
         """
-        replace_private_file(self.path, text)
+        replace_file(self.path, text)
+
+    def prepare(self, text: str) -> Replacement:
+        """Do everything that can fail about putting another text into the file; `Replacement.commit` does it.
+
+        Raises:
+            OSError: it cannot be written; it is as it was.
+        """
+        return prepare_replacement(self.path, text)
 
 
 def read_relay_holder(path: Path, connection: str) -> RelayHolder:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 import trio
 
+from .._text_files import numbered_lines, read_text, strip_blanks, strip_value
 from ..errors import ConfigurationError
 from ..protocol.reasons import Reason
-from ..security import PeerIdentity
+from ..security import PeerIdentity, check_label
+from ..security.identity import format_serial
 
 #: How soon a changed file takes effect (seconds).
 POLL_SECONDS = 0.5
@@ -28,19 +32,52 @@ class Policy:
 
     def refusal(self, peer: PeerIdentity) -> Reason | None:
         """Why this peer may not open streams, or None."""
-        if peer.label in self.shut_out or peer.serial.upper() in self.shut_out:
-            return Reason.IDENTITY_SHUT_OUT
-        return None
+        names = {peer.label, unicodedata.normalize("NFC", peer.label), peer.serial.upper()}
+        return None if names.isdisjoint(self.shut_out) else Reason.IDENTITY_SHUT_OUT
 
 
 def parse_shut_out(text: str) -> frozenset[str]:
-    """Labels or serials, one a line; ``#`` begins a comment. A serial may have colons and any case."""
+    """Parse a deny list: a label or a serial on each line, perhaps in quotes; ``#`` begins a comment.
+
+    A serial may have colons, blanks or hyphens, any case and leading zeros. Where a line can be read in several ways
+    (a label may contain ``#`` or begin with a quote), each of them is shut out.
+
+    Raises:
+        ConfigurationError: a line is neither a label nor a serial; says which. Skipping it would let somebody in.
+    """
     entries: set[str] = set()
-    for line in text.splitlines():
-        entry = line.partition("#")[0].strip()
-        if entry:
-            entries.update((entry, entry.replace(":", "").upper()))
+    for number, line in numbered_lines(text):
+        if not line or line.startswith("#"):
+            continue
+        readings = list(_readings(line))
+        if not _is_label(readings[0]):
+            raise ConfigurationError(
+                f"line {number} is neither a label nor a serial",
+                remedy="write one label or serial on each line, as the audit log shows it",
+            )
+        entries.update(unicodedata.normalize("NFC", one) for one in readings if _is_label(one))
+        entries.update(filter(None, map(_serial, readings)))
     return frozenset(entries)
+
+
+def _readings(line: str) -> Iterator[str]:
+    """What a line may mean, the most likely first."""
+    for candidate in (re.split(r"\s#", line, maxsplit=1)[0], line.partition("#")[0], line):
+        yield strip_value(candidate)
+        yield strip_blanks(candidate)
+
+
+def _is_label(text: str) -> bool:
+    try:
+        check_label(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _serial(text: str) -> str | None:
+    digits = re.sub(r"[:\s-]", "", text).lower().removeprefix("0x")
+    return format_serial(int(digits, 16)) if re.fullmatch(r"[0-9a-f]{1,64}", digits) else None
 
 
 class PolicyFile:
@@ -54,15 +91,18 @@ class PolicyFile:
     def _read(self) -> Policy:
         try:
             stat = self.path.stat()
-            if stat.st_size > MAX_FILE_SIZE:
-                raise ConfigurationError(f"{self.path} is larger than {MAX_FILE_SIZE} bytes")
-            text = self.path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
+        except OSError as exc:
             raise ConfigurationError(
-                f"cannot read the shut-out file {self.path}: {exc}", remedy="it has a label or serial on each line"
+                f"cannot read the shut-out file {self.path}: {exc.strerror}",
+                remedy="name a file with a label or serial on each line; it may be empty",
             ) from exc
+        text = read_text(self.path, what="the shut-out file", limit=MAX_FILE_SIZE)
+        try:
+            shut_out = parse_shut_out(text)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"the shut-out file {self.path}: {exc}", remedy=exc.remedy) from None
         self._stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        return Policy(parse_shut_out(text))
+        return Policy(shut_out)
 
     def _changed(self) -> bool:
         try:

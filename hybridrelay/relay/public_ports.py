@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import StateError
+from .._replace_file import replace_file
+from .._text_files import read_text, strip_blanks
+from ..errors import ConfigurationError, StateError
 from ..security import format_ports, parse_ports_untrusted
 
 _FILE = "public-ports"
+_MAX_FILE = 4096
+_REMEDY = "start the relay once: it writes the file again"
 
 
 def save_public_ports(state_dir: Path, ports: Mapping[str, int | None]) -> None:
@@ -18,12 +21,13 @@ def save_public_ports(state_dir: Path, ports: Mapping[str, int | None]) -> None:
     Raises:
         StateError: the directory cannot be written to.
     """
-    path, fresh = state_dir / _FILE, state_dir / f"{_FILE}.new"
+    path = state_dir / _FILE
     try:
-        fresh.write_text(format_ports(ports) + "\n", "ascii")
-        os.replace(fresh, path)
+        replace_file(path, format_ports(ports) + "\n")
     except OSError as exc:
-        raise StateError(f"cannot write {path}: {exc.strerror}", remedy="make room, or mend its permissions") from exc
+        raise StateError(
+            f"cannot write {path}: {exc.strerror}", remedy="make room, or correct its permissions"
+        ) from exc
 
 
 def load_public_ports(state_dir: Path) -> dict[str, int | None]:
@@ -33,12 +37,12 @@ def load_public_ports(state_dir: Path) -> dict[str, int | None]:
         StateError: the file cannot be read.
     """
     path = state_dir / _FILE
-    try:
-        text = path.read_text("ascii").strip()
-        return parse_ports_untrusted(text) if text else {}
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as exc:
-        raise StateError(
-            f"cannot read {path}: {exc}", remedy="start the relay once: it writes the file anew"
-        ) from exc
+    try:
+        text = strip_blanks(read_text(path, what="the file", limit=_MAX_FILE))
+        return parse_ports_untrusted(text) if text else {}
+    except ConfigurationError as exc:
+        raise StateError(str(exc), remedy=_REMEDY) from exc
+    except ValueError as exc:
+        raise StateError(f"{path} is damaged: {exc}", remedy=_REMEDY) from exc

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from .._text_files import decode_text, strip_blanks
 from ..errors import ConfigurationError
 from ..security import Right, Rule, Secret
 from .limits import RELAY_RECORD_BYTES
@@ -53,8 +54,10 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
     """
     if len(text) > RELAY_RECORD_BYTES:
         _fail("is too long to be one")
+    if isinstance(text, bytes):
+        text = decode_text(text, source="the relay record", limit=RELAY_RECORD_BYTES)
     try:
-        content = json.loads(text, object_pairs_hook=_object)
+        content = json.loads(strip_blanks(text), object_pairs_hook=_object)
     except (ValueError, RecursionError):
         _fail("is not JSON")
     if not isinstance(content, dict) or content.get("format") != _FORMAT:

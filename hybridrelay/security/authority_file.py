@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from .._text_files import strip_blanks
 from ..errors import ConfigurationError
 from .encoding import decode_der_untrusted, encode_der
 from .identity import Authority
@@ -53,7 +54,7 @@ class AuthorityFile:
         if len(text) > MAX_AUTHORITY_FILE:
             raise ConfigurationError("the authority file is too long to be one")
         try:
-            content = json.loads(text)
+            content = json.loads(strip_blanks(text))
         except (ValueError, RecursionError):
             raise ConfigurationError("the authority file is not JSON") from None
         if not isinstance(content, dict) or content.get("format") != _FORMAT:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import attrs
 
+from .._text_files import strip_value
 from ..errors import ConnectionStringError
 from .encoding import decode_der_untrusted, encode_der
 from .endpoints import (
@@ -52,6 +53,8 @@ _REQUIRED = _FIELDS[:4]
 _IDENTITY_FIELDS = ("PrivateKey", "Certificate", "Authority")
 #: An unknown field name is repeated in the error only if it can be no part of a secret.
 _HARMLESS = re.compile(r"[A-Za-z]{1,24}")
+#: How the name of a file begins, and no field.
+_PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
 
 
 @attrs.frozen
@@ -162,14 +165,16 @@ class ConnectionString:
 
 
 def parse_connection_string_untrusted(text: str) -> ConnectionString:
-    """Parse a connection string.
+    """Parse a connection string. Blanks, quotes and a byte-order mark around it are ignored.
 
     Raises:
         ConnectionStringError: `part` names the field that is wrong; nothing is repeated of any value.
     """
     if len(text) > MAX_CONNECTION_STRING:
         raise ConnectionStringError(f"the connection string is longer than {MAX_CONNECTION_STRING} characters")
-    fields = _split(text.strip())
+    text = strip_value(text)
+    _check_kind(text)
+    fields = _split(text)
     for name in _REQUIRED:
         if not fields.get(name):
             raise _error(name, "is missing")
@@ -201,6 +206,26 @@ def parse_connection_string_untrusted(text: str) -> ConnectionString:
         authority=field("Authority", decode_der_untrusted, None),
         relay_pins=field("RelayPin", _parse_pins, ()),
     )
+
+
+def _check_kind(text: str) -> None:
+    """Say what was given instead of a connection string, where that can be told."""
+    if text.startswith("{"):
+        raise ConnectionStringError(
+            "this is not a connection string; it looks like a relay file or an authority file",
+            remedy="use the file that was written as --connector-file or --application-file",
+        )
+    if text.startswith("-----BEGIN"):
+        raise ConnectionStringError(
+            "this is not a connection string; it looks like a certificate or a key in PEM",
+            remedy="use the file that was written as --connector-file or --application-file",
+        )
+    if text and ("=" not in text or _PATH.match(text)):
+        raise ConnectionStringError(
+            "this is not a connection string: it has no fields (Name=value;Name=value)",
+            remedy="give the content of the file that 'connections create' wrote, not its name; in Python, "
+            "load_connection_string(path) reads it",
+        )
 
 
 def _split(text: str) -> dict[str, str]:

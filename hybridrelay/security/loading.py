@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO
 
+from .._text_files import TextError, read_stream, read_text
 from ..errors import ConfigurationError, ConnectionStringError
 from .connection_string import MAX_CONNECTION_STRING, ConnectionString, parse_connection_string_untrusted
 
 ENVIRONMENT_VARIABLE = "HYBRIDRELAY_CONNECTION_STRING"
 
-_logger = logging.getLogger(__name__)
+#: In bytes: UTF-16 has two for each character.
+_MAX_BYTES = 2 * MAX_CONNECTION_STRING + 4
 
 
 def load_connection_string(
@@ -46,12 +46,18 @@ def load_connection_string(
             )
         with naming(describe_source(source)):
             return parse_connection_string_untrusted(text)
-    if source == "-":
-        data = (sys.stdin.buffer if stdin is None else stdin).read(MAX_CONNECTION_STRING + 1)
-    else:
-        data = _read_file(source)
+    if source != "-":
+        _check_name(source)
+    try:
+        if source == "-":
+            stream = sys.stdin.buffer if stdin is None else stdin
+            text = read_stream(stream, source=describe_source(source), limit=_MAX_BYTES)
+        else:
+            text = read_text(source, what="the connection string file", limit=_MAX_BYTES, secret=True)
+    except TextError as exc:
+        raise ConnectionStringError(str(exc), remedy=exc.remedy) from None
     with naming(describe_source(source)):
-        return _parse(data)
+        return parse_connection_string_untrusted(text)
 
 
 def describe_source(source: str | os.PathLike[str] | None) -> str:
@@ -72,30 +78,10 @@ def naming(source: str | os.PathLike[str]) -> Iterator[None]:
         raise
 
 
-def _read_file(path: str | os.PathLike[str]) -> bytes:
+def _check_name(path: str | os.PathLike[str]) -> None:
     if "sharedaccesskey=" in str(path).lower():
         # Must not be repeated: argv is visible to others, and errors go to logs.
         raise ConfigurationError(
             "a connection string was given where the name of a file is expected",
             remedy=f"write it to a file of mode 0600, or set {ENVIRONMENT_VARIABLE}; regenerate its key",
         )
-    try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-                _logger.warning("%s can be read by others: chmod 600 it", path)
-            return file.read(MAX_CONNECTION_STRING + 1)
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read the connection string file {path}: {exc.strerror}") from exc
-    except ValueError:
-        raise ConfigurationError("the name of the connection string file is impossible") from None
-
-
-def _parse(data: bytes) -> ConnectionString:
-    try:
-        text = data.decode("utf-8-sig")  # editors on Windows put a mark at the beginning
-    except UnicodeDecodeError:
-        raise ConnectionStringError(
-            "a connection string is text, and this is none", remedy="it must be UTF-8 or ASCII"
-        ) from None
-    return parse_connection_string_untrusted(text)

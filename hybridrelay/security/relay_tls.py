@@ -7,7 +7,6 @@ client side verifies nothing.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import logging
 import os
@@ -17,6 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NoReturn
 
+from .._replace_file import replace_file
 from ..errors import ConfigurationError, RelayIdentityError, StateError
 from ..protocol.reasons import Reason
 from ..streams import TLSStream
@@ -226,14 +226,7 @@ def _load_chain(
 
 def _create(path: Path, now: float) -> None:
     """Write a new certificate to `path`, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(_self_signed(now))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    replace_file(path, _self_signed(now).decode("ascii"))
 
 
 def _self_signed(now: float) -> bytes:

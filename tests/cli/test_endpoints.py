@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_written(run: Run, created: Created, monkeypatch: 
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hybridrelay.cli.relay_holders.replace_private_file", full)
+    monkeypatch.setattr("hybridrelay.cli.relay_holders.replace_file", full)
     result = _endpoints(run, "--endpoint", "b", "--update", created.connector)
 
     assert result.code == 1

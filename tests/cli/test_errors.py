@@ -32,7 +32,8 @@ STRING = f"Endpoint=hr://relay.example.com/;SharedAccessKeyName=application;Shar
     ("text", "part"),
     [
         ("", "is empty"),
-        ("hello", "field number 1 is unknown"),
+        ("hello", "it has no fields"),
+        ("hello=", "field 'hello' is unknown"),
         (STRING.replace("Endpoint=hr", "Endpoint=http"), "Endpoint is wrong"),
         (STRING.replace("EntityPath=orders", ""), "EntityPath is missing"),
         (STRING.replace("SharedAccessKeyName=application;", ""), "SharedAccessKeyName is missing"),
@@ -368,7 +369,7 @@ def test_the_exit_code_of_argparse_is_passed_on(capsys: pytest.CaptureFixture[st
 
 
 def test_a_policy_file_is_read_before_anything_starts(created: Created, tmp_path: Path) -> None:
-    (tmp_path / "shut-out").write_bytes(b"\xff\xfe")
+    (tmp_path / "shut-out").write_bytes(b"\xff\xfe\xff")
     files = ["--connection-string-file", str(created.connector), "--shut-out", str(tmp_path / "shut-out")]
     args = build_parser().parse_args(["connector", *files])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.cli.files import check_new_files, new_files, replace_private_file
+from hybridrelay.cli.files import check_new_files, new_files
 from hybridrelay.errors import ConfigurationError
 
 
@@ -97,21 +97,3 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten_and_stays(
             pytest.fail("the block was entered")
 
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"b": "precious"}
-
-
-def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").write_text("old")
-    (tmp_path / "link").symlink_to("a")
-    replace_private_file(tmp_path / "link", "new")
-
-    assert (tmp_path / "a").read_text() == "new"
-    assert (tmp_path / "link").is_symlink()
-
-    def fail(source: object, target: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space"):
-        replace_private_file(tmp_path / "a", "newer")
-
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "new", "link": "new"}

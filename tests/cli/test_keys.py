@@ -143,7 +143,7 @@ def test_a_file_with_another_key_stops_it_before_the_old_key_ends(run: Run, crea
     wrong = {
         created.connector: "is for rule connector of orders, not for rule application",
         tmp_path / "missing": "cannot read",
-        tmp_path / "no-string": "field number 1 is unknown",
+        tmp_path / "no-string": "this is not a connection string",
     }
     for path, says in wrong.items():
         code, out, err = _regenerate(run, created, "--update", created.application, path)
@@ -173,7 +173,7 @@ def test_a_file_that_cannot_be_written_says_where_the_key_is(
     def fail(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hybridrelay.cli.key_holders.replace_private_file", fail)
+    monkeypatch.setattr("hybridrelay.cli.key_holders.replace_file", fail)
     code, _, err = _regenerate(run, created, "--update", created.application)
 
     assert code == 1

@@ -66,7 +66,7 @@ def with_rule(**fields: Any) -> str:
     [
         ("", "not JSON"),
         ("{", "not JSON"),
-        (b"\xff\xfe\xff", "not JSON"),
+        (b"\xff\xfe\xff", "line 1 is not text"),
         ("[" * 5000, "not JSON"),
         ('{"format": 1, "format": 2}', "not JSON"),
         ("[]", "not one"),

@@ -360,10 +360,10 @@ def test_what_cannot_be_loaded(string_file: Path) -> None:
     with pytest.raises(ConnectionStringError, match="is empty"):
         load_connection_string(string_file)
     string_file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConnectionStringError, match=r"application\.txt: .* is text, and"):
+    with pytest.raises(ConnectionStringError, match=r"application\.txt: line 1 is not text"):
         load_connection_string(string_file)
     string_file.write_bytes(b"x" * 1_000_000)
-    with pytest.raises(ConnectionStringError, match="longer"):
+    with pytest.raises(ConnectionStringError, match="larger"):
         load_connection_string(string_file)
 
 

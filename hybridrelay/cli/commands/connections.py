@@ -114,16 +114,12 @@ def _add_issue(below: Subparsers) -> None:
 
 def run_import(args: argparse.Namespace) -> int:
     """Bring a relay file into the registry."""
-    from ...errors import ConfigurationError
+    from ..._text_files import read_text
     from ...relay import Registry, parse_relay_record_untrusted
     from ...relay.limits import RELAY_RECORD_BYTES
     from ...security.loading import naming
 
-    try:
-        with args.relay_file.open("rb") as file:
-            text = file.read(RELAY_RECORD_BYTES + 1)
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read the relay file {args.relay_file}: {exc.strerror}") from exc
+    text = read_text(args.relay_file, what="the relay file", limit=RELAY_RECORD_BYTES, secret=True)
     with naming(args.relay_file):
         record = parse_relay_record_untrusted(text)
     with Registry.open(args.state) as registry:
@@ -166,6 +162,7 @@ def _differs(args: argparse.Namespace, record: RelayRecord, differences: Sequenc
 
 def run_issue(args: argparse.Namespace) -> int:
     """Write a further connection string."""
+    from ..._text_files import read_text
     from ...errors import ConfigurationError
     from ...security import AuthorityFile, Role
     from ...security.authority_file import MAX_AUTHORITY_FILE
@@ -174,11 +171,7 @@ def run_issue(args: argparse.Namespace) -> int:
     from ..provisioning import issue_string
 
     check_new_files([args.out])
-    try:
-        with args.authority_file.open("rb") as file:
-            text = file.read(MAX_AUTHORITY_FILE + 1).decode("utf-8", "replace")
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read the authority file {args.authority_file}: {exc.strerror}") from exc
+    text = read_text(args.authority_file, what="the authority file", limit=MAX_AUTHORITY_FILE, secret=True)
     with naming(args.authority_file):
         authority_file = AuthorityFile.parse_untrusted(text)
     if (owner := authority_file.authority.connection_name) != args.name:

@@ -1,0 +1,354 @@
+"""Replacing what a file holds, in two steps: first everything that can fail, then the change itself.
+
+A file that exists keeps its owner, group, mode, access control list and other attributes, also when root replaces it.
+A symbolic link stays, and the file that it leads to is replaced. Normally a complete new file is renamed over the old
+one. Where that is not possible (the file itself is a mount point, its directory is not writable, it has several hard
+links, or its owner cannot be kept), it is overwritten in place, after the space for it has been reserved.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Self
+
+#: The mode of files that did not exist before: they hold secrets.
+_NEW_MODE = 0o600
+#: What the system says where a file cannot be renamed over another, but perhaps be written to.
+_NO_RENAME = frozenset({errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY})
+#: What a file system says that cannot synchronize a directory.
+_NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF})
+#: The system computes these from the content.
+_COMPUTED_ATTRIBUTES = frozenset({"security.ima", "security.evm"})
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Replacement(abc.ABC):
+    """A new content for a file, proven to fit, and not yet in force. A context manager: discarded at its end unless
+    committed."""
+
+    def __init__(self, path: Path) -> None:
+        #: The file as it was named.
+        self.path = path
+
+    @abc.abstractmethod
+    def commit(self) -> None:
+        """Put the new content in force; it is on the disk when this returns.
+
+        Raises:
+            OSError: it failed in spite of all preparation; names the file, which is as it was.
+        """
+
+    @abc.abstractmethod
+    def discard(self) -> None:
+        """Remove what was prepared. Does nothing after `commit`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+
+def prepare_replacement(path: str | os.PathLike[str], text: str) -> Replacement:
+    """Prepare to replace what a file holds; where there is no file, it is made with mode 0600.
+
+    Args:
+        path: the file; a symbolic link is followed.
+        text: the new content, written as UTF-8 with the line ends that it has.
+
+    Raises:
+        OSError: the content cannot be written there; names the file, which is as it was.
+    """
+    path = Path(path)
+    target = Path(os.path.realpath(path))
+    data = text.encode("utf-8")
+    with naming(path):
+        old = _regular_file(target)
+        if old is not None and old.st_size == len(data) and _read(target) == data:
+            return _Unchanged(path)
+        if old is not None and _must_stay(target, old):
+            return _InPlace(path, target, data)
+        try:
+            return _Renaming(path, target, data, old)
+        except (_CannotKeep, OSError) as exc:
+            if old is None or (isinstance(exc, OSError) and exc.errno not in _NO_RENAME):
+                raise
+            return _InPlace(path, target, data)
+
+
+@contextlib.contextmanager
+def prepared_replacements(contents: Mapping[Path, str]) -> Iterator[list[Replacement]]:
+    """Prepare to replace several files. What the block has not committed is discarded at its end.
+
+    Raises:
+        OSError: one cannot be written; names it. All are as they were.
+    """
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(prepare_replacement(path, text)) for path, text in contents.items()]
+
+
+def replace_file(path: str | os.PathLike[str], text: str) -> None:
+    """Replace what a file holds, where nothing else depends on it; see `prepare_replacement`.
+
+    Raises:
+        OSError: it cannot be written; names the file, which is as it was.
+    """
+    with prepare_replacement(path, text) as replacement:
+        replacement.commit()
+
+
+def create_file(path: Path, data: bytes) -> None:
+    """Write a new file of mode 0600, and bring it to the disk. Nothing is left of it where that fails.
+
+    Raises:
+        FileExistsError: there is one.
+        OSError: it cannot be written; names the file.
+    """
+    with naming(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC, _NEW_MODE)
+        try:
+            try:
+                _write(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def sync_directory(path: Path) -> None:
+    """Bring the names in a directory to the disk, where the system can do that.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        if exc.errno not in _NO_DIRECTORY_SYNC:
+            raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an `OSError` name the file that was meant; a failed write names none, or a temporary one."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno is None or exc.filename == str(path):
+            raise
+        raise OSError(exc.errno, exc.strerror, str(path)) from exc
+
+
+class _CannotKeep(Exception):
+    """A new file cannot be given the owner or the attributes of the old one."""
+
+
+class _Unchanged(Replacement):
+    """The file has this content already: nothing to write, so that a full disk is in nobody's way."""
+
+    def commit(self) -> None:
+        pass
+
+    def discard(self) -> None:
+        pass
+
+
+class _Renaming(Replacement):
+    """A complete new file beside the old one, with its attributes."""
+
+    def __init__(self, path: Path, target: Path, data: bytes, old: os.stat_result | None) -> None:
+        super().__init__(path)
+        self._target = target
+        self._data = data
+        self._fresh: Path | None = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
+        create_file(self._fresh, data)
+        if old is not None:
+            try:
+                _copy_attributes(target, old, self._fresh)
+            except BaseException:
+                self.discard()
+                raise
+
+    def commit(self) -> None:
+        assert self._fresh is not None
+        with naming(self.path):
+            try:
+                os.replace(self._fresh, self._target)
+            except OSError as exc:
+                if exc.errno not in _NO_RENAME or not self._target.exists():
+                    raise
+                # Nothing had told that it cannot be renamed over.
+                with _InPlace(self.path, self._target, self._data) as overwriting:
+                    overwriting.commit()
+                return
+            self._fresh = None
+            sync_directory(self._target.parent)
+
+    def discard(self) -> None:
+        if self._fresh is not None:
+            self._fresh.unlink(missing_ok=True)
+            self._fresh = None
+
+
+class _InPlace(Replacement):
+    """The old file, open and already as long as the new content: line feeds, which no reader minds, reserve it."""
+
+    def __init__(self, path: Path, target: Path, data: bytes) -> None:
+        super().__init__(path)
+        self._data = data
+        self._descriptor: int | None = os.open(target, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | _CLOEXEC)
+        try:
+            self._old = _read_all(self._descriptor)
+            if len(data) > len(self._old):
+                _write(self._descriptor, b"\n" * (len(data) - len(self._old)), at=len(self._old))
+                os.fsync(self._descriptor)
+        except BaseException:
+            self.discard()
+            raise
+
+    def commit(self) -> None:
+        assert self._descriptor is not None
+        with naming(self.path):
+            try:
+                self._put(self._data)
+            except BaseException:
+                self._put(self._old)
+                raise
+            finally:
+                self._close()
+
+    def discard(self) -> None:
+        if self._descriptor is not None:
+            try:
+                if os.fstat(self._descriptor).st_size > len(self._old):
+                    os.ftruncate(self._descriptor, len(self._old))
+            finally:
+                self._close()
+
+    def _put(self, data: bytes) -> None:
+        assert self._descriptor is not None
+        _write(self._descriptor, data, at=0)
+        os.ftruncate(self._descriptor, len(data))
+        os.fsync(self._descriptor)
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _regular_file(target: Path) -> os.stat_result | None:
+    """The status of a file, or None where there is none."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(target))
+    return status
+
+
+def _must_stay(target: Path, status: os.stat_result) -> bool:
+    """Whether another file must not, or cannot, take its place. Windows gives a new file other permissions."""
+    return sys.platform == "win32" or status.st_nlink > 1 or _is_mount_point(target, status)
+
+
+def _is_mount_point(target: Path, status: os.stat_result) -> bool:
+    if status.st_dev != target.parent.stat().st_dev:
+        return True
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return False
+    wanted = os.fsencode(target)
+    return any(_mount_path(line) == wanted for line in mounts.splitlines())
+
+
+def _mount_path(line: bytes) -> bytes:
+    """The fifth field; the kernel writes blanks and backslashes in octal (``\\040``)."""
+    fields = line.split(b" ")
+    path = fields[4] if len(fields) > 4 else b""
+    for code in (b"\\040", b"\\011", b"\\012", b"\\134"):
+        path = path.replace(code, bytes([int(code[1:], 8)]))
+    return path
+
+
+def _copy_attributes(source: Path, status: os.stat_result, fresh: Path) -> None:
+    """Give a new file the owner, group, extended attributes (access control list among them) and mode of another.
+
+    Raises:
+        _CannotKeep: this user may not.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        made = fresh.stat()
+        if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
+            os.chown(fresh, status.st_uid, status.st_gid)
+        if sys.platform == "linux":
+            _copy_extended_attributes(source, fresh)
+        fresh.chmod(stat.S_IMODE(status.st_mode))
+    except OSError as exc:
+        raise _CannotKeep from exc
+
+
+def _copy_extended_attributes(source: Path, fresh: Path) -> None:
+    assert sys.platform == "linux"
+    wanted, made = _extended_attributes(source), _extended_attributes(fresh)
+    for name, value in wanted.items():
+        if made.get(name) != value and name not in _COMPUTED_ATTRIBUTES:
+            os.setxattr(fresh, name, value)
+    for name in made.keys() - wanted.keys():  # from the directory's default access control list
+        if not name.startswith("security."):
+            os.removexattr(fresh, name)
+
+
+def _extended_attributes(path: Path) -> dict[str, bytes]:
+    assert sys.platform == "linux"
+    try:
+        return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    except OSError as exc:
+        if exc.errno == errno.ENOTSUP:
+            return {}
+        raise
+
+
+def _read(target: Path) -> bytes | None:
+    try:
+        return target.read_bytes()
+    except OSError:
+        return None  # writing it will say why
+
+
+def _read_all(descriptor: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    pieces = []
+    while size > 0 and (piece := os.read(descriptor, size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def _write(descriptor: int, data: bytes, *, at: int = 0) -> None:
+    os.lseek(descriptor, at, os.SEEK_SET)
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]

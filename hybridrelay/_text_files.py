@@ -1,0 +1,128 @@
+"""Text that people write: in files, in environment variables, on standard input. All of it is read here.
+
+Editors and shells add what nobody sees: a byte-order mark, UTF-16 (Windows), CR LF or CR at the ends of lines, blanks
+and non-breaking spaces around a value, quotes around it. None of that changes what was meant, so it is removed here.
+What cannot be read as text (undecodable bytes, NUL) is an error that names the source and the line, and never repeats
+the content: most of these files hold secrets.
+"""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from .errors import ConfigurationError
+
+_logger = logging.getLogger(__name__)
+
+#: Invisible characters that `str.strip` keeps: byte-order mark, zero-width space, joiners, direction marks.
+_INVISIBLE = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
+#: Opening and closing quotes.
+_QUOTES = (('"', '"'), ("'", "'"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("\u201e", "\u201c"))
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SAVE_AS = "save it as plain text in UTF-8"
+
+
+class TextError(ConfigurationError):
+    """What was read is too long, or is not text."""
+
+
+def read_text(path: str | os.PathLike[str], *, what: str, limit: int, secret: bool = False) -> str:
+    """Read a text file that a person may have written.
+
+    Args:
+        path: the file, or a pipe.
+        what: what it is, for messages: "the authority file".
+        limit: its maximum size (bytes); no more is read.
+        secret: whether to log a warning where users other than the owner may read it (not on Windows).
+
+    Returns:
+        The text without a byte-order mark, with ``\\n`` at the ends of its lines.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+        TextError: it is too long, or is not text. Names file and line, and repeats nothing of the content.
+    """
+    try:
+        with open(path, "rb") as file:
+            if secret:
+                _warn_if_open(path, os.fstat(file.fileno()).st_mode)
+            data = file.read(limit + 1)
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read {what} {path}: {exc.strerror}") from exc
+    except ValueError:
+        raise ConfigurationError(f"the name of {what} contains a NUL character") from None
+    return decode_text(data, source=str(path), limit=limit)
+
+
+def read_stream(stream: BinaryIO, *, source: str, limit: int) -> str:
+    """Read the same from an open stream, such as standard input, to its end.
+
+    Args:
+        stream: to read from.
+        source: what it is called in messages.
+        limit: how much may come (bytes).
+
+    Raises:
+        TextError: see `read_text`.
+    """
+    return decode_text(stream.read(limit + 1), source=source, limit=limit)
+
+
+def decode_text(data: bytes, *, source: str, limit: int) -> str:
+    """Decode UTF-8, or UTF-16 with a byte-order mark; see `read_text`.
+
+    Raises:
+        TextError: it is too long, or is not text.
+    """
+    if len(data) > limit:
+        raise TextError(f"{source} is larger than {limit} bytes", remedy="check that it is the right file")
+    encoding = "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
+    try:
+        text = _with_line_feeds(data.decode(encoding))
+    except UnicodeDecodeError as exc:
+        before = _with_line_feeds(data[: exc.start].decode(encoding, "ignore"))
+        raise TextError(f"{source}: line {_line_number(before)} is not text in UTF-8", remedy=_SAVE_AS) from None
+    if (position := text.find("\0")) >= 0:
+        line = _line_number(text[:position])
+        raise TextError(f"{source}: line {line} contains a NUL character", remedy=_SAVE_AS)
+    return text
+
+
+def strip_blanks(text: str) -> str:
+    """`text` without blanks and invisible characters at its ends: non-breaking spaces and byte-order marks, too."""
+    while (stripped := text.strip().strip(_INVISIBLE)) != text:
+        text = stripped
+    return text
+
+
+def strip_value(text: str) -> str:
+    """`text` without blanks at its ends, and without a pair of quotes around it."""
+    text = strip_blanks(text)
+    for opening, closing in _QUOTES:
+        if len(text) >= 2 and text.startswith(opening) and text.endswith(closing):
+            return strip_blanks(text[1:-1])
+    return text
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of what `read_text` returned, without blanks at their ends; the first is number 1."""
+    for number, line in enumerate(text.split("\n"), 1):
+        yield number, strip_blanks(line)
+
+
+def _with_line_feeds(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _line_number(before: str) -> int:
+    return before.count("\n") + 1
+
+
+def _warn_if_open(path: str | os.PathLike[str], mode: int) -> None:
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _logger.warning("%s can be read by others: chmod 600 it", path)

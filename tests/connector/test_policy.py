@@ -1,0 +1,125 @@
+"""The deny list: whatever an administrator may have meant by a line is shut out; what means nothing is an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+
+from hybridrelay.connector import Policy, PolicyFile, parse_shut_out
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import PeerIdentity, Role
+
+SERIAL = "03FA0178"
+
+
+def _peer(label: str, serial: str = "7E00") -> PeerIdentity:
+    return PeerIdentity("orders", Role.APPLICATION, label, serial, 4e9)
+
+
+def _refuses(policy: Policy, label: str, serial: str = "7E00") -> bool:
+    return policy.refusal(_peer(label, serial)) is Reason.IDENTITY_SHUT_OUT
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"application\n",
+        b"\xef\xbb\xbfapplication\r\n",
+        b"\xef\xbb\xbfapplication",
+        "\ufeffapplication\r\n".encode("utf-16-le"),
+        "\ufeffapplication\n".encode("utf-16-be"),
+        b"other\rapplication\rmore\r",
+        b"  application\t\xc2\xa0\n",
+        b"application\t# with a comment\n",
+        b"application# with a comment\n",
+        b'"application"  # in quotes\n',
+        b"'application'\n",
+        "\u201capplication\u201d\n".encode(),
+        b"other\n\xef\xbb\xbfapplication\n",  # two files put together
+    ],
+)
+def test_a_label_is_shut_out_however_the_file_was_written(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(data)
+
+    policy = PolicyFile(tmp_path / "file").policy
+
+    assert _refuses(policy, "application")
+    assert not _refuses(policy, "reporting")
+
+
+@pytest.mark.parametrize("label", ["a#b", "#1 of two", '"quoted"', "a # b", "'", "caf\u00e9"])
+def test_unusual_labels_can_be_shut_out(label: str) -> None:
+    line = f'"{label}"' if label.startswith("#") else label
+
+    assert _refuses(Policy(parse_shut_out(line)), label)
+
+
+def test_an_accent_may_be_written_in_two_ways() -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+
+    for written in (composed, decomposed):
+        for label in (composed, decomposed):
+            assert _refuses(Policy(parse_shut_out(written)), label)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["03FA0178", "3fa0178", "03:fa:01:78", "03 FA 01 78", "03-fa-01-78", "0x3FA0178", "\u200e03fa0178", "0003FA0178"],
+)
+def test_a_serial_is_shut_out_however_it_is_written(text: str) -> None:
+    policy = Policy(parse_shut_out(text))
+
+    assert _refuses(policy, "application", SERIAL)
+    assert not _refuses(policy, "application", "FA0178")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 65, "appli\u200bcation", "appli\tcation", "appli\u00a0cation", "\x1b[2J", '""'],
+    ids=ascii,
+)
+def test_a_line_that_means_nothing_is_an_error_with_its_number(text: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text(f"# a comment\n\n{text}\n", "utf-8")
+
+    with pytest.raises(ConfigurationError, match="line 3 is neither a label nor a serial") as caught:
+        PolicyFile(tmp_path / "file")
+
+    assert str(tmp_path / "file") in str(caught.value)
+    assert text not in str(caught.value)
+
+
+def test_nobody_is_shut_out_by_comments_and_empty_lines() -> None:
+    assert parse_shut_out("\n# application\n   #reporting\n\u00a0\n") == frozenset()
+
+
+@pytest.mark.parametrize("data", [b"\xff", b"appli\0cation\n", b"caf\xe9\n", "application".encode("utf-16-le")])
+def test_a_file_that_is_no_text_is_an_error(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(data)
+
+    with pytest.raises(ConfigurationError, match="line 1"):
+        PolicyFile(tmp_path / "file")
+
+
+async def test_a_change_that_means_nothing_keeps_the_last_policy(tmp_path: Path, autojump_clock: object) -> None:
+    path = tmp_path / "file"
+    path.write_text("application\n")
+    file = PolicyFile(path)
+    changed, failed = trio.open_memory_channel[Policy](9), trio.open_memory_channel[ConfigurationError](9)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
+        path.write_bytes(b"application\nreporting\xff\n")
+        os.utime(path, ns=(1, 1))
+
+        assert "line 2" in str(await failed[1].receive())
+        assert _refuses(file.policy, "application")
+
+        path.write_bytes(b"reporting\n")
+        os.utime(path, ns=(2, 2))
+
+        assert await changed[1].receive() == file.policy
+        assert _refuses(file.policy, "reporting")
+        nursery.cancel_scope.cancel()
