@@ -26,8 +26,9 @@ def run_program(argv: Sequence[str] | None) -> int:
     """See `hybridrelay.cli.main`."""
     try:
         args = build_parser().parse_args(argv)
-        set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
-        return run_reporting(args.run, args)
+        with args.reload_requests.caught() if "reload_requests" in args else contextlib.nullcontext():
+            set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
+            return run_reporting(args.run, args)
     except SystemExit as exc:  # argparse, after it has said what there is to say
         return exc.code if isinstance(exc.code, int) else exits.USAGE
     finally:

@@ -14,6 +14,7 @@ from types import FrameType
 import trio
 
 from .._memory import keep_freed_memory
+from .._nursery import FlatNursery
 from .._vitals import vitals
 from . import exits
 
@@ -48,21 +49,36 @@ class GracefulStop:
         """The program serves now."""
         self.armed = True
 
+    def unless_stopping(self, reload: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """`reload`, except that it does nothing once the program was told to end."""
+
+        async def maybe() -> None:
+            if self.event.is_set():
+                logger.info("SIGHUP: nothing is reloaded, because the program is stopping")
+            else:
+                await reload()
+
+        return maybe
+
 
 def run_until_stopped(
     main: Callable[[], Awaitable[None]],
     *,
     stop: GracefulStop | None = None,
     on_abort: Callable[[], None] = _no_cleanup,
+    reloads: Callable[[], Awaitable[None]] | None = None,
 ) -> signal.Signals | None:
     """Run `main` in Trio. The first SIGTERM or SIGINT ends it gracefully; the second ends the process at once.
 
-    SIGUSR1, where there is one, makes it log its `vitals`.
+    SIGHUP is such a signal only for programs that reload nothing. SIGUSR1, where there is one, makes it log its
+    `vitals`.
 
     Args:
         main: what to run; cancelled, it ends soon.
         stop: what the first signal does once it is armed; without it `main` is cancelled.
         on_abort: called before the process ends at once. For what must not be left behind.
+        reloads: serves requests to reload (`ReloadRequests.serve`) beside `main`, and is cancelled when that returns.
+            SIGHUP, which asks for them, is then left alone here.
 
     Returns:
         The signal that stopped it, or None where it ended by itself.
@@ -71,17 +87,23 @@ def run_until_stopped(
         Exception: whatever `main` raises.
     """
     keep_freed_memory()
-    stopper = _Stopper(on_abort, stop)
+    stopper = _Stopper(on_abort, stop, reloads)
     with stopper.handlers():
         trio.run(stopper.supervise, main)
     return stopper.received
 
 
 class _Stopper:
-    def __init__(self, on_abort: Callable[[], None], stop: GracefulStop | None) -> None:
+    def __init__(
+        self,
+        on_abort: Callable[[], None],
+        stop: GracefulStop | None,
+        reloads: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         self.received: signal.Signals | None = None
         self._on_abort = on_abort
         self._graceful = stop
+        self._reloads = reloads
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -90,11 +112,15 @@ class _Stopper:
         if self.received is not None:  # it came while Trio started
             self._end()
         with self._scope:
-            await main()
+            async with FlatNursery() as nursery:
+                if self._reloads is not None:
+                    nursery.start_soon(self._reloads)
+                await main()
+                nursery.cancel_scope.cancel()
 
     @contextlib.contextmanager
     def handlers(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._handle) for number in _signals()}
+        before = {number: signal.signal(number, self._handle) for number in self._signals()}
         if sys.platform != "win32":
             before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._handle_question)
         try:
@@ -102,6 +128,14 @@ class _Stopper:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _signals(self) -> list[signal.Signals]:
+        found = [signal.SIGINT, signal.SIGTERM]
+        if sys.platform != "win32" and self._reloads is None:
+            # Whoever started the program with nohup wants it to survive its terminal.
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                found.append(signal.SIGHUP)
+        return found
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
@@ -140,11 +174,3 @@ def _log_vitals() -> None:
         vitals_logger.exception("no answer")
     else:
         vitals_logger.info("%s", json.dumps(found), extra={"fields": found})
-
-
-def _signals() -> list[signal.Signals]:
-    found = [signal.SIGINT, signal.SIGTERM]
-    # Who started us with nohup wants us to survive the terminal.
-    if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        found.append(signal.SIGHUP)
-    return found

@@ -23,7 +23,7 @@ from ..errors import (
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import STATUS_SIZE, TICKET_SIZE, Preamble, decode_status_untrusted
 from ..protocol.reasons import Reason
-from ..security import check_relay_pin, control_client_context, relay_identity_error
+from ..security import PINNED_SERVER_NAME, check_relay_pin, control_client_context, relay_identity_error
 from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream
 from .dialing import classify, dial_directly
@@ -138,8 +138,7 @@ async def secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint) 
     The caller sets the deadline. Where this raises, cancellation included, the stream is closed.
     """
     try:
-        # A server name asks for the certificate of a CA; who has a pin wants the relay's own.
-        name = None if endpoint.pins else endpoint.host
+        name = PINNED_SERVER_NAME if endpoint.pins else endpoint.host
         tls = TLSStream(stream, control_client_context(endpoint.pins), server_hostname=name)
         await tls.do_handshake()
         check_relay_pin(tls, endpoint.pins)

@@ -8,6 +8,7 @@ from .record import parse_relay_record_untrusted as parse_relay_record_untrusted
 from .registry import Registry as Registry
 from .server import DRAIN_SECONDS as DRAIN_SECONDS
 from .server import Binding as Binding
+from .server import Relay as Relay
 from .server import RelayConfig as RelayConfig
 from .server import RelayInfo as RelayInfo
 from .server import run_relay as run_relay

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -26,14 +25,11 @@ from ..protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, decode_preamble_untru
 from ..protocol.reasons import Reason
 from ..security import (
     bracketed,
-    control_server_context,
-    load_or_create_relay_certificate,
-    outer_server_context,
-    relay_pin,
 )
 from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream, tune_socket
 from .broker import Broker
+from .certificates import CertificateFiles, RelayCertificates
 from .control import ControlPeer
 from .limits import (
     AUTHENTICATION_DEADLINE_SECONDS,
@@ -132,8 +128,7 @@ class Relay:
                 raise ConfigurationError(f"unknown port {name!r}", remedy=f"known are: {known}")
         if not any(config.bindings.values()):
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
-        #: Of the outer certificates that are ours, also where somebody in front of us shows them.
-        self._outer_pins: tuple[str, ...] = ()
+        self._certificates: RelayCertificates | None = None
         self._peers: set[ControlPeer] = set()
 
     async def run(
@@ -146,17 +141,16 @@ class Relay:
         if self._slots.total < UNAUTHENTICATED_SLOTS:
             logger.warning("only %d descriptors: raise the limit (ulimit -Hn, LimitNOFILE)", descriptors)
         with occupy_state_directory(config.state_dir), Registry.open(config.state_dir) as registry:
-            certificate = load_or_create_relay_certificate(config.state_dir, now=self._clock())
-            self._control_context = self._make_control_context(certificate)
-            self._outer_context = self._make_outer_context()
+            certificates = self._certificates = self._load_certificates()
             async with FlatNursery() as nursery:
                 watcher = RegistryWatcher(registry)
                 await nursery.start(watcher.run, self._changed)
                 self._broker = Broker(watcher.snapshot, refresh=watcher.refresh, clock=self._clock)
                 nursery.start_soon(self._broker.expire)
                 nursery.start_soon(self._sweep)
+                nursery.start_soon(certificates.watch)
                 with reporting(self):
-                    await self._listen_and_serve(nursery, relay_pin(certificate), stop, task_status)
+                    await self._listen_and_serve(nursery, certificates.own_pin, stop, task_status)
 
     async def _listen_and_serve(
         self, nursery: trio.Nursery, pin: str, stop: trio.Event | None, task_status: trio.TaskStatus[RelayInfo]
@@ -209,30 +203,27 @@ class Relay:
                 ports[name] = number
         return ports
 
-    def _make_control_context(self, certificate: Path) -> ssl.SSLContext:
-        context = control_server_context(certificate)
-        if self._config.tls_certificate is not None:
-            public = control_server_context(self._config.tls_certificate, self._config.tls_key)
+    def _load_certificates(self) -> RelayCertificates:
+        config = self._config
+        public = None if config.tls_certificate is None else CertificateFiles(config.tls_certificate, config.tls_key)
+        outer_needed = any(self._ports[name].outer_tls for name, bindings in config.bindings.items() if bindings)
+        return RelayCertificates.load(config.state_dir, public, now=self._clock(), outer_needed=outer_needed)
 
-            def choose(tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
-                # Who has a pin names no server; who names one wants a certificate that a CA vouches for.
-                if name is not None:
-                    tls.context = public
+    async def reload_certificates(self) -> bool:
+        """Read `RelayConfig.tls_certificate` and its key again, for new connections; nothing that is open is touched.
 
-            context.sni_callback = choose
-        return context
+        A running relay also notices by itself, within half a minute, that the files have changed.
 
-    def _make_outer_context(self) -> ssl.SSLContext | None:
-        if self._config.tls_certificate is not None:
-            self._outer_pins = (relay_pin(self._config.tls_certificate),)
-        needed = any(self._ports[name].outer_tls for name, bindings in self._config.bindings.items() if bindings)
-        if not needed:
-            return None
-        if self._config.tls_certificate is not None:
-            return outer_server_context(self._config.tls_certificate, self._config.tls_key)
-        made = load_or_create_relay_certificate(self._config.state_dir, now=self._clock(), name="outer")
-        self._outer_pins = (relay_pin(made),)
-        return outer_server_context(made)
+        Returns:
+            Whether another certificate is in force now. False where there is none to be reloaded, or the relay has
+            not loaded it yet.
+
+        Raises:
+            ConfigurationError: it cannot be used, or its key does not belong to it; the earlier one stays in force.
+
+        Cancelled, the earlier one stays in force.
+        """
+        return self._certificates is not None and await self._certificates.reload()
 
     def _changed(self, change: RegistryChange) -> None:
         self._broker.update(change.snapshot)
@@ -265,7 +256,8 @@ class Relay:
     async def _serve_connection(self, port: Port, socket: trio.SocketStream) -> None:
         tune_socket(socket.socket)
         address = str(socket.socket.getpeername()[0])
-        context = self._outer_context if port.outer_tls else None
+        assert self._certificates is not None
+        context = self._certificates.outer_context if port.outer_tls else None
         stream: trio.abc.HalfCloseableStream | None = None
         peer: ControlPeer | None = None
         leg: Leg | None = None
@@ -316,7 +308,9 @@ class Relay:
         return preamble.purpose, None
 
     async def _open_control(self, stream: trio.abc.Stream, nursery: trio.Nursery, held: Held) -> ControlPeer:
-        tls = TLSStream(stream, self._control_context, server_side=True)
+        certificates = self._certificates
+        assert certificates is not None
+        tls = TLSStream(stream, certificates.control_context, server_side=True)
         session = Session(Role.ACCEPTOR, config=CONTROL_CONFIG)
         try:
             await tls.do_handshake()
@@ -326,7 +320,7 @@ class Relay:
         held.advance()
         await nursery.start(session.run, tls)
         offer = await session.offers.receive()
-        peer = ControlPeer(self._broker, session, offer.accept(), nursery, outer_pins=self._outer_pins)
+        peer = ControlPeer(self._broker, session, offer.accept(), nursery, outer_pins=certificates.outer_pins)
         nursery.start_soon(self._forget_when_over, session, peer)
         return peer
 

@@ -30,6 +30,7 @@ from .loading import ENVIRONMENT_VARIABLE, load_connection_string
 from .names import HostPort, bracketed, check_connection_name, check_host, parse_host_port_untrusted
 from .pins import check_pin, spki_pin
 from .relay_tls import (
+    PINNED_SERVER_NAME,
     check_relay_pin,
     control_client_context,
     control_server_context,
@@ -46,6 +47,7 @@ from .tls import PeerIdentity, check_peer, data_client_context, data_server_cont
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
+    "PINNED_SERVER_NAME",
     "Authority",
     "AuthorityFile",
     "Authorization",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
+from functools import partial
 
 import pytest
 import trio
@@ -12,7 +14,8 @@ import trio.testing
 
 from hybridrelay.cli import running
 from hybridrelay.cli.logs import set_up_logs
-from hybridrelay.cli.running import run_until_stopped
+from hybridrelay.cli.reloading import ReloadRequests
+from hybridrelay.cli.running import GracefulStop, run_until_stopped
 from hybridrelay.errors import RelayUnreachable
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -69,6 +72,77 @@ def test_nohup_is_respected() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGHUP there")
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN])
+def test_sighup_reloads_and_ends_nothing(inherited: signal.Handlers) -> None:
+    """Before the program runs, while it runs, while it reloads; with nohup as well."""
+    reloads = 0
+    requests = ReloadRequests()
+
+    async def reload() -> None:
+        nonlocal reloads
+        reloads += 1
+        if reloads == 2:
+            for _ in range(20):
+                signal.raise_signal(signal.SIGHUP)
+            # What is asked for during a reload may have been changed after the files were read.
+            await trio.testing.wait_all_tasks_blocked()
+
+    async def main() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        assert reloads == 1
+        signal.raise_signal(signal.SIGHUP)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+    before = signal.signal(signal.SIGHUP, inherited)
+    try:
+        with requests.caught():
+            signal.raise_signal(signal.SIGHUP)
+            assert run_until_stopped(main, reloads=partial(requests.serve, reload)) is None
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is inherited
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert reloads == 3
+
+
+def test_a_reload_that_hits_a_bug_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    requests = ReloadRequests()
+
+    async def reload() -> None:
+        raise RuntimeError("a bug")
+
+    async def main() -> None:
+        for _ in range(2):
+            requests.request()
+            await trio.testing.wait_all_tasks_blocked()
+
+    assert run_until_stopped(main, reloads=partial(requests.serve, reload)) is None
+    assert caplog.text.count("the reload failed unexpectedly") == 2
+    caplog.clear()
+
+
+def test_nothing_is_reloaded_once_the_program_stops(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    requests, stop = ReloadRequests(), GracefulStop(5.0)
+
+    async def reload() -> None:
+        raise AssertionError("reloaded")
+
+    async def main() -> None:
+        stop.arm()
+        signal.raise_signal(signal.SIGTERM)
+        await stop.event.wait()
+        requests.request()
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert (
+        run_until_stopped(main, stop=stop, reloads=partial(requests.serve, stop.unless_stopping(reload)))
+        is signal.SIGTERM
+    )
+    assert "the program is stopping" in caplog.text
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGUSR1 there")
 @pytest.mark.usefixtures("logs_restored")
 def test_sigusr1_is_answered_whatever_the_level_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +188,8 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
 
     code = """
 import signal, trio
-from hybridrelay.cli.running import run_until_stopped
+from hybridrelay.cli.reloading import ReloadRequests
+from hybridrelay.cli.running import GracefulStop, run_until_stopped
 async def main():
     with trio.CancelScope(shield=True):
         signal.raise_signal(signal.SIGTERM)

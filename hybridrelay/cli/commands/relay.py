@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
 from ..parser import WHAT_IT_DOES, Subparsers, add_command
+from ..reloading import add_reload, log_not_reloaded
 
 if TYPE_CHECKING:
     from ...relay import Binding, RelayConfig
+
+logger = logging.getLogger("hybridrelay.cli")
 
 _DESCRIPTION = f"""\
 Run the relay: on a host that both sides can reach. It authenticates connectors and clients, pairs them, and moves
@@ -89,13 +93,15 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, where the key is not in that file")
     parser.add_argument("--config", metavar="FILE.toml", type=values.path, help="take options from this file")
+    add_reload(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the relay until told to stop."""
     from ..._nursery import FlatNursery
-    from ...relay import DRAIN_SECONDS, run_relay
+    from ...errors import ConfigurationError
+    from ...relay import DRAIN_SECONDS, Relay
     from ..config_file import apply_config_file
     from ..logs import set_up_logs
     from ..running import GracefulStop, run_until_stopped
@@ -103,18 +109,26 @@ def run(args: argparse.Namespace) -> int:
     if args.config is not None:
         apply_config_file(args, args.config)
         set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
-    config = make_config(args)
-
+    relay = Relay(make_config(args))
     stop = GracefulStop(DRAIN_SECONDS)
+
+    async def reload() -> None:
+        if args.tls_certificate is None:
+            logger.info("SIGHUP: there is no --tls-certificate to reload; changes of the registry need no signal")
+        else:
+            try:
+                await relay.reload_certificates()
+            except ConfigurationError as exc:
+                log_not_reloaded(exc)
 
     async def main() -> None:
         async with FlatNursery() as nursery:
-            info = await nursery.start(partial(run_relay, config, stop=stop.event))
+            info = await nursery.start(partial(relay.run, stop=stop.event))
             fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
             output.say_ready("relay", [*fields, ("pin", info.pin)])
             stop.arm()
 
-    run_until_stopped(main, stop=stop)
+    run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
     return exits.OK
 
 

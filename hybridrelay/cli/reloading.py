@@ -1,0 +1,96 @@
+"""SIGHUP: relay, connector and forward reload what can be changed while they run, and never end by it.
+
+This module is imported before anything that takes long, so that a signal which arrives early does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
+
+    import trio
+
+    from ..errors import HybridRelayError
+
+logger = logging.getLogger("hybridrelay.cli")
+
+
+class ReloadRequests:
+    """Requests to reload, from the first moment of a program; served one after the other.
+
+    Requests that arrive while one is waiting to be served, or before Trio runs, become a single one. What was changed
+    before a request is always read after it.
+
+    SIGHUP is caught even where it was inherited as ignored (``nohup``): a terminal that goes away then causes a
+    reload, which is harmless, and ``kill -HUP`` works as everywhere else.
+    """
+
+    def __init__(self) -> None:
+        self._pending = False
+        self._woken: trio.Event | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Take SIGHUP as a request during the block (on Windows there is none)."""
+        if sys.platform == "win32":
+            yield
+            return
+        before = signal.signal(signal.SIGHUP, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.request()
+
+    def request(self) -> None:
+        """Ask for a reload. May be called from a signal handler, and before Trio runs."""
+        self._pending = True
+        if self._token is not None:
+            # Where Trio has ended, there is nothing left to be reloaded.
+            with contextlib.suppress(RuntimeError):
+                self._token.run_sync_soon(self._wake, idempotent=True)
+
+    def _wake(self) -> None:
+        if self._woken is not None:
+            self._woken.set()
+
+    async def serve(self, reload: Callable[[], Awaitable[None]]) -> None:
+        """Call `reload` for each request until cancelled.
+
+        An exception that `reload` raises is a bug: it is logged, and ends nothing. Cancelled, a reload that is under
+        way is cancelled as well.
+        """
+        import trio
+
+        self._token = trio.lowlevel.current_trio_token()
+        while True:
+            self._woken = trio.Event()
+            if not self._pending:
+                await self._woken.wait()
+            self._pending = False
+            try:
+                await reload()
+            except Exception:
+                logger.exception("the reload failed unexpectedly")
+
+
+def add_reload(parser: argparse.ArgumentParser) -> None:
+    """Let a command's program catch SIGHUP before anything else."""
+    parser.set_defaults(reload_requests=ReloadRequests())
+
+
+def log_not_reloaded(error: HybridRelayError) -> None:
+    """Say that something was not reloaded, and why."""
+    remedy = f"; {error.remedy}" if error.remedy else ""
+    logger.error("not reloaded, what was read before stays in force: %s%s", error, remedy)

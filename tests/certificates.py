@@ -1,0 +1,61 @@
+"""A certificate authority for tests, and relay certificates that it signs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from pathlib import Path
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_CA_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test authority")])
+
+
+@attrs.frozen
+class CertificateAuthority:
+    """Signs certificates that are valid for a day."""
+
+    key: ec.EllipticCurvePrivateKey = attrs.field(factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+
+    def write(self, path: Path) -> Path:
+        """Write the authority's own certificate, for SSL_CERT_FILE."""
+        path.write_bytes(self._sign(_CA_NAME, self.key, [x509.DNSName("ca.invalid")], ca=True))
+        return path
+
+    def issue(self, *names: str) -> tuple[bytes, bytes]:
+        """A certificate for these host names and addresses, and its key (both PEM)."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a relay")])
+        key_pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        return self._sign(subject, key, [_general_name(name) for name in names], ca=False), key_pem
+
+    def _sign(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, names: list[x509.GeneralName], *, ca: bool
+    ) -> bytes:
+        now = dt.datetime.now(dt.UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(_CA_NAME)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(self.key, hashes.SHA256())
+        )
+        return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
