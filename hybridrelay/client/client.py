@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,6 +11,7 @@ from functools import partial
 import attrs
 import trio
 
+from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery
 from ..abc import Dial, Transport
 from ..connectivity.data import EndToEnd
@@ -29,7 +29,7 @@ from .kept import KeptSession
 from .sender import Sender
 from .senders import Senders
 
-logger = logging.getLogger("hybridrelay.client")
+logger = LimitedLogger("hybridrelay.client")
 
 #: Memory that all sessions of this process together may promise to their peers, where no other budget is given.
 _PROCESS_BUDGET = Budget(1 << 30)
@@ -190,6 +190,7 @@ class Client:
         async with trio.open_nursery() as nursery:
             for sender in self._senders.all:
                 nursery.start_soon(sender.link.climb, partial(self._in_use, sender), partial(self._climbed, sender))
+            nursery.start_soon(report_left_out)
             nursery.start_soon(watch_jumps, self._jumped)
             nursery.start_soon(self._renew)
 

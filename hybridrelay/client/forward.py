@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 
 import trio
 
 from .._listening import explain_listen_error
+from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
 from ..connectivity.complaint import Complaint
@@ -20,7 +20,7 @@ from ..security import bracketed
 from ..streams.sockets import abort_stream, reset_on_close, tune_socket
 from .client import Client
 
-logger = logging.getLogger("hybridrelay.client")
+logger = LimitedLogger("hybridrelay.client")
 
 #: How long an application's connection may wait for a session (seconds): probing and joining, or resuming. Database
 #: drivers give up after 15 to 60 s.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Sequence
 
 import trio
 
+from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
 from ..errors import HybridRelayError, SessionError
@@ -17,7 +17,7 @@ from ..streams import TLSStream
 from .sender import DataChannel, Sender
 from .senders import Senders
 
-logger = logging.getLogger("hybridrelay.client")
+logger = LimitedLogger("hybridrelay.client")
 
 #: The longest wait between two tries to resume (seconds).
 _RESUME_BACKOFF = 2.0

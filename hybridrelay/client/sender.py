@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 
 import attrs
 import trio
 
+from .._log_limit import LimitedLogger
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.discovery import Candidate
@@ -20,7 +20,7 @@ from ..protocol.reasons import Reason
 from ..security import ConnectionString
 from ..streams import TLSStream
 
-logger = logging.getLogger("hybridrelay.client")
+logger = LimitedLogger("hybridrelay.client")
 
 
 @attrs.frozen(eq=False)

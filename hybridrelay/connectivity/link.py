@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
 import trio
 
+from .._log_limit import LimitedLogger
 from ..abc import Dial, Transport
 from ..errors import ConfigurationError, HybridRelayError
 from ..protocol import control
@@ -23,7 +23,7 @@ from .prober import Prober
 from .proxies.dial import resolve_dial
 from .report import Report
 
-logger = logging.getLogger("hybridrelay.connectivity")
+logger = LimitedLogger("hybridrelay.connectivity")
 
 #: Tokens are made anew for each request, so they need to live only as long as a registration (seconds).
 TOKEN_SECONDS = 3600.0

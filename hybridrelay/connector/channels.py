@@ -11,6 +11,7 @@ from typing import NoReturn
 import attrs
 import trio
 
+from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import open_data_channel
@@ -38,7 +39,7 @@ from .policy import Policy
 from .published import Published, Registration
 from .targets import TargetError, open_target
 
-logger = logging.getLogger("hybridrelay.connector")
+logger = LimitedLogger("hybridrelay.connector")
 
 #: Sessions of one identity. Several processes may share a connection string; defends tasks and target connections.
 MAX_SESSIONS_PER_IDENTITY = 256

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 import trio
 
+from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Dial, Transport
 from ..connectivity.discovery import AUTO
@@ -26,7 +27,7 @@ from .policy import Policy, PolicyFile
 from .published import Published
 from .registrar import Registrar
 
-logger = logging.getLogger("hybridrelay.connector")
+logger = LimitedLogger("hybridrelay.connector")
 
 
 class Connector:
@@ -106,6 +107,7 @@ class Connector:
     ) -> None:
         """See `run_connector`."""
         async with FlatNursery() as nursery:
+            nursery.start_soon(report_left_out)
             nursery.start_soon(watch_jumps, self._jumped)
             if self._policy_file is not None:
                 nursery.start_soon(self._policy_file.watch, self._channels.set_policy, self._policy_failed)

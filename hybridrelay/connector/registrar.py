@@ -22,6 +22,7 @@ from functools import partial
 import attrs
 import trio
 
+from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
 from ..connectivity.complaint import Complaint
@@ -36,7 +37,7 @@ from .channels import MAX_UNPROVEN_CHANNELS, DataChannels
 from .published import Published
 from .registrations import Registrations
 
-logger = logging.getLogger("hybridrelay.connector")
+logger = LimitedLogger("hybridrelay.connector")
 
 #: The longest wait between two tries to come back while there are sessions, which may be waiting for it (seconds).
 _RESUME_BACKOFF = 2.0

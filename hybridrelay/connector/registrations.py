@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from .._log_limit import LimitedLogger
 from ..connectivity.control import ControlChannel
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error
@@ -13,7 +14,7 @@ from ..protocol import control
 from ..protocol.reasons import Reason
 from .published import Published, Registration
 
-logger = logging.getLogger("hybridrelay.connector")
+logger = LimitedLogger("hybridrelay.connector")
 
 #: Registrations are renewed after this part of the time that the relay grants.
 RENEW_AFTER = 0.7

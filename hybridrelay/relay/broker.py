@@ -6,7 +6,6 @@ waits but `join`, for a listener's answer, and `meet`, for the other side.
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections import Counter
@@ -16,21 +15,21 @@ from typing import Protocol
 import attrs
 import trio
 
+from .._log_limit import LimitedLogger
 from ..errors import AuthorizationError, RendezvousError, StateError
 from ..protocol import control
 from ..protocol.preamble import encode_status
 from ..protocol.reasons import Reason
 from ..security import Right, verify_token
 from ..streams.sockets import abort_stream
-from .limits import CONTROL_CHANNELS_PER_KEY, REFUSALS_LOGGED, REFUSALS_LOGGED_SECONDS, TICKET_LIFETIME_SECONDS
+from .limits import CONTROL_CHANNELS_PER_KEY, TICKET_LIFETIME_SECONDS
 from .listeners import Listener, ListenerTable
-from .log_limit import LogLimit
 from .model import HybridConnection, KeyId, diff
 from .pump import PumpOutcome, pump
 from .rendezvous import Ended, Event, Leg, RendezvousTable, Side
 from .splice import PipePool
 
-logger = logging.getLogger("hybridrelay.relay")
+logger = LimitedLogger("hybridrelay.relay")
 
 #: A listener that does not answer an offer for so long is passed over (seconds).
 OFFER_SECONDS = 1.0
@@ -102,7 +101,6 @@ class Broker:
         #: How many control channels each key has authorized.
         self._holders: Counter[KeyId] = Counter()
         self._changed = trio.Event()
-        self._refusals = LogLimit(lines=REFUSALS_LOGGED, seconds=REFUSALS_LOGGED_SECONDS)
 
     # --- rights
 
@@ -343,14 +341,6 @@ class Broker:
         if known is None:
             return Reason.UNKNOWN_CONNECTION
         return None if known.key_id(key.rule, key.slot) == key else Reason.KEY_REVOKED
-
-    def log_refusal(self, message: str, *arguments: object) -> None:
-        """Log that a peer was refused, unless there were many such lines just now."""
-        held_back = self._refusals.admit(trio.current_time())
-        if held_back is not None:
-            logger.warning(message, *arguments)
-            if held_back:
-                logger.warning("%d further refusals were not logged", held_back)
 
 
 async def _turn_away(stream: trio.abc.HalfCloseableStream, reason: Reason) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from functools import partial
 import attrs
 import trio
 
+from .._log_limit import LimitedLogger
 from .._version import __version__
 from ..errors import AuthorizationError, RendezvousError
 from ..mux import MuxStream, Session
@@ -23,7 +23,7 @@ from .limits import REFUSALS_BEFORE_AUTHORIZED, REVOKED_CHANNEL_SECONDS
 from .listeners import Listener
 from .model import KeyId
 
-logger = logging.getLogger("hybridrelay.relay")
+logger = LimitedLogger("hybridrelay.relay")
 
 #: Which run of the relay this is.
 RELAY_INSTANCE = secrets.token_hex(16)
@@ -166,7 +166,7 @@ class ControlPeer:
         self._refusals += 1
         if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
             raise RemoteProtocolError("too many requests without a right", reason=error.reason)
-        self._broker.log_refusal("%s: %s refused: %s", message.connection, what, error)
+        logger.warning("%s: %s refused: %s", message.connection, what, error)
         return control.Failed(message.id, error.reason, str(error))
 
     async def _begin_join(self, message: control.Join) -> None:

@@ -65,10 +65,6 @@ CLOSE_DEADLINE_SECONDS = 5.0
 #: their next hybrid connection; defends the registry, which is looked at before a token is refused.
 REFUSALS_BEFORE_AUTHORIZED = 8
 
-#: Lines about refusals in the log, and the time in which so many are written. Whoever reaches a port can cause them.
-REFUSALS_LOGGED = 20
-REFUSALS_LOGGED_SECONDS = 10.0
-
 #: Control channels that one key may have authorized at a time: about 60 KiB and a descriptor each. Many processes may
 #: share one application key; defends the relay against whoever has got hold of one.
 CONTROL_CHANNELS_PER_KEY = 8192

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,6 +12,7 @@ import attrs
 import trio
 
 from .._listening import explain_listen_error
+from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery, leaves, wait_stop
 from .._vitals import reporting
 from ..abc import AcceptOptions, Port, Purpose, Transport
@@ -44,7 +44,7 @@ from .slots import Held, Slots
 from .state_dir import occupy_state_directory
 from .watcher import RegistryChange, RegistryWatcher
 
-logger = logging.getLogger("hybridrelay.relay")
+logger = LimitedLogger("hybridrelay.relay")
 
 #: How long a relay that stops lets what is under way go on (seconds).
 DRAIN_SECONDS = 1.0
@@ -149,6 +149,7 @@ class Relay:
                 nursery.start_soon(self._broker.expire)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(certificates.watch)
+                nursery.start_soon(report_left_out)
                 with reporting(self):
                     await self._listen_and_serve(nursery, certificates.own_pin, stop, task_status)
 

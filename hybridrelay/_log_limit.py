@@ -1,0 +1,180 @@
+"""A bound on how often a peer can make a program write to its log.
+
+Every line that a peer, an application or a target can cause again and again goes through a `LimitedLogger`. Lines of
+the same kind share a limit: so many in a period that begins with the first one. What is left out is counted, and the
+count is logged when the period is over, even if no further line follows.
+
+`LogLimit` decides and does no I/O. `LimitedLogger` logs what it admits; `report_left_out` writes the counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Hashable
+from typing import Final
+
+import attrs
+import trio
+
+__all__ = ["LeftOut", "LimitedLogger", "LogLimit", "report_left_out"]
+
+#: Lines of one kind in one period. Enough for a connector that registers dozens of hybrid connections at once.
+LINES: Final = 50
+#: The length of a period (seconds). Sustained, that is at most 2.5 lines of one kind per second.
+SECONDS: Final = 20.0
+#: Kinds that are told apart. Further ones share a limit, so that the memory is bounded whatever a kind is made of.
+MAX_KINDS: Final = 256
+#: How much of a line is repeated as an example of what was left out (characters).
+EXAMPLE_LENGTH: Final = 300
+
+
+@attrs.frozen
+class LeftOut:
+    """Lines of one kind that were not logged in one period."""
+
+    kind: Hashable
+    count: int
+    #: The first of them.
+    example: str
+
+
+@attrs.define
+class _Period:
+    until: float
+    admitted: int = 0
+    left_out: int = 0
+    example: str = ""
+
+
+class LogLimit:
+    """Decides which lines are logged, and counts the others. Pure: times are arguments.
+
+    Times are seconds of any clock that does not run backwards.
+    """
+
+    def __init__(self, *, lines: int = LINES, seconds: float = SECONDS, max_kinds: int = MAX_KINDS) -> None:
+        """Admit `lines` of each kind in each period of `seconds`; tell `max_kinds` kinds apart."""
+        self._lines = lines
+        self._seconds = seconds
+        self._max_kinds = max_kinds
+        self._periods: dict[Hashable, _Period] = {}
+        #: No period ends before this.
+        self._next_end = math.inf
+
+    def admit(self, kind: Hashable, now: float, example: Callable[[], str]) -> bool:
+        """Whether a line may be logged. Call `ended` first, so that what was left out is told before it.
+
+        Args:
+            kind: lines of equal kind share a limit.
+            now: the time.
+            example: returns the line's text; called only for the first line of a period that is left out.
+        """
+        period = self._periods.get(kind)
+        if period is None:
+            if len(self._periods) >= self._max_kinds:
+                kind = None
+            period = self._periods.setdefault(kind, _Period(now + self._seconds))
+            self._next_end = min(self._next_end, period.until)
+        if period.admitted < self._lines:
+            period.admitted += 1
+            return True
+        if not period.left_out:
+            period.example = example()[:EXAMPLE_LENGTH]
+        period.left_out += 1
+        return False
+
+    def ended(self, now: float) -> list[LeftOut]:
+        """What was left out in the periods that are over; each is returned once. `math.inf` ends all periods."""
+        if now < self._next_end:
+            return []
+        over = {kind: period for kind, period in self._periods.items() if period.until <= now}
+        for kind in over:
+            del self._periods[kind]
+        self._next_end = min((period.until for period in self._periods.values()), default=math.inf)
+        return [LeftOut(kind, period.left_out, period.example) for kind, period in over.items() if period.left_out]
+
+
+@attrs.frozen
+class _Kind:
+    """Lines that one call writes: the same message, before its arguments are put in."""
+
+    logger: str
+    level: int
+    message: str
+
+
+#: The limit of a Trio run. All loggers of a run share it, and runs in other threads have their own.
+_LIMIT: trio.lowlevel.RunVar[LogLimit] = trio.lowlevel.RunVar("hybridrelay log limit")
+
+
+def _run_limit() -> LogLimit:
+    try:
+        return _LIMIT.get()
+    except LookupError:
+        limit = LogLimit()
+        _LIMIT.set(limit)
+        return limit
+
+
+class LimitedLogger:
+    """A logger for lines that somebody else can cause again and again. Lines with the same message share a limit.
+
+    The program or library call that owns the lines runs `report_left_out` beside them. Outside a Trio run nothing is
+    limited, because nobody else causes lines there.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Write to the logger called `name`."""
+        self._logger = logging.getLogger(name)
+
+    def debug(self, message: str, *arguments: object) -> None:
+        """Log at this level."""
+        self.log(logging.DEBUG, message, *arguments)
+
+    def info(self, message: str, *arguments: object) -> None:
+        """Log at this level."""
+        self.log(logging.INFO, message, *arguments)
+
+    def warning(self, message: str, *arguments: object) -> None:
+        """Log at this level."""
+        self.log(logging.WARNING, message, *arguments)
+
+    def error(self, message: str, *arguments: object) -> None:
+        """Log at this level."""
+        self.log(logging.ERROR, message, *arguments)
+
+    def exception(self, message: str, *arguments: object) -> None:
+        """Log an error with the traceback of the exception that is being handled."""
+        self.log(logging.ERROR, message, *arguments, exc_info=True)
+
+    def log(self, level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
+        """Log the line, or count it where too many of its kind were logged."""
+        if not self._logger.isEnabledFor(level):
+            return
+        if trio.lowlevel.in_trio_run():
+            limit, now = _run_limit(), trio.current_time()
+            _log_left_out(limit.ended(now))
+            if not limit.admit(_Kind(self._logger.name, level, message), now, lambda: message % arguments):
+                return
+        self._logger.log(level, message, *arguments, exc_info=exc_info)
+
+
+async def report_left_out() -> None:
+    """Log what was left out whenever a period is over, until cancelled; the last counts are logged then."""
+    limit = _run_limit()
+    try:
+        while True:
+            await trio.sleep(SECONDS)
+            _log_left_out(limit.ended(trio.current_time()))
+    finally:
+        _log_left_out(limit.ended(math.inf))
+
+
+def _log_left_out(entries: list[LeftOut]) -> None:
+    for entry in entries:
+        kind = entry.kind
+        name, level = (kind.logger, kind.level) if isinstance(kind, _Kind) else ("hybridrelay", logging.WARNING)
+        logging.getLogger(name).log(
+            level, "%d more lines like this were left out in %.0f s: %s", entry.count, SECONDS, entry.example
+        )
