@@ -17,9 +17,8 @@ from ..connectivity.control import ControlChannel
 from ..connectivity.data import open_data_channel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
-from ..errors import HybridRelayError, RelayUnreachable, SessionError
+from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
 from ..mux import (
-    GREETING_TIMEOUT,
     Budget,
     MuxStream,
     Offer,
@@ -34,10 +33,13 @@ from ..protocol import control
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity
+from ..streams import TLSStream
+from ..streams.sockets import abort_stream
 from .audit import AuditLog
 from .policy import Policy
 from .published import Published, Registration
 from .targets import TargetError, open_target
+from .unproven import Newcomer, Unproven
 
 logger = LimitedLogger("hybridrelay.connector")
 
@@ -45,7 +47,16 @@ logger = LimitedLogger("hybridrelay.connector")
 MAX_SESSIONS_PER_IDENTITY = 256
 #: Data channels whose other end has not proved its identity, per hybrid connection and relay. Defends memory and the
 #: machine against a relay (or whoever has a Send key) that calls for channels without end; a real client needs one.
+#: `unproven.py` says who gives way.
 MAX_UNPROVEN_CHANNELS = 16
+#: From an offer to the end of the end-to-end handshake (seconds). Outlasts the relay's own deadline for the other
+#: side, so that its word on who did not come is heard.
+UNPROVEN_SECONDS = 35.0
+#: Data channels of one identity whose HELLO has not arrived, beyond one for each of its sessions: after a restart of
+#: the relay all of them resume at the same moment.
+MAX_GREETING_CHANNELS = 16
+#: From the end-to-end handshake to the client's HELLO, which comes right after it (seconds).
+HELLO_SECONDS = 10.0
 #: Memory that all data channels together may promise to their peers (bytes).
 PROCESS_BUDGET = 1 << 30
 #: Between two sessions that are moved to a better route: all at once would be a storm (seconds).
@@ -87,6 +98,8 @@ class DataChannels:
         self._audit = AuditLog()
         #: By session id.
         self._served: dict[bytes, Served] = {}
+        #: Proven channels whose HELLO has not arrived, by identity.
+        self._greeting: dict[tuple[Published, str], Unproven] = {}
 
     def set_policy(self, policy: Policy) -> None:
         """Put a policy into force: sessions of identities that it shuts out end at once."""
@@ -120,24 +133,41 @@ class DataChannels:
             for served in self._served.values():
                 nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))
 
-    async def serve(self, registration: Registration, control_channel: ControlChannel, offer: control.Offer) -> None:
+    async def serve(
+        self,
+        registration: Registration,
+        control_channel: ControlChannel,
+        offer: control.Offer,
+        newcomer: Newcomer,
+    ) -> None:
         """One data channel, from the relay's offer to its end. Every failure ends in a log line and nowhere else.
 
-        `registration.unproven` counts it already; it is counted down when the other end has proved its identity.
+        Args:
+            registration: whose offer it is.
+            control_channel: over which it came.
+            offer: was accepted.
+            newcomer: its place among `registration.unproven`, given back when the other end has proved its identity.
         """
         published, link = registration.published, registration.link
-        proven = False
+        newcomer.scope.deadline = trio.current_time() + UNPROVEN_SECONDS
+        opened: tuple[TLSStream, PeerIdentity] | None = None
         try:
-            candidate = await link.choose()
-            tls, peer = await open_data_channel(
-                link.endpoint, candidate, offer.ticket, published.end_to_end, dial=link.dial
-            )
+            with newcomer.scope:
+                candidate = await link.choose()
+                opened = await open_data_channel(
+                    link.endpoint, candidate, offer.ticket, published.end_to_end, dial=link.dial
+                )
+            if opened is None:
+                logger.debug("%s: a data channel gave way to newer ones, or proved nothing in time", published.name)
+                with contextlib.suppress(RelayUnreachable):
+                    await control_channel.send(control.Failed(offer.id, Reason.LIMIT))
+                return
+            registration.unproven.leave(newcomer)
+            tls, peer = opened
             if reason := self._policy.refusal(peer):
                 logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, reason.describe)
                 await refuse_session(tls, reason)
                 return
-            registration.unproven -= 1
-            proven = True
             await self._serve_session(published, tls, peer, link, candidate)
         except HybridRelayError as exc:
             hint = f"; {exc.remedy}" if exc.remedy else ""
@@ -154,8 +184,7 @@ class DataChannels:
             # A bug of ours. It must not end the connector for everybody else, and must not go unseen.
             logger.exception("%s: a data channel failed unexpectedly", published.name)
         finally:
-            if not proven:
-                registration.unproven -= 1
+            registration.unproven.leave(newcomer)
 
     async def _serve_session(
         self,
@@ -166,14 +195,31 @@ class DataChannels:
         carrier: Candidate,
     ) -> None:
         """A proven data channel: the first of a new session, or the next one of a session that we have."""
+        greeting = self._greeting.setdefault((published, peer.serial), Unproven())
+        limit = MAX_GREETING_CHANNELS + self._sessions_of(published, peer)
+        newcomer = greeting.admit("", limit)
+        if newcomer is None:
+            logger.warning("%s: too many channels of %s (%s) wait for HELLO", published.name, peer.label, peer.serial)
+            await abort_stream(channel)
+            return
+        received: tuple[Hello, bytes] | None = None
+        newcomer.scope.deadline = trio.current_time() + HELLO_SECONDS
         try:
-            with trio.fail_after(GREETING_TIMEOUT):
-                hello, initial = await receive_hello(channel)
+            with newcomer.scope:
+                received = await receive_hello(channel)
         except BaseException as exc:
             await trio.aclose_forcefully(channel)
-            if isinstance(exc, SessionError | trio.TooSlowError):
+            if isinstance(exc, SessionError):
                 raise published.end_to_end.explain(exc) from exc
             raise
+        finally:
+            greeting.leave(newcomer)
+            if not greeting:
+                self._greeting.pop((published, peer.serial), None)
+        if received is None:
+            await abort_stream(channel)
+            raise RendezvousError(f"{peer.label} ({peer.serial}) sent no HELLO in time", reason=Reason.PEER_SILENT)
+        hello, initial = received
         if refusal := self._refusal(published, peer, hello):
             logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, refusal.describe)
             await refuse_session(channel, refusal)
@@ -186,8 +232,11 @@ class DataChannels:
         """The policy once more, which may have changed while HELLO was on its way, and a limit."""
         if reason := self._policy.refusal(peer):
             return reason
-        held = sum(1 for served in self._served.values() if served.is_of(published, peer))
+        held = self._sessions_of(published, peer)
         return Reason.LIMIT if held >= MAX_SESSIONS_PER_IDENTITY and not hello.attach else None
+
+    def _sessions_of(self, published: Published, peer: PeerIdentity) -> int:
+        return sum(1 for served in self._served.values() if served.is_of(published, peer))
 
     async def _attach(
         self,

@@ -12,6 +12,7 @@ from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError
 from ..security import ConnectionString
+from .unproven import Unproven
 
 #: When a relay is asked again that has refused a string for good (seconds): what was wrong is at that relay, where
 #: somebody may import the hybrid connection or mend a certificate while the other relays serve on.
@@ -59,7 +60,7 @@ class Registration:
     #: The relay has said that the string is of no use to it.
     is_refused: bool = False
     #: Data channels whose other end has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
-    unproven: int = 0
+    unproven: Unproven = attrs.field(factory=Unproven)
     #: Which relay that was, the last time.
     relay: tuple[str, str] | None = None
     _refused_at: float = -math.inf

@@ -424,11 +424,10 @@ class Registrar:
         registration = self._registrations.find(offer.connection)
         if registration is None or registration.is_refused:
             await channel.send(control.Failed(offer.id, Reason.UNKNOWN_CONNECTION))
-        elif registration.unproven >= MAX_UNPROVEN_CHANNELS:
+        elif (newcomer := registration.unproven.admit(offer.sender, MAX_UNPROVEN_CHANNELS)) is None:
             await channel.send(control.Failed(offer.id, Reason.LIMIT))
         else:
-            registration.unproven += 1
-            channels.start_soon(self._channels.serve, registration, channel, offer)
+            channels.start_soon(self._channels.serve, registration, channel, offer, newcomer)
             await channel.send(control.Accept(offer.id))
 
     def _registration_ended(self, line: _Line, name: str, reason: Reason) -> None:

@@ -43,6 +43,8 @@ MAX_OUTER_PINS = 8
 #: ``sha256:`` and 44 characters; room for another hash.
 MAX_PIN = 128
 MAX_TYPE = 64
+#: What a relay calls a sender: it writes 16 characters.
+MAX_SENDER = 64
 #: Integers beyond this are not exact in every JSON implementation.
 MAX_INTEGER = 2**53 - 1
 #: The longest time for which a relay may ask its peers to stay away (seconds). A longer one is read as this: a relay
@@ -273,6 +275,9 @@ class Offer:
     connection: str = attrs.field(validator=_connection)
     ticket: bytes = attrs.field(validator=_ticket, repr=False)
     lifetime_seconds: float = attrs.field(converter=_lifetime, validator=_seconds)
+    #: Tells senders apart, so that one of them cannot use up what is meant for all: opaque, and the same for all
+    #: offers that one key caused from one network address during one run of the relay. Empty: not known.
+    sender: str = attrs.field(default="", validator=_text(MAX_SENDER, empty=True))
 
 
 @attrs.frozen

@@ -6,6 +6,7 @@ waits but `join`, for a listener's answer, and `meet`, for the other side.
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections import Counter
@@ -33,6 +34,8 @@ logger = LimitedLogger("hybridrelay.relay")
 
 #: A listener that does not answer an offer for so long is passed over (seconds).
 OFFER_SECONDS = 1.0
+#: Of this run of the relay; see `_sender_name`.
+_SENDER_SECRET = secrets.token_bytes(32)
 #: What a change of the registry may mend.
 _MAY_HAVE_CHANGED = frozenset(
     {Reason.UNKNOWN_CONNECTION, Reason.UNKNOWN_RULE, Reason.WRONG_KEY, Reason.KEY_REVOKED, Reason.RIGHT_MISSING}
@@ -47,9 +50,16 @@ class ListenerHandle(Protocol):
     """What the broker needs of a listener's control channel."""
 
     async def offer(
-        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
     ) -> control.Accept | control.Failed:
         """Ask the listener to come; `withdraw` is called should it accept, and say later that it cannot come.
+
+        `sender` is what `control.Offer` says of who wants to meet it.
 
         The caller sets the deadline. Raises `trio.BrokenResourceError` when the listener is gone.
         """
@@ -168,12 +178,13 @@ class Broker:
 
     # --- rendezvous
 
-    async def join(self, grant: Grant, wanted: str | None) -> control.Joined | control.Failed:
+    async def join(self, grant: Grant, wanted: str | None, address: str = "") -> control.Joined | control.Failed:
         """Find a listener that comes, for a sender that has the right to it. The id of the answer is 0.
 
         Args:
             grant: of the sender.
             wanted: the only instance that will do, or None for any.
+            address: the sender's network address, as far as it counts as one (`slots.address_group`).
         """
         name = grant.connection.name
         passed_over: set[str] = set()
@@ -195,7 +206,7 @@ class Broker:
             self._changed.set()
             why = Reason.CANCELLED
             try:
-                why = await self._offer(listener, made.id, made.listener_ticket)
+                why = await self._offer(listener, made.id, made.listener_ticket, _sender_name(grant.key, address))
             finally:
                 if why is not Reason.NO_ERROR:
                     self._withdraw(made.id)
@@ -210,13 +221,19 @@ class Broker:
         successor = self.listeners.find(listener.connection, listener.instance)
         return successor is not None and successor.handle is not listener.handle
 
-    async def _offer(self, listener: Listener[ListenerHandle], rendezvous_id: str, ticket: bytes) -> Reason:
+    async def _offer(
+        self, listener: Listener[ListenerHandle], rendezvous_id: str, ticket: bytes, sender: str
+    ) -> Reason:
         """`Reason.NO_ERROR` where the listener is going to come, else why not."""
         handle = listener.handle
         with trio.move_on_after(OFFER_SECONDS):
             try:
                 answer = await handle.offer(
-                    listener.connection, ticket, TICKET_LIFETIME_SECONDS, lambda: self._withdraw(rendezvous_id)
+                    listener.connection,
+                    ticket,
+                    TICKET_LIFETIME_SECONDS,
+                    lambda: self._withdraw(rendezvous_id),
+                    sender,
                 )
             except trio.BrokenResourceError:
                 return Reason.LISTENER_SILENT
@@ -341,6 +358,12 @@ class Broker:
         if known is None:
             return Reason.UNKNOWN_CONNECTION
         return None if known.key_id(key.rule, key.slot) == key else Reason.KEY_REVOKED
+
+
+def _sender_name(key: KeyId, address: str) -> str:
+    """See `control.Offer.sender`. It tells a connector neither the key nor the address."""
+    told = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{address}"
+    return hashlib.blake2b(told.encode(), key=_SENDER_SECRET, digest_size=8).hexdigest()
 
 
 async def _turn_away(stream: trio.abc.HalfCloseableStream, reason: Reason) -> None:

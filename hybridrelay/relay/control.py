@@ -51,6 +51,7 @@ class ControlPeer:
         session: accepted, running in `nursery`.
         stream: the one stream of it.
         outer_pins: see `control.Welcome`.
+        address: of the peer, as far as it counts as one (`slots.address_group`); connectors tell senders apart by it.
     """
 
     def __init__(
@@ -61,12 +62,14 @@ class ControlPeer:
         nursery: trio.Nursery,
         *,
         outer_pins: tuple[str, ...] = (),
+        address: str = "",
     ) -> None:
         self._broker = broker
         self._session = session
         self._stream = stream
         self._nursery = nursery
         self._outer_pins = outer_pins
+        self._address = address
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
         self._ids = itertools.count(1)
@@ -183,7 +186,7 @@ class ControlPeer:
 
         async def join() -> None:
             try:
-                answer = await self._broker.join(grant, message.listener)
+                answer = await self._broker.join(grant, message.listener, self._address)
             finally:
                 self._joins -= 1
             if isinstance(answer, control.Failed):
@@ -205,14 +208,19 @@ class ControlPeer:
     # --- ListenerHandle
 
     async def offer(
-        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
     ) -> control.Accept | control.Failed:
         """Ask the listener to come to a rendezvous; see `broker.ListenerHandle`."""
         id_ = next(self._ids)
         answer_in, answer_out = trio.open_memory_channel[control.Accept | control.Failed](1)
         self._answers[id_] = answer_in, withdraw
         try:
-            await self.send(control.Offer(id_, connection, ticket, lifetime_seconds))
+            await self.send(control.Offer(id_, connection, ticket, lifetime_seconds, sender))
             try:
                 return await answer_out.receive()
             except trio.EndOfChannel:

@@ -40,7 +40,7 @@ from .limits import (
 from .public_ports import save_public_ports
 from .registry import Registry
 from .rendezvous import Leg
-from .slots import Held, Slots
+from .slots import Held, Slots, address_group
 from .state_dir import occupy_state_directory
 from .watcher import RegistryChange, RegistryWatcher
 
@@ -275,7 +275,7 @@ class Relay:
                     if purpose is Purpose.PROBE:
                         await _echo(stream)
                     elif purpose is Purpose.CONTROL:
-                        peer = await self._open_control(stream, nursery, held)
+                        peer = await self._open_control(stream, nursery, held, address)
                         while not peer.authorized and await peer.serve_some():
                             pass
                 if held.scope.cancelled_caught:
@@ -308,7 +308,9 @@ class Relay:
         await stream.send_all(encode_status(Reason.NO_ERROR))
         return preamble.purpose, None
 
-    async def _open_control(self, stream: trio.abc.Stream, nursery: trio.Nursery, held: Held) -> ControlPeer:
+    async def _open_control(
+        self, stream: trio.abc.Stream, nursery: trio.Nursery, held: Held, address: str
+    ) -> ControlPeer:
         certificates = self._certificates
         assert certificates is not None
         tls = TLSStream(stream, certificates.control_context, server_side=True)
@@ -321,7 +323,14 @@ class Relay:
         held.advance()
         await nursery.start(session.run, tls)
         offer = await session.offers.receive()
-        peer = ControlPeer(self._broker, session, offer.accept(), nursery, outer_pins=certificates.outer_pins)
+        peer = ControlPeer(
+            self._broker,
+            session,
+            offer.accept(),
+            nursery,
+            outer_pins=certificates.outer_pins,
+            address=address_group(address),
+        )
         nursery.start_soon(self._forget_when_over, session, peer)
         return peer
 

@@ -21,6 +21,7 @@ from hybridrelay.connector import channels
 from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Registration
 from hybridrelay.connector.registrar import Registrar
+from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import HybridRelayError, RelayUnreachable, RendezvousError
 from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, Session
 from hybridrelay.mux import Role as MuxRole
@@ -160,9 +161,11 @@ class Offers:
     async def move(self, link: object, better: Candidate) -> None:
         self.moved.append(better)
 
-    async def serve(self, registration: Registration, channel: ControlChannel, offer: control.Offer) -> None:
+    async def serve(
+        self, registration: Registration, channel: ControlChannel, offer: control.Offer, newcomer: Newcomer
+    ) -> None:
         self.served += 1
-        registration.unproven -= 1
+        registration.unproven.leave(newcomer)
         await trio.sleep(0.001)
         with suppress(RelayUnreachable):
             # So that rendezvous do not add up to a limit.
@@ -545,9 +548,11 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
             self.has_ended = has_ended
 
     monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
-    registration = Registration(published("one"), Link(), unproven=1)
+    registration = Registration(published("one"), Link())
+    newcomer = registration.unproven.admit("", 1)
+    assert newcomer is not None
     served = channels.DataChannels(Policy(), DATA_CONFIG, lost=lambda _: None)
     caplog.set_level(logging.INFO)
-    await served.serve(registration, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0))
+    await served.serve(registration, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0), newcomer)
     assert [record.levelno for record in caplog.records] == [logging.INFO if has_ended else logging.WARNING]
-    assert registration.unproven == 0
+    assert len(registration.unproven) == 0

@@ -87,7 +87,25 @@ TABLE: list[tuple[Message, dict[str, Any]]] = [
     ),
     (
         Offer(MAX_INTEGER, "sql", TICKET, 30),
-        {"type": "offer", "id": MAX_INTEGER, "connection": "sql", "ticket": TICKET_HEX, "lifetime_seconds": 30},
+        {
+            "type": "offer",
+            "id": MAX_INTEGER,
+            "connection": "sql",
+            "ticket": TICKET_HEX,
+            "lifetime_seconds": 30,
+            "sender": "",
+        },
+    ),
+    (
+        Offer(7, "sql", TICKET, 30, "0f"),
+        {
+            "type": "offer",
+            "id": 7,
+            "connection": "sql",
+            "ticket": TICKET_HEX,
+            "lifetime_seconds": 30,
+            "sender": "0f",
+        },
     ),
     (Accept(0), {"type": "accept", "id": 0}),
     (
@@ -169,6 +187,8 @@ def test_fields_with_a_default_may_be_missing() -> None:
     assert decoder.receive_data_untrusted(framed(type="join", id=1, connection="c", token="t")) == [Join(1, "c", "t")]
     data = framed(type="register", id=1, connection="c", token="t")
     assert decoder.receive_data_untrusted(data) == [Register(1, "c", "t")]
+    data = framed(type="offer", id=1, connection="c", ticket=TICKET_HEX, lifetime_seconds=30)
+    assert decoder.receive_data_untrusted(data) == [Offer(1, "c", TICKET, 30, sender="")]
 
 
 def test_detail_is_cut_and_cleaned_and_never_refused() -> None:
@@ -235,6 +255,7 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("joined", "ticket", value) for value in NOT_TICKETS],
     *[("joined", "lifetime_seconds", value) for value in NOT_DURATIONS],
     *[("offer", "ticket", value) for value in NOT_TICKETS],
+    *[("offer", "sender", value) for value in ["x" * 65, "a\nb", *NOT_TEXTS]],
     *[("offer", "lifetime_seconds", value) for value in NOT_DURATIONS],
     *[
         (name, "id", value)
@@ -279,7 +300,7 @@ def test_a_duration_is_between_zero_and_its_cap_or_an_error(duration: tuple[str,
 
 @pytest.mark.parametrize("fields", [fields for _, fields in TABLE])
 def test_every_field_without_a_default_is_needed(fields: dict[str, Any]) -> None:
-    for field in fields.keys() - {"type", "replaces", "listener", "detail", "outer_pins"}:
+    for field in fields.keys() - {"type", "replaces", "listener", "detail", "outer_pins", "sender"}:
         rest = {key: value for key, value in fields.items() if key != field}
         with pytest.raises(RemoteProtocolError):
             ControlDecoder().receive_data_untrusted(framed(**rest))

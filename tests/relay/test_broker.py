@@ -32,7 +32,12 @@ class Deaf:
         self.offers = 0
 
     async def offer(
-        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
     ) -> control.Accept | control.Failed:
         self.offers += 1
         await trio.sleep_forever()
@@ -193,11 +198,17 @@ class Willing(Deaf):
     """A listener that accepts at once."""
 
     ticket = b""
+    sender = ""
 
     async def offer(
-        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
     ) -> control.Accept | control.Failed:
-        self.ticket = ticket
+        self.ticket, self.sender = ticket, sender
         return control.Accept(1)
 
 
@@ -222,6 +233,25 @@ async def test_a_listener_hears_that_the_sender_has_left(registry: Registry, rul
     assert await listener_far.receive_some() == b""
 
 
+async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them(
+    registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    primary = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    secondary = await broker.authorize("db", _token(rules[1], KeySlot.SECONDARY), Right.SEND)
+    willing = Willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    told = []
+    for grant, address in [(primary, "192.0.2.1"), (primary, "192.0.2.2"), (secondary, "192.0.2.1")]:
+        await broker.join(grant, None, address)
+        told.append(willing.sender)
+        await broker.join(grant, None, address)
+        assert willing.sender == told[-1]
+    assert len(set(told)) == 3
+    assert all(len(name) == 16 and "192" not in name for name in told)
+
+
 class Leaving(Deaf):
     """A listener whose control channel ends while it is asked; `leave` is called at that moment."""
 
@@ -230,7 +260,12 @@ class Leaving(Deaf):
         self.leave = leave
 
     async def offer(
-        self, connection: str, ticket: bytes, lifetime_seconds: float, withdraw: Callable[[], None]
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
     ) -> control.Accept | control.Failed:
         self.offers += 1
         self.leave()

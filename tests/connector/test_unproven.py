@@ -1,0 +1,107 @@
+"""Who may dial before anybody has proved an identity, and who gives way."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.connector.channels import MAX_UNPROVEN_CHANNELS
+from hybridrelay.connector.unproven import TENURE_SECONDS, Newcomer, Unproven, who_gives_way
+
+
+def present(senders: str, *, ages: list[float] | None = None) -> list[Newcomer]:
+    """One for each letter, the oldest first, all old unless told otherwise; now is 0."""
+    times = [-age for age in ages] if ages else [-100.0 + index for index in range(len(senders))]
+    return [Newcomer(sender, since) for sender, since in zip(senders, times, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("senders", "sender", "displaced"),
+    [
+        ("aaaa", "a", 0),
+        ("aaaa", "b", 0),
+        ("baaa", "b", 1),
+        ("baaa", "c", 1),
+        ("abab", "c", 0),
+        ("abab", "b", 1),
+        ("abcd", "e", 0),
+        ("abcd", "d", 3),
+        ("", "a", None),
+    ],
+)
+def test_the_oldest_of_the_sender_with_the_most_gives_way(senders: str, sender: str, displaced: int | None) -> None:
+    everyone = present(senders) or present("x")
+    gone = who_gives_way(everyone, sender, 0.0)
+    assert gone is everyone[displaced or 0]
+
+
+@pytest.mark.parametrize(
+    ("senders", "sender", "gives_way"),
+    [
+        ("aaaa", "a", False),  # one sender keeps a pace
+        ("aaaa", "b", True),  # and cannot lock another out
+        ("aabb", "a", False),
+        ("aaab", "b", True),
+        ("aab", "b", False),  # or the two would displace each other for ever
+        ("abcd", "e", False),
+    ],
+)
+def test_a_young_one_gives_way_to_senders_with_fewer_only(senders: str, sender: str, gives_way: bool) -> None:
+    young = [TENURE_SECONDS / 2] * len(senders)
+    assert (who_gives_way(present(senders, ages=young), sender, 0.0) is not None) is gives_way
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=60))
+def test_whoever_comes_nobody_is_left_with_less_than_a_share(asking: list[str]) -> None:
+    """A sender that asks for `MAX_UNPROVEN_CHANNELS` / (senders) holds as many, whatever the others do."""
+    limit = 12
+    everyone: list[Newcomer] = []
+    for now, sender in enumerate(asking):
+        if len(everyone) == limit:
+            gone = who_gives_way(everyone, sender, float(now))
+            if gone is None:
+                continue
+            everyone.remove(gone)
+        everyone.append(Newcomer(sender, float(now)))
+        assert len(everyone) <= limit
+    asked, held = Counter(asking), Counter(one.sender for one in everyone)
+    share = limit // len(asked)
+    assert all(held[sender] >= min(count, share) for sender, count in asked.items())
+
+
+async def test_a_channel_that_is_displaced_is_cancelled(autojump_clock: trio.testing.MockClock) -> None:
+    unproven = Unproven()
+    first = [unproven.admit("a", MAX_UNPROVEN_CHANNELS) for _ in range(MAX_UNPROVEN_CHANNELS)]
+    assert None not in first
+    assert unproven.admit("a", MAX_UNPROVEN_CHANNELS) is None
+    await trio.sleep(TENURE_SECONDS)
+    assert unproven.admit("a", MAX_UNPROVEN_CHANNELS) is not None
+    assert [one is not None and one.scope.cancel_called for one in first] == [True] + [False] * 15
+    assert len(unproven) == MAX_UNPROVEN_CHANNELS
+    for one in first:
+        assert one is not None
+        unproven.leave(one)
+        unproven.leave(one)
+    assert len(unproven) == 1
+
+
+async def test_a_flood_of_one_sender_is_bounded_in_rate_and_lets_another_in(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    unproven = Unproven()
+    admitted = 0
+    for _ in range(1000):
+        admitted += unproven.admit("flood", MAX_UNPROVEN_CHANNELS) is not None
+        await trio.sleep(0.01)
+    assert admitted <= MAX_UNPROVEN_CHANNELS * (1 + 10 / TENURE_SECONDS)
+    honest = unproven.admit("honest", MAX_UNPROVEN_CHANNELS)
+    assert honest is not None
+    for _ in range(1000):
+        unproven.admit("flood", MAX_UNPROVEN_CHANNELS)
+        await trio.sleep(0.01)
+    assert not honest.scope.cancel_called
