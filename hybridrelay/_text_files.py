@@ -47,16 +47,24 @@ def read_text(path: str | os.PathLike[str], *, what: str, limit: int, secret: bo
         ConfigurationError: it cannot be read.
         TextError: it is too long, or is not text. Names file and line, and repeats nothing of the content.
     """
+    return decode_text(read_bytes(path, what=what, limit=limit, secret=secret), source=str(path), limit=limit)
+
+
+def read_bytes(path: str | os.PathLike[str], *, what: str, limit: int, secret: bool = False) -> bytes:
+    """Read a file of up to `limit` bytes, and one byte of a larger one, which `decode_text` refuses.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             if secret:
                 _warn_if_open(path, os.fstat(file.fileno()).st_mode)
-            data = file.read(limit + 1)
+            return file.read(limit + 1)
     except OSError as exc:
         raise ConfigurationError(f"cannot read {what} {path}: {exc.strerror}") from exc
     except ValueError:
         raise ConfigurationError(f"the name of {what} contains a NUL character") from None
-    return decode_text(data, source=str(path), limit=limit)
 
 
 def read_stream(stream: BinaryIO, *, source: str, limit: int) -> str:

@@ -14,13 +14,13 @@ import ssl
 import stat
 from collections.abc import Collection
 from pathlib import Path
-from typing import NoReturn
 
 from .._replace_file import replace_file
 from ..errors import ConfigurationError, RelayIdentityError, StateError
 from ..protocol.reasons import Reason
 from ..streams import TLSStream
 from .identity import BACKDATE_SECONDS
+from .pem_files import load_authorities, load_chain, read_pem
 from .pins import check_pin, spki_pin
 
 _logger = logging.getLogger(__name__)
@@ -76,12 +76,10 @@ def relay_pin(certificate_file: str | os.PathLike[str]) -> str:
         ConfigurationError: no such file, or no certificate in it.
     """
     try:
-        text = Path(certificate_file).read_text(encoding="ascii", errors="replace")
+        text = read_pem(certificate_file, what="the certificate file")
         begin = text.index(ssl.PEM_HEADER)
         end = text.index(ssl.PEM_FOOTER, begin) + len(ssl.PEM_FOOTER)
         return spki_pin(ssl.PEM_cert_to_DER_cert(text[begin:end]))
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read the certificate file {certificate_file}: {exc.strerror}") from exc
     except ValueError as exc:
         raise ConfigurationError(f"no certificate in {certificate_file}", remedy="it must be PEM") from exc
 
@@ -101,7 +99,7 @@ def control_server_context(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
-    _load_chain(context, certificate_file, key_file)
+    load_chain(context, certificate_file, key_file)
     return context
 
 
@@ -119,11 +117,11 @@ def control_client_context(
     """
     if pins:
         context = _unverified_context()
+    elif ca_file is None:
+        context = ssl.create_default_context()
     else:
-        try:
-            context = ssl.create_default_context(cafile=ca_file)
-        except OSError as exc:  # ssl.SSLError among them
-            raise ConfigurationError(f"cannot use the CA file {ca_file}") from exc
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        load_authorities(context, ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
 
@@ -187,7 +185,7 @@ def outer_server_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     context.num_tickets = 0
-    _load_chain(context, certificate_file, key_file)
+    load_chain(context, certificate_file, key_file)
     return context
 
 
@@ -204,27 +202,6 @@ def _unverified_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _load_chain(
-    context: ssl.SSLContext, certificate_file: str | os.PathLike[str], key_file: str | os.PathLike[str] | None
-) -> None:
-    def no_password() -> NoReturn:
-        # Without this OpenSSL would ask on the terminal and wait.
-        raise ConfigurationError(
-            f"the key in {key_file or certificate_file} is encrypted", remedy="store it decrypted"
-        )
-
-    try:
-        context.load_cert_chain(certificate_file, key_file, password=no_password)
-    except ssl.SSLError as exc:
-        raise ConfigurationError(
-            f"cannot use the certificate in {certificate_file}: not PEM, without a key, or its key is another one's"
-        ) from exc
-    except OSError as exc:
-        raise ConfigurationError(
-            f"cannot read {certificate_file}{f' or {key_file}' if key_file else ''}: {exc.strerror}"
-        ) from exc
 
 
 def _create(path: Path, now: float) -> None:
