@@ -1,49 +1,141 @@
-"""Files that carry a key of the registry: connection strings, and authority files. A new key can be put into them."""
+"""Files that carry keys of one rule of a hybrid connection: connection strings, and authority files.
+
+A connection string has one of the rule's two keys, an authority file has both. What becomes of a file when a key is
+changed is decided here, without touching it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import abc
 from pathlib import Path
 
 import attrs
 
-from .._replace_file import Replacement, prepare_replacement, replace_file
 from .._text_files import read_text, strip_value
 from ..errors import ConfigurationError
-from ..security import AuthorityFile, ConnectionString, Role, Secret, check_key, parse_connection_string_untrusted
+from ..security import (
+    AuthorityFile,
+    ConnectionString,
+    KeySlot,
+    Role,
+    Rule,
+    Secret,
+    check_key,
+    parse_connection_string_untrusted,
+)
 from ..security.loading import naming
-from .provisioning import rule_of, with_key
+from .provisioning import rule_of, with_rule
 
 #: An authority file has a few KB, a connection string less.
 _MAX_FILE = 256 * 1024
 
 
 @attrs.frozen
-class KeyHolder:
-    """A file that carries the key of one rule of one hybrid connection."""
+class KeyHolder(abc.ABC):
+    """A file that carries keys of one rule of one hybrid connection."""
 
     path: Path
     connection: str
     rule: str
-    key: Secret
-    #: The file's text with another key.
-    with_key: Callable[[Secret], str] = attrs.field(repr=False)
 
-    def write(self, key: Secret) -> None:
-        """Put another key into the file.
+    def check_owner(self, connection: str, rule: str) -> None:
+        """Make sure that the file is for this rule of this hybrid connection.
 
         Raises:
-            OSError: it cannot be written; it is as it was.
+            ConfigurationError: it is not.
         """
-        replace_file(self.path, self.with_key(key))
+        if (self.connection, self.rule) != (connection, rule):
+            raise ConfigurationError(
+                f"{self.path} is for rule {self.rule} of {self.connection}, not for rule {rule} of {connection}"
+            )
 
-    def prepare(self, key: Secret) -> Replacement:
-        """Do everything that can fail about putting another key into the file; `Replacement.commit` does it.
+    @abc.abstractmethod
+    def carries(self, key: Secret) -> bool:
+        """Whether this key is in the file."""
+
+    @abc.abstractmethod
+    def regenerated(self, known: Rule, slot: KeySlot, key: Secret) -> str | None:
+        """The file's text when `key` has taken the place of the rule's key in `slot`.
+
+        Args:
+            known: the rule before the change.
+            slot: which of its keys is replaced.
+            key: the new key.
+
+        Returns:
+            None where the file need not be changed: it uses the other key, or has the new one already.
 
         Raises:
-            OSError: it cannot be written; it is as it was.
+            ConfigurationError: the file carries neither key of the rule, so it may be another relay's.
         """
-        return prepare_replacement(self.path, self.with_key(key))
+
+    @abc.abstractmethod
+    def using(self, known: Rule, slot: KeySlot) -> str:
+        """The file's text when it uses the rule's key in `slot`, which must not be revoked."""
+
+    def _unknown_key(self, known: Rule) -> ConfigurationError:
+        return ConfigurationError(
+            f"{self.path} carries neither of the two keys of rule {known.name}",
+            remedy="if it belongs to this relay, write a valid key into it first: hybridrelay keys use --help",
+        )
+
+
+@attrs.frozen
+class StringFile(KeyHolder):
+    """A file with a connection string."""
+
+    _string: ConnectionString = attrs.field(repr=False)
+
+    def carries(self, key: Secret) -> bool:
+        """See `KeyHolder`."""
+        return self._string.key == key
+
+    def regenerated(self, known: Rule, slot: KeySlot, key: Secret) -> str | None:
+        """See `KeyHolder`."""
+        old, has = known.key(slot), self._string.key
+        if has == key or (has != old and has == known.key(slot.other)):
+            return None
+        if old is not None and has != old:
+            raise self._unknown_key(known)
+        # Where the old key was revoked, nobody knows it any more: a file with an unknown key is taken to be its user.
+        return self._with(key)
+
+    def using(self, known: Rule, slot: KeySlot) -> str:
+        """See `KeyHolder`."""
+        key = known.key(slot)
+        assert key is not None
+        return self._with(key)
+
+    def _with(self, key: Secret) -> str:
+        return attrs.evolve(self._string, key=key).format() + "\n"
+
+
+@attrs.frozen
+class AuthorityFileKeys(KeyHolder):
+    """An authority file. It has both keys of the rule, for `connections issue`."""
+
+    _file: AuthorityFile = attrs.field(repr=False)
+    _role: Role
+    #: The rule, with the keys that are in the file.
+    has: Rule = attrs.field(repr=False)
+
+    def carries(self, key: Secret) -> bool:
+        """See `KeyHolder`."""
+        return key in (self.has.primary, self.has.secondary)
+
+    def regenerated(self, known: Rule, slot: KeySlot, key: Secret) -> str | None:
+        """See `KeyHolder`."""
+        if self.has.key(slot) == key:
+            return None
+        valid = [one for one in (known.primary, known.secondary) if one is not None]
+        if known.key(slot) is not None and not any(self.carries(one) for one in valid):
+            raise self._unknown_key(known)
+        return with_rule(self._file, self._role, self.has.with_key(slot, key)).format()
+
+    def using(self, known: Rule, slot: KeySlot) -> str:
+        """See `KeyHolder`. The file gets both keys as the rule has them."""
+        rule = attrs.evolve(self.has, primary=known.primary, secondary=known.secondary)
+        return with_rule(self._file, self._role, rule).format()
 
 
 def read_key(path: Path) -> Secret:
@@ -57,7 +149,7 @@ def read_key(path: Path) -> Secret:
         return check_key(Secret(strip_value(text)))
     except ValueError:
         raise ConfigurationError(
-            f"{path} holds no key", remedy="give the file that 'keys regenerate --out' wrote at another relay"
+            f"{path} holds no key", remedy="give the file that 'keys regenerate --out' or 'keys use --out' wrote"
         ) from None
 
 
@@ -66,16 +158,20 @@ def read_key_holder(path: Path, rule: str) -> KeyHolder:
 
     Args:
         path: the file.
-        rule: which of the keys in an authority file is meant.
+        rule: which of the rules in an authority file is meant.
 
     Raises:
         ConfigurationError: it is neither, or carries no key of that rule.
     """
     content = read_string_or_authority(path)
     if isinstance(content, ConnectionString):
-        return _from_string(path, content)
+        return StringFile(path, content.entity_path, content.key_name, content)
     with naming(path):
-        return _from_authority_file(path, content, rule)
+        for role in Role:
+            has = rule_of(content, role)
+            if has.name == rule:
+                return AuthorityFileKeys(path, content.authority.connection_name, rule, content, role, has)
+        raise ConfigurationError(f"it carries no key of rule {rule}")
 
 
 def read_string_or_authority(path: Path) -> ConnectionString | AuthorityFile:
@@ -89,39 +185,3 @@ def read_string_or_authority(path: Path) -> ConnectionString | AuthorityFile:
         if text.startswith("{"):
             return AuthorityFile.parse_untrusted(text)
         return parse_connection_string_untrusted(text)
-
-
-def check_key_holder(holder: KeyHolder, connection: str, rule: str, key: Secret | None) -> None:
-    """Make sure that the file carries exactly this key; None, which is a revoked one, fits every key of the rule.
-
-    Raises:
-        ConfigurationError: it does not.
-    """
-    if (holder.connection, holder.rule) != (connection, rule):
-        raise ConfigurationError(
-            f"{holder.path} is for rule {holder.rule} of {holder.connection}, not for rule {rule} of {connection}"
-        )
-    if key is not None and holder.key != key:
-        raise ConfigurationError(
-            f"{holder.path} carries another key than the one to be regenerated",
-            remedy="see with 'hybridrelay keys list --show-keys' which one it is: perhaps the rule's other key",
-        )
-
-
-def _from_string(path: Path, string: ConnectionString) -> KeyHolder:
-    def with_new_key(key: Secret) -> str:
-        return attrs.evolve(string, key=key).format() + "\n"
-
-    return KeyHolder(path, string.entity_path, string.key_name, string.key, with_new_key)
-
-
-def _from_authority_file(path: Path, file: AuthorityFile, rule: str) -> KeyHolder:
-    for role in Role:
-        name, key = rule_of(file.extra, role)
-        if name == rule:
-
-            def with_new_key(key: Secret, role: Role = role) -> str:
-                return with_key(file, role, key).format()
-
-            return KeyHolder(path, file.authority.connection_name, name, key, with_new_key)
-    raise ConfigurationError(f"it carries no key of rule {rule}")

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from ..relay import HybridConnection
-from ..security import KeySlot, Secret
-
-
-def fingerprint(key: Secret) -> str:
-    """Tells keys apart and gives nothing away: they are random, and this is a piece of a hash."""
-    return hashlib.sha256(b"hybridrelay key " + key.reveal().encode()).hexdigest()[:16]
+from ..security import KeySlot, key_fingerprint
 
 
 def key_rows(connection: HybridConnection, *, show_keys: bool = False) -> list[tuple[str, str, str, str]]:
@@ -19,7 +12,7 @@ def key_rows(connection: HybridConnection, *, show_keys: bool = False) -> list[t
     for rule in connection.rules:
         for slot in KeySlot:
             key = rule.key(slot)
-            shown = "revoked" if key is None else key.reveal() if show_keys else fingerprint(key)
+            shown = "revoked" if key is None else key.reveal() if show_keys else key_fingerprint(key)
             rows.append((rule.name, ", ".join(sorted(rule.rights)), slot.value, shown))
     return rows
 
@@ -34,7 +27,7 @@ def keys_as_dicts(connection: HybridConnection, *, show_keys: bool = False) -> l
                 "rule": rule.name,
                 "rights": sorted(rule.rights),
                 "key": slot.value,
-                "fingerprint": None if key is None else fingerprint(key),
+                "fingerprint": None if key is None else key_fingerprint(key),
             }
             if show_keys:
                 entry["value"] = None if key is None else key.reveal()

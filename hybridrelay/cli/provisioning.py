@@ -17,6 +17,7 @@ from ..security import (
     ConnectionString,
     Endpoint,
     HostPort,
+    KeySlot,
     Right,
     Role,
     Rule,
@@ -72,10 +73,7 @@ def provision(
     extra = {
         "target": str(target),
         **_relays(endpoints, pins),
-        "rules": {
-            role.value: {"name": rule.name, "key": rule.primary.reveal() if rule.primary else ""}
-            for role, rule in rules.items()
-        },
+        "rules": {role.value: _rule_as_json(rule) for role, rule in rules.items()},
     }
     authority_file = AuthorityFile(create_authority(name, now=now, valid_years=valid_years), extra)
     try:
@@ -95,19 +93,37 @@ def issue_string(
     *,
     now: float,
     valid_years: float = DEFAULT_VALID_YEARS,
+    slot: KeySlot = KeySlot.PRIMARY,
+    known: Rule | None = None,
 ) -> ConnectionString:
     """A complete connection string with a new identity.
+
+    Args:
+        authority_file: issues the identity, and says everything else that the string needs.
+        role: whose string it is.
+        label: the identity's name in the connector's audit log.
+        now: seconds since 1970.
+        valid_years: of the identity.
+        slot: which of the rule's two keys the string carries.
+        known: the rule as the relay has it; None takes the keys that are in the authority file.
 
     Raises:
         ConfigurationError: the authority has expired, its file is damaged, or the label is not possible.
     """
     authority, extra = authority_file.authority, authority_file.extra
-    key_name, key = rule_of(extra, role)
+    rule = rule_of(authority_file, role) if known is None else known
+    key = rule.key(slot)
+    if key is None:
+        raise ConfigurationError(
+            f"there is no {slot} key of rule {rule.name}",
+            remedy="it was revoked, or is not in this file: 'keys regenerate' makes a new one, and 'keys use' writes "
+            "both keys into the authority file",
+        )
     endpoints, pins = relays_of(authority_file)
     try:
         return ConnectionString(
             endpoints=endpoints,
-            key_name=key_name,
+            key_name=rule.name,
             key=key,
             entity_path=authority.connection_name,
             target=parse_host_port_untrusted(_text(extra, "target")) if role is Role.CONNECTOR else None,
@@ -148,21 +164,29 @@ def _relays(endpoints: Sequence[Endpoint], pins: Sequence[str]) -> dict[str, obj
     }
 
 
-def rule_of(extra: Mapping[str, Any], role: Role) -> tuple[str, Secret]:
-    """The rule's name and the key that strings of `role` carry.
+def rule_of(authority_file: AuthorityFile, role: Role) -> Rule:
+    """The rule that strings of `role` use, with the keys that the file has of it.
 
     Raises:
         ConfigurationError: the authority file is damaged.
     """
-    rule = _get(_get(extra, "rules", dict), role.value, dict)
-    return _text(rule, "name"), Secret(_text(rule, "key"))
+    content = _get(_get(authority_file.extra, "rules", dict), role.value, dict)
+    keys = {slot.value: Secret(_text(content, slot.value)) for slot in KeySlot if slot.value in content}
+    try:
+        return Rule(_text(content, "name"), {_RIGHTS[role]}, **keys)
+    except ValueError as exc:
+        raise _damaged(str(exc)) from None
 
 
-def with_key(authority_file: AuthorityFile, role: Role, key: Secret) -> AuthorityFile:
-    """The same authority file with another key for the strings of `role`."""
-    rules = {name: dict(rule) for name, rule in authority_file.extra["rules"].items()}
-    rules[role.value]["key"] = key.reveal()
+def with_rule(authority_file: AuthorityFile, role: Role, rule: Rule) -> AuthorityFile:
+    """The same authority file with other keys for the strings of `role`."""
+    rules = {**_get(authority_file.extra, "rules", dict), role.value: _rule_as_json(rule)}
     return attrs.evolve(authority_file, extra={**authority_file.extra, "rules": rules})
+
+
+def _rule_as_json(rule: Rule) -> dict[str, str]:
+    keys = {slot: rule.key(slot) for slot in KeySlot}
+    return {"name": rule.name, **{slot.value: key.reveal() for slot, key in keys.items() if key is not None}}
 
 
 def _get(content: Mapping[str, Any], key: str, kind: type) -> Any:

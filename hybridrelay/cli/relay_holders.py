@@ -7,7 +7,6 @@ from pathlib import Path
 
 import attrs
 
-from .._replace_file import Replacement, prepare_replacement, replace_file
 from ..errors import ConfigurationError
 from ..security import ConnectionString, Endpoint
 from ..security.loading import naming
@@ -42,22 +41,6 @@ class RelayHolder:
             return self._format(new, self.pins if pins is None else pins)
         except ValueError as exc:
             raise ConfigurationError(f"{self.path}: {exc}") from None
-
-    def write(self, text: str) -> None:
-        """Put another text into the file.
-
-        Raises:
-            OSError: it cannot be written; it is as it was.
-        """
-        replace_file(self.path, text)
-
-    def prepare(self, text: str) -> Replacement:
-        """Do everything that can fail about putting another text into the file; `Replacement.commit` does it.
-
-        Raises:
-            OSError: it cannot be written; it is as it was.
-        """
-        return prepare_replacement(self.path, text)
 
 
 def read_relay_holder(path: Path, connection: str) -> RelayHolder:

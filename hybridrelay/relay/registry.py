@@ -153,6 +153,21 @@ class Registry:
             return connection
         raise self._unknown_connection(name)
 
+    def rule(self, name: str, rule: str) -> Rule:
+        """One rule of a hybrid connection.
+
+        Raises:
+            ConfigurationError: there is no such hybrid connection or rule; says which there are.
+        """
+        known = self.get(name)
+        found = known.rule(rule)
+        if found is None:
+            raise ConfigurationError(
+                f"the hybrid connection {name!r} has no rule {rule!r}",
+                remedy=f"its rules are: {', '.join(one.name for one in known.rules) or 'none'}",
+            )
+        return found
+
     # --- changing
 
     def create(self, name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> HybridConnection:
@@ -243,13 +258,7 @@ class Registry:
 
     def _replace_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None) -> None:
         with self._change() as database:
-            known = self.get(name)
-            of_rule = known.rule(rule)
-            if of_rule is None:
-                raise ConfigurationError(
-                    f"the hybrid connection {name!r} has no rule {rule!r}",
-                    remedy=f"its rules are: {', '.join(one.name for one in known.rules) or 'none'}",
-                )
+            of_rule = self.rule(name, rule)
             for taken in KeySlot:
                 if key is not None and of_rule.key(taken) == key:
                     raise ConfigurationError(

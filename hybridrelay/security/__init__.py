@@ -40,7 +40,7 @@ from .relay_tls import (
     relay_identity_error,
     relay_pin,
 )
-from .rules import KeySlot, Right, Rule, check_key, check_rules, generate_key
+from .rules import KeySlot, Right, Rule, check_key, check_rules, generate_key, key_fingerprint
 from .sas import Authorization, SasToken, audience_for, make_token, parse_token_untrusted, verify_token
 from .secret import Secret
 from .tls import PeerIdentity, check_peer, data_client_context, data_server_context, peer_identity_error
@@ -84,6 +84,7 @@ __all__ = [
     "format_port_lists",
     "format_ports",
     "generate_key",
+    "key_fingerprint",
     "load_connection_string",
     "load_or_create_relay_certificate",
     "make_token",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import hashlib
 import re
 import secrets
 from collections.abc import Iterable
@@ -37,10 +38,20 @@ class KeySlot(enum.StrEnum):
     PRIMARY = "primary"
     SECONDARY = "secondary"
 
+    @property
+    def other(self) -> KeySlot:
+        """The other one of the two."""
+        return KeySlot.SECONDARY if self is KeySlot.PRIMARY else KeySlot.PRIMARY
+
 
 def generate_key() -> Secret:
     """A new key: 256 random bits in Base64. The key is this text, not the bytes that it decodes to."""
     return Secret(base64.b64encode(secrets.token_bytes(32)).decode("ascii"))
+
+
+def key_fingerprint(key: Secret) -> str:
+    """16 hexadecimal digits that tell keys apart and give nothing away: keys are random, this is part of a hash."""
+    return hashlib.sha256(b"hybridrelay key " + key.reveal().encode()).hexdigest()[:16]
 
 
 def check_rule_name(name: str) -> str:

@@ -129,15 +129,25 @@ def test_a_damaged_authority_file_is_named(run: Run, created: Created) -> None:
     assert f"error: {created.authority}: the authority file is damaged" in result.err
 
 
-def test_a_file_that_cannot_be_written(run: Run, created: Created, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, text: str) -> None:
-        raise OSError(28, "No space left on device")
+def test_a_file_that_cannot_be_written_stops_it_before_the_registry_is_changed(
+    run: Run, created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("hybridrelay.cli.relay_holders.replace_file", full)
-    result = _endpoints(run, "--endpoint", "b", "--update", created.connector)
+    before = created.connector.read_bytes()
+    relay_file = tmp_path / "record"
+    monkeypatch.setattr("hybridrelay._replace_file.create_file", full)
+    result = _endpoints(
+        run, "--endpoint", "b", "--state", created.state, "--relay-file", relay_file, "--update", created.connector
+    )
 
-    assert result.code == 1
-    assert "a file was not written: No space left" in result.err
+    assert (result.code, result.out) == (1, "")
+    assert f"nothing was changed, because {created.connector} cannot be written: No space left" in result.err
+    assert created.connector.read_bytes() == before
+    assert not relay_file.exists()
+    with Registry.open(created.state) as registry:
+        assert registry.get("orders").hosts == ("relay.example.com",)
 
 
 # --- importing what is there already

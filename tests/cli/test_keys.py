@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import stat
 from pathlib import Path
 
+import attrs
 import pytest
 
+from hybridrelay._replace_file import create_file
+from hybridrelay.errors import StateError
 from hybridrelay.relay import Registry
 from hybridrelay.security import KeySlot, Secret, generate_key, load_connection_string
 
@@ -150,10 +155,12 @@ def test_a_file_with_another_key_stops_it_before_the_old_key_ends(run: Run, crea
 
         assert (code, out) == (2, "")
         assert says in err
-    code, _, err = _regenerate(run, created, "--update", created.application, key="secondary")
+    stranger = tmp_path / "stranger"
+    stranger.write_text(_with_another_key(created.application))
+    code, _, err = _regenerate(run, created, "--update", created.application, stranger)
 
     assert code == 2
-    assert "carries another key" in err
+    assert "stranger carries neither of the two keys" in err
     assert _key(created, "application", KeySlot.PRIMARY) == old == load_connection_string(created.application).key
 
 
@@ -167,18 +174,193 @@ def test_an_existing_out_file_stops_it_before_the_old_key_ends(run: Run, created
     assert _key(created, "application", KeySlot.PRIMARY) == old
 
 
-def test_a_file_that_cannot_be_written_says_where_the_key_is(
-    run: Run, created: Created, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(path: Path, text: str) -> None:
-        raise OSError(28, "No space left on device")
+def _fail_to_commit(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    rename = os.replace
 
-    monkeypatch.setattr("hybridrelay.cli.key_holders.replace_file", fail)
-    code, _, err = _regenerate(run, created, "--update", created.application)
+    def fail(source: str, target: str) -> None:
+        if Path(target) == path:
+            raise OSError(5, "Input/output error", str(target))
+        rename(source, target)
+
+    monkeypatch.setattr("hybridrelay._replace_file.os.replace", fail)
+
+
+def _with_another_key(path: Path) -> str:
+    return re.sub("SharedAccessKey=[^;]+", "SharedAccessKey=unknown", path.read_text())
+
+
+def test_only_files_that_carry_the_old_key_are_changed(run: Run, created: Created, tmp_path: Path) -> None:
+    """The authority file has both keys; a string that uses the other one goes on with it."""
+    other = tmp_path / "other.application"
+    issue = ("connections", "issue", "orders", "--role", "application", "--authority-file", created.authority)
+    assert run(*issue, "--label", "b", "--key", "secondary", "--out", other).code == 0
+    text = other.read_text()
+    secondary = _key(created, "application", KeySlot.SECONDARY)
+    assert load_connection_string(other).key == secondary
+    code, out, err = _regenerate(run, created, "--update", other, created.application, created.authority)
+
+    assert (code, err) == (0, "")
+    assert other.read_text() == text
+    assert f"{other} uses the secondary key: left as it is" in out
+    assert f"updated {created.application}" in out
+    assert load_connection_string(created.application).key == _key(created, "application", KeySlot.PRIMARY)
+    for slot in KeySlot:
+        out_file = tmp_path / slot.value
+        assert run(*issue, "--label", "c", "--key", slot.value, "--out", out_file).code == 0
+        assert load_connection_string(out_file).key == _key(created, "application", slot)
+    new_key = tmp_path / "new"
+    new_key.write_text(generate_key().reveal())
+    assert _regenerate(run, created, "--new-key-file", new_key, "--update", created.application)[0] == 0
+    again = _regenerate(run, created, "--new-key-file", new_key, "--update", created.application)
+    assert again[0] == 2  # it is the primary key already
+    assert secondary == _key(created, "application", KeySlot.SECONDARY)
+
+
+def test_a_file_that_cannot_be_written_stops_it_before_the_old_key_ends(
+    run: Run, created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {slot: _key(created, "application", slot) for slot in KeySlot}
+    before = created.application.read_bytes(), created.authority.read_bytes()
+
+    def fail(path: Path, data: bytes) -> None:
+        if created.authority.name in path.name:
+            raise OSError(28, "No space left on device", str(path))
+        create_file(path, data)
+
+    monkeypatch.setattr("hybridrelay._replace_file.create_file", fail)
+    code, out, err = _regenerate(
+        run, created, "--update", created.application, created.authority, "--out", tmp_path / "new"
+    )
+
+    assert (code, out) == (1, "")
+    assert "nothing was changed" in err
+    assert str(created.authority) in err
+    assert {slot: _key(created, "application", slot) for slot in KeySlot} == keys
+    assert (created.application.read_bytes(), created.authority.read_bytes()) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_registry_that_cannot_be_changed_leaves_the_files(
+    run: Run, created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StateError("the disk is full")
+
+    monkeypatch.setattr(Registry, "regenerate_key", fail)
+    before = created.application.read_bytes()
+    code, out, err = _regenerate(run, created, "--update", created.application, "--out", tmp_path / "new")
+
+    assert (code, out) == (2, "")
+    assert "the disk is full" in err
+    assert created.application.read_bytes() == before
+    assert not (tmp_path / "new").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in attrs.astuple(created)}
+
+
+def test_a_file_that_is_not_written_in_spite_of_all_is_named_and_the_key_is_not_lost(
+    run: Run, created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are written nevertheless, and the command that the error names completes what is missing."""
+    _fail_to_commit(monkeypatch, created.application)
+    code, out, err = _regenerate(
+        run, created, "--update", created.application, created.authority, "--out", tmp_path / "new"
+    )
 
     assert code == 1
-    assert "No space left on device" in err
-    assert "keys list --show-keys" in err
+    assert f"{created.application}: Input/output error" in err
+    assert f"updated {created.authority}" in out
+    new = _key(created, "application", KeySlot.PRIMARY)
+    assert new is not None
+    assert (tmp_path / "new").read_text() == new.reveal() + "\n"
+    assert load_connection_string(created.application).key != new
+    monkeypatch.undo()
+    command = re.search(r"run: hybridrelay (keys use .*) --update FILE", err)
+    assert command is not None
+    assert run(*command[1].split(" "), "--update", created.application).code == 0
+    assert load_connection_string(created.application).key == new
+
+
+def test_use(run: Run, created: Created, tmp_path: Path) -> None:
+    """The other key into a string, from the relay, from the authority file, or from a file that has only the key."""
+    primary, secondary = (_key(created, "application", slot) for slot in KeySlot)
+    before = load_connection_string(created.application)
+    use = ("keys", "use", "orders", "--rule", "application")
+    from_state = ("--key", "secondary", "--state", created.state, "--out", tmp_path / "key")
+    result = run(*use, *from_state, "--update", created.application, created.authority)
+
+    assert (result.code, result.err) == (0, "")
+    assert load_connection_string(created.application) == attrs.evolve(before, key=secondary)
+    assert {slot: _key(created, "application", slot) for slot in KeySlot} == dict(
+        zip(KeySlot, (primary, secondary), strict=True)
+    )
+    assert (
+        run(*use, "--key", "primary", "--authority-file", created.authority, "--update", created.application).code
+        == 0
+    )
+    assert load_connection_string(created.application) == before
+    assert run(*use, "--key-file", tmp_path / "key", "--update", created.application).code == 0
+    assert load_connection_string(created.application).key == secondary
+    assert secondary is not None
+    assert secondary.reveal() not in result.out
+
+
+def test_use_brings_an_authority_file_up_to_date(run: Run, created: Created, tmp_path: Path) -> None:
+    _regenerate(run, created, key="primary")
+    _regenerate(run, created, key="secondary")
+    code, _, err = _regenerate(run, created, "--update", created.authority)
+    assert code == 2
+    assert "keys use" in err
+    use = ("keys", "use", "orders", "--rule", "application", "--key", "primary", "--state", created.state)
+    assert run(*use, "--update", created.authority).code == 0
+    for slot in KeySlot:
+        issue = ("connections", "issue", "orders", "--role", "application", "--label", "x", "--key", slot.value)
+        assert run(*issue, "--authority-file", created.authority, "--out", tmp_path / slot.value).code == 0
+        assert load_connection_string(tmp_path / slot.value).key == _key(created, "application", slot)
+
+
+def test_a_string_is_issued_with_the_key_that_the_relay_has(run: Run, created: Created, tmp_path: Path) -> None:
+    _regenerate(run, created, key="secondary")
+    issue = ("connections", "issue", "orders", "--role", "application", "--label", "x", "--key", "secondary")
+    authority = ("--authority-file", created.authority)
+
+    assert run(*issue, *authority, "--state", created.state, "--out", tmp_path / "a").code == 0
+    assert load_connection_string(tmp_path / "a").key == _key(created, "application", KeySlot.SECONDARY)
+    run("keys", "revoke", "orders", "--rule", "application", "--key", "secondary", "--state", created.state)
+    result = run(*issue, *authority, "--state", created.state, "--out", tmp_path / "b")
+    assert (result.code, (tmp_path / "b").exists()) == (2, False)
+    assert "there is no secondary key" in result.err
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--key", "primary", "--state", "{state}"), "no file is to be written"),
+        (("--state", "{state}", "--update", "{application}"), "--key says which"),
+        (("--key", "primary", "--key-file", "{key}", "--update", "{application}"), "--key says which"),
+        (("--key-file", "{key}", "--update", "{authority}"), "has both keys"),
+        (("--key", "primary", "--state", "{state}", "--update", "{connector}"), "is for rule connector"),
+        (
+            ("--key", "primary", "--authority-file", "{connector}", "--update", "{application}"),
+            "is for rule connector",
+        ),
+        (
+            ("--key", "primary", "--authority-file", "{application}", "--update", "{application}"),
+            "a connection string",
+        ),
+        (("--key", "secondary", "--state", "{state}", "--update", "{application}"), "is revoked"),
+    ],
+)
+def test_use_is_refused(run: Run, created: Created, tmp_path: Path, more: tuple[str, ...], says: str) -> None:
+    run("keys", "revoke", "orders", "--rule", "application", "--key", "secondary", "--state", created.state)
+    (tmp_path / "key").write_text("key")
+    names = {**attrs.asdict(created), "key": tmp_path / "key", "new": tmp_path / "new"}
+    before = {path: path.read_bytes() for path in (created.application, created.connector, created.authority)}
+    result = run("keys", "use", "orders", "--rule", "application", *(one.format(**names) for one in more))
+
+    assert (result.code, result.out) == (2, "")
+    assert says in result.err
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_revoke(run: Run, created: Created) -> None:

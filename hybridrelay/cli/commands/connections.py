@@ -28,6 +28,9 @@ _ISSUE = """\
 Issue a further connection string: for another application (with a label of its own in the connector's audit log, so
 that it can be shut out alone), for a second connector, or before an identity expires. Needs the authority file and
 nothing else; neither relay nor connector has to be told.
+
+The string carries the rule's primary key, or with --key the secondary one, as the authority file has it. Where that
+file may be out of date, --state takes the key from the relay.
 """
 
 
@@ -108,6 +111,13 @@ def _add_issue(below: Subparsers) -> None:
     )
     parser.add_argument("--authority-file", metavar="F", type=values.path, required=True, help="of this connection")
     parser.add_argument("--out", metavar="F", type=values.path, required=True, help="to be written")
+    parser.add_argument(
+        "--key",
+        choices=("primary", "secondary"),
+        default="primary",
+        help="which of the rule's two keys (default: primary)",
+    )
+    parser.add_argument("--state", metavar="DIR", type=values.path, help="take the key from this relay")
     add_years(parser)
     parser.set_defaults(run=run_issue, default_log_level="warning")
 
@@ -123,6 +133,7 @@ def run_import(args: argparse.Namespace) -> int:
     with naming(args.relay_file):
         record = parse_relay_record_untrusted(text)
     with Registry.open(args.state) as registry:
+        compare = _pin_and_ports(args.state)
         known = registry.snapshot().get(record.name)
         if known is None:
             registry.import_(record)
@@ -137,7 +148,7 @@ def run_import(args: argparse.Namespace) -> int:
     else:
         did = f"{record.name} is here already, just as in {args.relay_file}: nothing was changed"
     output.say(f"{did}; {advice}: it holds keys")
-    output.say(f"compare with what its connection strings were given: {_pin_and_ports(args.state)}")
+    output.say(f"compare with what its connection strings were given: {compare}")
     return exits.OK
 
 
@@ -164,11 +175,12 @@ def run_issue(args: argparse.Namespace) -> int:
     """Write a further connection string."""
     from ..._text_files import read_text
     from ...errors import ConfigurationError
-    from ...security import AuthorityFile, Role
+    from ...relay import Registry
+    from ...security import AuthorityFile, KeySlot, Role
     from ...security.authority_file import MAX_AUTHORITY_FILE
     from ...security.loading import naming
     from ..files import check_new_files, new_files
-    from ..provisioning import issue_string
+    from ..provisioning import issue_string, rule_of
 
     check_new_files([args.out])
     text = read_text(args.authority_file, what="the authority file", limit=MAX_AUTHORITY_FILE, secret=True)
@@ -177,8 +189,22 @@ def run_issue(args: argparse.Namespace) -> int:
     if (owner := authority_file.authority.connection_name) != args.name:
         raise ConfigurationError(f"{args.authority_file} is the authority of {owner}, not of {args.name}")
     role = Role(args.role)
+    known = None
     with naming(args.authority_file):
-        string = issue_string(authority_file, role, args.label, now=time.time(), valid_years=args.valid_years)
+        rule = rule_of(authority_file, role)
+    if args.state is not None:
+        with Registry.open(args.state, create=False) as registry:
+            known = registry.rule(args.name, rule.name)
+    with naming(args.authority_file):
+        string = issue_string(
+            authority_file,
+            role,
+            args.label,
+            now=time.time(),
+            valid_years=args.valid_years,
+            slot=KeySlot(args.key),
+            known=known,
+        )
     with new_files({args.out: string.format() + "\n"}):
         pass
     identity, _ = string.require_identity()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
@@ -11,7 +10,8 @@ from ..parser import Subparsers, add_command
 from ..shared_options import add_endpoint, add_update
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from ...relay import HybridConnection
     from ...security import Endpoint
@@ -26,7 +26,8 @@ change, on one machine or on several, in one call or in several:
                  what a new relay has to import; it holds keys.
   --update F ... where its connection strings are, and the authority file,
                  so that strings issued later carry the new list. Give the
-                 --relay-pin of each relay, too. Restart what uses the strings.
+                 --relay-pin of each relay, too. Then send SIGHUP to
+                 the programs that use the strings.
 
 To add a relay: the registry and the relay file first, the import at the new relay, the connector's strings, then the
 applications'. Old strings go on working. To take one away: the strings first, then 'connections delete' there.
@@ -80,7 +81,6 @@ def add_endpoints(below: Subparsers) -> None:
 
 def run_endpoints(args: argparse.Namespace) -> int:
     """Change the list of relays."""
-    from ...errors import HybridRelayError
     from ..relay_holders import read_relay_holder
 
     _check(args)
@@ -88,20 +88,16 @@ def run_endpoints(args: argparse.Namespace) -> int:
     pins = None if args.relay_pin is None else tuple(args.relay_pin)
     endpoints = _pair(args.endpoints, args.public_ports or ())
     holders = [read_relay_holder(path, args.name) for path in args.update]
-    texts = [holder.with_relays(endpoints, pins, keep_ports=args.public_ports is None) for holder in holders]
-    if args.state is not None:
-        _change_registry(args)
-    try:
-        for holder, text in zip(holders, texts, strict=True):
-            holder.write(text)
-            output.say(f"updated {holder.path}")
-    except OSError as exc:
-        raise HybridRelayError(
-            f"a file was not written: {exc.strerror}", remedy="mend that, and run the command again for --update"
-        ) from exc
+    texts = {
+        holder.path: holder.with_relays(endpoints, pins, keep_ports=args.public_ports is None) for holder in holders
+    }
+    if args.state is None:
+        _change(lambda: None, texts, {})
+    else:
+        _change_registry(args, texts)
     if holders:
         _tell_about_pins(len(args.endpoints), holders[0], pins)
-        output.say("Restart what uses the connection strings: the connector first.")
+        output.say("Send SIGHUP to the programs that use the connection strings, connectors first.")
     return exits.OK
 
 
@@ -131,16 +127,30 @@ def _pair(hosts: Sequence[str], ports: Sequence[dict[str, int | None]]) -> tuple
         raise ConfigurationError(str(exc), remedy="see --endpoint and --public-ports in --help") from None
 
 
-def _change_registry(args: argparse.Namespace) -> None:
+def _change(change: Callable[[], None], replace: Mapping[Path, str], create: Mapping[Path, str]) -> None:
+    from ..changes import change_with_files
+
+    change_with_files(
+        change,
+        replace=replace,
+        create=create,
+        what="the list of relays was changed",
+        remedy="make it possible to write these files, and run the command again for --update",
+    )
+
+
+def _change_registry(args: argparse.Namespace, texts: Mapping[Path, str]) -> None:
     from ...relay import Registry, RelayRecord, dump_relay_record
-    from ..files import new_files
 
     with Registry.open(args.state, create=False) as registry:
         known: HybridConnection = registry.get(args.name)
         record = RelayRecord(known.name, args.endpoints, known.rules)
-        with new_files({args.relay_file: dump_relay_record(record)}) if args.relay_file else contextlib.nullcontext():
+
+        def change() -> None:
             registry.change_hosts(args.name, record.hosts)
-    output.say(f"{args.name}: endpoint {', '.join(known.hosts)} is now {', '.join(record.hosts)}")
+            output.say(f"{args.name}: endpoint {', '.join(known.hosts)} is now {', '.join(record.hosts)}")
+
+        _change(change, texts, {args.relay_file: dump_relay_record(record)} if args.relay_file else {})
     if args.relay_file:
         output.say(
             f"wrote {args.relay_file}: bring it to each new relay, and import it there (hybridrelay connections "

@@ -1,0 +1,64 @@
+"""Changing the registry together with files, so that nothing irreversible happens before the files can be written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from .._replace_file import prepared_replacements
+from ..errors import HybridRelayError
+from . import output
+from .files import new_files
+
+
+def change_with_files(
+    change: Callable[[], None],
+    *,
+    replace: Mapping[Path, str],
+    create: Mapping[Path, str] | None = None,
+    what: str,
+    remedy: str,
+) -> None:
+    """Prepare all files, make the change, then put the files in force; says which were updated.
+
+    Args:
+        change: what cannot be taken back. Where it raises, every file is as it was.
+        replace: the new contents of files that exist.
+        create: new files; written before the change, since they may be the only place of a new key.
+        what: what has happened once `change` has returned, for an error: "the key was regenerated".
+        remedy: how to complete what is missing then.
+
+    Raises:
+        HybridRelayError: a file cannot be written and nothing was changed; or, although it had been prepared, a file
+            was not written after the change. Says which of the two, and names the file.
+        Exception: what `change` raises; nothing was changed.
+    """
+    failed: list[OSError] = []
+    with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as until_changed:
+            with _nothing_was_changed():
+                prepared = stack.enter_context(prepared_replacements(replace))
+                until_changed.enter_context(new_files(create or {}))
+            change()
+        for replacement in prepared:
+            try:
+                replacement.commit()
+            except OSError as exc:
+                failed.append(exc)
+            else:
+                output.say(f"updated {replacement.path}")
+    if failed:
+        told = "; ".join(f"{exc.filename}: {exc.strerror}" for exc in failed)
+        raise HybridRelayError(f"{what}, but not every file was updated ({told})", remedy=remedy) from failed[0]
+
+
+@contextlib.contextmanager
+def _nothing_was_changed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise HybridRelayError(
+            f"nothing was changed, because {exc.filename} cannot be written: {exc.strerror}",
+            remedy="make it possible to write this file, and run the command again",
+        ) from exc
