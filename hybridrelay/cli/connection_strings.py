@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from . import values
+
 if TYPE_CHECKING:
     from ..security import ConnectionString, Role
 
@@ -40,7 +42,7 @@ def add_grace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grace",
         metavar="SECONDS",
-        type=_grace,
+        type=values.seconds(0),
         default=DEFAULT_GRACE,
         help="at SIGTERM, how long open connections may go on; a second signal ends at once (default: %(default)g)",
     )
@@ -51,7 +53,7 @@ def add_resume_deadline(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume-deadline",
         metavar="SECONDS",
-        type=_grace,
+        type=values.seconds(0),
         default=DEFAULT_RESUME_DEADLINE,
         help="how long open connections wait for a lost path to the other side before they are reset "
         "(default: %(default)g)",
@@ -63,25 +65,11 @@ def add_climb_seconds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--climb-seconds",
         metavar="SECONDS",
-        type=_pause,
+        type=values.seconds(0.1),
         default=DEFAULT_CLIMB_SECONDS,
         help="while a fallback is in use, how soon a better route is looked for; later looks grow rarer "
         "(default: %(default)g)",
     )
-
-
-def _pause(text: str) -> float:
-    value = _grace(text)
-    if value < 0.1:
-        raise ValueError("out of range")
-    return value
-
-
-def _grace(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 86_400:
-        raise ValueError("out of range")
-    return value
 
 
 def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionString]:

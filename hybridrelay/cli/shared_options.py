@@ -10,7 +10,13 @@ from . import values
 def add_endpoint(parser: argparse.ArgumentParser, *, means: str) -> None:
     """Add ``--endpoint``, once for each relay; a list in `endpoints`."""
     parser.add_argument(
-        "--endpoint", metavar="HOST", dest="endpoints", type=values.host, action="append", required=True, help=means
+        "--endpoint",
+        metavar="HOST",
+        dest="endpoints",
+        type=values.endpoint,
+        action="append",
+        required=True,
+        help=means,
     )
 
 

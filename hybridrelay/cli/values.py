@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +16,8 @@ T = TypeVar("T")
 
 #: One entry of ``--ports``: an address (None: that of ``--host``) and a number (0: any free one); None is off.
 PortOption = tuple[str | None, int] | None
+
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 PORTS_FORM = "expected name=number, name=address:number or name=off, separated by commas"
 
@@ -34,10 +37,14 @@ def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 @_argument
 def host(text: str) -> str:
-    """A host name or an address; IPv6 with brackets or without."""
-    from ..security import check_host
+    """A host name or an address to listen on; IPv6 with brackets or without."""
+    return _host_alone(text, "--ports")
 
-    return check_host(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+
+@_argument
+def endpoint(text: str) -> str:
+    """The host name or address of a relay; IPv6 with brackets or without."""
+    return _host_alone(text, "--public-ports")
 
 
 @_argument
@@ -81,10 +88,23 @@ def pin(text: str) -> str:
 @_argument
 def years(text: str) -> float:
     """How long something is valid."""
-    value = float(text)
+    value = _decimal(text, "years")
     if not 0 < value <= 100:
         raise ValueError("more than 0 and at most 100 years are possible")
     return value
+
+
+def seconds(low: float, high: float = 86_400) -> Callable[[str], float]:
+    """A duration from `low` to `high` seconds: decimal digits, perhaps with a point. No sign, exponent or ``inf``."""
+
+    @_argument
+    def parse(text: str) -> float:
+        value = _decimal(text, "seconds")
+        if not low <= value <= high:
+            raise ValueError(f"from {low:g} to {high:g} seconds are possible")
+        return value
+
+    return parse
 
 
 @_argument
@@ -138,7 +158,27 @@ def _split_address(text: str) -> tuple[str, int]:
     return parsed.host, parsed.port
 
 
+def _host_alone(text: str, ports_option: str) -> str:
+    from ..security import check_host
+
+    if "://" in text or "/" in text:
+        raise ValueError("expected a host name or an address alone, without a scheme or a path: relay.example.com")
+    host, colon, port = text.rpartition(":")
+    if colon and port.isdecimal() and (":" not in host or host.endswith("]")):
+        raise ValueError(f"expected a host name or an address without a port; {ports_option} is for ports")
+    return check_host(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+
+
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and int(text) <= 65535):
-        raise ValueError("a port is a number up to 65535 (0: any that is free), or off")
-    return int(text)
+    from ..security.names import parse_port_untrusted
+
+    try:
+        return 0 if text == "0" else parse_port_untrusted(text)
+    except ValueError:
+        raise ValueError("a port is a number up to 65535 (0: any that is free), or off") from None
+
+
+def _decimal(text: str, unit: str) -> float:
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError(f"expected a number of {unit} in digits, such as 5 or 0.5")
+    return float(text)

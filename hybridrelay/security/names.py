@@ -15,6 +15,10 @@ _MAX_HOST = 253
 #: RFC 6874: what needs no encoding in a URL.
 _ZONE = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+#: What the last label of an IPv4 address looks like to some parser: decimal, octal or hexadecimal.
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+#: Without a sign, blanks, underscores, leading zeros (octal for some) and the digits of other scripts.
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
 def check_connection_name(name: str) -> str:
@@ -38,6 +42,9 @@ def check_connection_name(name: str) -> str:
 def check_host(host: str) -> str:
     """Return `host`, a DNS name or an IP address without brackets, if it can be one.
 
+    An IPv4 address is four decimal numbers without leading zeros. Of ``127.1``, ``010.0.0.1`` and ``2130706433`` the
+    resolver, the proxy and `ipaddress` each have an opinion of their own, so none of them is accepted.
+
     Raises:
         ValueError: says what is wrong, without repeating the host.
     """
@@ -49,15 +56,37 @@ def check_host(host: str) -> str:
         # The standard library takes everything for a zone: separators and line breaks too.
         if zone is not None and not _ZONE.fullmatch(zone):
             raise ValueError("not a valid IPv6 address: its zone consists of A-Z a-z 0-9 . _ ~ -")
+        if zone is not None and zone.startswith("25") and len(zone) > 2:
+            raise ValueError("write the zone of an IPv6 address without %-encoding: fe80::1%eth0")
         return host
     if not host:
         raise ValueError("the host is missing")
     if not host.isascii():
         raise ValueError("write an international host name in its ASCII form (xn--...)")
     bare = host.removesuffix(".")
+    if _NUMBER.fullmatch(bare.rpartition(".")[2]):
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise ValueError(
+                "not a valid IPv4 address: expected four numbers from 0 to 255, such as 10.0.0.1"
+            ) from None
+        return host
     if len(bare) > _MAX_HOST or not all(_LABEL.fullmatch(label) for label in bare.split(".")):
         raise ValueError("not a valid host name")
     return host
+
+
+def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that `host` is, without its zone; None where it is a name.
+
+    An IPv4 address inside an IPv6 one (``::ffff:192.0.2.1``) is the IPv4 address: that is what is connected to.
+    """
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def normal_host(host: str) -> str:
@@ -90,12 +119,12 @@ def bracketed(host: str) -> str:
 
 
 def parse_port_untrusted(text: str) -> int:
-    """Parse a port number.
+    """Parse a port number: decimal digits, and nothing else.
 
     Raises:
         ValueError: not a number from 1 to 65535.
     """
-    if not (text.isascii() and text.isdecimal() and len(text) <= 5 and 1 <= int(text) <= 65535):
+    if not (_PORT.fullmatch(text) and int(text) <= 65535):
         raise ValueError("a port is a number from 1 to 65535")
     return int(text)
 
@@ -106,6 +135,8 @@ def parse_host_port_untrusted(text: str) -> HostPort:
     Raises:
         ValueError: says what is wrong, without repeating the text.
     """
+    if "://" in text:
+        raise ValueError("expected host:port alone, without a scheme such as tcp:// in front of it")
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError("expected host:port")

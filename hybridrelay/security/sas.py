@@ -231,7 +231,11 @@ def _parse_audience(encoded: str) -> tuple[str, tuple[str, ...]]:
         raise _malformed("sr is not a URL")
     # Some SDKs double the slash behind the host, some end with one: empty segments mean nothing.
     path = tuple(segment for segment in (match["path"] or "").split("/") if segment)
-    return normal_host(match["v6"] or match["name"]), path
+    host = match["v6"] or match["name"]
+    if not host.isascii():
+        # Some letters of other scripts become ASCII in lower case.
+        raise _malformed("the host in sr is not ASCII")
+    return normal_host(host), path
 
 
 def _parse_signature(encoded: str) -> bytes:
@@ -246,7 +250,7 @@ def _parse_signature(encoded: str) -> bytes:
 
 def _parse_expiry(text: str) -> int:
     # Twelve digits reach the year 33658; the length is checked before the number is made.
-    if not (len(text) <= 12 and text.isdecimal()):
+    if not (len(text) <= 12 and text.isascii() and text.isdecimal()):
         raise _malformed("se is not a number of seconds")
     return int(text)
 

@@ -60,6 +60,10 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
+def _certificate_name(hostname: str | None) -> str | None:
+    return None if hostname is None else hostname.partition("%")[0].removesuffix(".")
+
+
 class TLSStream(trio.abc.Stream, NowaitStream):
     """TLS over `transport_stream`, which it owns from now on: closing this closes that.
 
@@ -70,7 +74,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         transport_stream: carries the records; trusted with nothing.
         ssl_context: decides everything about certificates.
         server_side: whether we answer the handshake or begin it.
-        server_hostname: sent as SNI, and checked where ``ssl_context.check_hostname`` says so.
+        server_hostname: sent as SNI, and checked where ``ssl_context.check_hostname`` says so; without the final dot
+            of an absolute name and the zone of an IPv6 address, which no certificate has.
 
     Raises:
         ValueError: `server_hostname` is not a host name.
@@ -89,7 +94,10 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._ssl = ssl_context.wrap_bio(
-            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+            self._incoming,
+            self._outgoing,
+            server_side=server_side,
+            server_hostname=_certificate_name(server_hostname),
         )
         self._state = _State.NEW
         self._closed = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import pytest
 
@@ -59,6 +60,11 @@ def test_ports(text: str, expected: dict[str, values.PortOption]) -> None:
         ("probe=", "a port is a number"),
         ("probe=on", "a port is a number"),
         ("probe=65536", "a port is a number"),
+        ("probe=+5", "a port is a number"),
+        ("probe=1_0", "a port is a number"),
+        ("probe=09350", "a port is a number"),
+        ("probe=\u0665", "a port is a number"),
+        ("probe=00", "a port is a number"),
         ("probe=1,probe=2", "port probe appears twice"),
         ("http=::1:80", "brackets"),
     ],
@@ -76,7 +82,44 @@ def test_hosts(text: str, expected: str) -> None:
     assert values.host(text) == expected
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "101", "nan", "ten"])
+@pytest.mark.parametrize("parse", [values.host, values.endpoint])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("relay.example.com:443", "without a port; --"),
+        ("[2001:db8::7]:443", "without a port; --"),
+        ("https://relay.example.com", "without a scheme"),
+        ("https://relay.example.com:443/", "without a scheme"),
+        ("relay.example.com/", "without a scheme or a path"),
+        ("127.1", "not a valid IPv4 address"),
+        ("2001:db8:::7", "not a valid IPv6 address"),
+    ],
+)
+def test_what_is_more_than_a_host(parse: Callable[[str], str], text: str, says: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=says):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["tcp://db:5432", "postgresql://db:5432/orders", "tcp://[::1]:5432"])
+def test_a_target_is_no_url(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="without a scheme such as tcp://"):
+        values.target(text)
+
+
+@pytest.mark.parametrize("text", ["5", "0.5", "86400", "0.1"])
+def test_durations(text: str) -> None:
+    assert values.seconds(0.1)(text) == float(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "86401", "+5", "-1", "1_0", " 5", "5s", "1e3", "inf", "nan", "\u0665", ".5", "5.", ""]
+)
+def test_no_durations(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="seconds"):
+        values.seconds(0.1)(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "101", "nan", "ten", "1_0", "+1", "1e1"])
 def test_no_years(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         values.years(text)
@@ -96,6 +139,7 @@ def test_ports_that_are_not_named_have_their_defaults_on_every_host() -> None:
 @pytest.mark.parametrize(
     ("host", "expected"),
     [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("Localhost.", True),
+     ("::ffff:127.0.0.1", True), ("::ffff:192.0.2.1", False),
      ("0.0.0.0", False), ("::", False), ("192.0.2.1", False), ("db.internal", False)],
 )  # fmt: skip
 def test_which_addresses_only_this_machine_reaches(host: str, *, expected: bool) -> None:

@@ -66,6 +66,14 @@ async def test_the_request(nursery: trio.Nursery, host: str, port: int, target: 
     assert "authorization" not in heads[0].lower()
 
 
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_an_address_with_a_zone_is_not_left_to_the_proxy(nursery: trio.Nursery, scheme: str) -> None:
+    proxy = ScriptedProxy(nursery, silence)
+    with pytest.raises(ProxyError, match="zone"):
+        await proxy.through(f"{scheme}://proxy.corp")("fe80::1%eth0", 443)
+    assert proxy.dialed == []
+
+
 async def test_user_and_password_go_with_the_first_request(nursery: trio.Nursery) -> None:
     heads: list[str] = []
     proxy = ScriptedProxy(nursery, saying(OK, then=echo, heads=heads))

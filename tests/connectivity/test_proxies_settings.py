@@ -77,6 +77,26 @@ def test_what_is_no_url_is_said_and_not_repeated(text: str) -> None:
         assert "hunter2" not in f"{environment.value} {environment.value.__cause__}"
 
 
+@pytest.mark.parametrize("url", ["http://me:hunter2@x@proxy:1", "http://me:hunter2/x@proxy:1", "http://m@e@proxy"])
+def test_credentials_that_are_not_encoded_are_said_to_need_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY .*%-encoded: @ is %40") as caught:
+        ProxySettings.from_environment({"HTTPS_PROXY": url})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_credentials_that_decode_to_no_text() -> None:
+    with pytest.raises(ValueError, match="not UTF-8 once it is %-decoded") as caught:
+        Proxy.parse_untrusted("http://me:hunter2%ff@proxy:1")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ['"http://proxy:1"', " http://proxy:1\r\n", "\ufeffhttp://proxy:1"])
+def test_quotes_and_blanks_around_a_url(text: str) -> None:
+    settings = ProxySettings.from_environment({"HTTPS_PROXY": text, "NO_PROXY": "'direct.example'"})
+    assert str(settings.proxy_for("relay", 1)) == "http://proxy:1"
+    assert settings.proxy_for("direct.example", 1) is None
+
+
 @given(st.text())
 def test_any_text_is_a_proxy_or_an_error(text: str) -> None:
     try:
@@ -116,7 +136,9 @@ def test_the_environment(environment: dict[str, str], used: str | None) -> None:
     assert (proxy and proxy.host) == used
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.9.9.9", "::1"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"]
+)
 def test_this_machine_is_reached_directly(host: str) -> None:
     assert ProxySettings.from_environment({"ALL_PROXY": "http://a"}).proxy_for(host, 1) is None
     assert ProxySettings.explicit("http://a").proxy_for(host, 1) is not None, "who asks for it explicitly gets it"
@@ -142,6 +164,12 @@ NO_PROXY = [
     ("b.com:443", "b.com", 443, True),
     ("b.com:443", "b.com", 9350, False),
     ("b.com:x", "b.com", 443, False),
+    ("b.com:0443", "b.com", 443, False),
+    ("b.com:" + "9" * 5000, "b.com", 443, False),
+    ("010.0.0.1", "10.0.0.1", 1, False),
+    ("10.0.0.1", "::ffff:10.0.0.1", 1, True),
+    ("::ffff:10.0.0.1", "10.0.0.1", 1, True),
+    ("fe80::/10", "fe80::1%eth0", 1, True),
     ("b.com:", "b.com", 443, False),
     ("*:443", "b.com", 443, True),
     ("*:443", "b.com", 80, False),

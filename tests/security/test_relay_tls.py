@@ -116,6 +116,12 @@ async def test_any_pin_will_do(certificate_file: Path) -> None:
     assert stream.version() == "TLSv1.3"
 
 
+def test_there_is_one_text_for_each_pin() -> None:
+    assert check_pin(WRONG_PIN) == WRONG_PIN
+    with pytest.raises(ValueError, match="exactly as the relay shows it"):
+        check_pin(WRONG_PIN.replace("A=", "B="))
+
+
 async def test_wrong_pin_says_both(certificate_file: Path) -> None:
     stream = await connect(control_client_context([WRONG_PIN]), control_server_context(certificate_file))
     with pytest.raises(RelayIdentityError) as caught:
@@ -137,9 +143,10 @@ async def test_without_handshake_there_is_nothing_to_compare() -> None:
         check_relay_pin(TLSStream(left, control_client_context([WRONG_PIN])), [WRONG_PIN])
 
 
-async def test_verified_by_ca(certificate_file: Path) -> None:
+@pytest.mark.parametrize("name", ["hybridrelay.invalid", "HybridRelay.invalid", "hybridrelay.invalid."])
+async def test_verified_by_ca(certificate_file: Path, name: str) -> None:
     context = control_client_context(ca_file=certificate_file)
-    stream = await connect(context, control_server_context(certificate_file), hostname="hybridrelay.invalid")
+    stream = await connect(context, control_server_context(certificate_file), hostname=name)
     check_relay_pin(stream, ())
 
 

@@ -223,6 +223,12 @@ def test_unknown_rule() -> None:
         (FULL + "&se=1", "se appears twice"),
         (FULL.replace("&se=1700003600", ""), "se is missing"),
         (FULL.replace("se=1700003600", "se="), "se is missing"),
+        (FULL.replace("se=1700003600", "se=+1700003600"), "se is not a number"),
+        (FULL.replace("se=1700003600", "se=1_700_003_600"), "se is not a number"),
+        (FULL.replace("se=1700003600", "se= 1700003600"), "se is not a number"),
+        (FULL.replace("se=1700003600", "se=1.7e9"), "se is not a number"),
+        (FULL.replace("se=1700003600", "se=170000360000000"), "se is not a number"),
+        (FULL.replace("contoso", "%E2%84%AA"), "host in sr is not ASCII"),  # KELVIN SIGN is k in lower case
         (FULL.replace("1700003600", "17e8"), "se is not"),
         (FULL.replace("1700003600", "-5"), "se is not"),
         (FULL.replace("1700003600", "9" * 13), "se is not"),

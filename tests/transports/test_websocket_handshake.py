@@ -224,3 +224,14 @@ async def test_names_that_tls_can_not_carry(host):
         with pytest.raises(TransportError, match="outer TLS"):
             await transport.connect(ConnectOptions(host, 443, True, dial))
     assert near.socket.fileno() == -1
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [("Relay.example.com.", "Relay.example.com:8080"), ("fe80::1%eth0", "[fe80::1]:8080"), ("::1", "[::1]:8080")],
+)
+async def test_the_host_header_has_what_means_the_same_elsewhere(host: str, shown: str) -> None:
+    head, stream = await connect(answer, host=host, port=8080)
+    await trio.aclose_forcefully(stream)
+
+    assert f"Host: {shown}" in head.decode().split("\r\n")

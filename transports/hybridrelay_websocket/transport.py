@@ -102,6 +102,8 @@ def _default_client_context() -> ssl.SSLContext:
 
 
 def _host_header(options: ConnectOptions) -> str:
-    host = f"[{options.host}]" if ":" in options.host else options.host
+    # As browsers do: without the final dot of an absolute name, and without the zone of an IPv6 address.
+    host = options.host.partition("%")[0].removesuffix(".")
+    host = f"[{host}]" if ":" in host else host
     default = (HTTPS if options.outer_tls else HTTP).default
     return host if options.port == default else f"{host}:{options.port}"

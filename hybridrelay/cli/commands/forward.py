@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -133,10 +132,10 @@ def run(args: argparse.Namespace) -> int:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect to it."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower().rstrip(".") == "localhost"
+    from ...security.names import ip_address, normal_host
+
+    address = ip_address(host)
+    return normal_host(host) == "localhost" if address is None else address.is_loopback
 
 
 if TYPE_CHECKING:

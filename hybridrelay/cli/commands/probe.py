@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from .. import exits, output
+from .. import exits, output, values
 from ..connection_strings import WHERE_FROM, add_mode, load_all
 from ..parser import Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
@@ -50,7 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
-        type=_pause,
+        type=values.seconds(1),
         nargs="?",
         const=30.0,
         help="probe again and again, so long after each time (30), until stopped; with --json, a line each",
@@ -112,10 +112,3 @@ def _present(reports: Sequence[Report], *, as_json: bool, watching: bool) -> str
         return json.dumps(found[0] if len(found) == 1 else found, indent=2)
     tables = "\n\n".join(report.as_table() for report in reports)
     return f"{now}\n{tables}\n" if watching else tables
-
-
-def _pause(text: str) -> float:
-    seconds = float(text)
-    if not 1 <= seconds <= 86_400:
-        raise ValueError("out of range")
-    return seconds

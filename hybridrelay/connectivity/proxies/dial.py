@@ -78,6 +78,9 @@ class ProxyDial:
             check_host(host)
         except ValueError as exc:
             raise proxy_error(FailureKind.NAME_NOT_FOUND, proxy, "can be asked for hosts only, not for this") from exc
+        if "%" in host:
+            happened = "cannot reach an IPv6 address with a zone, which means something on this machine only"
+            raise proxy_error(FailureKind.NAME_NOT_FOUND, proxy, happened)
         with trio.move_on_at(now + seconds):
             if proxy.is_socks:
                 stream, early = await open_socks_tunnel(connect, proxy, host, port), b""

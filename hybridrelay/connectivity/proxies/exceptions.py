@@ -13,6 +13,8 @@ from typing import Self
 
 import attrs
 
+from ...security.names import ip_address, normal_host, parse_port_untrusted
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -27,10 +29,9 @@ class _Entry:
             return False
         if self.what is None:
             return True
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            name = host.lower().rstrip(".")
+        address = ip_address(host)
+        if address is None:
+            name = normal_host(host)
             return isinstance(self.what, str) and (name == self.what or name.endswith(f".{self.what}"))
         return not isinstance(self.what, str) and address in self.what
 
@@ -56,11 +57,11 @@ class NoProxy:
 
 def is_loopback(host: str) -> bool:
     """Whether this is a name or an address that means this machine wherever it is used."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        name = host.lower().rstrip(".")
-        return name == "localhost" or name.endswith(".localhost")
+    address = ip_address(host)
+    if address is not None:
+        return address.is_loopback
+    name = normal_host(host)
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def _parse_entry(item: str) -> _Entry | None:
@@ -68,14 +69,19 @@ def _parse_entry(item: str) -> _Entry | None:
     if what.startswith("[") or what.count(":") == 1:
         what, colon, digits = what.rpartition(":") if not what.endswith("]") else (what, "", "")
         if colon:
-            if not (digits.isascii() and digits.isdecimal()):
+            try:
+                port = parse_port_untrusted(digits)
+            except ValueError:
                 return None
-            port = int(digits)
         what = what.strip("[]")
     if what == "*":
         return _Entry(None, port)
     try:
-        return _Entry(ipaddress.ip_network(what, strict=False), port)
+        network = ipaddress.ip_network(what, strict=False)
+        address = ip_address(str(network.network_address))
+        if address is not None and network.prefixlen == network.max_prefixlen:  # perhaps an IPv4 address inside IPv6
+            network = ipaddress.ip_network(address)
+        return _Entry(network, port)
     except ValueError:
         name = what.removeprefix("*").strip(".")
         return _Entry(name, port) if name else None

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import attrs
 
+from ..._text_files import strip_value
 from ...errors import ConfigurationError
 from ...security.names import bracketed, check_host, parse_port_untrusted
 from ...security.secret import Secret
@@ -62,8 +63,14 @@ class Proxy:
         Raises:
             ValueError: says what is wrong, and repeats nothing of the text.
         """
-        match = _URL.fullmatch(text.strip())
+        text = strip_value(text)
+        match = _URL.fullmatch(text)
         if match is None:
+            if "@" in text:
+                raise ValueError(
+                    "expected scheme://user:password@host:port; in user and password, special characters are "
+                    "%-encoded: @ is %40, : is %3A, / is %2F, # is %23, % is %25"
+                )
             raise ValueError("expected http://host:port, https://host:port or socks5://host:port")
         scheme = (match["scheme"] or "http").lower()
         if scheme not in _DEFAULT_PORTS:
@@ -108,7 +115,7 @@ class ProxySettings:
             ) from None
         if proxy.username is not None and proxy.password is None and environ.get(PASSWORD_VARIABLE):
             proxy = attrs.evolve(proxy, password=Secret(environ[PASSWORD_VARIABLE]))
-        listed = next((environ[name] for name in _NO_PROXY_VARIABLES if environ.get(name)), "")
+        listed = next((strip_value(environ[name]) for name in _NO_PROXY_VARIABLES if environ.get(name)), "")
         return cls(proxy, NoProxy.parse(listed, loopback=True), name)
 
     @classmethod
@@ -123,7 +130,7 @@ class ProxySettings:
         Raises:
             ConfigurationError: not a usable URL, or a password that belongs to nobody; repeats nothing of the URL.
         """
-        if url.strip().lower() == DIRECT:
+        if strip_value(url).lower() == DIRECT:
             return cls(source=source)
         try:
             proxy = Proxy.parse_untrusted(url)
@@ -150,7 +157,10 @@ def has_password(url: str) -> bool:
 
 
 def _credential(text: str) -> str:
-    credential = unquote(text, errors="replace")
+    try:
+        credential = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("user name or password is not UTF-8 once it is %-decoded; a % itself is %25") from None
     if not credential.isprintable() or len(credential.encode()) > _MAX_CREDENTIAL_BYTES:
         raise ValueError("user name or password is too long, or not printable")
     return credential
