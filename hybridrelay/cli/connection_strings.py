@@ -17,6 +17,9 @@ DEFAULT_GRACE = 5.0
 #: `DATA_CONFIG.resume_deadline`, here so that --help imports nothing; a test compares the two.
 DEFAULT_RESUME_DEADLINE = 25.0
 
+#: `client.patience.OPEN_PATIENCE`, likewise.
+DEFAULT_OPEN_PATIENCE = 10.0
+
 #: `CLIMB_FIRST_SECONDS`, likewise.
 DEFAULT_CLIMB_SECONDS = 30.0
 
@@ -57,6 +60,18 @@ def add_resume_deadline(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_RESUME_DEADLINE,
         help="how long open connections wait for a lost path to the other side before they are reset "
         "(default: %(default)g)",
+    )
+
+
+def add_open_patience(parser: argparse.ArgumentParser) -> None:
+    """Add ``--open-patience``."""
+    parser.add_argument(
+        "--open-patience",
+        metavar="SECONDS",
+        type=values.seconds(0),
+        default=DEFAULT_OPEN_PATIENCE,
+        help="how long a new connection waits while the relay or the connector is away, before it is reset; "
+        "0: not at all (default: %(default)g)",
     )
 
 

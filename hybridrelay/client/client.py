@@ -20,12 +20,14 @@ from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
-from ..errors import HybridRelayError, PeerIdentityError, SessionError, StreamRefused
+from ..errors import PeerIdentityError, SessionError, StreamRefused
 from ..mux import DATA_CONFIG, Budget, MuxStream, Role, Session
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, expires_soon, parse_connection_string_untrusted
 from .kept import KeptSession
+from .opening import SessionOpener
+from .patience import OPEN_PATIENCE, check_patience
 from .sender import Sender
 from .senders import Senders
 
@@ -33,8 +35,6 @@ logger = LimitedLogger("hybridrelay.client")
 
 #: Memory that all sessions of this process together may promise to their peers, where no other budget is given.
 _PROCESS_BUDGET = Budget(1 << 30)
-#: How long what is new waits for a session that is resuming, before another one is opened (seconds).
-_RESUME_PATIENCE = 3.0
 #: A data channel is replaced after so much time or so many bytes, and the identities are checked again: one day, and
 #: 128 GiB, far below what AES-GCM may encrypt under one TLS key schedule with its automatic updates.
 _MAX_CHANNEL_SECONDS = 24 * 3600.0
@@ -61,6 +61,7 @@ class Client:
         budget: Budget | None = None,
         resume_deadline: float = DATA_CONFIG.resume_deadline,
         climb_seconds: float = CLIMB_FIRST_SECONDS,
+        open_patience: float = OPEN_PATIENCE,
         clock: Callable[[], float] = time.time,
     ) -> None:
         string.require_application()
@@ -92,14 +93,10 @@ class Client:
                 for link in links
             ]
         )
-        self._kept: KeptSession | None = None
-        self._connecting = trio.Lock()
-        #: Attempts to open a session that have ended, and how the last one failed.
-        self._attempts = 0
-        self._failure: HybridRelayError | None = None
+        self._open_patience = check_patience(open_patience)
+        self._opener = SessionOpener(nursery, self._open_session, replaced=self._let_go)
         #: Sessions that have not ended: the present one, and earlier ones that finish their streams.
         self._live: set[KeptSession] = set()
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Client {self.connection} at {', '.join(self._string.hosts)}, {self.route or 'not connected'}>"
@@ -115,20 +112,20 @@ class Client:
 
         None before the first time.
         """
-        kept = self._open_kept()
+        kept = self._opener.open
         sender = self._senders.in_order()[0] if kept is None else kept.channel.sender
         return sender.link.report
 
     @property
     def route(self) -> str | None:
         """The route in use (``tcp``, ``wss``, ``ws``), or None."""
-        kept = self._open_kept()
+        kept = self._opener.open
         return None if kept is None else kept.channel.carrier.route.name
 
     @property
     def relay(self) -> str | None:
         """The host of the relay in use, or None."""
-        kept = self._open_kept()
+        kept = self._opener.open
         return None if kept is None else kept.channel.sender.link.host
 
     @property
@@ -136,15 +133,27 @@ class Client:
         """Streams that are not over, of all sessions."""
         return sum(kept.session.statistics().streams for kept in self._live)
 
-    def _open_kept(self) -> KeptSession | None:
-        return self._kept if self._kept is not None and self._kept.session.is_open else None
+    @property
+    def is_connected(self) -> bool:
+        """Whether a stream can be opened without waiting for a session."""
+        return self._opener.open is not None
 
-    async def connect(self) -> Session:
-        """Make sure that there is a session; returns at once where there is.
+    @property
+    def open_patience(self) -> float:
+        """How long a stream waits for a session by default, in seconds."""
+        return self._open_patience
 
-        Concurrent callers share one attempt. A session that has lost its channel is given a moment to resume; after
-        that another one is opened beside it, for what is new. Of several relays, the first that leads to a connector
-        is used. A route that was remembered and fails is probed anew, once.
+    async def connect(self, *, patience: float | None = None) -> Session:
+        """The session for new streams; returns at once where there is one.
+
+        Where there is none, one is opened; everybody who waits shares the attempts. A session that has lost its
+        channel is given a moment to resume; after that another one is tried beside it, for new streams. Of several
+        relays, the first that leads to a connector is used. A route that was remembered and fails is probed again,
+        once.
+
+        Args:
+            patience: for how many seconds attempts are repeated that failed for a reason which may pass; None means
+                the client's `open_patience`. With 0 there is one attempt.
 
         Raises:
             RelayUnreachable: no route to any relay works.
@@ -152,36 +161,16 @@ class Client:
             AuthorizationError: the relay refuses the key; `reason` says why.
             RendezvousError: no connector is listening, or it did not come.
             PeerIdentityError: client and connector do not accept each other.
+            StreamRefused: too many streams wait for a session already (`Reason.LIMIT`).
             trio.ClosedResourceError: `open_client`'s block is over.
 
         Where several relays fail in different ways, the error names each with its reason, and is of the kind that
-        came nearest to working.
+        came nearest to working. Errors that waiting cannot change are raised without waiting.
         """
-        session = None if self._kept is None else self._kept.session
-        if session is not None and not session.is_open and session.outcome is None:
-            # Everybody waits at the same time, counted from the loss.
-            with trio.move_on_after(_RESUME_PATIENCE - session.detached_seconds):
-                await session.wait_open()
-        attempts = self._attempts
-        async with self._connecting:
-            if self._closed:
-                raise trio.ClosedResourceError("the client was closed")
-            kept = self._kept
-            if kept is not None and kept.session.is_open:
-                return kept.session
-            if self._attempts != attempts and self._failure is not None:
-                raise self._failure  # of the attempt for which we have waited here
-            self._failure = None
-            try:
-                self._kept = await self._open_session()
-            except HybridRelayError as exc:
-                self._failure = exc
-                raise
-            finally:
-                self._attempts += 1
-            if kept is not None and kept.session.outcome is None:
-                self._nursery.start_soon(self._let_go, kept.session)
-            return self._kept.session
+        return (await self._opener.get(self._deadline(patience))).session
+
+    def _deadline(self, patience: float | None) -> float:
+        return trio.current_time() + (self._open_patience if patience is None else check_patience(patience))
 
     # --- what keeps a session on the best path, in the background
 
@@ -195,13 +184,13 @@ class Client:
             nursery.start_soon(self._renew)
 
     def _in_use(self, sender: Sender) -> Candidate | None:
-        kept = self._kept
+        kept = self._opener.kept
         return kept.channel.carrier if kept is not None and kept.goes_through(sender) else None
 
     async def _climbed(self, sender: Sender, better: Candidate) -> None:
         logger.info("%s: %s works now at %s, moving up", self.connection, better.route.name, sender.link.host)
         sender.close_control()
-        kept = self._kept
+        kept = self._opener.kept
         if kept is not None and kept.goes_through(sender):
             await kept.move([sender])
 
@@ -213,25 +202,24 @@ class Client:
         logger.info("%s: %s: asking the other side whether it is there", self.connection, what)
         for sender in self._senders.all:
             sender.jumped()
-        if self._kept is not None:
-            self._kept.session.doubt_channel()
+        if self._opener.kept is not None:
+            self._opener.kept.session.doubt_channel()
 
     async def _renew(self) -> None:
         while True:
             await trio.sleep(_RENEW_CHECK_SECONDS)
-            kept = self._kept
+            kept = self._opener.kept
             if kept is not None and (
                 kept.session.channel_age > _MAX_CHANNEL_SECONDS or kept.session.channel_bytes > _MAX_CHANNEL_BYTES
             ):
                 logger.info("%s: renewing the data channel", self.connection)
                 await kept.move(self._senders.in_order(kept.channel.sender))
 
-    @staticmethod
-    async def _let_go(session: Session) -> None:
+    def _let_go(self, kept: KeptSession) -> None:
         """A session that has been replaced ends with its last stream."""
-        await session.aclose(grace=math.inf)
+        self._nursery.start_soon(partial(kept.session.aclose, grace=math.inf))
 
-    async def open_stream(self, *, wait_opened: bool = True) -> MuxStream:
+    async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         """Open a stream to the target: returns when the connector has connected.
 
         Cancelled, the connector gives up too.
@@ -240,19 +228,22 @@ class Client:
             wait_opened: False returns as soon as the connector has been asked. What is sent then, up to 16 KiB,
                 saves a round trip; where the connector or the target refuses, the stream breaks
                 (`MuxStream.wait_opened` tells).
+            patience: how long to wait for a session; see `connect`.
 
         Raises:
             StreamRefused: the target or the connector's policy said no; `reason` says which.
             HybridRelayError: no session; see `connect`.
         """
-        session = await self.connect()
+        deadline = self._deadline(patience)
+        kept = await self._opener.get(deadline)
         try:
-            return await _open_stream(session, wait_opened)
+            return await _open_stream(kept.session, wait_opened)
         except StreamRefused as exc:
             if not self.may_try_again(exc):
                 raise
         # The session ended under our hands: nothing was sent on the stream, so another session may open it.
-        return await _open_stream(await self.connect(), wait_opened)
+        kept = await self._opener.get(deadline)
+        return await _open_stream(kept.session, wait_opened)
 
     @staticmethod
     def may_try_again(refusal: StreamRefused) -> bool:
@@ -283,7 +274,7 @@ class Client:
             self._live.discard(kept)
 
     async def _aclose(self) -> None:
-        self._closed = True
+        self._opener.close()
         async with trio.open_nursery() as nursery:
             for kept in self._live:
                 # Streams that were closed still deliver what they were given; those that were not are cut off.
@@ -308,6 +299,7 @@ async def open_client(
     budget: Budget | None = None,
     resume_deadline: float = DATA_CONFIG.resume_deadline,
     climb_seconds: float = CLIMB_FIRST_SECONDS,
+    open_patience: float = OPEN_PATIENCE,
 ) -> AsyncIterator[Client]:
     """``async with open_client(text) as client``: streams to the target of a hybrid connection.
 
@@ -325,8 +317,11 @@ async def open_client(
         resume_deadline: how long a session that lost its channel may take to resume before its streams are reset, in
             seconds. The connector has one of its own; the shorter counts.
         climb_seconds: while a fallback is in use, how soon a better route is looked for; later looks grow rarer.
+        open_patience: how long a new stream waits for a session while the relay or the connector is away, in seconds.
+            Errors that waiting cannot change are raised at once. With 0 there is one attempt.
 
     Raises:
+        ValueError: `open_patience` is negative or not a number.
         ConnectionStringError: the text is malformed; `part` names the field.
         ConfigurationError: it is a connector's string, its identity is damaged, the mode is unknown, or the
             environment names an impossible proxy.
@@ -346,6 +341,7 @@ async def open_client(
             budget=budget,
             resume_deadline=resume_deadline,
             climb_seconds=climb_seconds,
+            open_patience=open_patience,
         )
         try:
             nursery.start_soon(client.watch)

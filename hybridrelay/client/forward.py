@@ -17,13 +17,13 @@ from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, S
 from ..mux import MuxStream, bridge
 from ..protocol.reasons import Reason
 from ..security import bracketed
-from ..streams.sockets import abort_stream, reset_on_close, tune_socket
+from ..streams.sockets import abort_stream, reset_on_close, tune_socket, wait_abandoned
 from .client import Client
 
 logger = LimitedLogger("hybridrelay.client")
 
-#: How long an application's connection may wait for a session (seconds): probing and joining, or resuming. Database
-#: drivers give up after 15 to 60 s.
+#: How long the first attempt to open a session may take for an application's connection (seconds). Only a patience
+#: that is greater makes a connection wait longer than this. Database drivers give up after 15 to 60 s.
 OPEN_SECONDS = 30.0
 
 
@@ -98,7 +98,7 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
     while True:
         began = trio.current_time()
         try:
-            session = await client.connect()
+            session = await client.connect(patience=0)
         except HybridRelayError as exc:
             revoked = isinstance(exc, AuthorizationError) and not client.open_streams
             if is_hopeless(exc) and (first or revoked):
@@ -109,8 +109,13 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
             if first:
                 first = False
                 task_status.started()
-            outcome = await session.wait_ended()
-            logger.warning("%s: the session ended: %s", client.connection, outcome.text or outcome.reason.describe)
+            await session.wait_leaving()
+            if (outcome := session.outcome) is not None:
+                logger.warning(
+                    "%s: the session ended: %s", client.connection, outcome.text or outcome.reason.describe
+                )
+            else:
+                logger.info("%s: the session takes no further connections, opening another", client.connection)
         if first:
             first = False
             task_status.started()
@@ -132,7 +137,7 @@ async def _forward(client: Client, local: trio.SocketStream) -> None:
     tune_socket(local.socket, user_timeout=False)
     reset_on_close(local, True)
     try:
-        stream = await _open_stream(client)
+        stream = await _open_stream_unless_abandoned(client, local)
     except StreamRefused as exc:
         logger.warning("%s: connection reset: %s", client.connection, exc)
         await abort_stream(local)
@@ -140,6 +145,10 @@ async def _forward(client: Client, local: trio.SocketStream) -> None:
     except BaseException:
         await abort_stream(local)
         raise
+    if stream is None:
+        logger.debug("%s: the application left before there was a session", client.connection)
+        await abort_stream(local)
+        return
 
     async def reopen(refusal: StreamRefused) -> MuxStream:
         if not client.may_try_again(refusal):
@@ -152,10 +161,27 @@ async def _forward(client: Client, local: trio.SocketStream) -> None:
     logger.debug("%s: %s (%d sent, %d received)", client.connection, result.reason.slug, result.sent, result.received)
 
 
+async def _open_stream_unless_abandoned(client: Client, local: trio.SocketStream) -> MuxStream | None:
+    """As `_open_stream`; None where the application gives its connection up while that waits for a session."""
+    if client.is_connected:  # nothing to wait for
+        return await _open_stream(client)
+    stream: MuxStream | None = None
+    async with FlatNursery() as nursery:
+
+        async def watch() -> None:
+            await wait_abandoned(local)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        stream = await _open_stream(client)
+        nursery.cancel_scope.cancel()
+    return stream
+
+
 async def _open_stream(client: Client) -> MuxStream:
     """A stream that the connector has been asked for. Raises StreamRefused."""
     try:
-        with trio.fail_after(OPEN_SECONDS):
+        with trio.fail_after(max(OPEN_SECONDS, client.open_patience)):
             return await client.open_stream(wait_opened=False)
     except StreamRefused:
         raise

@@ -10,7 +10,7 @@ import trio
 from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
-from ..errors import HybridRelayError, SessionError
+from ..errors import HybridRelayError, RendezvousError, SessionError
 from ..mux import Session
 from ..protocol.reasons import Reason
 from ..streams import TLSStream
@@ -48,6 +48,8 @@ class KeptSession:
         self._greetings = 0
         self._connection = connection
         self._senders = senders
+        #: Set while it resumes and a relay has said that the connector is not there.
+        self._absent = trio.Event()
 
     def _take(self, channel: DataChannel) -> None:
         self.channel, self._greetings = channel, self.session.greetings
@@ -74,6 +76,10 @@ class KeptSession:
                 raise
             logger.info("%s: connected over %s", self._connection, self.channel)
             task_status.started()
+
+    async def wait_absent(self) -> None:
+        """Wait until a relay says that the connector of this session, which lost its channel, is not there now."""
+        await self._absent.wait()
 
     async def _run_session(self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]) -> None:
         async def reconnect() -> TLSStream:
@@ -104,12 +110,15 @@ class KeptSession:
             try:
                 self._take(await self._senders.open_data_channel(self.channel.listener, senders))
             except HybridRelayError as exc:
+                if isinstance(exc, RendezvousError):
+                    self._absent.set()
                 if exc.reason is Reason.LISTENER_GONE or (exc.reason.is_permanent and senders == every):
                     raise
                 if (why := str(exc)) != told:  # many tries fail in the same way
                     logger.info("%s: not yet: %s", self._connection, why)
                 told = why
             else:
+                self._absent = trio.Event()
                 return self.channel
             await trio.sleep(backoff.next_wait())
 

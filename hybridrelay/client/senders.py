@@ -6,8 +6,8 @@ The rules:
    string's. One that failed is tried behind the others for a while, and one that is draining behind all.
 2. The next one is tried when one has failed, and beside it when that takes longer than a failed probe: one that
    swallows packets on a way that was remembered would take up to a minute.
-3. A relay that has no listener is asked again for a moment, all of them together: after a restart of the relay the
-   client may be the first to be back. Likewise where the listener is asked by too many just now.
+
+Nothing is tried twice in here: how long to go on is for the caller to say.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from collections.abc import Sequence
 import trio
 
 from .._nursery import FlatNursery
-from ..connectivity.backoff import Backoff
 from ..connectivity.refusals import all_failed
 from ..errors import HybridRelayError, RendezvousError
 from ..protocol.reasons import Reason
@@ -31,9 +30,6 @@ NEXT_RELAY_SECONDS = 3.0
 #: How long a relay that failed is tried behind the others (seconds). Each try at one that swallows packets costs
 #: those 2.5 s, so it must not come before every new session; and nothing is lost meanwhile, all relays being as good.
 SET_BACK_SECONDS = 60.0
-#: How long a client waits for some listener to come (seconds).
-LISTENER_PATIENCE = 2.0
-_SOON = frozenset({Reason.NO_LISTENER, Reason.LIMIT})
 
 
 class Senders:
@@ -62,8 +58,12 @@ class Senders:
 
         return sorted(self.all, key=key)
 
-    async def open_data_channel(self, listener: str, senders: Sequence[Sender]) -> DataChannel:
-        """A data channel to one instance of the connector, through the first of the relays that gives one.
+    async def open_data_channel(self, listener: str | None, senders: Sequence[Sender]) -> DataChannel:
+        """A data channel through the first of the relays that gives one.
+
+        Args:
+            listener: the only instance of the connector that will do, or None for any.
+            senders: the relays to try, in this order.
 
         Raises:
             HybridRelayError: none did; names each with its reason. `Reason.LISTENER_GONE` of one counts, since the
@@ -78,26 +78,14 @@ class Senders:
         return channel
 
     async def open_any_data_channel(self) -> DataChannel:
-        """A data channel to any listener. A relay without one, or whose listener is asked by too
-        many, is asked again until the patience is over.
+        """A data channel to any listener, through the first relay that gives one.
 
         Raises:
-            HybridRelayError: there is none; names each relay with its reason.
+            HybridRelayError: none did; names each relay with its reason.
 
         Cancelled, nothing stays open.
         """
-        failures: dict[Sender, HybridRelayError] = {}
-        senders = self.in_order()
-        backoff = Backoff(first_seconds=0.5, max_seconds=0.5, min_seconds=0.1)
-        patient_until = math.inf
-        while (channel := await self._try(senders, None, failures)) is None:
-            senders = [sender for sender in senders if failures[sender].reason in _SOON]
-            now = trio.current_time()
-            if not senders or now >= patient_until:
-                raise _error(failures)
-            patient_until = min(patient_until, now + LISTENER_PATIENCE)
-            await trio.sleep_until(min(now + backoff.next_wait(), patient_until))
-        return channel
+        return await self.open_data_channel(None, self.in_order())
 
     async def wait_for_one(self, jitter_seconds: float) -> None:
         """Wait while every relay has asked not to be called, and then a random moment of up to `jitter_seconds`."""

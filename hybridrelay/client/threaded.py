@@ -16,6 +16,7 @@ from ..connectivity.discovery import AUTO
 from ..security import ConnectionString
 from .client import open_client
 from .forward import run_forward
+from .patience import OPEN_PATIENCE
 
 #: For connections that the program has just closed to come to their end in good order (seconds).
 _GRACE_SECONDS = 1.0
@@ -28,6 +29,7 @@ def forward_in_thread(
     listen: tuple[str, int] = ("127.0.0.1", 0),
     mode: str = AUTO,
     dial: Dial | None = None,
+    open_patience: float = OPEN_PATIENCE,
 ) -> Iterator[tuple[str, int]]:
     """``with forward_in_thread(text) as (host, port)``: a local port that leads to the target.
 
@@ -39,6 +41,7 @@ def forward_in_thread(
         listen: local address; port 0 takes any that is free.
         mode: ``auto``, or the name of the only transport allowed.
         dial: as in `open_client`. It is called in that thread.
+        open_patience: as in `open_client`: how long a connection waits for a session, in seconds.
 
     Raises:
         HybridRelayError: before the block: the string is wrong, or the relay refuses it for good. An error that ends
@@ -50,7 +53,10 @@ def forward_in_thread(
 
     async def main() -> None:
         stop = trio.Event()
-        async with open_client(connection_string, mode=mode, dial=dial) as client, FlatNursery() as nursery:
+        async with (
+            open_client(connection_string, mode=mode, dial=dial, open_patience=open_patience) as client,
+            FlatNursery() as nursery,
+        ):
             serve = partial(run_forward, client, [listen], stop=stop, grace=_GRACE_SECONDS)
             bound = await nursery.start(serve)
             started.put((trio.lowlevel.current_trio_token(), stop, bound[0]))

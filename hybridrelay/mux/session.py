@@ -108,6 +108,8 @@ class Session:
         #: Channels on which the peer has greeted.
         self.greetings = 0
         self._ended = trio.Event()
+        #: Set once no further stream can be opened, now or later.
+        self._leaving = trio.Event()
         #: Set unless somebody waits for the streams to end.
         self._empty = trio.Event()
         self._empty.set()
@@ -117,7 +119,6 @@ class Session:
         #: The greatest epoch of a channel that was given to us; the core hears of it when it is that channel's turn.
         self._epoch_given = -1
         self._waiting = trio.CancelScope()
-        self._detached_at = 0.0
         self._first_error: BaseException | None = None
         self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         self._is_started = False
@@ -131,8 +132,20 @@ class Session:
     @property
     def is_open(self) -> bool:
         """Streams can be opened: HELLO was exchanged, and neither side is going away."""
-        core = self.core
-        return core.is_established and not core.peer_going_away and not core.going_away
+        return self.core.is_established and self.core.accepts_streams
+
+    @property
+    def detached_at(self) -> float | None:
+        """When the session lost its channel, on Trio's clock; None unless it is resuming.
+
+        A session that is going away counts as resuming while it has no channel; see `accepts_streams`.
+        """
+        return self.core.detached_at
+
+    @property
+    def accepts_streams(self) -> bool:
+        """False once either side goes away or the session is over. True does not mean that there is a channel now."""
+        return self.core.accepts_streams
 
     @property
     def _is_control(self) -> bool:
@@ -165,6 +178,10 @@ class Session:
         await self._ended.wait()
         assert self.core.ended is not None
         return self.core.ended
+
+    async def wait_leaving(self) -> None:
+        """Wait until the session takes no further streams for good: either side goes away, or it has ended."""
+        await self._leaving.wait()
 
     def open_stream_nowait(self, metadata: bytes = b"") -> MuxStream:
         """Open a stream without waiting for the answer: up to 16 KiB may be sent at once.
@@ -199,6 +216,7 @@ class Session:
     def drain(self, reason: Reason = Reason.GOING_AWAY, text: str = "") -> None:
         """Tell the peer to open no further streams; those that are open go on."""
         self.core.drain(reason, text)
+        self._leaving.set()
         self._output()
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> None:
@@ -300,9 +318,6 @@ class Session:
 
     async def _wait_for_channel(self, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None) -> None:
         """Between two channels: get the next one, or end the session at its deadline."""
-        if self._attached.is_set():  # otherwise the last channel never greeted, and who waits still does
-            self._attached = trio.Event()
-        self._detached_at = trio.current_time()
         deadline = self.core.next_deadline()
         if self._next is None:
             with trio.CancelScope(deadline=math.inf if deadline is None else deadline) as self._waiting:
@@ -354,11 +369,6 @@ class Session:
             self._channel.lose("given up for another channel")
 
     @property
-    def detached_seconds(self) -> float:
-        """How long the session has been without a channel; meaningful while it is neither open nor over."""
-        return trio.current_time() - self._detached_at
-
-    @property
     def channel_age(self) -> float:
         """Seconds since the present channel was opened; 0 where there is none."""
         return 0.0 if self._channel is None else trio.current_time() - self._channel.opened_at
@@ -377,6 +387,8 @@ class Session:
 
     async def wait_open(self) -> None:
         """Wait until the session has a channel (again), or has ended."""
+        if self._attached.is_set() and not self.core.is_established and self.core.ended is None:
+            self._attached = trio.Event()  # it was set by a channel that has been lost since
         await self._attached.wait()
 
     def _output(self) -> None:
@@ -411,12 +423,13 @@ class Session:
                         self._task_status.started()
                 case events.SessionEnded(reason=reason):
                     self._attached.set()
+                    self._leaving.set()
                     self._offer_in.close()
                     self._waiting.cancel()
                     if self._channel is not None:
                         self._channel.ended(reason)
                 case events.GoingAway():
-                    pass  # core.peer_going_away is what counts
+                    self._leaving.set()
         if not self._empty.is_set() and not self._is_delivering():
             self._empty.set()
 

@@ -111,6 +111,16 @@ class SessionCore:
         """What is kept for another channel, frames' overhead included."""
         return self._outbox.kept_bytes
 
+    @property
+    def detached_at(self) -> float | None:
+        """When the session lost its channel; None while it has one, before its first, and when it is over."""
+        return self._detached_at
+
+    @property
+    def accepts_streams(self) -> bool:
+        """False once either side goes away or the session is over: no channel that comes later changes that."""
+        return self.ended is None and not self.peer_going_away and not self.going_away
+
     def next_deadline(self) -> float | None:
         """When `handle_timeout` has something to do, or None."""
         if self._detached_at is not None:
@@ -223,7 +233,7 @@ class SessionCore:
         Raises:
             LocalProtocolError: the session is over or going away, or a limit is reached (`reason` in the text).
         """
-        if self.ended is not None or self.peer_going_away or self.going_away:
+        if not self.accepts_streams:
             raise LocalProtocolError("the session accepts no further streams")
         if len(metadata) > frames.MAX_OPEN_METADATA:
             raise LocalProtocolError("metadata too long")

@@ -9,7 +9,7 @@ import sys
 
 import trio
 
-__all__ = ["abort_stream", "reset_on_close", "tune_socket", "tune_stream"]
+__all__ = ["abort_stream", "reset_on_close", "tune_socket", "tune_stream", "wait_abandoned"]
 
 #: A socket counts as writable while less than this is unsent (bytes). Without it the kernel takes megabytes, and a
 #: ping waits behind all of them. trio's own 16 KiB costs fast paths one wake-up per 16 KiB.
@@ -23,6 +23,9 @@ KEEPALIVE_COUNT = 6
 #: How long sent data may stay unacknowledged (seconds). At least a minute: shorter, and the network's own recovery
 #: (a rerouted path, a laptop changing its wireless network) loses channels that would have lived.
 USER_TIMEOUT = 90
+
+#: How often a connection that has sent something is looked at for a reset (seconds); see `wait_abandoned`.
+_RESET_CHECK_SECONDS = 0.25
 
 # macOS has it under another name; both take seconds.
 _KEEPIDLE_NAMES = ("TCP_KEEPIDLE", "TCP_KEEPALIVE")
@@ -82,6 +85,25 @@ async def abort_stream(stream: trio.abc.AsyncResource) -> None:
     if isinstance(stream, trio.SocketStream):
         reset_on_close(stream, True)
     await trio.aclose_forcefully(stream)
+
+
+async def wait_abandoned(stream: trio.SocketStream) -> None:
+    """Wait until the peer has given up a connection that nobody reads or writes meanwhile; consume nothing.
+
+    That is when it has reset it, or when it has ended its sending without having sent anything. A peer that has sent
+    something and then ended its sending may still wait for the answer: that looks the same as closing.
+
+    Cancelled, the connection is as before.
+    """
+    sock = stream.socket
+    try:
+        if not await sock.recv(1, socket.MSG_PEEK):
+            return
+        # There is data now, so the socket stays readable, and only its pending error tells.
+        while sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:  # noqa: ASYNC110
+            await trio.sleep(_RESET_CHECK_SECONDS)
+    except OSError:
+        return
 
 
 def _set(sock: socket.socket | trio.socket.SocketType, level: int, name: str, value: int) -> None:

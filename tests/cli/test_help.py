@@ -81,9 +81,15 @@ def test_what_is_no_command_is_a_usage_error(run: Run, arguments: tuple[str, ...
 
 
 def test_the_default_in_the_help_is_the_one_in_force() -> None:
-    from hybridrelay.cli.connection_strings import DEFAULT_CLIMB_SECONDS, DEFAULT_RESUME_DEADLINE
+    from hybridrelay.cli.connection_strings import (
+        DEFAULT_CLIMB_SECONDS,
+        DEFAULT_OPEN_PATIENCE,
+        DEFAULT_RESUME_DEADLINE,
+    )
+    from hybridrelay.client.patience import OPEN_PATIENCE
     from hybridrelay.connectivity.link import CLIMB_FIRST_SECONDS
     from hybridrelay.mux import DATA_CONFIG
 
     assert DATA_CONFIG.resume_deadline == DEFAULT_RESUME_DEADLINE
     assert CLIMB_FIRST_SECONDS == DEFAULT_CLIMB_SECONDS
+    assert OPEN_PATIENCE == DEFAULT_OPEN_PATIENCE

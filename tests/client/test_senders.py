@@ -1,4 +1,4 @@
-"""Which relay is next: the order, the race that begins late, and the patience for a listener, in virtual time."""
+"""Which relay is next: the order, the race that begins late, in virtual time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.senders import LISTENER_PATIENCE, NEXT_RELAY_SECONDS, SET_BACK_SECONDS, Senders
+from hybridrelay.client.senders import NEXT_RELAY_SECONDS, SET_BACK_SECONDS, Senders
 from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError
 from hybridrelay.protocol.reasons import Reason
 
@@ -155,38 +155,19 @@ async def test_a_listener_at_the_second_relay_is_found_at_once(
     assert a.failed_at < began, "nothing is wrong with that relay"
 
 
-async def test_the_patience_for_a_listener_is_one_for_all(
-    autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
-) -> None:
-    a, b, c = relays
-    a.error, a.takes = DOWN, 2.5
-    b.error = c.error = NO_LISTENER
-    began = trio.current_time()
-    with pytest.raises(RendezvousError) as caught:
-        await senders.open_any_data_channel()
-    assert caught.value.reason is Reason.NO_LISTENER
-    assert trio.current_time() - began == pytest.approx(2.5 + LISTENER_PATIENCE, abs=0.1)
-    assert len(a.asked) == 1
-    assert len(b.asked) > 2
-    assert len(b.asked) == len(c.asked)
-    for word in ("a.example: down", "b.example: nobody", "c.example: nobody"):
-        assert word in str(caught.value)
-
-
 @pytest.mark.parametrize("reason", [Reason.NO_LISTENER, Reason.LIMIT])
-async def test_a_listener_that_comes_in_time_is_found(
+async def test_each_relay_is_asked_once(
     autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender], reason: Reason
 ) -> None:
-    for relay in relays:
-        relay.error = RendezvousError("not now", reason=reason)
-
-    async def come() -> None:
-        await trio.sleep(LISTENER_PATIENCE / 2)
-        relays[1].error = None
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(come)
-        assert (await senders.open_any_data_channel()).sender is relays[1]
+    a, b, c = relays
+    a.error = DOWN
+    b.error = c.error = RendezvousError("not now", reason=reason)
+    with pytest.raises(RendezvousError) as caught:
+        await senders.open_any_data_channel()
+    assert caught.value.reason is reason
+    assert [len(relay.asked) for relay in relays] == [1, 1, 1]
+    for word in ("a.example: down", "b.example: not now", "c.example: not now"):
+        assert word in str(caught.value)
 
 
 async def test_an_instance_that_is_gone_is_gone_unless_another_relay_has_it(

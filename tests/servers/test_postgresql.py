@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 
 from hybridrelay.client import forward_in_thread
 
-from ..deployments import Published
+from ..deployments import Deployment, Published
+from ..waiting import wait_until
 from .conftest import MODES, Site, find, run
 
 ROWS = 200_000
@@ -91,3 +93,48 @@ def test_psycopg_in_a_program_without_trio(published: Published, mode: str) -> N
         with connection.pipeline():
             cursors = [connection.execute("SELECT %s::int", [n]) for n in range(100)]
         assert [cursor.fetchone() for cursor in cursors] == [(n,) for n in range(100)]
+
+
+def test_clients_that_reconnect_ride_over_the_restart_of_a_relay(postgresql: int, tmp_path: Path) -> None:
+    stop = threading.Event()
+    asked = [0] * 4
+    errors: list[psycopg.Error] = []
+
+    def ask_again_and_again(number: int, port: int) -> None:
+        while not stop.is_set():
+            try:
+                with psycopg.connect(host="127.0.0.1", port=port, user="postgres", connect_timeout=60) as connection:
+                    connection.execute("SELECT 1")
+                asked[number] += 1
+            except psycopg.Error as exc:
+                errors.append(exc)
+
+    def all_ask() -> None:
+        before = list(asked)
+        wait_until(
+            lambda: errors or all(now > then + 2 for now, then in zip(asked, before, strict=True)),
+            seconds=60, what="every client is served",
+        )  # fmt: skip
+
+    with Deployment(tmp_path) as deployment:
+        relay = deployment.start_relay()
+        published = deployment.create("restart", ("127.0.0.1", postgresql))
+        deployment.start_connector(published)
+        forward = deployment.start_forward(published, arguments=["--open-patience", "60"])
+        clients = [
+            threading.Thread(target=ask_again_and_again, args=(number, forward.port)) for number in range(len(asked))
+        ]
+        for client in clients:
+            client.start()
+        try:
+            all_ask()
+            relay.kill()
+            forward.program.wait_for_line("the data channel was lost", where="err")
+            deployment.start_relay()
+            all_ask()
+        finally:
+            stop.set()
+            for client in clients:
+                client.join(60)
+    assert not errors
+    assert "connection reset" not in forward.program.err

@@ -39,7 +39,7 @@ async def test_one_relay_that_refuses_does_not_end_the_others(nursery: trio.Nurs
     async with first.client(first.string(refused, Role.APPLICATION), resume_deadline=1) as client:
         with trio.fail_after(20), pytest.raises((RendezvousError, StreamRefused)):  # noqa: PT012
             while True:
-                await (await client.open_stream()).aclose()
+                await (await client.open_stream(patience=0)).aclose()
     async with second.client(second.string(kept, Role.APPLICATION)) as client:
         stream = await client.open_stream()
         await stream.send_all(b"x")
@@ -112,7 +112,7 @@ async def test_callers_share_one_failed_attempt(deployment: Deployment, nursery:
 
         async def open_stream() -> None:
             with pytest.raises(RelayUnreachable) as caught:
-                await client.open_stream()
+                await client.open_stream(patience=0)
             failures.append(caught.value)
 
         async with trio.open_nursery() as callers:
@@ -177,7 +177,7 @@ async def test_a_listener_that_is_full_says_so(
     await deployment.connector(deployment.string(published, Role.CONNECTOR))
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
         with pytest.raises(RendezvousError) as caught:
-            await client.open_stream()
+            await client.open_stream(patience=0)
     assert caught.value.reason is Reason.LIMIT
     nursery.cancel_scope.cancel()
 

@@ -180,7 +180,7 @@ async def test_no_listener_anywhere_names_both(pair: Pair, nursery: trio.Nursery
     published = pair.publish()
     async with pair.client(pair.string(published, Role.APPLICATION)) as client:
         with pytest.raises(RendezvousError) as caught:
-            await client.open_stream()
+            await client.open_stream(patience=0)
     assert caught.value.reason is Reason.NO_LISTENER
     assert all(f"{host}: db: no connector" in str(caught.value) for host in HOSTS)
     nursery.cancel_scope.cancel()
@@ -193,7 +193,7 @@ async def test_both_relays_down(pair: Pair, nursery: trio.Nursery) -> None:
         relay.scope.cancel()
     async with pair.client(string) as client:
         with pytest.raises(RelayUnreachable) as caught:
-            await client.open_stream()
+            await client.open_stream(patience=0)
     assert all(host in str(caught.value) for host in HOSTS)
     assert caught.value.remedy
     nursery.cancel_scope.cancel()

@@ -143,7 +143,7 @@ async def test_a_forward_resets_the_application_where_the_target_resets(
 async def _reason_of(deployment: Deployment, string, expected: type[Exception]) -> Reason:
     async with deployment.client(string) as client:
         with pytest.raises(expected) as caught:
-            await client.open_stream()
+            await client.open_stream(patience=0)
     return caught.value.reason
 
 
@@ -194,7 +194,7 @@ async def test_refusals_of_the_relay(deployment: Deployment, nursery: trio.Nurse
     async with late as client:
         client._senders.all[0]._clock = lambda: 1_000_000_000.0
         with pytest.raises(AuthorizationError) as caught:
-            await client.open_stream()
+            await client.open_stream(patience=0)
     assert caught.value.reason is Reason.TOKEN_EXPIRED
     assert caught.value.remedy
     nursery.cancel_scope.cancel()

@@ -9,7 +9,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
-from ..connection_strings import WHERE_FROM, add_climb_seconds, add_grace, add_mode, add_resume_deadline, load_all
+from ..connection_strings import (
+    WHERE_FROM,
+    add_climb_seconds,
+    add_grace,
+    add_mode,
+    add_open_patience,
+    add_resume_deadline,
+    load_all,
+)
 from ..parser import WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 
@@ -28,7 +36,9 @@ application's connection is reset; it never sees a false end of file.
 
 {WHERE_FROM}
 
-A session that is lost is opened again, for ever. Where the connection string names several relays, the first that
+A session that is lost is opened again, for ever. A connection that is made while the relay or the connector is away
+waits for a session for up to --open-patience seconds before it is reset; where waiting cannot help (a wrong key, a
+target that refuses) it is reset at once. Where the connection string names several relays, the first that
 works is used; when it is lost or about to stop, open connections go on over another. A key that was revoked at all of
 them closes its port, and with the last port the command ends (exit code 1). The ready line says which ports were
 opened.
@@ -75,6 +85,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_proxy(parser)
     add_grace(parser)
     add_resume_deadline(parser)
+    add_open_patience(parser)
     add_climb_seconds(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
@@ -166,7 +177,11 @@ async def _forward(
 ) -> None:
     from ...client import open_client, run_forward
 
-    options = {"resume_deadline": args.resume_deadline, "climb_seconds": args.climb_seconds}
+    options = {
+        "resume_deadline": args.resume_deadline,
+        "climb_seconds": args.climb_seconds,
+        "open_patience": args.open_patience,
+    }
     async with open_client(string, mode=args.mode, dial=dial, **options) as client:
         await run_forward(client, [address], stop=stop.event, grace=stop.grace, task_status=task_status)
 

@@ -1,0 +1,203 @@
+"""Opening sessions for those that wait for one.
+
+One task makes the attempts, as long as anybody waits; everybody who waits has a deadline of his own. The rules:
+
+1. A session that lost its channel is given a moment to resume. The moment is over early when a relay says that the
+   session's connector is not there. After that, attempts to open another session are made beside the resumption, and
+   whichever succeeds first is used.
+2. A session that is going away takes no further streams, so another one is opened at once.
+3. An attempt that fails is repeated after a short random pause. Those who wait see its error if waiting cannot change
+   it (`patience.may_pass`), or when their deadline passes. The first attempt that somebody waits for always runs to
+   its end, whatever the deadline.
+4. The attempts stop with the last one who waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+
+from .._nursery import FlatNursery
+from ..connectivity.backoff import Backoff
+from ..errors import HybridRelayError, StreamRefused
+from ..protocol.reasons import Reason
+from .kept import KeptSession
+from .patience import max_waiting, may_pass
+
+#: How long a session may take to resume before another one is tried beside it (seconds).
+RESUME_PATIENCE = 3.0
+#: The longest pause between two attempts (seconds): what is back is noticed within a second.
+_MAX_PAUSE = 1.0
+
+
+@attrs.define(eq=False)
+class _Waiter:
+    """Somebody who waits for a session."""
+
+    #: On Trio's clock. It counts once an attempt has failed.
+    deadline: float
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    #: Set when there is a session, or an error for which nothing is to be waited.
+    over: trio.Event = attrs.field(factory=trio.Event)
+    #: How the last attempt failed.
+    failure: BaseException | None = None
+
+    def failed(self, error: BaseException, *, final: bool) -> None:
+        """An attempt failed."""
+        self.failure = error
+        if final:
+            self.over.set()
+        self.scope.deadline = self.deadline
+
+
+class SessionOpener:
+    """Holds the session for new streams, and opens another one when that is needed and somebody waits.
+
+    Args:
+        nursery: runs the attempts.
+        open_session: makes one attempt; gives a session that is open.
+        replaced: called with a session that has been replaced and is not over.
+        limit: how many may wait.
+    """
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        open_session: Callable[[], Awaitable[KeptSession]],
+        *,
+        replaced: Callable[[KeptSession], None],
+        limit: Callable[[], int] = max_waiting,
+    ) -> None:
+        self._nursery = nursery
+        self._open_session = open_session
+        self._replaced = replaced
+        self._limit = limit
+        self._waiters: set[_Waiter] = set()
+        self._scope = trio.CancelScope()
+        self._is_running = False
+        self._closed = False
+        #: The session opened last, or None before the first.
+        self.kept: KeptSession | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a session."""
+        return len(self._waiters)
+
+    @property
+    def open(self) -> KeptSession | None:
+        """The session on which streams can be opened now, or None."""
+        return self.kept if self.kept is not None and self.kept.session.is_open else None
+
+    async def get(self, deadline: float) -> KeptSession:
+        """The session for a new stream; waits for one where there is none.
+
+        Args:
+            deadline: until when to wait while attempts fail, on Trio's clock. In the past: for one attempt.
+
+        Raises:
+            HybridRelayError: how the last attempt failed.
+            StreamRefused: too many are waiting (`Reason.LIMIT`).
+            trio.ClosedResourceError: `close` was called.
+
+        Cancelled, the caller no longer waits; the attempt under way ends if nobody else does.
+        """
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError("the client was closed")
+            if (kept := self.open) is not None:
+                return kept
+            await self._wait(_Waiter(deadline))
+
+    def close(self) -> None:
+        """Open no further sessions. Everybody who waits gets `trio.ClosedResourceError`."""
+        self._closed = True
+        self._failed(trio.ClosedResourceError("the client was closed"), final=True)
+
+    async def _wait(self, waiter: _Waiter) -> None:
+        """Until there is a session, at least for a moment. Raises what `get` raises."""
+        if len(self._waiters) >= self._limit():
+            raise StreamRefused(
+                f"{len(self._waiters)} connections wait for a session already, and no more may", reason=Reason.LIMIT
+            )
+        self._waiters.add(waiter)
+        if not self._is_running:
+            self._is_running = True
+            self._nursery.start_soon(self._run)
+        try:
+            with waiter.scope:
+                await waiter.over.wait()
+        finally:
+            self._waiters.discard(waiter)
+            if not self._waiters:
+                self._scope.cancel()
+        if waiter.failure is not None and (waiter.scope.cancelled_caught or waiter.over.is_set()) and not self.open:
+            raise waiter.failure
+
+    async def _run(self) -> None:
+        try:
+            while self._waiters:
+                # Cancelled with the last who waits; somebody else may have come by the time that has happened.
+                with trio.CancelScope() as self._scope:
+                    await self._serve_waiters()
+        finally:
+            self._is_running = False
+
+    async def _serve_waiters(self) -> None:
+        async with FlatNursery() as nursery:
+            nursery.start_soon(self._watch_resumption, nursery.cancel_scope)
+            try:
+                await self._attempt_until_open()
+            except Exception as exc:  # noqa: BLE001 - a bug, or a dial of the caller's: raised to those who wait
+                self._failed(exc, final=True)
+            nursery.cancel_scope.cancel()
+
+    async def _watch_resumption(self, attempts: trio.CancelScope) -> None:
+        """Stop the attempts once the session that lost its channel has another."""
+        kept = self.kept
+        if kept is not None and kept.session.accepts_streams:
+            await kept.session.wait_open()
+            if self.open is not None:
+                self._succeeded()
+                attempts.cancel()
+
+    async def _attempt_until_open(self) -> None:
+        await self._let_resume()
+        backoff = Backoff(first_seconds=0.25, max_seconds=_MAX_PAUSE, min_seconds=0.1)
+        while True:
+            try:
+                kept = await self._open_session()
+            except HybridRelayError as exc:
+                self._failed(exc, final=not may_pass(exc))
+            else:
+                before, self.kept = self.kept, kept
+                self._succeeded()
+                if before is not None and before.session.outcome is None:
+                    self._replaced(before)
+                return
+            await trio.sleep(backoff.next_wait())
+
+    async def _let_resume(self) -> None:
+        kept = self.kept
+        if kept is None or not kept.session.accepts_streams:
+            return
+        detached_at = kept.session.detached_at
+        if detached_at is not None:
+            # A point in time and not a duration: it may have passed.
+            with trio.move_on_at(detached_at + RESUME_PATIENCE):
+                await kept.wait_absent()
+
+    def _succeeded(self) -> None:
+        for waiter in self._waiters:
+            waiter.failure = None
+            waiter.over.set()
+        self._waiters.clear()
+
+    def _failed(self, error: BaseException, *, final: bool) -> None:
+        for waiter in self._waiters:
+            waiter.failed(error, final=final)
+        if final:
+            self._waiters.clear()
