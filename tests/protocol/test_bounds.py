@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridrelay.protocol import Budget, Reason, SessionConfig, frames
-from hybridrelay.protocol.config import BASE_WINDOW, MAX_PONGS_OWED, MAX_REFUSED_STREAMS
+from hybridrelay.protocol.config import BASE_WINDOW, MAX_PONGS_OWED, MAX_REFUSED_STREAMS, MAX_WRITTEN_AGAIN
 from hybridrelay.protocol.events import StreamOffered
 from hybridrelay.testing.cores import CorePair
 
@@ -134,14 +134,31 @@ def test_many_sessions_share_the_memory_of_the_process() -> None:
     assert (process.base, process.elastic) == (0, 0)
 
 
-def test_an_absurd_number_of_written_frames_only_forgives() -> None:
-    """In HELLO a peer may say that it has written anything: it gets its late frames ignored, and no memory for it."""
+@pytest.mark.parametrize(
+    ("written", "outcome"),
+    [
+        (1 + MAX_WRITTEN_AGAIN, None),
+        (2 + MAX_WRITTEN_AGAIN, Reason.SESSION_LOST),
+        ((1 << 64) - 1, Reason.SESSION_LOST),
+    ],
+)
+def test_the_number_of_written_frames_that_a_peer_states_is_capped(written: int, outcome: Reason | None) -> None:
+    """A peer that attaches may state more frames than we received, up to what it can have kept for us."""
     pair = CorePair.established(SessionConfig(resume_deadline=9))
     pair.open()
     pair.acceptor.events += pair.acceptor.core.channel_lost(pair.now)
     pair.acceptor.core.channel_opened(pair.now)
-    hello = frames.Hello(b"session id 16 by", b"s" * 32, 10, written=(1 << 64) - 1, received=1, epoch=1, attach=True)
+    hello = frames.Hello(b"session id 16 by", b"s" * 32, 10, written=written, received=1, epoch=1, attach=True)
+    assert attack(pair, hello) is outcome
+
+
+def test_stating_many_written_frames_forgives_late_frames_and_nothing_else() -> None:
+    pair = CorePair.established(SessionConfig(resume_deadline=9))
+    pair.open()
+    pair.acceptor.events += pair.acceptor.core.channel_lost(pair.now)
+    pair.acceptor.core.channel_opened(pair.now)
+    hello = frames.Hello(b"session id 16 by", b"s" * 32, 10, written=1 << 20, received=1, epoch=1, attach=True)
     assert attack(pair, hello) is None
     pair.write(pair.acceptor)
-    assert attack(pair, *[frames.Fin(1)] * 1) is None
+    assert attack(pair, frames.Fin(1)) is None
     assert attack(pair, frames.Data(1, b"after the end")) is Reason.PROTOCOL_ERROR
