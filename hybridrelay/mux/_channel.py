@@ -70,6 +70,8 @@ class Channel:
         self._read_all = trio.Event()
         #: A write has begun and not succeeded.
         self._writing = False
+        #: What the stream below holds of it (bytes); counted as memory of the sending side.
+        self._held = 0
         self._wrote_at = -math.inf
         #: The core is taking what was read, and its answers are to leave together.
         self._corked = False
@@ -202,12 +204,20 @@ class Channel:
             return False
         self._wrote_at = now
         self._writing = True
-        self.bytes_moved += sum(map(len, buffers))
+        size = sum(map(len, buffers))
+        self.bytes_moved += size
         try:
             self._writing = not self._port.send_nowait(*buffers)
         except _BROKEN as exc:
             self.lose(f"the channel was lost: {exc}", error=exc)
+        if self._writing:
+            self._hold(size)
         return True
+
+    def _hold(self, size: int) -> None:
+        """So many bytes are held by the stream below, which the channel has not taken."""
+        self._core.sending.take(size - self._held)
+        self._held = size
 
     async def _write(self) -> None:
         core = self._core
@@ -236,6 +246,7 @@ class Channel:
             with trio.CancelScope(deadline=self._write_deadline) as self._write_scope:
                 await self._port.flush()
                 self._writing = False
+                self._hold(0)
         except _BROKEN as exc:
             error = exc
         if self._writing:
@@ -274,6 +285,7 @@ class Channel:
                 pass  # the peer is gone
 
     async def _close(self) -> None:
+        self._hold(0)
         ended = self._core.ended
         if self._lost or self._writing or ended is None or ended.reason is Reason.PEER_SILENT:
             await trio.aclose_forcefully(self._stream)

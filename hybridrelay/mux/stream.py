@@ -12,6 +12,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_
 from ..errors import StreamRefused, StreamReset
 from ..protocol.config import BASE_WINDOW
 from ..protocol.reasons import Reason
+from ..protocol.sending import STREAM_SHARE
 from ..protocol.states import Opening, Sending
 from ..protocol.stream import Stream
 from ..streams.conflict import ConflictDetector
@@ -163,8 +164,10 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     @property
     def send_share(self) -> int:
         """This stream's part of what the senders of its session may have in memory together (bytes): the most that is
-        worth reading for it at a time."""
-        return max(BASE_WINDOW, QUEUED_PER_SESSION // max(1, len(self._session.core.streams)))
+        worth reading for it at a time. Little where memory for sending is short in this process."""
+        core = self._session.core
+        share = max(BASE_WINDOW, QUEUED_PER_SESSION // max(1, len(core.streams)))
+        return max(STREAM_SHARE, min(share, core.sending.available))
 
     @property
     def _queue_limit(self) -> int:

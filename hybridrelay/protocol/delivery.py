@@ -9,6 +9,7 @@ import attrs
 from .config import ACK_AFTER_BYTES, ACK_AFTER_FRAMES, ACK_AFTER_SECONDS, FRAME_OVERHEAD
 from .errors import RemoteProtocolError
 from .reasons import Reason
+from .sending import SESSION_SHARE, Sending
 
 Buffer = bytes | memoryview
 
@@ -18,25 +19,43 @@ class Outbox:
     """Our counted frames. The bytes of a frame belong to it until the peer has acknowledged them."""
 
     max_bytes: int
+    sending: Sending = attrs.field(factory=Sending)
     #: Number of the last frame written.
     written: int = attrs.field(default=0, init=False)
     #: Number of the last frame that the peer has acknowledged.
     acknowledged: int = attrs.field(default=0, init=False)
     #: What the frames in between cost.
     kept_bytes: int = attrs.field(default=0, init=False)
-    _kept: deque[tuple[int, tuple[Buffer, ...]]] = attrs.field(factory=deque, init=False)
+    #: Cost, memory and buffers of each.
+    _kept: deque[tuple[int, int, tuple[Buffer, ...]]] = attrs.field(factory=deque, init=False)
 
     @property
     def is_full(self) -> bool:
-        return self.kept_bytes >= self.max_bytes
+        kept = self.kept_bytes
+        return kept >= self.max_bytes or (kept >= SESSION_SHARE and self.sending.available <= 0)
 
     def write(self, size: int, *buffers: Buffer) -> int:
-        """Give the frame its number and keep it. `size` is that of all `buffers`."""
+        """Give the frame its number and keep it. `size` is that of all `buffers`, whose memory is counted now."""
+        self.sending.take(size)
+        return self.write_counted(size, size, buffers)
+
+    def write_counted(self, size: int, memory: int, buffers: tuple[Buffer, ...]) -> int:
+        """As `write`, where `memory` bytes were counted already, and are free once the frame is acknowledged."""
         self.written += 1
         cost = size + FRAME_OVERHEAD
         self.kept_bytes += cost
-        self._kept.append((cost, buffers))
+        self.sending.take(FRAME_OVERHEAD)
+        self._kept.append((cost, memory + FRAME_OVERHEAD, buffers))
         return self.written
+
+    def release_with(self, number: int, memory: int) -> None:
+        """Memory that was counted is free once the frame with this number is acknowledged."""
+        if number <= self.acknowledged:
+            self.sending.release(memory)
+        else:
+            index = number - self.acknowledged - 1
+            cost, before, buffers = self._kept[index]
+            self._kept[index] = cost, before + memory, buffers
 
     def acknowledge_untrusted(self, count: int) -> bool:
         """Drop what the peer has received; True where that was anything.
@@ -49,16 +68,21 @@ class Outbox:
                 f"acknowledged {count}, outside {self.acknowledged} to {self.written}", reason=Reason.SESSION_LOST
             )
         fresh = count - self.acknowledged
+        free = 0
         for _ in range(fresh):
-            self.kept_bytes -= self._kept.popleft()[0]
+            cost, memory, _ = self._kept.popleft()
+            self.kept_bytes -= cost
+            free += memory
+        self.sending.release(free)
         self.acknowledged = count
         return fresh > 0
 
     def unacknowledged(self) -> list[tuple[Buffer, ...]]:
         """The kept frames in order, to be written again."""
-        return [buffers for _, buffers in self._kept]
+        return [buffers for _, _, buffers in self._kept]
 
     def clear(self) -> None:
+        self.sending.release(sum(memory for _, memory, _ in self._kept))
         self._kept.clear()
         self.kept_bytes = 0
 

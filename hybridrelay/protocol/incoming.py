@@ -113,7 +113,7 @@ class Incoming:
         if stream.states.apply(Input.RECV_STOP) and before in (Sending.OPEN, Sending.FINISHING):
             stream.stopped_by_peer = True
             stream.reason, stream.text = frame.reason, frame.text
-            stream.drop_output()
+            stream.drop_output(self._output.outbox)
             self._events.append(StreamWritable(stream))
             self._output.schedule(stream)
 
@@ -121,7 +121,7 @@ class Incoming:
         offered = stream.states.opening is Opening.OFFERED
         if stream.states.apply(Input.RECV_RESET if isinstance(frame, frames.Reset) else Input.RECV_REFUSED):
             self._table.offered -= offered
-            stream.abort(frame.reason, frame.text)
+            stream.abort(frame.reason, frame.text, self._output.outbox)
             self._events.append(StreamAborted(stream))
             self._table.settle(stream)
 

@@ -45,7 +45,7 @@ class Output:
     ) -> None:
         self._config = config
         self._table = table
-        self._outbox = outbox
+        self.outbox = outbox
         self._inbox = inbox
         self._liveness = liveness
         self._events = events
@@ -73,7 +73,7 @@ class Output:
             or self._pongs
             or self._again
             or self._goaway_due
-            or ((self._ready or self._opens) and not self._outbox.is_full)
+            or ((self._ready or self._opens) and not self.outbox.is_full)
         )
 
     # --- what is to be done
@@ -102,7 +102,7 @@ class Output:
         """Abort a stream that was offered."""
         stream.states.apply(Input.SEND_REFUSED)
         self._table.offered -= 1
-        stream.abort(reason, text)
+        stream.abort(reason, text, self.outbox)
         self.control(stream, frames.Refused(stream.id, reason, frames.clip_text(text)))
 
     def open(self, stream: Stream) -> None:
@@ -128,7 +128,7 @@ class Output:
     def attached(self, *, resumed: bool) -> None:
         """HELLO has been exchanged."""
         self._ping_due = True
-        self._again = deque(self._outbox.unacknowledged())
+        self._again = deque(self.outbox.unacknowledged())
         if resumed:
             # What has no number may have been lost with the old channel.
             self._goaway_due = self.goaway is not None
@@ -223,7 +223,7 @@ class Output:
 
     def _write_opens(self, out: list[Buffer], now: float) -> int:
         size = 0
-        while self._opens and not self._outbox.is_full:
+        while self._opens and not self.outbox.is_full:
             stream, _ = self._opens.popitem(last=False)
             stream.announced = True
             # What the peer may send once it has answered is reserved now: OPENED needs no WINDOW behind it.
@@ -237,7 +237,7 @@ class Output:
 
     def _write_counted(self, out: list[Buffer], frame: frames.Frame, stream: Stream) -> int:
         encoded = frame.encode()
-        stream.last_number = self._outbox.write(len(encoded), encoded)
+        stream.last_number = self.outbox.write(len(encoded), encoded)
         out.append(encoded)
         return len(encoded)
 
@@ -255,20 +255,20 @@ class Output:
 
     def _write_data(self, out: list[Buffer], room: int) -> None:
         ready = self._ready
-        while ready and room > 0 and not self._outbox.is_full:
+        while ready and room > 0 and not self.outbox.is_full:
             quantum = MAX_DATA if len(ready) == 1 else FAIR_DATA
             stream = ready.popleft()
             window = stream.send_window
             amount = min(stream.queued_bytes, window.limit - window.sent, quantum)
             if amount > 0:
-                amount, buffers = stream.take_output(amount)
+                amount, memory, buffers = stream.take_output(amount)
                 window.sent += amount
                 header = frames.data_header(stream.id, amount)
                 if amount < _JOIN_BELOW * len(buffers):
                     buffers = [b"".join([header, *buffers])]
                 else:
                     buffers.insert(0, header)
-                stream.last_number = self._outbox.write(amount + frames.HEADER_SIZE, *buffers)
+                stream.last_number = self.outbox.write_counted(amount + frames.HEADER_SIZE, memory, tuple(buffers))
                 out.extend(buffers)
                 room -= amount + frames.HEADER_SIZE
                 if stream.wants_room and stream.can_send and stream.queued_bytes < self._config.send_queue:

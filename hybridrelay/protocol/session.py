@@ -33,6 +33,7 @@ from .incoming import Incoming
 from .liveness import Liveness
 from .output import Output
 from .reasons import Reason
+from .sending import Sending
 from .states import Input, Opening, Receiving, StreamStates
 from .stream import Stream
 from .table import Role, StreamTable
@@ -87,7 +88,9 @@ class SessionCore:
         self._detached_at: float | None = None
         self._decoder = frames.FrameDecoder()
         self._events: list[Event] = []
-        self._outbox = Outbox(self.config.max_unacknowledged)
+        #: What is queued and not acknowledged, against the process's budget.
+        self.sending = Sending(budget)
+        self._outbox = Outbox(self.config.max_unacknowledged, self.sending)
         self._inbox = Inbox()
         self._liveness = Liveness(self.config.ping_interval, self.config.ping_timeout)
         self._table = StreamTable(role, self._outbox)
@@ -265,8 +268,7 @@ class SessionCore:
         if not data:
             return
         self._apply_local(stream, Input.SEND_DATA)
-        stream.send_queue.append(data)
-        stream.queued_bytes += len(data)
+        self.sending.take(stream.queue_output(data))
         self._output.schedule(stream)
 
     def send_fin(self, stream: Stream) -> None:
@@ -294,7 +296,7 @@ class SessionCore:
             self.refuse(stream, reason, text)
             return
         self._apply_local(stream, Input.SEND_RESET)
-        stream.abort(reason, text)
+        stream.abort(reason, text, self._outbox)
         if stream.announced:
             self._output.control(stream, frames.Reset(stream.id, reason, frames.clip_text(text)))
         else:
@@ -412,7 +414,8 @@ class SessionCore:
                     stream.states.opening is Opening.AWAITING and stream.announced and stream.id <= last_stream
                 )
                 stream.states.lose()
-                stream.abort(Reason.SESSION_LOST if unanswered and lost is Reason.GOING_AWAY else lost, text)
+                why = Reason.SESSION_LOST if unanswered and lost is Reason.GOING_AWAY else lost
+                stream.abort(why, text, self._outbox)
                 self._events.append(events.StreamAborted(stream))
             # What arrived on a stream that came to its end can still be read.
             stream.receive_window.close()

@@ -7,8 +7,9 @@ from typing import Any
 
 import attrs
 
-from .delivery import Buffer
+from .delivery import Buffer, Outbox
 from .reasons import Reason
+from .sending import BUFFER_OVERHEAD
 from .states import Opening, Receiving, Sending, StreamStates
 from .windows import ReceiveWindow, SendWindow
 
@@ -46,6 +47,8 @@ class Stream:
     scheduled: bool = False
     send_queue: deque[Buffer] = attrs.field(factory=deque)
     queued_bytes: int = 0
+    #: Memory of the first buffer in the queue, where a part of it has been taken; otherwise 0.
+    _head_memory: int = attrs.field(default=0, init=False)
     #: The driver waits for room in the send queue, and is to be told of it once.
     wants_room: bool = False
     #: Whatever the driver wants to find again when an event names this stream.
@@ -81,27 +84,50 @@ class Stream:
             return self.send_window.limit > self.send_window.sent
         return self.owes_fin
 
-    def take_output(self, amount: int) -> tuple[int, list[Buffer]]:
-        """Take up to `amount` bytes off the send queue: their count, and the buffers."""
+    def queue_output(self, data: bytes) -> int:
+        """Append to the send queue; gives the memory that this takes."""
+        self.send_queue.append(data)
+        self.queued_bytes += len(data)
+        return len(data) + BUFFER_OVERHEAD
+
+    def take_output(self, amount: int) -> tuple[int, int, list[Buffer]]:
+        """Take up to `amount` bytes off the send queue.
+
+        Returns:
+            How many bytes they are, the memory of the buffers that end among them, and the bytes in pieces.
+        """
         taken: list[Buffer] = []
         left = amount
+        memory = 0
         queue = self.send_queue
         while queue and left:
             chunk = queue[0]
-            if len(chunk) <= left:
+            size = len(chunk)
+            if size <= left:
                 taken.append(queue.popleft())
-                left -= len(chunk)
+                left -= size
+                memory += self._head_memory or size + BUFFER_OVERHEAD
+                self._head_memory = 0
             else:
                 # The rest stays a view of the same bytes: nothing is copied until it is encrypted.
+                self._head_memory = self._head_memory or size + BUFFER_OVERHEAD
                 view = memoryview(chunk)
                 taken.append(view[:left])
                 queue[0] = view[left:]
                 left = 0
         amount -= left
         self.queued_bytes -= amount
-        return amount, taken
+        return amount, memory, taken
 
-    def drop_output(self) -> None:
+    def drop_output(self, outbox: Outbox) -> None:
+        """Forget what is queued. What was written of it stays in the outbox, and with it the buffer it belongs to."""
+        if not self.send_queue:
+            return
+        if self._head_memory:
+            self.send_queue.popleft()
+            outbox.release_with(self.last_number, self._head_memory)
+            self._head_memory = 0
+        outbox.sending.release(sum(map(len, self.send_queue)) + BUFFER_OVERHEAD * len(self.send_queue))
         self.send_queue.clear()
         self.queued_bytes = 0
 
@@ -137,9 +163,9 @@ class Stream:
         self.receive_queue.clear()
         self.readable_bytes = 0
 
-    def abort(self, reason: Reason, text: str) -> None:
+    def abort(self, reason: Reason, text: str, outbox: Outbox) -> None:
         """Bookkeeping of a stream whose states are ABORTED already."""
         self.reason, self.text = reason, text
-        self.drop_output()
+        self.drop_output(outbox)
         self.drop_input()
         self.receive_window.close()

@@ -19,6 +19,8 @@ from .config import BASE_WINDOW
 
 #: The share of a budget that may be lent beyond `BASE_WINDOW`; the rest is kept for further streams.
 _ELASTIC_SHARE = 0.4
+#: The share that may be used for what is sent; see `sending.py`.
+_SENDING_SHARE = 0.125
 
 
 @attrs.define
@@ -31,6 +33,19 @@ class Budget:
     base: int = attrs.field(default=0, init=False)
     #: Bytes lent beyond the base windows.
     elastic: int = attrs.field(default=0, init=False)
+    #: Bytes that all sessions of the process hold of what they send. Only the process's budget counts them.
+    sending: int = attrs.field(default=0, init=False)
+    #: The most that they may be, shares of `sending.py` apart.
+    sending_limit: int = attrs.field(init=False)
+
+    @sending_limit.default
+    def _sending_limit(self) -> int:
+        return int(self.limit * _SENDING_SHARE)
+
+    @property
+    def sending_room(self) -> int:
+        """What is left for sending."""
+        return min(self.sending_limit, self.limit - self.base - self.elastic) - self.sending
 
     @property
     def root(self) -> Budget:
@@ -38,8 +53,8 @@ class Budget:
         return self if self.parent is None else self.parent.root
 
     def vitals(self) -> dict[str, int]:
-        """What is set aside now; the name is that in docs/operating.md."""
-        return {"reserved_bytes": self.base + self.elastic}
+        """What is set aside now; the names are those in docs/operating.md."""
+        return {"reserved_bytes": self.base + self.elastic, "sending_bytes": self.sending}
 
     @property
     def elastic_limit(self) -> int:
@@ -47,7 +62,7 @@ class Budget:
 
     def reserve_base(self) -> bool:
         """Set aside one base window; False where the budget does not hold another."""
-        if self.base + BASE_WINDOW > self.limit - self.elastic:
+        if self.base + BASE_WINDOW > self.limit - self.elastic - self.sending:
             return False
         if self.parent is not None and not self.parent.reserve_base():
             return False
@@ -62,7 +77,8 @@ class Budget:
 
     def borrow(self, wanted: int) -> int:
         """Lend up to `wanted` bytes of the elastic part; gives what is to be had, maybe 0."""
-        granted = min(wanted, self.elastic_limit - self.elastic, self.limit - self.base - self.elastic)
+        unused = self.limit - self.base - self.elastic - self.sending
+        granted = min(wanted, self.elastic_limit - self.elastic, unused)
         if granted > 0 and self.parent is not None:
             granted = self.parent.borrow(granted)
         if granted <= 0:

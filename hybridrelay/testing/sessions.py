@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 import trio.testing
 
-from ..mux import Role, Session, SessionConfig
+from ..mux import Budget, Role, Session, SessionConfig
 
 
 async def session_pair(
@@ -15,13 +15,15 @@ async def session_pair(
     *,
     channels: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = trio.testing.memory_stream_pair,
     config: SessionConfig | None = None,
+    budgets: tuple[Budget | None, Budget | None] = (None, None),
 ) -> tuple[Session, Session]:
     """An established initiator and acceptor, whose tasks run in `nursery` until it is cancelled or they end.
 
     With `trio.testing.MockClock` everything happens in virtual time.
     """
     client_channel, server_channel = channels()
-    client, server = Session(Role.INITIATOR, config=config), Session(Role.ACCEPTOR, config=config)
+    client = Session(Role.INITIATOR, config=config, budget=budgets[0])
+    server = Session(Role.ACCEPTOR, config=config, budget=budgets[1])
     async with trio.open_nursery() as starting:
         starting.start_soon(nursery.start, client.run, client_channel)
         starting.start_soon(nursery.start, server.run, server_channel)

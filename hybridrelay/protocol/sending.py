@@ -1,0 +1,61 @@
+"""Memory on the sending side: what is queued, and what was written and may have to be written again.
+
+Receive windows bound what a peer makes us hold of its own data. What we hold of *ours*, for a peer that reads or
+acknowledges nothing, needs a bound too, for the process and not only for a session: one application may have hundreds
+of sessions. Four rules:
+
+1. All bytes that are queued or not acknowledged count against the process's `Budget`, which lends at most
+   `Budget.sending_limit` for this.
+2. A session is *short* while it holds as much as is left in that part of the budget. So one session alone gets half,
+   and of n greedy ones each gets 1 / (n + 1); there is always as much left for a newcomer.
+3. A stream of a session that is short may queue `STREAM_SHARE`, and its session may keep `SESSION_SHARE` of frames
+   that await their acknowledgement, whatever the others do. So every stream goes on while its peer reads and
+   acknowledges. Nobody waits for the memory of another session.
+4. Memory is counted until it is free: a buffer that was read at once and leaves in several frames counts in full
+   until the last of them is acknowledged, since each frame is a view of the same buffer.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import attrs
+
+from .config import KIB
+from .windows import Budget
+
+#: What a stream may have queued although its session is short (bytes). Reads are limited to this as well.
+STREAM_SHARE = 4 * KIB
+#: What a session may keep of frames that are not acknowledged although it is short (bytes): two full frames. Less
+#: would make each frame wait for the peer's acknowledgement timer.
+SESSION_SHARE = 128 * KIB
+#: What a queued buffer costs beyond its bytes.
+BUFFER_OVERHEAD = 64
+
+
+@attrs.define
+class Sending:
+    """What one session holds of what it sends. Without a budget (control channels) it is never short, since the
+    limits of such a session are small."""
+
+    budget: Budget | None = None
+    #: Bytes, overhead included.
+    held: int = attrs.field(default=0, init=False)
+
+    @property
+    def available(self) -> int:
+        """How many more bytes the session may hold; not positive where it is short."""
+        budget = self.budget
+        return sys.maxsize if budget is None else budget.sending_room - self.held
+
+    def take(self, amount: int) -> None:
+        """Count `amount` bytes more."""
+        self.held += amount
+        if self.budget is not None:
+            self.budget.sending += amount
+
+    def release(self, amount: int) -> None:
+        """Count `amount` bytes less."""
+        self.held -= amount
+        if self.budget is not None:
+            self.budget.sending -= amount
