@@ -35,6 +35,8 @@ MAX_TOKEN = 4096
 #: Previous instances that one registration may declare dead: more restarts than that within a session's deadline
 #: are not worth remembering.
 MAX_REPLACES = 16
+#: Instances that one join may ask not to be sent to. A join with that many has about 2 KiB with a long token.
+MAX_AVOID = 32
 #: Text for people: cut, never refused.
 MAX_DETAIL = 256
 MAX_SOFTWARE = 128
@@ -129,6 +131,15 @@ def _instances(instance: object, attribute: attrs.Attribute[Any], value: object)
     if not isinstance(value, tuple):
         raise TypeError(f"{attribute.name} is not a list")
     if len(value) > MAX_REPLACES:
+        raise ValueError(f"{attribute.name} is too long")
+    for item in value:
+        _one_instance(instance, attribute, item)
+
+
+def _avoided(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, tuple):
+        raise TypeError(f"{attribute.name} is not a list")
+    if len(value) > MAX_AVOID:
         raise ValueError(f"{attribute.name} is too long")
     for item in value:
         _one_instance(instance, attribute, item)
@@ -255,6 +266,9 @@ class Join:
     token: str = attrs.field(validator=_text(MAX_TOKEN), repr=False)
     #: Only this instance will do: it has the session that is to be resumed.
     listener: Instance | None = attrs.field(default=None, validator=attrs.validators.optional(_one_instance))
+    #: Any instance but these: they were of no use to this client a moment ago. A relay that does not know the field
+    #: ignores it.
+    avoid: tuple[Instance, ...] = attrs.field(default=(), validator=_avoided)
 
 
 @attrs.frozen

@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 import attrs
@@ -178,13 +178,16 @@ class Broker:
 
     # --- rendezvous
 
-    async def join(self, grant: Grant, wanted: str | None, address: str = "") -> control.Joined | control.Failed:
+    async def join(
+        self, grant: Grant, wanted: str | None, address: str = "", *, avoid: Collection[str] = ()
+    ) -> control.Joined | control.Failed:
         """Find a listener that comes, for a sender that has the right to it. The id of the answer is 0.
 
         Args:
             grant: of the sender.
             wanted: the only instance that will do, or None for any.
             address: the sender's network address, as far as it counts as one (`slots.address_group`).
+            avoid: instances that are not asked, where any will do.
         """
         name = grant.connection.name
         passed_over: set[str] = set()
@@ -193,7 +196,7 @@ class Broker:
             if reason := self.why_revoked(grant.key):  # while a listener was asked
                 return control.Failed(0, reason)
             if wanted is None:
-                listener = self.listeners.choose(name, passed_over=passed_over)
+                listener = self.listeners.choose(name, passed_over=passed_over.union(avoid))
             else:
                 listener = None if passed_over else self.listeners.find(name, wanted)
             if listener is None:

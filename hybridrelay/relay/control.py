@@ -186,7 +186,7 @@ class ControlPeer:
 
         async def join() -> None:
             try:
-                answer = await self._broker.join(grant, message.listener, self._address)
+                answer = await self._broker.join(grant, message.listener, self._address, avoid=message.avoid)
             finally:
                 self._joins -= 1
             if isinstance(answer, control.Failed):

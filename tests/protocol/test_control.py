@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.protocol.control import (
+    MAX_AVOID,
     MAX_DETAIL,
     MAX_INTEGER,
     MAX_LIFETIME_SECONDS,
@@ -79,8 +80,14 @@ TABLE: list[tuple[Message, dict[str, Any]]] = [
     ),
     (Registered(1, 1_900_000_000), {"type": "registered", "id": 1, "expires_at": 1_900_000_000}),
     (Unregister(3, "sql"), {"type": "unregister", "id": 3, "connection": "sql"}),
-    (Join(4, "sql", "t"), {"type": "join", "id": 4, "connection": "sql", "token": "t", "listener": None}),
-    (Join(5, "sql", "t", TWO), {"type": "join", "id": 5, "connection": "sql", "token": "t", "listener": TWO}),
+    (
+        Join(4, "sql", "t"),
+        {"type": "join", "id": 4, "connection": "sql", "token": "t", "listener": None, "avoid": []},
+    ),
+    (
+        Join(5, "sql", "t", TWO, (ONE,)),
+        {"type": "join", "id": 5, "connection": "sql", "token": "t", "listener": TWO, "avoid": [ONE]},
+    ),
     (
         Joined(5, TICKET, TWO, 30.5),
         {"type": "joined", "id": 5, "ticket": TICKET_HEX, "listener": TWO, "lifetime_seconds": 30.5},
@@ -252,6 +259,7 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("register", "replaces", [value]) for value in NOT_INSTANCES],
     *[("registered", "expires_at", value) for value in NOT_SECONDS],
     *[("join", "listener", value) for value in NOT_INSTANCES],
+    *[("join", "avoid", value) for value in [*NOT_LISTS[:-1], [ONE] * (MAX_AVOID + 1)]],
     *[("joined", "ticket", value) for value in NOT_TICKETS],
     *[("joined", "lifetime_seconds", value) for value in NOT_DURATIONS],
     *[("offer", "ticket", value) for value in NOT_TICKETS],
@@ -300,7 +308,7 @@ def test_a_duration_is_between_zero_and_its_cap_or_an_error(duration: tuple[str,
 
 @pytest.mark.parametrize("fields", [fields for _, fields in TABLE])
 def test_every_field_without_a_default_is_needed(fields: dict[str, Any]) -> None:
-    for field in fields.keys() - {"type", "replaces", "listener", "detail", "outer_pins", "sender"}:
+    for field in fields.keys() - {"type", "replaces", "listener", "avoid", "detail", "outer_pins", "sender"}:
         rest = {key: value for key, value in fields.items() if key != field}
         with pytest.raises(RemoteProtocolError):
             ControlDecoder().receive_data_untrusted(framed(**rest))

@@ -326,3 +326,23 @@ async def test_successors_that_leave_as_well_are_not_asked_for_ever(
     assert failed.reason is Reason.LISTENER_SILENT
     assert sum(one.offers for one in asked) == MAX_ASKED
     assert broker.vitals()["open_rendezvous"] == 0
+
+
+async def test_a_listener_that_the_sender_wants_to_avoid_is_not_asked(
+    registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    instances = [f"{number:032x}" for number in range(5)]
+    for instance in instances:
+        broker.listeners.register(Listener("db", instance, 1, listen.key, Willing()))
+    for _ in range(10):
+        joined = await broker.join(send, None, avoid=instances[:4])
+        assert isinstance(joined, control.Joined)
+        assert joined.listener == instances[4]
+    failed = await broker.join(send, None, avoid=instances)
+    assert isinstance(failed, control.Failed)
+    assert failed.reason is Reason.NO_LISTENER
+    joined = await broker.join(send, instances[0], avoid=instances)
+    assert isinstance(joined, control.Joined), "it asked for this one"
