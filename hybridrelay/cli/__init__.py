@@ -17,6 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None means those of this process.
     """
+    from . import output
+
+    output.open_standard_streams()
     try:
         from .program import run_program
 

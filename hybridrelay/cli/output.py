@@ -1,21 +1,57 @@
-"""What the commands print on standard output."""
+"""What the commands print on standard output.
+
+Writing never raises: a command that has changed something must be able to finish although its output is lost. What
+went wrong is kept, and the command's exit code tells it at the end. Output that nobody wants (``| head``, ``>&-``) is
+dropped in silence.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
+logger = logging.getLogger("hybridrelay.cli")
+
+
+class _State:
+    """What became of standard output."""
+
+    #: Why it cannot be written to; None as long as it can, or where nobody reads it any more.
+    failure: OSError | None = None
+    is_lost = False
+
+
+def open_standard_streams() -> None:
+    """Make sure that the standard streams exist, before anything else is opened.
+
+    Whoever starts a program with one of them closed (``>&-``) wants nothing from it. Without this, a socket or the
+    registry would get its number, and Python has None in its place.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name in a script that the terminal does not know is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    _State.failure, _State.is_lost = None, False
+
 
 def say(text: str = "", *, end: str = "\n") -> None:
-    """Print and flush. Where nobody reads any more (``| head``), the rest of the output is dropped in silence."""
-    try:
-        print(text, end=end, flush=True)
-    except BrokenPipeError:
-        silence(sys.stdout)
+    """Print and flush."""
+    failure = _write(text + end)
+    _State.failure = _State.failure or failure
 
 
 def say_json(value: object) -> None:
@@ -24,18 +60,32 @@ def say_json(value: object) -> None:
 
 
 def say_ready(role: str, fields: Iterable[tuple[str, str]]) -> None:
-    """The line that tells programs and people that a long-running command serves now, and what."""
-    say(" ".join(["ready", role, *(f"{name}={value}" for name, value in fields)]))
+    """The line that tells programs and people that a long-running command serves now, and what.
+
+    Where it cannot be written, the log has it: serving goes on.
+    """
+    line = " ".join(["ready", role, *(f"{name}={value}" for name, value in fields)])
+    if (failure := _write(line + "\n")) is not None:
+        logger.warning("standard output cannot be written to (%s); it would have said: %s", failure.strerror, line)
 
 
-def flush() -> None:
-    """Flush what argparse printed: a closed pipe must not surface when the interpreter shuts down."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(ValueError):  # closed
-            try:
-                stream.flush()
-            except BrokenPipeError:
-                silence(stream)
+def is_lost() -> bool:
+    """Whether nothing that is printed from now on arrives anywhere."""
+    return _State.is_lost
+
+
+def flush() -> OSError | None:
+    """Flush both streams, so that nothing surfaces when the interpreter shuts down.
+
+    Returns:
+        Why standard output could not be written to, or None.
+    """
+    failure = _write("")
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        silence(sys.stderr)
+    return _State.failure or failure
 
 
 def silence(stream: TextIO) -> None:
@@ -44,6 +94,21 @@ def silence(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def _write(text: str) -> OSError | None:
+    """Write to standard output and flush it; why that failed, once, unless nobody reads it any more."""
+    try:
+        if text:  # to write nothing at all fails on a full disk, too
+            sys.stdout.write(text)
+        sys.stdout.flush()
+    except ValueError:  # closed by somebody in this process
+        return None
+    except OSError as exc:
+        silence(sys.stdout)
+        _State.is_lost = True
+        return None if isinstance(exc, BrokenPipeError) else exc
+    return None
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:

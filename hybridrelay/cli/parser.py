@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import itertools
 import sys
 import textwrap
-from typing import NoReturn, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from .. import __version__
-from . import exits
+from . import exits, output
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 #: For the --help of what runs for long.
 WHAT_IT_DOES = """\
@@ -82,6 +87,34 @@ class Subparsers(Protocol):
 class Parser(argparse.ArgumentParser):
     """Says errors as the rest of the program does, and repeats no secret that was given as an argument."""
 
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is sys.stdout:
+            output.say(message, end="")  # argparse would drop what cannot be written without a word
+        else:
+            super()._print_message(message, file)
+
+    # The superclass overloads it; what is given and returned is the same.
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown arguments here, where the command is known whose --help tells the right ones."""
+        given = list(sys.argv[1:] if args is None else args)
+        if self._subparsers is None:
+            # Before something else is said to be missing, which may be the same option misspelled.
+            options = [one.partition("=")[0] for one in itertools.takewhile("--".__ne__, given) if one[:2] == "--"]
+            self._refuse_unknown([one for one in options if one not in self._option_string_actions])
+        found, unknown = super().parse_known_args(given, namespace)
+        self._refuse_unknown(unknown)
+        return found, unknown
+
+    def _refuse_unknown(self, unknown: Sequence[str]) -> None:
+        if unknown:
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            self.error(f"unknown argument {unknown[0]}{_did_you_mean(unknown[0], known)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.metavar == "COMMAND" and action.choices is not None and value not in action.choices:
+            self.error(f"there is no command {value!r}{_did_you_mean(value, list(action.choices))}")
+        super()._check_value(action, value)
+
     def error(self, message: str) -> NoReturn:
         """Print the error and where to find help, and exit with `exits.USAGE`."""
         if any("sharedaccesskey=" in argument.lower() for argument in sys.argv):
@@ -89,6 +122,11 @@ class Parser(argparse.ArgumentParser):
             message = "a connection string was given as an argument: write it to a file of mode 0600, or set "
             message += "HYBRIDRELAY_CONNECTION_STRING, and regenerate its key"
         self.exit(exits.USAGE, f"hybridrelay: error: {message}\n  try: {self.prog} --help\n")
+
+
+def _did_you_mean(given: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def build_parser() -> Parser:
@@ -103,10 +141,21 @@ def build_parser() -> Parser:
         allow_abbrev=False,
     )
     _add_common(parser, suppress=False)
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    subparsers = add_commands(parser, "command")
     for module in (demo, relay, connections, keys, connector, forward, probe, bench):
         module.add_parser(subparsers)
     return parser
+
+
+def add_commands(parser: Parser, dest: str) -> Any:
+    """Give a parser commands of its own. Called without one, it prints its help as an error (`exits.USAGE`)."""
+
+    def explain(args: argparse.Namespace) -> int:
+        parser.print_help(sys.stderr)
+        return exits.USAGE
+
+    parser.set_defaults(run=explain, default_log_level="warning")
+    return parser.add_subparsers(title="commands", metavar="COMMAND", dest=dest)
 
 
 def add_command(subparsers: Subparsers, name: str, summary: str, description: str, examples: str) -> Parser:

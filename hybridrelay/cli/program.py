@@ -24,15 +24,21 @@ logger = logging.getLogger("hybridrelay.cli")
 
 def run_program(argv: Sequence[str] | None) -> int:
     """See `hybridrelay.cli.main`."""
+    args: argparse.Namespace | None = None
     try:
         args = build_parser().parse_args(argv)
         with args.reload_requests.caught() if "reload_requests" in args else contextlib.nullcontext():
             set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
-            return run_reporting(args.run, args)
+            code = run_reporting(args.run, args)
     except SystemExit as exc:  # argparse, after it has said what there is to say
-        return exc.code if isinstance(exc.code, int) else exits.USAGE
+        code = exc.code if isinstance(exc.code, int) else exits.USAGE
     finally:
-        output.flush()
+        failure = output.flush()
+    if failure is None:
+        return code
+    message = f"cannot write to standard output: {failure.strerror}"
+    _print_error(message, _OUTPUT_REMEDY, as_json=args is not None and bool(args.log_json))
+    return code or exits.FAILED
 
 
 def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
@@ -56,6 +62,7 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
         return max(map(_exit_code, leaves(exc)))
 
 
+_OUTPUT_REMEDY = "make room there, or send the output elsewhere; apart from its output, the command has done its work"
 _BUG_REMEDY = "this is a bug: run it again with --log-level debug, and report what it says"
 
 

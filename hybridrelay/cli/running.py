@@ -130,7 +130,10 @@ class _Stopper:
                 signal.signal(number, handler)
 
     def _signals(self) -> list[signal.Signals]:
-        found = [signal.SIGINT, signal.SIGTERM]
+        found = [signal.SIGTERM]
+        # A shell without job control ignores SIGINT for what it starts in the background: Ctrl-C is not meant for it.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            found.append(signal.SIGINT)
         if sys.platform != "win32" and self._reloads is None:
             # Whoever started the program with nohup wants it to survive its terminal.
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -70,14 +70,36 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("nonsense",), ("relay", "--nonsense"), ("keys",), ("relay", "--stat", "x")]
+    ("arguments", "says", "command"),
+    [
+        (("nonsense",), "there is no command 'nonsense'", ""),
+        (("conections",), "there is no command 'conections'; did you mean connections?", ""),
+        (("keys", "lst"), "there is no command 'lst'; did you mean list?", " keys"),
+        (("--nonsense", "relay"), "unknown argument --nonsense", ""),
+        (("relay", "--nonsense"), "unknown argument --nonsense", " relay"),
+        (("relay", "--stat", "x"), "unknown argument --stat; did you mean --state?", " relay"),
+        (("forward", "--lisen=x"), "unknown argument --lisen; did you mean --listen?", " forward"),
+        (("connections", "create", "a", "--endpont", "b"), "unknown argument --endpont", " connections create"),
+        (("probe", "x"), "unknown argument x", " probe"),
+    ],
 )
-def test_what_is_no_command_is_a_usage_error(run: Run, arguments: tuple[str, ...]) -> None:
+def test_what_is_unknown_points_to_the_help_of_its_command(
+    run: Run, arguments: tuple[str, ...], says: str, command: str
+) -> None:
     result = run(*arguments)
 
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("hybridrelay: error: ")
-    assert "--help\n" in result.err.splitlines(keepends=True)[1]
+    first, second = result.err.splitlines()
+    assert first.startswith(f"hybridrelay: error: {says}")
+    assert second == f"  try: hybridrelay{command} --help"
+
+
+@pytest.mark.parametrize("arguments", [(), ("connections",), ("keys",)], ids=" ".join)
+def test_without_a_command_the_help_is_printed(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+
+    assert (result.code, result.out) == (exits.USAGE, "")
+    assert result.err == run(*arguments, "--help").out
 
 
 def test_the_default_in_the_help_is_the_one_in_force() -> None:

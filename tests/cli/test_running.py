@@ -59,17 +59,22 @@ def test_an_error_leaves_as_itself() -> None:
         run_until_stopped(main)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGHUP there")
-def test_nohup_is_respected() -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT"])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(name: str) -> None:
+    """As under nohup, and for what a script starts in the background."""
+    number = signal.Signals[name]
+
     async def main() -> None:
-        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(number)
         await trio.lowlevel.checkpoint()
 
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         assert run_until_stopped(main) is None
+        assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGHUP there")

@@ -6,10 +6,10 @@ import argparse
 import datetime as dt
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import exits, output, values
-from ..parser import Subparsers, add_command
+from ..parser import Subparsers, add_command, add_commands
 from .creation import add_create, add_years
 from .endpoints import add_endpoints
 
@@ -44,7 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "relays.",
         "each of them has its own --help:\n  hybridrelay connections create --help\n",
     )
-    below: Any = group.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
+    below = add_commands(group, "subcommand")
     add_create(below)
     _add_import(below)
     _add_issue(below)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from .. import exits, output, values
-from ..parser import Subparsers, add_command
+from ..parser import Subparsers, add_command, add_commands
 from .connections import add_state
 from .key_changes import add_key, add_regenerate, add_rule, add_use, tell_ended
 
@@ -33,7 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "'connector' (right Listen) and 'application' (right Send); its strings carry the primary keys.",
         "each of them has its own --help:\n  hybridrelay keys regenerate --help\n",
     )
-    below: Any = group.add_subparsers(title="commands", metavar="COMMAND", dest="subcommand", required=True)
+    below = add_commands(group, "subcommand")
     listing = add_command(
         below,
         "list",

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         while True:
             last = await _survey(probers)
             output.say(_present(last, as_json=args.json, watching=args.watch is not None))
-            if args.watch is None:
+            if args.watch is None or output.is_lost():
                 return
             await trio.sleep(args.watch)
 
