@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from . import values
+from .reloading import log_not_reloaded
 
 if TYPE_CHECKING:
-    from ..security import ConnectionString, Role
+    from ..security import ConnectionString, Role, StringUpdate
+
+logger = logging.getLogger("hybridrelay.cli")
 
 #: Below the ten seconds and more that service managers give a program before they kill it.
 DEFAULT_GRACE = 5.0
@@ -102,6 +106,36 @@ def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionS
     if len([file for file in files if file == "-"]) > 1:
         raise ConfigurationError("standard input (-) holds one connection string", remedy="use files for the others")
     return [_load(file, role) for file in files or (None,)]
+
+
+async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, ConnectionString], StringUpdate]) -> None:
+    """Read the files again and have each that can be used taken up; the log says what became of each.
+
+    Args:
+        files: as for `load_all`. Standard input and the environment cannot be read again.
+        role: whose strings they have to be.
+        use: takes up a string, with its place among the files. A `ConfigurationError` says why it cannot.
+
+    Cancelled, those that were taken up stay so.
+    """
+    import trio
+
+    from ..errors import ConfigurationError
+    from ..security.loading import describe_source, naming
+
+    for number, file in enumerate(files or (None,)):
+        if file is None or file == "-":
+            logger.info("%s cannot be read again: a change needs a restart", describe_source(file))
+            continue
+        try:
+            string = await trio.to_thread.run_sync(_load, file, role, abandon_on_cancel=True)
+            with naming(file):
+                update = use(number, string)
+        except ConfigurationError as exc:
+            log_not_reloaded(exc)
+        else:
+            level = logging.WARNING if update.needs_restart else logging.INFO
+            logger.log(level, "%s: %s", file, update)
 
 
 def _load(file: str | None, role: Role | None) -> ConnectionString:

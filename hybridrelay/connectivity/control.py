@@ -59,7 +59,8 @@ class ControlChannel:
         self._ids = itertools.count(1)
         self._answers: dict[int, trio.MemorySendChannel[control.Message]] = {}
         self._messages_in, messages = trio.open_memory_channel[control.Message](MAX_UNHANDLED)
-        #: What the relay says unasked: `Offer`, `Ended`, `Draining`. Ends with the channel.
+        #: What the relay says unasked: `Offer`, `Ended`, `Draining`. Ends with the channel. `Registered` is here as
+        #: well, besides being an answer: it divides the offers into those before and those after it.
         self.messages: trio.abc.ReceiveChannel[control.Message] = messages
         #: It is over: nothing that was said last need have arrived.
         self.has_ended = False
@@ -134,13 +135,18 @@ class ControlChannel:
                         self._answers[id_].send_nowait(message)
                     except trio.WouldBlock:
                         raise RemoteProtocolError("the relay answered twice") from None
+                    if isinstance(message, control.Registered):
+                        self._pass_on(message)
             case control.Offer() | control.Ended() | control.Draining():
-                try:
-                    self._messages_in.send_nowait(message)
-                except trio.WouldBlock:
-                    raise RemoteProtocolError("the relay says more than we can take in") from None
+                self._pass_on(message)
             case _:
                 pass  # from a newer relay, or of no meaning in this direction
+
+    def _pass_on(self, message: control.Message) -> None:
+        try:
+            self._messages_in.send_nowait(message)
+        except trio.WouldBlock:
+            raise RemoteProtocolError("the relay says more than we can take in") from None
 
 
 def _lost() -> RelayUnreachable:

@@ -32,7 +32,7 @@ from ..mux import (
 from ..protocol import control
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
-from ..security import PeerIdentity
+from ..security import PeerIdentity, Secret
 from ..streams import TLSStream
 from ..streams.sockets import abort_stream
 from .audit import AuditLog
@@ -75,10 +75,21 @@ class Served:
     link: RelayLink
     #: The route of its data channel, which need not be the one that would be chosen now.
     carrier: Candidate
+    #: The key by which we were registered when the relay made the data channel; it ends with this key.
+    key: Secret | None = None
 
     def is_of(self, published: Published, peer: PeerIdentity) -> bool:
         """Whether the session belongs to this identity. Serials say something only under the same authority."""
         return self.published is published and self.peer.serial == peer.serial
+
+
+@attrs.frozen(eq=False)
+class _Arrival:
+    """A data channel that is being opened."""
+
+    published: Published
+    #: By which we were registered when it was offered.
+    key: Secret | None
 
 
 class DataChannels:
@@ -98,6 +109,8 @@ class DataChannels:
         self._audit = AuditLog()
         #: By session id.
         self._served: dict[bytes, Served] = {}
+        #: Data channels that are being opened.
+        self._arriving: set[_Arrival] = set()
         #: Proven channels whose HELLO has not arrived, by identity.
         self._greeting: dict[tuple[Published, str], Unproven] = {}
 
@@ -126,6 +139,21 @@ class DataChannels:
                 served.session.drop_channel()
                 await trio.sleep(_MOVE_SPACING_SECONDS)
 
+    async def follow_key(self, published: Published) -> bool:
+        """Let sessions whose data channel was made with an earlier key resume over another one, one after the other.
+
+        Returns:
+            Whether nothing depends on an earlier key any more.
+        """
+        key = published.string.key
+        for served in list(self._served.values()):
+            if served.published is published and served.key != key and served.session.is_open:
+                served.session.drop_channel()
+                await trio.sleep(_MOVE_SPACING_SECONDS)
+        return not any(one.published is published and one.key != key for one in self._served.values()) and not any(
+            one.published is published and one.key != key for one in self._arriving
+        )
+
     async def drain(self, grace: float) -> None:
         """Let open streams finish for up to `grace` seconds, and end all sessions."""
         logger.info("sessions to be finished: %d", len(self._served))
@@ -139,6 +167,7 @@ class DataChannels:
         control_channel: ControlChannel,
         offer: control.Offer,
         newcomer: Newcomer,
+        key: Secret | None = None,
     ) -> None:
         """One data channel, from the relay's offer to its end. Every failure ends in a log line and nowhere else.
 
@@ -147,10 +176,13 @@ class DataChannels:
             control_channel: over which it came.
             offer: was accepted.
             newcomer: its place among `registration.unproven`, given back when the other end has proved its identity.
+            key: by which we were registered when it was offered.
         """
         published, link = registration.published, registration.link
         newcomer.scope.deadline = trio.current_time() + UNPROVEN_SECONDS
         opened: tuple[TLSStream, PeerIdentity] | None = None
+        arrival = _Arrival(published, key)
+        self._arriving.add(arrival)
         try:
             with newcomer.scope:
                 candidate = await link.choose()
@@ -168,7 +200,7 @@ class DataChannels:
                 logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, reason.describe)
                 await refuse_session(tls, reason)
                 return
-            await self._serve_session(published, tls, peer, link, candidate)
+            await self._serve_session(published, tls, peer, link, candidate, arrival)
         except HybridRelayError as exc:
             hint = f"; {exc.remedy}" if exc.remedy else ""
             # That we accept got lost with the control channel: the relay asks again over the one in its place.
@@ -185,6 +217,7 @@ class DataChannels:
             logger.exception("%s: a data channel failed unexpectedly", published.name)
         finally:
             registration.unproven.leave(newcomer)
+            self._arriving.discard(arrival)
 
     async def _serve_session(
         self,
@@ -193,6 +226,7 @@ class DataChannels:
         peer: PeerIdentity,
         link: RelayLink,
         carrier: Candidate,
+        arrival: _Arrival | None = None,
     ) -> None:
         """A proven data channel: the first of a new session, or the next one of a session that we have."""
         greeting = self._greeting.setdefault((published, peer.serial), Unproven())
@@ -224,9 +258,9 @@ class DataChannels:
             logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, refusal.describe)
             await refuse_session(channel, refusal)
         elif hello.attach:
-            await self._attach(published, channel, peer, hello, initial, link, carrier)
+            await self._attach(published, channel, peer, hello, initial, link, carrier, arrival)
         else:
-            await self._run_session(published, channel, peer, hello.session_id, initial, link, carrier)
+            await self._run_session(published, channel, peer, hello.session_id, initial, link, carrier, arrival)
 
     def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
         """The policy once more, which may have changed while HELLO was on its way, and a limit."""
@@ -247,6 +281,7 @@ class DataChannels:
         initial: bytes,
         link: RelayLink,
         carrier: Candidate,
+        arrival: _Arrival | None,
     ) -> None:
         served = self._served.get(hello.session_id)
         refusal: Reason | None = Reason.SESSION_UNKNOWN
@@ -259,8 +294,15 @@ class DataChannels:
         else:
             route = f"{carrier.route.name} at {link.host}"
             logger.info("%s: session of %s resumed over %s", published.name, peer.label, route)
-            served.link, served.carrier = link, carrier
+            served.link, served.carrier, served.key = link, carrier, self._arrived(arrival)
             await served.session.replace_channel(channel, initial)
+
+    def _arrived(self, arrival: _Arrival | None) -> Secret | None:
+        """A session has the data channel now; the key with which it was made."""
+        if arrival is None:
+            return None
+        self._arriving.discard(arrival)
+        return arrival.key
 
     async def _run_session(
         self,
@@ -271,12 +313,13 @@ class DataChannels:
         initial: bytes,
         link: RelayLink,
         carrier: Candidate,
+        arrival: _Arrival | None,
     ) -> None:
         if session_id in self._served:
             await refuse_session(channel, Reason.PROTOCOL_ERROR)
             return
         session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget)
-        self._served[session_id] = served = Served(session, published, peer, link, carrier)
+        self._served[session_id] = served = Served(session, published, peer, link, carrier, self._arrived(arrival))
 
         async def wait_for_client() -> NoReturn:
             self._lost(served.link)
@@ -305,7 +348,8 @@ class DataChannels:
 
     async def _serve_stream_audited(self, published: Published, peer: PeerIdentity, offer: Offer) -> None:
         """Policy, target, bytes; exactly one line in the audit log."""
-        entry = self._audit.begin(published.name, peer, published.target)
+        address = published.target  # a reload may change it at any moment
+        entry = self._audit.begin(published.name, peer, address)
         if reason := self._policy.refusal(peer):
             offer.refuse(reason)
             entry.refused(reason)
@@ -315,7 +359,7 @@ class DataChannels:
             # Dialing is given up when the opener gives up: nobody waits for the answer any more.
             with trio.CancelScope() as scope:
                 offer.cancel_when_withdrawn(scope)
-                target = await open_target(published.target)
+                target = await open_target(address)
         except TargetError as exc:
             offer.refuse(exc.reason, str(exc))
             entry.refused(exc.reason, detail=str(exc.__cause__ or exc))

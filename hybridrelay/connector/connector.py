@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import attrs
 import trio
@@ -12,6 +13,7 @@ import trio
 from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Dial, Transport
+from ..connectivity.data import EndToEnd
 from ..connectivity.discovery import AUTO
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance, usable_links
@@ -20,18 +22,24 @@ from ..connectivity.refusals import all_failed
 from ..errors import ConfigurationError, HybridRelayError
 from ..mux import DATA_CONFIG
 from ..protocol import control
-from ..security import ConnectionString, expires_soon
+from ..security import ConnectionString, StringUpdate, expires_soon, key_fingerprint, update_string
 from .channels import DataChannels
 from .instance_file import InstanceFile
 from .policy import Policy, PolicyFile
-from .published import Published
+from .published import Published, Registration
 from .registrar import Registrar
 
 logger = LimitedLogger("hybridrelay.connector")
 
 
+#: Between two looks whether something depends on an earlier key still (seconds).
+_FOLLOW_SECONDS = 1.0
+
+_LinkKey = tuple[str, frozenset[tuple[str, int | None]], tuple[str, ...]]
+
+
 class Connector:
-    """Publishes hybrid connections until cancelled. Use `run_connector`.
+    """Publishes hybrid connections until cancelled. `run_connector` is enough where nothing changes while it runs.
 
     A `Registrar` keeps what is published registered at one relay; `DataChannels` has what comes of that, through
     whichever relay.
@@ -61,42 +69,151 @@ class Connector:
         #: Earlier instances of this connector that are dead.
         replaces = (instance_file.previous,) if instance_file and instance_file.previous else ()
         self._registrars: dict[RelayLink, Registrar] = {}
+        self._links: dict[_LinkKey, RelayLink] = {}
         #: Each is registered somewhere, or of no use anywhere.
         self._settled = trio.Event()
         #: All are of no use anywhere.
         self._over = trio.Event()
-
-        links: dict[tuple[object, ...], RelayLink] = {}
-
-        def link_to(endpoint: RelayEndpoint) -> RelayLink:
-            """Strings of one relay share its link."""
-            key = (endpoint.host, frozenset(endpoint.ports.items()), endpoint.pins)
-            if key not in links:
-                links[key] = RelayLink(
-                    endpoint,
-                    control.Role.CONNECTOR,
-                    instance=instance,
-                    mode=mode,
-                    dial=dial,
-                    transports=transports,
-                    climb_seconds=climb_seconds,
-                )
-                self._registrars[links[key]] = Registrar(
-                    links[key], self._channels, replaces=replaces, clock=clock, changed=self._changed
-                )
-            return links[key]
+        #: Set, and renewed, whenever a registration has come or gone.
+        self._change = trio.Event()
+        #: In which everything runs; None before and after.
+        self._nursery: trio.Nursery | None = None
+        self._new_link = partial(
+            RelayLink,
+            role=control.Role.CONNECTOR,
+            instance=instance,
+            mode=mode,
+            dial=dial,
+            transports=transports,
+            climb_seconds=climb_seconds,
+        )
+        self._new_registrar = partial(
+            Registrar, channels=self._channels, replaces=replaces, clock=clock, changed=self._changed
+        )
+        #: By what is published: follows its present key.
+        self._following: dict[Published, trio.CancelScope] = {}
 
         self._published = [Published(string) for string in strings]
-        names: set[tuple[str, str]] = set()
         for published in self._published:
             identity, _ = published.string.require_identity()
             if expires_soon(identity, now=clock()):
                 logger.warning("%s: this connector's identity expires soon: issue a new one", published.name)
-            for link in usable_links(RelayEndpoint.all_from(published.string), link_to):
-                if (link.host, published.name) in names:
-                    raise ConfigurationError(f"two connection strings are for {published.name} at {link.host}")
-                names.add((link.host, published.name))
+            self._publish(published, self._find_links(published, published.string))
+
+    # --- what is published, and where
+
+    def _find_links(self, published: Published, string: ConnectionString) -> dict[_LinkKey, RelayLink]:
+        """The links to the relays of a string, those that exist and new ones. Changes nothing.
+
+        Raises:
+            ConfigurationError: no relay can be used, or another string is for the same hybrid connection at one.
+        """
+        found: dict[_LinkKey, RelayLink] = {}
+
+        def link_to(endpoint: RelayEndpoint) -> RelayLink:
+            """Strings of one relay share its link."""
+            key = (endpoint.host, frozenset(endpoint.ports.items()), endpoint.pins)
+            found[key] = self._links.get(key) or self._new_link(endpoint)
+            return found[key]
+
+        usable_links(RelayEndpoint.all_from(string), link_to)
+        others = [one for one in self._published if one is not published and one.name == published.name]
+        taken = {registration.link.host for one in others for registration in one.registrations}
+        for link in found.values():
+            if link.host in taken:
+                raise ConfigurationError(f"two connection strings are for {published.name} at {link.host}")
+        return found
+
+    def _publish(self, published: Published, links: Mapping[_LinkKey, RelayLink]) -> None:
+        """Have it registered at these relays, and sooner or later at no others."""
+        for registration in list(published.registrations):
+            if registration.link not in links.values():
+                published.registrations.remove(registration)
+                published.retiring.append(registration)
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._retire, registration)
+        for key, link in links.items():
+            if link not in self._registrars:
+                self._links[key] = link
+                self._registrars[link] = self._new_registrar(link)
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._registrars[link].run, self._nursery)
+            known = self._registrars[link].find(published.name)
+            if known is None:
                 self._registrars[link].publish(published)
+            elif known in published.retiring:  # it has come back before it was gone
+                published.retiring.remove(known)
+                published.registrations.append(known)
+
+    async def _retire(self, registration: Registration) -> None:
+        """End the registration at a relay that the string does not name any more, once another has taken over."""
+        published = registration.published
+        while not published.is_registered:
+            await self._change.wait()
+        if registration not in published.retiring:
+            return
+        published.retiring.remove(registration)
+        registrar = self._registrars[registration.link]
+        await registrar.unpublish(registration)
+        if registrar.is_stopping and self._registrars.get(registration.link) is registrar:
+            del self._registrars[registration.link]
+            self._links = {key: link for key, link in self._links.items() if link is not registration.link}
+        logger.info("%s: no longer published at %s", published.name, registration.link.host)
+
+    def update(self, number: int, string: ConnectionString) -> StringUpdate:
+        """Use a changed connection string in the place of one that is published; nothing that is open is touched.
+
+        Another key, other relays and other pins are registered at once. Sessions whose data channel depends on the
+        earlier key are made to resume over another one, which is a short pause; the log says when nothing depends on
+        the earlier key any more, so that it can be regenerated. Another target counts for streams that are opened
+        from now on. Where a relay refuses the new key, the earlier one stays in use there.
+
+        Args:
+            number: the place of the earlier string among those that the connector was made with.
+            string: for the same hybrid connection.
+
+        Returns:
+            What was taken up, and what needs a restart.
+
+        Raises:
+            ConfigurationError: the string cannot be used here. Nothing was changed.
+        """
+        published = self._published[number]
+        update = update_string(published.string, string)
+        EndToEnd.from_connection_string(string)
+        links = self._find_links(published, update.string)
+        # From here on nothing can fail.
+        published.use(update.string)
+        self._publish(published, links)
+        for registration in published.registrations:
+            self._registrars[registration.link].renew()
+        if self._nursery is not None and update.key_changed:
+            self._nursery.start_soon(self._follow_key, published)
+        return update
+
+    async def _follow_key(self, published: Published) -> None:
+        """See to it that nothing depends on an earlier key, and say so."""
+        if published in self._following:
+            self._following[published].cancel()
+        with trio.CancelScope() as self._following[published]:
+            while not (published.has_settled and await self._channels.follow_key(published)):
+                with trio.move_on_after(_FOLLOW_SECONDS):
+                    await self._change.wait()
+            missing = [one.link.host for one in published.registrations if not one.is_registered]
+            note = f"; not registered yet at {', '.join(missing)}" if missing else ""
+            key = key_fingerprint(published.string.key)
+            logger.info("%s: everything uses the key %s now%s", published.name, key, note)
+
+    async def reload_policy(self) -> None:
+        """Read the policy file again at once, whether it has changed or not, and put it into force.
+
+        Raises:
+            ConfigurationError: it cannot be read or understood; the last policy stays in force.
+        """
+        if self._policy_file is not None:
+            self._channels.set_policy(await self._policy_file.reload())
+
+    # --- running
 
     async def run(
         self,
@@ -107,22 +224,28 @@ class Connector:
     ) -> None:
         """See `run_connector`."""
         async with FlatNursery() as nursery:
-            nursery.start_soon(report_left_out)
-            nursery.start_soon(watch_jumps, self._jumped)
-            if self._policy_file is not None:
-                nursery.start_soon(self._policy_file.watch, self._channels.set_policy, self._policy_failed)
-            nursery.start_soon(self._end_when_over)
-            for registrar in self._registrars.values():
-                nursery.start_soon(registrar.run, nursery)
-            await self._settled.wait()
-            self._tell_missing()
-            task_status.started(tuple(one.string for one in self._published if not one.is_refused))
-            await wait_stop(stop)
-            await self._drain(grace)
-            nursery.cancel_scope.cancel()
+            self._nursery = nursery
+            try:
+                nursery.start_soon(report_left_out)
+                nursery.start_soon(watch_jumps, self._jumped)
+                if self._policy_file is not None:
+                    nursery.start_soon(self._policy_file.watch, self._channels.set_policy, self._policy_failed)
+                nursery.start_soon(self._end_when_over)
+                for registrar in self._registrars.values():
+                    nursery.start_soon(registrar.run, nursery)
+                await self._settled.wait()
+                self._tell_missing()
+                task_status.started(tuple(one.string for one in self._published if not one.is_refused))
+                await wait_stop(stop)
+                await self._drain(grace)
+                nursery.cancel_scope.cancel()
+            finally:
+                self._nursery = None
 
     def _changed(self) -> None:
         """Some registration has come or gone."""
+        change, self._change = self._change, trio.Event()
+        change.set()
         if all(published.is_refused for published in self._published):
             doubtful = [one for published in self._published for one in published.registrations if one.is_doubtful]
             if not doubtful:
@@ -161,7 +284,8 @@ class Connector:
         await self._channels.drain(grace)
 
     def _data_channel_lost(self, link: RelayLink) -> None:
-        self._registrars[link].doubt()
+        if registrar := self._registrars.get(link):  # the string may name this relay no longer
+            registrar.doubt()
 
     @staticmethod
     def _policy_failed(error: ConfigurationError) -> None:

@@ -86,6 +86,7 @@ class PolicyFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._stamp: tuple[int, int, int] | None = None
+        self._reading = trio.Lock()
         self.policy = self._read()
 
     def _read(self) -> Policy:
@@ -111,6 +112,16 @@ class PolicyFile:
             return True  # reading it will say why
         return (stat.st_mtime_ns, stat.st_size, stat.st_ino) != self._stamp
 
+    async def reload(self) -> Policy:
+        """Read the file now, changed or not, and return the policy that is in it.
+
+        Raises:
+            ConfigurationError: it cannot be read or understood; the last policy stays in `policy`.
+        """
+        async with self._reading:  # so that what was read earlier is never kept later
+            self.policy = await trio.to_thread.run_sync(self._read)
+        return self.policy
+
     async def watch(self, changed: Callable[[Policy], None], failed: Callable[[ConfigurationError], None]) -> None:
         """Poll until cancelled. A file that cannot be read leaves the last policy in force."""
         broken = False
@@ -119,11 +130,11 @@ class PolicyFile:
             if not await trio.to_thread.run_sync(self._changed):
                 continue
             try:
-                self.policy = await trio.to_thread.run_sync(self._read)
+                policy = await self.reload()
             except ConfigurationError as exc:
                 if not broken:
                     failed(exc)
                 broken = True
             else:
                 broken = False
-                changed(self.policy)
+                changed(policy)

@@ -11,7 +11,7 @@ from ..connectivity.control import ControlChannel
 from ..connectivity.data import EndToEnd
 from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError
-from ..security import ConnectionString
+from ..security import ConnectionString, Secret
 from .unproven import Unproven
 
 #: When a relay is asked again that has refused a string for good (seconds): what was wrong is at that relay, where
@@ -31,6 +31,18 @@ class Published:
         self.target = string.require_target()
         self.end_to_end = EndToEnd.from_connection_string(string)
         self.registrations: list[Registration] = []
+        #: At relays that the connection string names no longer; they stay until another relay has taken over.
+        self.retiring: list[Registration] = []
+
+    def use(self, string: ConnectionString) -> None:
+        """Go on with another connection string, as `update_string` has made it: the identity is the same."""
+        self.string, self.target = string, string.require_target()
+
+    @property
+    def has_settled(self) -> bool:
+        """Every relay at which it is registered knows it by the present key, and there is one."""
+        registered = [one for one in self.registrations if one.is_registered]
+        return bool(registered) and all(one.key == self.string.key for one in registered)
 
     @property
     def is_registered(self) -> bool:
@@ -40,7 +52,7 @@ class Published:
     @property
     def is_refused(self) -> bool:
         """The string is of no use anywhere."""
-        return all(registration.is_refused for registration in self.registrations)
+        return all(registration.is_refused for registration in (*self.registrations, *self.retiring))
 
     def registered_through(self, relay: tuple[str, str]) -> Registration | None:
         """The registration at this relay (`ControlChannel.relay`), whatever the name by which it was reached."""
@@ -61,6 +73,10 @@ class Registration:
     is_refused: bool = False
     #: Data channels whose other end has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
     unproven: Unproven = attrs.field(factory=Unproven)
+    #: The connection string that the relay accepted last.
+    accepted: ConnectionString | None = None
+    #: The key that authorizes what the relay offers; None where nothing was offered yet.
+    key: Secret | None = None
     #: Which relay that was, the last time.
     relay: tuple[str, str] | None = None
     _refused_at: float = -math.inf
@@ -85,9 +101,10 @@ class Registration:
         """The relay is to be asked before its time."""
         self._ask_again_at = trio.current_time()
 
-    def succeeded(self, over: ControlChannel) -> None:
-        """The relay has accepted it."""
+    def succeeded(self, over: ControlChannel, string: ConnectionString) -> None:
+        """The relay has accepted it, by this connection string."""
         self.relay = over.relay
+        self.accepted = string
         self.over, self.is_refused, self.failure = over, False, None
 
     def failed(self, error: HybridRelayError, *, final: bool) -> None:

@@ -14,6 +14,7 @@ after the other, and ends the earlier channel with the last. So there is a liste
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -34,7 +35,7 @@ from ..errors import HybridRelayError, RelayUnreachable
 from ..protocol import control
 from ..protocol.reasons import Reason
 from .channels import MAX_UNPROVEN_CHANNELS, DataChannels
-from .published import Published
+from .published import Published, Registration
 from .registrations import Registrations
 
 logger = LimitedLogger("hybridrelay.connector")
@@ -133,9 +134,35 @@ class Registrar:
         """Before `run`: register this as well."""
         self._registrations.add(published)
 
+    def find(self, name: str) -> Registration | None:
+        """The registration of this hybrid connection here, or None."""
+        return self._registrations.find(name)
+
+    async def unpublish(self, registration: Registration) -> None:
+        """Register this no longer; with the last one, it is like `stop`. Sessions that came of it go on."""
+        over = registration.over
+        self._registrations.remove(registration)
+        if not self._registrations:
+            self.stop()
+        elif over is not None:
+            with contextlib.suppress(RelayUnreachable):
+                await over.send(control.Unregister(over.next_id(), registration.published.name))
+
+    @property
+    def is_stopping(self) -> bool:
+        """Nothing is registered here any more."""
+        return self._stopping
+
+    def renew(self) -> None:
+        """What is published was changed: register it again now, what was refused included."""
+        self._registrations.renew()
+        self._look_again()
+        self._in_doubt.set()
+
     def stop(self) -> None:
         """Close the control channel, all of them, and open no other: the relay offers nothing more to us."""
         self._stopping = True
+        self._in_doubt.set()
         for line in self._lines:
             line.channel.close()
 
@@ -402,6 +429,8 @@ class Registrar:
                 match message:
                     case control.Offer():
                         await self._answer(channel, message, channels)
+                    case control.Registered(id=id_):
+                        self._registrations.confirmed(channel, id_)
                     case _ if not line.admit_notice(trio.current_time(), MAX_NOTICES + len(self._registrations)):
                         logger.warning("%s floods us with messages, closing the control channel", self.link.host)
                         channel.close()
@@ -427,7 +456,7 @@ class Registrar:
         elif (newcomer := registration.unproven.admit(offer.sender, MAX_UNPROVEN_CHANNELS)) is None:
             await channel.send(control.Failed(offer.id, Reason.LIMIT))
         else:
-            channels.start_soon(self._channels.serve, registration, channel, offer, newcomer)
+            channels.start_soon(self._channels.serve, registration, channel, offer, newcomer, registration.key)
             await channel.send(control.Accept(offer.id))
 
     def _registration_ended(self, line: _Line, name: str, reason: Reason) -> None:

@@ -12,6 +12,7 @@ from ..connectivity.refusals import failure_error
 from ..errors import ConfigurationError, HybridRelayError
 from ..protocol import control
 from ..protocol.reasons import Reason
+from ..security import ConnectionString, Secret
 from .published import Published, Registration
 
 logger = LimitedLogger("hybridrelay.connector")
@@ -36,12 +37,26 @@ class Registrations:
         self._replaces = replaces
         self._clock = clock
         self._by_name: dict[str, Registration] = {}
+        #: What was registered by which request, until the answer has its turn among the relay's other messages.
+        self._asked: dict[tuple[ControlChannel, int], tuple[Registration, Secret]] = {}
 
     def add(self, published: Published) -> None:
         """It is to be registered as well."""
         registration = Registration(published, self._link)
         published.registrations.append(registration)
         self._by_name[published.name] = registration
+
+    def remove(self, registration: Registration) -> None:
+        """It is not to be registered any more."""
+        if self._by_name.get(registration.published.name) is registration:
+            del self._by_name[registration.published.name]
+
+    def renew(self) -> None:
+        """Have everything asked about again, what was refused included."""
+        for registration in self._by_name.values():
+            registration.ask_again()
+            # Until the relay has answered, it is not known by which key it offers.
+            registration.key = None
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -93,7 +108,7 @@ class Registrations:
         """
         until = self._clock() + _MAX_GRANT
         temporary: HybridRelayError | None = None
-        for name, registration in self._by_name.items():
+        for name, registration in list(self._by_name.items()):
             if registration.asks_again_in > 0 or (only_renew and registration.over is not channel):
                 continue
             twin = registration.published.registered_through(channel.relay)
@@ -101,10 +116,25 @@ class Registrations:
                 # There, the two would displace each other for ever.
                 self._is_twin(registration, twin)
                 continue
-            token = make_connection_token(registration.published.string, self._link.host, self._clock())
-            answer = await channel.request(control.Register(channel.next_id(), name, token, self._replaces))
+            string, earlier = registration.published.string, registration.accepted
+            answer = await self._ask(channel, registration, string)
+            if (
+                isinstance(answer, control.Failed)
+                and answer.reason.is_permanent
+                and earlier is not None
+                and (earlier.key_name, earlier.key) != (string.key_name, string.key)
+            ):
+                # It was changed while we run, and does not fit: what has worked until now is still good.
+                error = failure_error(name, answer)
+                temporary = temporary or error
+                logger.error(
+                    "at %s: the changed connection string is refused, the earlier key stays in use: %s",
+                    self._link.host,
+                    error,
+                )
+                string, answer = earlier, await self._ask(channel, registration, earlier)
             if isinstance(answer, control.Registered):
-                registration.succeeded(channel)
+                registration.succeeded(channel, string)
                 until = min(until, answer.expires_at)
             elif isinstance(answer, control.Failed):
                 error = failure_error(name, answer)
@@ -118,6 +148,20 @@ class Registrations:
                 if not registration.is_refused:
                     temporary = temporary or error
         return min((until - self._clock()) * RENEW_AFTER, self.asks_again_in), temporary
+
+    async def _ask(
+        self, channel: ControlChannel, registration: Registration, string: ConnectionString
+    ) -> control.Message:
+        token = make_connection_token(string, self._link.host, self._clock())
+        id_ = channel.next_id()
+        self._asked[channel, id_] = registration, string.key
+        return await channel.request(control.Register(id_, registration.published.name, token, self._replaces))
+
+    def confirmed(self, channel: ControlChannel, id_: int) -> None:
+        """What the relay offers over this channel from now on is authorized by that request."""
+        if asked := self._asked.pop((channel, id_), None):
+            registration, key = asked
+            registration.key = key
 
     def _is_twin(self, registration: Registration, twin: Registration) -> None:
         error = ConfigurationError(
@@ -146,3 +190,4 @@ class Registrations:
         for registration in self._by_name.values():
             if registration.over is channel:
                 registration.over = None
+        self._asked = {asked: what for asked, what in self._asked.items() if asked[0] is not channel}

@@ -43,6 +43,7 @@ from .relay_tls import (
 from .rules import KeySlot, Right, Rule, check_key, check_rules, generate_key, key_fingerprint
 from .sas import Authorization, SasToken, audience_for, make_token, parse_token_untrusted, verify_token
 from .secret import Secret
+from .string_update import StringUpdate, update_string
 from .tls import PeerIdentity, check_peer, data_client_context, data_server_context, peer_identity_error
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "Rule",
     "SasToken",
     "Secret",
+    "StringUpdate",
     "audience_for",
     "bracketed",
     "check_connection_name",
@@ -100,5 +102,6 @@ __all__ = [
     "relay_identity_error",
     "relay_pin",
     "spki_pin",
+    "update_string",
     "verify_token",
 ]

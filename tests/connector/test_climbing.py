@@ -31,7 +31,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.broker import Broker
 from hybridrelay.relay.control import ControlPeer
 from hybridrelay.relay.registry import Registry
-from hybridrelay.security import Right, Rule, audience_for, make_token
+from hybridrelay.security import Right, Rule, Secret, audience_for, make_token
 
 from .fakes import TCP, WSS, FakeRelay, published, state
 
@@ -162,7 +162,12 @@ class Offers:
         self.moved.append(better)
 
     async def serve(
-        self, registration: Registration, channel: ControlChannel, offer: control.Offer, newcomer: Newcomer
+        self,
+        registration: Registration,
+        channel: ControlChannel,
+        offer: control.Offer,
+        newcomer: Newcomer,
+        key: Secret | None,
     ) -> None:
         self.served += 1
         registration.unproven.leave(newcomer)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from functools import partial
 
 from .. import exits, output, values
-from ..connection_strings import WHERE_FROM, add_climb_seconds, add_grace, add_mode, add_resume_deadline, load_all
+from ..connection_strings import (
+    WHERE_FROM,
+    add_climb_seconds,
+    add_grace,
+    add_mode,
+    add_resume_deadline,
+    load_all,
+    reload_each,
+)
 from ..parser import WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
+from ..reloading import add_reload, log_not_reloaded
+
+logger = logging.getLogger("hybridrelay.cli")
 
 _DESCRIPTION = f"""\
 Run the connector: in the private network, where it can reach the target. It dials out only, to the relay, and opens
@@ -67,13 +79,15 @@ def add_parser(subparsers: Subparsers) -> None:
         "as it is back, and not only after their resume deadline; one file for each connector",
     )
     add_climb_seconds(parser)
+    add_reload(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
 def run(args: argparse.Namespace) -> int:
     """Publish until told to stop."""
     from ..._nursery import FlatNursery
-    from ...connector import InstanceFile, PolicyFile, run_connector
+    from ...connector import Connector, InstanceFile, PolicyFile
+    from ...errors import ConfigurationError
     from ...security import Role
     from ..running import GracefulStop, run_until_stopped
 
@@ -84,21 +98,31 @@ def run(args: argparse.Namespace) -> int:
 
     stop = GracefulStop(args.grace)
 
+    connector = Connector(
+        strings,
+        mode=args.mode,
+        dial=dial,
+        policy_file=policy_file,
+        resume_deadline=args.resume_deadline,
+        instance_file=instance_file,
+        climb_seconds=args.climb_seconds,
+    )
+
+    async def reload() -> None:
+        await reload_each(args.files, Role.CONNECTOR, connector.update)
+        if policy_file is not None:
+            try:
+                await connector.reload_policy()
+            except ConfigurationError as exc:
+                log_not_reloaded(exc)
+            else:
+                logger.info("reloaded %s", policy_file.path)
+
     async def main() -> None:
-        options = {
-            "mode": args.mode,
-            "dial": dial,
-            "policy_file": policy_file,
-            "stop": stop.event,
-            "grace": args.grace,
-            "resume_deadline": args.resume_deadline,
-            "instance_file": instance_file,
-            "climb_seconds": args.climb_seconds,
-        }
         async with FlatNursery() as nursery:
-            served = await nursery.start(partial(run_connector, strings, **options))
+            served = await nursery.start(partial(connector.run, stop=stop.event, grace=args.grace))
             output.say_ready("connector", [(string.entity_path, str(string.target)) for string in served])
             stop.arm()
 
-    run_until_stopped(main, stop=stop)
+    run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
     return exits.OK

@@ -1,0 +1,227 @@
+"""A connector takes up a changed connection string while streams run over it."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.connector import Connector
+from hybridrelay.errors import ConfigurationError, StreamRefused
+from hybridrelay.mux import MuxStream
+from hybridrelay.relay import Registry
+from hybridrelay.security import (
+    ConnectionString,
+    Endpoint,
+    HostPort,
+    KeySlot,
+    Role,
+    Rule,
+    generate_key,
+    key_fingerprint,
+)
+
+from ..waiting import async_wait_until
+from .deployment import Deployment, Published, deploy, echo, serve_target
+
+SECONDS = 30
+
+
+@attrs.frozen
+class Scene:
+    deployment: Deployment
+    published: Published
+    string: ConnectionString
+    connector: Connector
+
+    @property
+    def listener(self) -> Rule:
+        with Registry.open(self.deployment.state_dir) as registry:
+            return registry.rule("db", "listener")
+
+    def regenerate(self, slot: KeySlot) -> None:
+        with Registry.open(self.deployment.state_dir) as registry:
+            registry.regenerate_key("db", "listener", slot)
+
+    def revoke(self, slot: KeySlot) -> None:
+        with Registry.open(self.deployment.state_dir) as registry:
+            registry.revoke_key("db", "listener", slot)
+
+    def client(self, **options: object):
+        return self.deployment.client(self.deployment.string(self.published, Role.APPLICATION), **options)
+
+
+@pytest.fixture
+async def scene(deployment: Deployment, nursery: trio.Nursery) -> Scene:
+    published = deployment.publish()
+    string = deployment.string(published, Role.CONNECTOR, await serve_target(nursery, echo))
+    connector = Connector([string])
+    await nursery.start(connector.run)
+    return Scene(deployment, published, string, connector)
+
+
+async def said(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    async def is_said() -> bool:
+        return text in caplog.text
+
+    await async_wait_until(is_said, seconds=SECONDS, what=text)
+
+
+async def answers(stream: MuxStream) -> None:
+    with trio.fail_after(SECONDS):
+        await stream.send_all(b"x" * 1000)
+        received = 0
+        while received < 1000:
+            block = await stream.receive_some()
+            assert block
+            received += len(block)
+
+
+async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    """Twice: the end of the earlier key ends nothing, neither a stream nor the registration."""
+    caplog.set_level("INFO")
+    string = scene.string
+    async with scene.client() as client:
+        stream = await client.open_stream()
+        for slot in (KeySlot.SECONDARY, KeySlot.PRIMARY):
+            caplog.clear()
+            key = scene.listener.key(slot)
+            assert key is not None
+            string = attrs.evolve(string, key=key)
+            assert scene.connector.update(0, string).taken_up == ("shared access key",)
+            await answers(stream)
+            await said(caplog, "everything uses the key")
+            caplog.clear()
+            scene.regenerate(slot.other)
+            await trio.sleep(1.5)  # the relay looks at its registry once a second
+            await answers(stream)
+            await answers(await client.open_stream())
+            assert "was lost" not in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_key_that_is_refused(scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    """The earlier one stays in use, and the connector goes on."""
+    scene.connector.update(0, attrs.evolve(scene.string, key=generate_key()))
+    await said(caplog, "the earlier key stays in use")
+    async with scene.client() as client:
+        await answers(await client.open_stream())
+        scene.connector.update(0, scene.string)
+        await answers(await client.open_stream())
+    nursery.cancel_scope.cancel()
+
+
+async def test_another_target(scene: Scene, nursery: trio.Nursery) -> None:
+    """For streams that are opened from now on."""
+
+    async def shout(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"another")
+
+    async with scene.client() as client:
+        stream = await client.open_stream()
+        scene.connector.update(0, attrs.evolve(scene.string, target=await serve_target(nursery, shout)))
+        other = await client.open_stream()
+        assert await other.receive_some() == b"another"
+        await answers(stream)
+        closed = HostPort("127.0.0.1", 9)
+        scene.connector.update(0, attrs.evolve(scene.string, target=closed))
+        with pytest.raises(StreamRefused):
+            await client.open_stream()
+        await answers(stream)
+    nursery.cancel_scope.cancel()
+
+
+async def test_other_relays(
+    scene: Scene, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One is added, and the first is taken away: a session that goes through it lives on."""
+    caplog.set_level("INFO")
+    second = await deploy(nursery, tmp_path / "second")
+    hosts = ("127.0.0.1", "localhost")
+    for state_dir in (scene.deployment.state_dir, second.state_dir):
+        with Registry.open(state_dir) as registry:
+            if state_dir == second.state_dir:
+                registry.create("db", hosts, scene.published.rules)
+            else:
+                registry.change_hosts("db", hosts)
+    pins = (scene.deployment.info.pin, second.info.pin)
+    both = (*scene.string.endpoints, Endpoint("localhost", second.ports))
+    async with scene.client() as client:
+        stream = await client.open_stream()
+        assert scene.connector.update(0, attrs.evolve(scene.string, endpoints=both, relay_pins=pins)).taken_up == (
+            "relays",
+            "relay pins",
+        )
+        await said(caplog, "listening for db at localhost")
+        await answers(stream)
+        # The pins have changed, so that the first relay is another one as well, to be sure of it.
+        await said(caplog, "db: no longer published at 127.0.0.1")
+        scene.connector.update(0, attrs.evolve(scene.string, endpoints=both[1:], relay_pins=pins))
+        await answers(stream)
+        application = scene.deployment.string(scene.published, Role.APPLICATION, relay_pins=pins)
+        async with scene.deployment.client(attrs.evolve(application, endpoints=both[1:])) as other:
+            await answers(await other.open_stream())
+        await answers(stream)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("what", ["name", "role", "relays"])
+async def test_what_cannot_be_used_changes_nothing(scene: Scene, nursery: trio.Nursery, what: str) -> None:
+    changed = {
+        "name": scene.deployment.string(scene.deployment.publish("other"), Role.CONNECTOR),
+        "role": scene.deployment.string(scene.published, Role.APPLICATION),
+        "relays": attrs.evolve(
+            scene.string, endpoints=(Endpoint("127.0.0.1", dict.fromkeys(scene.deployment.ports)),)
+        ),
+    }[what]
+    with pytest.raises(ConfigurationError):
+        scene.connector.update(0, changed)
+    async with scene.client() as client:
+        await answers(await client.open_stream())
+    nursery.cancel_scope.cancel()
+
+
+async def test_another_identity_needs_a_restart(scene: Scene, nursery: trio.Nursery) -> None:
+    reissued = scene.deployment.string(scene.published, Role.CONNECTOR, scene.string.target)
+    update = scene.connector.update(0, reissued)
+
+    assert (update.taken_up, update.needs_restart) == ((), ("identity",))
+    assert str(update) == "the changed identity needs a restart"
+    async with scene.client() as client:
+        await answers(await client.open_stream())
+    nursery.cancel_scope.cancel()
+
+
+async def test_many_updates_at_once(scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    """Back and forth while streams run: the last one counts."""
+    caplog.set_level("INFO")
+    keys = [scene.string.key, scene.listener.secondary]
+    assert keys[1] is not None
+    async with scene.client() as client:
+        stream = await client.open_stream()
+        for number in range(21):
+            scene.connector.update(0, attrs.evolve(scene.string, key=keys[(number + 1) % 2]))
+            await answers(stream)
+        await said(caplog, f"everything uses the key {key_fingerprint(keys[1])}")
+        scene.revoke(KeySlot.PRIMARY)
+        await trio.sleep(1.5)
+        await answers(stream)
+        await answers(await client.open_stream())
+        last = [record.message for record in caplog.records if "everything uses the key" in record.message][-1]
+        assert key_fingerprint(keys[1]) in last
+    nursery.cancel_scope.cancel()
+
+
+async def test_stopped_while_it_updates(scene: Scene) -> None:
+    async with trio.open_nursery() as nursery:
+        connector, stop = Connector([scene.string]), trio.Event()
+        await nursery.start(partial(connector.run, stop=stop))
+        key = scene.listener.secondary
+        connector.update(0, attrs.evolve(scene.string, key=key))
+        stop.set()
+        await trio.lowlevel.checkpoint()
+        connector.update(0, scene.string)
+    connector.update(0, attrs.evolve(scene.string, key=key))  # after its end
