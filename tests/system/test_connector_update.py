@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import trio
 
 from hybridrelay.connector import Connector
-from hybridrelay.errors import ConfigurationError, StreamRefused
+from hybridrelay.errors import AuthorizationError, ConfigurationError, StreamRefused
 from hybridrelay.mux import MuxStream
 from hybridrelay.relay import Registry
 from hybridrelay.security import (
@@ -20,6 +21,7 @@ from hybridrelay.security import (
     KeySlot,
     Role,
     Rule,
+    create_authority,
     generate_key,
     key_fingerprint,
 )
@@ -49,6 +51,13 @@ class Scene:
     def revoke(self, slot: KeySlot) -> None:
         with Registry.open(self.deployment.state_dir) as registry:
             registry.revoke_key("db", "listener", slot)
+
+    async def relay_has_noticed(self) -> None:
+        """Until the relay has acted on all changes of its registry: a name that it does not know makes it look."""
+        unknown = Published("unknown", create_authority("unknown", now=time.time()), self.published.rules)
+        async with self.deployment.client(self.deployment.string(unknown, Role.APPLICATION)) as client:
+            with pytest.raises(AuthorizationError):
+                await client.connect()
 
     def client(self, **options: object):
         return self.deployment.client(self.deployment.string(self.published, Role.APPLICATION), **options)
@@ -96,7 +105,7 @@ async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest
             await said(caplog, "everything uses the key")
             caplog.clear()
             scene.regenerate(slot.other)
-            await trio.sleep(1.5)  # the relay looks at its registry once a second
+            await scene.relay_has_noticed()
             await answers(stream)
             await answers(await client.open_stream())
             assert "was lost" not in caplog.text
@@ -207,7 +216,7 @@ async def test_many_updates_at_once(scene: Scene, nursery: trio.Nursery, caplog:
             await answers(stream)
         await said(caplog, f"everything uses the key {key_fingerprint(keys[1])}")
         scene.revoke(KeySlot.PRIMARY)
-        await trio.sleep(1.5)
+        await scene.relay_has_noticed()
         await answers(stream)
         await answers(await client.open_stream())
         last = [record.message for record in caplog.records if "everything uses the key" in record.message][-1]
