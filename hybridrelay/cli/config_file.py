@@ -1,20 +1,45 @@
-"""The relay's configuration file: TOML, with the names of the command line's options."""
+"""Configuration files: TOML, with the names of a command's options and the values that they take.
+
+What is known is the command's parser, so that an option which is added to a command is one of its file, too.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .._text_files import read_text
-from ..errors import ConfigurationError
 from . import values
-from .parser import LEVELS
+
+if TYPE_CHECKING:
+    from ..errors import ConfigurationError
 
 _MAX_FILE = 256 * 1024
+#: Options that make no sense in a file.
+_COMMAND_LINE_ONLY = frozenset({"config", "help", "version"})
+#: Options that every command has, which may be given before the command as well.
+_COMMON = frozenset({"log_level", "log_json"})
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``; the command calls `use_config_file` before it looks at its options."""
+    parser.add_argument("--config", metavar="FILE.toml", type=values.path, help="take options from this file")
+    parser.set_defaults(parser=parser)
+
+
+def use_config_file(args: argparse.Namespace) -> None:
+    """Fill in the options that the command line left open from the file of ``--config``, if there is one.
+
+    Raises:
+        ConfigurationError: see `apply_config_file`.
+    """
+    from .logs import set_up_logs
+
+    if args.config is not None:
+        apply_config_file(args, args.config)
+        set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
 
 
 def apply_config_file(args: argparse.Namespace, path: Path) -> None:
@@ -23,82 +48,91 @@ def apply_config_file(args: argparse.Namespace, path: Path) -> None:
     Relative paths in the file are relative to the file.
 
     Args:
-        args: what argparse gave; options that were not given are None.
+        args: what the parser of a command with `add_config` gave.
         path: the file.
 
     Raises:
         ConfigurationError: it cannot be read, or a key or a value in it is wrong; says which.
     """
+    import tomllib
+
+    from .._text_files import read_text
+    from ..errors import ConfigurationError
+
     try:
         content = tomllib.loads(read_text(path, what="the configuration file", limit=_MAX_FILE))
     except tomllib.TOMLDecodeError as exc:
         raise ConfigurationError(f"{path} is not TOML: {exc}") from None
+    known = _known_options(args.parser)
     for key, value in content.items():
-        parse = _KEYS.get(key)
-        if parse is None:
-            raise _unknown(path, key)
+        action = known.get(key)
+        if action is None:
+            raise _unknown(path, key, known)
         try:
-            parsed = parse(value)
+            converted = _convert(action, value, path.parent)
         except (ValueError, argparse.ArgumentTypeError) as exc:
             raise ConfigurationError(f"{path}: {key}: {exc}") from None
-        if isinstance(parsed, Path):
-            parsed = path.parent / parsed
-        attribute = key.replace("-", "_")
-        if getattr(args, attribute, None) is None:
-            setattr(args, attribute, parsed)
+        if not _is_given(args, action):
+            setattr(args, action.dest, converted)
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("expected a text in quotes")
-    return value
+def _known_options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """By their names in a file; those that every command has come last."""
+    actions = [action for action in parser._actions if action.dest not in _COMMAND_LINE_ONLY]
+    actions.sort(key=lambda action: action.dest in _COMMON)
+    return {name[2:]: action for action in actions for name in action.option_strings if name.startswith("--")}
 
 
-def _path(value: Any) -> Path:
-    return Path(_text(value))
+def _is_given(args: argparse.Namespace, action: argparse.Action) -> bool:
+    if action.dest in _COMMON and getattr(args, action.dest, None) is not None:
+        return True
+    return not args.given_options.isdisjoint(action.option_strings)
 
 
-def _hosts(value: Any) -> list[str]:
-    return [values.host(_text(one)) for one in (value if isinstance(value, list) else [value])]
+def _convert(action: argparse.Action, value: Any, folder: Path) -> Any:
+    """What the command line would have given.
+
+    Raises:
+        ValueError, argparse.ArgumentTypeError: it does not take that.
+    """
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ValueError("expected true or false")
+        return value
+    if isinstance(action, argparse._AppendAction):  # `extend` is a kind of it
+        return [_convert_one(action, one, folder) for one in (value if isinstance(value, list) else [value])]
+    return _convert_one(action, value, folder)
 
 
-def _items(value: Any) -> str:
-    """Ports may be written as on the command line, or as a table."""
-    if isinstance(value, Mapping):
+def _convert_one(action: argparse.Action, value: Any, folder: Path) -> Any:
+    text = _as_text(action, value)
+    converted: Any = action.type(text) if callable(action.type) else text
+    if action.choices is not None and converted not in action.choices:
+        raise ValueError(f"expected one of {', '.join(map(str, action.choices))}")
+    if action.type is values.path:
+        return folder / converted
+    if action.type is values.path_or_stdin and converted != "-":
+        return str(folder / converted)
+    return converted
+
+
+def _as_text(action: argparse.Action, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if action.metavar == "PORTS" and isinstance(value, Mapping):
         for entry in value.values():
             if isinstance(entry, bool) or not isinstance(entry, int | str):
                 raise ValueError('expected numbers, "address:number" or "off"')
         return ",".join(f"{name}={entry}" for name, entry in value.items())
-    return _text(value)
+    if action.metavar == "SECONDS" and isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:f}" if isinstance(value, float) else str(value)
+    raise ValueError("expected a number" if action.metavar == "SECONDS" else "expected a text in quotes")
 
 
-def _level(value: Any) -> str:
-    level = _text(value).lower()
-    if level not in LEVELS:
-        raise ValueError(f"expected one of {', '.join(LEVELS)}")
-    return level
+def _unknown(path: Path, key: str, known: Mapping[str, argparse.Action]) -> ConfigurationError:
+    from ..errors import ConfigurationError
 
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("expected true or false")
-    return value
-
-
-_KEYS: Mapping[str, Callable[[Any], object]] = {
-    "state": _path,
-    "host": _hosts,
-    "ports": lambda value: values.ports(_items(value)),
-    "public-ports": lambda value: values.public_ports(_items(value)),
-    "tls-certificate": _path,
-    "tls-key": _path,
-    "log-level": _level,
-    "log-json": _flag,
-}
-
-
-def _unknown(path: Path, key: str) -> ConfigurationError:
-    close = difflib.get_close_matches(key.replace("_", "-"), _KEYS, n=1)
+    close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
     shown = "".join(char if char.isprintable() else " " for char in key[:40])
-    remedy = f"did you mean {close[0]}?" if close else f"known are: {', '.join(_KEYS)}"
+    remedy = f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"
     return ConfigurationError(f"{path}: unknown key {shown!r}", remedy=remedy)

@@ -44,6 +44,20 @@ def add_mode(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_files(parser: argparse.ArgumentParser, *, means: str) -> None:
+    """Add ``--connection-string-file``: several after one option, or the option again; a list in `files`."""
+    parser.add_argument(
+        "--connection-string-file",
+        metavar="F",
+        dest="files",
+        type=values.path_or_stdin,
+        nargs="+",
+        action="extend",
+        default=[],
+        help=f"{means}, one or more; - for standard input",
+    )
+
+
 def add_grace(parser: argparse.ArgumentParser) -> None:
     """Add ``--grace``."""
     parser.add_argument(

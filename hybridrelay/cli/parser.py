@@ -97,11 +97,13 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Refuse unknown arguments here, where the command is known whose --help tells the right ones."""
         given = list(sys.argv[1:] if args is None else args)
+        options = [one.partition("=")[0] for one in itertools.takewhile("--".__ne__, given) if one[:2] == "--"]
         if self._subparsers is None:
             # Before something else is said to be missing, which may be the same option misspelled.
-            options = [one.partition("=")[0] for one in itertools.takewhile("--".__ne__, given) if one[:2] == "--"]
             self._refuse_unknown([one for one in options if one not in self._option_string_actions])
         found, unknown = super().parse_known_args(given, namespace)
+        if self._subparsers is None:
+            found.given_options = frozenset(options)
         self._refuse_unknown(unknown)
         return found, unknown
 

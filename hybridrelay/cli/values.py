@@ -147,6 +147,11 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def path_or_stdin(text: str) -> str:
+    """A path, or - for standard input."""
+    return text
+
+
 def _split_address(text: str) -> tuple[str, int]:
     """Like `parse_host_port_untrusted`, for addresses to listen on: port 0 is possible."""
     from ..security import parse_host_port_untrusted

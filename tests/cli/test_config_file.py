@@ -1,16 +1,20 @@
-"""The relay's configuration file: the names of the options, and the command line wins."""
+"""Configuration files: the names of the options, and the command line wins."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from hybridrelay.cli.commands.relay import make_config
 from hybridrelay.cli.config_file import apply_config_file
+from hybridrelay.cli.connection_strings import DEFAULT_RESUME_DEADLINE
 from hybridrelay.cli.parser import build_parser
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.relay import Binding, RelayConfig
+
+from .conftest import Created, Run
 
 
 def _config(tmp_path: Path, text: str, *arguments: str) -> RelayConfig:
@@ -107,3 +111,108 @@ def test_a_missing_file(tmp_path: Path) -> None:
     args = build_parser().parse_args(["relay"])
     with pytest.raises(ConfigurationError, match="cannot read the configuration file"):
         apply_config_file(args, tmp_path / "missing.toml")
+
+
+def _parsed(command: str, tmp_path: Path, text: str, *arguments: str) -> argparse.Namespace:
+    path = tmp_path / "file.toml"
+    path.write_bytes(text.encode())
+    args = build_parser().parse_args([command, "--config", str(path), *arguments])
+    apply_config_file(args, path)
+    return args
+
+
+CONNECTOR = """\ufeffconnection-string-file = ["one", "/etc/two", "-"]\r
+shut-out = "out.txt"\r
+instance-file = "instance"\r
+mode = "tcp"\r
+grace = 10\r
+climb-seconds = 0.5\r
+proxy = "http://proxy:3128"\r
+proxy-password-file = "password"\r
+"""
+FORWARD = """
+connection-string-file = "one"
+listen = ["127.0.0.1:5432", "[::1]:0"]
+resume-deadline = 20
+log-level = "debug"
+"""
+
+
+def test_a_connectors_file(tmp_path: Path) -> None:
+    args = _parsed("connector", tmp_path, CONNECTOR)
+
+    assert args.files == [str(tmp_path / "one"), "/etc/two", "-"]
+    assert args.shut_out == tmp_path / "out.txt"
+    assert args.instance_file == tmp_path / "instance"
+    assert (args.mode, args.grace, args.climb_seconds) == ("tcp", 10, 0.5)
+    assert (args.proxy, args.proxy_password_file) == ("http://proxy:3128", tmp_path / "password")
+    assert args.resume_deadline == DEFAULT_RESUME_DEADLINE, "what is not in the file has its default"
+
+
+def test_a_forwards_file(tmp_path: Path) -> None:
+    args = _parsed("forward", tmp_path, FORWARD)
+
+    assert args.files == [str(tmp_path / "one")]
+    assert args.listen == [("127.0.0.1", 5432), ("::1", 0)]
+    assert (args.resume_deadline, args.log_level) == (20, "debug")
+
+
+def test_an_option_of_the_command_line_replaces_the_whole_list(tmp_path: Path) -> None:
+    args = _parsed("forward", tmp_path, FORWARD, "--connection-string-file", "other", "--resume-deadline=25")
+
+    assert args.files == ["other"]
+    assert args.resume_deadline == 25, "also where it is the default"
+    assert len(args.listen) == 2
+
+
+@pytest.mark.parametrize("command", ["connector", "forward"])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("grace = -1", "grace: expected a number of seconds"),
+        ("grace = true", "grace: expected a number"),
+        ("grace = inf", "grace: expected a number of seconds"),
+        ("grace = 86401", "grace: from 0 to 86400 seconds"),
+        ("mode = 1", "mode: expected a text"),
+        ("connection-string-file = [1]", "connection-string-file: expected a text"),
+        ("config = 'x'", "unknown key 'config'"),
+        ("state = 'x'", "unknown key 'state'"),
+        ("[grace]\nx = 1", "grace: expected a number"),
+    ],
+)
+def test_what_is_wrong_in_the_others(tmp_path: Path, command: str, text: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        _parsed(command, tmp_path, text)
+
+
+@pytest.mark.parametrize("command", ["connector", "forward", "relay"])
+def test_every_option_is_possible_in_the_file(command: str, tmp_path: Path) -> None:
+    """What argparse calls an option is one here."""
+    parser = build_parser().parse_args([command]).parser
+    names = {name for action in parser._actions for name in action.option_strings if name.startswith("--")}
+    with pytest.raises(ConfigurationError) as caught:
+        _parsed(command, tmp_path, "\u0022no such key\u0022 = 1")
+    known = (caught.value.remedy or "").removeprefix("known are: ").split(", ")
+
+    assert {f"--{name}" for name in known} == names - {"--help", "--version", "--config"}
+
+
+@pytest.mark.parametrize("command", ["connector", "forward"])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_several_connection_strings(command: str, repeated: bool) -> None:
+    option = "--connection-string-file"
+    arguments = [option, "a", option, "b"] if repeated else [option, "a", "b"]
+
+    assert build_parser().parse_args([command, *arguments]).files == ["a", "b"]
+
+
+@pytest.mark.parametrize("command", ["connector", "forward"])
+def test_the_command_reads_its_file(run: Run, created: Created, command: str) -> None:
+    """With the other side's string in it, so that the command ends."""
+    other = "orders.application" if command == "connector" else "orders.connector"
+    path = created.state.parent / "file.toml"
+    path.write_text(f"connection-string-file = '{other}'\n")
+    result = run(command, "--config", path)
+
+    assert result.code == 2
+    assert f"error: {created.state.parent / other}: " in result.err

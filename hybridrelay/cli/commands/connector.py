@@ -7,9 +7,11 @@ import logging
 from functools import partial
 
 from .. import exits, output, values
+from ..config_file import add_config, use_config_file
 from ..connection_strings import (
     WHERE_FROM,
     add_climb_seconds,
+    add_files,
     add_grace,
     add_mode,
     add_resume_deadline,
@@ -45,6 +47,14 @@ examples:
   two, and an application that may not come in any more:
     hybridrelay connector --shut-out shut-out.txt \\
         --connection-string-file orders.connector billing.connector
+  with a configuration file, whose keys are the options' names; the command
+  line wins, and paths are relative to the file:
+    hybridrelay connector --config connector.toml
+
+connector.toml:
+  connection-string-file = ["orders.connector", "billing.connector"]
+  shut-out = "shut-out.txt"
+  grace = 10
 
 shut-out.txt, read again whenever it changes; open sessions of who is in it are closed:
   reporting            # a label: all identities called so
@@ -56,15 +66,7 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
     summary = "run the connector, in the private network"
     parser = add_command(subparsers, "connector", summary, _DESCRIPTION, _EXAMPLES)
-    parser.add_argument(
-        "--connection-string-file",
-        metavar="F",
-        dest="files",
-        nargs="+",
-        action="extend",
-        default=[],
-        help="connectors' connection strings; - for standard input",
-    )
+    add_files(parser, means="connectors' connection strings")
     parser.add_argument(
         "--shut-out", metavar="FILE", type=values.path, help="labels or serials of applications to be refused"
     )
@@ -75,10 +77,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--instance-file",
         metavar="F",
+        type=values.path,
         help="remember here which instance this connector is: should it be killed, its clients hear of that as soon "
         "as it is back, and not only after their resume deadline; one file for each connector",
     )
     add_climb_seconds(parser)
+    add_config(parser)
     add_reload(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
@@ -91,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from ...security import Role
     from ..running import GracefulStop, run_until_stopped
 
+    use_config_file(args)
     dial = make_dial(args)
     strings = load_all(args.files, Role.CONNECTOR)
     policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)

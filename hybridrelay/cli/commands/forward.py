@@ -9,9 +9,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
+from ..config_file import add_config, use_config_file
 from ..connection_strings import (
     WHERE_FROM,
     add_climb_seconds,
+    add_files,
     add_grace,
     add_mode,
     add_open_patience,
@@ -57,6 +59,13 @@ examples:
   only over ports 443 and 80:
     hybridrelay forward --connection-string-file orders.application \\
         --mode websocket
+  with a configuration file, whose keys are the options' names; the command
+  line wins, and paths are relative to the file:
+    hybridrelay forward --config forward.toml
+
+forward.toml:
+  connection-string-file = ["orders.application", "shop.application"]
+  listen = ["127.0.0.1:5432", "[::1]:3306"]
 """
 
 
@@ -65,14 +74,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers, "forward", "run the client: local ports that lead to the target", _DESCRIPTION, _EXAMPLES
     )
-    parser.add_argument(
-        "--connection-string-file",
-        metavar="F",
-        dest="files",
-        action="append",
-        default=[],
-        help="an application's connection string; - for standard input",
-    )
+    add_files(parser, means="applications' connection strings")
     parser.add_argument(
         "--listen",
         metavar="ADDR:PORT",
@@ -87,17 +89,18 @@ def add_parser(subparsers: Subparsers) -> None:
     add_resume_deadline(parser)
     add_open_patience(parser)
     add_climb_seconds(parser)
+    add_config(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
 def run(args: argparse.Namespace) -> int:
     """Forward until told to stop."""
-
     from ..._nursery import FlatNursery
     from ...errors import AuthorizationError, ConfigurationError
     from ...security import Role
     from ..running import GracefulStop, run_until_stopped
 
+    use_config_file(args)
     dial = make_dial(args)
     strings = load_all(args.files, Role.APPLICATION)
     listen: Sequence[tuple[str, int]] = args.listen or [_ANYWHERE] * len(strings)

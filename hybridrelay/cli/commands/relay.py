@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
+from ..config_file import add_config, use_config_file
 from ..parser import WHAT_IT_DOES, Subparsers, add_command
 from ..reloading import add_reload, log_not_reloaded
 
@@ -92,7 +93,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="PEM, for https; of a CA, because proxies that open TLS demand it (default: a self-made one)",
     )
     parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, where the key is not in that file")
-    parser.add_argument("--config", metavar="FILE.toml", type=values.path, help="take options from this file")
+    add_config(parser)
     add_reload(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
@@ -102,13 +103,9 @@ def run(args: argparse.Namespace) -> int:
     from ..._nursery import FlatNursery
     from ...errors import ConfigurationError
     from ...relay import DRAIN_SECONDS, Relay
-    from ..config_file import apply_config_file
-    from ..logs import set_up_logs
     from ..running import GracefulStop, run_until_stopped
 
-    if args.config is not None:
-        apply_config_file(args, args.config)
-        set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
+    use_config_file(args)
     relay = Relay(make_config(args))
     stop = GracefulStop(DRAIN_SECONDS)
 
