@@ -20,12 +20,13 @@ from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
-from ..errors import PeerIdentityError, SessionError, StreamRefused
+from ..errors import HybridRelayError, PeerIdentityError, SessionError, StreamRefused
 from ..mux import DATA_CONFIG, Budget, MuxStream, Role, Session
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, expires_soon, parse_connection_string_untrusted
 from .kept import KeptSession
+from .listeners import AvoidedListeners, ListenerSearch
 from .opening import SessionOpener
 from .patience import OPEN_PATIENCE, check_patience
 from .sender import Sender
@@ -44,7 +45,9 @@ _RENEW_CHECK_SECONDS = 60.0
 _DELIVERY_SECONDS = 10.0
 _FAREWELL_SECONDS = _DELIVERY_SECONDS + 3.0
 #: What a stream that could not be opened says where another session may help: the peer has not looked at it.
-_TRY_ANOTHER_SESSION = frozenset({Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED})
+_TRY_ANOTHER_SESSION = frozenset(
+    {Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED, Reason.IDENTITY_CHANGED}
+)
 
 
 class Client:
@@ -93,6 +96,7 @@ class Client:
                 for link in links
             ]
         )
+        self._avoided = AvoidedListeners()
         self._open_patience = check_patience(open_patience)
         self._opener = SessionOpener(nursery, self._open_session, replaced=self._let_go)
         #: Sessions that have not ended: the present one, and earlier ones that finish their streams.
@@ -251,20 +255,29 @@ class Client:
         return refusal.reason in _TRY_ANOTHER_SESSION
 
     async def _open_session(self) -> KeptSession:
-        channel = await self._senders.open_any_data_channel()
-        session = Session(Role.INITIATOR, config=self._config, budget=self._budget)
-        kept = KeptSession(session, channel, self.connection, self._senders)
-        try:
-            await self._nursery.start(self._keep, kept)
-        except SessionError as exc:
-            # The connector's verdict on us arrives only now: as an alert, or as the reason of its GOAWAY.
-            if exc.reason in _IDENTITY:
-                raise PeerIdentityError(
-                    f"this application's identity is not acceptable to the connector: {exc.reason.describe}",
-                    reason=exc.reason,
-                ) from exc
-            raise self._end_to_end.explain(exc) from exc
-        return kept
+        """A session with any listener that will do. Which one fails, and why, is final for none of the others."""
+        search = ListenerSearch(self._avoided)
+        while True:
+            channel = await self._senders.open_data_channel(search, self._senders.in_order())
+            session = Session(Role.INITIATOR, config=self._config, budget=self._budget)
+            kept = KeptSession(session, channel, self.connection, self._senders)
+            try:
+                await self._nursery.start(self._keep, kept)
+            except SessionError as exc:
+                # The connector's verdict on us arrives only now: as an alert, or as the reason of its GOAWAY.
+                error = self._explain(exc)
+                if not search.failed(channel.peer.instance, error, trio.current_time()):
+                    raise error from exc
+            else:
+                return kept
+
+    def _explain(self, exc: SessionError) -> HybridRelayError:
+        if exc.reason in _IDENTITY:
+            return PeerIdentityError(
+                f"this application's identity is not acceptable to the connector: {exc.reason.describe}",
+                reason=exc.reason,
+            )
+        return self._end_to_end.explain(exc)
 
     async def _keep(self, kept: KeptSession, *, task_status: trio.TaskStatus[None]) -> None:
         self._live.add(kept)

@@ -12,8 +12,8 @@ from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
 from ..connectivity.complaint import Complaint
-from ..connectivity.refusals import is_hopeless
-from ..errors import AuthorizationError, ConfigurationError, HybridRelayError, StreamRefused
+from ..connectivity.refusals import is_final
+from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError, StreamRefused
 from ..mux import MuxStream, bridge
 from ..protocol.reasons import Reason
 from ..security import bracketed
@@ -50,8 +50,9 @@ async def run_forward(
 
     Raises:
         ConfigurationError: an address cannot be bound.
-        HybridRelayError: the first attempt to connect failed for good: the key, the identity or the relay is wrong.
-        AuthorizationError: later, every relay says that the key is of no more use, and nothing is open any more.
+        RelayIdentityError: at the first attempt to connect, what answered was not the relay.
+        AuthorizationError: every relay says that the key, or the hybrid connection, is of no use, while nothing is
+            open.
     """
     listeners: list[trio.SocketListener] = []
     async with FlatNursery() as nursery:
@@ -88,9 +89,11 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
     """Have a session at all times, so that no application waits for one.
 
     Raises:
-        HybridRelayError: before the first it failed for good. Later only an `AuthorizationError` counts, while
-            nothing is open: a port that is closed tells an application more than one which accepts and resets for
-            ever. What else looks final may pass: an identity can be let in again, and who poses as the relay goes.
+        AuthorizationError: every relay says that the key, or the hybrid connection, is of no use, and nothing is
+            open: a port that is closed tells an application more than one which accepts and resets for ever. What
+            else looks final may pass, and is said by nobody who may end us: an identity can be let in again, and
+            another connector may have a good one.
+        RelayIdentityError: at the start, what answers is not the relay.
     """
     backoff = Backoff()
     complaint = Complaint()
@@ -100,8 +103,9 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
         try:
             session = await client.connect(patience=0)
         except HybridRelayError as exc:
-            revoked = isinstance(exc, AuthorizationError) and not client.open_streams
-            if is_hopeless(exc) and (first or revoked):
+            if is_final(exc) and (first or not client.open_streams):
+                raise
+            if first and isinstance(exc, RelayIdentityError):
                 raise
             logger.warning("%s", complaint.about(exc))
         else:

@@ -10,7 +10,7 @@ import trio
 from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
-from ..errors import HybridRelayError, RendezvousError, SessionError
+from ..errors import AuthorizationError, HybridRelayError, PeerIdentityError, RendezvousError, SessionError
 from ..mux import Session
 from ..protocol.reasons import Reason
 from ..streams import TLSStream
@@ -46,6 +46,8 @@ class KeptSession:
         self.channel = channel
         #: How many had been good for anything before that one.
         self._greetings = 0
+        #: Whoever answers on a later channel must be exactly this: the session's secret is for nobody else.
+        self._peer = channel.peer
         self._connection = connection
         self._senders = senders
         #: Set while it resumes and a relay has said that the connector is not there.
@@ -108,11 +110,11 @@ class KeptSession:
             every = self._senders.in_order(first)
             senders = [sender for sender in every if not sender.is_away] or every
             try:
-                self._take(await self._senders.open_data_channel(self.channel.listener, senders))
+                self._take(await self._senders.open_data_channel(self._peer, senders))
             except HybridRelayError as exc:
-                if isinstance(exc, RendezvousError):
+                if isinstance(exc, (RendezvousError, PeerIdentityError)):
                     self._absent.set()
-                if exc.reason is Reason.LISTENER_GONE or (exc.reason.is_permanent and senders == every):
+                if exc.reason is Reason.LISTENER_GONE or (_ends_session(exc) and senders == every):
                     raise
                 if (why := str(exc)) != told:  # many tries fail in the same way
                     logger.info("%s: not yet: %s", self._connection, why)
@@ -136,7 +138,7 @@ class KeptSession:
         if not self.session.is_open or not senders:
             return Reason.NO_ERROR
         try:
-            channel = await self._senders.open_data_channel(self.channel.listener, senders)
+            channel = await self._senders.open_data_channel(self._peer, senders)
         except HybridRelayError as exc:
             logger.warning("%s: the session stays where it is: %s", self._connection, exc)
             return exc.reason
@@ -154,3 +156,11 @@ class KeptSession:
             if await self.move([one for one in self._senders.in_order() if not one.is_away]) is not Reason.LIMIT:
                 break
             await trio.sleep(backoff.next_wait())
+
+
+def _ends_session(error: HybridRelayError) -> bool:
+    """Whether no later try to resume can succeed: our key is of no more use, or somebody else is in the peer's place.
+
+    What else may look final is said by nobody who has proved anything, such as the status before the handshake.
+    """
+    return isinstance(error, (AuthorizationError, PeerIdentityError)) and error.reason.is_permanent

@@ -51,6 +51,7 @@ MAY_PASS: Mapping[Reason, bool] = {
     Reason.IDENTITY_WRONG_CONNECTION: False,
     Reason.IDENTITY_EXPIRED: False,
     Reason.IDENTITY_WRONG_AUTHORITY: False,
+    Reason.IDENTITY_CHANGED: False,
     Reason.TOKEN_MALFORMED: False,
     Reason.WRONG_KEY: False,
     Reason.UNKNOWN_RULE: False,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import attrs
 import trio
@@ -14,13 +15,24 @@ from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error
-from ..errors import RelayUnreachable
+from ..errors import PeerIdentityError, RelayUnreachable, RendezvousError
 from ..protocol import control
 from ..protocol.reasons import Reason
-from ..security import ConnectionString
+from ..security import ConnectionString, PeerIdentity
 from ..streams import TLSStream
+from .listeners import ListenerSearch
 
 logger = LimitedLogger("hybridrelay.client")
+
+
+@attrs.frozen
+class Peer:
+    """The other end of a session: what every later data channel of it has to lead to."""
+
+    #: The instance of the connector.
+    instance: str
+    #: Proved in the end-to-end handshake.
+    identity: PeerIdentity
 
 
 @attrs.frozen(eq=False)
@@ -28,8 +40,7 @@ class DataChannel:
     """A data channel on which nothing was said yet, and where it goes."""
 
     stream: TLSStream = attrs.field(repr=False)
-    #: The instance of the connector at its other end.
-    listener: str
+    peer: Peer
     sender: Sender
     #: Its route, which need not be the one that would be chosen now.
     carrier: Candidate
@@ -105,45 +116,81 @@ class Sender:
         if self._control is not None:
             self._control.doubt()
 
-    async def open_data_channel(self, listener: str | None) -> DataChannel:
+    async def open_data_channel(self, to: Peer | ListenerSearch) -> DataChannel:
         """Join, and go to the rendezvous. A route that fails is forgotten.
 
         Args:
-            listener: the only instance that will do, or None for any.
+            to: the only peer that will do; or any listener, as long as the search goes on: one that is of no use is
+                passed over for the next.
 
         Raises:
             HybridRelayError: see `Client.connect`.
+            PeerIdentityError: with `Reason.IDENTITY_CHANGED` somebody else answers in that peer's place.
 
         Every step has a deadline. Cancelled, no data channel stays open.
         """
-        channel = await self._control_channel()
+        if isinstance(to, Peer):
+            channel = await self._control_channel()
+            return await self._open(channel, await self._join(channel, to.instance), to.identity)
+        while True:
+            channel = await self._control_channel()
+            try:
+                joined = await self._join(channel, None, to.avoid(trio.current_time()))
+            except RendezvousError as exc:
+                if exc.reason is not Reason.NO_LISTENER:
+                    raise
+                if (error := to.nobody_else(exc, trio.current_time())) is not None:
+                    raise error from exc
+                continue
+            try:
+                return await self._open(channel, joined, None)
+            except (PeerIdentityError, RendezvousError) as exc:
+                if not to.failed(joined.listener, exc, trio.current_time()):
+                    raise
+                logger.warning("%s: trying another connector than %s: %s", self._connection, joined.listener, exc)
+
+    async def open_data_channel_probing(self, to: Peer | ListenerSearch) -> DataChannel:
+        """The same, where a route that was remembered and fails is probed again, once."""
+        remembered = self.link.remembers
         try:
-            token = make_connection_token(self._string, self.link.host, self._clock())
-            answer = await channel.request(control.Join(channel.next_id(), self._connection, token, listener))
+            return await self.open_data_channel(to)
+        except RelayUnreachable:
+            if not remembered:
+                raise
+        return await self.open_data_channel(to)
+
+    async def _join(
+        self, channel: ControlChannel, listener: str | None, avoid: tuple[str, ...] = ()
+    ) -> control.Joined:
+        token = make_connection_token(self._string, self.link.host, self._clock())
+        with self._forgetting_the_route(channel):
+            answer = await channel.request(control.Join(channel.next_id(), self._connection, token, listener, avoid))
             if isinstance(answer, control.Failed):
                 raise failure_error(self._connection, answer)
-            if not isinstance(answer, control.Joined):
+            if not isinstance(answer, control.Joined) or listener not in (None, answer.listener):
                 raise RelayUnreachable("the relay gave a wrong answer", reason=Reason.PROTOCOL_ERROR)
+            return answer
+
+    async def _open(
+        self, channel: ControlChannel, joined: control.Joined, pinned: PeerIdentity | None
+    ) -> DataChannel:
+        with self._forgetting_the_route(channel):
             candidate = await self.link.choose()
-            stream, _ = await open_data_channel(
-                self.link.endpoint, candidate, answer.ticket, self._end_to_end, dial=self.link.dial
+            stream, identity = await open_data_channel(
+                self.link.endpoint, candidate, joined.ticket, self._end_to_end, pinned=pinned, dial=self.link.dial
             )
+        return DataChannel(stream, Peer(joined.listener, identity), self, candidate)
+
+    @contextmanager
+    def _forgetting_the_route(self, channel: ControlChannel) -> Iterator[None]:
+        """Where the relay cannot be reached in the block, neither the route nor the control channel is used again."""
+        try:
+            yield
         except RelayUnreachable:
             if self._control is channel:
                 self.close_control()
             self.link.forget()
             raise
-        return DataChannel(stream, answer.listener, self, candidate)
-
-    async def open_data_channel_probing(self, listener: str | None) -> DataChannel:
-        """The same, where a route that was remembered and fails is probed anew, once."""
-        remembered = self.link.remembers
-        try:
-            return await self.open_data_channel(listener)
-        except RelayUnreachable:
-            if not remembered:
-                raise
-        return await self.open_data_channel(listener)
 
     async def _control_channel(self) -> ControlChannel:
         async with self._opening:

@@ -22,7 +22,8 @@ from .._nursery import FlatNursery
 from ..connectivity.refusals import all_failed
 from ..errors import HybridRelayError, RendezvousError
 from ..protocol.reasons import Reason
-from .sender import DataChannel, Sender
+from .listeners import ListenerSearch
+from .sender import DataChannel, Peer, Sender
 
 #: How long one relay is waited for before the next is tried beside it (seconds). A probe of a relay that swallows
 #: everything fails after 2.5: who is merely far away seldom takes longer, and loses nothing if so.
@@ -58,11 +59,11 @@ class Senders:
 
         return sorted(self.all, key=key)
 
-    async def open_data_channel(self, listener: str | None, senders: Sequence[Sender]) -> DataChannel:
+    async def open_data_channel(self, to: Peer | ListenerSearch, senders: Sequence[Sender]) -> DataChannel:
         """A data channel through the first of the relays that gives one.
 
         Args:
-            listener: the only instance of the connector that will do, or None for any.
+            to: the only peer that will do, or the search for any.
             senders: the relays to try, in this order.
 
         Raises:
@@ -72,20 +73,10 @@ class Senders:
         Cancelled, nothing stays open.
         """
         failures: dict[Sender, HybridRelayError] = {}
-        channel = await self._try(senders, listener, failures)
+        channel = await self._try(senders, to, failures)
         if channel is None:
             raise _error(failures)
         return channel
-
-    async def open_any_data_channel(self) -> DataChannel:
-        """A data channel to any listener, through the first relay that gives one.
-
-        Raises:
-            HybridRelayError: none did; names each relay with its reason.
-
-        Cancelled, nothing stays open.
-        """
-        return await self.open_data_channel(None, self.in_order())
 
     async def wait_for_one(self, jitter_seconds: float) -> None:
         """Wait while every relay has asked not to be called, and then a random moment of up to `jitter_seconds`."""
@@ -93,17 +84,17 @@ class Senders:
         await trio.sleep_until(max(trio.current_time(), min(sender.away_until for sender in self.all)) + jitter)
 
     async def _try(
-        self, senders: Sequence[Sender], listener: str | None, failures: dict[Sender, HybridRelayError]
+        self, senders: Sequence[Sender], to: Peer | ListenerSearch, failures: dict[Sender, HybridRelayError]
     ) -> DataChannel | None:
         """One round; None where all have failed, with why in `failures`."""
         opened: list[DataChannel] = []
 
         async def attempt(sender: Sender, failed: trio.Event) -> None:
             try:
-                if listener is None:
-                    opened.append(await sender.open_data_channel_probing(None))
+                if isinstance(to, Peer):
+                    opened.append(await sender.open_data_channel(to))
                 else:
-                    opened.append(await sender.open_data_channel(listener))
+                    opened.append(await sender.open_data_channel_probing(to))
             except HybridRelayError as exc:
                 failures[sender] = exc
                 if not isinstance(exc, RendezvousError):  # which is not that relay's fault

@@ -54,12 +54,19 @@ class EndToEnd:
             )
         return cls(string.entity_path, role, context)
 
-    async def secure(self, stream: trio.abc.Stream) -> tuple[TLSStream, PeerIdentity]:
+    async def secure(
+        self, stream: trio.abc.Stream, *, pinned: PeerIdentity | None = None
+    ) -> tuple[TLSStream, PeerIdentity]:
         """Do the handshake on a channel whose every byte is now the peer's, and see who that is.
 
+        Args:
+            stream: the channel.
+            pinned: the only identity that will do: the one that the session's first channel led to.
+
         Raises:
-            PeerIdentityError: the identity of one side is not acceptable to the other, as far as this side can know
-                already: the connector's verdict on a client arrives behind the handshake.
+            PeerIdentityError: the peer is not `pinned` (`Reason.IDENTITY_CHANGED`); or the identity of one side is
+                not acceptable to the other, as far as this side can know already: the connector's verdict on a client
+                arrives after the handshake.
             RendezvousError: the channel was lost, or nothing came.
 
         On every exception, cancellation included, the stream is closed.
@@ -68,7 +75,16 @@ class EndToEnd:
         try:
             with trio.fail_after(TLS_SECONDS):
                 await tls.do_handshake()
-            return tls, check_peer(tls, self.connection, self.role.other)
+            peer = check_peer(tls, self.connection, self.role.other)
+            if pinned is not None and not peer.is_same_certificate(pinned):
+                raise PeerIdentityError(
+                    f"the {peer.role} at the other end is {peer.label} ({peer.serial}), and the session began with "
+                    f"{pinned.label} ({pinned.serial})",
+                    reason=Reason.IDENTITY_CHANGED,
+                    remedy="unless you changed the connector's identity, somebody else has a Listen key and an "
+                    "identity of this hybrid connection: regenerate the key, and create the hybrid connection again",
+                )
+            return tls, peer
         except PeerIdentityError:
             await trio.aclose_forcefully(tls)
             raise
@@ -103,9 +119,18 @@ async def open_data_channel(
     ticket: bytes,
     end_to_end: EndToEnd,
     *,
+    pinned: PeerIdentity | None = None,
     dial: Dial = dial_directly,
 ) -> tuple[TLSStream, PeerIdentity]:
-    """Go to the rendezvous and do the end-to-end handshake.
+    """Go to the rendezvous and do the end-to-end handshake. Nothing else is sent.
+
+    Args:
+        endpoint: the relay.
+        candidate: the route.
+        ticket: of the rendezvous.
+        end_to_end: our identity.
+        pinned: see `EndToEnd.secure`.
+        dial: opens TCP connections.
 
     Raises:
         RelayUnreachable, RendezvousError: see `open_channel`.
@@ -116,4 +141,4 @@ async def open_data_channel(
     stream = await open_channel(
         endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=ticket, dial=dial
     )
-    return await end_to_end.secure(stream)
+    return await end_to_end.secure(stream, pinned=pinned)

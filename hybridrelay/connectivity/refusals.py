@@ -47,6 +47,15 @@ def is_hopeless(error: HybridRelayError) -> bool:
     return error.reason.is_permanent or isinstance(error, RelayIdentityError)
 
 
+def is_final(error: HybridRelayError) -> bool:
+    """Whether a relay has said that our key, or the hybrid connection that it is for, is of no use.
+
+    The relay says so over its control channel, on which it has proved who it is. What a connector says, or anybody on
+    the way to it, is never final: there may be other connectors, and it may pass.
+    """
+    return isinstance(error, AuthorizationError) and error.reason.is_permanent
+
+
 def all_failed(failures: Mapping[str, HybridRelayError]) -> HybridRelayError:
     """The error for what failed at every relay, by its host; with a single relay, that one's own.
 

@@ -327,7 +327,9 @@ class Session:
                     else:
                         await self._go_on_over(await reconnect())
                 except HybridRelayError as exc:
-                    self._dispatch(self.core.close(Reason.SESSION_LOST, f"no way back: {exc}"))
+                    changed = exc.reason is Reason.IDENTITY_CHANGED
+                    reason = exc.reason if changed else Reason.SESSION_LOST
+                    self._dispatch(self.core.close(reason, f"no way back: {exc}"))
         if self._next is None:
             self._dispatch(self.core.handle_timeout(trio.current_time()))
 

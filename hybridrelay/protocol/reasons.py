@@ -49,6 +49,8 @@ class Reason(enum.IntEnum):
     IDENTITY_WRONG_AUTHORITY = 0x24
     #: The peer's TLS failed in a way that names none of the above.
     TLS_FAILED = 0x25
+    #: A later data channel of a session led to another identity than its first.
+    IDENTITY_CHANGED = 0x26
 
     # --- authorization at the relay
     TOKEN_MALFORMED = 0x30
@@ -131,6 +133,7 @@ _SENTENCES = {
     Reason.IDENTITY_EXPIRED: "the identity is expired or not yet valid",
     Reason.IDENTITY_WRONG_AUTHORITY: "the identity was issued by another authority",
     Reason.TLS_FAILED: "TLS failed",
+    Reason.IDENTITY_CHANGED: "another identity answered than the one with which the session began",
     Reason.TOKEN_MALFORMED: "the token is malformed",
     Reason.TOKEN_EXPIRED: "the token has expired (check the clocks of both machines)",
     Reason.WRONG_KEY: "the shared access key is wrong",
@@ -158,6 +161,7 @@ _PERMANENT = frozenset(
         Reason.IDENTITY_WRONG_CONNECTION,
         Reason.IDENTITY_EXPIRED,
         Reason.IDENTITY_WRONG_AUTHORITY,
+        Reason.IDENTITY_CHANGED,
         Reason.TOKEN_MALFORMED,
         Reason.WRONG_KEY,
         Reason.UNKNOWN_RULE,

@@ -7,11 +7,12 @@ authority of the hybrid connection. What is added here is the comparison of the 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, overload
 
 import attrs
 
@@ -53,12 +54,21 @@ class PeerIdentity:
     serial: str
     #: Seconds since 1970.
     not_after: float
+    #: SHA-256 of the whole certificate; empty where that was not at hand.
+    certificate_hash: bytes = attrs.field(default=b"", eq=False, repr=False)
+
+    def is_same_certificate(self, other: PeerIdentity) -> bool:
+        """Whether both have shown exactly the same certificate. A renewed one is another one."""
+        return bool(self.certificate_hash) and self.certificate_hash == other.certificate_hash
 
 
 class HasPeerCertificate(Protocol):
     """A `TLSStream`, `ssl.SSLObject` or `ssl.SSLSocket`."""
 
-    def getpeercert(self) -> Any: ...
+    @overload
+    def getpeercert(self, binary_form: Literal[False] = ...) -> Any: ...
+    @overload
+    def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
 
 
 def check_peer(
@@ -106,7 +116,14 @@ def check_peer(
         label=name.label,
         serial=str(certificate["serialNumber"]),
         not_after=float(ssl.cert_time_to_seconds(certificate["notAfter"])),
+        certificate_hash=b"" if isinstance(peer, Mapping) else _certificate_hash(peer),
     )
+
+
+def _certificate_hash(peer: HasPeerCertificate) -> bytes:
+    shown = peer.getpeercert(binary_form=True)
+    assert shown is not None, "the certificate was verified"
+    return hashlib.sha256(shown).digest()
 
 
 def peer_identity_error(exc: BaseException, our_role: Role) -> PeerIdentityError | None:

@@ -7,10 +7,14 @@ import math
 import trio
 import trio.testing
 
-from hybridrelay.client.sender import DataChannel
+from hybridrelay.client.listeners import ListenerSearch
+from hybridrelay.client.sender import DataChannel, Peer
 from hybridrelay.connectivity import candidates, discover
 from hybridrelay.errors import HybridRelayError
+from hybridrelay.security import PeerIdentity, Role
 
+#: What a search for any listener finds.
+ANY = Peer("any", PeerIdentity("db", Role.CONNECTOR, "lab", "01", 4e9, b"hash"))
 CARRIER = candidates(discover(), "tcp")[0]
 
 
@@ -30,6 +34,7 @@ class FakeSender:
         self.takes = 0.01
         self.error: HybridRelayError | None = None
         self.asked: list[float] = []
+        self.wanted: list[Peer | ListenerSearch] = []
         self.opened: list[DataChannel] = []
         self.cancelled = self.doubted = 0
 
@@ -40,8 +45,9 @@ class FakeSender:
     def is_away(self) -> bool:
         return trio.current_time() < self.away_until
 
-    async def open_data_channel(self, listener: str | None) -> DataChannel:
+    async def open_data_channel(self, to: Peer | ListenerSearch) -> DataChannel:
         self.asked.append(trio.current_time())
+        self.wanted.append(to)
         try:
             await trio.sleep(self.takes)
         except trio.Cancelled:
@@ -50,7 +56,7 @@ class FakeSender:
         if self.error is not None:
             raise self.error
         ours, _ = trio.testing.memory_stream_pair()
-        self.opened.append(DataChannel(ours, listener or "any", self, CARRIER))
+        self.opened.append(DataChannel(ours, to if isinstance(to, Peer) else ANY, self, CARRIER))
         self.on_opened()
         return self.opened[-1]
 

@@ -9,16 +9,26 @@ import trio
 import trio.testing
 
 from hybridrelay.client.kept import KeptSession
+from hybridrelay.client.listeners import AvoidedListeners, ListenerSearch
 from hybridrelay.client.sender import DataChannel
 from hybridrelay.client.senders import Senders
-from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError, SessionError
+from hybridrelay.errors import (
+    AuthorizationError,
+    HybridRelayError,
+    PeerIdentityError,
+    RelayUnreachable,
+    RendezvousError,
+    SessionError,
+)
 from hybridrelay.protocol.reasons import Reason
 
-from .fakes import FakeSender
+from .fakes import ANY, FakeSender
 
 DOWN = RelayUnreachable("down")
 ABSENT = RendezvousError("absent", reason=Reason.LISTENER_ABSENT)
 GONE = RendezvousError("gone", reason=Reason.LISTENER_GONE)
+CHANGED = PeerIdentityError("somebody else", reason=Reason.IDENTITY_CHANGED)
+STATUS = RelayUnreachable("says a status that nobody has signed", reason=Reason.KEY_REVOKED)
 REVOKED = AuthorizationError("revoked", reason=Reason.KEY_REVOKED)
 
 
@@ -84,8 +94,11 @@ class Scene:
         self.senders = Senders(self.relays)
         self.session = FakeSession()
 
+    async def open_any(self) -> DataChannel:
+        return await self.senders.open_data_channel(ListenerSearch(AvoidedListeners()), self.senders.in_order())
+
     async def start(self, nursery: trio.Nursery) -> KeptSession:
-        channel: DataChannel = await self.senders.open_any_data_channel()
+        channel: DataChannel = await self.open_any()
         kept = KeptSession(self.session, channel, "db", self.senders)
         await nursery.start(kept.run)
         return kept
@@ -115,7 +128,7 @@ async def test_it_resumes_over_another_with_the_same_connector(
     scene.session.lost.set()
     await scene.session.resumed()
     assert kept.channel.sender is second
-    assert kept.channel.listener == "any"
+    assert kept.channel.peer == ANY
     assert scene.session.channels[-1] is kept.channel.stream
     nursery.cancel_scope.cancel()
 
@@ -183,17 +196,17 @@ async def test_a_relay_that_lets_no_greeting_pass_is_tried_behind_the_others(
     await scene.session.resumed()
     assert kept.channel.sender is second
     assert len(first.opened) == 2
-    assert (await scene.senders.open_any_data_channel()).sender is second
+    assert (await scene.open_any()).sender is second
     nursery.cancel_scope.cancel()
 
 
 async def test_nor_is_it_the_first_choice_of_the_next_session(autojump_clock: trio.testing.MockClock) -> None:
     scene = Scene()
     scene.session.refuses = True
-    channel = await scene.senders.open_any_data_channel()
+    channel = await scene.open_any()
     with pytest.raises(SessionError):
         await KeptSession(scene.session, channel, "db", scene.senders).run()
-    assert (await scene.senders.open_any_data_channel()).sender is scene.relays[1]
+    assert (await scene.open_any()).sender is scene.relays[1]
 
 
 async def test_one_relay_that_lets_no_greeting_pass_is_tried_again(
@@ -268,4 +281,79 @@ async def test_it_stays_where_nowhere_else_is_better(
     await kept.leave(first)
     assert kept.channel.sender is first
     assert len(scene.session.channels) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_another_identity_in_the_connectors_place_ends_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=1)
+    kept = await scene.start(nursery)
+    scene.relays[0].error = CHANGED
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert scene.session.outcome is CHANGED
+    assert scene.relays[0].wanted[-1] == kept.channel.peer, "the instance, and the identity that it has to have"
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("elsewhere", [DOWN, ABSENT, None])
+async def test_but_not_where_another_relay_may_lead_to_the_right_one(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, elsewhere: HybridRelayError | None
+) -> None:
+    scene = Scene(count=2)
+    kept = await scene.start(nursery)
+    first, second = scene.relays
+    first.error, second.error = CHANGED, elsewhere
+    scene.session.lost.set()
+    await trio.sleep(10)
+    assert scene.session.outcome is None
+    second.error = None
+    await scene.session.resumed()
+    assert kept.channel.sender is second
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_move_to_another_identity_is_not_made(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=2)
+    kept = await scene.start(nursery)
+    scene.relays[1].error = CHANGED
+    assert await kept.move([scene.relays[1]]) is Reason.IDENTITY_CHANGED
+    assert len(scene.session.channels) == 1
+    assert scene.session.is_open
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_refusal_that_nobody_has_signed_ends_nothing(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=1)
+    await scene.start(nursery)
+    scene.relays[0].error = STATUS
+    scene.session.lost.set()
+    await trio.sleep(10)
+    assert scene.session.outcome is None
+    nursery.cancel_scope.cancel()
+
+
+async def test_it_is_known_while_the_connector_is_not_there(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=1)
+    kept = await scene.start(nursery)
+    scene.relays[0].error = DOWN
+    scene.session.lost.set()
+    with trio.move_on_after(5) as relay_away:
+        await kept.wait_absent()
+    assert relay_away.cancelled_caught
+    scene.relays[0].error = ABSENT
+    with trio.fail_after(5):
+        await kept.wait_absent()
+    scene.relays[0].error = None
+    await scene.session.resumed()
+    with trio.move_on_after(5) as back:
+        await kept.wait_absent()
+    assert back.cancelled_caught
     nursery.cancel_scope.cancel()

@@ -8,11 +8,16 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.sender import Sender
+from hybridrelay.client import sender as sender_module
+from hybridrelay.client.listeners import MAX_TRIED, AvoidedListeners, ListenerSearch
+from hybridrelay.client.sender import Peer, Sender
 from hybridrelay.connectivity.data import EndToEnd
-from hybridrelay.errors import RelayUnreachable
+from hybridrelay.errors import HybridRelayError, PeerIdentityError, RelayUnreachable, RendezvousError
 from hybridrelay.protocol import control
-from hybridrelay.security import ConnectionString, Endpoint, Role, create_authority, generate_key
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import ConnectionString, Endpoint, PeerIdentity, Role, create_authority, generate_key
+
+from .fakes import CARRIER
 
 
 class FakeControl:
@@ -56,6 +61,10 @@ class FakeLink:
         raise RelayUnreachable("swallowed")
 
 
+def search() -> ListenerSearch:
+    return ListenerSearch(AvoidedListeners())
+
+
 def connection_string() -> ConnectionString:
     authority = create_authority("db", now=time.time())
     return ConnectionString(
@@ -97,6 +106,141 @@ async def test_a_control_channel_that_is_given_up_does_not_stay_open(
     )
     for count in (1, 2, 3):
         with pytest.raises(RelayUnreachable):
-            await sender.open_data_channel(None)
+            await sender.open_data_channel(search())
         assert len(link.opened) == count
         assert all(channel.closed for channel in link.opened)
+
+
+# --- which listener
+
+
+class Relay:
+    """A relay with listeners: some of them are of no use, each for a reason of its own."""
+
+    host = "relay.example"
+    remembers = True
+    endpoint = dial = None
+
+    def __init__(self, listeners: dict[str, HybridRelayError | None]) -> None:
+        self.listeners = listeners
+        self.joins: list[control.Join] = []
+        #: The relay knows nothing of `Join.avoid`.
+        self.is_old = False
+        self.messages = trio.open_memory_channel[control.Message](1)[1]
+
+    async def start_control(self, nursery: trio.Nursery) -> Relay:
+        await trio.lowlevel.checkpoint()
+        return self
+
+    async def choose(self) -> object:
+        await trio.lowlevel.checkpoint()
+        return CARRIER
+
+    def forget(self, **_: object) -> None:
+        pass
+
+    def next_id(self) -> int:
+        return 1
+
+    def close(self) -> None:
+        pass
+
+    async def request(self, message: control.Join) -> control.Message:
+        await trio.lowlevel.checkpoint()
+        self.joins.append(message)
+        avoid = () if self.is_old else message.avoid
+        left = [one for one in self.listeners if one not in avoid]
+        if not left:
+            return control.Failed(1, Reason.NO_LISTENER)
+        return control.Joined(1, bytes.fromhex(left[0]) * 2, left[0], 30)
+
+    async def open_data_channel(
+        self, endpoint: object, carrier: object, ticket: bytes, *_: object, pinned: object, dial: object
+    ) -> tuple[object, PeerIdentity]:
+        await trio.lowlevel.checkpoint()
+        error = self.listeners[ticket[:16].hex()]
+        if error is not None:
+            raise error
+        return object(), IDENTITY
+
+
+IDENTITY = PeerIdentity("db", Role.CONNECTOR, "lab", "01", 4e9, b"hash")
+ONE, TWO, THREE = ("1" * 32, "2" * 32, "3" * 32)
+ROGUE = PeerIdentityError("a certificate of its own", reason=Reason.IDENTITY_WRONG_AUTHORITY)
+SILENT = RendezvousError("it did not come", reason=Reason.PEER_ABSENT)
+
+
+def sender_at(relay: Relay, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Sender:
+    monkeypatch.setattr(sender_module, "open_data_channel", relay.open_data_channel)
+    string = connection_string()
+    end_to_end = EndToEnd.from_connection_string(string)
+    return Sender(relay, string, end_to_end, nursery, clock=time.time, on_draining=lambda _: None)
+
+
+async def test_a_listener_of_no_use_is_passed_over_for_the_next(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay({ONE: ROGUE, TWO: SILENT, THREE: None})
+    sender, avoided = sender_at(relay, nursery, monkeypatch), AvoidedListeners()
+    channel = await sender.open_data_channel(ListenerSearch(avoided))
+    assert channel.peer == Peer(THREE, IDENTITY)
+    assert [join.avoid for join in relay.joins] == [(), (ONE,), (ONE, TWO)]
+    # The next search goes to the good one at once, until some time has passed.
+    await sender.open_data_channel(ListenerSearch(avoided))
+    assert relay.joins[-1].avoid == (ONE, TWO)
+    assert len(relay.joins) == 4
+    await trio.sleep(100)
+    relay.listeners[ONE] = None
+    assert (await sender.open_data_channel(ListenerSearch(avoided))).peer.instance == ONE
+    nursery.cancel_scope.cancel()
+
+
+async def test_where_all_are_of_no_use_the_error_is_the_last_ones_and_all_are_tried_again(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay({ONE: SILENT, TWO: ROGUE})
+    sender, avoided = sender_at(relay, nursery, monkeypatch), AvoidedListeners()
+    with pytest.raises(PeerIdentityError) as caught:
+        await sender.open_data_channel(ListenerSearch(avoided))
+    assert caught.value is ROGUE
+    relay.listeners[ONE] = None
+    assert (await sender.open_data_channel(ListenerSearch(avoided))).peer.instance == ONE
+    nursery.cancel_scope.cancel()
+
+
+async def test_no_listener_at_all_is_told_as_that(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay, avoided = Relay({}), AvoidedListeners()
+    sender = sender_at(relay, nursery, monkeypatch)
+    avoided.add(ONE, trio.current_time())  # it failed before, and has left
+    with pytest.raises(RendezvousError) as caught:
+        await sender.open_data_channel(ListenerSearch(avoided))
+    assert caught.value.reason is Reason.NO_LISTENER
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_sends_us_to_the_same_listener_again_is_not_asked_for_ever(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay({ONE: ROGUE, TWO: None})
+    relay.is_old = True
+    sender = sender_at(relay, nursery, monkeypatch)
+    with pytest.raises(PeerIdentityError):
+        await sender.open_data_channel(search())
+    assert len(relay.joins) == MAX_TRIED
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_session_that_resumes_goes_to_its_own_listener_only(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay({ONE: ROGUE, TWO: None})
+    sender = sender_at(relay, nursery, monkeypatch)
+    with pytest.raises(PeerIdentityError):
+        await sender.open_data_channel(Peer(ONE, IDENTITY))
+    assert [join.listener for join in relay.joins] == [ONE]
+    # A relay that names another listener than the one it was asked for is not believed.
+    with pytest.raises(RelayUnreachable):
+        await sender.open_data_channel(Peer(TWO, IDENTITY))
+    nursery.cancel_scope.cancel()

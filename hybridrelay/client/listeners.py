@@ -1,0 +1,78 @@
+"""Which listeners a client avoids. Pure: it decides, and asks nobody.
+
+A relay sends a client to any connector that is registered, and whoever has a Listen key can register. So a listener
+without an acceptable identity, or that never comes, says nothing about the others: the client asks the relay for
+another one, and avoids the one that failed for a while. No listener is avoided once there is no other.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from ..errors import HybridRelayError
+from ..protocol.control import MAX_AVOID
+
+#: How long a listener that failed is avoided (seconds).
+AVOID_SECONDS = 60.0
+#: Listeners that one attempt to open a session may try.
+MAX_TRIED = 16
+
+
+@attrs.define
+class AvoidedListeners:
+    """Instances that failed lately: what one attempt leaves to the next. At most `MAX_AVOID`."""
+
+    _until: dict[str, float] = attrs.field(factory=dict, init=False)
+
+    def add(self, instance: str, now: float) -> None:
+        """An instance failed."""
+        self._until.pop(instance, None)
+        self._until[instance] = now + AVOID_SECONDS
+        while len(self._until) > MAX_AVOID:
+            self._until.pop(next(iter(self._until)))
+
+    def at(self, now: float) -> tuple[str, ...]:
+        """The instances to avoid now."""
+        self._until = {instance: until for instance, until in self._until.items() if until > now}
+        return tuple(self._until)
+
+    def clear(self) -> None:
+        """Avoid nobody."""
+        self._until.clear()
+
+
+@attrs.define
+class ListenerSearch:
+    """One attempt to find a listener that will do. Its parts share it, at whichever relay they look."""
+
+    _avoided: AvoidedListeners
+    #: How the listener that was tried last failed.
+    failure: HybridRelayError | None = attrs.field(default=None, init=False)
+    _tried: int = attrs.field(default=0, init=False)
+
+    def avoid(self, now: float) -> tuple[str, ...]:
+        """The instances to which a relay is not to send us."""
+        return self._avoided.at(now)
+
+    def failed(self, instance: str, error: HybridRelayError, now: float) -> bool:
+        """A listener was of no use; whether to ask for another."""
+        self._avoided.add(instance, now)
+        self.failure = error
+        self._tried += 1
+        return self._tried < MAX_TRIED
+
+    def nobody_else(self, error: HybridRelayError, now: float) -> HybridRelayError | None:
+        """A relay has no listener but those to avoid.
+
+        Args:
+            error: how the relay says so.
+            now: seconds, on the clock of all methods.
+
+        Returns:
+            The error with which this attempt ends; None: ask again, now that nobody is avoided any more.
+        """
+        were_avoided = bool(self._avoided.at(now))
+        self._avoided.clear()
+        if self.failure is not None:
+            return self.failure
+        return None if were_avoided else error
