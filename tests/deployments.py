@@ -239,16 +239,23 @@ class Deployment:
         )  # fmt: skip
 
     def start(
-        self, *arguments: str | Path, ready: str = "^ready", descriptors: int | None = None, **options: object
+        self,
+        *arguments: str | Path,
+        ready: str = "^ready",
+        descriptors: int | None = None,
+        wrapper: Sequence[str | Path] = (),
+        **options: object,
     ) -> Program:
-        """Start a command, with no more than so many descriptors, and wait for a line."""
+        """Start a command, with no more than so many descriptors or by a wrapper, and wait for a line."""
         limit = () if descriptors is None else ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh")
-        program = Program([*limit, *HYBRIDRELAY, *arguments], name=f"hybridrelay {arguments[0]}", **options)
+        program = Program([*limit, *wrapper, *HYBRIDRELAY, *arguments], name=f"hybridrelay {arguments[0]}", **options)
         self.programs.append(program)
         program.wait_for_line(ready)
         return program
 
-    def start_relay(self, *arguments: str, descriptors: int | None = None) -> Program:
+    def start_relay(
+        self, *arguments: str, descriptors: int | None = None, wrapper: Sequence[str | Path] = ()
+    ) -> Program:
         """Start the relay: the second time on the ports of the first."""
         known = bool(self.ports)
         while True:
@@ -258,7 +265,7 @@ class Deployment:
             try:
                 return self.start(
                     "relay", "--state", self.state, "--host", self.host, "--ports", ports, *arguments,
-                    descriptors=descriptors,
+                    descriptors=descriptors, wrapper=wrapper,
                 )  # fmt: skip
             except EndedEarly as exc:
                 if known or "cannot listen" not in str(exc):
@@ -278,20 +285,26 @@ class Deployment:
         assert done.returncode == 0, done.stderr
         return Published(name, **files)
 
-    def start_connector(self, *published: Published | Path, arguments: Sequence[str] = ()) -> Program:
+    def start_connector(
+        self, *published: Published | Path, arguments: Sequence[str] = (), wrapper: Sequence[str | Path] = ()
+    ) -> Program:
         """Start a connector for these hybrid connections."""
         files = [one if isinstance(one, Path) else one.connector for one in published]
-        return self.start("connector", "--connection-string-file", *files, *arguments)
+        return self.start("connector", "--connection-string-file", *files, *arguments, wrapper=wrapper)
 
     def start_forward(
-        self, *published: Published | Path, mode: str = "tcp", arguments: Sequence[str] = ()
+        self,
+        *published: Published | Path,
+        mode: str = "tcp",
+        arguments: Sequence[str] = (),
+        wrapper: Sequence[str | Path] = (),
     ) -> Forward:
         """Start a forward with a local port for each of these hybrid connections."""
         pairs: list[str | Path] = []
         for one in published:
             file = one if isinstance(one, Path) else one.application
             pairs += ["--connection-string-file", file, "--listen", "127.0.0.1:0"]
-        program = self.start("forward", *pairs, "--mode", mode, *arguments)
+        program = self.start("forward", *pairs, "--mode", mode, *arguments, wrapper=wrapper)
         ports = re.findall(r"127\.0\.0\.1:(\d+)", program.out)
         assert len(ports) == len(published), program.out
         return Forward(program, tuple(map(int, ports)))

@@ -2,32 +2,130 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import logging
 import sys
 import traceback
+import warnings
+from collections.abc import Iterator
 from typing import TextIO
+
+from .log_writer import FLUSH_SECONDS, LogWriter
+
+logger = logging.getLogger("hybridrelay.cli")
 
 
 def set_up_logs(level: str, *, as_json: bool) -> None:
-    """Send the log to standard error. Replaces what an earlier call set up.
+    """Send the log to standard error, without ever waiting for its reader. Replaces what an earlier call set up.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         as_json: one JSON object for each record.
     """
     root = logging.getLogger()
-    for earlier in [one for one in root.handlers if isinstance(one, StderrHandler)]:
+    for earlier in _our_handlers():
         root.removeHandler(earlier)
-    handler = StderrHandler(sys.stderr)
-    handler.setFormatter(JSONFormatter() if as_json else LineFormatter())
-    root.addHandler(handler)
+        earlier.close()
+    root.addHandler(StderrHandler(sys.stderr, JSONFormatter() if as_json else LineFormatter()))
     root.setLevel(level.upper())
 
 
-class StderrHandler(logging.StreamHandler[TextIO]):
-    """Ours, as opposed to those of a program that calls us."""
+def write_error(text: str) -> None:
+    """Write lines to standard error that are no log records, in order with the log and without waiting."""
+    handlers = _our_handlers()
+    for handler in handlers:
+        handler.write(text)
+    if not handlers:
+        with contextlib.suppress(OSError):
+            print(text, end="", file=sys.stderr, flush=True)
+
+
+def flush_logs(seconds: float = FLUSH_SECONDS) -> None:
+    """Wait until the log is written, for `seconds` at most. The log can be used on."""
+    for handler in _our_handlers():
+        handler.drain(seconds)
+
+
+@contextlib.contextmanager
+def log_python_messages() -> Iterator[None]:
+    """Log what Python itself would print to standard error, and wait for it: warnings, and errors of finalizers."""
+    show_warning, unraisable_hook = warnings.showwarning, sys.unraisablehook
+
+    def log_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        logger.warning("%s:%d: %s: %s", filename, lineno, category.__name__, message)
+
+    def log_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        info = None if error is None else (type(error), error, unraisable.exc_traceback)
+        logger.error("%s: %r", unraisable.err_msg or "an exception was ignored in", unraisable.object, exc_info=info)
+
+    warnings.showwarning, sys.unraisablehook = log_warning, log_unraisable
+    try:
+        yield
+    finally:
+        warnings.showwarning, sys.unraisablehook = show_warning, unraisable_hook
+
+
+def _our_handlers() -> list[StderrHandler]:
+    return [one for one in logging.getLogger().handlers if isinstance(one, StderrHandler)]
+
+
+class StderrHandler(logging.Handler):
+    """Ours, as opposed to those of a program that calls us. Never blocks: see `LogWriter`."""
+
+    def __init__(self, stream: TextIO | None, formatter: logging.Formatter) -> None:
+        """Write to the descriptor of `stream`, or to a stream in memory itself; None writes nowhere."""
+        super().__init__()
+        self.setFormatter(formatter)
+        self._stream = stream
+        self._writer: LogWriter | None = None
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
+                self._writer = LogWriter(stream.fileno(), self._tell_dropped)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue the record."""
+        try:
+            text = self.format(record)
+        except (TypeError, ValueError, KeyError):  # a message that does not fit its arguments
+            text = f"{_time(record)} error hybridrelay.log: a record of {record.name} could not be formatted"
+        self.write(text + "\n")
+
+    def write(self, text: str) -> None:
+        """Queue lines, the last with its line end."""
+        if self._writer is not None:
+            self._writer.put(text)
+        elif self._stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._stream.write(text)
+                self._stream.flush()
+
+    def drain(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Wait until everything is written, for `seconds` at most.
+
+        This is not `flush`, which `logging` also calls when the interpreter ends: a stalled reader delays it once.
+        """
+        if self._writer is not None:
+            self._writer.flush(seconds)
+
+    def close(self) -> None:
+        """End the thread that writes, once it has written what is queued."""
+        if self._writer is not None:
+            self._writer.close()
+        super().close()
+
+    def _tell_dropped(self, count: int) -> str:
+        text = "%d log records are missing here: standard error could not be written, or not fast enough"
+        return self.format(logging.LogRecord("hybridrelay.log", logging.ERROR, "", 0, text, (count,), None)) + "\n"
 
 
 def _time(record: logging.LogRecord) -> str:

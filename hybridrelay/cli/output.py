@@ -50,8 +50,7 @@ def open_standard_streams() -> None:
 
 def say(text: str = "", *, end: str = "\n") -> None:
     """Print and flush."""
-    failure = _write(text + end)
-    _State.failure = _State.failure or failure
+    remember(_write(text + end))
 
 
 def say_json(value: object) -> None:
@@ -59,14 +58,21 @@ def say_json(value: object) -> None:
     say(json.dumps(value, indent=2))
 
 
-def say_ready(role: str, fields: Iterable[tuple[str, str]]) -> None:
-    """The line that tells programs and people that a long-running command serves now, and what.
+def ready_line(role: str, fields: Iterable[tuple[str, str]]) -> str:
+    """The line that tells programs and people that a long-running command serves now, and what."""
+    return " ".join(["ready", role, *(f"{name}={value}" for name, value in fields)])
 
-    Where it cannot be written, the log has it: serving goes on.
-    """
-    line = " ".join(["ready", role, *(f"{name}={value}" for name, value in fields)])
-    if (failure := _write(line + "\n")) is not None:
-        logger.warning("standard output cannot be written to (%s); it would have said: %s", failure.strerror, line)
+
+def remember(failure: OSError | None) -> None:
+    """Have the exit code tell, at the end, that some output could not be written."""
+    _State.failure = _State.failure or failure
+
+
+def give_up(error: OSError) -> OSError | None:
+    """Print nothing more, because writing failed. Returns `error`, unless it says that nobody reads any more."""
+    silence(sys.stdout)
+    _State.is_lost = True
+    return None if isinstance(error, BrokenPipeError) else error
 
 
 def is_lost() -> bool:
@@ -105,9 +111,7 @@ def _write(text: str) -> OSError | None:
     except ValueError:  # closed by somebody in this process
         return None
     except OSError as exc:
-        silence(sys.stdout)
-        _State.is_lost = True
-        return None if isinstance(exc, BrokenPipeError) else exc
+        return give_up(exc)
     return None
 
 

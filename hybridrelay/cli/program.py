@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import exits, output
-from .logs import set_up_logs
+from .logs import flush_logs, set_up_logs, write_error
 from .parser import build_parser
 
 if TYPE_CHECKING:
@@ -34,10 +33,12 @@ def run_program(argv: Sequence[str] | None) -> int:
         code = exc.code if isinstance(exc.code, int) else exits.USAGE
     finally:
         failure = output.flush()
+        flush_logs()
     if failure is None:
         return code
     message = f"cannot write to standard output: {failure.strerror}"
     _print_error(message, _OUTPUT_REMEDY, as_json=args is not None and bool(args.log_json))
+    flush_logs()
     return code or exits.FAILED
 
 
@@ -94,5 +95,4 @@ def _print_error(message: str, remedy: str | None, *, as_json: bool, reason: str
         return
     lines = [f"hybridrelay: error: {message}", *([f"  try: {remedy}"] if remedy else [])]
     printable = ["".join(char if char.isprintable() else " " for char in line) for line in lines]
-    with contextlib.suppress(OSError):
-        print("\n".join(printable), file=sys.stderr, flush=True)
+    write_error("\n".join(printable) + "\n")

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from types import FrameType
 
 import trio
@@ -16,7 +16,8 @@ import trio
 from .._memory import keep_freed_memory
 from .._nursery import FlatNursery
 from .._vitals import vitals
-from . import exits
+from . import async_output, exits
+from .logs import flush_logs, log_python_messages
 
 logger = logging.getLogger("hybridrelay.cli")
 vitals_logger = logging.getLogger("hybridrelay.vitals")
@@ -30,6 +31,8 @@ def _no_cleanup() -> None:
 
 #: Past its grace, for a program to come to its end, before it is cancelled (seconds).
 _GRACE_MARGIN = 10.0
+#: How long a program that ends at once waits for the reader of its log (seconds).
+_ABORT_FLUSH_SECONDS = 0.2
 
 
 class GracefulStop:
@@ -48,6 +51,18 @@ class GracefulStop:
     def arm(self) -> None:
         """The program serves now."""
         self.armed = True
+
+    async def say_ready(self, role: str, fields: Iterable[tuple[str, str]]) -> None:
+        """Arm, and print the line that says what is served. Gives up printing it when the program is to end."""
+        self.arm()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_stopped, nursery.cancel_scope)
+            await async_output.say_ready(role, fields)
+            nursery.cancel_scope.cancel()
+
+    async def _cancel_when_stopped(self, scope: trio.CancelScope) -> None:
+        await self.event.wait()
+        scope.cancel()
 
     def unless_stopping(self, reload: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """`reload`, except that it does nothing once the program was told to end."""
@@ -88,7 +103,7 @@ def run_until_stopped(
     """
     keep_freed_memory()
     stopper = _Stopper(on_abort, stop, reloads)
-    with stopper.handlers():
+    with stopper.handlers(), log_python_messages():
         trio.run(stopper.supervise, main)
     return stopper.received
 
@@ -143,6 +158,7 @@ class _Stopper:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             self._on_abort()
+            flush_logs(_ABORT_FLUSH_SECONDS)
             os._exit(exits.SIGNAL + number)
         self.received = signal.Signals(number)
         if self._token is not None:

@@ -6,7 +6,7 @@ import argparse
 import logging
 from functools import partial
 
-from .. import exits, output, values
+from .. import exits, values
 from ..config_file import add_config, use_config_file
 from ..connection_strings import (
     WHERE_FROM,
@@ -126,8 +126,7 @@ def run(args: argparse.Namespace) -> int:
     async def main() -> None:
         async with FlatNursery() as nursery:
             served = await nursery.start(partial(connector.run, stop=stop.event, grace=args.grace))
-            output.say_ready("connector", [(string.entity_path, str(string.target)) for string in served])
-            stop.arm()
+            await stop.say_ready("connector", [(string.entity_path, str(string.target)) for string in served])
 
     run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
     return exits.OK

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .. import exits, output, values
+from .. import exits, values
 from ..config_file import add_config, use_config_file
 from ..connection_strings import (
     WHERE_FROM,
@@ -137,8 +137,7 @@ def run(args: argparse.Namespace) -> int:
                 (string.entity_path, ",".join(map(_format, found)))
                 for string, found in zip(strings, bound, strict=True)
             ]
-            output.say_ready("forward", fields)
-            stop.arm()
+            await stop.say_ready("forward", fields)
 
     run_until_stopped(main, stop=stop)
     return exits.OK

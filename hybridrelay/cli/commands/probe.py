@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     import trio
 
     from ...connectivity import Prober, RelayEndpoint
+    from .. import async_output
     from ..running import run_until_stopped
 
     dial = make_dial(args)
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         probers = [Prober(endpoint, mode=args.mode, dial=dial) for endpoint in RelayEndpoint.all_from(string)]
         while True:
             last = await _survey(probers)
-            output.say(_present(last, as_json=args.json, watching=args.watch is not None))
+            await async_output.say(_present(last, as_json=args.json, watching=args.watch is not None))
             if args.watch is None or output.is_lost():
                 return
             await trio.sleep(args.watch)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .. import exits, output, values
+from .. import exits, values
 from ..config_file import add_config, use_config_file
 from ..parser import WHAT_IT_DOES, Subparsers, add_command
 from ..reloading import add_reload, log_not_reloaded
@@ -122,8 +122,7 @@ def run(args: argparse.Namespace) -> int:
         async with FlatNursery() as nursery:
             info = await nursery.start(partial(relay.run, stop=stop.event))
             fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
-            output.say_ready("relay", [*fields, ("pin", info.pin)])
-            stop.arm()
+            await stop.say_ready("relay", [*fields, ("pin", info.pin)])
 
     run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
     return exits.OK

@@ -16,7 +16,7 @@ from ..._nursery import FlatNursery
 from ...client import Client, open_client, run_forward
 from ...connectivity import Prober, RelayEndpoint
 from ...mux import MuxStream
-from .. import output
+from .. import async_output, output
 from ..files import new_files
 from . import http
 from .stage import HOST, NAME, Stage, open_stage
@@ -61,22 +61,22 @@ class Show:
         """
         state_dir = self._directory / "state"
         async with open_stage(state_dir) as stage:
-            self._introduce(stage)
+            await self._introduce(stage)
             await self._probe(stage)
             results = [await self._try(stage, mode, title) for mode, title in _MODES]
-            self._summarize(results)
+            await self._summarize(results)
             if keep:
                 await self._stay(stage, state_dir)
-        output.say()
-        output.say("That was all on this machine. 'hybridrelay --help' says how to set it up on three.")
+        await async_output.say()
+        await async_output.say("That was all on this machine. 'hybridrelay --help' says how to set it up on three.")
 
-    def _heading(self, text: str) -> None:
-        output.say()
-        output.say(self._palette.bold(text))
+    async def _heading(self, text: str) -> None:
+        await async_output.say()
+        await async_output.say(self._palette.bold(text))
 
-    def _introduce(self, stage: Stage) -> None:
-        output.say(self._palette.bold(f"hybridrelay {__version__}: the demo"))
-        output.say("All three roles in one process, on free ports of this machine:")
+    async def _introduce(self, stage: Stage) -> None:
+        await async_output.say(self._palette.bold(f"hybridrelay {__version__}: the demo"))
+        await async_output.say("All three roles in one process, on free ports of this machine:")
         ports = ", ".join(f"{name} {bound[0].port}" for name, bound in stage.relay.bound.items())
         rows = [
             ("resource", f"a sample HTTP server 'in the private network', at {stage.target}"),
@@ -85,14 +85,14 @@ class Show:
             ("client", "comes now"),
         ]
         for role, text in rows:
-            output.say(f"  {role:9}  {text}")
+            await async_output.say(f"  {role:9}  {text}")
 
     async def _probe(self, stage: Stage) -> None:
-        self._heading("What the prober finds: which ways lead to the relay?")
+        await self._heading("What the prober finds: which ways lead to the relay?")
         (relay,) = RelayEndpoint.all_from(stage.application)
         report = await Prober(relay).survey()
         table = re.sub(r"\bPASS\b", self._palette.green("PASS"), report.as_table())
-        output.say(re.sub(r"\bFAIL\b", self._palette.red("FAIL"), table))
+        await async_output.say(re.sub(r"\bFAIL\b", self._palette.red("FAIL"), table))
 
     async def _try(self, stage: Stage, mode: str, title: str) -> Result:
         async with open_client(stage.application, mode=mode) as client:
@@ -100,12 +100,12 @@ class Show:
             await client.connect()
             connect = _milliseconds(began)
             route = client.route or "none"
-            self._heading(f"Over {title} (route {route})")
-            output.say(f"  connected to the connector, end to end encrypted, in {connect:.1f} ms")
+            await self._heading(f"Over {title} (route {route})")
+            await async_output.say(f"  connected to the connector, end to end encrypted, in {connect:.1f} ms")
             await self._request_aloud(client)
             times = [await _timed_request(client) for _ in range(REQUESTS)]
             request = statistics.median(times)
-            output.say(f"  {REQUESTS} more, each on a connection of its own: {request:.2f} ms (median)")
+            await async_output.say(f"  {REQUESTS} more, each on a connection of its own: {request:.2f} ms (median)")
             async with await client.open_stream() as stream:
                 down = await self._measure("down", stream)
             async with await client.open_stream() as stream:
@@ -117,8 +117,8 @@ class Show:
         async with await client.open_stream() as stream:
             answer = await http.request(stream, "/")
         status = self._palette.green(f"{answer.status} {answer.reason}")
-        output.say(f"  GET / -> {status} in {_milliseconds(began):.1f} ms")
-        output.say(f'    "{answer.body.decode().strip()}"')
+        await async_output.say(f"  GET / -> {status} in {_milliseconds(began):.1f} ms")
+        await async_output.say(f'    "{answer.body.decode().strip()}"')
 
     async def _measure(self, direction: str, stream: MuxStream) -> float:
         def progress(seconds: float, count: int) -> None:
@@ -126,16 +126,16 @@ class Show:
                 return
             self._next_progress = trio.current_time() + _PROGRESS_SECONDS
             speed = count / max(seconds, 0.001)
-            output.say(f"\r  {direction:4}  {_mega(speed):>7} MB/s  {seconds:.1f} s", end="")
+            async_output.maybe_say(f"\r  {direction:4}  {_mega(speed):>7} MB/s  {seconds:.1f} s", end="")
 
         measure = http.measure_down if direction == "down" else http.measure_up
         speed = await measure(stream, MEASURE_SECONDS, progress)
         begin, end = ("\r", " " * 8) if self._live else ("", "")
-        output.say(f"{begin}  {direction:4}  {_mega(speed):>7} MB/s{end}")
+        await async_output.say(f"{begin}  {direction:4}  {_mega(speed):>7} MB/s{end}")
         return speed
 
-    def _summarize(self, results: list[Result]) -> None:
-        self._heading("Summary")
+    async def _summarize(self, results: list[Result]) -> None:
+        await self._heading("Summary")
         rows = [
             (
                 result.title,
@@ -148,8 +148,8 @@ class Show:
             for result in results
         ]
         header = ("TRANSPORT", "ROUTE", "CONNECT", "REQUEST", "DOWN", "UP")
-        output.say(output.table(header, rows, right=frozenset({2, 3, 4, 5})))
-        output.say(
+        await async_output.say(output.table(header, rows, right=frozenset({2, 3, 4, 5})))
+        await async_output.say(
             self._palette.dim("(one process, one processor core does the work of all: apart, they are faster)")
         )
 
@@ -159,15 +159,15 @@ class Show:
             pass
         async with open_client(stage.application) as client, FlatNursery() as nursery:
             ((_, port),) = await nursery.start(run_forward, client, [(HOST, 0)])
-            output.say()
-            output.say_ready("demo", [(NAME, f"{HOST}:{port}")])
+            await async_output.say()
+            await async_output.say_ready("demo", [(NAME, f"{HOST}:{port}")])
             self.is_ready = True
-            output.say("Try, in another terminal:")
-            output.say(f"  curl http://{HOST}:{port}/")
-            output.say(f"  curl -o {os.devnull} http://{HOST}:{port}/bytes")
-            output.say(f"  hybridrelay probe --connection-string-file {string_file}")
-            output.say(f"  hybridrelay connections list --state {state_dir}")
-            output.say("Ctrl-C ends it, and leaves nothing behind.")
+            await async_output.say("Try, in another terminal:")
+            await async_output.say(f"  curl http://{HOST}:{port}/")
+            await async_output.say(f"  curl -o {os.devnull} http://{HOST}:{port}/bytes")
+            await async_output.say(f"  hybridrelay probe --connection-string-file {string_file}")
+            await async_output.say(f"  hybridrelay connections list --state {state_dir}")
+            await async_output.say("Ctrl-C ends it, and leaves nothing behind.")
             await trio.sleep_forever()
 
 

@@ -1,0 +1,83 @@
+"""Standard output for programs that run an event loop: only the task that prints waits for a reader that stalls."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import sys
+from collections.abc import Iterable
+
+import trio
+
+from . import output
+
+logger = logging.getLogger("hybridrelay.cli")
+
+#: How much is written where the system says that something can be written: POSIX guarantees that this does not block.
+_CHUNK_BYTES = 512
+
+
+async def say(text: str = "", *, end: str = "\n") -> None:
+    """As `output.say`. Cancelled, a part of the text may have been printed."""
+    output.remember(await _print(text + end))
+
+
+async def say_ready(role: str, fields: Iterable[tuple[str, str]]) -> None:
+    """Print `output.ready_line`. Where it cannot be written, the log has it: serving goes on."""
+    line = output.ready_line(role, fields)
+    if (failure := await _print(line + "\n")) is not None:
+        logger.warning("standard output cannot be written to (%s); it would have said: %s", failure.strerror, line)
+
+
+def maybe_say(text: str, *, end: str = "\n") -> None:
+    """Print what may be left out, such as progress, unless the reader stalls. Never blocks."""
+    try:
+        if sys.platform == "win32" or _is_writable(sys.stdout.fileno()):
+            output.say(text, end=end)
+    except (OSError, ValueError):
+        pass
+
+
+async def _print(text: str) -> OSError | None:
+    """Why it could not be printed, unless nobody reads it any more."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # closed, or a stream in memory
+        output.say(text, end="")
+        return None
+    data = text.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
+    try:
+        if sys.platform == "win32":
+            # An abandoned thread does not keep the process from ending.
+            await trio.to_thread.run_sync(_write_all, descriptor, data, abandon_on_cancel=True)
+        else:
+            await _write(descriptor, data)
+    except OSError as exc:
+        return output.give_up(exc)
+    return None
+
+
+async def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        with contextlib.suppress(PermissionError):  # epoll takes no regular files, which can always be written
+            await trio.lowlevel.wait_writable(descriptor)
+        try:
+            view = view[os.write(descriptor, view[:_CHUNK_BYTES]) :]
+        except BlockingIOError:
+            continue
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _is_writable(descriptor: int) -> bool:
+    assert sys.platform != "win32"
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))

@@ -1,0 +1,266 @@
+"""Writes log lines to a descriptor without ever making the caller wait.
+
+A pipe whose reader stalls, a terminal that is paused, or a disk that hangs blocks the write. So lines go into a
+bounded queue, and one daemon thread writes them. The rules:
+
+1. `LogWriter.put` never blocks. Where the queue is full, the line is dropped and counted.
+2. What was dropped is told in its place among the lines, as soon as there is room, or at the end.
+3. A write that fails (a closed pipe, a full disk) loses its lines, which are counted, too. The next ones are tried.
+4. Where no thread can be started, `put` itself writes as much as the descriptor takes without blocking, and the rest
+   waits in the queue. A thread is tried again later.
+5. `LogWriter.flush` waits for what is queued, but only for a limited time.
+6. A forked child starts with an empty queue: what was queued is the parent's.
+
+`put` is called with a lock of its caller's held (that of the logging handler), or from one thread. Counters have one
+writer each, so that no lock is needed between `put` and the thread. `put` may even be interrupted by itself, as it
+happens when a signal handler or a finalizer logs.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+#: The queue holds this many lines, and this many bytes, at most.
+MAX_LINES: Final = 10_000
+MAX_BYTES: Final = 4 << 20
+#: How long the end of the program waits for a reader that is slow or stalled (seconds).
+FLUSH_SECONDS: Final = 1.0
+#: How much the thread writes in one call.
+_BATCH_BYTES = 64 * 1024
+#: How much can be written without blocking where `poll` says that something can be written. POSIX guarantees 512.
+_NOWAIT_BYTES = 512
+#: How often another attempt is made to start a thread (seconds).
+_THREAD_RETRY_SECONDS = 1.0
+
+#: How many lines are taken from the queue at once where there is no thread.
+_NOWAIT_LINES = 64
+
+#: A line, and the number of lines that had been dropped in all when it was put in.
+_Item = tuple[bytes, int]
+
+
+@attrs.frozen
+class _Batch:
+    """What is written in one go."""
+
+    text: bytes
+    lines: int
+    bytes: int
+    #: All lines up to this number of dropped ones are told when it is written ...
+    told: int
+    #: ... these many of them by this batch.
+    reported: int
+
+
+class LogWriter:
+    """Writes lines to a descriptor, which stays open.
+
+    Args:
+        descriptor: where to write.
+        tell_dropped: makes a line, with its line end, that says how many lines are missing.
+        max_lines: bound of the queue.
+        max_bytes: bound of the queue.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        tell_dropped: Callable[[int], str],
+        *,
+        max_lines: int = MAX_LINES,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._descriptor = descriptor
+        self._tell_dropped = tell_dropped
+        self._max_lines = max_lines
+        self._max_bytes = max_bytes
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._process = os.getpid()
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._no_thread_before = 0.0
+        # Changed by `put` alone.
+        self._lines_in = 0
+        self._bytes_in = 0
+        self._dropped = 0
+        # Changed by whoever writes alone.
+        self._lines_out = 0
+        self._bytes_out = 0
+        self._told = 0
+        #: Lines that a failed write has lost, and that were not told yet.
+        self._lost = 0
+        #: The last write ended in the middle of a line.
+        self._mid_line = False
+        # Where there is no thread: what the descriptor has not taken yet.
+        self._batch: _Batch | None = None
+        self._rest = memoryview(b"")
+
+    def put(self, line: str) -> bool:
+        """Have a line written, which ends with a line end. Whether there was room for it. Never blocks."""
+        if os.getpid() != self._process:
+            self._start_over()
+        data = line.encode("utf-8", "backslashreplace")
+        waiting = self._lines_in - self._lines_out
+        if waiting and (waiting >= self._max_lines or self._bytes_in - self._bytes_out + len(data) > self._max_bytes):
+            self._dropped += 1
+            if self._thread is None:
+                self._work_without_thread()
+            return False
+        self._lines_in += 1
+        self._bytes_in += len(data)
+        self._queue.put((data, self._dropped))
+        if self._thread is None:
+            self._work_without_thread()
+        return True
+
+    def close(self) -> None:
+        """Let the thread end when it has written what is queued. Nothing can be put in any more."""
+        self._queue.put(None)
+
+    def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
+        """Wait until everything is written, for up to `seconds`. Whether it is.
+
+        The writer can be used on; a thread that is still writing goes on, and does not keep the process from ending.
+        """
+        if os.getpid() != self._process:
+            return True
+        deadline = time.monotonic() + seconds
+        while not self._is_done():
+            if self._thread is None:
+                self._work_without_thread()
+            elif not self._thread.is_alive():
+                return False
+            elif self._lines_in == self._lines_out:  # only what was dropped is untold
+                self._lines_in += 1
+                self._queue.put((b"", self._dropped))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return self._is_done()
+            time.sleep(min(0.005, left))
+        return True
+
+    def _is_done(self) -> bool:
+        return self._lines_in == self._lines_out and self._dropped == self._told and not self._rest
+
+    # --- with a thread
+
+    def _work_without_thread(self) -> None:
+        now = time.monotonic()
+        if now >= self._no_thread_before and not self._rest:
+            thread = threading.Thread(target=self._run, name="hybridrelay-log", daemon=True)
+            try:
+                self._thread = thread
+                thread.start()
+                return
+            except RuntimeError:  # can't start new thread
+                self._thread = None
+                self._no_thread_before = now + _THREAD_RETRY_SECONDS
+        self._write_nowait()
+
+    def _run(self) -> None:
+        while True:
+            item = self._queue.get()
+            items: list[_Item] = []
+            size = 0
+            while item is not None:
+                items.append(item)
+                size += len(item[0])
+                if size >= _BATCH_BYTES or self._queue.empty():
+                    break
+                item = self._queue.get_nowait()
+            batch = self._make_batch(items)
+            self._written(batch, complete=self._write(batch.text))
+            if item is None:
+                return
+
+    def _make_batch(self, items: list[_Item]) -> _Batch:
+        parts = [b"\n"] if self._mid_line else []
+        missing, told = self._lost, self._told
+        # Those that were dropped after the last line are told where nothing follows.
+        ends = [*items, (b"", self._dropped)] if self._queue.empty() else items
+        for line, dropped in ends:
+            missing += dropped - told
+            told = dropped
+            if missing:
+                parts.append(self._tell_dropped(missing).encode())
+                missing = 0
+            parts.append(line)
+        reported = told - self._told + self._lost
+        return _Batch(b"".join(parts), len(items), sum(len(line) for line, _ in items), told, reported)
+
+    def _written(self, batch: _Batch, *, complete: bool) -> None:
+        self._told = batch.told
+        self._lost = 0 if complete else batch.reported + batch.lines
+        self._bytes_out += batch.bytes
+        self._lines_out += batch.lines
+
+    def _write(self, data: bytes) -> bool:
+        """All of it, however long that takes; False where it failed."""
+        view = memoryview(data)
+        while view:
+            try:
+                written = os.write(self._descriptor, view)
+            except BlockingIOError:  # somebody made it non-blocking, as terminals often are
+                _wait_writable(self._descriptor)
+                continue
+            except OSError:
+                self._mid_line = self._mid_line or len(view) < len(data)
+                return False
+            view = view[written:]
+        self._mid_line = False
+        return True
+
+    # --- without
+
+    def _write_nowait(self) -> None:
+        """Write what the descriptor takes at this moment."""
+        while True:
+            if self._batch is None:
+                items: list[_Item] = []
+                while not self._queue.empty() and len(items) < _NOWAIT_LINES:
+                    if (item := self._queue.get_nowait()) is not None:
+                        items.append(item)
+                if not items and self._dropped == self._told:
+                    return
+                self._batch = self._make_batch(items)
+                self._rest = memoryview(self._batch.text)
+            while self._rest:
+                if not _is_writable(self._descriptor):
+                    return
+                try:
+                    self._rest = self._rest[os.write(self._descriptor, self._rest[:_NOWAIT_BYTES]) :]
+                except BlockingIOError:
+                    return
+                except OSError:
+                    break
+            self._mid_line = 0 < len(self._rest) < len(self._batch.text)
+            self._written(self._batch, complete=not self._rest)
+            self._batch, self._rest = None, memoryview(b"")
+
+
+def _wait_writable(descriptor: int) -> None:
+    if sys.platform == "win32":
+        time.sleep(0.05)
+        return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll(1000)
+
+
+def _is_writable(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return True  # there is no way to tell; files and consoles take what they are given
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(0))

@@ -1,0 +1,227 @@
+"""The log's writer: it never makes its caller wait, and says what it could not write."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from hybridrelay.cli.log_writer import LogWriter
+
+from ..waiting import wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes that poll can ask")
+
+#: More than any pipe of these tests holds.
+_MUCH = 200_000
+
+
+def _dropped(count: int) -> str:
+    return f"[{count} missing]\n"
+
+
+class _Pipe:
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        if sys.platform == "linux":
+            fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, 4096)
+        self._writers: list[LogWriter] = []
+
+    def writer(self, **bounds: int) -> LogWriter:
+        """One that writes here."""
+        self._writers.append(LogWriter(self.writing, _dropped, **bounds))
+        return self._writers[-1]
+
+    def close(self) -> None:
+        os.close(self.reading)
+        for writer in self._writers:
+            writer.flush(10)  # a thread must not write to whatever gets this descriptor next
+        os.close(self.writing)
+
+    def read(self) -> str:
+        """All that is there now."""
+        os.set_blocking(self.reading, False)
+        found = b""
+        while True:
+            try:
+                block = os.read(self.reading, 65536)
+            except BlockingIOError:
+                return found.decode()
+            if not block:
+                return found.decode()
+            found += block
+
+    def read_until_flushed(self, writer: LogWriter) -> list[str]:
+        """Everything that is still to come."""
+        found = ""
+        while not writer.flush(0.02):
+            found += self.read()
+        return (found + self.read()).splitlines()
+
+
+@pytest.fixture
+def pipe() -> Iterator[_Pipe]:
+    pipe = _Pipe()
+    yield pipe
+    pipe.close()
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def _put_much(writer: LogWriter) -> int:
+    """Fill queue and pipe; how many lines were put."""
+    count = 0
+    while writer.put(f"{count:08d} {'x' * 90}\n") and count < _MUCH:
+        count += 1
+    assert count < _MUCH
+    return count + 1
+
+
+def _numbers(lines: list[str]) -> list[int]:
+    return [int(line[:8]) for line in lines if not line.startswith("[")]
+
+
+def test_lines_are_written_in_order(pipe: _Pipe) -> None:
+    writer = pipe.writer()
+    for number in range(20):
+        assert writer.put(f"line {number}\n")
+    assert writer.flush(10)
+    assert pipe.read().splitlines() == [f"line {number}" for number in range(20)]
+
+
+def test_a_stalled_reader_blocks_nobody_and_hears_what_was_dropped(pipe: _Pipe) -> None:
+    writer = pipe.writer(max_lines=200)
+    put = _put_much(writer)
+    for _ in range(5):
+        assert not writer.put("never\n")
+    assert not writer.flush(0.01)
+
+    lines = pipe.read_until_flushed(writer)
+    assert _numbers(lines) == list(range(put - 1))
+    assert lines[-1] == "[6 missing]"
+
+
+def test_what_was_dropped_is_told_in_its_place(pipe: _Pipe) -> None:
+    writer = pipe.writer(max_lines=200)
+    put = _put_much(writer)
+    text = ""
+
+    def has_room() -> bool:
+        nonlocal text
+        text += pipe.read()
+        return writer.put("after\n")
+
+    wait_until(has_room, seconds=20, what="room in the queue")
+    lines = text.splitlines() + pipe.read_until_flushed(writer)
+    place = lines.index("after")
+    assert _numbers(lines[: place - 1]) == list(range(put - 1))
+    assert lines[place - 1].endswith(" missing]")
+
+
+def test_the_bytes_are_bounded(pipe: _Pipe) -> None:
+    writer = pipe.writer(max_bytes=10_000)
+    assert _put_much(writer) * 100 < 10_000 + 4096 + 65536 + 100
+
+
+def test_a_line_longer_than_the_bound_is_written(pipe: _Pipe) -> None:
+    writer = pipe.writer(max_bytes=1000)
+    assert writer.put("y" * 100_000 + "\n")
+    assert pipe.read_until_flushed(writer) == ["y" * 100_000]
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_threads_lines_are_written_at_once(pipe: _Pipe) -> None:
+    writer = pipe.writer()
+    for line in ("one\n", "two\n"):
+        assert writer.put(line)
+        assert pipe.read() == line
+    assert writer.flush(0)
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_without_threads_a_stalled_reader_blocks_nobody_either(pipe: _Pipe) -> None:
+    writer = pipe.writer(max_lines=200)
+    put = _put_much(writer)
+    assert not writer.flush(0.01)
+
+    lines = pipe.read_until_flushed(writer)
+    assert _numbers(lines) == list(range(put - 1))
+    assert lines[-1] == "[1 missing]"
+
+
+@pytest.mark.usefixtures("no_threads")
+def test_a_thread_takes_over_when_one_can_be_started(pipe: _Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = pipe.writer()
+    writer.put("one\n")
+    monkeypatch.undo()
+    monkeypatch.setattr("hybridrelay.cli.log_writer._THREAD_RETRY_SECONDS", 0.0)
+
+    def has_thread() -> bool:
+        writer.put("more\n")
+        return any(thread.name == "hybridrelay-log" for thread in threading.enumerate())
+
+    wait_until(has_thread, seconds=20, what="a thread")
+    lines = pipe.read_until_flushed(writer)
+    assert lines[:2] == ["one", "more"]
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_full_disk_loses_lines_and_says_so_when_there_is_room(
+    threads: bool, pipe: _Pipe, request: pytest.FixtureRequest
+) -> None:
+    if not threads:
+        request.getfixturevalue("no_threads")
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    writer = LogWriter(descriptor, _dropped)
+    for _ in range(3):
+        writer.put("lost\n")
+        assert writer.flush(10)
+    os.dup2(pipe.writing, descriptor)
+    writer.put("found\n")
+    assert writer.flush(10)
+    assert pipe.read() == "[3 missing]\nfound\n"
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_reader_that_left_is_survived(threads: bool, request: pytest.FixtureRequest) -> None:
+    if not threads:
+        request.getfixturevalue("no_threads")
+    reading, writing = os.pipe()
+    os.close(reading)
+    writer = LogWriter(writing, _dropped)
+    for _ in range(100):
+        assert writer.put("x\n")
+        assert writer.flush(10)
+    os.close(writing)
+
+
+def test_a_descriptor_that_does_not_block_is_waited_for(pipe: _Pipe) -> None:
+    os.set_blocking(pipe.writing, False)
+    writer = pipe.writer(max_lines=200)
+    put = _put_much(writer)
+    assert _numbers(pipe.read_until_flushed(writer)) == list(range(put - 1))
+
+
+def test_a_child_writes_only_its_own_lines(pipe: _Pipe) -> None:
+    writer = pipe.writer(max_lines=200)
+    put = _put_much(writer)
+    child = os.fork()
+    if child == 0:
+        has_room = writer.put("child\n")
+        writer.flush(0.05)
+        os._exit(0 if has_room else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    # The child may have written between two parts of a block of its parent's.
+    lines = "\n".join(pipe.read_until_flushed(writer)).replace("child\n", "").splitlines()
+    assert _numbers(lines) == list(range(put - 1))
