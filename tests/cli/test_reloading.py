@@ -1,0 +1,189 @@
+"""SIGHUP to the long-running commands, as processes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.security import load_connection_string
+
+from ..certificates import CertificateAuthority
+from ..deployments import HYBRIDRELAY, PORT_NAMES, Deployment, Program, Published
+from ..waiting import wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGHUP there")
+
+ANY_PORTS = ",".join(f"{name}=0" for name in PORT_NAMES)
+SECONDS = 30
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    """Nothing runs yet."""
+    with Deployment(tmp_path) as deployment:
+        yield deployment
+
+
+def hang_up(program: Program, says: str) -> None:
+    """SIGHUP; returns when the log has one more line with this in it."""
+
+    def lines() -> int:
+        return sum(bool(re.search(says, line)) for line in program.lines["err"])
+
+    before = lines()
+    program.process.send_signal(signal.SIGHUP)
+    try:
+        wait_until(lambda: lines() > before, seconds=SECONDS, what=says)
+    except TimeoutError:
+        raise AssertionError(f"{program.name} did not say {says!r}\n{program.err}") from None
+    assert program.process.poll() is None
+
+
+def serial_shown(port: int) -> int:
+    """The serial number of the certificate on port 443."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as sock,
+        context.wrap_socket(sock, server_hostname="relay.example.com") as tls,
+    ):
+        shown = tls.getpeercert(binary_form=True)
+    from cryptography import x509
+
+    assert shown is not None
+    return x509.load_der_x509_certificate(shown).serial_number
+
+
+def test_a_relay_reloads_its_certificate(deployment: Deployment) -> None:
+    authority = CertificateAuthority()
+    certificate, key = deployment.folder / "fullchain.pem", deployment.folder / "privkey.pem"
+
+    def renew() -> None:
+        new = authority.issue("relay.example.com")
+        certificate.write_bytes(new[0])
+        key.write_bytes(new[1])
+
+    renew()
+    relay = deployment.start_relay("--tls-certificate", str(certificate), "--tls-key", str(key))
+    port = deployment.ports["https"]
+    first = serial_shown(port)
+    hang_up(relay, "the certificate .* has not changed")
+    assert serial_shown(port) == first
+    renew()
+    hang_up(relay, "reloaded the certificate")
+    second = serial_shown(port)
+    assert second != first
+    key.write_bytes(authority.issue("relay.example.com")[1])
+    hang_up(relay, r"not reloaded, what was read before stays in force: .*\.pem")
+    assert serial_shown(port) == second
+    for _ in range(20):
+        relay.process.send_signal(signal.SIGHUP)
+    assert serial_shown(port) == second
+    renew()
+    hang_up(relay, "reloaded the certificate")
+    assert serial_shown(port) not in (first, second)
+    assert relay.terminate() == 0
+
+
+def test_a_relay_without_anything_to_reload(deployment: Deployment) -> None:
+    relay = deployment.start("relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ANY_PORTS)
+    hang_up(relay, "no --tls-certificate to reload")
+    assert relay.terminate() == 0
+
+
+@pytest.fixture
+def published(deployment: Deployment) -> Published:
+    """A relay runs."""
+    deployment.start_relay()
+    return deployment.create("orders", ("127.0.0.1", 9))
+
+
+def use_key(deployment: Deployment, published: Published, role: str, key: str) -> None:
+    done = deployment.run(
+        "keys", "use", published.name, "--rule", role, "--key", key, "--state", deployment.state,
+        "--update", getattr(published, role),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, published: Published) -> None:
+    shut_out = deployment.folder / "deny"
+    shut_out.write_text("somebody\n")
+    connector = deployment.start_connector(published, arguments=["--shut-out", str(shut_out)])
+    hang_up(connector, "orders.connector: unchanged")
+    hang_up(connector, "reloaded .*deny")
+    use_key(deployment, published, "connector", "secondary")
+    hang_up(connector, "orders.connector: took up the changed shared access key")
+    connector.wait_for_line("orders: everything uses the key", where="err")
+    good = published.connector.read_bytes()
+    for bad, says in (
+        (b"", "is empty"),
+        (good.replace(b"SharedAccessKey=", b"SharedAccessKye="), "SharedAccessKye"),
+        (good.replace(b"EntityPath=orders", b"EntityPath=billing"), "is a connector's for billing"),
+        (published.application.read_bytes(), "it is an application's"),
+    ):
+        published.connector.write_bytes(bad)
+        shut_out.write_text("\x07\n")
+        hang_up(connector, f"not reloaded, .*orders.connector.*{says}")
+        hang_up(connector, "not reloaded, .*deny")
+    published.connector.unlink()
+    hang_up(connector, "not reloaded, .*orders.connector: No such file")
+    published.connector.write_bytes(good)
+    hang_up(connector, "orders.connector: unchanged")
+    assert connector.terminate() == 0
+
+
+def test_what_cannot_be_read_again(deployment: Deployment, published: Published) -> None:
+    environment = {"HYBRIDRELAY_CONNECTION_STRING": published.connector.read_text().strip()}
+    connector = deployment.start("connector", environment=environment)
+    hang_up(connector, "HYBRIDRELAY_CONNECTION_STRING cannot be read again: a change needs a restart")
+
+
+def test_a_changed_identity_is_said_to_need_a_restart(deployment: Deployment, published: Published) -> None:
+    connector = deployment.start_connector(published)
+    reissued = deployment.folder / "reissued"
+    issue = ("connections", "issue", "orders", "--role", "connector", "--label", "connector")
+    done = deployment.run(*issue, "--authority-file", published.authority, "--out", reissued)
+    assert done.returncode == 0, done.stderr
+    assert load_connection_string(reissued).identity != load_connection_string(published.connector).identity
+    shutil.copyfile(reissued, published.connector)
+    hang_up(connector, "warning .*orders.connector: the changed identity needs a restart")
+
+
+@pytest.mark.parametrize("prefix", [(), ("nohup",)])
+def test_a_signal_before_the_program_is_ready(
+    deployment: Deployment, published: Published, prefix: tuple[str, ...]
+) -> None:
+    """It waits for a relay that is not there: it takes up another key meanwhile, and is not ended by the signal."""
+    if prefix and shutil.which(prefix[0]) is None:
+        pytest.skip("no nohup")
+    relay = deployment.programs[0]
+    relay.terminate()
+    command = (*prefix, *HYBRIDRELAY, "connector", "--connection-string-file", published.connector)
+    with Program(command, name="connector") as connector:
+        connector.wait_for_line("127.0.0.1", where="err")  # tried, and not there
+        use_key(deployment, published, "connector", "secondary")
+        hang_up(connector, "took up the changed shared access key")
+        deployment.programs.remove(relay)
+        deployment.start_relay()
+        connector.wait_for_line("^ready connector")
+        revoke = ("keys", "revoke", "orders", "--rule", "connector", "--key", "primary")
+        assert deployment.run(*revoke, "--state", deployment.state).returncode == 0
+        connector.wait_for_line("everything uses the key", where="err")
+        hang_up(connector, "unchanged")
+        assert connector.terminate() == 0
+
+
+def test_a_signal_while_it_stops(deployment: Deployment, published: Published) -> None:
+    connector = deployment.start_connector(published)
+    connector.process.send_signal(signal.SIGTERM)
+    connector.process.send_signal(signal.SIGHUP)
+    assert connector.wait() == 0

@@ -1,0 +1,85 @@
+"""What a running program takes up of a changed connection string."""
+
+from __future__ import annotations
+
+import time
+
+import attrs
+import pytest
+
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.security import (
+    ConnectionString,
+    Endpoint,
+    HostPort,
+    Role,
+    create_authority,
+    generate_key,
+    update_string,
+)
+
+NOW = time.time()
+AUTHORITY = create_authority("orders", now=NOW)
+PIN = "sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+
+
+def string(**changes: object) -> ConnectionString:
+    made = ConnectionString(
+        endpoints=(Endpoint("relay.example.com"),),
+        key_name="listener",
+        key=generate_key(),
+        entity_path="orders",
+        target=HostPort("db", 1),
+        identity=AUTHORITY.issue(Role.CONNECTOR, "x", now=NOW),
+        authority=AUTHORITY.certificate,
+    )
+    return attrs.evolve(made, **changes)
+
+
+CURRENT = string()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "unchanged"),
+        ({"key": generate_key()}, "took up the changed shared access key"),
+        ({"key_name": "other"}, "took up the changed shared access key"),
+        ({"endpoints": (Endpoint("relay.example.com", {"http": 8080}),)}, "took up the changed relays"),
+        ({"relay_pins": (PIN,)}, "took up the changed relay pins"),
+        ({"target": HostPort("db", 2)}, "took up the changed target"),
+        (
+            {"target": HostPort("db", 2), "key": generate_key()},
+            "took up the changed shared access key, target",
+        ),
+    ],
+)
+def test_what_is_taken_up(changes: dict[str, object], says: str) -> None:
+    new = attrs.evolve(CURRENT, **changes)
+    update = update_string(CURRENT, new)
+
+    assert update.string == new
+    assert str(update) == says
+    assert update.key_changed == ("key" in says)
+    assert update.needs_restart == ()
+
+
+def test_another_identity_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    """Sessions that are open could not resume with it."""
+    new = string(key=CURRENT.key, target=HostPort("db", 2))
+    update = update_string(CURRENT, new)
+
+    assert update.string == attrs.evolve(CURRENT, target=HostPort("db", 2))
+    assert str(update) == "took up the changed target; the changed identity needs a restart"
+
+
+@pytest.mark.parametrize("changes", [{"entity_path": "billing"}, {"target": None}])
+def test_what_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        update_string(CURRENT, attrs.evolve(CURRENT, **changes))
+
+
+def test_no_secret_is_told() -> None:
+    update = update_string(CURRENT, string())
+
+    assert update.string.key.reveal() not in repr(update) + str(update)
