@@ -14,6 +14,7 @@ import trio
 from ..errors import HybridRelayError, RelayIdentityError, TLSHandshakeError, TransportError
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.reasons import Reason
+from ..streams.connecting import open_tcp
 from ..streams.sockets import tune_socket
 
 
@@ -28,11 +29,7 @@ async def dial_directly(host: str, port: int) -> trio.SocketStream:
 
     The caller sets the deadline. Cancelled, nothing stays open.
     """
-    try:
-        stream = await trio.open_tcp_stream(host, port)
-    except ValueError as error:
-        # A name that cannot even be written in DNS (an empty or overlong label): one way of not being found.
-        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
+    stream = await open_tcp(host, port)
     tune_socket(stream.socket)
     return stream
 
@@ -291,7 +288,7 @@ def _classify_os_error(error: BaseException) -> Failure:
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that caused it, members of groups included: `trio.open_tcp_stream` raises from a group."""
+    """The error and all that caused it, members of groups included: `open_tcp` raises from a group."""
     yield error
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:

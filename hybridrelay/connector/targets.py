@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 from collections.abc import Iterator
 
@@ -11,7 +10,8 @@ import trio
 
 from ..protocol.reasons import Reason
 from ..security import HostPort
-from ..streams.sockets import reset_on_close, tune_socket
+from ..streams.connecting import open_tcp
+from ..streams.sockets import tune_socket
 
 #: To resolve and connect (seconds). Outlasts two lost SYN packets; below what database drivers allow themselves.
 DIAL_SECONDS = 10.0
@@ -39,30 +39,13 @@ async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> tri
     """
     with trio.move_on_after(seconds):
         try:
-            stream = await _connect(target)
+            stream = await open_tcp(target.host, target.port, keep_reset=True)
         except OSError as exc:
             reason = _reason(exc)
             raise TargetError(reason.describe, reason) from exc
         tune_socket(stream.socket, user_timeout=False)  # a target may pause for as long as it likes
-        reset_on_close(stream, True)
         return stream
     raise TargetError(f"the target did not answer within {seconds:g} s", Reason.TARGET_TIMEOUT)
-
-
-async def _connect(target: HostPort) -> trio.SocketStream:
-    try:
-        version = ipaddress.ip_address(target.host).version
-    except ValueError:
-        # A name may have many addresses, and trio tries them in parallel.
-        return await trio.open_tcp_stream(target.host, target.port)
-    # An address is dialed as it is, for half the price.
-    sock = trio.socket.socket(socket.AF_INET if version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
-    try:
-        await sock.connect((target.host, target.port))
-    except BaseException:
-        sock.close()
-        raise
-    return trio.SocketStream(sock)
 
 
 def _reason(exc: OSError) -> Reason:
@@ -83,7 +66,7 @@ def _causes(exc: BaseException) -> Iterator[OSError]:
             yield from _causes(inner)
     elif isinstance(exc, OSError):
         nested = list(_causes(exc.__cause__)) if exc.__cause__ is not None else []
-        # trio.open_tcp_stream wraps the failures of all addresses in one OSError without errno.
+        # `open_tcp` wraps the failures of all addresses in one OSError without errno.
         if nested and exc.errno is None:
             yield from nested
         else:

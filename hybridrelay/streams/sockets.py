@@ -63,7 +63,7 @@ def tune_stream(stream: trio.abc.AsyncResource) -> None:
         tune_socket(stream.socket)
 
 
-def reset_on_close(stream: trio.SocketStream, on: bool) -> None:
+def reset_on_close(stream: trio.SocketStream | trio.socket.SocketType, on: bool) -> None:
     """Whether closing the socket resets the connection instead of ending it.
 
     The kernel also does that when the process dies. So a program that moves somebody else's bytes sets it at the

@@ -1,0 +1,103 @@
+"""Opening TCP connections. None of them ends cleanly by accident.
+
+A socket whose connection attempt is given up (cancelled, too slow, or the loser of a race) may be connected already,
+since the kernel finishes the handshake by itself. Closed as usual, it would show the other end a connection that ends
+in good order after nothing, which a server may take for a complete and empty request. So every socket is set to be
+reset when it is closed, before it connects; only the connection that is handed out ends as its owner decides.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import trio
+
+from .sockets import reset_on_close
+
+#: The next address is tried when the one before has failed, or after this time (seconds), as RFC 8305 advises.
+STAGGER_SECONDS = 0.25
+
+_Address: TypeAlias = tuple[int, int, int, str, Any]
+
+
+async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.SocketStream:
+    """Open a TCP connection to a name or an address.
+
+    A name is resolved on every call; several addresses are tried in a staggered race.
+
+    Args:
+        host: a name, or an IP address.
+        port: from 1 to 65535.
+        keep_reset: the connection is reset, and not ended, when it is closed; see `reset_on_close`.
+
+    Raises:
+        socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
+        OSError: no address could be connected to. With several addresses it has no errno, and its cause is an
+            `ExceptionGroup` of the error for each.
+
+    The caller sets the deadline. Cancelled, nothing stays open.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (ValueError, UnicodeError) as error:
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
+    addresses = _interleaved(found)
+    sock = await _connect(addresses[0]) if len(addresses) == 1 else await _race(addresses, f"{host}:{port}")
+    stream = trio.SocketStream(sock)
+    if not keep_reset:
+        reset_on_close(stream, False)
+    return stream
+
+
+def _interleaved(addresses: Sequence[_Address]) -> list[_Address]:
+    """The second address tried is of another family than the first: one of them may not work at all here."""
+    ordered = list(addresses)
+    other = next((index for index, address in enumerate(ordered) if address[0] != ordered[0][0]), None)
+    if other is not None:
+        ordered.insert(1, ordered.pop(other))
+    return ordered
+
+
+async def _connect(address: _Address) -> trio.socket.SocketType:
+    family, kind, proto, _, sockaddr = address
+    sock = trio.socket.socket(family, kind, proto)
+    try:
+        reset_on_close(sock, True)
+        await sock.connect(sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _race(addresses: Sequence[_Address], target: str) -> trio.socket.SocketType:
+    winners: list[trio.socket.SocketType] = []
+    errors: list[OSError] = []
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def attempt(address: _Address, failed: trio.Event) -> None:
+                try:
+                    winners.append(await _connect(address))
+                except OSError as error:
+                    errors.append(error)
+                    failed.set()
+                else:
+                    nursery.cancel_scope.cancel()
+
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(STAGGER_SECONDS):
+                    await failed.wait()
+        if not winners:
+            raise OSError(f"all attempts to connect to {target} failed") from ExceptionGroup("attempts", errors)
+    except BaseException:
+        for sock in winners:
+            sock.close()
+        raise
+    for sock in winners[1:]:  # connected at the same moment
+        sock.close()
+    return winners[0]

@@ -1,0 +1,130 @@
+"""Connections that are given up are reset, even if the kernel has opened them; the one that is used ends as usual."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from hybridrelay.connector.targets import open_target
+from hybridrelay.security import HostPort
+from hybridrelay.streams import connecting
+from hybridrelay.streams.connecting import open_tcp
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Knows these addresses under every name."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002
+        await trio.lowlevel.checkpoint()
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
+
+    async def getnameinfo(self, sockaddr, flags):
+        raise NotImplementedError
+
+
+@pytest.fixture
+def target() -> Iterator[socket.socket]:
+    """Listens on all loopback addresses; the kernel accepts by itself."""
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        server.settimeout(10)
+        yield server
+
+
+def how_it_ended(server: socket.socket) -> str:
+    accepted, _ = server.accept()
+    with accepted:
+        accepted.settimeout(10)
+        try:
+            return "clean" if accepted.recv(1) == b"" else "bytes"
+        except ConnectionResetError:
+            return "reset"
+
+
+@pytest.mark.parametrize("addresses", [("127.0.0.1",), ("127.0.0.1", "127.0.0.2")], ids=["one", "race"])
+@pytest.mark.parametrize("dial", ["open_tcp", "open_target"])
+async def test_a_cancelled_attempt_is_reset(target: socket.socket, addresses: tuple[str, ...], dial: str) -> None:
+    """It is cancelled when the kernel has opened the connection, before the task that waits for it hears of that."""
+    port = target.getsockname()[1]
+    trio.socket.set_custom_hostname_resolver(Resolver(*addresses))
+
+    async def cancel_once_connected(scope: trio.CancelScope) -> None:
+        while not select.select([target], [], [], 0)[0]:
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    cancelled = 0
+    for _ in range(40):  # which of the two tasks runs first is a matter of luck
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                nursery.start_soon(cancel_once_connected, scope)
+                if dial == "open_tcp":
+                    stream = await open_tcp("db.example", port)
+                else:
+                    stream = await open_target(HostPort("db.example", port))
+        if scope.cancelled_caught:
+            cancelled += 1
+            assert how_it_ended(target) == "reset"
+        else:
+            await stream.aclose()
+            how_it_ended(target)
+    assert cancelled
+
+
+async def test_the_losers_of_a_race_are_reset(target: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "STAGGER_SECONDS", 0)
+    trio.socket.set_custom_hostname_resolver(Resolver(*(f"127.0.0.{number}" for number in range(1, 6))))
+    losers = 0
+    for _ in range(40):  # how many have begun when the first one is connected is a matter of luck
+        stream = await open_tcp("db.example", target.getsockname()[1])
+        winner = stream.socket.getsockname()
+        while select.select([target], [], [], 0)[0]:
+            connection, address = target.accept()
+            with connection:
+                if address != winner:
+                    losers += 1
+                    connection.settimeout(10)
+                    with pytest.raises(ConnectionResetError):
+                        connection.recv(1)
+        await stream.aclose()
+    assert losers
+
+
+@pytest.mark.parametrize(("keep_reset", "ending"), [(False, "clean"), (True, "reset")])
+@pytest.mark.parametrize("addresses", [("127.0.0.1",), ("127.0.0.1", "127.0.0.2")], ids=["one", "race"])
+async def test_the_one_that_is_used_ends_as_its_owner_decides(
+    target: socket.socket, addresses: tuple[str, ...], keep_reset: bool, ending: str
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Resolver(*addresses))
+    stream = await open_tcp("db.example", target.getsockname()[1], keep_reset=keep_reset)
+    await stream.aclose()
+    assert how_it_ended(target) == ending
+
+
+async def test_of_several_addresses_each_failure_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        refusing = other.getsockname()[1]
+    trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2"))
+    with pytest.raises(OSError, match="all attempts") as caught:
+        await open_tcp("db.example", refusing)
+    assert isinstance(caught.value.__cause__, ExceptionGroup)
+    assert [type(error) for error in caught.value.__cause__.exceptions] == [ConnectionRefusedError] * 2
+
+
+def test_a_second_family_comes_second() -> None:
+    six = [(socket.AF_INET6, 1, 6, "", ("::1", 1)), (socket.AF_INET6, 1, 6, "", ("::2", 1))]
+    four = [(socket.AF_INET, 1, 6, "", ("127.0.0.1", 1)), (socket.AF_INET, 1, 6, "", ("127.0.0.2", 1))]
+    assert connecting._interleaved([*six, *four]) == [six[0], four[0], six[1], four[1]]
+    assert connecting._interleaved(four) == four
+
+
+@pytest.mark.parametrize("host", ["", "a" * 64 + ".example", "a..b", "\ud800"])
+async def test_what_is_no_host_name_is_not_found(host: str) -> None:
+    with pytest.raises(socket.gaierror):
+        await open_tcp(host, 1)
