@@ -17,7 +17,8 @@ from ..abc import Dial, Transport
 from ..connectivity.data import EndToEnd
 from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance, usable_links
+from ..connectivity.instance import new_instance
+from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
 from ..errors import HybridRelayError, PeerIdentityError, SessionError, StreamRefused

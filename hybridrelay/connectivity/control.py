@@ -20,6 +20,7 @@ from .channel import open_control_stream
 from .dialing import dial_directly
 from .discovery import Candidate
 from .endpoint import RelayEndpoint
+from .instance import OwnInstance
 from .interception import OuterCertificate
 
 #: From the relay's certificate to its `Welcome` (seconds).
@@ -158,13 +159,13 @@ class Introduction:
     """Who we are to the relay."""
 
     role: control.Role
-    #: 32 hexadecimal digits, random, one for each process.
-    instance: str
+    instance: OwnInstance
     #: Greater on each control channel of this instance.
     generation: int
 
     def hello(self) -> control.Hello:
-        return control.Hello(self.role, self.instance, self.generation, SOFTWARE)
+        secret = self.instance.secret if self.role is control.Role.CONNECTOR else None
+        return control.Hello(self.role, self.instance.id, self.generation, SOFTWARE, secret)
 
 
 async def run_control_channel(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
@@ -18,6 +17,7 @@ from .backoff import Backoff
 from .control import ControlChannel, Introduction, run_control_channel
 from .discovery import AUTO, Candidate, candidates, discover
 from .endpoint import RelayEndpoint
+from .instance import OwnInstance
 from .network import network_key
 from .prober import Prober
 from .proxies.dial import resolve_dial
@@ -40,11 +40,6 @@ CLIMB_HELD_SECONDS = 300.0
 _MAX_NETWORKS = 16
 #: Of all control channels of the process, since two of its links may lead to one relay under two names.
 _generations = itertools.count(1)
-
-
-def new_instance() -> str:
-    """An instance id: one for each process, and never again."""
-    return secrets.token_hex(16)
 
 
 def make_connection_token(string: ConnectionString, host: str, now: float) -> str:
@@ -97,7 +92,7 @@ class RelayLink:
         endpoint: RelayEndpoint,
         role: control.Role,
         *,
-        instance: str,
+        instance: OwnInstance,
         mode: str = AUTO,
         dial: Dial | None = None,
         transports: Mapping[str, Transport] | None = None,

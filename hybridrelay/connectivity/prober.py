@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import secrets
 from collections.abc import Callable, Mapping
 
 import attrs
@@ -37,6 +36,7 @@ from .control import ControlChannel, Introduction, run_control_channel
 from .dialing import Failure, classify
 from .discovery import AUTO, Candidate, candidates, discover
 from .endpoint import RelayEndpoint
+from .instance import new_instance
 from .interception import OuterCertificate, explain_failure
 from .proxies.dial import proxy_of, resolve_dial
 from .report import Attempt, NoRouteWorks, Outcome, Report
@@ -197,7 +197,7 @@ class Prober:
         Returns:
             Why it is not the relay that answers, where that shows.
         """
-        introduction = Introduction(control.Role.CLIENT, secrets.token_hex(16), 1)
+        introduction = Introduction(control.Role.CLIENT, new_instance(), 1)
         pins: tuple[str, ...] = ()
         untrusted: RelayIdentityError | None = None
         with trio.move_on_after(self._timing.welcome_seconds), contextlib.suppress(HybridRelayError):

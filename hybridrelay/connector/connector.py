@@ -16,7 +16,8 @@ from ..abc import Dial, Transport
 from ..connectivity.data import EndToEnd
 from ..connectivity.discovery import AUTO
 from ..connectivity.endpoint import RelayEndpoint
-from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance, usable_links
+from ..connectivity.instance import new_instance
+from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.refusals import all_failed
 from ..errors import ConfigurationError, HybridRelayError
@@ -66,7 +67,6 @@ class Connector:
         self._channels = DataChannels(policy, config, lost=self._data_channel_lost)
         self._policy_file = policy_file
         instance = instance_file.instance if instance_file else new_instance()
-        #: Earlier instances of this connector that are dead.
         replaces = (instance_file.previous,) if instance_file and instance_file.previous else ()
         self._registrars: dict[RelayLink, Registrar] = {}
         self._links: dict[_LinkKey, RelayLink] = {}

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
+import sys
 from pathlib import Path
 
 from .._file_lock import lock_file
-from ..connectivity.link import new_instance
+from ..connectivity.instance import OwnInstance, new_instance
 from ..errors import ConfigurationError
-
-_INSTANCE = re.compile(r"[0-9a-f]{32}")
 
 
 class InstanceFile:
-    """A file that one connector holds as long as it lives, with its instance in it.
+    """A file that a connector keeps locked while it runs, with the secret of its instance in it.
 
-    The lock goes with the process, however it dies: who gets it knows that the instance in the file is dead. Where
-    another connector holds it, both run beside each other, and neither says anything about the other.
+    The lock ends with the process, however that ends, so a connector that gets it knows that the instance in the file
+    is dead. If another connector holds the lock, both run beside each other, and neither says anything about the
+    other.
 
     Args:
-        path: made with mode 0600 where it is missing; for one connector.
+        path: of the file, which belongs to one connector. It is created if it is missing, and gets mode 0600.
 
     Raises:
         ConfigurationError: the file cannot be opened or written.
@@ -28,10 +28,10 @@ class InstanceFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        #: Ours.
+        #: The instance of this process.
         self.instance = new_instance()
-        #: The instance before us, if it is known to be dead.
-        self.previous: str | None = None
+        #: The instance before this one, if it is known to be dead.
+        self.previous: OwnInstance | None = None
         try:
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
             try:
@@ -48,11 +48,14 @@ class InstanceFile:
     def _take_over(self) -> None:
         if not lock_file(self._file):
             return
-        text = os.read(self._file, 64).decode("ascii", "replace").strip()
-        self.previous = text if _INSTANCE.fullmatch(text) else None
+        text = os.read(self._file, 128).decode("ascii", "replace").strip()
+        with contextlib.suppress(ValueError):  # empty, or not written by this version
+            self.previous = OwnInstance(text)
+        if sys.platform != "win32":
+            os.fchmod(self._file, 0o600)
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
-        os.write(self._file, f"{self.instance}\n".encode())
+        os.write(self._file, f"{self.instance.secret}\n".encode())
         os.fsync(self._file)
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ from ..connectivity.backoff import Backoff
 from ..connectivity.complaint import Complaint
 from ..connectivity.control import ControlChannel
 from ..connectivity.discovery import Candidate
+from ..connectivity.instance import OwnInstance
 from ..connectivity.link import RelayLink
 from ..connectivity.refusals import failure_error, is_hopeless
 from ..errors import HybridRelayError, RelayUnreachable
@@ -95,7 +96,7 @@ class Registrar:
         link: RelayLink,
         channels: DataChannels,
         *,
-        replaces: tuple[str, ...],
+        replaces: tuple[OwnInstance, ...],
         clock: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:

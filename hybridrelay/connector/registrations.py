@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from .._log_limit import LimitedLogger
 from ..connectivity.control import ControlChannel
+from ..connectivity.instance import OwnInstance
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error
 from ..errors import ConfigurationError, HybridRelayError
@@ -32,9 +33,9 @@ class Registrations:
         clock: seconds since 1970.
     """
 
-    def __init__(self, link: RelayLink, *, replaces: tuple[str, ...], clock: Callable[[], float]) -> None:
+    def __init__(self, link: RelayLink, *, replaces: tuple[OwnInstance, ...], clock: Callable[[], float]) -> None:
         self._link = link
-        self._replaces = replaces
+        self._replaces = tuple(instance.secret for instance in replaces)
         self._clock = clock
         self._by_name: dict[str, Registration] = {}
         #: What was registered by which request, until the answer has its turn among the relay's other messages.

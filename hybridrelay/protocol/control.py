@@ -5,13 +5,18 @@ below are the list of messages; their attributes are the fields. A value that ma
 the validators serve our own callers (`ValueError`, `TypeError`) and, through the decoder, the peer
 (`RemoteProtocolError`).
 
-Requests carry an id chosen by their sender, unique among its own unanswered ones; the answer repeats it. Instances
-are 16 random bytes written as 32 lower-case hexadecimal digits. Times of day are seconds since 1970, in UTC.
+Requests carry an id chosen by their sender, unique among its own unanswered ones; the answer repeats it. Times of day
+are seconds since 1970, in UTC.
+
+An instance is 32 lower-case hexadecimal digits, computed from a secret of 32 random bytes (`instance_of`). Clients
+learn the instances of connectors; only the connector itself, and the relays at which it registers, know the secret.
+So nobody else can register, replace or declare dead an instance.
 """
 
 from __future__ import annotations
 
 import enum
+import hashlib
 import json
 import math
 import re
@@ -26,7 +31,7 @@ from .preamble import TICKET_SIZE
 from .reasons import Reason
 
 #: A message without its length. Defends the relay's memory before authentication; the largest honest message, a
-#: registration that replaces `MAX_REPLACES` instances, has about 1 KiB with a long token.
+#: registration that replaces `MAX_REPLACES` instances, has about 2 KiB with a long token.
 MAX_MESSAGE_SIZE = 16 * 1024
 #: The longest name of a hybrid connection, as in the published service.
 MAX_CONNECTION_NAME = 260
@@ -57,9 +62,25 @@ MAX_LIFETIME_SECONDS = 300.0
 
 _LENGTH = struct.Struct(">I")
 _INSTANCE = re.compile(r"[0-9a-f]{32}\Z", re.ASCII)
+#: In bytes.
+INSTANCE_SECRET_SIZE = 32
+_INSTANCE_SECRET = re.compile(r"[0-9a-f]{64}\Z", re.ASCII)
 
 #: See the module's docstring.
 Instance: TypeAlias = str
+#: The secret of an instance: 64 lower-case hexadecimal digits.
+InstanceSecret: TypeAlias = str
+
+
+def instance_of(secret: InstanceSecret) -> Instance:
+    """The instance to which this secret belongs.
+
+    Raises:
+        ValueError: not 64 lower-case hexadecimal digits.
+    """
+    if not _INSTANCE_SECRET.match(secret):
+        raise ValueError("not the secret of an instance")
+    return hashlib.sha256(b"hybridrelay instance\n" + bytes.fromhex(secret)).hexdigest()[:32]
 
 
 class Role(enum.StrEnum):
@@ -127,13 +148,20 @@ def _one_instance(instance: object, attribute: attrs.Attribute[Any], value: obje
         raise ValueError(f"{attribute.name} is not an instance")
 
 
-def _instances(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+def _one_secret(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{attribute.name} is not a string")
+    if not _INSTANCE_SECRET.match(value):
+        raise ValueError(f"{attribute.name} is not the secret of an instance")
+
+
+def _secrets(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
     if not isinstance(value, tuple):
         raise TypeError(f"{attribute.name} is not a list")
     if len(value) > MAX_REPLACES:
         raise ValueError(f"{attribute.name} is too long")
     for item in value:
-        _one_instance(instance, attribute, item)
+        _one_secret(instance, attribute, item)
 
 
 def _avoided(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -215,6 +243,10 @@ class Hello:
     generation: int = attrs.field(validator=_integer)
     #: Name and version, for the operator.
     software: str = attrs.field(validator=_software)
+    #: The secret to which `instance` belongs. A connector has to send it, or it cannot register; a client does not.
+    secret: InstanceSecret | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_one_secret), repr=False
+    )
 
 
 @attrs.frozen
@@ -235,8 +267,8 @@ class Register:
     id: int = attrs.field(validator=_integer)
     connection: str = attrs.field(validator=_connection)
     token: str = attrs.field(validator=_text(MAX_TOKEN), repr=False)
-    #: Earlier instances of this connector that are known to be dead.
-    replaces: tuple[Instance, ...] = attrs.field(default=(), validator=_instances)
+    #: Earlier instances of this connector that are known to be dead, by their secrets.
+    replaces: tuple[InstanceSecret, ...] = attrs.field(default=(), validator=_secrets, repr=False)
 
 
 @attrs.frozen

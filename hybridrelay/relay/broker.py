@@ -104,7 +104,9 @@ class Broker:
         self._refresh = refresh
         self._connections = connections
         self._clock = clock
-        self.listeners: ListenerTable[ListenerHandle] = ListenerTable(randbelow=secrets.randbelow)
+        self.listeners: ListenerTable[ListenerHandle] = ListenerTable(
+            randbelow=secrets.randbelow, clock=trio.current_time
+        )
         self._rendezvous = RendezvousTable(token_bytes=secrets.token_bytes)
         self._meetings: dict[str, _Meeting] = {}
         self._pipes = PipePool()

@@ -88,6 +88,8 @@ class ControlPeer:
         #: The peer has shown a valid token.
         self.authorized = False
         self.hello: control.Hello | None = None
+        #: The peer has shown the secret of its instance.
+        self._owns_instance = False
 
     # --- what the peer says
 
@@ -117,7 +119,10 @@ class ControlPeer:
         if self.hello is None:
             if not isinstance(message, control.Hello):
                 raise RemoteProtocolError("the first control message is not hello")
-            self.hello = message
+            if message.secret is not None and control.instance_of(message.secret) != message.instance:
+                raise RemoteProtocolError("the instance does not belong to its secret")
+            self._owns_instance = message.secret is not None
+            self.hello = attrs.evolve(message, secret=None)
             await self.send(control.Welcome(RELAY_INSTANCE, f"hybridrelay/{__version__}", self._outer_pins))
             return
         role = self.hello.role
@@ -138,6 +143,8 @@ class ControlPeer:
         name = message.connection
         try:
             grant = await self._broker.authorize(name, message.token, Right.LISTEN)
+            if not self._owns_instance:
+                raise RendezvousError("this relay needs a newer connector", reason=Reason.VERSION_MISMATCH)
             if name not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
                 raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
             self._authorized_by(grant.key)
@@ -148,8 +155,7 @@ class ControlPeer:
         self._registrations[name] = _Registration(listener, grant.expires_at)
         if displaced is not None and displaced.handle is not self:
             displaced.handle.ended(name, Reason.SUPERSEDED)
-        for dead in message.replaces:
-            # Whoever may listen may say so: instances are known to nobody else but the clients of that connector.
+        for dead in map(control.instance_of, message.replaces):
             if dead != hello.instance and (ghost := self._broker.listeners.declare_gone(name, dead)) is not None:
                 ghost.handle.ended(name, Reason.SUPERSEDED)
         if displaced is None:

@@ -39,6 +39,10 @@ LISTENERS_PER_CONNECTION = 64
 #: that it is gone, or that it may come back. Forgetting one costs a client its resumption deadline and nothing else.
 DEPARTED_PER_CONNECTION = 256
 
+#: How long a departed instance is remembered. Longer than a control channel that has lost its peer can stay open, so
+#: that what is left of an earlier channel cannot register again; and longer than any usual resumption deadline.
+DEPARTED_SECONDS = 600.0
+
 #: How much the pump moves in one direction before it lets the other tasks run: a millisecond or so of the kernel's
 #: time. Defends latency on every other channel.
 PUMP_YIELD_BYTES = 1024 * 1024

@@ -4,10 +4,13 @@ The rules:
 
 1. The same instance registers again with a generation that is not lower: the new registration takes the place of the
    earlier one at once, because the peer that comes back is right and its dead self is not.
-2. A lower generation is refused: it is the dead self, late on the wire. That holds for instances that have left, too,
-   as long as they are remembered.
+2. A lower generation is refused: it comes from an earlier control channel of the instance. That holds for instances
+   that have left, too, as long as they are remembered: `DEPARTED_SECONDS` at most.
 3. Another instance is another listener, even with the same key. Nothing is ever "already in use".
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
+
+The caller makes sure that whoever registers an instance, or declares it gone, has shown its secret. So nobody else
+can keep an instance out with a generation of their own choice.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import attrs
 
 from ..errors import RendezvousError
 from ..protocol.reasons import Reason
-from .limits import DEPARTED_PER_CONNECTION, LISTENERS_PER_CONNECTION
+from .limits import DEPARTED_PER_CONNECTION, DEPARTED_SECONDS, LISTENERS_PER_CONNECTION
 from .model import KeyId
 
 __all__ = ["Listener", "ListenerTable"]
@@ -45,6 +48,8 @@ class Listener(Generic[HandleT]):
 class _Departed:
     generation: int
     gone: bool
+    #: When it is forgotten.
+    until: float
 
 
 @attrs.define
@@ -67,6 +72,7 @@ class ListenerTable(Generic[HandleT]):
         self,
         *,
         randbelow: Callable[[int], int],
+        clock: Callable[[], float],
         max_per_connection: int = LISTENERS_PER_CONNECTION,
         max_departed_per_connection: int = DEPARTED_PER_CONNECTION,
     ) -> None:
@@ -74,10 +80,12 @@ class ListenerTable(Generic[HandleT]):
 
         Args:
             randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
+            clock: seconds of any clock that does not run backwards.
             max_per_connection: limit on instances registered for one hybrid connection.
             max_departed_per_connection: how many departed instances of one hybrid connection are remembered.
         """
         self._randbelow = randbelow
+        self._clock = clock
         self._max_per_connection = max_per_connection
         self._max_departed = max_departed_per_connection
         self._connections: dict[str, _Connection[HandleT]] = {}
@@ -94,7 +102,7 @@ class ListenerTable(Generic[HandleT]):
         """
         known = self._connections.get(listener.connection) or _Connection()
         displaced = known.listeners.get(listener.instance)
-        earlier = displaced or known.departed.get(listener.instance)
+        earlier = displaced or self._departed(known, listener.instance)
         if earlier is not None and listener.generation < earlier.generation:
             raise RendezvousError("a newer control channel of this instance has registered", reason=Reason.SUPERSEDED)
         if displaced is None and len(known.listeners) >= self._max_per_connection:
@@ -157,7 +165,7 @@ class ListenerTable(Generic[HandleT]):
         if instance is None:
             return Reason.NO_LISTENER
         known = self._connections.get(connection)
-        departed = None if known is None else known.departed.get(instance)
+        departed = None if known is None else self._departed(known, instance)
         return Reason.LISTENER_GONE if departed is not None and departed.gone else Reason.LISTENER_ABSENT
 
     def of(self, connection: str) -> tuple[Listener[HandleT], ...]:
@@ -169,8 +177,14 @@ class ListenerTable(Generic[HandleT]):
         """Registrations in force."""
         return sum(len(known.listeners) for known in self._connections.values())
 
+    def _departed(self, known: _Connection[HandleT], instance: str) -> _Departed | None:
+        departed = known.departed.get(instance)
+        return None if departed is None or self._clock() >= departed.until else departed
+
     def _depart(self, known: _Connection[HandleT], instance: str, *, gone: bool) -> None:
-        before = known.listeners.pop(instance, None) or known.departed.pop(instance, None)
-        known.departed[instance] = _Departed(0 if before is None else before.generation, gone)
+        before = known.listeners.pop(instance, None) or self._departed(known, instance)
+        known.departed.pop(instance, None)
+        generation = 0 if before is None else before.generation
+        known.departed[instance] = _Departed(generation, gone, self._clock() + DEPARTED_SECONDS)
         while len(known.departed) > self._max_departed:
             known.departed.popitem(last=False)

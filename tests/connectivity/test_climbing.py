@@ -7,7 +7,8 @@ import trio
 import trio.testing
 
 from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, discover
-from hybridrelay.connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, new_instance
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import CLIMB_FIRST_SECONDS, RelayLink
 from hybridrelay.connectivity.prober import Decision
 from hybridrelay.connectivity.report import Report
 from hybridrelay.errors import RelayUnreachable

@@ -35,7 +35,8 @@ from hybridrelay.security import Right, Rule, Secret, audience_for, make_token
 
 from .fakes import TCP, WSS, FakeRelay, published, state
 
-INSTANCE = "0" * 32
+SECRET = "0" * 64
+INSTANCE = control.instance_of(SECRET)
 #: To the relay, and as long again for its answer (seconds).
 DELAY = 0.05
 NAMES = ("one", "two")
@@ -108,7 +109,7 @@ class Place:
             starting.start_soon(nursery.start, session.run, ours)
             starting.start_soon(self._relay.start, accepted.run, theirs)
         stream = session.open_stream_nowait()
-        hello = control.Hello(control.Role.CONNECTOR, INSTANCE, generation, "test")
+        hello = control.Hello(control.Role.CONNECTOR, INSTANCE, generation, "test", SECRET)
         await stream.send_all(control.encode_message(hello))
         self._relay.start_soon(self._serve_peer, accepted)
         channel = Control(session, stream, control.Welcome("f" * 32, "test"), over or WSS, pin="pin")

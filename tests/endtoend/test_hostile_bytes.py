@@ -20,7 +20,8 @@ import trio
 from hybridrelay.abc import Purpose
 from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, discover, open_channel, open_control_stream
 from hybridrelay.connectivity.channel import connect
-from hybridrelay.connectivity.link import RelayLink, make_connection_token, new_instance
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.mux import CONTROL_CONFIG, Role, Session
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import PREAMBLE_SIZE, STATUS_SIZE, TICKET_SIZE, Preamble, decode_status_untrusted
@@ -218,7 +219,8 @@ async def attack_with_a_key(site: Site, candidate: Candidate, who: control.Role,
     string = site.unused[who]
     async with control_session(site, candidate) as session:
         stream = session.open_stream_nowait()
-        hello = control.Hello(who, new_instance(), 1, "test")
+        instance = new_instance()
+        hello = control.Hello(who, instance.id, 1, "test", instance.secret)
         token = make_connection_token(string, string.hosts[0], time.time())
         request = control.Join if who is control.Role.CLIENT else control.Register
         await say(stream, control.encode_message(hello))

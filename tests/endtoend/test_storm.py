@@ -12,7 +12,8 @@ import trio
 
 from hybridrelay.connectivity import RelayEndpoint, discover
 from hybridrelay.connectivity.backoff import Backoff
-from hybridrelay.connectivity.link import RelayLink, make_connection_token, new_instance
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.errors import RelayUnreachable, StreamRefused
 from hybridrelay.protocol import Reason, control
 from hybridrelay.security import load_connection_string
@@ -54,7 +55,7 @@ async def test_a_storm_after_a_restart(
         async with trio.open_nursery() as channels:
             channel = await link.start_control(channels)
             token = make_connection_token(string, endpoint.host, time.time())
-            request = control.Join(channel.next_id(), string.entity_path, token, new_instance())
+            request = control.Join(channel.next_id(), string.entity_path, token, new_instance().id)
             answer = await channel.request(request)
             channels.cancel_scope.cancel()
         return answer

@@ -38,12 +38,14 @@ from hybridrelay.protocol.control import (
     Unregister,
     Welcome,
     encode_message,
+    instance_of,
 )
 from hybridrelay.protocol.errors import LocalProtocolError, RemoteProtocolError
 from hybridrelay.protocol.reasons import Reason
 
 ONE = "0123456789abcdef" * 2
 TWO = "f" * 32
+SECRET = "0123456789abcdef" * 4
 TICKET = bytes(range(32))
 TICKET_HEX = TICKET.hex()
 
@@ -58,12 +60,19 @@ def framed(**fields: Any) -> bytes:
 
 TABLE: list[tuple[Message, dict[str, Any]]] = [
     (
-        Hello("connector", ONE, 3, "hybridrelay 0.1.0"),
-        {"type": "hello", "role": "connector", "instance": ONE, "generation": 3, "software": "hybridrelay 0.1.0"},
+        Hello("connector", ONE, 3, "hybridrelay 0.1.0", SECRET),
+        {
+            "type": "hello",
+            "role": "connector",
+            "instance": ONE,
+            "generation": 3,
+            "software": "hybridrelay 0.1.0",
+            "secret": SECRET,
+        },
     ),
     (
         Hello(Role.CLIENT, TWO, 0, ""),
-        {"type": "hello", "role": "client", "instance": TWO, "generation": 0, "software": ""},
+        {"type": "hello", "role": "client", "instance": TWO, "generation": 0, "software": "", "secret": None},
     ),
     (Welcome(ONE, "x"), {"type": "welcome", "relay_instance": ONE, "software": "x", "outer_pins": []}),
     (
@@ -75,8 +84,8 @@ TABLE: list[tuple[Message, dict[str, Any]]] = [
         {"type": "register", "id": 1, "connection": "sql", "token": "SharedAccessSignature sr=a", "replaces": []},
     ),
     (
-        Register(2, "Größe/1", "t", (ONE, TWO)),
-        {"type": "register", "id": 2, "connection": "Größe/1", "token": "t", "replaces": [ONE, TWO]},
+        Register(2, "Größe/1", "t", (SECRET, "f" * 64)),
+        {"type": "register", "id": 2, "connection": "Größe/1", "token": "t", "replaces": [SECRET, "f" * 64]},
     ),
     (Registered(1, 1_900_000_000), {"type": "registered", "id": 1, "expires_at": 1_900_000_000}),
     (Unregister(3, "sql"), {"type": "unregister", "id": 3, "connection": "sql"}),
@@ -243,7 +252,8 @@ NOT_TICKETS: list[object] = [
 ]
 NOT_TEXTS: list[object] = [7, None, [], {}]
 NOT_ROLES: list[object] = ["relay", "", "CLIENT", *NOT_TEXTS]
-NOT_LISTS: list[object] = [ONE, None, 7, {}, [7], [None], [[ONE]], [ONE] * (MAX_REPLACES + 1)]
+NOT_LISTS: list[object] = [ONE, None, 7, {}, [7], [None], [[ONE]]]
+NOT_SECRETS: list[object] = ["", ONE, SECRET[:-1], SECRET + "0", SECRET.upper(), SECRET[:-1] + "\n", 7, True, [], {}]
 NOT_PINS: list[object] = ["a", None, 7, {}, [7], [None], [["a"]], [""], ["a\n"], ["a" * 129], ["a"] * 9]
 BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("hello", "role", value) for value in NOT_ROLES],
@@ -255,11 +265,12 @@ BAD_FIELDS: list[tuple[str, str, object]] = [
     *[("register", "id", value) for value in NOT_IDS],
     *[("register", "connection", value) for value in NOT_NAMES],
     *[("register", "token", value) for value in NOT_TOKENS],
-    *[("register", "replaces", value) for value in NOT_LISTS],
-    *[("register", "replaces", [value]) for value in NOT_INSTANCES],
+    *[("hello", "secret", value) for value in NOT_SECRETS],
+    *[("register", "replaces", value) for value in [*NOT_LISTS, [SECRET] * (MAX_REPLACES + 1)]],
+    *[("register", "replaces", [value]) for value in NOT_SECRETS],
     *[("registered", "expires_at", value) for value in NOT_SECONDS],
     *[("join", "listener", value) for value in NOT_INSTANCES],
-    *[("join", "avoid", value) for value in [*NOT_LISTS[:-1], [ONE] * (MAX_AVOID + 1)]],
+    *[("join", "avoid", value) for value in [*NOT_LISTS, [ONE] * (MAX_AVOID + 1)]],
     *[("joined", "ticket", value) for value in NOT_TICKETS],
     *[("joined", "lifetime_seconds", value) for value in NOT_DURATIONS],
     *[("offer", "ticket", value) for value in NOT_TICKETS],
@@ -308,7 +319,16 @@ def test_a_duration_is_between_zero_and_its_cap_or_an_error(duration: tuple[str,
 
 @pytest.mark.parametrize("fields", [fields for _, fields in TABLE])
 def test_every_field_without_a_default_is_needed(fields: dict[str, Any]) -> None:
-    for field in fields.keys() - {"type", "replaces", "listener", "avoid", "detail", "outer_pins", "sender"}:
+    for field in fields.keys() - {
+        "type",
+        "secret",
+        "replaces",
+        "listener",
+        "avoid",
+        "detail",
+        "outer_pins",
+        "sender",
+    }:
         rest = {key: value for key, value in fields.items() if key != field}
         with pytest.raises(RemoteProtocolError):
             ControlDecoder().receive_data_untrusted(framed(**rest))
@@ -365,7 +385,7 @@ def test_our_own_mistakes_are_ours() -> None:
     with pytest.raises(LocalProtocolError):
         encode_message(Unknown("dance"))  # type: ignore[arg-type]
     with pytest.raises(LocalProtocolError, match="too large"):
-        encode_message(Register(1, "c", "\N{OLD PERSIAN SIGN A}" * 4096, (ONE,) * MAX_REPLACES))
+        encode_message(Register(1, "c", "\N{OLD PERSIAN SIGN A}" * 4096, (SECRET,) * MAX_REPLACES))
     for make in (
         lambda: Accept(-1),
         lambda: Accept(True),
@@ -426,3 +446,18 @@ def test_fuzz_mutated(position: int, inserted: bytes, removed: int, size: int) -
     pieces = feed(data, size)
     # An error costs the whole piece its messages, never what came before that piece.
     assert pieces[-1:] == whole[-1:]
+
+
+def test_an_instance_belongs_to_one_secret_and_does_not_tell_it() -> None:
+    instance = instance_of(SECRET)
+    assert instance == "fe59310c4a6342fc5c41514e1483d180", "other implementations depend on it"
+    assert Hello(Role.CONNECTOR, instance, 1, "", SECRET).instance == instance
+    assert instance_of("f" * 64) != instance
+    for message in (Hello(Role.CONNECTOR, instance, 1, "", SECRET), Register(1, "sql", "t", (SECRET,))):
+        assert SECRET not in repr(message)
+
+
+@pytest.mark.parametrize("secret", [value for value in NOT_SECRETS if isinstance(value, str)])
+def test_what_is_no_secret_has_no_instance(secret: str) -> None:
+    with pytest.raises(ValueError, match="not the secret of an instance"):
+        instance_of(secret)

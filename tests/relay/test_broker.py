@@ -117,8 +117,9 @@ class Registering:
         session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
         self.sessions.append(relay_side)
         stream = session.open_stream_nowait()
-        instance = f"{len(self.peers):032x}"
-        await stream.send_all(control.encode_message(control.Hello(control.Role.CONNECTOR, instance, 1, "test")))
+        secret = f"{len(self.peers):064x}"
+        hello = control.Hello(control.Role.CONNECTOR, control.instance_of(secret), 1, "test", secret)
+        await stream.send_all(control.encode_message(hello))
         for token in tokens:
             await stream.send_all(control.encode_message(control.Register(1, "db", token)))
         peer = ControlPeer(self._broker, relay_side, (await relay_side.offers.receive()).accept(), nursery)
@@ -154,7 +155,7 @@ async def test_a_key_opens_so_many_control_channels_and_no_more(
     assert isinstance(refused, control.Failed)
     for peer in connectors.peers:
         peer.lost()
-    assert not broker.listeners.find("db", "0" * 32)
+    assert not broker.listeners.find("db", control.instance_of("0" * 64))
     nursery.cancel_scope.cancel()
 
 
@@ -191,7 +192,7 @@ async def test_a_registration_that_came_late_harms_nobody_when_its_key_is_revoke
         nursery.cancel_scope.cancel()
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
     broker.update(registry.snapshot())
-    assert not broker.listeners.find("db", "0" * 32)
+    assert not broker.listeners.find("db", control.instance_of("0" * 64))
 
 
 class Willing(Deaf):

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.limits import DEPARTED_SECONDS
 from hybridrelay.relay.listeners import Listener, ListenerTable
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
@@ -22,7 +23,7 @@ OTHER_KEY = KeyId("sql", "listener", KeySlot.SECONDARY, 2)
 
 
 def table(**limits: int) -> ListenerTable[str]:
-    return ListenerTable(randbelow=random.Random(3).randrange, **limits)
+    return ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: 0.0, **limits)
 
 
 def listener(instance: str = "a", generation: int = 1, key: KeyId = KEY, connection: str = "sql") -> Listener[str]:
@@ -113,6 +114,21 @@ def test_the_memory_of_the_departed_is_bounded_for_each_connection() -> None:
     assert listeners.why_not("other", "z") is Reason.LISTENER_GONE
 
 
+def test_the_departed_are_forgotten_after_a_while() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: now)
+    current = listener(generation=9)
+    listeners.register(current)
+    listeners.remove(current, gone=True)
+    now = DEPARTED_SECONDS - 1
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_GONE
+    with pytest.raises(RendezvousError):
+        listeners.register(listener(generation=8))
+    now = DEPARTED_SECONDS
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_ABSENT
+    assert listeners.register(listener(generation=8)) is None
+
+
 def test_the_limit_of_one_connection_leaves_those_registered_alone() -> None:
     listeners = table(max_per_connection=2)
     listeners.register(listener("a"))
@@ -164,7 +180,10 @@ class ListenerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.table: ListenerTable[str] = ListenerTable(
-            randbelow=random.Random(5).randrange, max_per_connection=self.LIMIT, max_departed_per_connection=10
+            randbelow=random.Random(5).randrange,
+            clock=lambda: 0.0,
+            max_per_connection=self.LIMIT,
+            max_departed_per_connection=10,
         )
         self.models = {name: self.Model() for name in self.INSTANCES}
         self.ever: list[Listener[str]] = []

@@ -12,7 +12,8 @@ import trio
 from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.dialing import dial_directly
-from hybridrelay.connectivity.link import RelayLink, make_connection_token, new_instance
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import Reason, control
 from hybridrelay.security import ConnectionString, Role
@@ -44,6 +45,7 @@ class Side:
         channel = await self.link.start_control(self.deployment.nursery)
         answer = await channel.request(control.Register(channel.next_id(), self.string.entity_path, self.token()))
         assert isinstance(answer, control.Registered)
+        assert await channel.messages.receive() == answer  # it is told in its turn as well
         return channel
 
     async def join(self, channel: ControlChannel, listener: str | None = None) -> control.Message:
@@ -91,7 +93,7 @@ async def test_an_offer_that_nobody_has_answered_is_made_again(
 async def test_there_is_a_listener_at_every_moment(sides: tuple[Side, Side], nursery: trio.Nursery) -> None:
     """Senders join all the time while the listener goes from one control channel to the next."""
     listener, sender = sides
-    instance = listener.link._instance
+    instance = listener.link._instance.id
 
     async def accept_all(channel: ControlChannel) -> None:
         with suppress(RelayUnreachable):  # replaced at this very moment

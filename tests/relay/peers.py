@@ -1,0 +1,102 @@
+"""The far end of a control channel, with the relay's own end behind it: says what a test wants."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session
+from hybridrelay.protocol import RemoteProtocolError, control
+from hybridrelay.relay.broker import Broker
+from hybridrelay.relay.control import ControlPeer
+from hybridrelay.relay.registry import Registry
+from hybridrelay.security import KeySlot, Rule, audience_for, make_token
+from hybridrelay.testing import session_pair
+
+HOST = "relay.example.com"
+PATIENCE_SECONDS = 20
+
+
+def make_broker(registry: Registry) -> Broker:
+    """A broker that knows what is in the registry now."""
+
+    async def refresh() -> None:
+        pass
+
+    return Broker(registry.snapshot(), refresh=refresh)
+
+
+def token_for(rule: Rule, connection: str = "db", slot: KeySlot = KeySlot.PRIMARY) -> str:
+    """A token that is good for a minute."""
+    key = rule.primary if slot is KeySlot.PRIMARY else rule.secondary
+    assert key is not None
+    return make_token(audience_for(HOST, connection), rule.name, key, expires_at=time.time() + 60)
+
+
+class FarEnd:
+    """A connector or a client that says what it is told to. Made by `connect`."""
+
+    def __init__(self, session: Session, stream: MuxStream, peer: ControlPeer) -> None:
+        self.session = session
+        self.peer = peer
+        #: Why the relay hung up, once it has.
+        self.error: RemoteProtocolError | None = None
+        self._stream = stream
+        self._decoder = control.ControlDecoder()
+        self._heard: list[control.Message | control.Unknown] = []
+
+    @classmethod
+    async def connect(cls, broker: Broker, nursery: trio.Nursery, *hello: control.Message) -> FarEnd:
+        """Open a control channel; it is served in `nursery`."""
+        session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
+        stream = session.open_stream_nowait()
+        await stream.send_all(b"".join(map(control.encode_message, hello)))
+        far_end = cls(
+            session, stream, ControlPeer(broker, relay_side, (await relay_side.offers.receive()).accept(), nursery)
+        )
+        nursery.start_soon(far_end._serve)
+        return far_end
+
+    async def _serve(self) -> None:
+        try:
+            while await self.peer.serve_some():
+                pass
+        except RemoteProtocolError as exc:
+            self.error = exc
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            self.peer.lost()
+            self.session.close()
+
+    async def say(self, *messages: control.Message) -> None:
+        await self._stream.send_all(b"".join(map(control.encode_message, messages)))
+
+    async def hear(self) -> control.Message | control.Unknown:
+        """The next message. Raises `trio.BrokenResourceError` where the relay has hung up."""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not self._heard:
+                data = await self._stream.receive_some()
+                if not data:
+                    raise trio.BrokenResourceError("the relay ended the stream")
+                self._heard += self._decoder.receive_data_untrusted(data)
+        return self._heard.pop(0)
+
+    async def ask(self, message: control.Message) -> control.Message | control.Unknown:
+        """Say something, and hear what comes next."""
+        await self.say(message)
+        return await self.hear()
+
+
+def hello_of(
+    secret: str, *, generation: int = 1, instance: str | None = None, shown: str | None = ""
+) -> control.Hello:
+    """What a connector says first; `shown` is another secret than its own, or None for none."""
+    instance = control.instance_of(secret) if instance is None else instance
+    return control.Hello(control.Role.CONNECTOR, instance, generation, "test", secret if shown == "" else shown)
+
+
+def client_hello() -> control.Hello:
+    """What a client says first."""
+    return control.Hello(control.Role.CLIENT, "c" * 32, 1, "test")
