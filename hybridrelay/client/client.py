@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -14,6 +15,7 @@ import trio
 from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery
 from ..abc import Dial, Transport
+from ..connectivity.backoff import Backoff
 from ..connectivity.data import EndToEnd
 from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
@@ -25,7 +27,15 @@ from ..errors import HybridRelayError, PeerIdentityError, SessionError, StreamRe
 from ..mux import DATA_CONFIG, Budget, MuxStream, Role, Session
 from ..protocol import control
 from ..protocol.reasons import Reason
-from ..security import ConnectionString, expires_soon, parse_connection_string_untrusted
+from ..security import (
+    ConnectionString,
+    Secret,
+    StringUpdate,
+    expires_soon,
+    key_fingerprint,
+    parse_connection_string_untrusted,
+    update_string,
+)
 from .kept import KeptSession
 from .listeners import AvoidedListeners, ListenerSearch
 from .opening import SessionOpener
@@ -45,6 +55,8 @@ _RENEW_CHECK_SECONDS = 60.0
 #: For closed streams to deliver their last bytes, and then to end the session in good order (seconds).
 _DELIVERY_SECONDS = 10.0
 _FAREWELL_SECONDS = _DELIVERY_SECONDS + 3.0
+#: The longest wait before another try to move a session that depends on an earlier connection string (seconds).
+_FOLLOW_MAX_SECONDS = 30.0
 #: What a stream that could not be opened says where another session may help: the peer has not looked at it.
 _TRY_ANOTHER_SESSION = frozenset(
     {Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED, Reason.IDENTITY_CHANGED}
@@ -79,24 +91,28 @@ class Client:
         self._config = attrs.evolve(
             DATA_CONFIG, resume_deadline=resume_deadline, max_streams=0
         )  # a connector opens no streams
-        links = usable_links(
-            RelayEndpoint.all_from(string),
-            partial(
-                RelayLink,
-                role=control.Role.CLIENT,
-                instance=new_instance(),
-                mode=mode,
-                dial=dial,
-                transports=transports,
-                climb_seconds=climb_seconds,
-            ),
+        self._new_link = partial(
+            RelayLink,
+            role=control.Role.CLIENT,
+            instance=new_instance(),
+            mode=mode,
+            dial=dial,
+            transports=transports,
+            climb_seconds=climb_seconds,
         )
-        self._senders = Senders(
-            [
-                Sender(link, string, self._end_to_end, nursery, clock=clock, on_draining=self._draining)
-                for link in links
-            ]
+        self._new_sender = partial(
+            Sender, end_to_end=self._end_to_end, nursery=nursery, clock=clock, on_draining=self._draining
         )
+        self._senders = Senders(self._find_senders(string, ()))
+        #: Set when the connection string has changed, and not everything may have followed.
+        self._updated = trio.Event()
+        #: Whether the log is to say so once nothing uses an earlier key.
+        self._tell_key = False
+        #: Attempts to open a session that are under way, by the key that they began with.
+        self._attempts: Counter[Secret] = Counter()
+        #: In which better routes are looked for, while `watch` runs.
+        self._watching: trio.Nursery | None = None
+        self._climbing: dict[Sender, trio.CancelScope] = {}
         self._avoided = AvoidedListeners()
         self._open_patience = check_patience(open_patience)
         self._opener = SessionOpener(nursery, self._open_session, replaced=self._let_go)
@@ -182,11 +198,26 @@ class Client:
     async def watch(self) -> None:
         """Climb to better routes, notice sleep and changes of network, renew old data channels; until cancelled."""
         async with trio.open_nursery() as nursery:
-            for sender in self._senders.all:
-                nursery.start_soon(sender.link.climb, partial(self._in_use, sender), partial(self._climbed, sender))
-            nursery.start_soon(report_left_out)
-            nursery.start_soon(watch_jumps, self._jumped)
-            nursery.start_soon(self._renew)
+            self._watching = nursery
+            try:
+                for sender in self._senders.all:
+                    self._start_climbing(sender)
+                nursery.start_soon(report_left_out)
+                nursery.start_soon(watch_jumps, self._jumped)
+                nursery.start_soon(self._renew)
+                nursery.start_soon(self._follow_string)
+                await trio.sleep_forever()
+            finally:
+                self._watching = None
+
+    def _start_climbing(self, sender: Sender) -> None:
+        if self._watching is not None:
+            scope = self._climbing[sender] = trio.CancelScope()
+            self._watching.start_soon(self._climb, sender, scope)
+
+    async def _climb(self, sender: Sender, scope: trio.CancelScope) -> None:
+        with scope:
+            await sender.link.climb(partial(self._in_use, sender), partial(self._climbed, sender))
 
     def _in_use(self, sender: Sender) -> Candidate | None:
         kept = self._opener.kept
@@ -219,6 +250,85 @@ class Client:
             ):
                 logger.info("%s: renewing the data channel", self.connection)
                 await kept.move(self._senders.in_order(kept.channel.sender))
+
+    # --- another connection string
+
+    def _find_senders(self, string: ConnectionString, known: Sequence[Sender]) -> list[Sender]:
+        """The relays of a string: those that are known, and new ones. Changes nothing.
+
+        Raises:
+            ConfigurationError: none of them can be used.
+        """
+        by_link = {sender.link: sender for sender in known}
+
+        def link_to(endpoint: RelayEndpoint) -> RelayLink:
+            return next((link for link in by_link if link.endpoint == endpoint), None) or self._new_link(endpoint)
+
+        links = usable_links(RelayEndpoint.all_from(string), link_to)
+        return [by_link.get(link) or self._new_sender(link, string) for link in links]
+
+    def update(self, connection_string: str | ConnectionString) -> StringUpdate:
+        """Use a changed connection string from now on: another key, other relays, other pins. Nothing that is open
+        breaks.
+
+        Sessions that depend on the earlier key, or go through a relay that is not named any more, move to another
+        data channel in the background, without a pause. The log says when nothing uses the earlier key any more, so
+        that it can be regenerated. Where a relay refuses the new key, the earlier one stays in use there.
+
+        Args:
+            connection_string: an application's, for the same hybrid connection; as text or parsed.
+
+        Returns:
+            What was taken up, and what needs a restart.
+
+        Raises:
+            ConnectionStringError: the text is malformed.
+            ConfigurationError: the string cannot be used here. Nothing was changed.
+        """
+        string = _parsed(connection_string)
+        update = update_string(self._string, string)
+        EndToEnd.from_connection_string(string)
+        before, senders = self._senders.all, self._find_senders(update.string, self._senders.all)
+        # From here on nothing can fail.
+        self._string = update.string
+        self._tell_key = self._tell_key or update.key_changed
+        for sender in senders:
+            sender.use(update.string)
+        self._senders.replace(senders)
+        for sender in senders:
+            if sender not in before:
+                self._start_climbing(sender)
+        for sender in before:
+            if sender not in senders:
+                sender.retire_control()
+                if scope := self._climbing.pop(sender, None):
+                    scope.cancel()
+        self._updated.set()
+        return update
+
+    def _is_stale(self, kept: KeptSession) -> bool:
+        """Whether it depends on what the connection string does not say any more."""
+        return kept.channel.key != self._string.key or kept.channel.sender not in self._senders.all
+
+    async def _follow_string(self) -> None:
+        """Move what depends on an earlier connection string, and say when nothing does; until cancelled."""
+        while True:
+            await self._updated.wait()
+            backoff = Backoff(first_seconds=1.0, max_seconds=_FOLLOW_MAX_SECONDS, min_seconds=0.1)
+            while True:
+                self._updated = trio.Event()
+                for kept in [kept for kept in self._live if self._is_stale(kept)]:
+                    await kept.move(self._senders.in_order())
+                if not any(map(self._is_stale, self._live)) and not any(
+                    key != self._string.key for key in self._attempts
+                ):
+                    break
+                with trio.move_on_after(backoff.next_wait()):
+                    await self._updated.wait()
+                    backoff.reset()
+            if self._tell_key and not self._updated.is_set():
+                self._tell_key = False
+                logger.info("%s: everything uses the key %s now", self.connection, key_fingerprint(self._string.key))
 
     def _let_go(self, kept: KeptSession) -> None:
         """A session that has been replaced ends with its last stream."""
@@ -256,6 +366,20 @@ class Client:
         return refusal.reason in _TRY_ANOTHER_SESSION
 
     async def _open_session(self) -> KeptSession:
+        key = self._string.key
+        self._attempts[key] += 1
+        try:
+            kept = await self._search_session()
+        finally:
+            self._attempts[key] -= 1
+            self._attempts += Counter()  # forgets those without any
+            if key != self._string.key:
+                self._updated.set()
+        if self._is_stale(kept):
+            self._updated.set()
+        return kept
+
+    async def _search_session(self) -> KeptSession:
         """A session with any listener that will do. Which one fails, and why, is final for none of the others."""
         search = ListenerSearch(self._avoided)
         while True:
@@ -303,6 +427,12 @@ async def _open_stream(session: Session, wait_opened: bool) -> MuxStream:
     return await session.open_stream() if wait_opened else session.open_stream_nowait()
 
 
+def _parsed(connection_string: str | ConnectionString) -> ConnectionString:
+    if isinstance(connection_string, str):
+        return parse_connection_string_untrusted(connection_string)
+    return connection_string
+
+
 @asynccontextmanager
 async def open_client(
     connection_string: str | ConnectionString,
@@ -340,11 +470,7 @@ async def open_client(
         ConfigurationError: it is a connector's string, its identity is damaged, the mode is unknown, or the
             environment names an impossible proxy.
     """
-    string = (
-        parse_connection_string_untrusted(connection_string)
-        if isinstance(connection_string, str)
-        else connection_string
-    )
+    string = _parsed(connection_string)
     async with FlatNursery() as nursery:
         client = Client(
             string,

@@ -135,7 +135,7 @@ class KeptSession:
         Returns:
             Why it stays; NO_ERROR where it has moved, or there is nothing to be done.
         """
-        if not self.session.is_open or not senders:
+        if not self.session.is_attached or not senders:
             return Reason.NO_ERROR
         try:
             channel = await self._senders.open_data_channel(self._peer, senders)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,10 +16,10 @@ from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error
-from ..errors import PeerIdentityError, RelayUnreachable, RendezvousError
+from ..errors import AuthorizationError, PeerIdentityError, RelayUnreachable, RendezvousError
 from ..protocol import control
 from ..protocol.reasons import Reason
-from ..security import ConnectionString, PeerIdentity
+from ..security import ConnectionString, PeerIdentity, Secret
 from ..streams import TLSStream
 from .listeners import ListenerSearch
 
@@ -44,6 +45,8 @@ class DataChannel:
     sender: Sender
     #: Its route, which need not be the one that would be chosen now.
     carrier: Candidate
+    #: The key by which it was asked for; it ends with this key.
+    key: Secret | None = None
 
     def __str__(self) -> str:
         return f"{self.carrier.route.name} at {self.sender.link.host}"
@@ -84,6 +87,12 @@ class Sender:
         self._on_draining = on_draining
         self._control: ControlChannel | None = None
         self._opening = trio.Lock()
+        #: The connection string that the relay accepted last.
+        self._accepted: ConnectionString | None = None
+        #: How many requests wait for their answer, by control channel.
+        self._requests: Counter[ControlChannel] = Counter()
+        #: Control channels that end with their last request.
+        self._retired: set[ControlChannel] = set()
 
     def __repr__(self) -> str:
         return f"<Sender for {self._connection} at {self.link.host}>"
@@ -102,6 +111,21 @@ class Sender:
         if self._control is not None:
             self._control.close()
             self._control = None
+
+    def retire_control(self) -> None:
+        """Use another control channel from now on; the present one ends once its requests are answered."""
+        channel, self._control = self._control, None
+        if channel is not None:
+            if self._requests[channel]:
+                self._retired.add(channel)
+            else:
+                channel.close()
+
+    def use(self, string: ConnectionString) -> None:
+        """Ask by another connection string from now on. Should the relay refuse it, the earlier one stays in use."""
+        if (string.key_name, string.key) != (self._string.key_name, self._string.key):
+            self.retire_control()  # so that nothing is left that ends with the earlier key
+        self._string = string
 
     def doubt(self) -> None:
         """A data channel through this relay was lost: what was good may be what broke."""
@@ -131,11 +155,11 @@ class Sender:
         """
         if isinstance(to, Peer):
             channel = await self._control_channel()
-            return await self._open(channel, await self._join(channel, to.instance), to.identity)
+            return await self._open(channel, *await self._join(channel, to.instance), to.identity)
         while True:
             channel = await self._control_channel()
             try:
-                joined = await self._join(channel, None, to.avoid(trio.current_time()))
+                joined, key = await self._join(channel, None, to.avoid(trio.current_time()))
             except RendezvousError as exc:
                 if exc.reason is not Reason.NO_LISTENER:
                     raise
@@ -143,7 +167,7 @@ class Sender:
                     raise error from exc
                 continue
             try:
-                return await self._open(channel, joined, None)
+                return await self._open(channel, joined, key, None)
             except (PeerIdentityError, RendezvousError) as exc:
                 if not to.failed(joined.listener, exc, trio.current_time()):
                     raise
@@ -161,9 +185,28 @@ class Sender:
 
     async def _join(
         self, channel: ControlChannel, listener: str | None, avoid: tuple[str, ...] = ()
+    ) -> tuple[control.Joined, Secret]:
+        """What the relay answers, and the key by which it was asked."""
+        string, earlier = self._string, self._accepted
+        try:
+            joined = await self._ask(channel, string, listener, avoid)
+        except AuthorizationError as exc:
+            if earlier is None or (earlier.key_name, earlier.key) == (string.key_name, string.key):
+                raise
+            # It was changed while we run, and does not fit: what has worked until now may still be good.
+            logger.error(
+                "%s: the changed connection string is refused at %s, the earlier key stays in use: %s",
+                self._connection, self.link.host, exc,
+            )  # fmt: skip
+            return await self._ask(channel, earlier, listener, avoid), earlier.key
+        self._accepted = string
+        return joined, string.key
+
+    async def _ask(
+        self, channel: ControlChannel, string: ConnectionString, listener: str | None, avoid: tuple[str, ...]
     ) -> control.Joined:
-        token = make_connection_token(self._string, self.link.host, self._clock())
-        with self._forgetting_the_route(channel):
+        token = make_connection_token(string, self.link.host, self._clock())
+        with self._forgetting_the_route(channel), self._requesting(channel):
             answer = await channel.request(control.Join(channel.next_id(), self._connection, token, listener, avoid))
             if isinstance(answer, control.Failed):
                 raise failure_error(self._connection, answer)
@@ -172,14 +215,28 @@ class Sender:
             return answer
 
     async def _open(
-        self, channel: ControlChannel, joined: control.Joined, pinned: PeerIdentity | None
+        self, channel: ControlChannel, joined: control.Joined, key: Secret, pinned: PeerIdentity | None
     ) -> DataChannel:
         with self._forgetting_the_route(channel):
             candidate = await self.link.choose()
             stream, identity = await open_data_channel(
                 self.link.endpoint, candidate, joined.ticket, self._end_to_end, pinned=pinned, dial=self.link.dial
             )
-        return DataChannel(stream, Peer(joined.listener, identity), self, candidate)
+        return DataChannel(stream, Peer(joined.listener, identity), self, candidate, key)
+
+    @contextmanager
+    def _requesting(self, channel: ControlChannel) -> Iterator[None]:
+        """Keep the control channel open for the block."""
+        self._requests[channel] += 1
+        try:
+            yield
+        finally:
+            self._requests[channel] -= 1
+            if not self._requests[channel]:
+                del self._requests[channel]
+                if channel in self._retired:
+                    self._retired.discard(channel)
+                    channel.close()
 
     @contextmanager
     def _forgetting_the_route(self, channel: ControlChannel) -> Iterator[None]:

@@ -45,6 +45,12 @@ class Senders:
         #: At the relay that worked last.
         self._preferred = self.all[0]
 
+    def replace(self, senders: Sequence[Sender]) -> None:
+        """Use these relays from now on, in this order."""
+        self.all = tuple(senders)
+        if self._preferred not in self.all:
+            self._preferred = self.all[0]
+
     def in_order(self, first: Sender | None = None) -> list[Sender]:
         """Whom to try, and in which order; `first` comes before the others unless its relay is draining."""
         set_back_before = trio.current_time() - SET_BACK_SECONDS

@@ -135,6 +135,11 @@ class Session:
         return self.core.is_established and self.core.accepts_streams
 
     @property
+    def is_attached(self) -> bool:
+        """There is a channel on which both sides have greeted; also while the session is going away."""
+        return self.core.is_established
+
+    @property
     def detached_at(self) -> float | None:
         """When the session lost its channel, on Trio's clock; None unless it is resuming.
 

@@ -47,6 +47,10 @@ class FakeSession:
         #: It never arrives at all.
         self.refuses = False
 
+    @property
+    def is_attached(self) -> bool:
+        return self.is_open
+
     async def run(
         self,
         channel: trio.abc.Stream,

@@ -19,12 +19,15 @@ from ..connection_strings import (
     add_open_patience,
     add_resume_deadline,
     load_all,
+    reload_each,
 )
 from ..parser import WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
+from ..reloading import add_reload
 
 if TYPE_CHECKING:
-    from ...security import ConnectionString
+    from ...client import Client
+    from ...security import ConnectionString, StringUpdate
 
 logger = logging.getLogger("hybridrelay.cli")
 
@@ -90,6 +93,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_open_patience(parser)
     add_climb_seconds(parser)
     add_config(parser)
+    add_reload(parser)
     parser.set_defaults(run=run, default_log_level="info")
 
 
@@ -116,10 +120,12 @@ def run(args: argparse.Namespace) -> int:
     stop = GracefulStop(args.grace)
     left = len(strings)
 
-    async def forward(string: ConnectionString, address: tuple[str, int], *, task_status: Started) -> None:
+    clients: dict[int, Client] = {}
+
+    async def forward(number: int, address: tuple[str, int], *, task_status: Started) -> None:
         nonlocal left
         try:
-            await _forward(string, address, args, dial, stop, task_status=task_status)
+            await _forward(strings[number], address, args, dial, stop, clients, number, task_status=task_status)
         except AuthorizationError as exc:
             # The others go on; at the start, and with the last one, it ends us.
             left -= 1
@@ -127,19 +133,25 @@ def run(args: argparse.Namespace) -> int:
                 raise
             logger.error("%s%s; its port is closed", exc, f"; {exc.remedy}" if exc.remedy else "")
 
+    def use(number: int, string: ConnectionString) -> StringUpdate:
+        if number not in clients:
+            raise ConfigurationError("its port is closed", remedy="restart to open it again")
+        return clients[number].update(string)
+
     async def main() -> None:
         bound: list[list[tuple[str, int]]] = [[] for _ in strings]
         async with FlatNursery() as nursery:
             async with FlatNursery() as starting:
-                for string, address, found in zip(strings, listen, bound, strict=True):
-                    starting.start_soon(_start, nursery, partial(forward, string, address), found)
+                for number, (address, found) in enumerate(zip(listen, bound, strict=True)):
+                    starting.start_soon(_start, nursery, partial(forward, number, address), found)
             fields = [
                 (string.entity_path, ",".join(map(_format, found)))
                 for string, found in zip(strings, bound, strict=True)
             ]
             await stop.say_ready("forward", fields)
 
-    run_until_stopped(main, stop=stop)
+    reload = partial(reload_each, args.files, Role.APPLICATION, use)
+    run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
     return exits.OK
 
 
@@ -174,6 +186,8 @@ async def _forward(
     args: argparse.Namespace,
     dial: Dial | None,
     stop: GracefulStop,
+    clients: dict[int, Client],
+    number: int,
     *,
     task_status: Started,
 ) -> None:
@@ -185,7 +199,11 @@ async def _forward(
         "open_patience": args.open_patience,
     }
     async with open_client(string, mode=args.mode, dial=dial, **options) as client:
-        await run_forward(client, [address], stop=stop.event, grace=stop.grace, task_status=task_status)
+        clients[number] = client
+        try:
+            await run_forward(client, [address], stop=stop.event, grace=stop.grace, task_status=task_status)
+        finally:
+            del clients[number]
 
 
 def _format(address: tuple[str, int]) -> str:

@@ -1,0 +1,204 @@
+"""A client takes up a changed connection string while streams run over it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.errors import AuthorizationError, ConfigurationError, ConnectionStringError
+from hybridrelay.mux import MuxStream
+from hybridrelay.relay import Registry
+from hybridrelay.security import (
+    ConnectionString,
+    Endpoint,
+    KeySlot,
+    Role,
+    Rule,
+    create_authority,
+    generate_key,
+    key_fingerprint,
+)
+
+from ..waiting import async_wait_until
+from .deployment import Deployment, Published, deploy, echo, serve_target
+
+SECONDS = 30
+
+
+@attrs.frozen
+class Scene:
+    deployment: Deployment
+    published: Published
+    string: ConnectionString
+
+    @property
+    def sender(self) -> Rule:
+        with Registry.open(self.deployment.state_dir) as registry:
+            return registry.rule("db", "sender")
+
+    def regenerate(self, slot: KeySlot) -> None:
+        with Registry.open(self.deployment.state_dir) as registry:
+            registry.regenerate_key("db", "sender", slot)
+
+    async def relay_has_noticed(self) -> None:
+        """Until the relay has acted on all changes of its registry: a name that it does not know makes it look."""
+        unknown = Published("unknown", create_authority("unknown", now=time.time()), self.published.rules)
+        async with self.deployment.client(self.deployment.string(unknown, Role.APPLICATION)) as client:
+            with pytest.raises(AuthorizationError):
+                await client.connect()
+
+
+@pytest.fixture
+async def scene(deployment: Deployment, nursery: trio.Nursery) -> Scene:
+    published = deployment.publish()
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, await serve_target(nursery, echo)))
+    return Scene(deployment, published, deployment.string(published, Role.APPLICATION))
+
+
+async def said(caplog: pytest.LogCaptureFixture, text: str) -> None:
+    async def is_said() -> bool:
+        return text in caplog.text
+
+    await async_wait_until(is_said, seconds=SECONDS, what=text)
+
+
+async def answers(stream: MuxStream) -> None:
+    with trio.fail_after(SECONDS):
+        await stream.send_all(b"x" * 1000)
+        received = 0
+        while received < 1000:
+            block = await stream.receive_some()
+            assert block
+            received += len(block)
+
+
+async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    """Twice: streams move without a pause, also those of a session that takes no new ones, and nothing ends with the
+    earlier key."""
+    caplog.set_level("INFO")
+    async with scene.deployment.client(scene.string) as client:
+        leaving = await client.open_stream()
+        (await client.connect()).drain()
+        stream = await client.open_stream()
+        for slot in (KeySlot.SECONDARY, KeySlot.PRIMARY):
+            key = scene.sender.key(slot)
+            assert key is not None
+            caplog.clear()
+            assert client.update(attrs.evolve(scene.string, key=key)).taken_up == ("shared access key",)
+            await said(caplog, f"everything uses the key {key_fingerprint(key)}")
+            scene.regenerate(slot.other)
+            await scene.relay_has_noticed()
+            for one in (leaving, stream, await client.open_stream()):
+                await answers(one)
+            assert "was lost" not in caplog.text
+            assert "ended our right" not in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+async def test_before_it_is_connected(scene: Scene, nursery: trio.Nursery) -> None:
+    async with scene.deployment.client(scene.string) as client:
+        client.update(attrs.evolve(scene.string, key=scene.sender.secondary).format())
+        scene.regenerate(KeySlot.PRIMARY)
+        await answers(await client.open_stream())
+    nursery.cancel_scope.cancel()
+
+
+async def test_while_new_streams_are_opened(scene: Scene, nursery: trio.Nursery) -> None:
+    """20 changes back and forth: none of the streams fails, and all of them work at the end."""
+    keys = [scene.string.key, scene.sender.secondary]
+    streams: list[MuxStream] = []
+    async with scene.deployment.client(scene.string) as client:
+
+        async def open_one() -> None:
+            stream = await client.open_stream()
+            await answers(stream)
+            streams.append(stream)
+
+        async with trio.open_nursery() as opening:
+            for number in range(20):
+                client.update(attrs.evolve(scene.string, key=keys[(number + 1) % 2]))
+                opening.start_soon(open_one)
+                await answers(streams[0]) if streams else await trio.lowlevel.checkpoint()
+        for stream in streams:
+            await answers(stream)
+        assert len(streams) == 20
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_key_that_is_refused(scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
+    async with scene.deployment.client(scene.string) as client:
+        stream = await client.open_stream()
+        client.update(attrs.evolve(scene.string, key=generate_key()))
+        await said(caplog, "the earlier key stays in use")
+        await answers(stream)
+        (await client.connect()).close()
+        await answers(await client.open_stream())
+        assert "everything uses" not in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+async def test_other_relays(
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The session goes to the relays that the string names now, and outlives the others."""
+    caplog.set_level("INFO")
+    published = deployment.publish()
+    second = await deploy(nursery, tmp_path / "second")
+    hosts = ("127.0.0.1", "localhost")
+    with Registry.open(second.state_dir) as registry:
+        registry.create("db", hosts, published.rules)
+    with Registry.open(deployment.state_dir) as registry:
+        registry.change_hosts("db", hosts)
+    first_alone = (Endpoint("127.0.0.1", deployment.ports),)
+    second_alone = (Endpoint("localhost", second.ports),)
+    string = deployment.string(
+        published, Role.APPLICATION, relay_pins=(deployment.info.pin, second.info.pin), endpoints=first_alone
+    )
+    target = await serve_target(nursery, echo)
+    connector = deployment.string(published, Role.CONNECTOR, target, relay_pins=string.relay_pins)
+    await deployment.connector(attrs.evolve(connector, endpoints=(*first_alone, *second_alone)))
+    async with deployment.client(string) as client:
+        stream = await client.open_stream()
+        client.update(attrs.evolve(string, endpoints=(*second_alone, *first_alone)))
+        await answers(stream)
+        assert client.relay == "127.0.0.1"  # it works, and is still among them
+        client.update(attrs.evolve(string, endpoints=second_alone))
+        await said(caplog, "moved to tcp at localhost")
+        await answers(stream)
+        assert client.relay == "localhost"
+        await deployment.kill_relay()
+        await answers(stream)
+        await answers(await client.open_stream())
+        assert "the data channel was lost" not in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("what", ["name", "role", "relays", "text"])
+async def test_what_cannot_be_used_changes_nothing(scene: Scene, nursery: trio.Nursery, what: str) -> None:
+    changed = {
+        "name": scene.deployment.string(scene.deployment.publish("other"), Role.APPLICATION),
+        "role": scene.deployment.string(scene.published, Role.CONNECTOR),
+        "relays": attrs.evolve(
+            scene.string, endpoints=(Endpoint("127.0.0.1", dict.fromkeys(scene.deployment.ports)),)
+        ),
+        "text": "Endpoint=hr://x/;what",
+    }[what]
+    async with scene.deployment.client(scene.string) as client:
+        stream = await client.open_stream()
+        with pytest.raises((ConfigurationError, ConnectionStringError)):
+            client.update(changed)
+        await answers(stream)
+        await answers(await client.open_stream())
+    nursery.cancel_scope.cancel()
+
+
+async def test_after_its_end(scene: Scene, nursery: trio.Nursery) -> None:
+    async with scene.deployment.client(scene.string) as client:
+        await client.open_stream()
+        client.update(attrs.evolve(scene.string, key=scene.sender.secondary))
+    client.update(scene.string)
+    nursery.cancel_scope.cancel()
