@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +21,9 @@ from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
 from ..mux import (
     Budget,
-    MuxStream,
-    Offer,
     Role,
     Session,
     SessionConfig,
-    bridge,
     receive_hello,
     refuse_session,
 )
@@ -38,7 +36,7 @@ from ..streams.sockets import abort_stream
 from .audit import AuditLog
 from .policy import Policy
 from .published import Published, Registration
-from .targets import TargetError, open_target
+from .serving import Origin, serve_stream
 from .unproven import Newcomer, Unproven
 
 logger = LimitedLogger("hybridrelay.connector")
@@ -106,7 +104,9 @@ class DataChannels:
         self._policy = policy
         self._config = config
         self._budget = Budget(PROCESS_BUDGET)
-        self._audit = AuditLog()
+        self.audit = AuditLog()
+        #: Of sessions, for the audit log.
+        self._numbers = itertools.count(1)
         #: By session id.
         self._served: dict[bytes, Served] = {}
         #: Data channels that are being opened.
@@ -325,63 +325,17 @@ class DataChannels:
             self._lost(served.link)
             await trio.sleep_forever()
 
+        number = next(self._numbers)
         try:
             async with FlatNursery() as nursery:
                 await nursery.start(partial(session.run, channel, initial=initial, reconnect=wait_for_client))
                 who, route = f"{peer.label} ({peer.serial})", f"{carrier.route.name} at {link.host}"
                 logger.info("%s: session of %s opened over %s", published.name, who, route)
                 async for offer in session.offers:
-                    nursery.start_soon(self._serve_stream, published, peer, offer)
+                    where = f"{served.carrier.route.name} at {served.link.host}"
+                    origin = Origin(published, peer, number, where)
+                    nursery.start_soon(serve_stream, offer, origin, lambda: self._policy, self.audit)
             outcome = await session.wait_ended()
             logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
         finally:
             del self._served[session_id]
-
-    async def _serve_stream(self, published: Published, peer: PeerIdentity, offer: Offer) -> None:
-        """One stream. Nothing that happens to it reaches any other."""
-        try:
-            await self._serve_stream_audited(published, peer, offer)
-        except Exception:
-            # As for data channels.
-            logger.exception("%s: a stream failed unexpectedly", published.name)
-            offer.refuse(Reason.INTERNAL_ERROR)
-
-    async def _serve_stream_audited(self, published: Published, peer: PeerIdentity, offer: Offer) -> None:
-        """Policy, target, bytes; exactly one line in the audit log."""
-        address = published.target  # a reload may change it at any moment
-        entry = self._audit.begin(published.name, peer, address)
-        if reason := self._policy.refusal(peer):
-            offer.refuse(reason)
-            entry.refused(reason)
-            return
-        target: trio.SocketStream | None = None
-        try:
-            # Dialing is given up when the opener gives up: nobody waits for the answer any more.
-            with trio.CancelScope() as scope:
-                offer.cancel_when_withdrawn(scope)
-                target = await open_target(address)
-        except TargetError as exc:
-            offer.refuse(exc.reason, str(exc))
-            entry.refused(exc.reason, detail=str(exc.__cause__ or exc))
-            return
-        except BaseException as exc:
-            # Going away says that nobody looked at the stream, and that another session may open it.
-            reason = Reason.GOING_AWAY if isinstance(exc, trio.Cancelled) else Reason.INTERNAL_ERROR
-            offer.refuse(reason)
-            entry.refused(reason)
-            raise
-        if target is None:
-            entry.refused(Reason.CANCELLED)
-            return
-        await self._join(offer.accept(), target, entry.finished)
-
-    @staticmethod
-    async def _join(
-        stream: MuxStream, target: trio.SocketStream, finished: Callable[[int, int, Reason], None]
-    ) -> None:
-        try:
-            result = await bridge(stream, target)
-        except BaseException:
-            finished(0, 0, Reason.GOING_AWAY)
-            raise
-        finished(result.sent, result.received, result.reason)

@@ -228,6 +228,7 @@ class Connector:
             try:
                 nursery.start_soon(report_left_out)
                 nursery.start_soon(watch_jumps, self._jumped)
+                nursery.start_soon(self._channels.audit.keep_repeating)
                 if self._policy_file is not None:
                     nursery.start_soon(self._policy_file.watch, self._channels.set_policy, self._policy_failed)
                 nursery.start_soon(self._end_when_over)

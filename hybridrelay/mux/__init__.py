@@ -6,6 +6,8 @@ from ..protocol.config import DATA_CONFIG as DATA_CONFIG
 from ..protocol.config import SessionConfig as SessionConfig
 from ..protocol.windows import Budget as Budget
 from .bridge import Bridged as Bridged
+from .bridge import BridgeProgress as BridgeProgress
+from .bridge import Party as Party
 from .bridge import bridge as bridge
 from .session import GREETING_TIMEOUT as GREETING_TIMEOUT
 from .session import Offer as Offer

@@ -10,6 +10,7 @@ is kept until the peer has answered, so that another stream may carry it where t
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -27,25 +28,57 @@ _LAST_BYTES_SECONDS = 30.0
 _OPENING_SECONDS = 30.0
 
 
+class Party(enum.Enum):
+    """Who ended a bridge before both directions had come to their end."""
+
+    NOBODY = enum.auto()
+    #: The TCP connection on this machine.
+    LOCAL = enum.auto()
+    #: The peer reset the stream, or reads no more.
+    PEER = enum.auto()
+    #: The stream was lost with its session.
+    SESSION = enum.auto()
+    #: `bridge` was cancelled.
+    CALLER = enum.auto()
+
+
 @attrs.frozen
 class Bridged:
-    """How a bridge ended."""
+    """How a bridge ended, or how far it has come."""
 
-    #: Bytes from the TCP connection into the stream, and the other way.
+    #: Bytes from the TCP connection into the stream, and the other way, as far as the kernel took them.
     sent: int
     received: int
     #: `Reason.NO_ERROR`: both directions came to their end.
     reason: Reason
     #: The peer refused the stream, or did not answer: what it said about that.
     refusal: str | None = None
+    #: The end of file came after `sent` and was passed on; likewise for `received`.
+    sent_all: bool = False
+    received_all: bool = False
+    #: The peer reads no more; what was sent after that was dropped.
+    peer_stopped: bool = False
+    ended_by: Party = Party.NOBODY
+
+
+class BridgeProgress:
+    """Lets the caller of `bridge` look at it while it runs, and after it was cancelled."""
+
+    def __init__(self) -> None:
+        self._bridge: _Bridge | None = None
+
+    def so_far(self) -> Bridged:
+        """How far it has come, or how it ended."""
+        return Bridged(0, 0, Reason.NO_ERROR) if self._bridge is None else self._bridge.result()
 
 
 class _Broke(Exception):
-    """One side failed; `reason` says which and why."""
+    """One side failed; `reason` says why."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason, party: Party) -> None:
         super().__init__(reason.describe)
         self.reason = reason
+        self.party = party
 
 
 _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -63,6 +96,10 @@ class _Bridge:
         self.sent = 0
         self.received = 0
         self.reason = Reason.NO_ERROR
+        #: Who caused `reason`.
+        self.ended_by = Party.NOBODY
+        #: The end of file of the TCP connection was passed on.
+        self.sent_all = False
         #: Reading from the TCP connection has failed; what is read from it now looks like its end.
         self.local_broke = False
         #: The peer reads no more.
@@ -75,6 +112,20 @@ class _Bridge:
         self._clogged = False
         #: Both directions, while they run.
         self._both = trio.CancelScope()
+
+    def result(self) -> Bridged:
+        """How far it has come."""
+        refusal = None if self.refusal is None else str(self.refusal)
+        return Bridged(
+            self.sent,
+            max(0, self.received - self.port.unsent_bytes),
+            self.reason,
+            refusal,
+            sent_all=self.sent_all,
+            received_all=self.delivered,
+            peer_stopped=self.stopped,
+            ended_by=self.ended_by,
+        )
 
     @property
     def finished(self) -> bool:
@@ -104,7 +155,7 @@ class _Bridge:
                         continue
                 except _STREAM_ERRORS as exc:
                     self.local_broke = True
-                    raise _Broke(Reason.TARGET_RESET) from exc
+                    raise _Broke(Reason.TARGET_RESET, Party.LOCAL) from exc
                 size = len(data)
                 if self.stopped:
                     pass  # read and dropped
@@ -113,26 +164,28 @@ class _Bridge:
                         data = bytes(data)
                         self.early.append(data)
                     try:
-                        if not self.stream.send_nowait(data):
+                        room = self.stream.send_nowait(data)
+                        self.sent += size
+                        if not room:
                             await self.stream.flush()
                             turn = Turn()
-                        self.sent += size
                     except _STREAM_ERRORS as exc:
-                        self._not_heard(_stream_broke(exc))
+                        self._not_heard(self._stream_broke(exc))
                 else:
                     if not self.stream.was_accepted:
                         self.early.append(b"")
                     try:
                         await self.stream.send_eof()
+                        self.sent_all = True
                     except _STREAM_ERRORS as exc:
-                        self._not_heard(_stream_broke(exc))
+                        self._not_heard(self._stream_broke(exc))
                 if not size:
                     return
                 if turn.is_over(size):
                     await trio.lowlevel.checkpoint()
                     turn = Turn()
         except _Broke as exc:
-            self._end(exc.reason)
+            self._end(exc)
 
     async def _send_early(self) -> bool:
         """Send again what an earlier stream was refused with; True where that includes the end of file."""
@@ -141,11 +194,14 @@ class _Bridge:
             try:
                 if not data:
                     await self.stream.send_eof()
-                elif not self.stream.send_nowait(data):
-                    await self.stream.flush()
+                    self.sent_all = True
+                    continue
+                room = self.stream.send_nowait(data)
                 self.sent += len(data)
+                if not room:
+                    await self.stream.flush()
             except _STREAM_ERRORS as exc:
-                self._not_heard(_stream_broke(exc))
+                self._not_heard(self._stream_broke(exc))
         return early[-1:] == [b""]
 
     def _not_heard(self, broke: _Broke) -> None:
@@ -155,7 +211,7 @@ class _Bridge:
         # The application closed right behind its last bytes, and the TCP connection answers to the first of them.
         # The rest has to arrive all the same. Until it has, answers are read and dropped, or both would wait.
         self.stopped = True
-        self.reason = broke.reason
+        self.reason, self.ended_by = broke.reason, broke.party
         self._both.deadline = trio.current_time() + _LAST_BYTES_SECONDS
         if self.delivered:
             self._both.cancel()
@@ -174,23 +230,23 @@ class _Bridge:
                         self._clogged = False
                         continue
                 except _STREAM_ERRORS as exc:
-                    raise _Broke(Reason.TARGET_RESET) from exc
+                    raise _Broke(Reason.TARGET_RESET, Party.LOCAL) from exc
                 self._inward_waits = True
                 try:
                     await self.stream.wait_readable()
                 except _STREAM_ERRORS as exc:
-                    raise _stream_broke(exc) from exc
+                    raise self._stream_broke(exc) from exc
                 finally:
                     self._inward_waits = False
             try:
                 await self.local.send_eof()
             except _STREAM_ERRORS as exc:
-                raise _Broke(Reason.TARGET_RESET) from exc
+                raise _Broke(Reason.TARGET_RESET, Party.LOCAL) from exc
             self.delivered = True
             if self.stopped:
                 self._both.cancel()
         except _Broke as exc:
-            self._end(exc.reason)
+            self._end(exc)
 
     async def _wait_accepted(self) -> None:
         if not self.stream.was_accepted:
@@ -202,7 +258,7 @@ class _Bridge:
                 refusal = exc
             if not self.stream.was_accepted:
                 self.refusal = refusal
-                raise _Broke(refusal.reason) from refusal
+                raise _Broke(refusal.reason, self._broken_by()) from refusal
         self.early = []  # `_send_early` may still be at the other one
 
     @property
@@ -222,7 +278,7 @@ class _Bridge:
             at_end = self._hand_over()
         except _Broke as exc:
             # At once: a TCP connection tells only once that it broke, and then `outward` would find an end of file.
-            self._end(exc.reason)
+            self._end(exc)
             return False
         return not at_end and not self._clogged
 
@@ -232,7 +288,7 @@ class _Bridge:
             try:
                 pieces = self.stream.receive_pieces_nowait()
             except _STREAM_ERRORS as exc:
-                raise _stream_broke(exc) from exc
+                raise self._stream_broke(exc) from exc
             if pieces is None:
                 return False
             if not pieces:
@@ -241,19 +297,31 @@ class _Bridge:
             try:
                 self._clogged = not self.port.send_nowait(*pieces)
             except _STREAM_ERRORS as exc:
-                raise _Broke(Reason.TARGET_RESET) from exc
+                raise _Broke(Reason.TARGET_RESET, Party.LOCAL) from exc
             self.received += size
         return False
 
-    def _end(self, reason: Reason) -> None:
+    def _end(self, broke: _Broke) -> None:
         if self.reason is Reason.NO_ERROR:
-            self.reason = reason
+            self.reason, self.ended_by = broke.reason, broke.party
         self._both.cancel()
 
+    def cut_off(self) -> None:
+        """`bridge` was cancelled: note why it ends, unless there was a reason already."""
+        if self.reason is not Reason.NO_ERROR:
+            return
+        if self.stream.reset_reason is not Reason.NO_ERROR:  # which neither direction has noticed yet
+            self.reason, self.ended_by = self.stream.reset_reason, self._broken_by()
+        else:
+            self.reason, self.ended_by = Reason.CANCELLED, Party.CALLER
 
-def _stream_broke(exc: BaseException) -> _Broke:
-    cause = exc.__cause__
-    return _Broke(cause.reason if isinstance(cause, HybridRelayError) else Reason.CANCELLED)
+    def _stream_broke(self, exc: BaseException) -> _Broke:
+        cause = exc.__cause__
+        reason = cause.reason if isinstance(cause, HybridRelayError) else Reason.CANCELLED
+        return _Broke(reason, self._broken_by())
+
+    def _broken_by(self) -> Party:
+        return Party.SESSION if self.stream.was_lost else Party.PEER
 
 
 async def bridge(
@@ -261,6 +329,7 @@ async def bridge(
     local: trio.SocketStream,
     *,
     reopen: Callable[[StreamRefused], Awaitable[MuxStream]] | None = None,
+    progress: BridgeProgress | None = None,
 ) -> Bridged:
     """Join the two until both directions have ended, or one side breaks.
 
@@ -272,15 +341,20 @@ async def bridge(
         stream: may still wait for the peer's answer; what is sent meanwhile goes with OPEN.
         reopen: called at most once, where the peer refuses the stream and has not looked at what was sent. Gives
             another stream for the same bytes, or raises `StreamRefused`.
+        progress: tells how far it has come at any time, also after a cancellation.
     """
     reset_on_close(local, True)
     joined = _Bridge(stream, local)
+    if progress is not None:
+        progress._bridge = joined
     finished = False
     try:
         await joined.run()
         if reopen is not None and joined.refusal is not None and joined.may_be_sent_again:
             try:
                 joined = _Bridge(await reopen(joined.refusal), local, joined.early)
+                if progress is not None:
+                    progress._bridge = joined
             except StreamRefused as exc:
                 joined.refusal = exc
             else:
@@ -295,7 +369,7 @@ async def bridge(
                 reset_on_close(local, False)
                 await trio.aclose_forcefully(local)  # all FINs have left; nothing is discarded
         else:
-            stream.reset(Reason.CANCELLED if joined.reason is Reason.NO_ERROR else joined.reason)
+            joined.cut_off()
+            stream.reset(joined.reason)
             await abort_stream(local)
-    refusal = None if joined.refusal is None else str(joined.refusal)
-    return Bridged(joined.sent, joined.received, joined.reason, refusal)
+    return joined.result()

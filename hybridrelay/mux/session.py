@@ -40,6 +40,11 @@ class Offer:
         return self._core.metadata
 
     @property
+    def stream_id(self) -> int:
+        """Unique within the session."""
+        return self._core.id
+
+    @property
     def is_withdrawn(self) -> bool:
         """The opener gave up, or the session ended."""
         return self._core.is_aborted

@@ -68,6 +68,11 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return self._core.reason if self._core.is_aborted else Reason.NO_ERROR
 
     @property
+    def was_lost(self) -> bool:
+        """The stream ended with its session, and not by what the peer did to it alone."""
+        return self._session.core.ended is not None
+
+    @property
     def is_closed(self) -> bool:
         """We closed or reset the stream."""
         return self._closed

@@ -55,6 +55,11 @@ class NowaitStream(ABC):
             trio.BrokenResourceError, trio.ClosedResourceError: as trio's `send_all`.
         """
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What `send_nowait` has taken and the stream has not, as far as that is known."""
+        return 0
+
     @abstractmethod
     async def flush(self) -> None:
         """Wait until what is held has left.
@@ -158,6 +163,10 @@ class _Socket(NowaitStream):
                 return False
             sent -= len(buffer)
         return True
+
+    @property
+    def unsent_bytes(self) -> int:
+        return len(self._held)
 
     async def flush(self) -> None:
         while self._held:

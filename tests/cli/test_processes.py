@@ -179,10 +179,16 @@ async def test_the_log_as_json_and_the_audit_in_it(deployment: Deployment, nurse
         entries = [json.loads(line) for line in connector.lines["err"]]
         return [entry["fields"] for entry in entries if entry["logger"] == "hybridrelay.audit"]
 
-    (fields,) = await async_wait_until(audited, seconds=30, what="a line in the audit log")
+    async def both() -> list[dict[str, object]]:
+        lines = await audited()
+        return lines if len(lines) > 1 else []
 
-    assert fields["connection"] == "orders"
-    assert (fields["event"], fields["bytes_to_target"], fields["bytes_to_client"]) == ("closed", 5, 5)
+    opened, closed = await async_wait_until(both, seconds=30, what="two lines in the audit log")
+
+    assert (opened["event"], opened["connection"], opened["route"]) == ("open", "orders", "tcp at 127.0.0.1")
+    assert opened["id"] == closed["id"]
+    assert (closed["event"], closed["bytes_to_target"], closed["bytes_to_client"]) == ("closed", 5, 5)
+    assert (closed["to_target"], closed["to_client"]) == ("finished", "finished")
     relay.terminate()
     assert all(json.loads(line)["message"] for line in relay.lines["err"])
     nursery.cancel_scope.cancel()

@@ -11,10 +11,10 @@ import trio
 import trio.testing
 
 from hybridrelay.errors import StreamRefused
-from hybridrelay.mux import Bridged, MuxStream, Offer, Session, SessionConfig, bridge
+from hybridrelay.mux import Bridged, BridgeProgress, MuxStream, Offer, Party, Session, SessionConfig, bridge
 from hybridrelay.protocol import Reason
 from hybridrelay.protocol.config import BASE_WINDOW
-from hybridrelay.streams.sockets import reset_on_close
+from hybridrelay.streams.sockets import abort_stream, reset_on_close
 from hybridrelay.testing import session_pair, tcp_pair
 
 
@@ -218,7 +218,7 @@ async def test_what_is_said_first_does_not_wait_for_the_answer(
     assert await read_to_its_end(theirs) == b"who speaks first, and second"
     await theirs.aclose()
     await trio.testing.wait_all_tasks_blocked()
-    assert application.ended == [Bridged(28, 0, Reason.NO_ERROR)]
+    assert application.ended == [Bridged(28, 0, Reason.NO_ERROR, sent_all=True, received_all=True)]
 
 
 @pytest.mark.parametrize("ends", [False, True])
@@ -243,7 +243,7 @@ async def test_a_stream_at_which_nobody_looked_is_opened_again_with_all_that_was
     assert await application.application.receive_some() == b""
     await trio.testing.wait_all_tasks_blocked()
     assert [refusal.reason for refusal in application.refusals] == [Reason.GOING_AWAY]
-    assert application.ended == [Bridged(len(data), 9, Reason.NO_ERROR)]
+    assert application.ended == [Bridged(len(data), 9, Reason.NO_ERROR, sent_all=True, received_all=True)]
 
 
 async def test_all_that_was_said_is_said_again_though_the_answer_comes_meanwhile(nursery: trio.Nursery) -> None:
@@ -325,7 +325,7 @@ async def test_a_refusal_is_passed_on_with_its_words(application: Application, n
     nursery.start_soon(application.join)
     (await application.offer()).refuse(Reason.TARGET_REFUSED, "nobody listens there")
     assert await application.is_reset()
-    assert application.ended == [Bridged(0, 0, Reason.TARGET_REFUSED, "nobody listens there")]
+    assert application.ended == [Bridged(0, 0, Reason.TARGET_REFUSED, "nobody listens there", ended_by=Party.PEER)]
 
 
 async def test_an_answer_is_not_waited_for_for_ever(
@@ -338,4 +338,73 @@ async def test_an_answer_is_not_waited_for_for_ever(
         offer.cancel_when_withdrawn(dialing)
         await trio.sleep_forever()
     await trio.testing.wait_all_tasks_blocked()
-    assert application.ended == [Bridged(0, 0, Reason.TARGET_TIMEOUT, "gave up")]
+    assert application.ended == [Bridged(0, 0, Reason.TARGET_TIMEOUT, "gave up", ended_by=Party.PEER)]
+
+
+class Watched:
+    """A bridge between a stream and a target, and what it says of itself."""
+
+    def __init__(self, client: Session, stream: MuxStream, target: trio.SocketStream) -> None:
+        self.client = client
+        self.stream = stream
+        self.target = target
+        self.progress = BridgeProgress()
+        self.scope = trio.CancelScope()
+
+    @classmethod
+    async def start(cls, nursery: trio.Nursery) -> Watched:
+        client, server = await session_pair(nursery)
+        stream = client.open_stream_nowait()
+        theirs = (await server.offers.receive()).accept()
+        local, target = await tcp_pair()
+        made = cls(client, stream, target)
+
+        async def join() -> None:
+            with made.scope:
+                await bridge(theirs, local, progress=made.progress)
+
+        nursery.start_soon(join)
+        return made
+
+    async def say(self) -> None:
+        """Five bytes to the target, seven to the application."""
+        await self.stream.send_all(b"query")
+        assert await self.target.receive_some() == b"query"
+        await self.target.send_all(b"answers")
+        assert await self.stream.receive_some() == b"answers"
+
+
+@pytest.mark.parametrize("how", ["finished", "goodbye", "target", "application", "session", "cancelled"])
+async def test_what_has_moved_and_who_ended_it_is_known_whatever_ended_it(nursery: trio.Nursery, how: str) -> None:
+    watched = await Watched.start(nursery)
+    assert watched.progress.so_far() == Bridged(0, 0, Reason.NO_ERROR)
+    await watched.say()
+    assert watched.progress.so_far() == Bridged(7, 5, Reason.NO_ERROR)
+    expected = Bridged(7, 5, Reason.NO_ERROR)
+    match how:
+        case "finished":
+            await watched.stream.send_eof()
+            await watched.target.send_eof()
+            expected = Bridged(7, 5, Reason.NO_ERROR, sent_all=True, received_all=True)
+        case "goodbye":  # of PostgreSQL inside TLS
+            await watched.stream.send_eof()
+            assert await watched.target.receive_some() == b""
+            await abort_stream(watched.target)
+            expected = Bridged(7, 5, Reason.TARGET_RESET, received_all=True, ended_by=Party.LOCAL)
+        case "target":
+            await abort_stream(watched.target)
+            expected = Bridged(7, 5, Reason.TARGET_RESET, ended_by=Party.LOCAL)
+        case "application":
+            watched.stream.reset(Reason.TARGET_RESET)
+            expected = Bridged(7, 5, Reason.TARGET_RESET, ended_by=Party.PEER)
+        case "session":
+            watched.client.close(Reason.IDENTITY_SHUT_OUT)
+            expected = Bridged(7, 5, Reason.IDENTITY_SHUT_OUT, ended_by=Party.SESSION)
+        case _:
+            watched.scope.cancel()
+            expected = Bridged(7, 5, Reason.CANCELLED, ended_by=Party.CALLER)
+    with trio.fail_after(10):
+        while watched.progress.so_far() != expected:
+            await trio.sleep(0.01)
+    await watched.target.aclose()
+    nursery.cancel_scope.cancel()

@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -420,3 +421,21 @@ async def test_what_can_do_it_itself_is_used_as_it_is() -> None:
     ours, _ = trio.testing.memory_stream_pair()
     stream = WebSocketStream(ours, client=True)
     assert nowait(stream) is stream
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sockets are used without waiting elsewhere only")
+async def test_a_socket_says_what_it_could_not_send() -> None:
+    near, far = socket.socketpair()
+    with far:
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(near)) as stream:
+            port = nowait(stream)
+            assert port.send_nowait(b"x")
+            assert port.unsent_bytes == 0
+            assert not port.send_nowait(bytes(8_000_000))
+            left = port.unsent_bytes
+            far.setblocking(False)
+            got = 0
+            with suppress(BlockingIOError):
+                while data := far.recv(1 << 20):
+                    got += len(data)
+            assert 0 < left == 8_000_001 - got

@@ -1,0 +1,89 @@
+"""One stream of an application: policy, target, bytes, and its lines in the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from .._log_limit import LimitedLogger
+from ..mux import BridgeProgress, Offer, bridge
+from ..protocol.reasons import Reason
+from ..security import PeerIdentity
+from .audit import AuditEntry, AuditLog
+from .policy import Policy
+from .published import Published
+from .targets import TargetError, open_target
+
+logger = LimitedLogger("hybridrelay.connector")
+
+
+@attrs.frozen
+class Origin:
+    """Where a stream comes from."""
+
+    published: Published
+    peer: PeerIdentity
+    #: Tells the sessions of this process apart in the audit log.
+    session: int
+    #: The way of the session's data channel now: ``tcp at relay.example.com``.
+    route: str
+
+
+async def serve_stream(offer: Offer, origin: Origin, policy: Callable[[], Policy], audit: AuditLog) -> None:
+    """Serve a stream that an application asks for, to its end. Nothing that happens to it reaches any other.
+
+    Args:
+        offer: the stream.
+        origin: whose it is.
+        policy: the one in force now.
+        audit: gets a line at the beginning and exactly one at the end.
+    """
+    address = origin.published.target  # a reload may change it at any moment
+    entry = audit.begin(origin.published.name, origin.peer, address)
+    try:
+        entry.opened(session=origin.session, stream=offer.stream_id, route=origin.route)
+        if reason := policy().refusal(origin.peer):
+            offer.refuse(reason)
+            entry.refused(reason)
+        elif (target := await _open(offer, entry)) is not None:
+            await _join(offer, target, entry)
+    except Exception:
+        # A bug of ours. It must not end the connector for everybody else, and must not go unseen.
+        logger.exception("%s: a stream failed unexpectedly", origin.published.name)
+        offer.refuse(Reason.INTERNAL_ERROR)
+        entry.refused(Reason.INTERNAL_ERROR)
+
+
+async def _open(offer: Offer, entry: AuditEntry) -> trio.SocketStream | None:
+    """Dial the target; None where that failed, which the opener and the audit log have been told.
+
+    Dialing is given up when the opener gives up: nobody waits for the answer any more.
+    """
+    target: trio.SocketStream | None = None
+    try:
+        with trio.CancelScope() as scope:
+            offer.cancel_when_withdrawn(scope)
+            target = await open_target(entry.target)
+    except TargetError as exc:
+        offer.refuse(exc.reason, str(exc))
+        entry.refused(exc.reason, detail=str(exc.__cause__ or exc))
+    except trio.Cancelled:
+        # Going away says that nobody looked at the stream, and that another session may open it.
+        offer.refuse(Reason.GOING_AWAY)
+        entry.refused(Reason.GOING_AWAY)
+        raise
+    else:
+        if target is None:
+            entry.refused(Reason.CANCELLED)
+    return target
+
+
+async def _join(offer: Offer, target: trio.SocketStream, entry: AuditEntry) -> None:
+    progress = BridgeProgress()
+    entry.progress = progress.so_far
+    try:
+        await bridge(offer.accept(), target, progress=progress)
+    finally:
+        entry.ended(progress.so_far())

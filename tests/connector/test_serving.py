@@ -1,0 +1,229 @@
+"""A stream of an application, from its offer to the last line of the audit log."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.connector import serving
+from hybridrelay.connector.audit import AuditLog
+from hybridrelay.connector.policy import Policy
+from hybridrelay.connector.serving import Origin, serve_stream
+from hybridrelay.errors import StreamRefused
+from hybridrelay.mux import MuxStream, Session
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import HostPort, PeerIdentity, Role
+from hybridrelay.streams.sockets import abort_stream
+from hybridrelay.testing import session_pair
+
+PEER = PeerIdentity("orders", Role.APPLICATION, "shop", "0A", 4e9)
+
+
+@attrs.define
+class FakePublished:
+    target: HostPort
+    name: str = "orders"
+
+
+class Scene:
+    """An application's session, and the connector that serves its streams."""
+
+    def __init__(self, client: Session, server: Session, target: HostPort, policy: Policy) -> None:
+        self.client = client
+        self.server = server
+        self.published = FakePublished(target)
+        self.policy = policy
+        self.audit = AuditLog()
+        self.scope = trio.CancelScope()
+        self.over = trio.Event()
+
+    @classmethod
+    async def start(cls, nursery: trio.Nursery, target: HostPort, policy: Policy | None = None) -> Scene:
+        client, server = await session_pair(nursery)
+        scene = cls(client, server, target, policy or Policy())
+        nursery.start_soon(scene.serve)
+        return scene
+
+    async def serve(self) -> None:
+        with self.scope:
+            async with trio.open_nursery() as nursery:
+                async for offer in self.server.offers:
+                    origin = Origin(self.published, PEER, 1, "tcp at relay.example")  # type: ignore[arg-type]
+                    nursery.start_soon(serve_stream, offer, origin, lambda: self.policy, self.audit)
+        self.over.set()
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[tuple[object, ...]]]]:
+    caplog.set_level(logging.INFO, "hybridrelay.audit")
+
+    def told() -> list[tuple[object, ...]]:
+        fields = [record.fields for record in caplog.records if record.name == "hybridrelay.audit"]  # type: ignore[attr-defined]
+        assert len({one["id"] for one in fields}) <= 1
+        names = ("event", "reason", "to_target", "to_client", "bytes_to_target", "bytes_to_client")
+        return [tuple(one.get(name) for name in names) for one in fields]
+
+    return told
+
+
+OPEN = ("open", None, None, None, None, None)
+
+
+class Target:
+    """A server whose one connection the test has in its hands."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+        self.address = HostPort("127.0.0.1", listener.socket.getsockname()[1])
+
+    async def accept(self) -> trio.SocketStream:
+        return await self._listener.accept()
+
+
+@pytest.fixture
+async def target() -> Target:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        yield Target(listener)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+async def talk(stream: MuxStream, server: trio.SocketStream) -> None:
+    """Five bytes to the target, seven back."""
+    await stream.send_all(b"query")
+    assert await server.receive_some() == b"query"
+    await server.send_all(b"answers")
+    assert await stream.receive_some() == b"answers"
+
+
+async def _finish(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> None:
+    await stream.send_eof()
+    assert await server.receive_some() == b""
+    await server.send_eof()
+
+
+async def _say_goodbye_rudely(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> None:
+    await stream.send_eof()
+    assert await server.receive_some() == b""
+    await abort_stream(server)
+
+
+async def _break_target(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> None:
+    await abort_stream(server)
+
+
+async def _reset(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> None:
+    stream.reset(Reason.TARGET_RESET)
+
+
+async def _shut_out(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> None:
+    scene.server.close(Reason.IDENTITY_SHUT_OUT)
+
+
+async def _cancel(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> None:
+    scene.scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [
+        (_finish, ("closed", "no-error", "finished", "finished")),
+        (_say_goodbye_rudely, ("closed-with-reset", "target-reset", "finished", "reset-by-target")),
+        (_break_target, ("broken", "target-reset", "reset-by-target", "reset-by-target")),
+        (_reset, ("broken", "target-reset", "reset-by-application", "reset-by-application")),
+        (_shut_out, ("broken", "identity-shut-out", "lost", "lost")),
+        (_cancel, ("broken", "going-away", "lost", "lost")),
+    ],
+)
+async def test_one_outcome_with_all_that_was_moved_whatever_ended_it(
+    nursery: trio.Nursery,
+    target: Target,
+    lines: Callable[[], list[tuple[object, ...]]],
+    end: Callable[[Scene, MuxStream, trio.SocketStream], Awaitable[None]],
+    outcome: tuple[str, ...],
+) -> None:
+    scene = await Scene.start(nursery, target.address)
+    stream = await scene.client.open_stream()
+    async with await target.accept() as server:
+        assert lines() == [OPEN]
+        await talk(stream, server)
+        await end(scene, stream, server)
+        await eventually(lambda: len(lines()) > 1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert lines() == [OPEN, (*outcome, 5, 7)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_line_is_written_before_the_target_is_dialed(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[tuple[object, ...]]]
+) -> None:
+    async def open_target(_: HostPort) -> trio.SocketStream:
+        assert lines() == [OPEN]
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(serving, "open_target", open_target)
+    scene = await Scene.start(nursery, HostPort("db", 1))
+    stream = scene.client.open_stream_nowait()
+    await eventually(lambda: bool(lines()))
+    stream.reset(Reason.CANCELLED)
+    await eventually(lambda: len(lines()) > 1)
+    assert lines() == [OPEN, ("refused", "cancelled", None, None, 0, 0)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connector_that_goes_away_while_it_dials_says_so(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[tuple[object, ...]]]
+) -> None:
+    async def open_target(_: HostPort) -> trio.SocketStream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(serving, "open_target", open_target)
+    scene = await Scene.start(nursery, HostPort("db", 1))
+    stream = scene.client.open_stream_nowait()
+    await eventually(lambda: bool(lines()))
+    scene.scope.cancel()
+    await scene.over.wait()
+    assert lines() == [OPEN, ("refused", "going-away", None, None, 0, 0)]
+    with pytest.raises(StreamRefused) as refused:
+        await stream.wait_opened()
+    assert refused.value.reason is Reason.GOING_AWAY
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("why", ["policy", "target", "bug"])
+async def test_a_refusal_is_told_to_both(
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    lines: Callable[[], list[tuple[object, ...]]],
+    why: str,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        nobody = HostPort("127.0.0.1", server.getsockname()[1])
+    expected = {"policy": Reason.IDENTITY_SHUT_OUT, "target": Reason.TARGET_REFUSED, "bug": Reason.INTERNAL_ERROR}[
+        why
+    ]
+    if why == "bug":
+
+        async def open_target(_: HostPort) -> trio.SocketStream:
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(serving, "open_target", open_target)
+    scene = await Scene.start(nursery, nobody, Policy(frozenset({"shop"})) if why == "policy" else None)
+    with pytest.raises(StreamRefused) as refused:
+        await scene.client.open_stream()
+    assert refused.value.reason is expected
+    assert lines() == [OPEN, ("refused", expected.slug, None, None, 0, 0)]
+    nursery.cancel_scope.cancel()
