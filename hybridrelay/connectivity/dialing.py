@@ -164,6 +164,14 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
 
 # The most telling first: of several addresses, one that answered says more than one without a route (IPv6 often).
 _TELLING = (
+    FailureKind.WRONG_IDENTITY,
+    FailureKind.REFUSED_BY_RELAY,
+    FailureKind.VERSION_MISMATCH,
+    FailureKind.NOT_A_RELAY,
+    FailureKind.INTERCEPTION_FAILED,
+    FailureKind.TLS_FAILED,
+    FailureKind.CLOSED_EARLY,
+    FailureKind.STALLED,
     FailureKind.REFUSED,
     FailureKind.RESET,
     FailureKind.SWALLOWED,
@@ -219,6 +227,11 @@ class Failure:
             return attrs.evolve(cls.of(FailureKind.VERSION_MISMATCH), reason=reason)
         remedy = "check the ports in the connection string" if reason is Reason.WRONG_PORT else None
         return cls(FailureKind.REFUSED_BY_RELAY, reason.describe, remedy, reason)
+
+
+def how_telling(failure: Failure) -> int:
+    """Where a failure stands among those of several addresses: the least number says most."""
+    return _TELLING.index(failure.kind) if failure.kind in _TELLING else len(_TELLING)
 
 
 class ProxyError(OSError):

@@ -8,6 +8,7 @@ import attrs
 
 from ..abc import Port, Route
 from ..security import ConnectionString, bracketed
+from .addresses import AddressBook
 
 
 @attrs.frozen
@@ -20,6 +21,8 @@ class RelayEndpoint:
     ports: Mapping[str, int | None] = attrs.field(factory=dict)
     #: Of the relay's public key, any one of which is right. Empty: a certificate authority has to vouch for it.
     pins: tuple[str, ...] = ()
+    #: What is known about the addresses of `host`.
+    addresses: AddressBook = attrs.field(factory=AddressBook, eq=False, repr=False, kw_only=True)
 
     @classmethod
     def all_from(cls, string: ConnectionString) -> tuple[RelayEndpoint, ...]:

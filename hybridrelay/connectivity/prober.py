@@ -8,6 +8,8 @@ Rules:
 2. A route is usable when its probe port is, and then each other port that it needs.
 3. Every step has a deadline, and routes start staggered: a port that swallows packets costs a fraction of a second.
 4. Rank beats speed by a grace: a worse route that was faster waits a moment for a better one under way.
+5. Where the relay's name has several addresses, a step races them up to the relay's answer, and not to the TCP
+   connection. The address that answered last is tried first, in later steps and by the channels too.
 
 It remembers nothing: the caller keeps the `Decision`, and asks again when the route has failed.
 """
@@ -15,9 +17,9 @@ It remembers nothing: the caller keeps the `Decision`, and asks again when the r
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import attrs
 import trio
@@ -31,14 +33,15 @@ from ..protocol.preamble import PROBE_SIZE, Preamble
 from ..protocol.reasons import Reason
 from ..streams import receive_exactly
 from ._race import RaceTiming, race
+from .addresses import first_answer, resolve
 from .channel import STEP_ERRORS, connect, greet, secure
 from .control import ControlChannel, Introduction, run_control_channel
-from .dialing import Failure, classify
+from .dialing import Failure, classify, how_telling
 from .discovery import AUTO, Candidate, candidates, discover
 from .endpoint import RelayEndpoint
 from .instance import new_instance
 from .interception import OuterCertificate, explain_failure
-from .proxies.dial import proxy_of, resolve_dial
+from .proxies.dial import proxy_of, resolve_dial, resolves_here
 from .report import Attempt, NoRouteWorks, Outcome, Report
 
 
@@ -60,6 +63,8 @@ class ProbeTiming:
     welcome_seconds: float = 3.0
     #: Saying goodbye to a port that works: politeness must not cost time.
     close_seconds: float = 0.25
+    #: After this time without an answer from one of the relay's addresses, the next is tried beside it.
+    next_address_seconds: float = 0.5
     race: RaceTiming = attrs.field(factory=RaceTiming)
 
 
@@ -93,6 +98,17 @@ class _Step:
     note: str = "not needed"
     certificate: OuterCertificate | None = None
     intercepted_by: str | None = None
+    #: The address of the relay that answered, or that failed in the most telling way; None where it is not known.
+    reached: str | None = None
+
+
+@attrs.define
+class _AddressFailed(Exception):
+    """An address gave no answer of a relay."""
+
+    address: str | None
+    failure: Failure
+    certificate: OuterCertificate | None
 
 
 class Prober:
@@ -141,7 +157,7 @@ class Prober:
         began = self._clock()
         plans = self._plans()
         open_plans = [plan for plan in plans if not self._mark_missing_ports(plan)]
-        runners = [functools.partial(self._run, plan, thorough=False) for plan in open_plans]
+        runners = [partial(self._run, plan, thorough=False) for plan in open_plans]
         index = await race(runners, self._timing.race)
         chosen = None if index is None else open_plans[index][0].candidate
         report = self._report(plans, chosen, self._clock() - began)
@@ -203,9 +219,7 @@ class Prober:
         with trio.move_on_after(self._timing.welcome_seconds), contextlib.suppress(HybridRelayError):
             try:
                 async with FlatNursery() as nursery:
-                    serve = functools.partial(
-                        run_control_channel, self._endpoint, candidate, introduction, dial=self._dial
-                    )
+                    serve = partial(run_control_channel, self._endpoint, candidate, introduction, dial=self._dial)
                     channel: ControlChannel = await nursery.start(serve)
                     pins = channel.outer_pins
                     nursery.cancel_scope.cancel()
@@ -259,27 +273,76 @@ class Prober:
         step.note = "no answer yet, and not waited for"
         try:
             await self._check(step)
-        except (*STEP_ERRORS, RelayUnreachable, trio.TooSlowError) as error:
-            # Whoever did not even connect in time raises TimeoutError.
-            step.failure = explain_failure(classify(error, connected=True), error, step.certificate)
+        except _AddressFailed as failed:
+            step.failure, step.reached, step.certificate = failed.failure, failed.address, failed.certificate
         else:
             step.passed = True
         step.note = ""
         step.seconds = self._clock() - step.began
 
     async def _check(self, step: _Step) -> None:
-        timing = self._timing
-        candidate, purpose = step.candidate, step.purpose
+        """Try the addresses of the relay.
+
+        Raises:
+            _AddressFailed: none of them passes; the most telling failure.
+        """
+        number = self._endpoint.number_of(step.candidate.route.ports[step.purpose])
+        if number is None or not resolves_here(self._dial, self._endpoint.host, number):
+            _, step.certificate = await self._check_address(step, None)
+            return
+        try:
+            with trio.fail_after(self._timing.dial_seconds):
+                found = await resolve(self._endpoint.host, number)
+        except (OSError, trio.TooSlowError) as error:
+            raise _AddressFailed(None, classify(error), None) from error
+        book = self._endpoint.addresses
+        try:
+            step.reached, step.certificate = await first_answer(
+                book.in_order(found),
+                partial(self._check_address, step),
+                no_answer=(_AddressFailed,),
+                stagger_seconds=self._timing.next_address_seconds,
+                discard=_nothing_to_discard,
+            )
+        except ExceptionGroup as group:
+            failures = [exc for exc in group.exceptions if isinstance(exc, _AddressFailed)]
+            failed = min(failures, key=lambda exc: how_telling(exc.failure))
+        else:
+            book.succeeded(step.reached, proved=step.purpose is Purpose.CONTROL)
+            return
+        raise failed
+
+    async def _check_address(self, step: _Step, address: str | None) -> tuple[str | None, OuterCertificate | None]:
+        """One address of the relay; None: whichever the dial takes. Gives it back, with what its outer TLS showed.
+
+        Raises:
+            _AddressFailed: it does not pass.
+        """
+        seen: list[OuterCertificate] = []
 
         def see(certificate: bytes) -> None:
-            step.certificate = OuterCertificate.from_der_untrusted(certificate)
+            seen[:] = [OuterCertificate.from_der_untrusted(certificate)]
 
+        try:
+            await self._check_port(step.candidate, step.purpose, address, see)
+        except (*STEP_ERRORS, RelayUnreachable, trio.TooSlowError) as error:
+            # Whoever did not even connect in time raises TimeoutError.
+            certificate = seen[0] if seen else None
+            failure = explain_failure(classify(error, connected=True), error, certificate)
+            raise _AddressFailed(address, failure, certificate) from error
+        return address, seen[0] if seen else None
+
+    async def _check_port(
+        self, candidate: Candidate, purpose: Purpose, address: str | None, see: Callable[[bytes], None]
+    ) -> None:
+        timing = self._timing
         plain = await connect(
             self._endpoint,
             candidate.transport,
             candidate.route,
             purpose,
             dial=self._dial,
+            address=address,
             dial_seconds=timing.dial_seconds,
             transport_seconds=timing.transport_seconds,
             on_outer_certificate=see,
@@ -335,4 +398,9 @@ class Prober:
             note=step.note,
             proxy=None if proxy is None else str(proxy),
             intercepted_by=step.intercepted_by,
+            reached=step.reached,
         )
+
+
+async def _nothing_to_discard(answer: object) -> None:
+    """An address that passed has been closed already."""

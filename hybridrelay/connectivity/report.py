@@ -43,11 +43,17 @@ class Attempt:
     proxy: str | None = None
     #: Who opens the outer TLS on the way, as its certificate names its issuer. None: nobody, or it is not known.
     intercepted_by: str | None = None
+    #: The address of the relay that answered; where none did, the one whose failure is told. None: not known, because
+    #: a proxy resolves the name, or nothing was tried.
+    reached: str | None = None
 
     @property
     def address(self) -> str:
-        """``host:port``."""
-        return f"{self.host} (off)" if self.port is None else format_address(self.host, self.port)
+        """``host:port``, and the address that was reached where `host` is a name."""
+        if self.port is None:
+            return f"{self.host} (off)"
+        address = format_address(self.host, self.port)
+        return address if self.reached in (None, self.host) else f"{address} ({self.reached})"
 
     @property
     def milliseconds(self) -> float | None:
@@ -77,6 +83,7 @@ class Attempt:
             "remedy": None if self.failure is None else self.failure.remedy,
             "proxy": self.proxy,
             "intercepted_by": self.intercepted_by,
+            "reached": self.reached,
         }
 
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.abc import Purpose
+from hybridrelay.abc import AcceptOptions, ConnectOptions, Purpose, Route, Transport
 from hybridrelay.connectivity import FailureKind, RelayEndpoint, classify, discover, open_channel, open_control_stream
 from hybridrelay.connectivity.channel import connect
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousError
@@ -202,3 +202,43 @@ def test_endpoint_from_a_connection_string(certificates, tcp):
     assert numbers == {"probe": None, "control": 5671, "data": 1234}
     assert endpoint.missing_ports(route) == ("probe",)
     assert RelayEndpoint("x").missing_ports(route) == ()
+
+
+# --- deadlines, whatever a transport does
+
+
+class Odd(Transport):
+    """A transport that does not go about it as others do."""
+
+    name = "odd"
+
+    def __init__(self, how: str, route: Route) -> None:
+        self.routes = (route,)
+        self._how = how
+
+    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
+        while self._how == "dials again and again":
+            stream = await options.dial(options.host, options.port)
+            await trio.sleep(1)
+            await trio.aclose_forcefully(stream)
+        if self._how == "dials late":
+            await trio.sleep(14)
+            await options.dial(options.host, options.port)
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("how", ["never dials", "dials late", "dials again and again"])
+async def test_the_callers_deadline_holds_whatever_the_transport_does(how, network, tcp, autojump_clock):
+    network.behaviours.update(RIGHT)
+    _, route = tcp
+    began = trio.current_time()
+    with pytest.raises(trio.TooSlowError):
+        await connect(
+            network.endpoint, Odd(how, route), route, Purpose.DATA,
+            dial=network.dial, dial_seconds=5, transport_seconds=10,
+        )  # fmt: skip
+    assert trio.current_time() - began == pytest.approx(15)

@@ -268,6 +268,7 @@ async def test_report_for_people_and_for_programs(network, transports, autojump_
         "remedy": "ask the network administrator to allow outbound TCP to this host and port",
         "proxy": None,
         "intercepted_by": None,
+        "reached": None,
     }
     assert value["attempts"][1]["reason"] is value["attempts"][1]["remedy"] is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -11,7 +12,8 @@ from ...abc import Dial
 from ...errors import TLSHandshakeError
 from ...security.names import check_host
 from ...streams import TLSStream
-from ..dialing import FailureKind, classify, dial_directly
+from ..addresses import AddressBook, first_answer, resolve
+from ..dialing import FailureKind, ProxyError, classify, dial_directly
 from .failures import proxy_error
 from .http import ProxyAuthenticator, basic_authentication, open_http_tunnel
 from .settings import Proxy, ProxySettings
@@ -22,6 +24,13 @@ from .tunnel import Tunnel
 MAX_SECONDS = 30.0
 #: The part of the caller's time that a proxy gets: so there is some left to say that it was the proxy who was silent.
 _SHARE = 0.95
+#: After this time without an answer from one of the proxy's addresses, the next is tried beside it. A proxy may need
+#: some time for its own connection to the relay.
+NEXT_ADDRESS_SECONDS = 2.0
+#: Failures that no proxy has answered with: another address of its name may be a proxy.
+_NO_PROXY_ANSWERED = frozenset(
+    {FailureKind.PROXY_UNREACHABLE, FailureKind.PROXY_UNTRUSTED, FailureKind.PROXY_FAILED, FailureKind.PROXY_SILENT}
+)
 
 
 class ProxyDial:
@@ -45,8 +54,10 @@ class ProxyDial:
         #: As given.
         self.settings = settings
         self._authenticator = authenticator
-        self._dial = dial
+        #: Opens the connections to the proxy, and those that need none.
+        self.dial = dial
         self._ssl_context = ssl_context
+        self._addresses = AddressBook()
 
     def __repr__(self) -> str:
         return f"<ProxyDial {self.settings.proxy or 'directly'}>"
@@ -63,17 +74,9 @@ class ProxyDial:
         """
         proxy = self.settings.proxy_for(host, port)
         if proxy is None:
-            return await self._dial(host, port)
+            return await self.dial(host, port)
         now = trio.current_time()
         seconds = min(trio.current_effective_deadline() - now, MAX_SECONDS) * _SHARE
-        reached = False
-
-        async def connect() -> trio.abc.Stream:
-            nonlocal reached
-            stream = await self._reach(proxy)
-            reached = True
-            return await self._secure(stream, proxy) if proxy.scheme == "https" else stream
-
         try:
             check_host(host)
         except ValueError as exc:
@@ -81,24 +84,71 @@ class ProxyDial:
         if "%" in host:
             happened = "cannot reach an IPv6 address with a zone, which means something on this machine only"
             raise proxy_error(FailureKind.NAME_NOT_FOUND, proxy, happened)
+        reached: list[str] = []
+        tunnel = functools.partial(self._tunnel, proxy, host, port, reached)
         with trio.move_on_at(now + seconds):
-            if proxy.is_socks:
-                stream, early = await open_socks_tunnel(connect, proxy, host, port), b""
-            else:
-                stream, early = await open_http_tunnel(connect, proxy, host, port, self._authenticator)
-            if early or not isinstance(stream, trio.abc.HalfCloseableStream):
-                return Tunnel(stream, early)
-            return stream
+            return await self._over_addresses(proxy, tunnel)
         if reached:
             raise proxy_error(FailureKind.PROXY_SILENT, proxy, f"does not answer within {seconds:.1f} s")
         raise proxy_error(FailureKind.PROXY_UNREACHABLE, proxy, "cannot be reached: no answer")
 
-    async def _reach(self, proxy: Proxy) -> trio.abc.HalfCloseableStream:
+    async def _over_addresses(
+        self, proxy: Proxy, attempt: Callable[[str], Awaitable[trio.abc.HalfCloseableStream]]
+    ) -> trio.abc.HalfCloseableStream:
+        """Try the addresses of the proxy's name until a proxy answers at one."""
+        if self.dial is not dial_directly:
+            addresses = [proxy.host]  # other people's dials resolve names as they like
+        else:
+            try:
+                addresses = self._addresses.in_order(await resolve(proxy.host, proxy.port))
+            except OSError as exc:
+                raise _unreachable(proxy, exc) from exc
+
+        async def remembering(address: str) -> trio.abc.HalfCloseableStream:
+            try:
+                stream = await attempt(address)
+            except ProxyError as exc:
+                if exc.failure.kind in _NO_PROXY_ANSWERED:
+                    self._addresses.failed(address)
+                    raise _NoProxy(exc) from exc
+                raise
+            self._addresses.succeeded(address)
+            return stream
+
         try:
-            return await self._dial(proxy.host, proxy.port)
-        except OSError as exc:
-            happened = f"cannot be reached: {classify(exc).text}"
-            raise proxy_error(FailureKind.PROXY_UNREACHABLE, proxy, happened) from exc
+            return await first_answer(
+                addresses,
+                remembering,
+                no_answer=(_NoProxy,),
+                stagger_seconds=NEXT_ADDRESS_SECONDS,
+                discard=trio.aclose_forcefully,
+            )
+        except ExceptionGroup as group:
+            errors = [exc.error for exc in group.exceptions if isinstance(exc, _NoProxy)]
+            # A proxy that is something else says more than one that is not there.
+            error = min(errors, key=lambda exc: exc.failure.kind is FailureKind.PROXY_UNREACHABLE)
+        raise error
+
+    async def _tunnel(
+        self, proxy: Proxy, host: str, port: int, reached: list[str], address: str
+    ) -> trio.abc.HalfCloseableStream:
+        """A connection through the proxy at `address`, which is added to `reached` once it is connected."""
+
+        async def connect() -> trio.abc.Stream:
+            try:
+                stream = await self.dial(address, proxy.port)
+            except OSError as exc:
+                raise _unreachable(proxy, exc) from exc
+            reached.append(address)
+            return await self._secure(stream, proxy) if proxy.scheme == "https" else stream
+
+        if proxy.is_socks:
+            stream, early = await open_socks_tunnel(connect, proxy, host, port), b""
+        else:
+            stream, early = await open_http_tunnel(connect, proxy, host, port, self._authenticator)
+        if early or not isinstance(stream, trio.abc.HalfCloseableStream):
+            return Tunnel(stream, early)
+        return stream
 
     async def _secure(self, stream: trio.abc.Stream, proxy: Proxy) -> TLSStream:
         context = self._ssl_context or _system_context()
@@ -116,6 +166,18 @@ class ProxyDial:
         return tls
 
 
+class _NoProxy(Exception):
+    """No proxy answered at an address."""
+
+    def __init__(self, error: ProxyError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _unreachable(proxy: Proxy, exc: OSError) -> ProxyError:
+    return proxy_error(FailureKind.PROXY_UNREACHABLE, proxy, f"cannot be reached: {classify(exc).text}")
+
+
 def resolve_dial(dial: Dial | None) -> Dial:
     """The dial to use where None means: as the environment says.
 
@@ -131,6 +193,16 @@ def resolve_dial(dial: Dial | None) -> Dial:
 def proxy_of(dial: Dial, host: str, port: int) -> Proxy | None:
     """The proxy that `dial` uses for this address, as far as that is known: other people's dials do not tell."""
     return dial.settings.proxy_for(host, port) if isinstance(dial, ProxyDial) else None
+
+
+def resolves_here(dial: Dial, host: str, port: int) -> bool:
+    """Whether `dial` resolves this name on this machine, so that its addresses can be tried one by one.
+
+    A proxy resolves names itself, and other people's dials do not tell.
+    """
+    if isinstance(dial, ProxyDial):
+        return dial.settings.proxy_for(host, port) is None and resolves_here(dial.dial, host, port)
+    return dial is dial_directly
 
 
 @functools.cache

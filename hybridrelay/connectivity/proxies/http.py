@@ -1,10 +1,14 @@
-"""HTTP CONNECT (RFC 9110, section 9.3.6), parsed by h11; Basic authentication, and a hook for every other."""
+"""HTTP CONNECT (RFC 9110, section 9.3.6), parsed by h11; Basic authentication, and a hook for every other.
+
+`head.py` takes out what h11 must not see, and says why.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable, Sequence
 
+import attrs
 import h11
 import trio
 
@@ -12,10 +16,9 @@ from ..._version import __version__
 from ...security.names import bracketed
 from ..dialing import FailureKind, ProxyError
 from .failures import proxy_error, quote_untrusted
+from .head import MAX_HEAD_BYTES, head_size_untrusted, status_untrusted, without_framing
 from .settings import Proxy
 
-#: The longest head of an answer (bytes): a Negotiate token of 12 KiB fits, an attack on memory does not.
-MAX_HEAD_BYTES = 16 * 1024
 #: An answer that is no tunnel has a body, which has to be read before the connection can be used again (bytes).
 #: Error pages have a few KiB; behind a longer one, we dial again.
 MAX_BODY_BYTES = 64 * 1024
@@ -86,15 +89,16 @@ async def open_http_tunnel(
             if stream is None:
                 stream = await connect()
                 connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-            response = await _ask(stream, connection, proxy, _request(host, port, authorization))
+            reply = await _ask(stream, connection, proxy, _request(host, port, authorization))
+            response = reply.response
             if 200 <= response.status_code < 300:
-                return stream, bytes(connection.trailing_data[0])
+                return stream, reply.rest
             challenges = _challenges(response)
             if response.status_code == 401:  # what tinyproxy says to wrong credentials
                 raise _unauthorized(proxy, challenges, 1, 401)
             if response.status_code != 407:
                 raise _refusal(proxy, host, port, response)
-            if not await _read_to_end(stream, connection):
+            if not reply.has_length or not await _read_to_end(stream, connection):
                 await trio.aclose_forcefully(stream)
                 stream = None
         raise _unauthorized(proxy, challenges, number)
@@ -106,6 +110,17 @@ async def open_http_tunnel(
         raise
 
 
+@attrs.frozen
+class _Reply:
+    """A final answer to CONNECT."""
+
+    response: h11.Response
+    #: What was read after the head. Part of the tunnel if there is one.
+    rest: bytes
+    #: It is known where the content of the answer ends, so that the connection can carry another request.
+    has_length: bool = True
+
+
 def _request(host: str, port: int, authorization: str | None) -> h11.Request:
     target = f"{bracketed(host)}:{port}"
     headers = [("Host", target), ("User-Agent", f"hybridrelay/{__version__}")]
@@ -114,32 +129,58 @@ def _request(host: str, port: int, authorization: str | None) -> h11.Request:
     return h11.Request(method="CONNECT", target=target, headers=headers)
 
 
-async def _ask(
-    stream: trio.abc.Stream, connection: h11.Connection, proxy: Proxy, request: h11.Request
-) -> h11.Response:
+async def _ask(stream: trio.abc.Stream, connection: h11.Connection, proxy: Proxy, request: h11.Request) -> _Reply:
     head = connection.send(request)
     end = connection.send(h11.EndOfMessage())
     await stream.send_all((head or b"") + (end or b""))
-    while True:
-        event = await _next_event(stream, connection, proxy)
-        if isinstance(event, h11.Response):
-            return event
-        # Anything else that h11 allows before the response is informational (1xx).
+    received = bytearray()
+    try:
+        while True:
+            while (size := head_size_untrusted(received)) is None:
+                more = await stream.receive_some(_CHUNK_BYTES)
+                if not more:
+                    raise _hung_up(proxy)
+                received += more
+            head, rest = bytes(received[:size]), bytes(received[size:])
+            status = status_untrusted(head)
+            if status >= 200:
+                return _parse_untrusted(connection, status, head, rest)
+            received = bytearray(rest)  # an interim answer says nothing that matters here
+    except (h11.RemoteProtocolError, ValueError) as exc:
+        # These texts may quote what came, so they stay in the cause.
+        raise proxy_error(FailureKind.PROXY_FAILED, proxy, "does not speak HTTP") from exc
 
 
-async def _next_event(stream: trio.abc.Stream, connection: h11.Connection, proxy: Proxy) -> object:
-    while True:
+def _parse_untrusted(connection: h11.Connection, status: int, head: bytes, rest: bytes) -> _Reply:
+    """Raises h11.RemoteProtocolError, ValueError: it is no answer."""
+    if status >= 300:
         try:
-            event = connection.next_event()
-            if event is not h11.NEED_DATA:
-                return event
-            received = await stream.receive_some(_CHUNK_BYTES)
-            if not received:
-                raise _hung_up(proxy)
-            connection.receive_data(bytes(received))
-        except h11.RemoteProtocolError as exc:
-            # h11's text may quote what came, so it stays in the cause.
-            raise proxy_error(FailureKind.PROXY_FAILED, proxy, "does not speak HTTP") from exc
+            # A connection of its own, because one that has refused a head takes no other.
+            _response(_waiting_for_answer(), head)
+        except h11.RemoteProtocolError:
+            return _Reply(_response(_waiting_for_answer(), without_framing(head)), b"", has_length=False)
+        connection.receive_data(head + rest)
+        return _Reply(_next_response(connection), b"")
+    return _Reply(_response(connection, without_framing(head)), rest)
+
+
+def _waiting_for_answer() -> h11.Connection:
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+    connection.send(h11.Request(method="CONNECT", target="x:1", headers=[("Host", "x:1")]))
+    connection.send(h11.EndOfMessage())
+    return connection
+
+
+def _response(connection: h11.Connection, head: bytes) -> h11.Response:
+    connection.receive_data(head)
+    return _next_response(connection)
+
+
+def _next_response(connection: h11.Connection) -> h11.Response:
+    event = connection.next_event()
+    if not isinstance(event, h11.Response):
+        raise ValueError("not an answer")
+    return event
 
 
 async def _read_to_end(stream: trio.abc.Stream, connection: h11.Connection) -> bool:
@@ -154,7 +195,7 @@ async def _read_to_end(stream: trio.abc.Stream, connection: h11.Connection) -> b
                 left -= len(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 connection.start_next_cycle()
-                return True
+                return not connection.trailing_data[0]  # what comes unasked fits no request
             else:
                 return False
     except (h11.ProtocolError, trio.BrokenResourceError):

@@ -1,0 +1,144 @@
+"""The addresses of a name, and trying them until one of them gives an answer.
+
+A TCP connection says little: a stale address, or a box in the network, accepts connections and is no relay. So what
+ends a race among addresses is the answer of the relay (or of the proxy), and not the connection. The address that
+answered last is tried first the next time.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Generic, TypeVar
+
+import attrs
+import trio
+
+from ._race import RaceTiming, race
+
+AnswerT = TypeVar("AnswerT")
+
+#: Addresses of one name that are tried. Defends against a name with hundreds of them.
+MAX_ADDRESSES = 8
+
+
+@attrs.define
+class AddressBook:
+    """What is known about the addresses of one name."""
+
+    #: The one that gave an answer last, or None. Anybody can give most answers.
+    answered: str | None = None
+    #: The one that has proved last that it is the relay, or None.
+    proved: str | None = None
+
+    def in_order(self, addresses: Sequence[str]) -> list[str]:
+        """These addresses; first the one that has proved who it is, then the one that gave an answer."""
+        return sorted(addresses, key=lambda address: (address != self.proved, address != self.answered))
+
+    def succeeded(self, address: str | None, *, proved: bool = False) -> None:
+        """An address gave a relay's answer, or has proved that it is the relay. None changes nothing."""
+        if address is not None:
+            self.answered = address
+            if proved:
+                self.proved = address
+
+    def failed(self, address: str | None) -> None:
+        """An address gave none."""
+        if address == self.answered:
+            self.answered = None
+        if address == self.proved:
+            self.proved = None
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The addresses of a name, at most `MAX_ADDRESSES`, in the order in which to try them; of an address, itself.
+
+    The second one is of another address family than the first where there is one (RFC 8305).
+
+    Raises:
+        OSError: the name cannot be resolved.
+
+    The caller sets the deadline.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except ValueError as error:
+        # A name that cannot even be written in DNS (an empty or overlong label): one way of not being found.
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
+    families: dict[str, int] = {}
+    for family, _, _, _, address in found:
+        name = str(address[0])
+        if len(address) == 4 and address[3] and "%" not in name:
+            name = f"{name}%{address[3]}"  # a link-local address means something only on its interface
+        families.setdefault(name, family)
+    names = list(families)
+    other = next((index for index, name in enumerate(names) if families[name] != families[names[0]]), None)
+    if other is not None:
+        names.insert(1, names.pop(other))
+    return names[:MAX_ADDRESSES]
+
+
+@attrs.define
+class _Outcome(Generic[AnswerT]):
+    answer: AnswerT | None = None
+    error: Exception | None = None
+
+
+async def first_answer(
+    addresses: Sequence[str],
+    attempt: Callable[[str], Awaitable[AnswerT]],
+    *,
+    no_answer: tuple[type[Exception], ...],
+    stagger_seconds: float,
+    discard: Callable[[AnswerT], Awaitable[None]],
+) -> AnswerT:
+    """Try addresses until one of them gives an answer.
+
+    Args:
+        addresses: in the order in which to begin. At least one.
+        attempt: tries one. It returns the answer, or raises.
+        no_answer: exceptions of `attempt` with which the next address is tried. Any other ends everything.
+        stagger_seconds: after this time the next address is tried beside the one before; it is tried at once when
+            that one has failed.
+        discard: disposes of the answer of an address that was not the first to give one.
+
+    Raises:
+        ExceptionGroup: of `no_answer`, in the order of the addresses: none gave an answer.
+        Exception: what else `attempt` raised.
+
+    Cancelled, `attempt` is cancelled wherever it runs.
+    """
+    outcomes: list[_Outcome[AnswerT]] = [_Outcome() for _ in addresses]
+    arrived: list[int] = []
+
+    async def run(index: int) -> bool:
+        outcome = outcomes[index]
+        try:
+            outcome.answer = await attempt(addresses[index])
+        except Exception as exc:  # noqa: BLE001 - raised below
+            outcome.error = exc
+            return not isinstance(exc, no_answer)
+        arrived.append(index)
+        return True
+
+    timing = RaceTiming(stagger_seconds=stagger_seconds, min_grace_seconds=0, max_grace_seconds=0)
+    chosen: int | None = None
+    try:
+        winner = await race([partial(run, index) for index in range(len(addresses))], timing)
+        chosen = arrived[0] if arrived else winner
+    finally:
+        # Two may have arrived at the same moment; cancelled, nobody takes any of them.
+        for index in arrived:
+            if index != chosen:
+                answer = outcomes[index].answer
+                assert answer is not None
+                with trio.CancelScope(shield=True):
+                    await discard(answer)
+    if chosen is None:
+        raise ExceptionGroup("no address answers", [o.error for o in outcomes if o.error is not None])
+    outcome = outcomes[chosen]
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.answer is not None
+    return outcome.answer

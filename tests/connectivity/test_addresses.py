@@ -1,0 +1,295 @@
+"""A name with several addresses, of which some are no relay: the relay is found, and tried first from then on."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.abc import Purpose
+from hybridrelay.connectivity import (
+    FailureKind,
+    NoRouteWorks,
+    Outcome,
+    Prober,
+    ProxyDial,
+    ProxySettings,
+    RelayEndpoint,
+    candidates,
+    discover,
+    open_channel,
+    open_control_stream,
+)
+from hybridrelay.connectivity.addresses import MAX_ADDRESSES, AddressBook, first_answer, resolve
+from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousError
+from hybridrelay.protocol.reasons import Reason
+
+from .conftest import Certificates, make_server, run_server, serve_badly
+
+RELAY, OTHER = "127.0.0.1", "127.0.0.2"
+NAME = "relay.example.com"
+TCP = candidates(discover(), "tcp")[0]
+#: What an address does that is no relay.
+NO_RELAY = ["stalled", "closed", "reset", "http", "garbage", "refused"]
+
+
+class Names(trio.abc.HostnameResolver):
+    """Resolves every name to the same addresses."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002
+        await trio.lowlevel.checkpoint()
+        return [
+            (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, int(port or 0)))
+            for one in self.addresses
+        ]
+
+    async def getnameinfo(self, sockaddr, flags):
+        raise NotImplementedError
+
+
+@pytest.fixture
+async def serve_at(nursery: trio.Nursery, certificates: Certificates) -> Callable[..., Awaitable[int]]:
+    """Start servers with one behaviour at each address, all on one port; gives the port."""
+
+    async def start(behaviours: dict[str, str]) -> int:
+        port = 0
+        for address, behaviour in behaviours.items():
+            listeners = await trio.open_tcp_listeners(port, host=address)
+            port = listeners[0].socket.getsockname()[1]
+            if behaviour == "refused":
+                await trio.aclose_forcefully(listeners[0])
+                continue
+            handler = partial(run_server, make_server(behaviour, certificates))
+            nursery.start_soon(partial(trio.serve_listeners, handler, listeners))
+        return port
+
+    return start
+
+
+def endpoint(port: int, certificates: Certificates) -> RelayEndpoint:
+    return RelayEndpoint(NAME, dict.fromkeys(("probe", "control", "data"), port), (certificates.pin,))
+
+
+@pytest.mark.parametrize("behaviour", [*NO_RELAY, "wrong-pin", "altered"])
+async def test_the_prober_finds_the_address_that_is_a_relay(
+    behaviour: str, serve_at, certificates: Certificates, nursery: trio.Nursery
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    port = await serve_at({RELAY: "right", OTHER: behaviour})
+    relay = endpoint(port, certificates)
+    decision = await Prober(relay, mode="tcp").choose()
+    assert relay.addresses.in_order([OTHER, RELAY]) == [RELAY, OTHER]
+    probe, control, _ = decision.report.attempts
+    assert control.reached == RELAY
+    if behaviour != "wrong-pin":  # it passes for a relay until it has to prove that it is one
+        assert probe.reached == RELAY
+    assert f"{NAME}:{port} ({RELAY})" in decision.report.as_table()
+    assert json.loads(decision.report.as_json())["attempts"][1]["reached"] == RELAY
+    report = await Prober(endpoint(port, certificates), mode="tcp").survey()
+    assert report.chosen == "tcp"
+    nursery.cancel_scope.cancel()
+
+
+async def test_where_no_address_is_a_relay_the_report_names_the_most_telling(
+    serve_at, certificates: Certificates, nursery: trio.Nursery
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, "127.0.0.3", RELAY))
+    port = await serve_at({RELAY: "refused", OTHER: "closed", "127.0.0.3": "http"})
+    with pytest.raises(NoRouteWorks) as caught:
+        await Prober(endpoint(port, certificates), mode="tcp").choose()
+    probe = caught.value.report.attempts[0]
+    assert probe.outcome is Outcome.FAIL
+    assert probe.failure is not None
+    assert (probe.failure.kind, probe.reached) == (FailureKind.NOT_A_RELAY, "127.0.0.3")
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("behaviour", [*NO_RELAY, "wrong-pin"])
+async def test_a_control_channel_goes_on_to_the_next_address(
+    behaviour: str, serve_at, certificates: Certificates, nursery: trio.Nursery
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    relay = endpoint(await serve_at({RELAY: "right", OTHER: behaviour}), certificates)
+    with trio.fail_after(30):
+        stream = await open_control_stream(relay, TCP.transport, TCP.route)
+    assert relay.addresses.answered == RELAY
+    await trio.aclose_forcefully(stream)
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_wrong_certificate_is_told_where_no_address_has_the_right_one(
+    serve_at, certificates: Certificates, nursery: trio.Nursery
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    relay = endpoint(await serve_at({RELAY: "wrong-pin", OTHER: "closed"}), certificates)
+    with pytest.raises(RelayIdentityError):
+        await open_control_stream(relay, TCP.transport, TCP.route)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("behaviour", [one for one in NO_RELAY if one != "stalled"])
+async def test_a_data_channel_goes_on_to_the_next_address_with_its_ticket(
+    behaviour: str, serve_at, certificates: Certificates, nursery: trio.Nursery
+) -> None:
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    relay = endpoint(await serve_at({RELAY: "right", OTHER: behaviour}), certificates)
+    stream = await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=b"t" * 32)
+    assert await stream.receive_some() == b"t" * 32
+    await trio.aclose_forcefully(stream)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_relay_that_says_no_is_an_answer(serve_at, certificates: Certificates, nursery: trio.Nursery) -> None:
+    """A ticket is good for one use: it must not be shown at the next address."""
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    relay = endpoint(await serve_at({RELAY: "right", OTHER: "right"}), certificates)
+    with pytest.raises(RendezvousError) as caught:
+        await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=bytes(32))
+    assert caught.value.reason is Reason.TICKET_UNKNOWN
+    assert relay.addresses.answered == OTHER
+    relay = endpoint(await serve_at({RELAY: "right", OTHER: "busy"}), certificates)
+    with pytest.raises(RelayUnreachable) as busy:
+        await open_channel(relay, TCP.transport, TCP.route, Purpose.CONTROL)
+    assert busy.value.reason is Reason.BUSY
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_answered_the_probe_is_dialed_first(
+    serve_at, certificates: Certificates, nursery: trio.Nursery
+) -> None:
+    """A data channel cannot tell silence from a peer that has not come yet: it must not begin with the silent one."""
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    relay = endpoint(await serve_at({RELAY: "right", OTHER: "stalled"}), certificates)
+    await Prober(relay, mode="tcp").choose()
+    with trio.fail_after(5):
+        stream = await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=b"t" * 32)
+    await trio.aclose_forcefully(stream)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("behaviour", ["stalled", "closed", "reset", "garbage", "refused"])
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_proxys_name_may_have_several_addresses_too(
+    scheme: str, behaviour: str, certificates: Certificates, nursery: trio.Nursery, serve_at
+) -> None:
+    async def proxy(stream: trio.abc.HalfCloseableStream) -> None:
+        if scheme == "http":
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\nhello")
+        else:
+            await stream.receive_some()
+            await stream.send_all(b"\x05\x00")
+            await stream.receive_some()
+            await stream.send_all(b"\x05\x00\x00\x01" + bytes(6) + b"hello")
+        await trio.sleep_forever()
+
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    port = await serve_at({OTHER: behaviour})
+    listeners = await trio.open_tcp_listeners(port, host=RELAY)
+    nursery.start_soon(partial(trio.serve_listeners, partial(run_server, proxy), listeners))
+    dial = ProxyDial(ProxySettings.explicit(f"{scheme}://proxy.example.com:{port}"))
+    for patience in (10, 1.5):  # the second time the right one comes first
+        with trio.fail_after(patience):
+            stream = await dial(NAME, 443)
+        assert await stream.receive_some() == b"hello"
+        await trio.aclose_forcefully(stream)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_proxys_refusal_is_an_answer(nursery: trio.Nursery) -> None:
+    asked: list[str] = []
+
+    async def refuse(address: str, stream: trio.abc.HalfCloseableStream) -> None:
+        asked.append(address)
+        await serve_badly(stream, b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    port = 0
+    for address in (OTHER, RELAY):
+        listeners = await trio.open_tcp_listeners(port, host=address)
+        port = listeners[0].socket.getsockname()[1]
+        nursery.start_soon(partial(trio.serve_listeners, partial(run_server, partial(refuse, address)), listeners))
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    with pytest.raises(OSError, match="refuses port 443"):
+        await ProxyDial(ProxySettings.explicit(f"http://proxy.example.com:{port}"))(NAME, 443)
+    assert asked == [OTHER]
+    nursery.cancel_scope.cancel()
+
+
+# --- the parts
+
+
+async def test_addresses_of_a_name() -> None:
+    trio.socket.set_custom_hostname_resolver(Names("10.0.0.1", "10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2"))
+    assert await resolve(NAME, 443) == ["10.0.0.1", "2001:db8::1", "10.0.0.2", "2001:db8::2"]
+    trio.socket.set_custom_hostname_resolver(Names(*(f"10.0.0.{n}" for n in range(200))))
+    assert len(await resolve(NAME, 443)) == MAX_ADDRESSES
+    assert await resolve("192.0.2.7", 443) == ["192.0.2.7"]
+    with pytest.raises(socket.gaierror):
+        await resolve("a..b", 443)
+
+
+def test_the_address_that_answered_last_comes_first() -> None:
+    book = AddressBook()
+    assert book.in_order(["a", "b", "c"]) == ["a", "b", "c"]
+    book.succeeded("c")
+    book.succeeded(None)
+    assert book.in_order(["a", "b", "c"]) == ["c", "a", "b"]
+    assert book.in_order(["a", "b"]) == ["a", "b"]
+    book.failed("a")
+    assert book.in_order(["a", "c"]) == ["c", "a"]
+    book.failed("c")
+    assert book.in_order(["a", "c"]) == ["a", "c"]
+
+
+def test_what_has_proved_that_it_is_the_relay_comes_before_what_only_answered() -> None:
+    book = AddressBook()
+    book.succeeded("b", proved=True)
+    book.succeeded("c")
+    assert book.in_order(["a", "b", "c"]) == ["b", "c", "a"]
+    book.failed("b")
+    assert book.in_order(["a", "b", "c"]) == ["c", "a", "b"]
+
+
+async def test_of_two_answers_one_is_discarded(autojump_clock: trio.testing.MockClock) -> None:
+    discarded: list[str] = []
+
+    both = trio.Event()
+
+    async def attempt(address: str) -> str:
+        if address == "b":
+            both.set()  # the other is awake now, and can no longer be cancelled
+        else:
+            await both.wait()
+        return address
+
+    async def discard(answer: str) -> None:
+        discarded.append(answer)
+
+    answer = await first_answer(["a", "b"], attempt, no_answer=(OSError,), stagger_seconds=2, discard=discard)
+    assert (answer, discarded) == ("b", ["a"])
+
+
+async def test_an_error_that_is_no_silence_ends_the_race(autojump_clock: trio.testing.MockClock) -> None:
+    tried: list[str] = []
+
+    async def attempt(address: str) -> str:
+        tried.append(address)
+        raise ValueError if address == "b" else OSError
+
+    async def discard(answer: str) -> None:
+        raise AssertionError
+
+    with pytest.raises(ValueError):
+        await first_answer(["a", "b", "c"], attempt, no_answer=(OSError,), stagger_seconds=9, discard=discard)
+    assert tried == ["a", "b"]
+    with pytest.raises(ExceptionGroup) as caught:
+        await first_answer(["a", "c"], attempt, no_answer=(OSError,), stagger_seconds=9, discard=discard)
+    assert len(caught.value.exceptions) == 2
