@@ -79,6 +79,10 @@ class FailureKind(enum.StrEnum):
 
 
 _ASK = "ask the network administrator to allow outbound TCP to this host and port"
+_REFUSED_REMEDY = (
+    "check that the relay is running and listens on this port; if it has other ports, the connection string must "
+    "name them ('connections create --public-ports', or 'connections endpoints --public-ports' with --update)"
+)
 _INTERCEPTION_REMEDY = (
     "if that is a proxy of your network, it may refuse the relay's outer certificate: a public one is needed "
     "(hybridrelay relay --tls-certificate), or this host must be exempt from TLS inspection; if it is the reverse "
@@ -87,7 +91,7 @@ _INTERCEPTION_REMEDY = (
 _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     FailureKind.REFUSED: (
         "connection refused",
-        f"check that the relay is running and serves this port; if a firewall rejects it, {_ASK}",
+        f"{_REFUSED_REMEDY}; if a firewall rejects the connection, {_ASK}",
     ),
     FailureKind.SWALLOWED: ("no answer: the packets are swallowed", _ASK),
     FailureKind.STALLED: (

@@ -377,6 +377,7 @@ class Prober:
             attempts=tuple(self._attempt(step) for plan in plans for step in plan),
             chosen=None if chosen is None else chosen.route.name,
             seconds=seconds,
+            default_ports=not self._endpoint.ports,
         )
 
     def _attempt(self, step: _Step) -> Attempt:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import json
+from collections.abc import Sequence
 
 import attrs
 
@@ -98,6 +100,8 @@ class Report:
     #: The name of the route to use, or None where none works.
     chosen: str | None
     seconds: float
+    #: Whether the connection string names no ports, so that the default ones were tried.
+    default_ports: bool = False
 
     @property
     def failures(self) -> tuple[Attempt, ...]:
@@ -121,13 +125,18 @@ class Report:
         """The result in one line."""
         if self.chosen is not None:
             return f"{self.host}: use {self.chosen}"
-        reasons: dict[str, list[str]] = {}
+        reasons: dict[str, list[Attempt]] = {}
         for attempt in self.failures or self.attempts:
-            place = attempt.route if attempt.port is None else f"{attempt.route} {attempt.port}"
-            reasons.setdefault(attempt.explanation, []).append(place)
-        # Where everything failed in the same way, the list of places says nothing.
-        told = [text if len(reasons) == 1 else f"{', '.join(places)}: {text}" for text, places in reasons.items()]
-        return f"the relay {self.host} cannot be reached: {'; '.join(told)}"
+            reasons.setdefault(attempt.explanation, []).append(attempt)
+        beginning = f"the relay {self.host} cannot be reached"
+        if len(reasons) > 1:
+            return f"{beginning}: {'; '.join(f'{_places(tried)}: {text}' for text, tried in reasons.items())}"
+        [(text, tried)] = reasons.items()
+        ports = list(dict.fromkeys(str(attempt.port) for attempt in tried if attempt.seconds is not None))
+        if not ports:
+            return f"{beginning}: {text}"
+        kind = f"{'default ' if self.default_ports else ''}port{'s' if len(ports) > 1 else ''}"
+        return f"{beginning} at {'the ' if self.default_ports else ''}{kind} {', '.join(ports)}: {text}"
 
     def as_dict(self) -> dict[str, object]:
         """For JSON. Keys are only ever added."""
@@ -146,10 +155,17 @@ class Report:
     def as_table(self) -> str:
         """For people: aligned plain text, with what to do about each failure behind it."""
         rows = [("ROUTE", "STEP", "ADDRESS", "RESULT", "TIME", "REASON")]
-        for attempt in self.attempts:
-            time = "-" if attempt.milliseconds is None else f"{attempt.milliseconds:.0f} ms"
-            row = (attempt.route, attempt.step, attempt.address, str(attempt.outcome), time, attempt.explanation)
-            rows.append(row)
+        for (route, outcome, text), attempts in itertools.groupby(self.attempts, _row_key):
+            alike = list(attempts)
+            if outcome is Outcome.SKIP and len(alike) > 1:
+                # A reason that several ports share is said once.
+                steps = ", ".join(attempt.step for attempt in alike)
+                whole = len(alike) == len([one for one in self.attempts if one.route == route])
+                rows.append((route, "all" if whole else steps, self.host, str(outcome), "-", text))
+                continue
+            for attempt in alike:
+                time = "-" if attempt.milliseconds is None else f"{attempt.milliseconds:.0f} ms"
+                rows.append((route, attempt.step, attempt.address, str(outcome), time, text))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = []
         for *cells, explanation in rows:
@@ -167,6 +183,14 @@ class Report:
         lines += ["", f"Result: {self.summary()} (mode {self.mode}, {self.seconds * 1000:.0f} ms{through})"]
         lines += [f"  {', '.join(addresses)}: {remedy}" for remedy, addresses in advice.items()]
         return "\n".join(lines)
+
+
+def _places(tried: Sequence[Attempt]) -> str:
+    return ", ".join(one.route if one.port is None else f"{one.route} {one.port}" for one in tried)
+
+
+def _row_key(attempt: Attempt) -> tuple[str, Outcome, str]:
+    return attempt.route, attempt.outcome, attempt.explanation
 
 
 class NoRouteWorks(RelayUnreachable):

@@ -215,7 +215,12 @@ class Registrar:
         if self._registrations.are_hopeless:
             # It may have been asked again, and have been out of reach: the back-off counts as well.
             wait = backoff.next_wait(at_least=self._registrations.asks_again_in)
-            logger.error("giving up %s, where nothing can be registered; asking again in %.0f s", host, wait)
+            logger.error(
+                "nothing can be registered at %s; if another relay keeps this connector running, it is asked again "
+                "in %.0f s",
+                host,
+                wait,
+            )
             return wait
         # Where the relay is out of reach, sessions that look well count too: of the loss of a data channel we may
         # hear later than of this one's.

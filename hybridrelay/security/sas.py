@@ -158,8 +158,9 @@ def verify_token(
         now: seconds since 1970.
 
     Raises:
-        AuthorizationError: `reason` is one of TOKEN_MALFORMED, WRONG_AUDIENCE, UNKNOWN_RULE, KEY_REVOKED (the rule
-            has no key left), WRONG_KEY, TOKEN_EXPIRED, RIGHT_MISSING, found in this order.
+        AuthorizationError: `reason` is one of TOKEN_MALFORMED, WRONG_AUDIENCE, UNKNOWN_RULE, WRONG_KEY,
+            KEY_REVOKED (no valid key of the rule fits, and one is revoked), TOKEN_EXPIRED, RIGHT_MISSING, found in
+            this order.
     """
     if isinstance(token, str):
         token = parse_token_untrusted(token)
@@ -204,8 +205,13 @@ def _try_rules(token: SasToken, own: list[Rule], shared: list[Rule], right: Righ
             return Authorization(rule.name, slot, rule in own, rule.rights, token.expires_at)
     if matched:
         raise AuthorizationError(f"the rule does not carry the right {right}", reason=Reason.RIGHT_MISSING)
-    if not any(rule.key(slot) for rule in (*own, *shared) for slot in KeySlot):
-        raise AuthorizationError("both keys of the rule are revoked", reason=Reason.KEY_REVOKED)
+    revoked = [slot for rule in (*own, *shared) for slot in KeySlot if rule.key(slot) is None]
+    if revoked:
+        # A revoked key is not kept, so it cannot be told from a wrong one. It is by far the likelier of the two.
+        raise AuthorizationError(
+            f"the token was not signed with a valid key of its rule; revoked: {', '.join(dict.fromkeys(revoked))}",
+            reason=Reason.KEY_REVOKED,
+        )
     raise AuthorizationError("the token was not signed with a key of its rule", reason=Reason.WRONG_KEY)
 
 

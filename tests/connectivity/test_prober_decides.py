@@ -207,7 +207,17 @@ async def test_no_route_works(network, transports, autojump_clock):
 async def test_where_everything_fails_alike_it_is_said_once(network, transports, autojump_clock):
     with pytest.raises(NoRouteWorks) as caught:
         await make_prober(network, transports).choose()
-    assert str(caught.value) == "the relay relay.example.com cannot be reached: connection refused"
+    assert str(caught.value) == (
+        "the relay relay.example.com cannot be reached at the default ports 9350, 443, 80: connection refused"
+    )
+    assert "the connection string must name them ('connections create --public-ports'" in caught.value.remedy
+
+
+async def test_ports_of_the_connection_string_are_named_as_well(network, transports, autojump_clock):
+    endpoint = RelayEndpoint("relay.example.com", {"https": 8443, "http": None, "probe": None}, ())
+    with pytest.raises(NoRouteWorks) as caught:
+        await make_prober(network, transports, endpoint=endpoint).choose()
+    assert str(caught.value) == "the relay relay.example.com cannot be reached at port 8443: connection refused"
 
 
 async def test_a_wrong_identity_is_what_the_operator_hears_first(network, transports, autojump_clock):
@@ -241,8 +251,10 @@ ws     probe    relay.example.com:80    PASS       0 ms
 
 Result: relay.example.com: use ws (mode auto, 2000 ms)
   relay.example.com:9350: ask the network administrator to allow outbound TCP to this host and port
-  relay.example.com:443: check that the relay is running and serves this port; if a firewall rejects it, ask the \
-network administrator to allow outbound TCP to this host and port"""
+  relay.example.com:443: check that the relay is running and listens on this port; if it has other ports, the \
+connection string must name them ('connections create --public-ports', or 'connections endpoints --public-ports' \
+with --update); if a firewall rejects the connection, ask the network administrator to allow outbound TCP to \
+this host and port"""
 
 
 async def test_report_for_people_and_for_programs(network, transports, autojump_clock):
@@ -276,8 +288,15 @@ async def test_report_for_people_and_for_programs(network, transports, autojump_
 async def test_report_of_ports_that_are_off(network, transports, autojump_clock):
     endpoint = RelayEndpoint("2001:db8::1", {"probe": None}, network.endpoint.pins)
     table = (await make_prober(network, transports, endpoint=endpoint).survey()).as_table()
-    assert "2001:db8::1 (off)" in table
     assert "[2001:db8::1]:443" in table
+    assert table.count("the relay does not serve port probe") == 1
+    assert "tcp    all    2001:db8::1          SKIP" in table
+
+
+async def test_report_of_a_single_port_that_is_off(network, transports, autojump_clock):
+    endpoint = RelayEndpoint("2001:db8::1", {"https": None}, network.endpoint.pins)
+    table = (await make_prober(network, transports, endpoint=endpoint).survey()).as_table()
+    assert "2001:db8::1 (off)" in table
 
 
 async def test_what_a_peer_says_cannot_forge_a_report(transports, autojump_clock):

@@ -92,7 +92,7 @@ async def test_no_proxy_there(network, transports, autojump_clock):
     with pytest.raises(NoRouteWorks) as caught:
         await Prober(network.endpoint, transports=transports, dial=through).choose()
     assert str(caught.value) == (
-        "the relay relay.example.com cannot be reached: "
+        "the relay relay.example.com cannot be reached at the default ports 9350, 443, 80: "
         "the proxy socks5://proxy.corp:1080 cannot be reached: connection refused"
     )
     assert "check the proxy's address" in caught.value.remedy

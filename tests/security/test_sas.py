@@ -180,7 +180,11 @@ def test_either_key_signs_and_a_revoked_one_does_not() -> None:
     for slot, token in tokens.items():
         assert verify(token, right=Right.LISTEN, entity_rules=[rule]).slot is slot
     half = rule.with_key(KeySlot.PRIMARY, None)
-    assert refusal(tokens[KeySlot.PRIMARY], entity_rules=[half]).reason is Reason.WRONG_KEY
+    revoked = refusal(tokens[KeySlot.PRIMARY], entity_rules=[half])
+    assert revoked.reason is Reason.KEY_REVOKED
+    assert "revoked: primary" in str(revoked)
+    wrong = make_token(audience_for("localhost", "hyco"), "r", generate_key(), EXPIRY)
+    assert refusal(wrong, entity_rules=[rule]).reason is Reason.WRONG_KEY
     assert verify(tokens[KeySlot.SECONDARY], right=Right.LISTEN, entity_rules=[half]).slot is KeySlot.SECONDARY
     none = half.with_key(KeySlot.SECONDARY, None)
     assert refusal(tokens[KeySlot.SECONDARY], entity_rules=[none]).reason is Reason.KEY_REVOKED
