@@ -290,7 +290,7 @@ async def test_report_of_ports_that_are_off(network, transports, autojump_clock)
     table = (await make_prober(network, transports, endpoint=endpoint).survey()).as_table()
     assert "[2001:db8::1]:443" in table
     assert table.count("the relay does not serve port probe") == 1
-    assert "tcp    all    2001:db8::1          SKIP" in table
+    assert "tcp    all    2001:db8::1        SKIP" in table
 
 
 async def test_report_of_a_single_port_that_is_off(network, transports, autojump_clock):
