@@ -295,7 +295,9 @@ async def test_a_forward_ends_with_its_last_key(deployment: Deployment, nursery:
         assert await _say(forward.ports[0], b"hello") == b"hello"
     rule = ("--rule", "application", "--key", "primary", "--state", deployment.state)
     assert deployment.run("keys", "revoke", "orders", *rule).returncode == 0
-    forward.program.wait_for_line("error .*orders: .*key was revoked or regenerated.*; its port is closed", where="err")
+    forward.program.wait_for_line(
+        "error .*orders: .*key was revoked or regenerated.*; its port is closed", where="err"
+    )
     with pytest.raises(OSError, match="connect"):
         await trio.open_tcp_stream("127.0.0.1", forward.ports[0])
     with trio.fail_after(30):

@@ -208,7 +208,7 @@ async def test_one_relay_knows_nothing_of_it(
     published = pair.publish(at=(1,))
     with caplog.at_level(logging.INFO):
         await pair.connector(pair.string(published, Role.CONNECTOR))
-        await until(lambda: "asking again in" in caplog.text)
+        await until(lambda: "it is asked again in" in caplog.text)
     assert f"at {HOSTS[0]}: db: the relay has no such hybrid connection" in caplog.text
     async with pair.client(pair.string(published, Role.APPLICATION)) as client:
         await says(await client.open_stream())
