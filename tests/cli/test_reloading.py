@@ -141,6 +141,24 @@ def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, publi
     assert connector.terminate() == 0
 
 
+def test_a_forward_reloads_its_strings(deployment: Deployment, published: Published) -> None:
+    """Each for itself: one that cannot be used keeps no other from being taken up."""
+    other = deployment.create("billing", ("127.0.0.1", 9))
+    deployment.start_connector(published, other)
+    forward = deployment.start_forward(published, other).program
+    hang_up(forward, "orders.application: unchanged")
+    use_key(deployment, published, "application", "secondary")
+    good = other.application.read_bytes()
+    other.application.write_bytes(good[:-500])
+    hang_up(forward, "orders.application: took up the changed shared access key")
+    forward.wait_for_line("orders: everything uses the key", where="err")
+    forward.wait_for_line("not reloaded, .*billing.application", where="err")
+    other.application.write_bytes(good)
+    use_key(deployment, other, "application", "secondary")
+    hang_up(forward, "billing: everything uses the key")
+    assert forward.terminate() == 0
+
+
 def test_what_cannot_be_read_again(deployment: Deployment, published: Published) -> None:
     environment = {"HYBRIDRELAY_CONNECTION_STRING": published.connector.read_text().strip()}
     connector = deployment.start("connector", environment=environment)

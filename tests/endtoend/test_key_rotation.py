@@ -1,0 +1,220 @@
+"""Keys are changed exactly as docs/operating.md says, while applications talk and connect."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.relay import Registry
+
+from ..deployments import Deployment, Program
+from ..waiting import async_wait_until
+from .talking import Talker, all_move
+from .targets import echo, exchange, serve
+
+STREAMS = 20
+SECONDS = 60
+DOCS = Path(__file__).parents[2] / "docs" / "operating.md"
+
+
+def documented_commands() -> list[str]:
+    """The sequence of "Changing keys without a pause", line by line."""
+    text = DOCS.read_text("utf-8").partition("**Changing keys without a pause.**")[2]
+    block = text.partition("```sh\n")[2].partition("```")[0]
+    return [line for line in block.splitlines() if line and not line.startswith("#")]
+
+
+@attrs.define
+class Machine:
+    """Where all three programs run, as the documentation has it."""
+
+    deployment: Deployment
+    services: dict[str, Program]
+    environment: dict[str, str]
+
+    async def run(self, line: str) -> None:
+        """Run a command; after a reload, wait for what its comment says."""
+        command, _, comment = line.partition("#")
+        wait = re.search(r"wait for its log: (.*)", comment)
+        service = self.services[command.split()[-1]] if wait else None
+        heard = len(service.lines["err"]) if service else 0
+        done = await trio.to_thread.run_sync(
+            lambda: subprocess.run(
+                ["sh", "-c", command.replace("/var/lib/hybridrelay", str(self.deployment.state))],
+                check=False, cwd=self.deployment.folder, env=self.environment, capture_output=True, text=True,
+                timeout=SECONDS,
+            )
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, ""), f"{command}\n{done.stderr}"
+        if wait is not None and service is not None:
+            lines, says = service.lines["err"], wait[1]
+
+            async def said() -> bool:
+                return any(says in one for one in lines[heard:])
+
+            await async_wait_until(said, seconds=SECONDS, what=f"{says}\n{service.err}")
+
+    def losses(self) -> int:
+        """How often the forward has lost a data channel, and the connector its control channel."""
+        return sum("was lost" in line for one in self.services.values() for line in one.lines["err"])
+
+    async def relay_has_noticed(self) -> None:
+        """Until the relay has acted on all changes of its registry: a key that it does not know makes it look."""
+        text = (self.deployment.folder / "orders.application").read_text()
+        unknown = self.deployment.folder / "unknown"
+        unknown.write_text(re.sub("SharedAccessKey=[^;]+", "SharedAccessKey=unknown", text))
+        unknown.chmod(0o600)
+        done = await trio.to_thread.run_sync(
+            self.deployment.run, "forward", "--connection-string-file", unknown, "--mode", "tcp"
+        )
+        assert "shared access key is wrong" in done.stderr
+
+
+@pytest.fixture
+async def machine(deployment: Deployment, nursery: trio.Nursery) -> Machine:
+    """Relay, connector and forward run, and ``systemctl reload`` does what the documented units do."""
+    if sys.platform == "win32":
+        pytest.skip("no SIGHUP there")
+    published = deployment.create("orders", await serve(nursery, echo))
+    connector = deployment.start_connector(published)
+    forward = deployment.start_forward(published)
+    services = {"hybridrelay-connector": connector, "hybridrelay-forward": forward.program}
+    bin_ = deployment.folder / "bin"
+    bin_.mkdir()
+    cases = "\n".join(f"{name}) kill -HUP {program.pid};;" for name, program in services.items())
+    scripts = {
+        "systemctl": f'[ "$1" = reload ] || exit 1\ncase $2 in\n{cases}\n*) exit 1;;\nesac',
+        "hybridrelay": f'exec {shlex.quote(sys.executable)} -m hybridrelay "$@"',
+    }
+    for name, script in scripts.items():
+        path = bin_ / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return Machine(deployment, services, {**os.environ, "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}"})
+
+
+def keys_of(deployment: Deployment) -> dict[tuple[str, str], str]:
+    """The four keys as the relay has them."""
+    with Registry.open(deployment.state) as registry:
+        rules = registry.get("orders").rules
+    return {
+        (rule.name, which): key.reveal()
+        for rule in rules
+        for which, key in (("primary", rule.primary), ("secondary", rule.secondary))
+        if key is not None
+    }
+
+
+@asynccontextmanager
+async def applications(forward_port: int) -> AsyncIterator[list[Talker]]:
+    """20 connections that talk during the block, and new ones all the time: each must get back what it has sent."""
+    talkers = [Talker(forward_port) for _ in range(STREAMS)]
+    over = trio.Event()
+
+    async def keep_connecting() -> None:
+        while not over.is_set():
+            data = os.urandom(5000)
+            assert await exchange(forward_port, data) == data
+
+    async with trio.open_nursery() as nursery:
+        for talker in talkers:
+            nursery.start_soon(talker.run)
+        await all_move(talkers)
+        nursery.start_soon(keep_connecting)
+        yield talkers
+        await all_move(talkers)
+        over.set()
+        for talker in talkers:
+            talker.stop()
+
+
+def port_of(machine: Machine) -> int:
+    match = re.search(r"127\.0\.0\.1:(\d+)", machine.services["hybridrelay-forward"].out)
+    assert match is not None
+    return int(match[1])
+
+
+async def play(machine: Machine, lines: list[str], talkers: list[Talker]) -> None:
+    """Run the commands; the end of a key must not even cost a data channel."""
+    for line in lines:
+        losses = machine.losses()
+        await machine.run(line)
+        if "keys regenerate" in line:
+            await machine.relay_has_noticed()
+            await all_move(talkers)
+            assert machine.losses() == losses
+        await all_move(talkers)
+
+
+async def test_keys_are_changed_as_documented(machine: Machine, nursery: trio.Nursery) -> None:
+    """All four of them, and nothing breaks: no connection, and no attempt to make one."""
+    commands = documented_commands()
+    before = keys_of(machine.deployment)
+    assert sum("keys regenerate" in line for line in commands) == len(before) == 4
+    async with applications(port_of(machine)) as talkers:
+        await play(machine, commands, talkers)
+    after = keys_of(machine.deployment)
+
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+    for role in ("connector", "application"):
+        text = (machine.deployment.folder / f"orders.{role}").read_text()
+        assert f"SharedAccessKey={after[role, 'primary']};" in text
+    authority = (machine.deployment.folder / "orders.authority").read_text()
+    assert all(f'"{key}"' in authority for key in after.values())
+    for program in machine.services.values():
+        assert program.process.poll() is None
+        assert "ended our right" not in program.err
+    nursery.cancel_scope.cancel()
+
+
+async def test_only_the_connector_changes_its_key(machine: Machine, nursery: trio.Nursery) -> None:
+    """The applications' clients are not touched: their sessions follow by themselves."""
+    async with applications(port_of(machine)) as talkers:
+        about_it = ("--rule connector", "hybridrelay-connector")
+        lines = [line for line in documented_commands() if any(part in line for part in about_it)]
+        await play(machine, lines, talkers)
+    nursery.cancel_scope.cancel()
+
+
+async def test_signals_without_end(machine: Machine, nursery: trio.Nursery) -> None:
+    """20 times to all three programs, with keys that go back and forth and with files that cannot be used."""
+    deployment = machine.deployment
+    programs = [deployment.programs[0], *machine.services.values()]
+    good = {role: (deployment.folder / f"orders.{role}").read_bytes() for role in ("connector", "application")}
+    use = "hybridrelay keys use orders --state /var/lib/hybridrelay --rule {0} --key {1} --update orders.{0}"
+    async with applications(port_of(machine)) as talkers:
+        for number in range(20):
+            for role, content in good.items():
+                if number % 4 == 3:
+                    (deployment.folder / f"orders.{role}").write_bytes(content[: len(content) // 2])
+                elif number % 4 == 0:
+                    (deployment.folder / f"orders.{role}").write_bytes(content)
+                    await machine.run(use.format(role, "secondary" if number % 8 else "primary"))
+            for program in programs:
+                program.process.send_signal(signal.SIGHUP)
+            await all_move(talkers)
+        for role, content in good.items():
+            (deployment.folder / f"orders.{role}").write_bytes(content)
+            await machine.run(use.format(role, "secondary"))
+        for service in machine.services:
+            await machine.run(f"systemctl reload {service}  # wait for its log: everything uses the key")
+        for role in good:
+            await machine.run(
+                f"hybridrelay keys regenerate orders --rule {role} --key primary --state /var/lib/hybridrelay"
+            )
+        await all_move(talkers)
+    assert [program.process.poll() for program in programs] == [None] * 3
+    nursery.cancel_scope.cancel()
