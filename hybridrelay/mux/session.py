@@ -197,14 +197,13 @@ class Session:
         """Open a stream without waiting for the answer: up to 16 KiB may be sent at once.
 
         Raises:
-            StreamRefused: the session is over or going away, or a limit is reached.
+            StreamRefused: the session is over or going away, a limit is reached, or the metadata is too long.
+                `reason` says which.
         """
         try:
             core = self.core.open_stream(metadata)
         except LocalProtocolError as exc:
-            ended = self.core.ended
-            reason = Reason.LIMIT if ended is None and self.is_open else Reason.GOING_AWAY
-            raise StreamRefused(str(exc), reason=ended.reason if ended else reason) from exc
+            raise StreamRefused(str(exc), reason=exc.reason) from exc
         stream = MuxStream(self, core)
         self._output()
         return stream

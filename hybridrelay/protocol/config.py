@@ -60,8 +60,9 @@ class SessionConfig:
     #: Memory that the peer of this session may make us hold in receive windows: 12,000 streams at `BASE_WINDOW`,
     #: and a share on top for larger windows.
     budget: int = attrs.field(default=320 * MIB, validator=attrs.validators.ge(BASE_WINDOW))
-    #: A PING leaves when nothing was received for this many seconds. Middleboxes forget idle connections after 30 s
-    #: at the earliest.
+    #: A PING leaves every so many seconds, however much is sent and received: besides keeping a connection in the
+    #: tables of middleboxes, which forget idle ones after 30 s at the earliest, it measures the round trip by which
+    #: windows grow.
     ping_interval: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     #: Seconds that a silent peer has for its answer, at least; grows with the measured round trip.
     ping_timeout: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))

@@ -10,7 +10,14 @@ class ProtocolError(Exception):
 
 
 class LocalProtocolError(ProtocolError):
-    """We were misused by our own caller: a bug on this side. Nothing was sent."""
+    """Our own caller asked for something that is not possible now, or never. Nothing was sent.
+
+    `reason` says why, for a caller that passes it on.
+    """
+
+    def __init__(self, message: str, *, reason: Reason = Reason.INTERNAL_ERROR) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class RemoteProtocolError(ProtocolError):

@@ -234,16 +234,18 @@ class SessionCore:
         """Open a stream; data may be queued at once.
 
         Raises:
-            LocalProtocolError: the session is over or going away, or a limit is reached (`reason` in the text).
+            LocalProtocolError: `reason` is that of the session's end, `Reason.GOING_AWAY`, `Reason.LIMIT` (the peer's
+                limit of streams, or our memory), or `Reason.PROTOCOL_ERROR` (`metadata` is too long).
         """
         if not self.accepts_streams:
-            raise LocalProtocolError("the session accepts no further streams")
+            reason = Reason.GOING_AWAY if self.ended is None else self.ended.reason
+            raise LocalProtocolError("the session accepts no further streams", reason=reason)
         if len(metadata) > frames.MAX_OPEN_METADATA:
-            raise LocalProtocolError("metadata too long")
+            raise LocalProtocolError("the metadata is too long", reason=Reason.PROTOCOL_ERROR)
         table = self._table
         limit = self.config.max_streams if self.peer_hello is None else self.peer_hello.max_streams
         if table.own_count >= limit or table.next_id > frames.MAX_STREAM_ID or not self.budget.reserve_base():
-            raise LocalProtocolError(Reason.LIMIT.describe)
+            raise LocalProtocolError(Reason.LIMIT.describe, reason=Reason.LIMIT)
         window = ReceiveWindow(self.budget, self.config.max_window)
         stream = Stream(table.next_id, StreamStates(Opening.AWAITING), window, metadata, announced=False)
         table.add_own(stream)

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from hybridrelay.errors import SessionError, StreamRefused, StreamReset
-from hybridrelay.mux import Role, Session, refuse_session
+from hybridrelay.mux import Role, Session, SessionConfig, refuse_session
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
@@ -192,4 +192,19 @@ async def test_everything_is_given_back(nursery: trio.Nursery, autojump_clock: t
     for session in (client, server):
         assert session.statistics().streams == 0
         assert session.statistics().reserved_bytes == 0
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("reason", [Reason.LIMIT, Reason.PROTOCOL_ERROR, Reason.GOING_AWAY])
+async def test_a_stream_that_cannot_be_opened_is_refused_with_the_true_reason(
+    nursery: trio.Nursery, reason: Reason
+) -> None:
+    client, _ = await session_pair(nursery, config=SessionConfig(max_streams=1))
+    if reason is Reason.LIMIT:
+        client.open_stream_nowait()
+    elif reason is Reason.GOING_AWAY:
+        client.drain()
+    with pytest.raises(StreamRefused) as refused:
+        client.open_stream_nowait(bytes(2000 if reason is Reason.PROTOCOL_ERROR else 0))
+    assert refused.value.reason is reason
     nursery.cancel_scope.cancel()

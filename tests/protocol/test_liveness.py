@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.protocol import Reason, SessionConfig
-from hybridrelay.protocol.frames import Ack, Ping, Pong
+from hybridrelay.protocol.frames import Ack, FrameDecoder, Ping, Pong
 from hybridrelay.protocol.liveness import ROUND_TRIP_MEMORY, Liveness
 from hybridrelay.protocol.session import State
 from hybridrelay.testing.cores import CorePair
@@ -45,6 +45,28 @@ def test_deadlines(steps: list[tuple[str, float]], deadline: float, kind: str) -
         getattr(alive, name)(100.0 + at)
     assert alive.deadline == 100.0 + deadline
     assert alive.is_unanswered == (kind == "silence")
+
+
+@pytest.mark.parametrize("traffic", [True, False], ids=["busy", "idle"])
+def test_pings_leave_in_an_even_measure_however_much_is_received(traffic: bool) -> None:
+    """Also on a busy channel: they measure the round trip."""
+    pair = CorePair.established()
+    ours, theirs = pair.open()
+    pair.advance(1)
+    pings = 0
+    for _ in range(600):
+        pair.now += 0.1
+        for side in pair.sides:
+            side.events += side.core.handle_timeout(pair.now)
+        if traffic:
+            pair.acceptor.core.send_data(theirs, b"x")
+        pair.write(pair.initiator)
+        frames = FrameDecoder().decode_untrusted(bytes(pair.initiator.wire))
+        pings += sum(isinstance(frame, Ping) for frame in frames)
+        pair.deliver(pair.initiator)
+        pair.pump()
+        pair.initiator.core.read(ours, 1 << 20, pair.now)
+    assert pings == 6
 
 
 def test_the_timeout_grows_with_the_round_trip() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridrelay.protocol import LocalProtocolError, Reason, SessionConfig, frames
+from hybridrelay.protocol.config import BASE_WINDOW
 from hybridrelay.protocol.events import GoingAway, SessionEnded, StreamAborted
 from hybridrelay.protocol.session import State
 from hybridrelay.testing.cores import CorePair
@@ -119,6 +120,34 @@ def test_nothing_can_be_done_after_the_end() -> None:
     assert core.handle_timeout(1e9) == []
     assert core.next_deadline() is None
     assert core.channel_lost(pair.now) == []
+
+
+@pytest.mark.parametrize("why", ["ended", "drained", "peer drains", "streams", "memory", "metadata"])
+def test_what_cannot_be_opened_says_why(why: str) -> None:
+    small = SessionConfig(max_streams=1 if why == "streams" else 100, budget=2 * BASE_WINDOW)
+    pair = CorePair.established(small)
+    core = pair.initiator.core
+    reason, metadata = Reason.LIMIT, b""
+    match why:
+        case "ended":
+            core.close(reason := Reason.IDENTITY_SHUT_OUT)
+        case "drained":
+            core.drain()
+            reason = Reason.GOING_AWAY
+        case "peer drains":
+            pair.acceptor.core.drain()
+            pair.pump()
+            reason = Reason.GOING_AWAY
+        case "streams":
+            pair.open()
+        case "memory":
+            pair.open()
+            pair.open()
+        case _:
+            reason, metadata = Reason.PROTOCOL_ERROR, bytes(frames.MAX_OPEN_METADATA + 1)
+    with pytest.raises(LocalProtocolError) as refused:
+        core.open_stream(metadata)
+    assert refused.value.reason is reason
 
 
 def test_a_session_that_was_never_greeted_ends_with_its_channel() -> None:
