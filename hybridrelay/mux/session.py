@@ -204,6 +204,8 @@ class Session:
             core = self.core.open_stream(metadata)
         except LocalProtocolError as exc:
             raise StreamRefused(str(exc), reason=exc.reason) from exc
+        if not self.core.accepts_streams:
+            self._leaving.set()  # it was the last stream that the session can open
         stream = MuxStream(self, core)
         self._output()
         return stream

@@ -18,6 +18,9 @@ MAX_DATA = 64 * KIB
 #: DATA payload while several streams have something to send: one turn of the round robin.
 FAIR_DATA = 16 * KIB
 
+#: The greatest id of a stream. Part of the wire format.
+MAX_STREAM_ID = 0xFFFF_FFFF
+
 #: An ACK leaves at the latest after this much: bounds what the sender must keep for a reattachment. Each wakes three
 #: processes: one for every 256 KiB took a tenth of their time when bytes went one way.
 ACK_AFTER_BYTES = 1024 * KIB
@@ -45,6 +48,9 @@ class SessionConfig:
 
     #: Streams that the peer may have open at a time. Defends tables and tasks; 10,000 idle streams must fit.
     max_streams: int = attrs.field(default=12_000, validator=attrs.validators.ge(0))
+    #: The greatest id of a stream that this side opens; after it the session goes away, and its owner opens another.
+    #: Smaller only in tests.
+    last_stream_id: int = attrs.field(default=MAX_STREAM_ID, validator=attrs.validators.in_(range(MAX_STREAM_ID + 1)))
     #: Streams of the peer that the application has not looked at yet; beyond, OPEN is refused with LIMIT.
     max_backlog: int = attrs.field(default=1024, validator=attrs.validators.ge(1))
     #: Receive window after OPENED.

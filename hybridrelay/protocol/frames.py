@@ -22,7 +22,8 @@ HEADER_SIZE = HEADER.size
 MAX_CONTROL = 1280
 MAX_OPEN_METADATA = 1024
 MAX_TEXT = 256
-MAX_STREAM_ID = 0xFFFF_FFFF
+#: The epoch of a channel; a session ends with the channel that has the greatest.
+MAX_EPOCH = 0xFFFF_FFFF
 #: Limits are byte counts; a peer that states more than this is lying.
 MAX_LIMIT = 1 << 62
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import events, frames
-from .config import MAX_WRITTEN_AGAIN, SessionConfig
+from .config import MAX_STREAM_ID, MAX_WRITTEN_AGAIN, SessionConfig
 from .delivery import Buffer, Inbox, Outbox
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import Event
@@ -231,7 +231,7 @@ class SessionCore:
     # --- the application
 
     def open_stream(self, metadata: bytes = b"") -> Stream:
-        """Open a stream; data may be queued at once.
+        """Open a stream; data may be queued at once. With the last id the session goes away: see `accepts_streams`.
 
         Raises:
             LocalProtocolError: `reason` is that of the session's end, `Reason.GOING_AWAY`, `Reason.LIMIT` (the peer's
@@ -244,12 +244,15 @@ class SessionCore:
             raise LocalProtocolError("the metadata is too long", reason=Reason.PROTOCOL_ERROR)
         table = self._table
         limit = self.config.max_streams if self.peer_hello is None else self.peer_hello.max_streams
-        if table.own_count >= limit or table.next_id > frames.MAX_STREAM_ID or not self.budget.reserve_base():
+        if table.own_count >= limit or not self.budget.reserve_base():
             raise LocalProtocolError(Reason.LIMIT.describe, reason=Reason.LIMIT)
         window = ReceiveWindow(self.budget, self.config.max_window)
         stream = Stream(table.next_id, StreamStates(Opening.AWAITING), window, metadata, announced=False)
         table.add_own(stream)
         self._output.open(stream)
+        if table.next_id > self.config.last_stream_id:
+            # Ids are never used twice. Streams that are open go on; further ones need another session.
+            self.drain(Reason.GOING_AWAY, "the stream ids of this session are used up")
         return stream
 
     def accept(self, stream: Stream, now: float) -> None:
@@ -393,6 +396,8 @@ class SessionCore:
             self._detached_at = now
         if self.peer_hello is None or self.config.resume_deadline <= 0:
             self._end(reason, text, by_peer=False)
+        elif self.epoch >= frames.MAX_EPOCH:
+            self._end(reason, f"{text}, and the session has had as many channels as it can have", by_peer=False)
 
     def _close(self, reason: Reason, text: str) -> None:
         if self.ended is not None:
@@ -402,7 +407,7 @@ class SessionCore:
         if has_channel:
             self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, True, frames.clip_text(text)))
 
-    def _end(self, reason: Reason, text: str, *, by_peer: bool, last_stream: int = frames.MAX_STREAM_ID) -> None:
+    def _end(self, reason: Reason, text: str, *, by_peer: bool, last_stream: int = MAX_STREAM_ID) -> None:
         """`last_stream` is the last stream of ours that the peer looked at."""
         self.state = State.CLOSED
         self.ended = events.SessionEnded(reason, text, by_peer)

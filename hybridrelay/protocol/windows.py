@@ -16,6 +16,7 @@ from __future__ import annotations
 import attrs
 
 from .config import BASE_WINDOW
+from .frames import MAX_LIMIT
 
 #: The share of a budget that may be lent beyond `BASE_WINDOW`; the rest is kept for further streams.
 _ELASTIC_SHARE = 0.4
@@ -156,7 +157,7 @@ class ReceiveWindow:
     def _raise_limit(self) -> bool:
         lent = self.budget.borrow(self.size - BASE_WINDOW - self._borrowed)
         window = BASE_WINDOW + self._borrowed + lent
-        rise = self.consumed + window - self.limit
+        rise = min(self.consumed + window, MAX_LIMIT) - self.limit
         self._granted = window >= self.size
         # Half of what there is, again: where memory is short that is less than half of `size`. The peer has the
         # other half to go on with.
