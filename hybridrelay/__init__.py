@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .client import run_forward as run_forward
     from .connectivity import ProxyDial as ProxyDial
     from .connectivity import ProxySettings as ProxySettings
+    from .connector import Connector as Connector
     from .connector import InstanceFile as InstanceFile
     from .connector import Policy as Policy
     from .connector import PolicyFile as PolicyFile
@@ -38,17 +39,19 @@ if TYPE_CHECKING:
     from .mux import MuxStream as MuxStream
     from .protocol.reasons import Reason as Reason
     from .relay import Binding as Binding
+    from .relay import Relay as Relay
     from .relay import RelayConfig as RelayConfig
     from .relay import RelayInfo as RelayInfo
     from .relay import run_relay as run_relay
     from .security import ConnectionString as ConnectionString
+    from .security import StringUpdate as StringUpdate
     from .security import load_connection_string as load_connection_string
     from .security import parse_connection_string_untrusted as parse_connection_string_untrusted
 
 _HOMES = {
     "client": ("Client", "forward_in_thread", "open_client", "run_forward"),
     "connectivity": ("ProxyDial", "ProxySettings"),
-    "connector": ("InstanceFile", "Policy", "PolicyFile", "run_connector"),
+    "connector": ("Connector", "InstanceFile", "Policy", "PolicyFile", "run_connector"),
     "errors": (
         "AuthorizationError",
         "ConfigurationError",
@@ -66,8 +69,8 @@ _HOMES = {
     ),
     "mux": ("MuxStream",),
     "protocol.reasons": ("Reason",),
-    "relay": ("Binding", "RelayConfig", "RelayInfo", "run_relay"),
-    "security": ("ConnectionString", "load_connection_string", "parse_connection_string_untrusted"),
+    "relay": ("Binding", "Relay", "RelayConfig", "RelayInfo", "run_relay"),
+    "security": ("ConnectionString", "StringUpdate", "load_connection_string", "parse_connection_string_untrusted"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

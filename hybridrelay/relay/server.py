@@ -103,7 +103,7 @@ class RelayInfo:
 
 
 class Relay:
-    """One relay. Use `run_relay`."""
+    """One relay. `run_relay` is enough where nothing changes while it runs."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from ..connection_strings import (
     load_all,
     reload_each,
 )
-from ..parser import WHAT_IT_DOES, Subparsers, add_command
+from ..parser import RELOADS, WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 from ..reloading import add_reload, log_not_reloaded
 
@@ -38,6 +38,8 @@ A connection string may name several relays: the connector registers at all of t
 ready when each hybrid connection is registered at one relay at least; the log says what is missing. A string, or a
 relay, that is refused for good is left out as long as there is something else to serve; the ready line names what is
 served.
+
+{RELOADS.format(what="the connection strings (key, relays, pins, target) and the shut-out file")}
 
 {WHAT_IT_DOES}
 """

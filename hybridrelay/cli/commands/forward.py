@@ -21,7 +21,7 @@ from ..connection_strings import (
     load_all,
     reload_each,
 )
-from ..parser import WHAT_IT_DOES, Subparsers, add_command
+from ..parser import RELOADS, WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 from ..reloading import add_reload
 
@@ -47,6 +47,8 @@ target that refuses) it is reset at once. Where the connection string names seve
 works is used; when it is lost or about to stop, open connections go on over another. A key that was revoked at all of
 them closes its port, and with the last port the command ends (exit code 1). The ready line says which ports were
 opened.
+
+{RELOADS.format(what="the connection strings (key, relays, pins)")}
 
 {WHAT_IT_DOES}
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import exits, values
 from ..config_file import add_config, use_config_file
-from ..parser import WHAT_IT_DOES, Subparsers, add_command
+from ..parser import RELOADS, WHAT_IT_DOES, Subparsers, add_command
 from ..reloading import add_reload, log_not_reloaded
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ at the first start. Hybrid connections are added with 'hybridrelay connections',
 
 Its ready line ends with its pin, by which client and connector know it: 'connections create' takes it from the state
 directory, or by --relay-pin.
+
+{RELOADS.format(what="the certificate of --tls-certificate and --tls-key")}
+A renewed certificate is also noticed without a signal, within half a minute.
 
 {WHAT_IT_DOES}
 """
