@@ -91,6 +91,11 @@ class ControlPeer:
         #: The peer has shown the secret of its instance.
         self._owns_instance = False
 
+    @property
+    def _from(self) -> str:
+        """Where the peer is, for the log. Behind a reverse proxy this is the proxy's address."""
+        return f" from {self._address}" if self._address else ""
+
     # --- what the peer says
 
     async def serve_some(self) -> bool:
@@ -159,7 +164,7 @@ class ControlPeer:
             if dead != hello.instance and (ghost := self._broker.listeners.declare_gone(name, dead)) is not None:
                 ghost.handle.ended(name, Reason.SUPERSEDED)
         if displaced is None:
-            logger.info("%s: listener %s registered", name, hello.instance)
+            logger.info("%s: listener %s registered%s", name, hello.instance, self._from)
         return control.Registered(message.id, grant.expires_at)
 
     def _authorized_by(self, key: KeyId) -> None:
@@ -175,7 +180,7 @@ class ControlPeer:
         self._refusals += 1
         if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
             raise RemoteProtocolError("too many requests without a right", reason=error.reason)
-        logger.warning("%s: %s refused: %s", message.connection, what, error)
+        logger.warning("%s: %s%s refused: %s", message.connection, what, self._from, error)
         return control.Failed(message.id, error.reason, str(error))
 
     async def _begin_join(self, message: control.Join) -> None:
@@ -261,7 +266,7 @@ class ControlPeer:
                 await self._heard.wait()
                 self._suspected = False
                 return
-            logger.warning("dropping listener %s: silent", self.hello.instance if self.hello else "?")
+            logger.warning("dropping listener %s%s: silent", self.hello.instance if self.hello else "?", self._from)
             self._session.close(Reason.PEER_SILENT)
 
         self._nursery.start_soon(watch)
@@ -303,7 +308,7 @@ class ControlPeer:
         """The channel is gone, and with it what it had registered."""
         for name, registration in self._registrations.items():
             if self._broker.listeners.remove(registration.listener):
-                logger.info("%s: listener %s has left", name, registration.listener.instance)
+                logger.info("%s: listener %s%s has left", name, registration.listener.instance, self._from)
         self._registrations.clear()
         self._broker.let_go(self._keys)
         self._keys.clear()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from contextlib import suppress
 
@@ -149,4 +151,15 @@ async def test_a_lost_data_channel_makes_a_connector_ask_whether_the_relay_is_th
             await doubted.wait()
             await stream.send_all(b"after")
             assert await stream.receive_some() == b"after"
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_relays_log_says_where_a_listener_is(
+    sides: tuple[Side, Side], nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hybridrelay.relay")
+    connector, _ = sides
+    await connector.register()
+
+    assert re.search(r": listener [0-9a-f]{32} registered from 127\.0\.0\.\d+$", caplog.text, re.MULTILINE)
     nursery.cancel_scope.cancel()

@@ -86,7 +86,7 @@ async def read_request(stream: trio.abc.ReceiveStream) -> tuple[h11.Request, byt
 
 def judge(request: h11.Request) -> Answer | Upgrade:
     """Decide about a request that h11 accepted. Pure; raises nothing."""
-    path = request.target.partition(b"?")[0].decode("latin-1")
+    path = _path(request.target)
     if path == HEALTH_PATH:
         if request.method not in {b"GET", b"HEAD"}:
             return _method_not_allowed("GET, HEAD")
@@ -96,6 +96,16 @@ def judge(request: h11.Request) -> Answer | Upgrade:
     if request.method != b"GET":
         return _method_not_allowed("GET")
     return _judge_upgrade(request)
+
+
+def _path(target: bytes) -> str:
+    """The path of a request target: also of one in absolute form, which servers must accept (RFC 9112, 3.2.2)."""
+    text = target.partition(b"?")[0].decode("latin-1")
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme.lower() in {"http", "https"}:
+        _, slash, path = rest.partition("/")
+        return slash + path or "/"
+    return text
 
 
 def _judge_upgrade(request: h11.Request) -> Answer | Upgrade:
