@@ -1,11 +1,19 @@
-"""Why a port cannot be listened on, and what to do about it."""
+"""Opening listeners, and saying why a port cannot be listened on and what to do about it."""
 
 from __future__ import annotations
 
 import errno
+import socket
 import sys
+from typing import Any
 
-from ._nursery import leaves
+import trio
+
+from ._log_limit import LimitedLogger
+from ._shortage import shortage_of, thread_errors
+
+#: Connections that wait to be accepted. The system has a limit of its own (net.core.somaxconn).
+_BACKLOG = 0xFFFF
 
 #: Where the range begins from which Linux takes the ports of outgoing connections, unless it is told otherwise. On
 #: other systems it begins higher.
@@ -20,8 +28,62 @@ _PRIVILEGE = (
 )
 
 
+async def open_listeners(host: str | None, port: int, *, logger: LimitedLogger) -> list[trio.SocketListener]:
+    """Listen on all addresses of a host, or on those of them that this machine has.
+
+    In many containers `localhost` has an address of IPv6 in the hosts file that no interface has.
+
+    Args:
+        host: a name or an address; None for all addresses of this machine.
+        port: 0 for any that is free, which is another one for each address.
+        logger: told which addresses were left out.
+
+    Raises:
+        OSError: the name cannot be resolved, no address can be used, or one of them for another reason than that it
+            is not there.
+    """
+    with thread_errors():
+        addresses = await trio.socket.getaddrinfo(
+            host, port, type=trio.socket.SOCK_STREAM, flags=trio.socket.AI_PASSIVE
+        )
+    listeners: list[trio.SocketListener] = []
+    absent: list[OSError] = []
+    try:
+        for family, type_, protocol, _, address in addresses:
+            try:
+                listeners.append(await _listen(family, type_, protocol, address))
+            except OSError as exc:
+                if exc.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    raise
+                absent.append(exc)
+                if len(addresses) > 1:
+                    logger.info("not listening on %s (%s)", address[0], exc.strerror)
+        if not listeners:
+            raise absent[0]
+    except BaseException:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+    return listeners
+
+
+async def _listen(family: int, type_: int, protocol: int, address: tuple[Any, ...]) -> trio.SocketListener:
+    sock = trio.socket.socket(family, type_, protocol)
+    try:
+        if sys.platform != "win32":  # there it would let others take the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        await sock.bind(address)
+        sock.listen(_BACKLOG)
+        return trio.SocketListener(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
 def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[str, str]:
-    """What `trio.open_tcp_listeners` failed with, for people.
+    """What `open_listeners` failed with, for people.
 
     Args:
         error: what it raised.
@@ -31,11 +93,8 @@ def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[
     Returns:
         The problem in few words, and a remedy.
     """
-    # Of several addresses that failed, Trio raises one error with theirs below it.
-    causes = [leaf for leaf in leaves(error.__cause__ or error) if isinstance(leaf, OSError)]
-    known = (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL)
-    cause = next((one for one in causes if one.errno in known), error)
-    match cause.errno:
+    text = error.strerror or str(error)
+    match error.errno:
         case errno.EADDRINUSE:
             remedy = _who_has(port)
         case errno.EACCES:
@@ -43,8 +102,11 @@ def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[
         case errno.EADDRNOTAVAIL:
             remedy = "give an address that an interface of this machine has"
         case _:
-            return cause.strerror or str(error), otherwise.removeprefix("or ")
-    return cause.strerror or str(error), f"{remedy}, {otherwise}"
+            shortage = None if isinstance(error, socket.gaierror) else shortage_of(error)
+            if shortage is not None:
+                return f"this machine {shortage.text}", shortage.remedy
+            return text, otherwise.removeprefix("or ")
+    return text, f"{remedy}, {otherwise}"
 
 
 def _who_has(port: int) -> str:

@@ -13,6 +13,7 @@ from types import FrameType
 
 import trio
 
+from .._descriptors import raise_descriptor_limit
 from .._memory import keep_freed_memory
 from .._nursery import FlatNursery
 from .._vitals import vitals
@@ -102,6 +103,7 @@ def run_until_stopped(
         Exception: whatever `main` raises.
     """
     keep_freed_memory()
+    raise_descriptor_limit()
     stopper = _Stopper(on_abort, stop, reloads)
     with stopper.handlers(), log_python_messages():
         trio.run(stopper.supervise, main)

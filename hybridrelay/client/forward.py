@@ -7,11 +7,13 @@ from functools import partial
 
 import trio
 
-from .._listening import explain_listen_error
+from .._accepting import serve_listeners
+from .._listening import explain_listen_error, open_listeners
 from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
 from ..connectivity.complaint import Complaint
+from ..connectivity.endpoint import format_address
 from ..connectivity.refusals import is_final
 from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError, StreamRefused
 from ..mux import MuxStream, bridge
@@ -61,10 +63,18 @@ async def run_forward(
                 listeners += await _listen(host, port)
             await nursery.start(_keep_connected, client)
             bound = [listener.socket.getsockname()[:2] for listener in listeners]
+            addresses = ", ".join(format_address(*address) for address in bound)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
                     handler = partial(_serve, client)
-                    accept = partial(trio.serve_listeners, handler, listeners, handler_nursery=connections)
+                    accept = partial(
+                        serve_listeners,
+                        handler,
+                        listeners,
+                        handler_nursery=connections,
+                        logger=logger,
+                        what=f"{client.connection} at {addresses}",
+                    )
                     await accepting.start(accept)
                     task_status.started(bound)
                     await wait_stop(stop)
@@ -78,7 +88,7 @@ async def run_forward(
 
 async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     try:
-        return await trio.open_tcp_listeners(port, host=host)
+        return await open_listeners(host, port, logger=logger)
     except OSError as exc:
         otherwise = "or choose another --listen address, port 0 for any that is free"
         text, remedy = explain_listen_error(exc, port, otherwise=otherwise)

@@ -31,6 +31,8 @@ MAY_PASS: Mapping[Reason, bool] = {
     Reason.TARGET_TIMEOUT: False,
     Reason.TARGET_RESET: False,
     Reason.DENIED_BY_POLICY: False,
+    Reason.TARGET_NAME_SERVICE_FAILED: False,
+    Reason.OUT_OF_RESOURCES: False,
     # Somebody is restarting, overloaded, or out of reach.
     Reason.LIMIT: True,
     Reason.CANCELLED: True,

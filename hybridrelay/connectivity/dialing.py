@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import attrs
 import trio
 
+from .._shortage import shortage_of
 from ..errors import HybridRelayError, RelayIdentityError, TLSHandshakeError, TransportError
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.reasons import Reason
@@ -180,7 +181,6 @@ _TELLING = (
     FailureKind.RESET,
     FailureKind.SWALLOWED,
     FailureKind.FORBIDDEN_LOCALLY,
-    FailureKind.OUT_OF_RESOURCES,
     FailureKind.UNREACHABLE,
 )
 _BY_ERRNO = {
@@ -196,10 +196,6 @@ _BY_ERRNO = {
     errno.EAFNOSUPPORT: FailureKind.UNREACHABLE,
     errno.EACCES: FailureKind.FORBIDDEN_LOCALLY,
     errno.EPERM: FailureKind.FORBIDDEN_LOCALLY,
-    errno.EMFILE: FailureKind.OUT_OF_RESOURCES,
-    errno.ENFILE: FailureKind.OUT_OF_RESOURCES,
-    errno.ENOBUFS: FailureKind.OUT_OF_RESOURCES,
-    errno.ENOMEM: FailureKind.OUT_OF_RESOURCES,
 }
 _NAME_NOT_FOUND = {
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
@@ -295,6 +291,9 @@ def _classify_os_error(error: BaseException) -> Failure:
         if isinstance(leaf, socket.gaierror):
             known = leaf.errno in _NAME_NOT_FOUND
             return Failure.of(FailureKind.NAME_NOT_FOUND if known else FailureKind.NAME_SERVICE_FAILED)
+        if isinstance(leaf, OSError) and (shortage := shortage_of(leaf)) is not None:
+            # Nothing that other addresses answered is of use until that is over.
+            return Failure(FailureKind.OUT_OF_RESOURCES, f"this machine {shortage.text}", shortage.remedy)
         if isinstance(leaf, OSError) and leaf.errno in _BY_ERRNO:
             kinds.add(_BY_ERRNO[leaf.errno])
     for kind in _TELLING:

@@ -114,6 +114,8 @@ class RelayLink:
         self._candidate: Candidate | None = None
         #: What worked in which network; in the present one it is tried before anything is probed.
         self._worked: dict[tuple[object, ...], Candidate] = {}
+        #: The network of the last look.
+        self._network: tuple[object, ...] = ()
         self._role = role
         self._instance = instance
         self._choosing = trio.Lock()
@@ -144,7 +146,7 @@ class RelayLink:
         """
         async with self._choosing:
             if self._candidate is None:
-                network = network_key()
+                network = self._network = network_key() or self._network
                 known = self._worked.get(network)
                 if known is None:
                     decision = await self._prober.choose()
@@ -207,7 +209,8 @@ class RelayLink:
             if better is None or in_use() != current:
                 continue
             before, self._candidate = self._candidate, better
-            self._worked[network_key()] = better
+            self._network = network_key() or self._network
+            self._worked[self._network] = better
             try:
                 await improved(better)
             except HybridRelayError as exc:

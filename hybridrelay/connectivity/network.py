@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import socket
 import time
 from collections.abc import Callable
@@ -18,29 +18,46 @@ SLEEP_SECONDS = 5.0
 #: A documentation address (RFC 5737, RFC 3849): connecting a datagram socket to it sends nothing, and shows which
 #: address of ours the routing table would use for the world.
 _FAR_AWAY = ((socket.AF_INET, ("192.0.2.1", 9)), (socket.AF_INET6, ("2001:db8::1", 9)))
+#: What a process can run out of while it looks.
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
-def local_addresses() -> tuple[str, ...]:
-    """Our addresses towards the world; empty without a network. Sends nothing."""
+def local_addresses() -> tuple[str, ...] | None:
+    """Our addresses towards the world; empty without a network. Sends nothing.
+
+    None means that this process could not find out, because it has no descriptor or no memory left.
+    """
     found = []
     for family, address in _FAR_AWAY:
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect(address)
-            found.append(sock.getsockname()[0])
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.connect(address)
+                found.append(sock.getsockname()[0])
+        except OSError as exc:
+            if exc.errno in _SHORTAGES:
+                return None
     return tuple(found)
 
 
-def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...]:
-    """The default gateways of IPv4 as the kernel writes them, or nothing where it has no such file."""
-    with contextlib.suppress(OSError):
+def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...] | None:
+    """The default gateways of IPv4 as the kernel writes them, or nothing where it has no such file.
+
+    None as for `local_addresses`.
+    """
+    try:
         rows = [line.split() for line in table.read_text("ascii").splitlines()[1:]]
-        return tuple(sorted(row[2] for row in rows if len(row) > 2 and row[1] == "00000000"))
-    return ()
+    except OSError as exc:
+        return None if exc.errno in _SHORTAGES else ()
+    return tuple(sorted(row[2] for row in rows if len(row) > 2 and row[1] == "00000000"))
 
 
-def network_key(proxy: str = "") -> tuple[object, ...]:
-    """What tells networks apart: our addresses, the gateways, and the proxy in use (without its password)."""
-    return (local_addresses(), _gateways(), proxy)
+def network_key(proxy: str = "") -> tuple[object, ...] | None:
+    """What tells networks apart: our addresses, the gateways, and the proxy in use (without its password).
+
+    None where this process could not find out.
+    """
+    addresses, gateways = local_addresses(), _gateways()
+    return None if addresses is None or gateways is None else (addresses, gateways, proxy)
 
 
 # Linux has a clock of its own that runs during sleep; on macOS the monotonic one does, and another stands still.
@@ -67,7 +84,7 @@ class Jumps:
         *,
         boot: Callable[[], float] = boot_time,
         awake: Callable[[], float] = awake_time,
-        addresses: Callable[[], tuple[str, ...]] = local_addresses,
+        addresses: Callable[[], tuple[str, ...] | None] = local_addresses,
     ) -> None:
         self._boot, self._awake, self._addresses = boot, awake, addresses
         self._lag = boot() - awake()
@@ -76,6 +93,8 @@ class Jumps:
     def look(self) -> str | None:
         """What happened since the last look, in words; None where nothing did."""
         lag, addresses = self._boot() - self._awake(), self._addresses()
+        if addresses is None or self._last is None:  # unknown, now or before
+            addresses = self._last = self._last if addresses is None else addresses
         slept, moved = lag - self._lag, addresses != self._last
         self._lag, self._last = lag, addresses
         if slept >= SLEEP_SECONDS:

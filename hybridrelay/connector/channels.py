@@ -37,6 +37,7 @@ from .audit import AuditLog
 from .policy import Policy
 from .published import Published, Registration
 from .serving import Origin, serve_stream
+from .shares import DescriptorShares
 from .unproven import Newcomer, Unproven
 
 logger = LimitedLogger("hybridrelay.connector")
@@ -105,6 +106,7 @@ class DataChannels:
         self._config = config
         self._budget = Budget(PROCESS_BUDGET)
         self.audit = AuditLog()
+        self._shares = DescriptorShares()
         #: Of sessions, for the audit log.
         self._numbers = itertools.count(1)
         #: By session id.
@@ -334,7 +336,7 @@ class DataChannels:
                 async for offer in session.offers:
                     where = f"{served.carrier.route.name} at {served.link.host}"
                     origin = Origin(published, peer, number, where)
-                    nursery.start_soon(serve_stream, offer, origin, lambda: self._policy, self.audit)
+                    nursery.start_soon(serve_stream, offer, origin, lambda: self._policy, self._shares, self.audit)
             outcome = await session.wait_ended()
             logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
         finally:

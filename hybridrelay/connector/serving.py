@@ -7,6 +7,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from .._descriptors import RAISE_LIMIT
 from .._log_limit import LimitedLogger
 from ..mux import BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
@@ -14,6 +15,7 @@ from ..security import PeerIdentity
 from .audit import AuditEntry, AuditLog
 from .policy import Policy
 from .published import Published
+from .shares import DescriptorShares
 from .targets import TargetError, open_target
 
 logger = LimitedLogger("hybridrelay.connector")
@@ -31,13 +33,16 @@ class Origin:
     route: str
 
 
-async def serve_stream(offer: Offer, origin: Origin, policy: Callable[[], Policy], audit: AuditLog) -> None:
+async def serve_stream(
+    offer: Offer, origin: Origin, policy: Callable[[], Policy], shares: DescriptorShares, audit: AuditLog
+) -> None:
     """Serve a stream that an application asks for, to its end. Nothing that happens to it reaches any other.
 
     Args:
         offer: the stream.
         origin: whose it is.
         policy: the one in force now.
+        shares: how many connections to targets each application may have.
         audit: gets a line at the beginning and exactly one at the end.
     """
     address = origin.published.target  # a reload may change it at any moment
@@ -47,13 +52,29 @@ async def serve_stream(offer: Offer, origin: Origin, policy: Callable[[], Policy
         if reason := policy().refusal(origin.peer):
             offer.refuse(reason)
             entry.refused(reason)
-        elif (target := await _open(offer, entry)) is not None:
-            await _join(offer, target, entry)
+        else:
+            await _serve_within_share(offer, origin, shares, entry)
     except Exception:
         # A bug of ours. It must not end the connector for everybody else, and must not go unseen.
         logger.exception("%s: a stream failed unexpectedly", origin.published.name)
         offer.refuse(Reason.INTERNAL_ERROR)
         entry.refused(Reason.INTERNAL_ERROR)
+
+
+async def _serve_within_share(offer: Offer, origin: Origin, shares: DescriptorShares, entry: AuditEntry) -> None:
+    published, peer = origin.published, origin.peer
+    owner = (published, peer.serial)
+    if not shares.take(owner):
+        held = f"{shares.held(owner)} connections are open, this application's share of the descriptors"
+        offer.refuse(Reason.LIMIT, held)
+        entry.refused(Reason.LIMIT, detail=held)
+        logger.warning("%s: refused %s (%s): %s; %s", published.name, peer.label, peer.serial, held, RAISE_LIMIT)
+        return
+    try:
+        if (target := await _open(offer, entry)) is not None:
+            await _join(offer, target, entry)
+    finally:
+        shares.give_back(owner)
 
 
 async def _open(offer: Offer, entry: AuditEntry) -> trio.SocketStream | None:
@@ -69,6 +90,8 @@ async def _open(offer: Offer, entry: AuditEntry) -> trio.SocketStream | None:
     except TargetError as exc:
         offer.refuse(exc.reason, str(exc))
         entry.refused(exc.reason, detail=str(exc.__cause__ or exc))
+        if exc.remedy is not None:
+            logger.warning("%s: %s; %s", entry.connection, exc, exc.remedy)
     except trio.Cancelled:
         # Going away says that nobody looked at the stream, and that another session may open it.
         offer.refuse(Reason.GOING_AWAY)

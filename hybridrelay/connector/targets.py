@@ -8,10 +8,12 @@ from collections.abc import Iterator
 
 import trio
 
+from .._descriptors import is_reserved
+from .._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
 from ..protocol.reasons import Reason
 from ..security import HostPort
 from ..streams.connecting import open_tcp
-from ..streams.sockets import tune_socket
+from ..streams.sockets import abort_stream, tune_socket
 
 #: To resolve and connect (seconds). Outlasts two lost SYN packets; below what database drivers allow themselves.
 DIAL_SECONDS = 10.0
@@ -21,43 +23,69 @@ _BY_ERRNO = {
     errno.ECONNRESET: Reason.TARGET_REFUSED,
     errno.ETIMEDOUT: Reason.TARGET_TIMEOUT,
 }
+#: The most telling first. That somebody refused says that the host is there, which is more useful to know than that
+#: its other address has no route.
+_TELLING = (
+    Reason.TARGET_REFUSED,
+    Reason.TARGET_TIMEOUT,
+    Reason.TARGET_NAME_NOT_FOUND,
+    Reason.TARGET_NAME_SERVICE_FAILED,
+    Reason.TARGET_UNREACHABLE,
+)
+_NAME_NOT_FOUND = {
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
+}
 
 
 class TargetError(Exception):
-    """The target could not be opened; `reason` goes to the client."""
+    """The target could not be opened. Text and `reason` go to the client, `remedy` to the operator."""
 
-    def __init__(self, message: str, reason: Reason) -> None:
+    def __init__(self, message: str, reason: Reason, *, remedy: str | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.remedy = remedy
 
 
 async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> trio.SocketStream:
     """Connect to the target; its name is resolved on every call.
 
     Raises:
-        TargetError: with one of the TARGET reasons. The text names no address, since it goes to the client.
+        TargetError: with one of the TARGET reasons, or `Reason.OUT_OF_RESOURCES` where this machine is at fault. The
+            text names no address, since it goes to the client.
     """
     with trio.move_on_after(seconds):
         try:
             stream = await open_tcp(target.host, target.port, keep_reset=True)
         except OSError as exc:
-            reason = _reason(exc)
-            raise TargetError(reason.describe, reason) from exc
+            raise _target_error(exc) from exc
+        if is_reserved(stream.socket.fileno()):
+            await abort_stream(stream)
+            raise _out_of(OUT_OF_DESCRIPTORS)
         tune_socket(stream.socket, user_timeout=False)  # a target may pause for as long as it likes
         return stream
     raise TargetError(f"the target did not answer within {seconds:g} s", Reason.TARGET_TIMEOUT)
 
 
-def _reason(exc: OSError) -> Reason:
-    """The most telling reason among those of all addresses that were tried."""
-    reasons = [
-        Reason.TARGET_NAME_NOT_FOUND
-        if isinstance(cause, socket.gaierror)
-        else _BY_ERRNO.get(cause.errno or 0, Reason.TARGET_UNREACHABLE)
-        for cause in _causes(exc)
-    ]
-    # Refused means that the host is there: more useful to know than that its other address is not.
-    return min(reasons, default=Reason.TARGET_UNREACHABLE)
+def _target_error(exc: OSError) -> TargetError:
+    """What to say about the failures of all addresses that were tried."""
+    causes = list(_causes(exc))
+    for cause in causes:
+        if (shortage := shortage_of(cause)) is not None:
+            return _out_of(shortage)
+    reasons = [_reason(cause) for cause in causes]
+    reason = next((one for one in _TELLING if one in reasons), Reason.TARGET_UNREACHABLE)
+    return TargetError(reason.describe, reason)
+
+
+def _out_of(shortage: Shortage) -> TargetError:
+    return TargetError(f"the connector {shortage.text}", Reason.OUT_OF_RESOURCES, remedy=shortage.remedy)
+
+
+def _reason(cause: OSError) -> Reason:
+    if isinstance(cause, socket.gaierror):
+        known = cause.errno in _NAME_NOT_FOUND
+        return Reason.TARGET_NAME_NOT_FOUND if known else Reason.TARGET_NAME_SERVICE_FAILED
+    return _BY_ERRNO.get(cause.errno or 0, Reason.TARGET_UNREACHABLE)
 
 
 def _causes(exc: BaseException) -> Iterator[OSError]:

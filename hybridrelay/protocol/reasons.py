@@ -27,6 +27,10 @@ class Reason(enum.IntEnum):
     #: A limit of the peer: streams, memory, backlog.
     LIMIT = 0x07
     CANCELLED = 0x08
+    #: The connector itself has run out of descriptors, local ports, memory or threads.
+    OUT_OF_RESOURCES = 0x09
+    #: The name server of the connector did not answer, or said "later".
+    TARGET_NAME_SERVICE_FAILED = 0x0A
 
     # --- a session
     SESSION_LOST = 0x10
@@ -119,6 +123,8 @@ _SENTENCES = {
     Reason.DENIED_BY_POLICY: "the connector's policy does not allow it",
     Reason.LIMIT: "a limit of the other side is reached",
     Reason.CANCELLED: "cancelled",
+    Reason.OUT_OF_RESOURCES: "the connector has run out of descriptors, local ports, memory or threads",
+    Reason.TARGET_NAME_SERVICE_FAILED: "the connector's name server does not answer for the target's host name",
     Reason.SESSION_LOST: "the session was lost",
     Reason.GOING_AWAY: "the other side is shutting down",
     Reason.INTERNAL_ERROR: "the other side reports an internal error",

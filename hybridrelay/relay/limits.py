@@ -5,8 +5,6 @@ Sizes are in bytes, times in seconds.
 
 from __future__ import annotations
 
-import sys
-
 #: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against whoever can reach a
 #: port: each costs a descriptor, a task and a TLS handshake's buffers, about 100 KiB. Honest clients leave the slots
 #: within a few round trips, so that 1024 admit thousands of them per second.
@@ -92,29 +90,3 @@ def unauthenticated_slots(descriptors: int | None) -> int:
     if descriptors is None or descriptors < 0:
         return UNAUTHENTICATED_SLOTS
     return max(1, min(UNAUTHENTICATED_SLOTS, descriptors // 4))
-
-
-def raise_descriptor_limit() -> int | None:
-    """Raise this process's limit of open descriptors as far as it may go without privileges.
-
-    Each joined pair takes two descriptors and, while bytes stall in it, four more; the usual soft limit of 1024
-    exists for the sake of programs that call `select`, which trio never does.
-
-    Returns:
-        The limit now in force, or None where the platform has none that can be asked for.
-    """
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS reports an infinite hard limit and refuses it as a soft one; 10240 is its OPEN_MAX.
-    for wanted in (hard, 10240):
-        if wanted != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or wanted <= soft):
-            break
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (ValueError, OSError):
-            continue
-        return wanted
-    return soft

@@ -11,7 +11,9 @@ from types import MappingProxyType
 import attrs
 import trio
 
-from .._listening import explain_listen_error
+from .._accepting import serve_listeners
+from .._descriptors import descriptor_limit
+from .._listening import explain_listen_error, open_listeners
 from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery, leaves, wait_stop
 from .._vitals import reporting
@@ -34,7 +36,6 @@ from .control import ControlPeer
 from .limits import (
     AUTHENTICATION_DEADLINE_SECONDS,
     UNAUTHENTICATED_SLOTS,
-    raise_descriptor_limit,
     unauthenticated_slots,
 )
 from .public_ports import save_public_ports
@@ -136,7 +137,7 @@ class Relay:
     ) -> None:
         """See `run_relay`."""
         config = self._config
-        descriptors = raise_descriptor_limit()
+        descriptors = descriptor_limit()
         self._slots = Slots(unauthenticated_slots(descriptors))
         if self._slots.total < UNAUTHENTICATED_SLOTS:
             logger.warning("only %d descriptors: raise the limit (ulimit -Hn, LimitNOFILE)", descriptors)
@@ -167,9 +168,8 @@ class Relay:
                     listeners.append((self._ports[name], opened))
                     bound[name] = tuple(Binding(*one.socket.getsockname()[:2]) for one in opened)
             for port, opened in listeners:
-                await nursery.start(
-                    partial(trio.serve_listeners, partial(self._serve, port), opened, handler_nursery=nursery)
-                )
+                serve = partial(serve_listeners, partial(self._serve, port), opened, handler_nursery=nursery)
+                await nursery.start(partial(serve, logger=logger, what=f"port {port.name}"))
             save_public_ports(config.state_dir, self._public_ports(bound))
             task_status.started(RelayInfo(MappingProxyType(bound), pin))
             await wait_stop(stop)
@@ -359,7 +359,7 @@ async def _echo(stream: trio.abc.HalfCloseableStream) -> None:
 
 async def _listen(name: str, binding: Binding) -> list[trio.SocketListener]:
     try:
-        return await trio.open_tcp_listeners(binding.port, host=binding.host or None)
+        return await open_listeners(binding.host or None, binding.port, logger=logger)
     except OSError as exc:
         otherwise = "or choose another (--host, --ports), and say with --public-ports what connection strings carry"
         text, remedy = explain_listen_error(exc, binding.port, otherwise=otherwise)

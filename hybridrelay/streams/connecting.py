@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import trio
 
+from .._shortage import thread_errors
 from .sockets import reset_on_close
 
 #: The next address is tried when the one before has failed, or after this time (seconds), as RFC 8305 advises.
@@ -35,12 +36,13 @@ async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.So
     Raises:
         socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
         OSError: no address could be connected to. With several addresses it has no errno, and its cause is an
-            `ExceptionGroup` of the error for each.
+            `ExceptionGroup` of the error for each. `shortage_of` says of each whether this machine is at fault.
 
     The caller sets the deadline. Cancelled, nothing stays open.
     """
     try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with thread_errors():
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (ValueError, UnicodeError) as error:
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
     addresses = _interleaved(found)

@@ -8,7 +8,12 @@ from typing import Any
 import h11
 import trio
 
+from ..._accepting import serve_listeners
+from ..._listening import open_listeners
+from ..._log_limit import LimitedLogger
 from .http import BLOCK, Wire
+
+logger = LimitedLogger("hybridrelay.cli")
 
 GREETING = "Hello from the private network: this HTTP server has no port that is open to the outside."
 
@@ -18,9 +23,10 @@ async def serve_resource(*, task_status: trio.TaskStatus[int]) -> None:
 
     ``GET /`` greets, ``GET /bytes`` never ends, ``POST /bytes`` counts what it is sent.
     """
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    (listener,) = await open_listeners("127.0.0.1", 0, logger=logger)
     task_status.started(listener.socket.getsockname()[1])
-    await trio.serve_listeners(_serve, [listener])
+    async with trio.open_nursery() as nursery:
+        await serve_listeners(_serve, [listener], handler_nursery=nursery, logger=logger, what="the sample resource")
 
 
 async def _serve(stream: trio.SocketStream) -> None:

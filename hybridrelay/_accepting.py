@@ -1,0 +1,196 @@
+"""Accepts connections, also when descriptors or memory have run out.
+
+`trio.serve_listeners` logs a traceback and sleeps then, ten times a second, while the peers that wait in the backlog
+believe that they are connected. Here they are reset at once, so that they can try elsewhere or report an error:
+
+1. The last descriptors are kept for the program itself (`is_reserved`). A connection that gets one of them is reset.
+2. Where even those are gone, a descriptor that is held in reserve is closed to accept and reset one connection, and
+   then opened again.
+3. The log says once that connections are turned away, and how many they were when that is over.
+
+Errors of single connections (accept(2) lists them) are ignored by `trio.SocketListener.accept`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Self
+
+import trio
+
+from ._descriptors import is_reserved
+from ._log_limit import LimitedLogger
+from ._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
+
+__all__ = ["serve_listeners"]
+
+Handler = Callable[[trio.SocketStream], Awaitable[object]]
+
+#: How long nobody was turned away when that counts as over (seconds).
+QUIET_SECONDS = 5.0
+#: After an accept that failed and could not even turn away whoever waits (seconds).
+_PAUSE_SECONDS = 0.1
+#: SO_LINGER: on, for no time. Closing the socket then resets the connection.
+_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+
+
+async def serve_listeners(
+    handler: Handler,
+    listeners: Sequence[trio.SocketListener],
+    *,
+    handler_nursery: trio.Nursery,
+    logger: LimitedLogger,
+    what: str,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Accept connections until cancelled, and run `handler` with each, which is closed when the handler returns.
+
+    Args:
+        handler: must not raise.
+        listeners: remain the caller's to close.
+        handler_nursery: in which handlers run.
+        logger: told when connections are turned away.
+        what: names the listeners in the log.
+
+    Raises:
+        OSError: a listener cannot accept at all, whatever connects to it.
+    """
+    async with trio.open_nursery() as nursery:
+        with _Reserve() as reserve:
+            turned_away = _TurnedAway(logger, what)
+            nursery.start_soon(turned_away.report)
+            for listener in listeners:
+                nursery.start_soon(_accept, listener, handler, handler_nursery, reserve, turned_away)
+            task_status.started()
+            await trio.sleep_forever()
+
+
+async def _accept(
+    listener: trio.SocketListener,
+    handler: Handler,
+    handler_nursery: trio.Nursery,
+    reserve: _Reserve,
+    turned_away: _TurnedAway,
+) -> None:
+    while True:
+        try:
+            stream = await listener.accept()
+        except OSError as exc:
+            shortage = shortage_of(exc)
+            if shortage is None:
+                raise
+            reset = reserve.turn_away(listener)
+            turned_away.note(shortage, reset)
+            if not reset:
+                await trio.sleep(_PAUSE_SECONDS)
+            continue
+        if is_reserved(stream.socket.fileno()):
+            _reset(stream.socket)
+            turned_away.note(OUT_OF_DESCRIPTORS, 1)
+        else:
+            handler_nursery.start_soon(_handle, handler, stream)
+
+
+async def _handle(handler: Handler, stream: trio.SocketStream) -> None:
+    try:
+        await handler(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def _reset(sock: socket.socket | trio.socket.SocketType) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    sock.close()
+
+
+class _Reserve:
+    """A descriptor that is held in order to be given up."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        self._take()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._give_up()
+
+    def turn_away(self, listener: trio.SocketListener) -> int:
+        """Accept and reset one connection without a free descriptor. How many that were: none where it fails."""
+        if self._descriptor is None:
+            self._take()
+            return 0
+        self._give_up()
+        # Accepted without Trio, so that nothing else runs and takes the descriptor that was just freed.
+        accepting = socket.socket(fileno=listener.socket.fileno())
+        try:
+            accepted, _ = accepting.accept()
+        except OSError:
+            return 0
+        else:
+            _reset(accepted)
+            return 1
+        finally:
+            accepting.detach()
+            self._take()
+
+    def _take(self) -> None:
+        with contextlib.suppress(OSError):
+            self._descriptor = os.open(os.devnull, os.O_RDONLY)
+
+    def _give_up(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class _TurnedAway:
+    """Counts whoever was turned away, for two lines in the log: when it begins, and when it is over."""
+
+    def __init__(self, logger: LimitedLogger, what: str) -> None:
+        self._logger = logger
+        self._what = what
+        self._count = 0
+        self._notes = 0
+        self._shortage: Shortage | None = None
+        self._began = trio.Event()
+
+    def note(self, shortage: Shortage, count: int) -> None:
+        """Something has run out, and so many connections were reset because of it."""
+        self._count += count
+        self._notes += 1
+        self._shortage = shortage
+        self._began.set()
+
+    async def report(self) -> None:
+        """Write to the log until cancelled."""
+        while True:
+            await self._began.wait()
+            assert self._shortage is not None
+            self._logger.error(
+                "%s: new connections are reset, because this program %s; %s",
+                self._what,
+                self._shortage.text,
+                self._shortage.remedy,
+            )
+            try:
+                known = 0
+                while known != self._notes:
+                    known = self._notes
+                    await trio.sleep(QUIET_SECONDS)
+            finally:
+                self._logger.warning(
+                    "%s: %d new connections were reset because this program %s",
+                    self._what,
+                    self._count,
+                    self._shortage.text,
+                )
+            self._count = 0
+            self._began = trio.Event()

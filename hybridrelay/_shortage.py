@@ -1,0 +1,114 @@
+"""What this machine can run out of: descriptors, local ports, memory for sockets, threads.
+
+Such a failure says nothing about the other side. It is told as what it is, and it passes: whatever met it is tried
+again or refused, and nothing ends because of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar, TypeVarTuple
+
+import attrs
+import trio
+
+from ._descriptors import RAISE_LIMIT
+
+__all__ = ["OUT_OF_DESCRIPTORS", "OutOfThreads", "Shortage", "run_in_thread", "shortage_of", "thread_errors"]
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+@attrs.frozen
+class Shortage:
+    """What has run out, for people."""
+
+    #: Completes "this machine ..." or "the connector ...".
+    text: str
+    remedy: str
+
+
+#: EMFILE, and its remedy.
+OUT_OF_DESCRIPTORS = Shortage("has run out of file descriptors", RAISE_LIMIT)
+_PORTS = Shortage(
+    "has no local port left for the connection",
+    "widen net.ipv4.ip_local_port_range, or find out with 'ss -tan' what holds so many connections",
+)
+_MEMORY = Shortage(
+    "has no memory left for connections", "free memory on this machine, or raise net.ipv4.tcp_mem (see tcp(7))"
+)
+_SHORTAGES = {
+    errno.EMFILE: OUT_OF_DESCRIPTORS,
+    errno.ENFILE: Shortage(
+        "has run out of file descriptors in all of its processes",
+        "raise fs.file-max, or find out with 'lsof' which process has so many files open",
+    ),
+    errno.ENOBUFS: _MEMORY,
+    errno.ENOMEM: _MEMORY,
+    errno.EAGAIN: Shortage(
+        "cannot start another thread",
+        "raise the limit of processes and threads: ulimit -u, TasksMax= in the service's unit",
+    ),
+}
+
+
+class OutOfThreads(OSError):
+    """No thread can be started. Its number is EAGAIN, as pthread_create(3) has it."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, "no thread can be started")
+
+
+def shortage_of(error: OSError) -> Shortage | None:
+    """What has run out according to the error of a system call, or None where it says something else."""
+    if error.errno is None or isinstance(error, socket.gaierror | BlockingIOError):
+        return None  # numbers of another kind; EAGAIN of a call that would block
+    if error.errno == errno.EADDRNOTAVAIL:
+        return None if _has_free_port() else _PORTS
+    return _SHORTAGES.get(error.errno)
+
+
+def _has_free_port() -> bool:
+    """Whether a local TCP port is left. If so, EADDRNOTAVAIL says that there is no local address (of IPv6, often)."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.bind(("", 0))
+    except OSError as exc:
+        return exc.errno != errno.EADDRINUSE
+    return True
+
+
+async def run_in_thread(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """`trio.to_thread.run_sync`, or a plain call where no thread can be started. For short work on local files."""
+    started = False
+
+    def run() -> T:
+        nonlocal started
+        started = True
+        return function(*arguments)
+
+    try:
+        return await trio.to_thread.run_sync(run)
+    except RuntimeError:
+        if started:
+            raise
+    return run()
+
+
+@contextmanager
+def thread_errors() -> Iterator[None]:
+    """Around Trio's calls that resolve names, for which it starts a thread.
+
+    Raises:
+        OutOfThreads: none can be started.
+    """
+    try:
+        yield
+    except RuntimeError as exc:
+        if "start new thread" in str(exc):
+            raise OutOfThreads from exc
+        raise

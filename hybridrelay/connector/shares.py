@@ -1,0 +1,45 @@
+"""How many connections to targets one application may have, so that others get descriptors as well. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+
+from .._descriptors import descriptor_limit, reserved_descriptors
+
+__all__ = ["DescriptorShares"]
+
+
+class DescriptorShares:
+    """Counts connections to targets by whoever asked for them.
+
+    An application may hold as many as are still free. So a single one gets half of all, the next one half of what it
+    has left, and nobody gets the last. Nothing has to be configured, and an unused share is nobody's loss.
+
+    Args:
+        limit: the descriptors that the process may have, or None where there is no limit.
+    """
+
+    def __init__(self, limit: Callable[[], int | None] = descriptor_limit) -> None:
+        self._limit = limit
+        self._held: Counter[Hashable] = Counter()
+
+    def held(self, owner: Hashable) -> int:
+        """How many connections `owner` has."""
+        return self._held.get(owner, 0)
+
+    def take(self, owner: Hashable) -> bool:
+        """Count one more connection of `owner`; False where it has its share already."""
+        limit = self._limit()
+        if limit is not None:
+            free = limit - 2 * reserved_descriptors(limit) - self._held.total()
+            if self.held(owner) >= max(free, 1):
+                return False
+        self._held[owner] += 1
+        return True
+
+    def give_back(self, owner: Hashable) -> None:
+        """One connection of `owner` is over."""
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]
