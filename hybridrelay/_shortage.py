@@ -82,8 +82,17 @@ def _has_free_port() -> bool:
     return True
 
 
-async def run_in_thread(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-    """`trio.to_thread.run_sync`, or a plain call where no thread can be started. For short work on local files."""
+async def run_in_thread(
+    function: Callable[[*Ts], T],
+    *arguments: *Ts,
+    limiter: trio.CapacityLimiter | None = None,
+    abandon_on_cancel: bool = False,
+) -> T:
+    """`trio.to_thread.run_sync`, or a plain call where no thread can be started.
+
+    For short work on local files, which a slow disk can make long. Where there is no thread, it is better that
+    everything waits for it than that a revoked key or a deny list goes unnoticed.
+    """
     started = False
 
     def run() -> T:
@@ -92,7 +101,7 @@ async def run_in_thread(function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         return function(*arguments)
 
     try:
-        return await trio.to_thread.run_sync(run)
+        return await trio.to_thread.run_sync(run, limiter=limiter, abandon_on_cancel=abandon_on_cancel)
     except RuntimeError:
         if started:
             raise

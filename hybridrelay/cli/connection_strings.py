@@ -132,8 +132,7 @@ async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, Conn
 
     Cancelled, those that were taken up stay so.
     """
-    import trio
-
+    from .._shortage import run_in_thread
     from ..errors import ConfigurationError
     from ..security.loading import describe_source, naming
 
@@ -142,7 +141,7 @@ async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, Conn
             logger.info("%s cannot be read again: a change needs a restart", describe_source(file))
             continue
         try:
-            string = await trio.to_thread.run_sync(_load, file, role, abandon_on_cancel=True)
+            string = await run_in_thread(_load, file, role, abandon_on_cancel=True)
             with naming(file):
                 update = use(number, string)
         except ConfigurationError as exc:

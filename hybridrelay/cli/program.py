@@ -50,14 +50,17 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
         return run(args)
     except Exception as exc:
         from .._nursery import leaves
+        from .._shortage import shortage_of
 
         logger.debug("the command failed", exc_info=True)
         for leaf in leaves(exc):
             if isinstance(leaf, HybridRelayError):
                 _report_ours(leaf, as_json=bool(args.log_json))
             elif isinstance(leaf, OSError) and leaf.strerror:
+                shortage = shortage_of(leaf)
                 where = f": {leaf.filename}" if leaf.filename else ""
-                _print_error(f"{leaf.strerror}{where}", None, as_json=bool(args.log_json))
+                message = f"{leaf.strerror}{where}" if shortage is None else f"this machine {shortage.text}"
+                _print_error(message, None if shortage is None else shortage.remedy, as_json=bool(args.log_json))
             else:
                 _print_error(_place(leaf), _BUG_REMEDY, as_json=bool(args.log_json))
         return max(map(_exit_code, leaves(exc)))

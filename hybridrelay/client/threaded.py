@@ -11,6 +11,7 @@ from functools import partial
 import trio
 
 from .._nursery import FlatNursery
+from .._shortage import thread_errors
 from ..abc import Dial
 from ..connectivity.discovery import AUTO
 from ..security import ConnectionString
@@ -46,6 +47,7 @@ def forward_in_thread(
     Raises:
         HybridRelayError: before the block: the string is wrong, or the relay refuses it for good. An error that ends
             the forward later is raised when the block ends, unless the block raises.
+        OSError: no thread can be started (EAGAIN).
     """
     started: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event, tuple[str, int]] | None]
     started = queue.SimpleQueue()
@@ -70,7 +72,8 @@ def forward_in_thread(
             started.put(None)
 
     thread = threading.Thread(target=run, name="hybridrelay-forward", daemon=True)
-    thread.start()
+    with thread_errors():
+        thread.start()
     running = started.get()
     if running is None:
         thread.join()

@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from .._shortage import run_in_thread
 from .._text_files import numbered_lines, read_text, strip_blanks, strip_value
 from ..errors import ConfigurationError
 from ..protocol.reasons import Reason
@@ -119,7 +120,7 @@ class PolicyFile:
             ConfigurationError: it cannot be read or understood; the last policy stays in `policy`.
         """
         async with self._reading:  # so that what was read earlier is never kept later
-            self.policy = await trio.to_thread.run_sync(self._read)
+            self.policy = await run_in_thread(self._read)
         return self.policy
 
     async def watch(self, changed: Callable[[Policy], None], failed: Callable[[ConfigurationError], None]) -> None:
@@ -127,7 +128,7 @@ class PolicyFile:
         broken = False
         while True:
             await trio.sleep(POLL_SECONDS)
-            if not await trio.to_thread.run_sync(self._changed):
+            if not await run_in_thread(self._changed):
                 continue
             try:
                 policy = await self.reload()

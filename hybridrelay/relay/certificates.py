@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from .._shortage import run_in_thread
 from ..errors import ConfigurationError
 from ..security import (
     PINNED_SERVER_NAME,
@@ -201,7 +202,7 @@ class RelayCertificates:
         if self._files is None:
             return False
         async with self._reloading:
-            stamp, loaded = await trio.to_thread.run_sync(_stamp_and_load, self._files, abandon_on_cancel=True)
+            stamp, loaded = await run_in_thread(_stamp_and_load, self._files, abandon_on_cancel=True)
             self._change.was_read(stamp)
             if isinstance(loaded, ConfigurationError):
                 raise loaded
@@ -221,7 +222,7 @@ class RelayCertificates:
             return
         while True:
             await trio.sleep(POLL_SECONDS)
-            if self._change.look(await trio.to_thread.run_sync(self._files.stamp, abandon_on_cancel=True)):
+            if self._change.look(await run_in_thread(self._files.stamp, abandon_on_cancel=True)):
                 try:
                     await self.reload()
                 except ConfigurationError as exc:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import attrs
 import trio
 
+from .._shortage import run_in_thread
 from ..errors import StateError
 from .limits import REGISTRY_POLL_SECONDS
 from .model import HybridConnection, KeyId, diff
@@ -93,7 +94,7 @@ class RegistryWatcher:
             self._on_change(change)
 
     async def _look(self) -> RegistryChange | None:
-        read = await trio.to_thread.run_sync(self._maybe_read, limiter=self._limiter)
+        read = await run_in_thread(self._maybe_read, limiter=self._limiter)
         # SQLite's housekeeping (a checkpoint) may look like a change.
         if read is None or read == self._snapshot:
             return None

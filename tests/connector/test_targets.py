@@ -1,0 +1,73 @@
+"""Why a target could not be opened: its fault, the name server's, or the connector's own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+import pytest
+import trio
+
+from hybridrelay._shortage import OutOfThreads
+from hybridrelay.connector import targets
+from hybridrelay.connector.targets import TargetError, open_target
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import HostPort
+
+TARGET = HostPort("db.internal", 5432)
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def _several(*errors: OSError) -> OSError:
+    error = OSError("all attempts failed")
+    error.__cause__ = ExceptionGroup("attempts", errors)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (_error(errno.ECONNREFUSED), Reason.TARGET_REFUSED),
+        (_error(errno.ETIMEDOUT), Reason.TARGET_TIMEOUT),
+        (_error(errno.EHOSTUNREACH), Reason.TARGET_UNREACHABLE),
+        (_error(errno.EADDRNOTAVAIL), Reason.TARGET_UNREACHABLE),
+        (_several(_error(errno.ENETUNREACH), _error(errno.ECONNREFUSED)), Reason.TARGET_REFUSED),
+        (_several(_error(errno.EADDRNOTAVAIL), _error(errno.ECONNREFUSED)), Reason.TARGET_REFUSED),
+        (_error(errno.EMFILE), Reason.OUT_OF_RESOURCES),
+        (_error(errno.ENFILE), Reason.OUT_OF_RESOURCES),
+        (_error(errno.ENOMEM), Reason.OUT_OF_RESOURCES),
+        (_error(errno.ENOBUFS), Reason.OUT_OF_RESOURCES),
+        (OutOfThreads(), Reason.OUT_OF_RESOURCES),
+        (_several(_error(errno.ECONNREFUSED), _error(errno.EMFILE)), Reason.OUT_OF_RESOURCES),
+        (socket.gaierror(socket.EAI_NONAME, "unknown"), Reason.TARGET_NAME_NOT_FOUND),
+        (socket.gaierror(socket.EAI_AGAIN, "later"), Reason.TARGET_NAME_SERVICE_FAILED),
+        (socket.gaierror(socket.EAI_FAIL, "failed"), Reason.TARGET_NAME_SERVICE_FAILED),
+        (socket.gaierror(socket.EAI_SYSTEM, "system"), Reason.TARGET_NAME_SERVICE_FAILED),
+    ],
+)
+async def test_what_is_said(failure: OSError, reason: Reason, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*args: object, **options: object) -> trio.SocketStream:
+        raise failure
+
+    monkeypatch.setattr(targets, "open_tcp", fail)
+    with pytest.raises(TargetError) as caught:
+        await open_target(TARGET)
+    assert caught.value.reason is reason
+    assert TARGET.host not in str(caught.value)
+    assert (caught.value.remedy is not None) == (reason is Reason.OUT_OF_RESOURCES)
+
+
+async def test_the_last_descriptors_are_no_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "is_reserved", lambda descriptor: True)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        with pytest.raises(TargetError, match="descriptors") as caught:
+            await open_target(HostPort("127.0.0.1", listener.socket.getsockname()[1]))
+        assert caught.value.reason is Reason.OUT_OF_RESOURCES
+        async with await listener.accept() as accepted:
+            with pytest.raises(trio.BrokenResourceError):
+                await accepted.receive_some()

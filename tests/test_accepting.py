@@ -1,0 +1,188 @@
+"""Accepting connections when descriptors have run out: whoever comes is reset, and the log says so once."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay import _accepting
+from hybridrelay._accepting import QUIET_SECONDS, serve_listeners
+from hybridrelay._log_limit import LimitedLogger
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of descriptors")
+
+
+async def _echo(stream: trio.SocketStream) -> None:
+    async for data in stream:
+        await stream.send_all(data)
+
+
+class _Served:
+    def __init__(self, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
+        self.port: int = listener.socket.getsockname()[1]
+        self._nursery = nursery
+        self._listener = listener
+
+    async def start(self) -> None:
+        await self._nursery.start(
+            partial(
+                serve_listeners,
+                _echo,
+                [self._listener],
+                handler_nursery=self._nursery,
+                logger=LimitedLogger("hybridrelay.test"),
+                what="port x",
+            )
+        )
+
+
+@pytest.fixture
+async def served(nursery: trio.Nursery) -> AsyncIterator[_Served]:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        served = _Served(nursery, listener)
+        await served.start()
+        yield served
+        nursery.cancel_scope.cancel()
+
+
+async def _is_served(port: int) -> bool:
+    """Whether a connection gets an answer; otherwise it has to be reset."""
+    try:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"x")
+            return await stream.receive_some(1) == b"x"
+    except (OSError, trio.BrokenResourceError):
+        return False
+
+
+@contextlib.contextmanager
+def _no_more_descriptors() -> Iterator[None]:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def _messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "hybridrelay.test"]
+
+
+async def test_connections_are_served(served: _Served, nursery: trio.Nursery) -> None:
+    assert await _is_served(served.port)
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_last_descriptors_are_not_given_away(
+    served: _Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_accepting, "is_reserved", lambda descriptor: True)
+    assert [await _is_served(served.port) for _ in range(3)] == [False] * 3
+    monkeypatch.undo()
+    assert await _is_served(served.port)
+    (line,) = _messages(caplog)
+    assert line.startswith(
+        "port x: new connections are reset, because this program has run out of file descriptors; "
+    )
+    assert "LimitNOFILE=" in line
+    nursery.cancel_scope.cancel()
+
+
+async def test_without_a_descriptor_newcomers_are_reset(
+    served: _Served, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connections are made before the descriptors run out, and wait in the backlog."""
+    monkeypatch.setattr(_accepting, "is_reserved", lambda descriptor: False)
+    clients = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(20)]
+    with _no_more_descriptors():
+        for client in clients:
+            client.setblocking(False)
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await stream.receive_some(1)
+            assert isinstance(caught.value.__cause__, ConnectionResetError)
+    for client in clients:
+        client.close()
+    assert await _is_served(served.port)
+    assert len(_messages(caplog)) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_log_says_when_it_is_over(
+    nursery: trio.Nursery,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    turned_away = _accepting._TurnedAway(LimitedLogger("hybridrelay.test"), "port x")
+    nursery.start_soon(turned_away.report)
+    for _ in range(4):
+        turned_away.note(_accepting.OUT_OF_DESCRIPTORS, 1)
+        await trio.sleep(QUIET_SECONDS - 1)
+    assert len(_messages(caplog)) == 1
+    await trio.sleep(2 * QUIET_SECONDS)
+    assert _messages(caplog)[1:] == [
+        "port x: 4 new connections were reset because this program has run out of file descriptors"
+    ]
+    turned_away.note(_accepting.OUT_OF_DESCRIPTORS, 1)
+    await trio.sleep(0.1)
+    assert len(_messages(caplog)) == 3
+    nursery.cancel_scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_listener_that_was_closed_is_an_error() -> None:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    with pytest.RaisesGroup(trio.ClosedResourceError, flatten_subgroups=True, allow_unwrapped=True):
+        async with trio.open_nursery() as nursery:
+            await _Served(nursery, listener).start()
+            await trio.testing.wait_all_tasks_blocked()
+            listener.socket.close()
+
+
+def test_a_shortage_of_memory_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody can be reset without memory. Nothing loops without a pause, and nothing ends."""
+    caplog.set_level(logging.INFO)
+    tries = []
+
+    async def accept(listener: trio.SocketListener) -> trio.SocketStream:
+        tries.append(trio.current_time())
+        if len(tries) < 10:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(trio.SocketListener, "accept", accept)
+
+    async def main() -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener:
+            with trio.move_on_after(60):
+                async with trio.open_nursery() as nursery:
+                    await _Served(nursery, listener).start()
+                    await trio.sleep_forever()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    pauses = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    assert len(tries) == 10
+    assert min(pauses) > 0.05
+    assert "has no memory left for connections" in _messages(caplog)[0]
