@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import attrs
 import trio
 
+from .._shortage import thread_errors
 from ._race import RaceTiming, race
 
 AnswerT = TypeVar("AnswerT")
@@ -62,7 +63,8 @@ async def resolve(host: str, port: int) -> list[str]:
     The caller sets the deadline.
     """
     try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with thread_errors():
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except ValueError as error:
         # A name that cannot even be written in DNS (an empty or overlong label): one way of not being found.
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error

@@ -15,6 +15,7 @@ from hybridrelay.connector import serving
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.serving import Origin, serve_stream
+from hybridrelay.connector.shares import DescriptorShares
 from hybridrelay.errors import StreamRefused
 from hybridrelay.mux import MuxStream, Session
 from hybridrelay.protocol.reasons import Reason
@@ -25,7 +26,7 @@ from hybridrelay.testing import session_pair
 PEER = PeerIdentity("orders", Role.APPLICATION, "shop", "0A", 4e9)
 
 
-@attrs.define
+@attrs.define(eq=False)
 class FakePublished:
     target: HostPort
     name: str = "orders"
@@ -40,6 +41,7 @@ class Scene:
         self.published = FakePublished(target)
         self.policy = policy
         self.audit = AuditLog()
+        self.shares = DescriptorShares()
         self.scope = trio.CancelScope()
         self.over = trio.Event()
 
@@ -55,7 +57,7 @@ class Scene:
             async with trio.open_nursery() as nursery:
                 async for offer in self.server.offers:
                     origin = Origin(self.published, PEER, 1, "tcp at relay.example")  # type: ignore[arg-type]
-                    nursery.start_soon(serve_stream, offer, origin, lambda: self.policy, self.audit)
+                    nursery.start_soon(serve_stream, offer, origin, lambda: self.policy, self.shares, self.audit)
         self.over.set()
 
 
