@@ -47,10 +47,7 @@ logger = LimitedLogger("hybridrelay.client")
 
 #: Memory that all sessions of this process together may promise to their peers, where no other budget is given.
 _PROCESS_BUDGET = Budget(1 << 30)
-#: A data channel is replaced after so much time or so many bytes, and the identities are checked again: one day, and
-#: 128 GiB, far below what AES-GCM may encrypt under one TLS key schedule with its automatic updates.
-_MAX_CHANNEL_SECONDS = 24 * 3600.0
-_MAX_CHANNEL_BYTES = 128 << 30
+#: How often the data channels are looked at for whether they have to be renewed (seconds).
 _RENEW_CHECK_SECONDS = 60.0
 #: For closed streams to deliver their last bytes, and then to end the session in good order (seconds).
 _DELIVERY_SECONDS = 10.0
@@ -244,12 +241,11 @@ class Client:
     async def _renew(self) -> None:
         while True:
             await trio.sleep(_RENEW_CHECK_SECONDS)
-            kept = self._opener.kept
-            if kept is not None and (
-                kept.session.channel_age > _MAX_CHANNEL_SECONDS or kept.session.channel_bytes > _MAX_CHANNEL_BYTES
-            ):
-                logger.info("%s: renewing the data channel", self.connection)
-                await kept.move(self._senders.in_order(kept.channel.sender))
+            # Those that have been replaced and finish their streams, too: a connection may live for weeks.
+            for kept in list(self._live):
+                if kept.is_worn:
+                    logger.info("%s: renewing the data channel", self.connection)
+                    await kept.move(self._senders.in_order(kept.channel.sender))
 
     # --- another connection string
 

@@ -29,6 +29,11 @@ _RESUME_JITTER = 0.25
 _LEAVE_JITTER = 0.5
 _LEAVE_AGAIN_SECONDS = 0.25
 
+#: A data channel is replaced after this many seconds or bytes, and the identities are checked again: one day, and
+#: 128 GiB, far below what AES-GCM may encrypt under one TLS key schedule with its automatic updates.
+MAX_CHANNEL_SECONDS = 24 * 3600.0
+MAX_CHANNEL_BYTES = 128 << 30
+
 
 class KeptSession:
     """A session with one instance of the connector, through whichever relay leads there.
@@ -61,8 +66,14 @@ class KeptSession:
         return self.session.greetings == self._greetings
 
     def goes_through(self, sender: Sender) -> bool:
-        """Whether it is open, and this relay carries it."""
-        return self.session.is_open and self.channel.sender is sender
+        """Whether it has a channel, and this relay carries that. It need not take further streams."""
+        return self.session.is_attached and self.channel.sender is sender
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether its data channel has to be renewed."""
+        session = self.session
+        return session.channel_age > MAX_CHANNEL_SECONDS or session.channel_bytes > MAX_CHANNEL_BYTES
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the session to its end; started when the connector has greeted.

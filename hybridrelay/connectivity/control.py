@@ -33,6 +33,15 @@ MAX_UNHANDLED = 8192
 SOFTWARE = f"hybridrelay/{__version__}"
 
 
+@attrs.define(eq=False)
+class _Request:
+    """A request that we wait to be answered."""
+
+    answer: control.Message | None = None
+    #: Set with the answer, or when none can come any more.
+    over: trio.Event = attrs.field(factory=trio.Event)
+
+
 class ControlChannel:
     """An open control channel. Made by `run_control_channel`."""
 
@@ -58,7 +67,8 @@ class ControlChannel:
         self.intercepted_by = None if certificate is None else certificate.opened_by(welcome.outer_pins)
         self._stream = stream
         self._ids = itertools.count(1)
-        self._answers: dict[int, trio.MemorySendChannel[control.Message]] = {}
+        #: Requests that have not been answered, or whose answer has not been taken.
+        self._requests: dict[int, _Request] = {}
         self._messages_in, messages = trio.open_memory_channel[control.Message](MAX_UNHANDLED)
         #: What the relay says unasked: `Offer`, `Ended`, `Draining`. Ends with the channel. `Registered` is here as
         #: well, besides being an answer: it divides the offers into those before and those after it.
@@ -97,20 +107,18 @@ class ControlChannel:
         Raises:
             RelayUnreachable: the channel was lost meanwhile, or the relay did not answer in time.
         """
-        answer_in, answer_out = trio.open_memory_channel[control.Message](1)
-        self._answers[message.id] = answer_in
+        request = self._requests[message.id] = _Request()
         try:
             with trio.move_on_after(REQUEST_SECONDS):
                 await self.send(message)
-                try:
-                    return await answer_out.receive()
-                except trio.EndOfChannel:
-                    raise _lost() from None
+                if not self.has_ended:
+                    await request.over.wait()
+                if request.answer is None:
+                    raise _lost()
+                return request.answer
             raise RelayUnreachable("the relay did not answer in time", reason=Reason.PEER_SILENT)
         finally:
-            del self._answers[message.id]
-            answer_in.close()
-            answer_out.close()
+            del self._requests[message.id]
 
     async def _serve(self, decoder: control.ControlDecoder, early: list[control.Message | control.Unknown]) -> None:
         """Hand out what arrives until the channel ends."""
@@ -125,17 +133,17 @@ class ControlChannel:
         finally:
             self.has_ended = True
             self._messages_in.close()
-            for answer in self._answers.values():
-                answer.close()
+            for request in self._requests.values():
+                request.over.set()
 
     def _deliver(self, message: control.Message | control.Unknown) -> None:
         match message:
             case control.Registered(id=id_) | control.Joined(id=id_) | control.Failed(id=id_):
-                if id_ in self._answers:
-                    try:
-                        self._answers[id_].send_nowait(message)
-                    except trio.WouldBlock:
-                        raise RemoteProtocolError("the relay answered twice") from None
+                if (request := self._requests.get(id_)) is not None:
+                    if request.answer is not None:
+                        raise RemoteProtocolError("the relay answered twice")
+                    request.answer = message
+                    request.over.set()
                     if isinstance(message, control.Registered):
                         self._pass_on(message)
             case control.Offer() | control.Ended() | control.Draining():

@@ -37,6 +37,7 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.is_open = True
+        self.channel_age, self.channel_bytes = 0.0, 0
         self.outcome: HybridRelayError | None = None
         self.channels: list[trio.abc.Stream] = []
         self.lost = trio.Event()

@@ -1,4 +1,4 @@
-"""A relay that says more than anybody can take in costs its peer the control channel, not its memory."""
+"""A relay that says more than it was asked, or than anybody can take in, loses the control channel."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hybridrelay.connectivity.control import MAX_UNHANDLED, ControlChannel
 from hybridrelay.mux import CONTROL_CONFIG
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.preamble import TICKET_SIZE
+from hybridrelay.protocol.reasons import Reason
 from hybridrelay.testing import session_pair
 
 CARRIER = candidates(discover(), "tcp")[0]
@@ -32,4 +33,48 @@ async def test_a_flood_of_offers_ends_the_channel(nursery: trio.Nursery) -> None
         await channel._serve(control.ControlDecoder(), [])
     unhandled = [message async for message in channel.messages]
     assert len(unhandled) == MAX_UNHANDLED
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_second_answer_to_one_request_ends_the_channel(nursery: trio.Nursery) -> None:
+    session, relay = await session_pair(nursery, config=CONTROL_CONFIG)
+    stream = session.open_stream_nowait()
+    theirs = (await relay.offers.receive()).accept()
+    channel = ControlChannel(session, stream, control.Welcome("0" * 32, "relay"), CARRIER)
+    answers: list[control.Message] = []
+    ended = trio.Event()
+
+    async def serve() -> None:
+        with pytest.raises(RemoteProtocolError, match="answered twice"):
+            await channel._serve(control.ControlDecoder(), [])
+        ended.set()
+
+    async def ask() -> None:
+        answers.append(await channel.request(control.Join(7, "db", "token")))
+
+    nursery.start_soon(serve)
+    nursery.start_soon(ask)
+    assert await theirs.receive_some()
+    good, bad = control.Joined(7, bytes(TICKET_SIZE), "1" * 32, 30.0), control.Failed(7, Reason.WRONG_KEY)
+    await theirs.send_all(control.encode_message(good) + control.encode_message(bad))
+    with trio.fail_after(10):
+        await ended.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    assert answers == [good]
+    assert channel.has_ended
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_that_nobody_waits_for_is_ignored(nursery: trio.Nursery) -> None:
+    session, relay = await session_pair(nursery, config=CONTROL_CONFIG)
+    stream = session.open_stream_nowait()
+    theirs = (await relay.offers.receive()).accept()
+    channel = ControlChannel(session, stream, control.Welcome("0" * 32, "relay"), CARRIER)
+    nursery.start_soon(channel._serve, control.ControlDecoder(), [])
+    late = control.encode_message(control.Failed(3, Reason.LIMIT))
+    await theirs.send_all(late + late)
+    draining = control.Draining(1.0)
+    await theirs.send_all(control.encode_message(draining))
+    assert await channel.messages.receive() == draining
+    assert not channel.has_ended
     nursery.cancel_scope.cancel()

@@ -114,7 +114,7 @@ async def test_a_session_is_never_moved_to_another_identity(
         session = await client.connect()
         swap_listeners(monkeypatch)
         monkeypatch.setattr("hybridrelay.client.client._RENEW_CHECK_SECONDS", 0.01)
-        monkeypatch.setattr("hybridrelay.client.client._MAX_CHANNEL_SECONDS", 0.0)
+        monkeypatch.setattr("hybridrelay.client.kept.MAX_CHANNEL_SECONDS", 0.0)
         caplog.set_level(logging.INFO, "hybridrelay.client")
         nursery.start_soon(client._renew)
         await until(lambda: "the session stays where it is" in caplog.text, "a renewal that is not made")

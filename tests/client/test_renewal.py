@@ -1,0 +1,92 @@
+"""Data channels are renewed after a day or 128 GiB, in virtual time."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.client.client import Client
+from hybridrelay.client.kept import MAX_CHANNEL_BYTES, MAX_CHANNEL_SECONDS, KeptSession
+from hybridrelay.client.sender import DataChannel, Sender
+
+from .fakes import ANY, CARRIER, FakeSender
+from .test_kept import FakeSession
+from .test_sender import connection_string
+
+DAY = 24 * 3600
+GIB = 1 << 30
+
+
+class AgingSession(FakeSession):
+    """A session whose channel is as old as it is, and has carried so much."""
+
+    def __init__(self, carried: int = 0) -> None:
+        super().__init__()
+        self._opened_at = trio.current_time()
+        self._carried = carried
+
+    @property
+    def channel_age(self) -> float:
+        return trio.current_time() - self._opened_at
+
+    @channel_age.setter
+    def channel_age(self, _: float) -> None:
+        pass
+
+    @property
+    def channel_bytes(self) -> int:
+        return self._carried
+
+    @channel_bytes.setter
+    def channel_bytes(self, _: int) -> None:
+        pass
+
+
+class Kept(KeptSession):
+    """Notes when it is moved."""
+
+    def __init__(self, session: AgingSession) -> None:
+        stream, _ = trio.testing.memory_stream_pair()
+        super().__init__(session, DataChannel(stream, ANY, FakeSender("a.example"), CARRIER), "db", None)
+        self.moved_at: list[float] = []
+
+    async def move(self, senders: list[Sender]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.moved_at.append(trio.current_time())
+        self.session._opened_at, self.session._carried = trio.current_time(), 0
+
+
+async def test_a_channel_is_renewed_each_day(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    client = Client(connection_string(), nursery, clock=time.time)
+    present, replaced = Kept(AgingSession()), Kept(AgingSession())
+    client._live.update({present, replaced})
+    began = trio.current_time()
+    nursery.start_soon(client._renew)
+    await trio.sleep(DAY - 1)
+    assert not present.moved_at
+    await trio.sleep(2 * DAY)
+    for kept in (present, replaced):
+        # One look a minute.
+        assert [round((at - began) / DAY, 2) for at in kept.moved_at] == [1.0, 2.0]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("carried", "renewed"), [(127 * GIB, False), (128 * GIB, False), (128 * GIB + 1, True)])
+async def test_a_channel_is_renewed_after_128_gib(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, carried: int, renewed: bool
+) -> None:
+    client = Client(connection_string(), nursery, clock=time.time)
+    kept = Kept(AgingSession(carried))
+    client._live.add(kept)
+    nursery.start_soon(client._renew)
+    await trio.sleep(200)
+    assert bool(kept.moved_at) is renewed
+    nursery.cancel_scope.cancel()
+
+
+def test_the_limits_are_what_the_documentation_says() -> None:
+    assert MAX_CHANNEL_SECONDS == DAY
+    assert MAX_CHANNEL_BYTES == 128 * GIB
