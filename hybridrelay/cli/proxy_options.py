@@ -70,7 +70,7 @@ def _password(file: Path | None, url: str) -> Secret | None:
 
     if file is None:
         text = os.environ.get(PASSWORD_VARIABLE) if "@" in url else None
-        return Secret(text) if text else None
+        return Secret(text.rstrip("\r\n")) if text else None
     text = read_text(file, what="the proxy's password file", limit=_MAX_PASSWORD_BYTES, secret=True).rstrip("\n")
     if not text or not text.isprintable():
         raise ConfigurationError(f"{file} does not hold a password alone", remedy="write it as the only line")

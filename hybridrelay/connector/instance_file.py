@@ -53,9 +53,12 @@ class InstanceFile:
             self.previous = OwnInstance(text)
         if sys.platform != "win32":
             os.fchmod(self._file, 0o600)
-        os.ftruncate(self._file, 0)
+        # Written over the old content before the file is cut: a full disk must not leave it empty. It stays the same
+        # file, because this process holds its lock.
+        content = f"{self.instance.secret}\n".encode()
         os.lseek(self._file, 0, os.SEEK_SET)
-        os.write(self._file, f"{self.instance.secret}\n".encode())
+        os.write(self._file, content)
+        os.ftruncate(self._file, len(content))
         os.fsync(self._file)
 
     def close(self) -> None:

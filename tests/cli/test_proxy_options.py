@@ -34,15 +34,31 @@ def test_without_options_the_environment_counts() -> None:
     assert PASSWORD_VARIABLE == settings.PASSWORD_VARIABLE
 
 
-@pytest.mark.parametrize("text", ["hunter2", "hunter2\n", "hunter2\r\n", "\ufeffhunter2\n"])
-def test_the_password_comes_from_a_file(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["hunter2", "hunter2\n", "hunter2\r\n", "\ufeffhunter2\r\n", "hunter2\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_the_password_comes_from_a_file(tmp_path: Path, text: str, encoding: str) -> None:
     file = tmp_path / "password"
-    file.write_text(text, encoding="utf-8", newline="")
+    # UTF-16 begins with a mark of its own.
+    file.write_text(text.removeprefix("\ufeff") if encoding == "utf-16" else text, encoding=encoding, newline="")
     assert password_of(parse("--proxy", "http://me@proxy:1", "--proxy-password-file", file)) == "hunter2"
 
 
+@pytest.mark.parametrize("password", ['"hunter2"', " hunter2", "hunter2 "])
+def test_blanks_and_quotes_may_be_part_of_a_password(
+    tmp_path: Path, password: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "password"
+    file.write_text(f"{password}\n")
+    file.chmod(0o600)
+
+    assert password_of(parse("--proxy", "http://me@proxy:1", "--proxy-password-file", file)) == password
+    assert "blanks or quotes around it, which are used as part of it" in caplog.text
+    assert "hunter2" not in caplog.text
+    caplog.clear()
+
+
 def test_or_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PASSWORD_VARIABLE, "hunter2")
+    monkeypatch.setenv(PASSWORD_VARIABLE, "hunter2\n")
     assert password_of(parse("--proxy", "http://me@proxy:1")) == "hunter2"
     assert password_of(parse("--proxy", "http://proxy:1")) is None
 

@@ -244,3 +244,19 @@ def test_no_dial_means_the_environments(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("ALL_PROXY", "hunter2://proxy")
     with pytest.raises(ConfigurationError, match="ALL_PROXY"):
         resolve_dial(None)
+
+
+@pytest.mark.parametrize("password", ["x" * 256, "a\nb", "\udcff"])
+def test_a_password_that_no_proxy_takes(password: str) -> None:
+    with pytest.raises(ConfigurationError, match="HYBRIDRELAY_PROXY_PASSWORD is too long, or not printable"):
+        ProxySettings.from_environment({"ALL_PROXY": "http://me@proxy", "HYBRIDRELAY_PROXY_PASSWORD": password})
+    with pytest.raises(ConfigurationError, match="is too long, or not printable") as caught:
+        ProxySettings.explicit("http://me@proxy", password=Secret(password))
+    assert password not in str(caught.value)
+
+
+def test_a_line_end_is_no_part_of_a_password() -> None:
+    environment = {"ALL_PROXY": "http://me@proxy", "HYBRIDRELAY_PROXY_PASSWORD": " pass word \r\n"}
+    proxy = ProxySettings.from_environment(environment).proxy
+    assert proxy is not None
+    assert proxy.password == Secret(" pass word ")

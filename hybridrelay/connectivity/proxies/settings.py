@@ -24,6 +24,7 @@ _VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
 #: The password of the proxy's user, where no URL or file has it.
 PASSWORD_VARIABLE = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105
+_FROM_VARIABLE = f"the proxy's password in {PASSWORD_VARIABLE}"
 #: Instead of a URL: connect directly, whatever the environment says.
 DIRECT = "none"
 #: RFC 1929 has one byte for each length; nobody's HTTP credentials are longer either.
@@ -114,7 +115,7 @@ class ProxySettings:
                 remedy=f"correct {name}, or give the option --proxy (--proxy {DIRECT} for no proxy at all)",
             ) from None
         if proxy.username is not None and proxy.password is None and environ.get(PASSWORD_VARIABLE):
-            proxy = attrs.evolve(proxy, password=Secret(environ[PASSWORD_VARIABLE]))
+            proxy = _with_password(proxy, Secret(environ[PASSWORD_VARIABLE].rstrip("\r\n")), _FROM_VARIABLE)
         listed = next((strip_value(environ[name]) for name in _NO_PROXY_VARIABLES if environ.get(name)), "")
         return cls(proxy, NoProxy.parse(listed, loopback=True), name)
 
@@ -142,7 +143,7 @@ class ProxySettings:
                     f"there is a password for the proxy, and no user name in {source}",
                     remedy="write the name into the URL: http://name@host:port",
                 )
-            proxy = attrs.evolve(proxy, password=password)
+            proxy = _with_password(proxy, password, "the proxy's password")
         return cls(proxy, source=source)
 
     def proxy_for(self, host: str, port: int) -> Proxy | None:
@@ -161,6 +162,20 @@ def _credential(text: str) -> str:
         credential = unquote(text, errors="strict")
     except UnicodeDecodeError:
         raise ValueError("user name or password is not UTF-8 once it is %-decoded; a % itself is %25") from None
-    if not credential.isprintable() or len(credential.encode()) > _MAX_CREDENTIAL_BYTES:
+    if not _is_credential(credential):
         raise ValueError("user name or password is too long, or not printable")
     return credential
+
+
+def _is_credential(text: str) -> bool:
+    # Printable first: what is not UTF-8 in the environment has surrogates, which cannot be encoded.
+    return text.isprintable() and len(text.encode()) <= _MAX_CREDENTIAL_BYTES
+
+
+def _with_password(proxy: Proxy, password: Secret, what: str) -> Proxy:
+    if not _is_credential(password.reveal()):
+        raise ConfigurationError(
+            f"{what} is too long, or not printable",
+            remedy=f"it is one line of at most {_MAX_CREDENTIAL_BYTES} bytes",
+        )
+    return attrs.evolve(proxy, password=password)
