@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from .._text_files import decode_text, strip_blanks
 from ..errors import ConfigurationError
 from ..security import Right, Rule, Secret
+from ..security.authority_file import AUTHORITY_FORMAT
+from ..security.connection_string import looks_like_connection_string
 from .limits import RELAY_RECORD_BYTES
 from .model import RelayRecord
 
@@ -59,7 +61,17 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
     try:
         content = json.loads(strip_blanks(text), object_pairs_hook=_object)
     except (ValueError, RecursionError):
+        if looks_like_connection_string(text):
+            raise ConfigurationError(
+                "this is a connection string, not a relay file",
+                remedy="give the file that was written as --relay-file",
+            ) from None
         _fail("is not JSON")
+    if isinstance(content, dict) and content.get("format") == AUTHORITY_FORMAT:
+        raise ConfigurationError(
+            "this is an authority file, which must never be on a relay: whoever has it can pose as either side",
+            remedy="remove it from this machine, and give the file that was written as --relay-file",
+        )
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         _fail("is not one")
     if content.get("version") != _VERSION:

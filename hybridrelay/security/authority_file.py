@@ -13,12 +13,15 @@ import attrs
 
 from .._text_files import strip_blanks
 from ..errors import ConfigurationError
+from .connection_string import looks_like_connection_string
 from .encoding import decode_der_untrusted, encode_der
 from .identity import Authority
 from .secret import Secret
 
-_FORMAT = "hybridrelay-authority"
+AUTHORITY_FORMAT = "hybridrelay-authority"
 _VERSION = 1
+_NOT_JSON = "this is not JSON, and so not an"
+_REMEDY = "give the file that 'connections create' wrote as --authority-file (by default NAME.authority)"
 #: A file of ours has a few KB.
 MAX_AUTHORITY_FILE = 256 * 1024
 
@@ -35,7 +38,7 @@ class AuthorityFile:
     def format(self) -> str:
         """The text of the file. Contains the private key of the authority: mode 0600."""
         content = {
-            "format": _FORMAT,
+            "format": AUTHORITY_FORMAT,
             "version": _VERSION,
             "connection": self.authority.connection_name,
             "certificate": encode_der(self.authority.certificate),
@@ -56,9 +59,10 @@ class AuthorityFile:
         try:
             content = json.loads(strip_blanks(text))
         except (ValueError, RecursionError):
-            raise ConfigurationError("the authority file is not JSON") from None
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ConfigurationError("this is not an authority file")
+            what = "this is a connection string, not an" if looks_like_connection_string(text) else _NOT_JSON
+            raise ConfigurationError(f"{what} authority file", remedy=_REMEDY) from None
+        if not isinstance(content, dict) or content.get("format") != AUTHORITY_FORMAT:
+            raise ConfigurationError("this is not an authority file", remedy=_REMEDY)
         if content.get("version") != _VERSION:
             raise ConfigurationError(
                 "the authority file is of another version",

@@ -208,6 +208,11 @@ def parse_connection_string_untrusted(text: str) -> ConnectionString:
     )
 
 
+def looks_like_connection_string(text: str) -> bool:
+    """Whether this was meant to be one, for messages about files that were mixed up."""
+    return "sharedaccesskeyname=" in text.lower()
+
+
 def _check_kind(text: str) -> None:
     """Say what was given instead of a connection string, where that can be told."""
     if text.startswith("{"):

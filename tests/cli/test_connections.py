@@ -85,7 +85,7 @@ def test_elsewhere_and_brought_to_the_relay(run: Run, tmp_path: Path) -> None:
     assert {rule.name: rule.primary for rule in known.rules} == {s.key_name: s.key for s in _strings(tmp_path)}
 
 
-TWO = ("--endpoint", "b.example.com", "--relay-pin", PIN, "--relay-pin", "sha256:" + "B" * 43 + "=")
+TWO = ("--endpoint", "b.example.com", "--relay-pin", PIN, "--relay-pin", "sha256:" + "B" * 42 + "A=")
 
 
 def test_several_relays(run: Run, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_several_relays(run: Run, tmp_path: Path) -> None:
     for string in _strings(tmp_path):
         assert string.hosts == hosts
         assert [endpoint.ports for endpoint in string.endpoints] == [{}, {"http": 8080}]
-        assert string.relay_pins == (PIN, "sha256:" + "B" * 43 + "=")
+        assert string.relay_pins == (PIN, "sha256:" + "B" * 42 + "A=")
 
     for state in (tmp_path / "state-1", tmp_path / "state-2"):
         result = run("connections", "import", tmp_path / "r", "--state", state)
@@ -375,7 +375,34 @@ def test_a_state_directory_that_is_not_there_is_not_made(run: Run, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", "{}", "not json", '{"format": "hybridrelay-authority"}'])
+def test_without_public_ports_the_default_ports_are_told(run: Run, tmp_path: Path) -> None:
+    _, out, _ = _create(run, tmp_path, "--relay-file", tmp_path / "r", "--relay-pin", PIN)
+
+    assert "Ports: the defaults (9350, 5671, 9352, 80, 443)" in out
+    assert "--public-ports" in out
+
+
+def test_files_that_were_mixed_up(run: Run, tmp_path: Path) -> None:
+    _create(run, tmp_path, "--relay-file", tmp_path / "r", "--relay-pin", PIN)
+    authority, application = tmp_path / "orders.authority", tmp_path / "a"
+    imports = {authority: "this is an authority file, which must never be on a relay", application: "this is a conn"}
+    for path, says in imports.items():
+        result = run("connections", "import", path, "--state", tmp_path / "state")
+
+        assert result.code == 2
+        assert f"error: {path}: {says}" in result.err
+        assert "--relay-file" in result.err
+    issue = ("connections", "issue", "orders", "--role", "application", "--label", "x", "--out", tmp_path / "out")
+    for path, says in {tmp_path / "r": "not an authority file", application: "this is a connection string"}.items():
+        result = run(*issue, "--authority-file", path)
+
+        assert result.code == 2
+        assert f"error: {path}: " in result.err
+        assert says in result.err
+        assert "NAME.authority" in result.err
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json", '{"format": "another"}'])
 def test_importing_what_is_no_relay_file(run: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "r").write_text(text)
     result = run("connections", "import", tmp_path / "r", "--state", tmp_path / "state")

@@ -13,7 +13,7 @@ from hybridrelay.security import AuthorityFile, ConnectionString, load_connectio
 
 from .conftest import Created, Result, Run
 
-PINS = ["sha256:" + letter * 43 + "=" for letter in "AB"]
+PINS = ["sha256:" + letter * 42 + "A=" for letter in "AB"]
 BOTH = ("--endpoint", "relay.example.com", "--endpoint", "b.example.com")
 
 

@@ -164,6 +164,11 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
         rows.append(("relay file", str(args.relay_file), advice))
     output.say(output.table(("FILE", "PATH", "WHAT TO DO WITH IT"), rows))
     output.say()
+    if args.state is None and not args.public_ports:
+        output.say(
+            "Ports: the defaults (9350, 5671, 9352, 80, 443). A relay with others needs --public-ports here, or\n"
+            "'connections endpoints --public-ports' later; its ready line shows them."
+        )
     if args.state is not None:
         output.say(
             "Trust: the authority was made on the relay's machine. Until its file is moved away, whoever\n"
