@@ -54,6 +54,8 @@ _DELIVERY_SECONDS = 10.0
 _FAREWELL_SECONDS = _DELIVERY_SECONDS + 3.0
 #: The longest wait before another try to move a session that depends on an earlier connection string (seconds).
 _FOLLOW_MAX_SECONDS = 30.0
+#: The same where a relay refuses the new key: it costs a data channel each time, and an operator has to do something.
+_REFUSED_SECONDS = 600.0
 #: What a stream that could not be opened says where another session may help: the peer has not looked at it.
 _TRY_ANOTHER_SESSION = frozenset(
     {Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED, Reason.IDENTITY_CHANGED}
@@ -319,7 +321,8 @@ class Client:
                     key != self._string.key for key in self._attempts
                 ):
                     break
-                with trio.move_on_after(backoff.next_wait()):
+                refused = any(sender.falls_back for sender in self._senders.all)
+                with trio.move_on_after(_REFUSED_SECONDS if refused else backoff.next_wait()):
                     await self._updated.wait()
                     backoff.reset()
             if self._tell_key and not self._updated.is_set():

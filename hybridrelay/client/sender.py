@@ -89,6 +89,8 @@ class Sender:
         self._opening = trio.Lock()
         #: The connection string that the relay accepted last.
         self._accepted: ConnectionString | None = None
+        #: The connection string whose refusal was told, while an earlier one is in use.
+        self._told: ConnectionString | None = None
         #: How many requests wait for their answer, by control channel.
         self._requests: Counter[ControlChannel] = Counter()
         #: Control channels that end with their last request.
@@ -126,6 +128,11 @@ class Sender:
         if (string.key_name, string.key) != (self._string.key_name, self._string.key):
             self.retire_control()  # so that nothing is left that ends with the earlier key
         self._string = string
+
+    @property
+    def falls_back(self) -> bool:
+        """The relay has refused the present connection string, and an earlier one is in use."""
+        return self._told is self._string
 
     def doubt(self) -> None:
         """A data channel through this relay was lost: what was good may be what broke."""
@@ -193,13 +200,16 @@ class Sender:
         except AuthorizationError as exc:
             if earlier is None or (earlier.key_name, earlier.key) == (string.key_name, string.key):
                 raise
-            # It was changed while we run, and does not fit: what has worked until now may still be good.
-            logger.error(
-                "%s: the changed connection string is refused at %s, the earlier key stays in use: %s",
-                self._connection, self.link.host, exc,
-            )  # fmt: skip
-            return await self._ask(channel, earlier, listener, avoid), earlier.key
-        self._accepted = string
+            # It was changed while we run. What has worked until now may still be good.
+            joined = await self._ask(channel, earlier, listener, avoid)
+            if self._told is not string:  # it is tried again and again
+                self._told = string
+                logger.error(
+                    "%s: the changed connection string is refused at %s, the earlier key stays in use: %s",
+                    self._connection, self.link.host, exc,
+                )  # fmt: skip
+            return joined, earlier.key
+        self._accepted, self._told = string, None
         return joined, string.key
 
     async def _ask(

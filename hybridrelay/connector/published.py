@@ -75,6 +75,8 @@ class Registration:
     unproven: Unproven = attrs.field(factory=Unproven)
     #: The connection string that the relay accepted last.
     accepted: ConnectionString | None = None
+    #: The connection string whose refusal was told, while an earlier one is in use.
+    told: ConnectionString | None = None
     #: The key that authorizes what the relay offers; None where nothing was offered yet.
     key: Secret | None = None
     #: Which relay that was, the last time.
@@ -96,6 +98,13 @@ class Registration:
     def is_doubtful(self) -> bool:
         """It was refused so long ago that this may have changed."""
         return self.is_refused and trio.current_time() - self._refused_at > DOUBT_SECONDS
+
+    def earlier(self) -> ConnectionString | None:
+        """The connection string that worked before the present one, if that had another key."""
+        present = self.published.string
+        accepted = self.accepted
+        same = accepted is None or (accepted.key_name, accepted.key) == (present.key_name, present.key)
+        return None if same else accepted
 
     def ask_again(self) -> None:
         """The relay is to be asked before its time."""

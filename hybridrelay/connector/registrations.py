@@ -10,7 +10,7 @@ from ..connectivity.control import ControlChannel
 from ..connectivity.instance import OwnInstance
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error
-from ..errors import ConfigurationError, HybridRelayError
+from ..errors import AuthorizationError, ConfigurationError, HybridRelayError
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, Secret
@@ -117,23 +117,17 @@ class Registrations:
                 # There, the two would displace each other for ever.
                 self._is_twin(registration, twin)
                 continue
-            string, earlier = registration.published.string, registration.accepted
+            string = registration.published.string
             answer = await self._ask(channel, registration, string)
-            if (
-                isinstance(answer, control.Failed)
-                and answer.reason.is_permanent
-                and earlier is not None
-                and (earlier.key_name, earlier.key) != (string.key_name, string.key)
-            ):
-                # It was changed while we run, and does not fit: what has worked until now is still good.
+            if isinstance(answer, control.Failed) and (earlier := registration.earlier()) is not None:
                 error = failure_error(name, answer)
-                temporary = temporary or error
-                logger.error(
-                    "at %s: the changed connection string is refused, the earlier key stays in use: %s",
-                    self._link.host,
-                    error,
-                )
-                string, answer = earlier, await self._ask(channel, registration, earlier)
+                if isinstance(error, AuthorizationError):
+                    # It was changed while we run. What has worked until now may still be good.
+                    answer = await self._ask(channel, registration, earlier)
+                    if isinstance(answer, control.Registered):
+                        self._falls_back(registration, string, error)
+                        temporary = temporary or error
+                        string = earlier
             if isinstance(answer, control.Registered):
                 registration.succeeded(channel, string)
                 until = min(until, answer.expires_at)
@@ -156,7 +150,18 @@ class Registrations:
         token = make_connection_token(string, self._link.host, self._clock())
         id_ = channel.next_id()
         self._asked[channel, id_] = registration, string.key
-        return await channel.request(control.Register(id_, registration.published.name, token, self._replaces))
+        answer = await channel.request(control.Register(id_, registration.published.name, token, self._replaces))
+        if not isinstance(answer, control.Registered):
+            self._asked.pop((channel, id_), None)
+        return answer
+
+    def _falls_back(self, registration: Registration, string: ConnectionString, error: HybridRelayError) -> None:
+        if registration.told is not string:  # it is tried again and again
+            registration.told = string
+            logger.error(
+                "at %s: the changed connection string is refused, the earlier key stays in use: %s",
+                self._link.host, error,
+            )  # fmt: skip
 
     def confirmed(self, channel: ControlChannel, id_: int) -> None:
         """What the relay offers over this channel from now on is authorized by that request."""
