@@ -192,7 +192,8 @@ class Registry:
             if database.execute("SELECT 1 FROM connections WHERE name = ?", (record.name,)).fetchone():
                 raise ConfigurationError(
                     f"there is a hybrid connection {record.name!r} already",
-                    remedy="choose another name, or delete the existing one first",
+                    remedy="choose another name; to change the relays or the target of the existing one, see "
+                    "'hybridrelay connections endpoints --help' and 'connections target --help'",
                 )
             hosts = " ".join(record.hosts)
             database.execute("INSERT INTO connections VALUES (?, ?, ?)", (record.name, hosts, self._clock()))

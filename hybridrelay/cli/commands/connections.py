@@ -1,4 +1,4 @@
-"""``hybridrelay connections``: create, import, issue, endpoints, list, show, delete."""
+"""``hybridrelay connections``: create, import, issue, endpoints, target, list, show, delete."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from .. import exits, output, values
 from ..parser import Subparsers, add_command, add_commands
 from .creation import add_create, add_years
 from .endpoints import add_endpoints
+from .target import add_target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "connections",
         "create, import, issue, change, list, show or delete hybrid connections",
         "Hybrid connections: create them, bring them to the relay, issue further connection strings, change their "
-        "relays.",
+        "relays or their target.",
         "each of them has its own --help:\n  hybridrelay connections create --help\n",
     )
     below = add_commands(group, "subcommand")
@@ -49,6 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
     _add_import(below)
     _add_issue(below)
     add_endpoints(below)
+    add_target(below)
     listing = add_command(
         below,
         "list",

@@ -1,0 +1,62 @@
+"""``hybridrelay connections target``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.security import HostPort, load_connection_string
+
+from .conftest import Created, Run
+
+
+def test_another_target(run: Run, created: Created, tmp_path: Path) -> None:
+    """In the connector's string, and in those that are issued later; nothing else changes."""
+    before = load_connection_string(created.connector)
+    target = ("connections", "target", "orders", "--target", "[fd00::5]:1433")
+    result = run(*target, "--update", created.connector, created.authority)
+
+    assert (result.code, result.err) == (0, "")
+    assert load_connection_string(created.connector) == attrs.evolve(before, target=HostPort("fd00::5", 1433))
+    issue = ("connections", "issue", "orders", "--role", "connector", "--label", "x")
+    assert run(*issue, "--authority-file", created.authority, "--out", tmp_path / "x").code == 0
+    assert load_connection_string(tmp_path / "x").target == HostPort("fd00::5", 1433)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "says"),
+    [
+        ("orders", (), "no file is to be changed"),
+        ("orders", ("connector", "application"), "which has no target"),
+        ("billing", ("connector",), "is for orders, not for billing"),
+        ("billing", ("authority",), "is for orders, not for billing"),
+    ],
+)
+def test_what_is_refused_changes_nothing(
+    run: Run, created: Created, name: str, files: tuple[str, ...], says: str
+) -> None:
+    paths = [getattr(created, file) for file in files]
+    before = [path.read_bytes() for path in paths]
+    update = ("--update", *paths) if paths else ()
+    result = run("connections", "target", name, "--target", "db:1", *update)
+
+    assert (result.code, result.out) == (2, "")
+    assert says in result.err
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_creating_it_again_points_there(run: Run, created: Created, tmp_path: Path) -> None:
+    result = run(
+        "connections", "create", "orders",
+        "--target", "db2:5432",
+        "--endpoint", "relay.example.com",
+        "--connector-file", tmp_path / "c",
+        "--application-file", tmp_path / "a",
+        "--authority-file", tmp_path / "b",
+        "--state", created.state,
+    )  # fmt: skip
+
+    assert result.code == 2
+    assert "connections target --help" in result.err
