@@ -25,9 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
-
-import attrs
+from typing import Final, NamedTuple
 
 #: The queue holds this many lines, and this many bytes, at most.
 MAX_LINES: Final = 10_000
@@ -48,8 +46,7 @@ _NOWAIT_LINES = 64
 _Item = tuple[bytes, int]
 
 
-@attrs.frozen
-class _Batch:
+class _Batch(NamedTuple):
     """What is written in one go."""
 
     text: bytes
