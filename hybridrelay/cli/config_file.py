@@ -126,7 +126,9 @@ def _as_text(action: argparse.Action, value: Any) -> str:
         return ",".join(f"{name}={entry}" for name, entry in value.items())
     if action.metavar == "SECONDS" and isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:f}" if isinstance(value, float) else str(value)
-    raise ValueError("expected a number" if action.metavar == "SECONDS" else "expected a text in quotes")
+    if action.metavar == "N" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError("expected a number" if action.metavar in ("SECONDS", "N") else "expected a text in quotes")
 
 
 def _unknown(path: Path, key: str, known: Mapping[str, argparse.Action]) -> ConfigurationError:

@@ -108,6 +108,14 @@ def seconds(low: float, high: float = 86_400) -> Callable[[str], float]:
 
 
 @_argument
+def count(text: str) -> int:
+    """How many of something: ASCII digits, at least 1."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) >= 1):
+        raise ValueError("expected a number from 1 to 9999999, in digits")
+    return int(text)
+
+
+@_argument
 def public_ports(text: str) -> Mapping[str, int | None]:
     """``name=number,name=off``; empty for the defaults."""
     from ..security import parse_ports_untrusted

@@ -70,6 +70,7 @@ MAY_PASS: Mapping[Reason, bool] = {
     Reason.TICKET_UNKNOWN: True,
     Reason.PEER_ABSENT: True,
     Reason.LISTENER_CANNOT_DIAL: True,
+    Reason.LISTENER_DECLINED: True,
     Reason.BUSY: True,
 }
 

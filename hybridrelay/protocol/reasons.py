@@ -79,6 +79,8 @@ class Reason(enum.IntEnum):
     PEER_ABSENT = 0x45
     #: The listener could not dial its data channel.
     LISTENER_CANNOT_DIAL = 0x46
+    #: The listener answered that it does not come, for a reason that is its own.
+    LISTENER_DECLINED = 0x47
 
     # --- a relay's port
     WRONG_PORT = 0x50
@@ -155,6 +157,7 @@ _SENTENCES = {
     Reason.TICKET_UNKNOWN: "the ticket is unknown, used or expired",
     Reason.PEER_ABSENT: "the other side did not arrive in time",
     Reason.LISTENER_CANNOT_DIAL: "the connector could not open its data channel",
+    Reason.LISTENER_DECLINED: "a connector is registered but does not accept the connection",
     Reason.WRONG_PORT: "this port does not serve that purpose",
     Reason.BUSY: "the relay is busy",
 }

@@ -22,11 +22,11 @@ from ..protocol import control
 from ..protocol.preamble import encode_status
 from ..protocol.reasons import Reason
 from ..security import Right, verify_token
-from ..streams.sockets import abort_stream
-from .limits import CONTROL_CHANNELS_PER_KEY, TICKET_LIFETIME_SECONDS
+from .limits import BORROWED_PIPES, CONTROL_CHANNELS_PER_KEY, TICKET_LIFETIME_SECONDS, Shares
 from .listeners import Listener, ListenerTable
 from .model import HybridConnection, KeyId, diff
-from .pump import PumpOutcome, pump
+from .places import Places
+from .pump import Direction, PumpOutcome, abort, pump
 from .rendezvous import Ended, Event, Leg, RendezvousTable, Side
 from .splice import PipePool
 
@@ -42,6 +42,15 @@ _MAY_HAVE_CHANGED = frozenset(
 )
 #: Listeners that are asked for one join, a second each: the client waits for 20.
 MAX_ASKED = 8
+#: What a client is told of a listener's refusal. Any other reason becomes LISTENER_DECLINED: a listener must not
+#: speak for the relay, and above all not say that the client's own key is of no use.
+_PASSED_ON = {
+    Reason.LISTENER_ABSENT: Reason.LISTENER_ABSENT,
+    Reason.LISTENER_CANNOT_DIAL: Reason.LISTENER_CANNOT_DIAL,
+    Reason.LIMIT: Reason.LIMIT,
+    Reason.BUSY: Reason.LIMIT,
+    Reason.GOING_AWAY: Reason.GOING_AWAY,
+}
 #: To get the status out to a side that has waited (seconds).
 STATUS_SECONDS = 10.0
 
@@ -80,6 +89,13 @@ class _Meeting:
     #: Why the one that waits is turned away; NO_ERROR where it was joined.
     reason: Reason = Reason.NO_ERROR
     pumping: trio.CancelScope | None = None
+    #: How it ended, where that was not the end of the pump.
+    ended: Ended | None = None
+    #: Bytes that were handed on.
+    moved: dict[Direction, int] = attrs.field(factory=lambda: dict.fromkeys(Direction, 0))
+
+    def count(self, direction: Direction, moved: int) -> None:
+        self.moved[direction] += moved
 
 
 @attrs.frozen
@@ -92,7 +108,16 @@ class Grant:
 
 
 class Broker:
-    """See the module. `refresh` looks whether the registry has changed; `clock` gives seconds since 1970."""
+    """See the module.
+
+    Args:
+        connections: what is in the registry now.
+        refresh: looks whether the registry has changed.
+        clock: seconds since 1970.
+        pairs: for data channels that are joined or wait for each other.
+        control_channels: for control channels that a key has authorized.
+        max_pipes: for `PipePool`.
+    """
 
     def __init__(
         self,
@@ -100,6 +125,9 @@ class Broker:
         *,
         refresh: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = time.time,
+        pairs: Places | None = None,
+        control_channels: Places | None = None,
+        max_pipes: int = BORROWED_PIPES,
     ) -> None:
         self._refresh = refresh
         self._connections = connections
@@ -107,9 +135,15 @@ class Broker:
         self.listeners: ListenerTable[ListenerHandle] = ListenerTable(
             randbelow=secrets.randbelow, clock=trio.current_time
         )
-        self._rendezvous = RendezvousTable(token_bytes=secrets.token_bytes)
+        shares = Shares.of(None)
+        self._rendezvous = RendezvousTable(
+            token_bytes=secrets.token_bytes, places=Places("data channels", shares.pairs) if pairs is None else pairs
+        )
+        self._control_channels = (
+            Places("control channels", shares.control_channels) if control_channels is None else control_channels
+        )
         self._meetings: dict[str, _Meeting] = {}
-        self._pipes = PipePool()
+        self._pipes = PipePool(max_borrowed=max_pipes)
         #: How many control channels each key has authorized.
         self._holders: Counter[KeyId] = Counter()
         self._changed = trio.Event()
@@ -150,15 +184,26 @@ class Broker:
         assert key is not None, "a key that verified a token is in its rule"
         return Grant(known, key, authorization.expires_at)
 
-    def hold(self, key: KeyId) -> None:
+    def hold(self, key: KeyId, *, first: bool) -> None:
         """Count a control channel that `key` is about to authorize, until `let_go`.
 
+        Args:
+            key: the key.
+            first: it is the first that authorizes anything there. It takes the place that the channel has, until
+                `leave`, whatever other keys follow.
+
         Raises:
-            AuthorizationError: it has as many as it may.
+            RendezvousError: with `Reason.LIMIT`, it has as many as it may. Nothing has changed.
         """
         if self._holders[key] >= CONTROL_CHANNELS_PER_KEY:
-            raise AuthorizationError("too many control channels of one key", reason=Reason.LIMIT)
+            raise RendezvousError("too many control channels of one key", reason=Reason.LIMIT)
+        if first:
+            self._control_channels.take(key)
         self._holders[key] += 1
+
+    def leave(self, key: KeyId) -> None:
+        """A control channel that has a place, for which this key had been the first, is over."""
+        self._control_channels.give_back(key)
 
     def let_go(self, keys: Iterable[KeyId]) -> None:
         """The opposite of `hold`."""
@@ -229,7 +274,7 @@ class Broker:
     async def _offer(
         self, listener: Listener[ListenerHandle], rendezvous_id: str, ticket: bytes, sender: str
     ) -> Reason:
-        """`Reason.NO_ERROR` where the listener is going to come, else why not."""
+        """`Reason.NO_ERROR` where the listener is going to come, else what the client is told."""
         handle = listener.handle
         with trio.move_on_after(OFFER_SECONDS):
             try:
@@ -245,7 +290,7 @@ class Broker:
             if isinstance(answer, control.Accept):
                 return Reason.NO_ERROR
             logger.info("%s: listener %s declined: %s", listener.connection, listener.instance, answer.reason.slug)
-            return Reason.LISTENER_SILENT if answer.reason is Reason.NO_ERROR else answer.reason
+            return _PASSED_ON.get(answer.reason, Reason.LISTENER_DECLINED)
         logger.warning("%s: listener %s did not answer, passed over", listener.connection, listener.instance)
         handle.suspect()
         return Reason.LISTENER_SILENT
@@ -275,11 +320,12 @@ class Broker:
         try:
             await meeting.over.wait()
         except BaseException:
-            await abort_stream(stream)
+            # Before anything is awaited: this task may be cancelled.
             if meeting.pumping is not None:
                 meeting.pumping.cancel()
             elif ended := self._rendezvous.end(leg.rendezvous_id, Event.WAITING_LEAVES):
                 self._end(ended)
+            await abort(stream)
             raise
         if meeting.reason is not Reason.NO_ERROR:
             await _turn_away(stream, meeting.reason)
@@ -300,34 +346,29 @@ class Broker:
                     await listener.send_all(status)
                 if not in_time.cancelled_caught:
                     logger.debug("%s: rendezvous %s joined", leg.connection, leg.rendezvous_id)
-                    result = await pump(listener, sender, pipes=self._pipes)
+                    result = await pump(listener, sender, observer=meeting.count, pipes=self._pipes)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # one of them left before its status
         finally:
-            if result is None:
-                await abort_stream(listener)
-                await abort_stream(sender)
+            # Before anything is awaited: this task may be cancelled.
             finished = result is not None and result.outcome is PumpOutcome.FINISHED
-            ended = self._rendezvous.end(leg.rendezvous_id, Event.FINISHES if finished else Event.BREAKS)
-            if ended is not None:
-                self._end(ended)
-                moved = (result.bytes_a_to_b, result.bytes_b_to_a) if result else (0, 0)
-                logger.info(
-                    "%s: rendezvous %s %s, %d bytes to the client, %d to the connector",
-                    leg.connection, leg.rendezvous_id, ended.outcome.value, *moved,
-                )  # fmt: skip
+            event = Event.FINISHES if finished else Event.BREAKS
+            ended = meeting.ended or self._rendezvous.end(leg.rendezvous_id, event)
+            assert ended is not None, "a rendezvous that is pumped ends here, or has left word"
+            self._meetings.pop(leg.rendezvous_id, None)
+            _log_end(ended, meeting)
+            if result is None:
+                await abort(listener, sender)
 
     def _end(self, ended: Ended) -> None:
-        """Tell whoever waits or pumps."""
-        meeting = self._meetings.pop(ended.rendezvous_id, None)
-        if meeting is None:
-            return
+        """Stop the pump, or tell the side that waits."""
+        meeting = self._meetings.pop(ended.rendezvous_id)
         if meeting.pumping is not None:
+            meeting.ended = ended
             meeting.pumping.cancel()
         else:
-            meeting.reason = ended.outcome.reason
-            if ended.waiting is not None:
-                logger.info("%s: rendezvous %s: %s", ended.connection, ended.rendezvous_id, ended.outcome.value)
+            meeting.reason = ended.reason
+            _log_end(ended, meeting)
             meeting.over.set()
 
     async def expire(self) -> None:
@@ -369,6 +410,18 @@ def _sender_name(key: KeyId, address: str) -> str:
     """See `control.Offer.sender`. It tells a connector neither the key nor the address."""
     told = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{address}"
     return hashlib.blake2b(told.encode(), key=_SENDER_SECRET, digest_size=8).hexdigest()
+
+
+def _log_end(ended: Ended, meeting: _Meeting) -> None:
+    """The one line that every rendezvous gets."""
+    logger.info(
+        "%s: rendezvous %s %s, %d bytes to the client, %d to the connector",
+        ended.connection,
+        ended.rendezvous_id,
+        ended.outcome.value,
+        meeting.moved[Direction.A_TO_B],
+        meeting.moved[Direction.B_TO_A],
+    )
 
 
 async def _turn_away(stream: trio.abc.HalfCloseableStream, reason: Reason) -> None:

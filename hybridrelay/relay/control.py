@@ -81,6 +81,8 @@ class ControlPeer:
         self._registrations: dict[str, _Registration] = {}
         #: The keys that have authorized something here.
         self._keys: set[KeyId] = set()
+        #: The one that counts for this control channel; None before it is authorized, and when it is over.
+        self._first_key: KeyId | None = None
         self._refusals = 0
         self._joins = 0
         self._heard = trio.Event()
@@ -168,9 +170,10 @@ class ControlPeer:
         return control.Registered(message.id, grant.expires_at)
 
     def _authorized_by(self, key: KeyId) -> None:
-        """Raises AuthorizationError where the key has too many control channels."""
+        """Raises RendezvousError where there are too many control channels."""
         if key not in self._keys:
-            self._broker.hold(key)
+            self._broker.hold(key, first=self._first_key is None)
+            self._first_key = self._first_key or key
             self._keys.add(key)
         self.authorized = True
 
@@ -187,7 +190,7 @@ class ControlPeer:
         try:
             grant = await self._broker.authorize(message.connection, message.token, Right.SEND)
             self._authorized_by(grant.key)
-        except AuthorizationError as exc:
+        except (AuthorizationError, RendezvousError) as exc:
             await self.send(self._refused(message, "join", exc))
             return
         if self._joins >= MAX_JOINS:
@@ -312,5 +315,8 @@ class ControlPeer:
         self._registrations.clear()
         self._broker.let_go(self._keys)
         self._keys.clear()
+        if self._first_key is not None:
+            self._broker.leave(self._first_key)
+            self._first_key = None
         for answer, _ in self._answers.values():
             answer.close()

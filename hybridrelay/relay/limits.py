@@ -5,6 +5,8 @@ Sizes are in bytes, times in seconds.
 
 from __future__ import annotations
 
+import attrs
+
 #: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against whoever can reach a
 #: port: each costs a descriptor, a task and a TLS handshake's buffers, about 100 KiB. Honest clients leave the slots
 #: within a few round trips, so that 1024 admit thousands of them per second.
@@ -28,6 +30,14 @@ OPEN_RENDEZVOUS_PER_SENDER_KEY = 256
 
 #: Open rendezvous in total: about 1 KiB each here, and at most one waiting data channel each.
 OPEN_RENDEZVOUS = 8192
+
+#: Rendezvous that have not ended, in total: joined pairs of data channels, and what may become one. A joined pair
+#: costs two descriptors, two tasks and about 60 KiB; see `Shares` for relays with fewer descriptors, and `Places` for
+#: how they are shared among keys and hybrid connections.
+JOINED_PAIRS = 32768
+
+#: Control channels that a key has authorized, in total: a descriptor and about 60 KiB each. Shared as the pairs are.
+CONTROL_CHANNELS = 32768
 
 #: Listeners of one hybrid connection. Redundancy needs a handful; defends the memory against a leaked listener key,
 #: whose holder could register instance after instance.
@@ -80,6 +90,32 @@ REGISTRY_POLL_SECONDS = 0.25
 
 #: A relay record is about 600 bytes for each rule; there are at most twelve.
 RELAY_RECORD_BYTES = 64 * 1024
+
+
+@attrs.frozen
+class Shares:
+    """How the descriptors of the process are divided, so that no use of them can keep the others from any.
+
+    What is left over is for the ports themselves, the registry, the log, and connections that are being closed.
+    """
+
+    #: Pairs of data channels, two descriptors each: half of the descriptors.
+    pairs: int
+    #: Control channels whose peers have authenticated: an eighth.
+    control_channels: int
+    #: Pipes with bytes in them, two descriptors each: an eighth.
+    pipes: int
+
+    @classmethod
+    def of(cls, descriptors: int | None) -> Shares:
+        """The shares of so many descriptors (None or negative: no limit is known)."""
+        if descriptors is None or descriptors < 0:
+            return cls(JOINED_PAIRS, CONTROL_CHANNELS, BORROWED_PIPES)
+        return cls(
+            max(1, min(JOINED_PAIRS, descriptors // 4)),
+            max(1, min(CONTROL_CHANNELS, descriptors // 8)),
+            max(1, min(BORROWED_PIPES, descriptors // 16)),
+        )
 
 
 def unauthenticated_slots(descriptors: int | None) -> int:

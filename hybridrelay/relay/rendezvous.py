@@ -6,7 +6,8 @@ The rules:
    lifetime. A use that comes second, or late, is refused and changes nothing.
 2. Only hashes of tickets are kept: a lookup takes as long for a ticket that is nearly right as for any other, and a
    copy of the relay's memory opens no channel.
-3. A rendezvous is *open* from its creation until both sides have come, and counts against the limits for so long.
+3. A rendezvous is *open* from its creation until both sides have come, and counts against limits of its own then.
+   Until it ends, it has one of the places for pairs of data channels (`Places`), which its sender's key takes.
 4. Every rendezvous ends in exactly one `Outcome`: the unit of the relay's log and of its statistics.
 
 The transitions are the table below; a pair that is not in it is impossible and changes nothing. Time and randomness
@@ -29,6 +30,7 @@ from ..protocol.preamble import TICKET_SIZE
 from ..protocol.reasons import Reason
 from .limits import OPEN_RENDEZVOUS, OPEN_RENDEZVOUS_PER_SENDER_KEY, TICKET_LIFETIME_SECONDS
 from .model import KeyId
+from .places import Places
 
 __all__ = ["TRANSITIONS", "Ended", "Event", "Leg", "Outcome", "Rendezvous", "RendezvousTable", "Side", "State"]
 
@@ -84,12 +86,8 @@ class Outcome(enum.Enum):
     REVOKED = "revoked"
     SHUT_DOWN = "shut down"
 
-    @property
-    def reason(self) -> Reason:
-        """What to tell a side that waits at this moment."""
-        return _REASONS[self]
 
-
+#: What a side that waits is told. REVOKED is for the side whose own key it was; see `RendezvousTable.revoke`.
 _REASONS = {
     Outcome.FINISHED: Reason.NO_ERROR,
     Outcome.BROKEN: Reason.SESSION_LOST,
@@ -166,8 +164,8 @@ class Ended:
     outcome: Outcome
     #: The side that had come and waited, and is still to be told; None where there is none.
     waiting: Side | None
-    #: Whether both had come, so that there is a pump to stop (unless its end is what this reports).
-    was_joined: bool
+    #: What to tell it.
+    reason: Reason
 
 
 @attrs.define(eq=False)
@@ -175,8 +173,7 @@ class _Entry:
     id: str
     connection: str
     sender_key: KeyId
-    #: Both sides'.
-    keys: frozenset[KeyId]
+    keys: Mapping[Side, KeyId]
     expires_at: float
     #: Hashes of the tickets that nobody has used.
     tickets: dict[Side, bytes] = attrs.field(repr=False)
@@ -202,6 +199,7 @@ class RendezvousTable:
         lifetime: float = TICKET_LIFETIME_SECONDS,
         max_open: int = OPEN_RENDEZVOUS,
         max_open_per_sender_key: int = OPEN_RENDEZVOUS_PER_SENDER_KEY,
+        places: Places | None = None,
     ) -> None:
         """Make an empty table.
 
@@ -210,11 +208,13 @@ class RendezvousTable:
             lifetime: of a ticket, in seconds.
             max_open: limit on open rendezvous in total.
             max_open_per_sender_key: limit on open rendezvous that one sender key has asked for.
+            places: for those that have not ended; None means that their number has no limit.
         """
         self._token_bytes = token_bytes
         self._lifetime = lifetime
         self._max_open = max_open
         self._max_open_per_sender_key = max_open_per_sender_key
+        self._places = places
         self._entries: dict[str, _Entry] = {}
         # In order of creation, which is the order of expiry because the lifetime is one constant.
         self._open: dict[str, _Entry] = {}
@@ -235,7 +235,8 @@ class RendezvousTable:
         """Make a rendezvous between a listener and a sender that have both been authorized.
 
         Raises:
-            RendezvousError: with `Reason.LIMIT` this sender key has too many open, with `Reason.BUSY` the relay has.
+            RendezvousError: with `Reason.LIMIT` this sender key has too many open, or there is no place for this key
+                or hybrid connection; with `Reason.BUSY` the relay has too many open. Nothing has changed.
         """
         if self._open_by_sender_key[sender_key] >= self._max_open_per_sender_key:
             raise RendezvousError(
@@ -243,6 +244,8 @@ class RendezvousTable:
             )
         if len(self._open) >= self._max_open:
             raise RendezvousError("the relay has too many open rendezvous", reason=Reason.BUSY)
+        if self._places is not None:
+            self._places.take(sender_key)
         made = Rendezvous(
             id=self._token_bytes(16).hex(),
             connection=connection,
@@ -253,7 +256,7 @@ class RendezvousTable:
             sender_ticket=self._token_bytes(TICKET_SIZE),
         )
         tickets = {Side.LISTENER: _hash(made.listener_ticket), Side.SENDER: _hash(made.sender_ticket)}
-        keys = frozenset({listener_key, sender_key})
+        keys = {Side.LISTENER: listener_key, Side.SENDER: sender_key}
         entry = _Entry(made.id, connection, sender_key, keys, made.expires_at, tickets)
         self._entries[made.id] = self._open[made.id] = entry
         self._open_by_sender_key[sender_key] += 1
@@ -296,9 +299,17 @@ class RendezvousTable:
         return None if entry is None else self._end(entry, event)
 
     def revoke(self, keys: Collection[KeyId]) -> list[Ended]:
-        """End all that any of these keys had authorized on either side, joined or not."""
-        hit = [entry for entry in self._entries.values() if not entry.keys.isdisjoint(keys)]
-        return self._end_each(hit, Event.REVOKED)
+        """End all that any of these keys had authorized on either side, joined or not.
+
+        A side that waits is told of its own key only. That the other side's was revoked says nothing about its own
+        rights, so for this side nobody came.
+        """
+        ended = []
+        for entry in list(self._entries.values()):
+            if any(key in keys for key in entry.keys.values()) and (one := self._end(entry, Event.REVOKED)):
+                own = one.waiting is not None and entry.keys[one.waiting] in keys
+                ended.append(one if own else attrs.evolve(one, reason=Reason.PEER_ABSENT))
+        return ended
 
     def end_all(self) -> list[Ended]:
         """End everything, because the relay stops."""
@@ -313,7 +324,7 @@ class RendezvousTable:
         if outcome is None:
             return None
         waiting = None if event is Event.WAITING_LEAVES else _WAITING.get(before)
-        return Ended(entry.id, entry.connection, outcome, waiting, before is State.JOINED)
+        return Ended(entry.id, entry.connection, outcome, waiting, _REASONS[outcome])
 
     def _apply(self, entry: _Entry, event: Side | Event) -> Outcome | None:
         """Make one transition, and keep the books that depend on the state."""
@@ -326,6 +337,8 @@ class RendezvousTable:
                 del self._open_by_sender_key[entry.sender_key]
         if entry.state is State.ENDED:
             del self._entries[entry.id]
+            if self._places is not None:
+                self._places.give_back(entry.sender_key)
             for hashed in entry.tickets.values():
                 del self._by_ticket[hashed]
         return outcome

@@ -36,8 +36,10 @@ from .control import ControlPeer
 from .limits import (
     AUTHENTICATION_DEADLINE_SECONDS,
     UNAUTHENTICATED_SLOTS,
+    Shares,
     unauthenticated_slots,
 )
+from .places import Places
 from .public_ports import save_public_ports
 from .registry import Registry
 from .rendezvous import Leg
@@ -76,6 +78,9 @@ class Binding:
         return f"{bracketed(self.host) or '*'}:{self.port}"
 
 
+_at_least_one = attrs.validators.optional(attrs.validators.ge(1))
+
+
 @attrs.frozen(kw_only=True)
 class RelayConfig:
     """What a relay needs to know."""
@@ -91,6 +96,13 @@ class RelayConfig:
     tls_certificate: Path | None = None
     #: PEM: its key, where that is not in the same file.
     tls_key: Path | None = None
+    #: The most pairs of data channels that may be joined, or be about to be. None: one for four
+    #: descriptors, at most 32,768. More than that is not possible.
+    max_pairs: int | None = attrs.field(default=None, validator=_at_least_one)
+    #: The most of them that one hybrid connection, and one key of a sender, may have. None: no fixed limit; when most
+    #: are taken, they are shared out (`places.py`).
+    max_pairs_per_connection: int | None = attrs.field(default=None, validator=_at_least_one)
+    max_pairs_per_key: int | None = attrs.field(default=None, validator=_at_least_one)
 
 
 @attrs.frozen
@@ -146,13 +158,36 @@ class Relay:
             async with FlatNursery() as nursery:
                 watcher = RegistryWatcher(registry)
                 await nursery.start(watcher.run, self._changed)
-                self._broker = Broker(watcher.snapshot, refresh=watcher.refresh, clock=self._clock)
+                self._broker = self._make_broker(watcher, descriptors)
                 nursery.start_soon(self._broker.expire)
                 nursery.start_soon(self._sweep)
                 nursery.start_soon(certificates.watch)
                 nursery.start_soon(report_left_out)
                 with reporting(self):
                     await self._listen_and_serve(nursery, certificates.own_pin, stop, task_status)
+
+    def _make_broker(self, watcher: RegistryWatcher, descriptors: int | None) -> Broker:
+        config, shares = self._config, Shares.of(descriptors)
+        if config.max_pairs is not None and config.max_pairs > shares.pairs:
+            logger.warning(
+                "only %d pairs of data channels are possible with %s descriptors, and not %d: raise the limit of "
+                "descriptors (ulimit -Hn, LimitNOFILE)",
+                shares.pairs, descriptors, config.max_pairs,
+            )  # fmt: skip
+        pairs = Places(
+            "data channels",
+            min(shares.pairs, config.max_pairs or shares.pairs),
+            per_connection=config.max_pairs_per_connection,
+            per_key=config.max_pairs_per_key,
+        )
+        return Broker(
+            watcher.snapshot,
+            refresh=watcher.refresh,
+            clock=self._clock,
+            pairs=pairs,
+            control_channels=Places("control channels", shares.control_channels),
+            max_pipes=shares.pipes,
+        )
 
     async def _listen_and_serve(
         self, nursery: trio.Nursery, pin: str, stop: trio.Event | None, task_status: trio.TaskStatus[RelayInfo]

@@ -33,6 +33,9 @@ tls-certificate = "/etc/chain.pem"
 tls-key = "key.pem"
 log-level = "DEBUG"
 log-json = true
+max-pairs = 1000
+max-pairs-per-connection = "200"
+max-pairs-per-key = 100
 [ports]
 probe = 9350
 control = "off"
@@ -54,6 +57,7 @@ def test_everything_in_it(tmp_path: Path) -> None:
     assert config.public_ports == {"http": None, "https": 443}
     assert config.tls_certificate == Path("/etc/chain.pem")
     assert config.tls_key == tmp_path / "key.pem"
+    assert (config.max_pairs, config.max_pairs_per_connection, config.max_pairs_per_key) == (1000, 200, 100)
 
 
 def test_the_command_line_wins(tmp_path: Path) -> None:

@@ -144,3 +144,14 @@ def test_ports_that_are_not_named_have_their_defaults_on_every_host() -> None:
 )  # fmt: skip
 def test_which_addresses_only_this_machine_reaches(host: str, *, expected: bool) -> None:
     assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(("text", "number"), [("1", 1), ("500", 500), ("9999999", 9_999_999)])
+def test_counts(text: str, number: int) -> None:
+    assert values.count(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "+1", "1.5", "1_0", " 1", "1e3", "10000000", "\u0661", "nan", "many"])
+def test_no_counts(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        values.count(text)

@@ -93,6 +93,7 @@ RENDEZVOUS = {
     Reason.LISTENER_GONE,
     Reason.LISTENER_SILENT,
     Reason.LISTENER_CANNOT_DIAL,
+    Reason.LISTENER_DECLINED,
     Reason.TICKET_UNKNOWN,
     Reason.PEER_ABSENT,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridrelay.relay import limits
-from hybridrelay.relay.limits import unauthenticated_slots
+from hybridrelay.relay.limits import Shares, unauthenticated_slots
 
 
 def test_the_limits_fit_together() -> None:
@@ -21,3 +21,18 @@ def test_the_limits_fit_together() -> None:
 )
 def test_slots_leave_most_descriptors_to_others(descriptors: int | None, slots: int) -> None:
     assert unauthenticated_slots(descriptors) == slots
+
+
+@pytest.mark.parametrize("descriptors", [64, 256, 600, 1024, 4096, 65_536, 1 << 20])
+def test_all_that_can_be_taken_leaves_some_descriptors(descriptors: int) -> None:
+    shares = Shares.of(descriptors)
+    taken = unauthenticated_slots(descriptors) + 2 * shares.pairs + shares.control_channels + 2 * shares.pipes
+    assert taken <= descriptors
+    assert min(shares.pairs, shares.control_channels, shares.pipes) >= 1
+
+
+@pytest.mark.parametrize("descriptors", [None, -1])
+def test_where_no_limit_is_known_there_are_limits_still(descriptors: int | None) -> None:
+    shares = Shares.of(descriptors)
+    assert (shares.pairs, shares.pipes) == (limits.JOINED_PAIRS, limits.BORROWED_PIPES)
+    assert shares.control_channels >= limits.CONTROL_CHANNELS_PER_KEY

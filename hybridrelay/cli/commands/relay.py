@@ -54,6 +54,7 @@ paths are relative to the file:
   host = ["203.0.113.7", "2001:db8::7"]
   tls-certificate = "fullchain.pem"
   tls-key = "privkey.pem"
+  max-pairs-per-connection = 500
   [ports]
   probe = 9350
   http = "127.0.0.1:8080"
@@ -96,6 +97,24 @@ def add_parser(subparsers: Subparsers) -> None:
         help="PEM, for https; of a CA, because proxies that open TLS demand it (default: a self-made one)",
     )
     parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, where the key is not in that file")
+    parser.add_argument(
+        "--max-pairs",
+        metavar="N",
+        type=values.count,
+        help="the most pairs of data channels at a time (default: one for four descriptors, at most 32768)",
+    )
+    parser.add_argument(
+        "--max-pairs-per-connection",
+        metavar="N",
+        type=values.count,
+        help="the most of them for one hybrid connection (default: two thirds when it is alone, less beside others)",
+    )
+    parser.add_argument(
+        "--max-pairs-per-key",
+        metavar="N",
+        type=values.count,
+        help="the most of them for one key with the right Send (default: half when it is alone, less beside others)",
+    )
     add_config(parser)
     add_reload(parser)
     parser.set_defaults(run=run, default_log_level="info")
@@ -150,6 +169,9 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         public_ports=args.public_ports or {},
         tls_certificate=args.tls_certificate,
         tls_key=args.tls_key,
+        max_pairs=args.max_pairs,
+        max_pairs_per_connection=args.max_pairs_per_connection,
+        max_pairs_per_key=args.max_pairs_per_key,
     )
 
 
