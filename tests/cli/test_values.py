@@ -151,7 +151,9 @@ def test_counts(text: str, number: int) -> None:
     assert values.count(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "+1", "1.5", "1_0", " 1", "1e3", "10000000", "\u0661", "nan", "many"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "+1", "1.5", "1_0", " 1", "1e3", "10000000", "\u0661", "nan", "many"]
+)
 def test_no_counts(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         values.count(text)
