@@ -12,8 +12,8 @@ import trio.testing
 from hybridrelay.client import run_forward
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import InstanceFile, run_connector
-from hybridrelay.connector import channels as channels_module
-from hybridrelay.connector import registrar as registrar_module
+from hybridrelay.connector import serving as serving_module
+from hybridrelay.connector.unproven import Unproven
 from hybridrelay.errors import (
     AuthorizationError,
     ConfigurationError,
@@ -77,7 +77,7 @@ async def test_a_bug_in_one_stream_ends_that_stream(
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
-    good = channels_module.open_target
+    good = serving_module.open_target
     calls = iter([RuntimeError("a bug"), None])
 
     async def open_target(target: HostPort) -> trio.SocketStream:
@@ -85,7 +85,7 @@ async def test_a_bug_in_one_stream_ends_that_stream(
             raise bug
         return await good(target)
 
-    monkeypatch.setattr(channels_module, "open_target", open_target)
+    monkeypatch.setattr(serving_module, "open_target", open_target)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
         with pytest.raises(HybridRelayError):
             await client.open_stream()
@@ -172,7 +172,7 @@ async def test_a_forward_that_stops_lets_open_connections_finish(
 async def test_a_listener_that_is_full_says_so(
     deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registrar_module, "MAX_UNPROVEN_CHANNELS", 0)
+    monkeypatch.setattr(Unproven, "admit", lambda *_: None)  # all places are taken by younger channels
     published = deployment.publish()
     await deployment.connector(deployment.string(published, Role.CONNECTOR))
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:

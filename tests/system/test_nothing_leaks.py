@@ -9,9 +9,8 @@ import pytest
 import trio
 
 from hybridrelay.client import Client
-from hybridrelay.client import senders as senders_module
 from hybridrelay.connectivity import dial_directly
-from hybridrelay.connector import channels as channels_module
+from hybridrelay.connector import serving as serving_module
 from hybridrelay.errors import AuthorizationError, HybridRelayError, RendezvousError, StreamRefused
 from hybridrelay.mux import Budget
 from hybridrelay.protocol import Reason
@@ -173,7 +172,7 @@ async def test_opens_that_are_cancelled(
         await trio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(channels_module, "open_target", open_target)
+    monkeypatch.setattr(serving_module, "open_target", open_target)
     published = await _publish(deployment, mode)
     async with deployment.client(deployment.string(published, Role.APPLICATION), mode=mode) as client:
 
@@ -189,11 +188,8 @@ async def test_opens_that_are_cancelled(
     nursery.cancel_scope.cancel()
 
 
-async def test_clients_that_are_refused(
-    deployment: Deployment, nursery: trio.Nursery, mode: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_clients_that_are_refused(deployment: Deployment, nursery: trio.Nursery, mode: str) -> None:
     """By the relay, which knows neither the key nor, for another one, a listener."""
-    monkeypatch.setattr(senders_module, "LISTENER_PATIENCE", 0.1)
     published = deployment.publish()
     right = deployment.string(published, Role.APPLICATION)
     wrong = deployment.string(published, Role.APPLICATION, key=generate_key())
@@ -201,7 +197,7 @@ async def test_clients_that_are_refused(
     async def refused(string: object, error: type[HybridRelayError]) -> None:
         async with deployment.client(string, mode=mode) as client:
             with pytest.raises(error):
-                await client.open_stream()
+                await client.open_stream(patience=0)
 
     async def cycle() -> None:
         async with trio.open_nursery() as clients:
