@@ -54,8 +54,11 @@ class ControlChannel:
         certificate: OuterCertificate | None = None,
         *,
         pin: str = "",
+        generation: int = 0,
     ) -> None:
         self._session = session
+        #: As which this process has introduced itself over it.
+        self.generation = generation
         #: Its route, which need not be the one that would be chosen now.
         self.carrier = carrier
         #: Which run of which relay answered: the same under all of its names. The key is proved, so that no other
@@ -209,7 +212,15 @@ async def run_control_channel(
                 welcome, early = await _receive_welcome(stream, decoder)
             shown = tls.getpeercert(binary_form=True)
             assert shown is not None
-            channel = ControlChannel(session, stream, welcome, candidate, certificate, pin=spki_pin(shown))
+            channel = ControlChannel(
+                session,
+                stream,
+                welcome,
+                candidate,
+                certificate,
+                pin=spki_pin(shown),
+                generation=introduction.generation,
+            )
             task_status.started(channel)
             started = True
             await channel._serve(decoder, early)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 
@@ -17,7 +16,7 @@ from .backoff import Backoff
 from .control import ControlChannel, Introduction, run_control_channel
 from .discovery import AUTO, Candidate, candidates, discover
 from .endpoint import RelayEndpoint
-from .instance import OwnInstance
+from .instance import OwnInstance, new_instance
 from .network import network_key
 from .prober import Prober
 from .proxies.dial import resolve_dial
@@ -38,8 +37,21 @@ CLIMB_CONFIRM_SECONDS = 5.0
 CLIMB_HELD_SECONDS = 300.0
 #: Networks that are remembered: home, office, two trains.
 _MAX_NETWORKS = 16
-#: Of all control channels of the process, since two of its links may lead to one relay under two names.
-_generations = itertools.count(1)
+
+
+class _Generations:
+    """Of all control channels of the process, since two of its links may lead to one relay under two names."""
+
+    def __init__(self) -> None:
+        #: The highest that was ever used.
+        self.highest = 0
+
+    def next(self) -> int:
+        self.highest += 1
+        return self.highest
+
+
+_generations = _Generations()
 
 
 def make_connection_token(string: ConnectionString, host: str, now: float) -> str:
@@ -231,7 +243,7 @@ class RelayLink:
             RelayUnreachable, RelayIdentityError: see `run_control_channel`.
         """
         candidate = await self.choose() if over is None else over
-        introduction = Introduction(self._role, self._instance, next(_generations))
+        introduction = Introduction(self._role, self._instance, _generations.next())
         serve = partial(run_control_channel, self.endpoint, candidate, introduction, dial=self.dial)
         try:
             channel: ControlChannel = await nursery.start(serve)
@@ -242,6 +254,21 @@ class RelayLink:
         if channel.intercepted_by is not None:
             self._tell_interception(candidate, channel.intercepted_by)
         return channel
+
+    def renew_instance(self, superseded: ControlChannel) -> OwnInstance | None:
+        """Take a new instance, if the relay cannot have meant one of our own channels by *superseded*.
+
+        If no channel of this process has a higher generation than `superseded`, another process uses the instance (a
+        copy of this machine, or somebody who got hold of its secret), and may have stated any generation. Control
+        channels that are opened from now on belong to the new instance.
+
+        Returns:
+            The new instance, or None where a later channel of this process may have taken its place.
+        """
+        if superseded.generation < _generations.highest:
+            return None
+        self._instance = new_instance()
+        return self._instance
 
     def _tell_interception(self, candidate: Candidate, issuer: str) -> None:
         if self.report is not None:

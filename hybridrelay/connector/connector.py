@@ -67,7 +67,7 @@ class Connector:
         self._channels = DataChannels(policy, config, lost=self._data_channel_lost)
         self._policy_file = policy_file
         instance = instance_file.instance if instance_file else new_instance()
-        replaces = (instance_file.previous,) if instance_file and instance_file.previous else ()
+        replaces = instance_file.dead if instance_file else ()
         self._registrars: dict[RelayLink, Registrar] = {}
         self._links: dict[_LinkKey, RelayLink] = {}
         #: Each is registered somewhere, or of no use anywhere.
@@ -88,7 +88,12 @@ class Connector:
             climb_seconds=climb_seconds,
         )
         self._new_registrar = partial(
-            Registrar, channels=self._channels, replaces=replaces, clock=clock, changed=self._changed
+            Registrar,
+            channels=self._channels,
+            replaces=replaces,
+            clock=clock,
+            changed=self._changed,
+            renewed=(lambda _: None) if instance_file is None else instance_file.add,
         )
         #: By what is published: follows its present key.
         self._following: dict[Published, trio.CancelScope] = {}

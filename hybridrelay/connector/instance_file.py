@@ -1,66 +1,184 @@
-"""Which instance a connector was before it was restarted, so that its successor can say that it is dead."""
+"""Which instances a connector was before it was restarted, so that its successor can say that they are dead.
+
+Clients of a connector that was killed wait for it until their resume deadline. As soon as a successor tells the relay
+that the instance is dead, they are told, and reset their connections at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
+import logging
 import os
 import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Final
 
 from .._file_lock import lock_file
 from ..connectivity.instance import OwnInstance, new_instance
 from ..errors import ConfigurationError
+from ..protocol.control import MAX_REPLACES
+
+logger = logging.getLogger("hybridrelay.connector")
+
+#: Connectors of one user on one machine that publish the same hybrid connections.
+MAX_BESIDE: Final = 16
+#: How long an instance before the last one matters (seconds): no session waits that long for its connector.
+_FORGET_SECONDS: Final = 600.0
+#: What the file may have: `MAX_REPLACES` lines of a secret and a time.
+_MAX_BYTES: Final = 4096
+#: What a disk says that takes no more, or a file system that was mounted for reading only. Nobody's configuration is
+#: wrong, and the connector can do without the file.
+_CANNOT_WRITE: Final = frozenset({errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
 class InstanceFile:
-    """A file that a connector keeps locked while it runs, with the secret of its instance in it.
+    """A file that a connector keeps locked while it runs, with the secrets of its instances in it.
 
-    The lock ends with the process, however that ends, so a connector that gets it knows that the instance in the file
-    is dead. If another connector holds the lock, both run beside each other, and neither says anything about the
-    other.
+    The lock ends with the process, however that ends, so a connector that gets it knows that the instances in the
+    file are dead. If another connector holds the lock, both run beside each other, and neither says anything about
+    the other. A file that cannot be written (a full disk) is used as far as it can be read; the log says so.
 
     Args:
         path: of the file, which belongs to one connector. It is created if it is missing, and gets mode 0600.
+        clock: seconds since 1970.
 
     Raises:
-        ConfigurationError: the file cannot be opened or written.
+        ConfigurationError: the file cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
         self.path = Path(path)
-        #: The instance of this process.
+        #: The instance with which this process begins.
         self.instance = new_instance()
-        #: The instance before this one, if it is known to be dead.
-        self.previous: OwnInstance | None = None
+        #: Instances before this one that are known to be dead, the last one first.
+        self.dead: tuple[OwnInstance, ...] = ()
+        #: This process has the lock; otherwise another connector has it, and the file is left alone.
+        self.is_held = False
+        self._clock = clock
+        #: What the file says: secrets, and when each was first used.
+        self._entries: list[tuple[OwnInstance, float]] = []
+        self._file: int | None = None
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-            try:
-                self._take_over()
-            except BaseException:
-                os.close(self._file)
-                raise
+            self._file = self._open()
+            self._take_over()
         except OSError as exc:
-            raise ConfigurationError(
-                f"cannot use the instance file {self.path}: {exc.strerror or exc}",
-                remedy="name a file in a directory that this user may write to",
-            ) from exc
+            self.close()
+            if exc.errno not in _CANNOT_WRITE:
+                raise ConfigurationError(
+                    f"cannot use the instance file {self.path}: {exc.strerror or exc}",
+                    remedy="name a file in a directory that this user may write to, or leave --instance-file out",
+                ) from exc
+            self._tell(exc)
+        except BaseException:
+            self.close()
+            raise
 
-    def _take_over(self) -> None:
-        if not lock_file(self._file):
-            return
-        text = os.read(self._file, 128).decode("ascii", "replace").strip()
-        with contextlib.suppress(ValueError):  # empty, or not written by this version
-            self.previous = OwnInstance(text)
-        if sys.platform != "win32":
-            os.fchmod(self._file, 0o600)
-        # Written over the old content before the file is cut: a full disk must not leave it empty. It stays the same
-        # file, because this process holds its lock.
-        content = f"{self.instance.secret}\n".encode()
-        os.lseek(self._file, 0, os.SEEK_SET)
-        os.write(self._file, content)
-        os.ftruncate(self._file, len(content))
-        os.fsync(self._file)
+    def add(self, instance: OwnInstance) -> None:
+        """This process is another instance as well from now on."""
+        self._entries.insert(0, (instance, self._clock()))
+        self._write()
 
     def close(self) -> None:
-        """Let go of the file; the instance in it is dead from now on."""
-        os.close(self._file)
+        """Let go of the file; the instances in it are dead from now on. Idempotent."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self.is_held = None, False
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        try:
+            return os.open(self.path, flags, 0o600)
+        except OSError as exc:
+            if exc.errno != errno.EROFS:
+                raise
+            return os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def _take_over(self) -> None:
+        assert self._file is not None
+        if not lock_file(self._file):
+            return
+        self.is_held = True
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):
+                os.fchmod(self._file, 0o600)
+        now = self._clock()
+        before = _parse(os.read(self._file, _MAX_BYTES))
+        self._entries = [one for index, one in enumerate(before) if index == 0 or one[1] > now - _FORGET_SECONDS]
+        self._entries = self._entries[: MAX_REPLACES - 1]
+        self.dead = tuple(instance for instance, _ in self._entries)
+        self.add(self.instance)
+
+    def _write(self) -> None:
+        if self._file is None or not self.is_held:
+            return
+        content = "".join(f"{one.secret} {since:.0f}\n" for one, since in self._entries[:MAX_REPLACES]).encode()
+        try:
+            # Over what is there, so that a full disk does not take away what can still be read.
+            os.lseek(self._file, 0, os.SEEK_SET)
+            while content:
+                content = content[os.write(self._file, content) :]
+            os.ftruncate(self._file, os.lseek(self._file, 0, os.SEEK_CUR))
+            os.fsync(self._file)
+        except OSError as exc:
+            self._tell(exc)
+
+    def _tell(self, error: OSError) -> None:
+        logger.warning(
+            "cannot write the instance file %s: %s; if this connector is killed, its clients will notice only after "
+            "their resume deadline",
+            self.path,
+            error.strerror or error,
+        )
+
+
+def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
+    """What a file says; lines that this version has not written are left out."""
+    entries = []
+    for line in content.decode("ascii", "replace").splitlines():
+        secret, _, since = line.partition(" ")
+        with contextlib.suppress(ValueError):
+            entries.append((OwnInstance(secret), float(since or 0)))
+    return entries
+
+
+def state_folder(environ: Mapping[str, str], home: Path | None) -> Path | None:
+    """Where programs of this user keep what has to outlive them, or None where nothing says so.
+
+    Args:
+        environ: ``STATE_DIRECTORY`` (systemd, possibly several), ``XDG_STATE_HOME``, on Windows ``LOCALAPPDATA``.
+        home: the user's home directory, if any.
+    """
+    if given := environ.get("STATE_DIRECTORY", "").split(":")[0]:
+        return Path(given)
+    for name in ("XDG_STATE_HOME", "LOCALAPPDATA"):
+        if (base := environ.get(name, "")) and os.path.isabs(base):
+            return Path(base) / "hybridrelay"
+    return None if home is None else home / ".local" / "state" / "hybridrelay"
+
+
+def default_instance_file(folder: Path, published: Iterable[tuple[str, str]]) -> InstanceFile | None:
+    """The instance file that a connector uses if nobody names one; None if there cannot be one. Never raises.
+
+    There is a file for each set of hybrid connections, and another one for each further connector that publishes the
+    same set beside the first one.
+
+    Args:
+        folder: is created if it is missing.
+        published: the host of a relay and the name of a hybrid connection, for each pair that is published.
+    """
+    told = "\n".join(sorted(f"{host}/{name}" for host, name in published))
+    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number in range(1, MAX_BESIDE + 1):
+            file = InstanceFile(folder / f"connector-{digest}{'' if number == 1 else f'-{number}'}")
+            if file.is_held:
+                return file
+            file.close()
+    except (OSError, ConfigurationError) as exc:
+        logger.info("going on without an instance file: %s", exc)
+    return None

@@ -89,6 +89,8 @@ class Registrar:
         replaces: earlier instances of this connector that are dead.
         clock: seconds since 1970.
         changed: called when a registration has come or gone.
+        renewed: called with the instance as which this connector registers from now on at this relay, because another
+            process has used the one before.
     """
 
     def __init__(
@@ -99,8 +101,10 @@ class Registrar:
         replaces: tuple[OwnInstance, ...],
         clock: Callable[[], float],
         changed: Callable[[], None],
+        renewed: Callable[[OwnInstance], None] = lambda _: None,
     ) -> None:
         self.link = link
+        self._renewed = renewed
         self._registrations = Registrations(link, replaces=replaces, clock=clock)
         self._channels = channels
         self._changed = changed
@@ -403,7 +407,17 @@ class Registrar:
     async def _register(self, line: _Line, *, only_renew: bool = False) -> tuple[float, HybridRelayError | None]:
         """See `Registrations.register`; the wait is one for who tries again what failed."""
         line.stale = trio.Event()
-        wait, failed = await self._registrations.register(line.channel, only_renew=only_renew)
+        try:
+            wait, failed = await self._registrations.register(line.channel, only_renew=only_renew)
+        except HybridRelayError as exc:
+            if exc.reason is Reason.SUPERSEDED and (instance := self.link.renew_instance(line.channel)) is not None:
+                logger.warning(
+                    "another process has registered at %s as this connector's instance; going on as a new one: %s",
+                    self.link.host,
+                    instance.id,
+                )
+                self._renewed(instance)
+            raise
         self._changed()
         if self._registrations.are_hopeless:
             line.channel.close()  # nothing is left to be done over it

@@ -66,11 +66,11 @@ class Unproven:
 
         Args:
             sender: whose it is; "" where that is not known.
-            limit: of those that may be present, at least 1.
+            limit: of those that may be present.
         """
         now = trio.current_time()
         while len(self._present) >= limit:
-            displaced = who_gives_way(self._present, sender, now)
+            displaced = who_gives_way(self._present, sender, now) if self._present else None
             if displaced is None:
                 return None
             self.leave(displaced)

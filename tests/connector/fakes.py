@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from hybridrelay.connectivity import Candidate, candidates, discover
+from hybridrelay.connectivity.instance import OwnInstance, new_instance
 from hybridrelay.connector.published import Published, Registration
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.errors import RelayUnreachable
@@ -63,6 +64,9 @@ class FakeRelay:
         self.opened: list[float] = []
         self.asked: list[tuple[float, str]] = []
         self.control: FakeControl | None = None
+        #: For which channels another instance was asked for, and whether there is one.
+        self.superseded: list[FakeControl] = []
+        self.is_foreign = False
 
     def clock(self) -> float:
         return trio.current_time()
@@ -72,6 +76,10 @@ class FakeRelay:
 
     def forget(self, **_: object) -> None:
         pass
+
+    def renew_instance(self, superseded: FakeControl) -> OwnInstance | None:
+        self.superseded.append(superseded)
+        return new_instance() if self.is_foreign else None
 
     async def start_control(self, nursery: trio.Nursery, over: Candidate | None = None) -> FakeControl:
         await trio.sleep(self.takes)
@@ -123,12 +131,12 @@ def published(name: str, key: str | None = None) -> Published:
 class Scene:
     """A registrar for `one` and `two`."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: object) -> None:
         self.relay = FakeRelay()
         self.changes = 0
         self.channels = Channels()
         self.registrar = Registrar(
-            self.relay, self.channels, replaces=(), clock=self.relay.clock, changed=self._count
+            self.relay, self.channels, replaces=(), clock=self.relay.clock, changed=self._count, **options
         )
         made = published("one"), published("two")
         for each in made:

@@ -97,6 +97,9 @@ class Place:
     def forget(self, **_: object) -> None:
         self.forgotten += 1
 
+    def renew_instance(self, superseded: ControlChannel) -> None:
+        """It was one of our own channels that has taken the place of another."""
+
     async def start_control(self, nursery: trio.Nursery, over: Candidate | None = None) -> Control:
         await trio.sleep(self.takes)
         if self.error is not None:

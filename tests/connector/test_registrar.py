@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from hybridrelay.connectivity.backoff import Backoff
+from hybridrelay.connectivity.instance import OwnInstance
 from hybridrelay.connector.published import ASK_AGAIN_SECONDS
 from hybridrelay.connector.registrar import MAX_NOTICES, Registrar
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable
@@ -412,4 +413,24 @@ async def test_one_relay_under_two_names_is_registered_under_one(
     scene.relay.control.close()
     await trio.sleep(ASK_AGAIN_SECONDS)
     assert state(twin) == (True, False)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("is_foreign", [True, False])
+async def test_an_instance_that_another_process_uses_is_given_up(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, is_foreign: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backoff, "next_wait", _without_jitter(Backoff.next_wait))
+    renewed: list[OwnInstance] = []
+    scene = Scene(renewed=renewed.append)
+    scene.relay.is_foreign = is_foreign
+    scene.relay.answers["one"] = Reason.SUPERSEDED
+    start(nursery, scene)
+    await trio.sleep(0.1)
+    assert scene.relay.superseded == [scene.relay.control]
+    assert len(renewed) == is_foreign
+    del scene.relay.answers["one"]
+    await trio.sleep(5)
+    assert state(scene.one) == state(scene.two) == (True, False)
+    assert len(scene.relay.opened) == 2
     nursery.cancel_scope.cancel()

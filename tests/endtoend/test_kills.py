@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import trio
@@ -170,6 +171,30 @@ async def test_a_killed_forward_resets_its_application(
         await receive(stream, 1_000_000)
         forward.program.kill()
         await assert_is_reset(stream)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["by default", "none"])
+async def test_a_killed_connector_that_is_back_has_its_clients_reset_at_once(
+    deployment: Deployment, nursery: trio.Nursery, remembers: bool
+) -> None:
+    """Without an option: it remembers who it was wherever that is possible. Their deadline is far away."""
+    patient = ["--resume-deadline", "600"]
+    arguments = patient if remembers else [*patient, "--instance-file", "none"]
+    published = deployment.create("back", await serve(nursery, flood))
+    connector = deployment.start_connector(published, arguments=arguments)
+    beside = deployment.start_connector(published, arguments=arguments)
+    beside.kill()  # two of them share no file
+    forward = deployment.start_forward(published, arguments=patient)
+    async with await trio.open_tcp_stream("127.0.0.1", forward.port) as stream:
+        await receive(stream, 1_000_000)
+        connector.kill()
+        await trio.to_thread.run_sync(partial(deployment.start_connector, published, arguments=arguments))
+        with trio.move_on_after(30 if remembers else 3) as waited:
+            await assert_is_reset(stream)
+        assert waited.cancelled_caught is not remembers
+    async with await trio.open_tcp_stream("127.0.0.1", forward.port) as stream:
+        await receive(stream, 1_000)
     nursery.cancel_scope.cancel()
 
 

@@ -198,7 +198,7 @@ async def test_a_connector_that_comes_back_says_that_its_former_self_is_dead(
         return sockets[-1]
 
     first = InstanceFile(tmp_path / "instance")
-    assert first.previous is None
+    assert first.dead == ()
     await deployment.connector(string, dial=dial, instance_file=first)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
         stream = await client.open_stream()
@@ -208,7 +208,7 @@ async def test_a_connector_that_comes_back_says_that_its_former_self_is_dead(
             await trio.aclose_forcefully(one)
         first.close()
         second = InstanceFile(tmp_path / "instance")
-        assert second.previous == first.instance
+        assert second.dead == (first.instance,)
         await deployment.connector(string, instance_file=second)
         with trio.fail_after(15), pytest.raises(trio.BrokenResourceError):
             await stream.receive_some()  # long before the deadline for resumption
@@ -222,12 +222,12 @@ async def test_a_connector_that_comes_back_says_that_its_former_self_is_dead(
 def test_an_instance_file_that_is_held_says_nothing(tmp_path: Path) -> None:
     first = InstanceFile(tmp_path / "instance")
     beside = InstanceFile(tmp_path / "instance")
-    assert beside.previous is None
+    assert beside.dead == ()
     assert beside.instance != first.instance
     beside.close()
     first.close()
     after = InstanceFile(tmp_path / "instance")
-    assert after.previous == first.instance
+    assert after.dead == (first.instance,)
     after.close()
 
 

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
 
 from hybridrelay.abc import Purpose
 from hybridrelay.connectivity import RelayEndpoint, open_channel
-from hybridrelay.connectivity.control import ControlChannel
+from hybridrelay.connectivity.control import ControlChannel, Introduction, run_control_channel
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
+from hybridrelay.connector import InstanceFile
 from hybridrelay.errors import RelayUnreachable, RendezvousError
 from hybridrelay.protocol import Reason, control
 from hybridrelay.relay import Registry
 from hybridrelay.relay import control as relay_control
 from hybridrelay.security import ConnectionString, KeySlot, Role
 
-from .deployment import HOST, Deployment
+from .deployment import HOST, Deployment, echo, serve_target
 
 
 async def _control(deployment: Deployment, string: ConnectionString, role: control.Role) -> ControlChannel:
@@ -97,4 +100,36 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
             link.endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=joined.ticket, dial=link.dial
         )
     assert caught.value.reason in {Reason.TICKET_UNKNOWN, Reason.LISTENER_CANNOT_DIAL}
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connector_whose_instance_another_process_uses_goes_on_as_another(
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """A copy of its machine, or somebody who got hold of the secret, may have stated any generation."""
+    published = deployment.publish()
+    target = await serve_target(nursery, echo)
+    string = deployment.string(published, Role.CONNECTOR, target)
+    file = InstanceFile(tmp_path / "instance")
+    await deployment.connector(string, mode="tcp", instance_file=file)
+    endpoint = RelayEndpoint.all_from(string)[0]
+    link = RelayLink(endpoint, control.Role.CONNECTOR, instance=file.instance, mode="tcp")
+    candidate = await link.choose()
+    introduction = Introduction(control.Role.CONNECTOR, file.instance, control.MAX_INTEGER)
+    async with trio.open_nursery() as attack:
+        channel = await attack.start(partial(run_control_channel, endpoint, candidate, introduction))
+        token = make_connection_token(string, HOST, time.time())
+        answer = await channel.request(control.Register(1, string.entity_path, token))
+        assert isinstance(answer, control.Registered)
+        attack.cancel_scope.cancel()
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        with trio.fail_after(60):
+            stream = await client.open_stream(patience=50)
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+    file.close()
+    successor = InstanceFile(tmp_path / "instance")
+    assert len(successor.dead) == 2
+    assert successor.dead[1] == file.instance
+    successor.close()
     nursery.cancel_scope.cancel()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import exits, values
 from ..config_file import add_config, use_config_file
@@ -21,6 +25,10 @@ from ..connection_strings import (
 from ..parser import RELOADS, WHAT_IT_DOES, Subparsers, add_command
 from ..proxy_options import add_proxy, make_dial
 from ..reloading import add_reload, log_not_reloaded
+
+if TYPE_CHECKING:
+    from ...connector import InstanceFile
+    from ...security import ConnectionString
 
 logger = logging.getLogger("hybridrelay.cli")
 
@@ -80,8 +88,10 @@ def add_parser(subparsers: Subparsers) -> None:
         "--instance-file",
         metavar="F",
         type=values.path,
-        help="remember here which instance this connector is: should it be killed, its clients hear of that as soon "
-        "as it is back, and not only after their resume deadline; one file for each connector",
+        help="remember here which instance this connector is: if it is killed, its clients are told as soon as it is "
+        "back, and not only after their resume deadline; one file for each connector (default: a file in "
+        "$STATE_DIRECTORY, $XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; "
+        "'none' switches it off)",
     )
     add_climb_seconds(parser)
     add_config(parser)
@@ -89,10 +99,24 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.set_defaults(run=run, default_log_level="info")
 
 
+def _instance_file(named: Path | None, strings: Sequence[ConnectionString]) -> InstanceFile | None:
+    from ...connector import InstanceFile, default_instance_file, state_folder
+
+    if named is not None:
+        return None if named.name == "none" else InstanceFile(named)
+    try:
+        home: Path | None = Path.home()
+    except RuntimeError:  # a user that the system does not know
+        home = None
+    folder = state_folder(os.environ, home)
+    published = [(endpoint.host, string.entity_path) for string in strings for endpoint in string.endpoints]
+    return None if folder is None else default_instance_file(folder, published)
+
+
 def run(args: argparse.Namespace) -> int:
     """Publish until told to stop."""
     from ..._nursery import FlatNursery
-    from ...connector import Connector, InstanceFile, PolicyFile
+    from ...connector import Connector, PolicyFile
     from ...errors import ConfigurationError
     from ...security import Role
     from ..running import GracefulStop, run_until_stopped
@@ -101,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     dial = make_dial(args)
     strings = load_all(args.files, Role.CONNECTOR)
     policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)
-    instance_file = None if args.instance_file is None else InstanceFile(args.instance_file)
+    instance_file = _instance_file(args.instance_file, strings)
 
     stop = GracefulStop(args.grace)
 

@@ -1,0 +1,56 @@
+"""Which of our control channels may have superseded another, and when it must have been somebody else's."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from hybridrelay.connectivity import RelayEndpoint, candidates, discover
+from hybridrelay.connectivity import link as link_module
+from hybridrelay.connectivity.instance import OwnInstance, new_instance
+from hybridrelay.connectivity.link import RelayLink
+from hybridrelay.protocol import control
+
+CARRIER = candidates(discover(), "tcp")[0]
+
+
+class FakeChannel:
+    intercepted_by = None
+
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+
+
+@pytest.fixture
+def introduced(monkeypatch: pytest.MonkeyPatch) -> list[OwnInstance]:
+    """As whom control channels were opened, instead of opening them."""
+    seen: list[OwnInstance] = []
+
+    async def run(endpoint, candidate, introduction, *, dial, task_status):
+        seen.append(introduction.instance)
+        task_status.started(FakeChannel(introduction.generation))
+
+    monkeypatch.setattr(link_module, "run_control_channel", run)
+    return seen
+
+
+def link(instance: OwnInstance, host: str = "relay.example") -> RelayLink:
+    return RelayLink(RelayEndpoint(host=host), control.Role.CONNECTOR, instance=instance, mode="tcp")
+
+
+async def test_the_latest_channel_can_only_be_superseded_by_another_process(
+    nursery: trio.Nursery, introduced: list[OwnInstance]
+) -> None:
+    instance = new_instance()
+    one, other = link(instance), link(instance, "another.example")
+    first = await one.start_control(nursery, CARRIER)
+    second = await other.start_control(nursery, CARRIER)
+    assert first.generation < second.generation
+    assert one.renew_instance(first) is None, "two names may lead to one relay"
+    third = await one.start_control(nursery, CARRIER)
+    renewed = one.renew_instance(third)
+    assert renewed is not None
+    await one.start_control(nursery, CARRIER)
+    await other.start_control(nursery, CARRIER)
+    assert introduced == [instance, instance, instance, renewed, instance]
+    nursery.cancel_scope.cancel()

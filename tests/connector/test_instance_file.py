@@ -1,0 +1,211 @@
+"""What a connector remembers of its instances, wherever there is a place for it, and that it never needs it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connector import InstanceFile, default_instance_file, state_folder
+from hybridrelay.connector.instance_file import MAX_BESIDE
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.protocol.control import MAX_REPLACES
+
+PUBLISHED = [("relay.example", "orders"), ("relay.example", "billing")]
+
+
+class Clock:
+    now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "instance"
+
+
+def test_a_successor_knows_all_instances_of_the_last_minutes(path: Path) -> None:
+    clock = Clock()
+    told = []
+    for _ in range(4):
+        file = InstanceFile(path, clock=clock)
+        told.append((file.instance, file.dead))
+        clock.now += 60
+        file.close()
+    instances = [instance for instance, _ in told]
+    assert [dead for _, dead in told] == [(), (instances[0],), (instances[1], instances[0]), tuple(instances[2::-1])]
+    clock.now += 3600
+    file = InstanceFile(path, clock=clock)
+    assert file.dead == (instances[3],), "of long ago, only the last one"
+    file.close()
+
+
+def test_what_it_declares_dead_fits_into_a_message(path: Path) -> None:
+    clock = Clock()
+    for _ in range(3 * MAX_REPLACES):
+        file = InstanceFile(path, clock=clock)
+        assert len(file.dead) <= MAX_REPLACES
+        file.close()
+    assert len(file.dead) == MAX_REPLACES - 1
+
+
+def test_a_further_instance_of_the_process_is_remembered_too(path: Path) -> None:
+    file, further = InstanceFile(path), new_instance()
+    file.add(further)
+    file.close()
+    after = InstanceFile(path)
+    assert after.dead == (further, file.instance)
+    after.close()
+
+
+def test_a_file_that_another_connector_holds_is_left_alone(path: Path) -> None:
+    with_lock = InstanceFile(path)
+    content = path.read_bytes()
+    beside = InstanceFile(path)
+    assert with_lock.is_held
+    assert not beside.is_held
+    beside.add(new_instance())
+    assert path.read_bytes() == content
+    beside.close()
+    with_lock.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense\n", b"\xff" * 10_000, b"0" * 63 + b" 1\n", b"a" * 64 + b" x\n"])
+def test_a_file_of_another_version_says_nothing(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    file = InstanceFile(path)
+    assert file.dead == ()
+    file.close()
+    again = InstanceFile(path)
+    assert again.dead == (file.instance,)
+    again.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are of POSIX")
+def test_nobody_else_can_read_the_secrets(path: Path) -> None:
+    path.touch(0o644)
+    InstanceFile(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_path_that_cannot_be_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="instance file"):
+        InstanceFile(tmp_path / "nowhere" / "instance")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_full_disk_stops_nobody_and_what_can_be_read_is_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    first = InstanceFile(path)
+    first.close()
+
+    def write(descriptor: int, data: bytes) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "write", write)
+    second = InstanceFile(path)
+    assert second.dead == (first.instance,)
+    second.add(new_instance())
+    second.close()
+    assert caplog.text.count("cannot write the instance file") == 2
+    monkeypatch.undo()
+    third = InstanceFile(path)
+    assert third.dead == (first.instance,), "what was there is there still"
+    third.close()
+
+
+def test_a_disk_on_which_nothing_can_be_created_stops_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_open(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", no_open)
+    file = InstanceFile(path)
+    assert (file.dead, file.is_held) == ((), False)
+    assert "No space left on device" in caplog.text
+    file.close()
+
+
+# --- where nobody names one
+
+
+@pytest.mark.parametrize(
+    ("environ", "home", "folder"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/hr", "XDG_STATE_HOME": "/x"}, "/home/me", "/var/lib/hr"),
+        ({"STATE_DIRECTORY": "/var/lib/hr:/var/lib/other"}, None, "/var/lib/hr"),
+        ({"XDG_STATE_HOME": "/x"}, "/home/me", "/x/hybridrelay"),
+        ({"XDG_STATE_HOME": "relative"}, "/home/me", "/home/me/.local/state/hybridrelay"),
+        ({"STATE_DIRECTORY": "", "XDG_STATE_HOME": ""}, "/home/me", "/home/me/.local/state/hybridrelay"),
+        ({}, None, None),
+    ],
+)
+def test_the_folder(environ: dict[str, str], home: str | None, folder: str | None) -> None:
+    found = state_folder(environ, None if home is None else Path(home))
+    assert found == (None if folder is None else Path(folder))
+
+
+def test_each_set_of_hybrid_connections_has_a_file(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "for it"
+    first = default_instance_file(folder, PUBLISHED)
+    assert first is not None
+    first.close()
+    others = default_instance_file(folder, PUBLISHED[:1])
+    again = default_instance_file(folder, reversed(PUBLISHED))
+    assert others is not None
+    assert again is not None
+    assert others.dead == ()
+    assert again.dead == (first.instance,)
+    if sys.platform != "win32":
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    others.close()
+    again.close()
+
+
+def test_connectors_beside_each_other_share_no_file(tmp_path: Path) -> None:
+    beside = [default_instance_file(tmp_path, PUBLISHED) for _ in range(MAX_BESIDE)]
+    assert len({file.path for file in beside if file is not None}) == MAX_BESIDE
+    assert default_instance_file(tmp_path, PUBLISHED) is None
+    killed = beside[3]
+    assert killed is not None
+    killed.close()
+    successor = default_instance_file(tmp_path, PUBLISHED)
+    assert successor is not None
+    assert successor.dead == (killed.instance,)
+    for file in [successor, *beside]:
+        assert file is not None
+        file.close()
+
+
+@pytest.mark.parametrize("trouble", ["a file in the way", "may not write", "no locks"])
+def test_without_a_place_for_it_a_connector_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    folder = tmp_path / "folder"
+    if trouble == "a file in the way":
+        folder.touch()
+    elif trouble == "may not write":
+        real_open = os.open
+
+        def refuse(path: object, *arguments: object, **keywords: object) -> int:
+            if str(path).startswith(str(folder)):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real_open(path, *arguments, **keywords)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(os, "open", refuse)
+    else:
+
+        def no_locks(_: int) -> bool:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr("hybridrelay.connector.instance_file.lock_file", no_locks)
+    assert default_instance_file(folder, PUBLISHED) is None
