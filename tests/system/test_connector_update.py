@@ -177,6 +177,49 @@ async def test_other_relays(
     nursery.cancel_scope.cancel()
 
 
+async def test_the_other_key_at_two_relays(
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both sides go over to their other keys; then the earlier ones end at one relay and at the other."""
+    caplog.set_level("INFO")
+    published = deployment.publish()
+    second = await deploy(nursery, tmp_path / "second")
+    hosts = ("127.0.0.1", "localhost")
+    with Registry.open(second.state_dir) as registry:
+        registry.create("db", hosts, published.rules)
+    with Registry.open(deployment.state_dir) as registry:
+        registry.change_hosts("db", hosts)
+    endpoints = (Endpoint("127.0.0.1", deployment.ports), Endpoint("localhost", second.ports))
+    changes = {"endpoints": endpoints, "relay_pins": (deployment.info.pin, second.info.pin)}
+    string = deployment.string(published, Role.CONNECTOR, await serve_target(nursery, echo), **changes)
+    application = deployment.string(published, Role.APPLICATION, **changes)
+    listener, sender = (rule.secondary for rule in published.rules)
+    assert listener is not None
+    assert sender is not None
+    connector = Connector([string])
+    await nursery.start(connector.run)
+    await said(caplog, "listening for db at localhost")
+    async with deployment.client(application) as client:
+        stream = await client.open_stream()
+        connector.update(0, attrs.evolve(string, key=listener))
+        await said(caplog, f"everything uses the key {key_fingerprint(listener)}")
+        client.update(attrs.evolve(application, key=sender))
+        await said(caplog, f"everything uses the key {key_fingerprint(sender)}")
+        await answers(stream)
+        caplog.clear()
+        for state_dir in (deployment.state_dir, second.state_dir):
+            with Registry.open(state_dir) as registry:
+                for rule in published.rules:
+                    registry.revoke_key("db", rule.name, KeySlot.PRIMARY)
+        for relay in (deployment, second):
+            await Scene(relay, published, string, connector).relay_has_noticed()
+            await answers(stream)
+            await answers(await client.open_stream())
+        assert "was lost" not in caplog.text
+        assert "ended our right" not in caplog.text
+    nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("what", ["name", "role", "relays"])
 async def test_what_cannot_be_used_changes_nothing(scene: Scene, nursery: trio.Nursery, what: str) -> None:
     changed = {
