@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from hybridrelay.connectivity import candidates, discover
-from hybridrelay.connectivity.control import MAX_UNHANDLED, ControlChannel
+from hybridrelay.connectivity.control import MAX_UNHANDLED, ControlChannel, _receive_welcome
 from hybridrelay.mux import CONTROL_CONFIG
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.preamble import TICKET_SIZE
@@ -77,4 +77,29 @@ async def test_an_answer_that_nobody_waits_for_is_ignored(nursery: trio.Nursery)
     await theirs.send_all(control.encode_message(draining))
     assert await channel.messages.receive() == draining
     assert not channel.has_ended
+    nursery.cancel_scope.cancel()
+
+
+WELCOME = control.Welcome("0" * 32, "relay")
+REGISTERED = control.Registered(1, 2e9)
+
+
+@pytest.mark.parametrize(
+    ("said", "fits"),
+    [([WELCOME], True), ([WELCOME, REGISTERED], True), ([REGISTERED, WELCOME], False), ([], False)],
+)
+async def test_the_first_message_has_to_be_the_relays_welcome(
+    nursery: trio.Nursery, said: list[control.Message], fits: bool
+) -> None:
+    session, relay = await session_pair(nursery, config=CONTROL_CONFIG)
+    stream = session.open_stream_nowait()
+    theirs = (await relay.offers.receive()).accept()
+    await theirs.send_all(b"".join(map(control.encode_message, said)))
+    await theirs.send_eof()
+    with trio.fail_after(10):
+        if fits:
+            assert await _receive_welcome(stream, control.ControlDecoder()) == (said[0], said[1:])
+        else:
+            with pytest.raises(RemoteProtocolError):
+                await _receive_welcome(stream, control.ControlDecoder())
     nursery.cancel_scope.cancel()

@@ -11,8 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.connectivity.data import EndToEnd
-from hybridrelay.errors import ConfigurationError, HybridRelayError, PeerIdentityError
+from hybridrelay.connectivity.data import TLS_SECONDS, EndToEnd
+from hybridrelay.errors import ConfigurationError, HybridRelayError, PeerIdentityError, RendezvousError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import (
     Authority,
@@ -134,3 +134,19 @@ async def test_an_identity_of_another_connection_of_the_same_authority_is_refuse
     refused = found[stranger.other]
     assert isinstance(refused, PeerIdentityError)
     assert refused.reason is Reason.IDENTITY_WRONG_CONNECTION
+
+
+@pytest.mark.parametrize("role", list(Role))
+async def test_a_peer_that_says_nothing_is_not_waited_for_for_ever(
+    autojump_clock: trio.testing.MockClock, authority: Authority, role: Role
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    side = EndToEnd.from_connection_string(string(authority, role))
+    began = trio.current_time()
+    with pytest.raises(RendezvousError) as caught:
+        await side.secure(ours)
+    assert caught.value.reason is Reason.PEER_SILENT
+    assert trio.current_time() - began == pytest.approx(TLS_SECONDS)
+    with pytest.raises(trio.ClosedResourceError):
+        await ours.send_all(b"x")
+    await theirs.aclose()
