@@ -1,15 +1,15 @@
-"""Opening sessions for those that wait for one.
+"""Opening sessions for the callers that wait for one.
 
-One task makes the attempts, as long as anybody waits; everybody who waits has a deadline of his own. The rules:
+One task makes the attempts, as long as any caller waits. Each caller has a deadline of its own. The rules:
 
 1. A session that lost its channel is given a moment to resume. The moment is over early when a relay says that the
    session's connector is not there. After that, attempts to open another session are made beside the resumption, and
    whichever succeeds first is used.
 2. A session that is going away takes no further streams, so another one is opened at once.
-3. An attempt that fails is repeated after a short random pause. Those who wait see its error if waiting cannot change
-   it (`patience.may_pass`), or when their deadline passes. The first attempt that somebody waits for always runs to
-   its end, whatever the deadline.
-4. The attempts stop with the last one who waits.
+3. An attempt that fails is repeated after a short random pause. A waiting caller gets its error at once if waiting
+   cannot change it (`patience.may_pass`), else when its deadline passes. The first attempt that a caller waits for
+   always runs to its end, whatever the deadline.
+4. The attempts stop when no caller waits any more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MAX_PAUSE = 1.0
 
 @attrs.define(eq=False)
 class _Waiter:
-    """Somebody who waits for a session."""
+    """A caller that waits for a session."""
 
     #: On Trio's clock. It counts once an attempt has failed.
     deadline: float
@@ -53,7 +53,7 @@ class _Waiter:
 
 
 class SessionOpener:
-    """Holds the session for new streams, and opens another one when that is needed and somebody waits.
+    """Holds the session for new streams, and opens another one when a caller needs one.
 
     Args:
         nursery: runs the attempts.
@@ -83,7 +83,7 @@ class SessionOpener:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a session."""
+        """How many callers wait for a session."""
         return len(self._waiters)
 
     @property
@@ -102,7 +102,7 @@ class SessionOpener:
             StreamRefused: too many are waiting (`Reason.LIMIT`).
             trio.ClosedResourceError: `close` was called.
 
-        Cancelled, the caller no longer waits; the attempt under way ends if nobody else does.
+        Cancelled, the caller no longer waits; the attempt under way ends if no other caller does.
         """
         await trio.lowlevel.checkpoint()
         while True:
@@ -113,7 +113,7 @@ class SessionOpener:
             await self._wait(_Waiter(deadline))
 
     def close(self) -> None:
-        """Open no further sessions. Everybody who waits gets `trio.ClosedResourceError`."""
+        """Open no further sessions. Callers that wait get `trio.ClosedResourceError`."""
         self._closed = True
         self._failed(trio.ClosedResourceError("the client was closed"), final=True)
 
@@ -140,7 +140,7 @@ class SessionOpener:
     async def _run(self) -> None:
         try:
             while self._waiters:
-                # Cancelled with the last who waits; somebody else may have come by the time that has happened.
+                # Cancelled when the last caller leaves; another may have come by the time that has happened.
                 with trio.CancelScope() as self._scope:
                     await self._serve_waiters()
         finally:
@@ -151,7 +151,7 @@ class SessionOpener:
             nursery.start_soon(self._watch_resumption, nursery.cancel_scope)
             try:
                 await self._attempt_until_open()
-            except Exception as exc:  # noqa: BLE001 - a bug, or a dial of the caller's: raised to those who wait
+            except Exception as exc:  # noqa: BLE001 - a bug, or a dial of the caller's: raised in the callers
                 self._failed(exc, final=True)
             nursery.cancel_scope.cancel()
 
