@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from .._replace_file import replace_file
 from .._text_files import read_text, strip_blanks
 from ..errors import ConfigurationError, StateError
 from ..security import format_ports, parse_ports_untrusted
+
+logger = logging.getLogger("hybridrelay.relay")
 
 _FILE = "public-ports"
 _MAX_FILE = 4096
@@ -18,16 +22,23 @@ _REMEDY = "start the relay once: it writes the file again"
 def save_public_ports(state_dir: Path, ports: Mapping[str, int | None]) -> None:
     """Remember ports that are not the defaults (None: not served). The relay does this at every start.
 
-    Raises:
-        StateError: the directory cannot be written to.
+    The file is for the commands that make connection strings. A relay serves without it, so that a full disk does not
+    keep it from starting: what cannot be written is logged.
     """
     path = state_dir / _FILE
+    text = format_ports(ports) + "\n"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if path.read_text("ascii") == text:
+            return
     try:
-        replace_file(path, format_ports(ports) + "\n")
+        replace_file(path, text)
     except OSError as exc:
-        raise StateError(
-            f"cannot write {path}: {exc.strerror}", remedy="make room, or correct its permissions"
-        ) from exc
+        logger.error(
+            "cannot write %s (%s): until it is written, 'connections create' does not know the ports of this relay; "
+            "make room or correct its permissions, then restart the relay",
+            path,
+            exc.strerror,
+        )
 
 
 def load_public_ports(state_dir: Path) -> dict[str, int | None]:

@@ -6,12 +6,14 @@ The rules:
 2. A key's generation is an AUTOINCREMENT row id: SQLite never gives it to another key, so that a key which is
    replaced, or deleted and made again, can be told from its successor.
 3. What is deleted is overwritten (`secure_delete`), in the log as well.
+4. Ending a key or a hybrid connection works on a full disk, too, out of space that is kept for it (`Reserve`).
 
 All methods are synchronous: the relay calls them in a worker thread.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,14 +21,19 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from ..errors import ConfigurationError, StateError
 from ..security import KeySlot, Right, Rule, Secret, check_hosts, generate_key
 from .model import HybridConnection, RelayRecord
+from .reserve import Reserve, is_disk_full
 from .state_dir import REGISTRY_FILE, prepare_state_directory, private_file
 
 __all__ = ["SCHEMA_VERSION", "Registry"]
+
+logger = logging.getLogger("hybridrelay.relay")
+
+T = TypeVar("T")
 
 #: Raised by one with every change of the schema; what an older version of the program finds newer, it leaves alone.
 SCHEMA_VERSION: Final = 1
@@ -75,6 +82,7 @@ class Registry:
         self._database = database
         self._path = path
         self._clock = clock
+        self._reserve = Reserve(path.parent)
 
     @classmethod
     def open(cls, state_dir: Path, *, create: bool = True, clock: Callable[[], float] = time.time) -> Self:
@@ -89,6 +97,13 @@ class Registry:
             StateError: missing, unusable, of another owner, damaged, or from a newer version; with a remedy.
         """
         prepare_state_directory(state_dir, create=create)
+        registry = _with_reserve(Reserve(state_dir), lambda: cls._open(state_dir, create, clock))
+        if create:
+            registry._reserve.restore()
+        return registry
+
+    @classmethod
+    def _open(cls, state_dir: Path, create: bool, clock: Callable[[], float]) -> Self:
         path = state_dir / REGISTRY_FILE
         try:
             private_file(path, create=create)
@@ -221,11 +236,14 @@ class Registry:
         return self.get(name)
 
     def delete(self, name: str) -> None:
-        """Remove a hybrid connection and all that was known about it.
+        """Remove a hybrid connection and all that was known about it. Works on a full disk, too.
 
         Raises:
             ConfigurationError: there is none of this name; says which there are.
         """
+        _with_reserve(self._reserve, lambda: self._delete(name))
+
+    def _delete(self, name: str) -> None:
         with self._change() as database:
             if not database.execute("DELETE FROM connections WHERE name = ?", (name,)).rowcount:
                 raise self._unknown_connection(name)
@@ -244,16 +262,18 @@ class Registry:
                 already: in the other slot, where it would outlive its own revocation.
         """
         key = generate_key() if key is None else key
-        self._replace_key(name, rule, slot, key)
+        _with_reserve(self._reserve, lambda: self._replace_key(name, rule, slot, key))
         return key
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot) -> None:
         """Take the key out of a slot. What it authorized ends at once. Harmless when it is revoked already.
 
+        Works on a full disk, too.
+
         Raises:
             ConfigurationError: no such hybrid connection or rule; says which there are.
         """
-        self._replace_key(name, rule, slot, None)
+        _with_reserve(self._reserve, lambda: self._replace_key(name, rule, slot, None))
 
     # --- how
 
@@ -278,7 +298,16 @@ class Registry:
                 yield self._database
             # The log still has the pages as they were, with deleted keys. A reader may be in the way; then the next
             # change, or the last one to close, does it.
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            try:
+                self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.Error as exc:
+                if not is_disk_full(exc):
+                    raise
+                # The change is made, and nothing is lost: the log has it.
+                logger.warning(
+                    "the disk of %s is full: deleted keys stay in its log until the next change", self._path
+                )
+        self._reserve.restore()
 
     def _read(self, where: str, *parameters: str) -> Iterator[HybridConnection]:
         with _state_errors(self._path):
@@ -321,6 +350,7 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA foreign_keys = ON")
     database.execute("PRAGMA secure_delete = ON").fetchall()
+    database.execute("PRAGMA temp_store = MEMORY").fetchall()
     if not tables:
         with _transaction(database):
             if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
@@ -375,6 +405,17 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
         database.rollback()
         raise
     database.commit()
+
+
+def _with_reserve(reserve: Reserve, change: Callable[[], T]) -> T:
+    """Do something that must work on a full disk. If it does not, it is tried again with the reserved space."""
+    try:
+        return change()
+    except StateError as exc:
+        if not is_disk_full(exc.__cause__) or not reserve.release():
+            raise
+    logger.warning("the disk seems to be full: trying again with the space that was reserved for this")
+    return change()
 
 
 @contextmanager

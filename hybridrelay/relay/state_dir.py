@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -97,8 +98,9 @@ def _lock(path: Path, held: int) -> None:
             f"another relay runs on the state directory {path}{f' (process {holder})' if holder.isdecimal() else ''}",
             remedy="stop that one first, or name another directory",
         )
-    os.ftruncate(held, 0)
-    os.write(held, f"{os.getpid()}\n".encode())
+    with contextlib.suppress(OSError):  # on a full disk; the number is only for whoever is refused
+        os.ftruncate(held, 0)
+        os.write(held, f"{os.getpid()}\n".encode())
 
 
 def private_file(path: Path, *, create: bool) -> None:
