@@ -70,6 +70,10 @@ IDLE_PIPES = 32
 #: stall in buffers instead. Defends the descriptors, two for each pipe.
 BORROWED_PIPES = 1024
 
+#: How long nothing is spliced after the system has refused it. A filter of system calls refuses for good, and each
+#: try costs a call; a shortage of memory passes.
+SPLICE_RETRY_SECONDS = 60.0
+
 #: How long a stream may take to close gracefully after both directions ended, before it is closed by force.
 CLOSE_DEADLINE_SECONDS = 5.0
 

@@ -5,14 +5,19 @@ The kernel moves bytes between a socket and a pipe, never between two sockets, s
 1. A pipe is borrowed when its source has become readable, and goes back as soon as it is empty. A direction that
    waits for its source holds none.
 2. Only empty pipes go back to the pool. A pipe with bytes in it, after an error or a cancellation, is closed.
-3. Where there is no pipe to be had, or the kernel refuses to splice, nothing fails: the caller copies through a
-   buffer.
+3. Where there is no pipe to be had, or splicing fails for a reason that is not one of the sockets' own, nothing is
+   lost: the caller copies through a buffer, and bytes that are in the pipe already are read out of it. Two sockets
+   between which the kernel will not splice (EINVAL) are not tried again. Any other failure is the system's (a filter
+   of system calls, an emulated kernel, memory): then nothing is spliced for `SPLICE_RETRY_SECONDS`.
+4. An error of a socket breaks its leg. It must not be left to the buffer: the kernel reports it once, and the next
+   call would find an end of file.
 """
 
 from __future__ import annotations
 
 import enum
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -22,13 +27,38 @@ from typing import Self
 
 import trio
 
-from .limits import BORROWED_PIPES, IDLE_PIPES, PIPE_BYTES, PUMP_YIELD_BYTES, SMALL_BURST_BYTES
+from .._log_limit import LimitedLogger
+from .limits import (
+    BORROWED_PIPES,
+    IDLE_PIPES,
+    PIPE_BYTES,
+    PUMP_YIELD_BYTES,
+    SMALL_BURST_BYTES,
+    SPLICE_RETRY_SECONDS,
+)
 
 __all__ = ["LegBroke", "PipePool", "SinkBroke", "SourceBroke", "Spliced", "can_splice", "splice"]
 
+logger = LimitedLogger("hybridrelay.relay")
+
 #: More than any pipe holds, so that the pipe's capacity is the only limit.
 _AS_MUCH_AS_FITS = 1 << 30
-_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if sys.platform == "linux" else 0
+#: Not every interpreter on Linux was built with it.
+_HAS_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
+#: SPLICE_F_MOVE and SPLICE_F_NONBLOCK.
+_FLAGS = 1 | 2
+#: Linux's F_SETPIPE_SZ, where the interpreter does not know it.
+_SET_PIPE_SIZE = 1031
+#: Errors that the network, the peer or the state of a socket causes, and EBADF: we have closed it. All others say
+#: that splicing does not work.
+_SOCKET_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EBADF", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETRESET",
+        "ENETUNREACH", "ENONET", "ENOTCONN", "EPIPE", "EPROTO", "ESHUTDOWN", "ETIMEDOUT",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
 
 
 class LegBroke(Exception):
@@ -48,7 +78,7 @@ class Spliced(enum.Enum):
 
     #: The source is at its end.
     END = "end"
-    #: The source has something, but there is no pipe at this moment.
+    #: The source may have something, but at this moment there is no pipe, or no splicing.
     NO_PIPE = "no pipe"
     #: The kernel will not splice between these two sockets, now or later.
     UNSUPPORTED = "unsupported"
@@ -66,7 +96,7 @@ class Pipe:
         self.held = 0
         # Refused to a user who holds much pipe capacity already: then the pipe is smaller, and as good.
         with suppress(OSError):
-            fcntl.fcntl(self._write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(self._write_end, getattr(fcntl, "F_SETPIPE_SZ", _SET_PIPE_SIZE), PIPE_BYTES)
 
     def fill(self, source_fd: int) -> int:
         """Take what fits from a socket; 0 at its end. Raises BlockingIOError where it has nothing, or OSError."""
@@ -102,6 +132,8 @@ class PipePool:
         self._max_idle = max_idle
         self._max_borrowed = max_borrowed
         self._closed = False
+        #: Until when nothing is spliced; on trio's clock.
+        self._suspended_until = -math.inf
         #: Pipes out on loan now.
         self.borrowed = 0
 
@@ -111,8 +143,10 @@ class PipePool:
         return len(self._idle)
 
     def maybe_borrow(self) -> Pipe | None:
-        """An empty pipe, or None where too many are lent or the system gives no more descriptors."""
-        if self.borrowed >= self._max_borrowed:
+        """An empty pipe, or None where too many are lent, nothing is spliced at the moment, or the system gives no
+        more descriptors.
+        """
+        if self.borrowed >= self._max_borrowed or trio.current_time() < self._suspended_until:
             return None
         try:
             pipe = self._idle.pop() if self._idle else Pipe()
@@ -128,6 +162,19 @@ class PipePool:
             pipe.close()
         else:
             self._idle.append(pipe)
+
+    def refused(self, error: OSError) -> Spliced:
+        """A splice has failed with an error that is not a socket's. What the one who tried does now."""
+        if error.errno == errno.EINVAL:
+            return Spliced.UNSUPPORTED
+        if trio.current_time() >= self._suspended_until:
+            self._suspended_until = trio.current_time() + SPLICE_RETRY_SECONDS
+            logger.warning(
+                "splice fails (%s): bytes are copied instead, which takes more processor time; next try in %.0f s",
+                error.strerror,
+                SPLICE_RETRY_SECONDS,
+            )
+        return Spliced.NO_PIPE
 
     def close(self) -> None:
         """Close the idle pipes now, and those on loan when they come back. Idempotent."""
@@ -146,7 +193,7 @@ class PipePool:
 
 def can_splice(source: object, sink: object) -> bool:
     """Whether bytes from `source` to `sink` can move in the kernel, as far as one can tell before trying."""
-    return sys.platform == "linux" and isinstance(source, trio.SocketStream) and isinstance(sink, trio.SocketStream)
+    return _HAS_SPLICE and isinstance(source, trio.SocketStream) and isinstance(sink, trio.SocketStream)
 
 
 async def splice(
@@ -175,7 +222,7 @@ async def splice(
         if pipe is None:
             return Spliced.NO_PIPE
         try:
-            stopped = await _burst(source, sink, pipe, count)
+            stopped = await _burst(source, sink, pipe, pipes, count)
         finally:
             pipes.give_back(pipe)
         if stopped is not None:
@@ -183,7 +230,7 @@ async def splice(
 
 
 async def _burst(
-    source: trio.SocketStream, sink: trio.SocketStream, pipe: Pipe, count: Callable[[int], None]
+    source: trio.SocketStream, sink: trio.SocketStream, pipe: Pipe, pipes: PipePool, count: Callable[[int], None]
 ) -> Spliced | None:
     """Move what the source has at this moment; None once it has nothing more for now."""
     since_yield = 0
@@ -193,22 +240,15 @@ async def _burst(
         except BlockingIOError:
             return None
         except OSError as exc:
-            if exc.errno == errno.EINVAL:
-                return Spliced.UNSUPPORTED
-            raise SourceBroke from exc
+            if exc.errno in _SOCKET_ERRORS:
+                raise SourceBroke from exc
+            return pipes.refused(exc)
         if taken == 0:
             return Spliced.END
-        try:
-            pipe.drain(sink.socket.fileno())
-        except BlockingIOError:
-            pass
-        except OSError as exc:
-            if exc.errno != errno.EINVAL:
-                raise SinkBroke from exc
-        spliced = not pipe.held or await _empty(pipe, sink)
+        refused = await _empty(pipe, pipes, sink)
         count(taken)
-        if not spliced:
-            return Spliced.UNSUPPORTED
+        if refused is not None:
+            return refused
         if taken < SMALL_BURST_BYTES:
             return None
         since_yield += taken
@@ -217,8 +257,15 @@ async def _burst(
             await trio.lowlevel.checkpoint()
 
 
-async def _empty(pipe: Pipe, sink: trio.SocketStream) -> bool:
-    """Bring everything in the pipe to the sink; False where that took a buffer instead of the kernel."""
+async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Spliced | None:
+    """Bring everything in the pipe to the sink; no checkpoint where that needs no wait.
+
+    Returns:
+        None; or where it took a buffer because splicing did not work, what to do now.
+
+    Raises:
+        SinkBroke: writing failed.
+    """
     try:
         while pipe.held:
             try:
@@ -226,10 +273,10 @@ async def _empty(pipe: Pipe, sink: trio.SocketStream) -> bool:
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(sink.socket)
             except OSError as exc:
-                if exc.errno != errno.EINVAL:
+                if exc.errno in _SOCKET_ERRORS:
                     raise
                 await sink.send_all(pipe.read())
-                return False
+                return pipes.refused(exc)
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
         raise SinkBroke from exc
-    return True
+    return None

@@ -222,21 +222,32 @@ def _data_context(protocol: int, identity: Identity, authority: bytes) -> ssl.SS
 def private_file(content: bytes) -> Iterator[str]:
     """A path under which OpenSSL can read `content`, and nobody else: `ssl` loads private keys from files only.
 
-    In memory where Linux offers that, else a file in a directory of our own that is gone at the end.
+    In memory where Linux offers that and lets it be opened by name, else a file in a directory of its own. Both are
+    gone at the end.
     """
-    if hasattr(os, "memfd_create"):
+    with contextlib.ExitStack() as stack:
+        yield _file_in_memory(content, stack) or _file_on_disk(content, stack)
+
+
+def _file_in_memory(content: bytes, stack: contextlib.ExitStack) -> str | None:
+    """None where the kernel is too old, a filter of system calls forbids it, or /proc is not mounted."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    try:
         descriptor = os.memfd_create("hybridrelay", os.MFD_CLOEXEC)
-        try:
-            path = f"/proc/self/fd/{descriptor}"
-            if os.path.exists(path):
-                with open(descriptor, "wb", closefd=False) as file:
-                    file.write(content)
-                yield path
-                return
-        finally:
-            os.close(descriptor)
-    with tempfile.TemporaryDirectory(prefix="hybridrelay-") as directory:
-        path = os.path.join(directory, "key.pem")
-        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        stack.callback(os.close, descriptor)
+        with open(descriptor, "wb", closefd=False) as file:
             file.write(content)
-        yield path
+        path = f"/proc/self/fd/{descriptor}"
+        with open(path, "rb") as file:
+            return path if file.read() == content else None
+    except OSError:
+        return None
+
+
+def _file_on_disk(content: bytes, stack: contextlib.ExitStack) -> str:
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="hybridrelay-"))
+    path = os.path.join(directory, "key.pem")
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(content)
+    return path

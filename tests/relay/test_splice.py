@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.relay import splice as splice_module
+from hybridrelay.relay.limits import SPLICE_RETRY_SECONDS
 from hybridrelay.relay.pump import PumpOutcome, PumpResult, pump
 from hybridrelay.relay.splice import PipePool, can_splice
 from hybridrelay.testing import tcp_pair
@@ -59,10 +63,16 @@ def failing_splice(monkeypatch: pytest.MonkeyPatch, *, call: int, number: int) -
     monkeypatch.setattr(os, "splice", splice)
 
 
+REFUSALS = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOMEM, errno.EUCLEAN)
+
+
+@pytest.mark.parametrize("number", REFUSALS, ids=errno.errorcode.__getitem__)
 @pytest.mark.parametrize("call", range(1, 9))
-async def test_where_the_kernel_refuses_nothing_is_lost(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_where_the_kernel_refuses_nothing_is_lost(
+    call: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Odd calls fill the pipe and even ones empty it, roughly: both are refused at one time or another.
-    failing_splice(monkeypatch, call=call, number=errno.EINVAL)
+    failing_splice(monkeypatch, call=call, number=number)
     with PipePool() as pipes:
         received, result = await through_a_pump(DATA, pipes)
         assert pipes.borrowed == 0
@@ -70,11 +80,46 @@ async def test_where_the_kernel_refuses_nothing_is_lost(call: int, monkeypatch: 
     assert result == PumpResult(len(DATA), 0, PumpOutcome.FINISHED)
 
 
+async def test_a_system_that_refuses_is_asked_again_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+) -> None:
+    real, calls, works = os.splice, 0, False
+
+    def splice(*args: Any, **kwargs: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if works:
+            return real(*args, **kwargs)
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "splice", splice)
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    with PipePool() as pipes:
+        async with far_a, far_b, trio.open_nursery() as nursery:
+            nursery.start_soon(partial(pump, near_a, near_b, pipes=pipes))
+            for _ in range(5):
+                await far_a.send_all(b"some")
+                assert await far_b.receive_some() == b"some"
+            assert calls == 1, "after the first refusal it is not tried again"
+            mock_clock.jump(SPLICE_RETRY_SECONDS + 1)
+            works = True
+            for _ in range(5):
+                await far_a.send_all(b"more")
+                assert await far_b.receive_some() == b"more"
+            assert calls > 5, "the same pair goes on in the kernel"
+            nursery.cancel_scope.cancel()
+    assert caplog.text.count("splice fails (Operation not permitted)") == 1
+
+
+SOCKET_ERRORS = (errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENOTCONN)
+
+
+@pytest.mark.parametrize("number", SOCKET_ERRORS, ids=errno.errorcode.__getitem__)
 @pytest.mark.parametrize(("call", "outcome"), [(1, PumpOutcome.A_BROKE), (2, PumpOutcome.B_BROKE)])
 async def test_the_leg_whose_splice_fails_is_the_broken_one(
-    call: int, outcome: PumpOutcome, monkeypatch: pytest.MonkeyPatch
+    call: int, number: int, outcome: PumpOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing_splice(monkeypatch, call=call, number=errno.ECONNRESET)
+    failing_splice(monkeypatch, call=call, number=number)
     (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
     async with far_a, far_b:
         await far_a.send_all(b"something")
@@ -84,6 +129,20 @@ async def test_the_leg_whose_splice_fails_is_the_broken_one(
         assert result.outcome is outcome
         with pytest.raises(trio.BrokenResourceError):
             await far_b.receive_some()
+
+
+async def test_an_interpreter_without_splice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not have been built with it, on Linux either; the module can be imported, and bytes are copied."""
+    for name in [name for name in vars(os) if name.lower().startswith("splice")]:
+        monkeypatch.delattr(os, name)
+    loader = importlib.util.spec_from_file_location("hybridrelay.relay.splice_without", splice_module.__file__)
+    assert loader is not None
+    assert loader.loader is not None
+    module = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(module)
+    near, far = await tcp_pair()
+    async with near, far:
+        assert not module.can_splice(near, far)
 
 
 async def test_without_pipes_bytes_go_through_a_buffer() -> None:
@@ -111,7 +170,7 @@ async def test_a_long_burst_yields(monkeypatch: pytest.MonkeyPatch) -> None:
     assert received == DATA
 
 
-def test_a_pipe_with_bytes_in_it_never_comes_back() -> None:
+async def test_a_pipe_with_bytes_in_it_never_comes_back() -> None:
     with PipePool() as pipes:
         pipe = pipes.maybe_borrow()
         assert pipe is not None
@@ -120,7 +179,7 @@ def test_a_pipe_with_bytes_in_it_never_comes_back() -> None:
         assert (pipes.borrowed, pipes.idle) == (0, 0)
 
 
-def test_the_pool_is_bounded_both_ways() -> None:
+async def test_the_pool_is_bounded_both_ways() -> None:
     with PipePool(max_idle=1, max_borrowed=2) as pipes:
         lent = [pipes.maybe_borrow() for _ in range(3)]
         assert lent[2] is None
@@ -132,7 +191,7 @@ def test_the_pool_is_bounded_both_ways() -> None:
         pipes.give_back(next(pipe for pipe in lent if pipe))
 
 
-def test_a_closed_pool_closes_what_comes_back() -> None:
+async def test_a_closed_pool_closes_what_comes_back() -> None:
     pipes = PipePool()
     pipe = pipes.maybe_borrow()
     assert pipe is not None

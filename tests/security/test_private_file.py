@@ -1,0 +1,63 @@
+"""The file from which OpenSSL reads a private key: in memory if that works, and otherwise on disk; nobody else's."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.security.tls import private_file
+
+CONTENT = b"a key\n"
+
+
+def test_nothing_is_left() -> None:
+    with private_file(CONTENT) as path:
+        assert Path(path).read_bytes() == CONTENT
+    assert not Path(path).exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only")
+@pytest.mark.parametrize("fault", ["not permitted", "missing", "cannot be opened"])
+def test_where_there_is_none_in_memory(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.memfd_create
+
+    def refuse(name: str, flags: int) -> int:
+        raise PermissionError
+
+    def unreadable(name: str, flags: int) -> int:
+        """As where /proc is not mounted: a number under which nothing is found."""
+        descriptor = real(name, flags)
+        monkeypatch.setattr("builtins.open", fail_once)
+        return descriptor
+
+    real_open = open
+
+    def fail_once(file: object, *args: object, **kwargs: object) -> object:
+        if isinstance(file, str) and file.startswith("/proc/self/fd/"):
+            monkeypatch.setattr("builtins.open", real_open)
+            raise FileNotFoundError
+        return real_open(file, *args, **kwargs)  # type: ignore[call-overload]
+
+    if fault == "missing":
+        monkeypatch.delattr(os, "memfd_create")
+    else:
+        monkeypatch.setattr(os, "memfd_create", refuse if fault == "not permitted" else unreadable)
+    with private_file(CONTENT) as path:
+        assert not path.startswith("/proc/")
+        assert Path(path).read_bytes() == CONTENT
+        if sys.platform != "win32":
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+            assert stat.S_IMODE(os.stat(Path(path).parent).st_mode) == 0o700
+    assert not Path(path).parent.exists()
+
+
+def test_descriptors_are_closed() -> None:
+    with private_file(CONTENT) as path:
+        pass
+    if path.startswith("/proc/self/fd/"):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(int(path.rpartition("/")[2]))
