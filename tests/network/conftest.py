@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -55,8 +55,10 @@ class NetworkDeployment(Deployment):
             check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options,
         )  # fmt: skip
 
-    def start(self, *arguments: str | Path, ready: str = "^ready", **options: object) -> Program:
-        program = Program(self._command(arguments), name=f"hybridrelay {arguments[0]}", **options)
+    def start(
+        self, *arguments: str | Path, ready: str = "^ready", wrapper: Sequence[str | Path] = (), **options: object
+    ) -> Program:
+        program = Program([*wrapper, *self._command(arguments)], name=f"hybridrelay {arguments[0]}", **options)
         self.programs.append(program)
         program.wait_for_line(ready)
         return program

@@ -1,0 +1,128 @@
+"""Machines that lack something in their network: IPv6 on the loopback interface, local ports. Needs root."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from ..deployments import PORT_NAMES, Deployment
+
+ANY_PORTS = ",".join(f"{name}=0" for name in PORT_NAMES)
+
+
+class Machine:
+    """Network and hosts file of its own, in which commands run one after the other or beside each other."""
+
+    def __init__(self, folder: Path) -> None:
+        hosts = folder / "hosts"
+        hosts.write_text("127.0.0.1 localhost\n::1 localhost\n")
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "--mount", "sh", "-c", f"mount --bind {hosts} /etc/hosts && echo ready && exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._holder.stdout is not None
+        self.works = self._holder.stdout.readline() == "ready\n"
+
+    @property
+    def wrapper(self) -> tuple[str, ...]:
+        """Starts a command there."""
+        return ("nsenter", f"--target={self._holder.pid}", "--net", "--mount")
+
+    def run(self, script: str) -> None:
+        subprocess.run([*self.wrapper, "sh", "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+    def close(self) -> None:
+        assert self._holder.stdin is not None
+        assert self._holder.stdout is not None
+        self._holder.stdin.close()
+        self._holder.stdout.close()
+        self._holder.wait()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    if sys.platform != "linux" or not all(map(shutil.which, ("unshare", "nsenter", "ip"))):
+        pytest.skip("needs Linux with unshare, nsenter and ip")
+    machine = Machine(tmp_path)
+    try:
+        if not machine.works:
+            pytest.skip("no namespaces can be made here")
+        machine.run("ip link set lo up")
+        yield machine
+    finally:
+        machine.close()
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    with Deployment(tmp_path) as deployment:
+        yield deployment
+
+
+def test_localhost_without_ipv6(machine: Machine, deployment: Deployment) -> None:
+    """The hosts file names ::1, and the interface does not have it: as in many containers."""
+    machine.run("echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6")
+    relay = deployment.start(
+        "relay", "--state", deployment.state, "--host", "localhost", "--ports", ANY_PORTS, wrapper=machine.wrapper
+    )
+    assert "probe=127.0.0.1:" in relay.out
+    assert "not listening on ::1" in relay.err
+    published = deployment.create("orders", ("127.0.0.1", 1), endpoint="localhost")
+    forward = deployment.start(
+        "forward", "--connection-string-file", published.application, "--listen", "localhost:0",
+        wrapper=machine.wrapper,
+    )  # fmt: skip
+    assert re.search(r"orders=127\.0\.0\.1:\d+", forward.out)
+    assert "not listening on ::1" in forward.err
+
+
+def test_no_address_of_several(machine: Machine, deployment: Deployment) -> None:
+    machine.run("ip link set lo down")
+    machine.run("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; ip address flush dev lo")
+    done = subprocess.run(
+        [*machine.wrapper, sys.executable, "-m", "hybridrelay", "relay", "--state", str(deployment.state),
+         "--host", "::1", "--ports", ANY_PORTS],
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "give an address that an interface of this machine has" in done.stderr
+
+
+async def test_without_local_ports(machine: Machine, deployment: Deployment) -> None:
+    """Every local port is in use, so that nobody can connect: that is not the target's fault, nor the relay's."""
+    deployment.start(
+        "relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ANY_PORTS, wrapper=machine.wrapper
+    )
+    published = deployment.create("orders", ("127.0.0.1", 5))
+    connector = deployment.start(
+        "connector", "--connection-string-file", published.connector, wrapper=machine.wrapper
+    )
+    forward = deployment.start("forward", "--connection-string-file", published.application, wrapper=machine.wrapper)
+    port = int(re.findall(r"127\.0\.0\.1:(\d+)", forward.out)[0])
+    machine.run("echo 60000 60001 > /proc/sys/net/ipv4/ip_local_port_range")
+    script = f"""
+import socket
+held = [socket.socket() for _ in range(2)]
+for number, one in enumerate(held, 60000):
+    one.bind(("", number))
+sock = socket.create_connection(("127.0.0.1", {port}), source_address=("127.0.0.1", 50000))
+sock.sendall(b"x")
+try:
+    sock.recv(1)
+except ConnectionResetError:
+    pass
+"""
+    command = [*machine.wrapper, sys.executable, "-c", script]
+    await trio.run_process(command, capture_stdout=True, capture_stderr=True)
+    connector.wait_for_line("has no local port left for the connection; widen", where="err")
+    assert "reason='out-of-resources'" in connector.err
+    assert "unreachable" not in connector.err
