@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import logging
 import os
 import sys
 import time
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import Final
 
 from .._file_lock import lock_file
+from .._log_limit import LimitedLogger
 from ..connectivity.instance import OwnInstance, new_instance
 from ..errors import ConfigurationError
 from ..protocol.control import MAX_REPLACES
 
-logger = logging.getLogger("hybridrelay.connector")
+logger = LimitedLogger("hybridrelay.connector")
 
 #: Connectors of one user on one machine that publish the same hybrid connections.
 MAX_BESIDE: Final = 16

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from hybridrelay._log_limit import LINES
+
 from ..deployments import HYBRIDRELAY, Deployment, Program, Published
 from ..waiting import async_wait_until
 from .targets import echo, serve
@@ -218,3 +220,20 @@ async def test_a_relay_by_name_is_waited_for_without_threads(
         connector.wait_for_line("trying localhost again", where="err")
         assert await trio.to_thread.run_sync(connector.terminate) == 0
         assert "this is a bug" not in connector.err
+
+
+async def test_lines_that_an_application_causes_are_limited_and_counted(deployment: Deployment) -> None:
+    """Nothing is left out of the audit log, which is evidence."""
+    attempts = LINES + 37
+    published = deployment.create("refused", ("127.0.0.1", 1))
+    connector = deployment.start_connector(published)
+    forward = deployment.start_forward(published)
+    mine = _Applications(forward.port)
+    assert await mine.connect_all(attempts) == 0
+    for program in (forward.program, connector):
+        assert await trio.to_thread.run_sync(program.terminate) == 0
+    lines = [line for line in forward.program.lines["err"] if "refused: connection reset:" in line]
+    (left_out,) = [line for line in lines if "more lines like this were left out" in line]
+    assert len(lines) - 1 == LINES
+    assert "37 more lines like this" in left_out
+    assert _said(connector, "event='refused'") == attempts
