@@ -29,6 +29,12 @@ class FakeControl:
         self.relay = relay.identity
         self.said, self.messages = trio.open_memory_channel[control.Message](10)
         self.closed = trio.Event()
+        #: What the connector has said, requests apart.
+        self.sent: list[control.Message] = []
+
+    async def send(self, message: control.Message) -> None:
+        await trio.lowlevel.checkpoint()
+        self.sent.append(message)
 
     def next_id(self) -> int:
         return 1
@@ -108,9 +114,15 @@ class Channels:
 
     def __init__(self) -> None:
         self.sessions: list[FakeServed] = []
+        #: Data channels that were begun; none of them gets anywhere.
+        self.serving = 0
 
     def of(self, link: object) -> list[FakeServed]:
         return self.sessions
+
+    async def serve(self, *_: object) -> None:
+        self.serving += 1
+        await trio.sleep_forever()
 
 
 def published(name: str, key: str | None = None) -> Published:

@@ -10,18 +10,23 @@ import trio
 import trio.testing
 
 from hybridrelay import security
+from hybridrelay.connectivity import Candidate
 from hybridrelay.connector import channels
 from hybridrelay.connector.channels import (
     HELLO_SECONDS,
     MAX_GREETING_CHANNELS,
     MAX_SESSIONS_PER_IDENTITY,
+    UNPROVEN_SECONDS,
     DataChannels,
     Served,
 )
 from hybridrelay.connector.policy import Policy
-from hybridrelay.connector.published import Published
+from hybridrelay.connector.published import Published, Registration
+from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
 from hybridrelay.mux import DATA_CONFIG, Role, Session
+from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import PeerIdentity
 
@@ -194,3 +199,94 @@ async def ended(stream: trio.abc.ReceiveStream) -> None:
     with suppress(trio.BrokenResourceError):
         while await stream.receive_some():
             pass
+
+
+class FakeLink:
+    host, endpoint, dial = "relay.example", None, None
+
+    async def choose(self) -> Candidate:
+        return WSS
+
+
+class FakeControl:
+    has_ended = False
+
+    def __init__(self) -> None:
+        self.sent: list[control.Message] = []
+
+    async def send(self, message: control.Message) -> None:
+        await trio.lowlevel.checkpoint()
+        self.sent.append(message)
+
+
+@pytest.mark.parametrize("why", ["too slow", "gave way"])
+async def test_a_channel_that_proves_nothing_ends_and_the_client_is_told(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    async def open_data_channel(*_: object, **__: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
+    scene, said = Scene(nursery), FakeControl()
+    registration = Registration(scene.one, FakeLink())  # type: ignore[arg-type]
+    newcomer = registration.unproven.admit("", 1)
+    assert newcomer is not None
+    offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)
+    nursery.start_soon(scene.served.serve, registration, said, offer, newcomer, None)
+    if why == "gave way":
+        await trio.sleep(TENURE_SECONDS)
+        assert registration.unproven.admit("", 1) is not None
+        await trio.testing.wait_all_tasks_blocked()
+    else:
+        await trio.sleep(UNPROVEN_SECONDS - 0.1)
+        assert said.sent == []
+        await trio.sleep(0.2)
+        assert len(registration.unproven) == 0
+    assert said.sent == [control.Failed(7, Reason.LIMIT)]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("when", ["before its handshake", "before HELLO", "while it is open"])
+async def test_an_identity_that_is_shut_out_at_any_time_has_no_session(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    scene = Scene(nursery)
+    shut_out = Policy(frozenset({PEER.serial}))
+    if when == "while it is open":
+        session = await scene.session()
+        beside = await scene.session(peer=ANOTHER)
+        scene.served.set_policy(shut_out)
+        await trio.testing.wait_all_tasks_blocked()
+        assert session.outcome is not None
+        assert session.outcome.reason is Reason.IDENTITY_SHUT_OUT
+        assert beside.outcome is None
+        with pytest.raises(SessionError) as refused:
+            await scene.session()
+        assert refused.value.reason is Reason.IDENTITY_SHUT_OUT
+    elif when == "before HELLO":
+        channel = scene.channel()
+        await trio.testing.wait_all_tasks_blocked()
+        scene.served.set_policy(shut_out)
+        late = Session(Role.INITIATOR, config=DATA_CONFIG)
+        with pytest.raises(SessionError) as refused:
+            await late.run(channel)
+        assert refused.value.reason is Reason.IDENTITY_SHUT_OUT
+    else:
+        ours, theirs = trio.testing.memory_stream_pair()
+
+        async def open_data_channel(*_: object, **__: object) -> tuple[trio.abc.Stream, PeerIdentity]:
+            await trio.lowlevel.checkpoint()
+            return theirs, PEER
+
+        monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
+        scene.served.set_policy(shut_out)
+        registration = Registration(scene.one, FakeLink())  # type: ignore[arg-type]
+        newcomer = registration.unproven.admit("", 1)
+        assert newcomer is not None
+        offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)
+        nursery.start_soon(scene.served.serve, registration, FakeControl(), offer, newcomer, None)
+        # It is answered at once: HELLO is not waited for.
+        goaway = await ours.receive_some()
+        assert goaway[8:10] == Reason.IDENTITY_SHUT_OUT.to_bytes(2, "big")
+    assert not scene.served._greeting
+    nursery.cancel_scope.cancel()

@@ -15,6 +15,7 @@ from hybridrelay.connector.published import ASK_AGAIN_SECONDS
 from hybridrelay.connector.registrar import MAX_NOTICES, Registrar
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable
 from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 
 from .fakes import GRANT, Channels, FakeRelay, FakeServed, FakeSession, Scene, start, state
@@ -433,4 +434,40 @@ async def test_an_instance_that_another_process_uses_is_given_up(
     await trio.sleep(5)
     assert state(scene.one) == state(scene.two) == (True, False)
     assert len(scene.relay.opened) == 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_offers_are_accepted_as_long_as_there_is_room_and_each_sender_has_a_share(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    start(nursery, scene)
+    await trio.sleep(1)
+
+    async def offer(sender: str, name: str = "one") -> control.Message:
+        scene.relay.control.said.send_nowait(control.Offer(1, name, bytes(TICKET_SIZE), 30, sender))
+        await trio.testing.wait_all_tasks_blocked()
+        return scene.relay.control.sent[-1]
+
+    refused = control.Failed(1, Reason.LIMIT)
+    for _ in range(16):
+        assert await offer("greedy") == control.Accept(1)
+    assert await offer("greedy") == refused
+    assert await offer("another") == control.Accept(1)
+    assert await offer("greedy") == refused, "it displaces itself only, and not so soon"
+    assert await offer("greedy", "two") == control.Accept(1), "each hybrid connection has places of its own"
+    assert scene.channels.serving == 18
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", ["one", "three"])
+async def test_offers_for_what_is_not_published_are_refused(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, name: str
+) -> None:
+    scene.relay.answers["one"] = Reason.UNKNOWN_CONNECTION
+    start(nursery, scene)
+    await trio.sleep(1)
+    scene.relay.control.said.send_nowait(control.Offer(1, name, bytes(TICKET_SIZE), 30))
+    await trio.testing.wait_all_tasks_blocked()
+    assert scene.relay.control.sent == [control.Failed(1, Reason.UNKNOWN_CONNECTION)]
+    assert scene.channels.serving == 0
     nursery.cancel_scope.cancel()
