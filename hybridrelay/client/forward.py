@@ -117,7 +117,9 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
                 raise
             if first and isinstance(exc, RelayIdentityError):
                 raise
-            logger.warning("%s", complaint.about(exc))
+            text = complaint.about(exc)
+            logger.log(complaint.level(trio.current_time()), "%s", text)
+            wait = backoff.next_wait(took_seconds=trio.current_time() - began)
         else:
             complaint.over()
             if first:
@@ -130,11 +132,12 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
                 )
             else:
                 logger.info("%s: the session takes no further connections, opening another", client.connection)
+            backoff.succeeded(held_seconds=trio.current_time() - began)
+            wait = backoff.next_wait()
         if first:
             first = False
             task_status.started()
-        backoff.succeeded(held_seconds=trio.current_time() - began)
-        await trio.sleep(backoff.next_wait())
+        await trio.sleep(wait)
 
 
 async def _serve(client: Client, local: trio.SocketStream) -> None:

@@ -69,6 +69,7 @@ async def test_a_storm_after_a_restart(
         answer: control.Message | None = None
         while answer is None:
             tries += 1
+            tried_at = trio.current_time()
             # Known since before the restart: probing is tried elsewhere.
             link._candidate = route
             try:
@@ -77,7 +78,7 @@ async def test_a_storm_after_a_restart(
             except* (RelayUnreachable, StreamRefused):
                 pass  # not there yet, or it had to give way
             if answer is None:
-                await trio.sleep(backoff.next_wait())
+                await trio.sleep(backoff.next_wait(took_seconds=trio.current_time() - tried_at))
         assert isinstance(answer, control.Failed), answer
         assert answer.reason is Reason.LISTENER_ABSENT
 
