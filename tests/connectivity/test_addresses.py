@@ -175,6 +175,19 @@ async def test_what_answered_the_probe_is_dialed_first(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_data_channel_that_was_silent_for_so_long_is_not_tried_elsewhere(
+    serve_at, certificates: Certificates, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then its ticket has expired: another address could only say that it does not know it."""
+    monkeypatch.setattr("hybridrelay.connectivity.channel.RENDEZVOUS_SECONDS", 0.2)
+    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    relay = endpoint(await serve_at({RELAY: "right", OTHER: "stalled"}), certificates)
+    with pytest.raises(RelayUnreachable, match=OTHER):
+        await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=b"t" * 32)
+    assert relay.addresses.answered is None
+    nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("behaviour", ["stalled", "closed", "reset", "garbage", "refused"])
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 async def test_a_proxys_name_may_have_several_addresses_too(
