@@ -91,8 +91,11 @@ async def run_in_thread(
     """`trio.to_thread.run_sync`, or a plain call where no thread can be started.
 
     For short work on local files, which a slow disk can make long. Where there is no thread, it is better that
-    everything waits for it than that a revoked key or a deny list goes unnoticed.
+    everything waits for it than that a revoked key or a deny list goes unnoticed. Trio's own limit of threads does
+    not apply: names are resolved within it, and a name server that does not answer can use it up.
     """
+    if limiter is None:
+        limiter = _own_limiter()
     started = False
 
     def run() -> T:
@@ -106,6 +109,20 @@ async def run_in_thread(
         if started:
             raise
     return run()
+
+
+#: Of a Trio run.
+_LIMITER: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("hybridrelay file threads")
+_THREADS = 8
+
+
+def _own_limiter() -> trio.CapacityLimiter:
+    try:
+        return _LIMITER.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(_THREADS)
+        _LIMITER.set(limiter)
+        return limiter
 
 
 @contextmanager

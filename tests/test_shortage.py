@@ -79,6 +79,18 @@ async def test_without_threads_short_work_is_done_at_once(monkeypatch: pytest.Mo
     assert await run_in_thread(divmod, 7, 2) == (3, 1)
 
 
+async def test_names_that_are_not_resolved_hold_up_no_files() -> None:
+    """Trio resolves names in threads of its default limiter. All of them may wait for a name server."""
+    limiter = trio.to_thread.current_default_thread_limiter()
+    borrowers = [object() for _ in range(int(limiter.total_tokens))]
+    for borrower in borrowers:
+        limiter.acquire_on_behalf_of_nowait(borrower)
+    with trio.fail_after(10):
+        assert await run_in_thread(divmod, 7, 2) == (3, 1)
+    for borrower in borrowers:
+        limiter.release_on_behalf_of(borrower)
+
+
 async def test_errors_of_the_work_itself_are_raised() -> None:
     def fail() -> None:
         raise RuntimeError("can't start new thread")  # in the function, which must not be called again

@@ -320,6 +320,12 @@ class DataChannels:
         if session_id in self._served:
             await refuse_session(channel, Reason.PROTOCOL_ERROR)
             return
+        owner = (published, peer.serial)
+        if not self._shares.take(owner):
+            why = self._shares.why_refused(owner)
+            logger.warning("%s: refused a session of %s (%s): %s", published.name, peer.label, peer.serial, why)
+            await refuse_session(channel, Reason.LIMIT)
+            return
         session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget)
         self._served[session_id] = served = Served(session, published, peer, link, carrier, self._arrived(arrival))
 
@@ -341,3 +347,4 @@ class DataChannels:
             logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
         finally:
             del self._served[session_id]
+            self._shares.give_back(owner)

@@ -65,10 +65,10 @@ async def _serve_within_share(offer: Offer, origin: Origin, shares: DescriptorSh
     published, peer = origin.published, origin.peer
     owner = (published, peer.serial)
     if not shares.take(owner):
-        held = f"{shares.held(owner)} connections are open, this application's share of the descriptors"
-        offer.refuse(Reason.LIMIT, held)
-        entry.refused(Reason.LIMIT, detail=held)
-        logger.warning("%s: refused %s (%s): %s; %s", published.name, peer.label, peer.serial, held, RAISE_LIMIT)
+        why = shares.why_refused(owner)
+        offer.refuse(Reason.LIMIT, why)
+        entry.refused(Reason.LIMIT, detail=why)
+        logger.warning("%s: refused %s (%s): %s; %s", published.name, peer.label, peer.serial, why, RAISE_LIMIT)
         return
     try:
         if (target := await _open(offer, entry)) is not None:

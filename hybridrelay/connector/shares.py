@@ -1,4 +1,4 @@
-"""How many connections to targets one application may have, so that others get descriptors as well. Pure."""
+"""How many descriptors one application may take up at a connector, so that others get some as well. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["DescriptorShares"]
 
 
 class DescriptorShares:
-    """Counts connections to targets by whoever asked for them.
+    """Counts sessions, and connections to targets, by the application that they are for.
 
     An application may hold as many as are still free. So a single one gets half of all, the next one half of what it
     has left, and nobody gets the last. Nothing has to be configured, and an unused share is nobody's loss.
@@ -25,11 +25,15 @@ class DescriptorShares:
         self._held: Counter[Hashable] = Counter()
 
     def held(self, owner: Hashable) -> int:
-        """How many connections `owner` has."""
+        """How many descriptors `owner` has."""
         return self._held.get(owner, 0)
 
+    def why_refused(self, owner: Hashable) -> str:
+        """What to say to an application that has its share."""
+        return f"{self.held(owner)} connections are open, this application's share of the descriptors"
+
     def take(self, owner: Hashable) -> bool:
-        """Count one more connection of `owner`; False where it has its share already."""
+        """Count one more descriptor of `owner`; False where it has its share already."""
         limit = self._limit()
         if limit is not None:
             free = limit - 2 * reserved_descriptors(limit) - self._held.total()
@@ -39,7 +43,7 @@ class DescriptorShares:
         return True
 
     def give_back(self, owner: Hashable) -> None:
-        """One connection of `owner` is over."""
+        """One descriptor of `owner` is closed."""
         self._held[owner] -= 1
         if not self._held[owner]:
             del self._held[owner]

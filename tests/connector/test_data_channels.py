@@ -22,6 +22,7 @@ from hybridrelay.connector.channels import (
 )
 from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Published, Registration
+from hybridrelay.connector.shares import DescriptorShares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
 from hybridrelay.mux import DATA_CONFIG, Role, Session
@@ -137,6 +138,24 @@ async def test_sessions_of_one_identity_are_limited(
     await scene.session(scene.two)
     assert await scene.attach(sessions[0])
     sessions[1].close()
+    await trio.testing.wait_all_tasks_blocked()
+    await scene.session()
+    nursery.cancel_scope.cancel()
+
+
+async def test_sessions_count_towards_the_share_of_descriptors(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(nursery)
+    scene.served._shares = DescriptorShares(lambda: 16)  # 8 can be used, and so 4 by one application
+    sessions = [await scene.session() for _ in range(4)]
+    with pytest.raises(SessionError) as refused:
+        await scene.session()
+    assert refused.value.reason is Reason.LIMIT
+    await scene.session(peer=ANOTHER)
+    assert await scene.attach(sessions[0])
+    for session in sessions[1:3]:
+        session.close()
     await trio.testing.wait_all_tasks_blocked()
     await scene.session()
     nursery.cancel_scope.cancel()
