@@ -67,7 +67,6 @@ def discover(
         on_broken: told of each entry point that is left out.
     """
     found: dict[str, Transport] = {}
-    ports: dict[str, Port] = {}
     # By name, so that of two packages with the same name the same one wins on every machine.
     for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda p: (p.name, p.value)):
         try:
@@ -76,17 +75,16 @@ def discover(
         except Exception as error:  # noqa: BLE001
             on_broken(BrokenTransport(point.name, point.value, f"{type(error).__name__}: {error}"))
             continue
-        problem = _problem_of(transport, found, ports)
+        problem = _problem_of(transport, found)
         if problem is not None:
             on_broken(BrokenTransport(point.name, point.value, problem))
             continue
         assert isinstance(transport, Transport)
         found[transport.name] = transport
-        ports.update(_ports_of(transport))
     return MappingProxyType(found)
 
 
-def _problem_of(transport: object, found: Mapping[str, Transport], ports: Mapping[str, Port]) -> str | None:
+def _problem_of(transport: object, found: Mapping[str, Transport]) -> str | None:
     if not isinstance(transport, Transport):
         return f"{type(transport).__name__} is not an instance of hybridrelay.abc.Transport"
     name = getattr(transport, "name", None)
@@ -102,14 +100,42 @@ def _problem_of(transport: object, found: Mapping[str, Transport], ports: Mappin
             port = route.ports.get(purpose)
             if port is None or purpose not in port.purposes:
                 return f"route {route.name} has no port for {purpose.name.lower()}"
-            # A port may serve several transports, but then they have to mean the same one.
-            if ports.get(port.name, port) != port:
-                return f"port {port.name} is defined otherwise by another transport"
+    return _port_conflict(transport, found.values())
+
+
+def _port_conflict(transport: Transport, others: Iterable[Transport]) -> str | None:
+    """Why its ports cannot stand beside those of the others. A relay serves each port with one transport."""
+    ports: dict[str, Port] = {}
+    for route in transport.routes:
+        for port in route.ports.values():
+            if ports.setdefault(port.name, port) != port:
+                return f"it defines port {port.name} in two ways"
+    for other in others:
+        for name in ports.keys() & _ports_of(other).keys():
+            return (
+                f"port {name} belongs to the transport {other.name}; a port serves one transport, so rename this one"
+            )
     return None
 
 
 def _ports_of(transport: Transport) -> dict[str, Port]:
     return {port.name: port for route in transport.routes for port in route.ports.values()}
+
+
+def transports_by_port(transports: Mapping[str, Transport]) -> Mapping[str, Transport]:
+    """The transport that serves each port of a relay, by the port's name.
+
+    Raises:
+        ConfigurationError: two of them have a port of the same name. `discover` finds no such transports.
+    """
+    owners: dict[str, Transport] = {}
+    for transport in transports.values():
+        if (problem := _port_conflict(transport, owners.values())) is not None:
+            raise ConfigurationError(
+                f"the transport {transport.name} cannot be used: {problem}", remedy="leave one of the two out"
+            )
+        owners |= dict.fromkeys(_ports_of(transport), transport)
+    return MappingProxyType(owners)
 
 
 def all_ports(transports: Mapping[str, Transport]) -> Mapping[str, Port]:

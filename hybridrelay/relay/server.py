@@ -18,7 +18,7 @@ from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery, leaves, wait_stop
 from .._vitals import reporting
 from ..abc import AcceptOptions, Port, Purpose, Transport
-from ..connectivity.discovery import all_ports, discover
+from ..connectivity.discovery import all_ports, discover, transports_by_port
 from ..errors import ConfigurationError, HybridRelayError
 from ..mux import CONTROL_CONFIG, Role, Session
 from ..protocol import control
@@ -129,12 +129,7 @@ class Relay:
         self._clock = clock
         transports = discover() if transports is None else transports
         self._ports = all_ports(transports)
-        self._by_port = {
-            port.name: transport
-            for transport in transports.values()
-            for route in transport.routes
-            for port in route.ports.values()
-        }
+        self._by_port = transports_by_port(transports)
         for name in (*config.bindings, *config.public_ports):
             if name not in self._ports:
                 known = ", ".join(self._ports)

@@ -9,6 +9,7 @@ import pytest
 
 from hybridrelay.abc import Port, Purpose, Route
 from hybridrelay.connectivity import AUTO, BrokenTransport, all_ports, candidates, discover
+from hybridrelay.connectivity.discovery import transports_by_port
 from hybridrelay.errors import ConfigurationError
 
 
@@ -96,7 +97,17 @@ GOOD = Route("x", 5, dict.fromkeys(Purpose, PORT))
         (
             "x",
             (Route("x", 5, dict.fromkeys(Purpose, Port("https", 444, frozenset(Purpose)))),),
-            "port https is defined otherwise",
+            "port https belongs to the transport websocket",
+        ),
+        (
+            "x",
+            (Route("x", 5, dict.fromkeys(Purpose, Port("https", 443, frozenset(Purpose), outer_tls=True))),),
+            "port https belongs to the transport websocket",
+        ),
+        (
+            "x",
+            (GOOD, Route("y", 6, dict.fromkeys(Purpose, Port("x", 2, frozenset(Purpose))))),
+            "it defines port x in two ways",
         ),
     ],
 )
@@ -108,6 +119,20 @@ def test_what_breaks_the_contract_is_told_and_left_out(name, routes, problem, tr
     discovered, (broken,) = found(*points, Point("zzz", other))
     assert discovered == transports
     assert problem in broken.problem
+
+
+def test_a_port_serves_one_transport(transports):
+    assert transports_by_port(transports)["https"] is transports["websocket"]
+    same = type(transports["tcp"])("other", *transports["tcp"].routes)
+    with pytest.raises(ConfigurationError, match=r"port \w+ belongs to the transport tcp"):
+        transports_by_port({**transports, "other": same})
+
+
+def test_one_transport_may_use_a_port_for_several_routes(transports):
+    twice = type(transports["tcp"])("x", GOOD, attrs.evolve(GOOD, name="y"))
+    discovered, broken = found(Point("x", twice))
+    assert discovered == {"x": twice}
+    assert not broken
 
 
 def test_without_a_listener_it_is_logged(caplog):
