@@ -6,6 +6,8 @@ The rules:
 2. A key's generation is an AUTOINCREMENT row id: SQLite never gives it to another key, so that a key which is
    replaced, or deleted and made again, can be told from its successor.
 3. What is deleted is overwritten (`secure_delete`), in the log as well.
+   A file system without shared memory (some network and emulated ones) cannot have that log. There, SQLite keeps the
+   pages that a change replaces in a file which it deletes afterwards, and readers wait for a change.
 4. Ending a key or a hybrid connection works on a full disk, too, out of space that is kept for it (`Reserve`).
 
 All methods are synchronous: the relay calls them in a worker thread.
@@ -27,7 +29,7 @@ from ..errors import ConfigurationError, StateError
 from ..security import KeySlot, Right, Rule, Secret, check_hosts, generate_key
 from .model import HybridConnection, RelayRecord
 from .reserve import Reserve, is_disk_full
-from .state_dir import REGISTRY_FILE, prepare_state_directory, private_file
+from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
 
 __all__ = ["SCHEMA_VERSION", "Registry"]
 
@@ -59,7 +61,10 @@ CREATE TABLE keys (
 );
 """
 
-_DAMAGED = "check the disk's space and the permissions; if the file is damaged, restore it from a backup"
+_DAMAGED = (
+    "check the disk's space and the permissions, and that the directory is on a local file system; if the file is "
+    "damaged, restore it from a backup"
+)
 
 # One statement, so that what it returns is one moment's truth.
 _READ = """
@@ -123,7 +128,7 @@ class Registry:
                 path, timeout=_BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
-                _prepare(database, path)
+                _prepare(database, path, write_ahead=can_share_memory(state_dir))
             except BaseException:
                 database.close()
                 raise
@@ -340,13 +345,19 @@ def _connections(rows: Iterable[tuple[Any, ...]]) -> Iterator[HybridConnection]:
         yield HybridConnection(name, tuple(hosts.split()), tuple(rules), created_at, generations)
 
 
-def _prepare(database: sqlite3.Connection, path: Path) -> None:
+def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> None:
     """Check the version before anything is changed, make the schema where there is none, and set the options."""
+    if not write_ahead:
+        # Before anything else, so that a log from elsewhere is read without shared memory.
+        database.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
+        _set_journal_mode(database, "DELETE")
+        database.execute("PRAGMA locking_mode = NORMAL").fetchall()
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables:
         _check_version(database, path, tables)
     # These are remembered by the file (the log) or by the connection (the rest), and are no part of a transaction.
-    _write_ahead(database)
+    if write_ahead:
+        _set_journal_mode(database, "WAL")
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA foreign_keys = ON")
     database.execute("PRAGMA secure_delete = ON").fetchall()
@@ -359,12 +370,12 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
                 database.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
 
 
-def _write_ahead(database: sqlite3.Connection) -> None:
+def _set_journal_mode(database: sqlite3.Connection, mode: str) -> None:
     # The one statement for which SQLite does not wait: two processes that make the same registry at the same moment.
     deadline = time.monotonic() + _BUSY_TIMEOUT_SECONDS
     while True:
         try:
-            database.execute("PRAGMA journal_mode = WAL").fetchall()
+            database.execute(f"PRAGMA journal_mode = {mode}").fetchall()
         except sqlite3.OperationalError as exc:
             if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
                 raise

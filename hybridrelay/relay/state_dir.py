@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import mmap
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +16,14 @@ from pathlib import Path
 from .._file_lock import lock_file
 from ..errors import StateError
 
-__all__ = ["LOCK_FILE", "REGISTRY_FILE", "occupy_state_directory", "prepare_state_directory", "private_file"]
+__all__ = [
+    "LOCK_FILE",
+    "REGISTRY_FILE",
+    "can_share_memory",
+    "occupy_state_directory",
+    "prepare_state_directory",
+    "private_file",
+]
 
 #: The registry, inside the state directory.
 REGISTRY_FILE = "registry.db"
@@ -101,6 +111,23 @@ def _lock(path: Path, held: int) -> None:
     with contextlib.suppress(OSError):  # on a full disk; the number is only for whoever is refused
         os.ftruncate(held, 0)
         os.write(held, f"{os.getpid()}\n".encode())
+
+
+def can_share_memory(path: Path) -> bool:
+    """Whether processes can share memory through a file in this directory, as SQLite's write-ahead log needs it.
+
+    Where that cannot be found out, because nothing can be written at the moment, it is assumed.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.truncate(mmap.PAGESIZE)
+            try:
+                mmap.mmap(file.fileno(), mmap.PAGESIZE).close()
+            except OSError as exc:
+                return exc.errno == errno.ENOMEM
+    except OSError:
+        return True
+    return True
 
 
 def private_file(path: Path, *, create: bool) -> None:

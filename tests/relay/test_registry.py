@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -230,14 +232,14 @@ class Refusing:
 
 def test_a_lock_that_sqlite_does_not_wait_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     busy = Refusing(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
-    registry_module._write_ahead(busy)  # type: ignore[arg-type]
+    registry_module._set_journal_mode(busy, "WAL")  # type: ignore[arg-type]
     assert busy.codes == []
 
     with pytest.raises(sqlite3.OperationalError):
-        registry_module._write_ahead(Refusing(sqlite3.SQLITE_FULL))  # type: ignore[arg-type]
+        registry_module._set_journal_mode(Refusing(sqlite3.SQLITE_FULL), "WAL")  # type: ignore[arg-type]
     monkeypatch.setattr(registry_module, "_BUSY_TIMEOUT_SECONDS", 0.0)
     with pytest.raises(sqlite3.OperationalError):
-        registry_module._write_ahead(Refusing(sqlite3.SQLITE_BUSY))  # type: ignore[arg-type]
+        registry_module._set_journal_mode(Refusing(sqlite3.SQLITE_BUSY), "WAL")  # type: ignore[arg-type]
 
 
 def test_many_may_make_it_at_the_same_moment(tmp_path: Path) -> None:
@@ -314,3 +316,56 @@ def test_hosts_that_cannot_be(registry: Registry, rules: Rules, name: str, hosts
     with pytest.raises(ConfigurationError):
         registry.change_hosts(name, hosts)
     assert registry.list() == (before,)
+
+
+# --- a file system on which processes cannot share memory
+
+
+@pytest.fixture
+def no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr("mmap.mmap", refuse)
+
+
+def _journal_mode(state_dir: Path) -> str:
+    with contextlib.closing(sqlite3.connect(state_dir / "registry.db")) as database:
+        (mode,) = database.execute("PRAGMA journal_mode").fetchone()
+    return str(mode)
+
+
+def test_without_shared_memory_there_is_no_write_ahead_log(
+    tmp_path: Path, rules: tuple[Rule, ...], no_shared_memory: None
+) -> None:
+    with Registry.open(tmp_path / "state") as reading, Registry.open(tmp_path / "state") as writing:
+        before = reading.data_version()
+        writing.create("db", ["relay.example.com"], rules)
+        assert reading.data_version() != before, "a running relay notices"
+        assert "db" in reading.snapshot()
+        assert not {path.name for path in (tmp_path / "state").iterdir()} & {"registry.db-wal", "registry.db-shm"}
+    assert _journal_mode(tmp_path / "state") == "delete"
+
+
+def test_a_registry_from_elsewhere_can_be_used_without_shared_memory(
+    tmp_path: Path, rules: tuple[Rule, ...], request: pytest.FixtureRequest
+) -> None:
+    with Registry.open(tmp_path / "state") as registry:
+        registry.create("db", ["relay.example.com"], rules)
+    assert _journal_mode(tmp_path / "state") == "wal"
+    request.getfixturevalue("no_shared_memory")
+    for _ in range(2):
+        with Registry.open(tmp_path / "state") as registry:
+            assert "db" in registry.snapshot()
+            registry.regenerate_key("db", rules[0].name, KeySlot.PRIMARY)
+    assert _journal_mode(tmp_path / "state") == "delete"
+
+
+def test_where_it_cannot_be_found_out_the_log_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with Registry.open(tmp_path / "state"):
+        pass
+    assert _journal_mode(tmp_path / "state") == "wal"
