@@ -318,6 +318,29 @@ def test_hosts_that_cannot_be(registry: Registry, rules: Rules, name: str, hosts
     assert registry.list() == (before,)
 
 
+@pytest.mark.parametrize("end", ["revoke", "regenerate", "delete"])
+def test_nothing_is_left_of_a_key_that_has_ended(tmp_path: Path, rules: Rules, end: str) -> None:
+    with Registry.open(tmp_path / "state") as registry:
+        (secure,) = registry._database.execute("PRAGMA secure_delete").fetchone()
+        assert secure == 1
+        registry.create("db", ["relay.example.com"], rules)
+        keys = [rule.key(slot) for rule in rules for slot in KeySlot]
+        texts = [key.reveal().encode() for key in keys if key is not None]
+        assert all(any(text in path.read_bytes() for path in (tmp_path / "state").iterdir()) for text in texts)
+        for rule in rules:
+            for slot in KeySlot:
+                if end == "revoke":
+                    registry.revoke_key("db", rule.name, slot)
+                elif end == "regenerate":
+                    registry.regenerate_key("db", rule.name, slot)
+        if end == "delete":
+            registry.delete("db")
+        for path in (tmp_path / "state").iterdir():
+            assert not any(text in path.read_bytes() for text in texts), path
+    for path in (tmp_path / "state").iterdir():
+        assert not any(text in path.read_bytes() for text in texts), path
+
+
 # --- a file system on which processes cannot share memory
 
 

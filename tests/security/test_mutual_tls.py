@@ -309,3 +309,25 @@ def test_running_needs_no_cryptography() -> None:
     """It costs 90 ms and is for issuing only."""
     check = "import sys, hybridrelay.security, hybridrelay.streams; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("make", [data_client_context, data_server_context])
+def test_what_is_older_than_tls_1_3_is_not_spoken(make: Callable[[Identity, bytes], ssl.SSLContext]) -> None:
+    context = make(CONNECTOR if make is data_server_context else APPLICATION, OURS.certificate)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert context.verify_mode is ssl.CERT_REQUIRED
+
+
+async def test_no_session_can_be_resumed() -> None:
+    """A resumed TLS session would not show the peer's certificate again."""
+    left, right = trio.testing.memory_stream_pair()
+    client = TLSStream(left, data_client_context(APPLICATION, OURS.certificate))
+    server = TLSStream(right, data_server_context(CONNECTOR, OURS.certificate), server_side=True)
+    assert server.ssl_object.context.num_tickets == 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.do_handshake)
+        nursery.start_soon(server.do_handshake)
+    await server.send_all(b"tickets come before this")
+    assert await client.receive_some()
+    session = client.ssl_object.session
+    assert session is None or not session.has_ticket

@@ -8,6 +8,7 @@ import ssl
 import stat
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,31 @@ def encrypted_key() -> bytes:
 
     key = ec.generate_private_key(ec.SECP256R1())
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+
+
+@pytest.mark.parametrize("how", ["pinned", "by the system's authorities", "by a file"])
+async def test_a_control_channel_is_tls_1_3_or_nothing(certificate_file: Path, how: str) -> None:
+    pins = (WRONG_PIN,) if how == "pinned" else ()
+    ours = control_client_context(pins, ca_file=certificate_file if how == "by a file" else None)
+    assert ours.minimum_version is ssl.TLSVersion.TLSv1_3
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    old.load_cert_chain(certificate_file)
+    with pytest.raises(TLSHandshakeError, match=r"(?i)version|protocol"):
+        await connect(ours, old)
+
+
+async def test_a_relay_speaks_nothing_older_either(certificate_file: Path) -> None:
+    server = control_server_context(certificate_file)
+    assert server.minimum_version is ssl.TLSVersion.TLSv1_3
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(TLSHandshakeError, match=r"(?i)version|protocol"):
+        await connect(old, server)
+
+
+@pytest.mark.parametrize("make", [control_server_context, outer_server_context])
+async def test_no_tls_session_can_be_resumed(certificate_file: Path, make: Callable[[Path], ssl.SSLContext]) -> None:
+    server = make(certificate_file)
+    assert server.num_tickets == 0

@@ -1,0 +1,132 @@
+"""Connections that do not authenticate in time are closed in whichever phase they stop; a key that ends meanwhile."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from hybridrelay.abc import Purpose
+from hybridrelay.connectivity import RelayEndpoint
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import RelayLink, make_connection_token
+from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble
+from hybridrelay.relay import Registry, server
+from hybridrelay.relay import control as relay_control
+from hybridrelay.relay.control import ControlPeer
+from hybridrelay.relay.limits import AUTHENTICATION_DEADLINE_SECONDS
+from hybridrelay.security import KeySlot, Role, control_client_context
+from hybridrelay.streams import TLSStream, receive_exactly
+
+from ..waiting import async_wait_until
+from .deployment import HOST, Deployment
+
+DEADLINE = 0.5
+PATIENCE_SECONDS = 20
+
+
+def test_it_is_as_long_as_documented() -> None:
+    assert AUTHENTICATION_DEADLINE_SECONDS == 15
+
+
+async def _says_nothing(stream: trio.abc.HalfCloseableStream) -> None:
+    pass
+
+
+async def _half_a_preamble(stream: trio.abc.HalfCloseableStream) -> None:
+    await stream.send_all(Preamble(Purpose.CONTROL).encode()[:10])
+
+
+async def _only_a_preamble(stream: trio.abc.HalfCloseableStream) -> None:
+    await stream.send_all(Preamble(Purpose.CONTROL).encode())
+    await receive_exactly(stream, STATUS_SIZE)
+
+
+async def _only_tls(stream: trio.abc.HalfCloseableStream) -> None:
+    await _only_a_preamble(stream)
+    await TLSStream(stream, control_client_context(["sha256:" + "A" * 43 + "="])).do_handshake()
+
+
+async def _half_a_request(stream: trio.abc.HalfCloseableStream) -> None:
+    await stream.send_all(b"GET /hybridrelay HTTP/1.1\r\nHost: x\r\n")
+
+
+async def _half_a_hello(stream: trio.abc.HalfCloseableStream) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="x")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    await stream.send_all(outgoing.read()[:100])
+
+
+@pytest.mark.parametrize(
+    ("port", "phase"),
+    [
+        *[(port, _says_nothing) for port in ("probe", "control", "data", "http", "https")],
+        ("control", _half_a_preamble),
+        ("control", _only_a_preamble),
+        ("control", _only_tls),
+        ("http", _half_a_request),
+        ("https", _half_a_hello),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+async def test_who_dawdles_is_cut_off(
+    deployment: Deployment,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    port: str,
+    phase: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]],
+) -> None:
+    monkeypatch.setattr(server, "AUTHENTICATION_DEADLINE_SECONDS", DEADLINE)
+    number = deployment.ports[port]
+    assert number is not None
+    stream = await trio.open_tcp_stream(HOST, number)
+    began = trio.current_time()
+    await phase(stream)
+    with trio.fail_after(PATIENCE_SECONDS):
+        try:
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+    assert trio.current_time() >= began + DEADLINE * 0.9, "not before its time"
+    await stream.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_key_that_is_revoked_while_it_authorizes_opens_nothing(
+    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry changes before the channel is one of those that the relay looks through after a change."""
+    monkeypatch.setattr(relay_control, "REVOKED_CHANNEL_SECONDS", 0.5)
+    published = deployment.publish()
+    send = ControlPeer.send
+
+    async def slow_send(peer: ControlPeer, message: control.Message) -> None:
+        if isinstance(message, control.Registered):
+            (key,) = peer._keys
+            with Registry.open(deployment.state_dir) as registry:
+                registry.revoke_key("db", published.rules[0].name, KeySlot.PRIMARY)
+
+            async def noticed() -> bool:
+                return peer._broker.why_revoked(key) is not None
+
+            await async_wait_until(noticed, seconds=PATIENCE_SECONDS, what="the relay to notice")
+        await send(peer, message)
+
+    monkeypatch.setattr(ControlPeer, "send", slow_send)
+    string = deployment.string(published, Role.CONNECTOR)
+    (endpoint,) = RelayEndpoint.all_from(string)
+    link = RelayLink(endpoint, control.Role.CONNECTOR, instance=new_instance(), mode="tcp")
+    channel = await link.start_control(nursery)
+    token = make_connection_token(string, HOST, time.time())
+    await channel.send(control.Register(channel.next_id(), "db", token))
+    with trio.fail_after(PATIENCE_SECONDS):
+        async for _ in channel.messages:
+            pass
+    nursery.cancel_scope.cancel()
