@@ -224,6 +224,26 @@ async def test_what_is_no_proxy(nursery: trio.Nursery, answer: bytes) -> None:
     assert any(words in failure.text for words in ("does not speak HTTP", "closed the connection", "no final one"))
 
 
+@pytest.mark.parametrize("piece", [b"X: y\r\n", b"y" * 1000])
+async def test_a_head_without_end_is_not_read_to_its_end(
+    nursery: trio.Nursery, piece: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    sent = 0
+
+    async def talk(stream: trio.abc.HalfCloseableStream) -> None:
+        nonlocal sent
+        await read_head(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nX: ")
+        while True:
+            await stream.send_all(piece)
+            sent += len(piece)
+            await trio.testing.wait_all_tasks_blocked()
+
+    failure = await fail(ScriptedProxy(nursery, talk))
+    assert failure.kind is K.PROXY_FAILED
+    assert sent < 2 * MAX_HEAD_BYTES
+
+
 # --- authentication
 
 
@@ -519,6 +539,20 @@ async def test_a_proxys_certificate_has_to_be_trusted(
             await ProxyDial(settings, ssl_context=client)(RELAY, 443)
         assert caught.value.failure.kind is K.PROXY_UNTRUSTED
         assert proxy.heads == [], "nothing was said to it"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_proxys_certificate_has_to_be_for_its_name(nursery: trio.Nursery, tmp_path: Path) -> None:
+    """Whoever has a certificate of a trusted authority has one for some name."""
+    certificate = make_certificate(tmp_path / "other.pem", "other.example.com")
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    proxy = await start_connect_proxy(nursery, context=server)
+    settings = ProxySettings.explicit(f"https://me:hunter2@127.0.0.1:{proxy.port}")
+    with pytest.raises(ProxyError) as caught:
+        await ProxyDial(settings, ssl_context=ssl.create_default_context(cafile=str(certificate)))(RELAY, 443)
+    assert caught.value.failure.kind is K.PROXY_UNTRUSTED
+    assert proxy.heads == [], "nothing was said to it"
     nursery.cancel_scope.cancel()
 
 
