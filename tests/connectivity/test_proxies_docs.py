@@ -72,5 +72,5 @@ def test_every_reason_is_in_the_docs() -> None:
     from hybridrelay.connectivity import FailureKind
 
     text = DOCS.read_text("utf-8")
-    unexplained = {FailureKind.OTHER, FailureKind.FORBIDDEN_LOCALLY, FailureKind.OUT_OF_RESOURCES}
+    unexplained = {FailureKind.OTHER, FailureKind.FORBIDDEN_LOCALLY}
     assert [kind for kind in FailureKind if f"`{kind}`" not in text and kind not in unexplained] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import ssl
 import time
 from collections.abc import Sequence
@@ -442,6 +443,16 @@ async def test_a_proxy_that_is_not_there(nursery: trio.Nursery, autojump_clock: 
             await ProxyDial(settings, dial=dial)(RELAY, 443)
         assert caught.value.failure.kind is K.PROXY_UNREACHABLE
         assert caught.value.failure.text == f"the proxy http://proxy.corp:3128 cannot be reached: {text}"
+
+
+async def test_a_shortage_of_this_machine_is_not_the_proxys_fault(nursery: trio.Nursery) -> None:
+    async def fail(host: str, port: int) -> trio.abc.HalfCloseableStream:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.raises(ProxyError) as caught:
+        await ProxyDial(ProxySettings.explicit("http://proxy.corp:3128"), dial=fail)(RELAY, 443)
+    assert caught.value.failure.kind is K.OUT_OF_RESOURCES
+    assert caught.value.failure.text == "this machine has run out of file descriptors"
 
 
 async def test_cancelled_at_any_point_nothing_stays_open(nursery: trio.Nursery, autojump_clock: object) -> None:

@@ -175,7 +175,10 @@ class _NoProxy(Exception):
 
 
 def _unreachable(proxy: Proxy, exc: OSError) -> ProxyError:
-    return proxy_error(FailureKind.PROXY_UNREACHABLE, proxy, f"cannot be reached: {classify(exc).text}")
+    failure = classify(exc)
+    if failure.kind is FailureKind.OUT_OF_RESOURCES:
+        return ProxyError(failure)  # the fault of this machine, whatever it dials
+    return proxy_error(FailureKind.PROXY_UNREACHABLE, proxy, f"cannot be reached: {failure.text}")
 
 
 def resolve_dial(dial: Dial | None) -> Dial:
