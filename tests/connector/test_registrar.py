@@ -18,7 +18,7 @@ from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 
-from .fakes import GRANT, Channels, FakeRelay, FakeServed, FakeSession, Scene, start, state
+from .fakes import GRANT, Channels, FakeControl, FakeRelay, FakeServed, FakeSession, Scene, start, state
 
 
 @pytest.fixture
@@ -470,4 +470,25 @@ async def test_offers_for_what_is_not_published_are_refused(
     await trio.testing.wait_all_tasks_blocked()
     assert scene.relay.control.sent == [control.Failed(1, Reason.UNKNOWN_CONNECTION)]
     assert scene.channels.serving == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_channel_that_is_lost_while_it_registers_costs_no_instance(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.relay.is_foreign = True
+    request, lost = FakeControl.request, [True, True]
+
+    async def lose(self: FakeControl, message: control.Register) -> control.Message:
+        if lost:
+            lost.pop()
+            raise RelayUnreachable("lost", reason=Reason.SESSION_LOST)
+        return await request(self, message)
+
+    monkeypatch.setattr(FakeControl, "request", lose)
+    start(nursery, scene)
+    await trio.sleep(10)
+    assert state(scene.one) == (True, False)
+    assert len(scene.relay.opened) == 3
+    assert scene.relay.superseded == []
     nursery.cancel_scope.cancel()

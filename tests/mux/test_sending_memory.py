@@ -68,3 +68,70 @@ async def test_all_of_it_is_given_back(autojump_clock: trio.testing.MockClock) -
         nursery.cancel_scope.cancel()
     assert process.sending == 0
     assert client.core.sending.held == server.core.sending.held == 0
+
+
+class Stuck(trio.abc.Stream):
+    """A channel that takes nothing any more, once `stuck` is set."""
+
+    def __init__(self, below: trio.abc.Stream) -> None:
+        self.below = below
+        self.stuck = False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.stuck:
+            await trio.sleep_forever()
+        await self.below.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.below.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.below.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.below.aclose()
+
+
+async def test_what_waits_below_the_session_counts_until_the_channel_is_closed(nursery: trio.Nursery) -> None:
+    process = Budget(LIMIT)
+    stuck: list[Stuck] = []
+
+    def channels() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+        one, other = trio.testing.memory_stream_pair()
+        stuck.append(Stuck(other))
+        return one, stuck[0]
+
+    client, server = await session_pair(nursery, config=CONFIG, channels=channels, budgets=(None, process))
+    ((ours, _),) = await opened(client, server, 1)
+    await trio.testing.wait_all_tasks_blocked()
+    stuck[0].stuck = True
+    nursery.start_soon(ours.send_all, bytes(100 * KIB))
+    await trio.testing.wait_all_tasks_blocked()
+    kept = server.core.unacknowledged_bytes
+    assert kept >= 100 * KIB
+    # Once for the frames that are kept, and once for the write that is under way.
+    assert process.sending >= kept + 100 * KIB
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_lost_channel_takes_its_part_along(nursery: trio.Nursery) -> None:
+    process = Budget(LIMIT)
+    stuck: list[Stuck] = []
+
+    def channels() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+        one, other = trio.testing.memory_stream_pair()
+        stuck.append(Stuck(other))
+        return one, stuck[0]
+
+    resumable = SessionConfig(resume_deadline=1000)
+    client, server = await session_pair(nursery, config=resumable, channels=channels, budgets=(None, process))
+    ((ours, _),) = await opened(client, server, 1)
+    await trio.testing.wait_all_tasks_blocked()
+    stuck[0].stuck = True
+    nursery.start_soon(ours.send_all, bytes(100 * KIB))
+    await trio.testing.wait_all_tasks_blocked()
+    server.drop_channel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert server.outcome is None
+    assert server.core.unacknowledged_bytes <= process.sending < server.core.unacknowledged_bytes + 10 * KIB
+    nursery.cancel_scope.cancel()

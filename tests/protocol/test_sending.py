@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.protocol import Budget, Reason, SessionConfig
-from hybridrelay.protocol.config import FRAME_OVERHEAD, MAX_DATA
+from hybridrelay.protocol.config import BASE_WINDOW, FRAME_OVERHEAD, MAX_DATA
 from hybridrelay.protocol.sending import SESSION_SHARE, STREAM_SHARE, Sending
 from hybridrelay.protocol.session import SessionCore
 from hybridrelay.protocol.stream import Stream
@@ -198,3 +198,18 @@ def test_a_buffer_counts_until_its_last_byte_is_acknowledged() -> None:
 
 def test_a_control_channel_has_limits_of_its_own() -> None:
     assert Sending(None).available > 1 << 60
+
+
+def test_what_is_sent_takes_from_what_can_be_promised() -> None:
+    """All of it together is one budget."""
+    budget = Budget(100 * BASE_WINDOW)
+    budget.sending = 98 * BASE_WINDOW
+    assert budget.reserve_base()
+    assert budget.borrow(10 * BASE_WINDOW) == BASE_WINDOW
+    assert not budget.reserve_base()
+    assert budget.borrow(1) == 0
+    budget.sending = 0
+    assert budget.reserve_base()
+    assert budget.sending_room == budget.sending_limit == 100 * BASE_WINDOW // 8
+    budget.base = 95 * BASE_WINDOW
+    assert budget.sending_room == 4 * BASE_WINDOW, "what is promised leaves less for sending"
