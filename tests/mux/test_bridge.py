@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -407,4 +409,19 @@ async def test_what_has_moved_and_who_ended_it_is_known_whatever_ended_it(nurser
         while watched.progress.so_far() != expected:
             await trio.sleep(0.01)
     await watched.target.aclose()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the option has another layout there")
+async def test_a_process_that_is_killed_ends_no_connection_in_good_order(nursery: trio.Nursery) -> None:
+    """While the bridge lasts, the kernel is told to reset the TCP connection, whatever closes it."""
+    client, server = await session_pair(nursery)
+    client.open_stream_nowait()
+    theirs = (await server.offers.receive()).accept()
+    local, target = await tcp_pair()
+    nursery.start_soon(bridge, theirs, local)
+    await trio.testing.wait_all_tasks_blocked()
+    on, seconds = struct.unpack("ii", local.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+    assert (bool(on), seconds) == (True, 0)
+    await target.aclose()
     nursery.cancel_scope.cancel()
