@@ -73,6 +73,9 @@ class AcceptOptions:
     port: Port
     #: The outer certificate; present exactly where ``port.outer_tls``.
     ssl_context: ssl.SSLContext | None = None
+    #: To be awaited before anything expensive is done for the peer, which is not authenticated: a TLS handshake, as
+    #: soon as its ClientHello is complete. Waits for the peer's turn.
+    before_handshake: Callable[[], Awaitable[None]] | None = None
 
 
 class Transport(ABC):
@@ -82,6 +85,8 @@ class Transport(ABC):
     name: str
     #: The routes that it offers.
     routes: tuple[Route, ...]
+    #: It adds nothing to TCP: on its ports the preamble comes first, and `accept` returns the socket's own stream.
+    adds_nothing: bool = False
 
     @abstractmethod
     async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:

@@ -19,7 +19,7 @@ import trio
 from ..protocol.events import Event
 from ..protocol.reasons import Reason
 from ..protocol.session import SessionCore, State
-from ..streams.nowait import Buffer, Turn, nowait
+from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, Turn, nowait
 from ._waiter import Waiter
 
 #: Seconds to get a final GOAWAY out, and then to close the channel.
@@ -146,6 +146,7 @@ class Channel:
 
     async def _read(self) -> None:
         core, port = self._core, self._port
+        read_bytes = SMALL_READ_BYTES if core.config.small_reads else READ_BYTES
         data: Buffer = self._initial
         turn = Turn()
         while True:
@@ -158,7 +159,7 @@ class Channel:
                 await trio.lowlevel.checkpoint()
                 turn = Turn()
             try:
-                while (received := port.receive_nowait()) is None:
+                while (received := port.receive_nowait(read_bytes)) is None:
                     await port.wait_readable()
                     turn = Turn()
                 data = received

@@ -19,6 +19,7 @@ from ..protocol.reasons import Reason
 from ..protocol.states import Opening
 from ..protocol.stream import Stream
 from ..protocol.windows import Budget
+from ..streams.nowait import SMALL_READ_BYTES
 from ._channel import CLOSING_TIMEOUT, Channel
 from .stream import MuxStream
 
@@ -480,11 +481,11 @@ async def receive_hello(channel: trio.abc.Stream) -> tuple[Hello, bytes]:
 
     The caller sets the deadline.
     """
-    decoder = FrameDecoder()
+    decoder = FrameDecoder(max_data=0)
     received = b""
     while True:
         try:
-            data = bytes(await channel.receive_some())
+            data = bytes(await channel.receive_some(SMALL_READ_BYTES))
             if not data:
                 raise SessionError("the channel ended before HELLO", reason=Reason.SESSION_LOST)
             received += data

@@ -303,13 +303,17 @@ class FrameDecoder:
     """Cuts a byte stream into frames; holds at most one incomplete frame.
 
     The length of a frame is checked as soon as its header is there, before a byte of it is kept.
+
+    Args:
+        max_data: the largest payload of a DATA frame.
     """
 
-    __slots__ = ("_pieces", "_size", "_wanted")
+    __slots__ = ("_kept", "_max_data", "_wanted")
 
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
+    def __init__(self, max_data: int = MAX_DATA) -> None:
+        self._max_data = max_data
+        self._kept = bytearray()
+        #: Bytes until the present frame is complete, or its header.
         self._wanted = HEADER_SIZE
 
     def decode_untrusted(self, data: bytes | bytearray | memoryview) -> Generator[Frame, None, None]:
@@ -320,14 +324,12 @@ class FrameDecoder:
         Raises:
             RemoteProtocolError: malformed; the decoder must not be used again. Any other exception is a bug.
         """
-        if self._pieces:
-            self._pieces.append(bytes(data))
-            self._size += len(data)
-            # Join only when a frame is complete, or trickled input would cost quadratic time.
-            if self._size < self._wanted:
+        if self._kept:
+            self._kept += data
+            # Look only when something is complete, or trickled input would cost quadratic time.
+            if len(self._kept) < self._wanted:
                 return
-            data = b"".join(self._pieces)
-            self._pieces.clear()
+            data, self._kept = memoryview(self._kept), bytearray()
         position, end = 0, len(data)
         wanted = HEADER_SIZE
         try:
@@ -349,21 +351,18 @@ class FrameDecoder:
                     raise RemoteProtocolError(f"malformed frame of type {kind:#04x}: {exc}") from None
                 yield frame
         finally:
-            if position < end:
-                self._pieces.append(bytes(data[position:]))
-            self._size = end - position
+            self._kept += data[position:]
             self._wanted = wanted
 
     @property
     def has_frames(self) -> bool:
         """Something may be complete that was not asked for: go on with ``decode_untrusted(b"")``."""
-        return self._size >= self._wanted
+        return len(self._kept) >= self._wanted
 
-    @staticmethod
-    def _check_header(kind: int, length: int, stream: int) -> None:
+    def _check_header(self, kind: int, length: int, stream: int) -> None:
         if kind not in _DECODERS:
             raise RemoteProtocolError(f"unknown frame type {kind:#04x}")
-        if length > (MAX_DATA if kind == Data.TYPE else MAX_CONTROL):
+        if length > (self._max_data if kind == Data.TYPE else MAX_CONTROL):
             raise RemoteProtocolError(f"frame of type {kind:#04x} with {length} bytes")
         if (stream == 0) != (kind in _SESSION_TYPES):
             raise RemoteProtocolError(f"frame of type {kind:#04x} on stream {stream}")

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import events, frames
-from .config import MAX_STREAM_ID, MAX_WRITTEN_AGAIN, SessionConfig
+from .config import MAX_DATA, MAX_STREAM_ID, MAX_WRITTEN_AGAIN, SessionConfig
 from .delivery import Buffer, Inbox, Outbox
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import Event
@@ -86,7 +86,7 @@ class SessionCore:
         self._hello_due = False
         #: When the session lost its channel; None while it has one that works, or never had one.
         self._detached_at: float | None = None
-        self._decoder = frames.FrameDecoder()
+        self._decoder = self._make_decoder()
         self._events: list[Event] = []
         #: What is queued and not acknowledged, against the process's budget.
         self.sending = Sending(budget)
@@ -149,6 +149,10 @@ class SessionCore:
 
     # --- the network and the clock
 
+    def _make_decoder(self) -> frames.FrameDecoder:
+        # No more than a window may be on its way, so that a longer frame is an error before its end has arrived.
+        return frames.FrameDecoder(min(MAX_DATA, self.config.max_window))
+
     def channel_opened(self, now: float) -> None:
         """A channel is there. The initiator greets; an acceptor waits for the greeting.
 
@@ -158,7 +162,7 @@ class SessionCore:
         if self.state is not State.DETACHED:
             raise LocalProtocolError(f"channel opened while {self.state.name}")
         self.state = State.GREETING
-        self._decoder = frames.FrameDecoder()
+        self._decoder = self._make_decoder()
         self._liveness.restart(now)
         if self.role is Role.INITIATOR:
             self.epoch += 1

@@ -7,9 +7,24 @@ from __future__ import annotations
 
 import attrs
 
-#: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against whoever can reach a
-#: port: each costs a descriptor, a task and a TLS handshake's buffers, about 100 KiB. Honest clients leave the slots
-#: within a few round trips, so that 1024 admit thousands of them per second.
+
+@attrs.frozen
+class Ration:
+    """How many handshakes there may be: a burst, and then so many in a second."""
+
+    #: Owed at a time.
+    burst: int = attrs.field(validator=attrs.validators.ge(1))
+    #: Forgiven in a second.
+    per_second: float = attrs.field(validator=attrs.validators.gt(0))
+
+
+#: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against whoever can reach
+#: a port. Each costs a descriptor, and 2 KiB of memory until it has sent a whole ClientHello and its turn has come.
+#: Then it costs up to 60 KiB during the handshake, and up to 98 KiB with a session and parts of messages inside both
+#: layers of TLS; the rations below let strangers have at most 728 turns before the deadline. Measured with
+#: `python -m benchmarks.strangers memory`: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process. What
+#: waits in the kernel's socket buffers comes on top. Honest clients leave the slots within a few round trips, so
+#: that 1024 admit thousands of them per second.
 UNAUTHENTICATED_SLOTS = 1024
 
 #: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest gives
@@ -19,6 +34,19 @@ UNAUTHENTICATED_SHARE_OF_ADDRESS = 1 / 4
 #: From accept to an accepted token or ticket, transport handshakes included. Defends the slots against slow-loris;
 #: long enough for TCP and TLS over a satellite with losses.
 AUTHENTICATION_DEADLINE_SECONDS = 15.0
+
+#: TLS handshakes (and HTTP requests, where HTTP comes first) of peers that have not authenticated yet; see
+#: `handshakes.py`. A stranger's costs about two milliseconds of the processor with all that goes with it, so that 40
+#: a second take a twelfth of a core. The burst is for honest peers that are under way: with a round trip of 100 ms,
+#: 128 at a time are 300 a second.
+HANDSHAKES_OF_STRANGERS = Ration(burst=128, per_second=40.0)
+#: The same for addresses from which somebody authenticated lately, on top.
+HANDSHAKES_OF_KNOWN = Ration(burst=256, per_second=100.0)
+#: The same for one address, known or not. Thousands of clients may be behind one; those that authenticate pay back
+#: what they took.
+HANDSHAKES_OF_ADDRESS = Ration(burst=128, per_second=20.0)
+#: Addresses that are remembered because somebody authenticated from there: about 200 bytes each.
+REMEMBERED_ADDRESSES = 4096
 
 #: How long a ticket may be used, and so how long the first side waits for the other. Covers a dial that tries a dead
 #: address first; short, because a ticket is a bearer secret.

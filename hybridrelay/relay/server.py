@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,7 +24,7 @@ from .._vitals import reporting
 from ..abc import AcceptOptions, Port, Purpose, Transport
 from ..connectivity.discovery import all_ports, discover, transports_by_port
 from ..errors import ConfigurationError, HybridRelayError
-from ..mux import CONTROL_CONFIG, Role, Session
+from ..mux import CONTROL_CONFIG, Role, Session, receive_hello
 from ..protocol import control
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, decode_preamble_untrusted, encode_status
@@ -33,12 +37,14 @@ from ..streams.sockets import abort_stream, tune_socket
 from .broker import Broker
 from .certificates import CertificateFiles, RelayCertificates
 from .control import ControlPeer
+from .handshakes import Turn, Turns
 from .limits import (
     AUTHENTICATION_DEADLINE_SECONDS,
     UNAUTHENTICATED_SLOTS,
     Shares,
     unauthenticated_slots,
 )
+from .lobby import Guest, Lobby
 from .places import Places
 from .public_ports import save_public_ports
 from .registry import Registry
@@ -138,6 +144,9 @@ class Relay:
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
         self._certificates: RelayCertificates | None = None
         self._peers: set[ControlPeer] = set()
+        self._lobby: Lobby | None = None
+        #: By port name: the same descriptors as the listeners', for calls that trio does not have.
+        self._listening: dict[str, list[socket.socket]] = {}
 
     async def run(
         self, *, stop: trio.Event | None = None, task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED
@@ -146,6 +155,7 @@ class Relay:
         config = self._config
         descriptors = descriptor_limit()
         self._slots = Slots(unauthenticated_slots(descriptors))
+        self._turns = Turns()
         if self._slots.total < UNAUTHENTICATED_SLOTS:
             logger.warning("only %d descriptors: raise the limit (ulimit -Hn, LimitNOFILE)", descriptors)
         with occupy_state_directory(config.state_dir), Registry.open(config.state_dir) as registry:
@@ -156,6 +166,10 @@ class Relay:
                 self._broker = self._make_broker(watcher, descriptors)
                 nursery.start_soon(self._broker.expire)
                 nursery.start_soon(self._sweep)
+                nursery.start_soon(self._turns.run)
+                if sys.platform == "linux":
+                    self._lobby = self._make_lobby(nursery)
+                    nursery.start_soon(self._lobby.run)
                 nursery.start_soon(certificates.watch)
                 nursery.start_soon(report_left_out)
                 with reporting(self):
@@ -198,7 +212,8 @@ class Relay:
                     listeners.append((self._ports[name], opened))
                     bound[name] = tuple(Binding(*one.socket.getsockname()[:2]) for one in opened)
             for port, opened in listeners:
-                serve = partial(serve_listeners, partial(self._serve, port), opened, handler_nursery=nursery)
+                self._listening[port.name] = [socket.socket(fileno=os.dup(one.socket.fileno())) for one in opened]
+                serve = partial(serve_listeners, partial(self._accepted, port), opened, handler_nursery=nursery)
                 await nursery.start(partial(serve, logger=logger, what=f"port {port.name}"))
             save_public_ports(config.state_dir, self._public_ports(bound))
             task_status.started(RelayInfo(MappingProxyType(bound), pin))
@@ -209,11 +224,18 @@ class Relay:
             for _, opened in listeners:
                 for one in opened:
                     one.socket.close()
+            for duplicate in chain.from_iterable(self._listening.values()):
+                duplicate.close()
             self._broker.close()
 
     def vitals(self) -> dict[str, int]:
         """What it holds now; the names are those in docs/operating.md."""
-        return {"unauthenticated": len(self._slots), "peers": len(self._peers), **self._broker.vitals()}
+        return {
+            "unauthenticated": len(self._slots),
+            "waiting_handshakes": self._turns.waiting,
+            "peers": len(self._peers),
+            **self._broker.vitals(),
+        }
 
     async def _drain(self) -> None:
         """Say that the relay is about to go, and give what is under way a moment."""
@@ -270,10 +292,35 @@ class Relay:
 
     # --- connections
 
-    async def _serve(self, port: Port, stream: trio.SocketStream) -> None:
-        """One connection, from accept to its end. Nothing that happens to it reaches any other."""
+    def _make_lobby(self, nursery: trio.Nursery) -> Lobby:
+        plain = frozenset(name for name, transport in self._by_port.items() if transport.adds_nothing)
+
+        def serve(guest: Guest) -> None:
+            nursery.start_soon(self._serve, guest)
+
+        return Lobby(self._slots, self._turns, plain=plain, greet=self._judge_preamble, serve=serve)
+
+    async def _accepted(self, port: Port, stream: trio.SocketStream) -> None:
+        """One connection that was just accepted."""
+        if self._lobby is not None:
+            family, kind, protocol = stream.socket.family, stream.socket.type, stream.socket.proto
+            self._lobby.enter(port, socket.socket(family, kind, protocol, fileno=stream.socket.detach()))
+            self._lobby.enter_waiting(port, self._listening[port.name])
+            return
         try:
-            await self._serve_connection(port, stream)
+            address = str(stream.socket.getpeername()[0])
+        except OSError:  # it has gone already
+            await trio.aclose_forcefully(stream)
+            return
+        scope = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS)
+        turn = Turn.of(self._turns, address)
+        await self._serve(Guest(port, stream, address, self._slots.take(address, scope.cancel), turn, scope))
+
+    async def _serve(self, guest: Guest) -> None:
+        """One connection, until its end. Nothing that happens to it reaches any other."""
+        port = guest.port
+        try:
+            await self._serve_connection(guest)
         except Exception as exc:
             unexpected = [leaf for leaf in leaves(exc) if not isinstance(leaf, _EXPECTED)]
             if unexpected:
@@ -282,34 +329,37 @@ class Relay:
             else:
                 logger.debug("port %s: connection ended: %s", port.name, exc)
         finally:
-            await trio.aclose_forcefully(stream)
+            await trio.aclose_forcefully(guest.stream)
 
-    async def _serve_connection(self, port: Port, socket: trio.SocketStream) -> None:
-        tune_socket(socket.socket)
-        address = str(socket.socket.getpeername()[0])
-        assert self._certificates is not None
-        context = self._certificates.outer_context if port.outer_tls else None
-        stream: trio.abc.HalfCloseableStream | None = None
+    async def _serve_connection(self, guest: Guest) -> None:
+        tune_socket(guest.stream.socket)
+        stream: trio.abc.HalfCloseableStream | None = guest.stream
         peer: ControlPeer | None = None
-        leg: Leg | None = None
+        leg = guest.leg
         try:
             async with FlatNursery() as nursery:
-                with self._slots.acquire(address) as held:
-                    held.scope.deadline = trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS
-                    stream = await self._by_port[port.name].accept(socket, AcceptOptions(port, context))
-                    if stream is None:
-                        return
-                    if port.outer_tls:
-                        held.advance()
-                    purpose, leg = await self._greet(port, stream)
+                with self._slots.hold(guest.slot, guest.scope) as held, guest.turn as turn:
+                    purpose = guest.purpose
+                    if purpose is None:
+                        stream = await self._accept(guest)
+                        if stream is None:
+                            return
+                        if guest.port.outer_tls:
+                            held.advance()
+                        purpose, leg = await self._greet(guest.port, stream)
+                    assert stream is not None
                     if purpose is Purpose.PROBE:
                         await _echo(stream)
                     elif purpose is Purpose.CONTROL:
-                        peer = await self._open_control(stream, nursery, held, address)
+                        peer = await self._open_control(stream, nursery, held, guest)
                         while not peer.authorized and await peer.serve_some():
                             pass
+                    if leg is not None or (peer is not None and peer.authorized):
+                        turn.authenticated()
                 if held.scope.cancelled_caught:
-                    logger.debug("port %s: %s did not authenticate in time, or had to give way", port.name, address)
+                    logger.debug(
+                        "port %s: %s did not authenticate in time, or had to give way", guest.port.name, guest.address
+                    )
                 elif leg is not None and stream is not None:
                     await self._broker.meet(leg, stream)
                 elif peer is not None and peer.authorized:
@@ -319,6 +369,29 @@ class Relay:
             if peer is not None:  # it may have registered something while its session was ending
                 peer.lost()
 
+    async def _accept(self, guest: Guest) -> trio.abc.HalfCloseableStream | None:
+        """The transport's handshake; see `Transport.accept`."""
+        assert self._certificates is not None
+        port = guest.port
+        context = self._certificates.outer_context if port.outer_tls else None
+        if not port.outer_tls and not self._by_port[port.name].adds_nothing:
+            await guest.turn.wait()  # for what the transport does with the first bytes
+        options = AcceptOptions(port, context, guest.turn.wait)
+        return await self._by_port[port.name].accept(guest.stream, options)
+
+    def _judge_preamble(self, port: Port, preamble: bytes) -> tuple[Purpose, Leg | None]:
+        """What a preamble asks for. With a leg, its ticket is good and has been used.
+
+        Raises:
+            RemoteProtocolError: the peer has to be turned away with that reason.
+        """
+        said = decode_preamble_untrusted(preamble)
+        if said.purpose not in port.purposes:
+            raise RemoteProtocolError("wrong port", reason=Reason.WRONG_PORT)
+        if said.purpose is Purpose.DATA:
+            return said.purpose, self._broker.use_ticket(said.ticket)
+        return said.purpose, None
+
     async def _greet(self, port: Port, stream: trio.abc.HalfCloseableStream) -> tuple[Purpose, Leg | None]:
         """Read the preamble. It is answered here, but for a good ticket, whose answer waits for the other side.
 
@@ -326,32 +399,31 @@ class Relay:
             RemoteProtocolError: the peer was turned away, and told why.
         """
         try:
-            preamble = decode_preamble_untrusted(await receive_exactly(stream, PREAMBLE_SIZE))
-            if preamble.purpose not in port.purposes:
-                raise RemoteProtocolError("wrong port", reason=Reason.WRONG_PORT)
-            if preamble.purpose is Purpose.DATA:
-                return preamble.purpose, self._broker.use_ticket(preamble.ticket)
+            purpose, leg = self._judge_preamble(port, await receive_exactly(stream, PREAMBLE_SIZE))
         except RemoteProtocolError as exc:
             await stream.send_all(encode_status(exc.reason))
             await stream.aclose()
             raise
-        await stream.send_all(encode_status(Reason.NO_ERROR))
-        return preamble.purpose, None
+        if leg is None:
+            await stream.send_all(encode_status(Reason.NO_ERROR))
+        return purpose, leg
 
     async def _open_control(
-        self, stream: trio.abc.Stream, nursery: trio.Nursery, held: Held, address: str
+        self, stream: trio.abc.Stream, nursery: trio.Nursery, held: Held, guest: Guest
     ) -> ControlPeer:
         certificates = self._certificates
         assert certificates is not None
-        tls = TLSStream(stream, certificates.control_context, server_side=True)
-        session = Session(Role.ACCEPTOR, config=CONTROL_CONFIG)
+        tls = TLSStream(stream, certificates.control_context, server_side=True, before_answer=guest.turn.wait)
         try:
             await tls.do_handshake()
+            held.advance()
+            _, initial = await receive_hello(tls)
         except BaseException:
             await abort_stream(tls)
             raise
-        held.advance()
-        await nursery.start(session.run, tls)
+        # Not before: it takes as much memory as everything else that a peer costs until here.
+        session = Session(Role.ACCEPTOR, config=CONTROL_CONFIG)
+        await nursery.start(partial(session.run, tls, initial=initial))
         offer = await session.offers.receive()
         peer = ControlPeer(
             self._broker,
@@ -359,7 +431,7 @@ class Relay:
             offer.accept(),
             nursery,
             outer_pins=certificates.outer_pins,
-            address=address_group(address),
+            address=address_group(guest.address),
         )
         nursery.start_soon(self._forget_when_over, session, peer)
         return peer

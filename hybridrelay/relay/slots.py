@@ -17,7 +17,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 
 import attrs
 import trio
@@ -27,6 +27,7 @@ from .limits import UNAUTHENTICATED_SHARE_OF_ADDRESS, UNAUTHENTICATED_SLOTS
 __all__ = ["Held", "Slot", "SlotTable", "Slots", "address_group"]
 
 
+@lru_cache(maxsize=4096)
 def address_group(address: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 of an IPv6 one, which is the least a host is given.
 
@@ -43,7 +44,7 @@ def address_group(address: str) -> str:
     return str(ip)
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Slot:
     """One slot, taken."""
 
@@ -58,15 +59,15 @@ class _Line:
     def __init__(self) -> None:
         self._fresh: dict[Slot, None] = {}
         self._advanced: dict[Slot, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._fresh) + len(self._advanced)
+        #: How many there are.
+        self.size = 0
 
     def __contains__(self, slot: Slot) -> bool:
         return slot in self._fresh or slot in self._advanced
 
     def add(self, slot: Slot) -> None:
         self._fresh[slot] = None
+        self.size += 1
 
     def advance(self, slot: Slot) -> None:
         if slot in self._fresh:
@@ -75,6 +76,7 @@ class _Line:
 
     def remove(self, slot: Slot) -> None:
         del (self._fresh if slot in self._fresh else self._advanced)[slot]
+        self.size -= 1
 
     def first(self) -> Slot:
         """Who gives way next; there is somebody."""
@@ -92,20 +94,25 @@ class SlotTable:
         self._per_address = per_address
         self._taken = _Line()
         self._by_group: dict[str, _Line] = {}
+        #: Groups by the number of slots that they have, and the greatest such number: nobody is searched for.
+        self._by_size: dict[int, dict[str, None]] = {}
+        self._largest = 0
 
     def __len__(self) -> int:
         """Slots taken."""
-        return len(self._taken)
+        return self._taken.size
 
     def take(self, address: str, evict: Callable[[], None]) -> Slot:
         """Take a slot for a connection from `address`, if need be somebody else's."""
-        if len(self._taken) >= self._total:
+        if self._taken.size >= self._total:
             victim = self._victim()
             self.release(victim)
             victim.evict()
         slot = Slot(address_group(address), evict)
         self._taken.add(slot)
-        self._by_group.setdefault(slot.group, _Line()).add(slot)
+        group = self._by_group.setdefault(slot.group, _Line())
+        group.add(slot)
+        self._resized(slot.group, group.size - 1, group.size)
         return slot
 
     def advance(self, slot: Slot) -> None:
@@ -121,12 +128,24 @@ class SlotTable:
         self._taken.remove(slot)
         group = self._by_group[slot.group]
         group.remove(slot)
-        if not group:
+        self._resized(slot.group, group.size + 1, group.size)
+        if not group.size:
             del self._by_group[slot.group]
 
+    def _resized(self, group: str, before: int, after: int) -> None:
+        if before:
+            others = self._by_size[before]
+            del others[group]
+            if not others:
+                del self._by_size[before]
+        if after:
+            self._by_size.setdefault(after, {})[group] = None
+        if after > self._largest or (before == self._largest and before not in self._by_size):
+            self._largest = after
+
     def _victim(self) -> Slot:
-        largest = max(self._by_group.values(), key=len)
-        return (largest if len(largest) > self._per_address else self._taken).first()
+        largest = self._by_group[next(iter(self._by_size[self._largest]))]
+        return (largest if largest.size > self._per_address else self._taken).first()
 
 
 @attrs.frozen
@@ -152,14 +171,28 @@ class Slots:
         """Slots taken."""
         return len(self._table)
 
+    def take(self, address: str, evict: Callable[[], None]) -> Slot:
+        """See `SlotTable.take`."""
+        return self._table.take(address, evict)
+
+    def release(self, slot: Slot) -> None:
+        """See `SlotTable.release`."""
+        self._table.release(slot)
+
     @contextmanager
     def acquire(self, address: str) -> Iterator[Held]:
-        """Hold a slot while the block authenticates a connection from `address`. Never waits.
+        """Take a slot, and hold it as `hold` does. Never waits."""
+        scope = trio.CancelScope()
+        with self.hold(self._table.take(address, scope.cancel), scope) as held:
+            yield held
+
+    @contextmanager
+    def hold(self, slot: Slot, scope: trio.CancelScope) -> Iterator[Held]:
+        """Hold a slot, which `scope` is cancelled to evict, while the block authenticates a connection.
 
         The caller may give the scope a deadline, and closes the connection where the scope was cancelled.
         """
-        with trio.CancelScope() as scope:
-            slot = self._table.take(address, scope.cancel)
+        with scope:
             try:
                 yield Held(scope, partial(self._table.advance, slot))
             finally:

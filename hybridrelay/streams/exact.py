@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import trio
 
+from .nowait import SMALL_READ_BYTES
+
 
 async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     """Receive exactly `count` bytes; what follows stays in `stream`.
@@ -15,7 +17,7 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     """
     received = bytearray()
     while len(received) < count:
-        chunk = await stream.receive_some(count - len(received))
+        chunk = await stream.receive_some(min(count - len(received), SMALL_READ_BYTES))
         if not chunk:
             raise trio.BrokenResourceError(f"the stream ended after {len(received)} of {count} bytes")
         received += chunk

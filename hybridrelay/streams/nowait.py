@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 
 import trio
 
-__all__ = ["READ_BYTES", "Buffer", "NowaitStream", "Turn", "nowait"]
+__all__ = ["READ_BYTES", "SMALL_READ_BYTES", "Buffer", "NowaitStream", "Turn", "nowait", "read_below"]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -31,6 +31,10 @@ Buffer = bytes | bytearray | memoryview
 #: than four of the kernel's largest segments, each of which is a little less than 64 KiB. With 256 KiB most writes
 #: left a tail of a few hundred bytes, which cost a wake-up and a write of its own. Larger reads gained nothing.
 READ_BYTES = 254 * 1024
+
+#: Who asks for no more than this at once makes every stream below read no more than this at once, and so hold little.
+#: For peers that have not authenticated.
+SMALL_READ_BYTES = 2 * 1024
 
 #: A turn is over after so much was moved (bytes), or after so much time (seconds): what a byte costs is up to the
 #: peer, which may put one into each frame.
@@ -99,6 +103,11 @@ def nowait(stream: trio.abc.Stream) -> NowaitStream:
     if isinstance(stream, trio.SocketStream) and sys.platform != "win32":
         return _Socket(stream)
     return _Waiting(stream)
+
+
+def read_below(max_bytes: int) -> int:
+    """How much a stream reads from the one below it, when it is asked for `max_bytes`."""
+    return READ_BYTES if max_bytes > SMALL_READ_BYTES else SMALL_READ_BYTES
 
 
 class Turn:

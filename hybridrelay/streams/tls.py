@@ -10,6 +10,9 @@ OpenSSL waits, and only the transport's calls wait, so no lock is needed around 
 3. The end of the transport without the peer's close_notify is `trio.BrokenResourceError`: whoever carries our bytes
    could have cut them off, and a cut must never look like an end of file.
 4. `ssl.SSLError` leaves this module only as the `__cause__` of `TLSHandshakeError` or `trio.BrokenResourceError`.
+5. A peer that has not authenticated costs little. A server collects the ClientHello before OpenSSL sees a byte of it,
+   handshakes are limited in bytes, and until somebody asks for more than `SMALL_READ_BYTES` at once, OpenSSL gets
+   whole records only: for a part of one it would hold a buffer of 17 KiB.
 """
 
 from __future__ import annotations
@@ -19,13 +22,15 @@ import enum
 import operator
 import ssl
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, overload
 
 import trio
 
 from ..errors import TLSHandshakeError
+from .client_hello import ClientHelloReader
 from .conflict import ConflictDetector
-from .nowait import READ_BYTES, Buffer, NowaitStream, Turn, nowait
+from .nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, NowaitStream, Turn, nowait, read_below
 
 #: How much is encrypted per write to the transport. Sixteen records: larger gained nothing when measured, smaller
 #: cost a third of the throughput.
@@ -35,6 +40,22 @@ _RECORD_BYTES = 16 * 1024
 #: What reading may leave unsent. Honest peers cause a few dozen bytes; one that floods us with key updates and never
 #: lets us send would otherwise grow this without end.
 _MAX_OWED_BYTES = 64 * 1024
+#: The same for peers that may not have authenticated.
+_MAX_OWED_FRUGAL_BYTES = 2 * 1024
+#: What a client may send behind its ClientHello until the handshake is done: its certificates, if the server asks for
+#: them. Ours have 700 bytes.
+_MAX_CLIENT_FLIGHT = 16 * 1024
+#: The same without certificates: two records of less than 100 bytes.
+_MAX_SHORT_FLIGHT = 1024
+#: What a server may send until the handshake is done: OpenSSL takes chains of certificates of 100 KiB.
+_MAX_SERVER_FLIGHT = 128 * 1024
+_RECORD_HEADER = 5
+#: RFC 8446, 5.1: change cipher spec, alert, handshake, application data.
+_RECORD_TYPES = range(20, 24)
+#: The largest record of TLS 1.2 (RFC 5246, 6.2.3); those of TLS 1.3 are smaller.
+_MAX_RECORD = 16 * 1024 + 2048
+#: OpenSSL gets a record in pieces of this size: the buffer between us and it never shrinks.
+_SLICE_BYTES = 1024
 #: How long close waits for the transport to take the last record, and for the peer's end. Enough for any path that is
 #: moving.
 _CLOSE_SECONDS = 1.0
@@ -76,6 +97,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         server_side: whether we answer the handshake or begin it.
         server_hostname: sent as SNI, and checked where ``ssl_context.check_hostname`` says so; without the final dot
             of an absolute name and the zone of an IPv6 address, which no certificate has.
+        before_answer: on the server, awaited when a whole ClientHello is there and before anything is spent on it.
 
     Raises:
         ValueError: `server_hostname` is not a host name.
@@ -88,17 +110,25 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        before_answer: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._transport = transport_stream
         self._port = nowait(transport_stream)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._ssl = ssl_context.wrap_bio(
-            self._incoming,
-            self._outgoing,
-            server_side=server_side,
-            server_hostname=_certificate_name(server_hostname),
-        )
+        self._context = ssl_context
+        self._server_side = server_side
+        self._before_answer = before_answer
+        #: On the server from the ClientHello on.
+        self._made: ssl.SSLObject | None = None
+        if not server_side:
+            name = _certificate_name(server_hostname)
+            self._made = ssl_context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        #: Only little is asked for at once: OpenSSL gets whole records. What it has not got yet is in `_partial`.
+        self._frugal = True
+        self._partial = bytearray()
+        #: Of `_partial`, the rest of a whole record.
+        self._feeding = 0
         self._state = _State.NEW
         self._closed = False
         self._sending = ConflictDetector("another task is sending on this TLS stream")
@@ -114,6 +144,12 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._decrypted = bytearray()
         #: More records have arrived than could be decrypted at once.
         self._undecrypted = False
+
+    @property
+    def _ssl(self) -> ssl.SSLObject:
+        if self._made is None:
+            self._made = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        return self._made
 
     @property
     def transport_stream(self) -> trio.abc.Stream:
@@ -329,20 +365,70 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 await self._linger()
 
     async def _handshake(self) -> None:
+        left = _MAX_SERVER_FLIGHT
+        if self._server_side:
+            await self._read_client_hello()
+            asks = self._context.verify_mode is not ssl.CERT_NONE
+            left = _MAX_CLIENT_FLIGHT if asks else _MAX_SHORT_FLIGHT
         while True:
-            try:
-                self._ssl.do_handshake()
-                done = True
-            except ssl.SSLWantReadError:
-                done = False
+            done = self._step()
             if self._outgoing.pending:
                 await self._transport.send_all(self._outgoing.read())
             if done:
                 return
-            data = await self._transport.receive_some(READ_BYTES)
-            if not data:
-                raise TLSHandshakeError("the connection ended during the TLS handshake")
-            self._incoming.write(data)
+            if left <= 0:
+                raise TLSHandshakeError("the peer sent too much before the end of the TLS handshake")
+            data = await self._receive_handshake()
+            left -= len(data)
+            self._partial += data
+
+    def _step(self) -> bool:
+        """Give OpenSSL all whole records that are there; whether the handshake is done."""
+        while True:
+            try:
+                self._ssl.do_handshake()
+            except ssl.SSLWantReadError:
+                if not self._feed():
+                    return False
+            else:
+                return True
+
+    def _feed(self) -> bool:
+        """Give OpenSSL the next piece of a whole record; False where there is none."""
+        if not self._feeding:
+            self._feeding = _whole_record(self._partial)
+            if not self._feeding:
+                return False
+        size = min(self._feeding, _SLICE_BYTES)
+        self._incoming.write(self._partial[:size])
+        del self._partial[:size]
+        self._feeding -= size
+        return True
+
+    def _read_much(self) -> None:
+        """From now on OpenSSL gets what arrives, as it arrives."""
+        self._frugal = False
+        self._incoming.write(self._partial)
+        self._partial = bytearray()
+        self._feeding = 0
+
+    async def _read_client_hello(self) -> None:
+        """Collect the ClientHello, and wait for our turn to answer it."""
+        reader = ClientHelloReader()
+        try:
+            while not reader.receive_untrusted(await self._receive_handshake()):
+                pass
+        except ValueError as exc:
+            raise TLSHandshakeError(str(exc)) from exc
+        if self._before_answer is not None:
+            await self._before_answer()
+        self._partial += reader.take()
+
+    async def _receive_handshake(self) -> bytes:
+        data = await self._transport.receive_some(SMALL_READ_BYTES)
+        if not data:
+            raise TLSHandshakeError("the connection ended during the TLS handshake")
+        return bytes(data)
 
     async def _send_alert(self, error: ssl.SSLError) -> None:
         """Tell the peer why its handshake failed, as far as that is possible within `_CLOSE_SECONDS`."""
@@ -350,7 +436,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             try:
                 if self._outgoing.pending:
                     await self._transport.send_all(self._outgoing.read())
-                if self._ssl.server_side and isinstance(error, ssl.SSLCertVerificationError):
+                if self._server_side and isinstance(error, ssl.SSLCertVerificationError):
                     # The client believes that it is connected and may have sent data. Closing a TCP connection with
                     # unread data resets it, and a reset overtakes the alert that says what is wrong.
                     await self._linger()
@@ -393,13 +479,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     def _receive(self, max_bytes: int) -> Buffer | None:
         """What has arrived, b"" at the end, or None: a view where it was not kept from an earlier call."""
-        data = self._receive_all()
+        if self._frugal and max_bytes > SMALL_READ_BYTES:
+            self._read_much()
+        data = self._receive_all(read_below(max_bytes))
         if data is not None and len(data) > max_bytes:
             self._decrypted += data[max_bytes:]
             data = data[:max_bytes]
         return data
 
-    def _receive_all(self) -> Buffer | None:
+    def _receive_all(self, read_bytes: int) -> Buffer | None:
         if self._closed or self._state is not _State.READY:
             self._check_open()
             self._check_ready()
@@ -408,7 +496,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             return kept
         turn: Turn | None = None
         while True:
-            if self._incoming.pending:
+            if self._incoming.pending or self._partial:
                 data = self._decrypt()
                 if data:
                     return data
@@ -421,10 +509,12 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 raise trio.BrokenResourceError(message) from cause
             if self._receive_ended:
                 return b""
-            ciphertext = self._port.receive_nowait()
+            ciphertext = self._port.receive_nowait(read_bytes)
             if ciphertext is None:
                 return None
-            if ciphertext:
+            if ciphertext and self._frugal:
+                self._partial += ciphertext
+            elif ciphertext:
                 self._incoming.write(ciphertext)
             else:
                 self._receive_error = ("the connection was cut off", None)
@@ -435,22 +525,29 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         count = 0
         if self._receive_ended or self._receive_error is not None:
             return view[:0]
+        frugal, tls = self._frugal, self._ssl
         try:
             # OpenSSL takes records from the buffer one by one, so an empty buffer means that nothing is left.
-            while self._incoming.pending and count + _RECORD_BYTES <= len(view):
-                size = self._ssl.read(_RECORD_BYTES, view[count : count + _RECORD_BYTES])
+            while count + _RECORD_BYTES <= len(view) and (self._incoming.pending or (frugal and self._feed())):
+                try:
+                    size = tls.read(_RECORD_BYTES, view[count : count + _RECORD_BYTES])
+                except ssl.SSLWantReadError:
+                    continue  # it has taken all there was, and wants the next piece
                 if not size:
                     self._receive_ended = True
                     break
                 count += size  # type: ignore[operator]
-        except ssl.SSLWantReadError:
-            pass
+                if frugal:
+                    break  # what is not asked for would have to be kept
         except ssl.SSLZeroReturnError:
             self._receive_ended = True
         except ssl.SSLError as exc:
             self._receive_error = (f"TLS failed: {_describe(exc)}", exc)
-        self._undecrypted = bool(self._incoming.pending) and count + _RECORD_BYTES > len(view)
-        if self._outgoing.pending > _MAX_OWED_BYTES:
+        if frugal:
+            self._undecrypted = bool(self._feeding or _whole_record(self._partial))
+        else:
+            self._undecrypted = bool(self._incoming.pending) and count + _RECORD_BYTES > len(view)
+        if self._outgoing.pending > (_MAX_OWED_FRUGAL_BYTES if frugal else _MAX_OWED_BYTES):
             self._receive_error = ("the peer demands answers and does not let us send them", None)
         return view[:count]
 
@@ -469,6 +566,22 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
             self._check_ready()
             raise trio.BrokenResourceError("an earlier send failed or was cancelled")
+
+
+def _whole_record(data: bytearray) -> int:
+    """The length of the record with which `data` begins; 0 while it is incomplete. What can be no record counts as
+    one, because OpenSSL knows what to say to it."""
+    if not data:
+        return 0
+    if data[0] not in _RECORD_TYPES or (len(data) > 1 and data[1] != 3):
+        return len(data)
+    if len(data) < _RECORD_HEADER:
+        return 0
+    length = data[3] << 8 | data[4]
+    if length > _MAX_RECORD:
+        return len(data)
+    end = _RECORD_HEADER + length
+    return end if len(data) >= end else 0
 
 
 def _describe(exc: ssl.SSLError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 
 import pytest
 from hypothesis import given
@@ -212,12 +213,19 @@ def test_clipped_text_fits_and_says_as_much_as_it_can(text: str) -> None:
     Reset(1, Reason.LIMIT, clipped)
 
 
-def test_a_trickled_frame_costs_linear_time() -> None:
-    """The pieces are joined once, when the frame is complete, and not at every byte."""
+def test_a_trickled_frame_costs_linear_time_and_no_more_memory_than_it_has_bytes() -> None:
+    """What is kept is one buffer that grows, and is looked at only when the frame is complete."""
     decoder = FrameDecoder()
     data = Data(1, bytes(65_536)).encode()
     for i in range(len(data) - 1):
         assert not list(decoder.decode_untrusted(data[i : i + 1]))
-    assert len(decoder._pieces) > 60_000
+    assert sys.getsizeof(decoder._kept) < 1.2 * len(data)
     assert len(list(decoder.decode_untrusted(data[-1:]))) == 1
-    assert not decoder._pieces
+    assert not decoder._kept
+
+
+def test_a_frame_longer_than_the_decoder_allows_is_refused_by_its_header() -> None:
+    decoder = FrameDecoder(max_data=16_384)
+    header = Data(1, bytes(16_385)).encode()[:8]
+    with pytest.raises(RemoteProtocolError, match="16385 bytes"):
+        list(decoder.decode_untrusted(header))

@@ -128,11 +128,12 @@ async def test_max_bytes_keeps_the_rest(autojump_clock: trio.testing.MockClock) 
     client, server = await memory_pair()
     await client.send_all(b"0123456789" * 4000)
     await client.aclose()
-    first = await server.receive_some(3)
-    second = await server.receive_some(30_000)
-    third = await server.receive_some()
-    assert (len(first), len(second), len(third)) == (3, 30_000, 9_997)
-    assert first + second + third == b"0123456789" * 4000
+    first = await server.receive_some(3_000)
+    second = await server.receive_some(3)
+    third = await server.receive_some(30_000)
+    fourth = await server.receive_some()
+    assert (len(first), len(second), len(third), len(fourth)) == (3_000, 3, 30_000, 6_997)
+    assert first + second + third + fourth == b"0123456789" * 4000
     assert await server.receive_some() == b""
     assert await server.receive_some(1) == b""
 

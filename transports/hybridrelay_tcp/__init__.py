@@ -23,6 +23,7 @@ class TCPTransport(Transport):
     """A port for each purpose, and the TCP connection as it is."""
 
     name = "tcp"
+    adds_nothing = True
     routes = (Route("tcp", 10, {Purpose.PROBE: PROBE, Purpose.CONTROL: CONTROL, Purpose.DATA: DATA}),)
 
     async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
@@ -35,7 +36,6 @@ class TCPTransport(Transport):
 
     async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
         """Return ``stream`` itself. See `Transport.accept`."""
-        tune_stream(stream)
         return stream
 
 

@@ -1,4 +1,4 @@
-"""The WebSocket handshake by trio-websocket, on a stream that stays ours.
+"""The client's WebSocket handshake by trio-websocket, on a stream that stays ours.
 
 trio-websocket reads ahead and starts a task that goes on reading for ever. So it gets a stand-in for the connection
 that delivers the HTTP head and not one byte more, and then blocks. Once the handshake is done its task is cancelled
@@ -15,7 +15,7 @@ import trio_websocket
 
 from hybridrelay.errors import TransportError, UpgradeRefused
 
-__all__ = ["PATH", "SUBPROTOCOL", "handshake_as_client", "handshake_as_server"]
+__all__ = ["PATH", "SUBPROTOCOL", "handshake_as_client"]
 
 #: The one path, so that a reverse proxy in front needs one rule.
 PATH = "/hybridrelay"
@@ -121,29 +121,8 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
     return bytes(received[head_size:])
 
 
-async def handshake_as_server(stream: trio.abc.Stream, head: bytes) -> None:
-    """Accept the upgrade (RFC 6455 section 4.2.2).
-
-    Args:
-        stream: the connection; the caller closes it if this raises.
-        head: the client's request, already read and checked.
-
-    Raises:
-        TransportError: the client is gone.
-    """
-
-    async def read_head() -> bytes:
-        return head
-
-    async def answer(nursery: trio.Nursery) -> None:
-        request = await trio_websocket.wrap_server_stream(nursery, _HeadStream(stream, read_head))
-        await request.accept(subprotocol=SUBPROTOCOL)
-
-    await _run(answer)
-
-
 async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:
-    """Run one side of the handshake, end trio-websocket's task, and translate whatever it raised.
+    """Run the handshake, end trio-websocket's task, and translate whatever it raised.
 
     Its exceptions are many, and some are accidents of parsing (`UnicodeError`): all of them are the peer's doing.
     """

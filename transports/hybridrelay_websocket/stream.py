@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import trio
 
 from hybridrelay.streams.conflict import ConflictDetector
-from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn, nowait
+from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn, nowait, read_below
 
 from .frames import (
     END_OF_DATA,
@@ -283,13 +283,13 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def _receive(self, max_bytes: int) -> Buffer | None:
         """The payload that has arrived, b"" at the end of data, or None."""
-        data = self._receive_all()
+        data = self._receive_all(read_below(max_bytes))
         if data is not None and len(data) > max_bytes:
             # A copy: what was received is a view that others overwrite.
             data, self._kept = data[:max_bytes], memoryview(bytes(data[max_bytes:]))
         return data
 
-    def _receive_all(self) -> Buffer | None:
+    def _receive_all(self, read_bytes: int) -> Buffer | None:
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed")
         if self._lost is not None:
@@ -308,7 +308,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                 if turn.is_over(0):
                     return None
             try:
-                chunk = self._port.receive_nowait()
+                chunk = self._port.receive_nowait(read_bytes)
             except trio.BrokenResourceError as exc:
                 raise self._broken("the connection is lost", receiving=True) from exc
             if chunk is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import ssl
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -12,8 +13,8 @@ from hybridrelay.errors import HybridRelayError, TransportError
 from hybridrelay.streams import TLSStream
 from hybridrelay.streams.sockets import tune_stream
 
-from .front import Answer, BadRequest, judge, read_request, send_answer
-from .handshake import handshake_as_client, handshake_as_server
+from .front import Answer, BadRequest, accept_upgrade, judge, read_request, send_answer
+from .handshake import handshake_as_client
 from .stream import WebSocketStream
 
 __all__ = ["HTTP", "HTTPS", "WebSocketTransport"]
@@ -54,12 +55,13 @@ class WebSocketTransport(Transport):
         """Outer TLS if the port has it, then whatever HTTP asks for. See `Transport.accept`."""
         accepted: WebSocketStream | None = None
         try:
-            tune_stream(stream)
             inner: trio.abc.Stream = stream
             if options.port.outer_tls:
                 if options.ssl_context is None:
                     raise ValueError(f"port {options.port.name} needs an outer certificate")
-                inner = await _outer_tls(stream, options.ssl_context, server_hostname=None)
+                inner = await _outer_tls(
+                    stream, options.ssl_context, server_hostname=None, before_answer=options.before_handshake
+                )
             accepted = await _serve_http(stream, inner)
         finally:
             if accepted is None:
@@ -77,13 +79,25 @@ async def _serve_http(raw: trio.SocketStream, stream: trio.abc.Stream) -> WebSoc
     if isinstance(verdict, Answer):
         await send_answer(raw, stream, verdict, head_only=request.method == b"HEAD")
         return None
-    await handshake_as_server(stream, verdict.head)
+    await accept_upgrade(stream, verdict.key)
     return WebSocketStream(stream, client=False, received=received)
 
 
-async def _outer_tls(stream: trio.abc.Stream, context: ssl.SSLContext, *, server_hostname: str | None) -> TLSStream:
+async def _outer_tls(
+    stream: trio.abc.Stream,
+    context: ssl.SSLContext,
+    *,
+    server_hostname: str | None,
+    before_answer: Callable[[], Awaitable[None]] | None = None,
+) -> TLSStream:
     try:
-        tls = TLSStream(stream, context, server_side=server_hostname is None, server_hostname=server_hostname)
+        tls = TLSStream(
+            stream,
+            context,
+            server_side=server_hostname is None,
+            server_hostname=server_hostname,
+            before_answer=before_answer,
+        )
         await tls.do_handshake()
     except (HybridRelayError, trio.BrokenResourceError, ValueError) as exc:  # ValueError: no SNI can carry the name
         raise TransportError(f"outer TLS: {exc}") from exc

@@ -1,0 +1,33 @@
+"""``python -m benchmarks.strangers``."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def main() -> None:
+    """Read the arguments, and measure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.strangers", description=__doc__)
+    what = parser.add_subparsers(dest="what", required=True)
+    memory = what.add_parser("memory", help="the relay's memory per connection, by port and phase")
+    memory.add_argument("--connections", type=int, default=500)
+    memory.add_argument("--only", default="", help="phases whose port/name contains this")
+    flood = what.add_parser("flood", help="an open stream, and a client that wants to get in, under a flood")
+    flood.add_argument("--mode", default="tcp", help="of connector and client: tcp or websocket")
+    flood.add_argument("--rate", type=float, default=1500.0, help="handshakes that are asked for in a second")
+    flood.add_argument("--rounds", type=int, default=5)
+    flood.add_argument("--seconds", type=float, default=3.0, help="of one look at the open stream")
+    flood.add_argument("--entries", type=int, default=10, help="how often a client tries to get in")
+    arguments = parser.parse_args()
+    if arguments.what == "memory":
+        from . import memory as measured
+
+        measured.report(arguments.connections, arguments.only)
+    else:
+        from . import latency
+
+        latency.report(arguments.mode, arguments.rate, arguments.rounds, arguments.seconds, arguments.entries)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Resident memory of the relay for each connection, by port and phase."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+
+from ..ports import HOST, free_port
+from ..programs import Program
+from ..usage import cpu_seconds, memory_bytes
+from .peers import Make, connect, loopback, phases
+
+PORTS = ("probe", "control", "data", "http", "https")
+#: The relay closes what has not authenticated after 15 s: a phase is measured before.
+PHASE_SECONDS = 12.0
+#: The relay has acted on what was sent (seconds).
+SETTLE_SECONDS = 0.5
+
+
+@attrs.frozen
+class Footprint:
+    """What `opened` connections of one phase cost."""
+
+    port: str
+    phase: str
+    opened: int
+    #: Of those, how many the relay still had when its memory was read.
+    held: int
+    bytes_each: float
+    peak_bytes: int
+    cpu_seconds_each: float
+
+
+@contextlib.contextmanager
+def relay(folder: Path) -> Iterator[tuple[Program, dict[str, int]]]:
+    """A fresh relay with default settings, and its ports."""
+    import sys
+
+    ports = {name: free_port() for name in PORTS}
+    text = ",".join(f"{name}={port}" for name, port in ports.items())
+    command = [sys.executable, "-m", "hybridrelay", "relay", "--state", folder / "state", "--host", HOST]
+    with Program("relay", [*command, "--ports", text], folder) as program:
+        program.wait_for_line("^ready")
+        yield program, ports
+
+
+def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[[Path], object] = relay) -> Footprint:
+    """Open connections to a fresh relay, from a different address each, and look at its memory."""
+    with tempfile.TemporaryDirectory() as folder, relay(Path(folder)) as (program, ports):
+        # What is loaded and allocated once, whoever connects.
+        for number in range(3):
+            with contextlib.suppress(OSError), connect(ports[port], loopback(number)) as wire:
+                make(wire)
+        time.sleep(SETTLE_SECONDS)
+        before, cpu = memory_bytes(program.pid), cpu_seconds(program.pid)
+        wires, held = [], []
+        deadline = time.monotonic() + PHASE_SECONDS
+        for number in range(count):
+            if time.monotonic() > deadline:
+                break
+            wire = connect(ports[port], loopback(number))
+            wires.append(wire)
+            with contextlib.suppress(OSError):
+                held.append(make(wire))
+        time.sleep(SETTLE_SECONDS)
+        after, used = memory_bytes(program.pid), cpu_seconds(program.pid) - cpu
+        peak = memory_bytes(program.pid, peak=True)
+        alive = sum(map(_is_open, wires))
+        for wire in wires:
+            wire.close()
+    return Footprint(
+        port,
+        phase,
+        len(wires),
+        alive,
+        (after - before) / max(1, len(wires)),
+        peak - before,
+        used / max(1, len(wires)),
+    )
+
+
+def _is_open(wire: object) -> bool:
+    import socket
+
+    assert isinstance(wire, socket.socket)
+    wire.setblocking(False)
+    try:
+        while data := wire.recv(65536):
+            pass
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return bool(data)
+
+
+def report(count: int, only: str) -> None:
+    """Measure all phases whose name contains `only`, and print a line for each."""
+    print(f"{'port':8} {'phase':42} {'opened':>6} {'held':>5} {'KiB each':>9} {'peak':>6} {'CPU ms each':>12}")
+    for port, makes in phases().items():
+        for phase, make in makes.items():
+            if only in f"{port}/{phase}":
+                one = measure(port, phase, make, count)
+                print(
+                    f"{port:8} {phase:42} {one.opened:6} {one.held:5} {one.bytes_each / 1024:9.1f} "
+                    f"{one.peak_bytes / max(1, one.opened) / 1024:6.1f} {one.cpu_seconds_each * 1000:12.2f}",
+                    flush=True,
+                )

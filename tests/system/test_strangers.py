@@ -1,0 +1,216 @@
+"""Peers without a key: what they cost, and that those with a key get in beside them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from benchmarks.strangers import memory
+from benchmarks.strangers.peers import CONTROL, PROBE, client_hello, phases, preamble
+from hybridrelay.connectivity import RelayEndpoint
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import RelayLink, make_connection_token
+from hybridrelay.protocol import Reason, control
+from hybridrelay.relay import handshakes
+from hybridrelay.relay.limits import Ration
+from hybridrelay.security import Role
+
+from .deployment import HOST, Deployment, deploy
+
+KIB = 1024
+HELLO = client_hello()
+#: What is measured differs by some KiB from run to run.
+MARGIN = 8 * KIB
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+
+
+def _measured(port: str, phase: str, count: int) -> None:
+    footprint = memory.measure(port, phase, phases()[port][phase], count)
+    assert footprint.opened == count
+    assert footprint.bytes_each < 64 * KIB + MARGIN, footprint
+
+
+@pytest.mark.parametrize(
+    ("port", "phase"),
+    [
+        ("control", "130 kB of a ClientHello in small records"),
+        ("control", "a ClientHello and no more"),
+        ("https", "16 kB of an HTTP head"),
+        ("https", "half a ClientHello"),
+    ],
+)
+def test_a_stranger_costs_little_memory(port: str, phase: str) -> None:
+    _measured(port, phase, 200)
+
+
+#: What a test has opened; closed at its end.
+_OPEN: list[trio.SocketStream] = []
+
+
+@pytest.fixture(autouse=True)
+def closed_at_the_end() -> Iterator[None]:
+    yield
+    for stream in _OPEN:  # Trio's own way needs a running loop
+        socket.socket(fileno=stream.socket.detach()).close()
+    _OPEN.clear()
+
+
+async def _dial(deployment: Deployment, port: str, address: str | None = None) -> trio.SocketStream:
+    number = deployment.ports[port]
+    assert number is not None
+    stream = await trio.open_tcp_stream(HOST, number, local_address=address)
+    _OPEN.append(stream)
+    return stream
+
+
+async def _asked(deployment: Deployment, number: int) -> trio.SocketStream:
+    """A control channel that has sent its ClientHello, from an address of its own."""
+    stream = await _dial(deployment, "control", f"127.1.0.{number}")
+    await stream.send_all(preamble(CONTROL) + HELLO)
+    assert (await stream.receive_some(8))[:4] == b"HYRS"
+    return stream
+
+
+@pytest.fixture
+def small_ration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five handshakes, and then none for a long time."""
+    for name in ("STRANGERS", "KNOWN", "ADDRESS"):
+        monkeypatch.setattr(handshakes, f"HANDSHAKES_OF_{name}", Ration(5, 0.001))
+
+
+async def test_handshakes_of_strangers_are_rationed(
+    small_ration: None, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    deployment = await deploy(nursery, tmp_path / "state")
+    answered = []
+
+    async def wait_for_answer(stream: trio.SocketStream) -> None:
+        if await stream.receive_some():
+            answered.append(stream)
+
+    with trio.move_on_after(2):
+        async with trio.open_nursery() as peers:
+            for number in range(1, 20):
+                peers.start_soon(wait_for_answer, await _asked(deployment, number))
+    assert len(answered) == 5
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_no_whole_client_hello_uses_nothing_up(
+    small_ration: None, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    deployment = await deploy(nursery, tmp_path / "state")
+    for number in range(1, 20):
+        stream = await _dial(deployment, "control", f"127.1.0.{number}")
+        await stream.send_all(preamble(CONTROL) + HELLO[:-1])
+        assert (await stream.receive_some(8))[:4] == b"HYRS"
+    with trio.fail_after(10):
+        assert await (await _asked(deployment, 100)).receive_some()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("mode", ["tcp", "websocket"])
+async def test_clients_with_a_key_use_nothing_up(
+    small_ration: None, nursery: trio.Nursery, tmp_path: Path, mode: str
+) -> None:
+    """Many more than the ration, from one address: each pays back what it used."""
+    deployment = await deploy(nursery, tmp_path / "state")
+    published = deployment.publish()
+    string = deployment.string(published, Role.APPLICATION)
+    link = RelayLink(RelayEndpoint.all_from(string)[0], control.Role.CLIENT, instance=new_instance(), mode=mode)
+    with trio.fail_after(60):
+        for _ in range(15):
+            async with trio.open_nursery() as channels:
+                channel = await link.start_control(channels)
+                token = make_connection_token(string, HOST, time.time())
+                answer = await channel.request(control.Join(channel.next_id(), string.entity_path, token))
+                channels.cancel_scope.cancel()
+            assert isinstance(answer, control.Failed)
+            assert answer.reason is Reason.NO_LISTENER
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_client_gets_in_beside_a_flood_from_another_address(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    """All slots of the relay's, and more, are asked for by one address."""
+    held = [await _dial(deployment, "control", "127.1.0.1") for _ in range(400)]
+    for stream in held:
+        await stream.send_all(preamble(CONTROL) + HELLO)
+    string = deployment.string(deployment.publish(), Role.APPLICATION)
+    link = RelayLink(RelayEndpoint.all_from(string)[0], control.Role.CLIENT, instance=new_instance(), mode="tcp")
+    with trio.fail_after(20):
+        await link.start_control(nursery)
+    nursery.cancel_scope.cancel()
+
+
+async def test_pieces_of_any_size_are_put_together_and_tiny_ones_for_ever_are_not(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    said = preamble(CONTROL) + HELLO
+    stream = await _dial(deployment, "control")
+    for begin in range(0, len(said), 50):
+        await stream.send_all(said[begin : begin + 50])
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    with trio.fail_after(10):
+        assert (await stream.receive_some(8))[:4] == b"HYRS"
+        assert await stream.receive_some()
+        tiny = await _dial(deployment, "control")
+        with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
+            for byte in said:
+                await tiny.send_all(bytes([byte]))
+                await trio.testing.wait_all_tasks_blocked(0.001)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_probe_is_answered_and_a_wrong_purpose_refused_before_any_task_begins(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    payload = bytes(range(256)) * 16
+    stream = await _dial(deployment, "probe")
+    await stream.send_all(preamble(PROBE))
+    await stream.send_all(payload)
+    received = b""
+    with trio.fail_after(10):
+        while data := await stream.receive_some():
+            received += data
+    assert received[8:] == payload
+    wrong = await _dial(deployment, "probe")
+    await wrong.send_all(preamble(CONTROL))
+    with trio.fail_after(10):
+        assert int.from_bytes((await wrong.receive_some())[6:8], "big") == Reason.WRONG_PORT
+        assert await wrong.receive_some() == b""
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_no_tls_is_told_so(deployment: Deployment, nursery: trio.Nursery) -> None:
+    """At once, by OpenSSL's alert, and the connection ends."""
+    stream = await _dial(deployment, "https")
+    await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+    with trio.fail_after(10):
+        try:
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+    nursery.cancel_scope.cancel()
+
+
+async def test_too_much_before_the_end_of_the_handshake_ends_it(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    stream = await _asked(deployment, 1)
+    with trio.fail_after(10):
+        assert await stream.receive_some()
+        with pytest.raises((trio.BrokenResourceError, ssl.SSLError)):  # noqa: PT012
+            while True:
+                await stream.send_all(b"\x16\x03\x03\x40\x00" + bytes(1000))
+                await trio.testing.wait_all_tasks_blocked(0.001)
+    nursery.cancel_scope.cancel()
