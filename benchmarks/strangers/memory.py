@@ -29,7 +29,7 @@ class Footprint:
     port: str
     phase: str
     opened: int
-    #: Of those, how many the relay still had when its memory was read.
+    #: Of those and the first ones, which are not counted, how many the relay still had when its memory was read.
     held: int
     bytes_each: float
     peak_bytes: int
@@ -57,10 +57,15 @@ def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[
             with contextlib.suppress(OSError), connect(ports[port], loopback(number)) as wire:
                 make(wire)
         time.sleep(SETTLE_SECONDS)
-        before, cpu = memory_bytes(program.pid), cpu_seconds(program.pid)
+        cpu = cpu_seconds(program.pid)
         wires, held = [], []
         deadline = time.monotonic() + PHASE_SECONDS
-        for number in range(count):
+        # The first ones also pay for what is allocated once: they are opened, but not counted.
+        first, before = count // 4, 0
+        for number in range(count + first):
+            if number == first:
+                time.sleep(SETTLE_SECONDS)
+                before = memory_bytes(program.pid)
             if time.monotonic() > deadline:
                 break
             wire = connect(ports[port], loopback(number))
