@@ -78,12 +78,13 @@ def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[
         alive = sum(map(_is_open, wires))
         for wire in wires:
             wire.close()
+    counted = max(1, len(wires) - first)
     return Footprint(
         port,
         phase,
-        len(wires),
+        len(wires) - first,
         alive,
-        (after - before) / max(1, len(wires)),
+        (after - before) / counted,
         peak - before,
         used / max(1, len(wires)),
     )

@@ -47,7 +47,7 @@ def _measured(port: str, phase: str, count: int) -> None:
     ],
 )
 def test_a_stranger_costs_little_memory(port: str, phase: str) -> None:
-    _measured(port, phase, 200)
+    _measured(port, phase, 80)
 
 
 #: What a test has opened; closed at its end.
