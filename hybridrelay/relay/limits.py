@@ -20,7 +20,7 @@ class Ration:
 
 #: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against whoever can reach
 #: a port. Each costs a descriptor, and 2 KiB of memory until it has sent a whole ClientHello and its turn has come.
-#: Then it costs 56 to 73 KiB during the handshake, and up to 91 KiB with a session and parts of messages inside both
+#: Then it costs 57 to 74 KiB during the handshake, and up to 95 KiB with a session and parts of messages inside both
 #: layers of TLS; the rations below let strangers have at most 728 turns before the deadline. Measured with
 #: `python -m benchmarks.strangers memory`: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process. What
 #: waits in the kernel's socket buffers comes on top. Honest clients leave the slots within a few round trips, so

@@ -1,7 +1,7 @@
 """WebSocket over HTTP and HTTPS: what passes where only a browser's ports are open.
 
-The handshake is trio-websocket's; the data path behind it is our own codec on the same connection (`frames`,
-`stream`).
+The client's handshake is trio-websocket's, the server's our own; the data path behind both is our own codec on the
+same connection (`frames`, `stream`).
 """
 
 from __future__ import annotations
