@@ -21,6 +21,7 @@ from ..protocol.stream import Stream
 from ..protocol.windows import Budget
 from ..streams.nowait import SMALL_READ_BYTES
 from ._channel import CLOSING_TIMEOUT, Channel
+from ._offers import OfferQueue
 from .stream import MuxStream
 
 #: Seconds for the peer's HELLO once both ends of the channel are there.
@@ -105,10 +106,7 @@ class Session:
             session_id=secrets.token_bytes(SESSION_ID_SIZE) if initiator else bytes(SESSION_ID_SIZE),
             secret=secrets.token_bytes(SESSION_SECRET_SIZE) if initiator else bytes(SESSION_SECRET_SIZE),
         )
-        # Offers that the peer has withdrawn stay here until somebody looks, so the core's own bound is not enough.
-        self._offer_in, offers = trio.open_memory_channel[Offer](self.core.config.max_backlog)
-        #: The streams that the peer wants to open; ends with the session.
-        self.offers: trio.abc.ReceiveChannel[Offer] = offers
+        self._offers: OfferQueue[Offer] = OfferQueue(self.core.config.max_backlog)
         #: Set while there is a channel that has greeted, and at the end.
         self._attached = trio.Event()
         #: Channels on which the peer has greeted.
@@ -134,6 +132,12 @@ class Session:
         return f"<Session {core.role.name.lower()} {core.state.name.lower()}, {len(core.streams)} streams>"
 
     # --- for everybody
+
+    @property
+    def offers(self) -> trio.abc.ReceiveChannel[Offer]:
+        """The streams that the peer wants to open; ends with the session. An offer that the peer withdraws before it
+        is received is left out."""
+        return self._offers
 
     @property
     def is_open(self) -> bool:
@@ -418,9 +422,9 @@ class Session:
                 case events.StreamWritable(stream):
                     stream.owner._sender.wake()
                 case events.StreamOffered(stream):
-                    try:
-                        self._offer_in.send_nowait(Offer(self, stream))
-                    except trio.WouldBlock:
+                    # The peer may have reset it already: everything that was read with OPEN has been applied.
+                    offer = Offer(self, stream)
+                    if not offer.is_withdrawn and not self._offers.put(offer):
                         self.core.refuse(stream, Reason.LIMIT)
                 case events.StreamAnswered(stream):
                     stream.owner.was_accepted = True
@@ -438,7 +442,7 @@ class Session:
                 case events.SessionEnded(reason=reason):
                     self._attached.set()
                     self._leaving.set()
-                    self._offer_in.close()
+                    self._offers.close()
                     self._waiting.cancel()
                     if self._channel is not None:
                         self._channel.ended(reason)
