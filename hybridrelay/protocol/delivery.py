@@ -24,6 +24,9 @@ class Outbox:
     written: int = attrs.field(default=0, init=False)
     #: Number of the last frame that the peer has acknowledged.
     acknowledged: int = attrs.field(default=0, init=False)
+    #: How many of the last frames have yet to be written again on the present channel. The peer cannot have received
+    #: them, so it may not acknowledge them.
+    to_write_again: int = attrs.field(default=0, init=False)
     #: What the frames in between cost.
     kept_bytes: int = attrs.field(default=0, init=False)
     #: Cost, memory and buffers of each.
@@ -61,11 +64,12 @@ class Outbox:
         """Drop what the peer has received; True where that was anything.
 
         Raises:
-            RemoteProtocolError: a count that we never wrote, or less than it said before.
+            RemoteProtocolError: less than it stated before, or more than was written on this channel and before it.
         """
-        if not self.acknowledged <= count <= self.written:
+        most = self.written - self.to_write_again
+        if not self.acknowledged <= count <= most:
             raise RemoteProtocolError(
-                f"acknowledged {count}, outside {self.acknowledged} to {self.written}", reason=Reason.SESSION_LOST
+                f"acknowledged {count}, outside {self.acknowledged} to {most}", reason=Reason.SESSION_LOST
             )
         fresh = count - self.acknowledged
         free = 0
@@ -84,7 +88,7 @@ class Outbox:
     def clear(self) -> None:
         self.sending.release(sum(memory for _, memory, _ in self._kept))
         self._kept.clear()
-        self.kept_bytes = 0
+        self.kept_bytes = self.to_write_again = 0
 
 
 @attrs.define

@@ -129,6 +129,7 @@ class Output:
         """HELLO has been exchanged."""
         self._ping_due = True
         self._again = deque(self.outbox.unacknowledged())
+        self.outbox.to_write_again = len(self._again)
         if resumed:
             # What has no number may have been lost with the old channel.
             self._goaway_due = self.goaway is not None
@@ -138,6 +139,7 @@ class Output:
         """The channel is gone, and with it what only it concerned."""
         self._pongs.clear()
         self._again.clear()
+        self.outbox.to_write_again = 0
 
     def clear(self) -> None:
         """The session is over."""
@@ -192,6 +194,7 @@ class Output:
             buffers = self._again.popleft()
             out.extend(buffers)
             size += sum(map(len, buffers))
+        self.outbox.to_write_again = len(self._again)
         return size
 
     def _write_uncounted(self, out: list[Buffer]) -> None:

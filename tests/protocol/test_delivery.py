@@ -83,3 +83,16 @@ def test_an_acknowledgement_is_due_after_so_long() -> None:
     assert inbox.deadline is None
     inbox.receive(8, 101.0)
     assert inbox.deadline is None, "what is due already waits for the writer, not for the clock"
+
+
+def test_what_is_yet_to_be_written_again_cannot_be_acknowledged() -> None:
+    outbox = Outbox(1000)
+    for _ in range(3):
+        outbox.write(1, b"x")
+    outbox.to_write_again = 2
+    with pytest.raises(RemoteProtocolError) as caught:
+        outbox.acknowledge_untrusted(2)
+    assert caught.value.reason is Reason.SESSION_LOST
+    assert outbox.acknowledge_untrusted(1)
+    outbox.to_write_again = 1
+    assert outbox.acknowledge_untrusted(2)

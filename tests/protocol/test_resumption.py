@@ -328,6 +328,27 @@ def test_megabytes_are_written_again_in_pieces_and_pings_pass() -> None:
     assert theirs.readable_bytes == 4096 * KIB
 
 
+def test_a_peer_cannot_acknowledge_what_has_not_been_written_again() -> None:
+    """Otherwise frames would no longer count as memory while they wait to be written to a peer that reads nothing."""
+    config = SessionConfig(resume_deadline=30, initial_window=4096 * KIB, max_window=4096 * KIB)
+    pair = CorePair.established(config)
+    ours, _ = pair.open()
+    core = pair.initiator.core
+    core.send_data(ours, bytes(4096 * KIB))
+    while pair.write(pair.initiator):
+        pass
+    written = core._outbox.written
+    pair.cut()
+    pair.connect()
+    for side in (*pair.sides, pair.initiator):
+        pair.write(side, 1)
+        pair.deliver(side)
+    core.receive_data(frames.Ack(written).encode(), pair.now)
+    assert core.ended is not None
+    assert core.ended.reason is Reason.SESSION_LOST
+    assert core.sending.held == 0
+
+
 def test_without_a_deadline_a_session_dies_with_its_channel() -> None:
     pair = CorePair.established()
     ours, theirs = pair.open()
