@@ -67,6 +67,10 @@ JOINED_PAIRS = 32768
 #: Control channels that a key has authorized, in total: a descriptor and about 60 KiB each. Shared as the pairs are.
 CONTROL_CHANNELS = 32768
 
+#: Descriptors that are not shared out: the ports, the registry and its log, the lock, and connections that are being
+#: closed.
+RESERVED_DESCRIPTORS = 64
+
 #: Listeners of one hybrid connection. Redundancy needs a handful; defends the memory against a leaked listener key,
 #: whose holder could register instance after instance.
 LISTENERS_PER_CONNECTION = 64
@@ -128,10 +132,11 @@ RELAY_RECORD_BYTES = 64 * 1024
 class Shares:
     """How the descriptors of the process are divided, so that no use of them can keep the others from any.
 
-    What is left over is for the ports themselves, the registry, the log, and connections that are being closed.
+    A quarter at most is for connections that have not authenticated (`unauthenticated_slots`), and
+    `RESERVED_DESCRIPTORS` are not shared out; these are shares of the rest.
     """
 
-    #: Pairs of data channels, two descriptors each: half of the descriptors.
+    #: Pairs of data channels, two descriptors each: half of it.
     pairs: int
     #: Control channels whose peers have authenticated: an eighth.
     control_channels: int
@@ -143,10 +148,11 @@ class Shares:
         """The shares of so many descriptors (None or negative: no limit is known)."""
         if descriptors is None or descriptors < 0:
             return cls(JOINED_PAIRS, CONTROL_CHANNELS, BORROWED_PIPES)
+        shared = max(descriptors - RESERVED_DESCRIPTORS, descriptors // 2)
         return cls(
-            max(1, min(JOINED_PAIRS, descriptors // 4)),
-            max(1, min(CONTROL_CHANNELS, descriptors // 8)),
-            max(1, min(BORROWED_PIPES, descriptors // 16)),
+            max(1, min(JOINED_PAIRS, shared // 4)),
+            max(1, min(CONTROL_CHANNELS, shared // 8)),
+            max(1, min(BORROWED_PIPES, shared // 16)),
         )
 
 

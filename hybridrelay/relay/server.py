@@ -102,8 +102,8 @@ class RelayConfig:
     tls_certificate: Path | None = None
     #: PEM: its key, where that is not in the same file.
     tls_key: Path | None = None
-    #: The most pairs of data channels that may be joined, or be about to be. None: one for four
-    #: descriptors, at most 32,768. More than that is not possible.
+    #: The most pairs of data channels that may be joined, or be about to be. None: about one for
+    #: four descriptors, at most 32,768. More than that is not possible.
     max_pairs: int | None = attrs.field(default=None, validator=_at_least_one)
     #: The most of them that one hybrid connection, and one key of a sender, may have. None: no fixed limit; when most
     #: are taken, they are shared out (`places.py`).

@@ -80,6 +80,17 @@ async def test_only_who_knows_the_secret_declares_an_instance_dead(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_connector_cannot_declare_itself_dead(
+    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    owner = await FarEnd.connect(broker, nursery, hello_of(SECRET))
+    assert isinstance(await owner.hear(), control.Welcome)
+    answer = await owner.ask(control.Register(1, "db", token_for(rules[0]), (SECRET,)))
+    assert isinstance(answer, control.Registered)
+    assert broker.listeners.find("db", INSTANCE) is not None
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_relay_keeps_no_secret(broker: Broker, register: control.Register, nursery: trio.Nursery) -> None:
     owner = await FarEnd.connect(broker, nursery, hello_of(SECRET), register)
     assert isinstance(await owner.hear(), control.Welcome)

@@ -27,7 +27,7 @@ def test_slots_leave_most_descriptors_to_others(descriptors: int | None, slots: 
 def test_all_that_can_be_taken_leaves_some_descriptors(descriptors: int) -> None:
     shares = Shares.of(descriptors)
     taken = unauthenticated_slots(descriptors) + 2 * shares.pairs + shares.control_channels + 2 * shares.pipes
-    assert taken <= descriptors
+    assert taken <= descriptors - min(32, descriptors // 4), "the ports, the registry and the log need some as well"
     assert min(shares.pairs, shares.control_channels, shares.pipes) >= 1
 
 

@@ -101,7 +101,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--max-pairs",
         metavar="N",
         type=values.count,
-        help="the most pairs of data channels at a time (default: one for four descriptors, at most 32768)",
+        help="the most pairs of data channels at a time (default: about one for four descriptors, at most 32768)",
     )
     parser.add_argument(
         "--max-pairs-per-connection",
