@@ -60,8 +60,8 @@ OPEN_RENDEZVOUS_PER_SENDER_KEY = 256
 OPEN_RENDEZVOUS = 8192
 
 #: Rendezvous that have not ended, in total: joined pairs of data channels, and what may become one. A joined pair
-#: costs two descriptors, two tasks and about 60 KiB; see `Shares` for relays with fewer descriptors, and `Places` for
-#: how they are shared among keys and hybrid connections.
+#: costs two descriptors, two tasks and about 25 KiB while it is idle. See `Shares` for relays with fewer descriptors,
+#: and `Places` for how they are shared among keys and hybrid connections.
 JOINED_PAIRS = 32768
 
 #: Control channels that a key has authorized, in total: a descriptor and about 60 KiB each. Shared as the pairs are.

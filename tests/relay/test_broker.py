@@ -253,6 +253,23 @@ async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them
     assert all(len(name) == 16 and "192" not in name for name in told)
 
 
+async def test_what_senders_are_called_cannot_be_computed_by_a_connector(
+    registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows the names of keys, and can guess addresses. It takes a secret of the relay's to compute the name."""
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    willing = Willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    told = set()
+    for secret in (b"1" * 32, b"2" * 32):
+        monkeypatch.setattr("hybridrelay.relay.broker._SENDER_SECRET", secret)
+        await broker.join(send, None, "192.0.2.1")
+        told.add(willing.sender)
+    assert len(told) == 2
+
+
 class Leaving(Deaf):
     """A listener whose control channel ends while it is asked; `leave` is called at that moment."""
 

@@ -13,8 +13,9 @@ from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import control as relay_control
 from hybridrelay.relay.broker import OFFER_SECONDS, Broker
-from hybridrelay.relay.control import MAX_JOINS, MAX_REGISTRATIONS
+from hybridrelay.relay.control import MAX_JOINS, MAX_REGISTRATIONS, SUSPICION_SECONDS
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
+from hybridrelay.relay.places import Places
 from hybridrelay.relay.registry import Registry
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 
@@ -211,8 +212,6 @@ async def test_hello_comes_first(broker: Broker, nursery: trio.Nursery) -> None:
 async def test_a_control_channel_has_one_place_whatever_keys_it_shows(
     registry: Registry, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
-    from hybridrelay.relay.places import Places
-
     async def refresh() -> None:
         pass
 
@@ -244,3 +243,49 @@ async def test_the_key_of_the_second_slot_is_as_good(
 ) -> None:
     grant = await broker.authorize("db", token_for(rules[0], slot=KeySlot.SECONDARY), Right.LISTEN)
     assert grant.key.slot is KeySlot.SECONDARY
+
+
+async def test_a_listener_that_stays_silent_is_dropped(
+    broker: Broker, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        secrets = {"silent": SECRET, "speaking": "2" * 64}
+        listeners = {name: await _connector(broker, nursery, secret) for name, secret in secrets.items()}
+        for listener in listeners.values():
+            assert isinstance(await listener.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+        client = await _client(broker, nursery)
+        answer = await client.ask(control.Join(1, "db", token_for(rules[1])))
+        assert isinstance(answer, control.Failed)
+        assert answer.reason is Reason.LISTENER_SILENT, "neither has answered the offer"
+        await listeners["speaking"].say(control.Unregister(2, "other"))
+        await trio.sleep(SUSPICION_SECONDS + 1)
+        registered = [listener.instance for listener in broker.listeners.of("db")]
+        assert registered == [control.instance_of(secrets["speaking"])]
+        assert isinstance(await listeners["silent"].hear(), control.Offer)
+        with pytest.raises(trio.BrokenResourceError):
+            await listeners["silent"].hear()
+        nursery.cancel_scope.cancel()
+
+
+async def test_only_so_many_acceptances_may_be_taken_back(
+    broker: Broker, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(relay_control, "_MAX_WATCHED", 2)
+    listener, client = await _connector(broker, nursery), await _client(broker, nursery)
+    assert isinstance(await listener.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+    offers = []
+    for number in range(3):
+        await client.say(control.Join(number, "db", token_for(rules[1])))
+        offer = await listener.hear()
+        assert isinstance(offer, control.Offer)
+        offers.append(offer.id)
+        await listener.say(control.Accept(offer.id))
+        assert isinstance(await client.hear(), control.Joined)
+    assert broker.vitals()["open_rendezvous"] == 3
+    for offer_id, left in zip(offers, (3, 2, 1), strict=True):
+        # Twice: the second time there is nothing to be taken back.
+        for _ in range(2):
+            await listener.say(control.Failed(offer_id, Reason.LISTENER_CANNOT_DIAL))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert broker.vitals()["open_rendezvous"] == left
+    nursery.cancel_scope.cancel()

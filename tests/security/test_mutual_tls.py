@@ -331,3 +331,12 @@ async def test_no_session_can_be_resumed() -> None:
     assert await client.receive_some()
     session = client.ssl_object.session
     assert session is None or not session.has_ticket
+
+
+def test_who_has_shown_no_certificate_is_not_the_same_as_anybody() -> None:
+    known = PeerIdentity("orders/sql", Role.CONNECTOR, "hq", "01", 0.0, certificate_hash=b"h")
+    unknown = attrs.evolve(known, certificate_hash=b"")
+    assert known.is_same_certificate(known)
+    assert not known.is_same_certificate(attrs.evolve(known, certificate_hash=b"other"))
+    for one, other in [(known, unknown), (unknown, known), (unknown, unknown)]:
+        assert not one.is_same_certificate(other)

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.abc import Purpose
 from hybridrelay.connectivity import RelayEndpoint
@@ -17,6 +18,7 @@ from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble
 from hybridrelay.relay import Registry, server
 from hybridrelay.relay import control as relay_control
+from hybridrelay.relay.broker import Broker
 from hybridrelay.relay.control import ControlPeer
 from hybridrelay.relay.limits import AUTHENTICATION_DEADLINE_SECONDS
 from hybridrelay.security import KeySlot, Role, control_client_context
@@ -129,4 +131,42 @@ async def test_a_key_that_is_revoked_while_it_authorizes_opens_nothing(
     with trio.fail_after(PATIENCE_SECONDS):
         async for _ in channel.messages:
             pass
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_registers_too_late_is_forgotten(
+    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session was over already, and its time is up before the relay could serve it."""
+    monkeypatch.setattr(server, "AUTHENTICATION_DEADLINE_SECONDS", DEADLINE)
+    registered = trio.Event()
+    brokers: list[Broker] = []
+    register = ControlPeer._register
+
+    async def late(peer: ControlPeer, message: control.Register, hello: control.Hello) -> control.Message:
+        peer._session.close()
+        await peer._session.wait_ended()
+        await trio.testing.wait_all_tasks_blocked(0.01)  # all that follows from that has happened
+        answer = await register(peer, message, hello)
+        assert isinstance(answer, control.Registered)
+        brokers.append(peer._broker)
+        assert peer._broker.listeners.count() == 1
+        registered.set()
+        await trio.sleep_forever()
+        return answer
+
+    monkeypatch.setattr(ControlPeer, "_register", late)
+    string = deployment.string(deployment.publish(), Role.CONNECTOR)
+    (endpoint,) = RelayEndpoint.all_from(string)
+    channel = await RelayLink(endpoint, control.Role.CONNECTOR, instance=new_instance(), mode="tcp").start_control(
+        nursery
+    )
+    await channel.send(control.Register(channel.next_id(), "db", make_connection_token(string, HOST, time.time())))
+    with trio.fail_after(PATIENCE_SECONDS):
+        await registered.wait()
+
+    async def forgotten() -> bool:
+        return brokers[0].listeners.count() == 0 and len(brokers[0]._control_channels) == 0
+
+    await async_wait_until(forgotten, seconds=PATIENCE_SECONDS, what="the relay to forget it")
     nursery.cancel_scope.cancel()

@@ -18,9 +18,11 @@ from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.connector import InstanceFile
 from hybridrelay.errors import RelayUnreachable, RendezvousError
 from hybridrelay.protocol import Reason, control
+from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
 from hybridrelay.relay import Registry
 from hybridrelay.relay import control as relay_control
 from hybridrelay.security import ConnectionString, KeySlot, Role
+from hybridrelay.streams import receive_exactly
 
 from .deployment import HOST, Deployment, echo, serve_target
 
@@ -132,4 +134,28 @@ async def test_a_connector_whose_instance_another_process_uses_goes_on_as_anothe
     assert len(successor.dead) == 2
     assert successor.dead[1] == file.instance
     successor.close()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("port", "purpose"),
+    [
+        ("probe", Purpose.CONTROL),
+        ("probe", Purpose.DATA),
+        ("control", Purpose.PROBE),
+        ("control", Purpose.DATA),
+        ("data", Purpose.PROBE),
+        ("data", Purpose.CONTROL),
+    ],
+)
+async def test_a_port_serves_its_purpose_only(
+    deployment: Deployment, nursery: trio.Nursery, port: str, purpose: Purpose
+) -> None:
+    number = deployment.ports[port]
+    assert number is not None
+    async with await trio.open_tcp_stream(HOST, number) as stream:
+        await stream.send_all(Preamble(purpose).encode())
+        with trio.fail_after(10):
+            assert decode_status_untrusted(await receive_exactly(stream, STATUS_SIZE)) is Reason.WRONG_PORT
+            assert await stream.receive_some() == b""
     nursery.cancel_scope.cancel()
