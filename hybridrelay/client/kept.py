@@ -10,7 +10,8 @@ import trio
 from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
-from ..errors import AuthorizationError, HybridRelayError, PeerIdentityError, RendezvousError, SessionError
+from ..connectivity.refusals import is_final
+from ..errors import HybridRelayError, PeerIdentityError, RendezvousError, SessionError
 from ..mux import Session
 from ..protocol.reasons import Reason
 from ..streams import TLSStream
@@ -125,7 +126,7 @@ class KeptSession:
             except HybridRelayError as exc:
                 if isinstance(exc, (RendezvousError, PeerIdentityError)):
                     self._absent.set()
-                if exc.reason is Reason.LISTENER_GONE or (_ends_session(exc) and senders == every):
+                if _is_gone(exc) or (_ends_session(exc) and senders == every):
                     raise
                 if (why := str(exc)) != told:  # many tries fail in the same way
                     logger.info("%s: not yet: %s", self._connection, why)
@@ -170,8 +171,15 @@ class KeptSession:
 
 
 def _ends_session(error: HybridRelayError) -> bool:
-    """Whether no later try to resume can succeed: our key is of no more use, or somebody else is in the peer's place.
+    """Whether no later attempt to resume can succeed.
 
-    What else may look final is said by nobody who has proved anything, such as the status before the handshake.
+    The relay has refused our key over its control channel, or a connector with another valid certificate of the same
+    authority is in the peer's place. Every other failure of a data channel comes from something that has proved
+    nothing: whatever answers on the way can send a status, a TLS alert, or a certificate of its own.
     """
-    return isinstance(error, (AuthorizationError, PeerIdentityError)) and error.reason.is_permanent
+    return is_final(error) or error.reason is Reason.IDENTITY_CHANGED
+
+
+def _is_gone(error: HybridRelayError) -> bool:
+    """Whether a relay has said that the connector of the session will never come back."""
+    return isinstance(error, RendezvousError) and error.reason is Reason.LISTENER_GONE

@@ -131,5 +131,8 @@ class Senders:
 
 
 def _error(failures: dict[Sender, HybridRelayError]) -> HybridRelayError:
-    gone = next((error for error in failures.values() if error.reason is Reason.LISTENER_GONE), None)
+    gone = next(
+        (one for one in failures.values() if isinstance(one, RendezvousError) and one.reason is Reason.LISTENER_GONE),
+        None,
+    )
     return gone or all_failed({sender.link.host: error for sender, error in failures.items()})

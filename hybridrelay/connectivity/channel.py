@@ -57,11 +57,12 @@ StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
 STEP_ERRORS = (OSError, TransportError, RelayIdentityError, RemoteProtocolError, trio.BrokenResourceError)
 
 _NO_TICKET = bytes(TICKET_SIZE)
+#: Statuses that say something about the other side of a rendezvous. A status is not authenticated, so none of them is
+#: final: that a connector is gone for good, a relay says over its control channel only.
 _RENDEZVOUS = frozenset(
     {
         Reason.NO_LISTENER,
         Reason.LISTENER_ABSENT,
-        Reason.LISTENER_GONE,
         Reason.LISTENER_SILENT,
         Reason.LISTENER_CANNOT_DIAL,
         Reason.LISTENER_DECLINED,

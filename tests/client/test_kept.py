@@ -362,3 +362,44 @@ async def test_it_is_known_while_the_connector_is_not_there(
         await kept.wait_absent()
     assert back.cancelled_caught
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RelayUnreachable("a status that says so", reason=Reason.LISTENER_GONE),
+        RelayUnreachable("a status that says so", reason=Reason.KEY_REVOKED),
+        PeerIdentityError("a certificate of its own", reason=Reason.IDENTITY_WRONG_AUTHORITY),
+        PeerIdentityError("an alert in plain text", reason=Reason.IDENTITY_SHUT_OUT),
+    ],
+    ids=str,
+)
+async def test_nothing_that_is_not_authenticated_ends_a_session(
+    error: HybridRelayError, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Whatever answers on the way to the connector may pass, and the session resumes after it."""
+    scene = Scene(count=1)
+    await scene.start(nursery)
+    (relay,) = scene.relays
+    relay.error = error
+    scene.session.lost.set()
+    await trio.sleep(10)
+    assert scene.session.outcome is None
+    relay.error = None
+    await scene.session.resumed()
+    assert scene.session.outcome is None
+    assert scene.session.is_open
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("error", [REVOKED, CHANGED, GONE], ids=str)
+async def test_what_is_final_ends_a_session(
+    error: HybridRelayError, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=1)
+    await scene.start(nursery)
+    scene.relays[0].error = error
+    scene.session.lost.set()
+    await scene.session.resumed()
+    assert scene.session.outcome is error
+    nursery.cancel_scope.cancel()

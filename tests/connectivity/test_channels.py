@@ -11,7 +11,7 @@ import trio.testing
 
 from hybridrelay.abc import AcceptOptions, ConnectOptions, Purpose, Route, Transport
 from hybridrelay.connectivity import FailureKind, RelayEndpoint, classify, discover, open_channel, open_control_stream
-from hybridrelay.connectivity.channel import connect
+from hybridrelay.connectivity.channel import _refusal, connect
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousError
 from hybridrelay.protocol.preamble import PREAMBLE_SIZE, decode_preamble_untrusted, encode_status
 from hybridrelay.protocol.reasons import Reason
@@ -90,7 +90,6 @@ async def test_whoever_is_not_the_relay_gets_nothing(pins, listen, certificates)
 RENDEZVOUS = {
     Reason.NO_LISTENER,
     Reason.LISTENER_ABSENT,
-    Reason.LISTENER_GONE,
     Reason.LISTENER_SILENT,
     Reason.LISTENER_CANNOT_DIAL,
     Reason.LISTENER_DECLINED,
@@ -243,3 +242,8 @@ async def test_the_callers_deadline_holds_whatever_the_transport_does(how, netwo
             dial=network.dial, dial_seconds=5, transport_seconds=10,
         )  # fmt: skip
     assert trio.current_time() - began == pytest.approx(15)
+
+
+@pytest.mark.parametrize("reason", [Reason.LISTENER_GONE, Reason.KEY_REVOKED, Reason.IDENTITY_CHANGED])
+def test_a_status_that_only_a_control_channel_can_say_is_no_word_on_the_rendezvous(reason: Reason) -> None:
+    assert isinstance(_refusal(reason), RelayUnreachable)
