@@ -31,7 +31,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "operating.md"
 
 def documented_commands() -> list[str]:
     """The sequence of "Changing keys without a pause", line by line."""
-    text = DOCS.read_text("utf-8").partition("**Changing keys without a pause.**")[2]
+    text = DOCS.read_text("utf-8").partition("### Changing keys without a pause\n")[2]
     block = text.partition("```sh\n")[2].partition("```")[0]
     return [line for line in block.splitlines() if line and not line.startswith("#")]
 
