@@ -12,10 +12,11 @@ import attrs
 from ..errors import HybridRelayError
 from ..protocol.control import MAX_AVOID
 
-#: How long a listener that failed is avoided (seconds).
-AVOID_SECONDS = 60.0
-#: Listeners that one attempt to open a session may try.
-MAX_TRIED = 16
+#: How long a listener that failed is avoided (seconds). Much longer than it takes to try all listeners that a hybrid
+#: connection can have, so that those which failed are not tried again before the others.
+AVOID_SECONDS = 600.0
+#: Listeners that one attempt to open a session may try: all that a hybrid connection can have at a relay.
+MAX_TRIED = 64
 
 
 @attrs.define
@@ -60,6 +61,10 @@ class ListenerSearch:
         self.failure = error
         self._tried += 1
         return self._tried < MAX_TRIED
+
+    def stalled(self, instance: str, now: float) -> None:
+        """A listener had not proved its identity when another one did."""
+        self._avoided.add(instance, now)
 
     def nobody_else(self, error: HybridRelayError, now: float) -> HybridRelayError | None:
         """A relay has no listener but those to avoid.

@@ -16,12 +16,13 @@ from ..connectivity.data import EndToEnd, open_data_channel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error
-from ..errors import AuthorizationError, PeerIdentityError, RelayUnreachable, RendezvousError
+from ..errors import AuthorizationError, HybridRelayError, RelayUnreachable
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import ConnectionString, PeerIdentity, Secret
 from ..streams import TLSStream
 from .listeners import ListenerSearch
+from .searching import Find
 
 logger = LimitedLogger("hybridrelay.client")
 
@@ -50,6 +51,23 @@ class DataChannel:
 
     def __str__(self) -> str:
         return f"{self.carrier.route.name} at {self.sender.link.host}"
+
+
+@attrs.frozen
+class _Joined:
+    """A relay's answer to a join, the control channel on which it came, and the key that was used."""
+
+    channel: ControlChannel
+    answer: control.Joined
+    key: Secret
+
+    @property
+    def listener(self) -> str:
+        return self.answer.listener
+
+
+async def _discard(channel: DataChannel) -> None:
+    await trio.aclose_forcefully(channel.stream)
 
 
 class Sender:
@@ -151,8 +169,8 @@ class Sender:
         """Join, and go to the rendezvous. A route that fails is forgotten.
 
         Args:
-            to: the only peer that will do; or any listener, as long as the search goes on: one that is of no use is
-                passed over for the next.
+            to: the only peer that will do; or a search for any listener, which tries others beside one that is
+                silent and in place of one that fails.
 
         Raises:
             HybridRelayError: see `Client.connect`.
@@ -163,22 +181,17 @@ class Sender:
         if isinstance(to, Peer):
             channel = await self._control_channel()
             return await self._open(channel, *await self._join(channel, to.instance), to.identity)
-        while True:
-            channel = await self._control_channel()
-            try:
-                joined, key = await self._join(channel, None, to.avoid(trio.current_time()))
-            except RendezvousError as exc:
-                if exc.reason is not Reason.NO_LISTENER:
-                    raise
-                if (error := to.nobody_else(exc, trio.current_time())) is not None:
-                    raise error from exc
-                continue
-            try:
-                return await self._open(channel, joined, key, None)
-            except (PeerIdentityError, RendezvousError) as exc:
-                if not to.failed(joined.listener, exc, trio.current_time()):
-                    raise
-                logger.warning("%s: trying another connector than %s: %s", self._connection, joined.listener, exc)
+        return await Find(to, self._ask_for_any, self._open_to_any, _discard, self._listener_failed).run()
+
+    async def _ask_for_any(self, avoid: tuple[str, ...]) -> _Joined:
+        channel = await self._control_channel()
+        return _Joined(channel, *await self._join(channel, None, avoid))
+
+    async def _open_to_any(self, joined: _Joined) -> DataChannel:
+        return await self._open(joined.channel, joined.answer, joined.key, None)
+
+    def _listener_failed(self, instance: str, error: HybridRelayError) -> None:
+        logger.warning("%s: trying another connector than %s: %s", self._connection, instance, error)
 
     async def open_data_channel_probing(self, to: Peer | ListenerSearch) -> DataChannel:
         """The same, where a route that was remembered and fails is probed again, once."""

@@ -41,7 +41,7 @@ MAX_TOKEN = 4096
 #: are not worth remembering.
 MAX_REPLACES = 16
 #: Instances that one join may ask not to be sent to. A join with that many has about 2 KiB with a long token.
-MAX_AVOID = 32
+MAX_AVOID = 64
 #: Text for people: cut, never refused.
 MAX_DETAIL = 256
 MAX_SOFTWARE = 128

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from hybridrelay.client import sender as sender_module
-from hybridrelay.client.listeners import MAX_TRIED, AvoidedListeners, ListenerSearch
+from hybridrelay.client.listeners import AVOID_SECONDS, MAX_TRIED, AvoidedListeners, ListenerSearch
 from hybridrelay.client.sender import Peer, Sender
 from hybridrelay.connectivity.data import EndToEnd
 from hybridrelay.errors import HybridRelayError, PeerIdentityError, RelayUnreachable, RendezvousError
@@ -189,7 +189,7 @@ async def test_a_listener_of_no_use_is_passed_over_for_the_next(
     await sender.open_data_channel(ListenerSearch(avoided))
     assert relay.joins[-1].avoid == (ONE, TWO)
     assert len(relay.joins) == 4
-    await trio.sleep(100)
+    await trio.sleep(AVOID_SECONDS)
     relay.listeners[ONE] = None
     assert (await sender.open_data_channel(ListenerSearch(avoided))).peer.instance == ONE
     nursery.cancel_scope.cancel()

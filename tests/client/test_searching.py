@@ -1,0 +1,189 @@
+"""A client finds a listener that proves itself among others that fail, stall or never come."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.client.listeners import AvoidedListeners, ListenerSearch
+from hybridrelay.client.searching import MAX_AT_A_TIME, NEXT_LISTENER_SECONDS, Find
+from hybridrelay.errors import AuthorizationError, HybridRelayError, PeerIdentityError, RendezvousError
+from hybridrelay.protocol.control import MAX_AVOID
+from hybridrelay.protocol.reasons import Reason
+
+ROGUE = PeerIdentityError("a certificate of its own", reason=Reason.IDENTITY_WRONG_AUTHORITY)
+ABSENT = RendezvousError("it did not come", reason=Reason.PEER_ABSENT)
+NOBODY = RendezvousError("no connector is listening", reason=Reason.NO_LISTENER)
+REVOKED = AuthorizationError("revoked", reason=Reason.KEY_REVOKED)
+#: What a ticket's lifetime costs at a listener that never comes (seconds).
+LIFETIME = 30.0
+
+
+@attrs.frozen
+class Answer:
+    listener: str
+
+
+@attrs.define
+class Relay:
+    """Offers its listeners in order. Each takes some time, and then fails or not."""
+
+    listeners: dict[str, tuple[float, HybridRelayError | None]]
+    asked: list[tuple[float, tuple[str, ...]]] = attrs.field(factory=list)
+    refusal: HybridRelayError | None = None
+    ignores_avoid: bool = False
+    open: int = 0
+    discarded: list[str] = attrs.field(factory=list)
+    failures: list[str] = attrs.field(factory=list)
+
+    async def ask(self, avoid: tuple[str, ...]) -> Answer:
+        await trio.lowlevel.checkpoint()
+        self.asked.append((trio.current_time(), avoid))
+        assert len(avoid) <= MAX_AVOID
+        if self.refusal is not None:
+            raise self.refusal
+        for name in self.listeners:
+            if self.ignores_avoid or name not in avoid:
+                return Answer(name)
+        raise NOBODY
+
+    async def open_channel(self, answer: Answer) -> str:
+        takes, error = self.listeners[answer.listener]
+        self.open += 1
+        try:
+            await trio.sleep(takes)
+        finally:
+            self.open -= 1
+        if error is not None:
+            raise error
+        return answer.listener
+
+    async def discard(self, channel: str) -> None:
+        self.discarded.append(channel)
+
+    async def find(self, search: ListenerSearch | None = None) -> str:
+        search = search or ListenerSearch(AvoidedListeners())
+        on_failure = lambda instance, error: self.failures.append(instance)  # noqa: E731
+        return await Find(search, self.ask, self.open_channel, self.discard, on_failure).run()
+
+
+async def test_a_listener_that_is_quick_is_the_only_one_asked_for(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({"a": (NEXT_LISTENER_SECONDS / 2, None), "b": (0, None)})
+    assert await relay.find() == "a"
+    assert len(relay.asked) == 1
+
+
+async def test_one_that_fails_is_replaced_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({"a": (0.1, ROGUE), "b": (0.1, ABSENT), "c": (0.1, None)})
+    began = trio.current_time()
+    assert await relay.find() == "c"
+    assert trio.current_time() - began == pytest.approx(0.3)
+    assert relay.failures == ["a", "b"]
+
+
+async def test_the_honest_one_is_found_soon_among_many_that_stall(autojump_clock: trio.testing.MockClock) -> None:
+    stalling = {f"rogue {number}": (LIFETIME, ABSENT) for number in range(7)}
+    relay = Relay({**stalling, "honest": (0.2, None)})
+    avoided = AvoidedListeners()
+    began = trio.current_time()
+    assert await relay.find(ListenerSearch(avoided)) == "honest"
+    assert trio.current_time() - began == pytest.approx(7 * NEXT_LISTENER_SECONDS + 0.2)
+    assert relay.open == 0, "what was tried beside it is cancelled"
+    # Whoever stalled is avoided from then on.
+    relay.asked.clear()
+    began = trio.current_time()
+    assert await relay.find(ListenerSearch(avoided)) == "honest"
+    assert trio.current_time() - began == pytest.approx(0.2)
+    assert set(relay.asked[0][1]) == set(stalling)
+
+
+async def test_no_more_than_so_many_are_tried_at_the_same_time(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({f"rogue {number}": (1000, ABSENT) for number in range(3 * MAX_AT_A_TIME)})
+    with trio.move_on_after(900):
+        await relay.find()
+    assert len(relay.asked) == MAX_AT_A_TIME
+    assert relay.open == 0
+
+
+async def test_one_that_is_slow_and_alone_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({"far away": (9.0, None)})
+    assert await relay.find() == "far away"
+    # The relay was asked again now and then: another one might have registered meanwhile.
+    assert [avoid for _, avoid in relay.asked] == [(), *([("far away",)] * 4)]
+
+
+async def test_one_that_registers_while_another_stalls_is_used(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({"rogue": (LIFETIME, ABSENT)})
+    async with trio.open_nursery() as nursery:
+        found: list[str] = []
+
+        async def find() -> None:
+            found.append(await relay.find())
+
+        nursery.start_soon(find)
+        await trio.sleep(5)
+        relay.listeners["honest"] = (0.1, None)
+        await trio.sleep(NEXT_LISTENER_SECONDS + 0.2)
+        assert found == ["honest"]
+
+
+async def test_the_error_is_how_the_last_one_failed(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({"a": (0.1, ABSENT), "b": (5.0, ROGUE)})
+    with pytest.raises(PeerIdentityError) as caught:
+        await relay.find()
+    assert caught.value is ROGUE
+
+
+@pytest.mark.parametrize("refusal", [NOBODY, REVOKED], ids=str)
+async def test_a_refusal_of_the_relay_ends_the_search(
+    refusal: HybridRelayError, autojump_clock: trio.testing.MockClock
+) -> None:
+    relay = Relay({"a": (0, None)}, refusal=refusal)
+    with pytest.raises(HybridRelayError) as caught:
+        await relay.find()
+    assert caught.value is refusal
+    assert len(relay.asked) == 1
+
+
+async def test_a_relay_that_revokes_the_key_meanwhile_ends_the_search(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({"rogue": (LIFETIME, ABSENT)})
+    async with trio.open_nursery() as nursery:
+        errors: list[HybridRelayError] = []
+
+        async def find() -> None:
+            with pytest.raises(AuthorizationError) as caught:
+                await relay.find()
+            errors.append(caught.value)
+
+        nursery.start_soon(find)
+        await trio.sleep(1)
+        relay.refusal = REVOKED
+        await trio.sleep(NEXT_LISTENER_SECONDS)
+        assert errors == [REVOKED]
+        assert relay.open == 0
+
+
+async def test_a_relay_that_names_the_same_one_again_is_not_asked_in_a_loop(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    relay = Relay({"a": (9.0, None)}, ignores_avoid=True)
+    assert await relay.find() == "a"
+    assert len(relay.asked) == 5
+
+
+async def test_two_at_the_same_moment_leave_one_open(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({"a": (NEXT_LISTENER_SECONDS + 1, None), "b": (1, None)})
+    found = await relay.find()
+    assert {found, *relay.discarded} <= {"a", "b"}
+    assert found not in relay.discarded
+    assert relay.open == 0
+
+
+async def test_cancelled_nothing_stays_open(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({"a": (10, None), "b": (10, None)})
+    with trio.move_on_after(5):
+        await relay.find()
+    assert relay.open == 0
+    assert relay.discarded == []
