@@ -55,7 +55,7 @@ class FailureKind(enum.StrEnum):
     CLOSED_EARLY = "closed-early"
     NOT_A_RELAY = "not-a-relay"
     VERSION_MISMATCH = "version-mismatch"
-    #: A certificate that is not the relay's: interception, another machine, or a relay that was set up anew.
+    #: A certificate that is not the relay's: interception, another machine, or a relay with a new certificate.
     WRONG_IDENTITY = "wrong-identity"
     TLS_FAILED = "tls-failed"
     #: The relay answered, and said no.
@@ -74,7 +74,7 @@ class FailureKind(enum.StrEnum):
     PROXY_SILENT = "proxy-silent"
     #: What answered is no proxy of this kind, or it hung up.
     PROXY_FAILED = "proxy-failed"
-    #: Something on the way opens the outer TLS and does not get through to the relay.
+    #: Something on the way intercepts the outer TLS and cannot connect to the relay.
     INTERCEPTION_FAILED = "interception-failed"
     OTHER = "other"
 
@@ -128,7 +128,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     ),
     FailureKind.WRONG_IDENTITY: (
         "the certificate is not the relay's",
-        "something on the way opens TLS, or the relay was set up anew: compare the pin with the relay's",
+        "something on the way intercepts TLS, or the relay has a new certificate: compare the pin with the relay's",
     ),
     FailureKind.TLS_FAILED: ("the TLS handshake failed", "a firewall or proxy may be interfering with TLS; " + _ASK),
     FailureKind.REFUSED_BY_RELAY: ("the relay refused", None),
@@ -161,7 +161,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
         "check the proxy's scheme and port: http, https and socks5 are different things",
     ),
     FailureKind.INTERCEPTION_FAILED: (
-        "something on the way opens TLS and does not get through to the relay",
+        "something on the way intercepts TLS and cannot connect to the relay",
         _INTERCEPTION_REMEDY,
     ),
     FailureKind.OTHER: ("failed", None),

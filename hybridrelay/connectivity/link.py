@@ -274,7 +274,7 @@ class RelayLink:
         if self.report is not None:
             self.report = self.report.with_interception(candidate.route.name, issuer)
         logger.info(
-            "%s: the outer TLS is opened on the way (its certificate was issued by %s), which sees no plaintext",
+            "%s: the outer TLS is intercepted (its certificate was issued by %s); the interceptor sees no plaintext",
             self.endpoint.host,
             issuer,
         )

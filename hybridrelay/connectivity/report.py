@@ -67,7 +67,7 @@ class Attempt:
         """Why it did not pass, or what there is to know of one that did: one line for people, or empty."""
         text = self.note if self.failure is None else self.failure.text
         if self.failure is None and self.intercepted_by is not None:
-            text = f"intercepted: {self.intercepted_by} opens TLS on the way, and sees only what is encrypted inside"
+            text = f"intercepted: {self.intercepted_by} intercepts TLS, and sees only what is encrypted inside"
         # Texts may quote what a peer sent: nothing of that may move the cursor or forge a line.
         return "".join(char if char.isprintable() else " " for char in text)
 

@@ -182,7 +182,7 @@ async def test_a_session_through_a_proxy_that_opens_tls(tmp_path: Path) -> None:
         report = await survey(deployment, published, proxy.dial(), "websocket")
         wss, ws = report.attempts
         assert (wss.intercepted_by, ws.intercepted_by) == ("mitmproxy", None)
-        assert "intercepted: mitmproxy opens TLS on the way" in report.as_table()
+        assert "intercepted: mitmproxy intercepts TLS" in report.as_table()
         seen = (proxy.folder / "seen").read_bytes()
         assert b"hybridrelay.v1" in seen, "it did open the outer TLS"
         assert len(seen) > 2 * len(marker), "and saw every byte in it"
