@@ -155,12 +155,18 @@ class ControlPeer:
             if name not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
                 raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
             self._authorized_by(grant.key)
-            listener: Listener[ListenerHandle] = Listener(name, hello.instance, hello.generation, grant.key, self)
+            listener: Listener[ListenerHandle] = Listener(
+                name, hello.instance, hello.generation, grant.key, self, self._address
+            )
             displaced = self._broker.listeners.register(listener)
         except (AuthorizationError, RendezvousError) as exc:
             return self._refused(message, "registration", exc)
         self._registrations[name] = _Registration(listener, grant.expires_at)
-        if displaced is not None and displaced.handle is not self:
+        if displaced is not None and displaced.instance != hello.instance:
+            logger.warning("%s: listener %s gave way to %s", name, displaced.instance, hello.instance)
+            displaced.handle.ended(name, Reason.LIMIT)
+            displaced = None
+        elif displaced is not None and displaced.handle is not self:
             displaced.handle.ended(name, Reason.SUPERSEDED)
         for dead in map(control.instance_of, message.replaces):
             if dead != hello.instance and (ghost := self._broker.listeners.declare_gone(name, dead)) is not None:

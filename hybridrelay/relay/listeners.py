@@ -8,6 +8,12 @@ The rules:
    that have left, too, as long as they are remembered: `DEPARTED_SECONDS` at most.
 3. Another instance is another listener, even with the same key. Nothing is ever "already in use".
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
+5. When all places of a hybrid connection are taken, the newest listener of the holder with the most listeners gives
+   way to a holder that has fewer. A holder is one key at one address.
+6. An instance that was registered for `SETTLED_SECONDS` keeps its place while its control channel is down: when it
+   comes back, a listener that is newer than it gives way.
+
+By the last two rules, a Listen key in the wrong hands cannot fill up a hybrid connection and so keep connectors out.
 
 The caller makes sure that whoever registers an instance, or declares it gone, has shown its secret. So nobody else
 can keep an instance out with a generation of their own choice.
@@ -15,7 +21,8 @@ can keep an instance out with a generation of their own choice.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import math
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from typing import Generic, TypeVar
 
@@ -23,7 +30,7 @@ import attrs
 
 from ..errors import RendezvousError
 from ..protocol.reasons import Reason
-from .limits import DEPARTED_PER_CONNECTION, DEPARTED_SECONDS, LISTENERS_PER_CONNECTION
+from .limits import DEPARTED_PER_CONNECTION, DEPARTED_SECONDS, LISTENERS_PER_CONNECTION, SETTLED_SECONDS
 from .model import KeyId
 
 __all__ = ["Listener", "ListenerTable"]
@@ -42,6 +49,13 @@ class Listener(Generic[HandleT]):
     #: What authorized it.
     key: KeyId
     handle: HandleT = attrs.field(repr=False)
+    #: The network address from which it registered, as far as it counts as one (`slots.address_group`).
+    address: str = ""
+
+    @property
+    def holder(self) -> tuple[KeyId, str]:
+        """Who registered it, as far as can be told."""
+        return self.key, self.address
 
 
 @attrs.frozen
@@ -59,6 +73,10 @@ class _Connection(Generic[HandleT]):
     listeners: dict[str, Listener[HandleT]] = attrs.field(factory=dict)
     #: Instances that are not registered any more, the longest departed first.
     departed: OrderedDict[str, _Departed] = attrs.field(factory=OrderedDict)
+    #: When each registered instance registered first.
+    since: dict[str, float] = attrs.field(factory=dict)
+    #: The same of departed instances that were registered for `SETTLED_SECONDS`, the longest departed first.
+    settled: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
 
 
 class ListenerTable(Generic[HandleT]):
@@ -94,21 +112,29 @@ class ListenerTable(Generic[HandleT]):
         """Let an authorized listener in; registering again renews.
 
         Returns:
-            The registration whose place it took, or None.
+            The registration that ended by this, or None: an earlier one of the same instance, or the one of another
+            instance that gave way.
 
         Raises:
             RendezvousError: with `Reason.SUPERSEDED` a newer generation of the instance has been here, with
                 `Reason.LIMIT` the hybrid connection has too many listeners. Nothing has changed.
         """
+        now = self._clock()
         known = self._connections.get(listener.connection) or _Connection()
         displaced = known.listeners.get(listener.instance)
         earlier = displaced or self._departed(known, listener.instance)
         if earlier is not None and listener.generation < earlier.generation:
             raise RendezvousError("a newer control channel of this instance has registered", reason=Reason.SUPERSEDED)
+        since = known.since.get(listener.instance, known.settled.get(listener.instance, now))
         if displaced is None and len(known.listeners) >= self._max_per_connection:
-            raise RendezvousError("too many listeners of this hybrid connection", reason=Reason.LIMIT)
+            displaced = _who_gives_way(known, listener, since)
+            if displaced is None:
+                raise RendezvousError("too many listeners of this hybrid connection", reason=Reason.LIMIT)
+            self._depart(known, displaced.instance, gone=False)
         self._connections[listener.connection] = known
         known.departed.pop(listener.instance, None)
+        known.settled.pop(listener.instance, None)
+        known.since[listener.instance] = since
         known.listeners[listener.instance] = listener
         return displaced
 
@@ -182,9 +208,36 @@ class ListenerTable(Generic[HandleT]):
         return None if departed is None or self._clock() >= departed.until else departed
 
     def _depart(self, known: _Connection[HandleT], instance: str, *, gone: bool) -> None:
+        since = known.since.pop(instance, math.inf)
+        if self._clock() - since >= SETTLED_SECONDS:
+            known.settled[instance] = since
+            known.settled.move_to_end(instance)
+            while len(known.settled) > self._max_per_connection:
+                known.settled.popitem(last=False)
         before = known.listeners.pop(instance, None) or self._departed(known, instance)
         known.departed.pop(instance, None)
         generation = 0 if before is None else before.generation
         known.departed[instance] = _Departed(generation, gone, self._clock() + DEPARTED_SECONDS)
         while len(known.departed) > self._max_departed:
             known.departed.popitem(last=False)
+
+
+def _who_gives_way(
+    known: _Connection[HandleT], newcomer: Listener[HandleT], since: float
+) -> Listener[HandleT] | None:
+    """Which listener of a full hybrid connection makes room for a newcomer, or None.
+
+    Args:
+        known: with all places taken.
+        newcomer: whose instance is not registered.
+        since: when that instance registered first.
+    """
+    held = Counter(one.holder for one in known.listeners.values())
+    most = max(held.values())
+    newest = max(
+        (one for one in known.listeners.values() if held[one.holder] == most),
+        key=lambda one: known.since[one.instance],
+    )
+    # Two holders that have about the same must not displace each other without end.
+    has_fewer = held[newcomer.holder] < most - 1
+    return newest if has_fewer or since < known.since[newest.instance] else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import attrs
@@ -13,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay.limits import DEPARTED_SECONDS
+from hybridrelay.relay.limits import DEPARTED_SECONDS, SETTLED_SECONDS
 from hybridrelay.relay.listeners import Listener, ListenerTable
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
@@ -141,6 +142,76 @@ def test_the_limit_of_one_connection_leaves_those_registered_alone() -> None:
     assert listeners.count() == 3
 
 
+def at(address: str, instance: str, *, key: KeyId = KEY) -> Listener[str]:
+    return Listener("sql", instance, 1, key, "handle", address)
+
+
+def test_a_holder_that_has_fewer_displaces_the_newest_of_the_one_that_has_most() -> None:
+    listeners = table(max_per_connection=4)
+    rogues = [at("10.0.0.9", f"rogue {number}") for number in range(4)]
+    for rogue in rogues:
+        assert listeners.register(rogue) is None
+    first, second = at("10.0.0.1", "honest 1"), at("10.0.0.1", "honest 2")
+    displaced = listeners.register(first)
+    assert displaced in rogues
+    assert listeners.find("sql", displaced.instance) is None
+    assert listeners.find("sql", "honest 1") is first
+    # With two of four each, nobody gives way to the other any more.
+    with pytest.raises(RendezvousError):
+        listeners.register(at("10.0.0.9", "rogue 5"))
+    listeners.register(second)
+    for newcomer in (at("10.0.0.9", "rogue 6"), at("10.0.0.1", "honest 3")):
+        with pytest.raises(RendezvousError) as caught:
+            listeners.register(newcomer)
+        assert caught.value.reason is Reason.LIMIT
+    assert {one.instance for one in listeners.of("sql")} >= {"honest 1", "honest 2"}
+
+
+def test_holders_with_another_key_are_told_apart() -> None:
+    listeners = table(max_per_connection=3)
+    for number in range(3):
+        listeners.register(at("", f"rogue {number}"))
+    assert listeners.register(at("", "honest", key=OTHER_KEY)) is not None
+
+
+def test_an_instance_that_was_settled_gets_its_place_back_from_one_that_is_newer() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=3
+    )
+    honest = at("", "honest")
+    listeners.register(honest)
+    listeners.register(at("", "rogue 1"))
+    now = SETTLED_SECONDS
+    listeners.register(at("", "rogue 2"))
+    listeners.remove(honest)
+    now += 1
+    listeners.register(at("", "rogue 3"))
+    now += 1
+    displaced = listeners.register(at("", "honest"))
+    assert displaced is not None
+    assert displaced.instance == "rogue 3"
+    # Coming back does not work for those that are newer, however often they try.
+    for name in ("rogue 3", "rogue 4"):
+        with pytest.raises(RendezvousError):
+            listeners.register(at("", name))
+    assert listeners.find("sql", "honest") is not None
+
+
+def test_an_instance_that_was_registered_for_a_moment_has_no_place_to_come_back_to() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=1
+    )
+    brief = at("", "brief")
+    listeners.register(brief)
+    now = SETTLED_SECONDS - 1
+    listeners.remove(brief)
+    listeners.register(at("", "other"))
+    with pytest.raises(RendezvousError):
+        listeners.register(at("", "brief"))
+
+
 def test_a_revoked_key_ends_what_it_authorized() -> None:
     listeners = table()
     hit, kept = listener("a"), listener("b", key=OTHER_KEY)
@@ -197,12 +268,23 @@ class ListenerMachine(RuleBasedStateMachine):
         model = self.models[name]
         one = listener(name, generation, key)
         self.ever.append(one)
-        if generation < model.highest or (model.registered is None and len(self.registered) >= self.LIMIT):
+        held = Counter(other.key for other in self.registered.values())
+        is_full = model.registered is None and len(self.registered) >= self.LIMIT
+        makes_room = is_full and held[key] < max(held.values()) - 1
+        if generation < model.highest or (is_full and not makes_room):
             with pytest.raises(RendezvousError) as caught:
                 self.table.register(one)
             assert caught.value.reason is (Reason.SUPERSEDED if generation < model.highest else Reason.LIMIT)
             return
-        assert self.table.register(one) is model.registered
+        displaced = self.table.register(one)
+        if makes_room:
+            assert displaced is not None
+            assert held[displaced.key] == max(held.values())
+            gave_way = self.models[displaced.instance]
+            assert displaced is gave_way.registered
+            gave_way.registered, gave_way.gone = None, False
+        else:
+            assert displaced is model.registered
         self.models[name] = self.Model(one, generation)
 
     @rule(data=st.data(), gone=st.booleans())
