@@ -98,6 +98,14 @@ class _Meeting:
         self.moved[direction] += moved
 
 
+@attrs.define(eq=False)
+class Arrival:
+    """A data channel has shown a good ticket, and is on its way to `Broker.meet`."""
+
+    leg: Leg
+    meeting: _Meeting = attrs.field(repr=False)
+
+
 @attrs.frozen
 class Grant:
     """A verified token: which key gave the right, and until when (seconds since 1970)."""
@@ -299,19 +307,34 @@ class Broker:
         if ended := self._rendezvous.end(rendezvous_id, Event.WITHDRAWN):
             self._end(ended)
 
-    def use_ticket(self, ticket: bytes) -> Leg:
-        """A data channel shows its ticket.
+    def use_ticket(self, ticket: bytes) -> Arrival:
+        """A data channel shows its ticket. Pass what is returned to `meet`, or to `abandon`.
 
         Raises:
             RemoteProtocolError: `Reason.TICKET_UNKNOWN`.
         """
-        return self._rendezvous.use(ticket, trio.current_time())
+        leg = self._rendezvous.use(ticket, trio.current_time())
+        return Arrival(leg, self._meetings[leg.rendezvous_id])
 
-    async def meet(self, leg: Leg, stream: trio.abc.HalfCloseableStream) -> None:
-        """Serve one leg of a rendezvous to its end; closes `stream`, cancelled or not."""
-        meeting = self._meetings[leg.rendezvous_id]
+    def abandon(self, arrival: Arrival) -> None:
+        """The data channel will not come to `meet`, or has been there. In the latter case nothing happens."""
+        leg, meeting = arrival.leg, arrival.meeting
+        if leg.side in meeting.legs or meeting.over.is_set():
+            return
+        # The other side's ticket may have been used as well, and then nothing but this ends the rendezvous.
+        for event in (Event.WAITING_LEAVES, Event.BREAKS):
+            if ended := self._rendezvous.end(leg.rendezvous_id, event):
+                self._end(attrs.evolve(ended, reason=Reason.PEER_ABSENT))
+
+    async def meet(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream) -> None:
+        """Serve one leg of a rendezvous to its end; closes `stream`, cancelled or not.
+
+        The two legs may come in another order than that in which their tickets were used, and the rendezvous may have
+        ended since then.
+        """
+        leg, meeting = arrival.leg, arrival.meeting
         meeting.legs[leg.side] = stream
-        if leg.joined:
+        if len(meeting.legs) == len(Side) and not meeting.over.is_set():
             try:
                 await self._join_legs(leg, meeting)
             finally:

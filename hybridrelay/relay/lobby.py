@@ -25,9 +25,9 @@ from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, encode_status
 from ..protocol.reasons import Reason
 from ..streams.client_hello import MAX_CLIENT_HELLO, ClientHelloReader
+from .broker import Arrival
 from .handshakes import Handshake, Turn, Turns
 from .limits import AUTHENTICATION_DEADLINE_SECONDS
-from .rendezvous import Leg
 from .slots import Slot, Slots, address_group
 
 __all__ = ["Guest", "Lobby"]
@@ -66,7 +66,7 @@ class Guest:
     scope: trio.CancelScope
     #: What its preamble said, where that was read already.
     purpose: Purpose | None = None
-    leg: Leg | None = None
+    arrival: Arrival | None = None
 
 
 @attrs.define(eq=False)
@@ -101,7 +101,7 @@ class Lobby:
         turns: Turns,
         *,
         plain: frozenset[str],
-        greet: Callable[[Port, bytes], tuple[Purpose, Leg | None]],
+        greet: Callable[[Port, bytes], tuple[Purpose, Arrival | None]],
         serve: Callable[[Guest], None],
     ) -> None:
         self._slots = slots
@@ -219,24 +219,24 @@ class Lobby:
 
     def _read_preamble(self, fd: int, visit: _Visit, preamble: bytes) -> None:
         try:
-            visit.purpose, leg = self._greet(visit.port, preamble)
+            visit.purpose, arrival = self._greet(visit.port, preamble)
         except RemoteProtocolError as exc:
             visit.socket.send(encode_status(exc.reason))
             self._close(fd)
             return
-        if leg is not None:  # the ticket is good, and its answer waits for the other side
-            self._hand_over(fd, leg)
+        if arrival is not None:  # the ticket is good, and its answer waits for the other side
+            self._hand_over(fd, arrival)
             return
         visit.socket.send(encode_status(Reason.NO_ERROR))
         visit.stage = _Stage.PROBE if visit.purpose is Purpose.PROBE else _Stage.HELLO
 
-    def _hand_over(self, fd: int, leg: Leg | None = None) -> None:
+    def _hand_over(self, fd: int, arrival: Arrival | None = None) -> None:
         visit = self._leave(fd)
         scope = trio.CancelScope(deadline=visit.deadline)
         visit.slot.evict = scope.cancel
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(visit.socket))
         turn = Turn(self._turns, visit.handshake)
-        self._serve(Guest(visit.port, stream, visit.address, visit.slot, turn, scope, visit.purpose, leg))
+        self._serve(Guest(visit.port, stream, visit.address, visit.slot, turn, scope, visit.purpose, arrival))
 
     def _close(self, fd: int) -> None:
         visit = self._leave(fd)

@@ -34,7 +34,7 @@ from ..security import (
 )
 from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream, tune_socket
-from .broker import Broker
+from .broker import Arrival, Broker
 from .certificates import CertificateFiles, RelayCertificates
 from .control import ControlPeer
 from .handshakes import Turn, Turns
@@ -48,7 +48,6 @@ from .lobby import Guest, Lobby
 from .places import Places
 from .public_ports import save_public_ports
 from .registry import Registry
-from .rendezvous import Leg
 from .slots import Held, Slots, address_group
 from .state_dir import occupy_state_directory
 from .watcher import RegistryChange, RegistryWatcher
@@ -335,7 +334,7 @@ class Relay:
         tune_socket(guest.stream.socket)
         stream: trio.abc.HalfCloseableStream | None = guest.stream
         peer: ControlPeer | None = None
-        leg = guest.leg
+        arrival = guest.arrival
         try:
             async with FlatNursery() as nursery:
                 with self._slots.hold(guest.slot, guest.scope) as held, guest.turn as turn:
@@ -346,7 +345,7 @@ class Relay:
                             return
                         if guest.port.outer_tls:
                             held.advance()
-                        purpose, leg = await self._greet(guest.port, stream)
+                        purpose, arrival = await self._greet(guest.port, stream)
                     assert stream is not None
                     if purpose is Purpose.PROBE:
                         await _echo(stream)
@@ -354,18 +353,20 @@ class Relay:
                         peer = await self._open_control(stream, nursery, held, guest)
                         while not peer.authorized and await peer.serve_some():
                             pass
-                    if leg is not None or (peer is not None and peer.authorized):
+                    if arrival is not None or (peer is not None and peer.authorized):
                         turn.authenticated()
                 if held.scope.cancelled_caught:
                     logger.debug(
                         "port %s: %s did not authenticate in time, or had to give way", guest.port.name, guest.address
                     )
-                elif leg is not None and stream is not None:
-                    await self._broker.meet(leg, stream)
+                elif arrival is not None and stream is not None:
+                    await self._broker.meet(arrival, stream)
                 elif peer is not None and peer.authorized:
                     await self._serve_peer(peer)
                 nursery.cancel_scope.cancel()
         finally:
+            if arrival is not None:
+                self._broker.abandon(arrival)
             if peer is not None:  # it may have registered something while its session was ending
                 peer.lost()
 
@@ -379,8 +380,8 @@ class Relay:
         options = AcceptOptions(port, context, guest.turn.wait)
         return await self._by_port[port.name].accept(guest.stream, options)
 
-    def _judge_preamble(self, port: Port, preamble: bytes) -> tuple[Purpose, Leg | None]:
-        """What a preamble asks for. With a leg, its ticket is good and has been used.
+    def _judge_preamble(self, port: Port, preamble: bytes) -> tuple[Purpose, Arrival | None]:
+        """What a preamble asks for. With an arrival, its ticket is good and has been used.
 
         Raises:
             RemoteProtocolError: the peer has to be turned away with that reason.
@@ -392,21 +393,21 @@ class Relay:
             return said.purpose, self._broker.use_ticket(said.ticket)
         return said.purpose, None
 
-    async def _greet(self, port: Port, stream: trio.abc.HalfCloseableStream) -> tuple[Purpose, Leg | None]:
+    async def _greet(self, port: Port, stream: trio.abc.HalfCloseableStream) -> tuple[Purpose, Arrival | None]:
         """Read the preamble. It is answered here, but for a good ticket, whose answer waits for the other side.
 
         Raises:
             RemoteProtocolError: the peer was turned away, and told why.
         """
         try:
-            purpose, leg = self._judge_preamble(port, await receive_exactly(stream, PREAMBLE_SIZE))
+            purpose, arrival = self._judge_preamble(port, await receive_exactly(stream, PREAMBLE_SIZE))
         except RemoteProtocolError as exc:
             await stream.send_all(encode_status(exc.reason))
             await stream.aclose()
             raise
-        if leg is None:
+        if arrival is None:
             await stream.send_all(encode_status(Reason.NO_ERROR))
-        return purpose, leg
+        return purpose, arrival
 
     async def _open_control(
         self, stream: trio.abc.Stream, nursery: trio.Nursery, held: Held, guest: Guest

@@ -14,7 +14,7 @@ from hybridrelay.mux import CONTROL_CONFIG, Session
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay.broker import MAX_ASKED, OFFER_SECONDS, Broker
+from hybridrelay.relay.broker import MAX_ASKED, OFFER_SECONDS, Arrival, Broker
 from hybridrelay.relay.control import ControlPeer
 from hybridrelay.relay.listeners import Listener
 from hybridrelay.relay.registry import Registry
@@ -268,6 +268,69 @@ async def test_what_senders_are_called_cannot_be_computed_by_a_connector(
         await broker.join(send, None, "192.0.2.1")
         told.add(willing.sender)
     assert len(told) == 2
+
+
+async def _accepted_join(broker: Broker, rules: tuple[Rule, ...]) -> tuple[Arrival, Arrival]:
+    """The arrivals of a sender and of a listener, in this order: both tickets are used."""
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    willing = Willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    joined = await broker.join(send, None)
+    assert isinstance(joined, control.Joined)
+    return broker.use_ticket(joined.ticket), broker.use_ticket(willing.ticket)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_legs_come_in_any_order_after_their_tickets_were_used(
+    registry: Registry, rules: tuple[Rule, ...], first: int
+) -> None:
+    broker = _broker(registry)
+    arrivals = await _accepted_join(broker, rules)
+    async with trio.open_nursery() as nursery:
+        far_ends = []
+        for arrival in (arrivals[first], arrivals[1 - first]):
+            ours, far = trio.testing.memory_stream_pair()
+            far_ends.append(far)
+            nursery.start_soon(broker.meet, arrival, ours)
+            await trio.testing.wait_all_tasks_blocked()
+        for far in far_ends:
+            assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.NO_ERROR
+        await far_ends[0].send_all(b"x")
+        assert await far_ends[1].receive_some() == b"x"
+        nursery.cancel_scope.cancel()
+    for arrival in arrivals:
+        broker.abandon(arrival)  # after all, which changes nothing
+    assert broker.vitals()["joined_pairs"] == 0
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_leg_that_never_comes_ends_the_rendezvous(
+    registry: Registry, rules: tuple[Rule, ...], first: int
+) -> None:
+    broker = _broker(registry)
+    arrivals = await _accepted_join(broker, rules)
+    ours, far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.meet, arrivals[first], ours)
+        await trio.testing.wait_all_tasks_blocked()
+        broker.abandon(arrivals[1 - first])
+        assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
+    assert broker.vitals()["joined_pairs"] == broker.vitals()["open_rendezvous"] == 0
+
+
+async def test_who_comes_after_the_end_is_turned_away(registry: Registry, rules: tuple[Rule, ...]) -> None:
+    broker = _broker(registry)
+    arrivals = await _accepted_join(broker, rules)
+    registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
+    broker.update(registry.snapshot())
+    for arrival in arrivals:
+        ours, far = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.meet, arrival, ours)
+            assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
+            assert await far.receive_some() == b""
+    assert broker.vitals()["joined_pairs"] == 0
 
 
 class Leaving(Deaf):

@@ -16,7 +16,7 @@ from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble
-from hybridrelay.relay import Registry, server
+from hybridrelay.relay import Registry, lobby, server
 from hybridrelay.relay import control as relay_control
 from hybridrelay.relay.broker import Broker
 from hybridrelay.relay.control import ControlPeer
@@ -33,6 +33,11 @@ PATIENCE_SECONDS = 20
 
 def test_it_is_as_long_as_documented() -> None:
     assert AUTHENTICATION_DEADLINE_SECONDS == 15
+
+
+def _shorten_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (server, lobby):
+        monkeypatch.setattr(module, "AUTHENTICATION_DEADLINE_SECONDS", DEADLINE)
 
 
 async def _says_nothing(stream: trio.abc.HalfCloseableStream) -> None:
@@ -84,7 +89,7 @@ async def test_who_dawdles_is_cut_off(
     port: str,
     phase: Callable[[trio.abc.HalfCloseableStream], Awaitable[None]],
 ) -> None:
-    monkeypatch.setattr(server, "AUTHENTICATION_DEADLINE_SECONDS", DEADLINE)
+    _shorten_the_deadline(monkeypatch)
     number = deployment.ports[port]
     assert number is not None
     stream = await trio.open_tcp_stream(HOST, number)
@@ -138,7 +143,7 @@ async def test_what_registers_too_late_is_forgotten(
     deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its session was over already, and its time is up before the relay could serve it."""
-    monkeypatch.setattr(server, "AUTHENTICATION_DEADLINE_SECONDS", DEADLINE)
+    _shorten_the_deadline(monkeypatch)
     registered = trio.Event()
     brokers: list[Broker] = []
     register = ControlPeer._register
