@@ -79,10 +79,10 @@ LISTENERS_PER_CONNECTION = 64
 #: that it is gone, or that it may come back. Forgetting one costs a client its resumption deadline and nothing else.
 DEPARTED_PER_CONNECTION = 256
 
-#: An instance that was registered for this long (seconds) keeps its place among the listeners while it is away for a
-#: moment. A holder of a Listen key who fills all places in a burst does not get this, and a connector has it soon
-#: after its start.
-SETTLED_SECONDS = 60.0
+#: An instance that was registered for this long (seconds) keeps its place among the listeners while it is away for
+#: `DEPARTED_SECONDS` at most. Short, so that a connector has it soon after its start; not zero, because a holder of a
+#: Listen key could otherwise fill the memory of such instances as fast as it can register.
+SETTLED_SECONDS = 5.0
 
 #: How long a departed instance is remembered. Longer than a control channel that has lost its peer can stay open, so
 #: that what is left of an earlier channel cannot register again; and longer than any usual resumption deadline.

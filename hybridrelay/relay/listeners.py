@@ -66,6 +66,14 @@ class _Departed:
     until: float
 
 
+@attrs.frozen
+class _Settled:
+    #: When it registered first.
+    since: float
+    #: When that is forgotten.
+    until: float
+
+
 @attrs.define
 class _Connection(Generic[HandleT]):
     """What is known about one hybrid connection."""
@@ -75,8 +83,8 @@ class _Connection(Generic[HandleT]):
     departed: OrderedDict[str, _Departed] = attrs.field(factory=OrderedDict)
     #: When each registered instance registered first.
     since: dict[str, float] = attrs.field(factory=dict)
-    #: The same of departed instances that were registered for `SETTLED_SECONDS`, the longest departed first.
-    settled: OrderedDict[str, float] = attrs.field(factory=OrderedDict)
+    #: The same of departed instances that were registered for `SETTLED_SECONDS`.
+    settled: dict[str, _Settled] = attrs.field(factory=dict)
 
 
 class ListenerTable(Generic[HandleT]):
@@ -125,7 +133,8 @@ class ListenerTable(Generic[HandleT]):
         earlier = displaced or self._departed(known, listener.instance)
         if earlier is not None and listener.generation < earlier.generation:
             raise RendezvousError("a newer control channel of this instance has registered", reason=Reason.SUPERSEDED)
-        since = known.since.get(listener.instance, known.settled.get(listener.instance, now))
+        settled = known.settled.get(listener.instance)
+        since = known.since.get(listener.instance, now if settled is None else settled.since)
         if displaced is None and len(known.listeners) >= self._max_per_connection:
             displaced = _who_gives_way(known, listener, since)
             if displaced is None:
@@ -208,16 +217,18 @@ class ListenerTable(Generic[HandleT]):
         return None if departed is None or self._clock() >= departed.until else departed
 
     def _depart(self, known: _Connection[HandleT], instance: str, *, gone: bool) -> None:
+        now = self._clock()
         since = known.since.pop(instance, math.inf)
-        if self._clock() - since >= SETTLED_SECONDS:
-            known.settled[instance] = since
-            known.settled.move_to_end(instance)
-            while len(known.settled) > self._max_per_connection:
-                known.settled.popitem(last=False)
+        if now - since >= SETTLED_SECONDS:
+            known.settled = {name: one for name, one in known.settled.items() if one.until > now}
+            known.settled[instance] = _Settled(since, now + DEPARTED_SECONDS)
+            if len(known.settled) > self._max_per_connection:
+                # The newest is forgotten, so that a holder of a key cannot have the others forgotten.
+                del known.settled[max(known.settled, key=lambda name: known.settled[name].since)]
         before = known.listeners.pop(instance, None) or self._departed(known, instance)
         known.departed.pop(instance, None)
         generation = 0 if before is None else before.generation
-        known.departed[instance] = _Departed(generation, gone, self._clock() + DEPARTED_SECONDS)
+        known.departed[instance] = _Departed(generation, gone, now + DEPARTED_SECONDS)
         while len(known.departed) > self._max_departed:
             known.departed.popitem(last=False)
 

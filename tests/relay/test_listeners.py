@@ -198,6 +198,25 @@ def test_an_instance_that_was_settled_gets_its_place_back_from_one_that_is_newer
     assert listeners.find("sql", "honest") is not None
 
 
+def test_a_holder_of_a_key_cannot_have_settled_instances_forgotten() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=2
+    )
+    honest = at("", "honest")
+    listeners.register(honest)
+    now = SETTLED_SECONDS
+    listeners.remove(honest)
+    for number in range(10):
+        rogue = at("", f"rogue {number}")
+        listeners.register(rogue)
+        now += SETTLED_SECONDS
+        listeners.remove(rogue)
+    for name in "ab":
+        listeners.register(at("", name))
+    assert listeners.register(at("", "honest")) is not None
+
+
 def test_an_instance_that_was_registered_for_a_moment_has_no_place_to_come_back_to() -> None:
     now = 0.0
     listeners: ListenerTable[str] = ListenerTable(
