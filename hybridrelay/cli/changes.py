@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from .._file_lock import locked_files
 from .._replace_file import prepared_replacements
 from ..errors import HybridRelayError
 from . import output
 from .files import new_files
+
+#: How long a command waits for another one that changes the same files (seconds).
+_LOCK_SECONDS = 30.0
+
+
+@contextlib.contextmanager
+def only_command_on(paths: Iterable[Path]) -> Iterator[None]:
+    """Let no other command change these files during the block, inside which they have to be read.
+
+    Two administrators, or two scripts, must not undo each other's changes.
+
+    Raises:
+        HybridRelayError: another command did not end in time.
+    """
+    try:
+        with locked_files(paths, seconds=_LOCK_SECONDS):
+            yield
+    except TimeoutError as exc:
+        raise HybridRelayError(
+            f"nothing was changed, because another command is changing {exc.filename}",
+            remedy="wait until it has ended, and run this one again",
+        ) from None
 
 
 def change_with_files(

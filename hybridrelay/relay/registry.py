@@ -253,7 +253,9 @@ class Registry:
             if not database.execute("DELETE FROM connections WHERE name = ?", (name,)).rowcount:
                 raise self._unknown_connection(name)
 
-    def regenerate_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None = None) -> Secret:
+    def regenerate_key(
+        self, name: str, rule: str, slot: KeySlot, key: Secret | None = None, *, known: Rule | None = None
+    ) -> Secret:
         """Put a new key into a slot, revoked or not, and return it. The old one ends at once.
 
         Args:
@@ -261,13 +263,15 @@ class Registry:
             rule: one of its rules.
             slot: which of the rule's keys.
             key: the one that another relay has made; None makes one.
+            known: the rule as the caller has read it; None accepts any.
 
         Raises:
             ConfigurationError: no such hybrid connection or rule; says which there are. Or the rule has that key
-                already: in the other slot, where it would outlive its own revocation.
+                already: in the other slot, where it would outlive its own revocation. Or the rule is not as it is
+                `known` any more. Nothing was changed.
         """
         key = generate_key() if key is None else key
-        _with_reserve(self._reserve, lambda: self._replace_key(name, rule, slot, key))
+        _with_reserve(self._reserve, lambda: self._replace_key(name, rule, slot, key, known))
         return key
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot) -> None:
@@ -282,9 +286,16 @@ class Registry:
 
     # --- how
 
-    def _replace_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None) -> None:
+    def _replace_key(
+        self, name: str, rule: str, slot: KeySlot, key: Secret | None, known: Rule | None = None
+    ) -> None:
         with self._change() as database:
             of_rule = self.rule(name, rule)
+            if known is not None and of_rule != known:
+                raise ConfigurationError(
+                    f"another command has changed the keys of rule {rule} of {name}; nothing was changed",
+                    remedy="look at them with 'keys list', and run the command again if it is still needed",
+                )
             for taken in KeySlot:
                 if key is not None and of_rule.key(taken) == key:
                     raise ConfigurationError(

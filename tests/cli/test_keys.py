@@ -6,11 +6,14 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import attrs
 import pytest
 
+from hybridrelay._file_lock import locked_files
 from hybridrelay._replace_file import create_file
 from hybridrelay.errors import StateError
 from hybridrelay.relay import Registry
@@ -243,7 +246,7 @@ def test_a_file_that_cannot_be_written_stops_it_before_the_old_key_ends(
 def test_a_registry_that_cannot_be_changed_leaves_the_files(
     run: Run, created: Created, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise StateError("the disk is full")
 
     monkeypatch.setattr(Registry, "regenerate_key", fail)
@@ -401,3 +404,48 @@ def test_what_is_not_there(run: Run, created: Created, command: str, name: str, 
 
     assert (result.code, result.out) == (2, "")
     assert says in result.err
+
+
+def test_two_commands_on_one_file_do_not_undo_each_other(run: Run, created: Created) -> None:
+    """The second waits for the first, and reads what it has written."""
+    command = [sys.executable, "-m", "hybridrelay", "keys", "regenerate", "orders", "--state", str(created.state)]
+    running = [
+        subprocess.Popen([*command, "--rule", rule, "--key", slot, "--update", str(created.authority)])
+        for rule in ("application", "connector")
+        for slot in KeySlot
+    ]
+    assert [process.wait() for process in running] == [0] * 4
+    has = json.loads(created.authority.read_text())["extra"]["rules"]
+    for rule in ("application", "connector"):
+        for slot in KeySlot:
+            assert has[rule][slot] == _text(created, rule, slot)
+
+
+def test_a_key_that_another_command_has_changed_meanwhile_is_left_alone(
+    run: Run, created: Created, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works on other files, so nothing makes it wait."""
+    regenerate_key = Registry.regenerate_key
+
+    def too_late(self: Registry, *args: object, **options: object) -> object:
+        with Registry.open(created.state, create=False) as other:
+            regenerate_key(other, "orders", "application", KeySlot.PRIMARY)
+        return regenerate_key(self, *args, **options)
+
+    monkeypatch.setattr(Registry, "regenerate_key", too_late)
+    before = created.application.read_bytes()
+    code, out, err = _regenerate(run, created, "--update", created.application)
+    assert (code, out) == (2, "")
+    assert "another command has changed" in err
+    assert created.application.read_bytes() == before
+
+
+def test_a_command_that_waits_too_long_says_for_what(
+    run: Run, created: Created, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridrelay.cli.changes._LOCK_SECONDS", 0)
+    with locked_files([created.application], seconds=0):
+        code, out, err = _regenerate(run, created, "--update", created.application)
+    assert (code, out) == (1, "")
+    assert "nothing was changed, because another command is changing" in err
+    assert str(created.application) in err

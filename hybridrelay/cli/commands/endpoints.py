@@ -81,9 +81,16 @@ def add_endpoints(below: Subparsers) -> None:
 
 def run_endpoints(args: argparse.Namespace) -> int:
     """Change the list of relays."""
-    from ..relay_holders import read_relay_holder
+    from ..changes import only_command_on
 
     _check(args)
+    with only_command_on(args.update):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from ..relay_holders import read_relay_holder
+
     # All that can be wrong with the files is found out before anything is changed.
     pins = None if args.relay_pin is None else tuple(args.relay_pin)
     endpoints = _pair(args.endpoints, args.public_ports or ())

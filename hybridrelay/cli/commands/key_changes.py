@@ -114,7 +114,7 @@ def run_use(args: argparse.Namespace) -> int:
     """Write a key into files."""
     from ...errors import ConfigurationError
     from ...security import key_fingerprint
-    from ..changes import change_with_files
+    from ..changes import change_with_files, only_command_on
     from ..files import check_new_files
     from ..key_holders import AuthorityFileKeys, read_key_holder
 
@@ -123,27 +123,29 @@ def run_use(args: argparse.Namespace) -> int:
     if (args.key is None) != (args.key_file is not None):
         raise ConfigurationError("--key says which of the rule's keys; --key-file has only one", remedy="give one")
     check_new_files([args.out] if args.out else [])
-    holders = [read_key_holder(path, args.rule) for path in args.update]
-    for holder in holders:
-        holder.check_owner(args.name, args.rule)
-        if args.key_file is not None and isinstance(holder, AuthorityFileKeys):
+    with only_command_on(args.update):
+        holders = [read_key_holder(path, args.rule) for path in args.update]
+        for holder in holders:
+            holder.check_owner(args.name, args.rule)
+            if args.key_file is not None and isinstance(holder, AuthorityFileKeys):
+                raise ConfigurationError(
+                    f"{holder.path} is an authority file, which has both keys",
+                    remedy="update it with --state at the relay",
+                )
+        rule, slot = _source(args)
+        key = rule.key(slot)
+        if key is None:
             raise ConfigurationError(
-                f"{holder.path} is an authority file, which has both keys",
-                remedy="update it with --state at the relay",
+                f"the {slot} key of rule {args.rule} of {args.name} is revoked",
+                remedy="make one with 'keys regenerate'",
             )
-    rule, slot = _source(args)
-    key = rule.key(slot)
-    if key is None:
-        raise ConfigurationError(
-            f"the {slot} key of rule {args.rule} of {args.name} is revoked", remedy="make one with 'keys regenerate'"
+        change_with_files(
+            lambda: None,
+            replace={holder.path: holder.using(rule, slot) for holder in holders},
+            create={args.out: key.reveal() + "\n"} if args.out else {},
+            what="the key is as it was",
+            remedy="make it possible to write these files, and run the command again",
         )
-    change_with_files(
-        lambda: None,
-        replace={holder.path: holder.using(rule, slot) for holder in holders},
-        create={args.out: key.reveal() + "\n"} if args.out else {},
-        what="the key is as it was",
-        remedy="make it possible to write these files, and run the command again",
-    )
     if args.out:
         output.say(f"wrote the key to {args.out}")
     if holders:
@@ -184,15 +186,15 @@ def run_regenerate(args: argparse.Namespace) -> int:
     """Replace a key."""
     from ...relay import Registry
     from ...security import KeySlot, generate_key, key_fingerprint
-    from ..changes import change_with_files
+    from ..changes import change_with_files, only_command_on
     from ..files import check_new_files
     from ..key_holders import read_key, read_key_holder
 
     slot = KeySlot(args.key)
     check_new_files([args.out] if args.out else [])
-    holders = [read_key_holder(path, args.rule) for path in args.update]
     key = generate_key() if args.new_key_file is None else read_key(args.new_key_file)
-    with Registry.open(args.state, create=False) as registry:
+    with only_command_on(args.update), Registry.open(args.state, create=False) as registry:
+        holders = [read_key_holder(path, args.rule) for path in args.update]
         known = registry.get(args.name)
         rule = registry.rule(args.name, args.rule)
         for holder in holders:
@@ -200,7 +202,7 @@ def run_regenerate(args: argparse.Namespace) -> int:
         texts = [(holder, holder.regenerated(rule, slot, key)) for holder in holders]
 
         def change() -> None:
-            registry.regenerate_key(args.name, args.rule, slot, key)
+            registry.regenerate_key(args.name, args.rule, slot, key, known=rule)
             output.say(f"regenerated the {slot} key of rule {args.rule} of {args.name}: {key_fingerprint(key)}")
             tell_ended(args.name, args.rule, rule.key(slot))
 

@@ -44,16 +44,17 @@ def add_target(below: Subparsers) -> None:
 def run_target(args: argparse.Namespace) -> int:
     """Change the target."""
     from ...errors import ConfigurationError
-    from ..changes import change_with_files
+    from ..changes import change_with_files, only_command_on
 
     if not args.update:
         raise ConfigurationError("no file is to be changed", remedy="name the files with --update")
-    change_with_files(
-        lambda: None,
-        replace={path: _with_target(path, args) for path in args.update},
-        what="the other files are as they were",
-        remedy="make it possible to write these files, and run the command again",
-    )
+    with only_command_on(args.update):
+        change_with_files(
+            lambda: None,
+            replace={path: _with_target(path, args) for path in args.update},
+            what="the other files are as they were",
+            remedy="make it possible to write these files, and run the command again",
+        )
     output.say("Send SIGHUP to the connectors that use these files.")
     return exits.OK
 
