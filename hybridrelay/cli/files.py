@@ -21,12 +21,12 @@ def check_new_files(paths: Iterable[Path]) -> None:
     for path in paths:
         place = path.parent.resolve() / path.name
         if place in seen:
-            raise ConfigurationError(f"{path} was given for two files", remedy="give each a name of its own")
+            raise ConfigurationError(f"{path} was given for two files", remedy="give each of them a different name")
         seen.add(place)
         if path.is_symlink() or path.exists():
             raise _exists(path)
         if not path.parent.is_dir():
-            raise ConfigurationError(f"there is no directory {path.parent}", remedy="make it, or name another")
+            raise ConfigurationError(f"there is no directory {path.parent}", remedy="create it, or name another")
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise ConfigurationError(f"the directory {path.parent} is not writable", remedy="name another")
 

@@ -175,7 +175,7 @@ class _Stopper:
 
     def _stop(self) -> None:
         assert self.received is not None
-        logger.info("%s: stopping; once more to stop at once", self.received.name)
+        logger.info("%s: stopping; send the signal again to stop at once", self.received.name)
         self._end()
 
     def _end(self) -> None:

@@ -223,7 +223,12 @@ class Client:
         return kept.channel.carrier if kept is not None and kept.goes_through(sender) else None
 
     async def _climbed(self, sender: Sender, better: Candidate) -> None:
-        logger.info("%s: %s works now at %s, moving up", self.connection, better.route.name, sender.link.host)
+        logger.info(
+            "%s: %s works now at %s, moving to this better route",
+            self.connection,
+            better.route.name,
+            sender.link.host,
+        )
         sender.close_control()
         kept = self._opener.kept
         if kept is not None and kept.goes_through(sender):
@@ -234,7 +239,7 @@ class Client:
             self._nursery.start_soon(kept.leave, sender)
 
     def _jumped(self, what: str) -> None:
-        logger.info("%s: %s: asking the other side whether it is there", self.connection, what)
+        logger.info("%s: %s: checking whether the other side still answers", self.connection, what)
         for sender in self._senders.all:
             sender.jumped()
         if self._opener.kept is not None:

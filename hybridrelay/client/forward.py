@@ -163,7 +163,7 @@ async def _forward(client: Client, local: trio.SocketStream) -> None:
         await abort_stream(local)
         raise
     if stream is None:
-        logger.debug("%s: the application left before there was a session", client.connection)
+        logger.debug("%s: the application closed its connection before there was a session", client.connection)
         await abort_stream(local)
         return
 

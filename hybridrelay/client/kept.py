@@ -129,7 +129,7 @@ class KeptSession:
                 if _is_gone(exc) or (_ends_session(exc) and senders == every):
                     raise
                 if (why := str(exc)) != told:  # many tries fail in the same way
-                    logger.info("%s: not yet: %s", self._connection, why)
+                    logger.info("%s: not resumed yet: %s", self._connection, why)
                 told = why
             else:
                 self._absent = trio.Event()

@@ -121,7 +121,8 @@ class SessionOpener:
         """Until there is a session, at least for a moment. Raises what `get` raises."""
         if len(self._waiters) >= self._limit():
             raise StreamRefused(
-                f"{len(self._waiters)} connections wait for a session already, and no more may", reason=Reason.LIMIT
+                f"{len(self._waiters)} connections wait for a session already, which is the limit",
+                reason=Reason.LIMIT,
             )
         self._waiters.add(waiter)
         if not self._is_running:

@@ -234,7 +234,7 @@ class Sender:
             if isinstance(answer, control.Failed):
                 raise failure_error(self._connection, answer)
             if not isinstance(answer, control.Joined) or listener not in (None, answer.listener):
-                raise RelayUnreachable("the relay gave a wrong answer", reason=Reason.PROTOCOL_ERROR)
+                raise RelayUnreachable("the relay sent an unexpected answer", reason=Reason.PROTOCOL_ERROR)
             return answer
 
     async def _open(

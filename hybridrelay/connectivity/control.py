@@ -158,7 +158,7 @@ class ControlChannel:
         try:
             self._messages_in.send_nowait(message)
         except trio.WouldBlock:
-            raise RemoteProtocolError("the relay says more than we can take in") from None
+            raise RemoteProtocolError("the relay sends messages faster than they can be handled") from None
 
 
 def _lost() -> RelayUnreachable:

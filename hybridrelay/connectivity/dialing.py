@@ -94,10 +94,10 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
         "connection refused",
         f"{_REFUSED_REMEDY}; if a firewall rejects the connection, {_ASK}",
     ),
-    FailureKind.SWALLOWED: ("no answer: the packets are swallowed", _ASK),
+    FailureKind.SWALLOWED: ("no answer: the packets are dropped", _ASK),
     FailureKind.STALLED: (
         "the connection was accepted, then nothing came back",
-        "a firewall or proxy accepts in the relay's place and passes nothing on; " + _ASK,
+        "a firewall or proxy accepts the connection on behalf of the relay and forwards nothing; " + _ASK,
     ),
     FailureKind.NAME_NOT_FOUND: (
         "the host name is unknown",
@@ -120,7 +120,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     ),
     FailureKind.NOT_A_RELAY: (
         "whatever answered is not a relay",
-        "check the Endpoint and its ports in the connection string; a proxy may be answering in the relay's place",
+        "check the Endpoint and its ports in the connection string; a proxy may be answering instead of the relay",
     ),
     FailureKind.VERSION_MISMATCH: (
         "the relay speaks another version",
@@ -145,20 +145,20 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
         "give the proxy's user name and password",
     ),
     FailureKind.PROXY_REFUSED: (
-        "the proxy refuses to connect there",
+        "the proxy refuses to connect to the relay",
         "ask the administrator of the proxy to allow CONNECT to this host and port; most allow port 443",
     ),
     FailureKind.PROXY_CANNOT_CONNECT: (
-        "the proxy does not get through",
+        "the proxy cannot connect to the relay",
         "check that the relay serves this port; ask the proxy's administrator whether it can resolve and reach it",
     ),
     FailureKind.PROXY_SILENT: (
         "the proxy does not answer",
-        "the proxy is overloaded, or its own attempt to connect is swallowed by a firewall: ask its administrator",
+        "the proxy is overloaded, or a firewall drops its own attempt to connect: ask its administrator",
     ),
     FailureKind.PROXY_FAILED: (
-        "what answers is no proxy of this kind",
-        "check the proxy's scheme and port: http, https and socks5 are different things",
+        "what answers is not a proxy of this kind",
+        "check the proxy's scheme and port: http, https and socks5 are different protocols",
     ),
     FailureKind.INTERCEPTION_FAILED: (
         "something on the way intercepts TLS and cannot connect to the relay",

@@ -192,7 +192,10 @@ class DataChannels:
                     link.endpoint, candidate, offer.ticket, published.end_to_end, dial=link.dial
                 )
             if opened is None:
-                logger.debug("%s: a data channel gave way to newer ones, or proved nothing in time", published.name)
+                logger.debug(
+                    "%s: a data channel was closed to make room for newer ones, or proved no identity in time",
+                    published.name,
+                )
                 with contextlib.suppress(RelayUnreachable):
                     await control_channel.send(control.Failed(offer.id, Reason.LIMIT))
                 return

@@ -213,7 +213,7 @@ class Connector:
         """Read the policy file again at once, whether it has changed or not, and put it into force.
 
         Raises:
-            ConfigurationError: it cannot be read or understood; the last policy stays in force.
+            ConfigurationError: it cannot be read or understood; the last valid deny list stays in force.
         """
         if self._policy_file is not None:
             self._channels.set_policy(await self._policy_file.reload())
@@ -295,10 +295,10 @@ class Connector:
 
     @staticmethod
     def _policy_failed(error: ConfigurationError) -> None:
-        logger.error("%s; the last policy stays in force", error)
+        logger.error("%s; the last valid deny list stays in force", error)
 
     def _jumped(self, what: str) -> None:
-        logger.info("%s: asking everybody whether they are there", what)
+        logger.info("%s: checking whether the other sides still answer", what)
         for registrar in self._registrars.values():
             registrar.jumped()
         self._channels.doubt()

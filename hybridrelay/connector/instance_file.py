@@ -180,5 +180,5 @@ def default_instance_file(folder: Path, published: Iterable[tuple[str, str]]) ->
                 return file
             file.close()
     except (OSError, ConfigurationError) as exc:
-        logger.info("going on without an instance file: %s", exc)
+        logger.info("running without an instance file: %s", exc)
     return None

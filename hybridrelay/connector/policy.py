@@ -95,14 +95,14 @@ class PolicyFile:
             stat = self.path.stat()
         except OSError as exc:
             raise ConfigurationError(
-                f"cannot read the shut-out file {self.path}: {exc.strerror}",
+                f"cannot read the deny list {self.path}: {exc.strerror}",
                 remedy="name a file with a label or serial on each line; it may be empty",
             ) from exc
-        text = read_text(self.path, what="the shut-out file", limit=MAX_FILE_SIZE)
+        text = read_text(self.path, what="the deny list", limit=MAX_FILE_SIZE)
         try:
             shut_out = parse_shut_out(text)
         except ConfigurationError as exc:
-            raise ConfigurationError(f"the shut-out file {self.path}: {exc}", remedy=exc.remedy) from None
+            raise ConfigurationError(f"the deny list {self.path}: {exc}", remedy=exc.remedy) from None
         self._stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         return Policy(shut_out)
 

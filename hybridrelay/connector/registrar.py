@@ -185,7 +185,7 @@ class Registrar:
     def doubt_refusals(self) -> None:
         """Ask the relay again about what it refused a while ago: nothing else is left."""
         if self._registrations.doubt():
-            logger.info("asking %s again, since nobody else has any use for us", self.link.host)
+            logger.info("asking %s again, because no other relay accepts this connector", self.link.host)
             self._look_again()
             self._in_doubt.set()
 
@@ -336,7 +336,7 @@ class Registrar:
         Raises:
             HybridRelayError: there is no registering over it; what there is goes on as before.
         """
-        logger.info("%s works now at %s, moving up", better.route.name, self.link.host)
+        logger.info("%s works now at %s, moving to this better route", better.route.name, self.link.host)
         if self._current is None:
             self._climbed = True
             return
@@ -412,7 +412,7 @@ class Registrar:
         except HybridRelayError as exc:
             if exc.reason is Reason.SUPERSEDED and (instance := self.link.renew_instance(line.channel)) is not None:
                 logger.warning(
-                    "another process has registered at %s as this connector's instance; going on as a new one: %s",
+                    "another process has registered at %s as this connector's instance; continuing as a new one: %s",
                     self.link.host,
                     instance.id,
                 )
@@ -452,7 +452,7 @@ class Registrar:
                     case control.Registered(id=id_):
                         self._registrations.confirmed(channel, id_)
                     case _ if not line.admit_notice(trio.current_time(), MAX_NOTICES + len(self._registrations)):
-                        logger.warning("%s floods us with messages, closing the control channel", self.link.host)
+                        logger.warning("%s sends too many messages, closing the control channel", self.link.host)
                         channel.close()
                         return
                     case control.Ended(connection=name, reason=reason):

@@ -345,7 +345,7 @@ class Session:
                 except HybridRelayError as exc:
                     changed = exc.reason is Reason.IDENTITY_CHANGED
                     reason = exc.reason if changed else Reason.SESSION_LOST
-                    self._dispatch(self.core.close(reason, f"no way back: {exc}"))
+                    self._dispatch(self.core.close(reason, f"the session cannot be resumed: {exc}"))
         if self._next is None:
             self._dispatch(self.core.handle_timeout(trio.current_time()))
 

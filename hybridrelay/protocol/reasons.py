@@ -131,7 +131,7 @@ _SENTENCES = {
     Reason.GOING_AWAY: "the other side is shutting down",
     Reason.INTERNAL_ERROR: "the other side reports an internal error",
     Reason.PROTOCOL_ERROR: "the protocol was violated",
-    Reason.PEER_SILENT: "the other side fell silent",
+    Reason.PEER_SILENT: "the other side stopped answering",
     Reason.VERSION_MISMATCH: "the two sides have no protocol version in common",
     Reason.SESSION_UNKNOWN: "the other side does not know this session",
     Reason.SUPERSEDED: "a newer connection took its place",

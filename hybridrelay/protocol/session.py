@@ -401,7 +401,7 @@ class SessionCore:
         if self.peer_hello is None or self.config.resume_deadline <= 0:
             self._end(reason, text, by_peer=False)
         elif self.epoch >= frames.MAX_EPOCH:
-            self._end(reason, f"{text}, and the session has had as many channels as it can have", by_peer=False)
+            self._end(reason, f"{text}, and the session has used up its numbers for channels", by_peer=False)
 
     def _close(self, reason: Reason, text: str) -> None:
         if self.ended is not None:
@@ -463,7 +463,7 @@ class SessionCore:
         elif not hmac.compare_digest(frame.session_id, self.session_id) or frame.epoch != self.epoch:
             raise RemoteProtocolError("HELLO of another session")
         if frame.written < self._inbox.received or (frame.written and not resumed):
-            raise RemoteProtocolError("the peer has lost its count", reason=Reason.SESSION_LOST)
+            raise RemoteProtocolError("the peer's counts of frames are inconsistent", reason=Reason.SESSION_LOST)
         if frame.written - self._inbox.received > MAX_WRITTEN_AGAIN:
             raise RemoteProtocolError("the peer states more frames than it can have kept", reason=Reason.SESSION_LOST)
         self._outbox.acknowledge_untrusted(frame.received)

@@ -299,7 +299,7 @@ class Broker:
                 return Reason.NO_ERROR
             logger.info("%s: listener %s declined: %s", listener.connection, listener.instance, answer.reason.slug)
             return _PASSED_ON.get(answer.reason, Reason.LISTENER_DECLINED)
-        logger.warning("%s: listener %s did not answer, passed over", listener.connection, listener.instance)
+        logger.warning("%s: listener %s did not answer, asking another one", listener.connection, listener.instance)
         handle.suspect()
         return Reason.LISTENER_SILENT
 

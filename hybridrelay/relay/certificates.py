@@ -213,7 +213,7 @@ class RelayCertificates:
                 return False
             self._public = loaded
             self.outer_pins = tuple(dict.fromkeys((loaded.pin, before.pin)))
-            logger.info("reloaded the certificate %s: new connections are shown this one", self._files.certificate)
+            logger.info("reloaded the certificate %s: new connections use it", self._files.certificate)
             return True
 
     async def watch(self) -> None:

@@ -163,7 +163,7 @@ class ControlPeer:
             return self._refused(message, "registration", exc)
         self._registrations[name] = _Registration(listener, grant.expires_at)
         if displaced is not None and displaced.instance != hello.instance:
-            logger.warning("%s: listener %s gave way to %s", name, displaced.instance, hello.instance)
+            logger.warning("%s: listener %s was replaced by %s", name, displaced.instance, hello.instance)
             displaced.handle.ended(name, Reason.LIMIT)
             displaced = None
         elif displaced is not None and displaced.handle is not self:

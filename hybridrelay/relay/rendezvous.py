@@ -240,7 +240,7 @@ class RendezvousTable:
         """
         if self._open_by_sender_key[sender_key] >= self._max_open_per_sender_key:
             raise RendezvousError(
-                f"the key {sender_key.rule!r} has too many rendezvous that nobody has come to", reason=Reason.LIMIT
+                f"the key {sender_key.rule!r} has too many rendezvous that have not been joined", reason=Reason.LIMIT
             )
         if len(self._open) >= self._max_open:
             raise RendezvousError("the relay has too many open rendezvous", reason=Reason.BUSY)

@@ -238,7 +238,7 @@ class Relay:
 
     async def _drain(self) -> None:
         """Say that the relay is about to go, and give what is under way a moment."""
-        logger.info("draining; peers that are told: %d", len(self._peers))
+        logger.info("draining; peers that are notified: %d", len(self._peers))
         with trio.move_on_after(DRAIN_SECONDS):
             async with trio.open_nursery() as nursery:
                 for peer in self._peers:
@@ -357,7 +357,9 @@ class Relay:
                         turn.authenticated()
                 if held.scope.cancelled_caught:
                     logger.debug(
-                        "port %s: %s did not authenticate in time, or had to give way", guest.port.name, guest.address
+                        "port %s: %s did not authenticate in time, or was closed to make room for others",
+                        guest.port.name,
+                        guest.address,
                     )
                 elif arrival is not None and stream is not None:
                     await self._broker.meet(arrival, stream)

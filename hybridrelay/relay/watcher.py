@@ -76,7 +76,7 @@ class RegistryWatcher:
                 await self.refresh()
             except StateError as exc:
                 if not failed:
-                    _logger.error("changes of the registry go unnoticed: %s", exc)
+                    _logger.error("changes to the registry cannot be read: %s", exc)
                 failed = True
                 continue
             if failed:

@@ -31,8 +31,8 @@ _NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 #: it, a relay that has a public certificate shows that one.
 PINNED_SERVER_NAME = "hybridrelay.invalid"
 _PIN_REMEDY = (
-    "if the relay was set up anew, put its new pin into the connection string; otherwise something between here and "
-    "the relay answers in its place"
+    "if the relay has a new certificate, put its new pin into the connection string; otherwise something between "
+    "here and the relay answers instead"
 )
 
 

@@ -37,7 +37,7 @@ class StringUpdate:
         return _KEY in self.taken_up
 
     def __str__(self) -> str:
-        told = [f"took up the changed {', '.join(self.taken_up)}"] if self.taken_up else []
+        told = [f"now uses the changed {', '.join(self.taken_up)}"] if self.taken_up else []
         if self.needs_restart:
             told.append(f"the changed {', '.join(self.needs_restart)} needs a restart")
         return "; ".join(told) or "unchanged"

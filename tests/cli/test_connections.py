@@ -113,7 +113,7 @@ def test_several_relays(run: Run, tmp_path: Path) -> None:
         assert ", ".join(hosts) in run("connections", "list", "--state", state).out
 
     rule = ("orders", "--rule", "application", "--key", "primary", "--state", tmp_path / "state-1")
-    for command, says in (("regenerate", "give the others this key"), ("revoke", "until it is revoked there")):
+    for command, says in (("regenerate", "give the other relays this key"), ("revoke", "until it is revoked there")):
         assert f"Its relays are {', '.join(hosts)}" in (told := run("keys", command, *rule).out)
         assert says in told
 

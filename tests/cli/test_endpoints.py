@@ -73,7 +73,7 @@ def test_without_ports_and_pins_files_keep_what_they_have(run: Run, created: Cre
     assert string.relay_pins == (pin,)
 
     result = _endpoints(run, "--endpoint", "b", "--update", *_files(created))
-    assert "Pins were left as they are" in result.out
+    assert "The pins were not changed" in result.out
     assert load_connection_string(created.application).hosts == ("b",)
 
 
@@ -83,7 +83,11 @@ def test_other_relays_that_know_it_already_are_mentioned(run: Run, created: Crea
     third = _endpoints(run, "--endpoint", "c.example.com", "--state", created.state)
 
     assert (first.code, second.code, third.code) == (0, 0, 0)
-    assert ["have to be told as well" in result.out for result in (first, second, third)] == [False, True, False]
+    assert ["Run this command with --state at each" in result.out for result in (first, second, third)] == [
+        False,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def test_a_shut_out_file_that_is_not_there(run: Run, created: Created, tmp_path:
     result = run("connector", "--connection-string-file", created.connector, "--shut-out", tmp_path / "missing")
 
     assert result.code == 2
-    assert "cannot read the shut-out file" in result.err
+    assert "cannot read the deny list" in result.err
 
 
 # --- the relay

@@ -121,7 +121,7 @@ def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, publi
     hang_up(connector, "orders.connector: unchanged")
     hang_up(connector, "reloaded .*deny")
     use_key(deployment, published, "connector", "secondary")
-    hang_up(connector, "orders.connector: took up the changed shared access key")
+    hang_up(connector, "orders.connector: now uses the changed shared access key")
     connector.wait_for_line("orders: everything uses the key", where="err")
     good = published.connector.read_bytes()
     for bad, says in (
@@ -150,7 +150,7 @@ def test_a_forward_reloads_its_strings(deployment: Deployment, published: Publis
     use_key(deployment, published, "application", "secondary")
     good = other.application.read_bytes()
     other.application.write_bytes(good[:-500])
-    hang_up(forward, "orders.application: took up the changed shared access key")
+    hang_up(forward, "orders.application: now uses the changed shared access key")
     forward.wait_for_line("orders: everything uses the key", where="err")
     forward.wait_for_line("not reloaded, .*billing.application", where="err")
     other.application.write_bytes(good)
@@ -189,7 +189,7 @@ def test_a_signal_before_the_program_is_ready(
     with Program(command, name="connector") as connector:
         connector.wait_for_line("127.0.0.1", where="err")  # tried, and not there
         use_key(deployment, published, "connector", "secondary")
-        hang_up(connector, "took up the changed shared access key")
+        hang_up(connector, "now uses the changed shared access key")
         deployment.programs.remove(relay)
         deployment.start_relay()
         connector.wait_for_line("^ready connector")

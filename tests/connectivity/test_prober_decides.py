@@ -243,7 +243,7 @@ async def test_cancelled_nothing_stays_open(network, transports, autojump_clock)
 
 TABLE = """\
 ROUTE  STEP     ADDRESS                 RESULT     TIME  REASON
-tcp    probe    relay.example.com:9350  FAIL    2000 ms  no answer: the packets are swallowed
+tcp    probe    relay.example.com:9350  FAIL    2000 ms  no answer: the packets are dropped
 tcp    control  relay.example.com:5671  PASS       0 ms
 tcp    data     relay.example.com:9352  PASS       0 ms
 wss    probe    relay.example.com:443   FAIL       0 ms  connection refused
@@ -276,7 +276,7 @@ async def test_report_for_people_and_for_programs(network, transports, autojump_
         "outcome": "FAIL",
         "milliseconds": 2000.0,
         "reason": "swallowed",
-        "explanation": "no answer: the packets are swallowed",
+        "explanation": "no answer: the packets are dropped",
         "remedy": "ask the network administrator to allow outbound TCP to this host and port",
         "proxy": None,
         "intercepted_by": None,

@@ -156,12 +156,12 @@ REFUSALS: list[tuple[str, FailureKind, str]] = [
     ("405 Method Not Allowed", K.PROXY_REFUSED, "405"),
     ("401 Unauthorized", K.PROXY_AUTHENTICATION, "demands authentication (401; Basic)"),
     ("418 ", K.PROXY_REFUSED, "(418)"),
-    ("502 Bad Gateway", K.PROXY_CANNOT_CONNECT, "does not get through to relay.example.com:9350 (502 Bad Gateway)"),
+    ("502 Bad Gateway", K.PROXY_CANNOT_CONNECT, "cannot connect to relay.example.com:9350 (502 Bad Gateway)"),
     ("503 Service Unavailable", K.PROXY_CANNOT_CONNECT, "503"),
     ("504 Gateway Timeout", K.PROXY_CANNOT_CONNECT, "504"),
     ("500 Oops", K.PROXY_CANNOT_CONNECT, "500"),
-    ("302 Found", K.PROXY_REFUSED, "sends us elsewhere (302 Found)"),
-    ("511 Network Authentication Required", K.PROXY_REFUSED, "sends us elsewhere"),
+    ("302 Found", K.PROXY_REFUSED, "answers with a redirect (302 Found)"),
+    ("511 Network Authentication Required", K.PROXY_REFUSED, "answers with a redirect"),
     ("407 Proxy Authentication Required", K.PROXY_AUTHENTICATION, "demands authentication (407; Basic)"),
 ]
 

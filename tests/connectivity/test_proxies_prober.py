@@ -73,7 +73,7 @@ async def test_a_proxy_that_swallows_native_ports_costs_little(make_prober, netw
 async def test_behind_the_proxy_nothing_is_there(make_prober, network, autojump_clock):
     with pytest.raises(NoRouteWorks) as caught:
         await make_prober().choose()
-    assert "does not get through to relay.example.com:9350 (503 Service Unavailable)" in str(caught.value)
+    assert "cannot connect to relay.example.com:9350 (503 Service Unavailable)" in str(caught.value)
     assert "the relay serves this port" in caught.value.remedy
 
 

@@ -73,7 +73,7 @@ async def test_connections_made_while_the_connector_is_killed_wait_for_the_next(
     forward = deployment.start_forward(published, arguments=PATIENCE)
     await served(forward.port)
     connector.kill()
-    await until_reported(forward.program, "not yet: .*not connected at the moment")
+    await until_reported(forward.program, "not resumed yet: .*not connected at the moment")
     async with new_connections(forward):
         deployment.start_connector(published)
     nursery.cancel_scope.cancel()

@@ -43,14 +43,14 @@ CURRENT = string()
     ("changes", "says"),
     [
         ({}, "unchanged"),
-        ({"key": generate_key()}, "took up the changed shared access key"),
-        ({"key_name": "other"}, "took up the changed shared access key"),
-        ({"endpoints": (Endpoint("relay.example.com", {"http": 8080}),)}, "took up the changed relays"),
-        ({"relay_pins": (PIN,)}, "took up the changed relay pins"),
-        ({"target": HostPort("db", 2)}, "took up the changed target"),
+        ({"key": generate_key()}, "now uses the changed shared access key"),
+        ({"key_name": "other"}, "now uses the changed shared access key"),
+        ({"endpoints": (Endpoint("relay.example.com", {"http": 8080}),)}, "now uses the changed relays"),
+        ({"relay_pins": (PIN,)}, "now uses the changed relay pins"),
+        ({"target": HostPort("db", 2)}, "now uses the changed target"),
         (
             {"target": HostPort("db", 2), "key": generate_key()},
-            "took up the changed shared access key, target",
+            "now uses the changed shared access key, target",
         ),
     ],
 )
@@ -70,7 +70,7 @@ def test_another_identity_is_not(caplog: pytest.LogCaptureFixture) -> None:
     update = update_string(CURRENT, new)
 
     assert update.string == attrs.evolve(CURRENT, target=HostPort("db", 2))
-    assert str(update) == "took up the changed target; the changed identity needs a restart"
+    assert str(update) == "now uses the changed target; the changed identity needs a restart"
 
 
 @pytest.mark.parametrize("changes", [{"entity_path": "billing"}, {"target": None}])

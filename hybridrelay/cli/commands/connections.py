@@ -158,9 +158,7 @@ def _differs(args: argparse.Namespace, record: RelayRecord, differences: Sequenc
     from ...errors import ConfigurationError
 
     if tuple(differences) == ("endpoint",):
-        remedy = (
-            "see 'hybridrelay connections endpoints --help', which changes where its relays are and keeps its keys"
-        )
+        remedy = "see 'hybridrelay connections endpoints --help', which changes its relays and keeps its keys"
     else:
         remedy = (
             f"if the one here was changed since, {args.relay_file} is out of date: delete it; to have what is in it "
@@ -264,7 +262,7 @@ def run_delete(args: argparse.Namespace) -> int:
 
     with Registry.open(args.state, create=False) as registry:
         registry.delete(args.name)
-    output.say(f"deleted {args.name}: its connection strings are of no use any more")
+    output.say(f"deleted {args.name}: its connection strings no longer work")
     return exits.OK
 
 

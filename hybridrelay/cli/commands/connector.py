@@ -47,7 +47,7 @@ ready when each hybrid connection is registered at one relay at least; the log s
 relay, that is refused for good is left out as long as there is something else to serve; the ready line names what is
 served.
 
-{RELOADS.format(what="the connection strings (key, relays, pins, target) and the shut-out file")}
+{RELOADS.format(what="the connection strings (key, relays, pins, target) and the deny list")}
 
 {WHAT_IT_DOES}
 """

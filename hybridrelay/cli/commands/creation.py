@@ -36,7 +36,7 @@ the --relay-pin of each, and import the relay file at each.
 """
 _CREATE_EXAMPLES = """\
 examples:
-  on the administrator's machine (the pin stands in the relay's ready line):
+  on the administrator's machine (the pin is in the relay's ready line):
     hybridrelay connections create orders \\
       --target db.internal:5432 --endpoint relay.example.com \\
       --connector-file orders.connector --application-file orders.application \\
@@ -122,7 +122,7 @@ def run_create(args: argparse.Namespace) -> int:
         )
     if state is not None and len(args.endpoints) > 1:
         raise ConfigurationError(
-            "--state is for a hybrid connection with one relay: the others have to be told as well",
+            "--state is for a hybrid connection with one relay: the other relays need it as well",
             remedy="write a --relay-file, and import it at each of the relays",
         )
     authority = args.authority_file or args.connector_file.with_name(f"{name.replace('/', '-')}.authority")
@@ -166,8 +166,8 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
     output.say()
     if args.state is None and not args.public_ports:
         output.say(
-            "Ports: the defaults (9350, 5671, 9352, 80, 443). A relay with others needs --public-ports here, or\n"
-            "'connections endpoints --public-ports' later; its ready line shows them."
+            "Ports: the defaults (9350, 5671, 9352, 80, 443). A relay with other ports needs --public-ports here,\n"
+            "or 'connections endpoints --public-ports' later; its ready line shows them."
         )
     if args.state is not None:
         output.say(
@@ -178,7 +178,7 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
     elif not pins:
         output.say(
             "Without --relay-pin, client and connector trust the relay only with a certificate of a CA\n"
-            "(relay --tls-certificate). The relay's pin stands in its ready line."
+            "(relay --tls-certificate). The relay's pin is in its ready line."
         )
     elif pins < len(args.endpoints):
         output.say(

@@ -164,7 +164,7 @@ def _change_registry(args: argparse.Namespace, texts: Mapping[Path, str]) -> Non
             "import); then delete it: it holds keys"
         )
     if len(set(known.hosts) & set(record.hosts)) > 1:
-        output.say("The other relays that serve it already have to be told as well, with --state there.")
+        output.say("Run this command with --state at each of the other relays that serve it already.")
 
 
 def _tell_about_pins(relays: int, holder: RelayHolder, pins: Sequence[str] | None) -> None:
@@ -175,4 +175,6 @@ def _tell_about_pins(relays: int, holder: RelayHolder, pins: Sequence[str] | Non
             "Client and connector trust no relay whose pin is not among those given."
         )
     elif pins is None and holder.pins and len(holder.endpoints) > relays:
-        output.say("Pins were left as they are: give those of the relays that stay, to trust no other any more.")
+        output.say(
+            "The pins were not changed: give those of all remaining relays, so that no other is trusted any more."
+        )

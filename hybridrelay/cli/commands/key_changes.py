@@ -143,7 +143,7 @@ def run_use(args: argparse.Namespace) -> int:
             lambda: None,
             replace={holder.path: holder.using(rule, slot) for holder in holders},
             create={args.out: key.reveal() + "\n"} if args.out else {},
-            what="the key is as it was",
+            what="the key is unchanged",
             remedy="make it possible to write these files, and run the command again",
         )
     if args.out:
@@ -233,7 +233,9 @@ def _tell_regenerated(
     )
     output.say("authority file as well. Then send SIGHUP to the programs that use these files.")
     if len(known.hosts) > 1:
-        output.say(f"Its relays are {', '.join(known.hosts)}: give the others this key, too (--new-key-file).")
+        output.say(
+            f"Its relays are {', '.join(known.hosts)}: give the other relays this key as well (--new-key-file)."
+        )
 
 
 def tell_ended(name: str, rule: str, old: Secret | None) -> None:

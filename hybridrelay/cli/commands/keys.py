@@ -82,7 +82,7 @@ def run_revoke(args: argparse.Namespace) -> int:
     tell_ended(args.name, args.rule, rule.key(slot) if rule else None)
     if len(known.hosts) > 1:
         output.say(
-            f"Its relays are {', '.join(known.hosts)}: at the others the key is good until it is revoked there."
+            f"Its relays are {', '.join(known.hosts)}: at the others the key is valid until it is revoked there."
         )
     if rule is not None and rule.key(slot.other) is None:
         output.say(f"Rule {args.rule} has no key left: keys regenerate makes one.")

@@ -94,7 +94,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--tls-certificate",
         metavar="F",
         type=values.path,
-        help="PEM, for https; of a CA, because proxies that open TLS demand it (default: a self-made one)",
+        help="PEM, for https; from a public CA, because proxies that intercept TLS require one (default: self-made)",
     )
     parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, where the key is not in that file")
     parser.add_argument(

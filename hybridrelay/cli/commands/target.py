@@ -52,7 +52,7 @@ def run_target(args: argparse.Namespace) -> int:
         change_with_files(
             lambda: None,
             replace={path: _with_target(path, args) for path in args.update},
-            what="the other files are as they were",
+            what="the other files are unchanged",
             remedy="make it possible to write these files, and run the command again",
         )
     output.say("Send SIGHUP to the connectors that use these files.")

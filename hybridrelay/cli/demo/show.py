@@ -68,7 +68,9 @@ class Show:
             if keep:
                 await self._stay(stage, state_dir)
         await async_output.say()
-        await async_output.say("That was all on this machine. 'hybridrelay --help' says how to set it up on three.")
+        await async_output.say(
+            "All of this ran on one machine. 'hybridrelay --help' shows how to set it up on three."
+        )
 
     async def _heading(self, text: str) -> None:
         await async_output.say()
@@ -88,7 +90,7 @@ class Show:
             await async_output.say(f"  {role:9}  {text}")
 
     async def _probe(self, stage: Stage) -> None:
-        await self._heading("What the prober finds: which ways lead to the relay?")
+        await self._heading("What the prober finds: which routes to the relay work?")
         (relay,) = RelayEndpoint.all_from(stage.application)
         report = await Prober(relay).survey()
         table = re.sub(r"\bPASS\b", self._palette.green("PASS"), report.as_table())

@@ -80,9 +80,9 @@ class ProxyDial:
         try:
             check_host(host)
         except ValueError as exc:
-            raise proxy_error(FailureKind.NAME_NOT_FOUND, proxy, "can be asked for hosts only, not for this") from exc
+            raise proxy_error(FailureKind.NAME_NOT_FOUND, proxy, "accepts host names and addresses only") from exc
         if "%" in host:
-            happened = "cannot reach an IPv6 address with a zone, which means something on this machine only"
+            happened = "cannot reach an IPv6 address with a zone, because the zone is valid on this machine only"
             raise proxy_error(FailureKind.NAME_NOT_FOUND, proxy, happened)
         reached: list[str] = []
         tunnel = functools.partial(self._tunnel, proxy, host, port, reached)
@@ -162,7 +162,9 @@ class ProxyDial:
             if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
                 text = f"is not trusted: {exc.__cause__.verify_message}"
                 raise proxy_error(FailureKind.PROXY_UNTRUSTED, proxy, text) from exc
-            raise proxy_error(FailureKind.PROXY_FAILED, proxy, "does not speak TLS, or hung up") from exc
+            raise proxy_error(
+                FailureKind.PROXY_FAILED, proxy, "does not speak TLS, or closed the connection"
+            ) from exc
         return tls
 
 

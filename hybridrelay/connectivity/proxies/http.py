@@ -34,7 +34,7 @@ ProxyAnswer = Callable[[Sequence[str]], Awaitable[str | None]]
 #: Begins an authentication: called once for each connection that is dialed through the proxy.
 ProxyAuthenticator = Callable[[Proxy], ProxyAnswer]
 
-_LOG_IN = "this network wants a login first: open any page in a browser on this machine"
+_LOG_IN = "this network requires a login first: open any page in a browser on this machine"
 
 
 def basic_authentication(proxy: Proxy) -> ProxyAnswer:
@@ -227,9 +227,9 @@ def _refusal(proxy: Proxy, host: str, port: int, response: h11.Response) -> Prox
     said = f"{status} {quote_untrusted(response.reason)}".strip()
     address = f"{bracketed(host)}:{port}"
     if 300 <= status < 400 or status == 511:
-        return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"sends us elsewhere ({said})", remedy=_LOG_IN)
+        return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"answers with a redirect ({said})", remedy=_LOG_IN)
     if status >= 500:
-        return proxy_error(FailureKind.PROXY_CANNOT_CONNECT, proxy, f"does not get through to {address} ({said})")
+        return proxy_error(FailureKind.PROXY_CANNOT_CONNECT, proxy, f"cannot connect to {address} ({said})")
     return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"refuses port {port} of {host} ({said})")
 
 

@@ -111,7 +111,7 @@ class ProxySettings:
             proxy = Proxy.parse_untrusted(environ[name])
         except ValueError as exc:
             raise ConfigurationError(
-                f"the environment variable {name} is no proxy: {exc}",
+                f"the environment variable {name} is not a proxy: {exc}",
                 remedy=f"correct {name}, or give the option --proxy (--proxy {DIRECT} for no proxy at all)",
             ) from None
         if proxy.username is not None and proxy.password is None and environ.get(PASSWORD_VARIABLE):
@@ -136,7 +136,7 @@ class ProxySettings:
         try:
             proxy = Proxy.parse_untrusted(url)
         except ValueError as exc:
-            raise ConfigurationError(f"{source} is no proxy: {exc}") from None
+            raise ConfigurationError(f"{source} is not a proxy: {exc}") from None
         if password is not None:
             if proxy.username is None:
                 raise ConfigurationError(
