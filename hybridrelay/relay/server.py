@@ -331,11 +331,11 @@ class Relay:
             await trio.aclose_forcefully(guest.stream)
 
     async def _serve_connection(self, guest: Guest) -> None:
-        tune_socket(guest.stream.socket)
         stream: trio.abc.HalfCloseableStream | None = guest.stream
         peer: ControlPeer | None = None
         arrival = guest.arrival
         try:
+            tune_socket(guest.stream.socket)
             async with FlatNursery() as nursery:
                 with self._slots.hold(guest.slot, guest.scope) as held, guest.turn as turn:
                     purpose = guest.purpose

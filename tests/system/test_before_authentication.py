@@ -12,10 +12,11 @@ import trio.testing
 
 from hybridrelay.abc import Purpose
 from hybridrelay.connectivity import RelayEndpoint
+from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
-from hybridrelay.protocol import control
-from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble
+from hybridrelay.protocol import Reason, control
+from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
 from hybridrelay.relay import Registry, lobby, server
 from hybridrelay.relay import control as relay_control
 from hybridrelay.relay.broker import Broker
@@ -174,4 +175,51 @@ async def test_what_registers_too_late_is_forgotten(
         return brokers[0].listeners.count() == 0 and len(brokers[0]._control_channels) == 0
 
     await async_wait_until(forgotten, seconds=PATIENCE_SECONDS, what="the relay to forget it")
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_leg_that_is_lost_before_it_meets_the_other_ends_the_rendezvous(
+    deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ticket is used. The other leg does not wait for ever for what has gone."""
+
+    def fail(sock: object) -> None:
+        raise OSError("gone")
+
+    published = deployment.publish()
+    tickets: list[bytes] = []
+    channels: dict[Role, ControlChannel] = {}
+    strings = {role: deployment.string(published, role) for role in (Role.CONNECTOR, Role.APPLICATION)}
+    for role, string in strings.items():
+        (endpoint,) = RelayEndpoint.all_from(string)
+        who = control.Role.CONNECTOR if role is Role.CONNECTOR else control.Role.CLIENT
+        link = RelayLink(endpoint, who, instance=new_instance(), mode="tcp")
+        channels[role] = await link.start_control(nursery)
+    listener, sender = channels[Role.CONNECTOR], channels[Role.APPLICATION]
+    token = make_connection_token(strings[Role.CONNECTOR], HOST, time.time())
+    registered = await listener.request(control.Register(listener.next_id(), "db", token))
+    assert isinstance(registered, control.Registered)
+
+    async def accept() -> None:
+        async for message in listener.messages:
+            if isinstance(message, control.Offer):
+                tickets.append(message.ticket)
+                await listener.send(control.Accept(message.id))
+
+    nursery.start_soon(accept)
+    token = make_connection_token(strings[Role.APPLICATION], HOST, time.time())
+    joined = await sender.request(control.Join(sender.next_id(), "db", token))
+    assert isinstance(joined, control.Joined)
+    number = deployment.ports["data"]
+    assert number is not None
+    waiting = await trio.open_tcp_stream(HOST, number)
+    await waiting.send_all(Preamble(Purpose.DATA, joined.ticket).encode())
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    monkeypatch.setattr(server, "tune_socket", fail)
+    lost = await trio.open_tcp_stream(HOST, number)
+    await lost.send_all(Preamble(Purpose.DATA, tickets[0]).encode())
+    with trio.fail_after(PATIENCE_SECONDS):
+        assert decode_status_untrusted(await receive_exactly(waiting, STATUS_SIZE)) is Reason.PEER_ABSENT
+    await waiting.aclose()
+    await lost.aclose()
     nursery.cancel_scope.cancel()
