@@ -31,7 +31,9 @@ class TextError(ConfigurationError):
     """What was read is too long, or is not text."""
 
 
-def read_text(path: str | os.PathLike[str], *, what: str, limit: int, secret: bool = False) -> str:
+def read_text(
+    path: str | os.PathLike[str], *, what: str, limit: int, secret: bool = False, regular: bool = False
+) -> str:
     """Read a text file that a person may have written.
 
     Args:
@@ -39,6 +41,8 @@ def read_text(path: str | os.PathLike[str], *, what: str, limit: int, secret: bo
         what: what it is, for messages: "the authority file".
         limit: its maximum size (bytes); no more is read.
         secret: whether to log a warning where users other than the owner may read it (not on Windows).
+        regular: whether to refuse everything but a regular file, without waiting for it. For files that are read
+            again while a program runs, or replaced: a pipe cannot be.
 
     Returns:
         The text without a byte-order mark, with ``\\n`` at the ends of its lines.
@@ -47,17 +51,28 @@ def read_text(path: str | os.PathLike[str], *, what: str, limit: int, secret: bo
         ConfigurationError: it cannot be read.
         TextError: it is too long, or is not text. Names file and line, and repeats nothing of the content.
     """
-    return decode_text(read_bytes(path, what=what, limit=limit, secret=secret), source=str(path), limit=limit)
+    data = read_bytes(path, what=what, limit=limit, secret=secret, regular=regular)
+    return decode_text(data, source=str(path), limit=limit)
 
 
-def read_bytes(path: str | os.PathLike[str], *, what: str, limit: int, secret: bool = False) -> bytes:
+def read_bytes(
+    path: str | os.PathLike[str], *, what: str, limit: int, secret: bool = False, regular: bool = False
+) -> bytes:
     """Read a file of up to `limit` bytes, and one byte of a larger one, which `decode_text` refuses.
+
+    Args:
+        path, what, limit, secret, regular: see `read_text`.
 
     Raises:
         ConfigurationError: it cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_at_once if regular else None) as file:
+            if regular and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigurationError(
+                    f"{what} {path} is not a regular file",
+                    remedy="it is read more than once or replaced: give a regular file, not a pipe or a device",
+                )
             if secret:
                 _warn_if_open(path, os.fstat(file.fileno()).st_mode)
             return file.read(limit + 1)
@@ -121,6 +136,11 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines of what `read_text` returned, without blanks at their ends; the first is number 1."""
     for number, line in enumerate(text.split("\n"), 1):
         yield number, strip_blanks(line)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """For `open`: do not wait until somebody writes to a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _with_line_feeds(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,16 @@ def test_any_bytes_are_text_or_an_error_of_ours(data: bytes) -> None:
     assert len(data) <= 32
     assert "\0" not in text
     assert "\r" not in text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_no_regular_file_and_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigurationError, match="is not a regular file"):
+        read_text(pipe, what="the file", limit=LIMIT, regular=True)
+    for other in (tmp_path, Path(os.devnull)):
+        with pytest.raises(ConfigurationError):
+            read_text(other, what="the file", limit=LIMIT, regular=True)
+    (tmp_path / "file").write_text("text")
+    assert read_text(tmp_path / "file", what="the file", limit=LIMIT, regular=True) == "text"

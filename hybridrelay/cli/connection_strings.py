@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import values
@@ -132,7 +133,7 @@ async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, Conn
 
     Cancelled, those that were taken up stay so.
     """
-    from .._shortage import run_in_thread
+    from .._file_thread import FileThread
     from ..errors import ConfigurationError
     from ..security.loading import describe_source, naming
 
@@ -141,7 +142,7 @@ async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, Conn
             logger.info("%s cannot be read again: a change needs a restart", describe_source(file))
             continue
         try:
-            string = await run_in_thread(_load, file, role, abandon_on_cancel=True)
+            string = await FileThread(file).run(partial(_load, file, role, regular=True))
             with naming(file):
                 update = use(number, string)
         except ConfigurationError as exc:
@@ -151,12 +152,12 @@ async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, Conn
             logger.log(level, "%s: %s", file, update)
 
 
-def _load(file: str | None, role: Role | None) -> ConnectionString:
+def _load(file: str | None, role: Role | None, *, regular: bool = False) -> ConnectionString:
     from ..connectivity.data import EndToEnd
     from ..security import Role, load_connection_string
     from ..security.loading import describe_source, naming
 
-    string = load_connection_string(file)
+    string = load_connection_string(file, regular=regular)
     # Client and connector look at this as well, and no longer know the file.
     with naming(describe_source(file)):
         if role is Role.CONNECTOR:

@@ -180,7 +180,7 @@ def read_string_or_authority(path: Path) -> ConnectionString | AuthorityFile:
     Raises:
         ConfigurationError: it is neither; names the file and the part, and repeats nothing of it.
     """
-    text = strip_value(read_text(path, what="the file", limit=_MAX_FILE))
+    text = strip_value(read_text(path, what="the file", limit=_MAX_FILE, regular=True))
     with naming(path):
         if text.startswith("{"):
             return AuthorityFile.parse_untrusted(text)

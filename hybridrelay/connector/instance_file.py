@@ -10,6 +10,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +32,9 @@ MAX_BESIDE: Final = 16
 _FORGET_SECONDS: Final = 600.0
 #: What the file may have: `MAX_REPLACES` lines of a secret and a time.
 _MAX_BYTES: Final = 4096
+#: What such a file consists of, also one that was being written when the machine lost power.
+_OURS: Final = re.compile(rb"[0-9a-f \r\n\0]*")
+_NAME_ANOTHER: Final = "name another file with --instance-file, or 'none' for no file"
 #: What a disk says that takes no more, or a file system that was mounted for reading only. Nobody's configuration is
 #: wrong, and the connector can do without the file.
 _CANNOT_WRITE: Final = frozenset({errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -89,24 +94,39 @@ class InstanceFile:
         self._file, self.is_held = None, False
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        """Open the file, which is created with mode 0600 if it is missing.
+
+        Raises:
+            ConfigurationError: it is not a regular file.
+        """
+        # Opening a pipe must not wait for its other end.
+        flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
-            return os.open(self.path, flags, 0o600)
+            opened = os.open(self.path, flags | os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as exc:
             if exc.errno != errno.EROFS:
                 raise
-            return os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            opened = os.open(self.path, flags | os.O_RDONLY)
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            os.close(opened)
+            raise ConfigurationError(f"{self.path} is not a regular file", remedy=_NAME_ANOTHER)
+        return opened
 
     def _take_over(self) -> None:
         assert self._file is not None
         if not lock_file(self._file):
             return
+        content = os.read(self._file, _MAX_BYTES)
+        if not _OURS.fullmatch(content):
+            raise ConfigurationError(
+                f"{self.path} holds something else than an instance, and was left as it is", remedy=_NAME_ANOTHER
+            )
         self.is_held = True
         if sys.platform != "win32":
             with contextlib.suppress(OSError):
                 os.fchmod(self._file, 0o600)
         now = self._clock()
-        before = _parse(os.read(self._file, _MAX_BYTES))
+        before = _parse(content)
         self._entries = [one for index, one in enumerate(before) if index == 0 or one[1] > now - _FORGET_SECONDS]
         self._entries = self._entries[: MAX_REPLACES - 1]
         self.dead = tuple(instance for instance, _ in self._entries)

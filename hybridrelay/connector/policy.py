@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from .._shortage import run_in_thread
+from .._file_thread import FileThread
 from .._text_files import numbered_lines, read_text, strip_blanks, strip_value
 from ..errors import ConfigurationError
 from ..protocol.reasons import Reason
@@ -88,6 +88,7 @@ class PolicyFile:
         self.path = Path(path)
         self._stamp: tuple[int, int, int] | None = None
         self._reading = trio.Lock()
+        self._files = FileThread(str(self.path))
         self.policy = self._read()
 
     def _read(self) -> Policy:
@@ -98,7 +99,7 @@ class PolicyFile:
                 f"cannot read the deny list {self.path}: {exc.strerror}",
                 remedy="name a file with a label or serial on each line; it may be empty",
             ) from exc
-        text = read_text(self.path, what="the deny list", limit=MAX_FILE_SIZE)
+        text = read_text(self.path, what="the deny list", limit=MAX_FILE_SIZE, regular=True)
         try:
             shut_out = parse_shut_out(text)
         except ConfigurationError as exc:
@@ -120,7 +121,7 @@ class PolicyFile:
             ConfigurationError: it cannot be read or understood; the last policy stays in `policy`.
         """
         async with self._reading:  # so that what was read earlier is never kept later
-            self.policy = await run_in_thread(self._read)
+            self.policy = await self._files.run(self._read)
         return self.policy
 
     async def watch(self, changed: Callable[[Policy], None], failed: Callable[[ConfigurationError], None]) -> None:
@@ -128,9 +129,9 @@ class PolicyFile:
         broken = False
         while True:
             await trio.sleep(POLL_SECONDS)
-            if not await run_in_thread(self._changed):
-                continue
             try:
+                if not await self._files.run(self._changed):
+                    continue
                 policy = await self.reload()
             except ConfigurationError as exc:
                 if not broken:

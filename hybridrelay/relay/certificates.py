@@ -15,7 +15,8 @@ from pathlib import Path
 import attrs
 import trio
 
-from .._shortage import run_in_thread
+from .._file_thread import FileThread
+from .._text_files import read_bytes
 from ..errors import ConfigurationError
 from ..security import (
     PINNED_SERVER_NAME,
@@ -31,6 +32,9 @@ logger = logging.getLogger("hybridrelay.relay")
 
 #: How often the certificate files are looked at (seconds). A change counts once two looks in a row saw the same.
 POLL_SECONDS = 10.0
+
+#: A chain and a key have a few KB.
+_MAX_FILE = 1 << 20
 
 #: What a file looked like: modification time (ns), size, inode; None where it was not there.
 Stamp = tuple[tuple[int, int, int] | None, ...]
@@ -70,10 +74,9 @@ class CertificateFiles:
         return (self.certificate,) if self.key is None else (self.certificate, self.key)
 
     def _contents(self) -> tuple[bytes, ...]:
-        try:
-            return tuple(path.read_bytes() for path in self._paths())
-        except OSError as exc:
-            raise ConfigurationError(f"cannot read {exc.filename}: {exc.strerror}") from exc
+        return tuple(
+            read_bytes(path, what="the certificate or key", limit=_MAX_FILE, regular=True) for path in self._paths()
+        )
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -145,6 +148,9 @@ class RelayCertificates:
         #: began a moment ago have seen.
         self.outer_pins: tuple[str, ...] = ()
         self._reloading = trio.Lock()
+        self._thread = FileThread("the certificate" if public is None else str(public.certificate))
+        #: The last attempt to read the files failed.
+        self._must_retry = False
         if public is not None:
             self._change = SettledChange(public.stamp())
             self._public = public.load()
@@ -202,10 +208,12 @@ class RelayCertificates:
         if self._files is None:
             return False
         async with self._reloading:
-            stamp, loaded = await run_in_thread(_stamp_and_load, self._files, abandon_on_cancel=True)
+            self._must_retry = True
+            stamp, loaded = await self._thread.run(_stamp_and_load, self._files)
             self._change.was_read(stamp)
             if isinstance(loaded, ConfigurationError):
                 raise loaded
+            self._must_retry = False
             before = self._public
             assert before is not None
             if loaded.contents == before.contents:
@@ -217,19 +225,28 @@ class RelayCertificates:
             return True
 
     async def watch(self) -> None:
-        """Notice a renewed certificate, until cancelled."""
+        """Notice a renewed certificate, until cancelled.
+
+        One that could not be used is tried again at every look: what was wrong with it, such as who may read the
+        files, need not show in their times and sizes. The log repeats an error only when it changes.
+        """
         if self._files is None:
             return
+        told = ""
         while True:
             await trio.sleep(POLL_SECONDS)
-            if self._change.look(await run_in_thread(self._files.stamp, abandon_on_cancel=True)):
-                try:
+            try:
+                if self._change.look(await self._thread.run(self._files.stamp)) or self._must_retry:
                     await self.reload()
-                except ConfigurationError as exc:
+            except ConfigurationError as exc:
+                if str(exc) != told:
                     remedy = f"; {exc.remedy}" if exc.remedy else ""
                     logger.error(
                         "the renewed certificate is not used, the earlier one stays in force: %s%s", exc, remedy
                     )
+                told = str(exc)
+            else:
+                told = ""
 
 
 def _stamp_and_load(files: CertificateFiles) -> tuple[Stamp, _Public | ConfigurationError]:

@@ -23,6 +23,7 @@ def load_connection_string(
     *,
     environ: Mapping[str, str] | None = None,
     stdin: BinaryIO | None = None,
+    regular: bool = False,
 ) -> ConnectionString:
     """Read a connection string.
 
@@ -30,6 +31,7 @@ def load_connection_string(
         source: a file's path, ``-`` for standard input, or None for `ENVIRONMENT_VARIABLE`.
         environ: instead of `os.environ`.
         stdin: instead of standard input.
+        regular: whether a file has to be a regular one, and no pipe.
 
     Raises:
         ConfigurationError: there is nothing to read.
@@ -53,7 +55,9 @@ def load_connection_string(
             stream = sys.stdin.buffer if stdin is None else stdin
             text = read_stream(stream, source=describe_source(source), limit=_MAX_BYTES)
         else:
-            text = read_text(source, what="the connection string file", limit=_MAX_BYTES, secret=True)
+            text = read_text(
+                source, what="the connection string file", limit=_MAX_BYTES, secret=True, regular=regular
+            )
     except TextError as exc:
         raise ConnectionStringError(str(exc), remedy=exc.remedy) from None
     with naming(describe_source(source)):

@@ -37,7 +37,7 @@ def read_pem(path: str | os.PathLike[str], *, what: str) -> str:
     Raises:
         ConfigurationError: it cannot be read, or is not PEM; repeats nothing of it.
     """
-    data = read_bytes(path, what=what, limit=_MAX_FILE)
+    data = read_bytes(path, what=what, limit=_MAX_FILE, regular=True)
     if data.startswith(b"\x30") and b"-----BEGIN" not in data:
         raise ConfigurationError(f"{path} is {_kind_of_der(data)}, not PEM", remedy=_conversion(data, path))
     try:

@@ -77,8 +77,8 @@ def test_a_file_that_another_connector_holds_is_left_alone(path: Path) -> None:
     with_lock.close()
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense\n", b"\xff" * 10_000, b"0" * 63 + b" 1\n", b"a" * 64 + b" x\n"])
-def test_a_file_of_another_version_says_nothing(path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"0" * 63 + b" 1\n", b"a" * 65 + b"\n", b"a" * 64 + b" 1 1\n"])
+def test_a_line_of_another_form_says_nothing(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     file = InstanceFile(path)
     assert file.dead == ()
@@ -209,3 +209,33 @@ def test_without_a_place_for_it_a_connector_goes_on(
 
         monkeypatch.setattr("hybridrelay.connector.instance_file.lock_file", no_locks)
     assert default_instance_file(folder, PUBLISHED) is None
+
+
+@pytest.mark.parametrize("content", ["Endpoint=hr://relay.example/;SharedAccessKey=x", "-----BEGIN", "notes\n"])
+def test_a_file_that_holds_something_else_is_left_as_it_is(path: Path, content: str) -> None:
+    path.write_text(content)
+    path.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="left as it is"):
+        InstanceFile(path)
+    assert path.read_text() == content
+    if sys.platform != "win32":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_only_a_regular_file_is_used(path: Path) -> None:
+    os.mkfifo(path, 0o644)
+    with pytest.raises(ConfigurationError, match="is not a regular file"):
+        InstanceFile(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    with pytest.raises(ConfigurationError, match="is not a regular file"):
+        InstanceFile(Path(os.devnull))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"0123456789abcdef", b"\n"])
+def test_a_file_that_was_being_written_when_the_machine_lost_power(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    file = InstanceFile(path)
+    assert file.is_held
+    assert file.dead == ()
+    file.close()

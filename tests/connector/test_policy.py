@@ -104,7 +104,10 @@ def test_a_file_that_is_no_text_is_an_error(data: bytes, tmp_path: Path) -> None
         PolicyFile(tmp_path / "file")
 
 
-async def test_a_change_that_means_nothing_keeps_the_last_policy(tmp_path: Path, autojump_clock: object) -> None:
+async def test_a_change_that_means_nothing_keeps_the_last_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridrelay.connector.policy.POLL_SECONDS", 0.01)
     path = tmp_path / "file"
     path.write_text("application\n")
     file = PolicyFile(path)
@@ -120,6 +123,29 @@ async def test_a_change_that_means_nothing_keeps_the_last_policy(tmp_path: Path,
         path.write_bytes(b"reporting\n")
         os.utime(path, ns=(2, 2))
 
+        assert await changed[1].receive() == file.policy
+        assert _refuses(file.policy, "reporting")
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+async def test_a_file_that_blocks_is_an_error_and_is_watched_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybridrelay.connector.policy.POLL_SECONDS", 0.01)
+    path = tmp_path / "file"
+    path.write_text("application\n")
+    file = PolicyFile(path)
+    changed, failed = trio.open_memory_channel[Policy](9), trio.open_memory_channel[ConfigurationError](9)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
+        path.unlink()
+        os.mkfifo(path)
+        assert "is not a regular file" in str(await failed[1].receive())
+        assert _refuses(file.policy, "application")
+
+        path.unlink()
+        path.write_text("reporting\n")
         assert await changed[1].receive() == file.policy
         assert _refuses(file.policy, "reporting")
         nursery.cancel_scope.cancel()

@@ -174,6 +174,41 @@ async def test_a_relay_notices_by_itself(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_certificate_that_cannot_be_used_is_tried_again(
+    certificates: RelayCertificates,
+    files: CertificateFiles,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was wrong with it does not show in the files' times and sizes. It is told once."""
+    pin = renew(files)
+    load = CertificateFiles.load
+
+    attempts = 0
+
+    def refuse(_: CertificateFiles) -> object:
+        nonlocal attempts
+        attempts += 1
+        raise ConfigurationError("permission denied")
+
+    async def was_tried_often() -> bool:
+        return attempts > 5
+
+    async def is_in_force() -> bool:
+        return certificates.outer_pins[0] == pin
+
+    monkeypatch.setattr("hybridrelay.relay.certificates.POLL_SECONDS", 0.01)
+    monkeypatch.setattr(CertificateFiles, "load", refuse)
+    nursery.start_soon(certificates.watch)
+    await async_wait_until(was_tried_often, seconds=20, what="more attempts")
+    assert caplog.text.count("permission denied") == 1
+    assert not await is_in_force()
+    monkeypatch.setattr(CertificateFiles, "load", load)
+    await async_wait_until(is_in_force, seconds=20, what="the renewed certificate")
+    nursery.cancel_scope.cancel()
+
+
 def test_a_change_counts_once_it_has_settled() -> None:
     a, b, c = (((number, 1, 1),) for number in range(3))
     change = SettledChange(a)
