@@ -30,7 +30,7 @@ DEFAULT_CLIMB_SECONDS = 30.0
 
 #: For every --help.
 WHERE_FROM = """\
-Connection strings come from files, from standard input (-), or, where no file is named, from the environment variable
+Connection strings come from files, from standard input (-), or, if no file is named, from the environment variable
 HYBRIDRELAY_CONNECTION_STRING; never from the command line, which every user of the machine can see. The files are
 written by 'hybridrelay connections create' and 'connections issue'."""
 
@@ -66,7 +66,8 @@ def add_grace(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=values.seconds(0),
         default=DEFAULT_GRACE,
-        help="at SIGTERM, how long open connections may go on; a second signal ends at once (default: %(default)g)",
+        help="at SIGTERM, how long open connections may continue; a second signal ends the program at once "
+        "(default: %(default)g)",
     )
 
 
@@ -101,7 +102,7 @@ def add_climb_seconds(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=values.seconds(0.1),
         default=DEFAULT_CLIMB_SECONDS,
-        help="while a fallback is in use, how soon a better route is looked for; later looks grow rarer "
+        help="while a fallback is in use, how soon to look for a better route; the intervals grow "
         "(default: %(default)g)",
     )
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 #: For the --help of what runs for long.
 WHAT_IT_DOES = """\
-Asked with SIGUSR1 (kill -USR1 PID; not on Windows), it says what it is doing: one line of JSON in the log, with the
-number of its sessions, streams, tasks and descriptors, and its memory."""
+On SIGUSR1 (kill -USR1 PID; not on Windows), it logs its current state: one line of JSON with the number of its
+sessions, streams, tasks and descriptors, and its memory."""
 
 #: Likewise; formatted with what the program reloads.
 RELOADS = """\
-SIGHUP (kill -HUP PID; not on Windows) does not end it: it reloads {what}. Nothing that is open is touched. The log
-says what was reloaded; a file that cannot be used changes nothing."""
+SIGHUP (kill -HUP PID; not on Windows) makes it reload {what}, and never ends it. Open connections are not affected.
+The log says what was reloaded; a file that cannot be used changes nothing."""
 
 LEVELS = ("debug", "info", "warning", "error")
 

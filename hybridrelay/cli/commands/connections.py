@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from ...relay import HybridConnection, RelayRecord
 
 _IMPORT = """\
-Bring a hybrid connection that was created with --relay-file to the relay; one with several relays, to each of them. A
-running relay serves it within a second. Delete the relay file afterwards: it holds keys. Importing the same again
-changes nothing; another one of the same name is refused.
+Register a hybrid connection that was created with --relay-file at the relay; if it has several relays, at each of
+them. A running relay serves it within a second. Delete the relay file afterwards: it holds keys. Importing the same
+file again changes nothing; a different hybrid connection of the same name is refused.
 """
 _ISSUE = """\
-Issue a further connection string: for another application (with a label of its own in the connector's audit log, so
-that it can be shut out alone), for a second connector, or before an identity expires. Needs the authority file and
-nothing else; neither relay nor connector has to be told.
+Issue a further connection string: for another application (with its own label in the connector's audit log, so that
+it can be shut out separately), for a second connector, or before an identity expires. Needs only the authority file;
+neither the relay nor the connector has to be changed.
 
-The string carries the rule's primary key, or with --key the secondary one, as the authority file has it. Where that
+The string carries the rule's primary key, or with --key the secondary one, as the authority file has it. If that
 file may be out of date, --state takes the key from the relay.
 """
 
@@ -41,8 +41,9 @@ def add_parser(subparsers: Subparsers) -> None:
         subparsers,
         "connections",
         "create, import, issue, change, list, show or delete hybrid connections",
-        "Hybrid connections: create them, bring them to the relay, issue further connection strings, change their "
-        "relays or their target.",
+        "Hybrid connections: create them, import them at a relay, issue further connection strings, change "
+        "their relays or "
+        "their target.",
         "each of them has its own --help:\n  hybridrelay connections create --help\n",
     )
     below = add_commands(group, "subcommand")
@@ -68,7 +69,7 @@ def add_parser(subparsers: Subparsers) -> None:
     deleting = add_command(
         below,
         "delete",
-        "delete one, and end all that runs through it",
+        "delete one, and end everything that uses it",
         "Delete a hybrid connection. A running relay ends within a second what it had authorized.",
         "example:\n  hybridrelay connections delete orders --state /var/lib/hybridrelay\n",
     )
@@ -94,7 +95,7 @@ def add_state(parser: argparse.ArgumentParser) -> None:
 
 def _add_import(below: Subparsers) -> None:
     example = "example:\n  hybridrelay connections import orders.relay --state /var/lib/hybridrelay\n"
-    parser = add_command(below, "import", "bring one to the relay", _IMPORT, example)
+    parser = add_command(below, "import", "import one at the relay", _IMPORT, example)
     parser.add_argument("relay_file", metavar="RELAY-FILE", type=values.path, help="written by 'connections create'")
     add_state(parser)
     parser.set_defaults(run=run_import, default_log_level="warning")
@@ -107,11 +108,15 @@ def _add_issue(below: Subparsers) -> None:
     )
     parser = add_command(below, "issue", "issue a further connection string", _ISSUE, example)
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
-    parser.add_argument("--role", choices=("application", "connector"), required=True, help="whose string it is")
+    parser.add_argument(
+        "--role", choices=("application", "connector"), required=True, help="which side the string is for"
+    )
     parser.add_argument(
         "--label", metavar="L", type=values.label, required=True, help="its name in the connector's audit log"
     )
-    parser.add_argument("--authority-file", metavar="F", type=values.path, required=True, help="of this connection")
+    parser.add_argument(
+        "--authority-file", metavar="F", type=values.path, required=True, help="of this hybrid connection"
+    )
     parser.add_argument("--out", metavar="F", type=values.path, required=True, help="to be written")
     parser.add_argument(
         "--key",

@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hybridrelay.cli")
 
 _DESCRIPTION = f"""\
-Run the connector: in the private network, where it can reach the target. It dials out only, to the relay, and opens
-the target that its own connection string names, for applications that prove their identity to it. Several hybrid
-connections can be published by one process; several connectors with the same string make it redundant.
+Run the connector, in the private network, where it can reach the target. It only dials out, to the relay, and
+connects to the target that its own connection string names, for applications that prove their identity to it. One
+process can publish several hybrid connections; several connectors with the same connection string are redundant.
 
 {WHERE_FROM}
 
-The log (standard error) tells of every stream: which application, which target, how much, and how it ended
-(logger hybridrelay.audit). A relay that cannot be reached is tried again for ever.
+The log (standard error) records every stream: which application, which target, how much, and how it ended
+(logger hybridrelay.audit). A relay that cannot be reached is tried again without end.
 
 A connection string may name several relays: the connector registers at all of them, under the same instance id. It is
-ready when each hybrid connection is registered at one relay at least; the log says what is missing. A string, or a
-relay, that is refused for good is left out as long as there is something else to serve; the ready line names what is
-served.
+ready when each hybrid connection is registered at one relay or more; the log says what is missing. If a
+relay refuses a connection string for a permanent reason, this combination is left out if there is something else to
+serve; the ready line names what is served.
 
 {RELOADS.format(what="the connection strings (key, relays, pins, target) and the deny list")}
 
@@ -54,11 +54,11 @@ served.
 _EXAMPLES = """\
 examples:
   hybridrelay connector --connection-string-file orders.connector
-  two, and an application that may not come in any more:
+  two, with a deny list:
     hybridrelay connector --shut-out shut-out.txt \\
         --connection-string-file orders.connector billing.connector
   with a configuration file, whose keys are the options' names; the command
-  line wins, and paths are relative to the file:
+  line takes precedence, and paths are relative to the file:
     hybridrelay connector --config connector.toml
 
 connector.toml:
@@ -66,9 +66,10 @@ connector.toml:
   shut-out = "shut-out.txt"
   grace = 10
 
-shut-out.txt, read again whenever it changes; open sessions of who is in it are closed:
-  reporting            # a label: all identities called so
-  3F:A0:17:...         # a serial: this identity alone
+shut-out.txt, the deny list; it is read again whenever it changes, and the
+open sessions of the identities in it are closed:
+  reporting            # a label: all identities with this label
+  3F:A0:17:...         # a serial: only this identity
 """
 
 
@@ -78,7 +79,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(subparsers, "connector", summary, _DESCRIPTION, _EXAMPLES)
     add_files(parser, means="connectors' connection strings")
     parser.add_argument(
-        "--shut-out", metavar="FILE", type=values.path, help="labels or serials of applications to be refused"
+        "--shut-out",
+        metavar="FILE",
+        type=values.path,
+        help="a deny list: labels or serials of applications to be refused",
     )
     add_mode(parser)
     add_proxy(parser)
@@ -88,8 +92,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--instance-file",
         metavar="F",
         type=values.path,
-        help="remember here which instance this connector is: if it is killed, its clients are told as soon as it is "
-        "back, and not only after their resume deadline; one file for each connector (default: a file in "
+        help="where to store which instance this connector is: if it is killed, its clients are reset as soon "
+        "as it is "
+        "back, instead of after their resume deadline; one file for each connector (default: a file in "
         "$STATE_DIRECTORY, $XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; "
         "'none' switches it off)",
     )

@@ -13,26 +13,26 @@ from ..shared_options import add_endpoint
 _CREATE = """\
 Create a hybrid connection: a name, and the one host:port that it leads to.
 
-Writes three files of mode 0600, none over an existing one:
+Writes three files of mode 0600, and never overwrites an existing one:
   connector file     a connection string for the connector, with the target
   application file   a connection string for the client
   authority file     for you alone: whoever has it can issue further
                      identities ('connections issue')
 
-There are two ways to tell the relay:
-  --relay-file F   on the administrator's machine: F is what the relay needs
-                   (name, rules, keys; no authority). Bring it there, and run
-                   'connections import F --state DIR'. The relay never sees
-                   the authority, so not even its owner can pose as one side
-                   to the other.
+There are two ways to register it at the relay:
+  --relay-file F   on the administrator's machine: F contains what the relay
+                   needs (name, rules, keys; no authority). Copy it there, and
+                   run 'connections import F --state DIR'. The relay never
+                   sees the authority, so not even its owner can pose as one
+                   side to the other.
   --state DIR      on the relay's machine, with the relay's state directory:
                    one step instead of two. But then the authority was made
                    there: move its file to your own machine, leave no copy.
 
 Several relays (--endpoint for each, at most 8, first choice first) make the
-relay redundant. The connector registers at all of them; a client takes the
-first that works, and its open connections live on when that one dies. Give
-the --relay-pin of each, and import the relay file at each.
+relay redundant. The connector registers at all of them. A client uses the
+first that works, and its open connections survive the loss of that relay.
+Give the --relay-pin of each, and import the relay file at each.
 """
 _CREATE_EXAMPLES = """\
 examples:
@@ -46,7 +46,7 @@ examples:
       --target [fd00::5]:5432 --endpoint relay.example.com \\
       --connector-file orders.connector --application-file orders.application \\
       --state /var/lib/hybridrelay
-  two relays, of which the second serves http on 8080 and has no port probe:
+  two relays, of which the second serves http on 8080 and has no probe port:
     hybridrelay connections create orders --target db.internal:5432 \\
       --endpoint a.example.com --relay-pin sha256:... --public-ports '' \\
       --endpoint b.example.com --relay-pin sha256:... \\
@@ -59,7 +59,7 @@ examples:
 def add_create(below: Subparsers) -> None:
     """Add the command."""
     parser = add_command(below, "create", "create one, and write its files", _CREATE, _CREATE_EXAMPLES)
-    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="what it is to be called")
+    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the name of the hybrid connection")
     parser.add_argument(
         "--target",
         metavar="HOST:PORT",
@@ -84,8 +84,9 @@ def add_create(below: Subparsers) -> None:
         metavar="PIN",
         type=values.pin,
         action="append",
-        help="with --relay-file: the relay's pin; several are possible, and any of them is right for any of the "
-        "relays; without any, the relay needs a certificate that a CA vouches for",
+        help="with --relay-file: the relay's pin; may be repeated, and any of them is accepted for any of the "
+        "relays; without any, the relay "
+        "needs a certificate from a CA",
     )
     parser.add_argument(
         "--public-ports",
@@ -94,7 +95,7 @@ def add_create(below: Subparsers) -> None:
         action="append",
         help="the relay's ports that are not the defaults, such as http=8080,probe=off; with several relays once for "
         "all of them, or once for each --endpoint in the same order ('' for the defaults) "
-        "(default: with --state what the relay has left there, with --relay-file the usual ones)",
+        "(default: with --state the ports of the relay there, with --relay-file the usual ones)",
     )
     add_years(parser)
     parser.set_defaults(run=run_create, default_log_level="warning")

@@ -18,23 +18,24 @@ if TYPE_CHECKING:
     from ..relay_holders import RelayHolder
 
 _ENDPOINTS = """\
-Change which relays serve a hybrid connection: add one, take one away, or give one another name. Keys and identities
-stay as they are. --endpoint names all relays that there are to be, first choice first. There are two places to
-change, on one machine or on several, in one call or in several:
+Change which relays serve a hybrid connection: add, remove or rename a relay. Keys and identities do not change.
+--endpoint names all relays that are to serve it, first choice first. The list is in two kinds of places, which may be
+changed on one machine or on several, in one call or in several:
 
   --state DIR    at every relay that serves it already. --relay-file writes
                  what a new relay has to import; it holds keys.
   --update F ... where its connection strings are, and the authority file,
-                 so that strings issued later carry the new list. Give the
-                 --relay-pin of each relay, too. Then send SIGHUP to
-                 the programs that use the strings.
+                 so that strings issued later carry the new list. Also give
+                 the --relay-pin of each relay. Then send SIGHUP to the
+                 programs that use the strings.
 
-To add a relay: the registry and the relay file first, the import at the new relay, the connector's strings, then the
-applications'. Old strings go on working. To take one away: the strings first, then 'connections delete' there.
+To add a relay: first the registry and the relay file, then the import at the new relay, the connector's strings, and
+the applications' strings. Old strings continue to work. To remove one: first the strings, then 'connections delete'
+there.
 """
 _ENDPOINTS_EXAMPLES = """\
 examples:
-  add b.example.com; at the relay that there is:
+  add b.example.com; at the existing relay:
     hybridrelay connections endpoints orders \\
       --endpoint a.example.com --endpoint b.example.com \\
       --state /var/lib/hybridrelay --relay-file orders.relay
@@ -55,7 +56,10 @@ def add_endpoints(below: Subparsers) -> None:
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
     add_endpoint(parser, means="a relay, as client and connector reach it; give it again for each further relay")
     parser.add_argument(
-        "--state", metavar="DIR", type=values.path, help="the state directory of the relay here, to be told"
+        "--state",
+        metavar="DIR",
+        type=values.path,
+        help="the state directory of the relay on this machine, to be changed",
     )
     parser.add_argument(
         "--relay-file", metavar="F", type=values.path, help="with --state: to be written, for a relay elsewhere"
@@ -73,8 +77,8 @@ def add_endpoints(below: Subparsers) -> None:
         metavar="PORTS",
         type=values.public_ports,
         action="append",
-        help="with --update: as for 'connections create' (default: for relays that the file has, what it says; for "
-        "others the usual ones)",
+        help="with --update: as for 'connections create' (default: for relays that the file names already, the "
+        "ports there; for others the usual ones)",
     )
     parser.set_defaults(run=run_endpoints, default_log_level="warning")
 

@@ -35,18 +35,18 @@ logger = logging.getLogger("hybridrelay.cli")
 _ANYWHERE = ("127.0.0.1", 0)
 
 _DESCRIPTION = f"""\
-Run the client as local ports: beside the application, which connects to them as if they were the on-premises host.
-Every connection becomes one stream to the target of the hybrid connection. Where the tunnel or the target breaks, the
+Run the client as local ports, beside the application, which connects to them as if they were the on-premises host.
+Every connection becomes one stream to the target of the hybrid connection. If the tunnel or the target fails, the
 application's connection is reset; it never sees a false end of file.
 
 {WHERE_FROM}
 
-A session that is lost is opened again, for ever. A connection that is made while the relay or the connector is away
-waits for a session for up to --open-patience seconds before it is reset; where waiting cannot help (a wrong key, a
-target that refuses) it is reset at once. Where the connection string names several relays, the first that
-works is used; when it is lost or about to stop, open connections go on over another. A key that was revoked at all of
-them closes its port, and with the last port the command ends (exit code 1). The ready line says which ports were
-opened.
+A session that is lost is opened again, without end. A connection that is made while the relay or the connector is
+away waits for a session for up to --open-patience seconds before it is reset; where waiting cannot help (a wrong
+key, a target that refuses) it is reset at once. If the connection string names several relays, the first one that
+works is used; when it is lost or about to stop, open connections continue over another. If the key of a connection
+string was revoked at all of its relays, its port is closed, and with the last port the command ends (exit code 1).
+The ready line names the ports that were opened.
 
 {RELOADS.format(what="the connection strings (key, relays, pins)")}
 
@@ -57,7 +57,7 @@ examples:
   hybridrelay forward --connection-string-file orders.application \\
       --listen 127.0.0.1:5432
   psql -h 127.0.0.1 -p 5432
-  two, each --listen for the file at the same place in the order:
+  two; each --listen is for the file in the same position:
     hybridrelay forward \\
         --connection-string-file orders.application --listen 127.0.0.1:5432 \\
         --connection-string-file shop.application --listen [::1]:3306
@@ -65,7 +65,7 @@ examples:
     hybridrelay forward --connection-string-file orders.application \\
         --mode websocket
   with a configuration file, whose keys are the options' names; the command
-  line wins, and paths are relative to the file:
+  line takes precedence, and paths are relative to the file:
     hybridrelay forward --config forward.toml
 
 forward.toml:
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         )
     for host, _ in listen:
         if not is_loopback(host):
-            logger.warning("%s is no loopback address: whoever reaches it can connect to the target", host)
+            logger.warning("%s is not a loopback address: everybody who can reach it can connect to the target", host)
 
     stop = GracefulStop(args.grace)
     left = len(strings)

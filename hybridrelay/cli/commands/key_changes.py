@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from ..key_holders import KeyHolder
 
 _USE = """\
-Write one of a rule's two keys into connection string files, in place of the one that they carry. Nothing changes at
-the relay, where both keys are valid. Programs that use the files take up the other key at SIGHUP, and keep every
+Write one of a rule's two keys into connection string files, instead of the one that they carry. Nothing changes at
+the relay, where both keys are valid. Programs that use the files change to the other key at SIGHUP, and keep every
 connection.
 
 This is the first step of changing keys without a pause. Once the programs use the other key, 'keys regenerate'
-replaces the one that nothing uses any more. docs/operating.md has the whole sequence.
+replaces the one that is no longer in use. docs/operating.md has the whole sequence.
 
 The key comes from the relay's state directory; on other machines from the authority file, or from a file that holds
-only the key (--key-file), which --out writes. An authority file in --update is given both keys as the relay has them.
+only the key (--key-file), which --out writes. An authority file in --update gets both keys as the relay has them.
 """
 _USE_EXAMPLE = """\
 examples:
@@ -37,18 +37,18 @@ examples:
       --update orders.application
 """
 _REGENERATE = """\
-Put a new key in the place of a rule's key. What the old one had authorized ends within a second.
+Replace one of a rule's keys with a new one. What the old one had authorized ends within a second.
 
-Connection strings that carry the old key stop working. Files on this machine are given the new key with --update:
+Connection strings that carry the old key stop working. --update writes the new key into files on this machine:
 connection strings that carry the old key, and the authority file. A connection string that uses the rule's other key
-is left as it is. Everything that can fail about these files is tried before the old key ends. For other machines,
+is not changed. Before the old key ends, everything about these files that can fail is checked. For other machines,
 --out writes the new key to a file, for 'keys use --key-file' there; 'keys list --show-keys' shows it at any time.
 
 To change keys without a pause, first let all programs use the rule's other key: hybridrelay keys use --help.
 
-Where the hybrid connection has several relays, its strings carry one key for all of them: write the new key to a file
-at the first (--out), and give that file to each of the others (--new-key-file). A key that the rule has already, in
-either place, is refused.
+If the hybrid connection has several relays, its strings carry one key for all of them: write the new key to a file at
+the first relay (--out), and give that file to each of the others (--new-key-file). A key that is already the rule's
+primary or secondary key is refused.
 """
 _REGENERATE_EXAMPLE = """\
 example:
@@ -87,7 +87,7 @@ def add_regenerate(below: Subparsers) -> None:
     parser.add_argument("--show-keys", action="store_true", help="print the new key")
     parser.add_argument("--out", metavar="F", type=values.path, help="write the new key to this new file")
     parser.add_argument(
-        "--new-key-file", metavar="F", type=values.path, help="take the new key from this file, and make none"
+        "--new-key-file", metavar="F", type=values.path, help="use the key in this file instead of a new one"
     )
     add_update(
         parser,

@@ -10,9 +10,9 @@ from .connections import add_state
 from .key_changes import add_key, add_regenerate, add_rule, add_use, tell_ended
 
 _REVOKE = """\
-Take a rule's key out of use, for good. What it had authorized ends within a second, and the connection strings that
-carry it stop working. 'keys regenerate' fills the place again. To shut out one application alone, leave its key, and
-put its label into the connector's --shut-out file.
+Take a rule's key out of use permanently. What it had authorized ends within a second, and the connection strings that
+carry it stop working. 'keys regenerate' makes a new key in its place. To shut out a single application, do not revoke
+its key, but put its label on the connector's deny list (--shut-out).
 """
 _REVOKE_EXAMPLE = """\
 example:

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = f"""\
 Try every route from this machine to the relay, and say which one would be used: for each port a connection, a round
-trip of data, its time, and what to do about a failure. Works with a connector's string and with an application's; no
-key is sent, and no connector is needed.
+trip of data, its time, and what to do about a failure. Works with the connection string of a connector or of an
+application; no key is sent, and no connector is needed.
 
-Of a string with several relays each is tried, at the same time. There is a table and a result for each of them, in
-the string's order; with --json an array of their reports.
+If the connection string names several relays, all of them are tried at the same time. There is a table and a result
+for each of them, in the order of the string; with --json an array of their reports.
 
 {WHERE_FROM}
 
-Exit code 0: a route works, of several relays to one at least. 1: none does.
+Exit code 0: a route works, to at least one of several relays. 1: none does.
 """
 _EXAMPLES = """\
 examples:
@@ -45,7 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--connection-string-file", metavar="F", dest="file", help="a connection string; - for standard input"
     )
     parser.add_argument(
-        "--json", action="store_true", help="JSON for programs: an object, or an array where there are several relays"
+        "--json", action="store_true", help="JSON for programs: an object, or an array if there are several relays"
     )
     parser.add_argument(
         "--watch",
@@ -53,7 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
         type=values.seconds(1),
         nargs="?",
         const=30.0,
-        help="probe again and again, so long after each time (30), until stopped; with --json, a line each",
+        help="probe repeatedly until stopped, with this pause between two probes (30); with --json, one line each",
     )
     add_mode(parser)
     add_proxy(parser)

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hybridrelay.cli")
 
 _DESCRIPTION = f"""\
-Run the relay: on a host that both sides can reach. It authenticates connectors and clients, pairs them, and moves
+Run the relay, on a host that both sides can reach. It authenticates connectors and clients, pairs them, and moves
 their bytes, which are encrypted end to end: it can read none of them.
 
 Ports (--ports changes them; 'off' is not opened):
-  probe 9350, control 5671, data 9352   native TCP; with one of them off,
+  probe 9350, control 5671, data 9352   native TCP; if one of them is off,
                                         native TCP is never chosen
-  http 80, https 443                    WebSocket, for networks that let
-                                        nothing else out
+  http 80, https 443                    WebSocket, for networks that allow
+                                        nothing else
 
 The state directory holds the registry (hybrid connections and their keys) and the relay's own certificate, both made
 at the first start. Hybrid connections are added with 'hybridrelay connections', also while the relay runs.
 
-Its ready line ends with its pin, by which client and connector know it: 'connections create' takes it from the state
-directory, or by --relay-pin.
+The ready line ends with the relay's pin, by which client and connector recognize it. 'connections create' reads the
+pin from the state directory, or takes it from --relay-pin.
 
 {RELOADS.format(what="the certificate of --tls-certificate and --tls-key")}
 A renewed certificate is also noticed without a signal, within half a minute.
@@ -48,8 +48,8 @@ examples:
   no native TCP, only WebSocket:
     hybridrelay relay --state state --ports probe=off,control=off,data=off
 
-configuration file (--config): the same names; the command line wins;
-paths are relative to the file:
+configuration file (--config): the same names; the command line takes
+precedence; paths are relative to the file:
   state = "/var/lib/hybridrelay"
   host = ["203.0.113.7", "2001:db8::7"]
   tls-certificate = "fullchain.pem"
@@ -69,26 +69,26 @@ def add_parser(subparsers: Subparsers) -> None:
         "--state",
         metavar="DIR",
         type=values.path,
-        help="the state directory, made where it is missing; back it up: it holds the keys and the certificate",
+        help="the state directory, created if it does not exist; back it up: it holds the keys and the certificate",
     )
     parser.add_argument(
         "--host",
         metavar="ADDR",
         type=values.host,
         action="append",
-        help="address to listen on, where --ports does not say otherwise; several are possible (default: all)",
+        help="address to listen on, unless --ports says otherwise; may be repeated (default: all)",
     )
     parser.add_argument(
         "--ports",
         metavar="PORTS",
         type=values.ports,
-        help="what is opened, such as probe=9350,http=127.0.0.1:8080,https=[::1]:8443,data=off; 0: any free port",
+        help="the ports to open, such as probe=9350,http=127.0.0.1:8080,https=[::1]:8443,data=off; 0: any free port",
     )
     parser.add_argument(
         "--public-ports",
         metavar="PORTS",
         type=values.public_ports,
-        help="what connection strings carry instead, where something in front of the relay has other ports",
+        help="the ports that connection strings carry, if something in front of the relay uses other ones",
     )
     parser.add_argument(
         "--tls-certificate",
@@ -96,7 +96,7 @@ def add_parser(subparsers: Subparsers) -> None:
         type=values.path,
         help="PEM, for https; from a public CA, because proxies that intercept TLS require one (default: self-made)",
     )
-    parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, where the key is not in that file")
+    parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, if the key is not in that file")
     parser.add_argument(
         "--max-pairs",
         metavar="N",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _TARGET = """\
 Change the target of a hybrid connection: the host and port that the connector dials. Only the connector's connection
-strings and the authority file carry it, so neither the relay nor the applications have to be told.
+strings and the authority file carry it, so neither the relay nor the applications have to be changed.
 
 Give the files with --update, then send SIGHUP to the connector: new connections go to the new target, and those that
 are open stay where they are.
