@@ -18,7 +18,7 @@ _BACKLOG = 0xFFFF
 #: Where the range begins from which Linux takes the ports of outgoing connections, unless it is told otherwise. On
 #: other systems it begins higher.
 _EPHEMERAL = 32768
-#: What shows who has a port.
+#: The command that shows which program uses a port.
 _WHO_LISTENS = {"linux": "ss -ltnp", "win32": "netstat -abn"}.get(sys.platform, "lsof -nP -iTCP")
 _WHO_HAS_IT = {"linux": "ss -tanp"}.get(sys.platform, _WHO_LISTENS)
 
@@ -91,7 +91,7 @@ def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[
         otherwise: what else can be done; "or ...".
 
     Returns:
-        The problem in few words, and a remedy.
+        A short description of the problem, and a remedy.
     """
     text = error.strerror or str(error)
     match error.errno:

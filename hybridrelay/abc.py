@@ -62,7 +62,7 @@ class ConnectOptions:
     #: For the outer TLS; None means a default that verifies nothing, because security is not the transport's job.
     ssl_context: ssl.SSLContext | None = None
     #: Called with the certificate (DER) that the other end of the outer TLS showed, as soon as that is known and
-    #: before anything is sent through it. Not verified; tells who opens the outer TLS on the way.
+    #: before anything is sent through it. Not verified; shows who intercepts the outer TLS.
     on_outer_certificate: Callable[[bytes], None] | None = None
 
 

@@ -139,7 +139,7 @@ class AuthorityFileKeys(KeyHolder):
 
 
 def read_key(path: Path) -> Secret:
-    """Read a key that stands in a file alone, as ``keys regenerate --out`` writes it.
+    """Read a key from a file that contains nothing else, as ``keys regenerate --out`` writes it.
 
     Raises:
         ConfigurationError: it cannot be read, or is none.

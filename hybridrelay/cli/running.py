@@ -22,7 +22,7 @@ from .logs import flush_logs, log_python_messages
 
 logger = logging.getLogger("hybridrelay.cli")
 vitals_logger = logging.getLogger("hybridrelay.vitals")
-# Who asks wants an answer, whatever the level of the rest.
+# A request for the state is answered at any log level.
 vitals_logger.setLevel(logging.INFO)
 
 

@@ -166,10 +166,9 @@ class Client:
     async def connect(self, *, patience: float | None = None) -> Session:
         """The session for new streams; returns at once where there is one.
 
-        Where there is none, one is opened; everybody who waits shares the attempts. A session that has lost its
-        channel is given a moment to resume; after that another one is tried beside it, for new streams. Of several
-        relays, the first that leads to a connector is used. A route that was remembered and fails is probed again,
-        once.
+        If there is none, one is opened; all waiting callers share the attempts. A session that has lost its channel
+        gets a moment to resume; after that, another one is opened in parallel for new streams. Of several relays, the
+        first that leads to a connector is used. A remembered route that fails is probed again, once.
 
         Args:
             patience: for how many seconds attempts are repeated that failed for a reason which may pass; None means

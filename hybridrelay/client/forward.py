@@ -53,8 +53,7 @@ async def run_forward(
     Raises:
         ConfigurationError: an address cannot be bound.
         RelayIdentityError: at the first attempt to connect, what answered was not the relay.
-        AuthorizationError: every relay says that the key, or the hybrid connection, is of no use, while nothing is
-            open.
+        AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
     """
     listeners: list[trio.SocketListener] = []
     async with FlatNursery() as nursery:
@@ -99,10 +98,9 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
     """Have a session at all times, so that no application waits for one.
 
     Raises:
-        AuthorizationError: every relay says that the key, or the hybrid connection, is of no use, and nothing is
-            open: a port that is closed tells an application more than one which accepts and resets for ever. What
-            else looks final may pass, and is said by nobody who may end us: an identity can be let in again, and
-            another connector may have a good one.
+        AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
+            A closed port is clearer to an application than one that accepts and resets for ever. Other refusals that
+            look final may be temporary: an identity can be admitted again, and another connector may accept it.
         RelayIdentityError: at the start, what answers is not the relay.
     """
     backoff = Backoff()

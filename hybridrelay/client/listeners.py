@@ -56,7 +56,7 @@ class ListenerSearch:
         return self._avoided.at(now)
 
     def failed(self, instance: str, error: HybridRelayError, now: float) -> bool:
-        """A listener was of no use; whether to ask for another."""
+        """A listener failed or was not acceptable. Returns whether to ask for another one."""
         self._avoided.add(instance, now)
         self.failure = error
         self._tried += 1

@@ -95,7 +95,7 @@ class Sender:
         self.link = link
         #: Until when it is not to be called, because the relay asked for that; on trio's clock.
         self.away_until = -math.inf
-        #: When it was of no use last, on trio's clock.
+        #: When it failed last, on trio's clock.
         self.failed_at = -math.inf
         self._connection = string.entity_path
         self._string = string
@@ -107,7 +107,7 @@ class Sender:
         self._opening = trio.Lock()
         #: The connection string that the relay accepted last.
         self._accepted: ConnectionString | None = None
-        #: The connection string whose refusal was told, while an earlier one is in use.
+        #: The connection string whose refusal was logged, while an earlier one is in use.
         self._told: ConnectionString | None = None
         #: How many requests wait for their answer, by control channel.
         self._requests: Counter[ControlChannel] = Counter()
@@ -119,11 +119,11 @@ class Sender:
 
     @property
     def is_away(self) -> bool:
-        """The relay has said that it goes, and is not due back yet."""
+        """The relay has announced that it stops, and is not expected back yet."""
         return trio.current_time() < self.away_until
 
     def failed(self) -> None:
-        """It was of no use just now: `Senders` tries the others first for a while."""
+        """It has just failed: `Senders` tries the others first for a while."""
         self.failed_at = trio.current_time()
 
     def close_control(self) -> None:

@@ -1,13 +1,13 @@
-"""The relays of a client: which one is next, and going on to another one where one is of no use.
+"""The relays of a client: which one is tried next when one fails.
 
 The rules:
 
-1. The relay that worked last is the first to be tried, for as long as it works; else the order is the connection
-   string's. One that failed is tried behind the others for a while, and one that is draining behind all.
-2. The next one is tried when one has failed, and beside it when that takes longer than a failed probe: one that
-   swallows packets on a way that was remembered would take up to a minute.
+1. The relay that worked last is tried first, for as long as it works; the others follow in the order of the
+   connection string. One that failed is tried after the others for a while, and one that is draining last.
+2. The next one is tried when one has failed, and in parallel when that takes longer than a failed probe: a remembered
+   route on which packets are dropped would take up to a minute.
 
-Nothing is tried twice in here: how long to go on is for the caller to say.
+Nothing is tried twice in here: the caller decides how long to continue.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from ..protocol.reasons import Reason
 from .listeners import ListenerSearch
 from .sender import DataChannel, Peer, Sender
 
-#: How long one relay is waited for before the next is tried beside it (seconds). A probe of a relay that swallows
-#: everything fails after 2.5: who is merely far away seldom takes longer, and loses nothing if so.
+#: How long to wait for one relay before the next is tried in parallel (seconds). A probe fails after 2.5 s if all
+#: packets are dropped. A relay that is merely far away seldom takes longer, and nothing is lost if it does.
 NEXT_RELAY_SECONDS = 3.0
-#: How long a relay that failed is tried behind the others (seconds). Each try at one that swallows packets costs
-#: those 2.5 s, so it must not come before every new session; and nothing is lost meanwhile, all relays being as good.
+#: How long a relay that failed is tried after the others (seconds). If packets to it are dropped, each attempt costs
+#: those 2.5 s, so it must not precede every new session; and nothing is lost meanwhile, because all relays are
+#: equivalent.
 SET_BACK_SECONDS = 60.0
 
 

@@ -13,7 +13,7 @@ LONGEST_SECONDS = 30.0
 
 @attrs.define
 class Backoff:
-    """Exponential back-off with full jitter. Pure: it tells how long to wait, and never does.
+    """Exponential back-off with full jitter. Pure: it computes how long to wait, and never waits.
 
     Full jitter, because what makes many connectors fail at once (a relay that restarts) must not bring them back at
     once: a storm is spread by chance, not by long waits, so that a relay which was away for an hour is in use again
@@ -27,7 +27,7 @@ class Backoff:
     max_seconds: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
     #: No wait is shorter than this (seconds); full jitter alone may give next to nothing many times in a row.
     min_seconds: float = attrs.field(default=0.05, validator=attrs.validators.ge(0))
-    #: A success that lasted so long (seconds) starts the series anew.
+    #: A success that lasted at least this long (seconds) resets the series.
     held_seconds: float = attrs.field(default=10.0, validator=attrs.validators.ge(0))
     #: Gives a number in [0, 1).
     random: Callable[[], float] = attrs.field(default=random.random, repr=False)
@@ -38,8 +38,8 @@ class Backoff:
         """Count a failure and say how many seconds to wait before the next try.
 
         Args:
-            at_most: a bound for this wait only, for who has a deadline. Half of it at least is jitter: those that
-                have failed often must not all come at the same moment.
+            at_most: a bound for this wait only, for callers with a deadline. At least half of it is jitter, so that
+                peers which have failed often do not all return at the same moment.
             at_least: what a peer asked for (`Draining`), to which the jitter is then added.
             took_seconds: how long the failed attempt took. An attempt that takes long costs an overloaded relay
                 something, so the bound grows to twice this time, up to `LONGEST_SECONDS`.
@@ -59,5 +59,5 @@ class Backoff:
             self.failures = 0
 
     def reset(self) -> None:
-        """Begin anew: something changed (the network, the configuration) that makes earlier failures meaningless."""
+        """Forget earlier failures, after a change (network, configuration) that makes them meaningless."""
         self.failures = 0

@@ -66,7 +66,7 @@ class ControlChannel:
         self.relay = pin, welcome.relay_instance
         #: What the relay says are the pins of its outer certificates.
         self.outer_pins = welcome.outer_pins
-        #: Who opens the outer TLS on the way, as its certificate names its issuer; None: nobody, or it is not known.
+        #: Who intercepts the outer TLS: the issuer that its certificate names. None: nobody, or unknown.
         self.intercepted_by = None if certificate is None else certificate.opened_by(welcome.outer_pins)
         self._stream = stream
         self._ids = itertools.count(1)

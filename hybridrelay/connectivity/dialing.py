@@ -1,4 +1,4 @@
-"""Opening TCP connections, and saying in people's words why one failed."""
+"""Opening TCP connections, and explaining to people why one failed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def dial_directly(host: str, port: int) -> trio.SocketStream:
 
 
 class FailureKind(enum.StrEnum):
-    """Why an attempt failed, in the words of a network administrator."""
+    """Why an attempt failed, in the terms of a network administrator."""
 
     #: Somebody answered: nobody listens here, or a firewall rejects.
     REFUSED = "refused"
@@ -216,7 +216,7 @@ class Failure:
 
     @classmethod
     def of(cls, kind: FailureKind) -> Failure:
-        """The failure of this kind in its usual words."""
+        """The failure of this kind with its usual text."""
         text, remedy = _TEXTS[kind]
         return cls(kind, text, remedy)
 
@@ -292,14 +292,15 @@ def _classify_os_error(error: BaseException) -> Failure:
             known = leaf.errno in _NAME_NOT_FOUND
             return Failure.of(FailureKind.NAME_NOT_FOUND if known else FailureKind.NAME_SERVICE_FAILED)
         if isinstance(leaf, OSError) and (shortage := shortage_of(leaf)) is not None:
-            # Nothing that other addresses answered is of use until that is over.
+            # What other addresses answered does not help until this is over.
             return Failure(FailureKind.OUT_OF_RESOURCES, f"this machine {shortage.text}", shortage.remedy)
         if isinstance(leaf, OSError) and leaf.errno in _BY_ERRNO:
             kinds.add(_BY_ERRNO[leaf.errno])
     for kind in _TELLING:
         if kind in kinds:
             return Failure.of(kind)
-    # An error without a number: somebody's own dial, or one that is new to us. Its own words are the best there are.
+    # An error without a number: from a user-supplied dial, or of an unknown kind. Its own text is the best
+    # description.
     return Failure(FailureKind.OTHER, str(error) or type(error).__name__, getattr(error, "remedy", None))
 
 

@@ -24,7 +24,7 @@ from .report import Report
 
 logger = LimitedLogger("hybridrelay.connectivity")
 
-#: Tokens are made anew for each request, so they need to live only as long as a registration (seconds).
+#: A new token is made for each request, so it needs to be valid only as long as a registration (seconds).
 TOKEN_SECONDS = 3600.0
 
 #: While a route is in use that is not the best, a better one is looked for: at first about so often (seconds) ...

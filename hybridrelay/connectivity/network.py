@@ -91,7 +91,7 @@ class Jumps:
         self._last = addresses()
 
     def look(self) -> str | None:
-        """What happened since the last look, in words; None where nothing did."""
+        """A description of what changed since the last check, or None."""
         lag, addresses = self._boot() - self._awake(), self._addresses()
         if addresses is None or self._last is None:  # unknown, now or before
             addresses = self._last = self._last if addresses is None else addresses

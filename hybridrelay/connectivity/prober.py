@@ -6,7 +6,8 @@ Rules:
    port returns 4 KiB of random bytes; the control port proves with TLS who it is; the data port knows that a ticket
    of zeros is none.
 2. A route is usable when its probe port is, and then each other port that it needs.
-3. Every step has a deadline, and routes start staggered: a port that swallows packets costs a fraction of a second.
+3. Every step has a deadline, and routes start staggered: a port on which packets are dropped costs a fraction of a
+   second.
 4. Rank beats speed by a grace: a worse route that was faster waits a moment for a better one under way.
 5. Where the relay's name has several addresses, a step races them up to the relay's answer, and not to the TCP
    connection. The address that answered last is tried first, in later steps and by the channels too.

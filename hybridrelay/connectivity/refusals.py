@@ -39,19 +39,19 @@ def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
 
 
 def is_hopeless(error: HybridRelayError) -> bool:
-    """Whether to end at the first try instead of trying for ever: who started us has to mend something.
+    """Whether to end at the first attempt instead of retrying: whoever started the program has to fix something.
 
-    An expired token is not among it: it says that a clock is wrong, and clocks are set right behind our back, often
-    a moment after a machine has started.
+    An expired token is not included: it means that a clock is wrong, and clocks are often corrected soon after a
+    machine has started.
     """
     return error.reason.is_permanent or isinstance(error, RelayIdentityError)
 
 
 def is_final(error: HybridRelayError) -> bool:
-    """Whether a relay has said that our key, or the hybrid connection that it is for, is of no use.
+    """Whether a relay has said that our key, or the hybrid connection that it is for, is not valid.
 
-    The relay says so over its control channel, on which it has proved who it is. What a connector says, or anybody on
-    the way to it, is never final: there may be other connectors, and it may pass.
+    The relay says so over its authenticated control channel. What a connector says, or anybody between the relay and
+    the connector, is never final: there may be other connectors, and the problem may be temporary.
     """
     return isinstance(error, AuthorizationError) and error.reason.is_permanent
 

@@ -43,7 +43,7 @@ class Attempt:
     note: str = ""
     #: The proxy that it went through, without credentials.
     proxy: str | None = None
-    #: Who opens the outer TLS on the way, as its certificate names its issuer. None: nobody, or it is not known.
+    #: Who intercepts the outer TLS: the issuer that its certificate names. None: nobody, or unknown.
     intercepted_by: str | None = None
     #: The address of the relay that answered; where none did, the one whose failure is told. None: not known, because
     #: a proxy resolves the name, or nothing was tried.
@@ -114,7 +114,7 @@ class Report:
         return next((attempt.proxy for attempt in self.attempts if attempt.proxy is not None), None)
 
     def with_interception(self, route: str, issuer: str) -> Report:
-        """The same report, now that it is known who opens the outer TLS on this route."""
+        """The same report, with the name of whoever intercepts the outer TLS on this route."""
         attempts = (
             attrs.evolve(attempt, intercepted_by=issuer) if attempt.route == route else attempt
             for attempt in self.attempts

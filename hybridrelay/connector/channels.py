@@ -95,7 +95,7 @@ class DataChannels:
     """All sessions of a connector. They are touched by nothing that happens to control channels.
 
     Args:
-        policy: who may come in.
+        policy: which identities are shut out.
         config: of every session.
         lost: called when a session has lost its data channel, with the relay through which it went.
     """
@@ -268,7 +268,7 @@ class DataChannels:
             await self._run_session(published, channel, peer, hello.session_id, initial, link, carrier, arrival)
 
     def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
-        """The policy once more, which may have changed while HELLO was on its way, and a limit."""
+        """Check the policy again, which may have changed while HELLO was in transit, and a limit."""
         if reason := self._policy.refusal(peer):
             return reason
         held = self._sessions_of(published, peer)

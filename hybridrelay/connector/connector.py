@@ -1,4 +1,4 @@
-"""The connector: registers as listener at the relay, and opens the target for who proves to be the application."""
+"""The connector: registers as a listener at the relay, and opens the target for authenticated applications."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ class Connector:
         replaces = instance_file.dead if instance_file else ()
         self._registrars: dict[RelayLink, Registrar] = {}
         self._links: dict[_LinkKey, RelayLink] = {}
-        #: Each is registered somewhere, or of no use anywhere.
+        #: Each is registered at some relay, or refused by all.
         self._settled = trio.Event()
-        #: All are of no use anywhere.
+        #: All are refused by all relays.
         self._over = trio.Event()
         #: Set, and renewed, whenever a registration has come or gone.
         self._change = trio.Event()

@@ -1,4 +1,4 @@
-"""What the administrator of the private network allows: who may not come in, whatever certificate they show."""
+"""The connector's deny list: identities that are refused although their certificates are valid."""
 
 from __future__ import annotations
 

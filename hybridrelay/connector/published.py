@@ -14,11 +14,11 @@ from ..errors import HybridRelayError
 from ..security import ConnectionString, Secret
 from .unproven import Unproven
 
-#: When a relay is asked again that has refused a string for good (seconds): what was wrong is at that relay, where
-#: somebody may import the hybrid connection or mend a certificate while the other relays serve on.
+#: When to ask a relay again that has refused a string for a permanent reason (seconds): somebody may import the
+#: hybrid connection there, or correct a certificate, while the other relays keep serving.
 ASK_AGAIN_SECONDS = 600.0
-#: A refusal that is older is doubted once nothing else is left (seconds): whoever mended something at that relay must
-#: not see the connector end because of another. It is long enough for several relays to be asked one after the other.
+#: When nothing else is left, a refusal that is older than this (seconds) is checked again: the problem at that relay
+#: may have been fixed before the last relay refused. It is long enough to ask several relays one after the other.
 DOUBT_SECONDS = 30.0
 
 
@@ -51,7 +51,7 @@ class Published:
 
     @property
     def is_refused(self) -> bool:
-        """The string is of no use anywhere."""
+        """Every relay has refused the string."""
         return all(registration.is_refused for registration in (*self.registrations, *self.retiring))
 
     def registered_through(self, relay: tuple[str, str]) -> Registration | None:
@@ -69,13 +69,13 @@ class Registration:
     over: ControlChannel | None = None
     #: Why it is not registered; None where nothing has failed.
     failure: HybridRelayError | None = None
-    #: The relay has said that the string is of no use to it.
+    #: The relay has refused the string.
     is_refused: bool = False
     #: Data channels whose other end has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
     unproven: Unproven = attrs.field(factory=Unproven)
     #: The connection string that the relay accepted last.
     accepted: ConnectionString | None = None
-    #: The connection string whose refusal was told, while an earlier one is in use.
+    #: The connection string whose refusal was logged, while an earlier one is in use.
     told: ConnectionString | None = None
     #: The key that authorizes what the relay offers; None where nothing was offered yet.
     key: Secret | None = None

@@ -1,10 +1,11 @@
 """The connector at one relay: its control channel there, over which everything is kept registered.
 
-There is one (the *current* one), save while the connector climbs to a better route. Then it opens first and lets go
-afterwards: a successor registers everything, and the relay, which sees the higher generation, moves one registration
-after the other, and ends the earlier channel with the last. So there is a listener at every moment. The rules:
+There is one (the *current* one), except while the connector moves to a better route. Then it opens a successor before
+it closes the current one. The successor registers everything; the relay sees its higher generation, moves one
+registration after the other, and ends the earlier channel with the last. So there is a listener at every moment. The
+rules:
 
-1. Every control channel is served to its end, be it the current one or not: offers come over all of them.
+1. Every control channel is served until it ends, whether it is the current one or not: offers come over all of them.
 2. Only one registers at a time. The current one renews, and an earlier one what could not be taken over.
 3. A channel that ends, and a registration that is taken from it, are a loss only where none has taken their place.
 4. A successor that fails changes nothing. Should it have taken something already, the current channel cannot get that
@@ -236,7 +237,7 @@ class Registrar:
         return wait
 
     async def _serve_or_tell(self, channels: trio.Nursery) -> bool:
-        """As long as there is a control channel, and a word in the log on why there is none. Whether we ended it."""
+        """Serve while there is a control channel, and log why there is none. Returns whether we ended it."""
         self._retry_after = 0.0
         self._registered_at = None
         self._answered = False
@@ -245,8 +246,8 @@ class Registrar:
         except HybridRelayError as exc:
             if self._stopping:
                 return True
-            # Only before anything has worked is it the operator's to mend. Later, somebody on the way may pose as the
-            # relay for a while.
+            # Only before anything has worked is this certainly the operator's mistake. Later, somebody on the way may
+            # pose as the relay for a while.
             final = not self._worked and is_hopeless(exc)
             self._registrations.failed(exc, final=final)
             text = self._complaint.about(exc)
@@ -405,7 +406,7 @@ class Registrar:
             line.channel.close()
 
     async def _register(self, line: _Line, *, only_renew: bool = False) -> tuple[float, HybridRelayError | None]:
-        """See `Registrations.register`; the wait is one for who tries again what failed."""
+        """See `Registrations.register`; the wait is the one before a retry."""
         line.stale = trio.Event()
         try:
             wait, failed = await self._registrations.register(line.channel, only_renew=only_renew)

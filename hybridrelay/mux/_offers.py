@@ -21,8 +21,8 @@ OfferT = TypeVar("OfferT", bound=_Withdrawable)
 class OfferQueue(trio.abc.ReceiveChannel[OfferT], Generic[OfferT]):
     """A bounded queue whose entries the peer can withdraw. Withdrawn entries are never received and take no room.
 
-    A peer opens and resets streams faster than anybody can look at them, by accident or on purpose. If what it has
-    withdrawn stayed in the queue, streams opened after that would be refused for want of room.
+    A peer may open and reset streams faster than they can be processed, by accident or on purpose. If withdrawn
+    entries stayed in the queue, streams opened later would be refused because the queue is full.
     """
 
     def __init__(self, limit: int) -> None:

@@ -376,7 +376,7 @@ class Session:
     def doubt_channel(self) -> None:
         """Ask the peer at once whether it is there; a channel that does not answer is given up within seconds.
 
-        For who knows that the machine slept, or that its network changed.
+        For callers that know that the machine slept, or that its network changed.
         """
         if self._channel is not None:
             self._channel.doubt()

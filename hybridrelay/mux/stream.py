@@ -252,8 +252,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     def set_taker(self, taker: Callable[[], bool]) -> None:
         """Have `taker` called for what arrives, inside the task that reads the channel.
 
-        It saves a small message the way through the scheduler. It must neither wait nor raise, and says whether it
-        has taken all; otherwise, and whenever the stream ends, who is in `wait_readable` is woken.
+        It spares a small message the path through the scheduler. It must neither wait nor raise, and returns whether
+        it has taken everything. Otherwise, and whenever the stream ends, the task in `wait_readable` is woken.
         """
         self._taker = taker
 

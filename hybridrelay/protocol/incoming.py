@@ -20,8 +20,9 @@ from .stream import Stream
 from .table import StreamTable
 from .windows import Budget, ReceiveWindow
 
-#: What may cross the end of its stream: we let go of a stream as soon as all we wrote for it is acknowledged, be it
-#: by HELLO, and the peer may then still have one of these in its queue. DATA and FIN never wait in a queue of frames.
+#: Frames that may cross the end of their stream: a stream is forgotten as soon as everything written for it is
+#: acknowledged (possibly by HELLO), and the peer may then still have one of these in its queue. DATA and FIN never
+#: wait in a queue of frames.
 _CROSSING = frozenset({frames.Opened, frames.Refused, frames.Reset, frames.Stop, frames.Window})
 
 

@@ -101,7 +101,7 @@ class Reason(enum.IntEnum):
 
     @property
     def slug(self) -> str:
-        """The name as it stands in control messages, logs and JSON: `"no-listener"`."""
+        """The name as it appears in control messages, logs and JSON: `"no-listener"`."""
         return self.name.lower().replace("_", "-")
 
     @property

@@ -1,7 +1,7 @@
-"""The broker: who may do what, who listens, and which two data channels belong together.
+"""The broker: rights, listeners, and which two data channels belong together.
 
-It owns the three pure tables (registry snapshot, listeners, rendezvous), and puts them together. Nothing in here
-waits but `join`, for a listener's answer, and `meet`, for the other side.
+It owns the three pure tables (registry snapshot, listeners, rendezvous), and puts them together. Only `join` (for a
+listener's answer) and `meet` (for the other side) wait.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from .splice import PipePool
 
 logger = LimitedLogger("hybridrelay.relay")
 
-#: A listener that does not answer an offer for so long is passed over (seconds).
+#: After this time without an answer to an offer, another listener is asked (seconds).
 OFFER_SECONDS = 1.0
 #: Of this run of the relay; see `_sender_name`.
 _SENDER_SECRET = secrets.token_bytes(32)
-#: What a change of the registry may mend.
+#: What a change of the registry may fix.
 _MAY_HAVE_CHANGED = frozenset(
     {Reason.UNKNOWN_CONNECTION, Reason.UNKNOWN_RULE, Reason.WRONG_KEY, Reason.KEY_REVOKED, Reason.RIGHT_MISSING}
 )
 #: Listeners that are asked for one join, a second each: the client waits for 20.
 MAX_ASKED = 8
-#: What a client is told of a listener's refusal. Any other reason becomes LISTENER_DECLINED: a listener must not
-#: speak for the relay, and above all not say that the client's own key is of no use.
+#: The reasons of a listener's refusal that are passed on to the client. Any other becomes LISTENER_DECLINED: a
+#: listener must not speak for the relay, and above all must not claim that the client's own key is not valid.
 _PASSED_ON = {
     Reason.LISTENER_ABSENT: Reason.LISTENER_ABSENT,
     Reason.LISTENER_CANNOT_DIAL: Reason.LISTENER_CANNOT_DIAL,

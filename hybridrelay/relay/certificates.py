@@ -227,8 +227,8 @@ class RelayCertificates:
     async def watch(self) -> None:
         """Notice a renewed certificate, until cancelled.
 
-        One that could not be used is tried again at every look: what was wrong with it, such as who may read the
-        files, need not show in their times and sizes. The log repeats an error only when it changes.
+        One that could not be used is tried again at every check: its problem, such as the permissions of the files,
+        may be solved without a change of their times and sizes. The log repeats an error only when it changes.
         """
         if self._files is None:
             return

@@ -27,7 +27,7 @@ logger = LimitedLogger("hybridrelay.relay")
 
 #: Which run of the relay this is.
 RELAY_INSTANCE = secrets.token_hex(16)
-#: A listener that was silent on an offer and says nothing at all for so long is dropped (seconds).
+#: A listener that did not answer an offer, and sends nothing at all for this time, is dropped (seconds).
 SUSPICION_SECONDS = 5.0
 #: Joins that one control channel may have under way. Each waits for a listener's answer; a client needs one.
 MAX_JOINS = 32
@@ -218,7 +218,7 @@ class ControlPeer:
     # --- what we say
 
     async def send(self, message: control.Message) -> None:
-        """Send; the loss of the channel is noticed by who reads it, not here."""
+        """Send; the reader of the channel detects its loss, not this method."""
         try:
             async with self._sending:
                 await self._stream.send_whole(control.encode_message(message))

@@ -88,7 +88,7 @@ class _Address:
 
 
 class Handshakes:
-    """Who may begin a handshake.
+    """Decides which connections may begin a handshake.
 
     Args:
         total: for all peers whose address has not authenticated lately, together.

@@ -92,7 +92,8 @@ DEPARTED_SECONDS = 600.0
 #: time. Defends latency on every other channel.
 PUMP_YIELD_BYTES = 1024 * 1024
 
-#: Who has taken so little from a socket has emptied it, most likely, and saves itself a call that would say so.
+#: A read that returned no more than this has most likely emptied the socket, so the call that would confirm it is
+#: skipped.
 SMALL_BURST_BYTES = 16 * 1024
 
 #: The capacity asked of a pipe. Measured in seconds of the relay's processor per GB: 0.37 at the default 64 KiB, 0.30

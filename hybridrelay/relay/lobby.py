@@ -1,9 +1,9 @@
 """Where connections wait until there is something to do for them: one task and one epoll set for all.
 
-A task for a connection costs ten times what it takes to accept one and to look at what it says. So a stranger gets
-none before it has said something whole: a preamble, and where TLS follows a ClientHello, and only when its turn has
-come (`handshakes`). Until then its bytes stay in the kernel: they are looked at without being taken, so whoever
-serves the connection afterwards finds them all, and the relay holds about 2 KiB for it.
+A task for a connection costs ten times what it takes to accept the connection and to look at its first bytes. A
+stranger therefore gets a task only after it has sent a complete preamble (and a ClientHello, if TLS follows), and
+when its turn has come (`handshakes`). Until then its bytes stay in the kernel: they are peeked at and not consumed,
+so that the code which serves the connection afterwards finds all of them, and the relay holds about 2 KiB for it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .slots import Slot, Slots, address_group
 
 __all__ = ["Guest", "Lobby"]
 
-#: Who has not said something whole after being looked at so often sends it in tiny pieces, to keep us busy.
+#: A peer that has not sent a complete message after this many checks sends it in tiny pieces, to keep the relay busy.
 MAX_LOOKS = 64
 #: Connections that are accepted, and that are looked at, before others run: less than a millisecond.
 _AT_A_TIME = 8

@@ -3,10 +3,10 @@
 The rules:
 
 1. A key holds at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
-   key alone gets half of them and a hybrid connection two thirds, the next one two thirds of the rest, and somebody
-   who comes later always finds some. While most places are free, this limits nobody.
+   key alone gets half of them and a hybrid connection two thirds, the next one two thirds of the rest, and there are
+   always some left for later requests. While most places are free, this limits nobody.
 2. An operator may set lower limits for each key and each hybrid connection.
-3. Nobody who has a place ever has to give it up for somebody else.
+3. A place that was taken is never taken away in favour of somebody else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Places"]
 
 
 class Places:
-    """Who holds how many places.
+    """How many places each key and each hybrid connection holds.
 
     Args:
         what: the name of what has a place, in the plural, for people.

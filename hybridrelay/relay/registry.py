@@ -225,7 +225,7 @@ class Registry:
         return self.get(record.name)
 
     def change_hosts(self, name: str, hosts: Iterable[str]) -> HybridConnection:
-        """Say anew which relays serve a hybrid connection. Its keys, and all that runs through it, stay.
+        """Change which relays serve a hybrid connection. Its keys, and everything that uses it, stay.
 
         Raises:
             ConfigurationError: there is none of this name, or a host is impossible.

@@ -36,7 +36,7 @@ __all__ = ["TRANSITIONS", "Ended", "Event", "Leg", "Outcome", "Rendezvous", "Ren
 
 
 class Side(enum.Enum):
-    """Who comes to a rendezvous."""
+    """The two sides of a rendezvous."""
 
     LISTENER = "listener"
     SENDER = "sender"
@@ -55,7 +55,7 @@ class State(enum.Enum):
 
 
 class Event(enum.Enum):
-    """What can happen to a rendezvous, but for a side's coming: that takes a ticket."""
+    """What can happen to a rendezvous, apart from the arrival of a side, which needs a ticket."""
 
     #: The ticket's lifetime is over.
     EXPIRES = "expires"

@@ -396,10 +396,10 @@ class Relay:
         return said.purpose, None
 
     async def _greet(self, port: Port, stream: trio.abc.HalfCloseableStream) -> tuple[Purpose, Arrival | None]:
-        """Read the preamble. It is answered here, but for a good ticket, whose answer waits for the other side.
+        """Read the preamble, and answer it, except for a valid ticket, whose answer waits for the other side.
 
         Raises:
-            RemoteProtocolError: the peer was turned away, and told why.
+            RemoteProtocolError: the peer was refused, and the reason was sent to it.
         """
         try:
             purpose, arrival = self._judge_preamble(port, await receive_exactly(stream, PREAMBLE_SIZE))

@@ -79,12 +79,12 @@ class _Line:
         self.size -= 1
 
     def first(self) -> Slot:
-        """Who gives way next; there is somebody."""
+        """The slot that is given up next; the line must not be empty."""
         return next(iter(self._fresh if len(self._fresh) >= len(self._advanced) else self._advanced))
 
 
 class SlotTable:
-    """Who has a slot. Pure: giving way is a callback."""
+    """Which connections have a slot. Pure: closing a connection is a callback."""
 
     def __init__(self, total: int, per_address: int) -> None:
         """Make a table of `total` slots, `per_address` of them the share of one address when they are full."""

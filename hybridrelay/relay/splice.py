@@ -94,7 +94,7 @@ class Pipe:
 
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.held = 0
-        # Refused to a user who holds much pipe capacity already: then the pipe is smaller, and as good.
+        # Refused if the user already holds much pipe capacity: then the pipe is smaller, and works as well.
         with suppress(OSError):
             fcntl.fcntl(self._write_end, getattr(fcntl, "F_SETPIPE_SZ", _SET_PIPE_SIZE), PIPE_BYTES)
 

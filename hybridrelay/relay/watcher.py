@@ -84,7 +84,7 @@ class RegistryWatcher:
             failed = False
 
     async def refresh(self) -> None:
-        """Look now, for who cannot wait for the next look; changes are reported as always.
+        """Check now instead of waiting for the next check; changes are reported as always.
 
         Raises:
             StateError: the registry cannot be read.

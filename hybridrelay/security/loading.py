@@ -73,7 +73,7 @@ def describe_source(source: str | os.PathLike[str] | None) -> str:
 
 @contextmanager
 def naming(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Let a `ConfigurationError` about what was read say where that came from: who has several must know which."""
+    """Add the origin of what was read to a `ConfigurationError`, because there may be several files."""
     try:
         yield
     except ConfigurationError as exc:

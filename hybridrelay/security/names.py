@@ -114,7 +114,7 @@ class HostPort:
 
 
 def bracketed(host: str) -> str:
-    """`host` as it stands in a URL: an IPv6 address in brackets."""
+    """`host` as written in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 

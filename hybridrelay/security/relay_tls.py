@@ -37,12 +37,12 @@ _PIN_REMEDY = (
 
 
 def load_or_create_relay_certificate(directory: str | os.PathLike[str], *, now: float, name: str = "relay") -> Path:
-    """The relay's own certificate and key, made at first start and the same ever after.
+    """The relay's own certificate and key, made at the first start and never changed.
 
     Args:
         directory: the state directory; must exist.
         now: seconds since 1970.
-        name: tells several apart.
+        name: distinguishes several.
 
     Returns:
         A PEM file with both, mode 0600, to be given to `control_server_context` or `outer_server_context`.

@@ -4,7 +4,7 @@ A token proves possession of a rule's key for everything at and below its audien
 
     SharedAccessSignature sr=<encoded audience>&sig=<encoded signature>&se=<seconds since 1970>&skn=<rule>
 
-The signature is HMAC-SHA256 over ``sr`` exactly as it stands in the token, a line feed, and ``se``; its key is the
+The signature is HMAC-SHA256 over ``sr`` exactly as it appears in the token, a line feed, and ``se``; its key is the
 UTF-8 text of the shared access key, not what that text decodes to. Encoders differ (``%2F`` or ``%2f``, ``/`` left
 alone or not), so nothing is ever decoded and encoded again.
 

@@ -26,7 +26,7 @@ class StringUpdate:
 
     #: To be used from now on.
     string: ConnectionString
-    #: What is different in it, in words for people.
+    #: What is different in it, for people.
     taken_up: tuple[str, ...]
     #: What was changed as well, and counts only after a restart.
     needs_restart: tuple[str, ...]

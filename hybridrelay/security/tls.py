@@ -44,7 +44,7 @@ def data_client_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
 
 @attrs.frozen
 class PeerIdentity:
-    """Who is on the other end of a data channel: verified."""
+    """The verified identity of the other end of a data channel."""
 
     connection_name: str
     role: Role

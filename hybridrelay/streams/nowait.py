@@ -1,12 +1,12 @@
 """Streams that can also be used without waiting.
 
 A call of a trio stream goes through the scheduler at least once, even where there is nothing to wait for: for a
-message of 64 bytes that is most of the price. Who moves bytes for others asks here first, and waits only where it
-must.
+message of 64 bytes that is most of the cost. Code that moves bytes for others tries these calls first, and waits only
+where it must.
 
-Rules for who uses a `NowaitStream`:
+Rules for users of a `NowaitStream`:
 
-1. Each direction belongs to one task at a time, and to one kind of call: who was told False by `send_nowait` calls
+1. Each direction belongs to one task at a time, and to one kind of call: after `send_nowait` has returned False, call
    `flush` before anything else is sent.
 2. `send_nowait` and `receive_nowait` are no checkpoints: a loop over them has to yield now and then; see `Turn`.
 3. What `receive_nowait` gives may be a view of memory that the next call of any stream in this thread overwrites. Use
@@ -32,8 +32,8 @@ Buffer = bytes | bytearray | memoryview
 #: left a tail of a few hundred bytes, which cost a wake-up and a write of its own. Larger reads gained nothing.
 READ_BYTES = 254 * 1024
 
-#: Who asks for no more than this at once makes every stream below read no more than this at once, and so hold little.
-#: For peers that have not authenticated.
+#: A reader that asks for at most this much at once makes every stream below it read at most this much, and so hold
+#: little memory. For peers that have not authenticated.
 SMALL_READ_BYTES = 2 * 1024
 
 #: A turn is over after so much was moved (bytes), or after so much time (seconds): what a byte costs is up to the
@@ -155,8 +155,9 @@ class _Socket(NowaitStream):
         self._held = memoryview(b"")
         #: The last read did not fill its buffer, so the next one would find nothing.
         self._drained = False
-        #: Bytes that were received since anybody waited. A socket that always has more says now and then that it has
-        #: nothing, so that others run: who reads cannot tell by what it gets where thousands of frames carry nothing.
+        #: Bytes that were received since anybody waited. A socket that always has more reports now and then that it
+        #: has nothing, so that other tasks run. The reader cannot detect this itself if thousands of frames carry
+        #: nothing.
         self._since_wait = 0
 
     def send_nowait(self, *buffers: Buffer) -> bool:
@@ -233,7 +234,7 @@ class _Socket(NowaitStream):
 
 
 class _Waiting(NowaitStream):
-    """Any other stream: what has to be done is noted, and done by who waits."""
+    """Any other stream: what has to be done is recorded, and done by the task that waits."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream

@@ -43,7 +43,7 @@ class _HeadStream(trio.abc.Stream):
         try:
             await self._stream.send_all(data)
         except trio.BrokenResourceError as exc:
-            # Translated here: trio-websocket would swallow it, and its caller wait for ever.
+            # Translated here: trio-websocket would discard it, and its caller would wait for ever.
             raise TransportError(_CLOSED) from exc
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -138,7 +138,7 @@ async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:
     if isinstance(failure, TransportError):
         raise failure
     if failure is not None:
-        # Often it fails once more while it answers a bad head; what is wrong with the head came first.
+        # Often it fails again while it answers a bad head; the problem with the head came first.
         first = failure
         while first.__context__ is not None:
             first = first.__context__

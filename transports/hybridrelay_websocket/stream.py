@@ -67,7 +67,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._undecoded = False
         self._sending = ConflictDetector("another task is sending on this WebSocket stream")
         self._receiving = ConflictDetector("another task is receiving on this WebSocket stream")
-        #: Held by who waits until frames are written.
+        #: Held by the task that waits until frames are written.
         self._write_lock = trio.Lock()
         #: Frames of `send_nowait` that came while somebody else held it.
         self._held: list[Buffer] = []

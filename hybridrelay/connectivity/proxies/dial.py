@@ -63,14 +63,14 @@ class ProxyDial:
         return f"<ProxyDial {self.settings.proxy or 'directly'}>"
 
     async def __call__(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
-        """Open a connection. Names are left to the proxy to look up.
+        """Open a connection. The proxy resolves host names.
 
         Raises:
             ProxyError: the proxy cannot be reached, does not answer, or says no; `failure` says which.
             OSError: as `dial_directly`, where no proxy is used.
 
-        The caller's deadline is looked at, so that this fails with its own words shortly before that cancels it;
-        without one, `MAX_SECONDS` count. Cancelled, nothing stays open.
+        It respects the caller's deadline: it fails with its own error shortly before the deadline would cancel it.
+        Without a deadline, `MAX_SECONDS` is the limit. When cancelled, it leaves nothing open.
         """
         proxy = self.settings.proxy_for(host, port)
         if proxy is None:

@@ -95,7 +95,8 @@ class ProxySettings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """What ``HTTPS_PROXY``, else ``ALL_PROXY`` says, but for ``NO_PROXY`` and this machine's own addresses.
+        """The proxy in ``HTTPS_PROXY``, or else in ``ALL_PROXY``, except for ``NO_PROXY`` and this machine's own
+        addresses.
 
         The names may be in lower case; a variable that is empty counts as missing. Credentials are part of the URL,
         as everywhere, or the password alone comes from ``HYBRIDRELAY_PROXY_PASSWORD``.
