@@ -6,7 +6,7 @@ believe that they are connected. Here they are reset at once, so that they can t
 1. The last descriptors are kept for the program itself (`is_reserved`). A connection that gets one of them is reset.
 2. Where even those are gone, a descriptor that is held in reserve is closed to accept and reset one connection, and
    then opened again.
-3. The log says once that connections are turned away, and how many they were when that is over.
+3. The log says once that connections are reset, and at the end how many they were.
 
 Errors of single connections (accept(2) lists them) are ignored by `trio.SocketListener.accept`.
 """
@@ -31,9 +31,9 @@ __all__ = ["serve_listeners"]
 
 Handler = Callable[[trio.SocketStream], Awaitable[object]]
 
-#: How long nobody was turned away when that counts as over (seconds).
+#: The shortage counts as over after this time without a reset (seconds).
 QUIET_SECONDS = 5.0
-#: After an accept that failed and could not even turn away whoever waits (seconds).
+#: Pause after a failed accept, if not even a reset was possible (seconds).
 _PAUSE_SECONDS = 0.1
 #: SO_LINGER: on, for no time. Closing the socket then resets the connection.
 _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -54,7 +54,7 @@ async def serve_listeners(
         handler: must not raise.
         listeners: remain the caller's to close.
         handler_nursery: in which handlers run.
-        logger: told when connections are turned away.
+        logger: gets a line when connections are reset.
         what: names the listeners in the log.
 
     Raises:
@@ -110,7 +110,7 @@ def _reset(sock: socket.socket | trio.socket.SocketType) -> None:
 
 
 class _Reserve:
-    """A descriptor that is held in order to be given up."""
+    """A descriptor that is held in reserve."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -123,7 +123,7 @@ class _Reserve:
         self._give_up()
 
     def turn_away(self, listener: trio.SocketListener) -> int:
-        """Accept and reset one connection without a free descriptor. How many that were: none where it fails."""
+        """Accept and reset one connection without a free descriptor. Returns how many: 0 if it failed."""
         if self._descriptor is None:
             self._take()
             return 0
@@ -152,7 +152,7 @@ class _Reserve:
 
 
 class _TurnedAway:
-    """Counts whoever was turned away, for two lines in the log: when it begins, and when it is over."""
+    """Counts the connections that were reset, for two log lines: at the beginning, and at the end."""
 
     def __init__(self, logger: LimitedLogger, what: str) -> None:
         self._logger = logger

@@ -23,7 +23,7 @@ __all__ = ["LeftOut", "LimitedLogger", "LogLimit", "report_left_out"]
 LINES: Final = 50
 #: The length of a period (seconds). Sustained, that is at most 2.5 lines of one kind per second.
 SECONDS: Final = 20.0
-#: Kinds that are told apart. Further ones share a limit, so that the memory is bounded whatever a kind is made of.
+#: Kinds with a limit of their own. Further ones share a limit, so that the memory is bounded.
 MAX_KINDS: Final = 256
 #: How much of a line is repeated as an example of what was left out (characters).
 EXAMPLE_LENGTH: Final = 300

@@ -31,7 +31,7 @@ _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Replacement(abc.ABC):
-    """A new content for a file, proven to fit, and not yet in force. A context manager: discarded at its end unless
+    """New content for a file, known to fit, and not yet in force. A context manager: discarded at its end unless
     committed."""
 
     def __init__(self, path: Path) -> None:
@@ -160,7 +160,7 @@ class _CannotKeep(Exception):
 
 
 class _Unchanged(Replacement):
-    """The file has this content already: nothing to write, so that a full disk is in nobody's way."""
+    """The file has this content already: there is nothing to write, so this also works on a full disk."""
 
     def commit(self) -> None:
         pass
@@ -193,7 +193,7 @@ class _Renaming(Replacement):
             except OSError as exc:
                 if exc.errno not in _NO_RENAME or not self._target.exists():
                     raise
-                # Nothing had told that it cannot be renamed over.
+                # Only now it turned out that no file can be renamed over it.
                 with _InPlace(self.path, self._target, self._data) as overwriting:
                     overwriting.commit()
                 return
@@ -207,7 +207,10 @@ class _Renaming(Replacement):
 
 
 class _InPlace(Replacement):
-    """The old file, open and already as long as the new content: line feeds, which no reader minds, reserve it."""
+    """The old file, open and already as long as the new content.
+
+    Line feeds, which are harmless to readers, reserve the space.
+    """
 
     def __init__(self, path: Path, target: Path, data: bytes) -> None:
         super().__init__(path)

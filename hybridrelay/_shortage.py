@@ -1,7 +1,7 @@
 """What this machine can run out of: descriptors, local ports, memory for sockets, threads.
 
-Such a failure says nothing about the other side. It is told as what it is, and it passes: whatever met it is tried
-again or refused, and nothing ends because of it.
+Such a failure says nothing about the other side. It is reported as a shortage of this machine, and it is temporary:
+the operation is retried or refused, and no program ends because of it.
 """
 
 from __future__ import annotations

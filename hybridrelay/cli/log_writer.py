@@ -4,7 +4,7 @@ A pipe whose reader stalls, a terminal that is paused, or a disk that hangs bloc
 bounded queue, and one daemon thread writes them. The rules:
 
 1. `LogWriter.put` never blocks. Where the queue is full, the line is dropped and counted.
-2. What was dropped is told in its place among the lines, as soon as there is room, or at the end.
+2. The number of dropped lines is reported at their position among the lines, as soon as there is room, or at the end.
 3. A write that fails (a closed pipe, a full disk) loses its lines, which are counted, too. The next ones are tried.
 4. Where no thread can be started, `put` itself writes as much as the descriptor takes without blocking, and the rest
    waits in the queue. A thread is tried again later.
@@ -95,7 +95,7 @@ class LogWriter:
         self._lines_out = 0
         self._bytes_out = 0
         self._told = 0
-        #: Lines that a failed write has lost, and that were not told yet.
+        #: Lines that a failed write has lost, and that were not reported yet.
         self._lost = 0
         #: The last write ended in the middle of a line.
         self._mid_line = False
@@ -104,7 +104,7 @@ class LogWriter:
         self._rest = memoryview(b"")
 
     def put(self, line: str) -> bool:
-        """Have a line written, which ends with a line end. Whether there was room for it. Never blocks."""
+        """Queue a line, which ends with a line end. Returns whether there was room for it. Never blocks."""
         if os.getpid() != self._process:
             self._start_over()
         data = line.encode("utf-8", "backslashreplace")
@@ -126,9 +126,8 @@ class LogWriter:
         self._queue.put(None)
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Wait until everything is written, for up to `seconds`. Whether it is.
-
-        The writer can be used on; a thread that is still writing goes on, and does not keep the process from ending.
+        """Wait until everything is written, for up to `seconds`. Returns whether it is. The writer can still be used
+        afterwards. A thread that is still writing continues, and does not keep the process from ending.
         """
         if os.getpid() != self._process:
             return True

@@ -1,4 +1,4 @@
-"""SIGHUP: relay, connector and forward reload what can be changed while they run, and never end by it.
+"""SIGHUP makes relay, connector and forward reload what can be changed while they run. It never ends them.
 
 This module is imported before anything that takes long, so that a signal which arrives early does no harm.
 """

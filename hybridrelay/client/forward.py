@@ -143,7 +143,7 @@ async def _serve(client: Client, local: trio.SocketStream) -> None:
     try:
         await _forward(client, local)
     except Exception:
-        # A bug of ours. It must not end the forward for everybody else, and must not go unseen.
+        # A bug of ours. It must not end the forward for all others, and it has to be logged.
         logger.exception("%s: a connection failed unexpectedly", client.connection)
         await abort_stream(local)
 

@@ -1,4 +1,4 @@
-"""Which listeners a client avoids. Pure: it decides, and asks nobody.
+"""Which listeners a client avoids. Pure: no I/O.
 
 A relay sends a client to any connector that is registered, and whoever has a Listen key can register. So a listener
 without an acceptable identity, or that never comes, says nothing about the others: the client asks the relay for
@@ -21,7 +21,7 @@ MAX_TRIED = 64
 
 @attrs.define
 class AvoidedListeners:
-    """Instances that failed lately: what one attempt leaves to the next. At most `MAX_AVOID`."""
+    """Instances that failed recently, kept from one attempt to the next. At most `MAX_AVOID`."""
 
     _until: dict[str, float] = attrs.field(factory=dict, init=False)
 
@@ -44,7 +44,7 @@ class AvoidedListeners:
 
 @attrs.define
 class ListenerSearch:
-    """One attempt to find a listener that will do. Its parts share it, at whichever relay they look."""
+    """One attempt to find an acceptable listener. Its parts share it, at whichever relay they look."""
 
     _avoided: AvoidedListeners
     #: How the listener that was tried last failed.
@@ -52,7 +52,7 @@ class ListenerSearch:
     _tried: int = attrs.field(default=0, init=False)
 
     def avoid(self, now: float) -> tuple[str, ...]:
-        """The instances to which a relay is not to send us."""
+        """The instances to which the relay must not send this client."""
         return self._avoided.at(now)
 
     def failed(self, instance: str, error: HybridRelayError, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""Finding a listener that will do: several are tried beside each other, because one that is silent proves nothing.
+"""Finding an acceptable listener: several are tried in parallel, because one may be silent.
 
 Whoever has a Listen key can register, accept whatever is offered, and then never come, or stall in the handshake. It
 takes time to tell such a listener from one that is far away. So a search does not wait for one listener alone:
@@ -68,7 +68,7 @@ class Find(Generic[AnswerT, ChannelT]):
     _error: HybridRelayError | None = attrs.field(default=None, init=False)
 
     async def run(self) -> ChannelT:
-        """Open a channel to any listener that will do.
+        """Open a channel to any acceptable listener.
 
         Raises:
             HybridRelayError: how the last listener failed, or why none could be asked for.

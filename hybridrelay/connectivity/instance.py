@@ -20,7 +20,7 @@ class OwnInstance:
     """
 
     secret: control.InstanceSecret = attrs.field(repr=False)
-    #: What everybody else is told.
+    #: The id that everybody else sees.
     id: control.Instance = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

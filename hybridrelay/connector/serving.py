@@ -29,14 +29,14 @@ class Origin:
     peer: PeerIdentity
     #: Tells the sessions of this process apart in the audit log.
     session: int
-    #: The way of the session's data channel now: ``tcp at relay.example.com``.
+    #: The current route of the session's data channel: ``tcp at relay.example.com``.
     route: str
 
 
 async def serve_stream(
     offer: Offer, origin: Origin, policy: Callable[[], Policy], shares: DescriptorShares, audit: AuditLog
 ) -> None:
-    """Serve a stream that an application asks for, to its end. Nothing that happens to it reaches any other.
+    """Serve a stream that an application asks for, to its end. Nothing that happens to it affects any other stream.
 
     Args:
         offer: the stream.
@@ -55,7 +55,7 @@ async def serve_stream(
         else:
             await _serve_within_share(offer, origin, shares, entry)
     except Exception:
-        # A bug of ours. It must not end the connector for everybody else, and must not go unseen.
+        # A bug of ours. It must not end the connector for all others, and it has to be logged.
         logger.exception("%s: a stream failed unexpectedly", origin.published.name)
         offer.refuse(Reason.INTERNAL_ERROR)
         entry.refused(Reason.INTERNAL_ERROR)
@@ -78,9 +78,8 @@ async def _serve_within_share(offer: Offer, origin: Origin, shares: DescriptorSh
 
 
 async def _open(offer: Offer, entry: AuditEntry) -> trio.SocketStream | None:
-    """Dial the target; None where that failed, which the opener and the audit log have been told.
-
-    Dialing is given up when the opener gives up: nobody waits for the answer any more.
+    """Connect to the target. None if that failed, which has then been reported to the opener and to the audit log.
+    The attempt ends when the opener gives up, because nobody waits for the answer any more.
     """
     target: trio.SocketStream | None = None
     try:
@@ -93,7 +92,7 @@ async def _open(offer: Offer, entry: AuditEntry) -> trio.SocketStream | None:
         if exc.remedy is not None:
             logger.warning("%s: %s; %s", entry.connection, exc, exc.remedy)
     except trio.Cancelled:
-        # Going away says that nobody looked at the stream, and that another session may open it.
+        # GOING_AWAY means that the stream was not processed, and that another session may open it.
         offer.refuse(Reason.GOING_AWAY)
         entry.refused(Reason.GOING_AWAY)
         raise

@@ -13,8 +13,9 @@ __all__ = ["DescriptorShares"]
 class DescriptorShares:
     """Counts sessions, and connections to targets, by the application that they are for.
 
-    An application may hold as many as are still free. So a single one gets half of all, the next one half of what it
-    has left, and nobody gets the last. Nothing has to be configured, and an unused share is nobody's loss.
+    An application may hold as many as are still free. So a single application gets half of all, the next one half of
+    the rest, and none gets the last one. Nothing has to be configured, and an unused share remains available to the
+    others.
 
     Args:
         limit: the descriptors that the process may have, or None where there is no limit.
@@ -29,7 +30,7 @@ class DescriptorShares:
         return self._held.get(owner, 0)
 
     def why_refused(self, owner: Hashable) -> str:
-        """What to say to an application that has its share."""
+        """The message for an application that has its share."""
         return f"{self.held(owner)} connections are open, this application's share of the descriptors"
 
     def take(self, owner: Hashable) -> bool:

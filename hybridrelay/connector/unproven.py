@@ -1,16 +1,17 @@
-"""Data channels that have not got far enough to be trusted: how many there may be, and which one gives way.
+"""Data channels whose peer has not proved an identity: how many there may be, and which one makes room for another.
 
 Anybody who holds a key with the right *Send* can make a connector dial data channels, with or without an identity. So
 there are few such channels at a time, and a newcomer is not locked out by those that never prove anything:
 
 1. While there is room, everybody is admitted.
-2. When all places are taken, the oldest of the sender that holds the most gives way: at once if the newcomer's sender
-   holds fewer even with the newcomer, otherwise if it is `TENURE_SECONDS` old.
+2. When all places are taken, the oldest one of the sender that holds the most is closed: at once if the newcomer's
+   sender holds fewer even with the newcomer, otherwise if it is `TENURE_SECONDS` old.
 3. If it is younger, the newcomer is refused: honest channels take much less time, so this only happens while many
    arrive at once, and clients ask again after a moment.
 
-So one sender displaces only itself, however often it asks, and nobody keeps a place by being silent. Senders are told
-apart by what the relay says of them (`control.Offer.sender`); an older relay says nothing, and all are one sender.
+So one sender displaces only itself, however often it asks, and no channel keeps a place by being silent. Senders are
+distinguished by the name that the relay gives them (`control.Offer.sender`); an older relay gives none, and all count
+as one sender.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Newcomer:
     sender: str
     #: On trio's clock.
     since: float
-    #: Cancelled when it has to give way; its owner runs everything that is not proved inside.
+    #: Cancelled when it has to make room; its owner does everything before the proof of identity inside this scope.
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 

@@ -1,4 +1,4 @@
-"""The queue of streams that the peer wants to open and nobody has looked at yet."""
+"""The queue of streams that the peer wants to open and that have not been processed yet."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ A handshake costs the relay about a millisecond, and whoever reaches a port can 
    and by that address, it begins at once.
 2. A handshake is owed until its peer authenticates. What is not paid back that way is forgiven at a fixed rate. So
    peers with a key use nothing up, thousands of them behind one address included, and strangers get that rate.
-3. Addresses that authenticated lately come first, and draw on an allowance that strangers cannot use up.
+3. Addresses that authenticated recently come first, and draw on an allowance that strangers cannot use up.
 4. Among the other addresses the one that owes least comes first, so that an address which asks rarely does not wait
    behind one that asks all the time.
-5. Within an address the newest comes first: it is the most likely to be still there. In a storm of honest peers that
-   is the one that has most of its work done.
+5. Within an address the newest comes first: it is the most likely to be still connected. In a storm of honest peers
+   that is the one that has most of its work done.
 """
 
 from __future__ import annotations
@@ -162,8 +162,7 @@ class Handshakes:
         """The peer has shown a key or a ticket: it owes nothing, and its address is known from now on."""
         group = handshake.group
         for debt in handshake._owed:
-            # As much again for what it may have asked before, and others will ask behind the same address: a look at
-            # the port by the prober authenticates nobody.
+            # Twice, for other connections from this address that do not authenticate, such as those of the prober.
             debt.pay_back(2)
         handshake._owed.clear()
         self._known[group] = None

@@ -43,7 +43,7 @@ _RESET = struct.pack("ii", 1, 0)
 class _Stage(enum.Enum):
     #: A preamble is to come.
     PREAMBLE = enum.auto()
-    #: Behind the preamble of a probe: what is to be sent back.
+    #: After the preamble of a probe: the bytes that are to be sent back.
     PROBE = enum.auto()
     #: A ClientHello is to come.
     HELLO = enum.auto()
@@ -137,14 +137,17 @@ class Lobby:
             trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS,
             _Stage.PREAMBLE if port.name in self._plain else _Stage.HELLO if port.outer_tls else _Stage.ANYTHING,
         )
-        # Edge-triggered: what is there stays there, and is news only once.
+        # Edge-triggered: the bytes stay in the socket, and are reported only once.
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         if len(self._visits) == 1:
             self._waiting.deadline = self._first_deadline()
 
     def enter_waiting(self, port: Port, listeners: Sequence[socket.socket]) -> None:
-        """Take in who else is waiting to be accepted: whoever does that one by one falls behind a flood, and then
-        honest peers wait behind it. Errors are left to whoever accepts the next."""
+        """Accept everything else that waits in the backlog.
+
+        Accepting one connection at a time falls behind a flood, and honest peers then wait behind it. Errors are left
+        to the next accept.
+        """
         for listener in listeners:
             with contextlib.suppress(OSError):  # BlockingIOError among them
                 for _ in range(_AT_A_TIME):
@@ -258,7 +261,10 @@ def _peek(sock: socket.socket, size: int) -> bytes:
 
 
 def _is_over(visit: _Visit, events: int) -> bool:
-    """Whether nothing good can come any more. Who speaks HTTP may have ended its side and wait for the answer."""
+    """Whether nothing useful can arrive any more.
+
+    An HTTP client may have ended its sending side and still wait for the answer.
+    """
     if events & (select.EPOLLHUP | select.EPOLLERR):
         return True
     return bool(events & select.EPOLLRDHUP) and (visit.purpose is not None or visit.port.outer_tls)

@@ -1,4 +1,4 @@
-"""A changed connection string for a program that runs: what of it is used at once, and what needs a restart. Pure."""
+"""A changed connection string for a running program: what is used at once, and what needs a restart. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StringUpdate:
     string: ConnectionString
     #: What is different in it, for people.
     taken_up: tuple[str, ...]
-    #: What was changed as well, and counts only after a restart.
+    #: What else was changed, and takes effect only after a restart.
     needs_restart: tuple[str, ...]
 
     @property
@@ -44,7 +44,7 @@ class StringUpdate:
 
 
 def update_string(current: ConnectionString, new: ConnectionString) -> StringUpdate:
-    """Decide what a running program takes up of `new`.
+    """Decide which changes in `new` a running program uses.
 
     The identity stays as it is: sessions that are open are tied to the identities of both sides, and could not resume
     with another one.

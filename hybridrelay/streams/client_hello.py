@@ -1,4 +1,4 @@
-"""The first bytes of a TLS client, looked at before anything is spent on them. Pure.
+"""Inspects the first bytes of a TLS client before anything is allocated for them. Pure.
 
 OpenSSL allocates about 45 KiB for a handshake as soon as it sees the first byte, and computes for a third of a
 millisecond when the ClientHello is complete. A server that collects the ClientHello itself spends neither on peers

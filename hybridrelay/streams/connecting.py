@@ -1,4 +1,4 @@
-"""Opening TCP connections. None of them ends cleanly by accident.
+"""Opening TCP connections. An attempt that is given up never looks like a normal end of data.
 
 A socket whose connection attempt is given up (cancelled, too slow, or the loser of a race) may be connected already,
 since the kernel finishes the handshake by itself. Closed as usual, it would show the other end a connection that ends

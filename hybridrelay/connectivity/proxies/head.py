@@ -3,7 +3,8 @@
 RFC 9110, section 9.3.6: a successful answer to CONNECT has no content, so Transfer-Encoding and Content-Length in it
 are to be ignored, whatever they say. The same holds for interim answers (1xx, RFC 9112, section 6.3), which do not
 count at all. In any other answer the two say how long the content is; where they make no sense, the content ends with
-the connection, and only that connection is of no more use. h11, which parses the rest, refuses all of these answers.
+the connection, and only that connection cannot be used any more. h11, which parses the rest, refuses all of these
+answers.
 """
 
 from __future__ import annotations
