@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import NoReturn
+from weakref import WeakValueDictionary
 
 import attrs
 import trio
@@ -20,6 +21,7 @@ from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
 from ..mux import (
+    Account,
     Budget,
     Role,
     Session,
@@ -37,7 +39,7 @@ from .audit import AuditLog
 from .policy import Policy
 from .published import Published, Registration
 from .serving import Origin, serve_stream
-from .shares import DescriptorShares
+from .shares import Shares
 from .unproven import Newcomer, Unproven
 
 logger = LimitedLogger("hybridrelay.connector")
@@ -106,7 +108,9 @@ class DataChannels:
         self._config = config
         self._budget = Budget(PROCESS_BUDGET)
         self.audit = AuditLog()
-        self._shares = DescriptorShares()
+        self._shares = Shares()
+        #: What each identity's sessions hold together, for as long as there are any.
+        self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
         #: Of sessions, for the audit log.
         self._numbers = itertools.count(1)
         #: By session id.
@@ -324,12 +328,13 @@ class DataChannels:
             await refuse_session(channel, Reason.PROTOCOL_ERROR)
             return
         owner = (published, peer.serial)
-        if not self._shares.take(owner):
-            why = self._shares.why_refused(owner)
+        if not self._shares.descriptors.take(owner):
+            why = self._shares.descriptors.why_refused(owner)
             logger.warning("%s: refused a session of %s (%s): %s", published.name, peer.label, peer.serial, why)
             await refuse_session(channel, Reason.LIMIT)
             return
-        session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget)
+        account = self._accounts.setdefault(owner, Account())
+        session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget, account=account)
         self._served[session_id] = served = Served(session, published, peer, link, carrier, self._arrived(arrival))
 
         async def wait_for_client() -> NoReturn:
@@ -350,4 +355,4 @@ class DataChannels:
             logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
         finally:
             del self._served[session_id]
-            self._shares.give_back(owner)
+            self._shares.descriptors.give_back(owner)

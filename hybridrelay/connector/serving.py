@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import attrs
 import trio
 
-from .._descriptors import RAISE_LIMIT
 from .._log_limit import LimitedLogger
 from ..mux import BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
@@ -15,7 +15,7 @@ from ..security import PeerIdentity
 from .audit import AuditEntry, AuditLog
 from .policy import Policy
 from .published import Published
-from .shares import DescriptorShares
+from .shares import Shares
 from .targets import TargetError, open_target
 
 logger = LimitedLogger("hybridrelay.connector")
@@ -34,7 +34,7 @@ class Origin:
 
 
 async def serve_stream(
-    offer: Offer, origin: Origin, policy: Callable[[], Policy], shares: DescriptorShares, audit: AuditLog
+    offer: Offer, origin: Origin, policy: Callable[[], Policy], shares: Shares, audit: AuditLog
 ) -> None:
     """Serve a stream that an application asks for, to its end. Nothing that happens to it affects any other stream.
 
@@ -61,20 +61,22 @@ async def serve_stream(
         entry.refused(Reason.INTERNAL_ERROR)
 
 
-async def _serve_within_share(offer: Offer, origin: Origin, shares: DescriptorShares, entry: AuditEntry) -> None:
+async def _serve_within_share(offer: Offer, origin: Origin, shares: Shares, entry: AuditEntry) -> None:
     published, peer = origin.published, origin.peer
     owner = (published, peer.serial)
-    if not shares.take(owner):
-        why = shares.why_refused(owner)
-        offer.refuse(Reason.LIMIT, why)
-        entry.refused(Reason.LIMIT, detail=why)
-        logger.warning("%s: refused %s (%s): %s; %s", published.name, peer.label, peer.serial, why, RAISE_LIMIT)
-        return
-    try:
+    with contextlib.ExitStack() as taken:
+        for share in (shares.descriptors, shares.ports(entry.target)):
+            if not share.take(owner):
+                why = share.why_refused(owner)
+                offer.refuse(Reason.LIMIT, why)
+                entry.refused(Reason.LIMIT, detail=why)
+                logger.warning(
+                    "%s: refused %s (%s): %s; %s", published.name, peer.label, peer.serial, why, share.remedy
+                )
+                return
+            taken.callback(share.give_back, owner)
         if (target := await _open(offer, entry)) is not None:
             await _join(offer, target, entry)
-    finally:
-        shares.give_back(owner)
 
 
 async def _open(offer: Offer, entry: AuditEntry) -> trio.SocketStream | None:

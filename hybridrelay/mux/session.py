@@ -16,6 +16,7 @@ from ..protocol.config import CONTROL_CONFIG, SessionConfig
 from ..protocol.errors import LocalProtocolError, RemoteProtocolError
 from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, FrameDecoder, GoAway, Hello, clip_text
 from ..protocol.reasons import Reason
+from ..protocol.sending import Account
 from ..protocol.states import Opening
 from ..protocol.stream import Stream
 from ..protocol.windows import Budget
@@ -95,14 +96,23 @@ class Session:
         role: `Role.INITIATOR` for the side that dialed.
         config: limits and timers.
         budget: the process's memory budget, shared among sessions.
+        account: shared by all sessions with the same peer; see `protocol.sending`.
     """
 
-    def __init__(self, role: Role, *, config: SessionConfig | None = None, budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        role: Role,
+        *,
+        config: SessionConfig | None = None,
+        budget: Budget | None = None,
+        account: Account | None = None,
+    ) -> None:
         initiator = role is Role.INITIATOR
         self.core = SessionCore(
             role,
             config=config,
             budget=budget,
+            account=account,
             session_id=secrets.token_bytes(SESSION_ID_SIZE) if initiator else bytes(SESSION_ID_SIZE),
             secret=secrets.token_bytes(SESSION_SECRET_SIZE) if initiator else bytes(SESSION_SECRET_SIZE),
         )

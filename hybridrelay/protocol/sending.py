@@ -7,7 +7,9 @@ of sessions. Four rules:
 1. All bytes that are queued or not acknowledged count against the process's `Budget`, which lends at most
    `Budget.sending_limit` for this.
 2. A session is *short* while it holds as much as is left in that part of the budget. So one session alone gets half,
-   and of n greedy ones each gets 1 / (n + 1); there is always as much left for a newcomer.
+   and of n greedy ones each gets 1 / (n + 1); there is always as much left for a newcomer. Where several peers share
+   a process, the sessions of each have a common `Account`, and the same holds for accounts: a session is short while
+   it and its account together hold as much as is left. So a peer with many sessions takes nothing from another one.
 3. A stream of a session that is short may queue `STREAM_SHARE`, and its session may keep `SESSION_SHARE` of frames
    that await their acknowledgement, whatever the others do. So every stream goes on while its peer reads and
    acknowledges. Nobody waits for the memory of another session.
@@ -33,12 +35,22 @@ SESSION_SHARE = 128 * KIB
 BUFFER_OVERHEAD = 64
 
 
+@attrs.define(eq=False, weakref_slot=True)
+class Account:
+    """What all sessions with one peer hold together of what they send."""
+
+    #: Bytes, overhead included.
+    held: int = attrs.field(default=0, init=False)
+
+
 @attrs.define
 class Sending:
     """What one session holds of what it sends. Without a budget (control channels) it is never short, since the
     limits of such a session are small."""
 
     budget: Budget | None = None
+    #: That of the peer; of this session alone where none is given.
+    account: Account | None = None
     #: Bytes, overhead included.
     held: int = attrs.field(default=0, init=False)
 
@@ -46,16 +58,19 @@ class Sending:
     def available(self) -> int:
         """How many more bytes the session may hold; not positive where it is short."""
         budget = self.budget
-        return sys.maxsize if budget is None else budget.sending_room - self.held
+        if budget is None:
+            return sys.maxsize
+        account = self.account
+        return budget.sending_room - self.held - (0 if account is None else account.held)
 
     def take(self, amount: int) -> None:
         """Count `amount` bytes more."""
         self.held += amount
+        if self.account is not None:
+            self.account.held += amount
         if self.budget is not None:
             self.budget.sending += amount
 
     def release(self, amount: int) -> None:
         """Count `amount` bytes less."""
-        self.held -= amount
-        if self.budget is not None:
-            self.budget.sending -= amount
+        self.take(-amount)

@@ -33,7 +33,7 @@ from .incoming import Incoming
 from .liveness import Liveness
 from .output import Output
 from .reasons import Reason
-from .sending import Sending
+from .sending import Account, Sending
 from .states import Input, Opening, Receiving, StreamStates
 from .stream import Stream
 from .table import Role, StreamTable
@@ -59,6 +59,7 @@ class SessionCore:
         role: which side.
         session_id, secret: random, of the initiator's making; the acceptor learns them and passes nothing.
         budget: the process's memory budget, of which this session's is a part.
+        account: shared by all sessions with the same peer, so that one peer leaves memory for others.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class SessionCore:
         *,
         config: SessionConfig | None = None,
         budget: Budget | None = None,
+        account: Account | None = None,
         session_id: bytes = bytes(frames.SESSION_ID_SIZE),
         secret: bytes = bytes(frames.SESSION_SECRET_SIZE),
     ) -> None:
@@ -89,7 +91,7 @@ class SessionCore:
         self._decoder = self._make_decoder()
         self._events: list[Event] = []
         #: What is queued and not acknowledged, against the process's budget.
-        self.sending = Sending(budget)
+        self.sending = Sending(budget, account)
         self._outbox = Outbox(self.config.max_unacknowledged, self.sending)
         self._inbox = Inbox()
         self._liveness = Liveness(self.config.ping_interval, self.config.ping_timeout)

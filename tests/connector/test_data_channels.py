@@ -22,7 +22,7 @@ from hybridrelay.connector.channels import (
 )
 from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Published, Registration
-from hybridrelay.connector.shares import DescriptorShares
+from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
 from hybridrelay.mux import DATA_CONFIG, Role, Session
@@ -147,7 +147,7 @@ async def test_sessions_count_towards_the_share_of_descriptors(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene(nursery)
-    scene.served._shares = DescriptorShares(lambda: 16)  # 8 can be used, and so 4 by one application
+    scene.served._shares = Shares(limit=lambda: 16)  # 8 can be used, and so 4 by one application
     sessions = [await scene.session() for _ in range(4)]
     with pytest.raises(SessionError) as refused:
         await scene.session()

@@ -15,7 +15,7 @@ from hybridrelay.connector import serving
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.serving import Origin, serve_stream
-from hybridrelay.connector.shares import DescriptorShares
+from hybridrelay.connector.shares import Shares
 from hybridrelay.errors import StreamRefused
 from hybridrelay.mux import MuxStream, Session
 from hybridrelay.protocol.reasons import Reason
@@ -41,7 +41,7 @@ class Scene:
         self.published = FakePublished(target)
         self.policy = policy
         self.audit = AuditLog()
-        self.shares = DescriptorShares()
+        self.shares = Shares()
         self.scope = trio.CancelScope()
         self.over = trio.Event()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridrelay.protocol import Budget, Reason, SessionConfig
 from hybridrelay.protocol.config import BASE_WINDOW, FRAME_OVERHEAD, MAX_DATA
-from hybridrelay.protocol.sending import SESSION_SHARE, STREAM_SHARE, Sending
+from hybridrelay.protocol.sending import SESSION_SHARE, STREAM_SHARE, Account, Sending
 from hybridrelay.protocol.session import SessionCore
 from hybridrelay.protocol.stream import Stream
 from hybridrelay.testing.cores import CorePair
@@ -218,3 +218,35 @@ def test_what_is_sent_takes_from_what_can_be_promised() -> None:
     assert budget.sending_room == budget.sending_limit == 100 * BASE_WINDOW // 8
     budget.base = 95 * BASE_WINDOW
     assert budget.sending_room == 4 * BASE_WINDOW, "what is promised leaves less for sending"
+
+
+def _fill(pair: CorePair, ends: list[tuple[Stream, Stream]]) -> None:
+    """Send as much as can be sent to a peer that acknowledges nothing."""
+    core = pair.initiator.core
+    while sum(send_as_a_driver_does(core, stream, 1 << 20) for stream, _ in ends):
+        while pair.write(pair.initiator):
+            pass
+        pair.initiator.take_wire()
+
+
+def test_a_peer_with_many_sessions_leaves_as_much_for_another_as_one_with_a_single_session() -> None:
+    config = SessionConfig(resume_deadline=1000, initial_window=16 << 20, max_window=16 << 20)
+
+    def left_for_another(sessions: int) -> int:
+        budget, greedy = Budget(LIMIT), Account()
+        pairs = [CorePair.established(config, budgets=(budget, None)) for _ in range(sessions)]
+        for pair in pairs:
+            pair.initiator.core.sending.account = greedy
+        for pair in pairs:
+            _fill(pair, [pair.open() for _ in range(2)])
+        assert greedy.held == sum(pair.initiator.core.sending.held for pair in pairs)
+        left = Sending(budget, Account()).available
+        for pair in pairs:
+            pair.initiator.core.close()
+        assert (greedy.held, budget.sending) == (0, 0)
+        return left
+
+    alone = left_for_another(1)
+    assert alone >= POOL // 2
+    # What every session is guaranteed comes on top.
+    assert left_for_another(8) >= POOL // 2 - 8 * (SESSION_SHARE + MAX_DATA + READ)
