@@ -35,8 +35,8 @@ async def open_listeners(host: str | None, port: int, *, logger: LimitedLogger) 
 
     Args:
         host: a name or an address; None for all addresses of this machine.
-        port: 0 for any that is free, which is another one for each address.
-        logger: told which addresses were left out.
+        port: 0 for any that is free, which gives each address a different port.
+        logger: gets a line for each address that was left out.
 
     Raises:
         OSError: the name cannot be resolved, no address can be used, or one of them for another reason than that it

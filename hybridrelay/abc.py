@@ -79,7 +79,7 @@ class AcceptOptions:
 
 
 class Transport(ABC):
-    """A way of moving bytes over a TCP connection that somebody else opened."""
+    """A way of moving bytes over a TCP connection that other code opened."""
 
     #: The mode that selects it: ``--mode tcp``.
     name: str

@@ -125,14 +125,14 @@ def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionS
 
 
 async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, ConnectionString], StringUpdate]) -> None:
-    """Read the files again and have each that can be used taken up; the log says what became of each.
+    """Read the files again and use each one that is valid; the log reports the result for each.
 
     Args:
         files: as for `load_all`. Standard input and the environment cannot be read again.
         role: whose strings they have to be.
         use: takes up a string, with its place among the files. A `ConfigurationError` says why it cannot.
 
-    Cancelled, those that were taken up stay so.
+    When cancelled, the strings that were applied stay applied.
     """
     from .._file_thread import FileThread
     from ..errors import ConfigurationError

@@ -1,8 +1,8 @@
 """What the commands print on standard output.
 
-Writing never raises: a command that has changed something must be able to finish although its output is lost. What
-went wrong is kept, and the command's exit code tells it at the end. Output that nobody wants (``| head``, ``>&-``) is
-dropped in silence.
+Writing never raises: a command that has changed something must be able to finish although its output is lost. An
+error is remembered, and determines the command's exit code at the end. Output that has no reader (``| head``,
+``>&-``) is discarded silently.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def say_json(value: object) -> None:
 
 
 def ready_line(role: str, fields: Iterable[tuple[str, str]]) -> str:
-    """The line that tells programs and people that a long-running command serves now, and what."""
+    """The line with which a long-running command reports that it is ready, and what it serves."""
     return " ".join(["ready", role, *(f"{name}={value}" for name, value in fields)])
 
 
 def remember(failure: OSError | None) -> None:
-    """Have the exit code tell, at the end, that some output could not be written."""
+    """Let the final exit code report that some output could not be written."""
     _State.failure = _State.failure or failure
 
 
@@ -103,7 +103,7 @@ def silence(stream: TextIO) -> None:
 
 
 def _write(text: str) -> OSError | None:
-    """Write to standard output and flush it; why that failed, once, unless nobody reads it any more."""
+    """Write to standard output and flush it. Returns the first error, unless there is no reader any more."""
     try:
         if text:  # to write nothing at all fails on a full disk, too
             sys.stdout.write(text)

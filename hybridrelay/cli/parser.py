@@ -94,13 +94,13 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is sys.stdout:
-            output.say(message, end="")  # argparse would drop what cannot be written without a word
+            output.say(message, end="")  # argparse would silently discard what cannot be written
         else:
             super()._print_message(message, file)
 
     # The superclass overloads it; what is given and returned is the same.
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse unknown arguments here, where the command is known whose --help tells the right ones."""
+        """Refuse unknown arguments here, where the command is known whose --help lists the right ones."""
         given = list(sys.argv[1:] if args is None else args)
         options = [one.partition("=")[0] for one in itertools.takewhile("--".__ne__, given) if one[:2] == "--"]
         if self._subparsers is None:

@@ -75,6 +75,6 @@ def _password(file: Path | None, url: str) -> Secret | None:
     if not text or not text.isprintable():
         raise ConfigurationError(f"{file} does not hold a password alone", remedy="write it as the only line")
     if text != strip_value(text):
-        # They may be part of it. Who did not mean them has to hear of it.
+        # They may be part of it. The warning is for users who did not intend them.
         logger.warning("the password in %s has blanks or quotes around it, which are used as part of it", file)
     return Secret(text)

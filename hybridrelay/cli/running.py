@@ -37,10 +37,10 @@ _ABORT_FLUSH_SECONDS = 0.2
 
 
 class GracefulStop:
-    """How a program ends that finishes what it has begun. Until it is armed, there is nothing to finish.
+    """A graceful stop: the program finishes its open work. Until it is armed, there is nothing to finish.
 
     Args:
-        grace: how long what is open may go on, in seconds.
+        grace: how long open connections may continue, in seconds.
     """
 
     def __init__(self, grace: float) -> None:
@@ -66,7 +66,7 @@ class GracefulStop:
         scope.cancel()
 
     def unless_stopping(self, reload: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """`reload`, except that it does nothing once the program was told to end."""
+        """`reload`, except that it does nothing once the program is stopping."""
 
         async def maybe() -> None:
             if self.event.is_set():

@@ -365,7 +365,7 @@ class Client:
 
     @staticmethod
     def may_try_again(refusal: StreamRefused) -> bool:
-        """Whether the stream may be accepted by another session: nobody has said no to it."""
+        """Whether another session may accept the stream: nobody has refused it."""
         return refusal.reason in _TRY_ANOTHER_SESSION
 
     async def _open_session(self) -> KeptSession:

@@ -37,10 +37,10 @@ async def run_forward(
     grace: float = 0.0,
     task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Listen, and forward every connection through `client` until cancelled or told to stop.
+    """Listen, and forward every connection through `client` until cancelled or stopped.
 
     `task_status.started` gives the addresses that are bound, port 0 replaced, once the first attempt to connect has
-    ended one way or the other. Whenever the session is lost it is opened again, for as long as the key is good.
+    ended one way or the other. Whenever the session is lost it is opened again, for as long as the key is valid.
 
     Where the target or the tunnel breaks, the application's connection is reset; it never sees a false end of file.
 

@@ -52,7 +52,7 @@ class KeptSession:
         self.channel = channel
         #: How many had been good for anything before that one.
         self._greetings = 0
-        #: Whoever answers on a later channel must be exactly this: the session's secret is for nobody else.
+        #: On a later channel the peer must have exactly this identity: nobody else may learn the session's secret.
         self._peer = channel.peer
         self._connection = connection
         self._senders = senders

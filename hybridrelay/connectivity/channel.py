@@ -1,7 +1,7 @@
 """Channels to a relay: transport, preamble, status; and for control channels TLS to the relay inside.
 
-`connect`, `greet` and `secure` are the steps, with the errors as they come, for the prober to look at.
-`open_channel` and `open_control_stream` put them together under deadlines, with errors for everybody else.
+`connect`, `greet` and `secure` are the steps, with unconverted errors, for the prober. `open_channel` and
+`open_control_stream` combine them under deadlines, with errors for all other callers.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ PROXY_SECONDS = 5.0
 TRANSPORT_SECONDS = 10.0
 #: From the preamble to the status.
 STATUS_SECONDS = 10.0
-#: The same for data channels, whose status waits for the other side: a rendezvous lasts 30 s, and the relay's word on
-#: who did not come is worth waiting for.
+#: The same for data channels, whose status waits for the other side: a rendezvous lasts 30 s, and the relay then
+#: reports which side did not arrive.
 RENDEZVOUS_SECONDS = 40.0
 #: The TLS handshake with the relay.
 TLS_SECONDS = 10.0
@@ -106,8 +106,8 @@ async def connect(
         raise ValueError(f"the relay does not serve port {port.name}")
     if proxy_of(dial, endpoint.host, number) is not None:
         dial_seconds += PROXY_SECONDS
-    # The deadline of the handshake begins when TCP is connected, so that the two are told apart when one passes. A
-    # transport that does not dial, or dials more than once, gets no more time than one that does.
+    # The deadline of the handshake begins when TCP is connected, so that the error shows which of the two has passed.
+    # A transport that does not dial, or dials more than once, gets no more time than one that does.
     latest = trio.current_time() + dial_seconds + transport_seconds
     scope = trio.CancelScope(deadline=latest)
 

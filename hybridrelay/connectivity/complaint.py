@@ -1,4 +1,4 @@
-"""Words for the log on what fails again and again."""
+"""Log messages for something that fails repeatedly."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ REPEAT_SECONDS = 60.0
 
 
 class Complaint:
-    """One thing that is tried until it works: told in full at first and whenever the reason changes, else in short.
+    """One thing that is tried until it works: logged in full at first and whenever the reason changes, otherwise in
+    short.
 
-    What a prober found fills several lines, and stays the same for as long as a relay is down. Something that is
-    tried every few seconds for a night must not fill the log either: see `level`.
+    The report of a prober fills several lines, and stays the same for as long as a relay is down. Something that is
+    tried every few seconds all night must not fill the log either: see `level`.
     """
 
     def __init__(self) -> None:
         self._told: str | None = None
-        #: When a line was last written, and the failure that it told.
+        #: When a line was last written, and the failure in it.
         self._written: tuple[float, str | None] = (-math.inf, None)
 
     def level(self, now: float) -> int:

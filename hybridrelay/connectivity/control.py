@@ -85,7 +85,7 @@ class ControlChannel:
         return next(self._ids)
 
     def close(self) -> None:
-        """End the channel; whoever waits for an answer hears that it is lost."""
+        """End the channel; callers that wait for an answer get an error that it is lost."""
         self._session.close()
 
     def doubt(self) -> None:

@@ -38,7 +38,7 @@ async def dial_directly(host: str, port: int) -> trio.SocketStream:
 class FailureKind(enum.StrEnum):
     """Why an attempt failed, in the terms of a network administrator."""
 
-    #: Somebody answered: nobody listens here, or a firewall rejects.
+    #: There was an answer: nothing listens here, or a firewall rejects the connection.
     REFUSED = "refused"
     #: No answer at all: typically a firewall that drops.
     SWALLOWED = "swallowed"
@@ -68,11 +68,11 @@ class FailureKind(enum.StrEnum):
     PROXY_AUTHENTICATION = "proxy-authentication"
     #: The proxy may not, or will not, connect to this address and port.
     PROXY_REFUSED = "proxy-refused"
-    #: The proxy tried, and did not get through.
+    #: The proxy tried, and could not connect.
     PROXY_CANNOT_CONNECT = "proxy-cannot-connect"
     #: The proxy accepted the connection, and did not answer.
     PROXY_SILENT = "proxy-silent"
-    #: What answered is no proxy of this kind, or it hung up.
+    #: What answered is not a proxy of this kind, or it closed the connection.
     PROXY_FAILED = "proxy-failed"
     #: Something on the way intercepts the outer TLS and cannot connect to the relay.
     INTERCEPTION_FAILED = "interception-failed"
@@ -167,7 +167,8 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     FailureKind.OTHER: ("failed", None),
 }
 
-# The most telling first: of several addresses, one that answered says more than one without a route (IPv6 often).
+# The most informative kinds first: of several addresses, one that answered matters more than one without a route
+# (often IPv6).
 _TELLING = (
     FailureKind.WRONG_IDENTITY,
     FailureKind.REFUSED_BY_RELAY,
@@ -211,7 +212,7 @@ class Failure:
     text: str
     #: What to do about it, or None where there is nothing to advise.
     remedy: str | None = None
-    #: The relay's own word, where it gave one.
+    #: The reason that the relay gave, if any.
     reason: Reason | None = None
 
     @classmethod
@@ -248,7 +249,7 @@ def classify(error: BaseException, *, connected: bool = False) -> Failure:
     Args:
         error: what was raised on the way: by a `Dial`, a transport, a stream, TLS, our decoders, or by a deadline
             (`trio.TooSlowError`).
-        connected: whether TCP was already connected, which is what a deadline alone does not tell.
+        connected: whether TCP was already connected, which a deadline alone does not show.
     """
     if isinstance(error, ProxyError):
         return error.failure

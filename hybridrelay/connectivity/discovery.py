@@ -64,7 +64,7 @@ def discover(
 
     Args:
         points: the entry points to look at; None means those that are installed.
-        on_broken: told of each entry point that is left out.
+        on_broken: called with each entry point that is left out.
     """
     found: dict[str, Transport] = {}
     # By name, so that of two packages with the same name the same one wins on every machine.

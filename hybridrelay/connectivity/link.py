@@ -87,7 +87,7 @@ class UnusableRelay(ConfigurationError):
 
 
 class RelayLink:
-    """One relay, from the dialing side. Remembers the route that worked until somebody says that it no longer does.
+    """One relay, from the dialing side. Remembers the route that worked until `forget` is called.
 
     Args:
         endpoint: the relay.
@@ -204,7 +204,7 @@ class RelayLink:
         while True:
             current = in_use()
             if current is None or current.route.rank <= self._best_rank:
-                # Costs nobody anything, and counts as no look.
+                # This is free, and does not count as an attempt.
                 await trio.sleep(first / 2)
                 continue
             if climbed_at is not None:

@@ -52,7 +52,7 @@ def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...] | None:
 
 
 def network_key(proxy: str = "") -> tuple[object, ...] | None:
-    """What tells networks apart: our addresses, the gateways, and the proxy in use (without its password).
+    """What identifies a network: our addresses, the gateways, and the proxy in use (without its password).
 
     None where this process could not find out.
     """

@@ -60,9 +60,9 @@ class ProbeTiming:
     echo_seconds: float = 3.0
     #: The TLS handshake on the control port.
     tls_seconds: float = 3.0
-    #: The relay's own word on its outer certificates, in a survey that saw one.
+    #: The relay's own list of its outer certificates, in a survey that saw one.
     welcome_seconds: float = 3.0
-    #: Saying goodbye to a port that works: politeness must not cost time.
+    #: For closing the connection to a port that works: this must not take long.
     close_seconds: float = 0.25
     #: After this time without an answer from one of the relay's addresses, the next is tried beside it.
     next_address_seconds: float = 0.5
@@ -99,7 +99,7 @@ class _Step:
     note: str = "not needed"
     certificate: OuterCertificate | None = None
     intercepted_by: str | None = None
-    #: The address of the relay that answered, or that failed in the most telling way; None where it is not known.
+    #: The address of the relay that answered, or that failed in the most informative way; None if it is not known.
     reached: str | None = None
 
 
@@ -201,7 +201,7 @@ class Prober:
         chosen = next((candidate for candidate in self._candidates if candidate in usable), None)
         steps = [step for plan in plans for step in plan]
         while chosen is not None and (untrusted := await self._ask_relay(steps, chosen)) is not None:
-            # The round trip works, and whoever answers is not the relay.
+            # The round trip works, but what answers is not the relay.
             failed = next(step for step in steps if step.candidate == chosen)
             failed.passed, failed.failure = False, classify(untrusted, connected=True)
             usable.remove(chosen)
@@ -285,7 +285,7 @@ class Prober:
         """Try the addresses of the relay.
 
         Raises:
-            _AddressFailed: none of them passes; the most telling failure.
+            _AddressFailed: none of them passes; the most informative failure.
         """
         number = self._endpoint.number_of(step.candidate.route.ports[step.purpose])
         if number is None or not resolves_here(self._dial, self._endpoint.host, number):

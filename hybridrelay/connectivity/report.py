@@ -45,8 +45,8 @@ class Attempt:
     proxy: str | None = None
     #: Who intercepts the outer TLS: the issuer that its certificate names. None: nobody, or unknown.
     intercepted_by: str | None = None
-    #: The address of the relay that answered; where none did, the one whose failure is told. None: not known, because
-    #: a proxy resolves the name, or nothing was tried.
+    #: The address of the relay that answered; if none did, the one whose failure is reported. None: not known,
+    #: because a proxy resolves the name, or nothing was tried.
     reached: str | None = None
 
     @property
@@ -197,7 +197,7 @@ class NoRouteWorks(RelayUnreachable):
     """The prober found no way to the relay. `report` says what it tried."""
 
     def __init__(self, report: Report) -> None:
-        # A certificate that is not the relay's is what the operator has to hear first, whatever else failed.
+        # The operator has to learn about a wrong certificate first, whatever else failed.
         found = [attempt.failure for attempt in report.failures if attempt.failure is not None]
         found.sort(key=lambda failure: failure.kind is not FailureKind.WRONG_IDENTITY)
         reason = next((failure.reason for failure in found if failure.reason is not None), Reason.INTERNAL_ERROR)

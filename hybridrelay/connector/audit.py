@@ -1,4 +1,4 @@
-"""The audit log: who reached what, when, over which way, how much, and how it ended.
+"""The audit log: which application reached which target, when, over which route, how much, and how it ended.
 
 Each stream that an application asks for has one line when it is opened, before the target is dialed, and exactly one
 when it is over, whatever ended it. Both carry the same id. A stream that lives longer than a day has one more each
@@ -23,7 +23,7 @@ from ..security import HostPort, PeerIdentity
 
 logger = logging.getLogger("hybridrelay.audit")
 
-#: How long a stream lives before it is told of again (seconds).
+#: After how long an open stream is logged again (seconds).
 REPEAT_SECONDS = 24 * 3600.0
 #: How often streams of that age are looked for (seconds).
 _CHECK_SECONDS = 600.0
@@ -54,11 +54,11 @@ class Outcome:
 
 
 def outcome_of(bridged: Bridged) -> Outcome:
-    """What to say of a bridge between an application's stream and its target.
+    """How to report a bridge between an application's stream and its target.
 
     A stream is *closed* if both directions finished. It is *closed with a reset* if one of them finished and the side
     that had received all of it then reset the connection, or read no more, instead of ending its own direction: many
-    programs say goodbye like that. Everything else is *broken*.
+    programs end like that. Everything else is *broken*.
     """
     broke = {
         Party.NOBODY: Ending.FINISHED,
@@ -97,7 +97,7 @@ class AuditEntry:
     _log: AuditLog
     #: How far the stream has come; None while it is not open.
     progress: Callable[[], Bridged] | None = None
-    #: When it was last told of.
+    #: When it was last logged.
     told: float = attrs.field(init=False)
     _is_over: bool = attrs.field(default=False, init=False)
 
@@ -120,7 +120,7 @@ class AuditEntry:
         self._end(outcome.event, {key: str(value) for key, value in said.items()}, bridged.sent, bridged.received, {})
 
     def repeat(self, now: float) -> None:
-        """It has been open for long and goes on."""
+        """It has been open for a long time and continues."""
         if self.progress is not None:
             self.told = now
             so_far = self.progress()

@@ -47,11 +47,11 @@ logger = LimitedLogger("hybridrelay.connector")
 #: Sessions of one identity. Several processes may share a connection string; defends tasks and target connections.
 MAX_SESSIONS_PER_IDENTITY = 256
 #: Data channels whose other end has not proved its identity, per hybrid connection and relay. Defends memory and the
-#: machine against a relay (or whoever has a Send key) that calls for channels without end; a real client needs one.
-#: `unproven.py` says who gives way.
+#: machine against a relay (or a holder of a Send key) that asks for channels without end; a real client needs one.
+#: `unproven.py` decides which one makes room.
 MAX_UNPROVEN_CHANNELS = 16
-#: From an offer to the end of the end-to-end handshake (seconds). Outlasts the relay's own deadline for the other
-#: side, so that its word on who did not come is heard.
+#: From an offer to the end of the end-to-end handshake (seconds). Longer than the relay's own deadline for the other
+#: side, so that its report about the missing side arrives.
 UNPROVEN_SECONDS = 35.0
 #: Data channels of one identity whose HELLO has not arrived, beyond one for each of its sessions: after a restart of
 #: the relay all of them resume at the same moment.
@@ -71,8 +71,8 @@ class Served:
     session: Session
     published: Published
     peer: PeerIdentity
-    #: The relay through which its data channel goes. The session is nobody's but the connector's: the client takes it
-    #: to another relay when it likes.
+    #: The relay through which its data channel goes. The session belongs to the connector only: the client may move
+    #: it to another relay at any time.
     link: RelayLink
     #: The route of its data channel, which need not be the one that would be chosen now.
     carrier: Candidate
@@ -212,7 +212,7 @@ class DataChannels:
             await self._serve_session(published, tls, peer, link, candidate, arrival)
         except HybridRelayError as exc:
             hint = f"; {exc.remedy}" if exc.remedy else ""
-            # That we accept got lost with the control channel: the relay asks again over the one in its place.
+            # Our acceptance was lost with the control channel: the relay asks again over the next one.
             is_stale = exc.reason is Reason.TICKET_UNKNOWN and control_channel.has_ended
             level = logging.INFO if is_stale else logging.WARNING
             logger.log(level, "%s: data channel failed: %s%s", published.name, exc, hint)
@@ -222,7 +222,7 @@ class DataChannels:
                 with contextlib.suppress(RelayUnreachable):
                     await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
         except Exception:
-            # A bug of ours. It must not end the connector for everybody else, and must not go unseen.
+            # A bug of ours. It must not end the connector for all others, and it has to be logged.
             logger.exception("%s: a data channel failed unexpectedly", published.name)
         finally:
             registration.unproven.leave(newcomer)

@@ -166,7 +166,7 @@ class Connector:
         logger.info("%s: no longer published at %s", published.name, registration.link.host)
 
     def update(self, number: int, string: ConnectionString) -> StringUpdate:
-        """Use a changed connection string in the place of one that is published; nothing that is open is touched.
+        """Use a changed connection string instead of one that is published; open streams are not affected.
 
         Another key, other relays and other pins are registered at once. Sessions whose data channel depends on the
         earlier key are made to resume over another one, which is a short pause; the log says when nothing depends on
@@ -263,10 +263,10 @@ class Connector:
             self._settled.set()
 
     async def _end_when_over(self) -> None:
-        """One string, or one relay, ends nobody else; with the last one, the connector ends.
+        """One string or one relay does not end the others; with the last one, the connector ends.
 
         Raises:
-            HybridRelayError: no relay has any use for any of the strings.
+            HybridRelayError: every relay refuses every string.
         """
         await self._over.wait()
         raise _why_refused(self._published[0])
@@ -323,11 +323,10 @@ async def run_connector(
     grace: float = 0.0,
     task_status: trio.TaskStatus[tuple[ConnectionString, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Publish hybrid connections, each at every relay of its connection string, until cancelled or told to stop.
-
-    Started when each of them is registered at one relay at least, with the strings that are served: those which every
-    relay refuses are left out, as long as there are others. A relay that cannot be reached, now or later, is tried
-    again for ever, and touches nothing that goes through another.
+    """Publish hybrid connections, each at every relay of its connection string, until cancelled or stopped. Started
+    when each of them is registered at one relay at least, with the strings that are served: those which every relay
+    refuses are left out, as long as there are others. A relay that cannot be reached, now or later, is tried again
+    for ever, and does not affect what uses another.
 
     Args:
         strings: connectors' connection strings; those of one relay share a control channel.

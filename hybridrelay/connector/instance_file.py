@@ -1,7 +1,7 @@
-"""Which instances a connector was before it was restarted, so that its successor can say that they are dead.
+"""The earlier instances of a connector, so that it can declare them dead after a restart.
 
-Clients of a connector that was killed wait for it until their resume deadline. As soon as a successor tells the relay
-that the instance is dead, they are told, and reset their connections at once.
+Clients of a connector that was killed wait for it until their resume deadline. As soon as its successor declares the
+instance dead at the relay, the relay notifies the clients, and they reset their connections at once.
 """
 
 from __future__ import annotations

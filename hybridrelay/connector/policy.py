@@ -44,7 +44,7 @@ def parse_shut_out(text: str) -> frozenset[str]:
     (a label may contain ``#`` or begin with a quote), each of them is shut out.
 
     Raises:
-        ConfigurationError: a line is neither a label nor a serial; says which. Skipping it would let somebody in.
+        ConfigurationError: a line is neither a label nor a serial; says which. Skipping it would admit an identity.
     """
     entries: set[str] = set()
     for number, line in numbered_lines(text):

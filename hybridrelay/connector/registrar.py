@@ -117,7 +117,7 @@ class Registrar:
         self._serving: trio.Nursery | None = None
         #: In which a successor is opened.
         self._opening = trio.CancelScope()
-        #: Held by whoever registers.
+        #: Held while registering.
         self._registering = trio.Lock()
         #: Something was registered here once.
         self._worked = False
@@ -145,7 +145,7 @@ class Registrar:
         return self._registrations.find(name)
 
     async def unpublish(self, registration: Registration) -> None:
-        """Register this no longer; with the last one, it is like `stop`. Sessions that came of it go on."""
+        """Stop registering this; with the last one, it is like `stop`. Its sessions continue."""
         over = registration.over
         self._registrations.remove(registration)
         if not self._registrations:
@@ -227,8 +227,8 @@ class Registrar:
                 wait,
             )
             return wait
-        # Where the relay is out of reach, sessions that look well count too: of the loss of a data channel we may
-        # hear later than of this one's.
+        # Where the relay is out of reach, sessions that look healthy count too: the loss of a data channel may be
+        # detected later than that of this channel.
         urgent = any(not (self._answered and served.session.is_open) for served in self._channels.of(self.link))
         wait = backoff.next_wait(
             at_least=self._retry_after, at_most=_RESUME_BACKOFF if urgent else None, took_seconds=took
@@ -297,7 +297,7 @@ class Registrar:
             line = _Line(channel)
             self._lines.append(line)
             try:
-                if self._stopping:  # we were told while it was being opened
+                if self._stopping:  # `stop` was called while it was being opened
                     channel.close()
                 nursery.start_soon(self._serve_messages, line, channels)
                 wait = await self._take_over(line)
@@ -335,7 +335,7 @@ class Registrar:
         """Have everything on a better route: first the control channel, then the sessions.
 
         Raises:
-            HybridRelayError: there is no registering over it; what there is goes on as before.
+            HybridRelayError: registering over it failed; the current channel continues as before.
         """
         logger.info("%s works now at %s, moving to this better route", better.route.name, self.link.host)
         if self._current is None:

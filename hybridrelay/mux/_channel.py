@@ -126,7 +126,7 @@ class Channel:
         """The session has ended: flush its last frame, then close."""
         self._greeted.set()
         self._timer.wake()
-        # A silent peer hears no goodbye.
+        # A silent peer gets no final GOAWAY.
         patience = 0.0 if reason is Reason.PEER_SILENT else CLOSING_TIMEOUT
         self._write_deadline = trio.current_time() + patience
         self._write_scope.deadline = self._write_deadline

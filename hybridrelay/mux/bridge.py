@@ -264,7 +264,7 @@ class _Bridge:
     @property
     def may_be_sent_again(self) -> bool:
         """The stream was refused, and nothing of what was sent on it has got any further."""
-        # Going away says that nobody looked at the stream. Where the session was lost, the answer may be, too.
+        # GOING_AWAY means that the stream was not processed. If the session was lost, the answer may be lost as well.
         refusal = self.refusal
         if refusal is None or self.local_broke:
             return False

@@ -240,7 +240,7 @@ class Session:
         return stream
 
     def drain(self, reason: Reason = Reason.GOING_AWAY, text: str = "") -> None:
-        """Tell the peer to open no further streams; those that are open go on."""
+        """Tell the peer to open no further streams; open ones continue."""
         self.core.drain(reason, text)
         self._leaving.set()
         self._output()
@@ -253,7 +253,7 @@ class Session:
     def reset_open_streams(self, reason: Reason) -> None:
         """Reset every stream that its owner has not closed; what closed ones still have to deliver goes on."""
         for stream in list(self.core.streams.values()):
-            # Streams that were refused before we heard of them have no owner.
+            # Streams that were refused before their owner learned about them have no owner.
             if stream.owner is not None and not stream.owner.is_closed:
                 stream.owner.reset(reason)
 
@@ -392,7 +392,10 @@ class Session:
             self._channel.doubt()
 
     def drop_channel(self) -> None:
-        """Give up the present channel; a session that can resume goes on over another one, others are not touched."""
+        """Give up the present channel, so that the session resumes over another one.
+
+        Does nothing if the session cannot resume.
+        """
         if self._channel is not None and self.core.config.resume_deadline > 0:
             self._channel.lose("given up for another channel")
 

@@ -402,7 +402,7 @@ def encode_message(message: Message) -> bytes:
 
 
 class ControlDecoder:
-    """Cuts what arrives into messages. After an error nothing more can be read: hang up."""
+    """Cuts what arrives into messages. After an error nothing more can be read: close the connection."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

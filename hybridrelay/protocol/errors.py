@@ -6,7 +6,7 @@ from .reasons import Reason
 
 
 class ProtocolError(Exception):
-    """Base of both: somebody broke the protocol."""
+    """Base of both: a side violated the protocol."""
 
 
 class LocalProtocolError(ProtocolError):

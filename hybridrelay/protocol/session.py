@@ -329,7 +329,7 @@ class SessionCore:
         return pieces
 
     def drain(self, reason: Reason = Reason.GOING_AWAY, text: str = "") -> None:
-        """Accept no further stream and say so; open ones go on."""
+        """Accept no further stream, and tell the peer; open ones continue."""
         if self.ended is None and not self.going_away:
             self.going_away = True
             self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, text=frames.clip_text(text)))
@@ -422,7 +422,7 @@ class SessionCore:
         lost = Reason.SESSION_LOST if reason is Reason.NO_ERROR else reason
         for stream in self.streams.values():
             if not stream.states.is_over:
-                # Going away would say that nobody looked at the stream; the answer may have been lost.
+                # GOING_AWAY would mean that the stream was not processed; but the answer may have been lost.
                 unanswered = (
                     stream.states.opening is Opening.AWAITING and stream.announced and stream.id <= last_stream
                 )
@@ -516,7 +516,7 @@ class SessionCore:
             return  # said again after a reattachment
         self.peer_going_away = True
         self._events.append(events.GoingAway(frame.reason, frame.text))
-        # Streams that the peer never looked at are safe to open elsewhere: tell their owners now.
+        # Streams that the peer has not processed are safe to open elsewhere: inform their owners now.
         for stream in [s for s in self.streams.values() if self._table.is_own(s.id) and s.id > frame.last_stream]:
             if stream.states.opening is Opening.AWAITING:
                 self.reset(stream, Reason.GOING_AWAY, frame.text)

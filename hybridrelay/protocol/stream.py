@@ -20,7 +20,7 @@ _JOIN_RECEIVED = 4096
 
 @attrs.define(eq=False)
 class Stream:
-    """State of one stream. Only the session changes it; everybody may look."""
+    """State of one stream. Only the session changes it; any code may read it."""
 
     id: int
     states: StreamStates

@@ -282,7 +282,7 @@ class Broker:
     async def _offer(
         self, listener: Listener[ListenerHandle], rendezvous_id: str, ticket: bytes, sender: str
     ) -> Reason:
-        """`Reason.NO_ERROR` where the listener is going to come, else what the client is told."""
+        """`Reason.NO_ERROR` if the listener is going to join, otherwise the reason for the client."""
         handle = listener.handle
         with trio.move_on_after(OFFER_SECONDS):
             try:
@@ -395,7 +395,7 @@ class Broker:
             meeting.over.set()
 
     async def expire(self) -> None:
-        """End rendezvous to which nobody came, until cancelled."""
+        """End rendezvous that no side has joined in time, until cancelled."""
         while True:
             deadline = self._rendezvous.next_deadline()
             if deadline is None:
@@ -416,7 +416,7 @@ class Broker:
         }
 
     def close(self) -> None:
-        """The relay stops; whoever waits or pumps is told."""
+        """The relay stops; all waiting and pumping tasks are notified."""
         for ended in self._rendezvous.end_all():
             self._end(ended)
         self._pipes.close()

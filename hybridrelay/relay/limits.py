@@ -27,8 +27,8 @@ class Ration:
 #: that 1024 admit thousands of them per second.
 UNAUTHENTICATED_SLOTS = 1024
 
-#: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest gives
-#: way first. A quarter, because many clients sit behind one NAT and start at the same moment.
+#: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest
+#: connection is closed first. A quarter, because many clients sit behind one NAT and start at the same moment.
 UNAUTHENTICATED_SHARE_OF_ADDRESS = 1 / 4
 
 #: From accept to an accepted token or ticket, transport handshakes included. Defends the slots against slow-loris;
@@ -40,7 +40,7 @@ AUTHENTICATION_DEADLINE_SECONDS = 15.0
 #: a second take a twelfth of a core. The burst is for honest peers that are under way: with a round trip of 100 ms,
 #: 128 at a time are 300 a second.
 HANDSHAKES_OF_STRANGERS = Ration(burst=128, per_second=40.0)
-#: The same for addresses from which somebody authenticated lately, on top.
+#: The same for addresses from which somebody authenticated recently, in addition.
 HANDSHAKES_OF_KNOWN = Ration(burst=256, per_second=100.0)
 #: The same for one address, known or not. Thousands of clients may be behind one; those that authenticate pay back
 #: what they took.
@@ -75,7 +75,7 @@ RESERVED_DESCRIPTORS = 64
 #: whose holder could register instance after instance.
 LISTENERS_PER_CONNECTION = 64
 
-#: Departed instances that are remembered per hybrid connection, so that a client which asks for one hears at once
+#: Departed instances that are remembered per hybrid connection, so that a client which asks for one learns at once
 #: that it is gone, or that it may come back. Forgetting one costs a client its resumption deadline and nothing else.
 DEPARTED_PER_CONNECTION = 256
 
@@ -120,7 +120,7 @@ CLOSE_DEADLINE_SECONDS = 5.0
 REFUSALS_BEFORE_AUTHORIZED = 8
 
 #: Control channels that one key may have authorized at a time: about 60 KiB and a descriptor each. Many processes may
-#: share one application key; defends the relay against whoever has got hold of one.
+#: share one application key; defends the relay against anybody who has obtained one.
 CONTROL_CHANNELS_PER_KEY = 8192
 
 #: How long a control channel lives on after the last key that had opened it was revoked, so that its peer hears why.

@@ -119,7 +119,7 @@ def _instance_file(named: Path | None, strings: Sequence[ConnectionString]) -> I
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish until told to stop."""
+    """Publish until a signal stops it."""
     from ..._nursery import FlatNursery
     from ...connector import Connector, PolicyFile
     from ...errors import ConfigurationError

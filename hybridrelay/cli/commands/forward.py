@@ -100,7 +100,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Forward until told to stop."""
+    """Forward until a signal stops it."""
     from ..._nursery import FlatNursery
     from ...errors import AuthorizationError, ConfigurationError
     from ...security import Role

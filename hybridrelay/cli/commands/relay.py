@@ -121,7 +121,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the relay until told to stop."""
+    """Run the relay until a signal stops it."""
     from ..._nursery import FlatNursery
     from ...errors import ConfigurationError
     from ...relay import DRAIN_SECONDS, Relay

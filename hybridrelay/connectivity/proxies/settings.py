@@ -1,4 +1,4 @@
-"""Which proxy to use for which address: from the environment, or as told."""
+"""Which proxy to use for which address: from the environment, or named explicitly."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class ProxySettings:
             source: where the URL comes from, for messages.
 
         Raises:
-            ConfigurationError: not a usable URL, or a password that belongs to nobody; repeats nothing of the URL.
+            ConfigurationError: not a usable URL, or a password without a user name; repeats nothing of the URL.
         """
         if strip_value(url).lower() == DIRECT:
             return cls(source=source)
