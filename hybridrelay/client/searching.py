@@ -3,8 +3,10 @@
 Whoever has a Listen key can register, accept whatever is offered, and then never come, or stall in the handshake. It
 takes time to tell such a listener from one that is far away. So a search does not wait for one listener alone:
 
-1. When a listener has not proved its identity after `NEXT_LISTENER_SECONDS`, another is asked for beside it, up to
-   `MAX_AT_A_TIME`. The first that proves an acceptable identity is used, and the others are cancelled.
+1. When a listener has not proved its identity after `NEXT_LISTENER_SECONDS`, another is asked for beside it, and
+   further ones every `FURTHER_LISTENER_SECONDS`. The first that proves an acceptable identity is used, and the others
+   are cancelled. When `MAX_AT_A_TIME` are being tried, the one that has stalled longest gives way, if that is
+   `STALLED_SECONDS` or more.
 2. A listener that fails is replaced by another one at once.
 3. Listeners that failed, or had stalled when another one was found, are avoided by later searches.
 """
@@ -27,8 +29,13 @@ from .listeners import ListenerSearch
 #: After this time without a proved identity another listener is tried beside the first (seconds). A handshake over a
 #: slow path takes about a second; asking once too often costs a rendezvous that is given up.
 NEXT_LISTENER_SECONDS = 2.0
+#: After that, one more is tried every so often (seconds).
+FURTHER_LISTENER_SECONDS = 0.5
 #: Listeners that are tried at the same time.
 MAX_AT_A_TIME = 8
+#: A listener that has not proved its identity for this time gives way when all places are taken, and is avoided by
+#: later searches if another one is found (seconds). A handshake over the slowest of paths takes less.
+STALLED_SECONDS = 4.0
 
 
 class Answer(Protocol):
@@ -41,6 +48,15 @@ class Answer(Protocol):
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
 ChannelT = TypeVar("ChannelT")
+
+
+@attrs.frozen(eq=False)
+class _Trial:
+    """A listener that is being tried."""
+
+    #: On Trio's clock.
+    since: float
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
 @attrs.define(eq=False)
@@ -57,9 +73,10 @@ class Find(Generic[AnswerT, ChannelT]):
     discard: Callable[[ChannelT], Awaitable[None]]
     #: Told of each listener that failed while another one is going to be tried.
     on_failure: Callable[[str, HybridRelayError], None]
-    #: Instances that are being tried, and since when (on Trio's clock).
-    _trying: dict[str, float] = attrs.field(factory=dict, init=False)
-    _running: int = attrs.field(default=0, init=False)
+    #: Instances that are being tried, the longest tried first.
+    _trying: dict[str, _Trial] = attrs.field(factory=dict, init=False)
+    #: How many times the relay is being asked for a listener.
+    _asking: int = attrs.field(default=0, init=False)
     #: When the next one is asked for (on Trio's clock).
     _next_at: float = attrs.field(default=-math.inf, init=False)
     #: Set whenever an attempt is over.
@@ -79,14 +96,15 @@ class Find(Generic[AnswerT, ChannelT]):
             async with FlatNursery() as nursery:
                 while not self._found and self._error is None:
                     now = trio.current_time()
-                    has_room = self._running < MAX_AT_A_TIME
-                    if has_room and now >= self._next_at:
-                        self._next_at = now + NEXT_LISTENER_SECONDS
-                        self._running += 1
+                    at = max(self._next_at, self._room_at())
+                    if now >= at:
+                        self._make_room(now)
+                        self._next_at = now + (FURTHER_LISTENER_SECONDS if self._busy else NEXT_LISTENER_SECONDS)
+                        self._asking += 1
                         nursery.start_soon(self._attempt)
                         continue
                     self._changed = trio.Event()
-                    with trio.move_on_at(self._next_at if has_room else math.inf):
+                    with trio.move_on_at(at):
                         await self._changed.wait()
                 nursery.cancel_scope.cancel()
         except BaseException:
@@ -101,43 +119,75 @@ class Find(Generic[AnswerT, ChannelT]):
         self._note_stalled(trio.current_time())
         return self._found[0]
 
-    async def _attempt(self) -> None:
-        """Try one listener."""
-        instance = None
-        try:
-            now = trio.current_time()
-            answer = await self.ask((*self.search.avoid(now), *self._trying)[-MAX_AVOID:])
-            if answer.listener in self._trying:
-                return  # the relay pays no attention to what is avoided
-            instance = answer.listener
-            self._trying[instance] = now
-            channel = await self.open_channel(answer)
+    @property
+    def _busy(self) -> int:
+        return self._asking + len(self._trying)
+
+    def _room_at(self) -> float:
+        """When another listener can be tried at the earliest (on Trio's clock)."""
+        if self._busy < MAX_AT_A_TIME:
+            return -math.inf
+        return min((trial.since + STALLED_SECONDS for trial in self._trying.values()), default=math.inf)
+
+    def _make_room(self, now: float) -> None:
+        """Give up the listener that has stalled longest, where all places are taken."""
+        if self._busy >= MAX_AT_A_TIME:
+            instance, trial = next(iter(self._trying.items()))
             del self._trying[instance]
-            self._found.append(channel)
+            self.search.stalled(instance, now)
+            trial.scope.cancel()
+
+    async def _attempt(self) -> None:
+        """Try one listener. `run` has counted it in `_asking`."""
+        now = trio.current_time()
+        try:
+            answer = await self.ask((*self.search.avoid(now), *self._trying)[-MAX_AVOID:])
+        except RendezvousError as exc:
+            self._nobody_to_try(exc)
+            return
+        except HybridRelayError as exc:
+            self._error = exc
+            return
+        finally:
+            self._asking -= 1
+            self._changed.set()
+        instance = answer.listener
+        if instance in self._trying:  # the relay pays no attention to what is avoided
+            self._next_at = now + NEXT_LISTENER_SECONDS
+            return
+        trial = self._trying[instance] = _Trial(now)
+        try:
+            with trial.scope:
+                self._found.append(await self.open_channel(answer))
         except (PeerIdentityError, RendezvousError) as exc:
-            self._attempt_failed(instance, exc)
+            self._listener_failed(instance, exc)
         except HybridRelayError as exc:
             self._error = exc
         finally:
-            self._running -= 1
+            if self._trying.get(instance) is trial:  # otherwise it has given way
+                del self._trying[instance]
             self._changed.set()
 
-    def _attempt_failed(self, instance: str | None, error: PeerIdentityError | RendezvousError) -> None:
+    def _nobody_to_try(self, error: RendezvousError) -> None:
         now = trio.current_time()
-        if instance is not None:
-            del self._trying[instance]
-            self._next_at = now
-            if self.search.failed(instance, error, now):
-                self.on_failure(instance, error)
-            else:
-                self._error = error
-        elif error.reason is not Reason.NO_LISTENER:
-            self._error = error
-        elif self._running == 1:  # otherwise those that are being tried may still do
+        if self._busy > 1:
+            # Those that are being tried may still do, and another one may register meanwhile.
+            self._next_at = now + NEXT_LISTENER_SECONDS
+        elif error.reason is Reason.NO_LISTENER:
             self._next_at = now
             self._error = self.search.nobody_else(error, now)
+        else:
+            self._error = error
+
+    def _listener_failed(self, instance: str, error: PeerIdentityError | RendezvousError) -> None:
+        now = trio.current_time()
+        self._next_at = now
+        if self.search.failed(instance, error, now):
+            self.on_failure(instance, error)
+        else:
+            self._error = error
 
     def _note_stalled(self, now: float) -> None:
-        for instance, since in self._trying.items():
-            if now - since >= NEXT_LISTENER_SECONDS:
+        for instance, trial in self._trying.items():
+            if now - trial.since >= STALLED_SECONDS:
                 self.search.stalled(instance, now)

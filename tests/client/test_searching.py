@@ -8,7 +8,13 @@ import trio
 import trio.testing
 
 from hybridrelay.client.listeners import AvoidedListeners, ListenerSearch
-from hybridrelay.client.searching import MAX_AT_A_TIME, NEXT_LISTENER_SECONDS, Find
+from hybridrelay.client.searching import (
+    FURTHER_LISTENER_SECONDS,
+    MAX_AT_A_TIME,
+    NEXT_LISTENER_SECONDS,
+    STALLED_SECONDS,
+    Find,
+)
 from hybridrelay.errors import AuthorizationError, HybridRelayError, PeerIdentityError, RendezvousError
 from hybridrelay.protocol.control import MAX_AVOID
 from hybridrelay.protocol.reasons import Reason
@@ -35,6 +41,7 @@ class Relay:
     refusal: HybridRelayError | None = None
     ignores_avoid: bool = False
     open: int = 0
+    most_open: int = 0
     discarded: list[str] = attrs.field(factory=list)
     failures: list[str] = attrs.field(factory=list)
 
@@ -52,6 +59,7 @@ class Relay:
     async def open_channel(self, answer: Answer) -> str:
         takes, error = self.listeners[answer.listener]
         self.open += 1
+        self.most_open = max(self.most_open, self.open)
         try:
             await trio.sleep(takes)
         finally:
@@ -89,21 +97,39 @@ async def test_the_honest_one_is_found_soon_among_many_that_stall(autojump_clock
     avoided = AvoidedListeners()
     began = trio.current_time()
     assert await relay.find(ListenerSearch(avoided)) == "honest"
-    assert trio.current_time() - began == pytest.approx(7 * NEXT_LISTENER_SECONDS + 0.2)
+    assert trio.current_time() - began == pytest.approx(NEXT_LISTENER_SECONDS + 6 * FURTHER_LISTENER_SECONDS + 0.2)
     assert relay.open == 0, "what was tried beside it is cancelled"
-    # Whoever stalled is avoided from then on.
-    relay.asked.clear()
+
+
+async def test_the_honest_one_is_found_soon_among_all_that_a_hybrid_connection_can_have(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    stalling = {f"rogue {number}": (LIFETIME, ABSENT) for number in range(63)}
+    relay = Relay({**stalling, "honest": (0.2, None)})
+    avoided = AvoidedListeners()
     began = trio.current_time()
     assert await relay.find(ListenerSearch(avoided)) == "honest"
-    assert trio.current_time() - began == pytest.approx(0.2)
-    assert set(relay.asked[0][1]) == set(stalling)
+    assert trio.current_time() - began < 40
+    assert relay.most_open <= MAX_AT_A_TIME
+    # Nearly all that stalled are avoided from then on.
+    assert len(avoided.at(trio.current_time())) >= 63 - MAX_AT_A_TIME
+    began = trio.current_time()
+    assert await relay.find(ListenerSearch(avoided)) == "honest"
+    assert trio.current_time() - began < 10
+
+
+async def test_one_that_was_only_slower_than_another_is_not_avoided(autojump_clock: trio.testing.MockClock) -> None:
+    relay = Relay({"far away": (STALLED_SECONDS - 0.1, None), "near": (0.1, None)})
+    avoided = AvoidedListeners()
+    assert await relay.find(ListenerSearch(avoided)) == "near"
+    assert avoided.at(trio.current_time()) == ()
 
 
 async def test_no_more_than_so_many_are_tried_at_the_same_time(autojump_clock: trio.testing.MockClock) -> None:
-    relay = Relay({f"rogue {number}": (1000, ABSENT) for number in range(3 * MAX_AT_A_TIME)})
-    with trio.move_on_after(900):
+    relay = Relay({f"rogue {number}": (1000, ABSENT) for number in range(30)})
+    with trio.move_on_after(12):
         await relay.find()
-    assert len(relay.asked) == MAX_AT_A_TIME
+    assert relay.most_open == MAX_AT_A_TIME
     assert relay.open == 0
 
 
@@ -134,6 +160,22 @@ async def test_the_error_is_how_the_last_one_failed(autojump_clock: trio.testing
     with pytest.raises(PeerIdentityError) as caught:
         await relay.find()
     assert caught.value is ROGUE
+
+
+async def test_a_refusal_that_may_pass_does_not_end_what_is_being_tried(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    relay = Relay({"slow": (5.0, None)})
+    async with trio.open_nursery() as nursery:
+        found: list[str] = []
+
+        async def find() -> None:
+            found.append(await relay.find())
+
+        nursery.start_soon(find)
+        await trio.sleep(1)
+        relay.refusal = RendezvousError("too many", reason=Reason.LIMIT)
+    assert found == ["slow"]
 
 
 @pytest.mark.parametrize("refusal", [NOBODY, REVOKED], ids=str)
