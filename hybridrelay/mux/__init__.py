@@ -10,6 +10,7 @@ from .bridge import Bridged as Bridged
 from .bridge import BridgeProgress as BridgeProgress
 from .bridge import Party as Party
 from .bridge import bridge as bridge
+from .early import EarlySession as EarlySession
 from .session import GREETING_TIMEOUT as GREETING_TIMEOUT
 from .session import Offer as Offer
 from .session import Session as Session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import Self
 
 import attrs
 import trio
@@ -97,6 +98,7 @@ class Session:
         config: limits and timers.
         budget: the process's memory budget, shared among sessions.
         account: shared by all sessions with the same peer; see `protocol.sending`.
+        core: see `take_over`; the other arguments are of no effect then.
     """
 
     def __init__(
@@ -106,9 +108,10 @@ class Session:
         config: SessionConfig | None = None,
         budget: Budget | None = None,
         account: Account | None = None,
+        core: SessionCore | None = None,
     ) -> None:
         initiator = role is Role.INITIATOR
-        self.core = SessionCore(
+        self.core = core or SessionCore(
             role,
             config=config,
             budget=budget,
@@ -136,6 +139,20 @@ class Session:
         self._first_error: BaseException | None = None
         self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         self._is_started = False
+
+    @classmethod
+    def take_over(cls, core: SessionCore, stream: Stream) -> tuple[Self, MuxStream]:
+        """Go on with a core that something else has driven until now. `run` gets the channel that it has.
+
+        Args:
+            core: has a channel on which both sides have greeted, or has ended since.
+            stream: the one stream that was opened, and accepted.
+        """
+        session = cls(core.role, core=core)
+        mux_stream = MuxStream(session, stream)
+        mux_stream.was_accepted = True
+        mux_stream._wake()
+        return session, mux_stream
 
     def __repr__(self) -> str:
         core = self.core
@@ -321,8 +338,12 @@ class Session:
         try:
             while self._next is not None and self.core.ended is None:
                 (stream, initial), self._next = self._next, None
-                self.core.channel_opened(trio.current_time())
+                taken_over = self.core.is_established
+                if not taken_over:
+                    self.core.channel_opened(trio.current_time())
                 self._channel = Channel(self.core, stream, initial, self._dispatch)
+                if taken_over:
+                    self._dispatch([events.Established(False)])
                 await self._channel.serve(greeting_timeout)
                 self._first_error = self._first_error or self._channel.error
                 self._channel = None

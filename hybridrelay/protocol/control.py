@@ -30,9 +30,9 @@ from .errors import LocalProtocolError, RemoteProtocolError
 from .preamble import TICKET_SIZE
 from .reasons import Reason
 
-#: A message without its length. Defends the relay's memory before authentication; the largest honest message, a
-#: registration that replaces `MAX_REPLACES` instances, has about 2 KiB with a long token.
-MAX_MESSAGE_SIZE = 16 * 1024
+#: A message without its length. Defends the relay's memory before authentication. A join or registration with the
+#: longest name, the longest token and all the instances that it may name has 6.4 KiB, an ordinary one 700 bytes.
+MAX_MESSAGE_SIZE = 7 * 1024
 #: The longest name of a hybrid connection, as in the published service.
 MAX_CONNECTION_NAME = 260
 #: Tokens made by the public SDKs have 150 to 400 characters.
@@ -425,6 +425,11 @@ class ControlDecoder:
             self._error = error
             self._buffer.clear()
             raise
+
+    @property
+    def held_bytes(self) -> int:
+        """The part of an incomplete message that is kept here."""
+        return len(self._buffer)
 
     def receive_eof_untrusted(self) -> None:
         """The peer will send no more.

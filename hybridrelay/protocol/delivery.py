@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import attrs
 
@@ -12,6 +13,10 @@ from .reasons import Reason
 from .sending import SESSION_SHARE, Sending
 
 Buffer = bytes | memoryview
+
+#: In place of a queue that is empty: a deque takes 760 bytes even then, and a session has a dozen of them. It is
+#: replaced by a deque before something is added, and put back when the last entry has been taken.
+EMPTY: deque[Any] = deque(maxlen=0)
 
 
 @attrs.define
@@ -30,7 +35,7 @@ class Outbox:
     #: What the frames in between cost.
     kept_bytes: int = attrs.field(default=0, init=False)
     #: Cost, memory and buffers of each.
-    _kept: deque[tuple[int, int, tuple[Buffer, ...]]] = attrs.field(factory=deque, init=False)
+    _kept: deque[tuple[int, int, tuple[Buffer, ...]]] = attrs.field(default=EMPTY, init=False)
 
     @property
     def is_full(self) -> bool:
@@ -48,6 +53,8 @@ class Outbox:
         cost = size + FRAME_OVERHEAD
         self.kept_bytes += cost
         self.sending.take(FRAME_OVERHEAD)
+        if self._kept is EMPTY:
+            self._kept = deque()
         self._kept.append((cost, memory + FRAME_OVERHEAD, buffers))
         return self.written
 
@@ -77,6 +84,8 @@ class Outbox:
             cost, memory, _ = self._kept.popleft()
             self.kept_bytes -= cost
             free += memory
+        if not self._kept:
+            self._kept = EMPTY
         self.sending.release(free)
         self.acknowledged = count
         return fresh > 0

@@ -308,10 +308,11 @@ class FrameDecoder:
         max_data: the largest payload of a DATA frame.
     """
 
-    __slots__ = ("_kept", "_max_data", "_wanted")
+    __slots__ = ("_kept", "_wanted", "max_data")
 
     def __init__(self, max_data: int = MAX_DATA) -> None:
-        self._max_data = max_data
+        #: May be changed at any time; holds for headers that are read afterwards.
+        self.max_data = max_data
         self._kept = bytearray()
         #: Bytes until the present frame is complete, or its header.
         self._wanted = HEADER_SIZE
@@ -355,6 +356,11 @@ class FrameDecoder:
             self._wanted = wanted
 
     @property
+    def held_bytes(self) -> int:
+        """The part of an incomplete frame that is kept here."""
+        return len(self._kept)
+
+    @property
     def has_frames(self) -> bool:
         """Something may be complete that was not asked for: go on with ``decode_untrusted(b"")``."""
         return len(self._kept) >= self._wanted
@@ -362,7 +368,7 @@ class FrameDecoder:
     def _check_header(self, kind: int, length: int, stream: int) -> None:
         if kind not in _DECODERS:
             raise RemoteProtocolError(f"unknown frame type {kind:#04x}")
-        if length > (self._max_data if kind == Data.TYPE else MAX_CONTROL):
+        if length > (self.max_data if kind == Data.TYPE else MAX_CONTROL):
             raise RemoteProtocolError(f"frame of type {kind:#04x} with {length} bytes")
         if (stream == 0) != (kind in _SESSION_TYPES):
             raise RemoteProtocolError(f"frame of type {kind:#04x} on stream {stream}")

@@ -9,7 +9,6 @@ with the round trip, so that a slow path is not taken for a dead one.
 from __future__ import annotations
 
 import struct
-from collections import deque
 
 import attrs
 
@@ -33,7 +32,8 @@ class Liveness:
     _count: int = attrs.field(default=0, init=False)
     #: The PING that awaits its PONG, and when it left.
     _waiting: tuple[bytes, float] | None = attrs.field(default=None, init=False)
-    _samples: deque[tuple[float, float]] = attrs.field(factory=deque, init=False)
+    #: A few: one for each PING of the last minute at most.
+    _samples: list[tuple[float, float]] = attrs.field(factory=list, init=False)
 
     def restart(self, now: float) -> None:
         """A new channel: whatever was awaited on the old one is moot."""
@@ -96,5 +96,5 @@ class Liveness:
         """The lowest round trip of the last minute in seconds, or None where none was measured."""
         # Samples ascend in both time and length, so the first that is young enough is the lowest.
         while len(self._samples) > 1 and self._samples[0][0] < now - ROUND_TRIP_MEMORY:
-            self._samples.popleft()
+            self._samples.pop(0)
         return self._samples[0][1] if self._samples else None

@@ -18,7 +18,7 @@ from collections import OrderedDict, deque
 
 from . import frames
 from .config import FAIR_DATA, MAX_DATA, MAX_PONGS_OWED, SessionConfig
-from .delivery import Buffer, Inbox, Outbox
+from .delivery import EMPTY, Buffer, Inbox, Outbox
 from .errors import RemoteProtocolError
 from .events import Event, StreamWritable
 from .liveness import Liveness
@@ -50,16 +50,16 @@ class Output:
         self._liveness = liveness
         self._events = events
         self._ping_due = False
-        self._pongs: deque[bytes] = deque()
-        self._again: deque[tuple[Buffer, ...]] = deque()
+        self._pongs: deque[bytes] = EMPTY
+        self._again: deque[tuple[Buffer, ...]] = EMPTY
         #: What we said or will say; kept to be said again after a reattachment.
         self.goaway: frames.GoAway | None = None
         self._goaway_due = False
         self._windows: dict[Stream, None] = {}
-        self._controls: deque[tuple[Stream, frames.Frame]] = deque()
+        self._controls: deque[tuple[Stream, frames.Frame]] = EMPTY
         self._opens: OrderedDict[Stream, None] = OrderedDict()
-        self._fins: deque[Stream] = deque()
-        self._ready: deque[Stream] = deque()
+        self._fins: deque[Stream] = EMPTY
+        self._ready: deque[Stream] = EMPTY
 
     @property
     def is_pending(self) -> bool:
@@ -84,6 +84,8 @@ class Output:
     def pong_untrusted(self, token: bytes) -> None:
         if len(self._pongs) >= MAX_PONGS_OWED:
             raise RemoteProtocolError("a flood of PING")
+        if self._pongs is EMPTY:
+            self._pongs = deque()
         self._pongs.append(token)
 
     def go_away(self, frame: frames.GoAway) -> None:
@@ -96,6 +98,8 @@ class Output:
 
     def control(self, stream: Stream, frame: frames.Frame) -> None:
         stream.queued_controls += 1
+        if self._controls is EMPTY:
+            self._controls = deque()
         self._controls.append((stream, frame))
 
     def refuse(self, stream: Stream, reason: Reason, text: str) -> None:
@@ -121,14 +125,21 @@ class Output:
         """The stream may have something to write."""
         if not stream.scheduled and stream.has_output:
             stream.scheduled = True
-            (self._ready if stream.send_queue else self._fins).append(stream)
+            if stream.send_queue:
+                if self._ready is EMPTY:
+                    self._ready = deque()
+                self._ready.append(stream)
+            else:
+                if self._fins is EMPTY:
+                    self._fins = deque()
+                self._fins.append(stream)
 
     # --- the channel
 
     def attached(self, *, resumed: bool) -> None:
         """HELLO has been exchanged."""
         self._ping_due = True
-        self._again = deque(self.outbox.unacknowledged())
+        self._again = deque(self.outbox.unacknowledged()) or EMPTY
         self.outbox.to_write_again = len(self._again)
         if resumed:
             # What has no number may have been lost with the old channel.
@@ -184,6 +195,7 @@ class Output:
     def _write_liveness(self, out: list[Buffer], now: float) -> None:
         while self._pongs:
             out.append(frames.Pong(self._pongs.popleft()).encode())
+        self._pongs = EMPTY
         if self._ping_due:
             self._ping_due = False
             out.append(frames.Ping(self._liveness.ping(now)).encode())
@@ -222,6 +234,7 @@ class Output:
             if not outdated:
                 size += self._write_counted(out, frame, stream)
             self._table.settle(stream)
+        self._controls = EMPTY
         return size
 
     def _write_opens(self, out: list[Buffer], now: float) -> int:
@@ -255,6 +268,7 @@ class Output:
             stream.scheduled = False
             if stream.owes_fin:
                 self._write_fin(out, stream)
+        self._fins = EMPTY
 
     def _write_data(self, out: list[Buffer], room: int) -> None:
         ready = self._ready
@@ -283,3 +297,5 @@ class Output:
                 ready.append(stream)
             else:
                 stream.scheduled = False
+        if not ready:
+            self._ready = EMPTY

@@ -151,9 +151,23 @@ class SessionCore:
 
     # --- the network and the clock
 
-    def _make_decoder(self) -> frames.FrameDecoder:
+    def limit_data(self, max_data: int | None = None) -> None:
+        """End the session if the peer begins a DATA frame with a larger payload; None restores the usual limit.
+        Holds for the present channel."""
+        self._decoder.max_data = self._max_data if max_data is None else min(max_data, self._max_data)
+
+    @property
+    def held_bytes(self) -> int:
+        """The part of an incomplete frame that is kept here."""
+        return self._decoder.held_bytes
+
+    @property
+    def _max_data(self) -> int:
         # No more than a window may be on its way, so that a longer frame is an error before its end has arrived.
-        return frames.FrameDecoder(min(MAX_DATA, self.config.max_window))
+        return min(MAX_DATA, self.config.max_window)
+
+    def _make_decoder(self) -> frames.FrameDecoder:
+        return frames.FrameDecoder(self._max_data)
 
     def channel_opened(self, now: float) -> None:
         """A channel is there. The initiator greets; an acceptor waits for the greeting.

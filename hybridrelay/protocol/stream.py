@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from .delivery import Buffer, Outbox
+from .delivery import EMPTY, Buffer, Outbox
 from .reasons import Reason
 from .sending import BUFFER_OVERHEAD
 from .states import Opening, Receiving, Sending, StreamStates
@@ -45,7 +45,7 @@ class Stream:
     counts: bool = True
     #: In the round robin of those with something to write.
     scheduled: bool = False
-    send_queue: deque[Buffer] = attrs.field(factory=deque)
+    send_queue: deque[Buffer] = EMPTY
     queued_bytes: int = 0
     #: Memory of the first buffer in the queue, where a part of it has been taken; otherwise 0.
     _head_memory: int = attrs.field(default=0, init=False)
@@ -53,7 +53,7 @@ class Stream:
     wants_room: bool = False
     #: Whatever the driver wants to find again when an event names this stream.
     owner: Any = None
-    receive_queue: deque[Buffer] = attrs.field(factory=deque)
+    receive_queue: deque[Buffer] = EMPTY
     readable_bytes: int = 0
 
     @property
@@ -86,6 +86,8 @@ class Stream:
 
     def queue_output(self, data: bytes) -> int:
         """Append to the send queue; gives the memory that this takes."""
+        if self.send_queue is EMPTY:
+            self.send_queue = deque()
         self.send_queue.append(data)
         self.queued_bytes += len(data)
         return len(data) + BUFFER_OVERHEAD
@@ -115,6 +117,8 @@ class Stream:
                 taken.append(view[:left])
                 queue[0] = view[left:]
                 left = 0
+        if not queue:
+            self.send_queue = EMPTY
         amount -= left
         self.queued_bytes -= amount
         return amount, memory, taken
@@ -133,6 +137,8 @@ class Stream:
 
     def add_input(self, data: bytes) -> None:
         queue = self.receive_queue
+        if queue is EMPTY:
+            queue = self.receive_queue = deque()
         if queue and len(queue[-1]) + len(data) <= _JOIN_RECEIVED:
             queue[-1] = b"".join((queue[-1], data))
         else:
@@ -155,6 +161,8 @@ class Stream:
                 pieces.append(view[:left])
                 queue[0] = view[left:]
                 left = 0
+        if not queue:
+            self.receive_queue = EMPTY
         size = max_bytes - left
         self.readable_bytes -= size
         return pieces, size

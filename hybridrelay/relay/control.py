@@ -14,11 +14,11 @@ import trio
 from .._log_limit import LimitedLogger
 from .._version import __version__
 from ..errors import AuthorizationError, RendezvousError
-from ..mux import MuxStream, Session
+from ..mux import EarlySession, MuxStream, Session
 from ..protocol import RemoteProtocolError, control
 from ..protocol.reasons import Reason
 from ..security import Right
-from .broker import Broker, ListenerHandle
+from .broker import Broker, Grant, ListenerHandle
 from .limits import REFUSALS_BEFORE_AUTHORIZED, REVOKED_CHANNEL_SECONDS
 from .listeners import Listener
 from .model import KeyId
@@ -47,9 +47,11 @@ class _Registration:
 class ControlPeer:
     """A connector or client on its control channel. Implements `broker.ListenerHandle`.
 
+    Until its peer has authenticated, it is driven by one task and holds little. As soon as `authorized` is true,
+    `attach` gives it a session with tasks of its own; only then is the request granted that had a valid token.
+
     Args:
-        session: accepted, running in `nursery`.
-        stream: the one stream of it.
+        early: a session that has not been taken over; None where `attach` follows at once.
         outer_pins: see `control.Welcome`.
         address: of the peer, as far as it counts as one (`slots.address_group`); connectors tell senders apart by it.
     """
@@ -57,17 +59,21 @@ class ControlPeer:
     def __init__(
         self,
         broker: Broker,
-        session: Session,
-        stream: MuxStream,
-        nursery: trio.Nursery,
+        early: EarlySession | None = None,
         *,
         outer_pins: tuple[str, ...] = (),
         address: str = "",
     ) -> None:
         self._broker = broker
-        self._session = session
-        self._stream = stream
-        self._nursery = nursery
+        self._early = early
+        #: These three from `attach` on.
+        self._session: Session
+        self._stream: MuxStream
+        self._nursery: trio.Nursery
+        #: Messages that have arrived and have not been acted on.
+        self._arrived: list[control.Message | control.Unknown] = []
+        #: The first request with a valid token, until it is granted.
+        self._granted: tuple[control.Register | control.Join, Grant] | None = None
         self._outer_pins = outer_pins
         self._address = address
         self._decoder = control.ControlDecoder()
@@ -103,19 +109,42 @@ class ControlPeer:
     async def serve_some(self) -> bool:
         """Receive something and act on it; False at the end of the peer's stream.
 
+        It returns as soon as the peer is authorized. `attach` comes next; the request, and what has arrived behind
+        it, wait until then.
+
         Raises:
             RemoteProtocolError: it broke the rules.
             trio.BrokenResourceError: the channel is lost.
         """
-        data = await self._stream.receive_some()
-        if not data:
-            self._decoder.receive_eof_untrusted()
-            return False
-        self._heard.set()
-        for message in self._decoder.receive_data_untrusted(data):
+        if self._granted is not None:
+            granted, self._granted = self._granted, None
+            await self._grant(*granted)
+        if not self._arrived:
+            if self._early is None:
+                data = await self._stream.receive_some()
+            else:
+                data = await self._early.receive_some(held=self._decoder.held_bytes)
+            if not data:
+                self._decoder.receive_eof_untrusted()
+                return False
+            self._heard.set()
+            self._arrived.extend(self._decoder.receive_data_untrusted(data))
+        while self._arrived and self._granted is None:
+            message = self._arrived.pop(0)
             if not isinstance(message, control.Unknown):
                 await self._handle(message)
         return True
+
+    def attach(self, session: Session, stream: MuxStream, nursery: trio.Nursery) -> None:
+        """Go on with a session that has tasks of its own.
+
+        Args:
+            session: runs in `nursery`, or is about to.
+            stream: the one stream of it.
+            nursery: for tasks of this control channel.
+        """
+        self._early = None
+        self._session, self._stream, self._nursery = session, stream, nursery
 
     async def _handle(self, message: control.Message) -> None:
         """Act on one message. Before `Hello` nothing else is heard.
@@ -135,32 +164,56 @@ class ControlPeer:
         role = self.hello.role
         match message:
             case control.Register() if role is control.Role.CONNECTOR:
-                await self.send(await self._register(message, self.hello))
+                await self._request(message, Right.LISTEN)
             case control.Unregister(connection=name) if role is control.Role.CONNECTOR:
                 if registration := self._registrations.pop(name, None):
                     self._broker.listeners.remove(registration.listener)
             case control.Join() if role is control.Role.CLIENT:
-                await self._begin_join(message)
+                await self._request(message, Right.SEND)
             case control.Accept(id=id_) | control.Failed(id=id_) if role is control.Role.CONNECTOR:
                 self._answered(id_, message)
             case _:
                 raise RemoteProtocolError(f"a {role} may not send {type(message).__name__}")
 
-    async def _register(self, message: control.Register, hello: control.Hello) -> control.Message:
-        name = message.connection
+    async def _request(self, message: control.Register | control.Join, right: Right) -> None:
+        """Grant or refuse what the peer asks for."""
         try:
-            grant = await self._broker.authorize(name, message.token, Right.LISTEN)
-            if not self._owns_instance:
-                raise RendezvousError("this relay needs a newer connector", reason=Reason.VERSION_MISMATCH)
-            if name not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
-                raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
+            grant = await self._broker.authorize(message.connection, message.token, right)
+            if isinstance(message, control.Register):
+                self._check_registration(message)
             self._authorized_by(grant.key)
-            listener: Listener[ListenerHandle] = Listener(
-                name, hello.instance, hello.generation, grant.key, self, self._address
-            )
-            displaced = self._broker.listeners.register(listener)
         except (AuthorizationError, RendezvousError) as exc:
-            return self._refused(message, "registration", exc)
+            await self.send(self._refused(message, exc))
+            return
+        if self._early is None:
+            await self._grant(message, grant)
+        else:
+            self._granted = message, grant
+
+    async def _grant(self, message: control.Register | control.Join, grant: Grant) -> None:
+        if isinstance(message, control.Register):
+            await self.send(self._register(message, grant))
+        else:
+            await self._begin_join(message, grant)
+
+    def _check_registration(self, message: control.Register) -> None:
+        """Raises RendezvousError where the peer may not register, whatever its token says."""
+        if not self._owns_instance:
+            raise RendezvousError("this relay needs a newer connector", reason=Reason.VERSION_MISMATCH)
+        if message.connection not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
+            raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
+
+    def _register(self, message: control.Register, grant: Grant) -> control.Message:
+        hello = self.hello
+        assert hello is not None
+        name = message.connection
+        listener: Listener[ListenerHandle] = Listener(
+            name, hello.instance, hello.generation, grant.key, self, self._address
+        )
+        try:
+            displaced = self._broker.listeners.register(listener)
+        except RendezvousError as exc:
+            return self._refused(message, exc)
         self._registrations[name] = _Registration(listener, grant.expires_at)
         if displaced is not None and displaced.instance != hello.instance:
             logger.warning("%s: listener %s was replaced by %s", name, displaced.instance, hello.instance)
@@ -184,21 +237,16 @@ class ControlPeer:
         self.authorized = True
 
     def _refused(
-        self, message: control.Register | control.Join, what: str, error: AuthorizationError | RendezvousError
+        self, message: control.Register | control.Join, error: AuthorizationError | RendezvousError
     ) -> control.Failed:
+        what = "registration" if isinstance(message, control.Register) else "join"
         self._refusals += 1
         if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
             raise RemoteProtocolError("too many requests without a right", reason=error.reason)
         logger.warning("%s: %s%s refused: %s", message.connection, what, self._from, error)
         return control.Failed(message.id, error.reason, str(error))
 
-    async def _begin_join(self, message: control.Join) -> None:
-        try:
-            grant = await self._broker.authorize(message.connection, message.token, Right.SEND)
-            self._authorized_by(grant.key)
-        except (AuthorizationError, RendezvousError) as exc:
-            await self.send(self._refused(message, "join", exc))
-            return
+    async def _begin_join(self, message: control.Join, grant: Grant) -> None:
         if self._joins >= MAX_JOINS:
             await self.send(control.Failed(message.id, Reason.LIMIT))
             return
@@ -221,7 +269,7 @@ class ControlPeer:
         """Send; the reader of the channel detects its loss, not this method."""
         try:
             async with self._sending:
-                await self._stream.send_whole(control.encode_message(message))
+                await (self._early or self._stream).send_whole(control.encode_message(message))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
 

@@ -24,7 +24,7 @@ from .._vitals import reporting
 from ..abc import AcceptOptions, Port, Purpose, Transport
 from ..connectivity.discovery import all_ports, discover, transports_by_port
 from ..errors import ConfigurationError, HybridRelayError
-from ..mux import CONTROL_CONFIG, Role, Session, receive_hello
+from ..mux import EarlySession, Session
 from ..protocol import control
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, decode_preamble_untrusted, encode_status
@@ -332,45 +332,39 @@ class Relay:
 
     async def _serve_connection(self, guest: Guest) -> None:
         stream: trio.abc.HalfCloseableStream | None = guest.stream
-        peer: ControlPeer | None = None
+        admitted: _Admitted | None = None
         arrival = guest.arrival
         try:
             tune_socket(guest.stream.socket)
-            async with FlatNursery() as nursery:
-                with self._slots.hold(guest.slot, guest.scope) as held, guest.turn as turn:
-                    purpose = guest.purpose
-                    if purpose is None:
-                        stream = await self._accept(guest)
-                        if stream is None:
-                            return
-                        if guest.port.outer_tls:
-                            held.advance()
-                        purpose, arrival = await self._greet(guest.port, stream)
-                    assert stream is not None
-                    if purpose is Purpose.PROBE:
-                        await _echo(stream)
-                    elif purpose is Purpose.CONTROL:
-                        peer = await self._open_control(stream, nursery, held, guest)
-                        while not peer.authorized and await peer.serve_some():
-                            pass
-                    if arrival is not None or (peer is not None and peer.authorized):
-                        turn.authenticated()
-                if held.scope.cancelled_caught:
-                    logger.debug(
-                        "port %s: %s did not authenticate in time, or was closed to make room for others",
-                        guest.port.name,
-                        guest.address,
-                    )
-                elif arrival is not None and stream is not None:
-                    await self._broker.meet(arrival, stream)
-                elif peer is not None and peer.authorized:
-                    await self._serve_peer(peer)
-                nursery.cancel_scope.cancel()
+            with self._slots.hold(guest.slot, guest.scope) as held, guest.turn as turn:
+                purpose = guest.purpose
+                if purpose is None:
+                    stream = await self._accept(guest)
+                    if stream is None:
+                        return
+                    if guest.port.outer_tls:
+                        held.advance()
+                    purpose, arrival = await self._greet(guest.port, stream)
+                assert stream is not None
+                if purpose is Purpose.PROBE:
+                    await _echo(stream)
+                elif purpose is Purpose.CONTROL:
+                    admitted = await self._admit(stream, held, guest)
+                if arrival is not None or admitted is not None:
+                    turn.authenticated()
+            if held.scope.cancelled_caught:
+                logger.debug(
+                    "port %s: %s did not authenticate in time, or was closed to make room for others",
+                    guest.port.name,
+                    guest.address,
+                )
+            elif arrival is not None and stream is not None:
+                await self._broker.meet(arrival, stream)
+            elif admitted is not None:
+                await self._serve_peer(admitted)
         finally:
             if arrival is not None:
                 self._broker.abandon(arrival)
-            if peer is not None:  # it may have registered something while its session was ending
-                peer.lost()
 
     async def _accept(self, guest: Guest) -> trio.abc.HalfCloseableStream | None:
         """The transport's handshake; see `Transport.accept`."""
@@ -411,33 +405,54 @@ class Relay:
             await stream.send_all(encode_status(Reason.NO_ERROR))
         return purpose, arrival
 
-    async def _open_control(
-        self, stream: trio.abc.Stream, nursery: trio.Nursery, held: Held, guest: Guest
-    ) -> ControlPeer:
+    async def _admit(self, stream: trio.abc.Stream, held: Held, guest: Guest) -> _Admitted | None:
+        """Authenticate the peer of a control channel; None where it has gone without having shown a token."""
         certificates = self._certificates
         assert certificates is not None
         tls = TLSStream(stream, certificates.control_context, server_side=True, before_answer=guest.turn.wait)
+        peer: ControlPeer | None = None
         try:
             await tls.do_handshake()
             held.advance()
-            _, initial = await receive_hello(tls)
+            early = EarlySession(tls)
+            peer = ControlPeer(
+                self._broker, early, outer_pins=certificates.outer_pins, address=address_group(guest.address)
+            )
+            try:
+                while await peer.serve_some():
+                    if peer.authorized:
+                        return _Admitted(peer, early, tls)
+                await early.aclose(Reason.NO_ERROR)
+            except RemoteProtocolError as exc:
+                await early.aclose(exc.reason, str(exc))
+                raise
+            except trio.BrokenResourceError:
+                await early.aclose(Reason.SESSION_LOST)
+                raise
         except BaseException:
+            if peer is not None:
+                peer.lost()
             await abort_stream(tls)
             raise
-        # Not before: it takes as much memory as everything else that a peer costs until here.
-        session = Session(Role.ACCEPTOR, config=CONTROL_CONFIG)
-        await nursery.start(partial(session.run, tls, initial=initial))
-        offer = await session.offers.receive()
-        peer = ControlPeer(
-            self._broker,
-            session,
-            offer.accept(),
-            nursery,
-            outer_pins=certificates.outer_pins,
-            address=address_group(guest.address),
-        )
-        nursery.start_soon(self._forget_when_over, session, peer)
-        return peer
+        return None
+
+    async def _serve_peer(self, admitted: _Admitted) -> None:
+        """Serve a peer that has authenticated, in a session with tasks of its own."""
+        peer = admitted.peer
+        try:
+            async with FlatNursery() as nursery:
+                session, stream = admitted.early.take_over()
+                nursery.start_soon(session.run, admitted.tls)
+                nursery.start_soon(self._forget_when_over, session, peer)
+                peer.attach(session, stream, nursery)
+                self._peers.add(peer)
+                peer.check_keys()  # a change since it was authorized has passed it by
+                while await peer.serve_some():
+                    pass
+                nursery.cancel_scope.cancel()
+        finally:
+            self._peers.discard(peer)
+            peer.lost()  # it may have registered something while its session was ending
 
     async def _forget_when_over(self, session: Session, peer: ControlPeer) -> None:
         try:
@@ -445,15 +460,14 @@ class Relay:
         finally:
             peer.lost()
 
-    async def _serve_peer(self, peer: ControlPeer) -> None:
-        self._peers.add(peer)
-        try:
-            peer.check_keys()  # a change since it was authorized has passed it by
-            while await peer.serve_some():
-                pass
-        finally:
-            self._peers.discard(peer)
-            peer.lost()
+
+@attrs.frozen
+class _Admitted:
+    """A control channel whose peer has shown a valid token."""
+
+    peer: ControlPeer
+    early: EarlySession
+    tls: TLSStream
 
 
 async def _echo(stream: trio.abc.HalfCloseableStream) -> None:

@@ -11,7 +11,7 @@ __all__ = ["MAX_CLIENT_HELLO", "ClientHelloReader"]
 
 #: Of the records that carry the ClientHello, headers included. Ordinary ones have 300 to 2,000 bytes, with a
 #: post-quantum key share; OpenSSL itself would accept 131,396.
-MAX_CLIENT_HELLO = 16 * 1024
+MAX_CLIENT_HELLO = 8 * 1024
 
 #: Records that it may come in. Ordinary clients send one, those that hide it from middleboxes a few; each costs us a
 #: look whenever more arrives.

@@ -23,7 +23,16 @@ from abc import ABC, abstractmethod
 
 import trio
 
-__all__ = ["READ_BYTES", "SMALL_READ_BYTES", "Buffer", "NowaitStream", "Turn", "nowait", "read_below"]
+__all__ = [
+    "HELD_FOR_STRANGER",
+    "READ_BYTES",
+    "SMALL_READ_BYTES",
+    "Buffer",
+    "NowaitStream",
+    "Turn",
+    "nowait",
+    "read_below",
+]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -35,6 +44,10 @@ READ_BYTES = 254 * 1024
 #: A reader that asks for at most this much at once makes every stream below it read at most this much, and so hold
 #: little memory. For peers that have not authenticated.
 SMALL_READ_BYTES = 2 * 1024
+
+#: What all layers of a connection together may hold of incomplete TLS records, frames and messages before its peer
+#: has authenticated (bytes): one control message of the greatest length, and what frames and records add to it.
+HELD_FOR_STRANGER = 8 * 1024
 
 #: A turn is over after so much was moved (bytes), or after so much time (seconds): what a byte costs is up to the
 #: peer, which may put one into each frame.
@@ -58,6 +71,10 @@ class NowaitStream(ABC):
         Raises:
             trio.BrokenResourceError, trio.ClosedResourceError: as trio's `send_all`.
         """
+
+    def limit_held(self, max_bytes: int | None) -> None:  # noqa: B027  # most streams hold nothing
+        """Have this stream and those below hold no more than about `max_bytes` of what is incomplete; None lifts the
+        limit. A peer that begins a longer unit of a protocol breaks the stream. By default nothing is limited."""
 
     @property
     def unsent_bytes(self) -> int:

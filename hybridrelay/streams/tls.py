@@ -10,9 +10,9 @@ OpenSSL waits, and only the transport's calls wait, so no lock is needed around 
 3. The end of the transport without the peer's close_notify is `trio.BrokenResourceError`: whoever carries our bytes
    could have cut them off, and a cut must never look like an end of file.
 4. `ssl.SSLError` leaves this module only as the `__cause__` of `TLSHandshakeError` or `trio.BrokenResourceError`.
-5. A peer that has not authenticated costs little. A server collects the ClientHello before OpenSSL sees a byte of it,
-   handshakes are limited in bytes, and until somebody asks for more than `SMALL_READ_BYTES` at once, OpenSSL gets
-   whole records only: for a part of one it would hold a buffer of 17 KiB.
+5. A peer that has not authenticated costs little. A server collects the ClientHello before OpenSSL sees a byte of it.
+   Handshakes are limited in bytes, and records in length (`limit_held`). Until somebody asks for more than
+   `SMALL_READ_BYTES` at once, OpenSSL gets whole records only: for a part of one it would hold a buffer of 17 KiB.
 """
 
 from __future__ import annotations
@@ -30,7 +30,16 @@ import trio
 from ..errors import TLSHandshakeError
 from .client_hello import ClientHelloReader
 from .conflict import ConflictDetector
-from .nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, NowaitStream, Turn, nowait, read_below
+from .nowait import (
+    HELD_FOR_STRANGER,
+    READ_BYTES,
+    SMALL_READ_BYTES,
+    Buffer,
+    NowaitStream,
+    Turn,
+    nowait,
+    read_below,
+)
 
 #: How much is encrypted per write to the transport. Sixteen records: larger gained nothing when measured, smaller
 #: cost a third of the throughput.
@@ -54,6 +63,10 @@ _RECORD_HEADER = 5
 _RECORD_TYPES = range(20, 24)
 #: The largest record of TLS 1.2 (RFC 5246, 6.2.3); those of TLS 1.3 are smaller.
 _MAX_RECORD = 16 * 1024 + 2048
+#: What a record adds to what it carries, in TLS 1.2 with the oldest cipher.
+_RECORD_OVERHEAD = 256
+#: The shortest limit for records. A short record is never refused, whatever else is held.
+_MIN_RECORD_LIMIT = 1024
 #: OpenSSL gets a record in pieces of this size: the buffer between us and it never shrinks.
 _SLICE_BYTES = 1024
 #: How long close waits for the transport to take the last record, and for the peer's end. Enough for any path that is
@@ -61,6 +74,9 @@ _SLICE_BYTES = 1024
 _CLOSE_SECONDS = 1.0
 #: How much is read and dropped behind our last record, so that a reset does not overtake it.
 _LINGER_BYTES = 256 * 1024
+
+
+_TOO_LONG = "the peer sent a longer TLS record than it may before it has authenticated"
 
 
 class _State(enum.Enum):
@@ -98,6 +114,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         server_hostname: sent as SNI, and checked where ``ssl_context.check_hostname`` says so; without the final dot
             of an absolute name and the zone of an IPv6 address, which no certificate has.
         before_answer: on the server, awaited when a whole ClientHello is there and before anything is spent on it.
+            The peer is a stranger then: it may not send long records until `limit_held` allows it, or until more than
+            `SMALL_READ_BYTES` are asked for at once.
 
     Raises:
         ValueError: `server_hostname` is not a host name.
@@ -129,6 +147,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._partial = bytearray()
         #: Of `_partial`, the rest of a whole record.
         self._feeding = 0
+        #: What a record may carry while little is asked for; see `limit_held`.
+        self._held_limit = HELD_FOR_STRANGER if before_answer is not None else None
         self._state = _State.NEW
         self._closed = False
         self._sending = ConflictDetector("another task is sending on this TLS stream")
@@ -259,6 +279,13 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         with memoryview(data) as view:
             return self._transmit(self._encrypt(view))
 
+    def limit_held(self, max_bytes: int | None) -> None:
+        """Refuse records that carry more, until more than `SMALL_READ_BYTES` are asked for at once. See
+        `NowaitStream.limit_held`."""
+        self._held_limit = max_bytes
+        if max_bytes is None:
+            self._port.limit_held(None)
+
     async def flush(self) -> None:
         """Wait until what `send_nowait` left has been sent. See `NowaitStream.flush`."""
         with self._sending:
@@ -381,6 +408,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             data = await self._receive_handshake()
             left -= len(data)
             self._partial += data
+            if self._record_is_too_long():
+                raise TLSHandshakeError(_TOO_LONG)
 
     def _step(self) -> bool:
         """Give OpenSSL all whole records that are there; whether the handshake is done."""
@@ -404,6 +433,13 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         del self._partial[:size]
         self._feeding -= size
         return True
+
+    def _record_is_too_long(self) -> bool:
+        """The record that has begun is longer than the peer may send now."""
+        if self._held_limit is None or self._feeding or len(self._partial) < _RECORD_HEADER:
+            return False
+        length = self._partial[3] << 8 | self._partial[4]
+        return length > max(self._held_limit, _MIN_RECORD_LIMIT) + _RECORD_OVERHEAD
 
     def _read_much(self) -> None:
         """From now on OpenSSL gets what arrives, as it arrives."""
@@ -509,11 +545,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 raise trio.BrokenResourceError(message) from cause
             if self._receive_ended:
                 return b""
+            if self._frugal and self._held_limit is not None:
+                self._port.limit_held(self._held_limit - len(self._partial))
             ciphertext = self._port.receive_nowait(read_bytes)
             if ciphertext is None:
                 return None
             if ciphertext and self._frugal:
                 self._partial += ciphertext
+                if self._record_is_too_long():
+                    self._receive_error = (_TOO_LONG, None)
             elif ciphertext:
                 self._incoming.write(ciphertext)
             else:

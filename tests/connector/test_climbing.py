@@ -23,7 +23,7 @@ from hybridrelay.connector.published import Registration
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import HybridRelayError, RelayUnreachable, RendezvousError
-from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, Session
+from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, EarlySession, Session
 from hybridrelay.mux import Role as MuxRole
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
@@ -63,8 +63,9 @@ class Control(ControlChannel):
 class Opened:
     """A control channel as both sides have it."""
 
-    channel: Control
+    #: The relay's; in its place the connector's, until the relay has authenticated it.
     session: Session
+    channel: Control = attrs.field(init=False)
 
 
 class Place:
@@ -107,33 +108,38 @@ class Place:
         generation = len(self.opened) + 1
         ours, theirs = trio.testing.memory_stream_pair()
         session = Session(MuxRole.INITIATOR, config=CONTROL_CONFIG)
-        accepted = Session(MuxRole.ACCEPTOR, config=CONTROL_CONFIG)
-        async with trio.open_nursery() as starting:
-            starting.start_soon(nursery.start, session.run, ours)
-            starting.start_soon(self._relay.start, accepted.run, theirs)
+        opened = Opened(session)
+        self._relay.start_soon(self._serve_peer, theirs, opened)
+        await nursery.start(session.run, ours)
         stream = session.open_stream_nowait()
         hello = control.Hello(control.Role.CONNECTOR, INSTANCE, generation, "test", SECRET)
         await stream.send_all(control.encode_message(hello))
-        self._relay.start_soon(self._serve_peer, accepted)
         channel = Control(session, stream, control.Welcome("f" * 32, "test"), over or WSS, pin="pin")
         channel.place = self
-        self.opened.append(Opened(channel, accepted))
+        opened.channel = channel
+        self.opened.append(opened)
         nursery.start_soon(self._serve_channel, channel, session)
         return channel
 
-    async def _serve_peer(self, session: Session) -> None:
-        peer = None
+    async def _serve_peer(self, channel: trio.abc.Stream, opened: Opened) -> None:
+        early = EarlySession(channel)
+        peer = ControlPeer(self.broker, early)
+        self.peers.append(peer)
         try:
             async with trio.open_nursery() as nursery:
-                with suppress(trio.BrokenResourceError, trio.EndOfChannel):
-                    peer = ControlPeer(self.broker, session, (await session.offers.receive()).accept(), nursery)
-                    self.peers.append(peer)
-                    while await peer.serve_some():
+                with suppress(trio.BrokenResourceError):
+                    while not peer.authorized and await peer.serve_some():
                         pass
+                    if peer.authorized:
+                        opened.session, stream = early.take_over()
+                        nursery.start_soon(opened.session.run, channel)
+                        peer.attach(opened.session, stream, nursery)
+                        while await peer.serve_some():
+                            pass
                 nursery.cancel_scope.cancel()
         finally:
-            if peer is not None:
-                peer.lost()
+            peer.lost()
+            await trio.aclose_forcefully(channel)
 
     @staticmethod
     async def _serve_channel(channel: Control, session: Session) -> None:

@@ -52,9 +52,9 @@ class FarEnd:
         session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
         stream = session.open_stream_nowait()
         await stream.send_all(b"".join(map(control.encode_message, hello)))
-        far_end = cls(
-            session, stream, ControlPeer(broker, relay_side, (await relay_side.offers.receive()).accept(), nursery)
-        )
+        peer = ControlPeer(broker)
+        peer.attach(relay_side, (await relay_side.offers.receive()).accept(), nursery)
+        far_end = cls(session, stream, peer)
         nursery.start_soon(far_end._serve)
         return far_end
 

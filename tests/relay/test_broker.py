@@ -99,7 +99,8 @@ async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry
         stream = session.open_stream_nowait()
         await stream.send_all(b"x")
         accepted = (await relay_side.offers.receive()).accept()
-        peer = ControlPeer(_broker(registry), relay_side, accepted, nursery)
+        peer = ControlPeer(_broker(registry))
+        peer.attach(relay_side, accepted, nursery)
         nursery.cancel_scope.cancel()
     peer.suspect()  # a join that gave up at this very moment
 
@@ -122,7 +123,8 @@ class Registering:
         await stream.send_all(control.encode_message(hello))
         for token in tokens:
             await stream.send_all(control.encode_message(control.Register(1, "db", token)))
-        peer = ControlPeer(self._broker, relay_side, (await relay_side.offers.receive()).accept(), nursery)
+        peer = ControlPeer(self._broker)
+        peer.attach(relay_side, (await relay_side.offers.receive()).accept(), nursery)
         self.peers.append(peer)
         decoder, answers = control.ControlDecoder(), []
         while len(answers) <= len(tokens):

@@ -116,6 +116,10 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._check_sendable()
         return self._send(buffers[0] if len(buffers) == 1 else b"".join(buffers))
 
+    def limit_held(self, max_bytes: int | None) -> None:
+        """Passed on to the stream below: incomplete frames are not held here. See `NowaitStream.limit_held`."""
+        self._port.limit_held(max_bytes)
+
     async def flush(self) -> None:
         """Wait until all has been sent. See `NowaitStream.flush`."""
         with self._sending:

@@ -1,0 +1,129 @@
+"""A session whose peer has not authenticated yet: one stream, no tasks, and little memory.
+
+A `Session` runs four tasks for each channel. Before the peer has authenticated nothing needs them: the task that
+waits for the peer's next message reads the channel, gives what arrives to the core, and writes the answers.
+`take_over` makes a `Session` of it, with the same core, channel and stream, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..protocol import Role, SessionCore, events
+from ..protocol.config import CONTROL_CONFIG, SessionConfig
+from ..protocol.reasons import Reason
+from ..streams.nowait import HELD_FOR_STRANGER, SMALL_READ_BYTES, nowait
+from ._channel import CLOSING_TIMEOUT
+from .session import Session
+from .stream import MuxStream
+
+if TYPE_CHECKING:
+    from ..protocol.stream import Stream
+
+__all__ = ["EarlySession"]
+
+
+class EarlySession:
+    """The acceptor's side of a session with one stream, driven by one task: each method is called by that task.
+
+    Args:
+        channel: belongs to the caller until `take_over`; on any exception it can only be closed.
+        config: of the session.
+    """
+
+    __slots__ = ("_channel", "_core", "_port", "_stream")
+
+    def __init__(self, channel: trio.abc.Stream, *, config: SessionConfig = CONTROL_CONFIG) -> None:
+        self._channel = channel
+        self._port = nowait(channel)
+        self._core = SessionCore(Role.ACCEPTOR, config=config)
+        self._core.channel_opened(trio.current_time())
+        #: The peer's stream, once it has opened one. It is accepted at once.
+        self._stream: Stream | None = None
+
+    async def receive_some(self, *, held: int = 0) -> bytes:
+        """Receive what arrives on the peer's stream, or b"" at its end. It is accepted as soon as it is opened.
+
+        Args:
+            held: how many bytes the caller holds of an incomplete message. All layers together hold no more than
+                about `HELD_FOR_STRANGER`: a peer that begins a longer frame or TLS record ends the session.
+
+        Raises:
+            trio.BrokenResourceError: the channel was lost, the session ended, or the stream was reset.
+        """
+        core = self._core
+        while True:
+            if (stream := self._stream) is not None:
+                if stream.receive_queue:
+                    data = core.read(stream, HELD_FOR_STRANGER, trio.current_time())
+                    await self._write()
+                    return data
+                if stream.at_eof:
+                    return b""
+                if stream.is_aborted:
+                    raise trio.BrokenResourceError(stream.reason.describe)
+            if core.ended is not None:
+                raise trio.BrokenResourceError(core.ended.text or core.ended.reason.describe)
+            core.limit_data(HELD_FOR_STRANGER - held)
+            self._port.limit_held(HELD_FOR_STRANGER - held - core.held_bytes)
+            received = await self._channel.receive_some(SMALL_READ_BYTES)
+            if not received:
+                raise trio.BrokenResourceError("the channel was lost")
+            self._dispatch(core.receive_data(received, trio.current_time()))
+            await self._write()
+
+    async def send_whole(self, data: bytes) -> None:
+        """Send on the peer's stream, which is there because something was received on it.
+
+        Raises:
+            trio.BrokenResourceError: the channel was lost, or the peer reads no more.
+        """
+        assert self._stream is not None
+        if not self._stream.can_send:
+            raise trio.BrokenResourceError("the peer reads no more")
+        self._core.send_data(self._stream, data)
+        await self._write()
+
+    async def aclose(self, reason: Reason, text: str = "") -> None:
+        """End the session, tell the peer why where that is possible within a moment, and close the channel."""
+        self._core.close(reason, text)
+        try:
+            with trio.move_on_after(CLOSING_TIMEOUT):
+                await self._write()
+                # The peer closes first: closing a connection with unread data resets it, and the reason is lost.
+                while await self._channel.receive_some(SMALL_READ_BYTES):
+                    pass
+                await self._channel.aclose()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer is gone
+        finally:
+            await trio.aclose_forcefully(self._channel)
+
+    def take_over(self) -> tuple[Session, MuxStream]:
+        """Go on with a `Session`, whose `run` serves this channel; the limits for strangers are lifted.
+
+        Returns:
+            The session, and the stream that the peer has opened.
+        """
+        assert self._stream is not None
+        self._core.limit_data(None)
+        self._port.limit_held(None)
+        return Session.take_over(self._core, self._stream)
+
+    async def _write(self) -> None:
+        core = self._core
+        while buffers := core.data_to_send(trio.current_time()):
+            core.pending_events()
+            await self._channel.send_all(b"".join(buffers))
+
+    def _dispatch(self, happened: list[events.Event]) -> None:
+        for event in happened:
+            if not isinstance(event, events.StreamOffered) or event.stream.is_aborted:
+                continue
+            if self._stream is None:
+                self._stream = event.stream
+                self._core.accept(event.stream, trio.current_time())
+            elif self._core.ended is None:
+                self._core.refuse(event.stream, Reason.LIMIT)
