@@ -10,6 +10,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 SECONDS = 12.0
+#: The longest TLS record, frame, and control message that the relay takes from a stranger.
+RECORD_BYTES = 8 * 1024
+FRAME_BYTES = 8 * 1024
+MESSAGE_BYTES = 7 * 1024
 #: How much a peer sends that wants to fill buffers.
 JUNK_BYTES = 130_000
 
@@ -88,11 +92,11 @@ class Tls:
     def sendall(self, data: bytes) -> None:
         self._wire.sendall(self.encrypt(data))
 
-    def encrypt(self, data: bytes) -> bytes:
-        """The records that carry `data`."""
+    def encrypt(self, data: bytes, size: int = RECORD_BYTES) -> bytes:
+        """The records that carry `data`, `size` bytes in each."""
         view = memoryview(data)
         while view:
-            view = view[self._ssl.write(view) :]
+            view = view[self._ssl.write(view[:size]) :]
         return self._outgoing.read()
 
     def recv(self, size: int) -> bytes:
@@ -238,15 +242,31 @@ def _then_send(*parts: bytes) -> Make:
 def _half_records(wire: Wire) -> Wire:
     """A session, and then a record of which the end is missing."""
     tls = _session(wire)
-    rest = tls.encrypt(frame(5, 1, bytes(16_000), announced=16_000))
+    rest = tls.encrypt(frame(5, 1, bytes(FRAME_BYTES - 100)))
     _tolerant(wire, rest[:-100])
+    return tls
+
+
+def _long_record(wire: Wire) -> Wire:
+    """A session, and then the beginning of a record of the greatest length that TLS allows."""
+    tls = _session(wire)
+    _tolerant(wire, tls.encrypt(bytes(16_384), 16_384)[:-100])
+    return tls
+
+
+def _half_of_everything(wire: Wire) -> Wire:
+    """A part of a message, behind it a part of a frame, and behind that a part of a record."""
+    tls = _session(wire)
+    tls.sendall(frame(5, 1, MESSAGE_BYTES.to_bytes(4, "big") + bytes(3000)))
+    tls.sendall(frame(5, 1, bytes(2000), announced=FRAME_BYTES - 3200))
+    _tolerant(wire, tls.encrypt(bytes(2800))[:-100])
     return tls
 
 
 def _dribble(wire: Wire) -> Wire:
     """A frame of the session whose payload comes in many small records."""
     tls = _session(wire)
-    tls.sendall(frame(5, 1, b"", announced=16_000))
+    tls.sendall(frame(5, 1, b"", announced=FRAME_BYTES - 100))
     _tolerant(wire, b"".join(tls.encrypt(bytes(4)) for _ in range(1000)))
     return tls
 
@@ -262,11 +282,13 @@ INSIDE: dict[str, Make] = {
     "TLS done": Tls,
     "HELLO": _hello_of_session,
     "HELLO, OPEN and hello": _session,
-    "half a DATA frame": _then_send(frame(5, 1, bytes(60_000), announced=65_536)),
-    "half a DATA frame within the window": _then_send(frame(5, 1, bytes(15_000), announced=16_000)),
-    "half a control message": _then_send(frame(5, 1, (16_000).to_bytes(4, "big") + bytes(15_000))),
+    "a DATA frame that is too long": _then_send(frame(5, 1, bytes(60_000), announced=65_536)),
+    "half a DATA frame": _then_send(frame(5, 1, bytes(FRAME_BYTES - 200), announced=FRAME_BYTES - 100)),
+    "half a control message": _then_send(frame(5, 1, MESSAGE_BYTES.to_bytes(4, "big") + bytes(MESSAGE_BYTES - 100))),
     "a burst of ACK": _then_send(ACK * 2000),
     "half a record": _half_records,
+    "a record that is too long": _long_record,
+    "half of everything": _half_of_everything,
     "half a frame in records of four bytes": _dribble,
 }
 

@@ -27,6 +27,10 @@ class Ration:
 #: that 1024 admit thousands of them per second.
 UNAUTHENTICATED_SLOTS = 1024
 
+#: Which part of those slots may be in the second TLS handshake of a connection, inside outer TLS, at a time; the
+#: oldest gives way. OpenSSL alone holds 61 KiB then: 46 for a handshake, and 16 for the layer around it.
+NESTED_HANDSHAKES = 1 / 4
+
 #: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest
 #: connection is closed first. A quarter, because many clients sit behind one NAT and start at the same moment.
 UNAUTHENTICATED_SHARE_OF_ADDRESS = 1 / 4

@@ -40,6 +40,7 @@ from .control import ControlPeer
 from .handshakes import Turn, Turns
 from .limits import (
     AUTHENTICATION_DEADLINE_SECONDS,
+    NESTED_HANDSHAKES,
     UNAUTHENTICATED_SLOTS,
     Shares,
     unauthenticated_slots,
@@ -48,7 +49,7 @@ from .lobby import Guest, Lobby
 from .places import Places
 from .public_ports import save_public_ports
 from .registry import Registry
-from .slots import Held, Slots, address_group
+from .slots import Held, Slot, Slots, address_group
 from .state_dir import occupy_state_directory
 from .watcher import RegistryChange, RegistryWatcher
 
@@ -154,6 +155,7 @@ class Relay:
         config = self._config
         descriptors = descriptor_limit()
         self._slots = Slots(unauthenticated_slots(descriptors))
+        self._nested = Slots(max(1, int(self._slots.total * NESTED_HANDSHAKES)))
         self._turns = Turns()
         if self._slots.total < UNAUTHENTICATED_SLOTS:
             logger.warning("only %d descriptors: raise the limit (ulimit -Hn, LimitNOFILE)", descriptors)
@@ -409,10 +411,22 @@ class Relay:
         """Authenticate the peer of a control channel; None where it has gone without having shown a token."""
         certificates = self._certificates
         assert certificates is not None
-        tls = TLSStream(stream, certificates.control_context, server_side=True, before_answer=guest.turn.wait)
+        nested: Slot | None = None
+
+        async def before_answer() -> None:
+            nonlocal nested
+            await guest.turn.wait()
+            if guest.port.outer_tls:
+                nested = self._nested.take(guest.address, guest.scope.cancel)
+
+        tls = TLSStream(stream, certificates.control_context, server_side=True, before_answer=before_answer)
         peer: ControlPeer | None = None
         try:
-            await tls.do_handshake()
+            try:
+                await tls.do_handshake()
+            finally:
+                if nested is not None:
+                    self._nested.release(nested)
             held.advance()
             early = EarlySession(tls)
             peer = ControlPeer(
