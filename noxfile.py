@@ -136,6 +136,17 @@ def bench(session: nox.Session) -> None:
     session.run("hybridrelay", "bench", "--full", *results, *session.posargs)
 
 
+@nox.session
+def strangers(session: nox.Session) -> None:
+    """What unauthenticated connections cost the relay in memory, by port and phase; Linux. About three minutes.
+
+    Arguments go to the benchmark: ``nox -s strangers -- --connections 820 --only https``.
+    """
+    install_wheel(session)
+    group(session, "bench")
+    session.run("python", "-m", "benchmarks.strangers", "memory", *(session.posargs or ["--connections", "80"]))
+
+
 @nox.session(name="bench-check")
 def bench_check(session: nox.Session) -> None:
     """The short benchmark suite: how our ratios to the baselines moved since ``benchmarks/baseline.json``.

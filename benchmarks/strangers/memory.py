@@ -32,6 +32,8 @@ class Footprint:
     #: Of those and the first ones, which are not counted, how many the relay still had when its memory was read.
     held: int
     bytes_each: float
+    #: Of all connections, the first ones included.
+    total_bytes: int
     peak_bytes: int
     cpu_seconds_each: float
 
@@ -57,7 +59,7 @@ def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[
             with contextlib.suppress(OSError), connect(ports[port], loopback(number)) as wire:
                 make(wire)
         time.sleep(SETTLE_SECONDS)
-        cpu = cpu_seconds(program.pid)
+        cpu, start = cpu_seconds(program.pid), memory_bytes(program.pid)
         wires, held = [], []
         deadline = time.monotonic() + PHASE_SECONDS
         # The first ones also pay for what is allocated once: they are opened, but not counted.
@@ -85,6 +87,7 @@ def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[
         len(wires) - first,
         alive,
         (after - before) / counted,
+        after - start,
         peak - before,
         used / max(1, len(wires)),
     )
@@ -107,13 +110,16 @@ def _is_open(wire: object) -> bool:
 
 def report(count: int, only: str) -> None:
     """Measure all phases whose name contains `only`, and print a line for each."""
-    print(f"{'port':8} {'phase':42} {'opened':>6} {'held':>5} {'KiB each':>9} {'peak':>6} {'CPU ms each':>12}")
+    print(
+        f"{'port':8} {'phase':42} {'opened':>6} {'held':>5} {'KiB each':>9} {'peak':>6} {'MiB':>6} {'CPU ms each':>12}"
+    )
     for port, makes in phases().items():
         for phase, make in makes.items():
             if only in f"{port}/{phase}":
                 one = measure(port, phase, make, count)
                 print(
                     f"{port:8} {phase:42} {one.opened:6} {one.held:5} {one.bytes_each / 1024:9.1f} "
-                    f"{one.peak_bytes / max(1, one.opened) / 1024:6.1f} {one.cpu_seconds_each * 1000:12.2f}",
+                    f"{one.peak_bytes / max(1, one.opened) / 1024:6.1f} "
+                    f"{one.total_bytes / 2**20:6.1f} {one.cpu_seconds_each * 1000:12.2f}",
                     flush=True,
                 )

@@ -12,7 +12,7 @@ from .._nursery import FlatNursery
 from .._version import __version__
 from ..abc import Dial
 from ..errors import RelayUnreachable, SessionError
-from ..mux import CONTROL_CONFIG, MuxStream, Role, Session
+from ..mux import DIALED_CONTROL_CONFIG, MuxStream, Role, Session
 from ..protocol import RemoteProtocolError, control
 from ..protocol.reasons import Reason
 from ..security import spki_pin
@@ -200,7 +200,7 @@ async def run_control_channel(
         endpoint, candidate.transport, candidate.route, dial=dial, on_outer_certificate=certificates.append
     )
     certificate = OuterCertificate.from_der_untrusted(certificates[-1]) if certificates else None
-    session = Session(Role.INITIATOR, config=CONTROL_CONFIG)
+    session = Session(Role.INITIATOR, config=DIALED_CONTROL_CONFIG)
     started = False
     try:
         async with FlatNursery() as nursery:

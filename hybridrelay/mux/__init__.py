@@ -3,6 +3,7 @@
 from ..protocol import Role as Role
 from ..protocol.config import CONTROL_CONFIG as CONTROL_CONFIG
 from ..protocol.config import DATA_CONFIG as DATA_CONFIG
+from ..protocol.config import DIALED_CONTROL_CONFIG as DIALED_CONTROL_CONFIG
 from ..protocol.config import SessionConfig as SessionConfig
 from ..protocol.sending import Account as Account
 from ..protocol.windows import Budget as Budget

@@ -13,7 +13,7 @@ import trio
 from .._vitals import reporting
 from ..errors import HybridRelayError, SessionError, StreamRefused
 from ..protocol import Role, SessionCore, events
-from ..protocol.config import CONTROL_CONFIG, SessionConfig
+from ..protocol.config import SessionConfig
 from ..protocol.errors import LocalProtocolError, RemoteProtocolError
 from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, FrameDecoder, GoAway, Hello, clip_text
 from ..protocol.reasons import Reason
@@ -191,7 +191,7 @@ class Session:
 
     @property
     def _is_control(self) -> bool:
-        return self.core.config is CONTROL_CONFIG
+        return self.core.config.small_reads
 
     @property
     def outcome(self) -> events.SessionEnded | None:
