@@ -142,8 +142,7 @@ def strangers(session: nox.Session) -> None:
 
     Arguments go to the benchmark: ``nox -s strangers -- --connections 820 --only https``.
     """
-    install_wheel(session)
-    group(session, "bench")
+    session.install("--quiet", "--editable", ".")
     session.run("python", "-m", "benchmarks.strangers", "memory", *(session.posargs or ["--connections", "80"]))
 
 

@@ -111,7 +111,8 @@ def _is_open(wire: object) -> bool:
 def report(count: int, only: str) -> None:
     """Measure all phases whose name contains `only`, and print a line for each."""
     print(
-        f"{'port':8} {'phase':42} {'opened':>6} {'held':>5} {'KiB each':>9} {'peak':>6} {'MiB':>6} {'CPU ms each':>12}"
+        f"{'port':8} {'phase':42} {'opened':>6} {'held':>5} "
+        f"{'KiB each':>9} {'peak':>6} {'MiB':>6} {'CPU ms each':>12}"
     )
     for port, makes in phases().items():
         for phase, make in makes.items():

@@ -13,7 +13,7 @@ SECONDS = 12.0
 #: The longest TLS record, frame, and control message that the relay takes from a stranger.
 RECORD_BYTES = 8 * 1024
 FRAME_BYTES = 8 * 1024
-MESSAGE_BYTES = 7 * 1024
+MESSAGE_BYTES = 7 * 1024 + 500
 #: How much a peer sends that wants to fill buffers.
 JUNK_BYTES = 130_000
 

@@ -90,9 +90,9 @@ CONTROL_CONFIG = SessionConfig(
     budget=128 * KIB,
 )
 
-#: For the side that dials a control channel. Messages that are sent at the same time leave in frames of at most 8 KiB,
-#: whatever their lengths, because the relay takes no longer ones before it has accepted a token.
-DIALED_CONTROL_CONFIG = attrs.evolve(CONTROL_CONFIG, send_queue=KIB)
+#: For the side that dials a control channel. Messages that are sent at the same time leave in frames of at most
+#: 8 KiB, whatever their lengths, because the relay takes no longer ones before it has accepted a token.
+DIALED_CONTROL_CONFIG = attrs.evolve(CONTROL_CONFIG, send_queue=KIB // 2)
 
 #: For data channels: a session that lost its channel waits this long for another. 25 seconds outlast the restart of a
 #: relay and most network flaps, and an application whose connector was killed hears of it within 30.

@@ -31,8 +31,8 @@ from .preamble import TICKET_SIZE
 from .reasons import Reason
 
 #: A message without its length. Defends the relay's memory before authentication. A join or registration with the
-#: longest name, the longest token and all the instances that it may name has 6.4 KiB, an ordinary one 700 bytes.
-MAX_MESSAGE_SIZE = 7 * 1024
+#: longest name, the longest token and all the instances that it may name has 7.4 KiB, an ordinary one 700 bytes.
+MAX_MESSAGE_SIZE = 7 * 1024 + 500
 #: The longest name of a hybrid connection, as in the published service.
 MAX_CONNECTION_NAME = 260
 #: Tokens made by the public SDKs have 150 to 400 characters.

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybridrelay.protocol import control
+from hybridrelay.protocol.config import DIALED_CONTROL_CONFIG
 from hybridrelay.protocol.control import (
     MAX_AVOID,
     MAX_DETAIL,
@@ -42,6 +44,7 @@ from hybridrelay.protocol.control import (
 )
 from hybridrelay.protocol.errors import LocalProtocolError, RemoteProtocolError
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.streams.nowait import HELD_FOR_STRANGER
 
 ONE = "0123456789abcdef" * 2
 TWO = "f" * 32
@@ -461,3 +464,13 @@ def test_an_instance_belongs_to_one_secret_and_does_not_tell_it() -> None:
 def test_what_is_no_secret_has_no_instance(secret: str) -> None:
     with pytest.raises(ValueError, match="not the secret of an instance"):
         instance_of(secret)
+
+
+def test_the_longest_requests_fit_into_a_message_and_into_what_is_held_for_a_stranger() -> None:
+    name, token = "\U0001f600" * control.MAX_CONNECTION_NAME, "t" * control.MAX_TOKEN
+    register = control.Register(control.MAX_INTEGER, name, token, ("f" * 64,) * control.MAX_REPLACES)
+    join = control.Join(control.MAX_INTEGER, name, token, "f" * 32, ("f" * 32,) * control.MAX_AVOID)
+    for message in (register, join):
+        encoded = control.encode_message(message)
+        # What is sent at the same time may be queued in front of it.
+        assert DIALED_CONTROL_CONFIG.send_queue - 1 + len(encoded) <= HELD_FOR_STRANGER

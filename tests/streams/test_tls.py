@@ -16,6 +16,7 @@ from hybridrelay.errors import TLSHandshakeError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
 from hybridrelay.streams import TLSStream, receive_exactly
+from hybridrelay.streams.nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES
 
 NOW = time.time()
 AUTHORITY = create_authority("orders", now=NOW)
@@ -452,3 +453,77 @@ async def test_a_server_certificate_that_is_not_ours_is_reported(autojump_clock:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fails, client)
         nursery.start_soon(fails, server)
+
+
+async def _stranger() -> Pair:
+    """A client, and a server that does not know it yet."""
+
+    async def at_once() -> None:
+        pass
+
+    ours, theirs = trio.testing.memory_stream_pair()
+    client = TLSStream(ours, CLIENT, server_hostname="orders.test")
+    return await shake((client, TLSStream(theirs, SERVER, server_side=True, before_answer=at_once)))
+
+
+async def _receive(stream: TLSStream, size: int, max_bytes: int = SMALL_READ_BYTES) -> None:
+    while size > 0:
+        size -= len(await stream.receive_some(max_bytes))
+
+
+async def test_a_stranger_sends_short_records_only() -> None:
+    client, server = await _stranger()
+    await client.send_all(bytes(HELD_FOR_STRANGER))
+    await _receive(server, HELD_FOR_STRANGER)
+    await client.send_all(bytes(2 * HELD_FOR_STRANGER))
+    with pytest.raises(trio.BrokenResourceError, match="longer TLS record"):
+        await server.receive_some(SMALL_READ_BYTES)
+    assert len(server._partial) <= SMALL_READ_BYTES
+
+
+async def test_records_are_as_long_as_the_limit_that_is_set() -> None:
+    client, server = await _stranger()
+    server.limit_held(4000)
+    await client.send_all(bytes(4000))
+    await _receive(server, 4000)
+    await client.send_all(bytes(5000))
+    with pytest.raises(trio.BrokenResourceError, match="longer TLS record"):
+        await server.receive_some(SMALL_READ_BYTES)
+
+
+@pytest.mark.parametrize("lifted", [True, False])
+async def test_records_of_any_length_pass_once_the_limit_is_lifted_or_much_is_asked_for(lifted: bool) -> None:
+    client, server = await _stranger()
+    if lifted:
+        server.limit_held(None)
+    await client.send_all(bytes(2 * HELD_FOR_STRANGER))
+    await _receive(server, 2 * HELD_FOR_STRANGER, SMALL_READ_BYTES if lifted else READ_BYTES)
+
+
+async def test_the_layers_of_a_stranger_share_what_may_be_held() -> None:
+    """What the inner layer holds of a record, the outer one may not hold as well."""
+    outer_client, outer_server = await _stranger()
+
+    async def at_once() -> None:
+        pass
+
+    client = TLSStream(outer_client, CLIENT, server_hostname="orders.test")
+    server = TLSStream(outer_server, SERVER, server_side=True, before_answer=at_once)
+    await shake((client, server))
+    record = client._encrypt(memoryview(bytes(HELD_FOR_STRANGER)))
+    await outer_client.send_all(record[:6000])
+    with trio.move_on_after(0.05):
+        await server.receive_some(SMALL_READ_BYTES)
+    await outer_client.send_all(bytes(4000))
+    with pytest.raises(trio.BrokenResourceError, match="longer TLS record"):
+        await server.receive_some(SMALL_READ_BYTES)
+    client.limit_held(None)
+    await trio.aclose_forcefully(client)
+
+
+async def test_lifting_the_limit_reaches_the_layers_below() -> None:
+    outer_client, outer_server = await _stranger()
+    server = TLSStream(outer_server, SERVER, server_side=True)
+    server.limit_held(None)
+    await outer_client.send_all(bytes(2 * HELD_FOR_STRANGER))
+    await _receive(outer_server, 2 * HELD_FOR_STRANGER)

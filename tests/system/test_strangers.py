@@ -13,41 +13,108 @@ import pytest
 import trio
 
 from benchmarks.strangers import memory
-from benchmarks.strangers.peers import CONTROL, PROBE, client_hello, phases, preamble
+from benchmarks.strangers.peers import CONTROL, PROBE, client_hello, connect, phases, preamble
 from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.protocol import Reason, control
-from hybridrelay.relay import handshakes
-from hybridrelay.relay.limits import Ration
+from hybridrelay.relay import handshakes, server
+from hybridrelay.relay.limits import UNAUTHENTICATED_SLOTS, Ration
 from hybridrelay.security import Role
 
 from .deployment import HOST, Deployment, deploy
 
 KIB = 1024
 HELLO = client_hello()
-#: What is measured differs by some KiB from run to run.
-MARGIN = 8 * KIB
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 
-def _measured(port: str, phase: str, count: int) -> None:
+#: In this phase both layers of TLS are there, and the inner one is in its handshake: OpenSSL alone holds 61 KiB.
+NESTED = ("https", "a ClientHello and no more")
+LIMITS = {NESTED: 80 * KIB}
+
+
+def _measured(port: str, phase: str, *, held: bool) -> None:
+    """Measure, and compare with the bound for one connection."""
+    count = 60
     footprint = memory.measure(port, phase, phases()[port][phase], count)
     assert footprint.opened == count
-    assert footprint.bytes_each < 64 * KIB + MARGIN, footprint
+    assert footprint.bytes_each < LIMITS.get((port, phase), 64 * KIB), footprint
+    # Otherwise what was measured are connections that the relay has closed.
+    assert bool(footprint.held) == held, footprint
 
 
 @pytest.mark.parametrize(
-    ("port", "phase"),
+    ("port", "phase", "held"),
     [
-        ("control", "130 kB of a ClientHello in small records"),
-        ("control", "a ClientHello and no more"),
-        ("https", "16 kB of an HTTP head"),
-        ("https", "half a ClientHello"),
+        ("control", "130 kB of a ClientHello in small records", False),
+        ("control", "a ClientHello and no more", True),
+        ("control", "half of everything", True),
+        ("https", "16 kB of an HTTP head", True),
+        ("https", "half a DATA frame", True),
+        ("https", "half of everything", True),
+        ("https", "a record that is too long", False),
+        (*NESTED, True),
     ],
 )
-def test_a_stranger_costs_little_memory(port: str, phase: str) -> None:
-    _measured(port, phase, 80)
+def test_a_stranger_costs_little_memory(port: str, phase: str, held: bool) -> None:
+    _measured(port, phase, held=held)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("port", ["http", "control"])
+@pytest.mark.parametrize("phase", ["a ClientHello and no more", "half of everything"])
+def test_as_many_strangers_as_there_can_be_cost_64_mib_together(port: str, phase: str) -> None:
+    footprint = memory.measure(port, phase, phases()[port][phase], UNAUTHENTICATED_SLOTS * 4 // 5)
+    assert footprint.total_bytes < 64 * KIB * KIB, footprint
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("port_and_phase", [(p, name) for p, makes in phases().items() for name in makes])
+def test_a_stranger_costs_little_memory_in_every_phase(port_and_phase: tuple[str, str]) -> None:
+    port, phase = port_and_phase
+    footprint = memory.measure(port, phase, phases()[port][phase], 60)
+    assert footprint.bytes_each < LIMITS.get(port_and_phase, 64 * KIB), footprint
+
+
+async def test_few_handshakes_inside_outer_tls_are_under_way_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """The oldest gives way. Handshakes outside of outer TLS are not concerned."""
+    monkeypatch.setattr(server, "NESTED_HANDSHAKES", 1 / UNAUTHENTICATED_SLOTS)
+    deployment = await deploy(nursery, tmp_path / "state")
+    number = deployment.ports["https"]
+    assert number is not None
+    outside = await _asked(deployment, 1)
+    make = phases()["https"]["a ClientHello and no more"]
+    wires = []
+    with trio.fail_after(20):
+        assert await outside.receive_some()
+        for index in range(2):
+            wire = connect(number, f"127.1.1.{index + 1}")
+            wires.append(wire)
+            await trio.to_thread.run_sync(make, wire)
+        assert await trio.to_thread.run_sync(_ends, wires[0])
+    wires[1].settimeout(0.5)
+    assert not await trio.to_thread.run_sync(_ends, wires[1])
+    for wire in wires:
+        wire.close()
+    with trio.move_on_after(0.2):
+        await outside.receive_some()
+        raise AssertionError("it was closed, or has more to say")
+    nursery.cancel_scope.cancel()
+
+
+def _ends(wire: socket.socket) -> bool:
+    """Whether the relay closes the connection within the socket's timeout."""
+    try:
+        while wire.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 #: What a test has opened; closed at its end.

@@ -1,0 +1,147 @@
+"""A session that one task drives until its peer has authenticated, and that a `Session` takes over then."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.mux import CONTROL_CONFIG, EarlySession, MuxStream, Role, Session
+from hybridrelay.protocol import frames
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.streams.nowait import HELD_FOR_STRANGER
+
+HELLO = frames.Hello(bytes(range(16)), bytes(32), 1, 0, 0, 0).encode()
+OPEN = frames.Open(1, 65536).encode()
+
+
+@asynccontextmanager
+async def _pair() -> AsyncIterator[tuple[MuxStream, EarlySession, trio.abc.Stream, trio.Nursery]]:
+    """The initiator's stream, and the acceptor with its channel."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    session = Session(Role.INITIATOR, config=CONTROL_CONFIG)
+    early = EarlySession(theirs)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session.run, ours)
+        yield session.open_stream_nowait(), early, theirs, nursery
+        nursery.cancel_scope.cancel()
+
+
+async def _early(sent: bytes) -> tuple[trio.StapledStream[Any, Any], trio.abc.Stream, EarlySession]:
+    """A session that a bare channel has opened: that channel, the acceptor's end, and what has received `x` there.
+
+    Args:
+        sent: what comes right behind that.
+    """
+    ours, theirs = trio.testing.memory_stream_pair()
+    early = EarlySession(theirs)
+    received = []
+
+    async def receive() -> None:
+        received.append(await early.receive_some())
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await ours.send_all(HELLO)
+            assert await ours.receive_some()
+            await ours.send_all(OPEN + frames.data_header(1, 1) + b"x" + sent)
+    assert received == [b"x"] or (sent and received[0].startswith(b"x"))
+    return ours, theirs, early
+
+
+async def test_the_stream_goes_both_ways_before_and_after_it_is_taken_over(
+    autojump_clock: trio.testing.Clock,
+) -> None:
+    with trio.fail_after(5):
+        async with _pair() as (stream, early, channel, nursery):
+            await stream.send_all(b"first")
+            assert await early.receive_some() == b"first"
+            await early.send_whole(b"answer")
+            assert await stream.receive_some() == b"answer"
+            await stream.send_all(b"second")  # on its way while the session is taken over
+            session, taken = early.take_over()
+            nursery.start_soon(session.run, channel)
+            await taken.send_all(b"another answer")
+            assert await taken.receive_some() == b"second"
+            assert await stream.receive_some() == b"another answer"
+            await stream.send_eof()
+            assert await taken.receive_some() == b""
+
+
+async def test_a_frame_of_which_a_part_has_arrived_is_completed_after_the_session_was_taken_over(
+    autojump_clock: trio.testing.Clock,
+) -> None:
+    rest = frames.data_header(1, 4) + b"rest"
+    ours, theirs, early = await _early(rest[:-2])
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            session, taken = early.take_over()
+            nursery.start_soon(session.run, theirs)
+            await ours.send_all(rest[-2:])
+            assert await taken.receive_some() == b"rest"
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("held", [0, 3000])
+async def test_no_frame_is_longer_than_what_may_be_held(held: int) -> None:
+    longest = HELD_FOR_STRANGER - held
+    ours, _, early = await _early(b"")
+    await ours.send_all(frames.data_header(1, longest) + bytes(longest))
+    received = 0
+    with trio.fail_after(5):
+        while received < longest:
+            received += len(await early.receive_some(held=held))
+        await ours.send_all(frames.data_header(1, longest + 1))
+        with pytest.raises(trio.BrokenResourceError):
+            await early.receive_some(held=held)
+    said = list(frames.FrameDecoder().decode_untrusted(await ours.receive_some()))
+    assert isinstance(said[-1], frames.GoAway)
+    assert said[-1].reason is Reason.PROTOCOL_ERROR
+
+
+async def test_after_the_session_was_taken_over_frames_may_be_as_long_as_the_window(
+    autojump_clock: trio.testing.Clock,
+) -> None:
+    ours, theirs, early = await _early(b"")
+    longest = CONTROL_CONFIG.max_window - 1
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            session, taken = early.take_over()
+            nursery.start_soon(session.run, theirs)
+            await ours.send_all(frames.data_header(1, longest) + bytes(longest))
+            received = 0
+            while received < longest:
+                received += len(await taken.receive_some())
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_end_of_the_stream_its_reset_and_the_loss_of_the_channel_are_told_apart() -> None:
+    for last, error in (
+        (frames.Fin(1).encode(), None),
+        (frames.Reset(1, Reason.CANCELLED).encode(), trio.BrokenResourceError),
+        (b"", trio.BrokenResourceError),
+    ):
+        ours, _, early = await _early(b"")
+        await ours.send_all(last) if last else await ours.send_eof()
+        with trio.fail_after(5):
+            if error is None:
+                assert await early.receive_some() == b""
+            else:
+                with pytest.raises(error):
+                    await early.receive_some()
+
+
+async def test_the_reason_of_the_end_is_told_and_the_channel_closed(autojump_clock: trio.testing.Clock) -> None:
+    ours, _, early = await _early(b"")
+    await ours.receive_some()  # OPENED
+    with trio.fail_after(10):
+        await early.aclose(Reason.LIMIT, "enough")
+        (goodbye,) = frames.FrameDecoder().decode_untrusted(await ours.receive_some())
+        assert isinstance(goodbye, frames.GoAway)
+        assert (goodbye.reason, goodbye.text, goodbye.final) == (Reason.LIMIT, "enough", True)
+        assert await ours.receive_some() == b""
