@@ -20,15 +20,16 @@ class Ration:
 
 #: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against whoever can reach
 #: a port. Each costs a descriptor, and 2 KiB of memory until it has sent a whole ClientHello and its turn has come.
-#: Then it costs 57 to 74 KiB during the handshake, and up to 95 KiB with a session and parts of messages inside both
-#: layers of TLS; the rations below let strangers have at most 728 turns before the deadline. Measured with
-#: `python -m benchmarks.strangers memory`: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process. What
-#: waits in the kernel's socket buffers comes on top. Honest clients leave the slots within a few round trips, so
+#: Then it costs up to 62 KiB, whatever it sends, and 76 KiB in one phase: see `NESTED_HANDSHAKES`. The rations below
+#: let strangers have at most 728 turns before the deadline. Measured with `python -m benchmarks.strangers memory`:
+#: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process. What waits in the kernel's socket buffers comes
+#: on top. Honest clients leave the slots within a few round trips, so
 #: that 1024 admit thousands of them per second.
 UNAUTHENTICATED_SLOTS = 1024
 
-#: Which part of those slots may be in the second TLS handshake of a connection, inside outer TLS, at a time; the
-#: oldest gives way. OpenSSL alone holds 61 KiB then: 46 for a handshake, and 16 for the layer around it.
+#: Which part of those slots may be in the second TLS handshake of a connection, inside outer TLS, at the same time;
+#: one more closes the oldest. Such a connection costs 76 KiB, of which OpenSSL alone holds 61: 46 for a handshake,
+#: and 15 for the layer around it.
 NESTED_HANDSHAKES = 1 / 4
 
 #: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import CONTROL_CONFIG, EarlySession, MuxStream, Role, Session
+from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Role, Session
 from hybridrelay.protocol import frames
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams.nowait import HELD_FOR_STRANGER
@@ -23,7 +23,7 @@ OPEN = frames.Open(1, 65536).encode()
 async def _pair() -> AsyncIterator[tuple[MuxStream, EarlySession, trio.abc.Stream, trio.Nursery]]:
     """The initiator's stream, and the acceptor with its channel."""
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(Role.INITIATOR, config=CONTROL_CONFIG)
+    session = Session(Role.INITIATOR, config=DIALED_CONTROL_CONFIG)
     early = EarlySession(theirs)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run, ours)
@@ -145,3 +145,25 @@ async def test_the_reason_of_the_end_is_told_and_the_channel_closed(autojump_clo
         assert isinstance(goodbye, frames.GoAway)
         assert (goodbye.reason, goodbye.text, goodbye.final) == (Reason.LIMIT, "enough", True)
         assert await ours.receive_some() == b""
+
+
+async def test_many_messages_of_the_dialing_side_at_once_are_never_too_long(
+    autojump_clock: trio.testing.Clock,
+) -> None:
+    """As when a client asks for many rendezvous over a control channel that was just opened."""
+    message = bytes(700)
+    with trio.fail_after(5):
+        async with _pair() as (stream, early, _, nursery):
+            sending = trio.Lock()
+
+            async def send() -> None:
+                async with sending:
+                    await stream.send_whole(message)
+
+            for _ in range(50):
+                nursery.start_soon(send)
+            # Nothing can leave before the acceptor has greeted.
+            await trio.testing.wait_all_tasks_blocked()
+            received = 0
+            while received < 50 * len(message):
+                received += len(await early.receive_some())
