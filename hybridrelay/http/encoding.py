@@ -1,0 +1,90 @@
+"""Responses as bytes, by h11, which checks every header field and frames the body. No I/O."""
+
+from __future__ import annotations
+
+import http
+
+import h11
+
+from .response import Fields, has_no_body
+
+__all__ = ["ResponseEncoder"]
+
+
+class ResponseEncoder:
+    """Encodes the final response to one request.
+
+    Args:
+        connection: has parsed the request, as far as it could be parsed.
+        date: for the Date field (RFC 9110 section 5.6.7).
+    """
+
+    def __init__(self, connection: h11.Connection, *, date: str) -> None:
+        self._connection = connection
+        self._date = date
+
+    def encode_head(self, status: int, headers: Fields, *, length: int | None, close: bool) -> bytes:
+        """The head of a final response.
+
+        Args:
+            status: from 200 on.
+            headers: without those that concern the framing.
+            length: of the body (bytes), also where HEAD keeps it from being sent; None where it is not known.
+            close: whether the connection is closed after the response.
+
+        Raises:
+            h11.LocalProtocolError: a header field is malformed.
+        """
+        fields = [("Date", self._date), *headers]
+        if length is not None and not has_no_body(status):
+            fields.append(("Content-Length", str(length)))
+        if close:
+            fields.append(("Connection", "close"))
+        return self._connection.send(
+            h11.Response(status_code=status, reason=_phrase(status), headers=[_encode(*one) for one in fields])
+        )
+
+    def encode_data(self, data: bytes) -> bytes:
+        """A piece of the body; nothing where the response has none.
+
+        Raises:
+            h11.LocalProtocolError: the body becomes longer than its head says.
+        """
+        return self._connection.send(h11.Data(data=data))
+
+    def encode_end(self) -> bytes:
+        """The end of the body.
+
+        Raises:
+            h11.LocalProtocolError: the body is shorter than its head says.
+        """
+        return self._connection.send(h11.EndOfMessage())
+
+    def encode_continue(self) -> bytes:
+        """100 Continue: the client is to send its body."""
+        return self._connection.send(h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[]))
+
+    def encode_switch(self, headers: Fields) -> bytes:
+        """101 Switching Protocols.
+
+        Raises:
+            h11.LocalProtocolError: a header field is malformed, or the client did not ask for another protocol.
+        """
+        fields = [_encode(*one) for one in (("Connection", "Upgrade"), *headers)]
+        return self._connection.send(
+            h11.InformationalResponse(status_code=101, reason=b"Switching Protocols", headers=fields)
+        )
+
+
+def _encode(name: str, value: str) -> tuple[bytes, bytes]:
+    try:
+        return name.encode("ascii"), value.encode("ascii")
+    except UnicodeEncodeError as exc:
+        raise h11.LocalProtocolError(f"the header field {name!r} is not ASCII") from exc
+
+
+def _phrase(status: int) -> bytes:
+    try:
+        return http.HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return b""

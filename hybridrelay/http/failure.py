@@ -1,0 +1,79 @@
+"""Failures as values: what to answer to a request that cannot be served.
+
+The server states the status and a sentence; the caller's hook turns that into a response (`plain_text`,
+`problem_json`, or one of its own). Nothing in a `Failure` comes from the peer, so that it can be shown and logged.
+"""
+
+from __future__ import annotations
+
+import http
+import json
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from .response import Fields, Response
+
+__all__ = ["Failure", "RenderFailure", "RequestError", "plain_text", "problem_json"]
+
+
+@attrs.frozen
+class Failure:
+    """A request that is not served.
+
+    Handlers return it, or raise it inside a `RequestError`.
+    """
+
+    #: From 400 to 599.
+    status: int = attrs.field(validator=[attrs.validators.ge(400), attrs.validators.lt(600)])
+    #: One sentence for people. Never contains what the peer sent.
+    detail: str
+    #: Header fields that belong to the status, such as ``Allow`` or ``Retry-After``.
+    headers: Fields = ()
+    #: Further members of a problem document (RFC 9457 section 3.2). `problem_json` adds them; `plain_text` does not.
+    members: Mapping[str, object] = attrs.field(factory=dict)
+    #: Whether the connection is to be closed: what follows on it cannot be trusted, or will not be read.
+    close: bool = False
+
+
+class RequestError(Exception):
+    """The one exception that a peer's bytes can cause, and that a handler raises to refuse a request."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.status}: {failure.detail}")
+        self.failure = failure
+
+
+#: Turns a failure into the response that is sent. Must not raise.
+RenderFailure = Callable[[Failure], Response]
+
+
+def plain_text(failure: Failure) -> Response:
+    """The detail, as a line of text."""
+    return Response(
+        failure.status,
+        f"{failure.detail}\n".encode(),
+        (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"), *failure.headers),
+    )
+
+
+def problem_json(failure: Failure) -> Response:
+    """A problem document (RFC 9457): `title`, `status`, `detail`, and the failure's own members."""
+    document = {
+        "title": _phrase(failure.status),
+        "status": failure.status,
+        "detail": failure.detail,
+        **failure.members,
+    }
+    return Response(
+        failure.status,
+        json.dumps(document).encode(),
+        (("Content-Type", "application/problem+json"), ("Cache-Control", "no-store"), *failure.headers),
+    )
+
+
+def _phrase(status: int) -> str:
+    try:
+        return http.HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"

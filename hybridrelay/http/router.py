@@ -1,0 +1,179 @@
+"""The table of routes: which handler serves a method on a path. No I/O.
+
+Rules:
+
+1. Paths are compared as they were sent, percent-encoded, segment by segment. An encoded slash (``%2F``) belongs to
+   its segment. An empty segment is a segment: ``/a`` and ``/a/`` are different.
+2. ``{name}`` in a pattern stands for exactly one segment that is not empty. Its value stays percent-encoded until the
+   handler decodes it (`Request.param`).
+3. The most specific pattern owns a path: from left to right, a literal segment is more specific than a parameter.
+   A method that this pattern does not have is answered 405, even where a less specific one has it.
+4. A pattern with GET has HEAD, too, by the same handler; the server leaves out the body. Every pattern has OPTIONS,
+   answered with its methods unless there is a route for it.
+5. 501 is for methods that HTTP does not know and no route has; everything else that is not allowed is 405.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Generic, TypeVar
+
+import attrs
+
+from .failure import Failure
+from .target import Form, Target
+
+__all__ = ["Allowed", "Match", "Route", "Router"]
+
+H = TypeVar("H")
+
+#: Methods that a server recognizes: RFC 9110 section 9, PATCH (RFC 5789), QUERY. CONNECT is left out, because this
+#: server is no proxy.
+_RECOGNIZED = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
+_METHOD = re.compile(r"[A-Z][A-Z\-]*")
+_PARAMETER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+# What RFC 3986 allows in a segment.
+_LITERAL = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-F]{2})*")
+
+
+@attrs.frozen
+class Route(Generic[H]):
+    """One line of the table.
+
+    Raises:
+        ValueError: the method or the pattern is malformed.
+    """
+
+    #: In upper case.
+    method: str
+    #: ``/v1/things/{name}``.
+    pattern: str
+    handler: H
+    #: The largest body that is accepted (bytes); None means `Limits.max_body_bytes`.
+    max_body_bytes: int | None = attrs.field(default=None, kw_only=True)
+    #: Whether the handler and its streamed response are cancelled as soon as the client has ended its sending. For
+    #: long polls and event streams. A client that ends its sending and still waits for the answer gets none.
+    until_client_leaves: bool = attrs.field(default=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if not _METHOD.fullmatch(self.method):
+            raise ValueError(f"{self.method!r} is not a method")
+        if not self.pattern.startswith("/"):
+            raise ValueError(f"the pattern {self.pattern!r} does not begin with a slash")
+        names = [match[1] for segment in self.segments if (match := _PARAMETER.fullmatch(segment))]
+        if len(set(names)) != len(names):
+            raise ValueError(f"the pattern {self.pattern!r} has a parameter twice")
+        for segment in self.segments:
+            if not (_PARAMETER.fullmatch(segment) or _LITERAL.fullmatch(segment)):
+                raise ValueError(f"the pattern {self.pattern!r} has a malformed segment")
+
+    @property
+    def segments(self) -> list[str]:
+        """What stands between the slashes."""
+        return self.pattern[1:].split("/")
+
+
+@attrs.frozen
+class Match(Generic[H]):
+    """A route that serves a request, and the segments that its parameters stand for, percent-encoded."""
+
+    route: Route[H]
+    params: Mapping[str, str]
+
+
+@attrs.frozen
+class Allowed:
+    """The answer to OPTIONS where no route serves it."""
+
+    #: In alphabetical order.
+    methods: tuple[str, ...]
+
+
+@attrs.define
+class _Node(Generic[H]):
+    """The patterns that share their first segments."""
+
+    literals: dict[str, _Node[H]] = attrs.field(factory=dict)
+    parameter: _Node[H] | None = None
+    #: By method: the routes whose pattern ends here.
+    routes: dict[str, Route[H]] = attrs.field(factory=dict)
+
+
+class Router(Generic[H]):
+    """Routes by path and method.
+
+    Args:
+        routes: the table; their order means nothing.
+
+    Raises:
+        ValueError: two routes are for the same method and the same paths.
+    """
+
+    def __init__(self, routes: Iterable[Route[H]]) -> None:
+        self.routes = tuple(routes)
+        self._root: _Node[H] = _Node()
+        for route in self.routes:
+            self._add(route)
+        self._methods = tuple(sorted({"OPTIONS"}.union(*(_methods(node.routes) for node in _nodes(self._root)))))
+
+    def _add(self, route: Route[H]) -> None:
+        node = self._root
+        for segment in route.segments:
+            if _PARAMETER.fullmatch(segment):
+                node.parameter = node.parameter or _Node()
+                node = node.parameter
+            else:
+                node = node.literals.setdefault(segment, _Node())
+        if route.method in node.routes:
+            raise ValueError(f"two routes for {route.method} {route.pattern}")
+        node.routes[route.method] = route
+
+    def resolve(self, method: str, target: Target) -> Match[H] | Allowed | Failure:
+        """Find out what serves a request."""
+        if method not in _RECOGNIZED and method not in self._methods:
+            return Failure(501, "this server does not know the method")
+        if target.form is Form.ASTERISK:
+            return Allowed(self._methods)
+        segments = target.path[1:].split("/")
+        node = _find(self._root, segments, 0)
+        if node is None:
+            return Failure(404, "there is nothing here")
+        route = node.routes.get(method)
+        if route is None and method == "HEAD":
+            route = node.routes.get("GET")
+        if route is not None:
+            named = zip(route.segments, segments, strict=True)
+            params = {match[1]: value for name, value in named if (match := _PARAMETER.fullmatch(name))}
+            return Match(route, params)
+        allowed = tuple(sorted(_methods(node.routes)))
+        if method == "OPTIONS":
+            return Allowed(allowed)
+        return Failure(405, "this method is not allowed here", (("Allow", ", ".join(allowed)),))
+
+
+def _find(node: _Node[H], segments: list[str], index: int) -> _Node[H] | None:
+    # Each node is visited once at most, so the work is bounded by the size of the table.
+    if index == len(segments):
+        return node if node.routes else None
+    segment = segments[index]
+    if (literal := node.literals.get(segment)) is not None:
+        found = _find(literal, segments, index + 1)
+        if found is not None:
+            return found
+    if segment and node.parameter is not None:
+        return _find(node.parameter, segments, index + 1)
+    return None
+
+
+def _methods(routes: Mapping[str, Route[H]]) -> set[str]:
+    return {*routes, "OPTIONS", *({"HEAD"} if "GET" in routes else ())}
+
+
+def _nodes(node: _Node[H]) -> Iterable[_Node[H]]:
+    if node.routes:
+        yield node
+    for child in node.literals.values():
+        yield from _nodes(child)
+    if node.parameter is not None:
+        yield from _nodes(node.parameter)

@@ -1,0 +1,179 @@
+"""Serving listeners: a bounded number of connections, and an end that everybody gets time for."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from ..errors import HybridRelayError
+from ..streams.sockets import abort_stream
+from .body import ClientGone
+from .connection import Upgraded, refuse_connection, serve_connection
+from .failure import Failure, RequestError
+from .service import Service
+from .stopping import Stop
+
+__all__ = ["Prepare", "serve"]
+
+#: Turns an accepted connection into the stream to be served and whatever is known about the peer (`Request.peer`), by
+#: a TLS handshake or by the peer's credentials. Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` where
+#: the peer cannot be served. Takes at most `Limits.head_seconds`; the accepted connection is closed afterwards.
+Prepare = Callable[[trio.SocketStream], Awaitable[tuple[trio.abc.Stream, object]]]
+
+#: Connections beyond the limit that are answered 503 at the same time. Beyond that, they are reset.
+_MAX_REFUSALS = 16
+#: When clients that were refused should come back (seconds).
+_RETRY_AFTER_SECONDS = 1
+#: After an accept that failed because something has run out (seconds), as `trio.serve_listeners` does.
+_PAUSE_SECONDS = 0.1
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
+async def serve(
+    listeners: Sequence[trio.SocketListener],
+    service: Service,
+    *,
+    max_connections: int = 64,
+    grace_seconds: float = 5,
+    stop: Stop | None = None,
+    prepare: Prepare | None = None,
+    on_upgrade: Callable[[Upgraded], Awaitable[None]] | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Accept connections and serve requests on them, until cancelled or told to stop.
+
+    Args:
+        listeners: TCP or Unix; closed at the end.
+        service: what is served.
+        max_connections: at the same time; further ones are answered 503 with Retry-After.
+        grace_seconds: how long requests that are being served may go on after `stop` was set. Connections without a
+            request are closed at once.
+        stop: set it for a graceful end.
+        prepare: see `Prepare`; None means that the accepted connection itself is served, and `Request.peer` is None.
+        on_upgrade: what is done with connections that another protocol has taken over; they are closed when it
+            returns. None: no handler of `service` returns `SwitchProtocols`.
+
+    Raises:
+        OSError: a listener cannot accept at all.
+        Exception: what `Service.on_crash` or `on_upgrade` raised. Both end all connections by that.
+
+    Cancelled, it cuts off all connections and waits for none.
+    """
+    await _Server(service, max_connections, stop or Stop(), prepare, on_upgrade).run(
+        listeners, grace_seconds, task_status
+    )
+
+
+class _Server:
+    """See `serve`."""
+
+    def __init__(
+        self,
+        service: Service,
+        max_connections: int,
+        stop: Stop,
+        prepare: Prepare | None,
+        on_upgrade: Callable[[Upgraded], Awaitable[None]] | None,
+    ) -> None:
+        self._service = service
+        self._max_connections = max_connections
+        self._stop = stop
+        self._prepare = prepare
+        self._on_upgrade = on_upgrade
+        self._connections = 0
+        self._refusals = 0
+
+    async def run(
+        self,
+        listeners: Sequence[trio.SocketListener],
+        grace_seconds: float,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        try:
+            # The deadline is set when the grace begins.
+            with trio.CancelScope() as grace:
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        for listener in listeners:
+                            accepting.start_soon(self._accept, listener, connections)
+                        task_status.started()
+                        await self._stop.wait()
+                        accepting.cancel_scope.cancel()
+                    await _close(listeners)
+                    grace.deadline = trio.current_time() + grace_seconds
+        finally:
+            await _close(listeners)
+
+    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as exc:
+                if exc.errno not in _SHORTAGES:
+                    raise
+                await trio.sleep(_PAUSE_SECONDS)
+                continue
+            connections.start_soon(self._serve, stream)
+
+    async def _serve(self, accepted: trio.SocketStream) -> None:
+        try:
+            if self._connections < self._max_connections:
+                self._connections += 1
+                try:
+                    await self._serve_accepted(accepted)
+                finally:
+                    self._connections -= 1
+            elif self._refusals < _MAX_REFUSALS:
+                self._refusals += 1
+                try:
+                    await self._refuse(accepted)
+                finally:
+                    self._refusals -= 1
+            else:
+                await abort_stream(accepted)
+        finally:
+            await trio.aclose_forcefully(accepted)
+
+    async def _serve_accepted(self, accepted: trio.SocketStream) -> None:
+        prepared = await self._prepared(accepted)
+        if prepared is None:
+            return
+        stream, peer = prepared
+        try:
+            upgraded = await serve_connection(stream, self._service, stop=self._stop, peer=peer)
+        except (RequestError, ClientGone):
+            return  # `Service.on_access` was told of every request
+        except Exception as exc:  # noqa: BLE001  # one connection's trouble must not end the others
+            self._service.on_crash(exc)
+            return
+        if upgraded is not None:
+            try:
+                if self._on_upgrade is None:
+                    raise RuntimeError("a handler returned SwitchProtocols, and nothing serves the other protocol")
+                await self._on_upgrade(upgraded)
+            finally:
+                await trio.aclose_forcefully(upgraded.stream)
+
+    async def _refuse(self, accepted: trio.SocketStream) -> None:
+        prepared = await self._prepared(accepted)
+        if prepared is not None:
+            retry = (("Retry-After", str(_RETRY_AFTER_SECONDS)),)
+            failure = Failure(503, "this server has as many connections as it can serve", retry, close=True)
+            await refuse_connection(prepared[0], self._service, failure)
+
+    async def _prepared(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object] | None:
+        if self._prepare is None:
+            return accepted, None
+        with trio.move_on_after(self._service.limits.head_seconds) as scope, self._stop.idle(scope):
+            try:
+                return await self._prepare(accepted)
+            except (HybridRelayError, OSError, trio.BrokenResourceError):
+                return None
+        return None
+
+
+async def _close(listeners: Sequence[trio.SocketListener]) -> None:
+    for listener in listeners:
+        await trio.aclose_forcefully(listener)
