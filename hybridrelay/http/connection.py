@@ -1,7 +1,7 @@
 """Serving one connection: requests, one after the other.
 
-Theory of operation. One task reads a request (`head`), calls its handler, sends the response (`exchange`), and goes on
-with the next request. Requests that a client sends ahead (pipelining) stay in the socket, except for one read's worth
+Theory of operation. One task reads a request (`head`), calls its handler, sends the response (`exchange`), and begins
+again. Requests that a client sends ahead (pipelining) stay in the socket, except for one read's worth
 of them. The only other task notices that a client leaves, and it lives inside the request that asked for it
 (`Route.until_client_leaves`).
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import trio
 
+from .._accepting import serve_listeners
+from .._log_limit import LimitedLogger
 from ..errors import HybridRelayError
 from ..streams.sockets import abort_stream
 from .body import ClientGone
@@ -17,8 +19,10 @@ from .stopping import Stop
 
 __all__ = ["Prepare", "serve"]
 
-#: Turns an accepted connection into the stream to be served and whatever is known about the peer (`Request.peer`), by
-#: a TLS handshake or by the peer's credentials. Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` where
+logger = LimitedLogger("hybridrelay.http")
+
+#: Turns an accepted connection into the stream to be served and what is known about the peer (`Request.peer`), by a
+#: TLS handshake or by the peer's credentials. Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` where
 #: the peer cannot be served. Takes at most `Limits.head_seconds`; the accepted connection is closed afterwards.
 Prepare = Callable[[trio.SocketStream], Awaitable[tuple[trio.abc.Stream, object]]]
 
@@ -26,9 +30,6 @@ Prepare = Callable[[trio.SocketStream], Awaitable[tuple[trio.abc.Stream, object]
 _MAX_REFUSALS = 16
 #: When clients that were refused should come back (seconds).
 _RETRY_AFTER_SECONDS = 1
-#: After an accept that failed because something has run out (seconds), as `trio.serve_listeners` does.
-_PAUSE_SECONDS = 0.1
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
 async def serve(
@@ -96,8 +97,15 @@ class _Server:
             with trio.CancelScope() as grace:
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
-                        for listener in listeners:
-                            accepting.start_soon(self._accept, listener, connections)
+                        accept = partial(
+                            serve_listeners,
+                            self._serve,
+                            listeners,
+                            handler_nursery=connections,
+                            logger=logger,
+                            what="the HTTP server",
+                        )
+                        await accepting.start(accept)
                         task_status.started()
                         await self._stop.wait()
                         accepting.cancel_scope.cancel()
@@ -106,35 +114,21 @@ class _Server:
         finally:
             await _close(listeners)
 
-    async def _accept(self, listener: trio.SocketListener, connections: trio.Nursery) -> None:
-        while True:
-            try:
-                stream = await listener.accept()
-            except OSError as exc:
-                if exc.errno not in _SHORTAGES:
-                    raise
-                await trio.sleep(_PAUSE_SECONDS)
-                continue
-            connections.start_soon(self._serve, stream)
-
     async def _serve(self, accepted: trio.SocketStream) -> None:
-        try:
-            if self._connections < self._max_connections:
-                self._connections += 1
-                try:
-                    await self._serve_accepted(accepted)
-                finally:
-                    self._connections -= 1
-            elif self._refusals < _MAX_REFUSALS:
-                self._refusals += 1
-                try:
-                    await self._refuse(accepted)
-                finally:
-                    self._refusals -= 1
-            else:
-                await abort_stream(accepted)
-        finally:
-            await trio.aclose_forcefully(accepted)
+        if self._connections < self._max_connections:
+            self._connections += 1
+            try:
+                await self._serve_accepted(accepted)
+            finally:
+                self._connections -= 1
+        elif self._refusals < _MAX_REFUSALS:
+            self._refusals += 1
+            try:
+                await self._refuse(accepted)
+            finally:
+                self._refusals -= 1
+        else:
+            await abort_stream(accepted)
 
     async def _serve_accepted(self, accepted: trio.SocketStream) -> None:
         prepared = await self._prepared(accepted)
