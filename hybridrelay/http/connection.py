@@ -28,6 +28,10 @@ from .wire import Wire
 __all__ = ["Upgraded", "refuse_connection", "serve_connection"]
 
 
+#: For connections whose server ends only by cancellation.
+_NEVER = Stop()
+
+
 @attrs.frozen(eq=False)
 class Upgraded:
     """A connection that another protocol has taken over. The stream belongs to whoever receives this."""
@@ -64,7 +68,7 @@ async def serve_connection(
     wire = Wire(stream, service.limits)
     request: Request | None = None
     try:
-        request = await _serve(wire, service, stop or Stop(), peer)
+        request = await _serve(wire, service, stop or _NEVER, peer)
         if request is None:
             await wire.linger()
     except RequestError:
@@ -123,23 +127,25 @@ async def _read_head(wire: Wire, service: Service, stop: Stop, reader: HeadReade
     limits = service.limits
     seconds = limits.head_seconds if is_first else limits.idle_seconds
     with trio.CancelScope(deadline=trio.current_time() + seconds) as scope:
-        while True:
-            was_empty = reader.is_empty
-            if was_empty:
-                with stop.idle(scope):
-                    data = await wire.receive()
-            else:
+        stop.add_idle(scope)
+        try:
+            while True:
+                was_empty = reader.is_empty
                 data = await wire.receive()
-            if not data:
-                if was_empty and not is_first:
-                    return None
-                raise wire.lose("the connection ended before a request did")
-            if was_empty and not is_first:
-                scope.deadline = trio.current_time() + limits.head_seconds
-            if reader.receive_untrusted(data):
-                head, rest = reader.take()
-                wire.unreceive(rest)
-                return head
+                if not data:
+                    if was_empty and not is_first:
+                        return None
+                    raise wire.lose("the connection ended before a request did")
+                if was_empty:
+                    stop.discard_idle(scope)
+                    if not is_first:
+                        scope.deadline = trio.current_time() + limits.head_seconds
+                if reader.receive_untrusted(data):
+                    head, rest = reader.take()
+                    wire.unreceive(rest)
+                    return head
+        finally:
+            stop.discard_idle(scope)
     if not reader.is_empty:
         raise RequestError(Failure(408, "the request head took too long", close=True))
     if is_first and not stop.is_set():

@@ -8,7 +8,7 @@ import h11
 import trio
 
 from .body import Body, ClientGone, too_large
-from .encoding import ResponseEncoder
+from .encoding import ResponseEncoder, encode_switch
 from .failure import Failure, RequestError
 from .head import Head
 from .persistence import Next, announce, conclude
@@ -36,7 +36,7 @@ class Sender:
         self._wire = wire
         self._service = service
         self._is_head = is_head
-        self._encoder = ResponseEncoder(connection, date=email.utils.formatdate(service.clock(), usegmt=True))
+        self._encoder = ResponseEncoder(connection)
         self._sent_before = wire.sent_bytes
         #: Of the final response; None until it was begun.
         self.status: int | None = None
@@ -53,8 +53,8 @@ class Sender:
             self._wire.is_unfinished = False
 
     async def send_switch(self, reply: SwitchProtocols) -> None:
-        """Send 101. Raises ClientGone, h11.LocalProtocolError."""
-        data = self._encoder.encode_switch(reply.headers)
+        """Send 101. Raises ClientGone, ValueError."""
+        data = encode_switch(reply.headers)
         self.status = 101
         await self._wire.send(data)
         self._wire.is_unfinished = False
@@ -71,7 +71,8 @@ class Sender:
             reply = self._service.render_failure(reply)
         encoder = self._encoder
         length = len(reply.body) if isinstance(reply, Response) else reply.length
-        data = encoder.encode_head(reply.status, reply.headers, length=length, close=close)
+        headers = (("Date", email.utils.formatdate(self._service.clock(), usegmt=True)), *reply.headers)
+        data = encoder.encode_head(reply.status, headers, length=length, close=close)
         self.status = reply.status
         self._wire.is_unfinished = True
         without_body = self._is_head or has_no_body(reply.status)
@@ -88,8 +89,8 @@ class Sender:
     async def _send_piece(self, data: bytes) -> None:
         if data:
             await self._wire.send(self._encoder.encode_data(data))
-        else:
-            await trio.lowlevel.checkpoint()
+        # A client that reads as fast as we send must not keep others from running.
+        await trio.lowlevel.checkpoint()
 
 
 class _Source:
@@ -209,6 +210,7 @@ class Exchange:
             method=head.method,
             path=head.target.path,
             query=head.target.query,
+            is_http11=head.is_http11,
             headers=head.headers,
             authority=head.authority,
             params=match.params,
@@ -218,8 +220,10 @@ class Exchange:
         )
         reply: Reply = await match.route.handler(request)
         if isinstance(reply, SwitchProtocols):
-            if head.method != "GET" or not head.framing.is_empty:
-                raise ValueError("only GET requests without a body can be answered with SwitchProtocols")
+            if head.method != "GET" or not head.framing.is_empty or not head.headers.all("upgrade"):
+                raise ValueError(
+                    "only GET requests without a body that ask for it can be answered with SwitchProtocols"
+                )
             await self._sender.send_switch(reply)
             return request
         await self._send(reply)

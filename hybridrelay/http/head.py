@@ -16,7 +16,7 @@ no token where a token has to be.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import attrs
 import h11
@@ -36,23 +36,27 @@ _LENGTH = re.compile(rb"[ \t]*[0-9]+[ \t]*")
 
 
 class Headers:
-    """The header fields of a request: names in lower case, in the order in which they came."""
+    """The header fields of a request, by name, in lower case."""
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_values",)
 
-    def __init__(self, fields: list[tuple[str, str]]) -> None:
-        self._fields = fields
+    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in fields:
+            self._values.setdefault(name, []).append(value)
 
     def __repr__(self) -> str:
         # Without values, among which are secrets.
-        return f"Headers({[name for name, _ in self._fields]})"
+        return f"Headers({list(self._values)})"
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        return iter(self._fields)
+        for name, values in self._values.items():
+            for value in values:
+                yield name, value
 
     def all(self, name: str) -> list[str]:
         """The values of all fields with this name."""
-        return [value for known, value in self._fields if known == name]
+        return self._values.get(name, [])
 
     def get(self, name: str) -> str | None:
         """The value of the one field with this name; None where there is none, or more than one.
@@ -105,6 +109,8 @@ class HeadReader:
     Feed it with `receive_untrusted`; as soon as that returns True, `take` returns the head and what followed it.
     After an exception it can only be discarded.
     """
+
+    __slots__ = ("_blank_line_skipped", "_buffer", "_checked", "_connection", "_end", "_limits")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -166,7 +172,7 @@ class HeadReader:
             The head, and what was received after it.
 
         Raises:
-            RequestError: 400, 404 (`parse_target_untrusted`), 417, 431, 501 or 505.
+            RequestError: 400, 417, 431, 501 or 505.
         """
         size = self._end + len(_END)
         rest = bytes(self._buffer[size:])
@@ -196,7 +202,7 @@ class HeadReader:
         is_http11 = request.http_version != b"1.0"
         if encoded and not is_http11:
             raise _bad("HTTP/1.0 has no transfer codings")
-        headers = Headers([(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers])
+        headers = Headers((name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers)
         method = request.method.decode("ascii")
         target, authority = _authority(method, request.target.decode("ascii"), headers)
         expectations = headers.tokens("expect") if is_http11 else []

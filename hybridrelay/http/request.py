@@ -28,6 +28,8 @@ class Request:
     path: str
     #: Percent-encoded; None where the target has no question mark.
     query: str | None
+    #: Whether the client speaks HTTP/1.1, not HTTP/1.0.
+    is_http11: bool
     headers: Headers = attrs.field(repr=False)
     #: The host that the client believes to speak to; None in an HTTP/1.0 request that does not say.
     authority: Authority | None

@@ -98,6 +98,8 @@ class _Node(Generic[H]):
     parameter: _Node[H] | None = None
     #: By method: the routes whose pattern ends here.
     routes: dict[str, Route[H]] = attrs.field(factory=dict)
+    #: By method: the names of their parameters, and at which segments these are.
+    names: dict[str, list[tuple[str, int]]] = attrs.field(factory=dict)
 
 
 class Router(Generic[H]):
@@ -128,24 +130,24 @@ class Router(Generic[H]):
         if route.method in node.routes:
             raise ValueError(f"two routes for {route.method} {route.pattern}")
         node.routes[route.method] = route
+        places = enumerate(route.segments)
+        node.names[route.method] = [(match[1], at) for at, name in places if (match := _PARAMETER.fullmatch(name))]
 
     def resolve(self, method: str, target: Target) -> Match[H] | Allowed | Failure:
         """Find out what serves a request."""
         if method not in _RECOGNIZED and method not in self._methods:
             return Failure(501, "this server does not know the method")
+        if target.scheme not in {None, "http", "https"}:
+            return Failure(404, "this server has http and https URLs only")
         if target.form is Form.ASTERISK:
             return Allowed(self._methods)
         segments = target.path[1:].split("/")
         node = _find(self._root, segments, 0)
         if node is None:
             return Failure(404, "there is nothing here")
-        route = node.routes.get(method)
-        if route is None and method == "HEAD":
-            route = node.routes.get("GET")
-        if route is not None:
-            named = zip(route.segments, segments, strict=True)
-            params = {match[1]: value for name, value in named if (match := _PARAMETER.fullmatch(name))}
-            return Match(route, params)
+        served = "GET" if method == "HEAD" and "HEAD" not in node.routes else method
+        if (route := node.routes.get(served)) is not None:
+            return Match(route, {name: segments[at] for name, at in node.names[served]})
         allowed = tuple(sorted(_methods(node.routes)))
         if method == "OPTIONS":
             return Allowed(allowed)

@@ -160,11 +160,14 @@ class _Server:
     async def _prepared(self, accepted: trio.SocketStream) -> tuple[trio.abc.Stream, object] | None:
         if self._prepare is None:
             return accepted, None
-        with trio.move_on_after(self._service.limits.head_seconds) as scope, self._stop.idle(scope):
+        with trio.move_on_after(self._service.limits.head_seconds) as scope:
+            self._stop.add_idle(scope)
             try:
                 return await self._prepare(accepted)
             except (HybridRelayError, OSError, trio.BrokenResourceError):
                 return None
+            finally:
+                self._stop.discard_idle(scope)
         return None
 
 

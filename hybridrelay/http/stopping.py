@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import trio
 
 __all__ = ["Stop"]
 
 
 class Stop:
-    """A `trio.Event` that also ends waits which would otherwise delay the end.
+    """A `trio.Event` that also cancels waits which would otherwise delay the end.
 
     One for all connections of a server. A connection that waits for a request needs no task of its own to be woken.
     """
@@ -21,7 +18,7 @@ class Stop:
         self._idle: set[trio.CancelScope] = set()
 
     def set(self) -> None:
-        """Tell everybody. Waits inside `idle` are cancelled; requests that are being served go on. Idempotent."""
+        """Tell everybody. What is idle is cancelled; requests that are being served go on. Idempotent."""
         self._event.set()
         for scope in self._idle:
             scope.cancel()
@@ -34,13 +31,12 @@ class Stop:
         """Wait until the server is about to end; a streamed response that never ends by itself has to end then."""
         await self._event.wait()
 
-    @contextmanager
-    def idle(self, scope: trio.CancelScope) -> Iterator[None]:
-        """While inside, `scope` is cancelled as soon as the server is about to end."""
+    def add_idle(self, scope: trio.CancelScope) -> None:
+        """Cancel `scope` as soon as the server is about to end, until `discard_idle`."""
+        self._idle.add(scope)
         if self._event.is_set():
             scope.cancel()
-        self._idle.add(scope)
-        try:
-            yield
-        finally:
-            self._idle.discard(scope)
+
+    def discard_idle(self, scope: trio.CancelScope) -> None:
+        """`scope` is not idle any more. Nothing happens if it is not known."""
+        self._idle.discard(scope)

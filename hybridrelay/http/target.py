@@ -54,6 +54,8 @@ class Target:
     query: str | None = None
     #: In absolute and authority form.
     authority: Authority | None = None
+    #: In absolute form, in lower case.
+    scheme: str | None = None
 
 
 # RFC 3986 section 3.2.2, without percent-encoding: names in the DNS have none.
@@ -70,8 +72,7 @@ def parse_target_untrusted(method: str, target: str) -> Target:
     """Parse a request target, which consists of visible ASCII characters, as h11 sees to.
 
     Raises:
-        RequestError: 400 for a target that is malformed or has a form that is not for this method; 404 for an
-            absolute one of a scheme other than http and https.
+        RequestError: 400 for a target that is malformed or has a form that is not for this method.
     """
     if method == "CONNECT":
         authority = parse_authority_untrusted(target)
@@ -96,13 +97,11 @@ def parse_target_untrusted(method: str, target: str) -> Target:
     authority = parse_authority_untrusted(rest[: end.start()])
     if not authority.host:
         raise _bad("the request target names no host")
-    if scheme.lower() not in {"http", "https"}:
-        raise RequestError(Failure(404, "this server has http and https URLs only"))
     rest = rest[end.start() :]
     if not rest and method == "OPTIONS":
-        return Target(Form.ASTERISK, authority=authority)
+        return Target(Form.ASTERISK, authority=authority, scheme=scheme.lower())
     path, query = _split(rest if rest.startswith("/") else f"/{rest}")
-    return Target(Form.ABSOLUTE, path, query, authority)
+    return Target(Form.ABSOLUTE, path, query, authority, scheme.lower())
 
 
 def _split(text: str) -> tuple[str, str | None]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import trio
 
+from ..streams.nowait import NowaitStream, nowait
 from ..streams.sockets import reset_on_close
 from .body import ClientGone
 from .limits import Limits
@@ -19,9 +22,13 @@ class Wire:
         limits: of the connection.
     """
 
+    __slots__ = ("_ahead", "_ended", "_limits", "_port", "is_gone", "is_unfinished", "sent_bytes", "stream")
+
     def __init__(self, stream: trio.abc.Stream, limits: Limits) -> None:
         self.stream = stream
         self._limits = limits
+        #: To send and receive without the price of waiting, where the stream can do that by itself.
+        self._port = nowait(stream) if _can_go_on_without_waiting(stream) else None
         #: Received, and not used yet.
         self._ahead = b""
         self._ended = False
@@ -48,7 +55,7 @@ class Wire:
         if self._ended:
             return b""
         try:
-            return bytes(await self.stream.receive_some(self._limits.read_bytes))
+            return await self._receive(self._limits.read_bytes)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self.lose("the connection was lost") from exc
 
@@ -69,7 +76,7 @@ class Wire:
         """Cancel `scope` when the client leaves. What it sends ahead is kept, up to one read's worth of it."""
         while len(self._ahead) < self._limits.read_bytes:
             try:
-                data = await self.stream.receive_some(self._limits.read_bytes - len(self._ahead))
+                data = await self._receive(self._limits.read_bytes - len(self._ahead))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self.is_gone = True
                 data = b""
@@ -79,10 +86,24 @@ class Wire:
                 return
             self._ahead += data
 
+    async def _receive(self, max_bytes: int) -> bytes:
+        port = self._port
+        if port is None:
+            return bytes(await self.stream.receive_some(max_bytes))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
+        while (data := port.receive_nowait(max_bytes)) is None:
+            await port.wait_readable()
+            waited = True
+        data = bytes(data)
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return data
+
     # --- sending
 
     async def send(self, *parts: bytes) -> None:
-        """Send `parts` one after the other, no more than `Limits.write_bytes` at once.
+        """Send `parts` one after the other, no more than `Limits.write_bytes` at once. Not always a checkpoint.
 
         Raises:
             ClientGone: the connection is lost, or the client has not taken a piece within `Limits.write_seconds`.
@@ -101,13 +122,14 @@ class Wire:
         if self.is_gone:
             raise ClientGone("the client has left")
         self.is_unfinished = True
-        with trio.move_on_after(self._limits.write_seconds) as scope:
-            try:
-                await self.stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-                raise self.lose("the connection was lost") from exc
-        if scope.cancelled_caught:
-            raise self.lose("the client does not read")
+        try:
+            if self._port is None or not self._port.send_nowait(data):
+                with trio.move_on_after(self._limits.write_seconds) as scope:
+                    await (self.stream.send_all(data) if self._port is None else self._port.flush())
+                if scope.cancelled_caught:
+                    raise self.lose("the client does not read")
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise self.lose("the connection was lost") from exc
         self.sent_bytes += len(data)
 
     def lose(self, why: str) -> ClientGone:
@@ -126,7 +148,7 @@ class Wire:
                 if isinstance(self.stream, trio.abc.HalfCloseableStream):
                     await self.stream.send_eof()
                     left = self._limits.linger_bytes
-                    while left > 0 and (data := await self.stream.receive_some(min(left, self._limits.read_bytes))):
+                    while left > 0 and (data := await self._receive(min(left, self._limits.read_bytes))):
                         left -= len(data)
                 else:
                     # TLS has no half-close: closing says that nothing more comes, and reads a little.
@@ -146,3 +168,8 @@ class Wire:
             assert isinstance(below, trio.abc.AsyncResource)
             await trio.aclose_forcefully(below)
         await trio.aclose_forcefully(self.stream)
+
+
+def _can_go_on_without_waiting(stream: trio.abc.Stream) -> bool:
+    # What `nowait` does for other streams reads ahead, and another protocol would not find that.
+    return isinstance(stream, NowaitStream) or (isinstance(stream, trio.SocketStream) and sys.platform != "win32")

@@ -9,7 +9,7 @@ import h11
 import pytest
 
 from hybridrelay.http import Failure, Limits, Response, StreamedResponse, SwitchProtocols, plain_text, problem_json
-from hybridrelay.http.encoding import ResponseEncoder
+from hybridrelay.http.encoding import ResponseEncoder, encode_switch
 from hybridrelay.http.head import Head, HeadReader
 from hybridrelay.http.persistence import BodyState, Next, announce, conclude
 
@@ -109,7 +109,7 @@ def encode(head: bytes, status: int, *, length: int | None, body: bytes = b"", c
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(head)
     connection.next_event()
-    encoder = ResponseEncoder(connection, date="today")
+    encoder = ResponseEncoder(connection)
     data = encoder.encode_head(status, (("X", "y"),), length=length, close=close)
     return data + (encoder.encode_data(body) if body else b"") + encoder.encode_end()
 
@@ -140,13 +140,17 @@ def test_framing_of_responses(
     head: bytes, status: int, length: int | None, body: bytes, fields: bytes, sent: bytes
 ) -> None:
     phrase = {200: b"OK", 204: b"No Content", 304: b"Not Modified"}[status]
-    expected = b"HTTP/1.1 %d %s\r\nDate: today\r\nX: y\r\n%s\r\n%s" % (status, phrase, fields, sent)
+    expected = b"HTTP/1.1 %d %s\r\nX: y\r\n%s\r\n%s" % (status, phrase, fields, sent)
 
     assert encode(head, status, length=length, body=body) == expected
 
 
 @pytest.mark.parametrize("value", ["a\r\nSet-Cookie: b", "a\nb", "a\x00", "é"])
 def test_header_fields_cannot_be_injected(value: str) -> None:
-    encoder = ResponseEncoder(h11.Connection(h11.SERVER), date="today")
+    encoder = ResponseEncoder(h11.Connection(h11.SERVER))
     with pytest.raises(h11.LocalProtocolError):
         encoder.encode_head(200, (("X", value),), length=0, close=False)
+    with pytest.raises(ValueError, match=r"."):
+        encode_switch((("Upgrade", value),))
+    with pytest.raises(ValueError, match=r"."):
+        encode_switch(((value, "x"),))

@@ -68,6 +68,8 @@ def test_matches(method: str, target: str, handler: str, params: dict[str, str])
         ("GET", "/%761/things", 404, None),
         ("GET", "/v1//things", 404, None),
         ("GET", "//", 404, None),
+        ("GET", "ftp://x/", 404, None),
+        ("OPTIONS", "ftp://x", 404, None),
         ("GET", "/with", 404, None),
         ("GET", "/v1/things/a/b", 404, None),
         ("GET", "/v1/things/a/rules//listKeys", 404, None),

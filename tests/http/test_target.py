@@ -26,13 +26,14 @@ GOOD = {
     ("GET", "/..."): Target(Form.ORIGIN, "/..."),
     ("GET", "/a?b=%"): Target(Form.ORIGIN, "/a", "b=%"),
     ("GET", "/http://x/"): Target(Form.ORIGIN, "/http://x/"),
-    ("GET", "http://Example.COM"): Target(Form.ABSOLUTE, "/", None, Authority("example.com", None)),
-    ("GET", "HTTPS://x:443/a?b"): Target(Form.ABSOLUTE, "/a", "b", Authority("x", 443)),
-    ("GET", "http://x?b"): Target(Form.ABSOLUTE, "/", "b", Authority("x", None)),
-    ("GET", "http://[::1]:80/"): Target(Form.ABSOLUTE, "/", None, Authority("::1", 80)),
+    ("GET", "http://Example.COM"): Target(Form.ABSOLUTE, "/", None, Authority("example.com", None), "http"),
+    ("GET", "HTTPS://x:443/a?b"): Target(Form.ABSOLUTE, "/a", "b", Authority("x", 443), "https"),
+    ("GET", "http://x?b"): Target(Form.ABSOLUTE, "/", "b", Authority("x", None), "http"),
+    ("GET", "http://[::1]:80/"): Target(Form.ABSOLUTE, "/", None, Authority("::1", 80), "http"),
     ("OPTIONS", "*"): Target(Form.ASTERISK),
-    ("OPTIONS", "http://x"): Target(Form.ASTERISK, authority=Authority("x", None)),
-    ("OPTIONS", "http://x/"): Target(Form.ABSOLUTE, "/", None, Authority("x", None)),
+    ("OPTIONS", "http://x"): Target(Form.ASTERISK, authority=Authority("x", None), scheme="http"),
+    ("OPTIONS", "http://x/"): Target(Form.ABSOLUTE, "/", None, Authority("x", None), "http"),
+    ("GET", "ftp://x/"): Target(Form.ABSOLUTE, "/", None, Authority("x", None), "ftp"),
     ("CONNECT", "x:443"): Target(Form.AUTHORITY, authority=Authority("x", 443)),
 }
 
@@ -43,40 +44,39 @@ def test_good_targets(method: str, target: str) -> None:
 
 
 BAD = [
-    ("GET", "*", 400),
-    ("GET", "x", 400),
-    ("GET", "x:443", 400),
-    ("GET", "/a#b", 400),
-    ("GET", "/%", 400),
-    ("GET", "/%4", 400),
-    ("GET", "/%zz", 400),
-    ("GET", "/..", 400),
-    ("GET", "/a/../b", 400),
-    ("GET", "/a/./b", 400),
-    ("GET", "/a/%2e%2E/b", 400),
-    ("GET", "/a/.%2e", 400),
-    ("GET", "http:///a", 400),
-    ("GET", "http://user@x/", 400),
-    ("GET", "http://user:word@x/", 400),
-    ("GET", "http://x:y/", 400),
-    ("GET", "http://x:65536/", 400),
-    ("GET", "http://[::1/", 400),
-    ("GET", "http://[::1]x/", 400),
-    ("GET", "http://[1.2.3.4]/", 400),
-    ("GET", "ftp://x/", 404),
-    ("CONNECT", "/", 400),
-    ("CONNECT", "x", 400),
-    ("CONNECT", ":443", 400),
-    ("CONNECT", "http://x:443/", 400),
+    ("GET", "*"),
+    ("GET", "x"),
+    ("GET", "x:443"),
+    ("GET", "/a#b"),
+    ("GET", "/%"),
+    ("GET", "/%4"),
+    ("GET", "/%zz"),
+    ("GET", "/.."),
+    ("GET", "/a/../b"),
+    ("GET", "/a/./b"),
+    ("GET", "/a/%2e%2E/b"),
+    ("GET", "/a/.%2e"),
+    ("GET", "http:///a"),
+    ("GET", "http://user@x/"),
+    ("GET", "http://user:word@x/"),
+    ("GET", "http://x:y/"),
+    ("GET", "http://x:65536/"),
+    ("GET", "http://[::1/"),
+    ("GET", "http://[::1]x/"),
+    ("GET", "http://[1.2.3.4]/"),
+    ("CONNECT", "/"),
+    ("CONNECT", "x"),
+    ("CONNECT", ":443"),
+    ("CONNECT", "http://x:443/"),
 ]
 
 
-@pytest.mark.parametrize(("method", "target", "status"), BAD)
-def test_bad_targets(method: str, target: str, status: int) -> None:
+@pytest.mark.parametrize(("method", "target"), BAD)
+def test_bad_targets(method: str, target: str) -> None:
     with pytest.raises(RequestError) as raised:
         parse_target_untrusted(method, target)
 
-    assert raised.value.failure.status == status
+    assert raised.value.failure.status == 400
 
 
 @pytest.mark.parametrize(

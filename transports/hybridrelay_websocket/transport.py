@@ -13,7 +13,7 @@ from hybridrelay.errors import HybridRelayError, TransportError
 from hybridrelay.streams import TLSStream
 from hybridrelay.streams.sockets import tune_stream
 
-from .front import Answer, BadRequest, accept_upgrade, judge, read_request, send_answer
+from .front import serve_http
 from .handshake import handshake_as_client
 from .stream import WebSocketStream
 
@@ -62,25 +62,13 @@ class WebSocketTransport(Transport):
                 inner = await _outer_tls(
                     stream, options.ssl_context, server_hostname=None, before_answer=options.before_handshake
                 )
-            accepted = await _serve_http(stream, inner)
+            upgraded = await serve_http(inner)
+            if upgraded is not None:
+                accepted = WebSocketStream(upgraded.stream, client=False, received=upgraded.received)
         finally:
             if accepted is None:
                 await trio.aclose_forcefully(stream)
         return accepted
-
-
-async def _serve_http(raw: trio.SocketStream, stream: trio.abc.Stream) -> WebSocketStream | None:
-    try:
-        request, received = await read_request(stream)
-    except BadRequest as exc:
-        await send_answer(raw, stream, exc.answer)
-        raise TransportError(str(exc)) from exc
-    verdict = judge(request)
-    if isinstance(verdict, Answer):
-        await send_answer(raw, stream, verdict, head_only=request.method == b"HEAD")
-        return None
-    await accept_upgrade(stream, verdict.key)
-    return WebSocketStream(stream, client=False, received=received)
 
 
 async def _outer_tls(
