@@ -173,7 +173,7 @@ class Exchange:
         """Whether the next request can be read. What is left of the body is dropped first. Raises ClientGone."""
         if self._wire.is_unfinished:
             return False
-        match conclude(self._next, self._body.state):
+        match conclude(self._next, self._body.state, is_stopping=self._stop.is_set()):
             case Next.CLOSE:
                 return False
             case Next.DRAIN:

@@ -61,8 +61,8 @@ def announce(
     return Next.DRAIN
 
 
-def conclude(announced: Next, body: BodyState) -> Next:
-    """Decide after the response was sent; its handler may have read the body while it streamed the response."""
-    if announced is Next.CLOSE:
+def conclude(announced: Next, body: BodyState, *, is_stopping: bool) -> Next:
+    """Decide after the response was sent: meanwhile the body may have been read, and the server told to stop."""
+    if announced is Next.CLOSE or is_stopping:
         return Next.CLOSE
     return Next.KEEP if body.is_complete else Next.DRAIN

@@ -106,7 +106,7 @@ def parse_target_untrusted(method: str, target: str) -> Target:
 
 def _split(text: str) -> tuple[str, str | None]:
     path, mark, query = text.partition("?")
-    if _BAD_PERCENT.search(path):
+    if "%" in path and _BAD_PERCENT.search(path):
         raise _bad("the path has a malformed percent-encoding")
     if _DOT_SEGMENT.search(path):
         raise _bad("the path has a dot segment")

@@ -41,6 +41,22 @@ class Wire:
 
     # --- receiving
 
+    def receive_nowait(self) -> bytes | None:
+        """What can be received without waiting; b"" at the end of file, or None where only `receive` can tell.
+
+        Raises:
+            ClientGone: the connection is lost.
+        """
+        if self._ahead:
+            return self.take_ahead()
+        if self._port is None or self._ended:
+            return None
+        try:
+            data = self._port.receive_nowait(self._limits.read_bytes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise self.lose("the connection was lost") from exc
+        return None if data is None else bytes(data)
+
     async def receive(self) -> bytes:
         """What was received ahead, or else what arrives next; b"" at the end of file.
 

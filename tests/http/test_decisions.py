@@ -55,7 +55,8 @@ def test_announced(body: BodyState, changes: dict[str, object], expected: Next) 
     ],
 )
 def test_concluded(announced: Next, body: BodyState, expected: Next) -> None:
-    assert conclude(announced, body) is expected
+    assert conclude(announced, body, is_stopping=False) is expected
+    assert conclude(announced, body, is_stopping=True) is Next.CLOSE
 
 
 async def write(send: object) -> None: ...
