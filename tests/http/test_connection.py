@@ -19,13 +19,16 @@ from hybridrelay.http import (
     RequestError,
     Response,
     Route,
+    Send,
     Stop,
+    StreamedResponse,
+    SwitchProtocols,
     Upgraded,
     problem_json,
 )
 from hybridrelay.testing import tcp_pair
 
-from ..stream_pairs import MAKERS, Maker, names
+from ..stream_pairs import MAKERS, Maker, memory, names, sockets
 from .serving import Client, Observed, make_service, receive_until_end, run_connection, served
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -190,6 +193,20 @@ async def test_streaming_both_ways_at_once() -> None:
         assert received == b"onetwo"
 
 
+async def test_sending_lets_others_run() -> None:
+    async def handler(request: Request) -> StreamedResponse:
+        async def write(send: Send) -> None:
+            for piece in (b"", b"x"):
+                with trio.testing.assert_checkpoints():
+                    await send(piece)
+
+        return StreamedResponse(200, write)
+
+    async with served(await tcp_pair(), routes=[Route("GET", "/", handler)]) as (stream, observed):
+        assert (await Client(stream).request("GET", "/")).body == b"x"
+    assert observed.crashes == []
+
+
 # --- bodies that are not read, too long, or waited for
 
 
@@ -338,14 +355,10 @@ async def failure_with_a_bad_field(request: Request) -> Response:
 
 
 async def cannot_upgrade(request: Request) -> object:
-    from hybridrelay.http import SwitchProtocols
-
     return SwitchProtocols((("Upgrade", "other"),))
 
 
 async def too_long(request: Request) -> object:
-    from hybridrelay.http import StreamedResponse
-
     async def write(send) -> None:
         await send(b"12345")
 
@@ -353,8 +366,6 @@ async def too_long(request: Request) -> object:
 
 
 async def too_short(request: Request) -> object:
-    from hybridrelay.http import StreamedResponse
-
     async def write(send) -> None:
         await send(b"123")
 
@@ -559,6 +570,23 @@ def test_mutated_traffic_ends_in_one_way_or_another(data: st.DataObject) -> None
         assert not received or received.startswith(b"HTTP/1.1 ")
 
     trio.run(main)
+
+
+@pytest.mark.parametrize("make", [sockets, memory])
+@pytest.mark.parametrize("size", [1, len(GET) - 1])
+async def test_stop_within_a_head(make: Maker, size: int, nursery: trio.Nursery) -> None:
+    stop = Stop()
+    async with served(await make(nursery), stop=stop) as (client, observed):
+        for piece in (GET[:size], GET[size:-1]):
+            if piece:
+                await client.send_all(piece)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            stop.set()
+        await client.send_all(GET[-1:])
+        received = await receive_until_end(client)
+    assert received.endswith(b"hello\n")
+    assert b"\r\nConnection: close\r\n" in received
+    assert observed.ended is None
 
 
 async def test_stop_is_seen_by_handlers() -> None:
