@@ -16,29 +16,29 @@ __all__ = ["Body", "BodySource", "ClientGone"]
 
 
 class ClientGone(Exception):
-    """The client has left, or does not take what it is sent. Nothing more can be received from it or sent to it."""
+    """The connection is lost, or is treated as lost because the client does not read."""
 
 
 class BodySource(Protocol):
-    """What a body needs of its connection."""
+    """What a body needs from its connection."""
 
     async def receive(self) -> bytes:
-        """The next bytes, b"" at the end of file. Raises ClientGone."""
+        """Receive the next bytes; b"" at the end of file. Raises ClientGone."""
 
     def unreceive(self, data: bytes) -> None:
-        """Put back what belongs to the next request."""
+        """Put back bytes that belong to the next request."""
 
     def has_received(self) -> bool:
-        """Whether the next `receive` returns at once."""
+        """Whether the next `receive` returns without waiting for the client."""
 
     async def send_continue(self) -> None:
-        """Send "100 Continue" where that is still possible. Raises ClientGone."""
+        """Send "100 Continue", unless the response has begun. Raises ClientGone."""
 
 
 class Body:
-    """The body of one request: read it as a whole (`read`), in pieces (`receive_some`, ``async for``), or not at all.
+    """The body of one request. Read all of it (`read`), or piece by piece (`receive_some`, ``async for``).
 
-    What the handler does not read is dropped, or the connection is closed.
+    If the handler does not read it, it is dropped, or the connection is closed.
     """
 
     def __init__(
@@ -57,17 +57,17 @@ class Body:
 
     @property
     def length(self) -> int | None:
-        """How long it is (bytes); None where the client did not say."""
+        """The length that the client has stated (bytes); None if the body is chunked."""
         return self._length
 
     @property
     def state(self) -> BodyState:
-        """How far it was read."""
+        """How much of it was read."""
         left = None if self._length is None else self._length - self.received_bytes
         return BodyState(self._complete, left, self._waited_for and not self._source.has_received())
 
     async def read(self) -> bytes:
-        """Read all of it, or what is left of it.
+        """Read all of it, or the rest of it.
 
         Raises:
             RequestError, ClientGone: as `receive_some`.
@@ -81,11 +81,11 @@ class Body:
         """Read the next piece, of any size; b"" at the end.
 
         Raises:
-            RequestError: 400: it is malformed or incomplete; 408: it takes too long; 413: it is too long. The handler
-                should let it pass, and the client is told.
+            RequestError: 400: it is malformed or incomplete; 408: it takes too long; 413: it is too long. Handlers
+                let it propagate, so that the client gets this response.
             ClientGone: the connection is lost.
 
-        Cancelled, nothing is lost. It never writes, except for "100 Continue".
+        Cancelled, no data is lost.
         """
         if self._complete:
             await trio.lowlevel.checkpoint()
@@ -117,7 +117,7 @@ class Body:
         return piece
 
     async def drain(self) -> bool:
-        """Read and drop what is left, within the limits for that; return whether that was all. Raises ClientGone."""
+        """Read and drop the rest, within the limits for that; return whether it was complete. Raises ClientGone."""
         left = self._limits.drain_bytes
         with trio.move_on_after(self._limits.drain_seconds):
             try:

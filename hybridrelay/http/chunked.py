@@ -1,8 +1,8 @@
 """The chunked coding of request bodies (RFC 9112 section 7.1), strictly. No I/O.
 
-h11's reader ends a trailer section at a bare line feed, allows any control character in an extension, and counts
-neither. Behind a proxy with another opinion, the end of such a body is where the next request is smuggled in. This
-reader accepts what the grammar says, drops extensions and trailers, and bounds both.
+h11's own reader lets a bare line feed end the trailer section and accepts control characters in extensions. A proxy
+in front of the server may see the end of such a body elsewhere, which allows request smuggling. This reader accepts
+only what the grammar allows; it drops extensions and trailers, and limits their size.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["ChunkedReader"]
 
 #: 16 digits are 2^64 bytes.
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
-#: Nobody uses extensions; signatures of chunks, as some storage services have them, are 85 bytes.
+#: The length of a line. Extensions are rare; the signatures of chunks that some storage services use have 85 bytes.
 _MAX_LINE = 256
-#: Framing that is allowed for a body without payload, and for each byte of payload. Chunks of one byte pass, which
-#: take six bytes of framing; extensions that are only there to keep us busy do not.
+#: How much framing is accepted for the whole body, and in addition for each byte of payload. Chunks of one byte, with
+#: five bytes of framing each, are accepted; a flood of extensions is not.
 _MAX_OVERHEAD = 16 * 1024
 _MAX_OVERHEAD_PER_BYTE = 8
 _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
@@ -27,8 +27,8 @@ _TRAILER = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 class ChunkedReader:
     """Decodes one chunked body.
 
-    `receive_untrusted` takes what was received and returns the payload in it; `is_done` says that the body has ended,
-    and `rest` is then what was received after it.
+    `receive_untrusted` takes received bytes and returns the payload in them. When the body has ended, `is_done` is
+    true and `rest` has the bytes that were received after it.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class ChunkedReader:
 
     @property
     def rest(self) -> bytes:
-        """What was received after the body."""
+        """The bytes that were received after the body."""
         return bytes(self._buffer)
 
     def receive_untrusted(self, data: bytes) -> bytes:

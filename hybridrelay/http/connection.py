@@ -1,13 +1,12 @@
-"""Serving one connection: requests, one after the other.
+"""Serves one connection, request by request.
 
-Theory of operation. One task reads a request (`head`), calls its handler, sends the response (`exchange`), and begins
-again. Requests that a client sends ahead (pipelining) stay in the socket, except for one read's worth
-of them. The only other task notices that a client leaves, and it lives inside the request that asked for it
-(`Route.until_client_leaves`).
+Theory of operation. One task reads a request (`head`), calls its handler, sends the response (`exchange`), and starts
+over. Pipelined requests stay in the socket, except for one read's worth of them. The only other task detects that the
+client has left; it runs within a request whose route asks for it (`Route.until_client_leaves`).
 
-Every wait has a deadline: `Limits` says which. A write that misses its deadline aborts the connection, and so does
-everything that ends a response in the middle: the client must not take a part for the whole. Aborting waits for
-nothing, so a client that does not read delays neither a cancellation nor the end of the server.
+Every wait has a deadline from `Limits`. The connection is aborted when a write misses its deadline, and whenever a
+response cannot be completed, so that the client does not mistake a part for the whole. An abort does not wait, so a
+client that does not read delays neither cancellation nor shutdown.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from .wire import Wire
 __all__ = ["Upgraded", "refuse_connection", "serve_connection"]
 
 
-#: For connections whose server ends only by cancellation.
+#: For callers that end connections only by cancellation.
 _NEVER = Stop()
 
 
 @attrs.frozen(eq=False)
 class Upgraded:
-    """A connection that another protocol has taken over. The stream belongs to whoever receives this."""
+    """A connection that another protocol takes over. Code that receives this object owns the stream."""
 
     request: Request
     stream: trio.abc.Stream
@@ -48,29 +47,25 @@ async def serve_connection(
     """Serve requests on one connection until it ends or is upgraded.
 
     Args:
-        stream: the connection; of TLS, one that has made its handshake or makes it by itself. Unless it is upgraded,
-            it is closed at the end in any case.
-        service: what is served.
-        stop: ends the connection: at once while it waits for a request, otherwise after the response.
+        stream: the connection, after any TLS handshake. It is always closed, unless the connection is upgraded.
+        service: routes, limits and hooks.
+        stop: ends the connection, at once if it waits for a request, otherwise after the response.
         peer: handed to handlers as `Request.peer`.
 
     Returns:
-        None, or the connection if a handler returned `SwitchProtocols`; its stream was not closed then.
+        The connection if a handler returned `SwitchProtocols`; its stream is still open. Otherwise None.
 
     Raises:
-        RequestError: what came was no request that could be parsed, or did not come in time; it has been answered.
-        ClientGone: the client left before its first request or within one, or did not read the response.
+        RequestError: a request could not be parsed, or did not arrive in time. It has been answered.
+        ClientGone: the client left before its first request or during one, or did not read a response.
         Exception: what `Service.on_crash` raised.
 
-    Cancelled, it closes the connection without waiting for anything; a response that is under way is cut off with a
-    reset.
+    Cancelled, it closes the connection without waiting. A response that was sent in part ends with a reset.
     """
     wire = Wire(stream, service.limits)
     request: Request | None = None
     try:
         request = await _serve(wire, service, stop or _NEVER, peer)
-        if request is None:
-            await wire.linger()
     except RequestError:
         await wire.linger()
         raise
@@ -83,7 +78,7 @@ async def serve_connection(
 async def refuse_connection(stream: trio.abc.Stream, service: Service, failure: Failure) -> None:
     """Answer a connection with `failure` without reading a request, and close it.
 
-    Takes no longer than `Limits.write_seconds` and `Limits.linger_seconds`. A client that is gone is no error.
+    Takes at most `Limits.write_seconds` and `Limits.linger_seconds` together. A lost connection is not an error.
     """
     wire = Wire(stream, service.limits)
     try:
@@ -96,7 +91,7 @@ async def refuse_connection(stream: trio.abc.Stream, service: Service, failure: 
 
 
 async def _serve(wire: Wire, service: Service, stop: Stop, peer: object) -> Request | None:
-    """Serve requests until the connection ends, or is upgraded by the request that is returned."""
+    """Serve requests until the connection ends (None), or until one upgrades it (that request)."""
     served = 0
     while True:
         reader = HeadReader(service.limits)
@@ -114,18 +109,19 @@ async def _serve(wire: Wire, service: Service, stop: Stop, peer: object) -> Requ
         if request is not None:
             return request
         if not await exchange.may_go_on():
+            await wire.linger()
             return None
 
 
 async def _read_head(wire: Wire, service: Service, stop: Stop, reader: HeadReader, *, is_first: bool) -> Head | None:
-    """The head of the next request, or None where the connection ends in good order.
+    """Read the head of the next request; None if the connection ends between requests.
 
     Raises:
-        RequestError: it is malformed, or did not come in time.
-        ClientGone: there was no first request, or the client left within a head.
+        RequestError: the head is malformed, or did not arrive in time.
+        ClientGone: no first request arrived, or the connection ended within a head.
     """
     limits = service.limits
-    # What is there already needs no deadline, which would be a fourth of the price of a small request.
+    # Input that has already arrived needs no deadline; setting one costs as much as routing the request.
     await trio.lowlevel.checkpoint()
     data = wire.receive_nowait()
     if data and reader.receive_untrusted(data):

@@ -1,4 +1,4 @@
-"""One request and its response."""
+"""Serves one request: calls its handler and sends the response."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Sender:
     """Sends one response.
 
     Args:
-        wire: where to.
-        connection: has parsed the request, as far as it could be parsed.
-        is_head: whether the response goes without its body, because the method was HEAD.
-        service: for the date, and for the form of failures.
+        wire: the connection.
+        connection: h11's state after it has parsed the request, or as much of it as could be parsed.
+        service: renders failures, and has the clock.
+        is_head: whether the method is HEAD, so that the body is left out.
     """
 
     def __init__(self, wire: Wire, connection: h11.Connection, service: Service, *, is_head: bool) -> None:
@@ -38,16 +38,16 @@ class Sender:
         self._is_head = is_head
         self._encoder = ResponseEncoder(connection)
         self._sent_before = wire.sent_bytes
-        #: Of the final response; None until it was begun.
+        #: The status of the response; None until its head is sent.
         self.status: int | None = None
 
     @property
     def sent_bytes(self) -> int:
-        """How much was sent."""
+        """The size of the response so far (bytes)."""
         return self._wire.sent_bytes - self._sent_before
 
     async def send_continue(self) -> None:
-        """Send "100 Continue", unless the response was begun. Raises ClientGone."""
+        """Send "100 Continue", unless the head of the response was already sent. Raises ClientGone."""
         if self.status is None:
             await self._wire.send(self._encoder.encode_continue())
             self._wire.is_unfinished = False
@@ -89,12 +89,12 @@ class Sender:
     async def _send_piece(self, data: bytes) -> None:
         if data:
             await self._wire.send(self._encoder.encode_data(data))
-        # A client that reads as fast as we send must not keep others from running.
+        # A client that reads as fast as the handler sends must not starve other tasks.
         await trio.lowlevel.checkpoint()
 
 
 class _Source:
-    """What the body needs: see `BodySource`."""
+    """The `BodySource` of a request."""
 
     def __init__(self, wire: Wire, sender: Sender) -> None:
         self.receive = wire.receive
@@ -104,13 +104,13 @@ class _Source:
 
 
 class Exchange:
-    """Serves one request, whatever becomes of it.
+    """Serves one request.
 
     Args:
         wire, service, stop, peer: of the connection.
         head: of the request.
-        connection: has parsed it.
-        served: how many requests the connection has had, this one included.
+        connection: h11's state after it has parsed the head.
+        served: the number of requests on this connection so far, including this one.
     """
 
     def __init__(
@@ -154,23 +154,23 @@ class Exchange:
         """Call the handler and send its response.
 
         Returns:
-            The request if the connection has been upgraded, else None; `may_go_on` says what comes next.
+            The request if it has upgraded the connection, else None; see `may_go_on`.
 
         Raises:
-            ClientGone: the client left or does not read.
+            ClientGone: the connection is lost, or the client does not read.
             Exception: what `Service.on_crash` raised.
         """
         began = trio.current_time()
         try:
             return await self._run()
-        except Exception as exc:  # noqa: BLE001  # whatever a handler may raise: sorted out there
+        except Exception as exc:  # noqa: BLE001  # handlers may raise anything; `_fail` distinguishes
             await self._fail(exc)
             return None
         finally:
             self._report(began)
 
     async def may_go_on(self) -> bool:
-        """Whether the next request can be read. What is left of the body is dropped first. Raises ClientGone."""
+        """Drop the rest of the body and return whether the next request can be read. Raises ClientGone."""
         if self._wire.is_unfinished:
             return False
         match conclude(self._next, self._body.state, is_stopping=self._stop.is_set()):
@@ -221,9 +221,7 @@ class Exchange:
         reply: Reply = await match.route.handler(request)
         if isinstance(reply, SwitchProtocols):
             if head.method != "GET" or not head.framing.is_empty or not head.headers.all("upgrade"):
-                raise ValueError(
-                    "only GET requests without a body that ask for it can be answered with SwitchProtocols"
-                )
+                raise ValueError("SwitchProtocols is for GET requests that have an Upgrade field and no body")
             await self._sender.send_switch(reply)
             return request
         await self._send(reply)
@@ -241,7 +239,7 @@ class Exchange:
         await self._sender.send(reply, close=self._next is Next.CLOSE)
 
     async def _fail(self, exc: Exception) -> None:
-        """Something was raised instead of a response, or while it was sent."""
+        """Handle an exception that was raised before or during the response."""
         causes = _leaves(exc)
         refusals = [cause for cause in causes if isinstance(cause, RequestError)]
         departures = [cause for cause in causes if isinstance(cause, ClientGone)]
@@ -254,14 +252,14 @@ class Exchange:
                 await self._send(refusals[0].failure)
             except ClientGone:
                 raise
-            except Exception as broken:  # noqa: BLE001  # the failure itself cannot be sent as it is
+            except Exception as broken:  # noqa: BLE001  # the failure itself is malformed
                 await self._crash(broken)
-        # Otherwise the response is cut off, which the wire does when it is closed.
+        # Otherwise the head was sent already: closing the wire aborts the response.
 
     async def _crash(self, exc: Exception) -> None:
         self._next = Next.CLOSE
         if self._sender.status is None:
-            # h11 refuses to go on where what it was given for the response was wrong.
+            # h11 accepts nothing more after it has refused a malformed response.
             is_head = self._head.method == "HEAD"
             self._sender = Sender(self._wire, _replacement(self._head), self._service, is_head=is_head)
             try:
@@ -294,7 +292,7 @@ class Exchange:
 
 
 def _replacement(head: Head) -> h11.Connection:
-    """A connection that has parsed a request as this one, as far as it matters to the response."""
+    """The state of h11 after it has parsed an HTTP/1.0 request with the same method, HEAD or not."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(b"HEAD / HTTP/1.0\r\n\r\n" if head.method == "HEAD" else b"GET / HTTP/1.0\r\n\r\n")
     connection.next_event()

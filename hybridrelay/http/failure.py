@@ -1,7 +1,7 @@
-"""Failures as values: what to answer to a request that cannot be served.
+"""Failures as values: the answer to a request that cannot be served.
 
-The server states the status and a sentence; the caller's hook turns that into a response (`plain_text`,
-`problem_json`, or one of its own). Nothing in a `Failure` comes from the peer, so that it can be shown and logged.
+A `Failure` has a status and a sentence. A hook of the service turns it into a response: `plain_text`, `problem_json`,
+or one of the caller's own. A failure never contains anything that the peer sent, so it is safe to show and to log.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ __all__ = ["Failure", "RenderFailure", "RequestError", "plain_text", "problem_js
 
 @attrs.frozen
 class Failure:
-    """A request that is not served.
-
-    Handlers return it, or raise it inside a `RequestError`.
-    """
+    """An error response that has not been rendered yet. Handlers return it, or raise it inside a `RequestError`."""
 
     #: From 400 to 599.
     status: int = attrs.field(validator=[attrs.validators.ge(400), attrs.validators.lt(600)])
@@ -32,12 +29,12 @@ class Failure:
     headers: Fields = ()
     #: Further members of a problem document (RFC 9457 section 3.2). `problem_json` adds them; `plain_text` does not.
     members: Mapping[str, object] = attrs.field(factory=dict)
-    #: Whether the connection is to be closed: what follows on it cannot be trusted, or will not be read.
+    #: Whether to close the connection afterwards, because the input that follows cannot be trusted or is not read.
     close: bool = False
 
 
 class RequestError(Exception):
-    """The one exception that a peer's bytes can cause, and that a handler raises to refuse a request."""
+    """The request is refused. The only exception that a peer's bytes can cause; handlers may raise it as well."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.status}: {failure.detail}")

@@ -1,16 +1,15 @@
 """The head of a request: collected within limits, checked for ambiguity, parsed by h11. No I/O.
 
-Requests are smuggled where two servers in a row disagree about where a message begins or ends. h11 is lenient in
-places, because clients must get along with all servers; a server need not get along with all clients. So what
-follows is refused here, before h11 sees it:
+Request smuggling is possible where a proxy and the server behind it disagree about where a message ends. h11 accepts
+some ambiguous requests, so this module rejects them before h11 sees them:
 
 - line feeds without a carriage return, carriage returns without a line feed, and NUL, anywhere in the head;
 - continuation lines (obs-fold, RFC 9112 section 5.2);
-- more than one Content-Length, even where they agree, and lists in it;
+- more than one Content-Length, even with equal values, and lists in Content-Length;
 - Content-Length together with Transfer-Encoding, and Transfer-Encoding in HTTP/1.0 (RFC 9112 section 6.1).
 
-h11 refuses spaces before a colon, other transfer codings than ``chunked``, a missing or second Host, and whatever is
-no token where a token has to be.
+h11 itself rejects spaces before a colon, transfer codings other than ``chunked``, a missing or second Host, and
+characters that are not allowed in methods, targets, names and values.
 """
 
 from __future__ import annotations
@@ -59,10 +58,7 @@ class Headers:
         return self._values.get(name, [])
 
     def get(self, name: str) -> str | None:
-        """The value of the one field with this name; None where there is none, or more than one.
-
-        Of several values for a field that can have one, each reader would choose another.
-        """
+        """The value of the field with this name; None if there is no such field, or more than one."""
         values = self.all(name)
         return values[0] if len(values) == 1 else None
 
@@ -74,14 +70,14 @@ class Headers:
 
 @attrs.frozen
 class Framing:
-    """How long the body is."""
+    """How the end of the body is found."""
 
-    #: The number of bytes; None where it is chunked.
+    #: The length of the body (bytes); None if it is chunked.
     length: int | None
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no body, or an empty one that takes no bytes."""
+        """Whether nothing follows the head."""
         return self.length == 0
 
 
@@ -91,15 +87,15 @@ class Head:
 
     method: str
     target: Target
-    #: Whether the client speaks HTTP/1.1, or something later that is compatible with it.
+    #: Whether the client speaks HTTP/1.1 or a later minor version, not HTTP/1.0.
     is_http11: bool
     headers: Headers
-    #: What the request names as its host, in the target or in Host; None in an HTTP/1.0 request without.
+    #: The host that the request is for, from an absolute target or else from Host; None only in HTTP/1.0.
     authority: Authority | None
     framing: Framing
     #: Whether the client waits for "100 Continue" before it sends the body.
     expects_continue: bool
-    #: Whether the client wants to go on with the connection.
+    #: Whether the client allows further requests on the connection.
     keep_alive: bool
 
 

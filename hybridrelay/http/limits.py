@@ -1,4 +1,4 @@
-"""What one connection may cost: bytes that are held for it, and seconds that are waited for it."""
+"""How much memory and time one connection may take."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ _positive = attrs.validators.gt(0)
 
 @attrs.frozen(kw_only=True)
 class Limits:
-    """Limits of a connection. The defaults suit clients that have authenticated or are about to.
+    """Limits of a connection. The defaults suit clients that authenticate in each request.
 
-    In memory a connection holds at most ``max_head_bytes + 2 * read_bytes`` while a request is read, a body only
-    where the handler asks for the whole of it, and no more than ``write_bytes`` of a response in addition to what the
-    handler made.
+    A connection holds at most ``max_head_bytes + 2 * read_bytes`` in memory while a head is read, the whole body
+    only if the handler reads it as a whole, and at most ``write_bytes`` of a response in addition to what the handler
+    made.
 
-    Every read and every write has a deadline, and so has everything that consists of many of them, because a client
-    that sends or takes one byte now and then meets any deadline of a single operation.
+    Each read and each write has a deadline. A head and a body have another one as a whole, because a client that
+    sends one byte at a time meets every deadline of a single read.
     """
 
-    #: The request line, which is mostly the target. Beyond it: 414. RFC 9112 section 3 recommends 8000 at least.
+    #: The length of the request line, most of which is the target. Exceeded: 414. RFC 9112 section 3 recommends at
+    #: least 8000.
     max_target_bytes: int = attrs.field(default=8 * 1024, validator=_at_least_1)
-    #: The request line and all header fields. Beyond it: 431. h11, and many servers, have 16 KiB.
+    #: The length of the request line and all header fields. Exceeded: 431. h11 and many servers allow 16 KiB.
     max_head_bytes: int = attrs.field(default=16 * 1024, validator=_at_least_1)
-    #: Each field costs a few hundred bytes and some time, however short it is. Beyond it: 431.
+    #: The number of header fields, because even a short one takes a few hundred bytes and some time. Exceeded: 431.
     max_fields: int = attrs.field(default=100, validator=_at_least_1)
-    #: The body of a request, unless its route says otherwise. Beyond it: 413.
+    #: The length of a request's body, unless its route has a limit of its own. Exceeded: 413.
     max_body_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
-    #: How much is read at once, and thereby how much of the requests that follow is held (pipelining).
+    #: How much is read at once, and so how much of pipelined requests is held in memory.
     read_bytes: int = attrs.field(default=8 * 1024, validator=_at_least_1)
-    #: How much is written at once. With `write_seconds` this is the lowest rate at which a client has to read.
+    #: How much is written at once. Divided by `write_seconds`, the lowest rate at which a client has to read.
     write_bytes: int = attrs.field(default=64 * 1024, validator=_at_least_1)
-    #: Requests on one connection; it is closed after the last. Ends what leaks, and lets a load balancer spread anew.
+    #: The number of requests on one connection. It is closed then, so that load balancers can redistribute clients.
     max_requests: int = attrs.field(default=1000, validator=_at_least_1)
-    #: How long a connection may be silent between two requests.
+    #: How long a connection may be idle between two requests.
     idle_seconds: float = attrs.field(default=60, validator=_positive)
-    #: From the first byte of a head to its last one; for the first request on a connection, from its beginning.
+    #: From the first byte of a head to its last byte. For the first head, from the beginning of the connection.
     head_seconds: float = attrs.field(default=10, validator=_positive)
     #: How long a client may be silent within a body.
     read_seconds: float = attrs.field(default=10, validator=_positive)
     #: How long a whole body may take, from the first read by the handler.
     body_seconds: float = attrs.field(default=60, validator=_positive)
-    #: For each `write_bytes` of a response. The connection is aborted after it.
+    #: How long the client may take to accept each `write_bytes` of a response. Exceeded: the connection is aborted.
     write_seconds: float = attrs.field(default=10, validator=_positive)
-    #: How much of a body that the handler did not read is read and dropped to keep the connection. Where more is
-    #: left, it is closed.
+    #: How much of an unread body is read and dropped in order to keep the connection. If more is left, it is closed.
     drain_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
     #: How long that may take.
     drain_seconds: float = attrs.field(default=2, validator=_positive)
-    #: How much is read and dropped after the last response, so that the client can read it: closing a connection with
-    #: unread input resets it, and the reset overtakes the response.
+    #: How much is read and dropped after the last response. Closing a connection with unread input resets it, and the
+    #: reset would discard the response before the client has read it.
     linger_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
     #: How long that may take.
     linger_seconds: float = attrs.field(default=1, validator=_positive)

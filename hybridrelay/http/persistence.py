@@ -1,6 +1,6 @@
-"""What becomes of the connection after a response. No I/O.
+"""Decides whether a connection is kept after a response. No I/O.
 
-It is decided twice: before the response, whose head has to announce a close, and after it.
+There are two decisions: before the response, because its head announces a close, and after it.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ __all__ = ["BodyState", "Next", "announce", "conclude"]
 
 
 class Next(enum.Enum):
-    """What follows a response on the connection."""
+    """What happens on the connection after a response."""
 
-    #: The next request.
+    #: The next request is read.
     KEEP = "keep"
-    #: First the rest of the body is read and dropped, within `Limits.drain_bytes`; then the next request.
+    #: The rest of the body is read and dropped, within `Limits.drain_bytes`; then the next request is read.
     DRAIN = "drain"
-    #: Nothing. The response says ``Connection: close``.
+    #: The connection is closed. The response says ``Connection: close``.
     CLOSE = "close"
 
 
 @attrs.frozen
 class BodyState:
-    """How far the body of a request was read."""
+    """How much of a request's body was read."""
 
-    #: Whether all of it was.
+    #: Whether all of it was read.
     is_complete: bool
-    #: How many bytes are left; None where nobody knows (chunked).
+    #: How many bytes are left; None if that is unknown (chunked).
     left: int | None = None
-    #: Whether the client still waits for "100 Continue". It may then send the body or leave it out, so that nobody
-    #: knows where the next request begins.
+    #: Whether the client still waits for "100 Continue". It may then omit the body or send it after all, so it is
+    #: unknown where the next request begins.
     is_waited_for: bool = False
 
 
@@ -46,11 +46,11 @@ def announce(
 
     Args:
         head: of the request.
-        body: how far it was read so far.
+        body: how much of it was read so far.
         limits: of the connection.
-        wants_close: whether handler or failure ask for it.
-        is_stopping: whether the server is about to end.
-        served: how many requests were served on this connection, this one included.
+        wants_close: whether the response asks for it.
+        is_stopping: whether the shutdown was requested.
+        served: the number of requests on this connection so far, including this one.
     """
     if wants_close or is_stopping or not head.keep_alive or served >= limits.max_requests:
         return Next.CLOSE
@@ -62,7 +62,7 @@ def announce(
 
 
 def conclude(announced: Next, body: BodyState, *, is_stopping: bool) -> Next:
-    """Decide after the response was sent: meanwhile the body may have been read, and the server told to stop."""
+    """Decide after the response, during which the body may have been read or the shutdown requested."""
     if announced is Next.CLOSE or is_stopping:
         return Next.CLOSE
     return Next.KEEP if body.is_complete else Next.DRAIN

@@ -1,4 +1,4 @@
-"""What a handler gets, and what it may return."""
+"""What a handler receives, and what it may return."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ T = TypeVar("T")
 
 @attrs.frozen(eq=False)
 class Request:
-    """One request. Everything in it is the peer's word."""
+    """One request. Everything in it, except `peer` and `stop`, was chosen by the client."""
 
     method: str
     #: Percent-encoded, as it was sent.
     path: str
-    #: Percent-encoded; None where the target has no question mark.
-    query: str | None
+    #: Percent-encoded; None if the target has no question mark.
+    query: str | None = attrs.field(repr=False)
     #: Whether the client speaks HTTP/1.1, not HTTP/1.0.
     is_http11: bool
     headers: Headers = attrs.field(repr=False)
-    #: The host that the client believes to speak to; None in an HTTP/1.0 request that does not say.
+    #: The host that the request is for; None only in HTTP/1.0, where it is optional.
     authority: Authority | None
-    #: By name: the segments that the parameters of the route's pattern stand for, percent-encoded. See `param`.
+    #: The parameters of the route's pattern by name, percent-encoded. See `param`.
     params: Mapping[str, str]
     body: Body = attrs.field(repr=False)
-    #: What the caller of `serve_connection` knows of the peer, such as who it is.
+    #: What the caller of `serve_connection` knows about the peer, such as its identity.
     peer: object = attrs.field(repr=False)
-    #: Set when the server is about to end.
+    #: The server's shutdown signal. Responses that never end by themselves should end when it is set.
     stop: Stop = attrs.field(repr=False)
 
     def param(self, name: str, convert: Callable[[str], T] = decode_segment) -> T:  # type: ignore[assignment]
-        """A parameter of the path, converted.
+        """Convert and return a parameter of the path.
 
         Args:
             name: as in the route's pattern.
-            convert: gets the percent-encoded segment, and raises ValueError where no resource can have that name.
+            convert: gets the percent-encoded segment; raises ValueError if no resource can have that name.
 
         Raises:
-            RequestError: 404, because of that ValueError.
+            RequestError: 404, if `convert` raised ValueError.
         """
         try:
             return convert(self.params[name])
@@ -59,6 +59,6 @@ class Request:
 
 #: What a handler returns.
 Reply = Response | StreamedResponse | SwitchProtocols | Failure
-#: Serves requests of one route. It may raise `RequestError` to refuse one. Any other exception is a bug: the client
-#: gets 500, the connection is closed, and `Service.on_crash` is called.
+#: Serves the requests of one route. It may raise `RequestError` to refuse a request. Any other exception is a bug:
+#: the client gets 500, the connection is closed, and `Service.on_crash` is called.
 Handler = Callable[[Request], Awaitable[Reply]]

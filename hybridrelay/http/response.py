@@ -1,7 +1,7 @@
-"""Responses: a body that is known, a body that is streamed, or a change of protocol.
+"""The responses that a handler can return: with a complete body, with a streamed body, or a change of protocol.
 
-How a body is framed is the server's business, not the handler's: a known body gets Content-Length; a streamed one is
-chunked, or ends with the connection for an HTTP/1.0 client; HEAD, 204 and 304 have none.
+The server frames the body, not the handler: a complete body gets Content-Length; a streamed body is chunked, or ends
+with the connection if the client speaks HTTP/1.0; responses to HEAD and with status 204 or 304 have no body.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ __all__ = ["Fields", "Response", "Send", "StreamedResponse", "SwitchProtocols", 
 
 #: Header fields in the order in which they are sent. Printable ASCII, without line breaks.
 Fields = Sequence[tuple[str, str]]
-#: Sends a piece of a streamed body and waits until the system has taken it. Raises `ClientGone` when the client has
-#: left or does not read.
+#: Sends a piece of a streamed body and waits until the operating system has accepted it. Raises `ClientGone` if the
+#: connection is lost or the client does not read. Cancelled, it aborts the response, of which a part may be missing.
 Send = Callable[[bytes], Awaitable[None]]
 
-#: The server sets these itself: two opinions about where a message ends are an attack.
+#: Only the server sets these: a response whose length is stated twice can be used for response splitting.
 _RESERVED = frozenset({"connection", "content-length", "date", "keep-alive", "trailer", "transfer-encoding"})
 
 
@@ -40,10 +40,10 @@ def _check_headers(_instance: object, _attribute: object, headers: Fields) -> No
 
 @attrs.frozen
 class Response:
-    """A response whose body is known.
+    """A response with a complete body.
 
     Raises:
-        ValueError: a status that is none, a header field that the server sets, or a body where there can be none.
+        ValueError: the status is invalid, a header field is one that the server sets, or the status allows no body.
     """
 
     status: int = attrs.field(validator=_check_status)
@@ -59,11 +59,11 @@ class Response:
 
 @attrs.frozen
 class StreamedResponse:
-    """A response whose body is made while it is sent.
+    """A response whose body is produced while it is sent.
 
-    `write` is called with a `Send` after the head was sent, and the body ends when it returns. It is not called for
-    HEAD, 204 and 304. Whatever it raises aborts the connection, so that the client does not take the part that it has
-    received for the whole.
+    After the head was sent, `write` is called with a `Send`; the body ends when it returns. It is not called for
+    HEAD, 204 and 304. An exception from it aborts the connection, so that the client does not mistake the part that
+    it has received for the whole body.
 
     Raises:
         ValueError: as `Response`.
@@ -72,7 +72,7 @@ class StreamedResponse:
     status: int = attrs.field(validator=_check_status)
     write: Callable[[Send], Awaitable[None]]
     headers: Fields = attrs.field(default=(), validator=_check_headers)
-    #: The length of the body (bytes) where it is known. The body is then sent as it is and has to have that length.
+    #: The length of the body (bytes) if it is known in advance. It is then sent with Content-Length, not chunked.
     length: int | None = attrs.field(default=None, kw_only=True)
     #: Whether to close the connection afterwards.
     close: bool = attrs.field(default=False, kw_only=True)
@@ -80,16 +80,16 @@ class StreamedResponse:
 
 @attrs.frozen
 class SwitchProtocols:
-    """101: the connection is taken over by another protocol, which the client has asked for in ``Upgrade``.
+    """101: another protocol, which the client has requested in ``Upgrade``, takes over the connection.
 
     `serve_connection` sends it and returns an `Upgraded` with the stream. Only for a GET request without a body.
     """
 
-    #: ``Upgrade`` and whatever else the protocol wants; ``Connection: Upgrade`` is added.
+    #: ``Upgrade`` and further fields of that protocol; ``Connection: Upgrade`` is added.
     headers: Fields = attrs.field(validator=_check_headers)
 
 
 def text_response(status: int, text: str, headers: Fields = ()) -> Response:
-    """A line of text that is not to be cached."""
+    """A response with one line of text, which caches must not store."""
     fields = (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store"), *headers)
     return Response(status, f"{text}\n".encode(), fields)

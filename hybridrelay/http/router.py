@@ -1,4 +1,4 @@
-"""The table of routes: which handler serves a method on a path. No I/O.
+"""The routing table: finds the handler for a method and a path. No I/O.
 
 Rules:
 
@@ -6,11 +6,11 @@ Rules:
    its segment. An empty segment is a segment: ``/a`` and ``/a/`` are different.
 2. ``{name}`` in a pattern stands for exactly one segment that is not empty. Its value stays percent-encoded until the
    handler decodes it (`Request.param`).
-3. The most specific pattern owns a path: from left to right, a literal segment is more specific than a parameter.
-   A method that this pattern does not have is answered 405, even where a less specific one has it.
-4. A pattern with GET has HEAD, too, by the same handler; the server leaves out the body. Every pattern has OPTIONS,
-   answered with its methods unless there is a route for it.
-5. 501 is for methods that HTTP does not know and no route has; everything else that is not allowed is 405.
+3. The most specific pattern decides: from left to right, a literal segment is more specific than a parameter. If that
+   pattern has no route for the method, the answer is 405, even if a less specific pattern has one.
+4. A route for GET also serves HEAD; the server leaves out the body. OPTIONS is answered with the methods of the
+   pattern, unless there is a route for it.
+5. A method that neither HTTP nor any route knows is answered with 501, any other that is not allowed with 405.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LITERAL = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-F]{2})*")
 
 @attrs.frozen
 class Route(Generic[H]):
-    """One line of the table.
+    """One row of the table.
 
     Raises:
         ValueError: the method or the pattern is malformed.
@@ -52,8 +52,8 @@ class Route(Generic[H]):
     handler: H
     #: The largest body that is accepted (bytes); None means `Limits.max_body_bytes`.
     max_body_bytes: int | None = attrs.field(default=None, kw_only=True)
-    #: Whether the handler and its streamed response are cancelled as soon as the client has ended its sending. For
-    #: long polls and event streams. A client that ends its sending and still waits for the answer gets none.
+    #: Whether the handler and its streamed response are cancelled when the client ends its sending. For long polls
+    #: and event streams. A client that only half-closes its connection then gets no response.
     until_client_leaves: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
@@ -70,13 +70,13 @@ class Route(Generic[H]):
 
     @property
     def segments(self) -> list[str]:
-        """What stands between the slashes."""
+        """The parts between the slashes."""
         return self.pattern[1:].split("/")
 
 
 @attrs.frozen
 class Match(Generic[H]):
-    """A route that serves a request, and the segments that its parameters stand for, percent-encoded."""
+    """The route that serves a request, and the values of its parameters, percent-encoded."""
 
     route: Route[H]
     params: Mapping[str, str]
@@ -84,7 +84,7 @@ class Match(Generic[H]):
 
 @attrs.frozen
 class Allowed:
-    """The answer to OPTIONS where no route serves it."""
+    """The answer to OPTIONS if no route serves it."""
 
     #: In alphabetical order.
     methods: tuple[str, ...]
@@ -92,7 +92,7 @@ class Allowed:
 
 @attrs.define
 class _Node(Generic[H]):
-    """The patterns that share their first segments."""
+    """Patterns that begin with the same segments."""
 
     literals: dict[str, _Node[H]] = attrs.field(factory=dict)
     parameter: _Node[H] | None = None
@@ -106,7 +106,7 @@ class Router(Generic[H]):
     """Routes by path and method.
 
     Args:
-        routes: the table; their order means nothing.
+        routes: the table, in any order.
 
     Raises:
         ValueError: two routes are for the same method and the same paths.
@@ -134,7 +134,7 @@ class Router(Generic[H]):
         node.names[route.method] = [(match[1], at) for at, name in places if (match := _PARAMETER.fullmatch(name))]
 
     def resolve(self, method: str, target: Target) -> Match[H] | Allowed | Failure:
-        """Find out what serves a request."""
+        """Find the route that serves a request, or the answer if there is none."""
         if method not in _RECOGNIZED and method not in self._methods:
             return Failure(501, "this server does not know the method")
         if target.scheme not in {None, "http", "https"}:

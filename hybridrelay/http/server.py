@@ -1,4 +1,4 @@
-"""Serving listeners: a bounded number of connections, and an end that everybody gets time for."""
+"""Serves listeners: a bounded number of connections, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["Prepare", "serve"]
 
 logger = LimitedLogger("hybridrelay.http")
 
-#: Turns an accepted connection into the stream to be served and what is known about the peer (`Request.peer`), by a
-#: TLS handshake or by the peer's credentials. Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` where
-#: the peer cannot be served. Takes at most `Limits.head_seconds`; the accepted connection is closed afterwards.
+#: Turns an accepted connection into the stream to serve and what is known about the peer (`Request.peer`): it makes a
+#: TLS handshake, or reads the peer's credentials. Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` if
+#: the peer cannot be served. It is cancelled after `Limits.head_seconds`. The accepted connection is closed in any case.
 Prepare = Callable[[trio.SocketStream], Awaitable[tuple[trio.abc.Stream, object]]]
 
-#: Connections beyond the limit that are answered 503 at the same time. Beyond that, they are reset.
+#: How many connections beyond the limit are answered with 503 at the same time. Further ones are reset.
 _MAX_REFUSALS = 16
-#: When clients that were refused should come back (seconds).
+#: When refused clients should retry (seconds).
 _RETRY_AFTER_SECONDS = 1
 
 
@@ -47,20 +47,20 @@ async def serve(
 
     Args:
         listeners: TCP or Unix; closed at the end.
-        service: what is served.
-        max_connections: at the same time; further ones are answered 503 with Retry-After.
-        grace_seconds: how long requests that are being served may go on after `stop` was set. Connections without a
-            request are closed at once.
-        stop: set it for a graceful end.
-        prepare: see `Prepare`; None means that the accepted connection itself is served, and `Request.peer` is None.
-        on_upgrade: what is done with connections that another protocol has taken over; they are closed when it
-            returns. None: no handler of `service` returns `SwitchProtocols`.
+        service: routes, limits and hooks.
+        max_connections: further connections are answered with 503 and Retry-After.
+        grace_seconds: how long running requests may continue after `stop` was set. Idle connections are closed at
+            once.
+        stop: set it for a graceful shutdown.
+        prepare: see `Prepare`; None serves the accepted connection as it is, and `Request.peer` is None.
+        on_upgrade: serves connections that another protocol takes over; they are closed when it returns. Needed only
+            if a handler returns `SwitchProtocols`.
 
     Raises:
-        OSError: a listener cannot accept at all.
-        Exception: what `Service.on_crash` or `on_upgrade` raised. Both end all connections by that.
+        OSError: a listener cannot accept connections at all.
+        Exception: what `Service.on_crash`, `prepare` or `on_upgrade` raised. It ends all connections.
 
-    Cancelled, it cuts off all connections and waits for none.
+    Cancelled, it aborts all connections without waiting.
     """
     await _Server(service, max_connections, stop or Stop(), prepare, on_upgrade).run(
         listeners, grace_seconds, task_status

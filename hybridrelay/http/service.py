@@ -1,4 +1,4 @@
-"""What is served, and what is told about it."""
+"""The configuration of a server: routes, limits and hooks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ logger = logging.getLogger("hybridrelay.http")
 
 @attrs.frozen(kw_only=True)
 class Access:
-    """A request that was served, for a log or for counters. Whoever writes it down escapes what the peer chose."""
+    """One request and its response, for logs and metrics. `method` and `path` are chosen by the peer: escape them."""
 
-    #: What the peer sent; None where it could not be parsed.
+    #: None if the request could not be parsed.
     method: str | None
-    #: Percent-encoded: visible ASCII characters. None as `method`.
+    #: Percent-encoded, so it consists of visible ASCII characters. None if the request could not be parsed.
     path: str | None
-    #: The pattern of the route, for labels that have to be few; None without a route.
+    #: The pattern of the route, for metrics, whose labels must not be unbounded. None if no route matched.
     pattern: str | None
-    #: What the caller of `serve_connection` knows of the peer.
+    #: What the caller of `serve_connection` knows about the peer.
     peer: object = attrs.field(repr=False)
-    #: Of the response; None where none was begun.
+    #: Of the response; None if none was sent.
     status: int | None
-    #: Whether the whole response was handed to the system. Whether the client got it, nobody knows.
+    #: Whether the whole response was passed to the operating system. Whether the client has received it is unknown.
     is_complete: bool
     #: Bytes of the request's body that were read.
     received_bytes: int
@@ -44,27 +44,27 @@ class Access:
 
 
 def log_crash(exc: Exception) -> None:
-    """Write to the log where a handler failed. Without the exception's message, which may quote the peer."""
+    """Log where a handler failed, without the exception's message, which may contain what the peer sent."""
     stack = "".join(traceback.format_tb(exc.__traceback__))
     logger.error("a request handler failed with %s; this is a bug\n%s", type(exc).__name__, stack)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Service:
-    """What connections are served with. One for a whole server; immutable."""
+    """Everything that is common to all connections of a server. Immutable."""
 
     router: Router[Handler]
     limits: Limits = attrs.field(factory=Limits)
-    #: The names by which clients may call this server, in lower case and without port; others are answered 421, so
-    #: that no web page can reach it through a name of its own that resolves to this address (DNS rebinding).
-    #: None: any name.
+    #: The host names that requests may be for, in lower case and without port. Others are answered with 421, so that
+    #: a web page cannot reach the server through a name of its own that resolves to this address (DNS rebinding).
+    #: None allows every name.
     hosts: Collection[str] | None = None
-    #: What clients get for a failure.
+    #: Makes the response for a failure.
     render_failure: RenderFailure = plain_text
     #: Called at the end of every request. Must not raise.
     on_access: Callable[[Access], None] | None = None
-    #: Called when a handler raised what it should not, after the client got its 500. What it raises leaves
-    #: `serve_connection`.
+    #: Called when a handler raised an unexpected exception, after the client was answered with 500. An exception from
+    #: this hook propagates out of `serve_connection`.
     on_crash: Callable[[Exception], None] = log_crash
     #: Seconds since the epoch, for the Date field.
     clock: Callable[[], float] = time.time

@@ -1,4 +1,4 @@
-"""Telling connections that the server is about to end."""
+"""The shutdown signal that all connections of a server share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ __all__ = ["Stop"]
 
 
 class Stop:
-    """A `trio.Event` that also cancels waits which would otherwise delay the end.
+    """Requests a graceful shutdown: like a `trio.Event`, but it also cancels idle connections.
 
-    One for all connections of a server. A connection that waits for a request needs no task of its own to be woken.
+    One object serves all connections of a server. Connections need no additional task in order to be woken.
     """
 
     def __init__(self) -> None:
@@ -18,25 +18,25 @@ class Stop:
         self._idle: set[trio.CancelScope] = set()
 
     def set(self) -> None:
-        """Tell everybody. What is idle is cancelled; requests that are being served go on. Idempotent."""
+        """Request the shutdown: idle connections are cancelled, and running requests continue. Idempotent."""
         self._event.set()
         for scope in self._idle:
             scope.cancel()
 
     def is_set(self) -> bool:
-        """Whether the server is about to end."""
+        """Whether the shutdown was requested."""
         return self._event.is_set()
 
     async def wait(self) -> None:
-        """Wait until the server is about to end; a streamed response that never ends by itself has to end then."""
+        """Wait until the shutdown is requested. Streamed responses that never end by themselves should end then."""
         await self._event.wait()
 
     def add_idle(self, scope: trio.CancelScope) -> None:
-        """Cancel `scope` as soon as the server is about to end, until `discard_idle`."""
+        """Cancel `scope` when the shutdown is requested, or now if it was. Undone by `discard_idle`."""
         self._idle.add(scope)
         if self._event.is_set():
             scope.cancel()
 
     def discard_idle(self, scope: trio.CancelScope) -> None:
-        """`scope` is not idle any more. Nothing happens if it is not known."""
+        """The shutdown no longer cancels `scope`. Does nothing if it is unknown."""
         self._idle.discard(scope)

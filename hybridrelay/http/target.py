@@ -34,7 +34,7 @@ class Form(enum.Enum):
 class Authority:
     """Host and port."""
 
-    #: In lower case; an IPv6 address without brackets. Empty where the client named none.
+    #: In lower case; an IPv6 address without brackets. Empty if Host was empty.
     host: str
     port: int | None
 
@@ -45,13 +45,13 @@ class Authority:
 
 @attrs.frozen
 class Target:
-    """What a request is about."""
+    """The target of a request."""
 
     form: Form
     #: Percent-encoded; begins with a slash in origin and absolute form and is empty otherwise.
     path: str = ""
-    #: What follows the question mark, percent-encoded; None without one.
-    query: str | None = None
+    #: The part after the question mark, percent-encoded; None if there is no question mark.
+    query: str | None = attrs.field(default=None, repr=False)
     #: In absolute and authority form.
     authority: Authority | None = None
     #: In absolute form, in lower case.
@@ -64,7 +64,7 @@ _IP_LITERAL = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
 _PORT = re.compile(r"[0-9]{0,5}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://(.*)", re.DOTALL)
 _BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# "." and "..", also percent-encoded: whatever stands in front of us may have resolved them in another way.
+# "." and "..", also percent-encoded: a proxy in front of the server may have resolved them differently.
 _DOT_SEGMENT = re.compile(r"/(?:\.|%2[Ee]){1,2}(?=/|\Z)")
 
 
@@ -139,7 +139,7 @@ def parse_authority_untrusted(text: str) -> Authority:
 
 
 def decode_segment(segment: str) -> str:
-    """Decode the percent-encoding of one segment of a path: what may have been a slash is one now.
+    """Decode the percent-encoding of one segment of a path. The result may contain slashes.
 
     Raises:
         ValueError: it is not UTF-8, or has control characters.

@@ -1,4 +1,4 @@
-"""The bytes of one connection, with a deadline for every write and an end that waits for nobody."""
+"""The byte stream of one connection: bounded reads, a deadline for every write, and an abort that never waits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Wire"]
 
 
 class Wire:
-    """A stream as a connection needs it: input can be put back, output is bounded, an abort is final.
+    """A stream with the operations that HTTP needs: input can be put back, and every write has a deadline.
 
     Args:
-        stream: any stream; the wire closes it when told to.
+        stream: any stream; `close` closes it.
         limits: of the connection.
     """
 
@@ -27,14 +27,14 @@ class Wire:
     def __init__(self, stream: trio.abc.Stream, limits: Limits) -> None:
         self.stream = stream
         self._limits = limits
-        #: To send and receive without the price of waiting, where the stream can do that by itself.
-        self._port = nowait(stream) if _can_go_on_without_waiting(stream) else None
-        #: Received, and not used yet.
+        #: Non-blocking access, which is cheaper, if the stream itself supports it.
+        self._port = nowait(stream) if _supports_nowait(stream) else None
+        #: Received and not consumed yet.
         self._ahead = b""
         self._ended = False
-        #: Whether the client has left, or is treated as if it had: whatever is still sent is lost.
+        #: Whether the connection is lost, or treated as lost because the client does not read.
         self.is_gone = False
-        #: Whether a message was begun and not sent to its end. Whoever sends messages sets it.
+        #: Whether a message was sent in part. Set by every write; code that completes a message resets it.
         self.is_unfinished = False
         #: How much was sent since the connection began.
         self.sent_bytes = 0
@@ -42,7 +42,7 @@ class Wire:
     # --- receiving
 
     def receive_nowait(self) -> bytes | None:
-        """What can be received without waiting; b"" at the end of file, or None where only `receive` can tell.
+        """Receive without waiting. None means that nothing is there, or that this stream can only be awaited.
 
         Raises:
             ClientGone: the connection is lost.
@@ -58,7 +58,7 @@ class Wire:
         return None if data is None else bytes(data)
 
     async def receive(self) -> bytes:
-        """What was received ahead, or else what arrives next; b"" at the end of file.
+        """Receive what was put back or read ahead, or else the next bytes; b"" at the end of file.
 
         Raises:
             ClientGone: the connection is lost.
@@ -76,20 +76,20 @@ class Wire:
             raise self.lose("the connection was lost") from exc
 
     def unreceive(self, data: bytes) -> None:
-        """Put back what is to be received next."""
+        """Put `data` back, to be received next."""
         self._ahead = data + self._ahead
 
     def take_ahead(self) -> bytes:
-        """What was received and not used."""
+        """Remove and return what was received and not consumed."""
         ahead, self._ahead = self._ahead, b""
         return ahead
 
     def has_received(self) -> bool:
-        """Whether `receive` has something to return without the client."""
+        """Whether `receive` returns without waiting for the client."""
         return bool(self._ahead)
 
     async def watch(self, scope: trio.CancelScope) -> None:
-        """Cancel `scope` when the client leaves. What it sends ahead is kept, up to one read's worth of it."""
+        """Cancel `scope` when the client ends its sending. Up to `Limits.read_bytes` of further input are kept."""
         while len(self._ahead) < self._limits.read_bytes:
             try:
                 data = await self._receive(self._limits.read_bytes - len(self._ahead))
@@ -146,17 +146,20 @@ class Wire:
                     raise self.lose("the client does not read")
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self.lose("the connection was lost") from exc
+        except trio.Cancelled:
+            self.is_gone = True  # a part of the message is missing, so nothing can follow
+            raise
         self.sent_bytes += len(data)
 
     def lose(self, why: str) -> ClientGone:
-        """Treat the client as gone from now on; the exception to raise."""
+        """Treat the connection as lost from now on; returns the exception to raise."""
         self.is_gone = True
         return ClientGone(why)
 
     # --- the end
 
     async def linger(self) -> None:
-        """End the sending, and give the client the time to read what it was sent, within the limits for that."""
+        """End the sending and wait for the client to read what it was sent, within the limits for that."""
         if self.is_gone or self.is_unfinished:
             return
         with trio.move_on_after(self._limits.linger_seconds):
@@ -173,9 +176,9 @@ class Wire:
                 pass
 
     async def close(self) -> None:
-        """Close without waiting: with a reset where a message was not sent to its end."""
+        """Close without waiting; with a reset if a message was sent in part."""
         if self.is_unfinished:
-            # What is below goes first: TLS would still say that this is the end.
+            # The socket is closed first: TLS would send close_notify, which means a regular end.
             below: object = self.stream
             while (inner := getattr(below, "transport_stream", None)) is not None:
                 below = inner
@@ -186,6 +189,6 @@ class Wire:
         await trio.aclose_forcefully(self.stream)
 
 
-def _can_go_on_without_waiting(stream: trio.abc.Stream) -> bool:
-    # What `nowait` does for other streams reads ahead, and another protocol would not find that.
+def _supports_nowait(stream: trio.abc.Stream) -> bool:
+    # For other streams, `nowait` would read ahead, and a protocol that takes over the stream would miss those bytes.
     return isinstance(stream, NowaitStream) or (isinstance(stream, trio.SocketStream) and sys.platform != "win32")

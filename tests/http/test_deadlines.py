@@ -8,7 +8,17 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.http import ClientGone, Limits, Request, RequestError, Response, Route, Stop
+from hybridrelay.http import (
+    ClientGone,
+    Limits,
+    Request,
+    RequestError,
+    Response,
+    Route,
+    Send,
+    Stop,
+    StreamedResponse,
+)
 
 from .serving import Client, Observed, make_service, receive_until_end, run_connection, served
 
@@ -289,6 +299,26 @@ async def test_cancelling_waits_for_nobody(target: bytes, autojump_clock: trio.t
     assert [one.is_complete for one in observed.accesses] == [False]
     with pytest.raises(trio.BrokenResourceError):
         await client.send_all(b"x")
+
+
+async def test_a_cancelled_send_aborts_the_response(autojump_clock: trio.testing.MockClock) -> None:
+    async def handler(request: Request) -> StreamedResponse:
+        async def write(send: Send) -> None:
+            with trio.move_on_after(1):
+                await send(bytes(100))
+
+        return StreamedResponse(200, write)
+
+    routes = [Route("GET", "/", handler)]
+    async with served(clogged_pair(), LIMITS, routes=routes) as (client, observed):
+        await client.send_all(GET)
+        received = await client.receive_some(200)
+        assert await ended_after(observed) == pytest.approx(1, abs=0.2)
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send_all(b"x")
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert isinstance(observed.ended, ClientGone)
+    assert observed.crashes == []
 
 
 async def test_cancelled_at_every_checkpoint() -> None:
