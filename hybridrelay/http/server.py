@@ -23,7 +23,7 @@ logger = LimitedLogger("hybridrelay.http")
 
 #: Turns an accepted connection into the stream to serve and what is known about the peer (`Request.peer`): it makes a
 #: TLS handshake, or reads the peer's credentials. Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` if
-#: the peer cannot be served. It is cancelled after `Limits.head_seconds`. The accepted connection is closed in any case.
+#: the peer cannot be served. It is cancelled after `Limits.head_seconds`. The accepted connection is always closed.
 Prepare = Callable[[trio.SocketStream], Awaitable[tuple[trio.abc.Stream, object]]]
 
 #: How many connections beyond the limit are answered with 503 at the same time. Further ones are reset.
