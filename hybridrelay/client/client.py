@@ -84,6 +84,7 @@ class Client:
         if expires_soon(identity, now=clock()):
             logger.warning("%s: this application's identity expires soon: issue a new one", string.entity_path)
         self._string = string
+        self._clock = clock
         self._end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery
         self._budget = _PROCESS_BUDGET if budget is None else budget
@@ -266,7 +267,7 @@ class Client:
         def link_to(endpoint: RelayEndpoint) -> RelayLink:
             return next((link for link in by_link if link.endpoint == endpoint), None) or self._new_link(endpoint)
 
-        links = usable_links(RelayEndpoint.all_from(string), link_to)
+        links = usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to)
         return [by_link.get(link) or self._new_sender(link, string) for link in links]
 
     def update(self, connection_string: str | ConnectionString) -> StringUpdate:

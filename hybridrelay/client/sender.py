@@ -146,6 +146,7 @@ class Sender:
         if (string.key_name, string.key) != (self._string.key_name, self._string.key):
             self.retire_control()  # so that nothing is left that ends with the earlier key
         self._string = string
+        self.link.use_key(string.key)
 
     @property
     def falls_back(self) -> bool:
@@ -221,8 +222,10 @@ class Sender:
                     "%s: the changed connection string is refused at %s, the earlier key stays in use: %s",
                     self._connection, self.link.host, exc,
                 )  # fmt: skip
+            self.link.use_key(earlier.key)
             return joined, earlier.key
         self._accepted, self._told = string, None
+        self.link.use_key(string.key)
         return joined, string.key
 
     async def _ask(

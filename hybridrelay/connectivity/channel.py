@@ -25,9 +25,9 @@ from ..errors import (
     TransportError,
 )
 from ..protocol.errors import RemoteProtocolError
-from ..protocol.preamble import STATUS_SIZE, TICKET_SIZE, Preamble, decode_status_untrusted
+from ..protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
 from ..protocol.reasons import Reason
-from ..security import PINNED_SERVER_NAME, check_relay_pin, control_client_context, relay_identity_error
+from ..security import check_relay_pin, control_client_context, relay_identity_error
 from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream
 from .addresses import first_answer, resolve
@@ -56,7 +56,6 @@ StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
 #: What the steps raise when the path or the other end is at fault; anything else is a bug.
 STEP_ERRORS = (OSError, TransportError, RelayIdentityError, RemoteProtocolError, trio.BrokenResourceError)
 
-_NO_TICKET = bytes(TICKET_SIZE)
 #: Statuses that say something about the other side of a rendezvous. A status is not authenticated, so none of them is
 #: final: that a connector is gone for good, a relay says over its control channel only.
 _RENDEZVOUS = frozenset(
@@ -154,7 +153,8 @@ async def secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint) 
     The caller sets the deadline. Where this raises, cancellation included, the stream is closed.
     """
     try:
-        name = PINNED_SERVER_NAME if endpoint.pins else endpoint.host
+        # Where a pin decides, no name is sent: something on the way might object to one that it does not know.
+        name = None if endpoint.pins else endpoint.host
         tls = TLSStream(stream, control_client_context(endpoint.pins), server_hostname=name)
         await tls.do_handshake()
         check_relay_pin(tls, endpoint.pins)
@@ -250,7 +250,7 @@ async def _open(
     seconds = RENDEZVOUS_SECONDS if purpose is Purpose.DATA else STATUS_SECONDS
     try:
         with _errors_for_people(endpoint, route, purpose, address), trio.fail_after(seconds):
-            reason = await greet(stream, Preamble(purpose, _NO_TICKET if ticket is None else ticket))
+            reason = await greet(stream, endpoint.preamble(purpose, ticket))
         if reason is not Reason.NO_ERROR:
             raise _Answered(_refusal(reason))
     except BaseException:

@@ -1,13 +1,15 @@
-"""Where a relay is, and on which ports."""
+"""Where a relay is, on which ports, and what is said to it first."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import attrs
 
-from ..abc import Port, Route
-from ..security import ConnectionString, bracketed
+from ..abc import Port, Purpose, Route
+from ..protocol.preamble import Preamble
+from ..security import NO_PROOF, ConnectionString, Secret, bracketed, make_admission_proof
 from .addresses import AddressBook
 
 
@@ -23,11 +25,31 @@ class RelayEndpoint:
     pins: tuple[str, ...] = ()
     #: What is known about the addresses of `host`.
     addresses: AddressBook = attrs.field(factory=AddressBook, eq=False, repr=False, kw_only=True)
+    #: A shared access key that the relay knows. It lets our TLS handshakes come before those of strangers.
+    key: Secret | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
+    #: Seconds since 1970.
+    clock: Callable[[], float] = attrs.field(default=time.time, eq=False, repr=False, kw_only=True)
 
     @classmethod
-    def all_from(cls, string: ConnectionString) -> tuple[RelayEndpoint, ...]:
-        """The relays that a connection string names, first choice first."""
-        return tuple(cls(endpoint.host, endpoint.ports, string.relay_pins) for endpoint in string.endpoints)
+    def all_from(
+        cls, string: ConnectionString, *, clock: Callable[[], float] = time.time
+    ) -> tuple[RelayEndpoint, ...]:
+        """The relays that a connection string names, first choice first. `clock` gives seconds since 1970."""
+        return tuple(
+            cls(endpoint.host, endpoint.ports, string.relay_pins, key=string.key, clock=clock)
+            for endpoint in string.endpoints
+        )
+
+    def with_key(self, key: Secret) -> RelayEndpoint:
+        """The same relay, with what is known about its addresses, and another key."""
+        return attrs.evolve(self, key=key)
+
+    def preamble(self, purpose: Purpose, ticket: bytes | None = None) -> Preamble:
+        """What to say first on a connection for `purpose`; `ticket` is for `Purpose.DATA`, None means none."""
+        if purpose is Purpose.CONTROL:
+            proof = NO_PROOF if self.key is None else make_admission_proof(self.key, self.clock())
+            return Preamble(purpose, proof, by_authority=not self.pins)
+        return Preamble(purpose) if ticket is None else Preamble(purpose, ticket)
 
     def number_of(self, port: Port) -> int | None:
         """The TCP port number to dial, or None where the relay does not serve this port."""

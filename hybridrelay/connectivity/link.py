@@ -11,7 +11,7 @@ from .._log_limit import LimitedLogger
 from ..abc import Dial, Transport
 from ..errors import ConfigurationError, HybridRelayError
 from ..protocol import control
-from ..security import ConnectionString, audience_for, make_token
+from ..security import ConnectionString, Secret, audience_for, make_token
 from .backoff import Backoff
 from .control import ControlChannel, Introduction, run_control_channel
 from .discovery import AUTO, Candidate, candidates, discover
@@ -169,6 +169,11 @@ class RelayLink:
                         self._worked.pop(next(iter(self._worked)))
                 self._candidate = known
             return self._candidate
+
+    def use_key(self, key: Secret) -> None:
+        """Prove to have this key when a control channel is opened from now on."""
+        if key != self.endpoint.key:
+            self.endpoint = self._prober.endpoint = self.endpoint.with_key(key)
 
     def forget(self, *, network_changed: bool = False) -> None:
         """The route failed: probe before the next use. Where the network has changed, it only failed here."""

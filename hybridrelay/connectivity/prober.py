@@ -30,7 +30,7 @@ from ..abc import Dial, Purpose, Route, Transport
 from ..errors import HybridRelayError, RelayIdentityError, RelayUnreachable
 from ..protocol import control
 from ..protocol.errors import RemoteProtocolError
-from ..protocol.preamble import PROBE_SIZE, Preamble
+from ..protocol.preamble import PROBE_SIZE
 from ..protocol.reasons import Reason
 from ..streams import receive_exactly
 from ._race import RaceTiming, race
@@ -139,7 +139,8 @@ class Prober:
         clock: Callable[[], float] = trio.current_time,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._endpoint = endpoint
+        #: The relay. One with another key may take its place at any time.
+        self.endpoint = endpoint
         self._mode = mode
         self._candidates = candidates(discover() if transports is None else transports, mode)
         self._dial = resolve_dial(dial)
@@ -220,7 +221,7 @@ class Prober:
         with trio.move_on_after(self._timing.welcome_seconds), contextlib.suppress(HybridRelayError):
             try:
                 async with FlatNursery() as nursery:
-                    serve = partial(run_control_channel, self._endpoint, candidate, introduction, dial=self._dial)
+                    serve = partial(run_control_channel, self.endpoint, candidate, introduction, dial=self._dial)
                     channel: ControlChannel = await nursery.start(serve)
                     pins = channel.outer_pins
                     nursery.cancel_scope.cancel()
@@ -243,7 +244,7 @@ class Prober:
         return plans
 
     def _mark_missing_ports(self, plan: list[_Step]) -> bool:
-        missing = self._endpoint.missing_ports(plan[0].candidate.route)
+        missing = self.endpoint.missing_ports(plan[0].candidate.route)
         for step in plan:
             if missing:
                 step.note = f"the relay does not serve port {', '.join(missing)}"
@@ -287,16 +288,16 @@ class Prober:
         Raises:
             _AddressFailed: none of them passes; the most informative failure.
         """
-        number = self._endpoint.number_of(step.candidate.route.ports[step.purpose])
-        if number is None or not resolves_here(self._dial, self._endpoint.host, number):
+        number = self.endpoint.number_of(step.candidate.route.ports[step.purpose])
+        if number is None or not resolves_here(self._dial, self.endpoint.host, number):
             _, step.certificate = await self._check_address(step, None)
             return
         try:
             with trio.fail_after(self._timing.dial_seconds):
-                found = await resolve(self._endpoint.host, number)
+                found = await resolve(self.endpoint.host, number)
         except (OSError, trio.TooSlowError) as error:
             raise _AddressFailed(None, classify(error), None) from error
-        book = self._endpoint.addresses
+        book = self.endpoint.addresses
         try:
             step.reached, step.certificate = await first_answer(
                 book.in_order(found),
@@ -338,7 +339,7 @@ class Prober:
     ) -> None:
         timing = self._timing
         plain = await connect(
-            self._endpoint,
+            self.endpoint,
             candidate.transport,
             candidate.route,
             purpose,
@@ -351,7 +352,7 @@ class Prober:
         stream: trio.abc.Stream = plain
         try:
             with trio.fail_after(timing.status_seconds):
-                reason = await greet(plain, Preamble(purpose))
+                reason = await greet(plain, self.endpoint.preamble(purpose))
             if reason not in _EXPECTED[purpose]:
                 raise RelayUnreachable(reason.describe, reason=reason)
             if purpose is Purpose.PROBE:
@@ -359,7 +360,7 @@ class Prober:
                     await self._echo(plain)
             elif purpose is Purpose.CONTROL:
                 with trio.fail_after(timing.tls_seconds):
-                    stream = await secure(plain, self._endpoint)
+                    stream = await secure(plain, self.endpoint)
             with trio.move_on_after(timing.close_seconds):
                 await stream.aclose()
         finally:
@@ -373,12 +374,12 @@ class Prober:
 
     def _report(self, plans: list[list[_Step]], chosen: Candidate | None, seconds: float) -> Report:
         return Report(
-            host=self._endpoint.host,
+            host=self.endpoint.host,
             mode=self._mode,
             attempts=tuple(self._attempt(step) for plan in plans for step in plan),
             chosen=None if chosen is None else chosen.route.name,
             seconds=seconds,
-            default_ports=not self._endpoint.ports,
+            default_ports=not self.endpoint.ports,
         )
 
     def _attempt(self, step: _Step) -> Attempt:
@@ -386,13 +387,13 @@ class Prober:
         seconds = step.seconds
         if seconds is None and step.began is not None:
             seconds = self._clock() - step.began
-        port = self._endpoint.number_of(route.ports[step.purpose])
-        proxy = None if port is None else proxy_of(self._dial, self._endpoint.host, port)
+        port = self.endpoint.number_of(route.ports[step.purpose])
+        proxy = None if port is None else proxy_of(self._dial, self.endpoint.host, port)
         outcome = Outcome.PASS if step.passed else Outcome.SKIP if step.failure is None else Outcome.FAIL
         return Attempt(
             route=route.name,
             step=step.purpose.name.lower(),
-            host=self._endpoint.host,
+            host=self.endpoint.host,
             port=port,
             outcome=outcome,
             seconds=seconds,

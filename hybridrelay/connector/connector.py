@@ -62,6 +62,7 @@ class Connector:
     ) -> None:
         if not strings:
             raise ConfigurationError("a connector needs at least one connection string")
+        self._clock = clock
         policy = policy_file.policy if policy_file else policy or Policy()
         config = attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline)
         self._channels = DataChannels(policy, config, lost=self._data_channel_lost)
@@ -121,7 +122,7 @@ class Connector:
             found[key] = self._links.get(key) or self._new_link(endpoint)
             return found[key]
 
-        usable_links(RelayEndpoint.all_from(string), link_to)
+        usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to)
         others = [one for one in self._published if one is not published and one.name == published.name]
         taken = {registration.link.host for one in others for registration in one.registrations}
         for link in found.values():

@@ -106,6 +106,12 @@ class Registration:
         same = accepted is None or (accepted.key_name, accepted.key) == (present.key_name, present.key)
         return None if same else accepted
 
+    @property
+    def present_key(self) -> Secret:
+        """The key of the connection string that is used at this relay."""
+        string = self.published.string
+        return (self.accepted if self.told is string and self.accepted is not None else string).key
+
     def ask_again(self) -> None:
         """The relay is to be asked before its time."""
         self._ask_again_at = trio.current_time()

@@ -46,11 +46,13 @@ class Registrations:
         registration = Registration(published, self._link)
         published.registrations.append(registration)
         self._by_name[published.name] = registration
+        self._choose_key()
 
     def remove(self, registration: Registration) -> None:
         """It is not to be registered any more."""
         if self._by_name.get(registration.published.name) is registration:
             del self._by_name[registration.published.name]
+            self._choose_key()
 
     def renew(self) -> None:
         """Have everything asked about again, what was refused included."""
@@ -58,6 +60,13 @@ class Registrations:
             registration.ask_again()
             # Until the relay has answered, it is not known by which key it offers.
             registration.key = None
+        self._choose_key()
+
+    def _choose_key(self) -> None:
+        """Have the next control channels prove the first key that the relay has not refused."""
+        if self._by_name:
+            first = min(self._by_name.values(), key=lambda one: one.is_refused)
+            self._link.use_key(first.present_key)
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -142,6 +151,7 @@ class Registrations:
                     raise error
                 if not registration.is_refused:
                     temporary = temporary or error
+        self._choose_key()
         return min((until - self._clock()) * RENEW_AFTER, self.asks_again_in), temporary
 
     async def _ask(

@@ -24,6 +24,9 @@ PREAMBLE_VERSION = 1
 PREAMBLE_SIZE = _PREAMBLE.size
 STATUS_SIZE = _STATUS.size
 TICKET_SIZE = 32
+#: An admission proof stands where a data channel has its ticket.
+PROOF_SIZE = TICKET_SIZE
+_VERIFY_BY_AUTHORITY = 0x0001
 #: A probe sends this many bytes behind the status and gets them back. More than two Ethernet packets, so that a
 #: path which loses full-sized packets fails the probe; small enough to cost the relay nothing.
 PROBE_SIZE = 4096
@@ -39,35 +42,39 @@ class Purpose(enum.IntEnum):
 
 @attrs.frozen
 class Preamble:
-    """What a dialing side says first. `ticket` is all zero but for `Purpose.DATA`, and does not print."""
+    """What a dialing side says first."""
 
     purpose: Purpose
-    ticket: bytes = attrs.field(default=bytes(TICKET_SIZE), repr=False)
+    #: On a data channel the ticket, on a control channel an admission proof or zeros, otherwise zeros.
+    credential: bytes = attrs.field(default=bytes(TICKET_SIZE), repr=False)
+    #: The dialing side verifies the relay by a certificate authority: it wants to see a certificate of one.
+    by_authority: bool = False
 
-    @ticket.validator
-    def _check_ticket(self, attribute: object, value: bytes) -> None:
+    @credential.validator
+    def _check_credential(self, attribute: object, value: bytes) -> None:
         if len(value) != TICKET_SIZE:
-            raise ValueError(f"a ticket has {TICKET_SIZE} bytes")
+            raise ValueError(f"a ticket or proof has {TICKET_SIZE} bytes")
 
     def encode(self) -> bytes:
-        return _PREAMBLE.pack(_PREAMBLE_MAGIC, PREAMBLE_VERSION, self.purpose, 0, self.ticket)
+        flags = _VERIFY_BY_AUTHORITY if self.by_authority else 0
+        return _PREAMBLE.pack(_PREAMBLE_MAGIC, PREAMBLE_VERSION, self.purpose, flags, self.credential)
 
 
 def decode_preamble_untrusted(data: bytes) -> Preamble:
-    """Parse exactly `PREAMBLE_SIZE` bytes.
+    """Parse exactly `PREAMBLE_SIZE` bytes. Flags that we do not know are ignored.
 
     Raises:
         RemoteProtocolError: not a preamble, or of a version or purpose that we do not know.
     """
     if len(data) != PREAMBLE_SIZE:
         raise RemoteProtocolError("the preamble is truncated")
-    magic, version, purpose, _, ticket = _PREAMBLE.unpack(data)
+    magic, version, purpose, flags, credential = _PREAMBLE.unpack(data)
     if magic != _PREAMBLE_MAGIC:
         raise RemoteProtocolError("not a hybridrelay preamble")
     if version != PREAMBLE_VERSION:
         raise RemoteProtocolError(f"preamble version {version}", reason=Reason.VERSION_MISMATCH)
     try:
-        return Preamble(Purpose(purpose), ticket)
+        return Preamble(Purpose(purpose), credential, bool(flags & _VERIFY_BY_AUTHORITY))
     except ValueError:
         raise RemoteProtocolError(f"unknown purpose {purpose}") from None
 

@@ -19,7 +19,6 @@ from .._file_thread import FileThread
 from .._text_files import read_bytes
 from ..errors import ConfigurationError
 from ..security import (
-    PINNED_SERVER_NAME,
     control_server_context,
     load_or_create_relay_certificate,
     outer_server_context,
@@ -138,9 +137,7 @@ class RelayCertificates:
     def __init__(self, own: Path, public: CertificateFiles | None, made_outer: Callable[[], Path] | None) -> None:
         #: What connection strings carry.
         self.own_pin = relay_pin(own)
-        #: For control channels. Shows the relay's own certificate, or the public one.
-        self.control_context = control_server_context(own)
-        self.control_context.sni_callback = self._choose
+        self._control = control_server_context(own)
         self._files = public
         self._public: _Public | None = None
         self._outer: ssl.SSLContext | None = None
@@ -188,11 +185,14 @@ class RelayCertificates:
         """For port 443; None where no such port is open and there is no public certificate."""
         return self._outer if self._public is None else self._public.outer
 
-    def _choose(self, tls: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
-        # Clients with a pin ask for the relay's own certificate by a reserved name. All others, those that know the
-        # relay by an address and therefore send no name among them, want one that a CA vouches for.
-        if name != PINNED_SERVER_NAME and self._public is not None:
-            tls.context = self._public.control
+    def control_context(self, *, by_authority: bool) -> ssl.SSLContext:
+        """For one control channel.
+
+        Args:
+            by_authority: the peer verifies the relay by a certificate authority, and gets the public certificate if
+                there is one. Otherwise it knows the relay's own certificate by a pin.
+        """
+        return self._control if self._public is None or not by_authority else self._public.control
 
     async def reload(self) -> bool:
         """Read the public certificate again and put it into force.

@@ -50,6 +50,11 @@ HANDSHAKES_OF_KNOWN = Ration(burst=256, per_second=100.0)
 #: The same for one address, known or not. Thousands of clients may be behind one; those that authenticate pay back
 #: what they took.
 HANDSHAKES_OF_ADDRESS = Ration(burst=128, per_second=20.0)
+#: The same for peers that have proved with their first bytes to have an access key, on top, and for one key. Many
+#: processes share an application key; those that find its ration used up still have that of their address. Defends
+#: the processor and the memory against somebody who has observed such a proof and repeats it.
+HANDSHAKES_OF_PROVED = Ration(burst=256, per_second=100.0)
+HANDSHAKES_OF_KEY = Ration(burst=64, per_second=10.0)
 #: Addresses that are remembered because somebody authenticated from there: about 200 bytes each.
 REMEMBERED_ADDRESSES = 4096
 

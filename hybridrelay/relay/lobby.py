@@ -30,7 +30,7 @@ from .handshakes import Handshake, Turn, Turns
 from .limits import AUTHENTICATION_DEADLINE_SECONDS
 from .slots import Slot, Slots, address_group
 
-__all__ = ["Guest", "Lobby"]
+__all__ = ["Guest", "Lobby", "Request"]
 
 #: A peer that has not sent a complete message after this many checks sends it in tiny pieces, to keep the relay busy.
 MAX_LOOKS = 64
@@ -54,6 +54,19 @@ class _Stage(enum.Enum):
 
 
 @attrs.frozen(eq=False)
+class Request:
+    """What a preamble asks for, once the relay has judged it."""
+
+    purpose: Purpose
+    #: On a data channel, whose ticket was good and has been used.
+    arrival: Arrival | None = None
+    #: On a control channel: the id of the access key that the peer has proved to have.
+    key_id: bytes | None = None
+    #: On a control channel: the peer verifies the relay by a certificate authority.
+    by_authority: bool = False
+
+
+@attrs.frozen(eq=False)
 class Guest:
     """A connection that has not authenticated, for whoever serves it."""
 
@@ -64,9 +77,8 @@ class Guest:
     turn: Turn
     #: Cancelled when it is too late, or has to give way. To be entered by whoever serves the connection.
     scope: trio.CancelScope
-    #: What its preamble said, where that was read already.
-    purpose: Purpose | None = None
-    arrival: Arrival | None = None
+    #: What its preamble asks for, where that was read already.
+    request: Request | None = None
 
 
 @attrs.define(eq=False)
@@ -80,7 +92,7 @@ class _Visit:
     handshake: Handshake
     deadline: float
     stage: _Stage
-    purpose: Purpose | None = None
+    request: Request | None = None
     looks: int = 0
 
 
@@ -92,7 +104,7 @@ class Lobby:
         turns: each guest waits for its turn here.
         plain: names of the ports on which a preamble comes first, because their transport adds nothing to TCP.
         greet: judges a preamble; raises RemoteProtocolError where the answer is a refusal.
-        serve: takes over a guest, in a task of its own. Without a purpose, nothing has been read from it.
+        serve: takes over a guest, in a task of its own. Without a request, nothing has been read from it.
     """
 
     def __init__(
@@ -101,7 +113,7 @@ class Lobby:
         turns: Turns,
         *,
         plain: frozenset[str],
-        greet: Callable[[Port, bytes], tuple[Purpose, Arrival | None]],
+        greet: Callable[[Port, bytes], Request],
         serve: Callable[[Guest], None],
     ) -> None:
         self._slots = slots
@@ -222,24 +234,27 @@ class Lobby:
 
     def _read_preamble(self, fd: int, visit: _Visit, preamble: bytes) -> None:
         try:
-            visit.purpose, arrival = self._greet(visit.port, preamble)
+            request = visit.request = self._greet(visit.port, preamble)
         except RemoteProtocolError as exc:
             visit.socket.send(encode_status(exc.reason))
             self._close(fd)
             return
-        if arrival is not None:  # the ticket is good, and its answer waits for the other side
-            self._hand_over(fd, arrival)
+        if request.arrival is not None:  # the ticket is good, and its answer waits for the other side
+            self._hand_over(fd)
             return
+        if request.key_id is not None:
+            visit.handshake.key_id = request.key_id
+            self._slots.prove(visit.slot, request.key_id)
         visit.socket.send(encode_status(Reason.NO_ERROR))
-        visit.stage = _Stage.PROBE if visit.purpose is Purpose.PROBE else _Stage.HELLO
+        visit.stage = _Stage.PROBE if request.purpose is Purpose.PROBE else _Stage.HELLO
 
-    def _hand_over(self, fd: int, arrival: Arrival | None = None) -> None:
+    def _hand_over(self, fd: int) -> None:
         visit = self._leave(fd)
         scope = trio.CancelScope(deadline=visit.deadline)
         visit.slot.evict = scope.cancel
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(visit.socket))
         turn = Turn(self._turns, visit.handshake)
-        self._serve(Guest(visit.port, stream, visit.address, visit.slot, turn, scope, visit.purpose, arrival))
+        self._serve(Guest(visit.port, stream, visit.address, visit.slot, turn, scope, visit.request))
 
     def _close(self, fd: int) -> None:
         visit = self._leave(fd)
@@ -267,4 +282,4 @@ def _is_over(visit: _Visit, events: int) -> bool:
     """
     if events & (select.EPOLLHUP | select.EPOLLERR):
         return True
-    return bool(events & select.EPOLLRDHUP) and (visit.purpose is not None or visit.port.outer_tls)
+    return bool(events & select.EPOLLRDHUP) and (visit.request is not None or visit.port.outer_tls)

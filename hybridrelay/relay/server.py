@@ -34,7 +34,7 @@ from ..security import (
 )
 from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream, tune_socket
-from .broker import Arrival, Broker
+from .broker import Broker
 from .certificates import CertificateFiles, RelayCertificates
 from .control import ControlPeer
 from .handshakes import Turn, Turns
@@ -45,7 +45,7 @@ from .limits import (
     Shares,
     unauthenticated_slots,
 )
-from .lobby import Guest, Lobby
+from .lobby import Guest, Lobby, Request
 from .places import Places
 from .public_ports import save_public_ports
 from .registry import Registry
@@ -162,7 +162,7 @@ class Relay:
         with occupy_state_directory(config.state_dir), Registry.open(config.state_dir) as registry:
             certificates = self._certificates = self._load_certificates()
             async with FlatNursery() as nursery:
-                watcher = RegistryWatcher(registry)
+                watcher = self._watcher = RegistryWatcher(registry)
                 await nursery.start(watcher.run, self._changed)
                 self._broker = self._make_broker(watcher, descriptors)
                 nursery.start_soon(self._broker.expire)
@@ -335,24 +335,26 @@ class Relay:
     async def _serve_connection(self, guest: Guest) -> None:
         stream: trio.abc.HalfCloseableStream | None = guest.stream
         admitted: _Admitted | None = None
-        arrival = guest.arrival
+        request = guest.request
         try:
             tune_socket(guest.stream.socket)
             with self._slots.hold(guest.slot, guest.scope) as held, guest.turn as turn:
-                purpose = guest.purpose
-                if purpose is None:
+                if request is None:
                     stream = await self._accept(guest)
                     if stream is None:
                         return
                     if guest.port.outer_tls:
                         held.advance()
-                    purpose, arrival = await self._greet(guest.port, stream)
+                    request = await self._greet(guest.port, stream)
+                    if request.key_id is not None:
+                        turn.prove(request.key_id)
+                        self._slots.prove(guest.slot, request.key_id)
                 assert stream is not None
-                if purpose is Purpose.PROBE:
+                if request.purpose is Purpose.PROBE:
                     await _echo(stream)
-                elif purpose is Purpose.CONTROL:
-                    admitted = await self._admit(stream, held, guest)
-                if arrival is not None or admitted is not None:
+                elif request.purpose is Purpose.CONTROL:
+                    admitted = await self._admit(stream, held, guest, request)
+                if request.arrival is not None or admitted is not None:
                     turn.authenticated()
             if held.scope.cancelled_caught:
                 logger.debug(
@@ -360,13 +362,13 @@ class Relay:
                     guest.port.name,
                     guest.address,
                 )
-            elif arrival is not None and stream is not None:
-                await self._broker.meet(arrival, stream)
+            elif request is not None and request.arrival is not None and stream is not None:
+                await self._broker.meet(request.arrival, stream)
             elif admitted is not None:
                 await self._serve_peer(admitted)
         finally:
-            if arrival is not None:
-                self._broker.abandon(arrival)
+            if request is not None and request.arrival is not None:
+                self._broker.abandon(request.arrival)
 
     async def _accept(self, guest: Guest) -> trio.abc.HalfCloseableStream | None:
         """The transport's handshake; see `Transport.accept`."""
@@ -378,8 +380,8 @@ class Relay:
         options = AcceptOptions(port, context, guest.turn.wait)
         return await self._by_port[port.name].accept(guest.stream, options)
 
-    def _judge_preamble(self, port: Port, preamble: bytes) -> tuple[Purpose, Arrival | None]:
-        """What a preamble asks for. With an arrival, its ticket is good and has been used.
+    def _judge_preamble(self, port: Port, preamble: bytes) -> Request:
+        """What a preamble asks for.
 
         Raises:
             RemoteProtocolError: the peer has to be turned away with that reason.
@@ -388,26 +390,29 @@ class Relay:
         if said.purpose not in port.purposes:
             raise RemoteProtocolError("wrong port", reason=Reason.WRONG_PORT)
         if said.purpose is Purpose.DATA:
-            return said.purpose, self._broker.use_ticket(said.ticket)
-        return said.purpose, None
+            return Request(said.purpose, arrival=self._broker.use_ticket(said.credential))
+        if said.purpose is Purpose.CONTROL:
+            key_id = self._watcher.keys.prove(said.credential, self._clock())
+            return Request(said.purpose, key_id=key_id, by_authority=said.by_authority)
+        return Request(said.purpose)
 
-    async def _greet(self, port: Port, stream: trio.abc.HalfCloseableStream) -> tuple[Purpose, Arrival | None]:
+    async def _greet(self, port: Port, stream: trio.abc.HalfCloseableStream) -> Request:
         """Read the preamble, and answer it, except for a valid ticket, whose answer waits for the other side.
 
         Raises:
             RemoteProtocolError: the peer was refused, and the reason was sent to it.
         """
         try:
-            purpose, arrival = self._judge_preamble(port, await receive_exactly(stream, PREAMBLE_SIZE))
+            request = self._judge_preamble(port, await receive_exactly(stream, PREAMBLE_SIZE))
         except RemoteProtocolError as exc:
             await stream.send_all(encode_status(exc.reason))
             await stream.aclose()
             raise
-        if arrival is None:
+        if request.arrival is None:
             await stream.send_all(encode_status(Reason.NO_ERROR))
-        return purpose, arrival
+        return request
 
-    async def _admit(self, stream: trio.abc.Stream, held: Held, guest: Guest) -> _Admitted | None:
+    async def _admit(self, stream: trio.abc.Stream, held: Held, guest: Guest, request: Request) -> _Admitted | None:
         """Authenticate the peer of a control channel; None where it has gone without having shown a token."""
         certificates = self._certificates
         assert certificates is not None
@@ -418,8 +423,11 @@ class Relay:
             await guest.turn.wait()
             if guest.port.outer_tls:
                 nested = self._nested.take(guest.address, guest.scope.cancel)
+                if request.key_id is not None:
+                    self._nested.prove(nested, request.key_id)
 
-        tls = TLSStream(stream, certificates.control_context, server_side=True, before_answer=before_answer)
+        context = certificates.control_context(by_authority=request.by_authority)
+        tls = TLSStream(stream, context, server_side=True, before_answer=before_answer)
         peer: ControlPeer | None = None
         try:
             try:

@@ -7,6 +7,9 @@ The rules:
    oldest of the address that holds most; otherwise the oldest of all.
 3. Among those it is the oldest of the *fresh*, or of those whose handshake has *advanced*, whichever are more.
 
+4. A peer that has proved to have an access key counts as an address of its own, with others of the same address and
+   key.
+
 So a flood from a few addresses displaces itself, and one from many addresses displaces those that dawdle: whoever
 authenticates faster than the slots turn over gets through. In a storm of honest peers, newcomers displace newcomers,
 and not those on whom most of the work is done already; and neither kind can take all slots from the other.
@@ -74,6 +77,9 @@ class _Line:
             del self._fresh[slot]
             self._advanced[slot] = None
 
+    def has_advanced(self, slot: Slot) -> bool:
+        return slot in self._advanced
+
     def remove(self, slot: Slot) -> None:
         del (self._fresh if slot in self._fresh else self._advanced)[slot]
         self.size -= 1
@@ -110,9 +116,7 @@ class SlotTable:
             victim.evict()
         slot = Slot(address_group(address), evict)
         self._taken.add(slot)
-        group = self._by_group.setdefault(slot.group, _Line())
-        group.add(slot)
-        self._resized(slot.group, group.size - 1, group.size)
+        self._join_group(slot)
         return slot
 
     def advance(self, slot: Slot) -> None:
@@ -126,6 +130,24 @@ class SlotTable:
         if slot not in self._taken:
             return
         self._taken.remove(slot)
+        self._leave_group(slot)
+
+    def regroup(self, slot: Slot, group: str) -> None:
+        """Count a slot as one of another group from now on. Harmless when it was given up already."""
+        if slot not in self._taken:
+            return
+        self._leave_group(slot)
+        slot.group = group
+        self._join_group(slot)
+
+    def _join_group(self, slot: Slot) -> None:
+        group = self._by_group.setdefault(slot.group, _Line())
+        group.add(slot)
+        if self._taken.has_advanced(slot):
+            group.advance(slot)
+        self._resized(slot.group, group.size - 1, group.size)
+
+    def _leave_group(self, slot: Slot) -> None:
         group = self._by_group[slot.group]
         group.remove(slot)
         self._resized(slot.group, group.size + 1, group.size)
@@ -178,6 +200,10 @@ class Slots:
     def release(self, slot: Slot) -> None:
         """See `SlotTable.release`."""
         self._table.release(slot)
+
+    def prove(self, slot: Slot, key_id: bytes) -> None:
+        """Its peer has proved to have an access key: it gives way only to peers of its address with the same key."""
+        self._table.regroup(slot, f"{slot.group} {key_id.hex()}")
 
     @contextmanager
     def acquire(self, address: str) -> Iterator[Held]:

@@ -11,6 +11,7 @@ import trio
 
 from .._shortage import run_in_thread
 from ..errors import StateError
+from .admission import KeyIndex
 from .limits import REGISTRY_POLL_SECONDS
 from .model import HybridConnection, KeyId, diff
 from .registry import Registry
@@ -43,11 +44,17 @@ class RegistryWatcher:
         self._version: tuple[int, int] | None = None
         self._on_change: Callable[[RegistryChange], None] | None = None
         self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
+        self._keys = KeyIndex()
 
     @property
     def snapshot(self) -> Mapping[str, HybridConnection]:
         """The hybrid connections by name, as of the last look. Empty before `run` has started."""
         return self._snapshot
+
+    @property
+    def keys(self) -> KeyIndex:
+        """The keys of `snapshot`."""
+        return self._keys
 
     async def run(
         self,
@@ -96,17 +103,19 @@ class RegistryWatcher:
     async def _look(self) -> RegistryChange | None:
         read = await run_in_thread(self._maybe_read, limiter=self._limiter)
         # SQLite's housekeeping (a checkpoint) may look like a change.
-        if read is None or read == self._snapshot:
+        if read is None or read[0] == self._snapshot:
             return None
-        old, self._snapshot = self._snapshot, read
-        return RegistryChange(diff(old, read), frozenset(old.keys() - read.keys()), read)
+        old, (new, self._keys) = self._snapshot, read
+        self._snapshot = new
+        return RegistryChange(diff(old, new), frozenset(old.keys() - new.keys()), new)
 
-    def _maybe_read(self) -> Mapping[str, HybridConnection] | None:
-        """In a worker thread: the content, if it may have changed since the last look."""
+    def _maybe_read(self) -> tuple[Mapping[str, HybridConnection], KeyIndex] | None:
+        """In a worker thread: the content and its keys, if it may have changed since the last look."""
         # The version first: a change between the two statements is then noticed the next time.
         version = self._registry.data_version()
         if version == self._version:
             return None
         snapshot = self._registry.snapshot()
+        keys = self._keys.updated(snapshot)
         self._version = version
-        return snapshot
+        return snapshot, keys

@@ -5,6 +5,7 @@ Pure where possible: clocks are arguments. ``cryptography`` is imported only by 
 
 from __future__ import annotations
 
+from .admission import NO_PROOF, AdmissionProof, admission_key_id, make_admission_proof
 from .authority_file import AuthorityFile
 from .connection_string import ConnectionString, parse_connection_string_untrusted
 from .endpoints import (
@@ -30,7 +31,6 @@ from .loading import ENVIRONMENT_VARIABLE, load_connection_string
 from .names import HostPort, bracketed, check_connection_name, check_host, parse_host_port_untrusted
 from .pins import check_pin, spki_pin
 from .relay_tls import (
-    PINNED_SERVER_NAME,
     check_relay_pin,
     control_client_context,
     control_server_context,
@@ -48,7 +48,8 @@ from .tls import PeerIdentity, check_peer, data_client_context, data_server_cont
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
-    "PINNED_SERVER_NAME",
+    "NO_PROOF",
+    "AdmissionProof",
     "Authority",
     "AuthorityFile",
     "Authorization",
@@ -66,6 +67,7 @@ __all__ = [
     "SasToken",
     "Secret",
     "StringUpdate",
+    "admission_key_id",
     "audience_for",
     "bracketed",
     "check_connection_name",
@@ -89,6 +91,7 @@ __all__ = [
     "key_fingerprint",
     "load_connection_string",
     "load_or_create_relay_certificate",
+    "make_admission_proof",
     "make_token",
     "outer_client_context",
     "outer_server_context",

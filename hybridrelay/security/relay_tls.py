@@ -27,9 +27,6 @@ _logger = logging.getLogger(__name__)
 
 #: RFC 5280, 4.1.2.5: "no well-defined expiration date". The certificate is known by its key, not by its time.
 _NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
-#: The server name (SNI) by which a client that knows the relay by a pin asks for the relay's own certificate. Without
-#: it, a relay that has a public certificate shows that one.
-PINNED_SERVER_NAME = "hybridrelay.invalid"
 _PIN_REMEDY = (
     "if the relay has a new certificate, put its new pin into the connection string; otherwise something between "
     "here and the relay answers instead"
@@ -229,7 +226,6 @@ def _self_signed(now: float) -> bytes:
         .not_valid_before(dt.datetime.fromtimestamp(int(now) - BACKDATE_SECONDS, dt.UTC))
         .not_valid_after(_NEVER)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(PINNED_SERVER_NAME)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     return certificate.public_bytes(Encoding.PEM) + key.private_bytes(

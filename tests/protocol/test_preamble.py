@@ -19,6 +19,9 @@ TICKET = bytes(range(32))
 PREAMBLES = [
     (Preamble(Purpose.PROBE), "4859524c 01 00 0000" + "00" * 32),
     (Preamble(Purpose.CONTROL), "4859524c 01 01 0000" + "00" * 32),
+    (Preamble(Purpose.CONTROL, TICKET), "4859524c 01 01 0000" + TICKET.hex()),
+    (Preamble(Purpose.CONTROL, by_authority=True), "4859524c 01 01 0001" + "00" * 32),
+    (Preamble(Purpose.CONTROL, TICKET, by_authority=True), "4859524c 01 01 0001" + TICKET.hex()),
     (Preamble(Purpose.DATA, TICKET), "4859524c 01 02 0000" + TICKET.hex()),
 ]
 STATUSES = [
@@ -80,6 +83,14 @@ def test_what_is_no_status(data: bytes, reason: Reason) -> None:
 
 def test_an_unknown_status_is_an_internal_error() -> None:
     assert decode_status_untrusted(b"HYRS\x01\0\xff\xff") is Reason.INTERNAL_ERROR
+
+
+@pytest.mark.parametrize(
+    ("flags", "by_authority"), [("fffe", False), ("ffff", True), ("8001", True), ("0100", False)]
+)
+def test_flags_of_the_future_are_ignored(flags: str, by_authority: bool) -> None:
+    data = bytes.fromhex("4859524c 01 01" + flags + "00" * 32)
+    assert decode_preamble_untrusted(data) == Preamble(Purpose.CONTROL, by_authority=by_authority)
 
 
 def test_a_ticket_has_32_bytes_and_does_not_print() -> None:

@@ -43,19 +43,23 @@ def renew(files: CertificateFiles) -> str:
 
 
 def state(certificates: RelayCertificates) -> tuple[object, ...]:
-    return certificates.outer_context, certificates.outer_pins, certificates.control_context
+    controls = [certificates.control_context(by_authority=wanted) for wanted in (False, True)]
+    return certificates.outer_context, certificates.outer_pins, *controls
 
 
 async def test_a_renewed_certificate(certificates: RelayCertificates, files: CertificateFiles) -> None:
     (before,) = certificates.outer_pins
-    context, control = certificates.outer_context, certificates.control_context
+    context, own = certificates.outer_context, certificates.control_context(by_authority=False)
+    public = certificates.control_context(by_authority=True)
+    assert public is not own
     pin = renew(files)
 
     assert await certificates.reload()
     # Who shook hands a moment ago has seen the other one.
     assert certificates.outer_pins == (pin, before)
     assert certificates.outer_context is not context
-    assert certificates.control_context is control
+    assert certificates.control_context(by_authority=False) is own
+    assert certificates.control_context(by_authority=True) is not public
     newest = renew(files)
     assert await certificates.reload()
     assert certificates.outer_pins == (newest, pin)
@@ -226,4 +230,5 @@ async def test_without_a_public_certificate(tmp_path: Path) -> None:
     assert not await certificates.reload()
     await certificates.watch()
     assert state(certificates) == before
+    assert certificates.control_context(by_authority=True) is certificates.control_context(by_authority=False)
     assert RelayCertificates.load(tmp_path, None, now=0.0, outer_needed=False).outer_pins == ()

@@ -14,19 +14,29 @@ from hybridrelay.relay.handshakes import Handshake, Handshakes, Turn, Turns
 from hybridrelay.relay.limits import Ration
 
 FLOOD, HONEST, OTHER = "192.0.2.66", "192.0.2.1", "192.0.2.2"
+KEY, OTHER_KEY = b"k" * 8, b"o" * 8
+PROVED, EACH_KEY = Ration(4, 1.0), Ration(2, 1.0)
 
 
 class Line:
     """`Handshakes` with a clock of its own and names for everybody."""
 
-    def __init__(self, total: Ration, known: Ration, each: Ration, remembered: int = 10) -> None:
-        self.machine = Handshakes(total, known, each, remembered=remembered)
+    def __init__(
+        self,
+        total: Ration,
+        known: Ration,
+        each: Ration,
+        remembered: int = 10,
+        proved: Ration = PROVED,
+        each_key: Ration = EACH_KEY,
+    ) -> None:
+        self.machine = Handshakes(total, known, each, proved=proved, each_key=each_key, remembered=remembered)
         self.now = 1000.0
         self.names: dict[Handshake, str] = {}
         self._numbers = itertools.count()
 
-    def want(self, group: str, name: str = "") -> Handshake:
-        handshake = Handshake(group, lambda: None)
+    def want(self, group: str, name: str = "", key: bytes | None = None) -> Handshake:
+        handshake = Handshake(group, lambda: None, key)
         self.names[handshake] = name or f"{group}#{next(self._numbers)}"
         self.machine.want(handshake)
         return handshake
@@ -148,6 +158,73 @@ def test_only_so_many_addresses_are_remembered() -> None:
     assert sorted(table.groups()) == sorted([HONEST, OTHER])
 
 
+def test_a_proved_key_comes_first_from_the_address_of_a_flood() -> None:
+    table = line(total=4, each=2)
+    for _ in range(20):
+        table.want(FLOOD)
+    assert table.groups() == [FLOOD, FLOOD]
+    mine = table.want(FLOOD, key=KEY)
+    for _ in range(20):
+        table.want(FLOOD)
+    assert table.begun() == [mine]
+    assert table.machine.waiting == 38
+
+
+def test_proofs_that_are_repeated_use_up_the_ration_of_their_key_and_nothing_else() -> None:
+    table = line(total=4, each=2)
+    known = table.want(HONEST)
+    table.begun()
+    table.machine.authenticated(known, table.now)
+    for _ in range(20):
+        table.want(FLOOD, key=KEY)
+    # Two of the key's, and two as a stranger.
+    assert table.groups() == [FLOOD] * 4
+    from_known = table.want(HONEST, key=KEY)
+    from_other = table.want(OTHER, key=KEY)
+    other_key = table.want(FLOOD, key=OTHER_KEY)
+    assert table.begun() == [other_key, from_known, from_other]
+    assert table.machine.waiting == 16
+
+
+def test_all_proved_keys_together_are_bounded() -> None:
+    table = line(total=1, each=1)
+    for number in range(20):
+        table.want(FLOOD, key=bytes([number] * 8))
+    assert len(table.begun()) == 4 + 1
+
+
+def test_peers_with_a_proof_that_authenticate_use_nothing_up() -> None:
+    table = line(total=1, each=1)
+    table.want(HONEST)
+    table.begun()  # the line of its address is used up
+    for _ in range(100):
+        probe = table.want(HONEST, key=KEY)
+        assert table.begun() == [probe]
+        table.machine.leave(probe, table.now)
+        control = table.want(HONEST, key=KEY)
+        assert table.begun() == [control]
+        table.machine.authenticated(control, table.now)
+        table.machine.leave(control, table.now)
+
+
+def test_a_key_gets_its_ration_again_as_time_passes() -> None:
+    table = line(total=1, each=1)
+    for _ in range(20):
+        table.want(FLOOD, key=KEY)
+    table.begun()
+    table.now += 1.0
+    assert len(table.begun()) == 2, "one of the key's, one of the address's"
+
+
+def test_a_peer_with_a_proof_that_leaves_stands_in_no_line() -> None:
+    table = line()
+    table.machine.leave(table.want(HONEST, key=KEY), table.now)
+    assert table.machine.begin(table.now) is None
+    assert (table.machine.waiting, table.machine.next_at()) == (0, None)
+    table.machine.leave(table.want(HONEST), table.now)
+    assert not table.machine._accounts
+
+
 def test_who_leaves_is_not_served_and_leaving_is_harmless_at_any_time() -> None:
     table = line()
     gone = table.want(FLOOD)
@@ -165,7 +242,7 @@ def test_nothing_is_left_of_a_flood_from_many_addresses() -> None:
     for number in range(5000):
         table.machine.leave(table.want(f"2001:db8:{number:x}::/64"), table.now)
         table.machine.begin(table.now)
-    assert len(table.machine._addresses) < 10
+    assert len(table.machine._accounts) < 10
     assert sum(map(len, table.machine._lines.values())) < 10
 
 
@@ -182,7 +259,9 @@ def test_asking_and_leaving_again_and_again_does_not_lengthen_the_line() -> None
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["want", "want", "begin", "leave", "authenticated", "wait"]), st.integers(0, 5)),
+        st.tuples(
+            st.sampled_from(["want", "want", "prove", "begin", "leave", "authenticated", "wait"]), st.integers(0, 5)
+        ),
         max_size=120,
     ),
     st.integers(1, 5),
@@ -191,16 +270,19 @@ def test_asking_and_leaving_again_and_again_does_not_lengthen_the_line() -> None
 def test_strangers_never_get_more_than_the_ration_and_nobody_is_forgotten(
     steps: list[tuple[str, int]], burst: int, each: int
 ) -> None:
-    table = Line(Ration(burst, 1.0), Ration(burst, 1.0), Ration(each, 0.5), remembered=2)
+    table = Line(Ration(burst, 1.0), Ration(burst, 1.0), Ration(each, 0.5), 2, Ration(burst, 1.0), Ration(each, 0.5))
     waiting: list[Handshake] = []
     begun: list[Handshake] = []
     strangers = 0
     start = table.now
-    anybody_known = False
+    anybody_known = proved = False
     for step, which in steps:
         match step:
             case "want":
                 waiting.append(table.want(f"10.0.0.{which}"))
+            case "prove":
+                proved = True
+                waiting.append(table.want(f"10.0.0.{which}", key=bytes([which % 2] * 8)))
             case "begin":
                 expected = table.machine.next_at()
                 handshake = table.machine.begin(table.now)
@@ -218,7 +300,7 @@ def test_strangers_never_get_more_than_the_ration_and_nobody_is_forgotten(
                 table.now += which / 4
         assert table.machine.waiting == len(waiting)
         if not anybody_known:
-            assert strangers <= burst + (table.now - start) + 1e-6
+            assert strangers <= (1 + proved) * (burst + (table.now - start)) + 1e-6
     for _ in waiting:
         table.now += 1000
         assert table.machine.begin(table.now) is not None
@@ -227,7 +309,8 @@ def test_strangers_never_get_more_than_the_ration_and_nobody_is_forgotten(
 async def test_a_turn_comes_in_each_pass_and_again_when_somebody_authenticates(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    turns = Turns(Handshakes(Ration(1, 0.001), Ration(1, 0.001), Ration(1, 0.001), remembered=1))
+    ration = Ration(1, 0.001)
+    turns = Turns(Handshakes(ration, ration, ration, proved=ration, each_key=ration, remembered=1))
     order: list[str] = []
     first_may_go = trio.Event()
 

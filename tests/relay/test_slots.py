@@ -52,6 +52,31 @@ def test_the_oldest_of_all_gives_way_where_nobody_is_above_the_share() -> None:
     assert recorder.evicted == ["a", "b"]
 
 
+def test_a_slot_that_was_regrouped_counts_as_one_of_another_address() -> None:
+    recorder = Recorder(6, 2)
+    recorder.take("proved", "10.0.0.66")
+    recorder.table.regroup(recorder.slots["proved"], "10.0.0.66 key")
+    for number in range(8):
+        recorder.take(f"flood {number}", "10.0.0.66")
+    assert recorder.evicted == ["flood 0", "flood 1", "flood 2"]
+    recorder.table.release(recorder.slots["proved"])
+    recorder.table.regroup(recorder.slots["proved"], "10.0.0.66")
+    recorder.take("newcomer", "10.0.0.1")
+    assert len(recorder.evicted) == 3
+    assert len(recorder.table) == 6
+
+
+def test_a_slot_that_was_regrouped_keeps_its_place_among_the_advanced() -> None:
+    recorder = Recorder(4, 1)
+    for name in "abcd":
+        recorder.take(name, "10.0.0.1")
+    recorder.table.advance(recorder.slots["a"])
+    for name in "abcd":
+        recorder.table.regroup(recorder.slots[name], "key")
+    recorder.take("e", "10.0.0.2")
+    assert recorder.evicted == ["b"]
+
+
 def test_a_storm_of_newcomers_displaces_newcomers() -> None:
     """Whether they come from one address, which is above its share, or from many."""
     for addresses in (["10.0.0.1"] * 10, [f"10.0.1.{number}" for number in range(10)]):

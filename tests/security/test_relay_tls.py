@@ -30,6 +30,8 @@ from hybridrelay.security import (
 )
 from hybridrelay.streams import TLSStream
 
+from ..certificates import CertificateAuthority
+
 NOW = time.time()
 WRONG_PIN = "sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
@@ -144,10 +146,13 @@ async def test_without_handshake_there_is_nothing_to_compare() -> None:
         check_relay_pin(TLSStream(left, control_client_context([WRONG_PIN])), [WRONG_PIN])
 
 
-@pytest.mark.parametrize("name", ["hybridrelay.invalid", "HybridRelay.invalid", "hybridrelay.invalid."])
-async def test_verified_by_ca(certificate_file: Path, name: str) -> None:
-    context = control_client_context(ca_file=certificate_file)
-    stream = await connect(context, control_server_context(certificate_file), hostname=name)
+@pytest.mark.parametrize("name", ["relay.test", "Relay.test", "relay.test."])
+async def test_verified_by_ca(tmp_path: Path, name: str) -> None:
+    authority = CertificateAuthority()
+    chain = tmp_path / "chain.pem"
+    chain.write_bytes(b"".join(authority.issue("relay.test")))
+    context = control_client_context(ca_file=authority.write(tmp_path / "ca.pem"))
+    stream = await connect(context, control_server_context(chain), hostname=name)
     check_relay_pin(stream, ())
 
 

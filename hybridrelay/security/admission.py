@@ -1,0 +1,79 @@
+"""Admission proofs: a peer that shares an access key with the relay says so before its TLS handshake.
+
+A proof authorizes nothing. It decides only whether a handshake comes before those of strangers, so that whoever
+observes one and sends it again gains nothing but that. 32 bytes::
+
+    8   key id: HMAC-SHA256(key, "hybridrelay key id"), truncated
+    4   seconds since 1970, unsigned, big-endian
+    20  HMAC-SHA256(key, "hybridrelay admission" + the 4 bytes above + the key id), truncated
+
+The HMAC's key is the UTF-8 text of the shared access key, as for tokens. What is signed here cannot be the signed
+text of a token, because that begins with a URL scheme.
+
+Pure: the time is an argument.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+
+import attrs
+
+from ..protocol.preamble import PROOF_SIZE
+from .sas import CLOCK_SKEW_SECONDS
+from .secret import Secret
+
+__all__ = ["NO_PROOF", "AdmissionProof", "admission_key_id", "make_admission_proof"]
+
+#: What a peer sends that shares no key with the relay.
+NO_PROOF = bytes(PROOF_SIZE)
+
+_PROOF = struct.Struct(">8sI20s")
+_KEY_ID_LABEL = b"hybridrelay key id"
+_PROOF_LABEL = b"hybridrelay admission"
+_MAX_TIME = 2**32 - 1
+
+
+@attrs.frozen
+class AdmissionProof:
+    """A proof as it was received. Nothing about it has been verified."""
+
+    key_id: bytes
+    #: Seconds since 1970.
+    made_at: int
+    _signature: bytes = attrs.field(repr=False)
+
+    @classmethod
+    def parse_untrusted(cls, data: bytes) -> AdmissionProof:
+        """Take apart exactly `PROOF_SIZE` bytes, whatever they are."""
+        return cls(*_PROOF.unpack(data))
+
+    def is_timely(self, now: float) -> bool:
+        """Whether it was made at most `CLOCK_SKEW_SECONDS` before or after `now` (seconds since 1970)."""
+        return abs(now - self.made_at) <= CLOCK_SKEW_SECONDS
+
+    def is_made_with(self, key: Secret) -> bool:
+        """Whether the peer has this key. Takes the same time for every wrong proof."""
+        return hmac.compare_digest(_sign(key, self.made_at, self.key_id), self._signature)
+
+
+def admission_key_id(key: Secret) -> bytes:
+    """The 8 bytes by which a relay finds the key of a proof."""
+    return _hmac(key, _KEY_ID_LABEL)[:8]
+
+
+def make_admission_proof(key: Secret, now: float) -> bytes:
+    """A proof of having `key` (`now` in seconds since 1970); `NO_PROOF` where the clock shows an impossible time."""
+    if not 0 <= now <= _MAX_TIME:
+        return NO_PROOF
+    key_id = admission_key_id(key)
+    return _PROOF.pack(key_id, int(now), _sign(key, int(now), key_id))
+
+
+def _sign(key: Secret, made_at: int, key_id: bytes) -> bytes:
+    return _hmac(key, _PROOF_LABEL + made_at.to_bytes(4, "big") + key_id)[:20]
+
+
+def _hmac(key: Secret, message: bytes) -> bytes:
+    return hmac.digest(key.reveal().encode("utf-8"), message, "sha256")
