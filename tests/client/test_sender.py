@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -12,10 +13,27 @@ from hybridrelay.client import sender as sender_module
 from hybridrelay.client.listeners import AVOID_SECONDS, MAX_TRIED, AvoidedListeners, ListenerSearch
 from hybridrelay.client.sender import Peer, Sender
 from hybridrelay.connectivity.data import EndToEnd
-from hybridrelay.errors import HybridRelayError, PeerIdentityError, RelayUnreachable, RendezvousError
+from hybridrelay.errors import (
+    AuthorizationError,
+    HybridRelayError,
+    PeerIdentityError,
+    RelayUnreachable,
+    RendezvousError,
+)
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import ConnectionString, Endpoint, PeerIdentity, Role, create_authority, generate_key
+from hybridrelay.security import (
+    ConnectionString,
+    Endpoint,
+    PeerIdentity,
+    Right,
+    Role,
+    Rule,
+    Secret,
+    create_authority,
+    generate_key,
+    verify_token,
+)
 
 from .fakes import CARRIER
 
@@ -47,9 +65,14 @@ class FakeLink:
 
     def __init__(self) -> None:
         self.opened: list[FakeControl] = []
+        #: The key with which control channels would be opened now.
+        self.key: Secret | None = None
 
     def forget(self, **_: object) -> None:
         pass
+
+    def use_key(self, key: Secret) -> None:
+        self.key = key
 
     async def start_control(self, nursery: trio.Nursery) -> FakeControl:
         await trio.lowlevel.checkpoint()
@@ -111,6 +134,25 @@ async def test_a_control_channel_that_is_given_up_does_not_stay_open(
         assert all(channel.closed for channel in link.opened)
 
 
+async def test_control_channels_are_opened_with_the_key_that_is_in_use(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one when the connection string changes, and the earlier one where the relay refuses that."""
+    relay, string = Relay({ONE: None}), connection_string()
+    sender = sender_at(relay, nursery, monkeypatch, string)
+    await sender.open_data_channel(search())
+    assert relay.key == string.key
+    changed = attrs.evolve(string, key=generate_key())
+    relay.valid = string.key
+    sender.use(changed)
+    assert relay.key == changed.key
+    await sender.open_data_channel(search())
+    assert relay.key == string.key
+    relay.valid = changed.key
+    await sender.open_data_channel(search())
+    assert relay.key == changed.key
+
+
 # --- which listener
 
 
@@ -120,6 +162,13 @@ class Relay:
     host = "relay.example"
     remembers = True
     endpoint = dial = None
+    #: The key with which control channels would be opened now.
+    key: Secret | None = None
+    #: The only key that it accepts; None: any.
+    valid: Secret | None = None
+
+    def use_key(self, key: Secret) -> None:
+        self.key = key
 
     def __init__(self, listeners: dict[str, HybridRelayError | None]) -> None:
         self.listeners = listeners
@@ -148,6 +197,19 @@ class Relay:
     async def request(self, message: control.Join) -> control.Message:
         await trio.lowlevel.checkpoint()
         self.joins.append(message)
+        if self.valid is not None:
+            rules = [Rule("sender", [Right.SEND], self.valid)]
+            try:
+                verify_token(
+                    message.token,
+                    hosts=[self.host],
+                    entity="db",
+                    right=Right.SEND,
+                    entity_rules=rules,
+                    now=time.time(),
+                )
+            except AuthorizationError as exc:
+                return control.Failed(1, exc.reason)
         avoid = () if self.is_old else message.avoid
         left = [one for one in self.listeners if one not in avoid]
         if not left:
@@ -170,9 +232,14 @@ ROGUE = PeerIdentityError("a certificate of its own", reason=Reason.IDENTITY_WRO
 SILENT = RendezvousError("it did not come", reason=Reason.PEER_ABSENT)
 
 
-def sender_at(relay: Relay, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Sender:
+def sender_at(
+    relay: Relay,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    string: ConnectionString | None = None,
+) -> Sender:
     monkeypatch.setattr(sender_module, "open_data_channel", relay.open_data_channel)
-    string = connection_string()
+    string = string or connection_string()
     end_to_end = EndToEnd.from_connection_string(string)
     return Sender(relay, string, end_to_end, nursery, clock=time.time, on_draining=lambda _: None)
 

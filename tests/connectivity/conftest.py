@@ -80,7 +80,7 @@ async def serve_relay(
     """
     preamble = decode_preamble_untrusted(await receive_exactly(stream, PREAMBLE_SIZE))
     right = Reason.NO_ERROR
-    if preamble.purpose is Purpose.DATA and preamble.ticket == bytes(TICKET_SIZE):
+    if preamble.purpose is Purpose.DATA and preamble.credential == bytes(TICKET_SIZE):
         right = Reason.TICKET_UNKNOWN
     reason = (answers or {}).get(preamble.purpose, right)
     await trio.sleep(latency)
@@ -103,7 +103,7 @@ async def serve_relay(
         await tls.receive_some()  # no session: who begins one finds the connection closed
         return
     else:
-        await stream.send_all(preamble.ticket)
+        await stream.send_all(preamble.credential)
     await trio.sleep_forever()  # until the other side closes, whose end of file nobody waits for here
 
 

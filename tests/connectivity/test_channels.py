@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from functools import partial
+from pathlib import Path
 
 import attrs
 import pytest
@@ -11,12 +14,21 @@ import trio.testing
 
 from hybridrelay.abc import AcceptOptions, ConnectOptions, Purpose, Route, Transport
 from hybridrelay.connectivity import FailureKind, RelayEndpoint, classify, discover, open_channel, open_control_stream
-from hybridrelay.connectivity.channel import _refusal, connect
-from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousError
-from hybridrelay.protocol.preamble import PREAMBLE_SIZE, decode_preamble_untrusted, encode_status
+from hybridrelay.connectivity.channel import _refusal, connect, secure
+from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousError, TLSHandshakeError
+from hybridrelay.protocol.preamble import PREAMBLE_SIZE, Preamble, decode_preamble_untrusted, encode_status
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import parse_connection_string_untrusted
-from hybridrelay.streams import receive_exactly
+from hybridrelay.security import (
+    Secret,
+    control_server_context,
+    load_or_create_relay_certificate,
+    make_admission_proof,
+    parse_connection_string_untrusted,
+    relay_pin,
+)
+from hybridrelay.streams import TLSStream, receive_exactly
+
+from .conftest import Certificates
 
 TICKET = bytes(range(1, 33))
 RIGHT = {9350: "right", 5671: "right", 9352: "right", 443: "right", 80: "right"}
@@ -105,7 +117,7 @@ async def test_the_relay_says_no(reason, transports, nursery):
 
     async def relay():
         preamble = decode_preamble_untrusted(await receive_exactly(theirs, PREAMBLE_SIZE))
-        assert (preamble.purpose, preamble.ticket) == (Purpose.DATA, TICKET)
+        assert (preamble.purpose, preamble.credential) == (Purpose.DATA, TICKET)
         await theirs.send_all(encode_status(reason))
 
     async def dial(host, port):
@@ -202,6 +214,63 @@ def test_endpoint_from_a_connection_string(certificates, tcp):
     assert numbers == {"probe": None, "control": 5671, "data": 1234}
     assert endpoint.missing_ports(route) == ("probe",)
     assert RelayEndpoint("x").missing_ports(route) == ()
+
+
+# --- what is said first
+
+
+STRING = "Endpoint=hr://relay.test/;SharedAccessKeyName=send;SharedAccessKey=abc;EntityPath=sql"
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_control_channel_begins_with_a_proof_of_the_key(certificates: Certificates, pinned: bool) -> None:
+    text = f"{STRING};RelayPin={certificates.pin}" if pinned else STRING
+    (endpoint,) = RelayEndpoint.all_from(parse_connection_string_untrusted(text), clock=lambda: 1234.5)
+    said = decode_preamble_untrusted(endpoint.preamble(Purpose.CONTROL).encode())
+    assert said == Preamble(Purpose.CONTROL, make_admission_proof(Secret("abc"), 1234.5), by_authority=not pinned)
+    another = endpoint.with_key(Secret("xyz"))
+    assert another == endpoint
+    assert another.addresses is endpoint.addresses
+    assert another.preamble(Purpose.CONTROL).credential == make_admission_proof(Secret("xyz"), 1234.5)
+    assert "abc" not in repr(endpoint)
+
+
+def test_nothing_else_begins_with_a_proof() -> None:
+    (endpoint,) = RelayEndpoint.all_from(parse_connection_string_untrusted(STRING))
+    assert endpoint.preamble(Purpose.PROBE) == Preamble(Purpose.PROBE)
+    assert endpoint.preamble(Purpose.DATA) == Preamble(Purpose.DATA)
+    assert endpoint.preamble(Purpose.DATA, TICKET) == Preamble(Purpose.DATA, TICKET)
+    assert RelayEndpoint("relay.test").preamble(Purpose.CONTROL) == Preamble(Purpose.CONTROL, by_authority=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "pinned", "sent"),
+    [
+        ("relay.test", True, None),
+        ("relay.test", False, "relay.test"),
+        ("192.0.2.1", True, None),
+        ("192.0.2.1", False, None),
+    ],
+)
+async def test_the_server_name_is_sent_where_no_pin_decides(
+    nursery: trio.Nursery, tmp_path: Path, host: str, pinned: bool, sent: str | None
+) -> None:
+    names: list[str | None] = []
+    certificate = load_or_create_relay_certificate(tmp_path, now=time.time())
+    context = control_server_context(certificate)
+    context.sni_callback = lambda tls, name, context: names.append(name)
+    ours, theirs = trio.testing.memory_stream_pair()
+
+    async def serve() -> None:
+        with contextlib.suppress(TLSHandshakeError):
+            await TLSStream(theirs, context, server_side=True).do_handshake()
+        await theirs.aclose()
+
+    nursery.start_soon(serve)
+    endpoint = RelayEndpoint(host, pins=(relay_pin(certificate),) if pinned else ())
+    with contextlib.nullcontext() if pinned else pytest.raises(RelayIdentityError):
+        await secure(ours, endpoint)
+    assert names == [sent]
 
 
 # --- deadlines, whatever a transport does

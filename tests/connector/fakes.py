@@ -14,7 +14,7 @@ from hybridrelay.connector.registrar import Registrar
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import ConnectionString, Endpoint, HostPort, Role, create_authority, generate_key
+from hybridrelay.security import ConnectionString, Endpoint, HostPort, Role, Secret, create_authority, generate_key
 
 GRANT = 3600.0
 TCP, WSS, *_ = candidates(discover(), "auto")
@@ -73,6 +73,8 @@ class FakeRelay:
         #: For which channels another instance was asked for, and whether there is one.
         self.superseded: list[FakeControl] = []
         self.is_foreign = False
+        #: The key with which control channels would be opened now.
+        self.key: Secret | None = None
 
     def clock(self) -> float:
         return trio.current_time()
@@ -82,6 +84,9 @@ class FakeRelay:
 
     def forget(self, **_: object) -> None:
         pass
+
+    def use_key(self, key: Secret) -> None:
+        self.key = key
 
     def renew_instance(self, superseded: FakeControl) -> OwnInstance | None:
         self.superseded.append(superseded)

@@ -72,6 +72,7 @@ class Place:
     """A `RelayLink` to a relay in the same process, which is told when there is a better route."""
 
     host = FakeRelay.host
+    use_key = FakeRelay.use_key
 
     def __init__(self, broker: Broker, relay: trio.Nursery) -> None:
         self.broker = broker

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -17,6 +18,7 @@ from hybridrelay.errors import RelayIdentityError, RelayUnreachable
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import generate_key
 
 from .fakes import GRANT, Channels, FakeControl, FakeRelay, FakeServed, FakeSession, Scene, start, state
 
@@ -46,6 +48,39 @@ async def test_everything_is_registered_and_renewed_in_time(
     assert len(scene.relay.asked_for("one")) == len(scene.relay.asked_for("two")) == 2
     assert len(scene.relay.opened) == 1
     nursery.cancel_scope.cancel()
+
+
+async def test_control_channels_are_opened_with_the_first_key_that_is_not_refused(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    one, two = scene.one.published, scene.two.published
+    assert scene.relay.key == one.string.key
+    start(nursery, scene)
+    await trio.sleep(1)
+    assert scene.relay.key == one.string.key
+    one.use(attrs.evolve(one.string, key=generate_key()))
+    scene.registrar.renew()
+    assert scene.relay.key == one.string.key
+    scene.relay.answers["one"] = Reason.KEY_REVOKED
+    await trio.sleep(10)
+    assert scene.one.is_refused
+    assert scene.relay.key == two.string.key
+    del scene.relay.answers["one"]
+    scene.registrar.renew()
+    await trio.sleep(70)
+    assert scene.relay.key == one.string.key
+    await scene.registrar.unpublish(scene.one)
+    assert scene.relay.key == two.string.key
+    nursery.cancel_scope.cancel()
+
+
+def test_the_key_of_a_registration_is_the_one_that_the_relay_accepts(scene: Scene) -> None:
+    before, published = scene.one.published.string, scene.one.published
+    scene.one.accepted = before
+    published.use(attrs.evolve(before, key=generate_key()))
+    assert scene.one.present_key == published.string.key
+    scene.one.told = published.string  # the relay has refused it, and accepted the earlier one
+    assert scene.one.present_key == before.key
 
 
 async def test_what_is_refused_for_now_is_asked_again_and_disturbs_nothing(

@@ -24,7 +24,14 @@ from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.mux import CONTROL_CONFIG, Role, Session
 from hybridrelay.protocol import control
-from hybridrelay.protocol.preamble import PREAMBLE_SIZE, STATUS_SIZE, TICKET_SIZE, Preamble, decode_status_untrusted
+from hybridrelay.protocol.preamble import (
+    PREAMBLE_SIZE,
+    PROOF_SIZE,
+    STATUS_SIZE,
+    TICKET_SIZE,
+    Preamble,
+    decode_status_untrusted,
+)
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import ConnectionString, parse_connection_string_untrusted
 from hybridrelay_websocket.handshake import PATH, SUBPROTOCOL
@@ -78,6 +85,9 @@ INSIDE = {
     "a probe with half of its data": PREAMBLES["probe"] + bytes(1000),
     "an invented ticket": Preamble(Purpose.DATA, secrets.token_bytes(TICKET_SIZE)).encode() + os.urandom(1000),
     "a control channel without TLS": PREAMBLES["control"],
+    "an invented proof": Preamble(Purpose.CONTROL, secrets.token_bytes(PROOF_SIZE)).encode() + client_hello()[:100],
+    "an invented proof with all flags": PREAMBLES["control"][:6] + b"\xff" * 34 + client_hello(),
+    "a probe with proof and flags": PREAMBLES["probe"][:6] + b"\xff" * 34 + bytes(1000),
     "a control channel with garbage": PREAMBLES["control"] + os.urandom(5000),
     "a control channel with half a handshake": PREAMBLES["control"] + client_hello()[:100],
     "a control channel with TLS of a wrong version": PREAMBLES["control"]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
@@ -17,12 +18,14 @@ from benchmarks.strangers.peers import CONTROL, PROBE, client_hello, connect, ph
 from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
+from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import Reason, control
-from hybridrelay.relay import handshakes, server
+from hybridrelay.relay import Registry, handshakes, server
 from hybridrelay.relay.limits import UNAUTHENTICATED_SLOTS, Ration
-from hybridrelay.security import Role
+from hybridrelay.security import KeySlot, Right, Role, Rule, create_authority, generate_key
 
-from .deployment import HOST, Deployment, deploy
+from ..waiting import async_wait_until
+from .deployment import HOST, Deployment, Published, deploy
 
 KIB = 1024
 HELLO = client_hello()
@@ -201,6 +204,90 @@ async def test_clients_with_a_key_use_nothing_up(
                 channels.cancel_scope.cancel()
             assert isinstance(answer, control.Failed)
             assert answer.reason is Reason.NO_LISTENER
+    nursery.cancel_scope.cancel()
+
+
+@attrs.frozen
+class Behind:
+    """Clients behind an address whose ration, and that of all strangers, is used up."""
+
+    deployment: Deployment
+    published: Published
+
+    def link(self, mode: str = "tcp", **changes: object) -> RelayLink:
+        # Only the routes on which TLS comes first: a look at another one would use up a turn now and then.
+        ports = dict(self.deployment.ports, http=None)
+        string = self.deployment.string(self.published, Role.APPLICATION, ports=ports)
+        endpoint = attrs.evolve(RelayEndpoint.all_from(string)[0], **changes)
+        return RelayLink(endpoint, control.Role.CLIENT, instance=new_instance(), mode=mode)
+
+    async def gets_in(self, link: RelayLink) -> bool:
+        """Whether a control channel can be opened; who gets none waits for its turn for a long time."""
+        with trio.move_on_after(3):
+            async with trio.open_nursery() as channels:
+                try:
+                    await link.start_control(channels)
+                except RelayUnreachable:
+                    return False
+                channels.cancel_scope.cancel()
+            return True
+        return False
+
+    async def use_up(self, turns: int = 5) -> None:
+        """Take so many turns as a stranger."""
+        for _ in range(turns):
+            stream = await _dial(self.deployment, "control")
+            await stream.send_all(preamble(CONTROL) + HELLO)
+            with trio.fail_after(10):
+                received = b""
+                while len(received) <= 8:
+                    received += await stream.receive_some()
+
+
+@pytest.fixture
+async def behind(small_ration: None, nursery: trio.Nursery, tmp_path: Path) -> Behind:
+    rules = Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])
+    with Registry.open(tmp_path / "state") as registry:  # before the relay starts, which knows it at once then
+        registry.create("db", [HOST], rules)
+    published = Published("db", create_authority("db", now=time.time()), rules)
+    return Behind(await deploy(nursery, tmp_path / "state"), published)
+
+
+async def test_a_client_with_a_key_gets_in_from_the_address_of_a_flood(behind: Behind, nursery: trio.Nursery) -> None:
+    await behind.use_up()
+    assert not await behind.gets_in(behind.link(key=None))
+    assert not await behind.gets_in(behind.link(key=generate_key()))
+    assert not await behind.gets_in(behind.link(clock=lambda: time.time() - 1000))
+    assert await behind.gets_in(behind.link())
+    assert await behind.gets_in(behind.link(clock=lambda: time.time() - 200))
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_proof_follows_the_registry(behind: Behind, nursery: trio.Nursery) -> None:
+    await behind.use_up()
+    link = behind.link()
+    assert await behind.gets_in(link)
+    with Registry.open(behind.deployment.state_dir) as registry:
+        key = registry.regenerate_key(behind.published.name, "sender", KeySlot.PRIMARY)
+
+    async def is_noticed() -> bool:
+        return await behind.gets_in(behind.link(key=key))
+
+    await async_wait_until(is_noticed, seconds=20, what="the new key")
+    assert not await behind.gets_in(link)
+    link.use_key(key)
+    assert await behind.gets_in(link)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("with_key", [True, False])
+async def test_over_https_the_inner_handshake_is_preferred(
+    behind: Behind, nursery: trio.Nursery, with_key: bool
+) -> None:
+    """The outer one says nothing about keys."""
+    await behind.use_up(3)  # what is left is for the outer handshakes of the probe and of the control channel
+    link = behind.link("websocket") if with_key else behind.link("websocket", key=None)
+    assert await behind.gets_in(link) is with_key
     nursery.cancel_scope.cancel()
 
 
