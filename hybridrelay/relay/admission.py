@@ -22,7 +22,8 @@ class KeyIndex:
         """Make an index without keys."""
         #: Ids have 64 bits, so that two keys hardly ever share one; but if they do, either proves itself.
         self._by_id: dict[bytes, tuple[Secret, ...]] = {}
-        self._ids: dict[Secret, bytes] = {}
+        #: By the text of the key: comparing two `Secret`s takes much longer, and a registry may have thousands.
+        self._ids: dict[str, bytes] = {}
 
     def __len__(self) -> int:
         """Keys, each counted once however many rules have it."""
@@ -35,8 +36,9 @@ class KeyIndex:
         """
         index = type(self)()
         for key in _keys(connections.values()):
-            if key not in index._ids:
-                key_id = index._ids[key] = self._ids.get(key) or admission_key_id(key)
+            text = key.reveal()
+            if text not in index._ids:
+                key_id = index._ids[text] = self._ids.get(text) or admission_key_id(key)
                 index._by_id[key_id] = (*index._by_id.get(key_id, ()), key)
         return index
 
