@@ -157,7 +157,7 @@ async def test_silence_ends(route, behaviour, purpose, seconds, kind, network, t
         await opener(network, pair, purpose)()
     assert trio.current_time() - began == pytest.approx(seconds)
     # Classified where it was raised, and said in the text: its kind is only known there.
-    assert {FailureKind.SWALLOWED: "swallowed", FailureKind.STALLED: "accepted"}[kind] in str(caught.value)
+    assert {FailureKind.SWALLOWED: "dropped", FailureKind.STALLED: "accepted"}[kind] in str(caught.value)
     await network.assert_all_closed()
 
 
