@@ -29,8 +29,8 @@ UNAUTHENTICATED_SLOTS = 1024
 
 #: Which part of those slots may be in the second TLS handshake of a connection, inside outer TLS, at the same time;
 #: one more closes the oldest. Such a connection costs 76 KiB, of which OpenSSL alone holds 61: 46 for a handshake,
-#: and 15 for the layer around it.
-NESTED_HANDSHAKES = 1 / 4
+#: and 15 for the layer around it. With an eighth, all slots stay below 64 MiB in any mix: 128 x 76 + 896 x 62 KiB.
+NESTED_HANDSHAKES = 1 / 8
 
 #: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest
 #: connection is closed first. A quarter, because many clients sit behind one NAT and start at the same moment.
