@@ -296,7 +296,8 @@ class Connector:
 
     @staticmethod
     def _policy_failed(error: ConfigurationError) -> None:
-        logger.error("%s; the last valid deny list stays in force", error)
+        remedy = f"; {error.remedy}" if error.remedy else ""
+        logger.error("%s; the last valid deny list stays in force%s", error, remedy)
 
     def _jumped(self, what: str) -> None:
         logger.info("%s: checking whether the other sides still answer", what)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 import trio
 
 from .._file_thread import FileThread
-from .._text_files import numbered_lines, read_text, strip_blanks, strip_value
+from .._text_files import read_text
 from ..errors import ConfigurationError
 from ..protocol.reasons import Reason
-from ..security import PeerIdentity, check_label
-from ..security.identity import format_serial
+from ..security import PeerIdentity
+from .deny_list import DenyList, describe, read_deny_list
+
+logger = logging.getLogger("hybridrelay.connector")
 
 #: How soon a changed file takes effect (seconds).
 POLL_SECONDS = 0.5
@@ -37,61 +39,34 @@ class Policy:
         return None if names.isdisjoint(self.shut_out) else Reason.IDENTITY_SHUT_OUT
 
 
-def parse_shut_out(text: str) -> frozenset[str]:
-    """Parse a deny list: a label or a serial on each line, perhaps in quotes; ``#`` begins a comment.
-
-    A serial may have colons, blanks or hyphens, any case and leading zeros. Where a line can be read in several ways
-    (a label may contain ``#`` or begin with a quote), each of them is shut out.
+class PolicyFile:
+    """The policy in a file, read again when the file changes. The log says what was read, and what in it is doubtful.
 
     Raises:
-        ConfigurationError: a line is neither a label nor a serial; says which. Skipping it would admit an identity.
+        ConfigurationError: the file cannot be read or understood.
     """
-    entries: set[str] = set()
-    for number, line in numbered_lines(text):
-        if not line or line.startswith("#"):
-            continue
-        readings = list(_readings(line))
-        if not _is_label(readings[0]):
-            raise ConfigurationError(
-                f"line {number} is neither a label nor a serial",
-                remedy="write one label or serial on each line, as the audit log shows it",
-            )
-        entries.update(unicodedata.normalize("NFC", one) for one in readings if _is_label(one))
-        entries.update(filter(None, map(_serial, readings)))
-    return frozenset(entries)
-
-
-def _readings(line: str) -> Iterator[str]:
-    """What a line may mean, the most likely first."""
-    for candidate in (re.split(r"\s#", line, maxsplit=1)[0], line.partition("#")[0], line):
-        yield strip_value(candidate)
-        yield strip_blanks(candidate)
-
-
-def _is_label(text: str) -> bool:
-    try:
-        check_label(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _serial(text: str) -> str | None:
-    digits = re.sub(r"[:\s-]", "", text).lower().removeprefix("0x")
-    return format_serial(int(digits, 16)) if re.fullmatch(r"[0-9a-f]{1,64}", digits) else None
-
-
-class PolicyFile:
-    """The policy in a file, read again when the file changes."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._stamp: tuple[int, int, int] | None = None
         self._reading = trio.Lock()
         self._files = FileThread(str(self.path))
-        self.policy = self._read()
+        #: Why the file could not be read the last time.
+        self._error: str | None = None
+        self._list = self._read()
+        self._log(f"the deny list {self.path}", None)
 
-    def _read(self) -> Policy:
+    @property
+    def policy(self) -> Policy:
+        """What the file said when it could last be read."""
+        return Policy(self._list.names)
+
+    def _log(self, what: str, before: DenyList | None) -> None:
+        logger.info("%s: %s", what, describe(before, self._list))
+        for doubt in self._list.doubts:
+            logger.warning("the deny list %s: %s", self.path, doubt)
+
+    def _read(self) -> DenyList:
         try:
             stat = self.path.stat()
         except OSError as exc:
@@ -101,11 +76,11 @@ class PolicyFile:
             ) from exc
         text = read_text(self.path, what="the deny list", limit=MAX_FILE_SIZE, regular=True)
         try:
-            shut_out = parse_shut_out(text)
+            found = read_deny_list(text)
         except ConfigurationError as exc:
             raise ConfigurationError(f"the deny list {self.path}: {exc}", remedy=exc.remedy) from None
         self._stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        return Policy(shut_out)
+        return found
 
     def _changed(self) -> bool:
         try:
@@ -121,22 +96,28 @@ class PolicyFile:
             ConfigurationError: it cannot be read or understood; the last policy stays in `policy`.
         """
         async with self._reading:  # so that what was read earlier is never kept later
-            self.policy = await self._files.run(self._read)
-        return self.policy
+            before, self._list = self._list, await self._files.run(self._read)
+            self._error = None
+            self._log(f"reloaded the deny list {self.path}", before)
+            return self.policy
 
     async def watch(self, changed: Callable[[Policy], None], failed: Callable[[ConfigurationError], None]) -> None:
-        """Poll until cancelled. A file that cannot be read leaves the last policy in force."""
-        broken = False
+        """Poll until cancelled. A file that cannot be read leaves the last policy in force.
+
+        Args:
+            changed: called with the policy of a file that was read again.
+            failed: called with the reason why the file cannot be read, once for each reason in a row.
+        """
         while True:
             await trio.sleep(POLL_SECONDS)
             try:
-                if not await self._files.run(self._changed):
+                # After an error, the file may be put back just as it was.
+                if not await self._files.run(self._changed) and self._error is None:
                     continue
                 policy = await self.reload()
             except ConfigurationError as exc:
-                if not broken:
+                if str(exc) != self._error:
                     failed(exc)
-                broken = True
+                self._error = str(exc)
             else:
-                broken = False
                 changed(policy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import trio
 
 from hybridrelay.connector import Policy, PolicyFile, parse_shut_out
+from hybridrelay.connector.deny_list import MAX_SHOWN, describe, read_deny_list
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import PeerIdentity, Role
@@ -93,7 +95,116 @@ def test_a_line_that_means_nothing_is_an_error_with_its_number(text: str, tmp_pa
 
 
 def test_nobody_is_shut_out_by_comments_and_empty_lines() -> None:
-    assert parse_shut_out("\n# application\n   #reporting\n\u00a0\n") == frozenset()
+    policy = Policy(parse_shut_out("\n# application\n   #reporting\n\u00a0\n# 7E00\n"))
+
+    assert not any(_refuses(policy, label) for label in ("application", "reporting", "other"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "billing, application",
+        "billing,application",
+        "application;",
+        '"application',
+        "application'",
+        "- application",
+        "* application",
+        '["billing", "application"]',
+        '"billing","application"',
+        "label='application'",
+        "label: application",
+        "reporting, label=application  # both",
+    ],
+)
+def test_each_part_of_what_looks_like_a_list_is_shut_out_too(line: str) -> None:
+    found = read_deny_list(line)
+
+    assert _refuses(Policy(found.names), "application")
+    assert "'application'" in found.entries
+    assert bool(found.doubts) is not line.startswith("label")
+    assert all("line 1" in doubt for doubt in found.doubts)
+
+
+@pytest.mark.parametrize("label", ["a, b", "- a", "a;b", "#a", "# a", "a # b # c", "a #b", "[a]", "label=a"])
+def test_a_label_that_looks_like_something_else_is_shut_out_as_it_is(label: str) -> None:
+    for line in (label, f"{label}  # comment", f'"{label}"', f'"{label}"  # comment'):
+        assert _refuses(Policy(parse_shut_out(line)), label), line
+
+
+def test_a_label_in_quotes_is_not_split() -> None:
+    found = read_deny_list('"billing, application"\n')
+
+    assert not _refuses(Policy(found.names), "application")
+    assert found.doubts == ()
+    assert found.entries == {"'billing, application'"}
+
+
+@pytest.mark.parametrize(
+    "line", ["3F:A0:1", "3F:A0:17:...", "0x3fa0", "3FA017773FA01777", "serial='7B0011223344556677'"]
+)
+def test_a_serial_that_is_cut_off_is_doubtful(line: str) -> None:
+    assert any("not complete" in doubt for doubt in read_deny_list(line).doubts)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["application", "cafe", "03FA0178" * 5, ":".join(["3F"] * 20), f"serial='{'7B' * 20}'", "order service", "a-b"],
+)
+def test_a_usual_line_is_not_doubtful(line: str) -> None:
+    assert read_deny_list(line).doubts == ()
+
+
+def test_few_doubts_are_reported_of_a_file_that_is_all_doubtful() -> None:
+    doubts = read_deny_list("a,b\n" * 1000).doubts
+
+    assert len(doubts) == MAX_SHOWN + 1
+    assert doubts[-1] == "980 further lines are doubtful"
+
+
+def test_a_change_says_who_is_newly_shut_out_and_who_no_longer_is() -> None:
+    before, now = read_deny_list("billing\nreporting\n"), read_deny_list(f"reporting\n{'7B' * 20}\n")
+
+    assert describe(None, before) == "2 entries; shut out: 'billing', 'reporting'"
+    assert describe(None, read_deny_list("")) == "0 entries; nobody is shut out"
+    assert describe(before, before) == "2 entries, the same as before"
+    assert describe(before, now) == (f"2 entries; newly shut out: serial {'7B' * 20}; no longer shut out: 'billing'")
+    many = read_deny_list("".join(f"label{number}\n" for number in range(100)))
+    assert describe(before, many).count("label") == MAX_SHOWN
+    assert "and 80 more" in describe(before, many)
+
+
+async def test_every_different_error_is_reported_and_the_recovery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hybridrelay.connector.policy.POLL_SECONDS", 0.01)
+    caplog.set_level(logging.INFO)
+    path, aside = tmp_path / "file", tmp_path / "aside"
+    path.write_text("application\n")
+    file = PolicyFile(path)
+    assert "1 entry; shut out: 'application'" in caplog.text
+    changed, failed = trio.open_memory_channel[Policy](9), trio.open_memory_channel[ConfigurationError](9)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
+        path.rename(aside)
+        assert "No such file" in str(await failed[1].receive())
+        path.mkdir()
+        assert "Is a directory" in str(await failed[1].receive())
+        path.rmdir()
+        assert "No such file" in str(await failed[1].receive())
+        caplog.clear()
+        aside.rename(path)  # with the time and size that it had
+
+        assert await changed[1].receive() == file.policy
+        assert "reloaded the deny list" in caplog.text
+        assert "1 entry, the same as before" in caplog.text
+
+        aside.write_text("application\nbilling, x\n")
+        aside.replace(path)
+        await changed[1].receive()
+        assert "newly shut out: 'billing', 'x'" in caplog.text
+        assert "line 2 looks like a list" in caplog.text
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"appli\0cation\n", b"caf\xe9\n", "application".encode("utf-16-le")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -29,8 +28,6 @@ from ..reloading import add_reload, log_not_reloaded
 if TYPE_CHECKING:
     from ...connector import InstanceFile
     from ...security import ConnectionString
-
-logger = logging.getLogger("hybridrelay.cli")
 
 _DESCRIPTION = f"""\
 Run the connector, in the private network, where it can reach the target. It only dials out, to the relay, and
@@ -151,8 +148,6 @@ def run(args: argparse.Namespace) -> int:
                 await connector.reload_policy()
             except ConfigurationError as exc:
                 log_not_reloaded(exc)
-            else:
-                logger.info("reloaded %s", policy_file.path)
 
     async def main() -> None:
         async with FlatNursery() as nursery:

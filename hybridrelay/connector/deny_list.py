@@ -1,0 +1,170 @@
+"""What a deny list says: whatever an administrator may have meant by a line is shut out.
+
+A label may contain almost anything, so a line that looks like a list of labels may also be one label. Such a line
+shuts out the label that is the whole line and each of its parts, and is reported as doubtful: nobody is admitted by a
+misunderstanding.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+import attrs
+
+from .._text_files import numbered_lines, strip_blanks, strip_value
+from ..errors import ConfigurationError
+from ..security import check_label
+from ..security.identity import format_serial
+
+#: Entries in one log line, and doubtful lines that are reported each by itself.
+MAX_SHOWN = 20
+#: Serials of certificates have about 40 digits; one with fewer than this was probably cut off.
+_FULL_SERIAL = 30
+
+#: What the audit log writes before a label or a serial.
+_FIELD = re.compile(r"(?:label|serial)\s*[=:]\s*(?P<value>.+)", re.IGNORECASE)
+_SEPARATOR = re.compile(r"[,;]")
+#: What surrounds an entry in lists of other formats: bullets, brackets, and quotes of which one may be missing.
+_BULLETS = "-*+\u2022\u2013 "
+_AROUND = "[]\"'\u201c\u201d\u2018\u2019\u201e "
+_QUOTES = "\"'\u201c\u201d\u2018\u2019\u201e"
+_LIKE_A_SERIAL = re.compile(r"0x[0-9a-f]|[0-9a-f]{2}[:][0-9a-f]{1,2}(?:[:.\s]|$)|[0-9a-f]{16}", re.IGNORECASE)
+
+
+@attrs.frozen
+class DenyList:
+    """The content of a deny list."""
+
+    #: Labels and serials (upper case hexadecimal) of identities that are shut out.
+    names: frozenset[str] = frozenset()
+    #: The same for people: quoted labels and serials, one for each entry.
+    entries: frozenset[str] = frozenset()
+    #: Sentences about lines that perhaps do not mean what was intended.
+    doubts: tuple[str, ...] = ()
+
+
+def parse_shut_out(text: str) -> frozenset[str]:
+    """Parse a deny list: a label or a serial on each line, perhaps in quotes; ``#`` begins a comment.
+
+    See `read_deny_list`, which also says what is doubtful.
+
+    Raises:
+        ConfigurationError: a line is neither a label nor a serial; says which. Skipping it would admit an identity.
+    """
+    return read_deny_list(text).names
+
+
+def read_deny_list(text: str) -> DenyList:
+    """Parse a deny list, and find the lines that perhaps do not mean what was intended.
+
+    A serial may have colons, blanks or hyphens, any case and leading zeros. Where a line can be read in several ways
+    (a label may contain ``#``, commas or quotes), each of them is shut out. A label in a pair of quotes is not split.
+
+    Raises:
+        ConfigurationError: a line is neither a label nor a serial; says which. Skipping it would admit an identity.
+    """
+    names: set[str] = set()
+    entries: set[str] = set()
+    doubts: list[str] = []
+    for number, line in numbered_lines(text):
+        if not line:
+            continue
+        readings = list(_readings(line))
+        parts: list[str] = []
+        if not line.startswith("#"):
+            if not _is_label(readings[0]):
+                raise ConfigurationError(
+                    f"line {number} is neither a label nor a serial",
+                    remedy="write one label or serial on each line, as the audit log shows it",
+                )
+            parts = _parts(line)
+            entries.update(map(_entry, parts or readings[:1]))
+            if parts and (len(parts) > 1 or not _FIELD.fullmatch(readings[0])):
+                shown = ", ".join(map(_entry, parts[:MAX_SHOWN]))
+                doubts.append(
+                    f"line {number} looks like a list or has a character too many: {shown} "
+                    f"{'is' if len(parts) == 1 else 'are'} shut out, and the line as a whole. Write one label or "
+                    "serial on each line; a label that has such characters goes into double quotes"
+                )
+            if any(map(_is_cut_off, parts or readings[:1])):
+                doubts.append(
+                    f"line {number} looks like a serial that is not complete, which shuts out nobody: copy the whole "
+                    "serial from the audit log"
+                )
+        names.update(unicodedata.normalize("NFC", one) for one in (*readings, *parts) if _is_label(one))
+        names.update(filter(None, map(_serial, (*readings, *parts))))
+    if len(doubts) > MAX_SHOWN:
+        doubts[MAX_SHOWN:] = [f"{len(doubts) - MAX_SHOWN} further lines are doubtful"]
+    return DenyList(frozenset(names), frozenset(entries), tuple(doubts))
+
+
+def describe(before: DenyList | None, now: DenyList) -> str:
+    """How many entries there are, who is newly shut out and who no longer is; None is the first reading."""
+    count = len(now.entries)
+    text = f"{count} {'entry' if count == 1 else 'entries'}"
+    if before is None:
+        return f"{text}; shut out: {_shown(now.entries)}" if now.entries else f"{text}; nobody is shut out"
+    come, gone = now.entries - before.entries, before.entries - now.entries
+    if not come and not gone:
+        return f"{text}, the same as before"
+    text += f"; newly shut out: {_shown(come)}" if come else ""
+    return text + (f"; no longer shut out: {_shown(gone)}" if gone else "")
+
+
+def _shown(entries: Iterable[str]) -> str:
+    known = sorted(entries)
+    more = f" and {len(known) - MAX_SHOWN} more" if len(known) > MAX_SHOWN else ""
+    return ", ".join(known[:MAX_SHOWN]) + more
+
+
+def _entry(text: str) -> str:
+    serial = _serial(text)
+    return f"serial {serial}" if serial and _LIKE_A_SERIAL.match(text) else repr(text)
+
+
+def _readings(line: str) -> Iterator[str]:
+    """What a line may mean as a whole, the most likely first."""
+    hashes = [match.start() for match in re.finditer("#", line)]
+    cuts = [line[:at] for at in hashes[:MAX_SHOWN]]
+    for candidate in (_without_comment(line), *cuts, line):
+        yield strip_value(candidate)
+        yield strip_blanks(candidate)
+
+
+def _without_comment(line: str) -> str:
+    return re.split(r"\s#", line, maxsplit=1)[0]
+
+
+def _parts(line: str) -> list[str]:
+    """What else a line may mean: the labels and serials in it, if it looks like a list or like a field of a log."""
+    text = strip_blanks(_without_comment(line))
+    value = strip_value(text)
+    if value != text and not set(value) & set(_QUOTES):
+        return []  # in a pair of quotes: one label, whatever is in it
+    found = []
+    for part in _SEPARATOR.split(text):
+        bare = strip_blanks(part).lstrip(_BULLETS).strip(_AROUND)
+        if field := _FIELD.fullmatch(bare):
+            bare = field["value"].strip(_AROUND)
+        if bare and _is_label(bare):
+            found.append(bare)
+    return [] if found == [value] else found
+
+
+def _is_label(text: str) -> bool:
+    try:
+        check_label(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_cut_off(text: str) -> bool:
+    return bool(_LIKE_A_SERIAL.match(text)) and len(_serial(text) or "") < _FULL_SERIAL
+
+
+def _serial(text: str) -> str | None:
+    digits = re.sub(r"[:\s-]", "", text).lower().removeprefix("0x")
+    return format_serial(int(digits, 16)) if re.fullmatch(r"[0-9a-f]{1,64}", digits) else None
