@@ -8,12 +8,9 @@ The rules:
    that have left, too, as long as they are remembered: `DEPARTED_SECONDS` at most.
 3. Another instance is another listener, even with the same key. Nothing is ever "already in use".
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
-5. When all places of a hybrid connection are taken, the newest listener of the holder with the most listeners gives
-   way to a holder that has fewer. A holder is one key at one address.
-6. An instance that was registered for `SETTLED_SECONDS` keeps its place while its control channel is down: when it
-   comes back, a listener that is newer than it gives way.
-
-By the last two rules, a Listen key in the wrong hands cannot fill up a hybrid connection and so keep connectors out.
+5. When all places of a hybrid connection are taken, one listener may have to make room for another: see
+   `displacement.py`. For that, an instance that was registered for `SETTLED_SECONDS` keeps its seniority while its
+   control channel is down.
 
 The caller makes sure that whoever registers an instance, or declares it gone, has shown its secret. So nobody else
 can keep an instance out with a generation of their own choice.
@@ -22,40 +19,20 @@ can keep an instance out with a generation of their own choice.
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Collection
-from typing import Generic, TypeVar
+from typing import Generic
 
 import attrs
 
 from ..errors import RendezvousError
 from ..protocol.reasons import Reason
+from .displacement import ROTATION_SECONDS, who_gives_way
 from .limits import DEPARTED_PER_CONNECTION, DEPARTED_SECONDS, LISTENERS_PER_CONNECTION, SETTLED_SECONDS
+from .listener import HandleT, Listener
 from .model import KeyId
 
 __all__ = ["Listener", "ListenerTable"]
-
-#: Whatever leads back to the listener's control channel.
-HandleT = TypeVar("HandleT")
-
-
-@attrs.frozen(eq=False)
-class Listener(Generic[HandleT]):
-    """One registration. Compares by identity: registering again makes another one."""
-
-    connection: str
-    instance: str
-    generation: int
-    #: What authorized it.
-    key: KeyId
-    handle: HandleT = attrs.field(repr=False)
-    #: The network address from which it registered, as far as it counts as one (`slots.address_group`).
-    address: str = ""
-
-    @property
-    def holder(self) -> tuple[KeyId, str]:
-        """Who registered it, as far as can be told."""
-        return self.key, self.address
 
 
 @attrs.frozen
@@ -85,6 +62,8 @@ class _Connection(Generic[HandleT]):
     since: dict[str, float] = attrs.field(factory=dict)
     #: The same of departed instances that were registered for `SETTLED_SECONDS`.
     settled: dict[str, _Settled] = attrs.field(factory=dict)
+    #: When one of the listeners gives way although nothing tells it from the others; set at the first refusal.
+    rotates_at: float = math.inf
 
 
 class ListenerTable(Generic[HandleT]):
@@ -136,9 +115,18 @@ class ListenerTable(Generic[HandleT]):
         settled = known.settled.get(listener.instance)
         since = known.since.get(listener.instance, now if settled is None else settled.since)
         if displaced is None and len(known.listeners) >= self._max_per_connection:
-            displaced = _who_gives_way(known, listener, since)
+            displaced = who_gives_way(
+                tuple(known.listeners.values()),
+                known.since,
+                listener,
+                since,
+                may_rotate=now >= known.rotates_at,
+                randbelow=self._randbelow,
+            )
             if displaced is None:
+                known.rotates_at = min(known.rotates_at, now + ROTATION_SECONDS)
                 raise RendezvousError("too many listeners of this hybrid connection", reason=Reason.LIMIT)
+            known.rotates_at = math.inf
             self._depart(known, displaced.instance, gone=False)
         self._connections[listener.connection] = known
         known.departed.pop(listener.instance, None)
@@ -231,24 +219,3 @@ class ListenerTable(Generic[HandleT]):
         known.departed[instance] = _Departed(generation, gone, now + DEPARTED_SECONDS)
         while len(known.departed) > self._max_departed:
             known.departed.popitem(last=False)
-
-
-def _who_gives_way(
-    known: _Connection[HandleT], newcomer: Listener[HandleT], since: float
-) -> Listener[HandleT] | None:
-    """Which listener of a full hybrid connection makes room for a newcomer, or None.
-
-    Args:
-        known: with all places taken.
-        newcomer: whose instance is not registered.
-        since: when that instance registered first.
-    """
-    held = Counter(one.holder for one in known.listeners.values())
-    most = max(held.values())
-    newest = max(
-        (one for one in known.listeners.values() if held[one.holder] == most),
-        key=lambda one: known.since[one.instance],
-    )
-    # Two holders that have about the same must not displace each other without end.
-    has_fewer = held[newcomer.holder] < most - 1
-    return newest if has_fewer or since < known.since[newest.instance] else None

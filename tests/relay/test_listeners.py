@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.displacement import ROTATION_SECONDS
 from hybridrelay.relay.limits import DEPARTED_SECONDS, SETTLED_SECONDS
 from hybridrelay.relay.listeners import Listener, ListenerTable
 from hybridrelay.relay.model import KeyId
@@ -229,6 +230,45 @@ def test_an_instance_that_was_registered_for_a_moment_has_no_place_to_come_back_
     listeners.register(at("", "other"))
     with pytest.raises(RendezvousError):
         listeners.register(at("", "brief"))
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        [f"10.1.{number}.1" for number in range(8)],
+        [f"2001:db8:1:{number}::/64" for number in range(8)],
+    ],
+)
+def test_many_addresses_of_one_key_or_network_are_one_holder(addresses: list[str]) -> None:
+    listeners = table(max_per_connection=8)
+    for number, address in enumerate(addresses):
+        listeners.register(at(address, f"rogue {number}"))
+    assert listeners.register(at("192.0.2.1", "another key", key=OTHER_KEY)) is not None
+    if ":" in addresses[0]:
+        assert listeners.register(at("2001:db8:2:1::/64", "another network")) is not None
+
+
+def test_nobody_is_kept_out_for_ever_where_nothing_tells_listeners_apart() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=4
+    )
+    for number in range(4):
+        listeners.register(at(f"10.{number}.0.1", f"rogue {number}"))
+    honest = at("192.0.2.1", "honest")
+    with pytest.raises(RendezvousError):
+        listeners.register(honest)
+    now = ROTATION_SECONDS - 1
+    with pytest.raises(RendezvousError):
+        listeners.register(honest)
+    now = ROTATION_SECONDS
+    displaced = listeners.register(honest)
+    assert displaced is not None
+    assert displaced.instance.startswith("rogue")
+    # Nobody else gets in right after it.
+    with pytest.raises(RendezvousError):
+        listeners.register(at("192.0.2.2", "another"))
+    assert listeners.find("sql", "honest") is honest
 
 
 def test_a_revoked_key_ends_what_it_authorized() -> None:
