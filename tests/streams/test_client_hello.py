@@ -95,3 +95,15 @@ def test_garbage_raises_nothing_else_and_is_bounded(pieces: list[bytes]) -> None
             if reader.receive_untrusted(piece):
                 break
     assert len(reader) <= MAX_CLIENT_HELLO + 200
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"G", b"\x16\x02", b"\x16\x03\x01\x00\x00", b"\x16\x03\x01\x40\x01"],
+    ids=["type", "version", "empty", "long"],
+)
+def test_what_can_be_no_client_hello_is_passed_on_as_soon_as_that_shows(said: bytes) -> None:
+    reader = ClientHelloReader()
+    if len(said) > 1:
+        assert not reader.receive_untrusted(said[:-1])
+    assert reader.receive_untrusted(said[-1:])
