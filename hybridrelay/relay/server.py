@@ -212,14 +212,17 @@ class Relay:
                 if opened:
                     listeners.append((self._ports[name], opened))
                     bound[name] = tuple(Binding(*one.socket.getsockname()[:2]) for one in opened)
-            for port, opened in listeners:
-                self._listening[port.name] = [socket.socket(fileno=os.dup(one.socket.fileno())) for one in opened]
-                serve = partial(serve_listeners, partial(self._accepted, port), opened, handler_nursery=nursery)
-                await nursery.start(partial(serve, logger=logger, what=f"port {port.name}"))
-            save_public_ports(config.state_dir, self._public_ports(bound))
-            task_status.started(RelayInfo(MappingProxyType(bound), pin))
-            await wait_stop(stop)
-            await self._drain()
+            # The tasks that accept end before their sockets are closed.
+            async with FlatNursery() as accepting:
+                for port, opened in listeners:
+                    self._listening[port.name] = [socket.socket(fileno=os.dup(one.socket.fileno())) for one in opened]
+                    serve = partial(serve_listeners, partial(self._accepted, port), opened, handler_nursery=nursery)
+                    await accepting.start(partial(serve, logger=logger, what=f"port {port.name}"))
+                save_public_ports(config.state_dir, self._public_ports(bound))
+                task_status.started(RelayInfo(MappingProxyType(bound), pin))
+                await wait_stop(stop)
+                await self._drain()
+                accepting.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
         finally:
             for _, opened in listeners:
