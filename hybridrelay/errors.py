@@ -22,6 +22,8 @@ class HybridRelayError(Exception):
         self, message: str, *, reason: Reason | None = None, remedy: str | None = None, brief: str | None = None
     ) -> None:
         super().__init__(message)
+        if remedy is not None:
+            self.add_note(f"What to do: {remedy}")  # so that a traceback shows it as well
         if reason is not None:
             self.reason = reason
         self.remedy = remedy

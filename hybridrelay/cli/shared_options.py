@@ -3,8 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from . import values
+
+logger = logging.getLogger("hybridrelay.cli")
+
+
+class MergePorts(argparse.Action):
+    """Lists of ports from an option that may be given several times: for each port, the last one counts."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None
+    ) -> None:
+        """Add the ports in `value` to those that were given before."""
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **value})
+
+
+def warn_of_unknown_ports(lists: Sequence[Mapping[str, int | None]] | None) -> None:
+    """Log a warning for ports of ``--public-ports`` that no installed transport has.
+
+    This is no error: client and connector may have a transport that is not installed here.
+    """
+    from ..connectivity import all_ports, discover
+
+    names = sorted({name for ports in lists or () for name in ports})
+    known = all_ports(discover()) if names else {}
+    for name in names:
+        if name not in known:
+            logger.warning(
+                "--public-ports: no transport that is installed here has a port named %s, and programs without such "
+                "a transport ignore it; check the spelling, known are: %s",
+                name,
+                ", ".join(known),
+            )
 
 
 def add_endpoint(parser: argparse.ArgumentParser, *, means: str) -> None:

@@ -31,6 +31,7 @@ from ..security import (
     ConnectionString,
     Secret,
     StringUpdate,
+    check_is_connection_string,
     expires_soon,
     key_fingerprint,
     parse_connection_string_untrusted,
@@ -434,7 +435,7 @@ async def _open_stream(session: Session, wait_opened: bool) -> MuxStream:
 def _parsed(connection_string: str | ConnectionString) -> ConnectionString:
     if isinstance(connection_string, str):
         return parse_connection_string_untrusted(connection_string)
-    return connection_string
+    return check_is_connection_string(connection_string)
 
 
 @asynccontextmanager

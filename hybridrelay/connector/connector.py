@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,7 +24,14 @@ from ..connectivity.refusals import all_failed
 from ..errors import ConfigurationError, HybridRelayError
 from ..mux import DATA_CONFIG
 from ..protocol import control
-from ..security import ConnectionString, StringUpdate, expires_soon, key_fingerprint, update_string
+from ..security import (
+    ConnectionString,
+    StringUpdate,
+    check_is_connection_string,
+    expires_soon,
+    key_fingerprint,
+    update_string,
+)
 from .channels import DataChannels
 from .instance_file import InstanceFile
 from .policy import Policy, PolicyFile
@@ -60,6 +68,11 @@ class Connector:
         instance_file: InstanceFile | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if isinstance(strings, str | bytes | os.PathLike | ConnectionString):
+            raise TypeError(
+                f"expected a list of ConnectionString, not {type(strings).__name__}: [load_connection_string(path)]"
+            )
+        strings = list(map(check_is_connection_string, strings))
         if not strings:
             raise ConfigurationError("a connector needs at least one connection string")
         self._clock = clock
@@ -184,6 +197,7 @@ class Connector:
         Raises:
             ConfigurationError: the string cannot be used here. Nothing was changed.
         """
+        check_is_connection_string(string)
         published = self._published[number]
         update = update_string(published.string, string)
         EndToEnd.from_connection_string(string)

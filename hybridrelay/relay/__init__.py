@@ -3,6 +3,7 @@
 from .model import HybridConnection as HybridConnection
 from .model import RelayRecord as RelayRecord
 from .public_ports import load_public_ports as load_public_ports
+from .public_ports import relay_has_run as relay_has_run
 from .record import dump_relay_record as dump_relay_record
 from .record import parse_relay_record_untrusted as parse_relay_record_untrusted
 from .registry import Registry as Registry

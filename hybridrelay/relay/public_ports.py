@@ -41,6 +41,11 @@ def save_public_ports(state_dir: Path, ports: Mapping[str, int | None]) -> None:
         )
 
 
+def relay_has_run(state_dir: Path) -> bool:
+    """Whether a relay has been started with this state directory, so that `load_public_ports` knows its ports."""
+    return (state_dir / _FILE).exists()
+
+
 def load_public_ports(state_dir: Path) -> dict[str, int | None]:
     """What `save_public_ports` saved last; empty where no relay has run with this directory yet.
 

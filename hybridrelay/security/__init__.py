@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .admission import NO_PROOF, AdmissionProof, admission_key_id, make_admission_proof
 from .authority_file import AuthorityFile
-from .connection_string import ConnectionString, parse_connection_string_untrusted
+from .connection_string import ConnectionString, check_is_connection_string, parse_connection_string_untrusted
 from .endpoints import (
     Endpoint,
     check_hosts,
@@ -73,6 +73,7 @@ __all__ = [
     "check_connection_name",
     "check_host",
     "check_hosts",
+    "check_is_connection_string",
     "check_key",
     "check_label",
     "check_peer",

@@ -164,6 +164,19 @@ class ConnectionString:
         return ";".join(f"{name}={value}" for name, value in values.items())
 
 
+def check_is_connection_string(value: object) -> ConnectionString:
+    """Return `value` if it is a `ConnectionString`.
+
+    Raises:
+        TypeError: it is something else; says how to get one, and repeats nothing of the value.
+    """
+    if not isinstance(value, ConnectionString):
+        raise TypeError(
+            f"expected a ConnectionString, not {type(value).__name__}: load_connection_string(path) reads one"
+        )
+    return value
+
+
 def parse_connection_string_untrusted(text: str) -> ConnectionString:
     """Parse a connection string. Blanks, quotes and a byte-order mark around it are ignored.
 

@@ -80,6 +80,18 @@ def test_the_log_of_the_file(tmp_path: Path) -> None:
     assert (open_.log_level, open_.log_json) == ("debug", True)
 
 
+def test_ports_that_are_given_several_times_are_merged(tmp_path: Path) -> None:
+    given = ("--ports", "http=8080,data=1", "--ports", "https=off", "--ports", "data=2")
+    public = ("--public-ports", "http=80", "--public-ports", "http=81,https=443")
+
+    config = _config(tmp_path, WHOLE, *given, *public)
+
+    assert [one.port for one in config.bindings["http"]] == [8080, 8080]
+    assert [one.port for one in config.bindings["data"]] == [2, 2]
+    assert "https" not in config.bindings
+    assert config.public_ports == {"http": 81, "https": 443}
+
+
 def test_ports_as_on_the_command_line(tmp_path: Path) -> None:
     config = _config(tmp_path, 'state = "s"\nports = "probe=off,control=off,data=off,https=off,http=[::1]:1"\n')
 

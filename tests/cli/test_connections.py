@@ -382,6 +382,36 @@ def test_without_public_ports_the_default_ports_are_told(run: Run, tmp_path: Pat
     assert "--public-ports" in out
 
 
+def test_a_state_directory_that_no_relay_has_used_is_told(run: Run, tmp_path: Path) -> None:
+    state = tmp_path / "stat"
+    _, out, _ = _create(run, tmp_path, "--state", state)
+
+    assert f"No relay has been started with the state directory {state}" in out
+    assert "default ports (9350, 5671, 9352, 80, 443)" in out
+
+    for file in ("c", "a", "orders.authority"):
+        (tmp_path / file).unlink()
+    save_public_ports(state, {})
+    _, out, _ = _create(run, tmp_path, "--state", state, name="other")
+    assert "No relay" not in out
+
+
+def test_a_misspelled_public_port_causes_a_warning(run: Run, tmp_path: Path) -> None:
+    code, _, err = _create(run, tmp_path, "--relay-file", tmp_path / "r", "--public-ports", "htp=8080,https=443")
+
+    assert code == 0
+    assert "a port named htp," in err
+    assert "https" in err.partition("known are: ")[2]
+    assert err.count("a port named") == 1
+
+    result = run(
+        "connections", "endpoints", "orders", "--endpoint", "relay.example.com",
+        "--public-ports", "htp=8080", "--update", tmp_path / "a",
+    )  # fmt: skip
+    assert result.code == 0
+    assert "a port named htp," in result.err
+
+
 def test_files_that_were_mixed_up(run: Run, tmp_path: Path) -> None:
     _create(run, tmp_path, "--relay-file", tmp_path / "r", "--relay-pin", PIN)
     authority, application = tmp_path / "orders.authority", tmp_path / "a"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import exits, output, values
 from ..parser import Subparsers, add_command
-from ..shared_options import add_endpoint
+from ..shared_options import add_endpoint, warn_of_unknown_ports
 
 _CREATE = """\
 Create a hybrid connection: a name, and the one host:port that it leads to.
@@ -117,6 +117,7 @@ def run_create(args: argparse.Namespace) -> int:
     from ..provisioning import provision
 
     name, state = args.name, args.state
+    warn_of_unknown_ports(args.public_ports)
     if state is not None and args.relay_pin:
         raise ConfigurationError(
             "--relay-pin is for --relay-file: the state directory has the relay's own pin", remedy="leave it out"
@@ -151,6 +152,20 @@ def run_create(args: argparse.Namespace) -> int:
     return exits.OK
 
 
+def _tell_if_no_relay(args: argparse.Namespace) -> None:
+    from ...relay import relay_has_run
+
+    if relay_has_run(args.state):
+        return
+    output.say(f"No relay has been started with the state directory {args.state} yet: start one with this --state.")
+    if not args.public_ports:
+        output.say(
+            "The connection strings have the default ports (9350, 5671, 9352, 80, 443).\n"
+            "If the relay uses others, change them with 'connections endpoints --public-ports'."
+        )
+    output.say()
+
+
 def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
     relays = f"relay{'s' if len(args.endpoints) > 1 else ''} {', '.join(args.endpoints)}"
     output.say(f"created {args.name}: target {args.target}, {relays}")
@@ -165,6 +180,8 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
         rows.append(("relay file", str(args.relay_file), advice))
     output.say(output.table(("FILE", "PATH", "WHAT TO DO WITH IT"), rows))
     output.say()
+    if args.state is not None:
+        _tell_if_no_relay(args)
     if args.state is None and not args.public_ports:
         output.say(
             "Ports: the defaults (9350, 5671, 9352, 80, 443). A relay with other ports needs --public-ports here,\n"

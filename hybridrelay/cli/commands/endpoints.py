@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import exits, output, values
 from ..parser import Subparsers, add_command
-from ..shared_options import add_endpoint, add_update
+from ..shared_options import add_endpoint, add_update, warn_of_unknown_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -88,6 +88,7 @@ def run_endpoints(args: argparse.Namespace) -> int:
     from ..changes import only_command_on
 
     _check(args)
+    warn_of_unknown_ports(args.public_ports)
     with only_command_on(args.update):
         return _run(args)
 

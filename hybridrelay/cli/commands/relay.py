@@ -12,6 +12,7 @@ from .. import exits, values
 from ..config_file import add_config, use_config_file
 from ..parser import RELOADS, WHAT_IT_DOES, Subparsers, add_command
 from ..reloading import add_reload, log_not_reloaded
+from ..shared_options import MergePorts
 
 if TYPE_CHECKING:
     from ...relay import Binding, RelayConfig
@@ -82,13 +83,17 @@ def add_parser(subparsers: Subparsers) -> None:
         "--ports",
         metavar="PORTS",
         type=values.ports,
-        help="the ports to open, such as probe=9350,http=127.0.0.1:8080,https=[::1]:8443,data=off; 0: any free port",
+        action=MergePorts,
+        help="the ports to open, such as probe=9350,http=127.0.0.1:8080,https=[::1]:8443,data=off; 0: any free port; "
+        "may be repeated, and for each port the last one counts",
     )
     parser.add_argument(
         "--public-ports",
         metavar="PORTS",
         type=values.public_ports,
-        help="the ports that connection strings carry, if something in front of the relay uses other ones",
+        action=MergePorts,
+        help="the ports that connection strings carry, if something in front of the relay uses other ones; may be "
+        "repeated, too",
     )
     parser.add_argument(
         "--tls-certificate",
