@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ from .senders import Senders
 
 logger = LimitedLogger("hybridrelay.client")
 
+#: Channels that are lost within this time (seconds) are failed attempts to resume: after the second one in a row,
+#: there is a pause before the next.
+_HELD_SECONDS = 1.0
 #: The longest wait between two tries to resume (seconds).
 _RESUME_BACKOFF = 2.0
 #: The first try to resume comes at a random moment within so much time (seconds): all sessions of a relay lose it at
@@ -58,9 +62,15 @@ class KeptSession:
         self._senders = senders
         #: Set while it resumes and a relay has said that the connector is not there.
         self._absent = trio.Event()
+        self._backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
+        #: When it was given its present channel (on Trio's clock).
+        self._taken_at = -math.inf
+        #: How many channels in a row were lost within `_HELD_SECONDS`.
+        self._lost_early = 0
 
     def _take(self, channel: DataChannel) -> None:
         self.channel, self._greetings = channel, self.session.greetings
+        self._taken_at = trio.current_time()
 
     def _was_of_no_use(self) -> bool:
         """Nobody has greeted on the present channel: whatever the relay lets pass, it is not enough."""
@@ -115,7 +125,14 @@ class KeptSession:
         if self._was_of_no_use():
             self.channel.sender.failed()
             first = None
-        backoff = Backoff(first_seconds=0.5, max_seconds=_RESUME_BACKOFF)
+        backoff = self._backoff
+        if trio.current_time() - self._taken_at >= _HELD_SECONDS:
+            backoff.reset()
+            self._lost_early = 0
+        else:
+            self._lost_early += 1
+            if self._lost_early > 1:
+                await trio.sleep(backoff.next_wait())
         told = ""
         while True:
             await self._senders.wait_for_one(_RESUME_JITTER)

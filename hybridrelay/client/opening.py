@@ -14,6 +14,7 @@ One task makes the attempts, as long as any caller waits. Each caller has a dead
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -21,13 +22,16 @@ import trio
 
 from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
-from ..errors import HybridRelayError, StreamRefused
+from ..errors import HybridRelayError, RendezvousError, StreamRefused
 from ..protocol.reasons import Reason
 from .kept import KeptSession
 from .patience import max_waiting, may_pass
 
 #: How long a session may take to resume before another one is tried beside it (seconds).
 RESUME_PATIENCE = 3.0
+#: Sessions that end, or go away, within this time (seconds) are failed attempts: after the second one in a row, there
+#: is a pause before the next.
+HELD_SECONDS = 1.0
 #: The longest pause between two attempts (seconds): what is back is noticed within a second.
 _MAX_PAUSE = 1.0
 
@@ -78,6 +82,11 @@ class SessionOpener:
         self._scope = trio.CancelScope()
         self._is_running = False
         self._closed = False
+        self._backoff = Backoff(first_seconds=0.25, max_seconds=_MAX_PAUSE, min_seconds=0.1)
+        #: When the last session was opened (on Trio's clock).
+        self._opened_at = -math.inf
+        #: How many sessions in a row have not held for `HELD_SECONDS`, the present one included until it has.
+        self._ended_early = 0
         #: The session opened last, or None before the first.
         self.kept: KeptSession | None = None
 
@@ -105,12 +114,16 @@ class SessionOpener:
         Cancelled, the caller no longer waits; the attempt under way ends if no other caller does.
         """
         await trio.lowlevel.checkpoint()
+        ended: RendezvousError | None = None
         while True:
             if self._closed:
                 raise trio.ClosedResourceError("the client was closed")
             if (kept := self.open) is not None:
                 return kept
+            if ended is not None and trio.current_time() >= deadline:
+                raise ended
             await self._wait(_Waiter(deadline))
+            ended = RendezvousError("the connector ended the session at once", reason=Reason.GOING_AWAY)
 
     def close(self) -> None:
         """Open no further sessions. Callers that wait get `trio.ClosedResourceError`."""
@@ -167,7 +180,12 @@ class SessionOpener:
 
     async def _attempt_until_open(self) -> None:
         await self._let_resume()
-        backoff = Backoff(first_seconds=0.25, max_seconds=_MAX_PAUSE, min_seconds=0.1)
+        backoff = self._backoff
+        if trio.current_time() - self._opened_at >= HELD_SECONDS:
+            backoff.reset()
+            self._ended_early = 0
+        elif self._ended_early > 1:
+            await trio.sleep(backoff.next_wait())
         while True:
             try:
                 kept = await self._open_session()
@@ -175,6 +193,8 @@ class SessionOpener:
                 self._failed(exc, final=not may_pass(exc))
             else:
                 before, self.kept = self.kept, kept
+                self._opened_at = trio.current_time()
+                self._ended_early += 1  # until it has held
                 self._succeeded()
                 if before is not None and before.session.outcome is None:
                     self._replaced(before)

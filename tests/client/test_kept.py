@@ -403,3 +403,18 @@ async def test_what_is_final_ends_a_session(
     await scene.session.resumed()
     assert scene.session.outcome is error
     nursery.cancel_scope.cancel()
+
+
+async def test_a_session_whose_channels_are_lost_at_once_again_and_again_resumes_with_pauses(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=1)
+    await scene.start(nursery)
+    ended = trio.current_time() + 60
+    rounds = 0
+    while trio.current_time() < ended:
+        scene.session.lost.set()
+        await scene.session.resumed()
+        rounds += 1
+    assert 10 < rounds < 240
+    nursery.cancel_scope.cancel()

@@ -60,6 +60,7 @@ class Scene:
     def __init__(self, nursery: trio.Nursery, limit: int = 100) -> None:
         self.error: BaseException | None = None
         self.takes = 0.01
+        self.goes_away_at_once = False
         self.attempts: list[float] = []
         self.cancelled = 0
         self.replaced: list[FakeKept] = []
@@ -74,7 +75,10 @@ class Scene:
             raise
         if self.error is not None:
             raise self.error
-        return FakeKept(f"number {len(self.attempts)}")
+        kept = FakeKept(f"number {len(self.attempts)}")
+        if self.goes_away_at_once:
+            kept.session.go_away()
+        return kept
 
     async def get(self, patience: float = 10.0) -> FakeKept:
         return await self.opener.get(trio.current_time() + patience)
@@ -369,3 +373,37 @@ async def test_a_resumption_ends_an_attempt_that_is_stuck(
     assert await scene.get(10) is first
     await trio.testing.wait_all_tasks_blocked()
     assert scene.cancelled == 1
+
+
+@pytest.mark.parametrize("patience", [0.0, 10.0])
+async def test_a_connector_that_goes_away_at_once_is_not_asked_without_a_pause(
+    patience: float, autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(nursery)
+    scene.goes_away_at_once = True
+    began = trio.current_time()
+    with pytest.raises(RendezvousError) as caught:
+        await scene.get(patience)
+    assert caught.value.reason is Reason.GOING_AWAY
+    assert trio.current_time() - began <= patience + 2
+    assert len(scene.attempts) <= 2 + 10 * patience
+    # One that stays is found as before.
+    scene.goes_away_at_once = False
+    assert (await scene.get()).session.is_open
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_second_session_that_goes_away_soon_is_followed_by_a_pause(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(nursery)
+    for _ in range(20):
+        (await scene.get(60)).session.go_away()
+    pauses = [later - earlier for earlier, later in zip(scene.attempts, scene.attempts[1:], strict=False)]
+    assert pauses[0] < 0.1
+    assert sum(pauses[1:]) > 1
+    await trio.sleep(10)
+    began = trio.current_time()
+    await scene.get()
+    assert trio.current_time() - began < 0.1
+    nursery.cancel_scope.cancel()
