@@ -6,6 +6,7 @@ And a home for what programs remember between runs, so that tests leave nothing 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -25,3 +26,8 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state-home")))
         patch.delenv("STATE_DIRECTORY", raising=False)
         yield
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs like this. The programs respect it, and tests send them SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
