@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ConfigurationError
@@ -77,7 +78,7 @@ def read_bytes(
                 _warn_if_open(path, os.fstat(file.fileno()).st_mode)
             return file.read(limit + 1)
     except OSError as exc:
-        raise ConfigurationError(f"cannot read {what} {path}: {exc.strerror}") from exc
+        raise ConfigurationError(f"cannot read {what} {path}: {exc.strerror}", remedy=_remedy(path, exc)) from exc
     except ValueError:
         raise ConfigurationError(f"the name of {what} contains a NUL character") from None
 
@@ -112,7 +113,9 @@ def decode_text(data: bytes, *, source: str, limit: int) -> str:
         raise TextError(f"{source}: line {_line_number(before)} is not text in UTF-8", remedy=_SAVE_AS) from None
     if (position := text.find("\0")) >= 0:
         line = _line_number(text[:position])
-        raise TextError(f"{source}: line {line} contains a NUL character", remedy=_SAVE_AS)
+        # In UTF-16, every second byte of plain English is NUL.
+        likely = ", as in UTF-16 without a byte-order mark" if data.count(0) * 3 > len(data) else ""
+        raise TextError(f"{source}: line {line} contains a NUL character{likely}", remedy=_SAVE_AS)
     return text
 
 
@@ -136,6 +139,24 @@ def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines of what `read_text` returned, without blanks at their ends; the first is number 1."""
     for number, line in enumerate(text.split("\n"), 1):
         yield number, strip_blanks(line)
+
+
+def _remedy(path: str | os.PathLike[str], error: OSError) -> str | None:
+    match error:
+        case FileNotFoundError():
+            return "check the path; a relative one starts at the current directory"
+        case IsADirectoryError():
+            return "name a file, not a directory"
+        case PermissionError():
+            return f"let this user read it and enter its directories, or run the program as {_owner(path)}"
+    return None
+
+
+def _owner(path: str | os.PathLike[str]) -> str:
+    try:
+        return f"the user who owns it ({Path(path).owner()})"
+    except (OSError, KeyError, NotImplementedError):  # its directory is closed as well, or the user has no name
+        return "the user who owns it"
 
 
 def _open_at_once(path: str, flags: int) -> int:

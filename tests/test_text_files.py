@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -136,3 +137,26 @@ def test_a_pipe_is_no_regular_file_and_is_not_waited_for(tmp_path: Path) -> None
             read_text(other, what="the file", limit=LIMIT, regular=True)
     (tmp_path / "file").write_text("text")
     assert read_text(tmp_path / "file", what="the file", limit=LIMIT, regular=True) == "text"
+
+
+def test_utf_16_without_a_byte_order_mark_is_recognized() -> None:
+    with pytest.raises(TextError, match="line 1 contains a NUL character, as in UTF-16 without a byte-order mark"):
+        decode_text("application".encode("utf-16-le"), source="x", limit=100)
+    with pytest.raises(TextError) as caught:
+        decode_text(b"application\0", source="x", limit=100)
+    assert str(caught.value) == "x: line 1 contains a NUL character"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="changes the owner of a file")
+def test_the_owner_of_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("x")
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(ConfigurationError) as caught:
+        read_text(path, what="the file", limit=9)
+
+    assert path.owner() in (caught.value.remedy or "")

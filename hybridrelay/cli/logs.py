@@ -42,6 +42,11 @@ def write_error(text: str) -> None:
             print(text, end="", file=sys.stderr, flush=True)
 
 
+def logs_are_json() -> bool:
+    """Whether `set_up_logs` was called last for JSON."""
+    return any(isinstance(handler.formatter, JSONFormatter) for handler in _our_handlers())
+
+
 def flush_logs(seconds: float = FLUSH_SECONDS) -> None:
     """Wait until the log is written, for `seconds` at most. The log can be used on."""
     for handler in _our_handlers():

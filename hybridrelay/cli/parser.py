@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import itertools
+import logging
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from .. import __version__
 from . import exits, output
+from .logs import logs_are_json
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -89,6 +91,12 @@ class Subparsers(Protocol):
     ) -> Parser: ...
 
 
+logger = logging.getLogger("hybridrelay.cli")
+
+#: What other programs call the option --listen.
+_LISTEN_ELSEWHERE = frozenset({"--port", "--host", "--bind", "--address", "--local"})
+
+
 class Parser(argparse.ArgumentParser):
     """Says errors as the rest of the program does, and repeats no secret that was given as an argument."""
 
@@ -128,10 +136,16 @@ class Parser(argparse.ArgumentParser):
             # Arguments are visible to every user of the machine, and what we print may go to a log.
             message = "a connection string was given as an argument: write it to a file of mode 0600, or set "
             message += "HYBRIDRELAY_CONNECTION_STRING, and regenerate its key"
-        self.exit(exits.USAGE, f"hybridrelay: error: {message}\n  try: {self.prog} --help\n")
+        remedy = f"{self.prog} --help"
+        if logs_are_json():
+            logger.error("%s", message, extra={"fields": {"remedy": remedy}})
+            self.exit(exits.USAGE)
+        self.exit(exits.USAGE, f"hybridrelay: error: {message}\n  try: {remedy}\n")
 
 
 def _did_you_mean(given: str, known: Sequence[str]) -> str:
+    if given in _LISTEN_ELSEWHERE and "--listen" in known:
+        return "; did you mean --listen?"
     close = difflib.get_close_matches(given, known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

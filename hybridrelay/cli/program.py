@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ def run_program(argv: Sequence[str] | None) -> int:
     """See `hybridrelay.cli.main`."""
     args: argparse.Namespace | None = None
     try:
+        if "--log-json" in (sys.argv[1:] if argv is None else argv):
+            set_up_logs("warning", as_json=True)  # also for what is wrong with the arguments
         args = build_parser().parse_args(argv)
         with args.reload_requests.caught() if "reload_requests" in args else contextlib.nullcontext():
             set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
@@ -62,7 +65,7 @@ def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Names
                 message = f"{leaf.strerror}{where}" if shortage is None else f"this machine {shortage.text}"
                 _print_error(message, None if shortage is None else shortage.remedy, as_json=bool(args.log_json))
             else:
-                _print_error(_place(leaf), _BUG_REMEDY, as_json=bool(args.log_json))
+                _print_error(_place(leaf), _BUG_REMEDY, as_json=bool(args.log_json), reason="internal-error")
         return max(map(_exit_code, leaves(exc)))
 
 
@@ -81,7 +84,11 @@ def _exit_code(exc: BaseException) -> int:
 
 
 def _report_ours(exc: HybridRelayError, *, as_json: bool) -> None:
-    _print_error(str(exc), exc.remedy, as_json=as_json, reason=exc.reason.slug)
+    from ..errors import HybridRelayError
+
+    # Most errors have no reason of their own; the one of their class means a bug, which they are not.
+    reason = exc.reason.slug if exc.reason is not HybridRelayError.reason or "reason" in vars(exc) else None
+    _print_error(str(exc), exc.remedy, as_json=as_json, reason=reason)
 
 
 def _place(exc: BaseException) -> str:

@@ -177,7 +177,11 @@ class Connector:
         if registrar.is_stopping and self._registrars.get(registration.link) is registrar:
             del self._registrars[registration.link]
             self._links = {key: link for key, link in self._links.items() if link is not registration.link}
-        logger.info("%s: no longer published at %s", published.name, registration.link.host)
+        host = registration.link.host
+        if any(one.link.host == host for one in published.registrations):
+            logger.info("%s: the earlier registration at %s was replaced", published.name, host)
+        else:
+            logger.info("%s: no longer published at %s", published.name, host)
 
     def update(self, number: int, string: ConnectionString) -> StringUpdate:
         """Use a changed connection string instead of one that is published; open streams are not affected.

@@ -222,7 +222,7 @@ class Registrar:
             wait = backoff.next_wait(at_least=self._registrations.asks_again_in)
             logger.error(
                 "nothing can be registered at %s; if another relay keeps this connector running, it is asked again "
-                "in %.0f s",
+                "in %.0f s, or at once after SIGHUP",
                 host,
                 wait,
             )

@@ -139,7 +139,7 @@ def parse_host_port_untrusted(text: str) -> HostPort:
         raise ValueError("expected host:port alone, without a scheme such as tcp:// in front of it")
     host, colon, port = text.rpartition(":")
     if not colon:
-        raise ValueError("expected host:port")
+        raise ValueError("expected host:port, such as 127.0.0.1:5432")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         if ":" not in host:

@@ -28,8 +28,9 @@ _logger = logging.getLogger(__name__)
 #: RFC 5280, 4.1.2.5: "no well-defined expiration date". The certificate is known by its key, not by its time.
 _NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 _PIN_REMEDY = (
-    "if the relay has a new certificate, put its new pin into the connection string; otherwise something between "
-    "here and the relay answers instead"
+    "if the relay has a new certificate, put its new pin into the connection strings (hybridrelay connections "
+    "endpoints NAME --endpoint HOST --relay-pin PIN --update FILE); otherwise something between here and the relay "
+    "answers instead"
 )
 
 

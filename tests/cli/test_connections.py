@@ -412,6 +412,21 @@ def test_a_misspelled_public_port_causes_a_warning(run: Run, tmp_path: Path) -> 
     assert "a port named htp," in result.err
 
 
+def test_a_name_that_exists_is_said_to_exist(run: Run, tmp_path: Path) -> None:
+    _create(run, tmp_path, "--state", tmp_path / "state")
+    code, _, err = _create(run, tmp_path, "--state", tmp_path / "state")
+
+    assert code == 2
+    assert "there is a hybrid connection 'orders' already" in err
+    assert "move" not in err
+
+    code, _, err = _create(run, tmp_path, "--relay-file", tmp_path / "r")
+
+    assert code == 2
+    assert "perhaps to orders" in err
+    assert "keep that file" in err
+
+
 def test_files_that_were_mixed_up(run: Run, tmp_path: Path) -> None:
     _create(run, tmp_path, "--relay-file", tmp_path / "r", "--relay-pin", PIN)
     authority, application = tmp_path / "orders.authority", tmp_path / "a"

@@ -337,6 +337,50 @@ def test_errors_as_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert entry["fields"] == {"reason": "busy", "remedy": "b"}
 
 
+@pytest.mark.parametrize("error", [ConfigurationError("a"), RelayUnreachable("a")])
+def test_an_error_without_a_reason_has_none_in_json(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: ConfigurationError | RelayUnreachable
+) -> None:
+    """An alert on internal-error is for bugs."""
+    _failing(monkeypatch, error)
+    assert "reason" not in json.loads(run("--log-json", "probe").err)["fields"]
+
+    _failing(monkeypatch, ValueError("a bug"))
+    assert json.loads(run("--log-json", "probe").err)["fields"]["reason"] == "internal-error"
+
+
+@pytest.mark.parametrize("arguments", [("forward", "--listen", "15"), ("forward", "--port", "1"), ("frward",)])
+def test_wrong_arguments_as_json(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run("--log-json", *arguments)
+
+    assert result.code == 2
+    (entry,) = map(json.loads, result.err.splitlines())
+    assert entry["level"] == "error"
+    assert entry["fields"]["remedy"].endswith("--help")
+
+
+def test_the_address_to_listen_on(run: Run) -> None:
+    assert "unknown argument --port; did you mean --listen?" in run("forward", "--port", "15433").err
+    assert "expected host:port, such as 127.0.0.1:5432" in run("forward", "--listen", "15433").err
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (("forward", "--connection-string-file"), "the connection string file"),
+        (("relay", "--config"), "the configuration file"),
+    ],
+)
+def test_a_missing_file_has_a_remedy(run: Run, tmp_path: Path, command: tuple[str, ...], what: str) -> None:
+    missing = run(*command, tmp_path / "missing")
+    directory = run(*command, tmp_path)
+
+    assert missing.code == directory.code == 2
+    assert f"cannot read {what}" in missing.err
+    assert "  try: check the path" in missing.err
+    assert "  try: name a file, not a directory" in directory.err
+
+
 def test_an_interrupt_where_nothing_runs_for_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     _failing(monkeypatch, KeyboardInterrupt())
     result = run("probe")

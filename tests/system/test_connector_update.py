@@ -167,7 +167,7 @@ async def test_other_relays(
         await said(caplog, "listening for db at localhost")
         await answers(stream)
         # The pins have changed, so that the first relay is another one as well, to be sure of it.
-        await said(caplog, "db: no longer published at 127.0.0.1")
+        await said(caplog, "db: the earlier registration at 127.0.0.1 was replaced")
         scene.connector.update(0, attrs.evolve(scene.string, endpoints=both[1:], relay_pins=pins))
         await answers(stream)
         application = scene.deployment.string(scene.published, Role.APPLICATION, relay_pins=pins)

@@ -25,6 +25,11 @@ SUBPROTOCOL = "hybridrelay.v1"
 #: not. nginx allows 8 KiB per line, h11 16 KiB.
 MAX_HEAD = 16 * 1024
 
+_PATH_MISSING = f"check that the address is a relay's and that anything in front of it passes {PATH} on"
+_UPGRADE_MISSING = (
+    "the path is right, but something in front of the relay does not pass on the headers Upgrade and Connection: "
+    "configure it for WebSocket"
+)
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 _HTTP = b"HTTP/1."
 _NO_HANDSHAKE = "the answer is not a WebSocket handshake"
@@ -101,7 +106,7 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
             raise UpgradeRefused(
                 f"the WebSocket upgrade was refused with HTTP status {status[1].decode()}",
                 status=int(status[1]),
-                remedy=f"check that the address is a relay's and that anything in front of it passes {PATH} on",
+                remedy=_UPGRADE_MISSING if status[1] == b"426" else _PATH_MISSING,
             )
         return bytes(received[:head_size])
 

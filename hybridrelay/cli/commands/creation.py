@@ -129,6 +129,7 @@ def run_create(args: argparse.Namespace) -> int:
         )
     authority = args.authority_file or args.connector_file.with_name(f"{name.replace('/', '-')}.authority")
     paths: list[Path] = [args.connector_file, args.application_file, authority]
+    _check_is_new(name, state, authority)
     check_new_files([*paths, args.relay_file] if args.relay_file else paths)
     pins, ports, now = tuple(args.relay_pin or ()), args.public_ports or (), time.time()
     if state is not None:
@@ -150,6 +151,32 @@ def run_create(args: argparse.Namespace) -> int:
             pass
     _tell(args, authority, pins=len(pins))
     return exits.OK
+
+
+def _check_is_new(name: str, state: Path | None, authority: Path) -> None:
+    """Make sure that there is no such hybrid connection yet, as far as this machine knows.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    from ...errors import ConfigurationError
+    from ...relay import Registry
+    from ...relay.state_dir import REGISTRY_FILE
+
+    if state is not None and (state / REGISTRY_FILE).exists():
+        with Registry.open(state, create=False) as registry:
+            if name in registry.snapshot():
+                raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
+    if authority.exists():
+        raise ConfigurationError(
+            f"the authority file {authority} exists already: it belongs to a hybrid connection, perhaps to {name}",
+            remedy=f"{_USE_WHAT_IS_THERE}; keep that file, because nothing can replace it",
+        )
+
+
+_USE_WHAT_IS_THERE = (
+    "choose another name, or change what is there: 'connections issue', 'endpoints' or 'target' (see --help)"
+)
 
 
 def _tell_if_no_relay(args: argparse.Namespace) -> None:
