@@ -63,6 +63,8 @@ def apply_config_file(args: argparse.Namespace, path: Path) -> None:
         content = tomllib.loads(read_text(path, what="the configuration file", limit=_MAX_FILE))
     except tomllib.TOMLDecodeError as exc:
         raise ConfigurationError(f"{path} is not TOML: {exc}") from None
+    except (ValueError, RecursionError):
+        raise ConfigurationError(f"{path} has a number with too many digits, or is nested too deeply") from None
     known = _known_options(args.parser)
     for key, value in content.items():
         action = known.get(key)

@@ -203,7 +203,11 @@ def _text(content: Mapping[str, Any], key: str) -> str:
 def _hosts(extra: Mapping[str, Any]) -> list[str]:
     """One host, or a list of them, as `provision` has written it."""
     hosts = extra.get("endpoint")
-    return [str(host) for host in hosts] if isinstance(hosts, list) else [_text(extra, "endpoint")]
+    if not isinstance(hosts, list):
+        return [_text(extra, "endpoint")]
+    if not all(isinstance(host, str) for host in hosts):
+        raise _damaged("endpoint")
+    return hosts
 
 
 def _damaged(what: str) -> ConfigurationError:

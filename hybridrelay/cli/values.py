@@ -150,13 +150,19 @@ def port_option(value: str) -> PortOption:
     return None, _port(value)
 
 
+@_argument
 def path(text: str) -> Path:
-    """A path; what a file's name looks like is not our business."""
+    """A path: any text without a NUL character."""
+    if "\0" in text:
+        raise ValueError("a path contains no NUL character")
     return Path(text)
 
 
+@_argument
 def path_or_stdin(text: str) -> str:
     """A path, or - for standard input."""
+    if "\0" in text:
+        raise ValueError("a path contains no NUL character")
     return text
 
 

@@ -63,7 +63,8 @@ class AuthorityFile:
             raise ConfigurationError(f"{what} authority file", remedy=_REMEDY) from None
         if not isinstance(content, dict) or content.get("format") != AUTHORITY_FORMAT:
             raise ConfigurationError("this is not an authority file", remedy=_REMEDY)
-        if content.get("version") != _VERSION:
+        version = content.get("version")
+        if isinstance(version, bool) or version != _VERSION:
             raise ConfigurationError(
                 "the authority file is of another version",
                 remedy="use the version of hybridrelay that wrote it, or a newer one",

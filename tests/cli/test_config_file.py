@@ -111,6 +111,9 @@ def test_ports_as_on_the_command_line(tmp_path: Path) -> None:
         ("[ports]\nprobe = 70000", "ports: a port is a number", None),
         ('host = "a b"', "host: not a valid host name", None),
         ('log-level = "loud"', "log-level: expected one of", None),
+        (f"grace = {'1' * 5000}", "too many digits", None),
+        (f"state = {'[' * 5000}", "nested too deeply", None),
+        ('state = "a\\u0000b"', "state: a path contains no NUL", None),
         ('log-json = "yes"', "log-json: expected true or false", None),
     ],
 )

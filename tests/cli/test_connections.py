@@ -329,6 +329,27 @@ def test_a_damaged_authority_file_names_the_part(run: Run, created: Created, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_an_authority_file_with_a_host_or_a_version_of_another_type_is_refused(
+    run: Run, created: Created, tmp_path: Path
+) -> None:
+    text = created.authority.read_text()
+    for change, says in (
+        ({"extra": {"endpoint": [None]}}, "damaged: endpoint"),
+        ({"version": True}, "another version"),
+    ):
+        content = json.loads(text)
+        content["extra"].update(change.pop("extra", {}))
+        created.authority.write_text(json.dumps({**content, **change}))
+        result = run(
+            "connections", "issue", "orders", "--role", "connector", "--label", "x",
+            "--authority-file", created.authority, "--out", tmp_path / "out",
+        )  # fmt: skip
+
+        assert result.code == 2
+        assert says in result.err
+        assert not (tmp_path / "out").exists()
+
+
 def test_list_and_show_hide_the_keys(run: Run, created: Created) -> None:
     results = [
         run("connections", *command, "--state", created.state, *json_option)

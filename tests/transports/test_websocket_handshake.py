@@ -111,6 +111,15 @@ async def test_refusals(name):
         await connect(lambda _: response)
 
 
+@pytest.mark.parametrize(
+    ("status", "says"), [(426, "the headers Upgrade and Connection"), (404, f"passes {PATH} on")]
+)
+async def test_a_refusal_says_what_to_check(status, says):
+    with pytest.raises(TransportError) as caught:
+        await connect(lambda _: b"HTTP/1.1 %d No\r\n\r\n" % status)
+    assert says in caught.value.remedy
+
+
 BAD_HANDSHAKES = {
     "wrong key": {"Sec_WebSocket_Accept": "AAAA"},
     "no key": {"Sec_WebSocket_Accept": None},
