@@ -2,11 +2,13 @@
 
 A Listen key in the wrong hands must not fill up a hybrid connection and so keep connectors out. The rules, in order:
 
-1. An instance that comes back displaces the newest listener, if that is newer than it.
-2. The newest listener of the holder that has the most gives way to a holder that has fewer. Holders are compared
+1. The newest listener of the holder that has the most gives way to a holder that has fewer. Holders are compared
    by their key alone; then by key and network (IPv4 /24, IPv6 /48); then by key and address.
-3. Otherwise nothing tells the listeners apart. Then one of them, chosen at random, gives way to the first that asks
-   `ROTATION_SECONDS` after one was refused. So a connector gets in after a while, and one that gave way comes back.
+2. An instance that comes back displaces the newest listener of a holder that has more, or of its own holder, if that
+   listener is newer than it. An instance that gave way before is as new as any other.
+3. Otherwise nothing tells the listeners apart. Then one of a holder that has the most, chosen at random, gives way
+   to the first that asks `ROTATION_SECONDS` after one was refused. So a connector gets in after a while, and one that
+   gave way comes back.
 """
 
 from __future__ import annotations
@@ -68,13 +70,22 @@ def who_gives_way(
     def newest(among: Sequence[ListenerT]) -> ListenerT:
         return max(among, key=lambda one: since[one.instance])
 
-    last = newest(listeners)
-    if newcomer_since < since[last.instance]:
-        return last
     for holder in _HOLDERS:
         held = Counter(map(holder, listeners))
         most = max(held.values())
         # Two holders that have about the same must not displace each other without end.
         if held[holder(newcomer)] < most - 1:
             return newest([one for one in listeners if held[holder(one)] == most])
-    return listeners[randbelow(len(listeners))] if may_rotate else None
+    # By the finest of them.
+    own = holder(newcomer)
+    junior = [
+        one
+        for one in listeners
+        if since[one.instance] > newcomer_since and (holder(one) == own or held[holder(one)] > held[own])
+    ]
+    if junior:
+        return newest(junior)
+    if not may_rotate:
+        return None
+    alike = [one for one in listeners if held[holder(one)] == most]
+    return alike[randbelow(len(alike))]

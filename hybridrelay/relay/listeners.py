@@ -127,6 +127,7 @@ class ListenerTable(Generic[HandleT]):
                 known.rotates_at = min(known.rotates_at, now + ROTATION_SECONDS)
                 raise RendezvousError("too many listeners of this hybrid connection", reason=Reason.LIMIT)
             known.rotates_at = math.inf
+            known.since[displaced.instance] = now  # so that it cannot take its place back at once
             self._depart(known, displaced.instance, gone=False)
         self._connections[listener.connection] = known
         known.departed.pop(listener.instance, None)

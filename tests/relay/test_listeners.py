@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import Counter
 from typing import Any
@@ -269,6 +270,32 @@ def test_nobody_is_kept_out_for_ever_where_nothing_tells_listeners_apart() -> No
     with pytest.raises(RendezvousError):
         listeners.register(at("192.0.2.2", "another"))
     assert listeners.find("sql", "honest") is honest
+
+
+@pytest.mark.parametrize("rogue_addresses", [1, 8])
+def test_those_that_gave_way_do_not_take_their_places_back(rogue_addresses: int) -> None:
+    """They were settled, and ask again and again."""
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=8
+    )
+    rogues = [at(f"10.{number % rogue_addresses}.0.1", f"rogue {number}") for number in range(8)]
+    for rogue in rogues:
+        listeners.register(rogue)
+    now = 2 * SETTLED_SECONDS
+    honest = at("192.0.2.1", "honest")
+    registered = looks = 0
+    for _ in range(600):
+        now += 0.1
+        for one in (honest, *rogues):
+            if listeners.find("sql", one.instance) is None:
+                with contextlib.suppress(RendezvousError):
+                    listeners.register(one)
+        looks += 1
+        registered += listeners.find("sql", "honest") is not None
+    assert registered > looks / 2
+    if rogue_addresses == 1:
+        assert registered == looks
 
 
 def test_a_revoked_key_ends_what_it_authorized() -> None:
