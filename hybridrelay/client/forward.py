@@ -19,7 +19,7 @@ from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError, S
 from ..mux import MuxStream, bridge
 from ..protocol.reasons import Reason
 from ..security import bracketed
-from ..streams.sockets import abort_stream, reset_on_close, tune_socket, wait_abandoned
+from ..streams.sockets import abort_stream, reset_on_close, tune_socket, wait_reset
 from .client import Client
 
 logger = LimitedLogger("hybridrelay.client")
@@ -152,7 +152,7 @@ async def _forward(client: Client, local: trio.SocketStream) -> None:
     tune_socket(local.socket, user_timeout=False)
     reset_on_close(local, True)
     try:
-        stream = await _open_stream_unless_abandoned(client, local)
+        stream = await _open_stream_unless_reset(client, local)
     except StreamRefused as exc:
         logger.warning("%s: connection reset: %s", client.connection, exc)
         await abort_stream(local)
@@ -161,7 +161,7 @@ async def _forward(client: Client, local: trio.SocketStream) -> None:
         await abort_stream(local)
         raise
     if stream is None:
-        logger.debug("%s: the application closed its connection before there was a session", client.connection)
+        logger.debug("%s: the application reset its connection before there was a session", client.connection)
         await abort_stream(local)
         return
 
@@ -176,15 +176,15 @@ async def _forward(client: Client, local: trio.SocketStream) -> None:
     logger.debug("%s: %s (%d sent, %d received)", client.connection, result.reason.slug, result.sent, result.received)
 
 
-async def _open_stream_unless_abandoned(client: Client, local: trio.SocketStream) -> MuxStream | None:
-    """As `_open_stream`; None where the application gives its connection up while that waits for a session."""
+async def _open_stream_unless_reset(client: Client, local: trio.SocketStream) -> MuxStream | None:
+    """As `_open_stream`; None if the application resets its connection while that waits for a session."""
     if client.is_connected:  # nothing to wait for
         return await _open_stream(client)
     stream: MuxStream | None = None
     async with FlatNursery() as nursery:
 
         async def watch() -> None:
-            await wait_abandoned(local)
+            await wait_reset(local)
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch)

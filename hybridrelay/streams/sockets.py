@@ -9,7 +9,7 @@ import sys
 
 import trio
 
-__all__ = ["abort_stream", "reset_on_close", "tune_socket", "tune_stream", "wait_abandoned"]
+__all__ = ["abort_stream", "reset_on_close", "tune_socket", "tune_stream", "wait_reset"]
 
 #: A socket counts as writable while less than this is unsent (bytes). Without it the kernel takes megabytes, and a
 #: ping waits behind all of them. trio's own 16 KiB costs fast paths one wake-up per 16 KiB.
@@ -24,7 +24,7 @@ KEEPALIVE_COUNT = 6
 #: (a rerouted path, a laptop changing its wireless network) loses channels that would have lived.
 USER_TIMEOUT = 90
 
-#: How often a connection that has sent something is looked at for a reset (seconds); see `wait_abandoned`.
+#: How often a connection that stays readable is checked for a reset (seconds); see `wait_reset`.
 _RESET_CHECK_SECONDS = 0.25
 
 # macOS has it under another name; both take seconds.
@@ -87,19 +87,18 @@ async def abort_stream(stream: trio.abc.AsyncResource) -> None:
     await trio.aclose_forcefully(stream)
 
 
-async def wait_abandoned(stream: trio.SocketStream) -> None:
-    """Wait until the peer has given up a connection that nobody reads or writes meanwhile; consume nothing.
+async def wait_reset(stream: trio.SocketStream) -> None:
+    """Wait until the peer has reset a connection that nothing else reads or writes meanwhile; consume nothing.
 
-    That is when it has reset it, or when it has ended its sending without having sent anything. A peer that has sent
-    something and then ended its sending may still wait for the answer: that looks the same as closing.
+    An end of file is no reset: a peer that has sent all it wants to, or nothing at all, may wait for data. Closing
+    looks the same as that on the wire, so a peer that closes is not noticed here.
 
     Cancelled, the connection is as before.
     """
     sock = stream.socket
     try:
-        if not await sock.recv(1, socket.MSG_PEEK):
-            return
-        # There is data now, so the socket stays readable, and only its pending error tells.
+        await sock.recv(1, socket.MSG_PEEK)
+        # There is data or an end of file now, so the socket stays readable, and only its pending error tells.
         while sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:  # noqa: ASYNC110
             await trio.sleep(_RESET_CHECK_SECONDS)
     except OSError:

@@ -65,6 +65,26 @@ async def test_connections_made_while_the_relay_is_away_wait_for_it(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_connection_that_only_receives_waits_like_any_other(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    """Its application has ended its direction before there is a session, as ``nc -N host port < /dev/null`` does."""
+
+    async def greet(stream: trio.SocketStream) -> None:
+        async with stream:
+            assert await receive_all(stream) == b""
+            await stream.send_all(b"welcome")
+
+    published = deployment.create("greets", await serve(nursery, greet))
+    forward = deployment.start_forward(published, arguments=PATIENCE)
+    with trio.fail_after(SOON):
+        async with await trio.open_tcp_stream("127.0.0.1", forward.port) as stream:
+            await stream.send_eof()
+            deployment.start_connector(published)
+            assert await receive_all(stream) == b"welcome"
+    nursery.cancel_scope.cancel()
+
+
 async def test_connections_made_while_the_connector_is_killed_wait_for_the_next(
     deployment: Deployment, nursery: trio.Nursery
 ) -> None:
@@ -121,13 +141,15 @@ async def test_without_patience_a_connection_is_reset_at_once(deployment: Deploy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for sockets")
-async def test_an_application_that_leaves_waits_no_longer(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_a_connection_that_its_application_resets_waits_no_longer(deployment: Deployment, nursery: trio.Nursery) -> None:
     published = deployment.create("left", await serve(nursery, echo))
     forward = deployment.start_forward(published, arguments=PATIENCE)
     before = forward.program.sockets
     waiting = [socket.create_connection(("127.0.0.1", forward.port)) for _ in range(COUNT)]
     waiting[0].sendall(b"something was sent")
-    waiting[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # a reset, at the close below
+    waiting[1].shutdown(socket.SHUT_WR)
+    for connection in waiting:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # close() resets
 
     async def until(count: int) -> None:
         async def reached() -> bool:

@@ -86,3 +86,34 @@ async def test_abort_of_another_stream_closes_it():
     with pytest.raises(trio.ClosedResourceError):
         await one.send_all(b"x")
     assert await other.receive_some() == b""
+
+
+@pytest.mark.parametrize("before", ["nothing", "data", "end of file", "data and end of file"])
+async def test_only_a_reset_ends_the_wait_for_one(autojump_clock: trio.testing.MockClock, before: str) -> None:
+    near, far = await tcp_pair()
+    was_reset = trio.Event()
+
+    async def wait() -> None:
+        await sockets.wait_reset(near)
+        was_reset.set()
+
+    async with near, far, trio.open_nursery() as nursery:
+        if "data" in before:
+            await far.send_all(b"query")
+        if "end of file" in before:
+            await far.send_eof()
+        nursery.start_soon(wait)
+        await trio.sleep(60)
+        assert not was_reset.is_set()
+        await sockets.abort_stream(far)
+        with trio.fail_after(1):
+            await was_reset.wait()
+
+
+async def test_waiting_for_a_reset_consumes_nothing() -> None:
+    near, far = await tcp_pair()
+    async with near, far:
+        await far.send_all(b"query")
+        with trio.move_on_after(0.01):
+            await sockets.wait_reset(near)
+        assert await near.receive_some() == b"query"
