@@ -32,6 +32,9 @@ class FakeSender:
         self.link = FakeLink(host)
         self.away_until = self.failed_at = -math.inf
         self.takes = 0.01
+        #: What the answer waits for after that.
+        self.ready = trio.Event()
+        self.ready.set()
         self.error: HybridRelayError | None = None
         self.asked: list[float] = []
         self.wanted: list[Peer | ListenerSearch] = []
@@ -50,6 +53,7 @@ class FakeSender:
         self.wanted.append(to)
         try:
             await trio.sleep(self.takes)
+            await self.ready.wait()
         except trio.Cancelled:
             self.cancelled += 1
             raise

@@ -120,13 +120,19 @@ async def test_of_two_that_arrive_together_one_is_closed(
     autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
 ) -> None:
     a, b, _ = relays
-    a.takes, b.takes = NEXT_RELAY_SECONDS + 1, 1
-    channel = await senders.open_data_channel(search(), senders.in_order())
-    for other in [*a.opened, *b.opened]:
-        if other is channel:
-            continue
-        with pytest.raises(trio.ClosedResourceError):
-            await other.stream.send_all(b"x")
+    a.ready = b.ready = ready = trio.Event()
+
+    async def arrive() -> None:
+        await trio.sleep(NEXT_RELAY_SECONDS + 1)
+        ready.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(arrive)
+        channel = await senders.open_data_channel(search(), senders.in_order())
+    (other,) = (one for one in [*a.opened, *b.opened] if one is not channel)
+    with pytest.raises(trio.ClosedResourceError):
+        await other.stream.send_all(b"x")
+    await channel.stream.send_all(b"x")
 
 
 async def test_cancelled_nothing_stays_open(

@@ -51,7 +51,7 @@ class FakeControl:
         reason = self._relay.answers.get(message.connection)
         if reason is not None:
             return control.Failed(1, reason)
-        return control.Registered(1, self._relay.clock() + GRANT)
+        return control.Registered(1, self._relay.clock() + self._relay.grant)
 
 
 class FakeRelay:
@@ -63,6 +63,8 @@ class FakeRelay:
         self.identity = identity, "run"
         #: Refusals, by hybrid connection.
         self.answers: dict[str, Reason] = {}
+        #: For how long it registers (seconds).
+        self.grant = GRANT
         #: What opening a control channel raises.
         self.error: Exception | None = None
         #: For how long it is opened.

@@ -26,7 +26,8 @@ from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
 from hybridrelay.mux import DATA_CONFIG, Role, Session
-from hybridrelay.protocol import control
+from hybridrelay.protocol import SessionCore, control
+from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import PeerIdentity
@@ -61,13 +62,15 @@ class Scene:
         self.nursery.start_soon(serve)
         return ours
 
-    async def session(self, whose: Published | None = None, peer: PeerIdentity = PEER) -> Session:
+    async def session(
+        self, whose: Published | None = None, peer: PeerIdentity = PEER, core: SessionCore | None = None
+    ) -> Session:
         """A client's session that the connector has accepted.
 
         Raises:
             SessionError: it was refused.
         """
-        session = Session(Role.INITIATOR, config=DATA_CONFIG)
+        session = Session(Role.INITIATOR, config=DATA_CONFIG, core=core)
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
             try:
@@ -112,6 +115,21 @@ async def test_nobody_else_resumes_it(
     assert session.outcome.reason is Reason.SESSION_UNKNOWN
     (served,) = scene.served._served.values()
     assert served.session.outcome is None, "the one that it belongs to can still resume"
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_id_of_a_session_cannot_be_used_for_a_second_one(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(nursery)
+    session = await scene.session()
+    impostor = SessionCore(
+        Role.INITIATOR, config=DATA_CONFIG, session_id=session.core.session_id, secret=bytes(SESSION_SECRET_SIZE)
+    )
+    with pytest.raises(SessionError) as refused:
+        await scene.session(core=impostor)
+    assert refused.value.reason is Reason.PROTOCOL_ERROR
+    assert await scene.attach(session)
     nursery.cancel_scope.cancel()
 
 

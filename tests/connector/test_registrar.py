@@ -50,6 +50,16 @@ async def test_everything_is_registered_and_renewed_in_time(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_registration_is_renewed_within_the_hour_whatever_the_relay_grants(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
+) -> None:
+    scene.relay.grant = 1e12
+    start(nursery, scene)
+    await trio.sleep(3600)
+    assert len(scene.relay.asked_for("one")) == 2
+    nursery.cancel_scope.cancel()
+
+
 async def test_control_channels_are_opened_with_the_first_key_that_is_not_refused(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
 ) -> None:

@@ -61,6 +61,17 @@ async def test_what_is_said(failure: OSError, reason: Reason, monkeypatch: pytes
     assert (caught.value.remedy is not None) == (reason is Reason.OUT_OF_RESOURCES)
 
 
+async def test_a_connection_that_is_dropped_is_reset() -> None:
+    """If the connector is killed before both directions have ended, the target sees no end of file."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        stream = await open_target(HostPort("127.0.0.1", listener.socket.getsockname()[1]))
+        async with await listener.accept() as accepted:
+            stream.socket.close()
+            with pytest.raises(trio.BrokenResourceError):
+                await accepted.receive_some()
+
+
 async def test_the_last_descriptors_are_no_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets, "is_reserved", lambda descriptor: True)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")

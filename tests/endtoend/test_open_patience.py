@@ -141,7 +141,9 @@ async def test_without_patience_a_connection_is_reset_at_once(deployment: Deploy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for sockets")
-async def test_a_connection_that_its_application_resets_waits_no_longer(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_a_connection_that_its_application_resets_waits_no_longer(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
     published = deployment.create("left", await serve(nursery, echo))
     forward = deployment.start_forward(published, arguments=PATIENCE)
     before = forward.program.sockets

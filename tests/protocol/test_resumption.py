@@ -241,6 +241,28 @@ def test_counts_that_do_not_fit_lose_the_session(change: dict[str, int], why: st
     assert pair.initiator.core.ended.reason is Reason.SESSION_LOST
 
 
+def test_what_was_not_yet_written_again_cannot_be_acknowledged() -> None:
+    """Acknowledged right after HELLO, the frames that are kept for the new channel would no longer be counted."""
+    pair = CorePair.established(RESUMABLE)
+    ours, _ = pair.open()
+    pair.advance(1)
+    core = pair.initiator.core
+    core.send_data(ours, b"kept")
+    pair.write(pair.initiator)
+    pair.initiator.wire.clear()  # lost
+    pair.cut()
+    pair.connect()
+    written = our_hello(pair).written
+    pair.deliver(pair.initiator)
+    pair.write(pair.acceptor)
+    hello = next(frame for frame in pair.acceptor.take_wire() if isinstance(frame, frames.Hello))
+    assert hello.received < written
+    core.receive_data(hello.encode() + frames.Ack(written).encode(), pair.now)
+    assert core.ended is not None
+    assert core.ended.reason is Reason.SESSION_LOST
+    assert "acknowledged" in core.ended.text
+
+
 def test_without_a_new_channel_the_session_ends_at_its_deadline() -> None:
     pair = CorePair.established(RESUMABLE)
     ours, _ = pair.open()

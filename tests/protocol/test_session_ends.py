@@ -49,6 +49,22 @@ def test_close_resets_what_is_open_and_tells_the_peer() -> None:
     assert pair.acceptor.core.data_to_send(pair.now) == []
 
 
+def test_a_stream_that_the_peer_has_seen_is_not_reported_as_never_processed() -> None:
+    """After GOING_AWAY its first bytes are sent again through another session, and they may have had an effect."""
+    pair = CorePair.established()
+    core = pair.initiator.core
+    seen = core.open_stream()
+    core.send_data(seen, b"a statement")
+    pair.write(pair.initiator)
+    pair.deliver(pair.initiator)
+    unseen = core.open_stream()
+    pair.write(pair.initiator)
+    pair.acceptor.core.close(Reason.GOING_AWAY)
+    pair.write(pair.acceptor)
+    pair.deliver(pair.acceptor)
+    assert (seen.reason, unseen.reason) == (Reason.SESSION_LOST, Reason.GOING_AWAY)
+
+
 def test_a_clean_close_still_resets_open_streams() -> None:
     pair = CorePair.established()
     ours, theirs = pair.open()
