@@ -1,5 +1,9 @@
 """The Trio shell of the session protocol: `Session`, its streams, and offers of streams."""
 
+from ..protocol import Feature as Feature
+from ..protocol import Kind as Kind
+from ..protocol import Metadata as Metadata
+from ..protocol import MetadataEntry as MetadataEntry
 from ..protocol import Role as Role
 from ..protocol.config import CONTROL_CONFIG as CONTROL_CONFIG
 from ..protocol.config import DATA_CONFIG as DATA_CONFIG

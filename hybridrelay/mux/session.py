@@ -12,10 +12,11 @@ import trio
 
 from .._vitals import reporting
 from ..errors import HybridRelayError, SessionError, StreamRefused
-from ..protocol import Role, SessionCore, events
+from ..protocol import Feature, Kind, Metadata, Role, SessionCore, events
 from ..protocol.config import SessionConfig
 from ..protocol.errors import LocalProtocolError, RemoteProtocolError
 from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, FrameDecoder, GoAway, Hello, clip_text
+from ..protocol.metadata import NO_METADATA
 from ..protocol.reasons import Reason
 from ..protocol.sending import Account
 from ..protocol.states import Opening
@@ -39,8 +40,13 @@ class Offer:
         self._stream = MuxStream(session, core)
 
     @property
-    def metadata(self) -> bytes:
-        """What the opener sent with OPEN; untrusted, at most 1024 bytes."""
+    def kind(self) -> Kind:
+        """What the stream is for. Only kinds whose feature both sides have offered get this far."""
+        return Kind(self._core.kind)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the opener sent with OPEN; untrusted, at most 1,024 bytes. Critical entries have known types."""
         return self._core.metadata
 
     @property
@@ -225,15 +231,24 @@ class Session:
         """Wait until the session takes no further streams for good: either side goes away, or it has ended."""
         await self._leaving.wait()
 
-    def open_stream_nowait(self, metadata: bytes = b"") -> MuxStream:
+    @property
+    def features(self) -> Feature:
+        """The features in use: those that both sides have offered. None before the peer's HELLO."""
+        return self.core.features
+
+    def open_stream_nowait(self, kind: Kind = Kind.STREAM, *, metadata: Metadata = NO_METADATA) -> MuxStream:
         """Open a stream without waiting for the answer: up to 16 KiB may be sent at once.
 
+        Args:
+            kind: what the stream is for; any kind but `Kind.STREAM` needs a feature (`features`).
+            metadata: for the peer's application, which finds it in `Offer.metadata`.
+
         Raises:
-            StreamRefused: the session is over or going away, a limit is reached, or the metadata is too long.
-                `reason` says which.
+            StreamRefused: the session is over or going away, a limit is reached, or `kind` is not offered. `reason`
+                says which.
         """
         try:
-            core = self.core.open_stream(metadata)
+            core = self.core.open_stream(kind, metadata)
         except LocalProtocolError as exc:
             raise StreamRefused(str(exc), reason=exc.reason) from exc
         if not self.core.accepts_streams:
@@ -242,13 +257,15 @@ class Session:
         self._output()
         return stream
 
-    async def open_stream(self, metadata: bytes = b"") -> MuxStream:
+    async def open_stream(self, kind: Kind = Kind.STREAM, *, metadata: Metadata = NO_METADATA) -> MuxStream:
         """Open a stream and wait until the peer has accepted it. Cancelled, the stream is reset.
+
+        Arguments as for `open_stream_nowait`.
 
         Raises:
             StreamRefused: by the peer, or because the session is over. `reason` says why.
         """
-        stream = self.open_stream_nowait(metadata)
+        stream = self.open_stream_nowait(kind, metadata=metadata)
         try:
             await stream.wait_opened()
         except BaseException:

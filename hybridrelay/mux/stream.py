@@ -10,6 +10,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from ..errors import StreamRefused, StreamReset
+from ..protocol import Metadata
 from ..protocol.config import BASE_WINDOW
 from ..protocol.reasons import Reason
 from ..protocol.sending import STREAM_SHARE
@@ -58,8 +59,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return f"<MuxStream {self._core.id} {states.sending.name}/{states.receiving.name}>"
 
     @property
-    def metadata(self) -> bytes:
-        """What the opener sent with OPEN; at most 1024 bytes."""
+    def metadata(self) -> Metadata:
+        """What the opener sent with OPEN; at most 1,024 bytes."""
         return self._core.metadata
 
     @property

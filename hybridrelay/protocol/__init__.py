@@ -8,6 +8,10 @@ from .config import SessionConfig as SessionConfig
 from .errors import LocalProtocolError as LocalProtocolError
 from .errors import ProtocolError as ProtocolError
 from .errors import RemoteProtocolError as RemoteProtocolError
+from .features import Feature as Feature
+from .features import Kind as Kind
+from .metadata import Metadata as Metadata
+from .metadata import MetadataEntry as MetadataEntry
 from .reasons import Reason as Reason
 from .session import SessionCore as SessionCore
 from .table import Role as Role

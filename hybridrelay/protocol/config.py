@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import attrs
 
+from .features import NO_FEATURES, Feature
+from .metadata import MAX_METADATA_TYPE
+
 KIB = 1024
 MIB = 1024 * KIB
 
@@ -38,8 +41,17 @@ MAX_WRITTEN_AGAIN = 1 << 20
 #: Unanswered PINGs that we keep in mind to answer; a peer that causes more is flooding us.
 MAX_PONGS_OWED = 64
 
+#: Frames of unknown types that are ignored in a row. A frame of a known type must come in between, and one does at
+#: every PING; so a peer may send a hundred of them a second, and cannot keep us busy with nothing else.
+MAX_IGNORED_IN_A_ROW = 1024
+
 #: Refused streams that may await acknowledgement beyond `SessionConfig.max_streams`.
 MAX_REFUSED_STREAMS = 256
+
+
+def _check_metadata_types(instance: object, attribute: object, types: frozenset[int]) -> None:
+    if not all(1 <= one <= MAX_METADATA_TYPE for one in types):
+        raise ValueError(f"a type of metadata is a number from 1 to {MAX_METADATA_TYPE:#x}")
 
 
 @attrs.frozen(kw_only=True)
@@ -53,6 +65,13 @@ class SessionConfig:
     last_stream_id: int = attrs.field(default=MAX_STREAM_ID, validator=attrs.validators.in_(range(MAX_STREAM_ID + 1)))
     #: Streams of the peer that the application has not looked at yet; beyond, OPEN is refused with LIMIT.
     max_backlog: int = attrs.field(default=1024, validator=attrs.validators.ge(1))
+    #: What this side offers beyond the base protocol; a feature is used where the peer offers it as well.
+    features: Feature = NO_FEATURES
+    #: The types of metadata that this side's application understands. A stream whose metadata has a critical entry of
+    #: another type is refused.
+    metadata_types: frozenset[int] = attrs.field(
+        default=frozenset(), converter=frozenset, validator=_check_metadata_types
+    )
     #: Receive window after OPENED.
     initial_window: int = attrs.field(default=256 * KIB, validator=attrs.validators.ge(BASE_WINDOW))
     #: Receive window at most: 16 MiB carry 107 MiB/s over 150 ms.

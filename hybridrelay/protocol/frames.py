@@ -1,7 +1,7 @@
 """Frames and their bytes. SPEC.md, sections 2 and 3.
 
 One class per kind, the same in both directions; a frame with an impossible payload cannot be constructed. `encode`
-gives the header and payload as one bytes object; DATA is written by `data_header` and its payload apart, so that
+gives the header and payload as one bytes object; DATA is written by `data_header` and its payload separately, so that
 nothing is copied. `FrameDecoder` turns arbitrary pieces of a byte stream into frames.
 """
 
@@ -15,24 +15,28 @@ import attrs
 
 from .config import MAX_DATA
 from .errors import RemoteProtocolError
+from .features import ALL_FEATURE_BITS
+from .metadata import NO_METADATA, Metadata, decode_metadata_untrusted
 from .reasons import Reason
 
 HEADER = struct.Struct(">II")
 HEADER_SIZE = HEADER.size
 MAX_CONTROL = 1280
-MAX_OPEN_METADATA = 1024
 MAX_TEXT = 256
 #: The epoch of a channel; a session ends with the channel that has the greatest.
 MAX_EPOCH = 0xFFFF_FFFF
 #: Limits are byte counts; a peer that states more than this is lying.
 MAX_LIMIT = 1 << 62
+#: A frame of a type from here on is ignored by a side that does not know the type; below, it is an error.
+FIRST_IGNORABLE_TYPE = 0x80
 
 SESSION_ID_SIZE = 16
 SESSION_SECRET_SIZE = 32
 
 _U64 = struct.Struct(">Q")
 _U16 = struct.Struct(">H")
-_HELLO = struct.Struct(f">BBHI{SESSION_ID_SIZE}s{SESSION_SECRET_SIZE}sIQQ")
+_OPEN = struct.Struct(">QB")
+_HELLO = struct.Struct(f">BBHII{SESSION_ID_SIZE}s{SESSION_SECRET_SIZE}sIQQ")
 _GOAWAY = struct.Struct(">HHI")
 _ATTACH = 0x0001
 _FINAL = 0x0001
@@ -97,6 +101,8 @@ class Hello(_SessionFrame):
     attach: bool = False
     version: int = 1
     min_version: int = 1
+    #: The features that the sender offers, one bit each. Those of a peer may have bits that we do not know.
+    features: int = attrs.field(default=0, validator=attrs.validators.in_(range(ALL_FEATURE_BITS + 1)))
 
     def payload(self) -> bytes:
         flags = _ATTACH if self.attach else 0
@@ -104,6 +110,7 @@ class Hello(_SessionFrame):
             self.version,
             self.min_version,
             flags,
+            self.features,
             self.max_streams,
             self.session_id,
             self.secret,
@@ -119,10 +126,12 @@ class Open(Frame):
     counted: ClassVar[bool] = True
     stream: int
     limit: int = attrs.field(validator=_limit)
-    metadata: bytes = attrs.field(default=b"", validator=_bounded(MAX_OPEN_METADATA))
+    #: One of `Kind`; what a peer states may be a kind that we do not know.
+    kind: int = attrs.field(default=0, validator=attrs.validators.in_(range(256)))
+    metadata: Metadata = NO_METADATA
 
     def payload(self) -> bytes:
-        return _U64.pack(self.limit) + self.metadata
+        return _OPEN.pack(self.limit, self.kind) + self.metadata.encode()
 
 
 @attrs.frozen
@@ -234,8 +243,21 @@ class GoAway(_SessionFrame):
         return _GOAWAY.pack(self.reason, _FINAL if self.final else 0, self.last_stream) + self.text.encode()
 
 
+@attrs.frozen
+class Ignorable(Frame):
+    """A frame of a type that we do not know, which is ignored. Its stream id may be any number."""
+
+    #: At least `FIRST_IGNORABLE_TYPE`.
+    type: int = attrs.field(validator=attrs.validators.in_(range(FIRST_IGNORABLE_TYPE, 0x100)))
+    stream: int
+    data: bytes = attrs.field(default=b"", repr=False, validator=_bounded(MAX_CONTROL))
+
+    def encode(self) -> bytes:
+        return HEADER.pack(self.type << 24 | len(self.data), self.stream) + self.data
+
+
 def data_header(stream: int, length: int) -> bytes:
-    """The header of a DATA frame whose payload is written behind it."""
+    """The header of a DATA frame whose payload is written after it."""
     return HEADER.pack(Data.TYPE << 24 | length, stream)
 
 
@@ -252,9 +274,9 @@ def _text(payload: bytes, offset: int) -> str:
 
 def _decode_hello(stream: int, payload: bytes) -> Hello:
     fields = _HELLO.unpack_from(payload)
-    version, min_version, flags, max_streams, session_id, secret, epoch, received, written = fields
+    version, min_version, flags, features, max_streams, session_id, secret, epoch, received, written = fields
     attach = bool(flags & _ATTACH)
-    return Hello(session_id, secret, max_streams, received, written, epoch, attach, version, min_version)
+    return Hello(session_id, secret, max_streams, received, written, epoch, attach, version, min_version, features)
 
 
 def _decode_goaway(stream: int, payload: bytes) -> GoAway:
@@ -263,13 +285,18 @@ def _decode_goaway(stream: int, payload: bytes) -> GoAway:
 
 
 def _decode_open(stream: int, payload: bytes) -> Open:
-    return Open(stream, _U64.unpack_from(payload)[0], payload[8:])
+    limit, kind = _OPEN.unpack_from(payload)
+    return Open(stream, limit, kind, decode_metadata_untrusted(payload[_OPEN.size :]))
 
 
 def _decode_fin(stream: int, payload: bytes) -> Fin:
     if payload:
         raise ValueError("FIN carries nothing")
     return Fin(stream)
+
+
+def _ignorable_decoder(kind: int) -> Callable[[int, bytes], Frame]:
+    return lambda stream, payload: Ignorable(kind, stream, payload)
 
 
 def _reason_decoder(kind: type[_ReasonFrame]) -> Callable[[int, bytes], Frame]:
@@ -295,6 +322,7 @@ _DECODERS: dict[int, Callable[[int, bytes], Frame]] = {
     Ping.TYPE: lambda stream, payload: Ping(payload),
     Pong.TYPE: lambda stream, payload: Pong(payload),
     GoAway.TYPE: _decode_goaway,
+    **{kind: _ignorable_decoder(kind) for kind in range(FIRST_IGNORABLE_TYPE, 0x100)},
 }
 _SESSION_TYPES = frozenset({Hello.TYPE, Ack.TYPE, Ping.TYPE, Pong.TYPE, GoAway.TYPE})
 
@@ -370,5 +398,5 @@ class FrameDecoder:
             raise RemoteProtocolError(f"unknown frame type {kind:#04x}")
         if length > (self.max_data if kind == Data.TYPE else MAX_CONTROL):
             raise RemoteProtocolError(f"frame of type {kind:#04x} with {length} bytes")
-        if (stream == 0) != (kind in _SESSION_TYPES):
+        if (stream == 0) != (kind in _SESSION_TYPES) and kind < FIRST_IGNORABLE_TYPE:
             raise RemoteProtocolError(f"frame of type {kind:#04x} on stream {stream}")

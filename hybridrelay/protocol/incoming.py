@@ -13,6 +13,7 @@ from .config import BASE_WINDOW, MAX_REFUSED_STREAMS, SessionConfig
 from .delivery import Inbox
 from .errors import RemoteProtocolError
 from .events import Event, StreamAborted, StreamAnswered, StreamOffered, StreamReadable, StreamWritable
+from .features import NO_FEATURES, may_open
 from .output import Output
 from .reasons import Reason
 from .states import Input, Opening, Receiving, Sending, StreamStates
@@ -44,6 +45,8 @@ class Incoming:
         self._output = output
         self._inbox = inbox
         self._events = events
+        #: The features in use.
+        self.features = NO_FEATURES
         #: Counted frames up to this number were written before the reattachment, and may be for streams that have
         #: ended in the meantime (SPEC.md, section 5).
         self.replayed_until = 0
@@ -69,23 +72,34 @@ class Incoming:
             raise RemoteProtocolError(f"OPEN for stream {frame.stream}")
         if table.peer_count >= self._config.max_streams + MAX_REFUSED_STREAMS:
             raise RemoteProtocolError("too many streams")
-        going_away = self._output.goaway is not None
-        allowed = table.peer_count < self._config.max_streams and table.offered < self._config.max_backlog
-        reserved = allowed and not going_away and self._budget.reserve_base()
-        # A refused stream has to be kept until that is acknowledged, and what was sent behind OPEN is counted; but
+        refusal = self._open_refusal(frame)
+        # A refused stream has to be kept until that is acknowledged, and what was sent after OPEN is counted; but
         # none of it is stored, so its window belongs to a budget of its own.
-        budget = self._budget if reserved else Budget(BASE_WINDOW)
-        if not reserved:
+        budget = self._budget
+        if refusal is not Reason.NO_ERROR:
+            budget = Budget(BASE_WINDOW)
             budget.reserve_base()
         window = ReceiveWindow(budget, self._config.max_window)
-        stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.metadata)
+        stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.kind, frame.metadata)
         # The opener's limit holds from OPENED on, which we have to send first anyway.
         stream.send_window.raise_to(frame.limit)
         table.add_offered(stream)
-        if reserved:
+        if refusal is Reason.NO_ERROR:
             self._events.append(StreamOffered(stream))
         else:
-            self._output.refuse(stream, Reason.GOING_AWAY if going_away else Reason.LIMIT, "")
+            self._output.refuse(stream, refusal, "")
+
+    def _open_refusal(self, frame: frames.Open) -> Reason:
+        """Why the stream has to be refused; `Reason.NO_ERROR`: it has not, and its base window is reserved."""
+        if self._output.goaway is not None:
+            return Reason.GOING_AWAY
+        if not may_open(frame.kind, self.features):
+            return Reason.KIND_NOT_OFFERED
+        if frame.metadata.not_understood(self._config.metadata_types) is not None:
+            return Reason.METADATA_NOT_UNDERSTOOD
+        table = self._table
+        allowed = table.peer_count < self._config.max_streams and table.offered < self._config.max_backlog
+        return Reason.NO_ERROR if allowed and self._budget.reserve_base() else Reason.LIMIT
 
     def _on_opened(self, stream: Stream, frame: frames.Opened, now: float) -> None:
         if stream.states.apply(Input.RECV_OPENED):

@@ -245,7 +245,7 @@ class Output:
             # What the peer may send once it has answered is reserved now: OPENED needs no WINDOW behind it.
             stream.receive_window.grow_to(self._config.initial_window, now)
             limit = stream.receive_window.limit
-            size += self._write_counted(out, frames.Open(stream.id, limit, stream.metadata), stream)
+            size += self._write_counted(out, frames.Open(stream.id, limit, stream.kind, stream.metadata), stream)
             if stream.states.receiving is Receiving.STOPPED:
                 size += self._write_counted(out, frames.Stop(stream.id, stream.stop_reason), stream)
             self.schedule(stream)

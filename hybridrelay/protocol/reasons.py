@@ -31,6 +31,10 @@ class Reason(enum.IntEnum):
     OUT_OF_RESOURCES = 0x09
     #: The name server of the connector did not answer, or said "later".
     TARGET_NAME_SERVICE_FAILED = 0x0A
+    #: The acceptor of the stream has not offered the feature that its kind needs.
+    KIND_NOT_OFFERED = 0x0B
+    #: OPEN has metadata that must not be ignored, of a type that the acceptor does not know.
+    METADATA_NOT_UNDERSTOOD = 0x0C
 
     # --- a session
     SESSION_LOST = 0x10
@@ -127,6 +131,8 @@ _SENTENCES = {
     Reason.CANCELLED: "cancelled",
     Reason.OUT_OF_RESOURCES: "the connector has run out of descriptors, local ports, memory or threads",
     Reason.TARGET_NAME_SERVICE_FAILED: "the connector's name server does not answer for the target's host name",
+    Reason.KIND_NOT_OFFERED: "the other side does not offer streams of this kind",
+    Reason.METADATA_NOT_UNDERSTOOD: "the other side does not understand the metadata of the stream",
     Reason.SESSION_LOST: "the session was lost",
     Reason.GOING_AWAY: "the other side is shutting down",
     Reason.INTERNAL_ERROR: "the other side reports an internal error",

@@ -25,12 +25,14 @@ from collections.abc import Callable
 from typing import Any
 
 from . import events, frames
-from .config import MAX_DATA, MAX_STREAM_ID, MAX_WRITTEN_AGAIN, SessionConfig
+from .config import MAX_DATA, MAX_IGNORED_IN_A_ROW, MAX_STREAM_ID, MAX_WRITTEN_AGAIN, SessionConfig
 from .delivery import Buffer, Inbox, Outbox
 from .errors import LocalProtocolError, RemoteProtocolError
 from .events import Event
+from .features import NO_FEATURES, Kind, may_open, used_features
 from .incoming import Incoming
 from .liveness import Liveness
+from .metadata import NO_METADATA, Metadata
 from .output import Output
 from .reasons import Reason
 from .sending import Account, Sending
@@ -80,6 +82,8 @@ class SessionCore:
         #: Of the channel that the session had last; -1 before the first.
         self.epoch = -1
         self.peer_hello: frames.Hello | None = None
+        #: The features in use: those that both sides offered on the first channel. None before the peer's HELLO.
+        self.features = NO_FEATURES
         self.budget = Budget(self.config.budget, budget)
         #: Set once, when the session ends.
         self.ended: events.SessionEnded | None = None
@@ -89,6 +93,8 @@ class SessionCore:
         #: When the session lost its channel; None while it has one that works, or never had one.
         self._detached_at: float | None = None
         self._decoder = self._make_decoder()
+        #: Frames of unknown types in a row.
+        self._ignored = 0
         self._events: list[Event] = []
         #: What is queued and not acknowledged, against the process's budget.
         self.sending = Sending(budget, account)
@@ -179,6 +185,7 @@ class SessionCore:
             raise LocalProtocolError(f"channel opened while {self.state.name}")
         self.state = State.GREETING
         self._decoder = self._make_decoder()
+        self._ignored = 0
         self._liveness.restart(now)
         if self.role is Role.INITIATOR:
             self.epoch += 1
@@ -250,24 +257,28 @@ class SessionCore:
 
     # --- the application
 
-    def open_stream(self, metadata: bytes = b"") -> Stream:
+    def open_stream(self, kind: Kind = Kind.STREAM, metadata: Metadata = NO_METADATA) -> Stream:
         """Open a stream; data may be queued at once. With the last id the session goes away: see `accepts_streams`.
+
+        Args:
+            kind: any but `Kind.STREAM` needs a feature that both sides have offered, so HELLO must have arrived.
+            metadata: for the peer's application.
 
         Raises:
             LocalProtocolError: `reason` is that of the session's end, `Reason.GOING_AWAY`, `Reason.LIMIT` (the peer's
-                limit of streams, or our memory), or `Reason.PROTOCOL_ERROR` (`metadata` is too long).
+                limit of streams, or our memory), or `Reason.KIND_NOT_OFFERED`.
         """
         if not self.accepts_streams:
             reason = Reason.GOING_AWAY if self.ended is None else self.ended.reason
             raise LocalProtocolError("the session accepts no further streams", reason=reason)
-        if len(metadata) > frames.MAX_OPEN_METADATA:
-            raise LocalProtocolError("the metadata is too long", reason=Reason.PROTOCOL_ERROR)
+        if not may_open(kind, self.features):
+            raise LocalProtocolError(Reason.KIND_NOT_OFFERED.describe, reason=Reason.KIND_NOT_OFFERED)
         table = self._table
         limit = self.config.max_streams if self.peer_hello is None else self.peer_hello.max_streams
         if table.own_count >= limit or not self.budget.reserve_base():
             raise LocalProtocolError(Reason.LIMIT.describe, reason=Reason.LIMIT)
         window = ReceiveWindow(self.budget, self.config.max_window)
-        stream = Stream(table.next_id, StreamStates(Opening.AWAITING), window, metadata, announced=False)
+        stream = Stream(table.next_id, StreamStates(Opening.AWAITING), window, kind, metadata, announced=False)
         table.add_own(stream)
         self._output.open(stream)
         if table.next_id > self.config.last_stream_id:
@@ -404,6 +415,7 @@ class SessionCore:
             self._outbox.written,
             self.epoch,
             attach=initiator and self.epoch > 0,
+            features=self.config.features,
         )
 
     def _lose_channel(self, now: float, text: str, reason: Reason) -> None:
@@ -464,6 +476,8 @@ class SessionCore:
             self._incoming.receive_untrusted(frame, now)
         else:
             handler(self, frame, now)
+        if self._ignored and not isinstance(frame, frames.Ignorable):
+            self._ignored = 0
 
     def _receive_greeting_untrusted(self, frame: frames.Frame, now: float) -> None:
         if isinstance(frame, frames.GoAway) and frame.final:
@@ -485,6 +499,8 @@ class SessionCore:
         self._outbox.acknowledge_untrusted(frame.received)
         self._table.acknowledged()
         self._incoming.replayed_until = frame.written
+        if not resumed:
+            self.features = self._incoming.features = used_features(self.config.features, frame.features)
         if self.role is Role.ACCEPTOR:
             self.session_id, self._secret, self.epoch = frame.session_id, frame.secret, frame.epoch
             self._hello_due = True
@@ -509,6 +525,11 @@ class SessionCore:
 
     def _on_hello(self, frame: frames.Hello, now: float) -> None:
         raise RemoteProtocolError("a second HELLO")
+
+    def _on_ignorable(self, frame: frames.Ignorable, now: float) -> None:
+        self._ignored += 1
+        if self._ignored > MAX_IGNORED_IN_A_ROW:
+            raise RemoteProtocolError("a flood of frames of unknown types")
 
     def _on_ack(self, frame: frames.Ack, now: float) -> None:
         if self._outbox.acknowledge_untrusted(frame.count):
@@ -539,6 +560,7 @@ class SessionCore:
 
 _HANDLERS: dict[type[frames.Frame], Callable[[SessionCore, Any, float], None]] = {
     frames.Hello: SessionCore._on_hello,
+    frames.Ignorable: SessionCore._on_ignorable,
     frames.Ack: SessionCore._on_ack,
     frames.Ping: SessionCore._on_ping,
     frames.Pong: SessionCore._on_pong,

@@ -8,6 +8,8 @@ from typing import Any
 import attrs
 
 from .delivery import EMPTY, Buffer, Outbox
+from .features import Kind
+from .metadata import NO_METADATA, Metadata
 from .reasons import Reason
 from .sending import BUFFER_OVERHEAD
 from .states import Opening, Receiving, Sending, StreamStates
@@ -25,8 +27,10 @@ class Stream:
     id: int
     states: StreamStates
     receive_window: ReceiveWindow
+    #: What the stream is for: one of `Kind`. A stream of an unknown kind is refused at once.
+    kind: int = Kind.STREAM
     #: What the opener said about the stream, for the acceptor's application.
-    metadata: bytes = b""
+    metadata: Metadata = NO_METADATA
     send_window: SendWindow = attrs.field(factory=SendWindow)
     #: Why the stream was aborted, or why the peer stopped reading; NO_ERROR while neither happened.
     reason: Reason = Reason.NO_ERROR

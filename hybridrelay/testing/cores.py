@@ -116,6 +116,15 @@ class CorePair:
             side.wire += data
         return len(data)
 
+    def write_frame(self, side: CoreSide, frame: Frame) -> None:
+        """Write a frame that the side's core would not write, after what the core has to write now.
+
+        Does nothing while the side may not write, because HELLO has not been exchanged.
+        """
+        self.write(side)
+        if side.core.is_established and (side is self.initiator or self._greeting is None):
+            side.wire += frame.encode()
+
     def deliver(self, side: CoreSide, amount: int | None = None) -> int:
         """Deliver what the side wrote, at most `amount` bytes of it; how many there were."""
         amount = len(side.wire) if amount is None else min(amount, len(side.wire))

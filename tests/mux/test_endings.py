@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from hybridrelay.errors import SessionError, StreamRefused, StreamReset
-from hybridrelay.mux import Role, Session, SessionConfig, refuse_session
+from hybridrelay.mux import Kind, Role, Session, SessionConfig, refuse_session
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
@@ -195,7 +195,7 @@ async def test_everything_is_given_back(nursery: trio.Nursery, autojump_clock: t
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("reason", [Reason.LIMIT, Reason.PROTOCOL_ERROR, Reason.GOING_AWAY])
+@pytest.mark.parametrize("reason", [Reason.LIMIT, Reason.KIND_NOT_OFFERED, Reason.GOING_AWAY])
 async def test_a_stream_that_cannot_be_opened_is_refused_with_the_true_reason(
     nursery: trio.Nursery, reason: Reason
 ) -> None:
@@ -205,6 +205,6 @@ async def test_a_stream_that_cannot_be_opened_is_refused_with_the_true_reason(
     elif reason is Reason.GOING_AWAY:
         client.drain()
     with pytest.raises(StreamRefused) as refused:
-        client.open_stream_nowait(bytes(2000 if reason is Reason.PROTOCOL_ERROR else 0))
+        client.open_stream_nowait(Kind.DATAGRAMS if reason is Reason.KIND_NOT_OFFERED else Kind.STREAM)
     assert refused.value.reason is reason
     nursery.cancel_scope.cancel()

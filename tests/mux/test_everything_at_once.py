@@ -17,7 +17,17 @@ import pytest
 import trio
 
 from hybridrelay.errors import HybridRelayError, StreamRefused
-from hybridrelay.mux import DATA_CONFIG, Bridged, MuxStream, Role, Session, bridge, receive_hello
+from hybridrelay.mux import (
+    DATA_CONFIG,
+    Bridged,
+    Metadata,
+    MetadataEntry,
+    MuxStream,
+    Role,
+    Session,
+    bridge,
+    receive_hello,
+)
 from hybridrelay.protocol import Reason
 from hybridrelay.security import Role as IdentityRole
 from hybridrelay.security import create_authority, data_client_context, data_server_context
@@ -167,7 +177,7 @@ async def connection(rng: random.Random, client: Session, outcomes: list[Bridged
     opened: list[MuxStream] = []
 
     def reopened() -> MuxStream:
-        opened.append(client.open_stream_nowait(b"%d" % next(NUMBERS)))
+        opened.append(client.open_stream_nowait(metadata=Metadata([MetadataEntry(0x4000, b"%d" % next(NUMBERS))])))
         targets[opened[-1].metadata] = (towards, rng.random() < 0.3 and len(opened) == 1)
         return opened[-1]
 
@@ -195,7 +205,7 @@ async def connection(rng: random.Random, client: Session, outcomes: list[Bridged
         assert outcomes  # of this one among them
 
 
-targets: dict[bytes, tuple[trio.SocketStream, bool]] = {}
+targets: dict[Metadata, tuple[trio.SocketStream, bool]] = {}
 
 
 async def serve_targets(server: Session, nursery: trio.Nursery, outcomes: list[Bridged]) -> None:

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from hybridrelay.errors import StreamRefused, StreamReset
-from hybridrelay.mux import MuxStream, SessionConfig
+from hybridrelay.mux import Feature, Kind, Metadata, MetadataEntry, MuxStream, SessionConfig
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
@@ -55,17 +55,43 @@ async def test_leaving_by_an_exception_resets(nursery: trio.Nursery) -> None:
     nursery.cancel_scope.cancel()
 
 
+async def test_the_acceptor_sees_kind_and_metadata(nursery: trio.Nursery) -> None:
+    client, server = await session_pair(nursery, config=SessionConfig(features=Feature.DATAGRAMS))
+    metadata = Metadata([MetadataEntry(0x4001, b"hello"), MetadataEntry(9, b"unknown")])
+    assert client.features == server.features == Feature.DATAGRAMS
+    for kind in (Kind.STREAM, Kind.DATAGRAMS):
+        stream = client.open_stream_nowait(kind, metadata=metadata)
+        offer = await server.offers.receive()
+        assert (offer.kind, offer.metadata) == (kind, metadata)
+        assert offer.metadata.get(0x4001) == b"hello"
+        assert offer.accept().metadata == stream.metadata == metadata
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_kind_that_the_acceptor_does_not_offer_is_refused(nursery: trio.Nursery) -> None:
+    config = SessionConfig(features=Feature.ISSUE)
+    client, server = await session_pair(nursery, config=config)
+    with pytest.raises(StreamRefused) as caught:
+        await client.open_stream(Kind.DATAGRAMS)
+    assert caught.value.reason is Reason.KIND_NOT_OFFERED
+    async with trio.open_nursery() as inner:
+        inner.start_soon(client.open_stream)
+        (await server.offers.receive()).accept()
+    nursery.cancel_scope.cancel()
+
+
 async def test_refusal_carries_the_reason(nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery)
+    metadata = Metadata([MetadataEntry(0x4001, b"hello")])
     async with trio.open_nursery() as inner:
 
         async def refuse() -> None:
             offer = await server.offers.receive()
-            assert offer.metadata == b"hello"
+            assert offer.metadata == metadata
             offer.refuse(Reason.TARGET_REFUSED, "127.0.0.1:1")
 
         inner.start_soon(refuse)
         with pytest.raises(StreamRefused, match=r"127\.0\.0\.1:1") as caught:
-            await client.open_stream(b"hello")
+            await client.open_stream(metadata=metadata)
     assert caught.value.reason is Reason.TARGET_REFUSED
     nursery.cancel_scope.cancel()

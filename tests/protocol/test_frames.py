@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.protocol import Reason, RemoteProtocolError
+from hybridrelay.protocol import Metadata, MetadataEntry, Reason, RemoteProtocolError
 from hybridrelay.protocol.frames import (
     MAX_LIMIT,
     Ack,
@@ -19,6 +19,7 @@ from hybridrelay.protocol.frames import (
     FrameDecoder,
     GoAway,
     Hello,
+    Ignorable,
     Open,
     Opened,
     Ping,
@@ -33,22 +34,37 @@ from hybridrelay.protocol.frames import (
 
 ID, SECRET = bytes(range(16)), bytes(range(100, 132))
 
+META = Metadata((MetadataEntry(0x4001, b"meta"), MetadataEntry(1, b"", critical=True)))
+LONGEST = Metadata((MetadataEntry(1, b"m" * 512), MetadataEntry(0x7FFF, b"n" * 504)))
+
 #: Written out by hand from SPEC.md.
 FRAMES: list[tuple[Frame, str]] = [
     (
         Hello(ID, SECRET, 12_000),
-        "01 00004c 00000000  01 01 0000 00002ee0" + ID.hex() + SECRET.hex() + "00000000" + 2 * "0000000000000000",
+        "01 000050 00000000  01 01 0000 00000000 00002ee0"
+        + ID.hex()
+        + SECRET.hex()
+        + "00000000"
+        + 2 * "0000000000000000",
     ),
     (
         Hello(ID, SECRET, 1, received=7, written=9, epoch=3, attach=True, version=4, min_version=1),
-        "01 00004c 00000000  04 01 0001 00000001"
+        "01 000050 00000000  04 01 0001 00000000 00000001"
         + ID.hex()
         + SECRET.hex()
         + "00000003 0000000000000007 0000000000000009",
     ),
-    (Open(1, 16_384), "02 000008 00000001  0000000000004000"),
-    (Open(3, 0, b"meta"), "02 00000c 00000003  0000000000000000 6d657461"),
-    (Open(5, 0, b"m" * 1024), "02 000408 00000005  0000000000000000" + "6d" * 1024),
+    (
+        Hello(ID, SECRET, 1, features=0x8000_0001),
+        "01 000050 00000000  01 01 0000 80000001 00000001" + ID.hex() + SECRET.hex() + 20 * "00",
+    ),
+    (Open(1, 16_384), "02 000009 00000001  0000000000004000 00"),
+    (Open(3, 0, kind=2), "02 000009 00000003  0000000000000000 02"),
+    (Open(3, 0, metadata=META), "02 000015 00000003  0000000000000000 00 4001 0004 6d657461 8001 0000"),
+    (
+        Open(5, 0, 255, LONGEST),
+        "02 000409 00000005  0000000000000000 ff 0001 0200" + "6d" * 512 + "7fff 01f8" + "6e" * 504,
+    ),
     (Opened(1, 262_144), "03 000008 00000001  0000000000040000"),
     (Refused(1, Reason.TARGET_REFUSED), "04 000002 00000001  0001"),
     (Refused(1, Reason.LIMIT, "full"), "04 000006 00000001  0007 66756c6c"),
@@ -63,6 +79,8 @@ FRAMES: list[tuple[Frame, str]] = [
     (Ping(b"12345678"), "0b 000008 00000000  3132333435363738"),
     (Pong(b"12345678"), "0c 000008 00000000  3132333435363738"),
     (GoAway(Reason.NO_ERROR, 0), "0d 000008 00000000  0000 0000 00000000"),
+    (Ignorable(0x80, 0), "80 000000 00000000"),
+    (Ignorable(0xFF, 0xFFFFFFFE, b"z" * 1280), "ff 000500 fffffffe" + "7a" * 1280),
     (GoAway(Reason.GOING_AWAY, 9, final=True, text="bye"), "0d 00000b 00000000  0011 0001 00000009 627965"),
 ]
 TABLE = pytest.mark.parametrize(("frame", "hex_bytes"), FRAMES, ids=[repr(frame)[:60] for frame, _ in FRAMES])
@@ -102,7 +120,7 @@ def test_is_read_before_the_next_frame_and_before_junk(frame: Frame, hex_bytes: 
 
 def test_every_kind_is_in_the_table() -> None:
     assert {type(frame) for frame, _ in FRAMES} == {
-        Hello, Open, Opened, Refused, Data, Fin, Reset, Stop, Window, Ack, Ping, Pong, GoAway,
+        Hello, Open, Opened, Refused, Data, Fin, Reset, Stop, Window, Ack, Ping, Pong, GoAway, Ignorable,
     }  # fmt: skip
 
 
@@ -114,19 +132,30 @@ def raw(kind: int, stream: int, payload: bytes = b"", *, length: int | None = No
     return struct.pack(">II", kind << 24 | (len(payload) if length is None else length), stream) + payload
 
 
+def entry(kind: int, value: bytes) -> bytes:
+    return struct.pack(">HH", kind, len(value)) + value
+
+
 MALFORMED = {
     "type 0": raw(0x00, 0),
     "type beyond the last": raw(0x0E, 0),
-    "HELLO on a stream": raw(0x01, 1, bytes(76)),
+    "type below those that are ignored": raw(0x7F, 0),
+    "HELLO on a stream": raw(0x01, 1, bytes(80)),
     "ACK on a stream": raw(0x0A, 1, bytes(8)),
     "PING on a stream": raw(0x0B, 1, bytes(8)),
     "PONG on a stream": raw(0x0C, 1, bytes(8)),
     "GOAWAY on a stream": raw(0x0D, 1, bytes(8)),
     **{f"type {kind:#04x} on stream 0": raw(kind, 0, bytes(8)) for kind in range(2, 10)},
-    "short HELLO": raw(0x01, 0, bytes(75)),
-    "short OPEN": raw(0x02, 1, bytes(7)),
-    "OPEN with too much metadata": raw(0x02, 1, bytes(8 + 1025)),
-    "OPEN with an impossible limit": raw(0x02, 1, struct.pack(">Q", MAX_LIMIT + 1)),
+    "short HELLO": raw(0x01, 0, bytes(79)),
+    "short OPEN": raw(0x02, 1, bytes(8)),
+    "OPEN with too much metadata": raw(0x02, 1, bytes(9) + entry(1, bytes(512)) + entry(2, bytes(505))),
+    "OPEN with a truncated header of metadata": raw(0x02, 1, bytes(9) + entry(1, b"x") + bytes(3)),
+    "OPEN with a truncated value": raw(0x02, 1, bytes(9) + entry(1, b"xyz")[:-1]),
+    "OPEN with a value that is too long": raw(0x02, 1, bytes(9) + entry(1, bytes(513))),
+    "OPEN with metadata of type 0": raw(0x02, 1, bytes(9) + entry(0x8000, b"")),
+    "OPEN with two entries of one type": raw(0x02, 1, bytes(9) + entry(5, b"") + entry(0x8005, b"")),
+    "OPEN with too many entries": raw(0x02, 1, bytes(9) + b"".join(entry(i, b"") for i in range(1, 18))),
+    "OPEN with an impossible limit": raw(0x02, 1, struct.pack(">QB", MAX_LIMIT + 1, 0)),
     "short OPENED": raw(0x03, 1, bytes(7)),
     "long OPENED": raw(0x03, 1, bytes(9)),
     "REFUSED without reason": raw(0x04, 1, b"\0"),
@@ -145,6 +174,8 @@ MALFORMED = {
     "short GOAWAY": raw(0x0D, 0, bytes(7)),
     "GOAWAY with too much text": raw(0x0D, 0, bytes(8 + 257)),
     "a long control frame, announced": raw(0x0D, 0, length=1281),
+    "a long frame of an ignorable type, announced": raw(0x80, 0, length=1281),
+    "16 MiB of an ignorable type, announced": raw(0xFF, 7, length=0xFFFFFF),
     "16 MiB announced": raw(0x05, 1, length=0xFFFFFF),
 }
 
@@ -164,7 +195,15 @@ def test_is_malformed(data: bytes) -> None:
         lambda: Data(1, b""),
         lambda: Data(1, bytes(65_537)),
         lambda: Open(1, -1),
-        lambda: Open(1, 0, bytes(1025)),
+        lambda: Open(1, 0, kind=256),
+        lambda: Metadata([MetadataEntry(1, bytes(512)), MetadataEntry(2, bytes(505))]),
+        lambda: Metadata([MetadataEntry(1, b"x"), MetadataEntry(1, b"y")]),
+        lambda: Metadata(MetadataEntry(one, b"") for one in range(1, 18)),
+        lambda: MetadataEntry(0, b""),
+        lambda: MetadataEntry(0x8000, b""),
+        lambda: MetadataEntry(1, bytes(513)),
+        lambda: Hello(ID, SECRET, 1, features=1 << 32),
+        lambda: Ignorable(0x7F, 0),
         lambda: Window(1, MAX_LIMIT + 1),
         lambda: Ping(b""),
         lambda: Reset(1, Reason.LIMIT, "ü" * 129),
@@ -200,6 +239,7 @@ def test_text_that_is_no_utf8_is_repaired_and_still_fits() -> None:
 
 
 def test_secrets_do_not_print() -> None:
+    assert "meta" not in repr(Open(3, 0, metadata=META)).replace("metadata", "").replace("Metadata", "")
     assert SECRET.hex() not in repr(Hello(ID, SECRET, 1))
     assert repr(SECRET)[2:-1] not in repr(Hello(ID, SECRET, 1))
 

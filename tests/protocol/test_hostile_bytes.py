@@ -5,7 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.protocol import Reason, RemoteProtocolError, SessionConfig, SessionCore, frames
+from hybridrelay.protocol import (
+    Metadata,
+    MetadataEntry,
+    Reason,
+    RemoteProtocolError,
+    SessionConfig,
+    SessionCore,
+    frames,
+)
 from hybridrelay.protocol.events import SessionEnded, StreamOffered
 from hybridrelay.protocol.preamble import (
     Preamble,
@@ -22,6 +30,11 @@ limits = st.one_of(st.sampled_from([0, 16_384, 1 << 20]), st.integers(0, frames.
 counts = st.one_of(st.integers(0, 20), st.integers(0, (1 << 64) - 1))
 reasons = st.sampled_from(Reason)
 texts = st.text(max_size=40)
+metadata = st.lists(
+    st.builds(MetadataEntry, st.integers(1, 0x7FFF), st.binary(max_size=20), st.booleans()),
+    max_size=4,
+    unique_by=lambda entry: entry.type,
+).map(Metadata)
 any_frame = st.one_of(
     st.builds(
         frames.Hello,
@@ -34,8 +47,10 @@ any_frame = st.one_of(
         st.booleans(),
         st.integers(0, 2),
         st.integers(0, 2),
+        st.integers(0, (1 << 32) - 1),
     ),
-    st.builds(frames.Open, stream_ids, limits, st.binary(max_size=20)),
+    st.builds(frames.Open, stream_ids, limits, st.integers(0, 3), metadata),
+    st.builds(frames.Ignorable, st.integers(0x80, 0xFF), st.integers(0, 9), st.binary(max_size=20)),
     st.builds(frames.Opened, stream_ids, limits),
     st.builds(frames.Refused, stream_ids, reasons, texts),
     st.builds(frames.Data, stream_ids, st.binary(min_size=1, max_size=2000)),

@@ -31,7 +31,7 @@ def test_a_conversation_survives_a_cut_at_every_byte() -> None:
         """Run the conversation; cut when so many bytes were delivered. Returns the bytes delivered without cut."""
         request, reply = bytes(range(256)) * 3, bytes(range(255, -1, -1)) * 3
         core = pair.initiator.core
-        ours = core.open_stream(b"where")
+        ours = core.open_stream()
         core.send_data(ours, request)
         core.send_fin(ours)
         theirs, got, delivered = None, b"", 0

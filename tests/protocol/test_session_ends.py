@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridrelay.protocol import LocalProtocolError, Reason, SessionConfig, frames
+from hybridrelay.protocol import Kind, LocalProtocolError, Reason, SessionConfig, frames
 from hybridrelay.protocol.config import BASE_WINDOW
 from hybridrelay.protocol.events import GoingAway, SessionEnded, StreamAborted
 from hybridrelay.protocol.session import State
@@ -138,12 +138,12 @@ def test_nothing_can_be_done_after_the_end() -> None:
     assert core.channel_lost(pair.now) == []
 
 
-@pytest.mark.parametrize("why", ["ended", "drained", "peer drains", "streams", "memory", "metadata"])
+@pytest.mark.parametrize("why", ["ended", "drained", "peer drains", "streams", "memory", "kind"])
 def test_what_cannot_be_opened_says_why(why: str) -> None:
     small = SessionConfig(max_streams=1 if why == "streams" else 100, budget=2 * BASE_WINDOW)
     pair = CorePair.established(small)
     core = pair.initiator.core
-    reason, metadata = Reason.LIMIT, b""
+    reason, kind = Reason.LIMIT, Kind.STREAM
     match why:
         case "ended":
             core.close(reason := Reason.IDENTITY_SHUT_OUT)
@@ -160,9 +160,9 @@ def test_what_cannot_be_opened_says_why(why: str) -> None:
             pair.open()
             pair.open()
         case _:
-            reason, metadata = Reason.PROTOCOL_ERROR, bytes(frames.MAX_OPEN_METADATA + 1)
+            reason, kind = Reason.KIND_NOT_OFFERED, Kind.DATAGRAMS
     with pytest.raises(LocalProtocolError) as refused:
-        core.open_stream(metadata)
+        core.open_stream(kind)
     assert refused.value.reason is reason
 
 

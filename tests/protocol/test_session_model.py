@@ -14,14 +14,15 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hybridrelay.protocol import Budget, LocalProtocolError, Reason, SessionConfig
+from hybridrelay.protocol import Budget, LocalProtocolError, Metadata, MetadataEntry, Reason, SessionConfig
 from hybridrelay.protocol.events import StreamOffered
-from hybridrelay.protocol.frames import Hello
+from hybridrelay.protocol.frames import Hello, Ignorable
 from hybridrelay.protocol.session import State
 from hybridrelay.protocol.states import Opening
 from hybridrelay.protocol.stream import Stream
 from hybridrelay.testing.cores import CorePair, CoreSide
 
+METADATA = Metadata([MetadataEntry(0x4001, b"about this stream")])
 KIB = 1024
 PATTERN = random.Random(0).randbytes(500_000)
 sides = st.sampled_from([0, 1])
@@ -102,7 +103,7 @@ class SessionModel(RuleBasedStateMachine):
     def open(self, side: int, early: int, early_end: bool) -> None:
         core = self.pair.sides[side].core
         try:
-            stream = core.open_stream(b"about this stream")
+            stream = core.open_stream(metadata=METADATA)
         except LocalProtocolError:
             return
         end = End(self.pair.sides[side], stream)
@@ -202,6 +203,16 @@ class SessionModel(RuleBasedStateMachine):
     def deliver(self, side: int, amount: int) -> None:
         self.pair.deliver(self.pair.sides[side], amount)
 
+    @rule(
+        side=sides,
+        kind=st.integers(0x80, 0xFF),
+        stream=st.sampled_from([0, 1, 2, 99]),
+        size=st.sampled_from([0, 9, 1280]),
+    )
+    def write_ignorable(self, side: int, kind: int, stream: int, size: int) -> None:
+        """A newer peer writes a frame of a type that ours does not know."""
+        self.pair.write_frame(self.pair.sides[side], Ignorable(kind, stream, bytes(size)))
+
     @rule()
     def recover(self) -> None:
         """All that is on the way arrives, and all that follows from it."""
@@ -223,7 +234,7 @@ class SessionModel(RuleBasedStateMachine):
                     opener = self.pair.other(side).core.streams.get(event.stream.id)
                     peer = next(e for e in self.ends if e.side is not side and e.stream.id == event.stream.id)
                     assert opener is None or opener is peer.stream
-                    assert event.stream.metadata == b"about this stream"
+                    assert event.stream.metadata == METADATA
                     end = End(side, event.stream, peer)
                     peer.peer = event.stream.owner = end
                     self.ends.append(end)
@@ -332,6 +343,16 @@ class ResumedSessionModel(SessionModel):
             assert core.attach_refusal(hello) is Reason.SUPERSEDED
         forged = attrs.evolve(hello, secret=b"x" * 32, epoch=1000)
         assert core.attach_refusal(forged) is Reason.SESSION_UNKNOWN
+
+    @rule(
+        side=sides,
+        kind=st.integers(0x80, 0xFF),
+        stream=st.sampled_from([0, 1, 2, 99]),
+        size=st.sampled_from([0, 9, 1280]),
+    )
+    def write_ignorable(self, side: int, kind: int, stream: int, size: int) -> None:
+        """A newer peer writes a frame of a type that ours does not know."""
+        self.pair.write_frame(self.pair.sides[side], Ignorable(kind, stream, bytes(size)))
 
     @rule()
     def recover(self) -> None:

@@ -127,6 +127,7 @@ SESSION_FRAMES = [
     frames.Pong(bytes(8)),
     frames.GoAway(Reason.BUSY, 0),
     FINAL,
+    frames.Ignorable(0x80, 0),
 ]
 ALL_FRAMES = [*STREAM_FRAMES, *SESSION_FRAMES]
 KINDS = [f"{type(frame).__name__}{'-final' if frame is FINAL else ''}" for frame in ALL_FRAMES]
@@ -161,7 +162,7 @@ def test_established_without_streams(frame: frames.Frame) -> None:
     if frame is FINAL:
         assert core.ended is not None
         assert core.ended.by_peer
-    elif isinstance(frame, frames.Open | frames.Ack | frames.Ping | frames.Pong | frames.GoAway):
+    elif isinstance(frame, frames.Open | frames.Ack | frames.Ping | frames.Pong | frames.GoAway | frames.Ignorable):
         assert core.ended is None
     else:
         assert core.ended is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridrelay.protocol import LocalProtocolError, Reason, SessionConfig, frames
+from hybridrelay.protocol import LocalProtocolError, Metadata, MetadataEntry, Reason, SessionConfig, frames
 from hybridrelay.protocol.events import StreamAborted, StreamAnswered, StreamOffered, StreamReadable, StreamWritable
 from hybridrelay.testing.cores import CorePair
 
@@ -193,12 +193,13 @@ def test_resets_cross(resets_first: int) -> None:
 
 def test_refusal_reports_the_reason_and_forgets_early_data() -> None:
     pair = CorePair.established()
-    ours = pair.initiator.core.open_stream(b"where to")
+    about = Metadata([MetadataEntry(0x4001, b"where to")])
+    ours = pair.initiator.core.open_stream(metadata=about)
     pair.initiator.core.send_data(ours, bytes(5000))
     pair.initiator.core.send_fin(ours)
     pair.pump()
     (theirs,) = (event.stream for event in pair.acceptor.take_events() if isinstance(event, StreamOffered))
-    assert theirs.metadata == b"where to"
+    assert theirs.metadata == about
     pair.acceptor.core.refuse(theirs, Reason.TARGET_REFUSED, "ü" * 200)
     pair.pump()
     assert pair.initiator.take_events()[-1] == StreamAborted(ours)

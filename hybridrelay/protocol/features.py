@@ -1,0 +1,50 @@
+"""Features, which both sides of a session offer before they are used, and the kinds of stream. SPEC.md, 3.2 and 5."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+#: HELLO has this many bits for features.
+ALL_FEATURE_BITS = 0xFFFF_FFFF
+
+
+class Feature(enum.IntFlag):
+    """What a side of a session can offer beyond the base protocol: one bit of HELLO each.
+
+    A feature is used where both sides offer it. A bit without a name here belongs to a later version, and is ignored.
+    """
+
+    #: Streams of `Kind.DATAGRAMS`.
+    DATAGRAMS = 1 << 0
+    #: Streams of `Kind.ISSUE`.
+    ISSUE = 1 << 1
+
+
+NO_FEATURES = Feature(0)
+
+
+class Kind(enum.IntEnum):
+    """What a stream is for. OPEN states it."""
+
+    #: A byte stream: one TCP connection of the application.
+    STREAM = 0
+    #: Datagrams between two addresses.
+    DATAGRAMS = 1
+    #: The exchange by which an application renews its identity.
+    ISSUE = 2
+
+
+#: The feature that each kind needs; kinds that are not here need none.
+_NEEDED: Mapping[int, Feature] = {Kind.DATAGRAMS: Feature.DATAGRAMS, Kind.ISSUE: Feature.ISSUE}
+
+
+def used_features(ours: Feature, theirs: int) -> Feature:
+    """The features that both sides offer. `theirs` is as in the peer's HELLO: bits without a name are ignored."""
+    return Feature(ours & theirs & sum(Feature))
+
+
+def may_open(kind: int, used: Feature) -> bool:
+    """Whether a stream of this kind may be opened where these features are in use. False for unknown kinds."""
+    needed = _NEEDED.get(kind)
+    return kind == Kind.STREAM if needed is None else needed in used
