@@ -17,7 +17,7 @@ from typing import Final
 import attrs
 import trio
 
-__all__ = ["LeftOut", "LimitedLogger", "LogLimit", "report_left_out"]
+__all__ = ["LeftOut", "LimitedLogger", "LogLimit", "may_log", "report_left_out"]
 
 #: Lines of one kind in one period. Enough for a connector that registers dozens of hybrid connections at once.
 LINES: Final = 50
@@ -97,11 +97,12 @@ class LogLimit:
 
 @attrs.frozen
 class _Kind:
-    """Lines that one call writes: the same message, before its arguments are put in."""
+    """Lines that share a limit: those of one event, or those that one call writes."""
 
     logger: str
     level: int
-    message: str
+    #: The name of an event, or a message before its arguments are put in.
+    what: str
 
 
 #: The limit of a Trio run. All loggers of a run share it, and runs in other threads have their own.
@@ -152,12 +153,24 @@ class LimitedLogger:
         """Log the line, or count it where too many of its kind were logged."""
         if not self._logger.isEnabledFor(level):
             return
-        if trio.lowlevel.in_trio_run():
-            limit, now = _run_limit(), trio.current_time()
-            _log_left_out(limit.ended(now))
-            if not limit.admit(_Kind(self._logger.name, level, message), now, lambda: message % arguments):
-                return
-        self._logger.log(level, message, *arguments, exc_info=exc_info)
+        if may_log(self._logger.name, level, message, lambda: message % arguments):
+            self._logger.log(level, message, *arguments, exc_info=exc_info)
+
+
+def may_log(logger: str, level: int, kind: str, example: Callable[[], str]) -> bool:
+    """Whether a line may be logged now. One that may not is counted, and `report_left_out` logs the count.
+
+    Args:
+        logger: the name of the line's logger.
+        level: of the line.
+        kind: lines with the same logger, level and kind share a limit.
+        example: returns the text of the line.
+    """
+    if not trio.lowlevel.in_trio_run():
+        return True
+    limit, now = _run_limit(), trio.current_time()
+    _log_left_out(limit.ended(now))
+    return limit.admit(_Kind(logger, level, kind), now, example)
 
 
 async def report_left_out() -> None:

@@ -138,18 +138,36 @@ def _time(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+#: Fields that every event names alike, and what they are called in JSON: at the top level, beside the event.
+_COMMON_FIELDS = {
+    "connection": "connection",
+    "activity_id": "activityId",
+    "peer": "peer",
+    "reason": "reason",
+    "detail": "detail",
+}
+
+
 class LineFormatter(logging.Formatter):
-    """``time level logger: message``, and nothing that a peer sent can forge a line."""
+    """``time level source: message``, and nothing that a peer sent can forge a line.
+
+    The source is the name of the event, or of the logger where the record is no event.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback behind it where there is one."""
         message = "".join(char if char.isprintable() else " " for char in record.getMessage())
-        line = f"{_time(record)} {record.levelname.lower():7} {record.name}: {message}"
+        source = getattr(record, "event", record.name)
+        line = f"{_time(record)} {record.levelname.lower():7} {source}: {message}"
         return line + _traceback(record, prefix="\n")
 
 
 class JSONFormatter(logging.Formatter):
-    """One object for each record: time, level, logger, message, and ``fields`` where the record carries them."""
+    """One object for each record: time, level, logger, message, and ``fields`` where the record has them.
+
+    Events have their name in ``event``, Azure's name in ``operation`` where there is one, and the fields that all
+    events name alike (`_COMMON_FIELDS`) beside them; ``fields`` has the others.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever is in the record."""
@@ -159,7 +177,15 @@ class JSONFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if (fields := getattr(record, "fields", None)) is not None:
+        fields = getattr(record, "fields", None)
+        if (event := getattr(record, "event", None)) is not None:
+            content["event"] = event
+            if operation := getattr(record, "operation", None):
+                content["operation"] = operation
+            rest = dict(fields or {})
+            content.update({shown: rest.pop(name) for name, shown in _COMMON_FIELDS.items() if name in rest})
+            fields = rest or None
+        if fields is not None:
             content["fields"] = fields
         if text := _traceback(record):
             content["traceback"] = text

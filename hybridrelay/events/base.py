@@ -1,0 +1,45 @@
+"""What an event is: a frozen value with a name, a level and typed fields."""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+import attrs
+
+__all__ = ["Event", "Level"]
+
+
+class Level(enum.IntEnum):
+    """How important an event is. The numbers are those of the standard library's `logging`."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """Something that happened in this process.
+
+    Every event is a frozen attrs class with the class variables below. Its fields are the facts: strings, numbers and
+    enumerations, never secrets, and never text that was already formatted for a log line. These field names have the
+    same meaning in every event, and are at the top level of a JSON log record:
+
+    - ``connection``: the name of the hybrid connection.
+    - ``activity_id``: what joins the events of one rendezvous, session or stream.
+    - ``peer``: the network address of the other side.
+    - ``reason``: a `Reason`.
+    - ``detail``: a sentence for people, such as the message of an exception.
+
+    ``exception`` is an exception whose traceback belongs into the log.
+    """
+
+    #: Lower-case words joined by dots and hyphens, unique among all events: ``rendezvous.joined``.
+    name: ClassVar[str]
+    #: The name that Azure Relay's diagnostic log uses for the same thing; None where it has none.
+    operation: ClassVar[str | None] = None
+    level: ClassVar[Level]
+    #: What happened, as the beginning of a sentence: the text of a log line, and a row in docs/events.md.
+    summary: ClassVar[str]

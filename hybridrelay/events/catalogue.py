@@ -1,0 +1,54 @@
+"""All events, and the page of docs that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
+import attrs
+
+from . import endpoint, program, relay
+from .base import Event
+
+__all__ = ["all_events", "reference"]
+
+#: The modules that define events, with their headings in docs/events.md.
+_MODULES: Sequence[tuple[str, ModuleType]] = (
+    ("Events of the relay", relay),
+    ("Events of connector and client", endpoint),
+    ("Events of all programs", program),
+)
+
+
+def all_events() -> tuple[type[Event], ...]:
+    """All classes of events."""
+    return tuple(event for _, module in _MODULES for event in _of(module))
+
+
+def reference() -> str:
+    """The tables of docs/events.md."""
+    sections = []
+    for heading, module in _MODULES:
+        rows = [
+            f"## {heading}",
+            "",
+            "| event | level | Azure's operation | what happened | fields |",
+            "|---|---|---|---|---|",
+        ]
+        rows += [_row(event) for event in _of(module)]
+        sections.append("\n".join(rows))
+    return "\n\n".join(sections) + "\n"
+
+
+def _of(module: ModuleType) -> list[type[Event]]:
+    return [value for value in vars(module).values() if _is_event(value)]
+
+
+def _is_event(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Event) and value is not Event
+
+
+def _row(event: type[Event]) -> str:
+    fields = ", ".join(f"`{field.name}`" for field in attrs.fields(event) if field.name != "exception")
+    operation = "" if event.operation is None else f"`{event.operation}`"
+    return f"| `{event.name}` | {event.level.name.lower()} | {operation} | {event.summary}. | {fields} |"

@@ -1,0 +1,229 @@
+"""Events of connector and client: sessions, streams and policy.
+
+``activity_id`` is the session's id in the events of sessions. In those of streams it is the stream's own id, and
+``session`` is the session's number in the process.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from ..protocol.reasons import Reason
+from .base import Event, Level
+
+__all__ = [
+    "PolicyChanged",
+    "PolicyNotReloaded",
+    "PolicyRefused",
+    "SessionEnded",
+    "SessionLost",
+    "SessionMoved",
+    "SessionOpened",
+    "SessionResumed",
+    "StreamClosed",
+    "StreamOpened",
+    "StreamRefused",
+    "StreamStillOpen",
+]
+
+
+# --- sessions
+
+
+@attrs.frozen(kw_only=True)
+class SessionOpened(Event):
+    """A session between client and connector has begun."""
+
+    name: ClassVar = "session.opened"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A session was opened"
+
+    connection: str
+    activity_id: str = ""
+    #: Of the other side's identity, as its certificate has it.
+    label: str = ""
+    serial: str = ""
+    #: Of its data channel: ``tcp at relay.example.com``.
+    route: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionLost(Event):
+    """The data channel of a session was lost, and the session waits to be resumed."""
+
+    name: ClassVar = "session.lost"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The data channel of a session was lost, and the session is to be resumed"
+
+    connection: str
+    activity_id: str = ""
+    route: str
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class SessionResumed(Event):
+    """A session that had lost its data channel has another one."""
+
+    name: ClassVar = "session.resumed"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A session was resumed"
+
+    connection: str
+    activity_id: str = ""
+    label: str = ""
+    route: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionMoved(Event):
+    """A session has moved to another data channel without an interruption."""
+
+    name: ClassVar = "session.moved"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A session has moved to another data channel"
+
+    connection: str
+    activity_id: str = ""
+    route: str
+
+
+@attrs.frozen(kw_only=True)
+class SessionEnded(Event):
+    """A session is over. There is exactly one such event for every session, whatever ended it."""
+
+    name: ClassVar = "session.ended"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A session has ended"
+
+    connection: str
+    activity_id: str = ""
+    label: str = ""
+    reason: Reason
+    detail: str = ""
+
+
+# --- streams
+
+
+@attrs.frozen(kw_only=True)
+class StreamOpened(Event):
+    """An application asks for a stream; at the connector, before the target is dialed."""
+
+    name: ClassVar = "stream.opened"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "A stream was opened"
+
+    connection: str
+    activity_id: str
+    label: str = ""
+    serial: str = ""
+    target: str = ""
+    session: int
+    stream: int
+    route: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class StreamRefused(Event):
+    """A stream is over without having reached the target."""
+
+    name: ClassVar = "stream.refused"
+    operation: ClassVar = "ListenerRejectedConnection"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "A stream was refused"
+
+    connection: str
+    activity_id: str
+    label: str = ""
+    serial: str = ""
+    target: str = ""
+    reason: Reason
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class StreamClosed(Event):
+    """A stream is over. There is exactly one such event, or `StreamRefused`, whatever ended it."""
+
+    name: ClassVar = "stream.closed"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "A stream was closed"
+
+    connection: str
+    activity_id: str
+    label: str = ""
+    serial: str = ""
+    target: str = ""
+    #: ``closed``, ``closed-with-reset`` or ``broken``: see docs/operating.md.
+    outcome: str
+    reason: Reason
+    #: How each direction ended.
+    to_target: str
+    to_client: str
+    bytes_to_target: int
+    bytes_to_client: int
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class StreamStillOpen(Event):
+    """Once a day, for a stream that is open."""
+
+    name: ClassVar = "stream.still-open"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "A stream has been open for long"
+
+    connection: str
+    activity_id: str
+    label: str = ""
+    serial: str = ""
+    target: str = ""
+    bytes_to_target: int
+    bytes_to_client: int
+    seconds: float
+
+
+# --- policy
+
+
+@attrs.frozen(kw_only=True)
+class PolicyRefused(Event):
+    """The connector's policy does not admit an identity."""
+
+    name: ClassVar = "policy.refused"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "An application was refused by the connector's policy"
+
+    connection: str
+    label: str
+    serial: str
+    reason: Reason
+    detail: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class PolicyChanged(Event):
+    """The policy was read again, and is another one."""
+
+    name: ClassVar = "policy.changed"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The policy has changed"
+
+    file: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class PolicyNotReloaded(Event):
+    """The file of the policy cannot be used."""
+
+    name: ClassVar = "policy.not-reloaded"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "The policy cannot be read, and the last valid one stays in force"
+
+    file: str
+    detail: str
+    remedy: str = ""

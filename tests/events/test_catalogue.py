@@ -1,0 +1,81 @@
+"""Every event: unique, documented, and fit for the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.cli.logs import JSONFormatter, LineFormatter
+from hybridrelay.events import Event, Level, LogSubscriber, all_events, event_fields, event_text
+from hybridrelay.events.catalogue import reference
+
+from .examples import example
+
+DOCS = Path(__file__).parents[2] / "docs" / "events.md"
+
+#: Azure Relay's names, as its documentation of diagnostic logs lists them.
+OPERATIONS = {
+    "listener.registered": "NewListenerRegistered",
+    "listener.left": "ListenerUnregistered",
+    "listener.silent": "ListenerUnresponsive",
+    "sender.joining": "NewSenderRegistering",
+    "rendezvous.joined": "SenderListenerConnectionEstablished",
+    "rendezvous.timeout": "ListenerAcceptingConnectionTimeout",
+    "rendezvous.ended": "SenderConnectionClosed",
+    "token.invalid": "InvalidSasToken",
+    "token.refused": "AuthorizationFailed",
+    "token.expired": "ListenerClosingFromExpiredToken",
+    "stream.refused": "ListenerRejectedConnection",
+}
+
+
+def test_names_are_unique() -> None:
+    names = [event.name for event in all_events()]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_operations_are_those_of_azure() -> None:
+    assert {event.name: event.operation for event in all_events() if event.operation} == OPERATIONS
+
+
+def test_the_docs_are_current() -> None:
+    assert reference() in DOCS.read_text(), "write the output of `python -m hybridrelay.events` to docs/events.md"
+
+
+@pytest.mark.parametrize("event", all_events(), ids=lambda event: event.name)
+class TestEveryEvent:
+    """What holds for each class."""
+
+    def test_declaration(self, event: type[Event]) -> None:
+        assert re.fullmatch(r"[a-z]+(-[a-z]+)*(\.[a-z]+(-[a-z]+)*)+", event.name)
+        assert isinstance(event.level, Level)
+        assert event.summary[0].isupper()
+        assert not event.summary.endswith(".")
+        assert event.__doc__
+
+    def test_it_is_frozen_and_compares_by_value(self, event: type[Event]) -> None:
+        made = example(event)
+        assert made == example(event) or "exception" in attrs.fields_dict(event)
+        for field in attrs.fields(event):
+            with pytest.raises(attrs.exceptions.FrozenInstanceError):
+                setattr(made, field.name, None)
+
+    def test_it_can_be_logged(self, event: type[Event], caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG)
+        made = example(event)
+        LogSubscriber()(made)
+
+        (record,) = caplog.records
+        assert record.levelno == event.level
+        assert event_text(made) in LineFormatter().format(record)
+        content = json.loads(JSONFormatter().format(record))
+        assert content["event"] == event.name
+        assert content.get("operation") == event.operation
+        shown = {**content.get("fields", {}), **content}
+        for name, value in event_fields(made).items():
+            assert shown["activityId" if name == "activity_id" else name] == value
