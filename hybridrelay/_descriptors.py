@@ -6,10 +6,19 @@ process that they run in: they read the limit, and stay below it.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from typing import Final
 
-__all__ = ["RAISE_LIMIT", "descriptor_limit", "is_reserved", "raise_descriptor_limit", "reserved_descriptors"]
+__all__ = [
+    "RAISE_LIMIT",
+    "descriptor_limit",
+    "is_reserved",
+    "missing_descriptors",
+    "raise_descriptor_limit",
+    "reserved_descriptors",
+]
 
 #: The remedy for a process that has run out of descriptors.
 RAISE_LIMIT: Final = "raise the limit of open files: ulimit -n, LimitNOFILE= in the service's unit"
@@ -41,6 +50,20 @@ def is_reserved(descriptor: int) -> bool:
     """
     limit = descriptor_limit()
     return limit is not None and descriptor >= limit - reserved_descriptors(limit)
+
+
+def missing_descriptors(count: int) -> OSError | None:
+    """The system's error if this process cannot open `count` files at this moment, else None."""
+    opened: list[int] = []
+    try:
+        for _ in range(count):
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as exc:
+        return exc if exc.errno in (errno.EMFILE, errno.ENFILE) else None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return None
 
 
 def raise_descriptor_limit() -> int | None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import pytest
 
-from hybridrelay._descriptors import descriptor_limit, is_reserved, raise_descriptor_limit, reserved_descriptors
+from hybridrelay._descriptors import (
+    descriptor_limit,
+    is_reserved,
+    missing_descriptors,
+    raise_descriptor_limit,
+    reserved_descriptors,
+)
+
+from .descriptors import few_descriptors
 
 
 def test_where_there_is_no_such_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +82,14 @@ def test_without_a_limit_none_is_reserved(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "platform", "win32")
     assert descriptor_limit() is None
     assert not is_reserved(1 << 30)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_whether_files_can_be_opened() -> None:
+    assert missing_descriptors(4) is None
+    with few_descriptors(3):
+        assert missing_descriptors(3) is None
+        missing = missing_descriptors(4)
+        assert missing is not None
+        assert missing.errno == errno.EMFILE
+        assert missing_descriptors(3) is None  # none of them stays open

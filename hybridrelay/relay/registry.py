@@ -25,6 +25,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from .._descriptors import missing_descriptors
+from .._shortage import OUT_OF_DESCRIPTORS
 from ..errors import ConfigurationError, StateError
 from ..security import KeySlot, Right, Rule, Secret, check_hosts, generate_key
 from .model import HybridConnection, RelayRecord
@@ -42,6 +44,9 @@ SCHEMA_VERSION: Final = 1
 
 #: How long a change waits for that of another process. A change takes milliseconds; a busy disk may take longer.
 _BUSY_TIMEOUT_SECONDS = 5.0
+
+#: How many files SQLite opens at a time, at most: the registry, its log, the index of that, and the directory.
+_DESCRIPTORS = 4
 
 #: endpoint_host: the hosts of all relays, separated by spaces (the name is from when there was one).
 _SCHEMA = """
@@ -82,12 +87,14 @@ class Registry:
     Every method raises `StateError` where the file cannot be read or written.
     """
 
-    def __init__(self, database: sqlite3.Connection, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, database: sqlite3.Connection, path: Path, clock: Callable[[], float], reserve: Reserve
+    ) -> None:
         """For `open`, which is how to get one."""
         self._database = database
         self._path = path
         self._clock = clock
-        self._reserve = Reserve(path.parent)
+        self._reserve = reserve
 
     @classmethod
     def open(cls, state_dir: Path, *, create: bool = True, clock: Callable[[], float] = time.time) -> Self:
@@ -102,13 +109,14 @@ class Registry:
             StateError: missing, unusable, of another owner, damaged, or from a newer version; with a remedy.
         """
         prepare_state_directory(state_dir, create=create)
-        registry = _with_reserve(Reserve(state_dir), lambda: cls._open(state_dir, create, clock))
+        reserve = Reserve(state_dir)
+        registry = _with_reserve(reserve, lambda: cls._open(state_dir, create, clock, reserve))
         if create:
-            registry._reserve.restore()
+            reserve.restore()
         return registry
 
     @classmethod
-    def _open(cls, state_dir: Path, create: bool, clock: Callable[[], float]) -> Self:
+    def _open(cls, state_dir: Path, create: bool, clock: Callable[[], float], reserve: Reserve) -> Self:
         path = state_dir / REGISTRY_FILE
         try:
             private_file(path, create=create)
@@ -132,11 +140,13 @@ class Registry:
             except BaseException:
                 database.close()
                 raise
-        return cls(database, path, clock)
+        return cls(database, path, clock, reserve)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
         self._database.close()
+        # Only now: the last process that closes the file deletes the log and its index, which had used the space.
+        self._reserve.restore_released()
 
     def __enter__(self) -> Self:
         return self
@@ -437,7 +447,11 @@ def _with_reserve(reserve: Reserve, change: Callable[[], T]) -> T:
         if not is_disk_full(exc.__cause__) or not reserve.release():
             raise
     logger.warning("the disk seems to be full: trying again with the space that was reserved for this")
-    return change()
+    try:
+        return change()
+    except BaseException:
+        reserve.restore()
+        raise
 
 
 @contextmanager
@@ -446,7 +460,10 @@ def _state_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        raise StateError(
-            f"the registry {path} cannot be used: {exc}",
-            remedy=_DAMAGED,
-        ) from exc
+        shortage = missing_descriptors(_DESCRIPTORS)
+        if shortage is not None:  # SQLite says only that it cannot open a file, or that reading it failed
+            raise StateError(
+                f"the registry {path} cannot be used: this machine {OUT_OF_DESCRIPTORS.text}",
+                remedy=OUT_OF_DESCRIPTORS.remedy,
+            ) from shortage
+        raise StateError(f"the registry {path} cannot be used: {exc}", remedy=_DAMAGED) from exc

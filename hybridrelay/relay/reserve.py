@@ -1,8 +1,9 @@
 """Disk space that is kept for what must work on a full disk: ending keys and hybrid connections.
 
-SQLite needs some space for every change, also for one that deletes (its write-ahead log and the index of it). So the
-state directory holds a file whose only content is space. When the disk is full, the file is deleted, and the change
-is tried again; afterwards the file is made again, as large as the disk allows.
+SQLite needs some space for every change, also for one that deletes, and even for opening its file: the write-ahead
+log and the index of it are two more files. So the state directory holds a file whose only content is space, and a
+second one that is empty: a file system can also run out of files (inodes). When the disk is full, both are deleted,
+and the operation is tried again. Afterwards they are made again, as large as they were or as the disk allows.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-__all__ = ["RESERVE_BYTES", "RESERVE_FILE", "Reserve", "is_disk_full"]
+__all__ = ["RESERVE_BYTES", "RESERVE_FILE", "SECOND_FILE", "Reserve", "is_disk_full"]
 
 RESERVE_FILE: Final = "reserve"
+#: Keeps an inode, as the first file does.
+SECOND_FILE: Final = "reserve.2"
 #: A change takes some 20 KiB, and opening the registry 64 KiB. The rest is for other programs that write to the same
 #: disk at that moment, such as whatever has filled it.
 RESERVE_BYTES: Final = 1 << 20
-#: Space that the reserve leaves to others.
+#: Space that the reserve leaves free when it grows. It takes back what it has released in any case: the disk is then
+#: no fuller than before.
 _LEFT_FREE = 64 * 1024
 
 #: What SQLite reports when there is no space: also while it opens or extends its files.
@@ -36,13 +40,25 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 class Reserve:
-    """The file in one state directory."""
+    """The files in one state directory."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / RESERVE_FILE
+        self._second = state_dir / SECOND_FILE
+        #: The size that the first file had when it was last released.
+        self._size_before = 0
+        self._is_released = False
 
     def release(self) -> bool:
-        """Give the space back to the disk. Whether there was any."""
+        """Give space and inodes back to the disk. Returns whether there were any."""
+        found = self._release_space()
+        with contextlib.suppress(OSError):
+            self._second.unlink()
+            found = True
+        self._is_released = self._is_released or found
+        return found
+
+    def _release_space(self) -> bool:
         try:
             descriptor = os.open(self._path, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
         except OSError:
@@ -55,24 +71,41 @@ class Reserve:
             return False
         finally:
             os.close(descriptor)
+        self._size_before = max(self._size_before, size)
         with contextlib.suppress(OSError):
             self._path.unlink()
-        return size > 0
+        return True
 
     def restore(self) -> None:
-        """Make the file as large as it should be, or as the disk allows. Never fails, and never fills the disk."""
-        with contextlib.suppress(OSError):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        """Make the files as large as they should be, or as the disk allows. Never fails."""
+        self._is_released = not self._make_again()
+
+    def restore_released(self) -> None:
+        """Make the files again if `release` has deleted them and they are not complete yet."""
+        if self._is_released:
+            self.restore()
+
+    def _make_again(self) -> bool:
+        """Returns whether both are there, and the first one is not smaller than before."""
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        try:
+            descriptor = os.open(self._path, flags, 0o600)
             try:
                 self._extend(descriptor)
             finally:
                 os.close(descriptor)
+            os.close(os.open(self._second, flags, 0o600))
+        except OSError:
+            return False
+        return True
 
     def _extend(self, descriptor: int) -> None:
         size = os.lseek(descriptor, 0, os.SEEK_END)
         free = shutil.disk_usage(self._path.parent).free
-        wanted = min(RESERVE_BYTES, size + max(0, free - _LEFT_FREE))
-        while size < wanted:
-            # Written, because a file system may give no space to a hole.
-            size += os.write(descriptor, bytes(min(wanted - size, 65536)))
-        os.fsync(descriptor)
+        wanted = min(RESERVE_BYTES, max(self._size_before, size + free - _LEFT_FREE))
+        try:
+            while size < wanted:
+                # Written, because a file system may give no space to a hole.
+                size += os.write(descriptor, bytes(min(wanted - size, 65536)))
+        finally:
+            os.fsync(descriptor)

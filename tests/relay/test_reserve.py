@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +14,9 @@ import pytest
 
 from hybridrelay.errors import StateError
 from hybridrelay.relay import Registry
-from hybridrelay.relay.reserve import RESERVE_BYTES, RESERVE_FILE, Reserve, is_disk_full
+from hybridrelay.relay.reserve import RESERVE_BYTES, RESERVE_FILE, SECOND_FILE, Reserve, is_disk_full
 
+from ..descriptors import few_descriptors
 from .test_registry import Rules
 
 
@@ -32,6 +34,61 @@ def test_it_is_made_released_and_made_again(tmp_path: Path) -> None:
         assert (tmp_path / RESERVE_FILE).stat().st_mode & 0o077 == 0
         assert kept.release()
         assert not (tmp_path / RESERVE_FILE).exists()
+
+
+def test_an_empty_file_keeps_a_second_inode(tmp_path: Path) -> None:
+    kept = Reserve(tmp_path)
+    kept.restore()
+    assert (tmp_path / SECOND_FILE).stat().st_size == 0
+    assert (tmp_path / SECOND_FILE).stat().st_mode & 0o077 == 0
+    assert kept.release()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / SECOND_FILE).touch()
+    assert kept.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_takes_back_what_it_released_however_full_the_disk_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Reserve(tmp_path)
+    kept.restore()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    for _ in range(20):
+        assert kept.release()
+        kept.restore_released()
+        assert _size(tmp_path) == RESERVE_BYTES
+
+
+def test_what_could_not_be_taken_back_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Reserve(tmp_path)
+    kept.restore()
+    assert kept.release()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", _fail_as_full)
+        kept.restore_released()
+    assert _size(tmp_path) == 0
+    kept.restore_released()
+    assert _size(tmp_path) == RESERVE_BYTES
+    (tmp_path / RESERVE_FILE).unlink()
+    kept.restore_released()  # complete before: not its business any more
+    assert not (tmp_path / RESERVE_FILE).exists()
+
+
+def _fail_as_full(descriptor: int, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_space_is_released_before_the_name_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Reserve(tmp_path)
+    kept.restore()
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "unlink", refuse)  # as some file systems do when they are full
+    assert kept.release()
+    assert _size(tmp_path) == 0
 
 
 def test_it_takes_no_more_than_the_disk_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +167,43 @@ def test_without_a_reserve_the_error_is_told(tmp_path: Path, rules: Rules, monke
         with pytest.raises(StateError):
             registry.delete("sql")
         assert len(tries) == 2
+        assert _size(tmp_path) == RESERVE_BYTES
+        Reserve(tmp_path).release()
         with pytest.raises(StateError):
             registry.delete("sql")
         assert len(tries) == 3
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["opens", "fails"])
+def test_what_was_released_to_open_the_registry_is_taken_back(
+    tmp_path: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    with Registry.open(tmp_path) as registry:
+        registry.create("sql", ["relay.example.com"], rules)
+    opening = Registry._open.__func__  # type: ignore[attr-defined]
+
+    def open_without_reserve(cls: type[Registry], *arguments: object) -> Registry:
+        if fails or (tmp_path / RESERVE_FILE).exists():
+            raise StateError("full") from _sqlite(sqlite3.SQLITE_CANTOPEN)
+        return opening(cls, *arguments)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(Registry, "_open", classmethod(open_without_reserve))
+    if fails:
+        with pytest.raises(StateError):
+            Registry.open(tmp_path, create=False)
+    else:
+        with Registry.open(tmp_path, create=False) as registry:
+            assert [one.name for one in registry.list()] == ["sql"]
+    assert _size(tmp_path) == RESERVE_BYTES
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_shortage_of_descriptors_is_no_full_disk(tmp_path: Path, rules: Rules) -> None:
+    with Registry.open(tmp_path) as registry:
+        registry.create("sql", ["relay.example.com"], rules)
+        reserve = (tmp_path / RESERVE_FILE).stat().st_ino
+    with few_descriptors(1), pytest.raises(StateError) as caught:
+        Registry.open(tmp_path, create=False)
+    assert "has run out of file descriptors" in str(caught.value)
+    assert "ulimit -n" in str(caught.value.remedy)
+    assert (tmp_path / RESERVE_FILE).stat().st_ino == reserve

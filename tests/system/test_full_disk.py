@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from hybridrelay.relay.reserve import RESERVE_BYTES, RESERVE_FILE
 from ..deployments import HYBRIDRELAY, Deployment, Program, skip_unless_ci
 
 DISK_BYTES = 4 << 20
+DISK_FILES = 32
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own."""
     path = tmp_path / "disk"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", "tmpfs", str(path)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},nr_inodes={DISK_FILES},mode=700", "tmpfs", str(path)]
     if sys.platform != "linux" or shutil.which("mount") is None or subprocess.run(mount, check=False).returncode:
         skip_unless_ci("no file system can be mounted here")
     yield path
@@ -46,6 +48,14 @@ def fill(disk: Path) -> None:
         while True:
             filler.write(bytes(4096))
     assert os.statvfs(disk).f_bavail == 0
+
+
+def use_up_files(disk: Path) -> None:
+    """Let no further file be made."""
+    with contextlib.suppress(OSError):
+        for number in itertools.count(sum(1 for _ in disk.iterdir())):
+            (disk / f"{number}").touch()
+    assert os.statvfs(disk).f_favail == 0
 
 
 def run(deployment: Deployment, *command: str) -> str:
@@ -73,6 +83,44 @@ def test_keys_and_connections_are_ended_on_a_full_disk(deployment: Deployment, d
     assert "billing" not in names
     fill(disk)
     run(deployment, "keys", "regenerate", "orders", "--rule", "application", "--key", "secondary")
+
+
+def test_commands_that_only_read_leave_the_reserved_space(deployment: Deployment, disk: Path) -> None:
+    relay = deployment.start_relay()
+    deployment.create("orders", ("127.0.0.1", 1))
+    relay.terminate()
+    for command in (("keys", "list", "orders"), ("connections", "list"), ("connections", "show", "orders")) * 2:
+        fill(disk)
+        run(deployment, *command)
+        assert (deployment.state / RESERVE_FILE).stat().st_size == RESERVE_BYTES
+    fill(disk)
+    run(deployment, "keys", "revoke", "orders", "--rule", "application", "--key", "primary")
+    fill(disk)
+    deployment.start_relay()
+
+
+def test_changes_do_not_use_up_the_reserved_space(deployment: Deployment, disk: Path) -> None:
+    relay = deployment.start_relay()
+    deployment.create("orders", ("127.0.0.1", 1))
+    relay.terminate()
+    for _ in range(4):
+        fill(disk)
+        run(deployment, "keys", "regenerate", "orders", "--rule", "application", "--key", "primary")
+        assert (deployment.state / RESERVE_FILE).stat().st_size == RESERVE_BYTES
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_keys_are_ended_where_no_file_can_be_made(deployment: Deployment, disk: Path, running: bool) -> None:
+    relay = deployment.start_relay()
+    deployment.create("orders", ("127.0.0.1", 1))
+    if not running:
+        relay.terminate()
+    for key in ("primary", "secondary"):
+        use_up_files(disk)
+        run(deployment, "keys", "revoke", "orders", "--rule", "application", "--key", key)
+    use_up_files(disk)
+    if not running:
+        deployment.start_relay()
 
 
 def test_a_relay_starts_and_runs_on_a_full_disk(deployment: Deployment, disk: Path) -> None:
