@@ -6,6 +6,7 @@ process that they run in: they read the limit, and stay below it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Final
 __all__ = [
     "RAISE_LIMIT",
     "descriptor_limit",
+    "is_descriptor_shortage",
     "is_reserved",
     "missing_descriptors",
     "raise_descriptor_limit",
@@ -54,16 +56,18 @@ def is_reserved(descriptor: int) -> bool:
 
 def missing_descriptors(count: int) -> OSError | None:
     """The system's error if this process cannot open `count` files at this moment, else None."""
-    opened: list[int] = []
-    try:
-        for _ in range(count):
-            opened.append(os.open(os.devnull, os.O_RDONLY))
-    except OSError as exc:
-        return exc if exc.errno in (errno.EMFILE, errno.ENFILE) else None
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
+    with contextlib.ExitStack() as opened:
+        try:
+            for _ in range(count):
+                opened.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        except OSError as exc:
+            return exc if is_descriptor_shortage(exc) else None
     return None
+
+
+def is_descriptor_shortage(error: OSError) -> bool:
+    """Whether an error says that this process, or the system, cannot open another file."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def raise_descriptor_limit() -> int | None:

@@ -84,11 +84,18 @@ def _exit_code(exc: BaseException) -> int:
 
 
 def _report_ours(exc: HybridRelayError, *, as_json: bool) -> None:
+    from .._shortage import shortage_of
     from ..errors import HybridRelayError
 
+    message, remedy = str(exc), exc.remedy
+    cause = exc.__cause__
+    shortage = shortage_of(cause) if isinstance(cause, OSError) else None
+    if shortage is not None and shortage.remedy != remedy:
+        # The error's own remedy, such as to run as another user, is for other failures of the same operation.
+        message, remedy = f"{message} (this machine {shortage.text})", shortage.remedy
     # Most errors have no reason of their own; the one of their class means a bug, which they are not.
     reason = exc.reason.slug if exc.reason is not HybridRelayError.reason or "reason" in vars(exc) else None
-    _print_error(str(exc), exc.remedy, as_json=as_json, reason=reason)
+    _print_error(message, remedy, as_json=as_json, reason=reason)
 
 
 def _place(exc: BaseException) -> str:

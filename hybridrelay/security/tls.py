@@ -16,10 +16,15 @@ from typing import Any, Literal, Protocol, overload
 
 import attrs
 
+from .._descriptors import is_descriptor_shortage
 from ..errors import ConfigurationError, PeerIdentityError
 from ..protocol.reasons import Reason
 from .encoding import decode_der_untrusted, pem
 from .identity import Identity, IdentityName, Role
+
+# Parsing a time imports a module (`_strptime`) the first time. It is imported now: later, there may be no descriptor
+# left to read it with.
+ssl.cert_time_to_seconds("Jan  1 00:00:00 2000 GMT")
 
 
 def data_server_context(identity: Identity, authority: bytes) -> ssl.SSLContext:
@@ -241,7 +246,9 @@ def _file_in_memory(content: bytes, stack: contextlib.ExitStack) -> str | None:
         path = f"/proc/self/fd/{descriptor}"
         with open(path, "rb") as file:
             return path if file.read() == content else None
-    except OSError:
+    except OSError as exc:
+        if is_descriptor_shortage(exc):
+            raise  # a file on disk would fail as well, without saying why
         return None
 
 

@@ -22,6 +22,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import Registry
 from hybridrelay.security import ENVIRONMENT_VARIABLE
 
+from ..deployments import HYBRIDRELAY
 from .conftest import Created, Run
 
 KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I="
@@ -304,6 +305,46 @@ def test_errors_are_lines(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exce
     result = run("probe")
 
     assert (result.code, result.out, result.err) == (code, "", says)
+
+
+def test_a_shortage_behind_an_error_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ConfigurationError("relay.lock cannot be opened", remedy="run as the user who owns the directory")
+    error.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    _failing(monkeypatch, error)
+    result = run("probe")
+
+    assert result.code == 2
+    message, remedy = result.err.splitlines()
+    assert message == (
+        "hybridrelay: error: relay.lock cannot be opened (this machine has run out of file descriptors)"
+    )
+    assert "ulimit -n" in remedy
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize("descriptors", range(7, 20, 2))
+def test_too_few_descriptors_are_never_told_as_something_else(
+    created: Created, tmp_path: Path, descriptors: int
+) -> None:
+    command = [
+        *HYBRIDRELAY,
+        "relay",
+        "--state",
+        created.state,
+        "--host",
+        "127.0.0.1",
+        "--ports",
+        "probe=0,control=0,data=0,http=0,https=0",
+    ]
+    limited = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *map(str, command)]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode in (1, 2), done.stderr
+    assert "file descriptors" in done.stderr
+    assert "disk" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "  try: raise the limit of open files: ulimit -n, LimitNOFILE= in the service's unit"
+    )
 
 
 def test_a_bug_shows_neither_its_text_nor_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

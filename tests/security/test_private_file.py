@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -53,6 +54,16 @@ def test_where_there_is_none_in_memory(fault: str, monkeypatch: pytest.MonkeyPat
             assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
             assert stat.S_IMODE(os.stat(Path(path).parent).st_mode) == 0o700
     assert not Path(path).parent.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux only")
+def test_a_shortage_of_descriptors_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str, flags: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with pytest.raises(OSError, match="Too many open files"), private_file(CONTENT):
+        pass
 
 
 def test_descriptors_are_closed() -> None:
