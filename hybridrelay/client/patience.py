@@ -47,6 +47,8 @@ MAY_PASS: Mapping[Reason, bool] = {
     # A clock is wrong. Clocks are often set a moment after a machine has started.
     Reason.TOKEN_EXPIRED: True,
     # Somebody has to change a version, an identity, a key, or a port.
+    Reason.KIND_NOT_OFFERED: False,
+    Reason.METADATA_NOT_UNDERSTOOD: False,
     Reason.VERSION_MISMATCH: False,
     Reason.IDENTITY_SHUT_OUT: False,
     Reason.IDENTITY_WRONG_ROLE: False,
@@ -68,6 +70,8 @@ MAY_PASS: Mapping[Reason, bool] = {
     Reason.LISTENER_GONE: True,
     Reason.LISTENER_SILENT: True,
     Reason.TICKET_UNKNOWN: True,
+    # Several relays have one name: the next data channel may come to the right one.
+    Reason.TICKET_OF_ANOTHER_RELAY: True,
     Reason.PEER_ABSENT: True,
     Reason.LISTENER_CANNOT_DIAL: True,
     Reason.LISTENER_DECLINED: True,

@@ -66,6 +66,7 @@ _RENDEZVOUS = frozenset(
         Reason.LISTENER_CANNOT_DIAL,
         Reason.LISTENER_DECLINED,
         Reason.TICKET_UNKNOWN,
+        Reason.TICKET_OF_ANOTHER_RELAY,
         Reason.PEER_ABSENT,
     }
 )

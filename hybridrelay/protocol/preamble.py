@@ -24,6 +24,10 @@ PREAMBLE_VERSION = 1
 PREAMBLE_SIZE = _PREAMBLE.size
 STATUS_SIZE = _STATUS.size
 TICKET_SIZE = 32
+#: A ticket begins with the id of the relay that made it.
+RELAY_ID_SIZE = 4
+#: The id that no relay has: a probe of a data port shows a ticket of zeros.
+NO_RELAY = bytes(RELAY_ID_SIZE)
 #: An admission proof stands where a data channel has its ticket.
 PROOF_SIZE = TICKET_SIZE
 _VERIFY_BY_AUTHORITY = 0x0001
@@ -77,6 +81,11 @@ def decode_preamble_untrusted(data: bytes) -> Preamble:
         return Preamble(Purpose(purpose), credential, bool(flags & _VERIFY_BY_AUTHORITY))
     except ValueError:
         raise RemoteProtocolError(f"unknown purpose {purpose}") from None
+
+
+def relay_of_ticket(ticket: bytes) -> bytes:
+    """The id of the relay that made the ticket, or `NO_RELAY`. Not secret: whoever holds a ticket sees it."""
+    return ticket[:RELAY_ID_SIZE]
 
 
 def encode_status(reason: Reason) -> bytes:

@@ -85,6 +85,8 @@ class Reason(enum.IntEnum):
     LISTENER_CANNOT_DIAL = 0x46
     #: The listener answered that it does not come, for a reason that is its own.
     LISTENER_DECLINED = 0x47
+    #: The ticket names another relay than the one to which it was shown.
+    TICKET_OF_ANOTHER_RELAY = 0x48
 
     # --- a relay's port
     WRONG_PORT = 0x50
@@ -164,6 +166,7 @@ _SENTENCES = {
     Reason.PEER_ABSENT: "the other side did not arrive in time",
     Reason.LISTENER_CANNOT_DIAL: "the connector could not open its data channel",
     Reason.LISTENER_DECLINED: "a connector is registered but does not accept the connection",
+    Reason.TICKET_OF_ANOTHER_RELAY: "the ticket was made by another relay",
     Reason.WRONG_PORT: "this port does not serve that purpose",
     Reason.BUSY: "the relay is busy",
 }

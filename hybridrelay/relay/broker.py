@@ -27,6 +27,7 @@ from .listeners import Listener, ListenerTable
 from .model import HybridConnection, KeyId, diff
 from .places import Places
 from .pump import Direction, PumpOutcome, abort, pump
+from .relay_id import new_relay_id
 from .rendezvous import Ended, Event, Leg, RendezvousTable, Side
 from .splice import PipePool
 
@@ -125,6 +126,7 @@ class Broker:
         pairs: for data channels that are joined or wait for each other.
         control_channels: for control channels that a key has authorized.
         max_pipes: for `PipePool`.
+        relay_id: of this relay; None means a new one for this run.
     """
 
     def __init__(
@@ -136,6 +138,7 @@ class Broker:
         pairs: Places | None = None,
         control_channels: Places | None = None,
         max_pipes: int = BORROWED_PIPES,
+        relay_id: bytes | None = None,
     ) -> None:
         self._refresh = refresh
         self._connections = connections
@@ -145,7 +148,9 @@ class Broker:
         )
         shares = Shares.of(None)
         self._rendezvous = RendezvousTable(
-            token_bytes=secrets.token_bytes, places=Places("data channels", shares.pairs) if pairs is None else pairs
+            new_relay_id() if relay_id is None else relay_id,
+            token_bytes=secrets.token_bytes,
+            places=Places("data channels", shares.pairs) if pairs is None else pairs,
         )
         self._control_channels = (
             Places("control channels", shares.control_channels) if control_channels is None else control_channels
@@ -311,7 +316,7 @@ class Broker:
         """A data channel shows its ticket. Pass what is returned to `meet`, or to `abandon`.
 
         Raises:
-            RemoteProtocolError: `Reason.TICKET_UNKNOWN`.
+            RemoteProtocolError: `Reason.TICKET_UNKNOWN` or `Reason.TICKET_OF_ANOTHER_RELAY`.
         """
         leg = self._rendezvous.use(ticket, trio.current_time())
         return Arrival(leg, self._meetings[leg.rendezvous_id])

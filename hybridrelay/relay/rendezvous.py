@@ -2,10 +2,10 @@
 
 The rules:
 
-1. A rendezvous has two tickets of 256 random bits, one for each side. A ticket is good for one use, within the
-   lifetime. A use that comes second, or late, is refused and changes nothing.
+1. A rendezvous has two tickets, one for each side: the relay's id, and 224 random bits. A ticket is good for one use,
+   within the lifetime. A use that comes second, or late, is refused and changes nothing.
 2. Only hashes of tickets are kept: a lookup takes as long for a ticket that is nearly right as for any other, and a
-   copy of the relay's memory opens no channel.
+   copy of the relay's memory opens no channel. The relay's id is not secret, and is compared openly.
 3. A rendezvous is *open* from its creation until both sides have come, and counts against limits of its own then.
    Until it ends, it has one of the places for pairs of data channels (`Places`), which its sender's key takes.
 4. Every rendezvous ends in exactly one `Outcome`: the unit of the relay's log and of its statistics.
@@ -26,7 +26,7 @@ import attrs
 
 from ..errors import RendezvousError
 from ..protocol.errors import RemoteProtocolError
-from ..protocol.preamble import TICKET_SIZE
+from ..protocol.preamble import NO_RELAY, RELAY_ID_SIZE, TICKET_SIZE, relay_of_ticket
 from ..protocol.reasons import Reason
 from .limits import OPEN_RENDEZVOUS, OPEN_RENDEZVOUS_PER_SENDER_KEY, TICKET_LIFETIME_SECONDS
 from .model import KeyId
@@ -194,6 +194,7 @@ class RendezvousTable:
 
     def __init__(
         self,
+        relay_id: bytes,
         *,
         token_bytes: Callable[[int], bytes],
         lifetime: float = TICKET_LIFETIME_SECONDS,
@@ -204,12 +205,14 @@ class RendezvousTable:
         """Make an empty table.
 
         Args:
+            relay_id: of this relay, `RELAY_ID_SIZE` bytes.
             token_bytes: that many bytes that nobody can predict: `secrets.token_bytes`.
             lifetime: of a ticket, in seconds.
             max_open: limit on open rendezvous in total.
             max_open_per_sender_key: limit on open rendezvous that one sender key has asked for.
             places: for those that have not ended; None means that their number has no limit.
         """
+        self._relay_id = relay_id
         self._token_bytes = token_bytes
         self._lifetime = lifetime
         self._max_open = max_open
@@ -252,8 +255,8 @@ class RendezvousTable:
             listener_key=listener_key,
             sender_key=sender_key,
             expires_at=now + self._lifetime,
-            listener_ticket=self._token_bytes(TICKET_SIZE),
-            sender_ticket=self._token_bytes(TICKET_SIZE),
+            listener_ticket=self._new_ticket(),
+            sender_ticket=self._new_ticket(),
         )
         tickets = {Side.LISTENER: _hash(made.listener_ticket), Side.SENDER: _hash(made.sender_ticket)}
         keys = {Side.LISTENER: listener_key, Side.SENDER: sender_key}
@@ -264,13 +267,19 @@ class RendezvousTable:
             self._by_ticket[hashed] = (entry, side)
         return made
 
+    def _new_ticket(self) -> bytes:
+        return self._relay_id + self._token_bytes(TICKET_SIZE - RELAY_ID_SIZE)
+
     def use(self, ticket: bytes, now: float) -> Leg:
         """Use a ticket that came in a preamble.
 
         Raises:
-            RemoteProtocolError: with `Reason.TICKET_UNKNOWN`: it is unknown, used, expired or withdrawn; which of
-                these is nobody's business. Nothing has changed.
+            RemoteProtocolError: nothing has changed. With `Reason.TICKET_OF_ANOTHER_RELAY`, it names another relay;
+                with `Reason.TICKET_UNKNOWN`, it is unknown, used, expired or withdrawn. The peer is not told which of
+                these.
         """
+        if relay_of_ticket(ticket) not in (self._relay_id, NO_RELAY):
+            raise RemoteProtocolError(Reason.TICKET_OF_ANOTHER_RELAY.describe, reason=Reason.TICKET_OF_ANOTHER_RELAY)
         hashed = _hash(ticket)
         found = self._by_ticket.get(hashed)
         if found is None or now >= found[0].expires_at:

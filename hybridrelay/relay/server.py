@@ -49,6 +49,7 @@ from .lobby import Guest, Lobby, Request
 from .places import Places
 from .public_ports import save_public_ports
 from .registry import Registry
+from .relay_id import load_or_create_relay_id
 from .slots import Held, Slot, Slots, address_group
 from .state_dir import occupy_state_directory
 from .watcher import RegistryChange, RegistryWatcher
@@ -197,6 +198,7 @@ class Relay:
             pairs=pairs,
             control_channels=Places("control channels", shares.control_channels),
             max_pipes=shares.pipes,
+            relay_id=load_or_create_relay_id(config.state_dir),
         )
 
     async def _listen_and_serve(

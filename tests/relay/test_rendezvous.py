@@ -34,8 +34,11 @@ SENDER = KeyId("sql", "sender", KeySlot.PRIMARY, 2)
 OTHER = KeyId("sql", "other", KeySlot.SECONDARY, 3)
 
 
+RELAY_ID = b"\x01\x02\x03\x04"
+
+
 def table(**limits: float) -> RendezvousTable:
-    return RendezvousTable(token_bytes=random.Random(1).randbytes, **limits)  # type: ignore[arg-type]
+    return RendezvousTable(RELAY_ID, token_bytes=random.Random(1).randbytes, **limits)  # type: ignore[arg-type]
 
 
 def refused(of: RendezvousTable, ticket: bytes, now: float = 0.0) -> bool:
@@ -119,11 +122,28 @@ def test_a_second_use_never_disturbs_the_first() -> None:
     assert rendezvous.joined == 1
 
 
-@pytest.mark.parametrize("ticket", [bytes(32), b"", bytes(33)])
+@pytest.mark.parametrize("ticket", [bytes(32), bytes(33), RELAY_ID, RELAY_ID + bytes(28), RELAY_ID + bytes(29)])
 def test_an_unknown_ticket_is_refused(ticket: bytes) -> None:
     rendezvous = table()
     rendezvous.create("sql", LISTENER, SENDER, 0.0)
     assert refused(rendezvous, ticket)
+
+
+def test_a_ticket_of_another_relay_is_refused_with_a_reason_of_its_own() -> None:
+    rendezvous = table()
+    other = RendezvousTable(b"\x01\x02\x03\x05", token_bytes=random.Random(2).randbytes)
+    ours, theirs = (one.create("sql", LISTENER, SENDER, 0.0) for one in (rendezvous, other))
+    for ticket in (
+        theirs.sender_ticket,
+        theirs.listener_ticket,
+        b"\x02" + bytes(31),
+        b"\x00\x00\x00\x01" + bytes(28),
+    ):
+        with pytest.raises(RemoteProtocolError) as caught:
+            rendezvous.use(ticket, 0.0)
+        assert caught.value.reason is Reason.TICKET_OF_ANOTHER_RELAY
+    assert rendezvous.open == 1
+    rendezvous.use(ours.sender_ticket, 0.0)
 
 
 def test_a_late_ticket_is_refused_even_before_expiry_was_noticed() -> None:
@@ -219,6 +239,8 @@ def test_tickets_are_large_different_and_do_not_print() -> None:
     tickets = {ticket for one in made for ticket in (one.listener_ticket, one.sender_ticket)}
     assert len(tickets) == 20
     assert {len(ticket) for ticket in tickets} == {32}
+    assert {ticket[:4] for ticket in tickets} == {RELAY_ID}
+    assert len({ticket[4:] for ticket in tickets}) == 20
     assert len({one.id for one in made}) == 10
     for one in made:
         assert repr(one.sender_ticket) not in repr(one)
@@ -249,6 +271,7 @@ class RendezvousMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.places = Places("data channels", 1000)
         self.table = RendezvousTable(
+            RELAY_ID,
             token_bytes=random.Random(7).randbytes,
             lifetime=self.LIFETIME,
             max_open=self.MAX_OPEN,

@@ -1,0 +1,67 @@
+"""The id of a relay: four bytes that begin each ticket it makes, kept in its state directory. SPEC.md, section 1."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from .._replace_file import replace_file
+from .._text_files import read_text, strip_blanks
+from ..errors import ConfigurationError, StateError
+from ..protocol.preamble import NO_RELAY, RELAY_ID_SIZE
+
+__all__ = ["RELAY_ID_FILE", "load_or_create_relay_id", "new_relay_id"]
+
+logger = logging.getLogger("hybridrelay.relay")
+
+#: The id, as 8 hexadecimal digits, inside the state directory.
+RELAY_ID_FILE = "relay-id"
+_MAX_FILE = 64
+
+
+def new_relay_id(token_bytes: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+    """A random id. It is never `NO_RELAY`, with which the tickets of probes begin."""
+    while (made := token_bytes(RELAY_ID_SIZE)) == NO_RELAY:
+        pass
+    return made
+
+
+def load_or_create_relay_id(state_dir: Path) -> bytes:
+    """The id of the relay with this state directory; at its first start, a new one is made and written. Blocks.
+
+    A relay also serves where the id cannot be written: it then has another one after a restart, which is logged.
+
+    Raises:
+        StateError: the file cannot be read, or is damaged.
+    """
+    path = state_dir / RELAY_ID_FILE
+    if path.exists():
+        return _load(path)
+    made = new_relay_id()
+    try:
+        replace_file(path, made.hex() + "\n")
+    except OSError as exc:
+        logger.error(
+            "cannot write %s (%s): the relay has another id after its next start; make room or correct the "
+            "permissions, then restart the relay",
+            path,
+            exc.strerror,
+        )
+    return made
+
+
+def _load(path: Path) -> bytes:
+    remedy = f"delete {path}: the relay makes another id when it starts"
+    try:
+        text = strip_blanks(read_text(path, what="the file", limit=_MAX_FILE))
+    except ConfigurationError as exc:
+        raise StateError(str(exc), remedy=exc.remedy) from exc
+    try:
+        found = bytes.fromhex(text) if text.isascii() else b""
+    except ValueError:
+        found = b""
+    if len(found) != RELAY_ID_SIZE or found == NO_RELAY:
+        raise StateError(f"{path} is damaged: it does not hold 8 hexadecimal digits", remedy=remedy)
+    return found
