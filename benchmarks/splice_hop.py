@@ -7,7 +7,7 @@ from functools import partial
 
 import trio
 
-from hybridrelay.relay.pump import pump
+from hybridrelay.relay.service.pump import pump
 
 from .limits import raise_descriptor_limit
 from .ports import HOST

@@ -41,7 +41,7 @@ UNAUTHENTICATED_SHARE_OF_ADDRESS = 1 / 4
 AUTHENTICATION_DEADLINE_SECONDS = 15.0
 
 #: TLS handshakes (and HTTP requests, where HTTP comes first) of peers that have not authenticated yet; see
-#: `handshakes.py`. A stranger's costs about two milliseconds of the processor with all that goes with it, so that 40
+#: `handshakes`. A stranger's costs about two milliseconds of the processor with all that goes with it, so that 40
 #: a second take a twelfth of a core. The burst is for honest peers that are under way: with a round trip of 100 ms,
 #: 128 at a time are 300 a second.
 HANDSHAKES_OF_STRANGERS = Ration(burst=128, per_second=40.0)

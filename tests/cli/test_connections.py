@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridrelay.relay import Registry, load_public_ports
-from hybridrelay.relay.public_ports import save_public_ports
+from hybridrelay.relay.store.public_ports import save_public_ports
 from hybridrelay.security import (
     AuthorityFile,
     ConnectionString,

@@ -28,9 +28,9 @@ from hybridrelay.mux import Role as MuxRole
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay.broker import Broker
-from hybridrelay.relay.control import ControlPeer
-from hybridrelay.relay.registry import Registry
+from hybridrelay.relay.service.broker import Broker
+from hybridrelay.relay.service.control import ControlPeer
+from hybridrelay.relay.store.sqlite import Registry
 from hybridrelay.security import Right, Rule, Secret, audience_for, make_token
 
 from .fakes import TCP, WSS, FakeRelay, published, state

@@ -15,8 +15,8 @@ import attrs
 import pytest
 import trio
 
-from hybridrelay.relay.registry import SCHEMA_VERSION
-from hybridrelay.relay.state_dir import REGISTRY_FILE
+from hybridrelay.relay.store.sqlite import SCHEMA_VERSION
+from hybridrelay.relay.store.state_dir import REGISTRY_FILE
 from hybridrelay.security import (
     ConnectionString,
     Role,

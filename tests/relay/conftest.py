@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.relay.registry import Registry
+from hybridrelay.relay.store.sqlite import Registry
 from hybridrelay.security import Right, Rule
 
 

@@ -8,9 +8,9 @@ import trio
 
 from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session
 from hybridrelay.protocol import RemoteProtocolError, control
-from hybridrelay.relay.broker import Broker
-from hybridrelay.relay.control import ControlPeer
-from hybridrelay.relay.registry import Registry
+from hybridrelay.relay.service.broker import Broker
+from hybridrelay.relay.service.control import ControlPeer
+from hybridrelay.relay.store.sqlite import Registry
 from hybridrelay.security import KeySlot, Rule, audience_for, make_token
 from hybridrelay.testing import session_pair
 

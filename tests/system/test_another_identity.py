@@ -14,7 +14,7 @@ from hybridrelay.connector import channels as channels_module
 from hybridrelay.mux import receive_hello
 from hybridrelay.protocol.frames import Hello
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay.listeners import ListenerTable
+from hybridrelay.relay.core.listeners import ListenerTable
 from hybridrelay.security import Role
 
 from ..waiting import async_wait_until

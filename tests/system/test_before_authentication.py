@@ -17,11 +17,13 @@ from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.protocol import Reason, control
 from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
-from hybridrelay.relay import Registry, lobby, server
-from hybridrelay.relay import control as relay_control
-from hybridrelay.relay.broker import Broker, Grant
-from hybridrelay.relay.control import ControlPeer
+from hybridrelay.relay import Registry
+from hybridrelay.relay.edge import unauthenticated as lobby
 from hybridrelay.relay.limits import AUTHENTICATION_DEADLINE_SECONDS
+from hybridrelay.relay.service import control as relay_control
+from hybridrelay.relay.service import server
+from hybridrelay.relay.service.broker import Broker, Grant
+from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.security import KeySlot, Role, control_client_context
 from hybridrelay.streams import TLSStream, receive_exactly
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from hybridrelay.connectivity.dialing import dial_directly
-from hybridrelay.relay.listeners import Listener, ListenerTable
+from hybridrelay.relay.core.listeners import Listener, ListenerTable
 from hybridrelay.security import Role
 
 from .deployment import Deployment, echo, serve_target

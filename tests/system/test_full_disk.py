@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from hybridrelay.relay.reserve import RESERVE_BYTES, RESERVE_FILE
+from hybridrelay.relay.store.reserve import RESERVE_BYTES, RESERVE_FILE
 
 from ..deployments import HYBRIDRELAY, Deployment, Program, skip_unless_ci
 

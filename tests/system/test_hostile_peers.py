@@ -20,7 +20,7 @@ from hybridrelay.errors import RelayUnreachable, RendezvousError
 from hybridrelay.protocol import Reason, control
 from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
 from hybridrelay.relay import Registry
-from hybridrelay.relay import control as relay_control
+from hybridrelay.relay.service import control as relay_control
 from hybridrelay.security import ConnectionString, KeySlot, Role
 from hybridrelay.streams import receive_exactly
 

@@ -14,8 +14,8 @@ from hybridrelay.connector import serving as serving_module
 from hybridrelay.errors import AuthorizationError, HybridRelayError, RendezvousError, StreamRefused
 from hybridrelay.mux import Budget
 from hybridrelay.protocol import Reason
-from hybridrelay.relay import broker as broker_module
-from hybridrelay.relay.rendezvous import RendezvousTable
+from hybridrelay.relay.core.rendezvous import RendezvousTable
+from hybridrelay.relay.service import broker as broker_module
 from hybridrelay.security import HostPort, Role, generate_key
 
 from ..leaks import SETTLING_SECONDS, assert_back_to, of_this_run, settled

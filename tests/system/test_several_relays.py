@@ -21,7 +21,7 @@ from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousE
 from hybridrelay.mux import MuxStream
 from hybridrelay.protocol import Reason
 from hybridrelay.relay import Registry
-from hybridrelay.relay import server as server_module
+from hybridrelay.relay.service import server as server_module
 from hybridrelay.security import (
     ConnectionString,
     Endpoint,

@@ -20,8 +20,10 @@ from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import Reason, control
-from hybridrelay.relay import Registry, handshakes, server
+from hybridrelay.relay import Registry
+from hybridrelay.relay.edge import handshakes
 from hybridrelay.relay.limits import UNAUTHENTICATED_SLOTS, Ration
+from hybridrelay.relay.service import server
 from hybridrelay.security import KeySlot, Right, Role, Rule, create_authority, generate_key
 
 from ..waiting import async_wait_until

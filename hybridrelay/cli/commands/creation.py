@@ -161,7 +161,7 @@ def _check_is_new(name: str, state: Path | None, authority: Path) -> None:
     """
     from ...errors import ConfigurationError
     from ...relay import Registry
-    from ...relay.state_dir import REGISTRY_FILE
+    from ...relay.store.state_dir import REGISTRY_FILE
 
     if state is not None and (state / REGISTRY_FILE).exists():
         with Registry.open(state, create=False) as registry:

@@ -1,0 +1,68 @@
+"""Which peers share an access key with the relay, before their TLS handshake. Pure: the clock is passed in.
+
+A preamble may carry an admission proof (`security.admission`). A valid one puts the peer's handshake before those of
+strangers and gives no right to anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+from ...security import NO_PROOF, AdmissionProof, KeySlot, Secret, admission_key_id
+from ..model import HybridConnection
+
+__all__ = ["KeyIndex"]
+
+
+class KeyIndex:
+    """The access keys that are valid now, by their ids. Immutable."""
+
+    def __init__(self) -> None:
+        """Make an index without keys."""
+        #: Ids have 64 bits, so that two keys hardly ever share one; but if they do, either proves itself.
+        self._by_id: dict[bytes, tuple[Secret, ...]] = {}
+        #: By the text of the key: comparing two `Secret`s takes much longer, and a registry may have thousands.
+        self._ids: dict[str, bytes] = {}
+
+    def __len__(self) -> int:
+        """Keys, each counted once however many rules have it."""
+        return len(self._ids)
+
+    def updated(self, connections: Mapping[str, HybridConnection]) -> Self:
+        """The index of the keys of `connections`. Takes milliseconds for thousands of keys: call it in a thread.
+
+        The ids of keys that were in this index are not computed again.
+        """
+        index = type(self)()
+        for key in _keys(connections.values()):
+            text = key.reveal()
+            if text not in index._ids:
+                key_id = index._ids[text] = self._ids.get(text) or admission_key_id(key)
+                index._by_id[key_id] = (*index._by_id.get(key_id, ()), key)
+        return index
+
+    def prove(self, credential: bytes, now: float) -> bytes | None:
+        """The id of the key with which a proof was made; None where it is none, is wrong or is too old.
+
+        Costs a look into a dictionary and, where the id is known and the time is right, one HMAC.
+
+        Args:
+            credential: `PROOF_SIZE` bytes from the preamble of a control channel.
+            now: seconds since 1970.
+        """
+        if credential == NO_PROOF:
+            return None
+        proof = AdmissionProof.parse_untrusted(credential)
+        candidates = self._by_id.get(proof.key_id, ())
+        if not candidates or not proof.is_timely(now):
+            return None
+        return proof.key_id if any(map(proof.is_made_with, candidates)) else None
+
+
+def _keys(connections: Iterable[HybridConnection]) -> Iterable[Secret]:
+    for connection in connections:
+        for rule in connection.rules:
+            for slot in KeySlot:
+                if (key := rule.key(slot)) is not None:
+                    yield key

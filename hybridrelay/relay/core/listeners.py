@@ -1,0 +1,222 @@
+"""Who listens: the connectors that are registered now, by hybrid connection and instance. Pure.
+
+The rules:
+
+1. The same instance registers again with a generation that is not lower: the new registration takes the place of the
+   earlier one at once, because the peer that comes back is right and its dead self is not.
+2. A lower generation is refused: it comes from an earlier control channel of the instance. That holds for instances
+   that have left, too, as long as they are remembered: `DEPARTED_SECONDS` at most.
+3. Another instance is another listener, even with the same key. Nothing is ever "already in use".
+4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
+5. When all places of a hybrid connection are taken, one listener may have to make room for another: see
+   `displacement.py`. For that, an instance that was registered for `SETTLED_SECONDS` keeps its seniority while its
+   control channel is down.
+
+The caller makes sure that whoever registers an instance, or declares it gone, has shown its secret. So nobody else
+can keep an instance out with a generation of their own choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from typing import Generic
+
+import attrs
+
+from ...errors import RendezvousError
+from ...protocol.reasons import Reason
+from ..limits import DEPARTED_PER_CONNECTION, DEPARTED_SECONDS, LISTENERS_PER_CONNECTION, SETTLED_SECONDS
+from ..model import KeyId
+from .displacement import ROTATION_SECONDS, who_gives_way
+from .listener import HandleT, Listener
+
+__all__ = ["Listener", "ListenerTable"]
+
+
+@attrs.frozen
+class _Departed:
+    generation: int
+    gone: bool
+    #: When it is forgotten.
+    until: float
+
+
+@attrs.frozen
+class _Settled:
+    #: When it registered first.
+    since: float
+    #: When that is forgotten.
+    until: float
+
+
+@attrs.define
+class _Connection(Generic[HandleT]):
+    """What is known about one hybrid connection."""
+
+    listeners: dict[str, Listener[HandleT]] = attrs.field(factory=dict)
+    #: Instances that are not registered any more, the longest departed first.
+    departed: OrderedDict[str, _Departed] = attrs.field(factory=OrderedDict)
+    #: When each registered instance registered first.
+    since: dict[str, float] = attrs.field(factory=dict)
+    #: The same of departed instances that were registered for `SETTLED_SECONDS`.
+    settled: dict[str, _Settled] = attrs.field(factory=dict)
+    #: When one of the listeners gives way although nothing tells it from the others; set at the first refusal.
+    rotates_at: float = math.inf
+
+
+class ListenerTable(Generic[HandleT]):
+    """All listeners of a relay. The methods are of two kinds:
+
+    - `register`, `remove`, `declare_gone`, `revoke` and `forget` change it and return what went.
+    - `choose`, `find`, `why_not`, `of` and `count` only look.
+    """
+
+    def __init__(
+        self,
+        *,
+        randbelow: Callable[[int], int],
+        clock: Callable[[], float],
+        max_per_connection: int = LISTENERS_PER_CONNECTION,
+        max_departed_per_connection: int = DEPARTED_PER_CONNECTION,
+    ) -> None:
+        """Make an empty table.
+
+        Args:
+            randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
+            clock: seconds of any clock that does not run backwards.
+            max_per_connection: limit on instances registered for one hybrid connection.
+            max_departed_per_connection: how many departed instances of one hybrid connection are remembered.
+        """
+        self._randbelow = randbelow
+        self._clock = clock
+        self._max_per_connection = max_per_connection
+        self._max_departed = max_departed_per_connection
+        self._connections: dict[str, _Connection[HandleT]] = {}
+
+    def register(self, listener: Listener[HandleT]) -> Listener[HandleT] | None:
+        """Let an authorized listener in; registering again renews.
+
+        Returns:
+            The registration that ended by this, or None: an earlier one of the same instance, or the one of another
+            instance that gave way.
+
+        Raises:
+            RendezvousError: with `Reason.SUPERSEDED` a newer generation of the instance has been here, with
+                `Reason.LIMIT` the hybrid connection has too many listeners. Nothing has changed.
+        """
+        now = self._clock()
+        known = self._connections.get(listener.connection) or _Connection()
+        displaced = known.listeners.get(listener.instance)
+        earlier = displaced or self._departed(known, listener.instance)
+        if earlier is not None and listener.generation < earlier.generation:
+            raise RendezvousError("a newer control channel of this instance has registered", reason=Reason.SUPERSEDED)
+        settled = known.settled.get(listener.instance)
+        since = known.since.get(listener.instance, now if settled is None else settled.since)
+        if displaced is None and len(known.listeners) >= self._max_per_connection:
+            displaced = who_gives_way(
+                tuple(known.listeners.values()),
+                known.since,
+                listener,
+                since,
+                may_rotate=now >= known.rotates_at,
+                randbelow=self._randbelow,
+            )
+            if displaced is None:
+                known.rotates_at = min(known.rotates_at, now + ROTATION_SECONDS)
+                raise RendezvousError("too many listeners of this hybrid connection", reason=Reason.LIMIT)
+            known.rotates_at = math.inf
+            known.since[displaced.instance] = now  # so that it cannot take its place back at once
+            self._depart(known, displaced.instance, gone=False)
+        self._connections[listener.connection] = known
+        known.departed.pop(listener.instance, None)
+        known.settled.pop(listener.instance, None)
+        known.since[listener.instance] = since
+        known.listeners[listener.instance] = listener
+        return displaced
+
+    def remove(self, listener: Listener[HandleT], *, gone: bool = False) -> bool:
+        """A registration has ended, because its control channel has, or because it asked for that.
+
+        Args:
+            gone: the instance said that it will never come back, or is known to be dead.
+
+        Returns:
+            Whether it was in force. A registration that was displaced meanwhile takes nobody with it.
+        """
+        known = self._connections.get(listener.connection)
+        if known is None or known.listeners.get(listener.instance) is not listener:
+            return False
+        self._depart(known, listener.instance, gone=gone)
+        return True
+
+    def declare_gone(self, connection: str, instance: str) -> Listener[HandleT] | None:
+        """An instance is known to be dead: its successor says so.
+
+        Returns:
+            The registration that ended by this, or None.
+        """
+        known = self._connections.setdefault(connection, _Connection())
+        listener = known.listeners.get(instance)
+        self._depart(known, instance, gone=True)
+        return listener
+
+    def revoke(self, keys: Collection[KeyId]) -> list[Listener[HandleT]]:
+        """End every registration that one of these keys had authorized, and return them."""
+        hit = [one for known in self._connections.values() for one in known.listeners.values() if one.key in keys]
+        for listener in hit:
+            self.remove(listener)
+        return hit
+
+    def forget(self, connection: str) -> list[Listener[HandleT]]:
+        """A hybrid connection was deleted: keep nothing of it, and return the registrations that ended."""
+        known = self._connections.pop(connection, None)
+        return [] if known is None else list(known.listeners.values())
+
+    def choose(self, connection: str, *, passed_over: Collection[str] = ()) -> Listener[HandleT] | None:
+        """A random listener whose instance is not among those passed over; None where there is none."""
+        candidates = [one for one in self.of(connection) if one.instance not in passed_over]
+        return candidates[self._randbelow(len(candidates))] if candidates else None
+
+    def find(self, connection: str, instance: str) -> Listener[HandleT] | None:
+        """The registration of one instance, or None; then `why_not` says why."""
+        known = self._connections.get(connection)
+        return None if known is None else known.listeners.get(instance)
+
+    def why_not(self, connection: str, instance: str | None = None) -> Reason:
+        """Why a sender gets no listener: `NO_LISTENER`, or of one instance `LISTENER_GONE` or `LISTENER_ABSENT`."""
+        if instance is None:
+            return Reason.NO_LISTENER
+        known = self._connections.get(connection)
+        departed = None if known is None else self._departed(known, instance)
+        return Reason.LISTENER_GONE if departed is not None and departed.gone else Reason.LISTENER_ABSENT
+
+    def of(self, connection: str) -> tuple[Listener[HandleT], ...]:
+        """The listeners of one hybrid connection."""
+        known = self._connections.get(connection)
+        return () if known is None else tuple(known.listeners.values())
+
+    def count(self) -> int:
+        """Registrations in force."""
+        return sum(len(known.listeners) for known in self._connections.values())
+
+    def _departed(self, known: _Connection[HandleT], instance: str) -> _Departed | None:
+        departed = known.departed.get(instance)
+        return None if departed is None or self._clock() >= departed.until else departed
+
+    def _depart(self, known: _Connection[HandleT], instance: str, *, gone: bool) -> None:
+        now = self._clock()
+        since = known.since.pop(instance, math.inf)
+        if now - since >= SETTLED_SECONDS:
+            known.settled = {name: one for name, one in known.settled.items() if one.until > now}
+            known.settled[instance] = _Settled(since, now + DEPARTED_SECONDS)
+            if len(known.settled) > self._max_per_connection:
+                # The newest is forgotten, so that a holder of a key cannot have the others forgotten.
+                del known.settled[max(known.settled, key=lambda name: known.settled[name].since)]
+        before = known.listeners.pop(instance, None) or self._departed(known, instance)
+        known.departed.pop(instance, None)
+        generation = 0 if before is None else before.generation
+        known.departed[instance] = _Departed(generation, gone, now + DEPARTED_SECONDS)
+        while len(known.departed) > self._max_departed:
+            known.departed.popitem(last=False)

@@ -1,0 +1,1 @@
+"""What stands between a socket and an authenticated channel: certificates, slots, and the order of handshakes."""

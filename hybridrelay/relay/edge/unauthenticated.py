@@ -1,0 +1,285 @@
+"""Where connections wait until there is something to do for them: one task and one epoll set for all.
+
+A task for a connection costs ten times what it takes to accept the connection and to look at its first bytes. A
+stranger therefore gets a task only after it has sent a complete preamble (and a ClientHello, if TLS follows), and
+when its turn has come (`handshakes`). Until then its bytes stay in the kernel: they are peeked at and not consumed,
+so that the code which serves the connection afterwards finds all of them, and the relay holds about 2 KiB for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+
+import attrs
+import trio
+
+from ..._descriptors import is_reserved
+from ...abc import Port, Purpose
+from ...protocol.errors import RemoteProtocolError
+from ...protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, encode_status
+from ...protocol.reasons import Reason
+from ...streams.client_hello import MAX_CLIENT_HELLO, ClientHelloReader
+from ..limits import AUTHENTICATION_DEADLINE_SECONDS
+from ..service.broker import Arrival
+from .handshakes import Handshake, Turn, Turns
+from .slots import Slot, Slots, address_group
+
+__all__ = ["Guest", "Lobby", "Request"]
+
+#: A peer that has not sent a complete message after this many checks sends it in tiny pieces, to keep the relay busy.
+MAX_LOOKS = 64
+#: Connections that are accepted, and that are looked at, before others run: less than a millisecond.
+_AT_A_TIME = 8
+#: SO_LINGER: on, for no time. Closing the socket then resets the connection.
+_RESET = struct.pack("ii", 1, 0)
+
+
+class _Stage(enum.Enum):
+    #: A preamble is to come.
+    PREAMBLE = enum.auto()
+    #: After the preamble of a probe: the bytes that are to be sent back.
+    PROBE = enum.auto()
+    #: A ClientHello is to come.
+    HELLO = enum.auto()
+    #: Anything is to come: only the transport knows.
+    ANYTHING = enum.auto()
+    #: Nothing more: it waits for its turn.
+    TURN = enum.auto()
+
+
+@attrs.frozen(eq=False)
+class Request:
+    """What a preamble asks for, once the relay has judged it."""
+
+    purpose: Purpose
+    #: On a data channel, whose ticket was good and has been used.
+    arrival: Arrival | None = None
+    #: On a control channel: the id of the access key that the peer has proved to have.
+    key_id: bytes | None = None
+    #: On a control channel: the peer verifies the relay by a certificate authority.
+    by_authority: bool = False
+
+
+@attrs.frozen(eq=False)
+class Guest:
+    """A connection that has not authenticated, for whoever serves it."""
+
+    port: Port
+    stream: trio.SocketStream
+    address: str
+    slot: Slot
+    turn: Turn
+    #: Cancelled when it is too late, or has to give way. To be entered by whoever serves the connection.
+    scope: trio.CancelScope
+    #: What its preamble asks for, where that was read already.
+    request: Request | None = None
+
+
+@attrs.define(eq=False)
+class _Visit:
+    """A guest in the lobby."""
+
+    port: Port
+    socket: socket.socket
+    address: str
+    slot: Slot
+    handshake: Handshake
+    deadline: float
+    stage: _Stage
+    request: Request | None = None
+    looks: int = 0
+
+
+class Lobby:
+    """Connections of which too little is known to do anything for them. Linux.
+
+    Args:
+        slots: each guest holds one.
+        turns: each guest waits for its turn here.
+        plain: names of the ports on which a preamble comes first, because their transport adds nothing to TCP.
+        greet: judges a preamble; raises RemoteProtocolError where the answer is a refusal.
+        serve: takes over a guest, in a task of its own. Without a request, nothing has been read from it.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        turns: Turns,
+        *,
+        plain: frozenset[str],
+        greet: Callable[[Port, bytes], Request],
+        serve: Callable[[Guest], None],
+    ) -> None:
+        self._slots = slots
+        self._turns = turns
+        self._plain = plain
+        self._greet = greet
+        self._serve = serve
+        #: By descriptor, the oldest first.
+        self._visits: dict[int, _Visit] = {}
+        self._waiting = trio.CancelScope()
+        assert sys.platform == "linux"
+        self._epoll = select.epoll()
+
+    def __len__(self) -> int:
+        """Guests."""
+        return len(self._visits)
+
+    def enter(self, port: Port, sock: socket.socket) -> None:
+        """Take in a connection that was just accepted; it belongs to the lobby from now on."""
+        try:
+            address = str(sock.getpeername()[0])
+        except OSError:  # it has gone already
+            sock.close()
+            return
+        sock.setblocking(False)
+        fd = sock.fileno()
+        self._visits[fd] = _Visit(
+            port,
+            sock,
+            address,
+            self._slots.take(address, lambda: self._close(fd)),
+            Handshake(address_group(address), lambda: self._hand_over(fd)),
+            trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS,
+            _Stage.PREAMBLE if port.name in self._plain else _Stage.HELLO if port.outer_tls else _Stage.ANYTHING,
+        )
+        # Edge-triggered: the bytes stay in the socket, and are reported only once.
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        if len(self._visits) == 1:
+            self._waiting.deadline = self._first_deadline()
+
+    def enter_waiting(self, port: Port, listeners: Sequence[socket.socket]) -> None:
+        """Accept everything else that waits in the backlog.
+
+        Accepting one connection at a time falls behind a flood, and honest peers then wait behind it. Errors are left
+        to the next accept.
+        """
+        for listener in listeners:
+            with contextlib.suppress(OSError):  # BlockingIOError among them
+                for _ in range(_AT_A_TIME):
+                    sock, _ = listener.accept()
+                    if is_reserved(sock.fileno()):
+                        # The last descriptors are kept for the relay itself. Whoever accepts the next one says so.
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                        sock.close()
+                        break
+                    self.enter(port, sock)
+
+    async def run(self) -> None:
+        """Look after the guests until cancelled; all of them are closed at the end."""
+        try:
+            while True:
+                with trio.CancelScope(deadline=self._first_deadline()) as self._waiting:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._close_late(trio.current_time())
+                for fd, events in self._epoll.poll(0, _AT_A_TIME):
+                    if (visit := self._visits.get(fd)) is not None:
+                        self._look(fd, visit, events)
+        finally:
+            for fd in list(self._visits):
+                self._close(fd)
+            self._epoll.close()
+
+    def _first_deadline(self) -> float:
+        for visit in self._visits.values():
+            return visit.deadline
+        return float("inf")
+
+    def _close_late(self, now: float) -> None:
+        while self._visits and self._first_deadline() <= now:
+            self._close(next(iter(self._visits)))
+
+    def _look(self, fd: int, visit: _Visit, events: int) -> None:
+        """Something has happened to a guest."""
+        visit.looks += 1
+        try:
+            while (stage := visit.stage) is not _Stage.TURN:
+                self._proceed(fd, visit)
+                if visit.stage is stage or fd not in self._visits:
+                    break
+        except (OSError, ValueError):  # it is gone, or its ClientHello is too long
+            self._close(fd)
+            return
+        if fd in self._visits and (visit.looks >= MAX_LOOKS or _is_over(visit, events)):
+            self._close(fd)
+
+    def _proceed(self, fd: int, visit: _Visit) -> None:
+        """Go on to the next stage, if enough is there for it.
+
+        Raises:
+            OSError, ValueError: it has to be closed.
+        """
+        match visit.stage:
+            case _Stage.PREAMBLE:
+                if len(_peek(visit.socket, PREAMBLE_SIZE)) == PREAMBLE_SIZE:
+                    self._read_preamble(fd, visit, visit.socket.recv(PREAMBLE_SIZE))
+            case _Stage.PROBE:
+                if len(_peek(visit.socket, PROBE_SIZE)) == PROBE_SIZE:
+                    visit.socket.send(visit.socket.recv(PROBE_SIZE))
+                    self._close(fd)
+            case _Stage.HELLO:
+                if ClientHelloReader().receive_untrusted(_peek(visit.socket, MAX_CLIENT_HELLO)):
+                    visit.stage = _Stage.TURN
+                    self._turns.want(visit.handshake)
+            case _Stage.ANYTHING:
+                if _peek(visit.socket, 1):
+                    visit.stage = _Stage.TURN
+                    self._turns.want(visit.handshake)
+
+    def _read_preamble(self, fd: int, visit: _Visit, preamble: bytes) -> None:
+        try:
+            request = visit.request = self._greet(visit.port, preamble)
+        except RemoteProtocolError as exc:
+            visit.socket.send(encode_status(exc.reason))
+            self._close(fd)
+            return
+        if request.arrival is not None:  # the ticket is good, and its answer waits for the other side
+            self._hand_over(fd)
+            return
+        if request.key_id is not None:
+            visit.handshake.key_id = request.key_id
+            self._slots.prove(visit.slot, request.key_id)
+        visit.socket.send(encode_status(Reason.NO_ERROR))
+        visit.stage = _Stage.PROBE if request.purpose is Purpose.PROBE else _Stage.HELLO
+
+    def _hand_over(self, fd: int) -> None:
+        visit = self._leave(fd)
+        scope = trio.CancelScope(deadline=visit.deadline)
+        visit.slot.evict = scope.cancel
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(visit.socket))
+        turn = Turn(self._turns, visit.handshake)
+        self._serve(Guest(visit.port, stream, visit.address, visit.slot, turn, scope, visit.request))
+
+    def _close(self, fd: int) -> None:
+        visit = self._leave(fd)
+        self._turns.leave(visit.handshake)
+        self._slots.release(visit.slot)
+        visit.socket.close()
+
+    def _leave(self, fd: int) -> _Visit:
+        self._epoll.unregister(fd)
+        return self._visits.pop(fd)
+
+
+def _peek(sock: socket.socket, size: int) -> bytes:
+    """What has arrived, up to `size`, without taking it."""
+    try:
+        return sock.recv(size, socket.MSG_PEEK)
+    except BlockingIOError:
+        return b""
+
+
+def _is_over(visit: _Visit, events: int) -> bool:
+    """Whether nothing useful can arrive any more.
+
+    An HTTP client may have ended its sending side and still wait for the answer.
+    """
+    if events & (select.EPOLLHUP | select.EPOLLERR):
+        return True
+    return bool(events & select.EPOLLRDHUP) and (visit.request is not None or visit.port.outer_tls)

@@ -1,0 +1,206 @@
+"""Joining two byte streams, blindly.
+
+The rules:
+
+1. The end of file of one leg is passed on to the other after the last byte before it; the other direction goes on.
+2. Only an error aborts: then *both* legs are torn down so that neither far end can mistake it for an end of file.
+3. Whatever happens, both streams are closed when `pump` is done with them.
+4. Back-pressure is the absence of reading: nothing is read before what was read earlier has been handed on.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from ...streams.nowait import NowaitStream, Turn, nowait
+from ...streams.sockets import abort_stream
+from ..limits import CLOSE_DEADLINE_SECONDS
+from .splice import LegBroke, PipePool, SinkBroke, SourceBroke, Spliced, can_splice, splice
+
+__all__ = ["Direction", "Observer", "PumpOutcome", "PumpResult", "abort", "pump"]
+
+_Stream: TypeAlias = trio.abc.HalfCloseableStream
+_STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Direction(enum.Enum):
+    """Which way bytes moved."""
+
+    A_TO_B = "a to b"
+    B_TO_A = "b to a"
+
+
+#: Told of each burst of bytes that was handed on: which way, and how many. It runs inside the pump, must not raise,
+#: and costs one call per burst (up to 256 KiB).
+Observer: TypeAlias = Callable[[Direction, int], None]
+
+
+class PumpOutcome(enum.Enum):
+    """How it ended."""
+
+    #: Both directions came to their end of file, and it was passed on.
+    FINISHED = "finished"
+    #: The first stream failed; the second was aborted.
+    A_BROKE = "a broke"
+    #: The second stream failed; the first was aborted.
+    B_BROKE = "b broke"
+
+
+_WHO_BROKE = {
+    (Direction.A_TO_B, SourceBroke): PumpOutcome.A_BROKE,
+    (Direction.A_TO_B, SinkBroke): PumpOutcome.B_BROKE,
+    (Direction.B_TO_A, SourceBroke): PumpOutcome.B_BROKE,
+    (Direction.B_TO_A, SinkBroke): PumpOutcome.A_BROKE,
+}
+
+
+@attrs.frozen
+class PumpResult:
+    """What was moved, in bytes handed on to the receiving stream, and how it ended."""
+
+    bytes_a_to_b: int
+    bytes_b_to_a: int
+    outcome: PumpOutcome
+
+
+async def pump(
+    a: _Stream, b: _Stream, *, observer: Observer | None = None, pipes: PipePool | None = None
+) -> PumpResult:
+    """Join two streams until both directions have ended or one stream breaks.
+
+    Between two sockets on Linux the bytes stay in the kernel. The streams belong to the pump from the call on: nobody
+    else may use them, and both are closed on every way out.
+
+    Args:
+        observer: told of every burst of bytes; the only source of numbers when the pump is cancelled.
+        pipes: the pool to borrow from. None makes one for this call, which costs nothing before the first byte.
+
+    Raises:
+        ExceptionGroup: a stream raised what the contract of streams does not allow. Both legs were aborted.
+
+    Cancelled, both legs are aborted: the far ends see a broken connection, not an end of file.
+    """
+    pump_ = _Pump(observer, PipePool() if pipes is None else pipes)
+    outcome = None
+    try:
+        outcome = await pump_.join(a, b)
+    finally:
+        if pipes is None:
+            pump_.pipes.close()
+        if outcome is PumpOutcome.FINISHED:
+            await _close(a, b)
+        else:
+            await abort(a, b)
+    return PumpResult(pump_.moved[Direction.A_TO_B], pump_.moved[Direction.B_TO_A], outcome)
+
+
+class _Pump:
+    """The two directions of one pump, and what they share."""
+
+    def __init__(self, observer: Observer | None, pipes: PipePool) -> None:
+        self.pipes = pipes
+        self.moved = dict.fromkeys(Direction, 0)
+        self._observer = observer
+        self._broken: PumpOutcome | None = None
+
+    async def join(self, a: _Stream, b: _Stream) -> PumpOutcome:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._run, a, b, Direction.A_TO_B, nursery.cancel_scope, name="pump a to b")
+            nursery.start_soon(self._run, b, a, Direction.B_TO_A, nursery.cancel_scope, name="pump b to a")
+        return self._broken or PumpOutcome.FINISHED
+
+    async def _run(self, source: _Stream, sink: _Stream, direction: Direction, both: trio.CancelScope) -> None:
+        """Run one direction to its end. An error ends both; the first one is the outcome."""
+        try:
+            await self._move(source, sink, direction)
+            try:
+                await sink.send_eof()
+            except _STREAM_ERRORS as exc:
+                raise SinkBroke from exc
+        except LegBroke as exc:
+            self._broken = self._broken or _WHO_BROKE[direction, type(exc)]
+            both.cancel()
+
+    async def _move(self, source: _Stream, sink: _Stream, direction: Direction) -> None:
+        """Move everything up to the end of `source`; raises LegBroke."""
+
+        def count(moved: int) -> None:
+            self.moved[direction] += moved
+            if self._observer is not None:
+                self._observer(direction, moved)
+
+        if can_splice(source, sink):
+            assert isinstance(source, trio.SocketStream)
+            assert isinstance(sink, trio.SocketStream)
+            while (stopped := await splice(source, sink, self.pipes, count)) is Spliced.NO_PIPE:
+                if not await _copy(nowait(source), nowait(sink), count, once=True):
+                    return
+            if stopped is Spliced.END:
+                return
+        await _copy(nowait(source), nowait(sink), count)
+
+
+async def _copy(
+    source: NowaitStream, sink: NowaitStream, count: Callable[[int], None], *, once: bool = False
+) -> bool:
+    """Move bytes through buffers; False at the end of `source`, True after one block where only that was wanted.
+
+    Raises LegBroke.
+    """
+    turn = Turn()
+    while True:
+        try:
+            block = source.receive_nowait()
+            if block is None:
+                await source.wait_readable()
+                turn = Turn()
+                continue
+        except _STREAM_ERRORS as exc:
+            raise SourceBroke from exc
+        if not block:
+            return False
+        size = len(block)
+        try:
+            if not sink.send_nowait(block):
+                await sink.flush()
+                turn = Turn()
+        except _STREAM_ERRORS as exc:
+            raise SinkBroke from exc
+        count(size)
+        if once:
+            return True
+        if turn.is_over(size):
+            await trio.lowlevel.checkpoint()
+            turn = Turn()
+
+
+async def abort(*streams: trio.abc.AsyncResource) -> None:
+    """Tear streams down so that nobody can mistake it for an end of file: a socket is reset, others are cut off.
+
+    Never blocks, and does all of its work under cancellation too. Closing twice is harmless.
+    """
+    # The shield keeps a cancellation from outside from ending the loop before every stream is closed.
+    with trio.CancelScope(shield=True):
+        for stream in streams:
+            with suppress(*_STREAM_ERRORS):
+                await abort_stream(stream)
+
+
+async def _close(a: _Stream, b: _Stream) -> None:
+    """Close both gracefully, within a deadline each; by force when cancelled."""
+    try:
+        await _close_one(a)
+    finally:
+        await _close_one(b)
+
+
+async def _close_one(stream: _Stream) -> None:
+    # Both ends of file have been passed on: what can still fail is a farewell.
+    with trio.move_on_after(CLOSE_DEADLINE_SECONDS), suppress(*_STREAM_ERRORS):
+        await stream.aclose()

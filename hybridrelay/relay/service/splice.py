@@ -1,0 +1,282 @@
+"""Moving bytes between two sockets inside the kernel: `os.splice` through borrowed pipes. Linux only.
+
+The kernel moves bytes between a socket and a pipe, never between two sockets, so every move takes two steps. Rules:
+
+1. A pipe is borrowed when its source has become readable, and goes back as soon as it is empty. A direction that
+   waits for its source holds none.
+2. Only empty pipes go back to the pool. A pipe with bytes in it, after an error or a cancellation, is closed.
+3. Where there is no pipe to be had, or splicing fails for a reason that is not one of the sockets' own, nothing is
+   lost: the caller copies through a buffer, and bytes that are in the pipe already are read out of it. Two sockets
+   between which the kernel will not splice (EINVAL) are not tried again. Any other failure is the system's (a filter
+   of system calls, an emulated kernel, memory): then nothing is spliced for `SPLICE_RETRY_SECONDS`.
+4. An error of a socket breaks its leg. It must not be left to the buffer: the kernel reports it once, and the next
+   call would find an end of file.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import math
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from ..._log_limit import LimitedLogger
+from ..limits import (
+    BORROWED_PIPES,
+    IDLE_PIPES,
+    PIPE_BYTES,
+    PUMP_YIELD_BYTES,
+    SMALL_BURST_BYTES,
+    SPLICE_RETRY_SECONDS,
+)
+
+__all__ = ["LegBroke", "PipePool", "SinkBroke", "SourceBroke", "Spliced", "can_splice", "splice"]
+
+logger = LimitedLogger("hybridrelay.relay")
+
+#: More than any pipe holds, so that the pipe's capacity is the only limit.
+_AS_MUCH_AS_FITS = 1 << 30
+#: Not every interpreter on Linux was built with it.
+_HAS_SPLICE = sys.platform == "linux" and hasattr(os, "splice")
+#: SPLICE_F_MOVE and SPLICE_F_NONBLOCK.
+_FLAGS = 1 | 2
+#: Linux's F_SETPIPE_SZ, where the interpreter does not know it.
+_SET_PIPE_SIZE = 1031
+#: Errors that the network, the peer or the state of a socket causes, and EBADF: we have closed it. All others say
+#: that splicing does not work.
+_SOCKET_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in (
+        "EBADF", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETRESET",
+        "ENETUNREACH", "ENONET", "ENOTCONN", "EPIPE", "EPROTO", "ESHUTDOWN", "ETIMEDOUT",
+    )
+    if hasattr(errno, name)
+)  # fmt: skip
+
+
+class LegBroke(Exception):
+    """One of the two streams is broken; `__cause__` says how."""
+
+
+class SourceBroke(LegBroke):
+    """It is the stream that we read from."""
+
+
+class SinkBroke(LegBroke):
+    """It is the stream that we write to. Bytes already read for it are lost."""
+
+
+class Spliced(enum.Enum):
+    """Why `splice` returned. Whatever was taken from the source has reached the sink."""
+
+    #: The source is at its end.
+    END = "end"
+    #: The source may have something, but at this moment there is no pipe, or no splicing.
+    NO_PIPE = "no pipe"
+    #: The kernel will not splice between these two sockets, now or later.
+    UNSUPPORTED = "unsupported"
+
+
+class Pipe:
+    """One kernel pipe, and how many bytes are in it."""
+
+    def __init__(self) -> None:
+        """Open it. Raises OSError where the process or the system has no descriptors left."""
+        assert sys.platform == "linux"
+        import fcntl
+
+        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.held = 0
+        # Refused if the user already holds much pipe capacity: then the pipe is smaller, and works as well.
+        with suppress(OSError):
+            fcntl.fcntl(self._write_end, getattr(fcntl, "F_SETPIPE_SZ", _SET_PIPE_SIZE), PIPE_BYTES)
+
+    def fill(self, source_fd: int) -> int:
+        """Take what fits from a socket; 0 at its end. Raises BlockingIOError where it has nothing, or OSError."""
+        assert sys.platform == "linux"
+        taken = os.splice(source_fd, self._write_end, _AS_MUCH_AS_FITS, flags=_FLAGS)
+        self.held += taken
+        return taken
+
+    def drain(self, sink_fd: int) -> None:
+        """Give what fits to a socket. Raises BlockingIOError where nothing does, or OSError."""
+        assert sys.platform == "linux"
+        self.held -= os.splice(self._read_end, sink_fd, self.held, flags=_FLAGS)
+
+    def read(self) -> bytes:
+        """Take everything out, for the case that the sink cannot be spliced to."""
+        data = b""
+        while self.held:
+            block = os.read(self._read_end, self.held)
+            self.held -= len(block)
+            data += block
+        return data
+
+    def close(self) -> None:
+        os.close(self._read_end)
+        os.close(self._write_end)
+
+
+class PipePool:
+    """Lends pipes to directions that have bytes to move. For use in one thread; close it, or use it with `with`."""
+
+    def __init__(self, *, max_idle: int = IDLE_PIPES, max_borrowed: int = BORROWED_PIPES) -> None:
+        self._idle: list[Pipe] = []
+        self._max_idle = max_idle
+        self._max_borrowed = max_borrowed
+        self._closed = False
+        #: Until when nothing is spliced; on trio's clock.
+        self._suspended_until = -math.inf
+        #: Pipes out on loan now.
+        self.borrowed = 0
+
+    @property
+    def idle(self) -> int:
+        """Empty pipes that wait for their next use."""
+        return len(self._idle)
+
+    def maybe_borrow(self) -> Pipe | None:
+        """An empty pipe, or None where too many are lent, nothing is spliced at the moment, or the system gives no
+        more descriptors.
+        """
+        if self.borrowed >= self._max_borrowed or trio.current_time() < self._suspended_until:
+            return None
+        try:
+            pipe = self._idle.pop() if self._idle else Pipe()
+        except OSError:
+            return None
+        self.borrowed += 1
+        return pipe
+
+    def give_back(self, pipe: Pipe) -> None:
+        """End a loan. A pipe that is not empty is closed, so that no byte ever reaches another pair."""
+        self.borrowed -= 1
+        if pipe.held or self._closed or len(self._idle) >= self._max_idle:
+            pipe.close()
+        else:
+            self._idle.append(pipe)
+
+    def refused(self, error: OSError) -> Spliced:
+        """A splice has failed with an error that is not a socket's. What the one who tried does now."""
+        if error.errno == errno.EINVAL:
+            return Spliced.UNSUPPORTED
+        if trio.current_time() >= self._suspended_until:
+            self._suspended_until = trio.current_time() + SPLICE_RETRY_SECONDS
+            logger.warning(
+                "splice fails (%s): bytes are copied instead, which takes more processor time; next try in %.0f s",
+                error.strerror,
+                SPLICE_RETRY_SECONDS,
+            )
+        return Spliced.NO_PIPE
+
+    def close(self) -> None:
+        """Close the idle pipes now, and those on loan when they come back. Idempotent."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def can_splice(source: object, sink: object) -> bool:
+    """Whether bytes from `source` to `sink` can move in the kernel, as far as one can tell before trying."""
+    return _HAS_SPLICE and isinstance(source, trio.SocketStream) and isinstance(sink, trio.SocketStream)
+
+
+async def splice(
+    source: trio.SocketStream, sink: trio.SocketStream, pipes: PipePool, count: Callable[[int], None]
+) -> Spliced:
+    """Move bytes from `source` to `sink` until there is a reason to stop.
+
+    Args:
+        count: told how many bytes have reached the sink's socket, after each burst.
+
+    Returns:
+        Why it stopped; nothing is lost, and the end of the source has not been passed on.
+
+    Raises:
+        SourceBroke: reading failed.
+        SinkBroke: writing failed.
+
+    Cancelled, an unknown number of bytes has been lost: neither stream can be used further.
+    """
+    while True:
+        try:
+            await trio.lowlevel.wait_readable(source.socket)
+        except (OSError, trio.ClosedResourceError) as exc:
+            raise SourceBroke from exc
+        pipe = pipes.maybe_borrow()
+        if pipe is None:
+            return Spliced.NO_PIPE
+        try:
+            stopped = await _burst(source, sink, pipe, pipes, count)
+        finally:
+            pipes.give_back(pipe)
+        if stopped is not None:
+            return stopped
+
+
+async def _burst(
+    source: trio.SocketStream, sink: trio.SocketStream, pipe: Pipe, pipes: PipePool, count: Callable[[int], None]
+) -> Spliced | None:
+    """Move what the source has at this moment; None once it has nothing more for now."""
+    since_yield = 0
+    while True:
+        try:
+            taken = pipe.fill(source.socket.fileno())
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            if exc.errno in _SOCKET_ERRORS:
+                raise SourceBroke from exc
+            return pipes.refused(exc)
+        if taken == 0:
+            return Spliced.END
+        refused = await _empty(pipe, pipes, sink)
+        count(taken)
+        if refused is not None:
+            return refused
+        if taken < SMALL_BURST_BYTES:
+            return None
+        since_yield += taken
+        if since_yield >= PUMP_YIELD_BYTES:
+            since_yield = 0
+            await trio.lowlevel.checkpoint()
+
+
+async def _empty(pipe: Pipe, pipes: PipePool, sink: trio.SocketStream) -> Spliced | None:
+    """Bring everything in the pipe to the sink; no checkpoint where that needs no wait.
+
+    Returns:
+        None; or where it took a buffer because splicing did not work, what to do now.
+
+    Raises:
+        SinkBroke: writing failed.
+    """
+    try:
+        while pipe.held:
+            try:
+                pipe.drain(sink.socket.fileno())
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(sink.socket)
+            except OSError as exc:
+                if exc.errno in _SOCKET_ERRORS:
+                    raise
+                await sink.send_all(pipe.read())
+                return pipes.refused(exc)
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        raise SinkBroke from exc
+    return None

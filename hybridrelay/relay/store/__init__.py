@@ -1,0 +1,1 @@
+"""Where hybrid connections, their rules and their keys are kept."""

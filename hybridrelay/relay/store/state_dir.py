@@ -1,0 +1,174 @@
+"""The relay's state directory: one owner, closed to everybody else."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..._file_lock import lock_file
+from ...errors import StateError
+
+__all__ = [
+    "LOCK_FILE",
+    "REGISTRY_FILE",
+    "can_share_memory",
+    "occupy_state_directory",
+    "prepare_state_directory",
+    "private_file",
+]
+
+#: The registry, inside the state directory.
+REGISTRY_FILE = "registry.db"
+#: Held by the relay that runs on the directory, with its process id in it.
+LOCK_FILE = "relay.lock"
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def prepare_state_directory(path: Path, *, create: bool = True) -> None:
+    """Make sure that `path` is a directory which this process may use and nobody else may read. Idempotent.
+
+    Args:
+        path: the directory.
+        create: whether to make it where it is missing.
+
+    Raises:
+        StateError: it is missing, no directory, of another owner, not writable, or would have to be closed to others
+            who may need it; with a remedy.
+    """
+    try:
+        if create:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    except FileExistsError:
+        raise StateError(f"{path} is not a directory", remedy="name a directory for the relay's state") from None
+    except FileNotFoundError:
+        raise StateError(
+            f"the state directory {path} does not exist",
+            remedy="name the directory that the relay uses, or create it first by starting the relay",
+        ) from None
+    except OSError as exc:
+        raise StateError(
+            f"the state directory {path} cannot be used: {exc.strerror}",
+            remedy="name a directory that this user may write to, or run as the user who may",
+        ) from exc
+    if not stat.S_ISDIR(status.st_mode):
+        raise StateError(f"{path} is not a directory", remedy="name a directory for the relay's state")
+    if sys.platform != "win32":
+        _check_owner(path, status.st_uid)
+        _close_to_others(path, status.st_mode)
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise StateError(
+            f"the state directory {path} is not writable", remedy=f"chmod 700 {path}, or remount it for writing"
+        )
+
+
+@contextmanager
+def occupy_state_directory(path: Path) -> Iterator[None]:
+    """Be the only relay on a state directory during the block; it is made where it is missing.
+
+    Two would hand out the same certificate and write over each other's ports, and keys revoked at one would work at
+    the other until it looks. Commands that change the registry need no lock: SQLite has its own.
+
+    Raises:
+        StateError: another relay runs on it, or see `prepare_state_directory`.
+    """
+    prepare_state_directory(path)
+    try:
+        held = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise StateError(
+            f"{path / LOCK_FILE} cannot be opened: {exc.strerror}", remedy="run as the user who owns the directory"
+        ) from exc
+    try:
+        _lock(path, held)
+        yield
+    finally:
+        os.close(held)
+
+
+def _lock(path: Path, held: int) -> None:
+    try:
+        locked = lock_file(held)
+    except OSError as exc:
+        raise StateError(
+            f"{path / LOCK_FILE} cannot be locked: {exc.strerror}", remedy="name a directory on a local disk"
+        ) from exc
+    if not locked:
+        holder = os.read(held, 32).decode("ascii", "replace").strip()
+        raise StateError(
+            f"another relay runs on the state directory {path}{f' (process {holder})' if holder.isdecimal() else ''}",
+            remedy="stop that one first, or name another directory",
+        )
+    with contextlib.suppress(OSError):  # on a full disk; the number is only for whoever is refused
+        os.ftruncate(held, 0)
+        os.write(held, f"{os.getpid()}\n".encode())
+
+
+def can_share_memory(path: Path) -> bool:
+    """Whether processes can share memory through a file in this directory, as SQLite's write-ahead log needs it.
+
+    Where that cannot be found out, because nothing can be written at the moment, it is assumed.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.truncate(mmap.PAGESIZE)
+            try:
+                mmap.mmap(file.fileno(), mmap.PAGESIZE).close()
+            except OSError as exc:
+                return exc.errno == errno.ENOMEM
+    except OSError:
+        return True
+    return True
+
+
+def private_file(path: Path, *, create: bool) -> None:
+    """Make sure that a file of the state directory exists and has mode 0600; `create` says whether to make it.
+
+    Raises:
+        FileNotFoundError: there is none, and it was not to be made.
+        OSError: anything else.
+    """
+    os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
+    path.chmod(0o600)
+
+
+def _check_owner(path: Path, owner: int) -> None:
+    # Root is refused as well: it could read everything, but what it writes the relay could not use any more.
+    assert sys.platform != "win32"
+    if owner != os.geteuid():
+        name = _user_name(owner)
+        raise StateError(
+            f"the state directory {path} belongs to the user {name}, and this is the user {_user_name(os.geteuid())}",
+            remedy=f"run the command as its owner: sudo -u {name} hybridrelay ...",
+        )
+
+
+def _user_name(uid: int) -> str:
+    assert sys.platform != "win32"
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
+
+
+def _close_to_others(path: Path, mode: int) -> None:
+    if not mode & _OTHERS:
+        return
+    if not (path / REGISTRY_FILE).exists() and any(path.iterdir()):
+        # Somebody's home or /tmp: closing it would break whatever else lives there.
+        raise StateError(
+            f"the directory {path} is open to others and holds files that are not the relay's",
+            remedy=f"name a new or empty directory, or chmod 700 {path} if it is only for the relay",
+        )
+    path.chmod(0o700)

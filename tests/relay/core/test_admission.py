@@ -1,0 +1,124 @@
+"""Which proofs a relay takes, and that the index follows the registry."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridrelay.relay.core.admission import KeyIndex
+from hybridrelay.relay.model import HybridConnection
+from hybridrelay.security import (
+    NO_PROOF,
+    AdmissionProof,
+    KeySlot,
+    Right,
+    Rule,
+    Secret,
+    admission_key_id,
+    make_admission_proof,
+)
+
+NOW = 1_700_000_000.0
+A, B, C = (Secret(f"key-{letter}") for letter in "abc")
+
+
+def connection(name: str, *rules: Rule) -> HybridConnection:
+    return HybridConnection(name, ("relay.test",), rules, 0.0, {})
+
+
+def index_of(*connections: HybridConnection, before: KeyIndex | None = None) -> KeyIndex:
+    return (before or KeyIndex()).updated({one.name: one for one in connections})
+
+
+def rule(primary: Secret | None, secondary: Secret | None = None, name: str = "r") -> Rule:
+    return Rule(name, [Right.SEND], primary, secondary)
+
+
+def wrong_signature(proof: bytes) -> bytes:
+    return proof[:-1] + bytes([proof[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    ("credential", "proves"),
+    [
+        (make_admission_proof(A, NOW), A),
+        (make_admission_proof(B, NOW), B),
+        (make_admission_proof(A, NOW - 300), A),
+        (make_admission_proof(A, NOW + 300), A),
+        (make_admission_proof(A, NOW - 302), None),
+        (make_admission_proof(A, NOW + 302), None),
+        (make_admission_proof(C, NOW), None),
+        (wrong_signature(make_admission_proof(A, NOW)), None),
+        (admission_key_id(A) + bytes(24), None),
+        (make_admission_proof(A, NOW)[:8] + make_admission_proof(B, NOW)[8:], None),
+        (NO_PROOF, None),
+        (b"\xff" * 32, None),
+    ],
+)
+def test_proofs(credential: bytes, proves: Secret | None) -> None:
+    index = index_of(connection("x", rule(A)), connection("y", rule(None, B)))
+    assert index.prove(credential, NOW) == (None if proves is None else admission_key_id(proves))
+
+
+def test_a_key_of_several_rules_counts_until_the_last_one_has_lost_it() -> None:
+    index = index_of(connection("x", rule(A, B), rule(A, name="s")), connection("y", rule(A)))
+    assert len(index) == 2
+    index = index_of(connection("y", rule(A)), before=index)
+    assert index.prove(make_admission_proof(A, NOW), NOW)
+    assert index.prove(make_admission_proof(B, NOW), NOW) is None
+    index = index_of(connection("y", rule(None)), before=index)
+    assert len(index) == 0
+    assert index.prove(make_admission_proof(A, NOW), NOW) is None
+
+
+def test_ids_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[Secret] = []
+
+    def counting(key: Secret) -> bytes:
+        computed.append(key)
+        return admission_key_id(key)
+
+    monkeypatch.setattr("hybridrelay.relay.core.admission.admission_key_id", counting)
+    index = index_of(connection("x", rule(A, B)), connection("y", rule(A)))
+    assert computed == [A, B]
+    index = index_of(connection("x", rule(A, C)), before=index)
+    assert computed == [A, B, C]
+    assert index.prove(make_admission_proof(C, NOW), NOW)
+
+
+def test_keys_that_share_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By chance, one time in 2^64: either of them proves itself, and no other."""
+    shared = b"\1" * 8
+    monkeypatch.setattr("hybridrelay.security.admission.admission_key_id", lambda key: shared)
+    monkeypatch.setattr("hybridrelay.relay.core.admission.admission_key_id", lambda key: shared)
+    index = index_of(connection("x", rule(A, B)))
+    assert [index.prove(make_admission_proof(key, NOW), NOW) for key in (A, B, C)] == [shared, shared, None]
+    index = index_of(connection("x", rule(A)), before=index)
+    assert [index.prove(make_admission_proof(key, NOW), NOW) for key in (A, B, C)] == [shared, None, None]
+
+
+def test_what_a_wrong_proof_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An HMAC only where the key is known and the time is right."""
+    signed: list[Secret] = []
+    is_made_with = AdmissionProof.is_made_with
+
+    def counting(proof: AdmissionProof, key: Secret) -> bool:
+        signed.append(key)
+        return is_made_with(proof, key)
+
+    monkeypatch.setattr(AdmissionProof, "is_made_with", counting)
+    index = index_of(connection("x", rule(A, B)), connection("y", rule(A, C)))
+    for costs_nothing in (NO_PROOF, make_admission_proof(Secret("d"), NOW), make_admission_proof(A, NOW - 1000)):
+        index.prove(costs_nothing, NOW)
+    assert signed == []
+    index.prove(wrong_signature(make_admission_proof(A, NOW)), NOW)
+    assert signed == [A]
+
+
+def test_slots_of_a_rule() -> None:
+    both = rule(A, B)
+    for slot in KeySlot:
+        index = index_of(connection("x", both.with_key(slot, None)))
+        left = both.key(slot.other)
+        assert left is not None
+        assert index.prove(make_admission_proof(left, NOW), NOW)
+        assert len(index) == 1

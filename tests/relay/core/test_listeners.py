@@ -1,0 +1,423 @@
+"""Registration of listeners: takeover, choice, memory of the departed; and a machine against a model."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections import Counter
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from hybridrelay.errors import RendezvousError
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.displacement import ROTATION_SECONDS
+from hybridrelay.relay.core.listeners import Listener, ListenerTable
+from hybridrelay.relay.limits import DEPARTED_SECONDS, SETTLED_SECONDS
+from hybridrelay.relay.model import KeyId
+from hybridrelay.security import KeySlot
+
+KEY = KeyId("sql", "listener", KeySlot.PRIMARY, 1)
+OTHER_KEY = KeyId("sql", "listener", KeySlot.SECONDARY, 2)
+
+
+def table(**limits: int) -> ListenerTable[str]:
+    return ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: 0.0, **limits)
+
+
+def listener(instance: str = "a", generation: int = 1, key: KeyId = KEY, connection: str = "sql") -> Listener[str]:
+    return Listener(connection, instance, generation, key, "handle")
+
+
+@pytest.mark.parametrize("generation", [5, 6])
+def test_the_same_instance_takes_its_own_place_at_once(generation: int) -> None:
+    listeners = table()
+    first = listener(generation=5)
+    second = listener(generation=generation)
+    assert listeners.register(first) is None
+
+    assert listeners.register(second) is first
+
+    assert listeners.of("sql") == (second,)
+    assert not listeners.remove(first), "the dead self takes nobody with it"
+    assert listeners.find("sql", "a") is second
+    assert listeners.remove(second)
+    assert listeners.find("sql", "a") is None
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_lower_generation_is_refused(left: bool) -> None:
+    listeners = table()
+    current = listener(generation=5)
+    listeners.register(current)
+    if left:
+        listeners.remove(current)
+    with pytest.raises(RendezvousError) as caught:
+        listeners.register(listener(generation=4))
+    assert caught.value.reason is Reason.SUPERSEDED
+    assert listeners.find("sql", "a") is (None if left else current)
+
+
+def test_different_instances_coexist_and_are_chosen_at_random() -> None:
+    listeners = table()
+    for name in "abc":
+        assert listeners.register(listener(name)) is None
+    assert {one.instance for one in listeners.of("sql")} == {"a", "b", "c"}
+    chosen = [listeners.choose("sql") for _ in range(100)]
+    assert {one.instance for one in chosen if one} == {"a", "b", "c"}
+    assert listeners.count() == 3
+
+
+def test_those_passed_over_are_not_chosen_again() -> None:
+    listeners = table()
+    listeners.register(listener("a"))
+    listeners.register(listener("b"))
+    assert {one.instance for _ in range(20) if (one := listeners.choose("sql", passed_over={"a"}))} == {"b"}
+    assert listeners.choose("sql", passed_over=["a", "b"]) is None
+    assert listeners.choose("elsewhere") is None
+
+
+def test_gone_and_absent_are_told_apart() -> None:
+    listeners = table()
+    assert listeners.why_not("sql") is Reason.NO_LISTENER
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_ABSENT
+
+    current = listener("a", 5)
+    listeners.register(current)
+    listeners.remove(current)
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_ABSENT
+
+    assert listeners.declare_gone("sql", "a") is None
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_GONE
+
+    # It was not so dead after all.
+    back = listener("a", 5)
+    listeners.register(back)
+    assert listeners.declare_gone("sql", "a") is back
+    assert listeners.of("sql") == ()
+    assert listeners.declare_gone("sql", "never seen") is None
+    assert listeners.why_not("sql", "never seen") is Reason.LISTENER_GONE
+    leaving = listener("b")
+    listeners.register(leaving)
+    assert listeners.remove(leaving, gone=True)
+    assert listeners.why_not("sql", "b") is Reason.LISTENER_GONE
+
+
+def test_the_memory_of_the_departed_is_bounded_for_each_connection() -> None:
+    listeners = table(max_departed_per_connection=2)
+    listeners.declare_gone("other", "z")
+    for name in "abc":
+        listeners.declare_gone("sql", name)
+    answers = [listeners.why_not("sql", name) for name in "abc"]
+    assert answers == [Reason.LISTENER_ABSENT, Reason.LISTENER_GONE, Reason.LISTENER_GONE]
+    assert listeners.why_not("other", "z") is Reason.LISTENER_GONE
+
+
+def test_the_departed_are_forgotten_after_a_while() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: now)
+    current = listener(generation=9)
+    listeners.register(current)
+    listeners.remove(current, gone=True)
+    now = DEPARTED_SECONDS - 1
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_GONE
+    with pytest.raises(RendezvousError):
+        listeners.register(listener(generation=8))
+    now = DEPARTED_SECONDS
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_ABSENT
+    assert listeners.register(listener(generation=8)) is None
+
+
+def test_the_limit_of_one_connection_leaves_those_registered_alone() -> None:
+    listeners = table(max_per_connection=2)
+    listeners.register(listener("a"))
+    listeners.register(listener("b"))
+    with pytest.raises(RendezvousError) as caught:
+        listeners.register(listener("c"))
+    assert caught.value.reason is Reason.LIMIT
+    listeners.register(listener("a", 2))
+    listeners.register(listener("c", connection="other"))
+    assert listeners.count() == 3
+
+
+def at(address: str, instance: str, *, key: KeyId = KEY) -> Listener[str]:
+    return Listener("sql", instance, 1, key, "handle", address)
+
+
+def test_a_holder_that_has_fewer_displaces_the_newest_of_the_one_that_has_most() -> None:
+    listeners = table(max_per_connection=4)
+    rogues = [at("10.0.0.9", f"rogue {number}") for number in range(4)]
+    for rogue in rogues:
+        assert listeners.register(rogue) is None
+    first, second = at("10.0.0.1", "honest 1"), at("10.0.0.1", "honest 2")
+    displaced = listeners.register(first)
+    assert displaced in rogues
+    assert listeners.find("sql", displaced.instance) is None
+    assert listeners.find("sql", "honest 1") is first
+    # With two of four each, nobody gives way to the other any more.
+    with pytest.raises(RendezvousError):
+        listeners.register(at("10.0.0.9", "rogue 5"))
+    listeners.register(second)
+    for newcomer in (at("10.0.0.9", "rogue 6"), at("10.0.0.1", "honest 3")):
+        with pytest.raises(RendezvousError) as caught:
+            listeners.register(newcomer)
+        assert caught.value.reason is Reason.LIMIT
+    assert {one.instance for one in listeners.of("sql")} >= {"honest 1", "honest 2"}
+
+
+def test_holders_with_another_key_are_told_apart() -> None:
+    listeners = table(max_per_connection=3)
+    for number in range(3):
+        listeners.register(at("", f"rogue {number}"))
+    assert listeners.register(at("", "honest", key=OTHER_KEY)) is not None
+
+
+def test_an_instance_that_was_settled_gets_its_place_back_from_one_that_is_newer() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=3
+    )
+    honest = at("", "honest")
+    listeners.register(honest)
+    listeners.register(at("", "rogue 1"))
+    now = SETTLED_SECONDS
+    listeners.register(at("", "rogue 2"))
+    listeners.remove(honest)
+    now += 1
+    listeners.register(at("", "rogue 3"))
+    now += 1
+    displaced = listeners.register(at("", "honest"))
+    assert displaced is not None
+    assert displaced.instance == "rogue 3"
+    # Coming back does not work for those that are newer, however often they try.
+    for name in ("rogue 3", "rogue 4"):
+        with pytest.raises(RendezvousError):
+            listeners.register(at("", name))
+    assert listeners.find("sql", "honest") is not None
+
+
+def test_a_holder_of_a_key_cannot_have_settled_instances_forgotten() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=2
+    )
+    honest = at("", "honest")
+    listeners.register(honest)
+    now = SETTLED_SECONDS
+    listeners.remove(honest)
+    for number in range(10):
+        rogue = at("", f"rogue {number}")
+        listeners.register(rogue)
+        now += SETTLED_SECONDS
+        listeners.remove(rogue)
+    for name in "ab":
+        listeners.register(at("", name))
+    assert listeners.register(at("", "honest")) is not None
+
+
+def test_an_instance_that_was_registered_for_a_moment_has_no_place_to_come_back_to() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=1
+    )
+    brief = at("", "brief")
+    listeners.register(brief)
+    now = SETTLED_SECONDS - 1
+    listeners.remove(brief)
+    listeners.register(at("", "other"))
+    with pytest.raises(RendezvousError):
+        listeners.register(at("", "brief"))
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        [f"10.1.{number}.1" for number in range(8)],
+        [f"2001:db8:1:{number}::/64" for number in range(8)],
+    ],
+)
+def test_many_addresses_of_one_key_or_network_are_one_holder(addresses: list[str]) -> None:
+    listeners = table(max_per_connection=8)
+    for number, address in enumerate(addresses):
+        listeners.register(at(address, f"rogue {number}"))
+    assert listeners.register(at("192.0.2.1", "another key", key=OTHER_KEY)) is not None
+    if ":" in addresses[0]:
+        assert listeners.register(at("2001:db8:2:1::/64", "another network")) is not None
+
+
+def test_nobody_is_kept_out_for_ever_where_nothing_tells_listeners_apart() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=4
+    )
+    for number in range(4):
+        listeners.register(at(f"10.{number}.0.1", f"rogue {number}"))
+    honest = at("192.0.2.1", "honest")
+    with pytest.raises(RendezvousError):
+        listeners.register(honest)
+    now = ROTATION_SECONDS - 1
+    with pytest.raises(RendezvousError):
+        listeners.register(honest)
+    now = ROTATION_SECONDS
+    displaced = listeners.register(honest)
+    assert displaced is not None
+    assert displaced.instance.startswith("rogue")
+    # Nobody else gets in right after it.
+    with pytest.raises(RendezvousError):
+        listeners.register(at("192.0.2.2", "another"))
+    assert listeners.find("sql", "honest") is honest
+
+
+@pytest.mark.parametrize("rogue_addresses", [1, 8])
+def test_those_that_gave_way_do_not_take_their_places_back(rogue_addresses: int) -> None:
+    """They were settled, and ask again and again."""
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=8
+    )
+    rogues = [at(f"10.{number % rogue_addresses}.0.1", f"rogue {number}") for number in range(8)]
+    for rogue in rogues:
+        listeners.register(rogue)
+    now = 2 * SETTLED_SECONDS
+    honest = at("192.0.2.1", "honest")
+    registered = looks = 0
+    for _ in range(600):
+        now += 0.1
+        for one in (honest, *rogues):
+            if listeners.find("sql", one.instance) is None:
+                with contextlib.suppress(RendezvousError):
+                    listeners.register(one)
+        looks += 1
+        registered += listeners.find("sql", "honest") is not None
+    assert registered > looks / 2
+    if rogue_addresses == 1:
+        assert registered == looks
+
+
+def test_a_revoked_key_ends_what_it_authorized() -> None:
+    listeners = table()
+    hit, kept = listener("a"), listener("b", key=OTHER_KEY)
+    listeners.register(hit)
+    listeners.register(kept)
+    assert listeners.revoke({KEY}) == [hit]
+    assert listeners.of("sql") == (kept,)
+
+
+def test_a_deleted_connection_is_forgotten() -> None:
+    listeners = table()
+    current = listener("a", 9)
+    listeners.register(current)
+    listeners.declare_gone("sql", "b")
+    assert listeners.forget("sql") == [current]
+    assert listeners.forget("sql") == []
+    assert listeners.why_not("sql", "b") is Reason.LISTENER_ABSENT
+    assert listeners.register(listener("a", 1)) is None
+
+
+def test_handles_do_not_print() -> None:
+    assert "handle" not in repr(listener())
+
+
+class ListenerMachine(RuleBasedStateMachine):
+    """Against a model with one flat history: what happened last to each instance."""
+
+    INSTANCES = "abcd"
+    LIMIT = 3
+
+    @attrs.define
+    class Model:
+        registered: Listener[Any] | None = None
+        highest: int = 0
+        gone: bool = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: ListenerTable[str] = ListenerTable(
+            randbelow=random.Random(5).randrange,
+            clock=lambda: 0.0,
+            max_per_connection=self.LIMIT,
+            max_departed_per_connection=10,
+        )
+        self.models = {name: self.Model() for name in self.INSTANCES}
+        self.ever: list[Listener[str]] = []
+
+    @property
+    def registered(self) -> dict[str, Listener[Any]]:
+        return {name: model.registered for name, model in self.models.items() if model.registered is not None}
+
+    @rule(name=st.sampled_from(INSTANCES), generation=st.integers(1, 5), key=st.sampled_from([KEY, OTHER_KEY]))
+    def register(self, name: str, generation: int, key: KeyId) -> None:
+        model = self.models[name]
+        one = listener(name, generation, key)
+        self.ever.append(one)
+        held = Counter(other.key for other in self.registered.values())
+        is_full = model.registered is None and len(self.registered) >= self.LIMIT
+        makes_room = is_full and held[key] < max(held.values()) - 1
+        if generation < model.highest or (is_full and not makes_room):
+            with pytest.raises(RendezvousError) as caught:
+                self.table.register(one)
+            assert caught.value.reason is (Reason.SUPERSEDED if generation < model.highest else Reason.LIMIT)
+            return
+        displaced = self.table.register(one)
+        if makes_room:
+            assert displaced is not None
+            assert held[displaced.key] == max(held.values())
+            gave_way = self.models[displaced.instance]
+            assert displaced is gave_way.registered
+            gave_way.registered, gave_way.gone = None, False
+        else:
+            assert displaced is model.registered
+        self.models[name] = self.Model(one, generation)
+
+    @rule(data=st.data(), gone=st.booleans())
+    def remove(self, data: st.DataObject, gone: bool) -> None:
+        if not self.ever:
+            return
+        one = data.draw(st.sampled_from(self.ever))
+        model = self.models[one.instance]
+        assert self.table.remove(one, gone=gone) is (model.registered is one)
+        if model.registered is one:
+            model.registered = None
+            model.gone = gone
+
+    @rule(name=st.sampled_from(INSTANCES))
+    def declare_gone(self, name: str) -> None:
+        model = self.models[name]
+        assert self.table.declare_gone("sql", name) is model.registered
+        model.registered = None
+        model.gone = True
+
+    @rule(key=st.sampled_from([KEY, OTHER_KEY]))
+    def revoke(self, key: KeyId) -> None:
+        hit = [one for one in self.registered.values() if one.key == key]
+        assert {id(one) for one in self.table.revoke([key])} == {id(one) for one in hit}
+        for one in hit:
+            self.models[one.instance].registered = None
+
+    @rule()
+    def forget(self) -> None:
+        assert {one.instance for one in self.table.forget("sql")} == self.registered.keys()
+        self.models = {name: self.Model() for name in self.INSTANCES}
+
+    @rule(passed_over=st.sets(st.sampled_from(INSTANCES)))
+    def choose(self, passed_over: set[str]) -> None:
+        chosen = self.table.choose("sql", passed_over=passed_over)
+        candidates = [one for name, one in self.registered.items() if name not in passed_over]
+        assert chosen in candidates if candidates else chosen is None
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.table.count() == len(self.registered)
+        for name, model in self.models.items():
+            assert self.table.find("sql", name) is model.registered
+            if model.registered is None:
+                expected = Reason.LISTENER_GONE if model.gone else Reason.LISTENER_ABSENT
+                assert self.table.why_not("sql", name) is expected
+
+
+TestListenerMachine = ListenerMachine.TestCase
+TestListenerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

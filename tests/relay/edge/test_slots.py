@@ -1,0 +1,205 @@
+"""Who gives way when the slots for unauthenticated connections are full."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.relay.edge.slots import Slot, Slots, SlotTable, address_group
+
+
+class Recorder:
+    """Takes slots by name and records who was evicted."""
+
+    def __init__(self, total: int, per_address: int) -> None:
+        self.table = SlotTable(total, per_address)
+        self.evicted: list[str] = []
+        self.slots: dict[str, Slot] = {}
+
+    def take(self, name: str, address: str) -> None:
+        self.slots[name] = self.table.take(address, lambda: self.evicted.append(name))
+
+
+def test_one_address_may_take_all_that_is_free() -> None:
+    recorder = Recorder(4, 1)
+    for name in "abcd":
+        recorder.take(name, "10.0.0.1")
+    assert recorder.evicted == []
+    assert len(recorder.table) == 4
+
+
+def test_the_oldest_of_the_largest_address_above_its_share_gives_way() -> None:
+    recorder = Recorder(6, 2)
+    recorder.take("old honest", "10.0.0.1")
+    for name in ("flood 1", "flood 2", "flood 3", "flood 4"):
+        recorder.take(name, "10.0.0.66")
+    recorder.take("honest", "10.0.0.2")
+
+    recorder.take("newcomer", "10.0.0.3")
+    recorder.take("flood 5", "10.0.0.66")
+
+    assert recorder.evicted == ["flood 1", "flood 2"]
+
+
+def test_the_oldest_of_all_gives_way_where_nobody_is_above_the_share() -> None:
+    recorder = Recorder(4, 2)
+    for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.2"), ("d", "10.0.0.3")):
+        recorder.take(name, address)
+    recorder.take("e", "10.0.0.4")
+    recorder.take("f", "10.0.0.5")
+    assert recorder.evicted == ["a", "b"]
+
+
+def test_a_slot_that_was_regrouped_counts_as_one_of_another_address() -> None:
+    recorder = Recorder(6, 2)
+    recorder.take("proved", "10.0.0.66")
+    recorder.table.regroup(recorder.slots["proved"], "10.0.0.66 key")
+    for number in range(8):
+        recorder.take(f"flood {number}", "10.0.0.66")
+    assert recorder.evicted == ["flood 0", "flood 1", "flood 2"]
+    recorder.table.release(recorder.slots["proved"])
+    recorder.table.regroup(recorder.slots["proved"], "10.0.0.66")
+    recorder.take("newcomer", "10.0.0.1")
+    assert len(recorder.evicted) == 3
+    assert len(recorder.table) == 6
+
+
+def test_a_slot_that_was_regrouped_keeps_its_place_among_the_advanced() -> None:
+    recorder = Recorder(4, 1)
+    for name in "abcd":
+        recorder.take(name, "10.0.0.1")
+    recorder.table.advance(recorder.slots["a"])
+    for name in "abcd":
+        recorder.table.regroup(recorder.slots[name], "key")
+    recorder.take("e", "10.0.0.2")
+    assert recorder.evicted == ["b"]
+
+
+def test_a_storm_of_newcomers_displaces_newcomers() -> None:
+    """Whether they come from one address, which is above its share, or from many."""
+    for addresses in (["10.0.0.1"] * 10, [f"10.0.1.{number}" for number in range(10)]):
+        recorder = Recorder(4, 2)
+        for name, address in zip("abcd", addresses, strict=False):
+            recorder.take(name, address)
+        recorder.table.advance(recorder.slots["a"])
+        for name, address in zip("efghij", addresses[4:], strict=True):
+            recorder.take(name, address)
+        assert recorder.evicted == ["b", "c", "d", "e", "f", "g"]
+
+
+def test_who_has_advanced_and_dawdles_leaves_room_for_newcomers() -> None:
+    recorder = Recorder(4, 4)
+    for number, name in enumerate("abcd"):
+        recorder.take(name, f"10.0.0.{number}")
+        recorder.table.advance(recorder.slots[name])
+    for number, name in enumerate("efgh"):
+        recorder.take(name, f"10.0.1.{number}")
+    assert recorder.evicted == ["a", "b", "e", "f"]
+
+
+def test_advancing_without_a_slot_or_twice_is_harmless() -> None:
+    recorder = Recorder(1, 1)
+    recorder.take("a", "10.0.0.1")
+    recorder.take("b", "10.0.0.2")
+    recorder.table.advance(recorder.slots["a"])
+    recorder.table.advance(recorder.slots["b"])
+    recorder.table.advance(recorder.slots["b"])
+    recorder.table.release(recorder.slots["b"])
+    assert len(recorder.table) == 0
+
+
+def test_a_released_slot_is_free_and_releasing_twice_is_harmless() -> None:
+    recorder = Recorder(1, 1)
+    recorder.take("a", "10.0.0.1")
+    recorder.table.release(recorder.slots["a"])
+    recorder.take("b", "10.0.0.1")
+    recorder.table.release(recorder.slots["a"])
+    assert recorder.evicted == []
+    assert len(recorder.table) == 1
+    recorder.take("c", "10.0.0.1")
+    assert recorder.evicted == ["b"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["take", "take", "advance", "release"]), st.integers(0, 4))),
+    st.integers(1, 6).flatmap(lambda total: st.tuples(st.just(total), st.integers(1, total))),
+)
+def test_the_total_is_never_exceeded_and_each_is_evicted_at_most_once(
+    steps: list[tuple[str, int]], limits: tuple[int, int]
+) -> None:
+    total, per_address = limits
+    recorder = Recorder(total, per_address)
+    for number, (step, which) in enumerate(steps):
+        if step != "take" and recorder.slots:
+            name = sorted(recorder.slots)[which % len(recorder.slots)]
+            if step == "advance":
+                recorder.table.advance(recorder.slots[name])
+            else:
+                recorder.table.release(recorder.slots.pop(name))
+        else:
+            recorder.take(str(number), f"10.0.0.{which}")
+        assert len(recorder.table) <= total
+    assert len(set(recorder.evicted)) == len(recorder.evicted)
+    alive = {name: slot for name, slot in recorder.slots.items() if name not in recorder.evicted}
+    for slot in alive.values():
+        recorder.table.release(slot)
+    assert len(recorder.table) == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "group"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("unix", "unix"),
+    ],
+)
+def test_what_counts_as_one_address(address: str, group: str) -> None:
+    assert address_group(address) == group
+
+
+@pytest.mark.parametrize(("total", "per_address"), [(0, 0), (1, 2), (3, 0)])
+def test_impossible_numbers_are_refused(total: int, per_address: int) -> None:
+    with pytest.raises(ValueError, match="share"):
+        SlotTable(total, per_address)
+
+
+async def test_whoever_gives_way_is_cancelled_and_nobody_else() -> None:
+    slots = Slots(1, 1)
+    evicted = trio.Event()
+    finished = []
+
+    async def dawdle(task_status: trio.TaskStatus[None]) -> None:
+        with slots.acquire("10.0.0.1") as held:
+            task_status.started()
+            await trio.sleep_forever()
+        assert held.scope.cancelled_caught
+        evicted.set()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(dawdle)
+            with slots.acquire("10.0.0.2") as held:
+                await evicted.wait()
+                assert len(slots) == 1
+                finished.append(True)
+            assert not held.scope.cancelled_caught
+    assert finished
+    assert len(slots) == 0
+
+
+async def test_a_slot_is_free_after_an_error_or_a_deadline() -> None:
+    slots = Slots(2, 1)
+    with pytest.raises(RuntimeError), slots.acquire("10.0.0.1"):
+        raise RuntimeError
+    with slots.acquire("10.0.0.1") as held:
+        held.scope.deadline = trio.current_time()
+        await trio.sleep_forever()
+    assert held.scope.cancelled_caught
+    assert len(slots) == 0

@@ -1,0 +1,431 @@
+"""Rights that end while somebody waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.mux import CONTROL_CONFIG, Session
+from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.listeners import Listener
+from hybridrelay.relay.service.broker import MAX_ASKED, OFFER_SECONDS, Arrival, Broker
+from hybridrelay.relay.service.control import ControlPeer
+from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
+from hybridrelay.streams import receive_exactly
+from hybridrelay.testing import session_pair
+
+HOST = "relay.example.com"
+
+
+class Deaf:
+    """A listener that never answers."""
+
+    def __init__(self) -> None:
+        self.offers = 0
+
+    async def offer(
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
+    ) -> control.Accept | control.Failed:
+        self.offers += 1
+        await trio.sleep_forever()
+        raise AssertionError
+
+    def suspect(self) -> None:
+        pass
+
+    def ended(self, connection: str, reason: Reason) -> None:
+        pass
+
+
+@pytest.fixture
+def registry(tmp_path: Path, rules: tuple[Rule, ...]):
+    with Registry.open(tmp_path) as registry:
+        registry.create("db", [HOST], rules)
+        yield registry
+
+
+def _broker(registry: Registry) -> Broker:
+    async def refresh() -> None:
+        pass
+
+    return Broker(registry.snapshot(), refresh=refresh)
+
+
+def _token(rule: Rule, slot: KeySlot = KeySlot.PRIMARY) -> str:
+    key = rule.primary if slot is KeySlot.PRIMARY else rule.secondary
+    assert key is not None
+    return make_token(audience_for(HOST, "db"), rule.name, key, expires_at=time.time() + 60)
+
+
+async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
+    registry: Registry, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    deaf = [Deaf(), Deaf()]
+    for number, handle in enumerate(deaf):
+        broker.listeners.register(Listener("db", f"{number:032x}", 1, listen.key, handle))
+    answers: list[control.Joined | control.Failed] = []
+
+    async def join() -> None:
+        answers.append(await broker.join(send, None))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(join)
+        await trio.sleep(OFFER_SECONDS / 2)
+        registry.revoke_key("db", rules[1].name, KeySlot.PRIMARY)
+        broker.update(registry.snapshot())
+    assert [answer.reason for answer in answers if isinstance(answer, control.Failed)] == [Reason.KEY_REVOKED]
+    assert sum(handle.offers for handle in deaf) == 1
+
+
+async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry: Registry) -> None:
+    async with trio.open_nursery() as nursery:
+        session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
+        stream = session.open_stream_nowait()
+        await stream.send_all(b"x")
+        accepted = (await relay_side.offers.receive()).accept()
+        peer = ControlPeer(_broker(registry))
+        peer.attach(relay_side, accepted, nursery)
+        nursery.cancel_scope.cancel()
+    peer.suspect()  # a join that gave up at this very moment
+
+
+class Registering:
+    """Connectors that register for "db", each over a control channel of its own."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.peers: list[ControlPeer] = []
+        self.sessions: list[Session] = []
+
+    async def register(self, nursery: trio.Nursery, *tokens: str) -> list[control.Message]:
+        """One of them; the answers."""
+        session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
+        self.sessions.append(relay_side)
+        stream = session.open_stream_nowait()
+        secret = f"{len(self.peers):064x}"
+        hello = control.Hello(control.Role.CONNECTOR, control.instance_of(secret), 1, "test", secret)
+        await stream.send_all(control.encode_message(hello))
+        for token in tokens:
+            await stream.send_all(control.encode_message(control.Register(1, "db", token)))
+        peer = ControlPeer(self._broker)
+        peer.attach(relay_side, (await relay_side.offers.receive()).accept(), nursery)
+        self.peers.append(peer)
+        decoder, answers = control.ControlDecoder(), []
+        while len(answers) <= len(tokens):
+            await peer.serve_some()
+            await trio.testing.wait_all_tasks_blocked()
+            answers += decoder.receive_data_untrusted(await stream.receive_some())
+        return answers[1:]
+
+
+async def test_a_key_opens_so_many_control_channels_and_no_more(
+    registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr("hybridrelay.relay.service.broker.CONTROL_CHANNELS_PER_KEY", 2)
+    broker = _broker(registry)
+    connectors = Registering(broker)
+    token = _token(rules[0])
+    for _ in range(2):
+        first, renewed = await connectors.register(nursery, token, token)
+        assert isinstance(first, control.Registered)
+        assert isinstance(renewed, control.Registered)
+    (refused,) = await connectors.register(nursery, token)
+    assert isinstance(refused, control.Failed)
+    assert refused.reason is Reason.LIMIT
+    assert not connectors.peers[2].authorized
+    for _ in range(2):
+        connectors.peers[0].lost()
+    (registered,) = await connectors.register(nursery, token)
+    assert isinstance(registered, control.Registered)
+    (refused,) = await connectors.register(nursery, token)
+    assert isinstance(refused, control.Failed)
+    for peer in connectors.peers:
+        peer.lost()
+    assert not broker.listeners.find("db", control.instance_of("0" * 64))
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_revoked_key_holds_no_control_channels(
+    registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr("hybridrelay.relay.service.broker.CONTROL_CHANNELS_PER_KEY", 1)
+    broker = _broker(registry)
+    connectors = Registering(broker)
+    primary, secondary = _token(rules[0]), _token(rules[0], KeySlot.SECONDARY)
+    answers = await connectors.register(nursery, primary, secondary)
+    assert [type(answer) for answer in answers] == [control.Registered, control.Registered]
+    registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
+    broker.update(registry.snapshot())
+    (peer,) = connectors.peers
+    peer.check_keys()
+    assert connectors.sessions[0].outcome is None, "another key has authorized it, too"
+    (refused,) = await connectors.register(nursery, secondary)
+    assert isinstance(refused, control.Failed)
+    peer.lost()
+    (registered,) = await connectors.register(nursery, secondary)
+    assert isinstance(registered, control.Registered)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_registration_that_came_late_harms_nobody_when_its_key_is_revoked(
+    registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    """Its control channel is over, and so is the nursery in which its peer would have been told."""
+    broker = _broker(registry)
+    connectors = Registering(broker)
+    async with trio.open_nursery() as nursery:
+        await connectors.register(nursery, _token(rules[0]))
+        nursery.cancel_scope.cancel()
+    registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
+    broker.update(registry.snapshot())
+    assert not broker.listeners.find("db", control.instance_of("0" * 64))
+
+
+class Willing(Deaf):
+    """A listener that accepts at once."""
+
+    ticket = b""
+    sender = ""
+
+    async def offer(
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
+    ) -> control.Accept | control.Failed:
+        self.ticket, self.sender = ticket, sender
+        return control.Accept(1)
+
+
+async def test_a_listener_hears_that_the_sender_has_left(registry: Registry, rules: tuple[Rule, ...]) -> None:
+    """And not of a reset, which would make it doubt its route to the relay."""
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    willing = Willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    joined = await broker.join(send, None)
+    assert isinstance(joined, control.Joined)
+    sender, sender_far = trio.testing.memory_stream_pair()
+    listener, listener_far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.meet, broker.use_ticket(joined.ticket), sender)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.aclose_forcefully(sender_far)
+        nursery.start_soon(broker.meet, broker.use_ticket(willing.ticket), listener)
+        status = await receive_exactly(listener_far, STATUS_SIZE)
+    assert decode_status_untrusted(status) is Reason.PEER_ABSENT
+    assert await listener_far.receive_some() == b""
+
+
+async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them(
+    registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    primary = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    secondary = await broker.authorize("db", _token(rules[1], KeySlot.SECONDARY), Right.SEND)
+    willing = Willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    told = []
+    for grant, address in [(primary, "192.0.2.1"), (primary, "192.0.2.2"), (secondary, "192.0.2.1")]:
+        await broker.join(grant, None, address)
+        told.append(willing.sender)
+        await broker.join(grant, None, address)
+        assert willing.sender == told[-1]
+    assert len(set(told)) == 3
+    assert all(len(name) == 16 and "192.0" not in name for name in told)
+
+
+async def test_what_senders_are_called_cannot_be_computed_by_a_connector(
+    registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows the names of keys, and can guess addresses. It takes a secret of the relay's to compute the name."""
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    willing = Willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    told = set()
+    for secret in (b"1" * 32, b"2" * 32):
+        monkeypatch.setattr("hybridrelay.relay.service.broker._SENDER_SECRET", secret)
+        await broker.join(send, None, "192.0.2.1")
+        told.add(willing.sender)
+    assert len(told) == 2
+
+
+async def _accepted_join(broker: Broker, rules: tuple[Rule, ...]) -> tuple[Arrival, Arrival]:
+    """The arrivals of a sender and of a listener, in this order: both tickets are used."""
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    willing = Willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    joined = await broker.join(send, None)
+    assert isinstance(joined, control.Joined)
+    return broker.use_ticket(joined.ticket), broker.use_ticket(willing.ticket)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_legs_come_in_any_order_after_their_tickets_were_used(
+    registry: Registry, rules: tuple[Rule, ...], first: int
+) -> None:
+    broker = _broker(registry)
+    arrivals = await _accepted_join(broker, rules)
+    async with trio.open_nursery() as nursery:
+        far_ends = []
+        for arrival in (arrivals[first], arrivals[1 - first]):
+            ours, far = trio.testing.memory_stream_pair()
+            far_ends.append(far)
+            nursery.start_soon(broker.meet, arrival, ours)
+            await trio.testing.wait_all_tasks_blocked()
+        for far in far_ends:
+            assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.NO_ERROR
+        await far_ends[0].send_all(b"x")
+        assert await far_ends[1].receive_some() == b"x"
+        nursery.cancel_scope.cancel()
+    for arrival in arrivals:
+        broker.abandon(arrival)  # after all, which changes nothing
+    assert broker.vitals()["joined_pairs"] == 0
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_leg_that_never_comes_ends_the_rendezvous(
+    registry: Registry, rules: tuple[Rule, ...], first: int
+) -> None:
+    broker = _broker(registry)
+    arrivals = await _accepted_join(broker, rules)
+    ours, far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.meet, arrivals[first], ours)
+        await trio.testing.wait_all_tasks_blocked()
+        broker.abandon(arrivals[1 - first])
+        assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
+    assert broker.vitals()["joined_pairs"] == broker.vitals()["open_rendezvous"] == 0
+
+
+async def test_who_comes_after_the_end_is_turned_away(registry: Registry, rules: tuple[Rule, ...]) -> None:
+    broker = _broker(registry)
+    arrivals = await _accepted_join(broker, rules)
+    registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
+    broker.update(registry.snapshot())
+    for arrival in arrivals:
+        ours, far = trio.testing.memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.meet, arrival, ours)
+            assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
+            assert await far.receive_some() == b""
+    assert broker.vitals()["joined_pairs"] == 0
+
+
+class Leaving(Deaf):
+    """A listener whose control channel ends while it is asked; `leave` is called at that moment."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        super().__init__()
+        self.leave = leave
+
+    async def offer(
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
+    ) -> control.Accept | control.Failed:
+        self.offers += 1
+        self.leave()
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+
+INSTANCE = "a" * 32
+
+
+@pytest.mark.parametrize("wanted", [None, INSTANCE])
+async def test_an_offer_that_was_lost_with_a_control_channel_goes_over_its_successor(
+    registry: Registry, rules: tuple[Rule, ...], wanted: str | None
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    successor = Listener("db", INSTANCE, 2, listen.key, Willing())
+    leaving = Leaving(lambda: broker.listeners.register(successor))
+    broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, leaving))
+    joined = await broker.join(send, wanted)
+    assert isinstance(joined, control.Joined)
+    assert joined.listener == INSTANCE
+    # What was offered first is withdrawn: one pair waits, not two.
+    assert broker.vitals()["open_rendezvous"] == 1
+
+
+@pytest.mark.parametrize("wanted", [None, INSTANCE])
+async def test_a_listener_that_only_leaves_is_passed_over(
+    registry: Registry, rules: tuple[Rule, ...], wanted: str | None
+) -> None:
+    """The registration is renewed meanwhile, over the same control channel: there is nobody else to be asked."""
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    leaving = Leaving(lambda: broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, leaving)))
+    broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, leaving))
+    failed = await broker.join(send, wanted)
+    assert isinstance(failed, control.Failed)
+    assert (failed.reason, leaving.offers) == (Reason.LISTENER_SILENT, 1)
+
+
+async def test_successors_that_leave_as_well_are_not_asked_for_ever(
+    registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    asked: list[Leaving] = []
+
+    def replace() -> None:
+        asked.append(Leaving(replace))
+        broker.listeners.register(Listener("db", INSTANCE, len(asked), listen.key, asked[-1]))
+
+    replace()
+    failed = await broker.join(send, None)
+    assert isinstance(failed, control.Failed)
+    assert failed.reason is Reason.LISTENER_SILENT
+    assert sum(one.offers for one in asked) == MAX_ASKED
+    assert broker.vitals()["open_rendezvous"] == 0
+
+
+async def test_a_listener_that_the_sender_wants_to_avoid_is_not_asked(
+    registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    broker = _broker(registry)
+    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    instances = [f"{number:032x}" for number in range(5)]
+    for instance in instances:
+        broker.listeners.register(Listener("db", instance, 1, listen.key, Willing()))
+    for _ in range(10):
+        joined = await broker.join(send, None, avoid=instances[:4])
+        assert isinstance(joined, control.Joined)
+        assert joined.listener == instances[4]
+    failed = await broker.join(send, None, avoid=instances)
+    assert isinstance(failed, control.Failed)
+    assert failed.reason is Reason.NO_LISTENER
+    joined = await broker.join(send, instances[0], avoid=instances)
+    assert isinstance(joined, control.Joined), "it asked for this one"

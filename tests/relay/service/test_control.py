@@ -1,0 +1,290 @@
+"""The relay's end of a control channel: what one peer may ask for, and for how long it may have it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.protocol import control
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.places import Places
+from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
+from hybridrelay.relay.service import control as relay_control
+from hybridrelay.relay.service.broker import OFFER_SECONDS, Broker
+from hybridrelay.relay.service.control import MAX_JOINS, MAX_REGISTRATIONS, SUSPICION_SECONDS
+from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
+
+from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for
+
+SECRET = "1" * 64
+NAMES = ("db", "other", "third")
+
+
+@pytest.fixture
+def registry(tmp_path: Path, rules: tuple[Rule, ...]):
+    with Registry.open(tmp_path) as registry:
+        for name in NAMES:
+            registry.create(name, [HOST], rules)
+        yield registry
+
+
+@pytest.fixture
+def broker(registry: Registry) -> Broker:
+    return make_broker(registry)
+
+
+async def _connector(broker: Broker, nursery: trio.Nursery, secret: str = SECRET) -> FarEnd:
+    far_end = await FarEnd.connect(broker, nursery, hello_of(secret))
+    assert isinstance(await far_end.hear(), control.Welcome)
+    return far_end
+
+
+async def _client(broker: Broker, nursery: trio.Nursery) -> FarEnd:
+    far_end = await FarEnd.connect(broker, nursery, client_hello())
+    assert isinstance(await far_end.hear(), control.Welcome)
+    return far_end
+
+
+async def test_joins_under_way_are_limited(
+    broker: Broker, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        deaf = await _connector(broker, nursery)
+        await deaf.say(control.Register(1, "db", token_for(rules[0])))
+        assert isinstance(await deaf.hear(), control.Registered)
+        client = await _client(broker, nursery)
+        began = trio.current_time()
+        await client.say(*(control.Join(number, "db", token_for(rules[1])) for number in range(MAX_JOINS + 3)))
+        answers = [await client.hear() for _ in range(3)]
+        assert trio.current_time() == began, "these have not waited for a listener"
+        for answer in answers:
+            assert isinstance(answer, control.Failed)
+            assert answer.reason is Reason.LIMIT
+        for _ in range(MAX_JOINS):
+            answer = await client.hear()
+            assert isinstance(answer, control.Failed)
+            assert answer.reason is Reason.LISTENER_SILENT
+        assert trio.current_time() == pytest.approx(began + OFFER_SECONDS)
+        # They are over, so there is room for another one.
+        answer = await client.ask(control.Join(99, "db", token_for(rules[1])))
+        assert isinstance(answer, control.Failed)
+        assert answer.reason in {Reason.LISTENER_SILENT, Reason.NO_LISTENER}
+        nursery.cancel_scope.cancel()
+
+
+async def test_registrations_of_one_control_channel_are_limited(
+    broker: Broker, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(relay_control, "MAX_REGISTRATIONS", 2)
+    connector = await _connector(broker, nursery)
+    for name in NAMES[:2]:
+        answer = await connector.ask(control.Register(1, name, token_for(rules[0], name)))
+        assert isinstance(answer, control.Registered)
+    refused = await connector.ask(control.Register(2, NAMES[2], token_for(rules[0], NAMES[2])))
+    assert isinstance(refused, control.Failed)
+    assert refused.reason is Reason.LIMIT
+    assert broker.listeners.count() == 2
+    # To renew one is no other one, and one that has ended makes room.
+    answer = await connector.ask(control.Register(3, NAMES[0], token_for(rules[0], NAMES[0])))
+    assert isinstance(answer, control.Registered)
+    await connector.say(control.Unregister(4, NAMES[1]))
+    answer = await connector.ask(control.Register(5, NAMES[2], token_for(rules[0], NAMES[2])))
+    assert isinstance(answer, control.Registered)
+    nursery.cancel_scope.cancel()
+
+
+def test_the_limits_are_not_larger_than_they_are_said_to_be() -> None:
+    assert (MAX_JOINS, MAX_REGISTRATIONS, REFUSALS_BEFORE_AUTHORIZED) == (32, 1024, 8)
+
+
+async def test_a_registration_ends_with_its_token(
+    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    assert rules[0].primary is not None
+    until = int(time.time()) + 1000
+    connector = await _connector(broker, nursery)
+    token = make_token(audience_for(HOST, "db"), rules[0].name, rules[0].primary, expires_at=until)
+    answer = await connector.ask(control.Register(1, "db", token))
+    assert answer == control.Registered(1, until)
+    connector.peer.expire(until - 0.5)
+    assert broker.listeners.count() == 1
+    connector.peer.expire(until + 0.5)
+    assert broker.listeners.count() == 0
+    assert await connector.hear() == control.Ended("db", Reason.TOKEN_EXPIRED)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_registration_that_was_renewed_lasts_longer(
+    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    assert rules[0].primary is not None
+    now = int(time.time())
+    connector = await _connector(broker, nursery)
+    for until in (now + 1000, now + 2000):
+        token = make_token(audience_for(HOST, "db"), rules[0].name, rules[0].primary, expires_at=until)
+        assert await connector.ask(control.Register(1, "db", token)) == control.Registered(1, until)
+    connector.peer.expire(now + 1500)
+    assert broker.listeners.count() == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_refusals_before_a_right_was_shown_are_limited(
+    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    stranger = await _client(broker, nursery)
+    join = control.Join(1, "nowhere", token_for(rules[1]))
+    for _ in range(REFUSALS_BEFORE_AUTHORIZED):
+        assert isinstance(await stranger.ask(join), control.Failed)
+    with pytest.raises(trio.BrokenResourceError):
+        await stranger.ask(join)
+    assert stranger.error is not None
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("rule", [0, 1])
+async def test_each_right_is_good_for_what_it_is(
+    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery, rule: int
+) -> None:
+    """The listener's key does not join, and the sender's does not register."""
+    token = token_for(rules[rule])
+    if rule == 0:
+        refused = await (await _client(broker, nursery)).ask(control.Join(1, "db", token))
+    else:
+        refused = await (await _connector(broker, nursery)).ask(control.Register(1, "db", token))
+    assert isinstance(refused, control.Failed)
+    assert refused.reason is Reason.RIGHT_MISSING
+    assert broker.listeners.count() == 0
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        control.Join(1, "db", "token"),
+        control.Welcome("0" * 32, "test"),
+        control.Draining(1.0),
+        control.Registered(1, 1.0),
+        control.Ended("db", Reason.KEY_REVOKED),
+        hello_of(SECRET, generation=2),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+async def test_a_connector_says_nothing_else(broker: Broker, nursery: trio.Nursery, message: control.Message) -> None:
+    connector = await _connector(broker, nursery)
+    with pytest.raises(trio.BrokenResourceError):
+        await connector.ask(message)
+    assert "may not send" in str(connector.error)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        control.Register(1, "db", "token"),
+        control.Unregister(1, "db"),
+        control.Accept(1),
+        control.Failed(1, Reason.LIMIT),
+        client_hello(),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+async def test_a_client_says_nothing_else(broker: Broker, nursery: trio.Nursery, message: control.Message) -> None:
+    client = await _client(broker, nursery)
+    with pytest.raises(trio.BrokenResourceError):
+        await client.ask(message)
+    assert "may not send" in str(client.error)
+    nursery.cancel_scope.cancel()
+
+
+async def test_hello_comes_first(broker: Broker, nursery: trio.Nursery) -> None:
+    far_end = await FarEnd.connect(broker, nursery, control.Join(1, "db", "token"))
+    with pytest.raises(trio.BrokenResourceError):
+        await far_end.hear()
+    assert "not hello" in str(far_end.error)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_control_channel_has_one_place_whatever_keys_it_shows(
+    registry: Registry, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    async def refresh() -> None:
+        pass
+
+    places = Places("control channels", 4)
+    broker = Broker(registry.snapshot(), refresh=refresh, control_channels=places)
+    connector = await _connector(broker, nursery)
+    for name in NAMES:
+        answer = await connector.ask(control.Register(1, name, token_for(rules[0], name)))
+        assert isinstance(answer, control.Registered)
+    assert len(places) == 1
+    another = await _connector(broker, nursery, "2" * 64)
+    assert isinstance(await another.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+    # The key of "db" has as many as are free.
+    third = await _connector(broker, nursery, "3" * 64)
+    refused = await third.ask(control.Register(1, "db", token_for(rules[0])))
+    assert isinstance(refused, control.Failed)
+    assert refused.reason is Reason.LIMIT
+    assert not third.peer.authorized
+    answer = await third.ask(control.Register(1, "other", token_for(rules[0], "other")))
+    assert isinstance(answer, control.Registered)
+    connector.peer.lost()
+    connector.peer.lost()
+    assert len(places) == 2
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_key_of_the_second_slot_is_as_good(
+    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    grant = await broker.authorize("db", token_for(rules[0], slot=KeySlot.SECONDARY), Right.LISTEN)
+    assert grant.key.slot is KeySlot.SECONDARY
+
+
+async def test_a_listener_that_stays_silent_is_dropped(
+    broker: Broker, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        secrets = {"silent": SECRET, "speaking": "2" * 64}
+        listeners = {name: await _connector(broker, nursery, secret) for name, secret in secrets.items()}
+        for listener in listeners.values():
+            assert isinstance(await listener.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+        client = await _client(broker, nursery)
+        answer = await client.ask(control.Join(1, "db", token_for(rules[1])))
+        assert isinstance(answer, control.Failed)
+        assert answer.reason is Reason.LISTENER_SILENT, "neither has answered the offer"
+        await listeners["speaking"].say(control.Unregister(2, "other"))
+        await trio.sleep(SUSPICION_SECONDS + 1)
+        registered = [listener.instance for listener in broker.listeners.of("db")]
+        assert registered == [control.instance_of(secrets["speaking"])]
+        assert listeners["silent"].session.outcome is not None
+        assert listeners["speaking"].session.outcome is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_only_so_many_acceptances_may_be_taken_back(
+    broker: Broker, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+) -> None:
+    monkeypatch.setattr(relay_control, "_MAX_WATCHED", 2)
+    listener, client = await _connector(broker, nursery), await _client(broker, nursery)
+    assert isinstance(await listener.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+    offers = []
+    for number in range(3):
+        await client.say(control.Join(number, "db", token_for(rules[1])))
+        offer = await listener.hear()
+        assert isinstance(offer, control.Offer)
+        offers.append(offer.id)
+        await listener.say(control.Accept(offer.id))
+        assert isinstance(await client.hear(), control.Joined)
+    assert broker.vitals()["open_rendezvous"] == 3
+    for offer_id, left in zip(offers, (3, 2, 1), strict=True):
+        # Twice: the second time there is nothing to be taken back.
+        for _ in range(2):
+            await listener.say(control.Failed(offer_id, Reason.LISTENER_CANNOT_DIAL))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert broker.vitals()["open_rendezvous"] == left
+    nursery.cancel_scope.cancel()

@@ -1,0 +1,128 @@
+"""What a client is told of a listener's refusal: only what the relay decides, and nothing that ends it for good."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.listeners import Listener
+from hybridrelay.relay.core.places import Places
+from hybridrelay.relay.service.broker import MAX_ASKED, Broker
+from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.security import KeySlot, Right, Rule
+from hybridrelay.streams import receive_exactly
+
+from ..peers import HOST, make_broker, token_for
+
+
+class Answering:
+    """A listener with one answer."""
+
+    def __init__(self, answer: control.Accept | control.Failed) -> None:
+        self.answer = answer
+        self.offers = 0
+        self.ticket = b""
+
+    async def offer(
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
+    ) -> control.Accept | control.Failed:
+        self.offers += 1
+        self.ticket = ticket
+        await trio.lowlevel.checkpoint()
+        return self.answer
+
+    def suspect(self) -> None:
+        raise AssertionError("it has answered")
+
+    def ended(self, connection: str, reason: Reason) -> None:
+        pass
+
+
+@pytest.fixture
+def registry(tmp_path: Path, rules: tuple[Rule, ...]):
+    with Registry.open(tmp_path) as registry:
+        registry.create("db", [HOST], rules)
+        yield registry
+
+
+@pytest.fixture
+def broker(registry: Registry) -> Broker:
+    return make_broker(registry)
+
+
+async def _register(broker: Broker, rules: tuple[Rule, ...], *handles: Answering) -> None:
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    for number, handle in enumerate(handles):
+        broker.listeners.register(Listener("db", f"{number:032x}", 1, listen.key, handle))
+
+
+@pytest.mark.parametrize("reason", Reason)
+async def test_nothing_that_a_listener_says_is_final(broker: Broker, rules: tuple[Rule, ...], reason: Reason) -> None:
+    await _register(broker, rules, Answering(control.Failed(1, reason, "fetch the current key")))
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    told = await broker.join(send, None)
+    assert isinstance(told, control.Failed)
+    assert not told.reason.is_permanent
+    assert told.detail == "", "what it wrote is for nobody"
+    passed_on = {Reason.LISTENER_ABSENT, Reason.LISTENER_CANNOT_DIAL, Reason.LIMIT, Reason.GOING_AWAY}
+    expected = reason if reason in passed_on else Reason.LISTENER_DECLINED
+    assert told.reason is (Reason.LIMIT if reason is Reason.BUSY else expected)
+
+
+async def test_others_are_asked_when_one_refuses(broker: Broker, rules: tuple[Rule, ...]) -> None:
+    refusing = [Answering(control.Failed(1, Reason.WRONG_KEY)) for _ in range(MAX_ASKED - 1)]
+    willing = Answering(control.Accept(1))
+    await _register(broker, rules, *refusing, willing)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    for _ in range(10):
+        assert isinstance(await broker.join(send, None), control.Joined)
+    assert willing.offers == 10
+    assert any(one.offers for one in refusing)
+
+
+async def test_who_waits_is_not_told_that_the_other_key_was_revoked(
+    broker: Broker, registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    await _register(broker, rules, Answering(control.Accept(1)))
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    joined = await broker.join(send, None)
+    assert isinstance(joined, control.Joined)
+    ours, far = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(broker.meet, broker.use_ticket(joined.ticket), ours)
+        await trio.testing.wait_all_tasks_blocked()
+        registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
+        broker.update(registry.snapshot())
+        assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
+
+
+async def test_a_join_beyond_the_limit_is_refused_before_a_listener_is_asked(
+    registry: Registry, rules: tuple[Rule, ...]
+) -> None:
+    async def refresh() -> None:
+        pass
+
+    broker = Broker(registry.snapshot(), refresh=refresh, pairs=Places("data channels", 100, per_key=2))
+    willing = Answering(control.Accept(1))
+    await _register(broker, rules, willing)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    for _ in range(2):
+        assert isinstance(await broker.join(send, None), control.Joined)
+        assert willing.offers
+    refused = await broker.join(send, None)
+    assert isinstance(refused, control.Failed)
+    assert refused.reason is Reason.LIMIT
+    assert "as many data channels" in refused.detail
+    assert willing.offers == 2

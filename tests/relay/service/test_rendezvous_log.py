@@ -1,0 +1,224 @@
+"""The relay's log has exactly one line for each rendezvous, whatever ended it, with the bytes that were moved."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import STATUS_SIZE
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.listeners import Listener
+from hybridrelay.relay.limits import TICKET_LIFETIME_SECONDS
+from hybridrelay.relay.service.broker import Broker
+from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.security import KeySlot, Right, Rule
+from hybridrelay.streams import receive_exactly
+
+from ..peers import HOST, make_broker, token_for
+from .test_refusals import Answering
+
+TO_CLIENT, TO_CONNECTOR = b"a" * 1000, b"b" * 300
+
+
+@attrs.define
+class Scene:
+    """One hybrid connection with a listener, and what may happen to a rendezvous of it."""
+
+    registry: Registry
+    rules: tuple[Rule, ...]
+    broker: Broker
+    listener: Answering
+    caplog: pytest.LogCaptureFixture
+    joined: control.Joined | control.Failed | None = None
+    #: The legs that are served, and the far ends of these.
+    scopes: list[trio.CancelScope] = attrs.field(factory=list)
+    far: list[trio.abc.HalfCloseableStream] = attrs.field(factory=list)
+
+    def lines(self) -> list[tuple[str, int, int]]:
+        found = re.findall(r"rendezvous \w+ ([a-z ]+), (\d+) bytes to the client, (\d+) to the con", self.caplog.text)
+        return [(outcome, int(to_client), int(to_connector)) for outcome, to_client, to_connector in found]
+
+    async def join(self) -> None:
+        send = await self.broker.authorize("db", token_for(self.rules[1]), Right.SEND)
+        self.joined = await self.broker.join(send, None)
+
+    async def come(self, nursery: trio.Nursery, ticket: bytes) -> None:
+        ours, far = trio.testing.memory_stream_pair()
+        self.far.append(far)
+        scope = trio.CancelScope()
+        self.scopes.append(scope)
+
+        async def meet() -> None:
+            with scope:
+                await self.broker.meet(self.broker.use_ticket(ticket), ours)
+
+        nursery.start_soon(meet)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def come_both(self, nursery: trio.Nursery) -> None:
+        """The sender first; some bytes are moved in both directions."""
+        assert isinstance(self.joined, control.Joined)
+        await self.come(nursery, self.joined.ticket)
+        await self.come(nursery, self.listener.ticket)
+        sender, listener = self.far
+        for one in self.far:
+            await receive_exactly(one, STATUS_SIZE)
+        await sender.send_all(TO_CONNECTOR)
+        await listener.send_all(TO_CLIENT)
+        await receive_exactly(sender, len(TO_CLIENT))
+        await receive_exactly(listener, len(TO_CONNECTOR))
+
+    def revoke(self, rule: int) -> None:
+        self.registry.revoke_key("db", self.rules[rule].name, KeySlot.PRIMARY)
+        self.broker.update(self.registry.snapshot())
+
+
+@pytest.fixture
+def scene(
+    tmp_path: Path,
+    rules: tuple[Rule, ...],
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level(logging.INFO, "hybridrelay.relay")
+    with Registry.open(tmp_path) as registry:
+        registry.create("db", [HOST], rules)
+        yield Scene(registry, rules, make_broker(registry), Answering(control.Accept(1)), caplog)
+
+
+async def _finish(scene: Scene) -> None:
+    for one in scene.far:
+        await one.send_eof()
+
+
+async def _break(scene: Scene) -> None:
+    await trio.aclose_forcefully(scene.far[0])
+    await scene.far[1].send_all(b"lost")
+
+
+async def _revoke_sender(scene: Scene) -> None:
+    scene.revoke(1)
+
+
+async def _revoke_listener(scene: Scene) -> None:
+    scene.revoke(0)
+
+
+async def _delete(scene: Scene) -> None:
+    scene.registry.delete("db")
+    scene.broker.update(scene.registry.snapshot())
+
+
+async def _close(scene: Scene) -> None:
+    scene.broker.close()
+
+
+async def _cancel_first(scene: Scene) -> None:
+    scene.scopes[0].cancel()
+
+
+async def _cancel_last(scene: Scene) -> None:
+    scene.scopes[-1].cancel()
+
+
+async def _close_and_cancel(scene: Scene) -> None:
+    """As at the end of the relay."""
+    scene.broker.close()
+    for scope in scene.scopes:
+        scope.cancel()
+
+
+async def _wait(scene: Scene) -> None:
+    await trio.sleep(TICKET_LIFETIME_SECONDS + 1)
+
+
+ENDS_OF_PAIRS: dict[str, list[Callable[[Scene], Awaitable[None]]]] = {
+    "finished": [_finish],
+    "broken": [_break, _cancel_first, _cancel_last],
+    "revoked": [_revoke_sender, _revoke_listener, _delete],
+    "shut down": [_close, _close_and_cancel],
+}
+ENDS_OF_ONE: dict[str, list[Callable[[Scene], Awaitable[None]]]] = {
+    "listener absent": [_wait],
+    "waiting left": [_cancel_first],
+    "revoked": [_revoke_sender, _revoke_listener, _delete],
+    "shut down": [_close, _close_and_cancel],
+}
+ENDS_OF_NONE: dict[str, list[Callable[[Scene], Awaitable[None]]]] = {
+    "nobody came": [_wait],
+    "revoked": [_revoke_sender, _revoke_listener, _delete],
+    "shut down": [_close],
+}
+
+
+def _each(ends: dict[str, list[Callable[[Scene], Awaitable[None]]]]) -> pytest.MarkDecorator:
+    cases = [(outcome, end) for outcome, every in ends.items() for end in every]
+    return pytest.mark.parametrize(("outcome", "end"), cases, ids=[end.__name__ for _, end in cases])
+
+
+async def _prepare(scene: Scene, nursery: trio.Nursery) -> None:
+    listen = await scene.broker.authorize("db", token_for(scene.rules[0]), Right.LISTEN)
+    scene.broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, scene.listener))
+    await scene.join()
+    nursery.start_soon(scene.broker.expire)
+
+
+@_each(ENDS_OF_PAIRS)
+async def test_a_joined_pair(
+    scene: Scene, outcome: str, end: Callable[[Scene], Awaitable[None]], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        await _prepare(scene, nursery)
+        await scene.come_both(nursery)
+        assert scene.lines() == []
+        await end(scene)
+        await trio.testing.wait_all_tasks_blocked()
+        assert scene.lines() == [(outcome, len(TO_CLIENT), len(TO_CONNECTOR))]
+        nursery.cancel_scope.cancel()
+    assert len(scene.lines()) == 1
+    assert scene.broker.vitals()["joined_pairs"] == 0
+    assert not scene.broker._meetings
+
+
+@_each(ENDS_OF_ONE)
+async def test_one_that_waited(
+    scene: Scene, outcome: str, end: Callable[[Scene], Awaitable[None]], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        await _prepare(scene, nursery)
+        assert isinstance(scene.joined, control.Joined)
+        await scene.come(nursery, scene.joined.ticket)
+        await end(scene)
+        await trio.testing.wait_all_tasks_blocked()
+        assert scene.lines() == [(outcome, 0, 0)]
+        nursery.cancel_scope.cancel()
+    assert len(scene.lines()) == 1
+    assert not scene.broker._meetings
+
+
+@_each(ENDS_OF_NONE)
+async def test_one_to_which_nobody_came(
+    scene: Scene, outcome: str, end: Callable[[Scene], Awaitable[None]], autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        await _prepare(scene, nursery)
+        await end(scene)
+        await trio.testing.wait_all_tasks_blocked()
+        assert scene.lines() == [(outcome, 0, 0)]
+        nursery.cancel_scope.cancel()
+    assert not scene.broker._meetings
+
+
+async def test_one_that_a_listener_declined(scene: Scene) -> None:
+    scene.listener.answer = control.Failed(1, Reason.LIMIT)
+    async with trio.open_nursery() as nursery:
+        await _prepare(scene, nursery)
+        assert scene.lines() == [("withdrawn", 0, 0)]
+        nursery.cancel_scope.cancel()

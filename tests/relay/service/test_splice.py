@@ -1,0 +1,212 @@
+"""The kernel's way: pipes are lent and come back empty, and where it does not work bytes go through a buffer."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.relay.limits import SPLICE_RETRY_SECONDS
+from hybridrelay.relay.service import splice as splice_module
+from hybridrelay.relay.service.pump import PumpOutcome, PumpResult, pump
+from hybridrelay.relay.service.splice import PipePool, can_splice
+from hybridrelay.testing import tcp_pair
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="splice is Linux's"),
+    pytest.mark.usefixtures("no_descriptor_leaks"),
+]
+
+DATA = os.urandom(3 * 1024 * 1024)
+
+
+async def through_a_pump(data: bytes, pipes: PipePool) -> tuple[bytes, PumpResult]:
+    """Send `data` one way through a pump between TCP sockets."""
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    received = bytearray()
+
+    async def send() -> None:
+        await far_a.send_all(data)
+        await far_a.send_eof()
+
+    async def receive() -> None:
+        async for block in far_b:
+            received.extend(block)
+        await far_b.aclose()
+
+    with trio.fail_after(30):
+        async with far_a, far_b, trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            nursery.start_soon(receive)
+            result = await pump(near_a, near_b, pipes=pipes)
+    return bytes(received), result
+
+
+def failing_splice(monkeypatch: pytest.MonkeyPatch, *, call: int, number: int) -> None:
+    """Let the `call`-th splice and all later ones fail."""
+    real, calls = os.splice, 0
+
+    def splice(*args: Any, **kwargs: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls >= call:
+            raise OSError(number, os.strerror(number))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, "splice", splice)
+
+
+REFUSALS = (errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOMEM, errno.EUCLEAN)
+
+
+@pytest.mark.parametrize("number", REFUSALS, ids=errno.errorcode.__getitem__)
+@pytest.mark.parametrize("call", range(1, 9))
+async def test_where_the_kernel_refuses_nothing_is_lost(
+    call: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Odd calls fill the pipe and even ones empty it, roughly: both are refused at one time or another.
+    failing_splice(monkeypatch, call=call, number=number)
+    with PipePool() as pipes:
+        received, result = await through_a_pump(DATA, pipes)
+        assert pipes.borrowed == 0
+    assert received == DATA
+    assert result == PumpResult(len(DATA), 0, PumpOutcome.FINISHED)
+
+
+async def test_a_system_that_refuses_is_asked_again_after_a_while(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+) -> None:
+    real, calls, works = os.splice, 0, False
+
+    def splice(*args: Any, **kwargs: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if works:
+            return real(*args, **kwargs)
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "splice", splice)
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    with PipePool() as pipes:
+        async with far_a, far_b, trio.open_nursery() as nursery:
+            nursery.start_soon(partial(pump, near_a, near_b, pipes=pipes))
+            for _ in range(5):
+                await far_a.send_all(b"some")
+                assert await far_b.receive_some() == b"some"
+            assert calls == 1, "after the first refusal it is not tried again"
+            mock_clock.jump(SPLICE_RETRY_SECONDS + 1)
+            works = True
+            for _ in range(5):
+                await far_a.send_all(b"more")
+                assert await far_b.receive_some() == b"more"
+            assert calls > 5, "the same pair goes on in the kernel"
+            nursery.cancel_scope.cancel()
+    assert caplog.text.count("splice fails (Operation not permitted)") == 1
+
+
+SOCKET_ERRORS = (errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENOTCONN)
+
+
+@pytest.mark.parametrize("number", SOCKET_ERRORS, ids=errno.errorcode.__getitem__)
+@pytest.mark.parametrize(("call", "outcome"), [(1, PumpOutcome.A_BROKE), (2, PumpOutcome.B_BROKE)])
+async def test_the_leg_whose_splice_fails_is_the_broken_one(
+    call: int, number: int, outcome: PumpOutcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_splice(monkeypatch, call=call, number=number)
+    (far_a, near_a), (far_b, near_b) = await tcp_pair(), await tcp_pair()
+    async with far_a, far_b:
+        await far_a.send_all(b"something")
+        with PipePool() as pipes:
+            result = await pump(near_a, near_b, pipes=pipes)
+            assert pipes.borrowed == 0
+        assert result.outcome is outcome
+        with pytest.raises(trio.BrokenResourceError):
+            await far_b.receive_some()
+
+
+async def test_an_interpreter_without_splice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not have been built with it, on Linux either; the module can be imported, and bytes are copied."""
+    for name in [name for name in vars(os) if name.lower().startswith("splice")]:
+        monkeypatch.delattr(os, name)
+    loader = importlib.util.spec_from_file_location(
+        "hybridrelay.relay.service.splice_without", splice_module.__file__
+    )
+    assert loader is not None
+    assert loader.loader is not None
+    module = importlib.util.module_from_spec(loader)
+    loader.loader.exec_module(module)
+    near, far = await tcp_pair()
+    async with near, far:
+        assert not module.can_splice(near, far)
+
+
+async def test_without_pipes_bytes_go_through_a_buffer() -> None:
+    with PipePool(max_borrowed=0) as pipes:
+        received, result = await through_a_pump(DATA, pipes)
+    assert received == DATA
+    assert result.outcome is PumpOutcome.FINISHED
+
+
+async def test_without_descriptors_bytes_go_through_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_pipe(flags: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe2", no_pipe)
+    with PipePool() as pipes:
+        received, _ = await through_a_pump(DATA, pipes)
+        assert (pipes.borrowed, pipes.idle) == (0, 0)
+    assert received == DATA
+
+
+async def test_a_long_burst_yields(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splice_module, "PUMP_YIELD_BYTES", 1)
+    with PipePool() as pipes:
+        received, _ = await through_a_pump(DATA, pipes)
+    assert received == DATA
+
+
+async def test_a_pipe_with_bytes_in_it_never_comes_back() -> None:
+    with PipePool() as pipes:
+        pipe = pipes.maybe_borrow()
+        assert pipe is not None
+        pipe.held = 1
+        pipes.give_back(pipe)
+        assert (pipes.borrowed, pipes.idle) == (0, 0)
+
+
+async def test_the_pool_is_bounded_both_ways() -> None:
+    with PipePool(max_idle=1, max_borrowed=2) as pipes:
+        lent = [pipes.maybe_borrow() for _ in range(3)]
+        assert lent[2] is None
+        for pipe in lent[:2]:
+            assert pipe is not None
+            pipes.give_back(pipe)
+        assert (pipes.borrowed, pipes.idle) == (0, 1)
+        assert pipes.maybe_borrow() in lent, "an idle pipe is lent before a new one is made"
+        pipes.give_back(next(pipe for pipe in lent if pipe))
+
+
+async def test_a_closed_pool_closes_what_comes_back() -> None:
+    pipes = PipePool()
+    pipe = pipes.maybe_borrow()
+    assert pipe is not None
+    pipes.close()
+    pipes.give_back(pipe)
+    pipes.close()
+    assert pipes.idle == 0
+
+
+async def test_only_plain_sockets_are_spliced() -> None:
+    near, far = await tcp_pair()
+    wrapped = trio.StapledStream(far, far)
+    async with near, far:
+        assert can_splice(near, far)
+        assert not can_splice(near, wrapped)
+        assert not can_splice(wrapped, near)

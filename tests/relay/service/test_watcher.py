@@ -1,0 +1,122 @@
+"""A running relay notices what other processes do to its registry."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from hybridrelay.errors import StateError
+from hybridrelay.relay.service.watcher import RegistryChange, RegistryWatcher
+from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.security import KeySlot, Rule
+
+Rules = tuple[Rule, ...]
+#: Seconds. Short, because these tests wait for real looks at a real file.
+INTERVAL = 0.01
+
+
+async def another_process(state: Path, call: str) -> None:
+    """Run ``registry.<call>`` in a process of its own."""
+    program = (
+        "import sys, pathlib\n"
+        "from hybridrelay.relay.store.sqlite import Registry\n"
+        "from hybridrelay.security import KeySlot\n"
+        f"with Registry.open(pathlib.Path(sys.argv[1]), create=False) as registry:\n    registry.{call}\n"
+    )
+    await trio.run_process([sys.executable, "-c", program, str(state)], stderr=subprocess.STDOUT)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+async def test_changes_of_another_process_are_noticed(registry: Registry, state: Path, rules: Rules) -> None:
+    created = registry.create("sql", ["relay.example.com"], rules)
+    watcher = RegistryWatcher(registry, interval=INTERVAL)
+    assert watcher.snapshot == {}
+    send, receive = trio.open_memory_channel[RegistryChange](100)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watcher.run, send.send_nowait)
+            assert watcher.snapshot == {"sql": created}
+
+            await another_process(state, "regenerate_key('sql', 'sender', KeySlot.PRIMARY)")
+            change = await receive.receive()
+            assert change.ended == {created.key_id("sender", KeySlot.PRIMARY)}
+            assert change.deleted == set()
+            assert change.snapshot is watcher.snapshot
+            new_key = watcher.snapshot["sql"].key_id("sender", KeySlot.PRIMARY)
+
+            await another_process(state, "create('web', ['relay.example.com'], [])")
+            change = await receive.receive()
+            assert (change.ended, change.deleted) == (set(), set())
+            assert set(change.snapshot) == {"sql", "web"}
+
+            await another_process(state, "delete('sql')")
+            change = await receive.receive()
+            assert len(change.ended) == 4
+            assert new_key in change.ended
+            assert change.deleted == {"sql"}
+            nursery.cancel_scope.cancel()
+
+
+async def test_our_own_changes_are_noticed(registry: Registry, rules: Rules) -> None:
+    watcher = RegistryWatcher(registry, interval=INTERVAL)
+    send, receive = trio.open_memory_channel[RegistryChange](100)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watcher.run, send.send_nowait)
+            await trio.to_thread.run_sync(registry.create, "sql", ["relay.example.com"], rules)
+            assert set((await receive.receive()).snapshot) == {"sql"}
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_only_looks_like_a_change_is_none(
+    registry: Registry, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.create("sql", ["relay.example.com"], rules)
+    watcher = RegistryWatcher(registry)
+    changes: list[RegistryChange] = []
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run, changes.append)
+        monkeypatch.setattr(registry, "data_version", lambda: (-1, -1))
+        await watcher.refresh()
+        assert changes == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
+    registry: Registry, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    created = registry.create("sql", ["relay.example.com"], rules)
+    watcher = RegistryWatcher(registry, interval=INTERVAL)
+    send, receive = trio.open_memory_channel[RegistryChange](100)
+    real, failures = registry.data_version, iter(range(3))
+
+    def fail_three_times() -> tuple[int, int]:
+        if next(failures, None) is not None:
+            raise StateError("the disk is on fire")
+        return real()
+
+    with caplog.at_level(logging.WARNING), trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(watcher.run, send.send_nowait)
+            monkeypatch.setattr(registry, "data_version", fail_three_times)
+            assert watcher.snapshot == {"sql": created}
+            await trio.to_thread.run_sync(registry.delete, "sql")
+            assert (await receive.receive()).deleted == {"sql"}
+            nursery.cancel_scope.cancel()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert "on fire" in caplog.text
+
+
+async def test_a_first_look_that_fails_is_the_callers(registry: Registry) -> None:
+    registry.close()
+    with pytest.raises(StateError):
+        await RegistryWatcher(registry).run(lambda change: None)

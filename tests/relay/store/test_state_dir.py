@@ -1,0 +1,141 @@
+"""One owner, closed to everybody else, and a remedy in every refusal."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridrelay.errors import StateError
+from hybridrelay.relay.store import state_dir
+from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.state_dir import (
+    LOCK_FILE,
+    REGISTRY_FILE,
+    occupy_state_directory,
+    prepare_state_directory,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes are POSIX's")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def refusal(path: Path, *, create: bool = True) -> str:
+    with pytest.raises(StateError) as caught:
+        Registry.open(path, create=create)
+    assert caught.value.remedy
+    return str(caught.value)
+
+
+def test_it_is_made_closed_to_others(tmp_path: Path) -> None:
+    state = tmp_path / "deep" / "state"
+    old = os.umask(0)
+    try:
+        with Registry.open(state) as registry:
+            registry.create("sql", ["relay.example.com"], [])
+            modes = {path.name: mode(path) for path in state.iterdir()}
+    finally:
+        os.umask(old)
+    assert mode(state) == 0o700
+    assert REGISTRY_FILE in modes
+    assert set(modes.values()) == {0o600}
+
+
+def test_one_that_is_ours_is_closed_again(tmp_path: Path) -> None:
+    Registry.open(tmp_path).close()
+    tmp_path.chmod(0o755)
+    (tmp_path / REGISTRY_FILE).chmod(0o644)
+    (tmp_path / "relay.pem").touch()
+    Registry.open(tmp_path).close()
+    assert (mode(tmp_path), mode(tmp_path / REGISTRY_FILE)) == (0o700, 0o600)
+
+
+def test_somebody_elses_files_are_not_locked_away(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "holiday.jpg").touch()
+    assert "open to others" in refusal(tmp_path)
+    assert mode(tmp_path) == 0o755
+    tmp_path.chmod(0o700)
+    Registry.open(tmp_path).close()
+
+
+def test_it_must_exist_where_it_is_only_read(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none", create=False)
+    assert not (tmp_path / "none").exists()
+    assert "no registry" in refusal(tmp_path, create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_directory(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    assert "not a directory" in refusal(path)
+    assert "not a directory" in refusal(path, create=False)
+    assert "cannot be used" in refusal(path / "below")
+
+
+def test_a_directory_in_the_registrys_place(tmp_path: Path) -> None:
+    (tmp_path / REGISTRY_FILE).mkdir()
+    assert "cannot be opened" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_another_owner_is_refused_root_included(known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Registry.open(tmp_path).close()
+    if not known:
+        import pwd
+
+        def unknown(uid: int) -> pwd.struct_passwd:
+            raise KeyError(uid)
+
+        monkeypatch.setattr(pwd, "getpwuid", unknown)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 4321)
+    message = refusal(tmp_path)
+    assert "belongs to the user" in message
+    assert f"#{owner + 4321}" in message
+
+
+def test_one_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The system call says no; to be asked as root, it has to be told to.
+    monkeypatch.setattr(state_dir.os, "access", lambda path, wanted: False)
+    assert "not writable" in refusal(tmp_path)
+
+
+def test_preparing_is_idempotent(tmp_path: Path) -> None:
+    for _ in range(2):
+        prepare_state_directory(tmp_path / "state")
+    prepare_state_directory(tmp_path / "state", create=False)
+
+
+def test_one_relay_at_a_time(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with occupy_state_directory(state):
+        before = (state / LOCK_FILE).stat()
+        with pytest.raises(StateError, match=rf"another relay runs on .* \(process {os.getpid()}\)") as caught:
+            with occupy_state_directory(state):
+                pytest.fail("two relays on one directory")
+        assert caught.value.remedy
+        assert (state / LOCK_FILE).stat() == before
+        assert mode(state / LOCK_FILE) == 0o600
+    with occupy_state_directory(state):
+        pass  # the first one has gone
+
+
+def test_a_lock_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int) -> bool:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(state_dir, "lock_file", no_locks)
+    with pytest.raises(StateError, match="cannot be locked: No locks"), occupy_state_directory(tmp_path / "state"):
+        pytest.fail("not locked")
+    (tmp_path / "other" / LOCK_FILE).mkdir(parents=True)
+    (tmp_path / "other").chmod(0o700)
+    with pytest.raises(StateError, match="cannot be opened"), occupy_state_directory(tmp_path / "other"):
+        pytest.fail("not opened")
