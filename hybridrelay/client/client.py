@@ -26,7 +26,7 @@ from ..connectivity.report import Report
 from ..errors import HybridRelayError, PeerIdentityError, SessionError, StreamRefused
 from ..mux import DATA_CONFIG, Budget, MuxStream, Role, Session
 from ..protocol import control
-from ..protocol.reasons import Reason
+from ..protocol.reasons import Category, Reason
 from ..security import (
     ConnectionString,
     Secret,
@@ -402,7 +402,7 @@ class Client:
                 return kept
 
     def _explain(self, exc: SessionError) -> HybridRelayError:
-        if exc.reason in _IDENTITY:
+        if exc.reason.category is Category.IDENTITY:
             return PeerIdentityError(
                 f"this application's identity is not acceptable to the connector: {exc.reason.describe}",
                 reason=exc.reason,
@@ -423,9 +423,6 @@ class Client:
                 # Streams that were closed still deliver what they were given; those that were not are cut off.
                 kept.session.reset_open_streams(Reason.CANCELLED)
                 nursery.start_soon(partial(kept.session.aclose, grace=_DELIVERY_SECONDS))
-
-
-_IDENTITY = frozenset(range(Reason.IDENTITY_SHUT_OUT, Reason.TLS_FAILED + 1))
 
 
 async def _open_stream(session: Session, wait_opened: bool) -> MuxStream:

@@ -26,7 +26,7 @@ from ..errors import (
 )
 from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
-from ..protocol.reasons import Reason
+from ..protocol.reasons import Category, Reason
 from ..security import check_relay_pin, control_client_context, relay_identity_error
 from ..streams import TLSStream, receive_exactly
 from ..streams.sockets import abort_stream
@@ -55,21 +55,6 @@ StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
 
 #: What the steps raise when the path or the other end is at fault; anything else is a bug.
 STEP_ERRORS = (OSError, TransportError, RelayIdentityError, RemoteProtocolError, trio.BrokenResourceError)
-
-#: Statuses that say something about the other side of a rendezvous. A status is not authenticated, so none of them is
-#: final: that a connector is gone for good, a relay says over its control channel only.
-_RENDEZVOUS = frozenset(
-    {
-        Reason.NO_LISTENER,
-        Reason.LISTENER_ABSENT,
-        Reason.LISTENER_SILENT,
-        Reason.LISTENER_CANNOT_DIAL,
-        Reason.LISTENER_DECLINED,
-        Reason.TICKET_UNKNOWN,
-        Reason.TICKET_OF_ANOTHER_RELAY,
-        Reason.PEER_ABSENT,
-    }
-)
 
 
 async def connect(
@@ -321,7 +306,10 @@ async def _over_addresses(
 
 
 def _refusal(reason: Reason) -> RendezvousError | RelayUnreachable:
-    kind = RendezvousError if reason in _RENDEZVOUS else RelayUnreachable
+    # A status is not authenticated, so none of them is final. A relay reports that a connector is gone for good only
+    # over its control channel.
+    about_rendezvous = reason.category is Category.RENDEZVOUS and reason is not Reason.LISTENER_GONE
+    kind = RendezvousError if about_rendezvous else RelayUnreachable
     return kind(reason.describe, reason=reason)
 
 

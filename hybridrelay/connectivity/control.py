@@ -225,15 +225,13 @@ async def run_control_channel(
             started = True
             await channel._serve(decoder, early)
             session.close()
-    except (SessionError, RemoteProtocolError, trio.BrokenResourceError, trio.TooSlowError) as exc:
+    except (SessionError, RemoteProtocolError) as exc:
         # Once it has started, loss is how a control channel usually ends: no error, its owner opens another.
         if not started:
-            raise RelayUnreachable(f"the relay's control channel failed: {exc}", reason=_reason(exc)) from exc
-
-
-def _reason(exc: BaseException) -> Reason:
-    reason = getattr(exc, "reason", None)
-    return reason if isinstance(reason, Reason) else Reason.SESSION_LOST
+            raise RelayUnreachable(f"the relay's control channel failed: {exc}", reason=exc.reason) from exc
+    except (trio.BrokenResourceError, trio.TooSlowError) as exc:
+        if not started:
+            raise RelayUnreachable(f"the relay's control channel failed: {exc}", reason=Reason.SESSION_LOST) from exc
 
 
 async def _receive_welcome(

@@ -105,7 +105,7 @@ class EndToEnd:
         identity_error = peer_identity_error(exc, self.role)
         if identity_error is not None:
             return identity_error
-        reason = getattr(exc, "reason", Reason.SESSION_LOST)
+        reason = exc.reason if isinstance(exc, HybridRelayError) else Reason.SESSION_LOST
         return RendezvousError(f"the data channel was lost: {exc}", reason=reason)
 
 

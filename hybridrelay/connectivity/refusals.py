@@ -13,9 +13,8 @@ from ..errors import (
     RendezvousError,
 )
 from ..protocol import control
-from ..protocol.reasons import Reason
+from ..protocol.reasons import Category, Reason
 
-_AUTHORIZATION = frozenset(range(Reason.TOKEN_MALFORMED, Reason.NO_LISTENER))
 _REMEDIES = {
     Reason.WRONG_KEY: "the key was regenerated or mistyped: fetch it again ('keys list --show-keys' on the relay)",
     Reason.KEY_REVOKED: "fetch the current key ('keys list --show-keys' on the relay), or use the other one",
@@ -33,7 +32,7 @@ _NEARNESS = (RendezvousError, PeerIdentityError, AuthorizationError, RelayIdenti
 def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
     """The exception for a relay's `Failed`."""
     reason = failed.reason
-    kind = AuthorizationError if reason in _AUTHORIZATION else RendezvousError
+    kind = AuthorizationError if reason.category is Category.AUTHORIZATION else RendezvousError
     detail = f" ({failed.detail})" if failed.detail and failed.detail != reason.describe else ""
     return kind(f"{connection}: {reason.describe}{detail}", reason=reason, remedy=_REMEDIES.get(reason))
 

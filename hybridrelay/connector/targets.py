@@ -23,15 +23,6 @@ _BY_ERRNO = {
     errno.ECONNRESET: Reason.TARGET_REFUSED,
     errno.ETIMEDOUT: Reason.TARGET_TIMEOUT,
 }
-#: The most telling first. That somebody refused says that the host is there, which is more useful to know than that
-#: its other address has no route.
-_TELLING = (
-    Reason.TARGET_REFUSED,
-    Reason.TARGET_TIMEOUT,
-    Reason.TARGET_NAME_NOT_FOUND,
-    Reason.TARGET_NAME_SERVICE_FAILED,
-    Reason.TARGET_UNREACHABLE,
-)
 _NAME_NOT_FOUND = {
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
 }
@@ -72,8 +63,8 @@ def _target_error(exc: OSError) -> TargetError:
     for cause in causes:
         if (shortage := shortage_of(cause)) is not None:
             return _out_of(shortage)
-    reasons = [_reason(cause) for cause in causes]
-    reason = next((one for one in _TELLING if one in reasons), Reason.TARGET_UNREACHABLE)
+    # A refusal says that the host is there, which is more useful to know than that its other address has no route.
+    reason = max(map(_reason, causes), key=lambda one: one.specificity, default=Reason.TARGET_UNREACHABLE)
     return TargetError(reason.describe, reason)
 
 

@@ -12,7 +12,8 @@ class ProtocolError(Exception):
 class LocalProtocolError(ProtocolError):
     """Our own caller asked for something that is not possible now, or never. Nothing was sent.
 
-    `reason` says why, for a caller that passes it on.
+    `reason` says why, for a caller that passes it on: how the session ended, a limit, ..., or
+    `Reason.INTERNAL_ERROR` if the call was a bug.
     """
 
     def __init__(self, message: str, *, reason: Reason = Reason.INTERNAL_ERROR) -> None:

@@ -1,17 +1,52 @@
-"""Why something ended: the one registry of reasons, on the wire and in every error we raise.
+"""Why something ended: the one registry of reasons, on the wire and in every error we raise. SPEC.md, section 4.
 
-The same numbers appear in REFUSED, RESET, STOP and GOAWAY frames, in the status behind a preamble, and (by
-name) in control messages. A number is never reused. An unknown number from a newer peer reads as
-`Reason.INTERNAL_ERROR`; it is never an error by itself.
+The same numbers appear in REFUSED, RESET, STOP and GOAWAY frames, in the status after a preamble, and (by name) in
+control messages. A number is never reused. To add a reason, add its number to `Reason` and its line to the table.
+
+A number says nothing by itself except its category, and that only for a peer's numbers that we do not know: each
+category has a range of 16, whose last one is the general reason of the category.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
+
+import attrs
+
+
+class Category(enum.Enum):
+    """What a reason is about."""
+
+    #: Nothing went wrong.
+    NO_ERROR = "no error"
+    #: One stream, and its target.
+    STREAM = "stream"
+    #: A session, and its channel.
+    SESSION = "session"
+    #: The end-to-end identity of the peer, or our own in its eyes.
+    IDENTITY = "identity"
+    #: A token that was shown to the relay.
+    AUTHORIZATION = "authorization"
+    #: A join, or the data channels that belong to it.
+    RENDEZVOUS = "rendezvous"
+    #: A connection to one of the relay's ports.
+    RELAY_PORT = "relay port"
+
+
+class Duration(enum.Enum):
+    """How long what a reason says is likely to be true."""
+
+    #: It may be over a few seconds later, without anybody doing anything about it.
+    PASSING = "passing"
+    #: It is the answer to this one request. Waiting does not change it; another request may be answered differently.
+    ANSWER = "answer"
+    #: Until a person changes something: a key, an identity, a version.
+    PERMANENT = "permanent"
 
 
 class Reason(enum.IntEnum):
-    """A named outcome. `describe` says it in a sentence for people."""
+    """A named outcome. What is known about each is in the table at the end of this file."""
 
     #: Nothing went wrong.
     NO_ERROR = 0x00
@@ -35,6 +70,7 @@ class Reason(enum.IntEnum):
     KIND_NOT_OFFERED = 0x0B
     #: OPEN has metadata that must not be ignored, of a type that the acceptor does not know.
     METADATA_NOT_UNDERSTOOD = 0x0C
+    STREAM_FAILED = 0x0F
 
     # --- a session
     SESSION_LOST = 0x10
@@ -48,6 +84,7 @@ class Reason(enum.IntEnum):
     SESSION_UNKNOWN = 0x16
     #: A newer channel or a newer generation took the place of this one.
     SUPERSEDED = 0x17
+    SESSION_FAILED = 0x1F
 
     # --- end-to-end identities
     IDENTITY_SHUT_OUT = 0x20
@@ -59,6 +96,7 @@ class Reason(enum.IntEnum):
     TLS_FAILED = 0x25
     #: A later data channel of a session led to another identity than its first.
     IDENTITY_CHANGED = 0x26
+    IDENTITY_NOT_ACCEPTED = 0x2F
 
     # --- authorization at the relay
     TOKEN_MALFORMED = 0x30
@@ -69,6 +107,7 @@ class Reason(enum.IntEnum):
     UNKNOWN_CONNECTION = 0x35
     WRONG_AUDIENCE = 0x36
     KEY_REVOKED = 0x37
+    NOT_AUTHORIZED = 0x3F
 
     # --- rendezvous
     NO_LISTENER = 0x40
@@ -87,18 +126,23 @@ class Reason(enum.IntEnum):
     LISTENER_DECLINED = 0x47
     #: The ticket names another relay than the one to which it was shown.
     TICKET_OF_ANOTHER_RELAY = 0x48
+    RENDEZVOUS_FAILED = 0x4F
 
     # --- a relay's port
     WRONG_PORT = 0x50
     BUSY = 0x51
+    REFUSED_BY_RELAY = 0x5F
 
     @classmethod
     def from_wire(cls, code: int) -> Reason:
-        """The reason with this number, or `INTERNAL_ERROR` for one that we do not know yet."""
+        """The reason with this number; for a number that we do not know, the general reason of its range.
+
+        Numbers outside all ranges are read as `INTERNAL_ERROR`.
+        """
         try:
             return cls(code)
         except ValueError:
-            return cls.INTERNAL_ERROR
+            return _GENERAL.get(code >> 4, cls.INTERNAL_ERROR)
 
     @classmethod
     def from_name(cls, name: str) -> Reason:
@@ -113,79 +157,143 @@ class Reason(enum.IntEnum):
     @property
     def describe(self) -> str:
         """One sentence for people, without a final stop."""
-        return _SENTENCES[self]
+        return _TABLE[self].sentence
+
+    @property
+    def category(self) -> Category:
+        """What it is about."""
+        return _TABLE[self].category
+
+    @property
+    def duration(self) -> Duration:
+        """How long it is likely to be true."""
+        return _TABLE[self].duration
 
     @property
     def is_permanent(self) -> bool:
         """True where trying again with the same connection string cannot help."""
-        return self in _PERMANENT
+        return self.duration is Duration.PERMANENT
+
+    @property
+    def specificity(self) -> int:
+        """How much it tells. Where several attempts at one thing fail, the reason with the highest is reported.
+
+        Comparable within a category.
+        """
+        return _TABLE[self].specificity
 
 
-_SENTENCES = {
-    Reason.NO_ERROR: "no error",
-    Reason.TARGET_REFUSED: "the target refused the connection",
-    Reason.TARGET_UNREACHABLE: "the target is unreachable from the connector",
-    Reason.TARGET_NAME_NOT_FOUND: "the target's host name is unknown to the connector",
-    Reason.TARGET_TIMEOUT: "the target did not answer in time",
-    Reason.TARGET_RESET: "the other end reset its connection",
-    Reason.DENIED_BY_POLICY: "the connector's policy does not allow it",
-    Reason.LIMIT: "a limit of the other side is reached",
-    Reason.CANCELLED: "cancelled",
-    Reason.OUT_OF_RESOURCES: "the connector has run out of descriptors, local ports, memory or threads",
-    Reason.TARGET_NAME_SERVICE_FAILED: "the connector's name server does not answer for the target's host name",
-    Reason.KIND_NOT_OFFERED: "the other side does not offer streams of this kind",
-    Reason.METADATA_NOT_UNDERSTOOD: "the other side does not understand the metadata of the stream",
-    Reason.SESSION_LOST: "the session was lost",
-    Reason.GOING_AWAY: "the other side is shutting down",
-    Reason.INTERNAL_ERROR: "the other side reports an internal error",
-    Reason.PROTOCOL_ERROR: "the protocol was violated",
-    Reason.PEER_SILENT: "the other side stopped answering",
-    Reason.VERSION_MISMATCH: "the two sides have no protocol version in common",
-    Reason.SESSION_UNKNOWN: "the other side does not know this session",
-    Reason.SUPERSEDED: "a newer connection took its place",
-    Reason.IDENTITY_SHUT_OUT: "this identity has been shut out",
-    Reason.IDENTITY_WRONG_ROLE: "the identity is for the other role",
-    Reason.IDENTITY_WRONG_CONNECTION: "the identity belongs to another hybrid connection",
-    Reason.IDENTITY_EXPIRED: "the identity is expired or not yet valid",
-    Reason.IDENTITY_WRONG_AUTHORITY: "the identity was issued by another authority",
-    Reason.TLS_FAILED: "TLS failed",
-    Reason.IDENTITY_CHANGED: "another identity answered than the one with which the session began",
-    Reason.TOKEN_MALFORMED: "the token is malformed",
-    Reason.TOKEN_EXPIRED: "the token has expired (check the clocks of both machines)",
-    Reason.WRONG_KEY: "the shared access key is wrong",
-    Reason.UNKNOWN_RULE: "the shared access key name is unknown",
-    Reason.RIGHT_MISSING: "the shared access key does not carry the right that is needed",
-    Reason.UNKNOWN_CONNECTION: "the relay has no such hybrid connection",
-    Reason.WRONG_AUDIENCE: "the token was made for another address",
-    Reason.KEY_REVOKED: "the shared access key was revoked or regenerated",
-    Reason.NO_LISTENER: "no connector is listening",
-    Reason.LISTENER_ABSENT: "the connector of this session is not connected at the moment",
-    Reason.LISTENER_GONE: "the connector of this session is gone",
-    Reason.LISTENER_SILENT: "a connector is registered but does not answer",
-    Reason.TICKET_UNKNOWN: "the ticket is unknown, used or expired",
-    Reason.PEER_ABSENT: "the other side did not arrive in time",
-    Reason.LISTENER_CANNOT_DIAL: "the connector could not open its data channel",
-    Reason.LISTENER_DECLINED: "a connector is registered but does not accept the connection",
-    Reason.TICKET_OF_ANOTHER_RELAY: "the ticket was made by another relay",
-    Reason.WRONG_PORT: "this port does not serve that purpose",
-    Reason.BUSY: "the relay is busy",
+@attrs.frozen
+class _Entry:
+    category: Category
+    duration: Duration
+    sentence: str
+    specificity: int = 0
+
+
+#: The general reason of each category, by the upper bits of the numbers in its range.
+_GENERAL: Mapping[int, Reason] = {
+    0x0: Reason.STREAM_FAILED,
+    0x1: Reason.SESSION_FAILED,
+    0x2: Reason.IDENTITY_NOT_ACCEPTED,
+    0x3: Reason.NOT_AUTHORIZED,
+    0x4: Reason.RENDEZVOUS_FAILED,
+    0x5: Reason.REFUSED_BY_RELAY,
 }
 
-_PERMANENT = frozenset(
-    {
-        Reason.VERSION_MISMATCH,
-        Reason.IDENTITY_SHUT_OUT,
-        Reason.IDENTITY_WRONG_ROLE,
-        Reason.IDENTITY_WRONG_CONNECTION,
-        Reason.IDENTITY_EXPIRED,
-        Reason.IDENTITY_WRONG_AUTHORITY,
-        Reason.IDENTITY_CHANGED,
-        Reason.TOKEN_MALFORMED,
-        Reason.WRONG_KEY,
-        Reason.UNKNOWN_RULE,
-        Reason.RIGHT_MISSING,
-        Reason.UNKNOWN_CONNECTION,
-        Reason.WRONG_AUDIENCE,
-        Reason.KEY_REVOKED,
-    }
-)
+_C, _D = Category, Duration
+#: Everything about each reason but its number.
+_TABLE: Mapping[Reason, _Entry] = {
+    Reason.NO_ERROR: _Entry(_C.NO_ERROR, _D.ANSWER, "no error"),
+    Reason.TARGET_REFUSED: _Entry(_C.STREAM, _D.ANSWER, "the target refused the connection", specificity=5),
+    Reason.TARGET_UNREACHABLE: _Entry(
+        _C.STREAM, _D.ANSWER, "the target is unreachable from the connector", specificity=1
+    ),
+    Reason.TARGET_NAME_NOT_FOUND: _Entry(
+        _C.STREAM, _D.ANSWER, "the target's host name is unknown to the connector", specificity=3
+    ),
+    Reason.TARGET_TIMEOUT: _Entry(_C.STREAM, _D.ANSWER, "the target did not answer in time", specificity=4),
+    Reason.TARGET_RESET: _Entry(_C.STREAM, _D.ANSWER, "the other end reset its connection"),
+    Reason.DENIED_BY_POLICY: _Entry(_C.STREAM, _D.ANSWER, "the connector's policy does not allow it"),
+    Reason.LIMIT: _Entry(_C.STREAM, _D.PASSING, "a limit of the other side is reached"),
+    Reason.CANCELLED: _Entry(_C.STREAM, _D.PASSING, "cancelled"),
+    Reason.OUT_OF_RESOURCES: _Entry(
+        _C.STREAM,
+        _D.ANSWER,
+        "the connector has run out of descriptors, local ports, memory or threads",
+        specificity=6,
+    ),
+    Reason.TARGET_NAME_SERVICE_FAILED: _Entry(
+        _C.STREAM, _D.ANSWER, "the connector's name server does not answer for the target's host name", specificity=2
+    ),
+    Reason.KIND_NOT_OFFERED: _Entry(_C.STREAM, _D.ANSWER, "the other side does not offer streams of this kind"),
+    Reason.METADATA_NOT_UNDERSTOOD: _Entry(
+        _C.STREAM, _D.ANSWER, "the other side does not understand the metadata of the stream"
+    ),
+    Reason.STREAM_FAILED: _Entry(
+        _C.STREAM, _D.ANSWER, "the stream failed for a reason that this version does not know"
+    ),
+    Reason.SESSION_LOST: _Entry(_C.SESSION, _D.PASSING, "the session was lost"),
+    Reason.GOING_AWAY: _Entry(_C.SESSION, _D.PASSING, "the other side is shutting down"),
+    Reason.INTERNAL_ERROR: _Entry(_C.SESSION, _D.PASSING, "the other side reports an internal error"),
+    Reason.PROTOCOL_ERROR: _Entry(_C.SESSION, _D.PASSING, "the protocol was violated"),
+    Reason.PEER_SILENT: _Entry(_C.SESSION, _D.PASSING, "the other side stopped answering"),
+    Reason.VERSION_MISMATCH: _Entry(_C.SESSION, _D.PERMANENT, "the two sides have no protocol version in common"),
+    Reason.SESSION_UNKNOWN: _Entry(_C.SESSION, _D.PASSING, "the other side does not know this session"),
+    Reason.SUPERSEDED: _Entry(_C.SESSION, _D.PASSING, "a newer connection took its place"),
+    Reason.SESSION_FAILED: _Entry(
+        _C.SESSION, _D.PASSING, "the session failed for a reason that this version does not know"
+    ),
+    Reason.IDENTITY_SHUT_OUT: _Entry(_C.IDENTITY, _D.PERMANENT, "this identity has been shut out"),
+    Reason.IDENTITY_WRONG_ROLE: _Entry(_C.IDENTITY, _D.PERMANENT, "the identity is for the other role"),
+    Reason.IDENTITY_WRONG_CONNECTION: _Entry(
+        _C.IDENTITY, _D.PERMANENT, "the identity belongs to another hybrid connection"
+    ),
+    Reason.IDENTITY_EXPIRED: _Entry(_C.IDENTITY, _D.PERMANENT, "the identity is expired or not yet valid"),
+    Reason.IDENTITY_WRONG_AUTHORITY: _Entry(
+        _C.IDENTITY, _D.PERMANENT, "the identity was issued by another authority"
+    ),
+    Reason.TLS_FAILED: _Entry(_C.IDENTITY, _D.PASSING, "TLS failed"),
+    Reason.IDENTITY_CHANGED: _Entry(
+        _C.IDENTITY, _D.PERMANENT, "another identity answered than the one with which the session began"
+    ),
+    Reason.IDENTITY_NOT_ACCEPTED: _Entry(
+        _C.IDENTITY, _D.PASSING, "the identity is not acceptable for a reason that this version does not know"
+    ),
+    Reason.TOKEN_MALFORMED: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the token is malformed"),
+    Reason.TOKEN_EXPIRED: _Entry(
+        _C.AUTHORIZATION, _D.PASSING, "the token has expired (check the clocks of both machines)"
+    ),
+    Reason.WRONG_KEY: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the shared access key is wrong"),
+    Reason.UNKNOWN_RULE: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the shared access key name is unknown"),
+    Reason.RIGHT_MISSING: _Entry(
+        _C.AUTHORIZATION, _D.PERMANENT, "the shared access key does not carry the right that is needed"
+    ),
+    Reason.UNKNOWN_CONNECTION: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the relay has no such hybrid connection"),
+    Reason.WRONG_AUDIENCE: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the token was made for another address"),
+    Reason.KEY_REVOKED: _Entry(_C.AUTHORIZATION, _D.PERMANENT, "the shared access key was revoked or regenerated"),
+    Reason.NOT_AUTHORIZED: _Entry(
+        _C.AUTHORIZATION, _D.PASSING, "the relay does not authorize this for a reason that this version does not know"
+    ),
+    Reason.NO_LISTENER: _Entry(_C.RENDEZVOUS, _D.PASSING, "no connector is listening"),
+    Reason.LISTENER_ABSENT: _Entry(
+        _C.RENDEZVOUS, _D.PASSING, "the connector of this session is not connected at the moment"
+    ),
+    Reason.LISTENER_GONE: _Entry(_C.RENDEZVOUS, _D.PASSING, "the connector of this session is gone"),
+    Reason.LISTENER_SILENT: _Entry(_C.RENDEZVOUS, _D.PASSING, "a connector is registered but does not answer"),
+    Reason.TICKET_UNKNOWN: _Entry(_C.RENDEZVOUS, _D.PASSING, "the ticket is unknown, used or expired"),
+    Reason.PEER_ABSENT: _Entry(_C.RENDEZVOUS, _D.PASSING, "the other side did not arrive in time"),
+    Reason.LISTENER_CANNOT_DIAL: _Entry(_C.RENDEZVOUS, _D.PASSING, "the connector could not open its data channel"),
+    Reason.LISTENER_DECLINED: _Entry(
+        _C.RENDEZVOUS, _D.PASSING, "a connector is registered but does not accept the connection"
+    ),
+    Reason.TICKET_OF_ANOTHER_RELAY: _Entry(_C.RENDEZVOUS, _D.PASSING, "the ticket was made by another relay"),
+    Reason.RENDEZVOUS_FAILED: _Entry(
+        _C.RENDEZVOUS, _D.PASSING, "the rendezvous failed for a reason that this version does not know"
+    ),
+    Reason.WRONG_PORT: _Entry(_C.RELAY_PORT, _D.ANSWER, "this port does not serve that purpose"),
+    Reason.BUSY: _Entry(_C.RELAY_PORT, _D.PASSING, "the relay is busy"),
+    Reason.REFUSED_BY_RELAY: _Entry(
+        _C.RELAY_PORT, _D.PASSING, "the relay refused for a reason that this version does not know"
+    ),
+}

@@ -399,7 +399,7 @@ class SessionCore:
 
     def _check_not_ended(self) -> None:
         if self.ended is not None:
-            raise LocalProtocolError("the session is over")
+            raise LocalProtocolError("the session is over", reason=self.ended.reason)
 
     def _apply_local(self, stream: Stream, cause: Input) -> None:
         self._check_not_ended()

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from hybridrelay.client.patience import MAX_WAITING, MAY_PASS, check_patience, max_waiting, may_pass
+from hybridrelay.client.patience import MAX_WAITING, check_patience, max_waiting, may_pass
 from hybridrelay.connectivity import Attempt, Failure, FailureKind, NoRouteWorks, Outcome, Report
 from hybridrelay.errors import (
     AuthorizationError,
@@ -17,15 +17,6 @@ from hybridrelay.errors import (
     RendezvousError,
 )
 from hybridrelay.protocol.reasons import Reason
-
-
-def test_the_table_knows_every_reason() -> None:
-    assert set(MAY_PASS) == set(Reason)
-
-
-@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.is_permanent])
-def test_what_is_permanent_is_never_waited_out(reason: Reason) -> None:
-    assert not MAY_PASS[reason]
 
 
 @pytest.mark.parametrize(

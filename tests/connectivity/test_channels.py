@@ -108,6 +108,7 @@ RENDEZVOUS = {
     Reason.TICKET_UNKNOWN,
     Reason.TICKET_OF_ANOTHER_RELAY,
     Reason.PEER_ABSENT,
+    Reason.RENDEZVOUS_FAILED,
 }
 
 

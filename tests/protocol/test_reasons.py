@@ -1,10 +1,21 @@
-"""The registry of reasons: each has one number, one name and one sentence."""
+"""The registry of reasons: each has one number, one name, one sentence, and a declared category and duration."""
 
 from __future__ import annotations
 
 import pytest
 
 from hybridrelay.protocol import Reason
+from hybridrelay.protocol.reasons import Category, Duration
+
+#: SPEC.md, section 4: the first number of each category's range, and the general reason at its end.
+RANGES = {
+    0x00: (Category.STREAM, Reason.STREAM_FAILED),
+    0x10: (Category.SESSION, Reason.SESSION_FAILED),
+    0x20: (Category.IDENTITY, Reason.IDENTITY_NOT_ACCEPTED),
+    0x30: (Category.AUTHORIZATION, Reason.NOT_AUTHORIZED),
+    0x40: (Category.RENDEZVOUS, Reason.RENDEZVOUS_FAILED),
+    0x50: (Category.RELAY_PORT, Reason.REFUSED_BY_RELAY),
+}
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -16,17 +27,54 @@ def test_goes_over_the_wire_as_number_and_as_name(reason: Reason) -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_says_what_happened_in_one_sentence(reason: Reason) -> None:
+def test_the_table_has_every_reason(reason: Reason) -> None:
     assert reason.describe
     assert not reason.describe.endswith(".")
     assert "\n" not in reason.describe
-    assert isinstance(reason.is_permanent, bool)
+    assert isinstance(reason.duration, Duration)
+    assert reason.is_permanent == (reason.duration is Duration.PERMANENT)
+    assert reason.specificity >= 0
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_the_number_is_in_the_range_of_the_declared_category(reason: Reason) -> None:
+    if reason is Reason.NO_ERROR:
+        assert reason.category is Category.NO_ERROR
+    else:
+        category, _ = RANGES[int(reason) & ~0xF]
+        assert reason.category is category
 
 
 def test_no_two_are_the_same() -> None:
     assert len(Reason.__members__) == len(list(Reason)) == len({reason.describe for reason in Reason})
 
 
-def test_an_unknown_one_is_an_internal_error() -> None:
-    assert Reason.from_wire(0xFFFF) is Reason.INTERNAL_ERROR
+def test_an_unknown_number_is_the_general_reason_of_its_range() -> None:
+    known = set(map(int, Reason))
+    for code in range(0x10000):
+        if code in known:
+            continue
+        read = Reason.from_wire(code)
+        if code & ~0xF in RANGES:
+            category, general = RANGES[code & ~0xF]
+            assert read is general
+            assert read.category is category
+            assert not read.is_permanent, "what is not understood ends nothing for good"
+        else:
+            assert read is Reason.INTERNAL_ERROR
+
+
+def test_an_unknown_name_is_an_internal_error() -> None:
     assert Reason.from_name("never-heard-of") is Reason.INTERNAL_ERROR
+
+
+def test_of_the_failures_of_several_addresses_the_most_specific_is_known() -> None:
+    order = [
+        Reason.TARGET_REFUSED,
+        Reason.TARGET_TIMEOUT,
+        Reason.TARGET_NAME_NOT_FOUND,
+        Reason.TARGET_NAME_SERVICE_FAILED,
+        Reason.TARGET_UNREACHABLE,
+    ]
+    assert sorted(order, key=lambda reason: -reason.specificity) == order
+    assert len({reason.specificity for reason in order}) == len(order)
