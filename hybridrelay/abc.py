@@ -20,7 +20,8 @@ from .protocol.preamble import Purpose
 __all__ = ["AcceptOptions", "ConnectOptions", "Dial", "Port", "Purpose", "Route", "Transport"]
 
 #: Opens a byte stream to ``(host, port)``: directly, or through a proxy. Transports never open sockets themselves, so
-#: that every transport crosses every kind of proxy. Raises `OSError` (or a subclass) where the connection fails.
+#: that every transport crosses every kind of proxy. Raises `OSError` (or a subclass) where the connection fails; a
+#: `hybridrelay.connectivity.DialError` carries what reports say about it.
 Dial = Callable[[str, int], Awaitable[trio.abc.HalfCloseableStream]]
 
 
@@ -99,7 +100,8 @@ class Transport(ABC):
 
         Raises:
             OSError: the connection itself failed (refused, unreachable, unknown name).
-            TransportError: connected, but the other side does not speak this transport.
+            TransportError: connected, but the other side does not speak this transport; or the connection broke
+                (`TransportError.lost`).
 
         The caller sets the deadline. Cancelled at any point, nothing stays open.
         """

@@ -7,6 +7,11 @@ something that the reader can do.
 
 from __future__ import annotations
 
+from typing import Self
+
+import attrs
+
+from .failure import Failure, FailureKind, lost_connection
 from .protocol.reasons import Reason
 
 
@@ -47,25 +52,70 @@ class StateError(ConfigurationError):
 
 
 class TransportError(HybridRelayError):
-    """A transport could not open a connection, or its peer does not speak that transport."""
+    """A transport could not open a connection, or its peer does not speak that transport.
+
+    `failure` says it for reports. If the connection broke during the transport's handshake, construct the error by
+    `lost`.
+    """
+
+    failure: Failure
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: FailureKind = FailureKind.NOT_A_RELAY,
+        remedy: str | None = None,
+        http_status: int | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy)
+        self.failure = attrs.evolve(Failure.of(kind).with_text(message, remedy), http_status=http_status)
+
+    @classmethod
+    def lost(cls, message: str, cause: BaseException | None = None) -> Self:
+        """The error for a connection that was closed, or broke with `cause`, which tells nothing about the peer."""
+        kind = FailureKind.CLOSED_EARLY if cause is None else lost_connection(cause).kind
+        return cls(message, kind=kind)
 
 
 class UpgradeRefused(TransportError):
-    """Whatever answered spoke HTTP, and did not open the transport's channel. `status` is HTTP's."""
+    """The peer spoke HTTP, and did not open the transport's channel. `status` is HTTP's."""
 
     def __init__(self, message: str, *, status: int, remedy: str | None = None) -> None:
-        super().__init__(message, remedy=remedy)
+        super().__init__(message, remedy=remedy, http_status=status)
         self.status = status
 
 
 class TLSHandshakeError(TransportError):
-    """A TLS handshake failed; `__cause__` is the `ssl.SSLError` where there was one."""
+    """A TLS handshake failed; `__cause__` is the `ssl.SSLError` where there was one.
+
+    `untrusted` is OpenSSL's verdict on the peer's certificate if that could not be verified, otherwise None.
+    """
 
     reason = Reason.TLS_FAILED
 
+    def __init__(
+        self, message: str, *, kind: FailureKind = FailureKind.TLS_FAILED, untrusted: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.failure = Failure.of(kind if untrusted is None else FailureKind.WRONG_IDENTITY)
+        self.untrusted = untrusted
+
 
 class RelayUnreachable(HybridRelayError):
-    """No route to the relay works."""
+    """No route to the relay works. `failure` says at which step, and why, if one attempt is the reason."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: Reason | None = None,
+        remedy: str | None = None,
+        brief: str | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        super().__init__(message, reason=reason, remedy=remedy, brief=brief)
+        self.failure = failure
 
 
 class RelayIdentityError(HybridRelayError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import sys
 
-from ..connectivity.dialing import FailureKind
 from ..connectivity.report import NoRouteWorks
 from ..errors import HybridRelayError, RelayIdentityError
+from ..failure import FailureKind
 from ..protocol.reasons import Duration
 
 #: How long a new stream waits for a session by default (seconds). Outlasts the restart of a relay or of a connector;

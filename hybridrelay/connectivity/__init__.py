@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..failure import Failure, FailureKind, Step
 from .backoff import Backoff
 from .channel import open_channel, open_control_stream
-from .dialing import Failure, FailureKind, ProxyError, classify, dial_directly
+from .dialing import DialError, ProxyError, dial_directly
 from .discovery import AUTO, BrokenTransport, Candidate, all_ports, candidates, discover
 from .endpoint import RelayEndpoint, format_address
 from .prober import Decision, Prober, ProbeTiming
@@ -18,6 +19,7 @@ __all__ = [
     "BrokenTransport",
     "Candidate",
     "Decision",
+    "DialError",
     "Failure",
     "FailureKind",
     "NoRouteWorks",
@@ -32,9 +34,9 @@ __all__ = [
     "ProxySettings",
     "RelayEndpoint",
     "Report",
+    "Step",
     "all_ports",
     "candidates",
-    "classify",
     "dial_directly",
     "discover",
     "format_address",

@@ -1,46 +1,30 @@
 """Channels to a relay: transport, preamble, status; and for control channels TLS to the relay inside.
 
-`connect`, `greet` and `secure` are the steps, with unconverted errors, for the prober. `open_channel` and
-`open_control_stream` combine them under deadlines, with errors for all other callers.
+`open_channel` and `open_control_stream` take the steps of `steps` one after the other, at one address of the relay
+after the other as far as necessary. Their errors say which address failed at which step.
 """
 
 from __future__ import annotations
 
-import errno
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
 import trio
 
-from ..abc import ConnectOptions, Dial, Purpose, Route, Transport
-from ..errors import (
-    HybridRelayError,
-    RelayIdentityError,
-    RelayUnreachable,
-    RendezvousError,
-    TLSHandshakeError,
-    TransportError,
-)
-from ..protocol.errors import RemoteProtocolError
-from ..protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
+from ..abc import Dial, Purpose, Route, Transport
+from ..errors import HybridRelayError, RelayIdentityError, RelayUnreachable, RendezvousError
+from ..failure import Failure, FailureKind, Step
 from ..protocol.reasons import Category, Reason
-from ..security import check_relay_pin, control_client_context, relay_identity_error
-from ..streams import TLSStream, receive_exactly
+from ..streams import TLSStream
 from ..streams.sockets import abort_stream
-from .addresses import first_answer, resolve
-from .dialing import FailureKind, classify, dial_directly, how_telling
+from .addresses import first_answer
+from .dialing import dial_directly
 from .endpoint import RelayEndpoint, format_address
-from .proxies.dial import proxy_of, resolves_here
+from .proxies.dial import resolves_here
+from .steps import DIAL_SECONDS, StepFailed, connect, greet, resolve_relay, secure
 
-#: TCP, with the name looked up (seconds). Outlasts two lost SYN packets (resent after 1 s and 3 s).
-DIAL_SECONDS = 5.0
-#: What a proxy gets on top: it looks the name up, authenticates us, and connects itself (seconds).
-PROXY_SECONDS = 5.0
-#: The transport's own handshake behind that, up to four round trips.
-TRANSPORT_SECONDS = 10.0
 #: From the preamble to the status.
 STATUS_SECONDS = 10.0
 #: The same for data channels, whose status waits for the other side: a rendezvous lasts 30 s, and the relay then
@@ -52,106 +36,6 @@ TLS_SECONDS = 10.0
 NEXT_ADDRESS_SECONDS = 2.0
 
 StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
-
-#: What the steps raise when the path or the other end is at fault; anything else is a bug.
-STEP_ERRORS = (OSError, TransportError, RelayIdentityError, RemoteProtocolError, trio.BrokenResourceError)
-
-
-async def connect(
-    endpoint: RelayEndpoint,
-    transport: Transport,
-    route: Route,
-    purpose: Purpose,
-    *,
-    dial: Dial = dial_directly,
-    address: str | None = None,
-    dial_seconds: float = DIAL_SECONDS,
-    transport_seconds: float = TRANSPORT_SECONDS,
-    on_outer_certificate: Callable[[bytes], None] | None = None,
-) -> trio.abc.HalfCloseableStream:
-    """Connect to the route's port for `purpose`; nothing is sent but what the transport itself needs.
-
-    `address` is the one of the relay's addresses to connect to; None leaves the choice to `dial`. A proxy that dials
-    for us gets `PROXY_SECONDS` more than `dial_seconds`. However a transport goes about it, everything together takes
-    no more than the time for dialing and the transport's time. `on_outer_certificate` is as in `ConnectOptions`.
-
-    Raises:
-        OSError: no TCP connection; `TimeoutError` where that took too long.
-        TransportError: connected, but the other side does not speak this transport.
-        trio.BrokenResourceError: the connection broke during the transport's handshake.
-        trio.TooSlowError: connected, but the transport's handshake took more than `transport_seconds`; or the
-            transport never asked for a connection.
-        ValueError: the relay does not serve that port (see `RelayEndpoint.missing_ports`).
-
-    Cancelled, nothing stays open.
-    """
-    port = route.ports[purpose]
-    number = endpoint.number_of(port)
-    if number is None:
-        raise ValueError(f"the relay does not serve port {port.name}")
-    if proxy_of(dial, endpoint.host, number) is not None:
-        dial_seconds += PROXY_SECONDS
-    # The deadline of the handshake begins when TCP is connected, so that the error shows which of the two has passed.
-    # A transport that does not dial, or dials more than once, gets no more time than one that does.
-    latest = trio.current_time() + dial_seconds + transport_seconds
-    scope = trio.CancelScope(deadline=latest)
-
-    async def timed_dial(host: str, number: int) -> trio.abc.HalfCloseableStream:
-        with trio.move_on_after(dial_seconds):
-            stream = await dial(address if address is not None and host == endpoint.host else host, number)
-            scope.deadline = min(latest, trio.current_time() + transport_seconds)
-            return stream
-        raise TimeoutError(errno.ETIMEDOUT, f"no connection within {dial_seconds:g} s")
-
-    with scope:
-        return await transport.connect(
-            ConnectOptions(
-                host=endpoint.host,
-                port=number,
-                outer_tls=port.outer_tls,
-                dial=timed_dial,
-                on_outer_certificate=on_outer_certificate,
-            )
-        )
-    raise trio.TooSlowError
-
-
-async def greet(stream: trio.abc.HalfCloseableStream, preamble: Preamble) -> Reason:
-    """Say what the connection is for, and give the relay's answer.
-
-    Raises:
-        trio.BrokenResourceError: the connection ended or broke before the answer.
-        RemoteProtocolError: whatever answered is not a relay, or not of our version.
-
-    The caller sets the deadline and closes the stream.
-    """
-    await stream.send_all(preamble.encode())
-    return decode_status_untrusted(await receive_exactly(stream, STATUS_SIZE))
-
-
-async def secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint) -> TLSStream:
-    """TLS to the relay over a greeted control channel, and proof that it is the relay.
-
-    Raises:
-        TLSHandshakeError: no TLS.
-        RelayIdentityError: the certificate matches no pin, or no authority vouches for it.
-
-    The caller sets the deadline. Where this raises, cancellation included, the stream is closed.
-    """
-    try:
-        # Where a pin decides, no name is sent: something on the way might object to one that it does not know.
-        name = None if endpoint.pins else endpoint.host
-        tls = TLSStream(stream, control_client_context(endpoint.pins), server_hostname=name)
-        await tls.do_handshake()
-        check_relay_pin(tls, endpoint.pins)
-    except BaseException as error:
-        await trio.aclose_forcefully(stream)
-        if isinstance(error, TLSHandshakeError):
-            untrusted = relay_identity_error(error, endpoint.host)
-            if untrusted is not None:
-                raise untrusted from error
-        raise
-    return tls
 
 
 async def open_channel(
@@ -178,7 +62,7 @@ async def open_channel(
         on_outer_certificate: see `ConnectOptions`.
 
     Raises:
-        RelayUnreachable: no channel; `reason` is the relay's own where it gave one, `__cause__` the error otherwise.
+        RelayUnreachable: no channel; `failure` says at which step, and why. `reason` is the relay's own, if any.
         RendezvousError: the relay answered that the rendezvous failed; `reason` says why.
 
     Every step has a deadline. Cancelled, nothing stays open.
@@ -206,8 +90,7 @@ async def open_control_stream(
 
     async def attempt(address: str | None) -> TLSStream:
         stream = await _open(endpoint, transport, route, Purpose.CONTROL, None, dial, on_outer_certificate, address)
-        with _errors_for_people(endpoint, route, Purpose.CONTROL, address), trio.fail_after(TLS_SECONDS):
-            return await secure(stream, endpoint)
+        return await secure(stream, endpoint, seconds=TLS_SECONDS)
 
     return await _over_addresses(endpoint, route, Purpose.CONTROL, dial, attempt)
 
@@ -222,21 +105,19 @@ async def _open(
     on_outer_certificate: Callable[[bytes], None] | None,
     address: str | None,
 ) -> trio.abc.HalfCloseableStream:
-    """`open_channel` to one address of the relay."""
-    with _errors_for_people(endpoint, route, purpose, address):
-        stream = await connect(
-            endpoint,
-            transport,
-            route,
-            purpose,
-            dial=dial,
-            address=address,
-            on_outer_certificate=on_outer_certificate,
-        )
+    """`open_channel` to one address of the relay. Raises `StepFailed`, or `_Answered`."""
+    stream = await connect(
+        endpoint,
+        transport,
+        route,
+        purpose,
+        dial=dial,
+        address=address,
+        on_outer_certificate=on_outer_certificate,
+    )
     seconds = RENDEZVOUS_SECONDS if purpose is Purpose.DATA else STATUS_SECONDS
     try:
-        with _errors_for_people(endpoint, route, purpose, address), trio.fail_after(seconds):
-            reason = await greet(stream, endpoint.preamble(purpose, ticket))
+        reason = await greet(stream, endpoint.preamble(purpose, ticket), seconds=seconds)
         if reason is not Reason.NO_ERROR:
             raise _Answered(_refusal(reason))
     except BaseException:
@@ -246,11 +127,20 @@ async def _open(
 
 
 class _Answered(Exception):
-    """The relay answered, and said no: no other address is tried. `error` is what to raise."""
+    """The relay answered, and refused: no other address is tried. `error` is what to raise."""
 
     def __init__(self, error: HybridRelayError) -> None:
         super().__init__(error)
         self.error = error
+
+
+class _AddressFailed(Exception):
+    """An attempt at one address failed. None: whichever address the dial took."""
+
+    def __init__(self, address: str | None, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.address = address
+        self.failure = failure
 
 
 async def _over_addresses(
@@ -265,68 +155,65 @@ async def _over_addresses(
     A ticket is good for one use, so a data channel goes to one address after the other and never to two at a time.
     """
     number = endpoint.number_of(route.ports[purpose])
-    if number is None or not resolves_here(dial, endpoint.host, number):
-        try:
-            return await attempt(None)
-        except _Answered as answered:
-            raise answered.error from answered
-    with _errors_for_people(endpoint, route, purpose, None):
-        with trio.move_on_after(DIAL_SECONDS) as resolving:
-            addresses = endpoint.addresses.in_order(await resolve(endpoint.host, number))
-        if resolving.cancelled_caught:
-            raise TimeoutError(errno.ETIMEDOUT, "the name server did not answer in time")
 
-    async def remembering(address: str) -> StreamT:
+    async def remembering(address: str | None) -> StreamT:
         try:
             stream = await attempt(address)
         except _Answered:
             endpoint.addresses.succeeded(address)
             raise
-        except (RelayUnreachable, RelayIdentityError) as exc:
+        except StepFailed as exc:
             endpoint.addresses.failed(address)
-            if purpose is Purpose.DATA and classify(exc, connected=True).kind is FailureKind.STALLED:
-                raise _Answered(exc) from exc  # by now the ticket has expired
-            raise
+            failed = _AddressFailed(address, exc.failure)
+            if purpose is Purpose.DATA and exc.failure.kind is FailureKind.STALLED:
+                raise _Answered(_error(endpoint, route, purpose, failed)) from exc  # by now the ticket has expired
+            raise failed from exc
         endpoint.addresses.succeeded(address, proved=isinstance(stream, TLSStream))
         return stream
 
     try:
+        if number is None or not resolves_here(dial, endpoint.host, number):
+            return await remembering(None)
+        try:
+            found = await resolve_relay(endpoint, number, seconds=DIAL_SECONDS)
+        except StepFailed as exc:
+            raise _AddressFailed(None, exc.failure) from exc
         return await first_answer(
-            addresses,
+            endpoint.addresses.in_order(found),
             remembering,
-            no_answer=(RelayUnreachable, RelayIdentityError),
+            no_answer=(_AddressFailed,),
             stagger_seconds=math.inf if purpose is Purpose.DATA else NEXT_ADDRESS_SECONDS,
             discard=abort_stream,
         )
     except _Answered as answered:
         raise answered.error from answered
-    except ExceptionGroup as failed:
-        error = min(failed.exceptions, key=lambda exc: how_telling(classify(exc, connected=True)))
-    raise error
+    except _AddressFailed as failed:
+        raise _error(endpoint, route, purpose, failed) from failed
+    except ExceptionGroup as group:
+        failures = [exc for exc in group.exceptions if isinstance(exc, _AddressFailed)]
+        most_specific = max(failures, key=lambda exc: exc.failure.specificity)
+        raise _error(endpoint, route, purpose, most_specific) from group
 
 
 def _refusal(reason: Reason) -> RendezvousError | RelayUnreachable:
     # A status is not authenticated, so none of them is final. A relay reports that a connector is gone for good only
     # over its control channel.
-    about_rendezvous = reason.category is Category.RENDEZVOUS and reason is not Reason.LISTENER_GONE
-    kind = RendezvousError if about_rendezvous else RelayUnreachable
-    return kind(reason.describe, reason=reason)
+    if reason.category is Category.RENDEZVOUS and reason is not Reason.LISTENER_GONE:
+        return RendezvousError(reason.describe, reason=reason)
+    return RelayUnreachable(reason.describe, reason=reason, failure=Failure.from_reason(reason).at(Step.STATUS))
 
 
-@contextmanager
-def _errors_for_people(
-    endpoint: RelayEndpoint, route: Route, purpose: Purpose, reached: str | None
-) -> Iterator[None]:
-    try:
-        yield
-    except RelayIdentityError:
-        raise
-    except (*STEP_ERRORS, trio.TooSlowError) as error:
-        # A dial that ran out of time raises TimeoutError; so who raises TooSlowError was connected.
-        failure = classify(error, connected=True)
-        number = endpoint.number_of(route.ports[purpose])
-        address = format_address(endpoint.host, number or 0)
-        at = f", {reached}" if reached not in (None, endpoint.host) else ""
-        raise RelayUnreachable(
-            f"{address} ({route.name}{at}): {failure.text}", reason=failure.reason, remedy=failure.remedy
-        ) from error
+def _error(
+    endpoint: RelayEndpoint, route: Route, purpose: Purpose, failed: _AddressFailed
+) -> RelayUnreachable | RelayIdentityError:
+    failure = failed.failure
+    if failure.kind is FailureKind.WRONG_IDENTITY and failure.step is Step.TLS:
+        return RelayIdentityError(failure.text, reason=failure.reason, remedy=failure.remedy)
+    address = format_address(endpoint.host, endpoint.number_of(route.ports[purpose]) or 0)
+    at = f", {failed.address}" if failed.address not in (None, endpoint.host) else ""
+    return RelayUnreachable(
+        f"{address} ({route.name}{at}): {failure.text}",
+        reason=failure.reason,
+        remedy=failure.remedy,
+        failure=failure,
+    )

@@ -15,9 +15,8 @@ from collections.abc import Collection
 
 import attrs
 
-from ..errors import UpgradeRefused
+from ..failure import Failure, FailureKind
 from ..security.pins import spki_pin
-from .dialing import Failure, FailureKind
 
 #: Of an issuer's name (characters); it is whatever the middlebox likes.
 _MAX_ISSUER = 120
@@ -56,16 +55,14 @@ class OuterCertificate:
         return None if not outer_pins or self.pin in outer_pins else self.issuer
 
 
-def explain_failure(failure: Failure, error: BaseException, certificate: OuterCertificate | None) -> Failure:
-    """Look once more at the failure of an attempt in whose outer TLS `certificate` was shown.
+def explain_failure(failure: Failure, certificate: OuterCertificate | None) -> Failure:
+    """The failure of an attempt, given the certificate that was shown in its outer TLS.
 
-    A gateway's error from behind a certificate that somebody issued is not the relay's word: it never says that, and
-    the certificates that it makes for itself are signed by nobody.
+    A gateway's HTTP error, together with a certificate that somebody issued, does not come from the relay: a relay
+    never answers with such an error, and a certificate that it made itself is self-signed.
     """
-    if not isinstance(error, UpgradeRefused) or certificate is None or certificate.self_made:
-        return failure
-    if error.status not in _GATEWAY:
+    if failure.http_status not in _GATEWAY or certificate is None or certificate.self_made:
         return failure
     usual = Failure.of(FailureKind.INTERCEPTION_FAILED)
-    text = f"{usual.text} (HTTP {error.status}, certificate issued by {certificate.issuer})"
-    return attrs.evolve(usual, text=text)
+    text = f"{usual.text} (HTTP {failure.http_status}, certificate issued by {certificate.issuer})"
+    return attrs.evolve(usual, text=text, step=failure.step)

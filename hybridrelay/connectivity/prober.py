@@ -27,23 +27,21 @@ import trio
 
 from .._nursery import FlatNursery
 from ..abc import Dial, Purpose, Route, Transport
-from ..errors import HybridRelayError, RelayIdentityError, RelayUnreachable
+from ..errors import HybridRelayError, RelayIdentityError
+from ..failure import Failure, Step
 from ..protocol import control
-from ..protocol.errors import RemoteProtocolError
 from ..protocol.preamble import PROBE_SIZE
 from ..protocol.reasons import Reason
-from ..streams import receive_exactly
 from ._race import RaceTiming, race
-from .addresses import first_answer, resolve
-from .channel import STEP_ERRORS, connect, greet, secure
+from .addresses import first_answer
 from .control import ControlChannel, Introduction, run_control_channel
-from .dialing import Failure, classify, how_telling
 from .discovery import AUTO, Candidate, candidates, discover
 from .endpoint import RelayEndpoint
 from .instance import new_instance
 from .interception import OuterCertificate, explain_failure
 from .proxies.dial import proxy_of, resolve_dial, resolves_here
 from .report import Attempt, NoRouteWorks, Outcome, Report
+from .steps import StepFailed, connect, echo, greet, resolve_relay, secure, wrong_identity
 
 
 @attrs.frozen
@@ -204,7 +202,7 @@ class Prober:
         while chosen is not None and (untrusted := await self._ask_relay(steps, chosen)) is not None:
             # The round trip works, but what answers is not the relay.
             failed = next(step for step in steps if step.candidate == chosen)
-            failed.passed, failed.failure = False, classify(untrusted, connected=True)
+            failed.passed, failed.failure = False, wrong_identity(untrusted)
             usable.remove(chosen)
             chosen = next((candidate for candidate in self._candidates if candidate in usable), None)
         return self._report(plans, chosen, self._clock() - began)
@@ -293,10 +291,9 @@ class Prober:
             _, step.certificate = await self._check_address(step, None)
             return
         try:
-            with trio.fail_after(self._timing.dial_seconds):
-                found = await resolve(self.endpoint.host, number)
-        except (OSError, trio.TooSlowError) as error:
-            raise _AddressFailed(None, classify(error), None) from error
+            found = await resolve_relay(self.endpoint, number, seconds=self._timing.dial_seconds)
+        except StepFailed as error:
+            raise _AddressFailed(None, error.failure, None) from error
         book = self.endpoint.addresses
         try:
             step.reached, step.certificate = await first_answer(
@@ -308,7 +305,7 @@ class Prober:
             )
         except ExceptionGroup as group:
             failures = [exc for exc in group.exceptions if isinstance(exc, _AddressFailed)]
-            failed = min(failures, key=lambda exc: how_telling(exc.failure))
+            failed = max(failures, key=lambda exc: exc.failure.specificity)
         else:
             book.succeeded(step.reached, proved=step.purpose is Purpose.CONTROL)
             return
@@ -327,11 +324,9 @@ class Prober:
 
         try:
             await self._check_port(step.candidate, step.purpose, address, see)
-        except (*STEP_ERRORS, RelayUnreachable, trio.TooSlowError) as error:
-            # Whoever did not even connect in time raises TimeoutError.
+        except StepFailed as error:
             certificate = seen[0] if seen else None
-            failure = explain_failure(classify(error, connected=True), error, certificate)
-            raise _AddressFailed(address, failure, certificate) from error
+            raise _AddressFailed(address, explain_failure(error.failure, certificate), certificate) from error
         return address, seen[0] if seen else None
 
     async def _check_port(
@@ -351,26 +346,17 @@ class Prober:
         )
         stream: trio.abc.Stream = plain
         try:
-            with trio.fail_after(timing.status_seconds):
-                reason = await greet(plain, self.endpoint.preamble(purpose))
+            reason = await greet(plain, self.endpoint.preamble(purpose), seconds=timing.status_seconds)
             if reason not in _EXPECTED[purpose]:
-                raise RelayUnreachable(reason.describe, reason=reason)
+                raise StepFailed(Failure.from_reason(reason).at(Step.STATUS))
             if purpose is Purpose.PROBE:
-                with trio.fail_after(timing.echo_seconds):
-                    await self._echo(plain)
+                await echo(plain, self._random_bytes(PROBE_SIZE), seconds=timing.echo_seconds)
             elif purpose is Purpose.CONTROL:
-                with trio.fail_after(timing.tls_seconds):
-                    stream = await secure(plain, self.endpoint)
+                stream = await secure(plain, self.endpoint, seconds=timing.tls_seconds)
             with trio.move_on_after(timing.close_seconds):
                 await stream.aclose()
         finally:
             await trio.aclose_forcefully(stream)
-
-    async def _echo(self, stream: trio.abc.HalfCloseableStream) -> None:
-        data = self._random_bytes(PROBE_SIZE)
-        await stream.send_all(data)
-        if await receive_exactly(stream, PROBE_SIZE) != data:
-            raise RemoteProtocolError("the probe came back altered")
 
     def _report(self, plans: list[list[_Step]], chosen: Candidate | None, seconds: float) -> Report:
         return Report(

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import attrs
 
 from ..errors import RelayUnreachable
+from ..failure import Failure, FailureKind
 from ..protocol.reasons import Reason
-from .dialing import Failure, FailureKind
 from .endpoint import format_address
 
 
@@ -81,6 +81,7 @@ class Attempt:
             "outcome": str(self.outcome),
             "milliseconds": self.milliseconds,
             "reason": None if self.failure is None else str(self.failure.kind),
+            "failed_step": None if self.failure is None or self.failure.step is None else str(self.failure.step),
             "explanation": self.explanation or None,
             "remedy": None if self.failure is None else self.failure.remedy,
             "proxy": self.proxy,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
 
 import trio
 
 from .._descriptors import is_reserved
 from .._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
+from ..failure import causes
 from ..protocol.reasons import Reason
 from ..security import HostPort
 from ..streams.connecting import open_tcp
@@ -59,12 +59,13 @@ async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> tri
 
 def _target_error(exc: OSError) -> TargetError:
     """What to say about the failures of all addresses that were tried."""
-    causes = list(_causes(exc))
-    for cause in causes:
+    # `open_tcp` raises one error for all addresses, whose cause has the error of each.
+    failed = [cause for cause in causes(exc) if isinstance(cause, OSError)]
+    for cause in failed:
         if (shortage := shortage_of(cause)) is not None:
             return _out_of(shortage)
     # A refusal says that the host is there, which is more useful to know than that its other address has no route.
-    reason = max(map(_reason, causes), key=lambda one: one.specificity, default=Reason.TARGET_UNREACHABLE)
+    reason = max(map(_reason, failed), key=lambda one: one.specificity, default=Reason.TARGET_UNREACHABLE)
     return TargetError(reason.describe, reason)
 
 
@@ -77,16 +78,3 @@ def _reason(cause: OSError) -> Reason:
         known = cause.errno in _NAME_NOT_FOUND
         return Reason.TARGET_NAME_NOT_FOUND if known else Reason.TARGET_NAME_SERVICE_FAILED
     return _BY_ERRNO.get(cause.errno or 0, Reason.TARGET_UNREACHABLE)
-
-
-def _causes(exc: BaseException) -> Iterator[OSError]:
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:
-            yield from _causes(inner)
-    elif isinstance(exc, OSError):
-        nested = list(_causes(exc.__cause__)) if exc.__cause__ is not None else []
-        # `open_tcp` wraps the failures of all addresses in one OSError without errno.
-        if nested and exc.errno is None:
-            yield from nested
-        else:
-            yield exc

@@ -16,7 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from .._replace_file import replace_file
-from ..errors import ConfigurationError, RelayIdentityError, StateError
+from ..errors import ConfigurationError, RelayIdentityError, StateError, TLSHandshakeError
 from ..protocol.reasons import Reason
 from ..streams import TLSStream
 from .identity import BACKDATE_SECONDS
@@ -150,23 +150,20 @@ def check_relay_pin(stream: TLSStream, pins: Collection[str]) -> None:
         )
 
 
-def relay_identity_error(exc: BaseException, host: str) -> RelayIdentityError | None:
+def relay_identity_error(exc: TLSHandshakeError, host: str) -> RelayIdentityError | None:
     """Say what a failed handshake of a control channel means.
 
     Args:
-        exc: what the TLS stream raised, or an error that has it as a `__cause__`.
+        exc: what the TLS stream raised.
         host: the relay.
 
     Returns:
         The error to raise ``from exc``, or None where the relay's certificate is not what failed.
     """
-    cause: BaseException | None = exc
-    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
-        cause = cause.__cause__
-    if cause is None:
+    if exc.untrusted is None:
         return None
     return RelayIdentityError(
-        f"the certificate of the relay {host} is not trusted: {cause.verify_message}",
+        f"the certificate of the relay {host} is not trusted: {exc.untrusted}",
         reason=Reason.TLS_FAILED,
         remedy="put the relay's pin into the connection string (RelayPin), or give the relay a certificate of a CA",
     )

@@ -229,9 +229,10 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 await self._handshake()
             except ssl.SSLError as exc:
                 await self._send_alert(exc)
-                raise TLSHandshakeError(f"the TLS handshake failed: {_describe(exc)}") from exc
+                untrusted = str(exc.verify_message) if isinstance(exc, ssl.SSLCertVerificationError) else None
+                raise TLSHandshakeError(f"the TLS handshake failed: {_describe(exc)}", untrusted=untrusted) from exc
             except trio.BrokenResourceError as exc:
-                raise TLSHandshakeError("the connection broke during the TLS handshake") from exc
+                raise TLSHandshakeError.lost("the connection broke during the TLS handshake", exc) from exc
             self._check_open()
             self._state = _State.READY
 
@@ -463,7 +464,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     async def _receive_handshake(self) -> bytes:
         data = await self._transport.receive_some(SMALL_READ_BYTES)
         if not data:
-            raise TLSHandshakeError("the connection ended during the TLS handshake")
+            raise TLSHandshakeError.lost("the connection ended during the TLS handshake")
         return bytes(data)
 
     async def _send_alert(self, error: ssl.SSLError) -> None:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
-import ssl
 
 import pytest
 import trio
 
-from hybridrelay.connectivity import FailureKind, classify, dial_directly
-from hybridrelay.errors import RelayIdentityError, RelayUnreachable, TLSHandshakeError, TransportError
-from hybridrelay.protocol.errors import RemoteProtocolError
-from hybridrelay.protocol.reasons import Reason
+from hybridrelay.connectivity import DialError, Failure, FailureKind, ProxyError, Step, dial_directly
+from hybridrelay.connectivity.dialing import dial_failure
 
 
 class Resolver(trio.abc.HostnameResolver):
@@ -46,7 +43,8 @@ async def test_names_are_resolved_on_every_dial_and_sockets_tuned(listen):
 async def failure_of(host, port):
     with pytest.raises(OSError) as caught:
         await dial_directly(host, port)
-    return classify(caught.value)
+    assert isinstance(caught.value, DialError)
+    return caught.value.failure
 
 
 async def test_refused(refusing_port):
@@ -84,7 +82,6 @@ def os_error(number):
     return OSError(number, "x")
 
 
-CERTIFICATE = ssl.SSLCertVerificationError(1, "x")
 K = FailureKind
 TABLE = [
     (os_error(errno.ECONNREFUSED), K.REFUSED),
@@ -96,61 +93,27 @@ TABLE = [
     (os_error(errno.EMFILE), K.OUT_OF_RESOURCES),
     (os_error(errno.EXDEV), K.OTHER),
     (OSError(), K.OTHER),
-    # What trio raises for several addresses: the most telling counts.
+    (TimeoutError(errno.ETIMEDOUT, "x"), K.SWALLOWED),
+    # What trio raises for several addresses: the most specific counts.
     (raised(OSError("all failed"), os_error(errno.ECONNREFUSED)), K.REFUSED),
     (raised(OSError("all failed"), group(os_error(errno.ENETUNREACH), os_error(errno.ECONNREFUSED))), K.REFUSED),
     (raised(OSError("all failed"), group(os_error(errno.ENETUNREACH), os_error(errno.ETIMEDOUT))), K.SWALLOWED),
-    (trio.BrokenResourceError(), K.CLOSED_EARLY),
-    (raised(trio.BrokenResourceError(), os_error(errno.ECONNRESET)), K.RESET),
-    (raised(trio.BrokenResourceError(), os_error(errno.EPIPE)), K.RESET),
-    (RemoteProtocolError("x"), K.NOT_A_RELAY),
-    (RemoteProtocolError("x", reason=Reason.VERSION_MISMATCH), K.VERSION_MISMATCH),
-    (TransportError("x"), K.NOT_A_RELAY),
-    (raised(TransportError("x"), ValueError()), K.NOT_A_RELAY),
-    (raised(TransportError("x"), trio.BrokenResourceError()), K.CLOSED_EARLY),
-    (raised(TransportError("x"), raised(trio.BrokenResourceError(), os_error(errno.ECONNRESET))), K.RESET),
-    (raised(TransportError("x"), os_error(errno.ECONNRESET)), K.RESET),
-    (TLSHandshakeError("x"), K.CLOSED_EARLY),
-    (raised(TLSHandshakeError("x"), ssl.SSLError(1, "x")), K.TLS_FAILED),
-    (raised(TLSHandshakeError("x"), CERTIFICATE), K.WRONG_IDENTITY),
-    (raised(TLSHandshakeError("x"), trio.BrokenResourceError()), K.CLOSED_EARLY),
-    (raised(TLSHandshakeError("x"), raised(trio.BrokenResourceError(), os_error(errno.ECONNRESET))), K.RESET),
-    (ssl.SSLError(1, "x"), K.TLS_FAILED),
-    (CERTIFICATE, K.WRONG_IDENTITY),
-    (RelayIdentityError("x"), K.WRONG_IDENTITY),
-    (RelayUnreachable("x", reason=Reason.BUSY), K.REFUSED_BY_RELAY),
-    (RelayUnreachable("x", reason=Reason.VERSION_MISMATCH), K.VERSION_MISMATCH),
-    (raised(RelayUnreachable("x"), os_error(errno.ECONNREFUSED)), K.REFUSED),
+    (DialError(Failure.of(K.PROXY_SILENT)), K.PROXY_SILENT),
+    (ProxyError(Failure.of(K.PROXY_REFUSED)), K.PROXY_REFUSED),
 ]
 
 
 @pytest.mark.parametrize(("error", "kind"), TABLE)
-def test_classified(error, kind):
-    failure = classify(error)
+def test_why_there_is_no_connection(error, kind):
+    failure = dial_failure(error)
     assert failure.kind is kind
     assert failure.text
     assert "\n" not in failure.text
     assert failure.remedy != "x"
 
 
-def test_silence_before_and_after_connecting():
-    assert classify(trio.TooSlowError()).kind is FailureKind.SWALLOWED
-    assert classify(trio.TooSlowError(), connected=True).kind is FailureKind.STALLED
-
-
-def test_the_words_of_whoever_knows_more_are_kept():
-    failure = classify(TransportError("HTTP status 407", remedy="log in"))
-    assert (failure.text, failure.remedy) == ("HTTP status 407", "log in")
-    failure = classify(OSError("the proxy hung up"))
-    assert (failure.text, failure.remedy) == ("the proxy hung up", None)
-    failure = classify(RelayUnreachable("the relay is busy", reason=Reason.BUSY))
-    assert (failure.text, failure.reason) == ("the relay is busy", Reason.BUSY)
-
-
-@pytest.mark.parametrize("kind", [kind for kind in FailureKind if kind not in (K.OTHER, K.REFUSED_BY_RELAY)])
-def test_every_kind_says_what_to_do(kind):
-    from hybridrelay.connectivity import Failure
-
-    failure = Failure.of(kind)
-    assert failure.text
-    assert failure.remedy
+def test_the_text_of_an_applications_dial_is_kept():
+    failure = dial_failure(OSError("the gateway hung up"))
+    assert (failure.text, failure.remedy) == ("the gateway hung up", None)
+    told = Failure.of(K.OTHER).with_text("the gateway is closed", "open it")
+    assert dial_failure(DialError(told)) == told.at(Step.DIAL)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.connectivity import FailureKind, classify
+from hybridrelay.connectivity import FailureKind
 from hybridrelay.connectivity.interception import OuterCertificate, explain_failure
 from hybridrelay.errors import TransportError, UpgradeRefused
 from hybridrelay.security import load_or_create_relay_certificate, relay_pin
@@ -51,7 +51,7 @@ def test_anything_may_be_shown(der: bytes) -> None:
 def test_failures_behind_a_certificate(
     error: TransportError, certificate: OuterCertificate | None, kind: FailureKind
 ) -> None:
-    failure = explain_failure(classify(error), error, certificate)
+    failure = explain_failure(error.failure, certificate)
     assert failure.kind is kind
     if kind is FailureKind.INTERCEPTION_FAILED:
         assert "issued by Corp CA" in failure.text

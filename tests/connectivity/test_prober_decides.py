@@ -281,6 +281,7 @@ async def test_report_for_people_and_for_programs(network, transports, autojump_
         "proxy": None,
         "intercepted_by": None,
         "reached": None,
+        "failed_step": "dial",
     }
     assert value["attempts"][1]["reason"] is value["attempts"][1]["remedy"] is None
 

@@ -19,9 +19,9 @@ import trio
 
 from hybridrelay.abc import Purpose
 from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, discover, open_channel, open_control_stream
-from hybridrelay.connectivity.channel import connect
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
+from hybridrelay.connectivity.steps import connect
 from hybridrelay.mux import CONTROL_CONFIG, Role, Session
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import (

@@ -49,7 +49,7 @@ class _HeadStream(trio.abc.Stream):
             await self._stream.send_all(data)
         except trio.BrokenResourceError as exc:
             # Translated here: trio-websocket would discard it, and its caller would wait for ever.
-            raise TransportError(_CLOSED) from exc
+            raise TransportError.lost(_CLOSED, exc) from exc
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
@@ -93,9 +93,9 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
             try:
                 chunk = await stream.receive_some(MAX_HEAD)
             except trio.BrokenResourceError as exc:
-                raise TransportError(_CLOSED) from exc
+                raise TransportError.lost(_CLOSED, exc) from exc
             if not chunk:
-                raise TransportError(_CLOSED)
+                raise TransportError.lost(_CLOSED)
             received.extend(chunk)
         head_size = end + 4
         status = _STATUS_LINE.match(received)

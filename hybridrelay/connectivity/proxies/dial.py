@@ -10,10 +10,11 @@ import trio
 
 from ...abc import Dial
 from ...errors import TLSHandshakeError
+from ...failure import FailureKind
 from ...security.names import check_host
 from ...streams import TLSStream
 from ..addresses import AddressBook, first_answer, resolve
-from ..dialing import FailureKind, ProxyError, classify, dial_directly
+from ..dialing import ProxyError, dial_directly, dial_failure
 from .failures import proxy_error
 from .http import ProxyAuthenticator, basic_authentication, open_http_tunnel
 from .settings import Proxy, ProxySettings
@@ -159,8 +160,8 @@ class ProxyDial:
             await trio.aclose_forcefully(stream)
             if not isinstance(exc, TLSHandshakeError):
                 raise
-            if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
-                text = f"is not trusted: {exc.__cause__.verify_message}"
+            if exc.untrusted is not None:
+                text = f"is not trusted: {exc.untrusted}"
                 raise proxy_error(FailureKind.PROXY_UNTRUSTED, proxy, text) from exc
             raise proxy_error(
                 FailureKind.PROXY_FAILED, proxy, "does not speak TLS, or closed the connection"
@@ -177,7 +178,7 @@ class _NoProxy(Exception):
 
 
 def _unreachable(proxy: Proxy, exc: OSError) -> ProxyError:
-    failure = classify(exc)
+    failure = dial_failure(exc)
     if failure.kind is FailureKind.OUT_OF_RESOURCES:
         return ProxyError(failure)  # the fault of this machine, whatever it dials
     return proxy_error(FailureKind.PROXY_UNREACHABLE, proxy, f"cannot be reached: {failure.text}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..dialing import Failure, FailureKind, ProxyError
+from ...failure import Failure, FailureKind
+from ..dialing import ProxyError
 from .settings import Proxy
 
 #: Of what the proxy says itself (characters): a reason phrase, a list of schemes.

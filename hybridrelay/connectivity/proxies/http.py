@@ -13,8 +13,9 @@ import h11
 import trio
 
 from ..._version import __version__
+from ...failure import FailureKind
 from ...security.names import bracketed
-from ..dialing import FailureKind, ProxyError
+from ..dialing import ProxyError
 from .failures import proxy_error, quote_untrusted
 from .head import MAX_HEAD_BYTES, head_size_untrusted, status_untrusted, without_framing
 from .settings import Proxy

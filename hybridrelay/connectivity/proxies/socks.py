@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from ...failure import FailureKind
 from ...security.names import bracketed
 from ...streams import receive_exactly
-from ..dialing import FailureKind, ProxyError
+from ..dialing import ProxyError
 from .failures import proxy_error
 from .settings import Proxy
 

@@ -1,0 +1,207 @@
+"""The steps towards a channel: dial and transport, preamble and status, the probe's round trip, TLS to the relay.
+
+Each step has a deadline, knows what failed and why, and says so by the one exception `StepFailed`. The prober tries
+ports by these steps; `channel` makes channels of them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+import trio
+
+from ..abc import ConnectOptions, Dial, Purpose, Route, Transport
+from ..errors import RelayIdentityError, TLSHandshakeError, TransportError
+from ..failure import Failure, FailureKind, Step, lost_connection
+from ..protocol.errors import RemoteProtocolError
+from ..protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
+from ..protocol.reasons import Reason
+from ..security import check_relay_pin, control_client_context, relay_identity_error
+from ..streams import TLSStream, receive_exactly
+from .addresses import resolve
+from .dialing import DialError, dial_directly, dial_failure
+from .endpoint import RelayEndpoint
+from .proxies.dial import proxy_of
+
+#: TCP, with the name looked up (seconds). Outlasts two lost SYN packets (resent after 1 s and 3 s).
+DIAL_SECONDS = 5.0
+#: What a proxy gets on top: it looks the name up, authenticates us, and connects itself (seconds).
+PROXY_SECONDS = 5.0
+#: The transport's own handshake after that, up to four round trips.
+TRANSPORT_SECONDS = 10.0
+
+
+class StepFailed(Exception):
+    """A step failed; `failure` says which, and why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
+async def resolve_relay(endpoint: RelayEndpoint, port: int, *, seconds: float) -> list[str]:
+    """The addresses of the relay's name, in the order in which to try them; see `resolve`.
+
+    Raises:
+        StepFailed: `Step.RESOLVE`: there are none, or the name service did not answer within `seconds`.
+    """
+    try:
+        with trio.fail_after(seconds):
+            return await resolve(endpoint.host, port)
+    except trio.TooSlowError as exc:
+        raise StepFailed(Failure.of(FailureKind.NAME_SERVICE_FAILED, Step.RESOLVE)) from exc
+    except OSError as exc:
+        raise StepFailed(dial_failure(exc).at(Step.RESOLVE)) from exc
+
+
+async def connect(
+    endpoint: RelayEndpoint,
+    transport: Transport,
+    route: Route,
+    purpose: Purpose,
+    *,
+    dial: Dial = dial_directly,
+    address: str | None = None,
+    dial_seconds: float = DIAL_SECONDS,
+    transport_seconds: float = TRANSPORT_SECONDS,
+    on_outer_certificate: Callable[[bytes], None] | None = None,
+) -> trio.abc.HalfCloseableStream:
+    """Connect to the route's port for `purpose`; nothing is sent except what the transport itself needs.
+
+    `address` is the one of the relay's addresses to connect to; None leaves the choice to `dial`. A proxy gets
+    `PROXY_SECONDS` more than `dial_seconds`. Whatever a transport does, everything together takes no more than the
+    time for dialing and the transport's time. `on_outer_certificate` is as in `ConnectOptions`.
+
+    Raises:
+        StepFailed: `Step.DIAL`: no connection; `Step.TRANSPORT`: the transport's handshake failed or took more than
+            `transport_seconds`, or the transport never asked for a connection.
+        ValueError: the relay does not serve that port (see `RelayEndpoint.missing_ports`).
+
+    Cancelled, nothing stays open.
+    """
+    port = route.ports[purpose]
+    number = endpoint.number_of(port)
+    if number is None:
+        raise ValueError(f"the relay does not serve port {port.name}")
+    if proxy_of(dial, endpoint.host, number) is not None:
+        dial_seconds += PROXY_SECONDS
+    # The deadline of the handshake begins when TCP is connected, so that the error shows which of the two has passed.
+    # A transport that does not dial, or dials more than once, gets no more time than one that does.
+    latest = trio.current_time() + dial_seconds + transport_seconds
+    scope = trio.CancelScope(deadline=latest)
+
+    async def timed_dial(host: str, number: int) -> trio.abc.HalfCloseableStream:
+        target = address if address is not None and host == endpoint.host else host
+        try:
+            with trio.move_on_after(dial_seconds):
+                stream = await dial(target, number)
+                scope.deadline = min(latest, trio.current_time() + transport_seconds)
+                return stream
+            raise TimeoutError(errno.ETIMEDOUT, f"no connection within {dial_seconds:g} s")
+        except DialError:
+            raise
+        except OSError as exc:
+            raise DialError(dial_failure(exc)) from exc
+
+    with _failing_at(Step.TRANSPORT):
+        with scope:
+            return await transport.connect(
+                ConnectOptions(
+                    host=endpoint.host,
+                    port=number,
+                    outer_tls=port.outer_tls,
+                    dial=timed_dial,
+                    on_outer_certificate=on_outer_certificate,
+                )
+            )
+        raise trio.TooSlowError
+
+
+async def greet(stream: trio.abc.HalfCloseableStream, preamble: Preamble, *, seconds: float) -> Reason:
+    """Say what the connection is for, and give the relay's answer.
+
+    Raises:
+        StepFailed: the connection ended or broke before the answer, no answer came within `seconds`, or what answered
+            is not a relay of our version.
+
+    The caller closes the stream.
+    """
+    with _failing_at(Step.STATUS), trio.fail_after(seconds):
+        await stream.send_all(preamble.encode())
+        return decode_status_untrusted(await receive_exactly(stream, STATUS_SIZE))
+
+
+async def echo(stream: trio.abc.HalfCloseableStream, data: bytes, *, seconds: float) -> None:
+    """Send the data of a probe, and receive the same.
+
+    Raises:
+        StepFailed: the connection ended or broke, nothing came back within `seconds`, or something else did.
+
+    The caller closes the stream.
+    """
+    with _failing_at(Step.ECHO), trio.fail_after(seconds):
+        await stream.send_all(data)
+        if await receive_exactly(stream, len(data)) != data:
+            raise RemoteProtocolError("the probe came back altered")
+
+
+async def secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint, *, seconds: float) -> TLSStream:
+    """TLS to the relay over a greeted control channel, and proof that it is the relay.
+
+    Raises:
+        StepFailed: no TLS within `seconds`; with `FailureKind.WRONG_IDENTITY`, the certificate matches no pin, or no
+            authority vouches for it.
+
+    Where this raises, cancellation included, the stream is closed.
+    """
+    try:
+        with _failing_at(Step.TLS), trio.fail_after(seconds):
+            return await _secure(stream, endpoint)
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+
+
+async def _secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint) -> TLSStream:
+    # If a pin decides, no name is sent: a middlebox might object to one that it does not know.
+    name = None if endpoint.pins else endpoint.host
+    try:
+        tls = TLSStream(stream, control_client_context(endpoint.pins), server_hostname=name)
+        await tls.do_handshake()
+    except TLSHandshakeError as error:
+        untrusted = relay_identity_error(error, endpoint.host)
+        if untrusted is not None:
+            raise untrusted from error
+        raise
+    check_relay_pin(tls, endpoint.pins)
+    return tls
+
+
+@contextmanager
+def _failing_at(step: Step) -> Iterator[None]:
+    """Turn what the block raises into `StepFailed`, unless it is a bug of ours."""
+    try:
+        yield
+    except TransportError as exc:
+        raise StepFailed(exc.failure.at(step)) from exc
+    except RelayIdentityError as exc:
+        raise StepFailed(wrong_identity(exc).at(step)) from exc
+    except RemoteProtocolError as exc:
+        mismatch = exc.reason is Reason.VERSION_MISMATCH
+        failure = Failure.from_reason(exc.reason) if mismatch else Failure.of(FailureKind.NOT_A_RELAY)
+        raise StepFailed(failure.at(step)) from exc
+    except trio.BrokenResourceError as exc:
+        raise StepFailed(lost_connection(exc).at(step)) from exc
+    except OSError as exc:
+        raise StepFailed(dial_failure(exc).at(step)) from exc
+    except trio.TooSlowError as exc:
+        raise StepFailed(Failure.of(FailureKind.STALLED, step)) from exc
+
+
+def wrong_identity(error: RelayIdentityError) -> Failure:
+    """The failure of an attempt at which something answered that is not the relay."""
+    failure = Failure.of(FailureKind.WRONG_IDENTITY).with_text(str(error), error.remedy)
+    return attrs.evolve(failure, reason=error.reason, step=Step.TLS)

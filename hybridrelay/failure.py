@@ -1,0 +1,278 @@
+"""What a failed attempt to reach a relay is: a typed value that the exception carries from where it was raised.
+
+Code that dials, crosses a proxy, or does a handshake knows which step failed and how; it says so in a `Failure`.
+Reports print the value, and nothing has to look at exception types or texts afterwards.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+
+import attrs
+
+from .protocol.reasons import Reason
+
+__all__ = ["Failure", "FailureKind", "Step", "causes", "kind_of_error", "lost_connection"]
+
+
+class Step(enum.StrEnum):
+    """The steps of an attempt, in their order."""
+
+    #: Looking up the relay's host name.
+    RESOLVE = "resolve"
+    #: Opening a TCP connection, through a proxy where there is one.
+    DIAL = "dial"
+    #: The transport's own handshake.
+    TRANSPORT = "transport"
+    #: Preamble and status: the relay's answer.
+    STATUS = "status"
+    #: The probe's round trip of data.
+    ECHO = "echo"
+    #: TLS to the relay, on a control channel.
+    TLS = "tls"
+
+
+class FailureKind(enum.StrEnum):
+    """Why an attempt failed, in the terms of a network administrator."""
+
+    #: There was an answer: nothing listens here, or a firewall rejects the connection.
+    REFUSED = "refused"
+    #: No answer at all: typically a firewall that drops.
+    SWALLOWED = "swallowed"
+    #: Connected, then silence: typically a middlebox that accepts everything.
+    STALLED = "stalled"
+    NAME_NOT_FOUND = "name-not-found"
+    #: The name server did not answer, or said "later".
+    NAME_SERVICE_FAILED = "name-service-failed"
+    UNREACHABLE = "unreachable"
+    #: This machine itself does not let us.
+    FORBIDDEN_LOCALLY = "forbidden-locally"
+    OUT_OF_RESOURCES = "out-of-resources"
+    RESET = "reset"
+    CLOSED_EARLY = "closed-early"
+    NOT_A_RELAY = "not-a-relay"
+    VERSION_MISMATCH = "version-mismatch"
+    #: A certificate that is not the relay's: interception, another machine, or a relay with a new certificate.
+    WRONG_IDENTITY = "wrong-identity"
+    TLS_FAILED = "tls-failed"
+    #: The relay answered, and said no.
+    REFUSED_BY_RELAY = "refused-by-relay"
+    #: No connection to the proxy itself.
+    PROXY_UNREACHABLE = "proxy-unreachable"
+    #: The proxy's own certificate cannot be verified. Nothing was sent to it.
+    PROXY_UNTRUSTED = "proxy-untrusted"
+    #: The proxy wants to know who we are, or does not like who we say we are.
+    PROXY_AUTHENTICATION = "proxy-authentication"
+    #: The proxy may not, or will not, connect to this address and port.
+    PROXY_REFUSED = "proxy-refused"
+    #: The proxy tried, and could not connect.
+    PROXY_CANNOT_CONNECT = "proxy-cannot-connect"
+    #: The proxy accepted the connection, and did not answer.
+    PROXY_SILENT = "proxy-silent"
+    #: What answered is not a proxy of this kind, or it closed the connection.
+    PROXY_FAILED = "proxy-failed"
+    #: Something on the way intercepts the outer TLS and cannot connect to the relay.
+    INTERCEPTION_FAILED = "interception-failed"
+    OTHER = "other"
+
+
+_ASK = "ask the network administrator to allow outbound TCP to this host and port"
+_REFUSED_REMEDY = (
+    "check that the relay is running and listens on this port; if it has other ports, the connection string must "
+    "name them ('connections create --public-ports', or 'connections endpoints --public-ports' with --update)"
+)
+_INTERCEPTION_REMEDY = (
+    "if that is a proxy of your network, it may refuse the relay's outer certificate: a public one is needed "
+    "(hybridrelay relay --tls-certificate), or this host must be exempt from TLS inspection; if it is the reverse "
+    "proxy of the relay, check that the relay behind it runs"
+)
+_TEXTS: dict[FailureKind, tuple[str, str | None]] = {
+    FailureKind.REFUSED: (
+        "connection refused",
+        f"{_REFUSED_REMEDY}; if a firewall rejects the connection, {_ASK}",
+    ),
+    FailureKind.SWALLOWED: ("no answer: the packets are dropped", _ASK),
+    FailureKind.STALLED: (
+        "the connection was accepted, then nothing came back",
+        "a firewall or proxy accepts the connection on behalf of the relay and forwards nothing; " + _ASK,
+    ),
+    FailureKind.NAME_NOT_FOUND: (
+        "the host name is unknown",
+        "check the Endpoint in the connection string, and that this machine can resolve it",
+    ),
+    FailureKind.NAME_SERVICE_FAILED: ("the name server does not answer", "check this machine's DNS settings"),
+    FailureKind.UNREACHABLE: ("no route to the host", "check this machine's network connection; or " + _ASK),
+    FailureKind.FORBIDDEN_LOCALLY: (
+        "forbidden by this machine",
+        "check the firewall of this machine and the permissions of this program",
+    ),
+    FailureKind.OUT_OF_RESOURCES: (
+        "this machine is out of sockets, ports or memory",
+        "raise the limit of open files for this program",
+    ),
+    FailureKind.RESET: ("the connection was reset", "a firewall may be inspecting this traffic; " + _ASK),
+    FailureKind.CLOSED_EARLY: (
+        "the connection was closed before the relay answered",
+        "check that the relay serves this port; a firewall or proxy may be closing it: " + _ASK,
+    ),
+    FailureKind.NOT_A_RELAY: (
+        "whatever answered is not a relay",
+        "check the Endpoint and its ports in the connection string; a proxy may be answering instead of the relay",
+    ),
+    FailureKind.VERSION_MISMATCH: (
+        "the relay speaks another version",
+        "upgrade hybridrelay on the side that is older",
+    ),
+    FailureKind.WRONG_IDENTITY: (
+        "the certificate is not the relay's",
+        "something on the way intercepts TLS, or the relay has a new certificate: compare the pin with the relay's",
+    ),
+    FailureKind.TLS_FAILED: ("the TLS handshake failed", "a firewall or proxy may be interfering with TLS; " + _ASK),
+    FailureKind.REFUSED_BY_RELAY: ("the relay refused", None),
+    FailureKind.PROXY_UNREACHABLE: (
+        "the proxy cannot be reached",
+        "check the proxy's address, and that it runs",
+    ),
+    FailureKind.PROXY_UNTRUSTED: (
+        "the proxy's certificate is not trusted",
+        "compare the proxy's name with its certificate, or install the authority that made it on this machine",
+    ),
+    FailureKind.PROXY_AUTHENTICATION: (
+        "the proxy demands authentication",
+        "give the proxy's user name and password",
+    ),
+    FailureKind.PROXY_REFUSED: (
+        "the proxy refuses to connect to the relay",
+        "ask the administrator of the proxy to allow CONNECT to this host and port; most allow port 443",
+    ),
+    FailureKind.PROXY_CANNOT_CONNECT: (
+        "the proxy cannot connect to the relay",
+        "check that the relay serves this port; ask the proxy's administrator whether it can resolve and reach it",
+    ),
+    FailureKind.PROXY_SILENT: (
+        "the proxy does not answer",
+        "the proxy is overloaded, or a firewall drops its own attempt to connect: ask its administrator",
+    ),
+    FailureKind.PROXY_FAILED: (
+        "what answers is not a proxy of this kind",
+        "check the proxy's scheme and port: http, https and socks5 are different protocols",
+    ),
+    FailureKind.INTERCEPTION_FAILED: (
+        "something on the way intercepts TLS and cannot connect to the relay",
+        _INTERCEPTION_REMEDY,
+    ),
+    FailureKind.OTHER: ("failed", None),
+}
+
+#: The most informative kinds first: if several addresses were tried, one that answered matters more than one without
+#: a route (often IPv6). Kinds that are not listed come last.
+_BY_SPECIFICITY = (
+    FailureKind.WRONG_IDENTITY,
+    FailureKind.REFUSED_BY_RELAY,
+    FailureKind.VERSION_MISMATCH,
+    FailureKind.NOT_A_RELAY,
+    FailureKind.INTERCEPTION_FAILED,
+    FailureKind.TLS_FAILED,
+    FailureKind.CLOSED_EARLY,
+    FailureKind.STALLED,
+    FailureKind.REFUSED,
+    FailureKind.RESET,
+    FailureKind.SWALLOWED,
+    FailureKind.FORBIDDEN_LOCALLY,
+    FailureKind.UNREACHABLE,
+)
+_SPECIFICITY: Mapping[FailureKind, int] = {
+    kind: len(_BY_SPECIFICITY) - index for index, kind in enumerate(_BY_SPECIFICITY)
+}
+_BY_ERRNO = {
+    errno.ECONNREFUSED: FailureKind.REFUSED,
+    errno.ECONNRESET: FailureKind.RESET,
+    errno.ECONNABORTED: FailureKind.RESET,
+    errno.EPIPE: FailureKind.RESET,
+    errno.ETIMEDOUT: FailureKind.SWALLOWED,
+    errno.EHOSTUNREACH: FailureKind.UNREACHABLE,
+    errno.ENETUNREACH: FailureKind.UNREACHABLE,
+    errno.ENETDOWN: FailureKind.UNREACHABLE,
+    errno.EADDRNOTAVAIL: FailureKind.UNREACHABLE,
+    errno.EAFNOSUPPORT: FailureKind.UNREACHABLE,
+    errno.EACCES: FailureKind.FORBIDDEN_LOCALLY,
+    errno.EPERM: FailureKind.FORBIDDEN_LOCALLY,
+}
+
+
+@attrs.frozen
+class Failure:
+    """A failed attempt, for people (`text`, `remedy`) and for programs (`kind`, `reason`)."""
+
+    kind: FailureKind
+    #: What happened: one line without a final stop.
+    text: str
+    #: What to do about it, or None where there is nothing to advise.
+    remedy: str | None = None
+    #: The reason that the relay gave, if any.
+    reason: Reason | None = None
+    #: Which step failed; None where that is not known yet.
+    step: Step | None = None
+    #: The status of an HTTP answer that refused to open the channel.
+    http_status: int | None = None
+
+    @classmethod
+    def of(cls, kind: FailureKind, step: Step | None = None) -> Failure:
+        """The failure of this kind with its usual text."""
+        text, remedy = _TEXTS[kind]
+        return cls(kind, text, remedy, step=step)
+
+    @classmethod
+    def from_reason(cls, reason: Reason) -> Failure:
+        """The relay answered, and refused for this reason."""
+        if reason is Reason.VERSION_MISMATCH:
+            return attrs.evolve(cls.of(FailureKind.VERSION_MISMATCH), reason=reason)
+        remedy = "check the ports in the connection string" if reason is Reason.WRONG_PORT else None
+        return cls(FailureKind.REFUSED_BY_RELAY, reason.describe, remedy, reason)
+
+    def with_text(self, text: str, remedy: str | None = None) -> Failure:
+        """The same failure with another text, and with another remedy unless that is None."""
+        return attrs.evolve(self, text=text, remedy=remedy or self.remedy)
+
+    def at(self, step: Step) -> Failure:
+        """The same failure at this step, unless it names another one already."""
+        return self if self.step is not None else attrs.evolve(self, step=step)
+
+    @property
+    def specificity(self) -> int:
+        """How much it tells. Of the failures of several addresses, the one with the highest is reported."""
+        return _SPECIFICITY.get(self.kind, 0)
+
+
+def kind_of_error(error: BaseException) -> FailureKind | None:
+    """The kind of failure that the error of one socket or TLS call stands for; None if it stands for none of them."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return FailureKind.WRONG_IDENTITY
+    if isinstance(error, ssl.SSLError):  # its number is OpenSSL's, and not the system's
+        return FailureKind.TLS_FAILED
+    if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
+        return _BY_ERRNO.get(error.errno or 0)
+    return None
+
+
+def lost_connection(error: BaseException) -> Failure:
+    """The failure of a connection that was open and broke with `error`, a `trio.BrokenResourceError`.
+
+    Trio says that the connection broke, and the system or TLS, in the cause, how.
+    """
+    kinds = (kind_of_error(cause) for cause in causes(error))
+    return Failure.of(next((kind for kind in kinds if kind is not None), FailureKind.CLOSED_EARLY))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and everything that caused it, members of groups included."""
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from causes(member)
+    if error.__cause__ is not None:
+        yield from causes(error.__cause__)

@@ -1,0 +1,184 @@
+"""The steps towards a channel: each failure names its step and its kind where it is raised."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.abc import AcceptOptions, ConnectOptions, Port, Purpose, Route, Transport
+from hybridrelay.connectivity import Failure, FailureKind, ProxyError, RelayEndpoint, Step
+from hybridrelay.connectivity.steps import StepFailed, connect, echo, greet, resolve_relay
+from hybridrelay.errors import TLSHandshakeError, TransportError
+from hybridrelay.protocol.preamble import PREAMBLE_SIZE, STATUS_SIZE, Preamble
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.streams import receive_exactly
+
+K = FailureKind
+PORT = Port("data", 9352, frozenset(Purpose))
+ROUTE = Route("fake", 0, dict.fromkeys(Purpose, PORT))
+ENDPOINT = RelayEndpoint("relay.example.com")
+
+
+class FakeTransport(Transport):
+    """Dials, unless told otherwise, and then does what the test says."""
+
+    name = "fake"
+    routes = (ROUTE,)
+
+    def __init__(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._then = then
+
+    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
+        stream = await options.dial(options.host, options.port)
+        try:
+            if self._then is not None:
+                await self._then()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
+
+    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
+        raise NotImplementedError
+
+
+def raising(error: BaseException) -> Callable[[], Awaitable[None]]:
+    async def act() -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    return act
+
+
+def broken(cause: BaseException | None = None) -> trio.BrokenResourceError:
+    error = trio.BrokenResourceError()
+    error.__cause__ = cause
+    return error
+
+
+async def connected(host: str, port: int) -> trio.abc.HalfCloseableStream:
+    await trio.lowlevel.checkpoint()
+    return trio.testing.memory_stream_pair()[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ECONNREFUSED, "x"), K.REFUSED),
+        (OSError(errno.ENETUNREACH, "x"), K.UNREACHABLE),
+        (OSError("of an application's dial"), K.OTHER),
+        (ProxyError(Failure.of(K.PROXY_SILENT)), K.PROXY_SILENT),
+    ],
+)
+async def test_a_dial_that_fails(error: OSError, kind: FailureKind) -> None:
+    async def dial(host: str, port: int) -> trio.abc.HalfCloseableStream:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    with pytest.raises(StepFailed) as caught:
+        await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dial=dial)
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, kind)
+
+
+async def test_a_dial_that_takes_too_long(autojump_clock: trio.testing.MockClock) -> None:
+    async def dial(host: str, port: int) -> trio.abc.HalfCloseableStream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    with pytest.raises(StepFailed) as caught:
+        await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dial=dial, dial_seconds=2.0)
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, K.SWALLOWED)
+    assert trio.current_time() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TransportError("x"), K.NOT_A_RELAY),
+        (TransportError.lost("x", broken(OSError(errno.ECONNRESET, "x"))), K.RESET),
+        (TransportError("x", kind=K.OTHER), K.OTHER),
+        (TLSHandshakeError("x"), K.TLS_FAILED),
+        (TLSHandshakeError("x", untrusted="expired"), K.WRONG_IDENTITY),
+        (broken(), K.CLOSED_EARLY),
+        (broken(OSError(errno.ECONNRESET, "x")), K.RESET),
+        (OSError(errno.ECONNRESET, "x"), K.RESET),
+    ],
+)
+async def test_a_transports_handshake_that_fails(error: Exception, kind: FailureKind) -> None:
+    with pytest.raises(StepFailed) as caught:
+        await connect(ENDPOINT, FakeTransport(raising(error)), ROUTE, Purpose.DATA, dial=connected)
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, kind)
+    assert caught.value.__cause__ is error
+
+
+async def test_a_transports_handshake_that_takes_too_long(autojump_clock: trio.testing.MockClock) -> None:
+    transport = FakeTransport(trio.sleep_forever)
+    with pytest.raises(StepFailed) as caught:
+        await connect(ENDPOINT, transport, ROUTE, Purpose.DATA, dial=connected, transport_seconds=3.0)
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, K.STALLED)
+    assert trio.current_time() == 3.0
+
+
+async def test_a_bug_of_a_transport_stays_one() -> None:
+    with pytest.raises(ZeroDivisionError):
+        await connect(ENDPOINT, FakeTransport(raising(ZeroDivisionError())), ROUTE, Purpose.DATA, dial=connected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"", K.CLOSED_EARLY),
+        (b"HYRS", K.CLOSED_EARLY),
+        (b"HTTP/1.1", K.NOT_A_RELAY),
+        (b"HYRS\x02\x00\x00\x00", K.VERSION_MISMATCH),
+        (None, K.STALLED),
+    ],
+)
+async def test_a_status_that_is_none(
+    answer: bytes | None, kind: FailureKind, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    if answer is not None:
+        await theirs.send_all(answer)
+        await theirs.send_eof()
+    with pytest.raises(StepFailed) as caught:
+        await greet(ours, Preamble(Purpose.PROBE), seconds=2.0)
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.STATUS, kind)
+    assert len(await receive_exactly(theirs, PREAMBLE_SIZE)) == PREAMBLE_SIZE
+
+
+async def test_a_status_that_refuses_is_an_answer() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    await theirs.send_all(b"HYRS\x01\x00" + int(Reason.BUSY).to_bytes(2, "big"))
+    assert await greet(ours, Preamble(Purpose.PROBE), seconds=2.0) is Reason.BUSY
+    assert STATUS_SIZE == 8
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"), [(b"abcd", None), (b"abce", K.NOT_A_RELAY), (b"abc", K.CLOSED_EARLY), (None, K.STALLED)]
+)
+async def test_the_round_trip(
+    answer: bytes | None, kind: FailureKind | None, autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    if answer is not None:
+        await theirs.send_all(answer)
+        await theirs.send_eof()
+    if kind is None:
+        await echo(ours, b"abcd", seconds=3.0)
+        return
+    with pytest.raises(StepFailed) as caught:
+        await echo(ours, b"abcd", seconds=3.0)
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.ECHO, kind)
+
+
+async def test_a_name_that_cannot_be_one() -> None:
+    endpoint = attrs.evolve(ENDPOINT, host="a..example.com")
+    with pytest.raises(StepFailed) as caught:
+        await resolve_relay(endpoint, 9352, seconds=5.0)
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.RESOLVE, K.NAME_NOT_FOUND)
