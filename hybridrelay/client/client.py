@@ -244,7 +244,7 @@ class Client:
         for sender in self._senders.all:
             sender.jumped()
         if self._opener.kept is not None:
-            self._opener.kept.session.doubt_channel()
+            self._opener.kept.session.check_alive()
 
     async def _renew(self) -> None:
         while True:

@@ -120,7 +120,7 @@ class KeptSession:
             HybridRelayError: there is no use in trying: the connector is gone, or every relay refuses us for good.
         """
         logger.warning("%s: the data channel was lost, resuming; it went over %s", self._connection, self.channel)
-        self.channel.sender.doubt()
+        self.channel.sender.data_channel_lost()
         first: Sender | None = self.channel.sender
         if self._was_of_no_use():
             self.channel.sender.failed()

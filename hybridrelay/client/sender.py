@@ -153,18 +153,18 @@ class Sender:
         """The relay has refused the present connection string, and an earlier one is in use."""
         return self._told is self._string
 
-    def doubt(self) -> None:
-        """A data channel through this relay was lost: what was good may be what broke."""
+    def data_channel_lost(self) -> None:
+        """A data channel through this relay was lost: probe again, and check the control channel as well."""
         # A probe is cheap, and a dial into a black hole is not.
         self.link.forget()
         if self._control is not None:
-            self._control.doubt()
+            self._control.check_alive()
 
     def jumped(self) -> None:
         """The machine slept, or changed networks: nothing that worked is known to work still."""
         self.link.forget(network_changed=True)
         if self._control is not None:
-            self._control.doubt()
+            self._control.check_alive()
 
     async def open_data_channel(self, to: Peer | ListenerSearch) -> DataChannel:
         """Join, and go to the rendezvous. A route that fails is forgotten.

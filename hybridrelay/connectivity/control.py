@@ -88,9 +88,9 @@ class ControlChannel:
         """End the channel; callers that wait for an answer get an error that it is lost."""
         self._session.close()
 
-    def doubt(self) -> None:
-        """Ask the relay at once whether it is there; see `Session.doubt_channel`."""
-        self._session.doubt_channel()
+    def check_alive(self) -> None:
+        """Ask the relay at once whether it is there; see `Session.check_alive`."""
+        self._session.check_alive()
 
     async def send(self, message: control.Message) -> None:
         """Send a message that is not answered.

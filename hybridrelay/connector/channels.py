@@ -133,10 +133,10 @@ class DataChannels:
         """The sessions whose present or last data channel goes through one relay."""
         return [served for served in self._served.values() if served.link is link]
 
-    def doubt(self) -> None:
+    def check_alive(self) -> None:
         """Ask every peer at once whether it is there."""
         for served in self._served.values():
-            served.session.doubt_channel()
+            served.session.check_alive()
 
     async def move(self, link: RelayLink, better: Candidate) -> None:
         """Let sessions follow to a better route: each resumes over a new data channel, one after the other."""

@@ -321,7 +321,7 @@ class Connector:
         logger.info("%s: checking whether the other sides still answer", what)
         for registrar in self._registrars.values():
             registrar.jumped()
-        self._channels.doubt()
+        self._channels.check_alive()
 
 
 def _why_refused(published: Published) -> HybridRelayError:

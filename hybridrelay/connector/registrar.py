@@ -181,7 +181,7 @@ class Registrar:
     def doubt(self) -> None:
         """A data channel was lost, and clients come back over a control channel that works: ask whether it does."""
         for line in self._lines:
-            line.channel.doubt()
+            line.channel.check_alive()
 
     def doubt_refusals(self) -> None:
         """Ask the relay again about what it refused a while ago: nothing else is left."""

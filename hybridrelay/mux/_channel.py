@@ -112,9 +112,9 @@ class Channel:
         if self._writing or core.has_output:
             self._writer.wake()
 
-    def doubt(self) -> None:
+    def check_alive(self) -> None:
         """Ask the peer at once whether it is there."""
-        self._core.doubt(trio.current_time())
+        self._core.check_alive(trio.current_time())
         self._timer.wake()
         self.output()
 

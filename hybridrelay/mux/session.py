@@ -421,13 +421,13 @@ class Session:
         if superseded is not None:
             await trio.aclose_forcefully(superseded[0])
 
-    def doubt_channel(self) -> None:
+    def check_alive(self) -> None:
         """Ask the peer at once whether it is there; a channel that does not answer is given up within seconds.
 
         For callers that know that the machine slept, or that its network changed.
         """
         if self._channel is not None:
-            self._channel.doubt()
+            self._channel.check_alive()
 
     def drop_channel(self) -> None:
         """Give up the present channel, so that the session resumes over another one.

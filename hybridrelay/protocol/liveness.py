@@ -51,9 +51,9 @@ class Liveness:
         """A PING is to leave."""
         self._asked_at = now
 
-    def doubt(self, now: float) -> None:
-        """Forget that the peer was heard of; a PING is to leave, and counts as unanswered until something arrives."""
-        # Doubts that come one upon the other do not put the verdict off.
+    def check(self, now: float) -> None:
+        """Ask the peer now, whenever it was heard last: the PING counts as unanswered until something arrives."""
+        # A check during another one does not extend its deadline.
         if not self.is_unanswered or now >= self.deadline:
             self._asked_at = now
         self._heard_at = min(self._heard_at, now - self.interval)

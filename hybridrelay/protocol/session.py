@@ -246,13 +246,14 @@ class SessionCore:
                     self._output.ping()
         return self._take_events()
 
-    def doubt(self, now: float) -> None:
-        """Something happened that kills channels (the machine slept, its address changed): ask the peer at once.
+    def check_alive(self, now: float) -> None:
+        """Ask the peer at once whether it is there, because something happened that breaks channels.
 
-        Where nothing arrives within the liveness timeout from now, the channel is given up.
+        For example, the machine slept, or its address changed. If nothing arrives within the liveness timeout from
+        now, the channel is given up.
         """
         if self.state is State.ESTABLISHED:
-            self._liveness.doubt(now)
+            self._liveness.check(now)
             self._output.ping()
 
     # --- the application

@@ -39,7 +39,7 @@ class FakeSender:
         self.asked: list[float] = []
         self.wanted: list[Peer | ListenerSearch] = []
         self.opened: list[DataChannel] = []
-        self.cancelled = self.doubted = 0
+        self.cancelled = self.channels_lost = 0
 
     def on_opened(self) -> None:
         """For who wants to know."""
@@ -67,7 +67,7 @@ class FakeSender:
     def failed(self) -> None:
         self.failed_at = trio.current_time()
 
-    def doubt(self) -> None:
-        self.doubted += 1
+    def data_channel_lost(self) -> None:
+        self.channels_lost += 1
 
     open_data_channel_probing = open_data_channel

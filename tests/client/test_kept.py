@@ -118,7 +118,7 @@ async def test_the_relay_it_was_on_is_tried_first(
     scene.session.lost.set()
     await scene.session.resumed()
     assert kept.channel.sender is first
-    assert first.doubted == 1
+    assert first.channels_lost == 1
     assert not second.asked
     nursery.cancel_scope.cancel()
 

@@ -30,11 +30,11 @@ TABLE = [
     ([("heard", 9), ("ask", 10)], 24, "silence"),  # ten seconds of silence come first, whenever the PING left
     ([("ask", 500)], 505, "silence"),  # the process was suspended: the peer gets its time to answer
     ([("heard", 10), ("ask", 10)], 20, "ping"),
-    ([("heard", 9), ("doubt", 9)], 14, "silence"),
-    ([("doubt", 2), ("doubt", 5), ("doubt", 6.9)], 7, "silence"),  # doubts do not put the verdict off
-    ([("heard", 9), ("ask", 10), ("doubt", 12)], 17, "silence"),
-    ([("ask", 10), ("doubt", 500)], 505, "silence"),  # suspended while a PING was on its way
-    ([("doubt", 2), ("heard", 3)], 12, "ping"),
+    ([("heard", 9), ("check", 9)], 14, "silence"),
+    ([("check", 2), ("check", 5), ("check", 6.9)], 7, "silence"),  # a check does not extend another
+    ([("heard", 9), ("ask", 10), ("check", 12)], 17, "silence"),
+    ([("ask", 10), ("check", 500)], 505, "silence"),  # suspended while a PING was on its way
+    ([("check", 2), ("heard", 3)], 12, "ping"),
 ]
 
 
@@ -171,19 +171,19 @@ def test_a_suspended_process_asks_before_it_gives_up() -> None:
         assert side.core.is_established
 
 
-def test_a_doubted_channel_has_the_timeout_to_prove_itself() -> None:
+def test_a_channel_that_is_checked_has_the_timeout_to_answer() -> None:
     pair = CorePair.established()
     for side in pair.sides:
-        side.core.doubt(pair.now)
+        side.core.check_alive(pair.now)
     pair.advance(5)
     assert pair.initiator.core.is_established
-    pair.initiator.core.doubt(pair.now)
+    pair.initiator.core.check_alive(pair.now)
     assert isinstance(pair.initiator.core.next_deadline(), float)
     pair.now += 5
     pair.initiator.core.handle_timeout(pair.now)
     assert pair.initiator.core.ended is not None
     assert pair.initiator.core.ended.reason is Reason.PEER_SILENT
-    pair.initiator.core.doubt(pair.now)
+    pair.initiator.core.check_alive(pair.now)
     assert pair.initiator.core.next_deadline() is None
 
 

@@ -127,16 +127,16 @@ async def test_a_lost_data_channel_makes_a_connector_ask_whether_the_relay_is_th
 ) -> None:
     """Its client comes back over the control channel, of whose loss it would hear with the next ping only."""
     dialed: list[trio.SocketStream] = []
-    doubted = trio.Event()
-    doubt = ControlChannel.doubt
+    checked = trio.Event()
+    check_alive = ControlChannel.check_alive
 
     async def dial(host: str, port: int) -> trio.SocketStream:
         dialed.append(await dial_directly(host, port))
         return dialed[-1]
 
-    def doubting(channel: ControlChannel) -> None:
-        doubted.set()
-        doubt(channel)
+    def checking(channel: ControlChannel) -> None:
+        checked.set()
+        check_alive(channel)
 
     published = deployment.publish()
     target = await serve_target(nursery, echo)
@@ -145,10 +145,10 @@ async def test_a_lost_data_channel_makes_a_connector_ask_whether_the_relay_is_th
         stream = await client.open_stream()
         await stream.send_all(b"before")
         assert await stream.receive_some() == b"before"
-        monkeypatch.setattr(ControlChannel, "doubt", doubting)
+        monkeypatch.setattr(ControlChannel, "check_alive", checking)
         with trio.fail_after(PATIENCE_SECONDS):
             await trio.aclose_forcefully(dialed[-1])
-            await doubted.wait()
+            await checked.wait()
             await stream.send_all(b"after")
             assert await stream.receive_some() == b"after"
     nursery.cancel_scope.cancel()
