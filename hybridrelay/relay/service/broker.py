@@ -27,7 +27,7 @@ from ..core.places import Places
 from ..core.rendezvous import Ended, Event, Leg, RendezvousTable, Side
 from ..limits import BORROWED_PIPES, CONTROL_CHANNELS_PER_KEY, TICKET_LIFETIME_SECONDS, Shares
 from ..model import HybridConnection, KeyId, diff
-from ..relay_id import new_relay_id
+from ..store.relay_id import new_relay_id
 from .pump import Direction, PumpOutcome, abort, pump
 from .splice import PipePool
 

@@ -46,8 +46,8 @@ from ..limits import (
     Shares,
     unauthenticated_slots,
 )
-from ..relay_id import load_or_create_relay_id
 from ..store.public_ports import save_public_ports
+from ..store.relay_id import load_or_create_relay_id
 from ..store.sqlite import Registry
 from ..store.state_dir import occupy_state_directory
 from .broker import Broker

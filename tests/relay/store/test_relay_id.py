@@ -11,7 +11,7 @@ import pytest
 
 from hybridrelay.errors import StateError
 from hybridrelay.protocol.preamble import NO_RELAY
-from hybridrelay.relay.relay_id import RELAY_ID_FILE, load_or_create_relay_id, new_relay_id
+from hybridrelay.relay.store.relay_id import RELAY_ID_FILE, load_or_create_relay_id, new_relay_id
 
 
 def test_it_stays_the_same_over_restarts_and_two_relays_differ(tmp_path: Path) -> None:

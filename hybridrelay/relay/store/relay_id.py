@@ -7,10 +7,10 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from .._replace_file import replace_file
-from .._text_files import read_text, strip_blanks
-from ..errors import ConfigurationError, StateError
-from ..protocol.preamble import NO_RELAY, RELAY_ID_SIZE
+from ..._replace_file import replace_file
+from ..._text_files import read_text, strip_blanks
+from ...errors import ConfigurationError, StateError
+from ...protocol.preamble import NO_RELAY, RELAY_ID_SIZE
 
 __all__ = ["RELAY_ID_FILE", "load_or_create_relay_id", "new_relay_id"]
 
