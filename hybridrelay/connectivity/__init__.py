@@ -8,6 +8,7 @@ from .channel import open_channel, open_control_stream
 from .dialing import DialError, ProxyError, dial_directly
 from .discovery import AUTO, BrokenTransport, Candidate, all_ports, candidates, discover
 from .endpoint import RelayEndpoint, format_address
+from .port_check import CheckTiming
 from .prober import Decision, Prober, ProbeTiming
 from .proxies import Proxy, ProxyAnswer, ProxyAuthenticator, ProxyDial, ProxySettings, resolve_dial
 from .report import Attempt, NoRouteWorks, Outcome, Report
@@ -18,6 +19,7 @@ __all__ = [
     "Backoff",
     "BrokenTransport",
     "Candidate",
+    "CheckTiming",
     "Decision",
     "DialError",
     "Failure",

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Generic, TypeVar
 
 import attrs
 import trio
 
 from .._shortage import thread_errors
-from ._race import RaceTiming, race
 
 AnswerT = TypeVar("AnswerT")
 
@@ -112,29 +110,37 @@ async def first_answer(
     Cancelled, `attempt` is cancelled wherever it runs.
     """
     outcomes: list[_Outcome[AnswerT]] = [_Outcome() for _ in addresses]
+    failed = [trio.Event() for _ in addresses]
+    #: Indices of the addresses that ended it, in the order of time. Two may arrive at the same moment.
     arrived: list[int] = []
-
-    async def run(index: int) -> bool:
-        outcome = outcomes[index]
-        try:
-            outcome.answer = await attempt(addresses[index])
-        except Exception as exc:  # noqa: BLE001 - raised below
-            outcome.error = exc
-            return not isinstance(exc, no_answer)
-        arrived.append(index)
-        return True
-
-    timing = RaceTiming(stagger_seconds=stagger_seconds, min_grace_seconds=0, max_grace_seconds=0)
     chosen: int | None = None
     try:
-        winner = await race([partial(run, index) for index in range(len(addresses))], timing)
-        chosen = arrived[0] if arrived else winner
+        async with trio.open_nursery() as nursery:
+
+            async def run(index: int) -> None:
+                outcome = outcomes[index]
+                try:
+                    outcome.answer = await attempt(addresses[index])
+                except Exception as exc:  # noqa: BLE001 - raised below
+                    outcome.error = exc
+                    if isinstance(exc, no_answer):
+                        failed[index].set()
+                        return
+                arrived.append(index)
+                nursery.cancel_scope.cancel()
+
+            for index in range(len(addresses)):
+                if not arrived:
+                    nursery.start_soon(run, index)
+                    with trio.move_on_after(stagger_seconds):
+                        await failed[index].wait()
+        answered = [index for index in arrived if outcomes[index].error is None]
+        chosen = next(iter(answered or arrived), None)
     finally:
-        # Two may have arrived at the same moment; cancelled, nobody takes any of them.
+        # Cancelled, the caller takes none of them.
         for index in arrived:
-            if index != chosen:
-                answer = outcomes[index].answer
-                assert answer is not None
+            answer = outcomes[index].answer
+            if index != chosen and answer is not None:
                 with trio.CancelScope(shield=True):
                     await discard(answer)
     if chosen is None:

@@ -163,7 +163,7 @@ class RelayLink:
                 if known is None:
                     decision = await self._prober.choose()
                     self.report = decision.report
-                    known = Candidate(decision.route, decision.transport)
+                    known = decision.candidate
                     self._worked[network] = known
                     while len(self._worked) > _MAX_NETWORKS:
                         self._worked.pop(next(iter(self._worked)))
@@ -219,10 +219,10 @@ class RelayLink:
                 await self._network_changed.wait()
                 backoff.reset()
                 continue
-            if in_use() != current or not await self._prober.better_than(current):
+            if in_use() != current or not await self._prober.find_better(current):
                 continue
             await trio.sleep(min(first, CLIMB_CONFIRM_SECONDS))
-            better = await self._prober.better_than(current)
+            better = await self._prober.find_better(current)
             if better is None or in_use() != current:
                 continue
             before, self._candidate = self._candidate, better

@@ -42,12 +42,12 @@ async def test_climbs_from_the_route_in_use_after_the_choice_was_forgotten(
     tcp, *_, worst = candidates(discover(), "auto")
     looks = 0
 
-    async def better_than(current: Candidate) -> Candidate | None:
+    async def find_better(current: Candidate) -> Candidate | None:
         nonlocal looks
         looks += 1
         return tcp
 
-    monkeypatch.setattr(link._prober, "better_than", better_than)
+    monkeypatch.setattr(link._prober, "find_better", find_better)
     owner = Owner(tcp)
     nursery.start_soon(link.climb, owner.in_use, owner.improved)
     await trio.sleep(24 * 3600)
@@ -66,17 +66,14 @@ async def test_stays_where_nothing_works_over_the_better_route(
     """Though a probe did; and tries that ever more rarely."""
     tcp, wss, *_ = candidates(discover(), "auto")
 
-    async def better_than(current: Candidate) -> Candidate | None:
+    async def find_better(current: Candidate) -> Candidate | None:
         return tcp
 
     async def choose() -> Decision:
-        return Decision(
-            wss.route,
-            wss.transport,
-            Report(host="relay.example", mode="auto", attempts=(), chosen="wss", seconds=0.1),
-        )
+        report = Report(host="relay.example", mode="auto", attempts=(), chosen="wss", seconds=0.1)
+        return Decision(wss, report)
 
-    monkeypatch.setattr(link._prober, "better_than", better_than)
+    monkeypatch.setattr(link._prober, "find_better", find_better)
     monkeypatch.setattr(link._prober, "choose", choose)
     assert await link.choose() == wss
     failures: list[float] = []

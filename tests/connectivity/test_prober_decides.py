@@ -32,8 +32,8 @@ def rows(report):
 async def test_native_is_chosen_where_it_works(network, transports, autojump_clock):
     network.behaviours = RIGHT
     decision = await make_prober(network, transports).choose()
-    assert decision.route.name == decision.report.chosen == "tcp"
-    assert decision.transport is transports["tcp"]
+    assert decision.candidate.route.name == decision.report.chosen == "tcp"
+    assert decision.candidate.transport is transports["tcp"]
     assert rows(decision.report) == [
         "tcp probe PASS",
         "tcp control PASS",
@@ -76,7 +76,7 @@ async def test_one_bad_native_port_is_enough_to_fall_back(port, bad, network, tr
     behaviour, kind = bad
     network.behaviours = {**RIGHT, port: behaviour}
     decision = await make_prober(network, transports).choose()
-    assert decision.route.name == "wss"
+    assert decision.candidate.route.name == "wss"
     step = {9350: "probe", 5671: "control", 9352: "data"}[port]
     (attempt,) = [attempt for attempt in decision.report.attempts if attempt.port == port]
     if attempt.failure is None:
@@ -101,7 +101,7 @@ async def test_one_bad_native_port_is_enough_to_fall_back(port, bad, network, tr
 async def test_a_busy_data_port_works(network, transports, autojump_clock):
     network.behaviours = {**RIGHT, 9352: "busy"}
     decision = await make_prober(network, transports).choose()
-    assert decision.route.name == "tcp"
+    assert decision.candidate.route.name == "tcp"
 
 
 STATES = ["right", "refused", "swallowed", "stalled"]

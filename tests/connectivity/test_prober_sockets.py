@@ -12,6 +12,7 @@ import trio
 
 from hybridrelay.abc import AcceptOptions
 from hybridrelay.connectivity import (
+    CheckTiming,
     NoRouteWorks,
     Prober,
     ProbeTiming,
@@ -79,17 +80,17 @@ async def test_chosen_route_carries_channels(mode, broken, chosen, relay, refusi
         assert caught.value.report.failures
         return
     decision = await prober.choose()
-    assert decision.route.name == chosen
+    assert decision.candidate.route.name == chosen
     assert (await prober.survey()).chosen == chosen
     ticket = bytes(range(1, 33))
     async with await open_channel(
-        endpoint, decision.transport, decision.route, Purpose.DATA, ticket=ticket
+        endpoint, decision.candidate.transport, decision.candidate.route, Purpose.DATA, ticket=ticket
     ) as stream:
         received = b""
         while len(received) < len(ticket):
             received += await stream.receive_some()
         assert received == ticket
-    async with await open_control_stream(endpoint, decision.transport, decision.route) as tls:
+    async with await open_control_stream(endpoint, decision.candidate.transport, decision.candidate.route) as tls:
         assert tls.version() == "TLSv1.3"
 
 
@@ -99,7 +100,7 @@ async def test_one_port_misbehaves(port, behaviour, relay, listen):
     endpoint = attrs.evolve(relay, ports={**relay.ports, port: await listen(behaviour)})
     # Short deadlines where silence has to be waited for; a slow machine may then find others silent, too.
     stalled = behaviour == "stalled"
-    timing = ProbeTiming(transport_seconds=0.3, status_seconds=0.3) if stalled else ProbeTiming()
+    timing = ProbeTiming(CheckTiming(transport_seconds=0.3, status_seconds=0.3) if stalled else CheckTiming())
     report = await Prober(endpoint, timing=timing).survey()
     attempt = next(attempt for attempt in report.attempts if attempt.port == endpoint.ports[port])
     if behaviour == "wrong-pin" and port in ("probe", "data"):

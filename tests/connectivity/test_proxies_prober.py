@@ -47,7 +47,7 @@ async def test_refused_native_ports(make_prober, network, autojump_clock):
     network.behaviours = dict.fromkeys((*NATIVE, 443, 80), "right")
     prober = make_prober("http://me:hunter2@proxy.corp:3128", refused=NATIVE)
     decision = await prober.choose()
-    assert decision.route.name == "wss"
+    assert decision.candidate.route.name == "wss"
     assert trio.current_time() < 1
     report = await prober.survey()
     told = json.loads(report.as_json())["attempts"]
@@ -64,7 +64,7 @@ async def test_a_proxy_that_swallows_native_ports_costs_little(make_prober, netw
     network.behaviours = dict.fromkeys((443, 80), "right")
     began = trio.current_time()
     decision = await make_prober(swallowed=NATIVE).choose()
-    assert decision.route.name == "wss"
+    assert decision.candidate.route.name == "wss"
     assert trio.current_time() - began < 3
     report = await make_prober(swallowed=NATIVE).survey()
     assert [a.failure and a.failure.kind for a in report.attempts] == ["proxy-silent"] * 3 + [None] * 2

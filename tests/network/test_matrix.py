@@ -141,7 +141,7 @@ async def test_the_decision_is_as_documented(sites: list[Site], lab: Lab, remark
     async def choose(site: Site) -> None:
         try:
             decision = await Prober(site.endpoint, mode=AUTO).choose()
-            report, route = decision.report, decision.route.name
+            report, route = decision.report, decision.candidate.route.name
         except NoRouteWorks as exc:
             report, route = exc.report, None
             # Every route says what is wrong with it.
@@ -177,7 +177,7 @@ async def test_times_to_a_decision(endpoint: RelayEndpoint, lab: Lab, remark: Ca
         with lab.inside(CLIENT), trio.fail_after(DEADLINE_SECONDS):
             for _ in range(5):
                 decision = await Prober(endpoint, mode=AUTO).choose()
-                assert decision.route.name == expected
+                assert decision.candidate.route.name == expected
                 seconds.append(decision.report.seconds)
         remark(f"{what}: {expected} after {sorted(seconds)[2] * 1000:.0f} ms (median of 5)")
 
