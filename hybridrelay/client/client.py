@@ -142,7 +142,7 @@ class Client:
     def route(self) -> str | None:
         """The route in use (``tcp``, ``wss``, ``ws``), or None."""
         kept = self._opener.open
-        return None if kept is None else kept.channel.carrier.route.name
+        return None if kept is None else kept.channel.candidate.route.name
 
     @property
     def relay(self) -> str | None:
@@ -221,13 +221,13 @@ class Client:
 
     def _in_use(self, sender: Sender) -> Candidate | None:
         kept = self._opener.kept
-        return kept.channel.carrier if kept is not None and kept.goes_through(sender) else None
+        return kept.channel.candidate if kept is not None and kept.goes_through(sender) else None
 
-    async def _climbed(self, sender: Sender, better: Candidate) -> None:
+    async def _climbed(self, sender: Sender, candidate: Candidate) -> None:
         logger.info(
             "%s: %s works now at %s, moving to this better route",
             self.connection,
-            better.route.name,
+            candidate.route.name,
             sender.link.host,
         )
         sender.close_control()

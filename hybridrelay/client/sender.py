@@ -45,12 +45,12 @@ class DataChannel:
     peer: Peer
     sender: Sender
     #: Its route, which need not be the one that would be chosen now.
-    carrier: Candidate
+    candidate: Candidate
     #: The key by which it was asked for; it ends with this key.
     key: Secret | None = None
 
     def __str__(self) -> str:
-        return f"{self.carrier.route.name} at {self.sender.link.host}"
+        return f"{self.candidate.route.name} at {self.sender.link.host}"
 
 
 @attrs.frozen

@@ -50,7 +50,7 @@ class ControlChannel:
         session: Session,
         stream: MuxStream,
         welcome: control.Welcome,
-        carrier: Candidate,
+        candidate: Candidate,
         certificate: OuterCertificate | None = None,
         *,
         pin: str = "",
@@ -60,7 +60,7 @@ class ControlChannel:
         #: As which this process has introduced itself over it.
         self.generation = generation
         #: Its route, which need not be the one that would be chosen now.
-        self.carrier = carrier
+        self.candidate = candidate
         #: Which run of which relay answered: the same under all of its names. The key is proved, so that no other
         #: relay can pretend to be this one; the instance alone could be copied.
         self.relay = pin, welcome.relay_instance

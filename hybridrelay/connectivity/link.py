@@ -159,15 +159,14 @@ class RelayLink:
         async with self._choosing:
             if self._candidate is None:
                 network = self._network = network_key() or self._network
-                known = self._worked.get(network)
-                if known is None:
+                candidate = self._worked.get(network)
+                if candidate is None:
                     decision = await self._prober.choose()
-                    self.report = decision.report
-                    known = decision.candidate
-                    self._worked[network] = known
+                    self.report, candidate = decision.report, decision.candidate
+                    self._worked[network] = candidate
                     while len(self._worked) > _MAX_NETWORKS:
                         self._worked.pop(next(iter(self._worked)))
-                self._candidate = known
+                self._candidate = candidate
             return self._candidate
 
     def use_key(self, key: Secret) -> None:
@@ -178,7 +177,7 @@ class RelayLink:
     def forget(self, *, network_changed: bool = False) -> None:
         """The route failed: probe before the next use. Where the network has changed, it only failed here."""
         if self._candidate is not None and not network_changed:
-            self._worked = {key: known for key, known in self._worked.items() if known != self._candidate}
+            self._worked = {key: one for key, one in self._worked.items() if one != self._candidate}
         self._candidate = None
         if network_changed:
             changed, self._network_changed = self._network_changed, trio.Event()
@@ -238,26 +237,26 @@ class RelayLink:
             else:
                 climbed_at = trio.current_time()
 
-    async def start_control(self, nursery: trio.Nursery, over: Candidate | None = None) -> ControlChannel:
+    async def start_control(self, nursery: trio.Nursery, candidate: Candidate | None = None) -> ControlChannel:
         """Open a control channel whose tasks run in `nursery`.
 
         Args:
-            over: the route; None means the one to use now, which is forgotten should it fail.
+            candidate: the route; None means the one to use now, which is forgotten if it fails.
 
         Raises:
             RelayUnreachable, RelayIdentityError: see `run_control_channel`.
         """
-        candidate = await self.choose() if over is None else over
+        route = await self.choose() if candidate is None else candidate
         introduction = Introduction(self._role, self._instance, _generations.next())
-        serve = partial(run_control_channel, self.endpoint, candidate, introduction, dial=self.dial)
+        serve = partial(run_control_channel, self.endpoint, route, introduction, dial=self.dial)
         try:
             channel: ControlChannel = await nursery.start(serve)
         except HybridRelayError:
-            if over is None:
+            if candidate is None:
                 self.forget()
             raise
         if channel.intercepted_by is not None:
-            self._tell_interception(candidate, channel.intercepted_by)
+            self._tell_interception(route, channel.intercepted_by)
         return channel
 
     def renew_instance(self, superseded: ControlChannel) -> OwnInstance | None:

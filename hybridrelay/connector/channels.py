@@ -75,7 +75,7 @@ class Served:
     #: it to another relay at any time.
     link: RelayLink
     #: The route of its data channel, which need not be the one that would be chosen now.
-    carrier: Candidate
+    candidate: Candidate
     #: The key by which we were registered when the relay made the data channel; it ends with this key.
     key: Secret | None = None
 
@@ -138,10 +138,10 @@ class DataChannels:
         for served in self._served.values():
             served.session.check_alive()
 
-    async def move(self, link: RelayLink, better: Candidate) -> None:
+    async def move(self, link: RelayLink, candidate: Candidate) -> None:
         """Let sessions follow to a better route: each resumes over a new data channel, one after the other."""
         for served in self.of(link):
-            if served.session.is_open and served.carrier.route.rank > better.route.rank:
+            if served.session.is_open and served.candidate.route.rank > candidate.route.rank:
                 served.session.drop_channel()
                 await trio.sleep(_MOVE_SPACING_SECONDS)
 
@@ -234,7 +234,7 @@ class DataChannels:
         channel: trio.abc.Stream,
         peer: PeerIdentity,
         link: RelayLink,
-        carrier: Candidate,
+        candidate: Candidate,
         arrival: _Arrival | None = None,
     ) -> None:
         """A proven data channel: the first of a new session, or the next one of a session that we have."""
@@ -267,9 +267,9 @@ class DataChannels:
             logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, refusal.describe)
             await refuse_session(channel, refusal)
         elif hello.attach:
-            await self._attach(published, channel, peer, hello, initial, link, carrier, arrival)
+            await self._attach(published, channel, peer, hello, initial, link, candidate, arrival)
         else:
-            await self._run_session(published, channel, peer, hello.session_id, initial, link, carrier, arrival)
+            await self._run_session(published, channel, peer, hello.session_id, initial, link, candidate, arrival)
 
     def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
         """Check the policy again, which may have changed while HELLO was in transit, and a limit."""
@@ -289,7 +289,7 @@ class DataChannels:
         hello: Hello,
         initial: bytes,
         link: RelayLink,
-        carrier: Candidate,
+        candidate: Candidate,
         arrival: _Arrival | None,
     ) -> None:
         served = self._served.get(hello.session_id)
@@ -301,9 +301,9 @@ class DataChannels:
             logger.warning("%s: %s cannot resume: %s", published.name, peer.label, refusal.describe)
             await refuse_session(channel, refusal)
         else:
-            route = f"{carrier.route.name} at {link.host}"
+            route = f"{candidate.route.name} at {link.host}"
             logger.info("%s: session of %s resumed over %s", published.name, peer.label, route)
-            served.link, served.carrier, served.key = link, carrier, self._arrived(arrival)
+            served.link, served.candidate, served.key = link, candidate, self._arrived(arrival)
             await served.session.replace_channel(channel, initial)
 
     def _arrived(self, arrival: _Arrival | None) -> Secret | None:
@@ -321,7 +321,7 @@ class DataChannels:
         session_id: bytes,
         initial: bytes,
         link: RelayLink,
-        carrier: Candidate,
+        candidate: Candidate,
         arrival: _Arrival | None,
     ) -> None:
         if session_id in self._served:
@@ -335,7 +335,7 @@ class DataChannels:
             return
         account = self._accounts.setdefault(owner, Account())
         session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget, account=account)
-        self._served[session_id] = served = Served(session, published, peer, link, carrier, self._arrived(arrival))
+        self._served[session_id] = served = Served(session, published, peer, link, candidate, self._arrived(arrival))
 
         async def wait_for_client() -> NoReturn:
             self._lost(served.link)
@@ -345,10 +345,10 @@ class DataChannels:
         try:
             async with FlatNursery() as nursery:
                 await nursery.start(partial(session.run, channel, initial=initial, reconnect=wait_for_client))
-                who, route = f"{peer.label} ({peer.serial})", f"{carrier.route.name} at {link.host}"
+                who, route = f"{peer.label} ({peer.serial})", f"{candidate.route.name} at {link.host}"
                 logger.info("%s: session of %s opened over %s", published.name, who, route)
                 async for offer in session.offers:
-                    where = f"{served.carrier.route.name} at {served.link.host}"
+                    where = f"{served.candidate.route.name} at {served.link.host}"
                     origin = Origin(published, peer, number, where)
                     nursery.start_soon(serve_stream, offer, origin, lambda: self._policy, self._shares, self.audit)
             outcome = await session.wait_ended()

@@ -305,7 +305,7 @@ class Registrar:
                 task_status.started()
                 if self._climbed:
                     self._climbed = False
-                    nursery.start_soon(self._channels.move, self.link, channel.carrier)
+                    nursery.start_soon(self._channels.move, self.link, channel.candidate)
                 await line.over.wait()
                 nursery.cancel_scope.cancel()
             finally:
@@ -326,28 +326,28 @@ class Registrar:
     # --- climbing
 
     def _in_use(self) -> Candidate | None:
-        carriers = [served.carrier for served in self._channels.of(self.link) if served.session.is_open]
+        candidates = [served.candidate for served in self._channels.of(self.link) if served.session.is_open]
         if self._current is not None:
-            carriers.append(self._current.channel.carrier)
-        return max(carriers, key=lambda candidate: candidate.route.rank, default=None)
+            candidates.append(self._current.channel.candidate)
+        return max(candidates, key=lambda candidate: candidate.route.rank, default=None)
 
-    async def _move_up(self, channels: trio.Nursery, better: Candidate) -> None:
+    async def _move_up(self, channels: trio.Nursery, candidate: Candidate) -> None:
         """Have everything on a better route: first the control channel, then the sessions.
 
         Raises:
             HybridRelayError: registering over it failed; the current channel continues as before.
         """
-        logger.info("%s works now at %s, moving to this better route", better.route.name, self.link.host)
+        logger.info("%s works now at %s, moving to this better route", candidate.route.name, self.link.host)
         if self._current is None:
             self._climbed = True
             return
-        if self._current.channel.carrier.route.rank > better.route.rank:
+        if self._current.channel.candidate.route.rank > candidate.route.rank:
             assert self._serving is not None
             with trio.CancelScope() as self._opening:
-                await self._serving.start(self._serve_line, channels, better)
+                await self._serving.start(self._serve_line, channels, candidate)
             if self._opening.cancelled_caught:
-                raise RelayUnreachable(f"{better.route.name} was given up", reason=Reason.CANCELLED)
-        await self._channels.move(self.link, better)
+                raise RelayUnreachable(f"{candidate.route.name} was given up", reason=Reason.CANCELLED)
+        await self._channels.move(self.link, candidate)
 
     # --- registrations
 
@@ -373,7 +373,7 @@ class Registrar:
         self._complaint.over()
         if names:
             self._worked = True
-            route = line.channel.carrier.route.name
+            route = line.channel.candidate.route.name
             logger.info("listening for %s at %s over %s", ", ".join(names), self.link.host, route)
         self._let_go()
         return wait

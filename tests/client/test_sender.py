@@ -217,7 +217,7 @@ class Relay:
         return control.Joined(1, bytes.fromhex(left[0]) * 2, left[0], 30)
 
     async def open_data_channel(
-        self, endpoint: object, carrier: object, ticket: bytes, *_: object, pinned: object, dial: object
+        self, endpoint: object, candidate: object, ticket: bytes, *_: object, pinned: object, dial: object
     ) -> tuple[object, PeerIdentity]:
         await trio.lowlevel.checkpoint()
         error = self.listeners[ticket[:16].hex()]

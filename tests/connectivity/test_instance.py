@@ -11,7 +11,7 @@ from hybridrelay.connectivity.instance import OwnInstance, new_instance
 from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.protocol import control
 
-CARRIER = candidates(discover(), "tcp")[0]
+CANDIDATE = candidates(discover(), "tcp")[0]
 
 
 class FakeChannel:
@@ -43,14 +43,14 @@ async def test_the_latest_channel_can_only_be_superseded_by_another_process(
 ) -> None:
     instance = new_instance()
     one, other = link(instance), link(instance, "another.example")
-    first = await one.start_control(nursery, CARRIER)
-    second = await other.start_control(nursery, CARRIER)
+    first = await one.start_control(nursery, CANDIDATE)
+    second = await other.start_control(nursery, CANDIDATE)
     assert first.generation < second.generation
     assert one.renew_instance(first) is None, "two names may lead to one relay"
-    third = await one.start_control(nursery, CARRIER)
+    third = await one.start_control(nursery, CANDIDATE)
     renewed = one.renew_instance(third)
     assert renewed is not None
-    await one.start_control(nursery, CARRIER)
-    await other.start_control(nursery, CARRIER)
+    await one.start_control(nursery, CANDIDATE)
+    await other.start_control(nursery, CANDIDATE)
     assert introduced == [instance, instance, instance, renewed, instance]
     nursery.cancel_scope.cancel()

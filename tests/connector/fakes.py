@@ -23,9 +23,9 @@ TCP, WSS, *_ = candidates(discover(), "auto")
 class FakeControl:
     """A control channel whose other end is a `FakeRelay`."""
 
-    def __init__(self, relay: FakeRelay, carrier: Candidate) -> None:
+    def __init__(self, relay: FakeRelay, candidate: Candidate) -> None:
         self._relay = relay
-        self.carrier = carrier
+        self.candidate = candidate
         self.relay = relay.identity
         self.said, self.messages = trio.open_memory_channel[control.Message](10)
         self.closed = trio.Event()
@@ -94,12 +94,12 @@ class FakeRelay:
         self.superseded.append(superseded)
         return new_instance() if self.is_foreign else None
 
-    async def start_control(self, nursery: trio.Nursery, over: Candidate | None = None) -> FakeControl:
+    async def start_control(self, nursery: trio.Nursery, candidate: Candidate | None = None) -> FakeControl:
         await trio.sleep(self.takes)
         self.opened.append(trio.current_time())
         if self.error is not None:
             raise self.error
-        self.control = FakeControl(self, over or WSS)
+        self.control = FakeControl(self, candidate or WSS)
         return self.control
 
     def asked_for(self, name: str) -> list[float]:

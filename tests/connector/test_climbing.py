@@ -50,7 +50,7 @@ class Control(ControlChannel):
     async def request(self, message: control.Register) -> control.Message:
         self.place.requests += 1
         await trio.sleep(DELAY)
-        if reason := self.place.refusals.get((self.carrier.route.name, message.connection)):
+        if reason := self.place.refusals.get((self.candidate.route.name, message.connection)):
             return control.Failed(message.id, reason)
         answer = await super().request(message)
         self.place.on_reply(self, message.connection)
@@ -102,7 +102,7 @@ class Place:
     def renew_instance(self, superseded: ControlChannel) -> None:
         """It was one of our own channels that has taken the place of another."""
 
-    async def start_control(self, nursery: trio.Nursery, over: Candidate | None = None) -> Control:
+    async def start_control(self, nursery: trio.Nursery, candidate: Candidate | None = None) -> Control:
         await trio.sleep(self.takes)
         if self.error is not None:
             raise self.error
@@ -115,7 +115,7 @@ class Place:
         stream = session.open_stream_nowait()
         hello = control.Hello(control.Role.CONNECTOR, INSTANCE, generation, "test", SECRET)
         await stream.send_all(control.encode_message(hello))
-        channel = Control(session, stream, control.Welcome("f" * 32, "test"), over or WSS, pin="pin")
+        channel = Control(session, stream, control.Welcome("f" * 32, "test"), candidate or WSS, pin="pin")
         channel.place = self
         opened.channel = channel
         self.opened.append(opened)
@@ -150,7 +150,7 @@ class Place:
     @property
     def routes(self) -> list[str]:
         """Of the control channels that are open."""
-        return [one.channel.carrier.route.name for one in self.opened if one.session.outcome is None]
+        return [one.channel.candidate.route.name for one in self.opened if one.session.outcome is None]
 
     @property
     def listening(self) -> dict[str, int]:
@@ -398,7 +398,7 @@ async def test_an_end_right_behind_the_answer_is_not_overlooked(
 
     def end(channel: Control, name: str) -> None:
         nonlocal ended
-        if channel.carrier == TCP and name == "one" and not ended:
+        if channel.candidate == TCP and name == "one" and not ended:
             ended = True
             listener = scene.place.broker.listeners.find("one", INSTANCE)
             scene.place.broker.listeners.remove(listener)
@@ -487,7 +487,7 @@ async def test_what_a_channel_took_before_it_was_lost_is_registered_anew(
     """The earlier channel cannot have it back: for the relay, its generation is over."""
 
     def cut(channel: Control, name: str) -> None:
-        if channel.carrier is TCP and name == after:
+        if channel.candidate is TCP and name == after:
             scene.place.on_answer = lambda channel, name: None
             channel.close()
 
