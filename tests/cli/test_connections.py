@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.relay import Registry, load_public_ports
+from hybridrelay.relay import SQLiteStore, load_public_ports
 from hybridrelay.relay.store.public_ports import save_public_ports
 from hybridrelay.security import (
     AuthorityFile,
@@ -43,7 +43,7 @@ def _strings(tmp_path: Path) -> tuple[ConnectionString, ConnectionString]:
 def test_on_the_relays_machine(created: Created) -> None:
     connector = load_connection_string(created.connector)
     application = load_connection_string(created.application)
-    with Registry.open(created.state, create=False) as registry:
+    with SQLiteStore.open(created.state, create=False) as registry:
         known = registry.get("orders")
 
     assert (connector.role, application.role) == (Role.CONNECTOR, Role.APPLICATION)
@@ -80,7 +80,7 @@ def test_elsewhere_and_brought_to_the_relay(run: Run, tmp_path: Path) -> None:
     result = run("connections", "import", tmp_path / "r", "--state", state)
 
     assert (result.code, result.err) == (0, "")
-    with Registry.open(state, create=False) as registry:
+    with SQLiteStore.open(state, create=False) as registry:
         known = registry.get("orders")
     assert {rule.name: rule.primary for rule in known.rules} == {s.key_name: s.key for s in _strings(tmp_path)}
 
@@ -106,7 +106,7 @@ def test_several_relays(run: Run, tmp_path: Path) -> None:
 
         assert (result.code, result.err) == (0, "")
         assert "at each of these relays" in result.out
-        with Registry.open(state, create=False) as registry:
+        with SQLiteStore.open(state, create=False) as registry:
             assert registry.get("orders").hosts == hosts
         shown = json.loads(run("connections", "show", "orders", "--state", state, "--json").out)
         assert (shown["endpoint"], shown["endpoints"]) == (hosts[0], list(hosts))
@@ -181,7 +181,7 @@ def test_what_the_state_directory_means_for_trust_is_said(run: Run, tmp_path: Pa
 
 
 def test_strings_carry_the_ports_that_the_relay_has_left(run: Run, tmp_path: Path) -> None:
-    with Registry.open(tmp_path / "state"):
+    with SQLiteStore.open(tmp_path / "state"):
         save_public_ports(tmp_path / "state", {"http": 8080, "data": None})
     _create(run, tmp_path, "--state", tmp_path / "state")
 
@@ -189,7 +189,7 @@ def test_strings_carry_the_ports_that_the_relay_has_left(run: Run, tmp_path: Pat
 
 
 def test_ports_of_the_command_line_win(run: Run, tmp_path: Path) -> None:
-    with Registry.open(tmp_path / "state"):
+    with SQLiteStore.open(tmp_path / "state"):
         save_public_ports(tmp_path / "state", {"http": 8080})
     _create(run, tmp_path, "--state", tmp_path / "state", "--public-ports", "https=8443")
 
@@ -371,7 +371,7 @@ def test_list_and_show_hide_the_keys(run: Run, created: Created) -> None:
 
 
 def test_an_empty_list(run: Run, tmp_path: Path) -> None:
-    with Registry.open(tmp_path / "state"):
+    with SQLiteStore.open(tmp_path / "state"):
         pass
 
     assert "none yet" in run("connections", "list", "--state", tmp_path / "state").out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import AuthorityFile, ConnectionString, load_connection_string
 
 from .conftest import Created, Result, Run
@@ -49,7 +49,7 @@ def test_a_second_relay_with_the_same_keys(run: Run, created: Created, tmp_path:
         assert not any(secret in result.out for secret in secrets)
     assert stat.S_IMODE(record.stat().st_mode) == 0o600
     hosts = ("relay.example.com", "b.example.com")
-    with Registry.open(created.state) as one, Registry.open(second) as another:
+    with SQLiteStore.open(created.state) as one, SQLiteStore.open(second) as another:
         assert one.get("orders").hosts == another.get("orders").hosts == hosts
         assert one.get("orders").rules == another.get("orders").rules
     after = [load_connection_string(path) for path in (created.connector, created.application)]
@@ -113,7 +113,7 @@ def test_what_cannot_be_changes_nothing(
     assert (result.code, result.out) == (2, "")
     assert says in result.err
     assert [path.read_bytes() for path in _files(created)] == before
-    with Registry.open(created.state) as registry:
+    with SQLiteStore.open(created.state) as registry:
         assert registry.get("orders").hosts == ("relay.example.com",)
 
 
@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_written_stops_it_before_the_registry_is_changed(
     assert f"nothing was changed, because {created.connector} cannot be written: No space left" in result.err
     assert created.connector.read_bytes() == before
     assert not relay_file.exists()
-    with Registry.open(created.state) as registry:
+    with SQLiteStore.open(created.state) as registry:
         assert registry.get("orders").hosts == ("relay.example.com",)
 
 
@@ -168,13 +168,13 @@ def record(run: Run, created: Created, tmp_path: Path) -> Path:
 
 
 def test_importing_again_changes_nothing(run: Run, created: Created, record: Path) -> None:
-    with Registry.open(created.state) as registry:
+    with SQLiteStore.open(created.state) as registry:
         before = registry.get("orders")
     result = run("connections", "import", record, "--state", created.state)
 
     assert (result.code, result.err) == (0, "")
     assert f"orders is here already, just as in {record}: nothing was changed" in result.out
-    with Registry.open(created.state) as registry:
+    with SQLiteStore.open(created.state) as registry:
         assert registry.get("orders") == before
 
 
@@ -198,7 +198,7 @@ def test_importing_another_one_of_the_same_name(
     if change == "rules":
         content["rules"].pop()
     record.write_text(json.dumps(content))
-    with Registry.open(created.state) as registry:
+    with SQLiteStore.open(created.state) as registry:
         before = registry.get("orders")
     result = run("connections", "import", record, "--state", created.state)
 
@@ -206,5 +206,5 @@ def test_importing_another_one_of_the_same_name(
     assert f"not the same as in {record} {says}; nothing was changed" in result.err
     assert remedy in result.err
     assert not any(secret in result.err for secret in (*created.secrets(), "another-key"))
-    with Registry.open(created.state) as registry:
+    with SQLiteStore.open(created.state) as registry:
         assert registry.get("orders") == before

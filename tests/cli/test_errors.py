@@ -19,7 +19,7 @@ from hybridrelay.cli.commands import connector, probe
 from hybridrelay.cli.parser import build_parser
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import ENVIRONMENT_VARIABLE
 
 from ..deployments import HYBRIDRELAY
@@ -243,7 +243,7 @@ def test_a_state_directory_that_cannot_be_one(run: Run, tmp_path: Path, command:
 )
 def test_a_state_directory_of_a_newer_version(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
     state = tmp_path / "state"
-    with Registry.open(state):
+    with SQLiteStore.open(state):
         pass
     database = sqlite3.connect(state / "registry.db")
     with database:

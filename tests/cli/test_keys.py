@@ -16,14 +16,14 @@ import pytest
 from hybridrelay._file_lock import locked_files
 from hybridrelay._replace_file import create_file
 from hybridrelay.errors import StateError
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import KeySlot, Secret, generate_key, load_connection_string
 
 from .conftest import Created, Run
 
 
 def _key(created: Created, rule: str, slot: KeySlot) -> Secret | None:
-    with Registry.open(created.state, create=False) as registry:
+    with SQLiteStore.open(created.state, create=False) as registry:
         known = registry.get("orders").rule(rule)
     assert known is not None
     return known.key(slot)
@@ -249,7 +249,7 @@ def test_a_registry_that_cannot_be_changed_leaves_the_files(
     def fail(*_: object, **__: object) -> None:
         raise StateError("the disk is full")
 
-    monkeypatch.setattr(Registry, "regenerate_key", fail)
+    monkeypatch.setattr(SQLiteStore, "regenerate_key", fail)
     before = created.application.read_bytes()
     code, out, err = _regenerate(run, created, "--update", created.application, "--out", tmp_path / "new")
 
@@ -425,14 +425,14 @@ def test_a_key_that_another_command_has_changed_meanwhile_is_left_alone(
     run: Run, created: Created, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It works on other files, so nothing makes it wait."""
-    regenerate_key = Registry.regenerate_key
+    regenerate_key = SQLiteStore.regenerate_key
 
-    def too_late(self: Registry, *args: object, **options: object) -> object:
-        with Registry.open(created.state, create=False) as other:
+    def too_late(self: SQLiteStore, *args: object, **options: object) -> object:
+        with SQLiteStore.open(created.state, create=False) as other:
             regenerate_key(other, "orders", "application", KeySlot.PRIMARY)
         return regenerate_key(self, *args, **options)
 
-    monkeypatch.setattr(Registry, "regenerate_key", too_late)
+    monkeypatch.setattr(SQLiteStore, "regenerate_key", too_late)
     before = created.application.read_bytes()
     code, out, err = _regenerate(run, created, "--update", created.application)
     assert (code, out) == (2, "")

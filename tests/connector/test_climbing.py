@@ -30,7 +30,7 @@ from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.service.broker import Broker
 from hybridrelay.relay.service.control import ControlPeer
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Right, Rule, Secret, audience_for, make_token
 
 from .fakes import TCP, WSS, FakeRelay, published, state
@@ -246,7 +246,7 @@ def calm(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @pytest.fixture
 async def scene(nursery: trio.Nursery, tmp_path: Path) -> Scene:
     rules = {name: Rule.generate("listener", [Right.LISTEN, Right.SEND]) for name in NAMES}
-    with Registry.open(tmp_path / "state") as registry:
+    with SQLiteStore.open(tmp_path / "state") as registry:
         for name, rule in rules.items():
             registry.create(name, [Place.host], [rule])
         snapshot = registry.snapshot()

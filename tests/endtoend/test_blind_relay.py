@@ -16,7 +16,7 @@ from hybridrelay.abc import AcceptOptions, ConnectOptions, Transport
 from hybridrelay.client import open_client
 from hybridrelay.connectivity import discover
 from hybridrelay.connector import run_connector
-from hybridrelay.relay import Binding, Registry, RelayConfig, run_relay
+from hybridrelay.relay import Binding, RelayConfig, SQLiteStore, run_relay
 from hybridrelay.security import ConnectionString, Endpoint, HostPort, Right, Role, Rule, create_authority
 
 from ..deployments import PORT_NAMES
@@ -110,7 +110,7 @@ async def test_the_relay_never_handles_plaintext(tmp_path: Path, nursery: trio.N
         state_dir=tmp_path / "state", bindings={name: (Binding("127.0.0.1", 0),) for name in PORT_NAMES}
     )
     rules = Rule.generate("listen", [Right.LISTEN]), Rule.generate("send", [Right.SEND])
-    with Registry.open(config.state_dir) as registry:
+    with SQLiteStore.open(config.state_dir) as registry:
         registry.create("blind", ["127.0.0.1"], rules)
     relay = await nursery.start(partial(run_relay, config, transports=transports))
     authority = create_authority("blind", now=time.time())

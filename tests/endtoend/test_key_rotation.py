@@ -17,7 +17,7 @@ import attrs
 import pytest
 import trio
 
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 
 from ..deployments import Deployment, Program
 from ..waiting import async_wait_until
@@ -107,7 +107,7 @@ async def machine(deployment: Deployment, nursery: trio.Nursery) -> Machine:
 
 def keys_of(deployment: Deployment) -> dict[tuple[str, str], str]:
     """The four keys as the relay has them."""
-    with Registry.open(deployment.state) as registry:
+    with SQLiteStore.open(deployment.state) as registry:
         rules = registry.get("orders").rules
     return {
         (rule.name, which): key.reveal()

@@ -15,7 +15,7 @@ import attrs
 import pytest
 import trio
 
-from hybridrelay.relay.store.sqlite import SCHEMA_VERSION
+from hybridrelay.relay.store.schema import SCHEMA_VERSION
 from hybridrelay.relay.store.state_dir import REGISTRY_FILE
 from hybridrelay.security import (
     ConnectionString,

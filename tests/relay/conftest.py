@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Right, Rule
 
 
@@ -41,6 +41,6 @@ def rules() -> tuple[Rule, ...]:
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry.open(tmp_path / "state") as opened:
+def registry(tmp_path: Path) -> Iterator[SQLiteStore]:
+    with SQLiteStore.open(tmp_path / "state") as opened:
         yield opened

@@ -10,7 +10,7 @@ from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.relay.service.broker import Broker
 from hybridrelay.relay.service.control import ControlPeer
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Rule, audience_for, make_token
 from hybridrelay.testing import session_pair
 
@@ -18,7 +18,7 @@ HOST = "relay.example.com"
 PATIENCE_SECONDS = 20
 
 
-def make_broker(registry: Registry) -> Broker:
+def make_broker(registry: SQLiteStore) -> Broker:
     """A broker that knows what is in the registry now."""
 
     async def refresh() -> None:

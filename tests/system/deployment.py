@@ -13,7 +13,7 @@ import trio
 
 from hybridrelay.client import open_client
 from hybridrelay.connector import run_connector
-from hybridrelay.relay import Binding, Registry, RelayConfig, RelayInfo, run_relay
+from hybridrelay.relay import Binding, RelayConfig, RelayInfo, SQLiteStore, run_relay
 from hybridrelay.security import (
     Authority,
     ConnectionString,
@@ -64,7 +64,7 @@ class Deployment:
     def publish(self, name: str = "db") -> Published:
         """Create a hybrid connection; a running relay knows it within a second, `wait_known` waits for that."""
         rules = (Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND]))
-        with Registry.open(self.state_dir) as registry:
+        with SQLiteStore.open(self.state_dir) as registry:
             registry.create(name, [HOST], rules)
         return Published(name, create_authority(name, now=time.time()), rules)
 

@@ -17,7 +17,7 @@ from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.protocol import Reason, control
 from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.edge import unauthenticated as lobby
 from hybridrelay.relay.limits import AUTHENTICATION_DEADLINE_SECONDS
 from hybridrelay.relay.service import control as relay_control
@@ -120,7 +120,7 @@ async def test_a_key_that_is_revoked_while_it_authorizes_opens_nothing(
     async def slow_send(peer: ControlPeer, message: control.Message) -> None:
         if isinstance(message, control.Registered):
             (key,) = peer._keys
-            with Registry.open(deployment.state_dir) as registry:
+            with SQLiteStore.open(deployment.state_dir) as registry:
                 registry.revoke_key("db", published.rules[0].name, KeySlot.PRIMARY)
 
             async def noticed() -> bool:

@@ -11,7 +11,7 @@ import trio
 
 from hybridrelay.errors import AuthorizationError, ConfigurationError, ConnectionStringError
 from hybridrelay.mux import MuxStream
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import (
     ConnectionString,
     Endpoint,
@@ -37,11 +37,11 @@ class Scene:
 
     @property
     def sender(self) -> Rule:
-        with Registry.open(self.deployment.state_dir) as registry:
+        with SQLiteStore.open(self.deployment.state_dir) as registry:
             return registry.rule("db", "sender")
 
     def regenerate(self, slot: KeySlot) -> None:
-        with Registry.open(self.deployment.state_dir) as registry:
+        with SQLiteStore.open(self.deployment.state_dir) as registry:
             registry.regenerate_key("db", "sender", slot)
 
     async def relay_has_noticed(self) -> None:
@@ -149,9 +149,9 @@ async def test_other_relays(
     published = deployment.publish()
     second = await deploy(nursery, tmp_path / "second")
     hosts = ("127.0.0.1", "localhost")
-    with Registry.open(second.state_dir) as registry:
+    with SQLiteStore.open(second.state_dir) as registry:
         registry.create("db", hosts, published.rules)
-    with Registry.open(deployment.state_dir) as registry:
+    with SQLiteStore.open(deployment.state_dir) as registry:
         registry.change_hosts("db", hosts)
     first_alone = (Endpoint("127.0.0.1", deployment.ports),)
     second_alone = (Endpoint("localhost", second.ports),)

@@ -13,7 +13,7 @@ import trio
 from hybridrelay.connector import Connector
 from hybridrelay.errors import AuthorizationError, ConfigurationError, StreamRefused
 from hybridrelay.mux import MuxStream
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import (
     ConnectionString,
     Endpoint,
@@ -41,15 +41,15 @@ class Scene:
 
     @property
     def listener(self) -> Rule:
-        with Registry.open(self.deployment.state_dir) as registry:
+        with SQLiteStore.open(self.deployment.state_dir) as registry:
             return registry.rule("db", "listener")
 
     def regenerate(self, slot: KeySlot) -> None:
-        with Registry.open(self.deployment.state_dir) as registry:
+        with SQLiteStore.open(self.deployment.state_dir) as registry:
             registry.regenerate_key("db", "listener", slot)
 
     def revoke(self, slot: KeySlot) -> None:
-        with Registry.open(self.deployment.state_dir) as registry:
+        with SQLiteStore.open(self.deployment.state_dir) as registry:
             registry.revoke_key("db", "listener", slot)
 
     async def relay_has_noticed(self) -> None:
@@ -151,7 +151,7 @@ async def test_other_relays(
     second = await deploy(nursery, tmp_path / "second")
     hosts = ("127.0.0.1", "localhost")
     for state_dir in (scene.deployment.state_dir, second.state_dir):
-        with Registry.open(state_dir) as registry:
+        with SQLiteStore.open(state_dir) as registry:
             if state_dir == second.state_dir:
                 registry.create("db", hosts, scene.published.rules)
             else:
@@ -185,9 +185,9 @@ async def test_the_other_key_at_two_relays(
     published = deployment.publish()
     second = await deploy(nursery, tmp_path / "second")
     hosts = ("127.0.0.1", "localhost")
-    with Registry.open(second.state_dir) as registry:
+    with SQLiteStore.open(second.state_dir) as registry:
         registry.create("db", hosts, published.rules)
-    with Registry.open(deployment.state_dir) as registry:
+    with SQLiteStore.open(deployment.state_dir) as registry:
         registry.change_hosts("db", hosts)
     endpoints = (Endpoint("127.0.0.1", deployment.ports), Endpoint("localhost", second.ports))
     changes = {"endpoints": endpoints, "relay_pins": (deployment.info.pin, second.info.pin)}
@@ -208,7 +208,7 @@ async def test_the_other_key_at_two_relays(
         await answers(stream)
         caplog.clear()
         for state_dir in (deployment.state_dir, second.state_dir):
-            with Registry.open(state_dir) as registry:
+            with SQLiteStore.open(state_dir) as registry:
                 for rule in published.rules:
                     registry.revoke_key("db", rule.name, KeySlot.PRIMARY)
         for relay in (deployment, second):

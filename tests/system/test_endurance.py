@@ -23,7 +23,7 @@ from hybridrelay.errors import (
     StreamRefused,
 )
 from hybridrelay.protocol import Reason
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import HostPort, KeySlot, Role
 
 from .deployment import HOST, Deployment, deploy, echo, receive_all, serve_target
@@ -34,7 +34,7 @@ async def test_one_relay_that_refuses_does_not_end_the_others(nursery: trio.Nurs
     target = await serve_target(nursery, echo)
     refused, kept = first.publish("one"), second.publish("two")
     await first.connector(first.string(refused, Role.CONNECTOR, target), second.string(kept, Role.CONNECTOR, target))
-    with Registry.open(first.state_dir) as registry:
+    with SQLiteStore.open(first.state_dir) as registry:
         registry.revoke_key("one", "listener", KeySlot.PRIMARY)
     async with first.client(first.string(refused, Role.APPLICATION), resume_deadline=1) as client:
         with trio.fail_after(20), pytest.raises((RendezvousError, StreamRefused)):  # noqa: PT012
@@ -54,7 +54,7 @@ async def test_the_last_relay_that_refuses_ends_the_connector(deployment: Deploy
 
     async def revoke() -> None:
         await registered.wait()
-        with Registry.open(deployment.state_dir) as registry:
+        with SQLiteStore.open(deployment.state_dir) as registry:
             registry.revoke_key("db", "listener", KeySlot.PRIMARY)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:

@@ -9,7 +9,7 @@ import trio
 
 from hybridrelay.connector import run_connector
 from hybridrelay.errors import ConfigurationError
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import HostPort, Right, Role, Rule, create_authority
 
 from ..connectivity.proxies import start_connect_proxy
@@ -21,7 +21,7 @@ NAME = "relay.invalid"
 
 def publish(deployment: Deployment) -> Published:
     rules = (Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND]))
-    with Registry.open(deployment.state_dir) as registry:
+    with SQLiteStore.open(deployment.state_dir) as registry:
         registry.create("db", [NAME], rules)
     return Published("db", create_authority("db", now=time.time()), rules)
 

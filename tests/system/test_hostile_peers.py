@@ -19,7 +19,7 @@ from hybridrelay.connector import InstanceFile
 from hybridrelay.errors import RelayUnreachable, RendezvousError
 from hybridrelay.protocol import Reason, control
 from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.service import control as relay_control
 from hybridrelay.security import ConnectionString, KeySlot, Role
 from hybridrelay.streams import receive_exactly
@@ -63,7 +63,7 @@ async def test_a_control_channel_ends_with_the_last_key_that_opened_it(
     string = deployment.string(published, Role.APPLICATION)
     channel = await _control(deployment, string, control.Role.CLIENT)
     assert await _join(channel, string) is Reason.NO_LISTENER
-    with Registry.open(deployment.state_dir) as registry:
+    with SQLiteStore.open(deployment.state_dir) as registry:
         registry.regenerate_key("db", published.rules[1].name, KeySlot.PRIMARY)
     with trio.fail_after(30):
         said = [message async for message in channel.messages]

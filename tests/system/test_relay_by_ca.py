@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable
-from hybridrelay.relay import Binding, Registry, RelayConfig, run_relay
+from hybridrelay.relay import Binding, RelayConfig, SQLiteStore, run_relay
 from hybridrelay.security import Role
 
 from ..certificates import CertificateAuthority
@@ -51,7 +51,7 @@ async def test_the_relay_is_verified_by_its_name_or_address(
     info = await nursery.start(partial(run_relay, config))
     deployment = Deployment(nursery, config.state_dir, info, nursery.cancel_scope)
     published = deployment.publish()
-    with Registry.open(config.state_dir) as registry:
+    with SQLiteStore.open(config.state_dir) as registry:
         registry.delete("db")
         registry.create("db", [name], published.rules)
     target = await serve_target(nursery, echo)

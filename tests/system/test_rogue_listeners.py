@@ -13,7 +13,7 @@ from hybridrelay.client import run_forward
 from hybridrelay.connector.policy import PolicyFile
 from hybridrelay.errors import AuthorizationError, PeerIdentityError
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import KeySlot, Role, create_authority
 
 from .deployment import HOST, Deployment, Published, echo, serve_target
@@ -94,7 +94,7 @@ async def test_a_forward_ends_at_its_start_where_the_relay_refuses_the_key(
     deployment: Deployment, nursery: trio.Nursery
 ) -> None:
     published = deployment.publish()
-    with Registry.open(deployment.state_dir) as registry:
+    with SQLiteStore.open(deployment.state_dir) as registry:
         registry.revoke_key(published.name, "sender", KeySlot.PRIMARY)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
         with trio.fail_after(SOON), pytest.raises(AuthorizationError):

@@ -20,7 +20,7 @@ from hybridrelay.connector import run_connector
 from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError
 from hybridrelay.mux import MuxStream
 from hybridrelay.protocol import Reason
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.service import server as server_module
 from hybridrelay.security import (
     ConnectionString,
@@ -59,7 +59,7 @@ class Pair:
         return made
 
     def import_(self, published: Published, index: int) -> None:
-        with Registry.open(self.relays[index].state_dir) as registry:
+        with SQLiteStore.open(self.relays[index].state_dir) as registry:
             registry.create(published.name, HOSTS, published.rules)
 
     def string(
@@ -78,7 +78,7 @@ class Pair:
         return self.relays[0].client(string, **options)
 
     def revoke(self, index: int, rule: str) -> None:
-        with Registry.open(self.relays[index].state_dir) as registry:
+        with SQLiteStore.open(self.relays[index].state_dir) as registry:
             registry.revoke_key("db", rule, KeySlot.PRIMARY)
 
 

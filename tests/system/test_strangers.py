@@ -20,7 +20,7 @@ from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import Reason, control
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.edge import handshakes
 from hybridrelay.relay.limits import UNAUTHENTICATED_SLOTS, Ration
 from hybridrelay.relay.service import server
@@ -249,7 +249,7 @@ class Behind:
 @pytest.fixture
 async def behind(small_ration: None, nursery: trio.Nursery, tmp_path: Path) -> Behind:
     rules = Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])
-    with Registry.open(tmp_path / "state") as registry:  # before the relay starts, which knows it at once then
+    with SQLiteStore.open(tmp_path / "state") as registry:  # before the relay starts, which knows it at once then
         registry.create("db", [HOST], rules)
     published = Published("db", create_authority("db", now=time.time()), rules)
     return Behind(await deploy(nursery, tmp_path / "state"), published)
@@ -269,7 +269,7 @@ async def test_a_proof_follows_the_registry(behind: Behind, nursery: trio.Nurser
     await behind.use_up()
     link = behind.link()
     assert await behind.gets_in(link)
-    with Registry.open(behind.deployment.state_dir) as registry:
+    with SQLiteStore.open(behind.deployment.state_dir) as registry:
         key = registry.regenerate_key(behind.published.name, "sender", KeySlot.PRIMARY)
 
     async def is_noticed() -> bool:

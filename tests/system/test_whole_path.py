@@ -27,7 +27,7 @@ from hybridrelay.errors import (
     StreamReset,
 )
 from hybridrelay.protocol import Reason
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import HostPort, KeySlot, Role, create_authority, generate_key
 
 from ..waiting import async_wait_until
@@ -340,7 +340,7 @@ async def test_a_revoked_key_ends_what_it_had_authorized(deployment: Deployment,
     published, _ = await _serve(deployment)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
         stream = await client.open_stream()
-        with Registry.open(deployment.state_dir) as registry:
+        with SQLiteStore.open(deployment.state_dir) as registry:
             registry.revoke_key("db", "sender", KeySlot.PRIMARY)
         with pytest.raises(trio.BrokenResourceError):
             await stream.receive_some()

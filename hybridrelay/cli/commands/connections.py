@@ -132,14 +132,14 @@ def _add_issue(below: Subparsers) -> None:
 def run_import(args: argparse.Namespace) -> int:
     """Bring a relay file into the registry."""
     from ..._text_files import read_text
-    from ...relay import Registry, parse_relay_record_untrusted
+    from ...relay import SQLiteStore, parse_relay_record_untrusted
     from ...relay.limits import RELAY_RECORD_BYTES
     from ...security.loading import naming
 
     text = read_text(args.relay_file, what="the relay file", limit=RELAY_RECORD_BYTES, secret=True)
     with naming(args.relay_file):
         record = parse_relay_record_untrusted(text)
-    with Registry.open(args.state) as registry:
+    with SQLiteStore.open(args.state) as registry:
         compare = _pin_and_ports(args.state)
         known = registry.snapshot().get(record.name)
         if known is None:
@@ -180,7 +180,7 @@ def run_issue(args: argparse.Namespace) -> int:
     """Write a further connection string."""
     from ..._text_files import read_text
     from ...errors import ConfigurationError
-    from ...relay import Registry
+    from ...relay import SQLiteStore
     from ...security import AuthorityFile, KeySlot, Role
     from ...security.authority_file import MAX_AUTHORITY_FILE
     from ...security.loading import naming
@@ -198,7 +198,7 @@ def run_issue(args: argparse.Namespace) -> int:
     with naming(args.authority_file):
         rule = rule_of(authority_file, role)
     if args.state is not None:
-        with Registry.open(args.state, create=False) as registry:
+        with SQLiteStore.open(args.state, create=False) as registry:
             known = registry.rule(args.name, rule.name)
     with naming(args.authority_file):
         string = issue_string(
@@ -221,9 +221,9 @@ def run_issue(args: argparse.Namespace) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     """List all."""
-    from ...relay import Registry
+    from ...relay import SQLiteStore
 
-    with Registry.open(args.state, create=False) as registry:
+    with SQLiteStore.open(args.state, create=False) as registry:
         found = registry.list()
     if args.json:
         output.say_json([_as_dict(connection) for connection in found])
@@ -240,10 +240,10 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     """Show one."""
-    from ...relay import Registry, load_public_ports
+    from ...relay import SQLiteStore, load_public_ports
     from ..key_table import key_rows
 
-    with Registry.open(args.state, create=False) as registry:
+    with SQLiteStore.open(args.state, create=False) as registry:
         connection = registry.get(args.name)
     if args.json:
         output.say_json(
@@ -263,9 +263,9 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_delete(args: argparse.Namespace) -> int:
     """Delete one."""
-    from ...relay import Registry
+    from ...relay import SQLiteStore
 
-    with Registry.open(args.state, create=False) as registry:
+    with SQLiteStore.open(args.state, create=False) as registry:
         registry.delete(args.name)
     output.say(f"deleted {args.name}: its connection strings no longer work")
     return exits.OK

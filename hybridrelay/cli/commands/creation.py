@@ -111,7 +111,7 @@ def add_years(parser: argparse.ArgumentParser) -> None:
 def run_create(args: argparse.Namespace) -> int:
     """Create a hybrid connection."""
     from ...errors import ConfigurationError
-    from ...relay import Registry, dump_relay_record, load_public_ports
+    from ...relay import SQLiteStore, dump_relay_record, load_public_ports
     from ...security import load_or_create_relay_certificate, pair_endpoints, relay_pin
     from ..files import check_new_files, new_files
     from ..provisioning import provision
@@ -133,7 +133,7 @@ def run_create(args: argparse.Namespace) -> int:
     check_new_files([*paths, args.relay_file] if args.relay_file else paths)
     pins, ports, now = tuple(args.relay_pin or ()), args.public_ports or (), time.time()
     if state is not None:
-        with Registry.open(state):
+        with SQLiteStore.open(state):
             pins = (relay_pin(load_or_create_relay_certificate(state, now=now)),)
         ports = ports or (load_public_ports(state),)
     try:
@@ -144,7 +144,7 @@ def run_create(args: argparse.Namespace) -> int:
     texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
     contents = dict(zip(paths, texts, strict=True))
     if state is not None:
-        with Registry.open(state) as registry, new_files(contents):
+        with SQLiteStore.open(state) as registry, new_files(contents):
             registry.import_(made.record)
     else:
         with new_files({**contents, args.relay_file: dump_relay_record(made.record)}):
@@ -160,11 +160,11 @@ def _check_is_new(name: str, state: Path | None, authority: Path) -> None:
         ConfigurationError: there is one.
     """
     from ...errors import ConfigurationError
-    from ...relay import Registry
+    from ...relay import SQLiteStore
     from ...relay.store.state_dir import REGISTRY_FILE
 
     if state is not None and (state / REGISTRY_FILE).exists():
-        with Registry.open(state, create=False) as registry:
+        with SQLiteStore.open(state, create=False) as registry:
             if name in registry.snapshot():
                 raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
     if authority.exists():

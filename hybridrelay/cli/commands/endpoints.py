@@ -152,9 +152,9 @@ def _change(change: Callable[[], None], replace: Mapping[Path, str], create: Map
 
 
 def _change_registry(args: argparse.Namespace, texts: Mapping[Path, str]) -> None:
-    from ...relay import Registry, RelayRecord, dump_relay_record
+    from ...relay import RelayRecord, SQLiteStore, dump_relay_record
 
-    with Registry.open(args.state, create=False) as registry:
+    with SQLiteStore.open(args.state, create=False) as registry:
         known: HybridConnection = registry.get(args.name)
         record = RelayRecord(known.name, args.endpoints, known.rules)
 

@@ -163,7 +163,7 @@ def _source(args: argparse.Namespace) -> tuple[Rule, KeySlot]:
         ConfigurationError: the source cannot be read, or is not for this rule of this hybrid connection.
     """
     from ...errors import ConfigurationError
-    from ...relay import Registry
+    from ...relay import SQLiteStore
     from ...security import KeySlot, Right, Rule
     from ..key_holders import AuthorityFileKeys, read_key, read_key_holder
 
@@ -171,7 +171,7 @@ def _source(args: argparse.Namespace) -> tuple[Rule, KeySlot]:
         return Rule(args.rule, {Right.SEND}, primary=read_key(args.key_file)), KeySlot.PRIMARY
     slot = KeySlot(args.key)
     if args.state is not None:
-        with Registry.open(args.state, create=False) as registry:
+        with SQLiteStore.open(args.state, create=False) as registry:
             return registry.rule(args.name, args.rule), slot
     holder = read_key_holder(args.authority_file, args.rule)
     holder.check_owner(args.name, args.rule)
@@ -184,7 +184,7 @@ def _source(args: argparse.Namespace) -> tuple[Rule, KeySlot]:
 
 def run_regenerate(args: argparse.Namespace) -> int:
     """Replace a key."""
-    from ...relay import Registry
+    from ...relay import SQLiteStore
     from ...security import KeySlot, generate_key, key_fingerprint
     from ..changes import change_with_files, only_command_on
     from ..files import check_new_files
@@ -193,7 +193,7 @@ def run_regenerate(args: argparse.Namespace) -> int:
     slot = KeySlot(args.key)
     check_new_files([args.out] if args.out else [])
     key = generate_key() if args.new_key_file is None else read_key(args.new_key_file)
-    with only_command_on(args.update), Registry.open(args.state, create=False) as registry:
+    with only_command_on(args.update), SQLiteStore.open(args.state, create=False) as registry:
         holders = [read_key_holder(path, args.rule) for path in args.update]
         known = registry.get(args.name)
         rule = registry.rule(args.name, args.rule)

@@ -55,10 +55,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run_list(args: argparse.Namespace) -> int:
     """List the keys."""
-    from ...relay import Registry
+    from ...relay import SQLiteStore
     from ..key_table import key_rows, keys_as_dicts
 
-    with Registry.open(args.state, create=False) as registry:
+    with SQLiteStore.open(args.state, create=False) as registry:
         connection = registry.get(args.name)
     if args.json:
         output.say_json(keys_as_dicts(connection, show_keys=args.show_keys))
@@ -70,11 +70,11 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_revoke(args: argparse.Namespace) -> int:
     """Take a key out of use."""
-    from ...relay import Registry
+    from ...relay import SQLiteStore
     from ...security import KeySlot
 
     slot = KeySlot(args.key)
-    with Registry.open(args.state, create=False) as registry:
+    with SQLiteStore.open(args.state, create=False) as registry:
         known = registry.get(args.name)
         registry.revoke_key(args.name, args.rule, slot)
     rule = known.rule(args.rule)

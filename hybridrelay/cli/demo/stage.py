@@ -13,7 +13,7 @@ import attrs
 from ..._nursery import FlatNursery
 from ...connectivity import all_ports, discover
 from ...connector import run_connector
-from ...relay import Binding, Registry, RelayConfig, RelayInfo, run_relay
+from ...relay import Binding, RelayConfig, RelayInfo, SQLiteStore, run_relay
 from ...security import ConnectionString, Endpoint, HostPort, load_or_create_relay_certificate, relay_pin
 from ..provisioning import provision
 from .resource import serve_resource
@@ -37,7 +37,7 @@ async def open_stage(state_dir: Path) -> AsyncIterator[Stage]:
     """Run the roles behind the block. What fails in one of them, or in the block, leaves as itself."""
     async with FlatNursery() as nursery:
         target = HostPort(HOST, await nursery.start(serve_resource))
-        with Registry.open(state_dir) as registry:
+        with SQLiteStore.open(state_dir) as registry:
             now = time.time()
             pin = relay_pin(load_or_create_relay_certificate(state_dir, now=now))
             made = provision(NAME, target=target, endpoints=[Endpoint(HOST)], pins=(pin,), now=now)

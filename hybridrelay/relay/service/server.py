@@ -48,7 +48,7 @@ from ..limits import (
 )
 from ..store.public_ports import save_public_ports
 from ..store.relay_id import load_or_create_relay_id
-from ..store.sqlite import Registry
+from ..store.sqlite import SQLiteStore
 from ..store.state_dir import occupy_state_directory
 from .broker import Broker
 from .control import ControlPeer
@@ -160,7 +160,7 @@ class Relay:
         self._turns = Turns()
         if self._slots.total < UNAUTHENTICATED_SLOTS:
             logger.warning("only %d descriptors: raise the limit (ulimit -Hn, LimitNOFILE)", descriptors)
-        with occupy_state_directory(config.state_dir), Registry.open(config.state_dir) as registry:
+        with occupy_state_directory(config.state_dir), SQLiteStore.open(config.state_dir) as registry:
             certificates = self._certificates = self._load_certificates()
             async with FlatNursery() as nursery:
                 watcher = self._watcher = RegistryWatcher(registry)

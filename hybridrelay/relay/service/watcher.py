@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 
 import attrs
@@ -14,7 +14,7 @@ from ...errors import StateError
 from ..core.admission import KeyIndex
 from ..limits import REGISTRY_POLL_SECONDS
 from ..model import HybridConnection, KeyId, diff
-from ..store.sqlite import Registry
+from ..store.store import Store
 
 __all__ = ["RegistryChange", "RegistryWatcher"]
 
@@ -36,12 +36,12 @@ class RegistryChange:
 class RegistryWatcher:
     """Holds the registry's content in memory and polls for changes. The registry is its own while `run` runs."""
 
-    def __init__(self, registry: Registry, *, interval: float = REGISTRY_POLL_SECONDS) -> None:
+    def __init__(self, registry: Store, *, interval: float = REGISTRY_POLL_SECONDS) -> None:
         """Watch `registry`, looking every `interval` seconds."""
         self._registry = registry
         self._interval = interval
         self._limiter = trio.CapacityLimiter(1)
-        self._version: tuple[int, int] | None = None
+        self._version: Hashable | None = None
         self._on_change: Callable[[RegistryChange], None] | None = None
         self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
         self._keys = KeyIndex()

@@ -23,48 +23,29 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from ..._descriptors import missing_descriptors
 from ..._shortage import OUT_OF_DESCRIPTORS
 from ...errors import ConfigurationError, StateError
-from ...security import KeySlot, Right, Rule, Secret, check_hosts, generate_key
+from ...security import KeySlot, Right, Rule, Secret, generate_key
 from ..model import HybridConnection, RelayRecord
 from .reserve import Reserve, is_disk_full
+from .schema import check_version, make_schema, migrate, transaction
 from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
+from .store import check_new_key, name_is_taken, no_connection, no_rule, valid_hosts, valid_record
 
-__all__ = ["SCHEMA_VERSION", "Registry"]
+__all__ = ["SQLiteStore"]
 
 logger = logging.getLogger("hybridrelay.relay")
 
 T = TypeVar("T")
-
-#: Raised by one with every change of the schema; what an older version of the program finds newer, it leaves alone.
-SCHEMA_VERSION: Final = 1
 
 #: How long a change waits for that of another process. A change takes milliseconds; a busy disk may take longer.
 _BUSY_TIMEOUT_SECONDS = 5.0
 
 #: How many files SQLite opens at a time, at most: the registry, its log, the index of that, and the directory.
 _DESCRIPTORS = 4
-
-#: endpoint_host: the hosts of all relays, separated by spaces (the name is from when there was one).
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE connections (
-    name TEXT PRIMARY KEY, endpoint_host TEXT NOT NULL, created_at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE rules (
-    connection TEXT NOT NULL REFERENCES connections ON DELETE CASCADE, name TEXT NOT NULL, rights TEXT NOT NULL,
-    PRIMARY KEY (connection, name)
-) WITHOUT ROWID;
-CREATE TABLE keys (
-    generation INTEGER PRIMARY KEY AUTOINCREMENT,
-    connection TEXT NOT NULL, rule TEXT NOT NULL, slot TEXT NOT NULL, key TEXT NOT NULL,
-    UNIQUE (connection, rule, slot),
-    FOREIGN KEY (connection, rule) REFERENCES rules (connection, name) ON DELETE CASCADE
-);
-"""
 
 _DAMAGED = (
     "check the disk's space and the permissions, and that the directory is on a local file system; if the file is "
@@ -73,7 +54,7 @@ _DAMAGED = (
 
 # One statement, so that what it returns is one moment's truth.
 _READ = """
-SELECT connections.name, endpoint_host, created_at, rules.name, rights, slot, generation, key
+SELECT connections.name, hosts, created_at, rules.name, rights, slot, generation, key
 FROM connections
 LEFT JOIN rules ON rules.connection = connections.name
 LEFT JOIN keys ON keys.connection = connections.name AND keys.rule = rules.name
@@ -81,8 +62,8 @@ LEFT JOIN keys ON keys.connection = connections.name AND keys.rule = rules.name
 _ORDER = " ORDER BY connections.name, rules.name, slot"
 
 
-class Registry:
-    """An open registry. For one thread at a time; close it, or use it with `with`.
+class SQLiteStore:
+    """Implements `Store`: an open file. For one thread at a time; close it, or use it with `with`.
 
     Every method raises `StateError` where the file cannot be read or written.
     """
@@ -192,10 +173,7 @@ class Registry:
         known = self.get(name)
         found = known.rule(rule)
         if found is None:
-            raise ConfigurationError(
-                f"the hybrid connection {name!r} has no rule {rule!r}",
-                remedy=f"its rules are: {', '.join(one.name for one in known.rules) or 'none'}",
-            )
+            raise no_rule(known, rule)
         return found
 
     # --- changing
@@ -206,11 +184,7 @@ class Registry:
         Raises:
             ConfigurationError: the name is taken or impossible, a host is impossible, or the rules are.
         """
-        try:
-            record = RelayRecord(name, hosts, rules)
-        except ValueError as exc:
-            raise ConfigurationError(str(exc)) from None
-        return self.import_(record)
+        return self.import_(valid_record(name, hosts, rules))
 
     def import_(self, record: RelayRecord) -> HybridConnection:
         """Add a hybrid connection that was made on another machine.
@@ -220,11 +194,7 @@ class Registry:
         """
         with self._change() as database:
             if database.execute("SELECT 1 FROM connections WHERE name = ?", (record.name,)).fetchone():
-                raise ConfigurationError(
-                    f"there is a hybrid connection {record.name!r} already",
-                    remedy="choose another name; to change the relays or the target of the existing one, see "
-                    "'hybridrelay connections endpoints --help' and 'connections target --help'",
-                )
+                raise name_is_taken(record.name)
             hosts = " ".join(record.hosts)
             database.execute("INSERT INTO connections VALUES (?, ?, ?)", (record.name, hosts, self._clock()))
             for rule in record.rules:
@@ -240,12 +210,9 @@ class Registry:
         Raises:
             ConfigurationError: there is none of this name, or a host is impossible.
         """
-        try:
-            checked = check_hosts(tuple(hosts))
-        except ValueError as exc:
-            raise ConfigurationError(str(exc)) from None
+        checked = valid_hosts(hosts)
         with self._change() as database:
-            change = "UPDATE connections SET endpoint_host = ? WHERE name = ?"
+            change = "UPDATE connections SET hosts = ? WHERE name = ?"
             if not database.execute(change, (" ".join(checked), name)).rowcount:
                 raise self._unknown_connection(name)
         return self.get(name)
@@ -300,18 +267,7 @@ class Registry:
         self, name: str, rule: str, slot: KeySlot, key: Secret | None, known: Rule | None = None
     ) -> None:
         with self._change() as database:
-            of_rule = self.rule(name, rule)
-            if known is not None and of_rule != known:
-                raise ConfigurationError(
-                    f"another command has changed the keys of rule {rule} of {name}; nothing was changed",
-                    remedy="look at them with 'keys list', and run the command again if it is still needed",
-                )
-            for taken in KeySlot:
-                if key is not None and of_rule.key(taken) == key:
-                    raise ConfigurationError(
-                        f"this is the {taken} key of rule {rule} of {name} already; nothing was changed",
-                        remedy="compare the fingerprints of the relays with: keys list",
-                    )
+            check_new_key(name, self.rule(name, rule), key, known)
             where = (name, rule, slot.value)
             database.execute("DELETE FROM keys WHERE connection = ? AND rule = ? AND slot = ?", where)
             _insert_key(database, name, rule, slot, key)
@@ -320,7 +276,7 @@ class Registry:
     def _change(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of the block, or nothing of it."""
         with _state_errors(self._path):
-            with _transaction(self._database):
+            with transaction(self._database):
                 yield self._database
             # The log still has the pages as they were, with deleted keys. A reader may be in the way; then the next
             # change, or the last one to close, does it.
@@ -344,11 +300,7 @@ class Registry:
             raise StateError(f"the registry {self._path} is damaged: {exc}", remedy=_DAMAGED) from exc
 
     def _unknown_connection(self, name: str) -> ConfigurationError:
-        names = ", ".join(connection.name for connection in self.list())
-        return ConfigurationError(
-            f"there is no hybrid connection {name!r}",
-            remedy=f"the hybrid connections of this relay are: {names}" if names else "this relay has none yet",
-        )
+        return no_connection(name, (connection.name for connection in self.list()))
 
 
 def _connections(rows: Iterable[tuple[Any, ...]]) -> Iterator[HybridConnection]:
@@ -367,15 +319,15 @@ def _connections(rows: Iterable[tuple[Any, ...]]) -> Iterator[HybridConnection]:
 
 
 def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> None:
-    """Check the version before anything is changed, make the schema where there is none, and set the options."""
+    """Check the version before anything is changed, set the options, and make or migrate the tables."""
     if not write_ahead:
         # Before anything else, so that a log from elsewhere is read without shared memory.
         database.execute("PRAGMA locking_mode = EXCLUSIVE").fetchall()
         _set_journal_mode(database, "DELETE")
         database.execute("PRAGMA locking_mode = NORMAL").fetchall()
-    tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if tables:
-        _check_version(database, path, tables)
+    is_new = database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table'").fetchone() is None
+    if not is_new:
+        check_version(database, path)
     # These are remembered by the file (the log) or by the connection (the rest), and are no part of a transaction.
     if write_ahead:
         _set_journal_mode(database, "WAL")
@@ -383,12 +335,9 @@ def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> 
     database.execute("PRAGMA foreign_keys = ON")
     database.execute("PRAGMA secure_delete = ON").fetchall()
     database.execute("PRAGMA temp_store = MEMORY").fetchall()
-    if not tables:
-        with _transaction(database):
-            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                for statement in _SCHEMA.split(";"):
-                    database.execute(statement)
-                database.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+    if is_new:
+        make_schema(database)
+    migrate(database, path)
 
 
 def _set_journal_mode(database: sqlite3.Connection, mode: str) -> None:
@@ -405,38 +354,12 @@ def _set_journal_mode(database: sqlite3.Connection, mode: str) -> None:
             return
 
 
-def _check_version(database: sqlite3.Connection, path: Path, tables: set[str]) -> None:
-    row = (
-        database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
-        if "meta" in tables
-        else None
-    )
-    if row is None or not str(row[0]).isdecimal():
-        raise StateError(f"{path} is not a registry", remedy="name another state directory, or move the file away")
-    if int(row[0]) > SCHEMA_VERSION:
-        raise StateError(
-            f"the registry {path} was written by a newer version of hybridrelay",
-            remedy="upgrade hybridrelay, or restore the state directory from before the upgrade",
-        )
-
-
 def _insert_key(database: sqlite3.Connection, connection: str, rule: str, slot: KeySlot, key: Secret | None) -> None:
     if key is not None:
         database.execute(
             "INSERT INTO keys (connection, rule, slot, key) VALUES (?, ?, ?, ?)",
             (connection, rule, slot.value, key.reveal()),
         )
-
-
-@contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        database.rollback()
-        raise
-    database.commit()
 
 
 def _with_reserve(reserve: Reserve, change: Callable[[], T]) -> T:

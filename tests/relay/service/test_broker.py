@@ -17,7 +17,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.service.broker import MAX_ASKED, OFFER_SECONDS, Arrival, Broker
 from hybridrelay.relay.service.control import ControlPeer
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import session_pair
@@ -52,12 +52,12 @@ class Deaf:
 
 @pytest.fixture
 def registry(tmp_path: Path, rules: tuple[Rule, ...]):
-    with Registry.open(tmp_path) as registry:
+    with SQLiteStore.open(tmp_path) as registry:
         registry.create("db", [HOST], rules)
         yield registry
 
 
-def _broker(registry: Registry) -> Broker:
+def _broker(registry: SQLiteStore) -> Broker:
     async def refresh() -> None:
         pass
 
@@ -71,7 +71,7 @@ def _token(rule: Rule, slot: KeySlot = KeySlot.PRIMARY) -> str:
 
 
 async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
-    registry: Registry, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+    registry: SQLiteStore, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
 ) -> None:
     broker = _broker(registry)
     listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
@@ -93,7 +93,7 @@ async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
     assert sum(handle.offers for handle in deaf) == 1
 
 
-async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry: Registry) -> None:
+async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry: SQLiteStore) -> None:
     async with trio.open_nursery() as nursery:
         session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
         stream = session.open_stream_nowait()
@@ -135,7 +135,7 @@ class Registering:
 
 
 async def test_a_key_opens_so_many_control_channels_and_no_more(
-    registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+    registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     monkeypatch.setattr("hybridrelay.relay.service.broker.CONTROL_CHANNELS_PER_KEY", 2)
     broker = _broker(registry)
@@ -162,7 +162,7 @@ async def test_a_key_opens_so_many_control_channels_and_no_more(
 
 
 async def test_a_revoked_key_holds_no_control_channels(
-    registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+    registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     monkeypatch.setattr("hybridrelay.relay.service.broker.CONTROL_CHANNELS_PER_KEY", 1)
     broker = _broker(registry)
@@ -184,7 +184,7 @@ async def test_a_revoked_key_holds_no_control_channels(
 
 
 async def test_a_registration_that_came_late_harms_nobody_when_its_key_is_revoked(
-    registry: Registry, rules: tuple[Rule, ...]
+    registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     """Its control channel is over, and so is the nursery in which its peer would have been told."""
     broker = _broker(registry)
@@ -215,7 +215,7 @@ class Willing(Deaf):
         return control.Accept(1)
 
 
-async def test_a_listener_hears_that_the_sender_has_left(registry: Registry, rules: tuple[Rule, ...]) -> None:
+async def test_a_listener_hears_that_the_sender_has_left(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
     """And not of a reset, which would make it doubt its route to the relay."""
     broker = _broker(registry)
     listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
@@ -237,7 +237,7 @@ async def test_a_listener_hears_that_the_sender_has_left(registry: Registry, rul
 
 
 async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them(
-    registry: Registry, rules: tuple[Rule, ...]
+    registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     broker = _broker(registry)
     listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
@@ -256,7 +256,7 @@ async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them
 
 
 async def test_what_senders_are_called_cannot_be_computed_by_a_connector(
-    registry: Registry, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch
+    registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It knows the names of keys, and can guess addresses. It takes a secret of the relay's to compute the name."""
     broker = _broker(registry)
@@ -285,7 +285,7 @@ async def _accepted_join(broker: Broker, rules: tuple[Rule, ...]) -> tuple[Arriv
 
 @pytest.mark.parametrize("first", [0, 1])
 async def test_legs_come_in_any_order_after_their_tickets_were_used(
-    registry: Registry, rules: tuple[Rule, ...], first: int
+    registry: SQLiteStore, rules: tuple[Rule, ...], first: int
 ) -> None:
     broker = _broker(registry)
     arrivals = await _accepted_join(broker, rules)
@@ -308,7 +308,7 @@ async def test_legs_come_in_any_order_after_their_tickets_were_used(
 
 @pytest.mark.parametrize("first", [0, 1])
 async def test_a_leg_that_never_comes_ends_the_rendezvous(
-    registry: Registry, rules: tuple[Rule, ...], first: int
+    registry: SQLiteStore, rules: tuple[Rule, ...], first: int
 ) -> None:
     broker = _broker(registry)
     arrivals = await _accepted_join(broker, rules)
@@ -321,7 +321,7 @@ async def test_a_leg_that_never_comes_ends_the_rendezvous(
     assert broker.vitals()["joined_pairs"] == broker.vitals()["open_rendezvous"] == 0
 
 
-async def test_who_comes_after_the_end_is_turned_away(registry: Registry, rules: tuple[Rule, ...]) -> None:
+async def test_who_comes_after_the_end_is_turned_away(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
     broker = _broker(registry)
     arrivals = await _accepted_join(broker, rules)
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
@@ -361,7 +361,7 @@ INSTANCE = "a" * 32
 
 @pytest.mark.parametrize("wanted", [None, INSTANCE])
 async def test_an_offer_that_was_lost_with_a_control_channel_goes_over_its_successor(
-    registry: Registry, rules: tuple[Rule, ...], wanted: str | None
+    registry: SQLiteStore, rules: tuple[Rule, ...], wanted: str | None
 ) -> None:
     broker = _broker(registry)
     listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
@@ -378,7 +378,7 @@ async def test_an_offer_that_was_lost_with_a_control_channel_goes_over_its_succe
 
 @pytest.mark.parametrize("wanted", [None, INSTANCE])
 async def test_a_listener_that_only_leaves_is_passed_over(
-    registry: Registry, rules: tuple[Rule, ...], wanted: str | None
+    registry: SQLiteStore, rules: tuple[Rule, ...], wanted: str | None
 ) -> None:
     """The registration is renewed meanwhile, over the same control channel: there is nobody else to be asked."""
     broker = _broker(registry)
@@ -392,7 +392,7 @@ async def test_a_listener_that_only_leaves_is_passed_over(
 
 
 async def test_successors_that_leave_as_well_are_not_asked_for_ever(
-    registry: Registry, rules: tuple[Rule, ...]
+    registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     broker = _broker(registry)
     listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
@@ -412,7 +412,7 @@ async def test_successors_that_leave_as_well_are_not_asked_for_ever(
 
 
 async def test_a_listener_that_the_sender_wants_to_avoid_is_not_asked(
-    registry: Registry, rules: tuple[Rule, ...]
+    registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     broker = _broker(registry)
     listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)

@@ -16,7 +16,7 @@ from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
 from hybridrelay.relay.service import control as relay_control
 from hybridrelay.relay.service.broker import OFFER_SECONDS, Broker
 from hybridrelay.relay.service.control import MAX_JOINS, MAX_REGISTRATIONS, SUSPICION_SECONDS
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 
 from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for
@@ -27,14 +27,14 @@ NAMES = ("db", "other", "third")
 
 @pytest.fixture
 def registry(tmp_path: Path, rules: tuple[Rule, ...]):
-    with Registry.open(tmp_path) as registry:
+    with SQLiteStore.open(tmp_path) as registry:
         for name in NAMES:
             registry.create(name, [HOST], rules)
         yield registry
 
 
 @pytest.fixture
-def broker(registry: Registry) -> Broker:
+def broker(registry: SQLiteStore) -> Broker:
     return make_broker(registry)
 
 
@@ -210,7 +210,7 @@ async def test_hello_comes_first(broker: Broker, nursery: trio.Nursery) -> None:
 
 
 async def test_a_control_channel_has_one_place_whatever_keys_it_shows(
-    registry: Registry, rules: tuple[Rule, ...], nursery: trio.Nursery
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
     async def refresh() -> None:
         pass

@@ -12,7 +12,7 @@ from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.limits import DEPARTED_SECONDS
 from hybridrelay.relay.service.broker import Broker
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Rule
 
 from ..peers import HOST, FarEnd, hello_of, make_broker, token_for
@@ -25,7 +25,7 @@ HUGE = control.MAX_INTEGER
 
 @pytest.fixture
 def broker(tmp_path: Path, rules: tuple[Rule, ...]) -> Broker:
-    with Registry.open(tmp_path) as registry:
+    with SQLiteStore.open(tmp_path) as registry:
         registry.create("db", [HOST], rules)
         return make_broker(registry)
 

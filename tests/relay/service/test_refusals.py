@@ -15,7 +15,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.service.broker import MAX_ASKED, Broker
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule
 from hybridrelay.streams import receive_exactly
 
@@ -52,13 +52,13 @@ class Answering:
 
 @pytest.fixture
 def registry(tmp_path: Path, rules: tuple[Rule, ...]):
-    with Registry.open(tmp_path) as registry:
+    with SQLiteStore.open(tmp_path) as registry:
         registry.create("db", [HOST], rules)
         yield registry
 
 
 @pytest.fixture
-def broker(registry: Registry) -> Broker:
+def broker(registry: SQLiteStore) -> Broker:
     return make_broker(registry)
 
 
@@ -93,7 +93,7 @@ async def test_others_are_asked_when_one_refuses(broker: Broker, rules: tuple[Ru
 
 
 async def test_who_waits_is_not_told_that_the_other_key_was_revoked(
-    broker: Broker, registry: Registry, rules: tuple[Rule, ...]
+    broker: Broker, registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     await _register(broker, rules, Answering(control.Accept(1)))
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
@@ -109,7 +109,7 @@ async def test_who_waits_is_not_told_that_the_other_key_was_revoked(
 
 
 async def test_a_join_beyond_the_limit_is_refused_before_a_listener_is_asked(
-    registry: Registry, rules: tuple[Rule, ...]
+    registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     async def refresh() -> None:
         pass

@@ -18,7 +18,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.limits import TICKET_LIFETIME_SECONDS
 from hybridrelay.relay.service.broker import Broker
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule
 from hybridrelay.streams import receive_exactly
 
@@ -32,7 +32,7 @@ TO_CLIENT, TO_CONNECTOR = b"a" * 1000, b"b" * 300
 class Scene:
     """One hybrid connection with a listener, and what may happen to a rendezvous of it."""
 
-    registry: Registry
+    registry: SQLiteStore
     rules: tuple[Rule, ...]
     broker: Broker
     listener: Answering
@@ -88,7 +88,7 @@ def scene(
     caplog: pytest.LogCaptureFixture,
 ):
     caplog.set_level(logging.INFO, "hybridrelay.relay")
-    with Registry.open(tmp_path) as registry:
+    with SQLiteStore.open(tmp_path) as registry:
         registry.create("db", [HOST], rules)
         yield Scene(registry, rules, make_broker(registry), Answering(control.Accept(1)), caplog)
 

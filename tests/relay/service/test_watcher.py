@@ -12,7 +12,7 @@ import trio
 
 from hybridrelay.errors import StateError
 from hybridrelay.relay.service.watcher import RegistryChange, RegistryWatcher
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Rule
 
 Rules = tuple[Rule, ...]
@@ -24,9 +24,9 @@ async def another_process(state: Path, call: str) -> None:
     """Run ``registry.<call>`` in a process of its own."""
     program = (
         "import sys, pathlib\n"
-        "from hybridrelay.relay.store.sqlite import Registry\n"
+        "from hybridrelay.relay.store.sqlite import SQLiteStore\n"
         "from hybridrelay.security import KeySlot\n"
-        f"with Registry.open(pathlib.Path(sys.argv[1]), create=False) as registry:\n    registry.{call}\n"
+        f"with SQLiteStore.open(pathlib.Path(sys.argv[1]), create=False) as registry:\n    registry.{call}\n"
     )
     await trio.run_process([sys.executable, "-c", program, str(state)], stderr=subprocess.STDOUT)
 
@@ -36,7 +36,7 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-async def test_changes_of_another_process_are_noticed(registry: Registry, state: Path, rules: Rules) -> None:
+async def test_changes_of_another_process_are_noticed(registry: SQLiteStore, state: Path, rules: Rules) -> None:
     created = registry.create("sql", ["relay.example.com"], rules)
     watcher = RegistryWatcher(registry, interval=INTERVAL)
     assert watcher.snapshot == {}
@@ -66,7 +66,7 @@ async def test_changes_of_another_process_are_noticed(registry: Registry, state:
             nursery.cancel_scope.cancel()
 
 
-async def test_our_own_changes_are_noticed(registry: Registry, rules: Rules) -> None:
+async def test_our_own_changes_are_noticed(registry: SQLiteStore, rules: Rules) -> None:
     watcher = RegistryWatcher(registry, interval=INTERVAL)
     send, receive = trio.open_memory_channel[RegistryChange](100)
     with trio.fail_after(30):
@@ -78,7 +78,7 @@ async def test_our_own_changes_are_noticed(registry: Registry, rules: Rules) -> 
 
 
 async def test_what_only_looks_like_a_change_is_none(
-    registry: Registry, rules: Rules, monkeypatch: pytest.MonkeyPatch
+    registry: SQLiteStore, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.create("sql", ["relay.example.com"], rules)
     watcher = RegistryWatcher(registry)
@@ -92,7 +92,7 @@ async def test_what_only_looks_like_a_change_is_none(
 
 
 async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
-    registry: Registry, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    registry: SQLiteStore, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     created = registry.create("sql", ["relay.example.com"], rules)
     watcher = RegistryWatcher(registry, interval=INTERVAL)
@@ -116,7 +116,7 @@ async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
     assert "on fire" in caplog.text
 
 
-async def test_a_first_look_that_fails_is_the_callers(registry: Registry) -> None:
+async def test_a_first_look_that_fails_is_the_callers(registry: SQLiteStore) -> None:
     registry.close()
     with pytest.raises(StateError):
         await RegistryWatcher(registry).run(lambda change: None)

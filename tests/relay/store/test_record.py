@@ -15,7 +15,7 @@ from hybridrelay.errors import ConfigurationError
 from hybridrelay.relay.limits import RELAY_RECORD_BYTES
 from hybridrelay.relay.model import RelayRecord
 from hybridrelay.relay.store.record import dump_relay_record, parse_relay_record_untrusted
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Right, Rule, Secret
 
 KEYS = ["primary-of-one", "secondary-of-one", "primary-of-two"]
@@ -36,7 +36,7 @@ def test_what_is_written_is_read_back() -> None:
     assert set(json.loads(text)) == {"format", "version", "name", "endpoint", "rules"}
 
 
-def test_it_can_be_imported_once(registry: Registry) -> None:
+def test_it_can_be_imported_once(registry: SQLiteStore) -> None:
     imported = registry.import_(parse_relay_record_untrusted(dump_relay_record(RECORD)))
     assert (imported.name, imported.hosts, imported.rules) == ("site/sql", ("relay.example.com",), RECORD.rules)
     with pytest.raises(ConfigurationError, match="already"):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from hybridrelay.errors import StateError
-from hybridrelay.relay import Registry
+from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.store.reserve import RESERVE_BYTES, RESERVE_FILE, SECOND_FILE, Reserve, is_disk_full
 
 from ...descriptors import few_descriptors
@@ -139,7 +139,7 @@ def test_what_may_be_a_full_disk(error: BaseException | None, full: bool) -> Non
 def test_a_change_that_finds_no_space_is_tried_again_without_the_reserve(
     tmp_path: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Registry.open(tmp_path) as registry:
+    with SQLiteStore.open(tmp_path) as registry:
         registry.create("sql", ["relay.example.com"], rules)
         delete = registry._delete
 
@@ -155,7 +155,7 @@ def test_a_change_that_finds_no_space_is_tried_again_without_the_reserve(
 
 
 def test_without_a_reserve_the_error_is_told(tmp_path: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Registry.open(tmp_path) as registry:
+    with SQLiteStore.open(tmp_path) as registry:
         registry.create("sql", ["relay.example.com"], rules)
         tries = []
 
@@ -178,32 +178,32 @@ def test_without_a_reserve_the_error_is_told(tmp_path: Path, rules: Rules, monke
 def test_what_was_released_to_open_the_registry_is_taken_back(
     tmp_path: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    with Registry.open(tmp_path) as registry:
+    with SQLiteStore.open(tmp_path) as registry:
         registry.create("sql", ["relay.example.com"], rules)
-    opening = Registry._open.__func__  # type: ignore[attr-defined]
+    opening = SQLiteStore._open.__func__  # type: ignore[attr-defined]
 
-    def open_without_reserve(cls: type[Registry], *arguments: object) -> Registry:
+    def open_without_reserve(cls: type[SQLiteStore], *arguments: object) -> SQLiteStore:
         if fails or (tmp_path / RESERVE_FILE).exists():
             raise StateError("full") from _sqlite(sqlite3.SQLITE_CANTOPEN)
         return opening(cls, *arguments)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(Registry, "_open", classmethod(open_without_reserve))
+    monkeypatch.setattr(SQLiteStore, "_open", classmethod(open_without_reserve))
     if fails:
         with pytest.raises(StateError):
-            Registry.open(tmp_path, create=False)
+            SQLiteStore.open(tmp_path, create=False)
     else:
-        with Registry.open(tmp_path, create=False) as registry:
+        with SQLiteStore.open(tmp_path, create=False) as registry:
             assert [one.name for one in registry.list()] == ["sql"]
     assert _size(tmp_path) == RESERVE_BYTES
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_a_shortage_of_descriptors_is_no_full_disk(tmp_path: Path, rules: Rules) -> None:
-    with Registry.open(tmp_path) as registry:
+    with SQLiteStore.open(tmp_path) as registry:
         registry.create("sql", ["relay.example.com"], rules)
         reserve = (tmp_path / RESERVE_FILE).stat().st_ino
     with few_descriptors(1), pytest.raises(StateError) as caught:
-        Registry.open(tmp_path, create=False)
+        SQLiteStore.open(tmp_path, create=False)
     assert "has run out of file descriptors" in str(caught.value)
     assert "ulimit -n" in str(caught.value.remedy)
     assert (tmp_path / RESERVE_FILE).stat().st_ino == reserve

@@ -11,7 +11,7 @@ import pytest
 
 from hybridrelay.errors import StateError
 from hybridrelay.relay.store import state_dir
-from hybridrelay.relay.store.sqlite import Registry
+from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.store.state_dir import (
     LOCK_FILE,
     REGISTRY_FILE,
@@ -28,7 +28,7 @@ def mode(path: Path) -> int:
 
 def refusal(path: Path, *, create: bool = True) -> str:
     with pytest.raises(StateError) as caught:
-        Registry.open(path, create=create)
+        SQLiteStore.open(path, create=create)
     assert caught.value.remedy
     return str(caught.value)
 
@@ -37,7 +37,7 @@ def test_it_is_made_closed_to_others(tmp_path: Path) -> None:
     state = tmp_path / "deep" / "state"
     old = os.umask(0)
     try:
-        with Registry.open(state) as registry:
+        with SQLiteStore.open(state) as registry:
             registry.create("sql", ["relay.example.com"], [])
             modes = {path.name: mode(path) for path in state.iterdir()}
     finally:
@@ -48,11 +48,11 @@ def test_it_is_made_closed_to_others(tmp_path: Path) -> None:
 
 
 def test_one_that_is_ours_is_closed_again(tmp_path: Path) -> None:
-    Registry.open(tmp_path).close()
+    SQLiteStore.open(tmp_path).close()
     tmp_path.chmod(0o755)
     (tmp_path / REGISTRY_FILE).chmod(0o644)
     (tmp_path / "relay.pem").touch()
-    Registry.open(tmp_path).close()
+    SQLiteStore.open(tmp_path).close()
     assert (mode(tmp_path), mode(tmp_path / REGISTRY_FILE)) == (0o700, 0o600)
 
 
@@ -62,7 +62,7 @@ def test_somebody_elses_files_are_not_locked_away(tmp_path: Path) -> None:
     assert "open to others" in refusal(tmp_path)
     assert mode(tmp_path) == 0o755
     tmp_path.chmod(0o700)
-    Registry.open(tmp_path).close()
+    SQLiteStore.open(tmp_path).close()
 
 
 def test_it_must_exist_where_it_is_only_read(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_directory_in_the_registrys_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_another_owner_is_refused_root_included(known: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Registry.open(tmp_path).close()
+    SQLiteStore.open(tmp_path).close()
     if not known:
         import pwd
 

@@ -1,0 +1,99 @@
+"""The tables of the SQLite store, and how a file that an earlier version wrote is brought up to date.
+
+A change of the schema raises `SCHEMA_VERSION` by one, changes `SCHEMA`, and adds the statements that turn the earlier
+schema into the new one to `MIGRATIONS`. A file from a newer version is left alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ...errors import StateError
+
+__all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "check_version", "make_schema", "migrate", "transaction"]
+
+SCHEMA_VERSION: Final = 2
+
+#: hosts: of all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces.
+SCHEMA: Final[Sequence[str]] = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE connections (name TEXT PRIMARY KEY, hosts TEXT NOT NULL, created_at REAL NOT NULL) WITHOUT ROWID",
+    """
+    CREATE TABLE rules (
+        connection TEXT NOT NULL REFERENCES connections ON DELETE CASCADE, name TEXT NOT NULL, rights TEXT NOT NULL,
+        PRIMARY KEY (connection, name)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE keys (
+        generation INTEGER PRIMARY KEY AUTOINCREMENT,
+        connection TEXT NOT NULL, rule TEXT NOT NULL, slot TEXT NOT NULL, key TEXT NOT NULL,
+        UNIQUE (connection, rule, slot),
+        FOREIGN KEY (connection, rule) REFERENCES rules (connection, name) ON DELETE CASCADE
+    )
+    """,
+)
+
+#: By version: the statements that lead from it to the next one.
+MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
+    1: ("ALTER TABLE connections RENAME COLUMN endpoint_host TO hosts",),
+}
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Iterator[None]:
+    """All of the block, or nothing of it; other processes wait."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        database.rollback()
+        raise
+    database.commit()
+
+
+def check_version(database: sqlite3.Connection, path: Path) -> int:
+    """The schema version of a file that has tables.
+
+    Raises:
+        StateError: it was written by another program, or by a newer version of this one.
+    """
+    known = database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'meta'").fetchone()
+    row = known and database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+    if row is None or not str(row[0]).isdecimal() or not int(row[0]) >= 1:
+        raise StateError(f"{path} is not a registry", remedy="name another state directory, or move the file away")
+    if int(row[0]) > SCHEMA_VERSION:
+        raise StateError(
+            f"the registry {path} was written by a newer version of hybridrelay",
+            remedy="upgrade hybridrelay, or restore the state directory from before the upgrade",
+        )
+    return int(row[0])
+
+
+def make_schema(database: sqlite3.Connection) -> None:
+    """Make the tables, unless another process has done it meanwhile."""
+    with transaction(database):
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            for statement in SCHEMA:
+                database.execute(statement)
+            database.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+
+
+def migrate(database: sqlite3.Connection, path: Path) -> None:
+    """Bring the tables of an earlier version up to date, in one transaction. Does nothing where they are.
+
+    Raises:
+        StateError: as `check_version`.
+    """
+    if check_version(database, path) == SCHEMA_VERSION:
+        return
+    with transaction(database):
+        # Again: another process may have done it, or have replaced it by a newer one, before we got the lock.
+        for version in range(check_version(database, path), SCHEMA_VERSION):
+            for statement in MIGRATIONS[version]:
+                database.execute(statement)
+        database.execute("UPDATE meta SET value = ? WHERE name = 'schema_version'", (str(SCHEMA_VERSION),))
