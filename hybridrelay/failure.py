@@ -42,7 +42,7 @@ class FailureKind(enum.StrEnum):
     #: There was an answer: nothing listens here, or a firewall rejects the connection.
     REFUSED = "refused"
     #: No answer at all: typically a firewall that drops.
-    SWALLOWED = "swallowed"
+    DROPPED = "dropped"
     #: Connected, then silence: typically a middlebox that accepts everything.
     STALLED = "stalled"
     NAME_NOT_FOUND = "name-not-found"
@@ -95,7 +95,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
         "connection refused",
         f"{_REFUSED_REMEDY}; if a firewall rejects the connection, {_ASK}",
     ),
-    FailureKind.SWALLOWED: ("no answer: the packets are dropped", _ASK),
+    FailureKind.DROPPED: ("no answer: the packets are dropped", _ASK),
     FailureKind.STALLED: (
         "the connection was accepted, then nothing came back",
         "a firewall or proxy accepts the connection on behalf of the relay and forwards nothing; " + _ASK,
@@ -181,7 +181,7 @@ _BY_SPECIFICITY = (
     FailureKind.STALLED,
     FailureKind.REFUSED,
     FailureKind.RESET,
-    FailureKind.SWALLOWED,
+    FailureKind.DROPPED,
     FailureKind.FORBIDDEN_LOCALLY,
     FailureKind.UNREACHABLE,
 )
@@ -193,7 +193,7 @@ _BY_ERRNO = {
     errno.ECONNRESET: FailureKind.RESET,
     errno.ECONNABORTED: FailureKind.RESET,
     errno.EPIPE: FailureKind.RESET,
-    errno.ETIMEDOUT: FailureKind.SWALLOWED,
+    errno.ETIMEDOUT: FailureKind.DROPPED,
     errno.EHOSTUNREACH: FailureKind.UNREACHABLE,
     errno.ENETUNREACH: FailureKind.UNREACHABLE,
     errno.ENETDOWN: FailureKind.UNREACHABLE,

@@ -72,6 +72,6 @@ def test_the_first_step_that_is_named_stays() -> None:
 
 
 def test_an_address_that_answered_tells_more_than_one_that_cannot_be_reached() -> None:
-    kinds = [K.UNREACHABLE, K.OTHER, K.REFUSED, K.WRONG_IDENTITY, K.SWALLOWED, K.NOT_A_RELAY]
+    kinds = [K.UNREACHABLE, K.OTHER, K.REFUSED, K.WRONG_IDENTITY, K.DROPPED, K.NOT_A_RELAY]
     ordered = sorted(kinds, key=lambda kind: -Failure.of(kind).specificity)
-    assert ordered == [K.WRONG_IDENTITY, K.NOT_A_RELAY, K.REFUSED, K.SWALLOWED, K.UNREACHABLE, K.OTHER]
+    assert ordered == [K.WRONG_IDENTITY, K.NOT_A_RELAY, K.REFUSED, K.DROPPED, K.UNREACHABLE, K.OTHER]

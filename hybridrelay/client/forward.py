@@ -12,9 +12,9 @@ from .._listening import explain_listen_error, open_listeners
 from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery, wait_stop
 from ..connectivity.backoff import Backoff
-from ..connectivity.complaint import Complaint
 from ..connectivity.endpoint import format_address
 from ..connectivity.refusals import is_final
+from ..connectivity.repeated_failure import RepeatedFailure
 from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError, StreamRefused
 from ..mux import MuxStream, bridge
 from ..protocol.reasons import Reason
@@ -104,7 +104,7 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
         RelayIdentityError: at the start, what answers is not the relay.
     """
     backoff = Backoff()
-    complaint = Complaint()
+    failure = RepeatedFailure()
     first = True
     while True:
         began = trio.current_time()
@@ -115,11 +115,11 @@ async def _keep_connected(client: Client, *, task_status: trio.TaskStatus[None])
                 raise
             if first and isinstance(exc, RelayIdentityError):
                 raise
-            text = complaint.about(exc)
-            logger.log(complaint.level(trio.current_time()), "%s", text)
+            text = failure.describe(exc)
+            logger.log(failure.level(trio.current_time()), "%s", text)
             wait = backoff.next_wait(took_seconds=trio.current_time() - began)
         else:
-            complaint.over()
+            failure.succeeded()
             if first:
                 first = False
                 task_status.started()

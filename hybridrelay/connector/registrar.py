@@ -27,12 +27,12 @@ import trio
 from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
-from ..connectivity.complaint import Complaint
 from ..connectivity.control import ControlChannel
 from ..connectivity.discovery import Candidate
 from ..connectivity.instance import OwnInstance
 from ..connectivity.link import RelayLink
 from ..connectivity.refusals import failure_error, is_hopeless
+from ..connectivity.repeated_failure import RepeatedFailure
 from ..errors import HybridRelayError, RelayUnreachable
 from ..protocol import control
 from ..protocol.reasons import Reason
@@ -132,7 +132,7 @@ class Registrar:
         self._in_doubt = trio.Event()
         #: The relay could be reached the last time, and would not have us.
         self._answered = False
-        self._complaint = Complaint()
+        self._failure = RepeatedFailure()
         #: The level at which the last failure was logged.
         self._level = logging.WARNING
 
@@ -250,8 +250,8 @@ class Registrar:
             # pose as the relay for a while.
             final = not self._worked and is_hopeless(exc)
             self._registrations.failed(exc, final=final)
-            text = self._complaint.about(exc)
-            self._level = self._complaint.level(trio.current_time())
+            text = self._failure.describe(exc)
+            self._level = self._failure.level(trio.current_time())
             logger.log(logging.ERROR if final else self._level, "%s", text)
             self._answered = not isinstance(exc, RelayUnreachable)
             self.link.forget()
@@ -370,7 +370,7 @@ class Registrar:
             self._current = line
         if self._registered_at is None:
             self._registered_at = trio.current_time()
-        self._complaint.over()
+        self._failure.succeeded()
         if names:
             self._worked = True
             route = line.channel.candidate.route.name

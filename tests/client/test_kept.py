@@ -44,7 +44,7 @@ class FakeSession:
         self._resumed = trio.Event()
         self.greetings = 0
         #: On these the connector's greeting does not arrive: each is lost as soon as it is there.
-        self.swallowed = 0
+        self.dropped = 0
         #: It never arrives at all.
         self.refuses = False
 
@@ -72,8 +72,8 @@ class FakeSession:
             except HybridRelayError as exc:
                 self.outcome = exc
             else:
-                if self.swallowed:
-                    self.swallowed -= 1
+                if self.dropped:
+                    self.dropped -= 1
                     continue
                 self.greetings += 1
                 self.is_open, self.lost = True, trio.Event()
@@ -196,7 +196,7 @@ async def test_a_relay_that_lets_no_greeting_pass_is_tried_behind_the_others(
     scene = Scene()
     kept = await scene.start(nursery)
     first, second, _ = scene.relays
-    scene.session.swallowed = 1
+    scene.session.dropped = 1
     scene.session.lost.set()
     await scene.session.resumed()
     assert kept.channel.sender is second
@@ -219,7 +219,7 @@ async def test_one_relay_that_lets_no_greeting_pass_is_tried_again(
 ) -> None:
     scene = Scene(count=1)
     await scene.start(nursery)
-    scene.session.swallowed = 1
+    scene.session.dropped = 1
     scene.session.lost.set()
     await scene.session.resumed()
     assert scene.session.outcome is None

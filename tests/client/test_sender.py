@@ -81,7 +81,7 @@ class FakeLink:
 
     async def choose(self) -> None:
         await trio.lowlevel.checkpoint()
-        raise RelayUnreachable("swallowed")
+        raise RelayUnreachable("dropped")
 
 
 def search() -> ListenerSearch:

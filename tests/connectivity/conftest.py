@@ -188,7 +188,7 @@ class FakeNetwork:
     def __init__(self, nursery: trio.Nursery, certificates: Certificates) -> None:
         self._nursery = nursery
         self._certificates = certificates
-        #: By port number: ``refused``, ``swallowed``, ``unreachable``, or a behaviour of `make_server`.
+        #: By port number: ``refused``, ``dropped``, ``unreachable``, or a behaviour of `make_server`.
         self.behaviours: dict[int, str] = {}
         #: Seconds of a round trip, by port number.
         self.latencies: dict[int, float] = {}
@@ -204,7 +204,7 @@ class FakeNetwork:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
         if behaviour == "unreachable":
             raise OSError(errno.EHOSTUNREACH, "no route")
-        if behaviour == "swallowed":
+        if behaviour == "dropped":
             await trio.sleep_forever()
         ours, theirs = trio.testing.memory_stream_pair()
         self.dialed.append((port, ours))

@@ -145,11 +145,11 @@ async def test_the_relay_says_no(reason, transports, nursery):
 @pytest.mark.parametrize(
     ("route", "behaviour", "purpose", "seconds", "kind"),
     [
-        ("tcp", "swallowed", Purpose.DATA, 5, FailureKind.SWALLOWED),
+        ("tcp", "dropped", Purpose.DATA, 5, FailureKind.DROPPED),
         ("tcp", "stalled", Purpose.DATA, 40, FailureKind.STALLED),
         ("tcp", "stalled", Purpose.CONTROL, 10, FailureKind.STALLED),
         ("tcp", "stalled-tls", Purpose.CONTROL, 10, FailureKind.STALLED),
-        ("wss", "swallowed", Purpose.DATA, 5, FailureKind.SWALLOWED),
+        ("wss", "dropped", Purpose.DATA, 5, FailureKind.DROPPED),
         ("wss", "stalled", Purpose.DATA, 10, FailureKind.STALLED),
     ],
 )
@@ -161,7 +161,7 @@ async def test_silence_ends(route, behaviour, purpose, seconds, kind, network, t
         await opener(network, pair, purpose)()
     assert trio.current_time() - began == pytest.approx(seconds)
     assert caught.value.failure.kind is kind
-    assert {FailureKind.SWALLOWED: "dropped", FailureKind.STALLED: "accepted"}[kind] in str(caught.value)
+    assert {FailureKind.DROPPED: "dropped", FailureKind.STALLED: "accepted"}[kind] in str(caught.value)
     await network.assert_all_closed()
 
 

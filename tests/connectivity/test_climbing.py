@@ -81,7 +81,7 @@ async def test_stays_where_nothing_works_over_the_better_route(
     async def fail(better: Candidate) -> None:
         assert await link.choose() == tcp
         failures.append(trio.current_time())
-        raise RelayUnreachable("swallowed")
+        raise RelayUnreachable("dropped")
 
     nursery.start_soon(link.climb, lambda: wss, fail)
     await trio.sleep(24 * 3600)

@@ -85,7 +85,7 @@ def os_error(number):
 K = FailureKind
 TABLE = [
     (os_error(errno.ECONNREFUSED), K.REFUSED),
-    (os_error(errno.ETIMEDOUT), K.SWALLOWED),
+    (os_error(errno.ETIMEDOUT), K.DROPPED),
     (os_error(errno.EHOSTUNREACH), K.UNREACHABLE),
     (os_error(errno.ENETUNREACH), K.UNREACHABLE),
     (os_error(errno.ECONNRESET), K.RESET),
@@ -93,11 +93,11 @@ TABLE = [
     (os_error(errno.EMFILE), K.OUT_OF_RESOURCES),
     (os_error(errno.EXDEV), K.OTHER),
     (OSError(), K.OTHER),
-    (TimeoutError(errno.ETIMEDOUT, "x"), K.SWALLOWED),
+    (TimeoutError(errno.ETIMEDOUT, "x"), K.DROPPED),
     # What trio raises for several addresses: the most specific counts.
     (raised(OSError("all failed"), os_error(errno.ECONNREFUSED)), K.REFUSED),
     (raised(OSError("all failed"), group(os_error(errno.ENETUNREACH), os_error(errno.ECONNREFUSED))), K.REFUSED),
-    (raised(OSError("all failed"), group(os_error(errno.ENETUNREACH), os_error(errno.ETIMEDOUT))), K.SWALLOWED),
+    (raised(OSError("all failed"), group(os_error(errno.ENETUNREACH), os_error(errno.ETIMEDOUT))), K.DROPPED),
     (DialError(Failure.of(K.PROXY_SILENT)), K.PROXY_SILENT),
     (ProxyError(Failure.of(K.PROXY_REFUSED)), K.PROXY_REFUSED),
 ]

@@ -50,7 +50,7 @@ async def test_native_is_chosen_where_it_works(network, transports, autojump_clo
 REPORTED = {
     "refused": "refused",
     "unreachable": "unreachable",
-    "swallowed": "swallowed",
+    "dropped": "dropped",
     "stalled": "stalled",
     "closed": "closed-early",
     "truncated": "closed-early",
@@ -81,7 +81,7 @@ async def test_one_bad_native_port_is_enough_to_fall_back(port, bad, network, tr
     (attempt,) = [attempt for attempt in decision.report.attempts if attempt.port == port]
     if attempt.failure is None:
         # Silence is not waited for once something else works.
-        assert behaviour in {"swallowed", "stalled", "stalled-echo", "stalled-tls"}
+        assert behaviour in {"dropped", "stalled", "stalled-echo", "stalled-tls"}
         assert rows(decision.report)[NATIVE.index(port)] == f"tcp {step} SKIP"
         assert attempt.explanation == "no answer yet, and not waited for"
         assert attempt.seconds > 0
@@ -104,7 +104,7 @@ async def test_a_busy_data_port_works(network, transports, autojump_clock):
     assert decision.candidate.route.name == "tcp"
 
 
-STATES = ["right", "refused", "swallowed", "stalled"]
+STATES = ["right", "refused", "dropped", "stalled"]
 
 
 @pytest.mark.parametrize("mode", [AUTO, "tcp", "websocket"])
@@ -134,7 +134,7 @@ async def test_every_combination(states, mode, network, transports, autojump_clo
     await network.assert_all_closed()
 
 
-@pytest.mark.parametrize("silence", ["swallowed", "stalled"])
+@pytest.mark.parametrize("silence", ["dropped", "stalled"])
 @pytest.mark.parametrize("port", NATIVE)
 async def test_silence_costs_a_stagger_and_a_grace(silence, port, network, transports, autojump_clock):
     network.behaviours = {**RIGHT, port: silence}
@@ -258,7 +258,7 @@ this host and port"""
 
 
 async def test_report_for_people_and_for_programs(network, transports, autojump_clock):
-    network.behaviours = {**RIGHT, 9350: "swallowed", 443: "refused"}
+    network.behaviours = {**RIGHT, 9350: "dropped", 443: "refused"}
     report = await make_prober(network, transports).survey()
     assert report.as_table() == TABLE
     value = json.loads(report.as_json())
@@ -275,7 +275,7 @@ async def test_report_for_people_and_for_programs(network, transports, autojump_
         "port": 9350,
         "outcome": "FAIL",
         "milliseconds": 2000.0,
-        "reason": "swallowed",
+        "reason": "dropped",
         "explanation": "no answer: the packets are dropped",
         "remedy": "ask the network administrator to allow outbound TCP to this host and port",
         "proxy": None,

@@ -430,7 +430,7 @@ async def test_a_slow_proxy_is_given_up_and_named(
 
 
 async def test_a_proxy_that_is_not_there(nursery: trio.Nursery, autojump_clock: object) -> None:
-    async def swallow(host: str, port: int) -> trio.abc.HalfCloseableStream:
+    async def drop(host: str, port: int) -> trio.abc.HalfCloseableStream:
         await trio.sleep_forever()
         raise AssertionError
 
@@ -438,7 +438,7 @@ async def test_a_proxy_that_is_not_there(nursery: trio.Nursery, autojump_clock: 
         raise ConnectionRefusedError(111, "refused")
 
     settings = ProxySettings.explicit("http://me:hunter2@proxy.corp:3128")
-    for dial, text in [(swallow, "no answer"), (refuse, "connection refused")]:
+    for dial, text in [(drop, "no answer"), (refuse, "connection refused")]:
         with pytest.raises(ProxyError) as caught:
             await ProxyDial(settings, dial=dial)(RELAY, 443)
         assert caught.value.failure.kind is K.PROXY_UNREACHABLE

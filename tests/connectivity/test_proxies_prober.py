@@ -1,4 +1,4 @@
-"""The prober behind a proxy, in virtual time: what it finds, and how long a proxy that swallows costs it."""
+"""The prober behind a proxy, in virtual time: what it finds, and how long a proxy that drops packets costs it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .proxies import ScriptedProxy, join, read_head
 NATIVE = (9350, 5671, 9352)
 
 
-async def serve(stream, *, network, refused=(), swallowed=()):
+async def serve(stream, *, network, refused=(), dropped=()):
     """A CONNECT proxy in front of the network of the other prober tests."""
     host, _, digits = (await read_head(stream)).split()[1].rpartition(":")
     port = int(digits)
-    if port in swallowed:
+    if port in dropped:
         await trio.sleep_forever()
     if port in refused:
         await stream.send_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
@@ -60,13 +60,13 @@ async def test_refused_native_ports(make_prober, network, autojump_clock):
     assert "hunter2" not in report.as_table() + report.as_json()
 
 
-async def test_a_proxy_that_swallows_native_ports_costs_little(make_prober, network, autojump_clock):
+async def test_a_proxy_that_drops_packets_to_native_ports_costs_little(make_prober, network, autojump_clock):
     network.behaviours = dict.fromkeys((443, 80), "right")
     began = trio.current_time()
-    decision = await make_prober(swallowed=NATIVE).choose()
+    decision = await make_prober(dropped=NATIVE).choose()
     assert decision.candidate.route.name == "wss"
     assert trio.current_time() - began < 3
-    report = await make_prober(swallowed=NATIVE).survey()
+    report = await make_prober(dropped=NATIVE).survey()
     assert [a.failure and a.failure.kind for a in report.attempts] == ["proxy-silent"] * 3 + [None] * 2
 
 

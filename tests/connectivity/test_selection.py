@@ -286,7 +286,7 @@ def test_rank_counts_for_more_than_speed(
 
 
 #: How long each state of a port is waited for, and whether the port works.
-PORT_STATES = {"open": (0.0, True), "refused": (0.0, False), "swallowed": (2.0, False), "stalled": (3.0, False)}
+PORT_STATES = {"open": (0.0, True), "refused": (0.0, False), "dropped": (2.0, False), "stalled": (3.0, False)}
 PORTS = [StepId(0, P), StepId(0, C), StepId(0, D), StepId(1, P), StepId(2, P)]
 
 

@@ -92,7 +92,7 @@ async def test_a_dial_that_takes_too_long(autojump_clock: trio.testing.MockClock
 
     with pytest.raises(StepFailed) as caught:
         await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dial=dial, dial_seconds=2.0)
-    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, K.SWALLOWED)
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, K.DROPPED)
     assert trio.current_time() == 2.0
 
 

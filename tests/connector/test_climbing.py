@@ -317,9 +317,9 @@ async def test_there_is_a_listener_at_every_moment(
 async def test_nothing_changes_where_no_control_channel_can_be_opened(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene.place.error = RelayUnreachable("swallowed")
+    scene.place.error = RelayUnreachable("dropped")
     with always_listening(scene, monkeypatch):
-        with pytest.raises(RelayUnreachable, match="swallowed"):
+        with pytest.raises(RelayUnreachable, match="dropped"):
             await scene.place.improved(TCP)
         await trio.sleep(3600)
     assert scene.place.routes == ["wss"]
@@ -457,7 +457,7 @@ async def test_what_the_relay_asked_for_over_an_earlier_channel_is_forgotten_wit
 async def test_where_both_are_lost_it_begins_anew(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    scene.place.takes, scene.place.error = 5.0, RelayUnreachable("swallowed")
+    scene.place.takes, scene.place.error = 5.0, RelayUnreachable("dropped")
     async with trio.open_nursery() as climbing:
         climbing.start_soon(_fail_to_climb, scene)
         await trio.sleep(1)

@@ -133,7 +133,7 @@ def _add_valve(stream: trio.testing.MemorySendStream, closed: trio.Event) -> Non
 
 
 def _valved_pair(closed: trio.Event):
-    """Makes channels that swallow everything from some moment on, as a middlebox does that forgot a connection."""
+    """Makes channels that drop everything from some moment on, as a middlebox does that forgot a connection."""
 
     def channels() -> tuple[trio.abc.Stream, trio.abc.Stream]:
         left, right = trio.testing.memory_stream_pair()

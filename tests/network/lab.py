@@ -71,7 +71,7 @@ class State(enum.Enum):
     OPEN = "open"
     #: Answered with a TCP reset: new connections are refused, those that exist are cut, on both sides.
     REFUSED = "refused"
-    SWALLOWED = "swallowed"
+    DROPPED = "dropped"
     #: Something accepts new connections in the relay's place, and never answers. Those that exist go on.
     STALLED = "stalled"
 
@@ -215,7 +215,7 @@ def _elements(state: State, key: str, *, value: bool) -> Iterator[str]:
             yield f"stalling {{ {key} }}"
         case State.REFUSED:
             yield f"verdicts {{ {key}{' : goto rejected' if value else ''} }}"
-        case State.SWALLOWED:
+        case State.DROPPED:
             yield f"verdicts {{ {key}{' : drop' if value else ''} }}"
 
 

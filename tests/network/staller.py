@@ -8,7 +8,7 @@ from functools import partial
 import trio
 
 
-async def swallow(stream: trio.SocketStream) -> None:
+async def drop(stream: trio.SocketStream) -> None:
     try:
         async for _ in stream:
             pass
@@ -18,7 +18,7 @@ async def swallow(stream: trio.SocketStream) -> None:
 
 async def main() -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(trio.serve_tcp, swallow, int(sys.argv[1]), host="0.0.0.0", backlog=4096))
+        await nursery.start(partial(trio.serve_tcp, drop, int(sys.argv[1]), host="0.0.0.0", backlog=4096))
         print("ready", flush=True)
 
 

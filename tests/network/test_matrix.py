@@ -169,7 +169,7 @@ async def test_times_to_a_decision(endpoint: RelayEndpoint, lab: Lab, remark: Ca
     for what, state, expected in (
         ("everything open", State.OPEN, "tcp"),
         ("all native ports refused", State.REFUSED, "wss"),
-        ("all native ports swallowed", State.SWALLOWED, "wss"),
+        ("all native ports dropped", State.DROPPED, "wss"),
         ("all native ports stalled", State.STALLED, "wss"),
     ):
         lab.set(state, *NATIVE)
@@ -188,9 +188,9 @@ async def test_times_to_a_decision(endpoint: RelayEndpoint, lab: Lab, remark: Ca
         pytest.param((State.OPEN,) * 5, marks=pytest.mark.slow),
         (State.OPEN, State.STALLED, State.OPEN, State.OPEN, State.OPEN),
         pytest.param(
-            (State.SWALLOWED, State.SWALLOWED, State.SWALLOWED, State.STALLED, State.OPEN), marks=pytest.mark.slow
+            (State.DROPPED, State.DROPPED, State.DROPPED, State.STALLED, State.OPEN), marks=pytest.mark.slow
         ),
-        (State.REFUSED, State.SWALLOWED, State.STALLED, State.REFUSED, State.STALLED),
+        (State.REFUSED, State.DROPPED, State.STALLED, State.REFUSED, State.STALLED),
     ],
     ids=["open", "data-stalled", "only-80", "nothing"],
 )

@@ -1,4 +1,4 @@
-"""Two relays, of which a firewall swallows everything to the first: at the start, and while applications talk."""
+"""Two relays, and a firewall that drops everything to the first: at the start, and while applications talk."""
 
 from __future__ import annotations
 
@@ -90,26 +90,30 @@ async def said(program: Program, pattern: str) -> None:
     await trio.to_thread.run_sync(lambda: program.wait_for_line(pattern, where="err", seconds=60))
 
 
-async def test_the_first_relay_swallows_everything_from_the_start(
+async def test_the_firewall_drops_everything_to_the_first_relay_from_the_start(
     pair: Pair, lab: Lab, remark: Callable[[str], None]
 ) -> None:
-    lab.set(State.SWALLOWED)
+    lab.set(State.DROPPED)
     began = trio.current_time()
     _, forward = pair.start_both_sides()
-    remark(f"the first of two relays swallowed: both sides ready after {trio.current_time() - began:.1f} s")
+    remark(
+        f"everything to the first of two relays dropped: both sides ready after {trio.current_time() - began:.1f} s"
+    )
     async with pair.talking(lab, forward):
         assert f"connected over tcp at {SECOND}" in forward.program.err
 
 
-async def test_the_first_relay_is_swallowed_while_streams_run(
+async def test_everything_to_the_first_relay_is_dropped_while_streams_run(
     pair: Pair, lab: Lab, remark: Callable[[str], None]
 ) -> None:
     connector, forward = pair.start_both_sides()
     await said(connector, f"listening for live at {SECOND}")
     async with pair.talking(lab, forward) as talkers:
         assert f"connected over tcp at {FIRST}" in forward.program.err
-        lab.set(State.SWALLOWED)
+        lab.set(State.DROPPED)
         began = trio.current_time()
         await said(forward.program, f"resumed over tcp at {SECOND}")
         await all_move(talkers)
-        remark(f"one of two relays swallowed: all streams went on after {trio.current_time() - began:.1f} s")
+        remark(
+            f"everything to one of two relays dropped: all streams went on after {trio.current_time() - began:.1f} s"
+        )

@@ -187,7 +187,7 @@ SetScene = Callable[[], contextlib.AbstractAsyncContextManager[Scene]]
 
 @pytest.mark.parametrize(
     "state",
-    [State.SWALLOWED, pytest.param(State.REFUSED, marks=SLOW), pytest.param(State.STALLED, marks=SLOW)],
+    [State.DROPPED, pytest.param(State.REFUSED, marks=SLOW), pytest.param(State.STALLED, marks=SLOW)],
     ids=lambda state: state.value,
 )
 async def test_climbs_when_native_ports_open(set_scene: SetScene, lab: Lab, state: State) -> None:
@@ -201,7 +201,7 @@ async def test_climbs_when_native_ports_open(set_scene: SetScene, lab: Lab, stat
 
 @pytest.mark.parametrize("side", [CLIENT, PRIVATE])
 async def test_climbs_on_one_side_alone(set_scene: SetScene, lab: Lab, side: str) -> None:
-    lab.set(State.SWALLOWED, *NATIVE, sides=[side])
+    lab.set(State.DROPPED, *NATIVE, sides=[side])
     async with set_scene() as scene:
         assert scene.routes() == (("wss", "tcp") if side == CLIENT else ("tcp", "wss"))
         lab.set(State.OPEN, *NATIVE)
@@ -212,8 +212,8 @@ async def test_falls_and_climbs_again(set_scene: SetScene, lab: Lab) -> None:
     """All the way: down to port 80, and up again."""
     async with set_scene() as scene:
         assert scene.routes() == ("tcp", "tcp")
-        lab.set(State.SWALLOWED, *NATIVE)
-        with scene.timed("native ports swallowed in the middle: over wss"):
+        lab.set(State.DROPPED, *NATIVE)
+        with scene.timed("native ports dropped in the middle: over wss"):
             await scene.route_becomes("wss")
         lab.set(State.REFUSED, HTTPS)
         with scene.timed("port 443 cut with resets in the middle: over ws"):
@@ -224,10 +224,10 @@ async def test_falls_and_climbs_again(set_scene: SetScene, lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("port", [pytest.param(DATA, marks=SLOW), CONTROL])
-async def test_falls_where_one_native_port_is_swallowed(set_scene: SetScene, lab: Lab, port: int) -> None:
+async def test_falls_where_one_native_port_is_dropped(set_scene: SetScene, lab: Lab, port: int) -> None:
     """Without 9352 nothing can stay on native. Without 5671 what runs may stay; nobody may lose a byte."""
     async with set_scene() as scene:
-        lab.set(State.SWALLOWED, port)
+        lab.set(State.DROPPED, port)
         if port == DATA:
             await scene.route_becomes("wss")
         else:
@@ -244,7 +244,7 @@ async def test_falls_where_one_native_port_is_swallowed(set_scene: SetScene, lab
 async def test_everything_is_cut_for_a_while(set_scene: SetScene, lab: Lab) -> None:
     async with set_scene() as scene:
         before = scene.channels()
-        lab.set(State.SWALLOWED)
+        lab.set(State.DROPPED)
 
         # Until the silence has been noticed: less would be no test of resumption.
         async def noticed() -> bool:
@@ -252,7 +252,7 @@ async def test_everything_is_cut_for_a_while(set_scene: SetScene, lab: Lab) -> N
 
         await async_wait_until(noticed, seconds=CHANGE_SECONDS, what=f"it is noticed\n{scene.logs()}")
         lab.set(State.OPEN)
-        with scene.timed("everything swallowed until it was noticed, then open: resumed"):
+        with scene.timed("everything dropped until it was noticed, then open: resumed"):
             await scene.another_channel(before)
         await scene.route_becomes("tcp")
 
@@ -261,7 +261,7 @@ async def test_a_short_silence_is_slept_through(set_scene: SetScene, lab: Lab) -
     """Three seconds without a packet: TCP alone repairs that."""
     async with set_scene() as scene:
         before = scene.channels()
-        lab.set(State.SWALLOWED)
+        lab.set(State.DROPPED)
         await trio.sleep(3)
         lab.set(State.OPEN)
         await scene.everybody_talks()

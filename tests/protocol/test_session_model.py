@@ -14,7 +14,16 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hybridrelay.protocol import Budget, LocalProtocolError, Metadata, MetadataEntry, Reason, SessionConfig
+from hybridrelay.protocol import (
+    Budget,
+    Feature,
+    Kind,
+    LocalProtocolError,
+    Metadata,
+    MetadataEntry,
+    Reason,
+    SessionConfig,
+)
 from hybridrelay.protocol.events import StreamOffered
 from hybridrelay.protocol.frames import Hello, Ignorable
 from hybridrelay.protocol.session import State
@@ -27,6 +36,7 @@ KIB = 1024
 PATTERN = random.Random(0).randbytes(500_000)
 sides = st.sampled_from([0, 1])
 picks = st.integers(0, 1 << 16)
+kinds = st.sampled_from([Kind.STREAM, Kind.STREAM, Kind.DATAGRAMS, Kind.ISSUE])
 sizes = st.sampled_from([1, 2, 100, 4095, 5000, 16_384, 40_000, 100_000, 400_000])
 amounts = st.one_of(st.integers(1, 200), st.integers(1, 300_000), st.just(1 << 30))
 
@@ -88,6 +98,7 @@ class SessionModel(RuleBasedStateMachine):
             budget=budget * KIB,
             ping_interval=self.ping_interval,
             resume_deadline=self.resume_deadline,
+            features=Feature.DATAGRAMS,
         )
         self.budgets = (Budget(shared * KIB), Budget(shared * KIB))
         self.pair = CorePair.established(config, budgets=self.budgets)
@@ -99,12 +110,14 @@ class SessionModel(RuleBasedStateMachine):
 
     # --- what the applications do
 
-    @rule(side=sides, early=st.sampled_from([0, 10, 20_000]), early_end=st.booleans())
-    def open(self, side: int, early: int, early_end: bool) -> None:
+    @rule(side=sides, early=st.sampled_from([0, 10, 20_000]), early_end=st.booleans(), kind=kinds)
+    def open(self, side: int, early: int, early_end: bool, kind: Kind = Kind.STREAM) -> None:
         core = self.pair.sides[side].core
         try:
-            stream = core.open_stream(metadata=METADATA)
-        except LocalProtocolError:
+            stream = core.open_stream(kind, METADATA)
+        except LocalProtocolError as exc:
+            reason = exc.reason
+            assert (reason is Reason.KIND_NOT_OFFERED) == (kind is Kind.ISSUE and core.accepts_streams)
             return
         end = End(self.pair.sides[side], stream)
         stream.owner = end
@@ -234,7 +247,7 @@ class SessionModel(RuleBasedStateMachine):
                     opener = self.pair.other(side).core.streams.get(event.stream.id)
                     peer = next(e for e in self.ends if e.side is not side and e.stream.id == event.stream.id)
                     assert opener is None or opener is peer.stream
-                    assert event.stream.metadata == METADATA
+                    assert (event.stream.kind, event.stream.metadata) == (peer.stream.kind, METADATA)
                     end = End(side, event.stream, peer)
                     peer.peer = event.stream.owner = end
                     self.ends.append(end)

@@ -149,10 +149,10 @@ async def test_the_first_choice_is_used_and_the_connector_is_at_both(pair: Pair,
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("how", ["down", "swallows"])
+@pytest.mark.parametrize("how", ["down", "drops packets"])
 async def test_the_first_relay_is_not_there(pair: Pair, nursery: trio.Nursery, how: str) -> None:
     async def dial(host: str, port: int) -> trio.SocketStream:
-        if how == "swallows" and host == HOSTS[0]:
+        if how == "drops packets" and host == HOSTS[0]:
             await trio.sleep_forever()
         return await dial_directly(host, port)
 

@@ -1,0 +1,51 @@
+"""Log messages for something that fails repeatedly."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from ..errors import HybridRelayError
+
+#: The same failure is repeated in the log no more often than this (seconds).
+REPEAT_SECONDS = 60.0
+
+
+class RepeatedFailure:
+    """Something that is tried until it works. Its failure is logged in full at first and whenever the reason changes,
+    and otherwise in short.
+
+    The report of a prober fills several lines, and stays the same while a relay is down. Something that is tried
+    every few seconds all night must not fill the log either: see `level`.
+    """
+
+    def __init__(self) -> None:
+        #: The full text of the failure that was described last.
+        self._text: str | None = None
+        #: When a line was last written, and the failure in it.
+        self._written: tuple[float, str | None] = (-math.inf, None)
+
+    def describe(self, error: HybridRelayError) -> str:
+        """The text to log for this failure."""
+        text = f"{error}; {error.remedy}" if error.remedy else str(error)
+        if text != self._text:
+            self._text = text
+            return text
+        return str(error) if error.brief is None else f"{error.brief}, as before"
+
+    def level(self, now: float) -> int:
+        """The level at which to log the failure that was described last.
+
+        A warning if the failure is a new one or if the last line about it is `REPEAT_SECONDS` old, and otherwise a
+        debug message. `now` is on any clock.
+        """
+        at, text = self._written
+        if text == self._text and now - at < REPEAT_SECONDS:
+            return logging.DEBUG
+        self._written = now, self._text
+        return logging.WARNING
+
+    def succeeded(self) -> None:
+        """It works: the next failure is a new one."""
+        self._text = None
+        self._written = (-math.inf, None)
