@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nox
@@ -11,10 +14,50 @@ nox.needs_version = ">=2024.4.15"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "contracts", "tests"]
+nox.options.sessions = ["lint", "types", "contracts", "tests", "other-python"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 BULK_BYTES = 1 << 30
+#: The minor versions of Python 3 that the project is for.
+VERSIONS = range(11, 15)
+#: Most tests wait for processes and sockets, not for the processor, so two cores keep this many workers busy. A file
+#: stays with one worker, because its tests share servers and namespaces.
+WORKERS = ("--numprocesses=4", "--dist=loadfile")
+#: The directories with the longest files come first, so that no worker is left alone with one of them at the end.
+LONGEST_FIRST = ("tests/network", "tests/endtoend", "tests/servers", "tests/system", "tests/cli", "tests")
+#: What depends on the version of Python rather than on the world around it.
+QUICK = tuple(
+    f"tests/{part}"
+    for part in ("client", "connectivity", "connector", "http", "mux", "protocol", "relay", "security", "streams")
+)  # fmt: skip
+
+
+def interpreters() -> dict[int, str]:
+    """The Pythons of this machine that the project is for: minor version to path, this one for its own version.
+
+    Looks on PATH and among the versions that pyenv has installed. What is found but does not run (a pyenv shim of a
+    version that is not selected, a Python without ``venv``) is left out.
+    """
+    roots = [Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"]
+    found = {}
+    for minor in VERSIONS:
+        if minor == sys.version_info.minor:
+            found[minor] = sys.executable
+            continue
+        on_path = shutil.which(f"python3.{minor}")
+        candidates = [on_path] if on_path else []
+        candidates += [str(path) for root in roots for path in sorted(root.glob(f"3.{minor}.*/bin/python3"))]
+        check = f"import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, {minor}))"
+        for candidate in candidates:
+            if subprocess.run([candidate, "-c", check], check=False, capture_output=True, timeout=60).returncode == 0:
+                found[minor] = candidate
+                break
+    return found
+
+
+PYTHONS = interpreters()
+#: The newest of the others, None where there is none.
+OTHER = max((minor for minor in PYTHONS if minor != sys.version_info.minor), default=None)
 
 
 def group(session: nox.Session, name: str) -> None:
@@ -66,10 +109,31 @@ def contracts(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The tests, against the built wheel, but for slow ones. Arguments go to pytest: ``nox -s tests -- -k bulk``."""
+    """The tests, against the built wheel, except slow ones. Arguments go to pytest: ``nox -s tests -- -k bulk``."""
     install_wheel(session)
     group(session, "test")
-    session.run("pytest", "-m", "not slow", *session.posargs)
+    session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or LONGEST_FIRST))
+
+
+@nox.session(name="other-python", python=PYTHONS[OTHER] if OTHER else None)
+def other_python(session: nox.Session) -> None:
+    """A quick part of the tests on the newest other Python of this machine, from 3.11 to 3.14."""
+    if OTHER is None:
+        session.skip("this machine has only one Python between 3.11 and 3.14")
+    install_wheel(session)
+    group(session, "test")
+    # Fewer examples: those of the session `tests` are the same.
+    session.run(
+        "pytest", "-m", "not slow", *WORKERS, *(session.posargs or QUICK), env={"HYPOTHESIS_PROFILE": "quick"}
+    )
+
+
+@nox.session(python=list(PYTHONS.values()))
+def pythons(session: nox.Session) -> None:
+    """All tests, on every Python from 3.11 to 3.14 that this machine has (on PATH, or installed by pyenv)."""
+    install_wheel(session)
+    group(session, "test")
+    session.run("pytest", "-m", "not slow", *WORKERS, *(session.posargs or LONGEST_FIRST))
 
 
 @nox.session

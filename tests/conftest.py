@@ -16,6 +16,7 @@ settings.register_profile("default", max_examples=300, stateful_step_count=80, d
 settings.register_profile(
     "thorough", max_examples=5000, stateful_step_count=150, deadline=None, suppress_health_check=list(HealthCheck)
 )
+settings.register_profile("quick", settings.get_profile("default"), max_examples=50)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
