@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import sys
 
-from ..connectivity.report import NoRouteWorks
-from ..errors import HybridRelayError, RelayIdentityError
+from ..errors import HybridRelayError, RelayIdentityError, RelayUnreachable
 from ..failure import FailureKind
 from ..protocol.reasons import Duration
 
@@ -22,12 +21,11 @@ _RESERVED_DESCRIPTORS = 64
 
 def may_pass(error: HybridRelayError) -> bool:
     """Whether waiting and trying again may help a stream for which no session could be opened."""
-    # Something answers in the relay's place, or the pin is wrong: that is for a person to look at.
-    if isinstance(error, NoRouteWorks):
-        failures = (attempt.failure for attempt in error.report.failures)
-        if any(failure is not None and failure.kind is FailureKind.WRONG_IDENTITY for failure in failures):
-            return False
-    return not isinstance(error, RelayIdentityError) and error.reason.duration is Duration.PASSING
+    # Something answers in the relay's place, or the pin is wrong: a person has to look at that.
+    failure = error.failure if isinstance(error, RelayUnreachable) else None
+    if isinstance(error, RelayIdentityError) or (failure is not None and failure.kind is FailureKind.WRONG_IDENTITY):
+        return False
+    return error.reason.duration is Duration.PASSING
 
 
 def check_patience(seconds: float) -> float:

@@ -1,8 +1,8 @@
 """The addresses of a name, and trying them until one of them gives an answer.
 
-A TCP connection says little: a stale address, or a box in the network, accepts connections and is no relay. So what
-ends a race among addresses is the answer of the relay (or of the proxy), and not the connection. The address that
-answered last is tried first the next time.
+A TCP connection alone proves little: a stale address or a middlebox may accept connections and not be a relay. So an
+attempt counts as successful only when the relay (or the proxy) has answered. The address that answered last is tried
+first the next time.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ MAX_ADDRESSES = 8
 class AddressBook:
     """What is known about the addresses of one name."""
 
-    #: The one that gave an answer last, or None. Anybody can give most answers.
+    #: The one that answered last, or None. An answer is not authenticated.
     answered: str | None = None
-    #: The one that has proved last that it is the relay, or None.
+    #: The one that last proved to be the relay, or None.
     proved: str | None = None
 
     def in_order(self, addresses: Sequence[str]) -> list[str]:
-        """These addresses; first the one that has proved who it is, then the one that gave an answer."""
+        """These addresses; first the one that proved to be the relay, then the one that answered last."""
         return sorted(addresses, key=lambda address: (address != self.proved, address != self.answered))
 
     def succeeded(self, address: str | None, *, proved: bool = False) -> None:
-        """An address gave a relay's answer, or has proved that it is the relay. None changes nothing."""
+        """An address answered as a relay does, or proved to be the relay. None changes nothing."""
         if address is not None:
             self.answered = address
             if proved:
                 self.proved = address
 
     def failed(self, address: str | None) -> None:
-        """An address gave none."""
+        """An address did not answer."""
         if address == self.answered:
             self.answered = None
         if address == self.proved:
@@ -53,7 +53,7 @@ class AddressBook:
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a name, at most `MAX_ADDRESSES`, in the order in which to try them; of an address, itself.
 
-    The second one is of another address family than the first where there is one (RFC 8305).
+    If there are two address families, the second address is of another one than the first (RFC 8305).
 
     Raises:
         OSError: the name cannot be resolved.

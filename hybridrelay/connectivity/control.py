@@ -27,18 +27,18 @@ from .interception import OuterCertificate
 WELCOME_SECONDS = 10.0
 #: For the relay's answer to a request: it may ask several listeners, each of which has a second.
 REQUEST_SECONDS = 20.0
-#: What the relay may say unasked before its owner takes it in: as many rendezvous as a relay keeps open, about
-#: 5 MiB. Defends the memory against a relay that talks without end and takes no answers.
+#: Messages without a request that may wait to be handled: as many as a relay keeps rendezvous open, about 5 MiB.
+#: Defends the memory against a relay that sends without end.
 MAX_UNHANDLED = 8192
 SOFTWARE = f"hybridrelay/{__version__}"
 
 
 @attrs.define(eq=False)
 class _Request:
-    """A request that we wait to be answered."""
+    """A request that waits for its answer."""
 
     answer: control.Message | None = None
-    #: Set with the answer, or when none can come any more.
+    #: Set when the answer has arrived, or can no longer arrive.
     over: trio.Event = attrs.field(factory=trio.Event)
 
 
@@ -57,26 +57,26 @@ class ControlChannel:
         generation: int = 0,
     ) -> None:
         self._session = session
-        #: As which this process has introduced itself over it.
+        #: The generation that this process has stated over it.
         self.generation = generation
         #: Its route, which need not be the one that would be chosen now.
         self.candidate = candidate
-        #: Which run of which relay answered: the same under all of its names. The key is proved, so that no other
-        #: relay can pretend to be this one; the instance alone could be copied.
+        #: Identifies the relay and its present run, by whatever name it was reached: the pin of its key, which it has
+        #: proved to hold, and its instance, which alone could be copied.
         self.relay = pin, welcome.relay_instance
-        #: What the relay says are the pins of its outer certificates.
+        #: The pins of the relay's outer certificates, as stated by the relay.
         self.outer_pins = welcome.outer_pins
-        #: Who intercepts the outer TLS: the issuer that its certificate names. None: nobody, or unknown.
-        self.intercepted_by = None if certificate is None else certificate.opened_by(welcome.outer_pins)
+        #: The issuer of the certificate of whatever intercepts the outer TLS; None if nothing does as far as known.
+        self.intercepted_by = None if certificate is None else certificate.intercepted_by(welcome.outer_pins)
         self._stream = stream
         self._ids = itertools.count(1)
         #: Requests that have not been answered, or whose answer has not been taken.
         self._requests: dict[int, _Request] = {}
         self._messages_in, messages = trio.open_memory_channel[control.Message](MAX_UNHANDLED)
-        #: What the relay says unasked: `Offer`, `Ended`, `Draining`. Ends with the channel. `Registered` is here as
-        #: well, besides being an answer: it divides the offers into those before and those after it.
+        #: Messages that answer no request: `Offer`, `Ended`, `Draining`. Ends with the channel. `Registered` is here
+        #: as well as being an answer, because it divides the offers into those before and those after it.
         self.messages: trio.abc.ReceiveChannel[control.Message] = messages
-        #: It is over: nothing that was said last need have arrived.
+        #: It is over; what was sent last may not have arrived.
         self.has_ended = False
         self._sending = trio.Lock()
 
@@ -124,7 +124,7 @@ class ControlChannel:
             del self._requests[message.id]
 
     async def _serve(self, decoder: control.ControlDecoder, early: list[control.Message | control.Unknown]) -> None:
-        """Hand out what arrives until the channel ends."""
+        """Deliver what arrives, until the channel ends."""
         try:
             for message in early:
                 self._deliver(message)
@@ -152,7 +152,7 @@ class ControlChannel:
             case control.Offer() | control.Ended() | control.Draining():
                 self._pass_on(message)
             case _:
-                pass  # from a newer relay, or of no meaning in this direction
+                pass  # from a newer relay, or without a meaning in this direction
 
     def _pass_on(self, message: control.Message) -> None:
         try:
@@ -167,7 +167,7 @@ def _lost() -> RelayUnreachable:
 
 @attrs.frozen
 class Introduction:
-    """Who we are to the relay."""
+    """How this process introduces itself to a relay."""
 
     role: control.Role
     instance: OwnInstance

@@ -31,7 +31,7 @@ TLS_SECONDS = 15.0
 
 @attrs.frozen
 class EndToEnd:
-    """What one side needs for its data channels: made once, used for every channel."""
+    """End-to-end TLS of one side, made once and used for all of its data channels."""
 
     connection: str
     role: Role
@@ -57,11 +57,11 @@ class EndToEnd:
     async def secure(
         self, stream: trio.abc.Stream, *, pinned: PeerIdentity | None = None
     ) -> tuple[TLSStream, PeerIdentity]:
-        """Do the handshake on a channel whose every byte is now the peer's, and see who that is.
+        """Do the handshake on a channel that is connected to the peer, and check who the peer is.
 
         Args:
             stream: the channel.
-            pinned: the only identity that will do: the one that the session's first channel led to.
+            pinned: the only acceptable identity: the one of the peer on the session's first channel.
 
         Raises:
             PeerIdentityError: the peer is not `pinned` (`Reason.IDENTITY_CHANGED`); or the identity of one side is
@@ -101,7 +101,7 @@ class EndToEnd:
             raise
 
     def explain(self, exc: BaseException) -> HybridRelayError:
-        """The error for a data channel that failed with `exc`: whose identity is at fault, or that it was lost."""
+        """The error for a data channel that failed with `exc`: an identity was not acceptable, or it was lost."""
         identity_error = peer_identity_error(exc, self.role)
         if identity_error is not None:
             return identity_error
@@ -122,7 +122,7 @@ async def open_data_channel(
     pinned: PeerIdentity | None = None,
     dial: Dial = dial_directly,
 ) -> tuple[TLSStream, PeerIdentity]:
-    """Go to the rendezvous and do the end-to-end handshake. Nothing else is sent.
+    """Open a data channel with a ticket and do the end-to-end handshake. Nothing else is sent.
 
     Args:
         endpoint: the relay.

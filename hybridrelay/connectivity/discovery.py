@@ -21,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 class EntryPoint(Protocol):
-    """What we need of `importlib.metadata.EntryPoint`; tests bring their own."""
+    """The part of `importlib.metadata.EntryPoint` that is used here; tests bring their own."""
 
     @property
     def name(self) -> str: ...
@@ -43,7 +43,7 @@ class BrokenTransport:
 
 @attrs.frozen
 class Candidate:
-    """A route, and the transport that goes it."""
+    """A route, and the transport that implements it: one way to reach a relay that may be tried or used."""
 
     route: Route
     transport: Transport
@@ -104,7 +104,7 @@ def _problem_of(transport: object, found: Mapping[str, Transport]) -> str | None
 
 
 def _port_conflict(transport: Transport, others: Iterable[Transport]) -> str | None:
-    """Why its ports cannot stand beside those of the others. A relay serves each port with one transport."""
+    """Why its ports conflict with those of the others. A relay serves each port with one transport."""
     ports: dict[str, Port] = {}
     for route in transport.routes:
         for port in route.ports.values():

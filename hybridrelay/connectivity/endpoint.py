@@ -1,4 +1,4 @@
-"""Where a relay is, on which ports, and what is said to it first."""
+"""The address of a relay: host, ports, pins, and the first bytes of a connection to it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .addresses import AddressBook
 
 @attrs.frozen
 class RelayEndpoint:
-    """A relay as its users see it: host, ports, and what its certificate has to match."""
+    """A relay as a connection string describes it."""
 
     #: A name or an address; IPv6 without brackets. Names are resolved on every dial.
     host: str
     #: By `Port.name`: a number that is not the default, or None for a port that the relay does not serve.
     ports: Mapping[str, int | None] = attrs.field(factory=dict)
-    #: Of the relay's public key, any one of which is right. Empty: a certificate authority has to vouch for it.
+    #: Pins of the relay's public key; one of them must match. Empty: the certificate is verified by the system's
+    #: certificate authorities.
     pins: tuple[str, ...] = ()
     #: What is known about the addresses of `host`.
     addresses: AddressBook = attrs.field(factory=AddressBook, eq=False, repr=False, kw_only=True)
@@ -41,22 +42,22 @@ class RelayEndpoint:
         )
 
     def with_key(self, key: Secret) -> RelayEndpoint:
-        """The same relay, with what is known about its addresses, and another key."""
+        """The same relay with another key. What is known about its addresses is kept."""
         return attrs.evolve(self, key=key)
 
     def preamble(self, purpose: Purpose, ticket: bytes | None = None) -> Preamble:
-        """What to say first on a connection for `purpose`; `ticket` is for `Purpose.DATA`, None means none."""
+        """The preamble of a connection for `purpose`; `ticket` is for `Purpose.DATA`, and None in probes."""
         if purpose is Purpose.CONTROL:
             proof = NO_PROOF if self.key is None else make_admission_proof(self.key, self.clock())
             return Preamble(purpose, proof, by_authority=not self.pins)
         return Preamble(purpose) if ticket is None else Preamble(purpose, ticket)
 
     def number_of(self, port: Port) -> int | None:
-        """The TCP port number to dial, or None where the relay does not serve this port."""
+        """The TCP port number to dial, or None if the relay does not serve this port."""
         return self.ports.get(port.name, port.default)
 
     def missing_ports(self, route: Route) -> tuple[str, ...]:
-        """The names of the ports that the route needs and the relay does not serve: where there are any, skip it."""
+        """The names of the ports that the route needs and the relay does not serve. If any, skip the route."""
         return tuple(sorted({port.name for port in route.ports.values() if self.number_of(port) is None}))
 
 

@@ -1,12 +1,12 @@
-"""Who opens the outer TLS on the way.
+"""Detecting interception of the outer TLS.
 
-Theory of operation. The outer TLS verifies nothing, so a proxy that opens it is not noticed by failing. But the relay
-says over its control channel, which is authenticated inside, which outer certificates are its own
-(`control.Welcome.outer_pins`); whoever saw another one in the outer handshake was not talking to the relay there.
-This changes nothing about safety, since all that is secret runs in TLS inside; people want to know it all the same.
+The outer TLS verifies nothing, so a proxy that intercepts it does not cause an error. But the relay states over its
+control channel, which is authenticated, which outer certificates are its own (`control.Welcome.outer_pins`). If the
+outer handshake showed another certificate, something between the two sides intercepts the outer TLS. That does not
+weaken the security, because everything secret is inside another layer of TLS, but administrators want to know.
 
 A relay behind a reverse proxy or a CDN does not know the certificate that its clients see, unless it was told
-(``--tls-certificate``); then it names none, and nothing is concluded.
+(``--tls-certificate``). Then it states none, and nothing is concluded.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ import attrs
 from ..failure import Failure, FailureKind
 from ..security.pins import spki_pin
 
-#: Of an issuer's name (characters); it is whatever the middlebox likes.
+#: The longest part of an issuer's name that is shown (characters). The middlebox chooses the name.
 _MAX_ISSUER = 120
-#: What a gateway says that does not get through: bad gateway, unavailable, timeout, and Cloudflare's own numbers.
+#: HTTP statuses of a gateway that cannot reach the server: 5xx, and Cloudflare's own numbers.
 _GATEWAY = frozenset({500, 502, 503, 504, *range(520, 531)})
 
 
 @attrs.frozen
 class OuterCertificate:
-    """The certificate that the other end of the outer TLS showed, verified by nobody."""
+    """The certificate that was shown in the outer TLS. It has not been verified."""
 
     pin: str
-    #: Who made it, for people.
+    #: The issuer's name, for people.
     issuer: str
-    self_made: bool
+    self_signed: bool
 
     @classmethod
     def from_der_untrusted(cls, der: bytes) -> OuterCertificate:
-        """Look at a certificate. What cannot be read is a certificate all the same: of nobody known."""
+        """Read a certificate. If it cannot be parsed, it has no pin and an unknown issuer."""
         from cryptography import x509
 
         try:
@@ -43,15 +43,15 @@ class OuterCertificate:
             # Common name, else organization: the full name is long, and says little more.
             names = {attribute.rfc4514_attribute_name: str(attribute.value) for attribute in certificate.issuer}
             issuer = names.get("CN") or names.get("O") or ""
-            self_made = certificate.issuer == certificate.subject
+            self_signed = certificate.issuer == certificate.subject
             pin = spki_pin(der)
         except ValueError:
-            return cls("", "unknown", self_made=False)
+            return cls("", "unknown", self_signed=False)
         printable = "".join(char if char.isprintable() else " " for char in issuer[:_MAX_ISSUER]).strip()
-        return cls(pin, printable or "unknown", self_made)
+        return cls(pin, printable or "unknown", self_signed)
 
-    def opened_by(self, outer_pins: Collection[str]) -> str | None:
-        """Who opens the outer TLS, given what the relay says are its own; None: nobody, or it is not known."""
+    def intercepted_by(self, outer_pins: Collection[str]) -> str | None:
+        """The issuer that the interceptor's certificate names, given the relay's own pins; None if none is known."""
         return None if not outer_pins or self.pin in outer_pins else self.issuer
 
 
@@ -61,7 +61,7 @@ def explain_failure(failure: Failure, certificate: OuterCertificate | None) -> F
     A gateway's HTTP error, together with a certificate that somebody issued, does not come from the relay: a relay
     never answers with such an error, and a certificate that it made itself is self-signed.
     """
-    if failure.http_status not in _GATEWAY or certificate is None or certificate.self_made:
+    if failure.http_status not in _GATEWAY or certificate is None or certificate.self_signed:
         return failure
     usual = Failure.of(FailureKind.INTERCEPTION_FAILED)
     text = f"{usual.text} (HTTP {failure.http_status}, certificate issued by {certificate.issuer})"

@@ -1,4 +1,4 @@
-"""What a process knows about one relay: which route works, and who it is to the relay."""
+"""One relay from the dialing side: the route that works, the control channels, and the instance of this process."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ logger = LimitedLogger("hybridrelay.connectivity")
 #: A new token is made for each request, so it needs to be valid only as long as a registration (seconds).
 TOKEN_SECONDS = 3600.0
 
-#: While a route is in use that is not the best, a better one is looked for: at first about so often (seconds) ...
+#: While a route is in use that is not the best, a better one is looked for: at first about this often (seconds) ...
 CLIMB_FIRST_SECONDS = 30.0
-#: ... and at the least so often. A probe costs the relay three connections.
+#: ... and at least this often. A probe costs the relay three connections.
 CLIMB_MAX_SECONDS = 600.0
-#: Between the two successes that a better route needs, at most.
+#: The longest time between the two successes that a better route needs (seconds).
 CLIMB_CONFIRM_SECONDS = 5.0
-#: Who fell from a better route sooner than this looks for it ever more rarely.
+#: After a fall-back from a better route sooner than this, that route is tried at growing intervals (seconds).
 CLIMB_HELD_SECONDS = 300.0
-#: Networks that are remembered: home, office, two trains.
+#: Networks whose working route is remembered.
 _MAX_NETWORKS = 16
 
 
 class _Generations:
-    """Of all control channels of the process, since two of its links may lead to one relay under two names."""
+    """The generations of all control channels of the process; two of its links may lead to one relay by two names."""
 
     def __init__(self) -> None:
-        #: The highest that was ever used.
+        #: The highest that has been used.
         self.highest = 0
 
     def next(self) -> int:
@@ -87,16 +87,16 @@ class UnusableRelay(ConfigurationError):
 
 
 class RelayLink:
-    """One relay, from the dialing side. Remembers the route that worked until `forget` is called.
+    """One relay, from the dialing side. It remembers the route that worked until `forget` is called.
 
     Args:
         endpoint: the relay.
-        role: whose process this is.
-        instance: this process.
+        role: connector or client.
+        instance: of this process.
         mode: ``auto`` or the name of the only transport allowed.
         dial: opens TCP connections; None means through the proxy that the environment names, if any.
         transports: by name; None means those that are installed.
-        climb_seconds: how soon a better route than the one in use is looked for; later looks grow rarer.
+        climb_seconds: how soon a better route than the one in use is looked for; the interval then grows.
     """
 
     def __init__(
@@ -120,13 +120,13 @@ class RelayLink:
         self.endpoint = endpoint
         self.dial = resolve_dial(dial)
         self.mode = mode
-        #: What the last probing found, or None.
+        #: The report of the last probing, or None.
         self.report: Report | None = None
         self._prober = Prober(endpoint, mode=mode, transports=transports, dial=self.dial)
         self._candidate: Candidate | None = None
-        #: What worked in which network; in the present one it is tried before anything is probed.
+        #: The route that worked in each network; it is used there again before anything is probed.
         self._worked: dict[tuple[object, ...], Candidate] = {}
-        #: The network of the last look.
+        #: The network in which a route was chosen last.
         self._network: tuple[object, ...] = ()
         self._role = role
         self._instance = instance
@@ -151,10 +151,10 @@ class RelayLink:
         return None if self._candidate is None else self._candidate.route.name
 
     async def choose(self) -> Candidate:
-        """The route to use now: what worked last in this network, else what a probe finds.
+        """The route to use now: the one that worked last in this network, otherwise the one that probing finds.
 
         Raises:
-            RelayUnreachable: nothing works; carries the `report`.
+            NoRouteWorks: none works; `report` says why.
         """
         async with self._choosing:
             if self._candidate is None:
@@ -170,12 +170,12 @@ class RelayLink:
             return self._candidate
 
     def use_key(self, key: Secret) -> None:
-        """Prove to have this key when a control channel is opened from now on."""
+        """Use this key for the admission proofs of control channels that are opened from now on."""
         if key != self.endpoint.key:
             self.endpoint = self._prober.endpoint = self.endpoint.with_key(key)
 
     def forget(self, *, network_changed: bool = False) -> None:
-        """The route failed: probe before the next use. Where the network has changed, it only failed here."""
+        """The route failed: probe before the next use. If the network changed, it stays known for the earlier one."""
         if self._candidate is not None and not network_changed:
             self._worked = {key: one for key, one in self._worked.items() if one != self._candidate}
         self._candidate = None
@@ -186,16 +186,16 @@ class RelayLink:
     async def climb(
         self, in_use: Callable[[], Candidate | None], improved: Callable[[Candidate], Awaitable[None]]
     ) -> None:
-        """Look for a better route, again and again, until cancelled; call `improved` when one has proved itself.
+        """Look for a better route repeatedly, until cancelled, and call `improved` when one works.
 
-        It has to work twice, some time apart, so that a port which flaps does not make sessions move back and forth;
-        and the looks grow rarer while nothing better is found, or what was found does not last.
+        It has to work twice, some time apart, so that a port that flaps does not make sessions move back and forth.
+        The interval grows while nothing better is found, or if what was found does not last.
 
         Args:
-            in_use: the worst route that carries anything now, which need not be the one that would be chosen now;
-                None where nothing is carried.
-            improved: moves to the better route whatever is on a worse one. A `HybridRelayError` says that nothing
-                works over it, though a probe did: the route chosen before is used on.
+            in_use: gives the worst route that is in use now, which need not be the one that would be chosen now; None
+                if none is in use.
+            improved: moves everything that uses a worse route to the better one. If it raises `HybridRelayError`,
+                nothing works over that route although a probe did, and the earlier one stays in use.
         """
         first = self._climb_seconds
         backoff = Backoff(

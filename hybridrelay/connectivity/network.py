@@ -1,4 +1,4 @@
-"""Which network this machine is in, and whether that, or time itself, has jumped."""
+"""Which network this machine is in; and noticing that it changed, or that the machine slept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-#: How often the clock and the address are looked at (seconds): two system calls.
+#: How often clocks and addresses are compared (seconds). It costs a few system calls.
 WATCH_SECONDS = 2.0
 #: A boot-time clock that ran so much further than the monotonic one means that the machine slept (seconds).
 SLEEP_SECONDS = 5.0
@@ -23,9 +23,9 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 def local_addresses() -> tuple[str, ...] | None:
-    """Our addresses towards the world; empty without a network. Sends nothing.
+    """The addresses that this machine uses towards the Internet; empty without a network. Sends nothing.
 
-    None means that this process could not find out, because it has no descriptor or no memory left.
+    None if this process could not find out, because it has no descriptor or no memory left.
     """
     found = []
     for family, address in _FAR_AWAY:
@@ -40,7 +40,7 @@ def local_addresses() -> tuple[str, ...] | None:
 
 
 def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...] | None:
-    """The default gateways of IPv4 as the kernel writes them, or nothing where it has no such file.
+    """The default gateways of IPv4 as the kernel writes them; empty on systems without that file.
 
     None as for `local_addresses`.
     """
@@ -51,13 +51,10 @@ def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...] | None:
     return tuple(sorted(row[2] for row in rows if len(row) > 2 and row[1] == "00000000"))
 
 
-def network_key(proxy: str = "") -> tuple[object, ...] | None:
-    """What identifies a network: our addresses, the gateways, and the proxy in use (without its password).
-
-    None where this process could not find out.
-    """
+def network_key() -> tuple[object, ...] | None:
+    """What identifies a network: our addresses and the default gateways; None if this process could not find out."""
     addresses, gateways = local_addresses(), _gateways()
-    return None if addresses is None or gateways is None else (addresses, gateways, proxy)
+    return None if addresses is None or gateways is None else (addresses, gateways)
 
 
 # Linux has a clock of its own that runs during sleep; on macOS the monotonic one does, and another stands still.

@@ -195,7 +195,7 @@ class Prober:
             failure=result.failure,
             note=note,
             proxy=None if proxy is None else str(proxy),
-            intercepted_by=None if result.certificate is None else result.certificate.opened_by(pins),
+            intercepted_by=None if result.certificate is None else result.certificate.intercepted_by(pins),
             reached=result.reached,
         )
 

@@ -1,4 +1,4 @@
-"""What a relay's refusal means to who dialed: an exception, whether it is final, and what is left of several."""
+"""Refusals of relays, on the dialing side: exceptions for them, which are final, and one error for several relays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REMEDIES = {
     Reason.WRONG_AUDIENCE: "Endpoint has to be the host name with which the hybrid connection was created",
     Reason.NO_LISTENER: "start the connector, or see in its log why it is not registered",
 }
-#: What came nearest to working first: the relay let us in, the other end does not, the relay does not, no relay.
+#: The errors that came nearest to working first: after the relay's acceptance, at the peer, at the relay, before it.
 _NEARNESS = (RendezvousError, PeerIdentityError, AuthorizationError, RelayIdentityError, RelayUnreachable)
 
 
@@ -47,19 +47,19 @@ def is_hopeless(error: HybridRelayError) -> bool:
 
 
 def is_final(error: HybridRelayError) -> bool:
-    """Whether a relay has said that our key, or the hybrid connection that it is for, is not valid.
+    """Whether a relay has refused our key, or the hybrid connection that the key is for, as not valid.
 
-    The relay says so over its authenticated control channel. What a connector says, or anybody between the relay and
-    the connector, is never final: there may be other connectors, and the problem may be temporary.
+    A relay does so over its authenticated control channel. Refusals by a connector, or by anything between the relay
+    and the connector, are never final: there may be other connectors, and the problem may be temporary.
     """
     return isinstance(error, AuthorizationError) and error.reason.is_permanent
 
 
 def all_failed(failures: Mapping[str, HybridRelayError]) -> HybridRelayError:
-    """The error for what failed at every relay, by its host; with a single relay, that one's own.
+    """One error for a failure at every relay, given the error of each by its host; a single one is returned as it is.
 
-    It names each relay. Type and `reason` are those of the relay that came nearest to working, among those where
-    trying again may help, if there are any: so it is final only where every relay's answer is.
+    It names each relay. Its type and `reason` are those of the relay that came nearest to working, preferably among
+    those where trying again may help. So it is final only if every relay's refusal is.
     """
     if len(failures) == 1:
         return next(iter(failures.values()))

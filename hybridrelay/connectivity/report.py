@@ -20,13 +20,13 @@ class Outcome(enum.StrEnum):
 
     PASS = "PASS"  # noqa: S105
     FAIL = "FAIL"
-    #: Not made, or not waited for.
+    #: Not made, or stopped because its result was no longer needed.
     SKIP = "SKIP"
 
 
 @attrs.frozen(kw_only=True)
 class Attempt:
-    """One port of one route, and what came of trying it."""
+    """One port of one route, and the result of trying it."""
 
     route: str
     #: What the port is needed for: ``probe``, ``control``, ``data``.
@@ -35,7 +35,7 @@ class Attempt:
     #: None where the relay does not serve the port.
     port: int | None
     outcome: Outcome
-    #: How long it took, or was waited for; None where it was not made.
+    #: How long it took, or ran before it was stopped; None if it was not made.
     seconds: float | None = None
     #: Why it failed.
     failure: Failure | None = None
@@ -43,7 +43,7 @@ class Attempt:
     note: str = ""
     #: The proxy that it went through, without credentials.
     proxy: str | None = None
-    #: Who intercepts the outer TLS: the issuer that its certificate names. None: nobody, or unknown.
+    #: The issuer of the certificate of whatever intercepts the outer TLS; None if nothing does as far as known.
     intercepted_by: str | None = None
     #: The address of the relay that answered; if none did, the one whose failure is reported. None: not known,
     #: because a proxy resolves the name, or nothing was tried.
@@ -64,11 +64,11 @@ class Attempt:
 
     @property
     def explanation(self) -> str:
-        """Why it did not pass, or what there is to know of one that did: one line for people, or empty."""
+        """Why it did not pass, or that it was intercepted: one line for people, or empty."""
         text = self.note if self.failure is None else self.failure.text
         if self.failure is None and self.intercepted_by is not None:
             text = f"intercepted: {self.intercepted_by} intercepts TLS, and sees only what is encrypted inside"
-        # Texts may quote what a peer sent: nothing of that may move the cursor or forge a line.
+        # Texts may quote what a peer sent, which must not move the cursor or forge a line.
         return "".join(char if char.isprintable() else " " for char in text)
 
     def as_dict(self) -> dict[str, object]:
@@ -115,7 +115,7 @@ class Report:
         return next((attempt.proxy for attempt in self.attempts if attempt.proxy is not None), None)
 
     def with_interception(self, route: str, issuer: str) -> Report:
-        """The same report, with the name of whoever intercepts the outer TLS on this route."""
+        """The same report, with the issuer of the interceptor's certificate on this route."""
         attempts = (
             attrs.evolve(attempt, intercepted_by=issuer) if attempt.route == route else attempt
             for attempt in self.attempts
@@ -154,12 +154,12 @@ class Report:
         return json.dumps(self.as_dict(), indent=2)
 
     def as_table(self) -> str:
-        """For people: aligned plain text, with what to do about each failure behind it."""
+        """For people: aligned plain text, followed by what to do about each failure."""
         rows = [("ROUTE", "STEP", "ADDRESS", "RESULT", "TIME", "REASON")]
         for (route, outcome, text), attempts in itertools.groupby(self.attempts, _row_key):
             alike = list(attempts)
             if outcome is Outcome.SKIP and len(alike) > 1:
-                # A reason that several ports share is said once.
+                # A reason that several ports share is written once.
                 steps = ", ".join(attempt.step for attempt in alike)
                 whole = len(alike) == len([one for one in self.attempts if one.route == route])
                 rows.append((route, "all" if whole else steps, self.host, str(outcome), "-", text))
@@ -171,7 +171,7 @@ class Report:
         lines = []
         for *cells, explanation in rows:
             padded = [
-                # Times are numbers, and numbers stand to the right.
+                # Times are aligned to the right.
                 cell.rjust(width) if column == 4 else cell.ljust(width)
                 for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
             ]
@@ -195,14 +195,15 @@ def _row_key(attempt: Attempt) -> tuple[str, Outcome, str]:
 
 
 class NoRouteWorks(RelayUnreachable):
-    """The prober found no way to the relay. `report` says what it tried."""
+    """The prober found no route that works. `report` says what it tried, `failure` what matters most of it."""
 
     def __init__(self, report: Report) -> None:
-        # The operator has to learn about a wrong certificate first, whatever else failed.
+        # A wrong certificate comes first, whatever else failed: the operator has to learn about it.
         found = [attempt.failure for attempt in report.failures if attempt.failure is not None]
         found.sort(key=lambda failure: failure.kind is not FailureKind.WRONG_IDENTITY)
+        failure = next(iter(found), None)
         reason = next((failure.reason for failure in found if failure.reason is not None), Reason.INTERNAL_ERROR)
         remedy = next((failure.remedy for failure in found if failure.remedy is not None), None)
         brief = f"the relay {report.host} cannot be reached"
-        super().__init__(report.summary(), reason=reason, remedy=remedy, brief=brief)
+        super().__init__(report.summary(), reason=reason, remedy=remedy, brief=brief, failure=failure)
         self.report = report

@@ -15,8 +15,8 @@ from hybridrelay.connectivity.interception import OuterCertificate, explain_fail
 from hybridrelay.errors import TransportError, UpgradeRefused
 from hybridrelay.security import load_or_create_relay_certificate, relay_pin
 
-SOMEBODYS = OuterCertificate("sha256:x", "Corp CA", self_made=False)
-SELF_MADE = OuterCertificate("sha256:y", "hybridrelay relay", self_made=True)
+SOMEBODYS = OuterCertificate("sha256:x", "Corp CA", self_signed=False)
+SELF_SIGNED = OuterCertificate("sha256:y", "hybridrelay relay", self_signed=True)
 
 
 def test_a_relays_own(tmp_path: Path) -> None:
@@ -24,16 +24,16 @@ def test_a_relays_own(tmp_path: Path) -> None:
     pem = path.read_text()
     der = ssl.PEM_cert_to_DER_cert(pem[: pem.index(ssl.PEM_FOOTER) + len(ssl.PEM_FOOTER)])
     certificate = OuterCertificate.from_der_untrusted(der)
-    assert certificate == OuterCertificate(relay_pin(path), "hybridrelay relay", self_made=True)
-    assert certificate.opened_by([relay_pin(path), "sha256:other"]) is None
-    assert certificate.opened_by(["sha256:other"]) == "hybridrelay relay"
-    assert certificate.opened_by([]) is None, "a relay that does not know concludes nothing"
+    assert certificate == OuterCertificate(relay_pin(path), "hybridrelay relay", self_signed=True)
+    assert certificate.intercepted_by([relay_pin(path), "sha256:other"]) is None
+    assert certificate.intercepted_by(["sha256:other"]) == "hybridrelay relay"
+    assert certificate.intercepted_by([]) is None, "a relay that does not know concludes nothing"
 
 
 @given(st.binary())
 def test_anything_may_be_shown(der: bytes) -> None:
     certificate = OuterCertificate.from_der_untrusted(der)
-    assert certificate.opened_by(["sha256:other"]) == "unknown"
+    assert certificate.intercepted_by(["sha256:other"]) == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_anything_may_be_shown(der: bytes) -> None:
         (UpgradeRefused("x", status=503), SOMEBODYS, FailureKind.INTERCEPTION_FAILED),
         (UpgradeRefused("x", status=526), SOMEBODYS, FailureKind.INTERCEPTION_FAILED),
         (UpgradeRefused("x", status=404), SOMEBODYS, FailureKind.NOT_A_RELAY),
-        (UpgradeRefused("x", status=502), SELF_MADE, FailureKind.NOT_A_RELAY),
+        (UpgradeRefused("x", status=502), SELF_SIGNED, FailureKind.NOT_A_RELAY),
         (UpgradeRefused("x", status=502), None, FailureKind.NOT_A_RELAY),
         (TransportError("x"), SOMEBODYS, FailureKind.NOT_A_RELAY),
     ],

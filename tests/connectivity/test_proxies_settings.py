@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.connectivity import Proxy, ProxyDial, ProxySettings, dial_directly, resolve_dial
-from hybridrelay.connectivity.proxies.exceptions import NoProxy
+from hybridrelay.connectivity.proxies.no_proxy import NoProxy
 from hybridrelay.connectivity.proxies.settings import has_password
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.security import Secret

@@ -14,7 +14,7 @@ from ..._text_files import strip_value
 from ...errors import ConfigurationError
 from ...security.names import bracketed, check_host, parse_port_untrusted
 from ...security.secret import Secret
-from .exceptions import NoProxy
+from .no_proxy import NoProxy
 
 #: By scheme: the port where the URL names none.
 _DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}

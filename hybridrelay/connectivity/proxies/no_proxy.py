@@ -1,9 +1,10 @@
 """``NO_PROXY``: the addresses that are reached directly.
 
 There is no standard; these rules are what curl, Go and Python's requests agree on. Entries are separated by commas or
-white space. ``*`` is everything. A name covers itself and what is below it, whether it is written ``example.com``,
+white space. ``*`` covers everything. A name covers itself and its subdomains, whether it is written ``example.com``,
 ``.example.com`` or ``*.example.com``. An address covers itself; ``10.0.0.0/8`` covers a network, and is compared with
-addresses only: names are not looked up for this. ``:port`` behind a name or an address limits it to that port.
+addresses only, because names are not looked up for this. ``:port`` after a name or an address limits the entry to
+that port.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class _Entry:
 
 @attrs.frozen
 class NoProxy:
-    """A list of exceptions; see the module."""
+    """The parsed value of ``NO_PROXY``; see the module."""
 
     _entries: tuple[_Entry, ...] = ()
     #: Whether this machine's own addresses are exceptions too: no proxy reaches them.
