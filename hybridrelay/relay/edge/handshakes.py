@@ -14,8 +14,11 @@ A handshake costs the relay about a millisecond, and whoever reaches a port can 
    up.
 5. Within each of these three lines (keys, known addresses, other addresses) the one that owes least comes first, so
    that an address which asks rarely does not wait behind one that asks all the time.
-6. Within an address or a key the newest comes first: it is the most likely to be still connected. In a storm of
-   honest peers that is the one that has most of its work done.
+6. A connection that needs a second handshake (TLS inside HTTP or inside outer TLS) keeps the place in line that its
+   address had before the first one, so that the work already done for it is not wasted. This holds only while its
+   address may owe more; what it owes counts in any case.
+7. Within an address or a key, connections that wait for their second handshake come first, and then the newest: it is
+   the most likely to be still connected.
 """
 
 from __future__ import annotations
@@ -98,6 +101,8 @@ class Handshake:
     key_id: bytes | None = None
     #: Whose allowance has been drawn on, once for each that has begun.
     _owed: list[_Debt] = attrs.field(factory=list)
+    #: What its address owed before the first one that began, as `_Debt.cleared_at`. None before that.
+    _place: float | None = None
 
     @property
     def parties(self) -> tuple[Party, ...]:
@@ -112,9 +117,37 @@ class _Account:
     debt: _Debt
     #: In the order in which they came; the newest is served first.
     waiting: dict[Handshake, None] = attrs.field(factory=dict)
+    #: The same for connections that have had a handshake; they are served before the others.
+    again: dict[Handshake, None] = attrs.field(factory=dict)
     #: Which entry in the heap stands for it, and what that says; any other is out of date.
     entry: int = -1
     queued: tuple[_Line, float] | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self.waiting or self.again)
+
+    def next(self) -> Handshake:
+        """The connection that is served next; one must be waiting."""
+        return next(reversed(self.again or self.waiting))
+
+    def add(self, handshake: Handshake) -> None:
+        (self.waiting if handshake._place is None else self.again)[handshake] = None
+
+    def remove(self, handshake: Handshake) -> bool:
+        """Whether it was waiting."""
+        waited = handshake in self.waiting or handshake in self.again
+        self.waiting.pop(handshake, None)
+        self.again.pop(handshake, None)
+        return waited
+
+    def place(self, now: float) -> float:
+        """Its place in line: the least comes first."""
+        if self.again and self.debt.room_at() <= now:
+            place = self.next()._place
+            assert place is not None
+            return min(place, self.debt.cleared_at)
+        return self.debt.cleared_at
 
 
 class Handshakes:
@@ -138,7 +171,7 @@ class Handshakes:
         self._remembered = remembered
         self._known: OrderedDict[str, None] = OrderedDict()
         self._accounts: dict[Party, _Account] = {}
-        #: (When the debt of a party is cleared, a number, the party). The least comes first.
+        #: (The place of a party, a number, the party). The least comes first.
         self._lines: dict[_Line, list[tuple[float, int, Party]]] = {line: [] for line in _Line}
         self._numbers = itertools.count()
         self._waiting = 0
@@ -148,20 +181,22 @@ class Handshakes:
         """Handshakes in line."""
         return self._waiting
 
-    def want(self, handshake: Handshake) -> None:
+    def want(self, handshake: Handshake, now: float) -> None:
         """Stand in line."""
         for party in handshake.parties:
             account = self._accounts.get(party)
             if account is None:
                 each = self._each if isinstance(party, str) else self._each_key
                 account = self._accounts[party] = _Account(_Debt(each))
-            account.waiting[handshake] = None
-            self._queue(party)
+            account.add(handshake)
+            self._queue(party, now)
         self._waiting += 1
 
     def leave(self, handshake: Handshake, now: float) -> None:
         """Its connection is over, without authentication: what it owes stays owed. Harmless at any time."""
         self._stand_aside(handshake)
+        for party in handshake.parties:
+            self._queue(party, now)
         self._forget(now)
 
     def begin(self, now: float) -> Handshake | None:
@@ -175,12 +210,15 @@ class Handshakes:
             account = self._accounts[party]
             if account.debt.room_at() > now:
                 continue  # it owes less than all others in its line
-            handshake = next(reversed(account.waiting))
+            handshake = account.next()
             self._stand_aside(handshake)
+            if handshake._place is None:
+                handshake._place = self._accounts[handshake.group].debt.cleared_at
             for debt in (account.debt, self._total[line]):
                 debt.owe(now)
                 handshake._owed.append(debt)
-            self._queue(party)
+            for each in handshake.parties:
+                self._queue(each, now)
             return handshake
         return None
 
@@ -202,10 +240,10 @@ class Handshakes:
         self._known[handshake.group] = None
         self._known.move_to_end(handshake.group)
         for party in handshake.parties:
-            self._queue(party)
+            self._queue(party, now)
         while len(self._known) > self._remembered:
             forgotten, _ = self._known.popitem(last=False)
-            self._queue(forgotten)
+            self._queue(forgotten, now)
         self._forget(now)
 
     # --- the lines
@@ -215,7 +253,7 @@ class Handshakes:
         waited = False
         for party in handshake.parties:
             account = self._accounts.get(party)
-            if account is not None and account.waiting.pop(handshake, 0) is None:
+            if account is not None and account.remove(handshake):
                 waited = True
         self._waiting -= waited
 
@@ -224,15 +262,15 @@ class Handshakes:
             return _Line.PROVED
         return _Line.KNOWN if party in self._known else _Line.STRANGERS
 
-    def _queue(self, party: Party) -> None:
+    def _queue(self, party: Party, now: float) -> None:
         """See to it that the right entry stands for a party, if anybody waits there."""
         account = self._accounts.get(party)
-        if account is None or not account.waiting:
+        if account is None or not account.is_waiting:
             return
-        line, cleared_at = place = self._line_of(party), account.debt.cleared_at
-        if account.queued != place:
-            account.queued, account.entry = place, next(self._numbers)
-            heapq.heappush(self._lines[line], (cleared_at, account.entry, party))
+        line, place = queued = self._line_of(party), account.place(now)
+        if account.queued != queued:
+            account.queued, account.entry = queued, next(self._numbers)
+            heapq.heappush(self._lines[line], (place, account.entry, party))
 
     def _first(self, which: _Line) -> Party | None:
         """The party whose turn it is in a line."""
@@ -241,7 +279,7 @@ class Handshakes:
             _, entry, party = line[0]
             account = self._accounts.get(party)
             if account is not None and account.entry == entry:
-                if account.waiting:
+                if account.is_waiting:
                     return party
                 account.queued = None
             heapq.heappop(line)
@@ -252,7 +290,7 @@ class Handshakes:
         for _ in range(min(2, len(self._accounts))):
             party, account = next(iter(self._accounts.items()))
             del self._accounts[party]
-            if account.waiting or not account.debt.is_clear(now):
+            if account.is_waiting or not account.debt.is_clear(now):
                 self._accounts[party] = account  # to the end of the line
 
 
@@ -277,7 +315,7 @@ class Turns:
 
     def want(self, handshake: Handshake) -> None:
         """Stand in line: `Handshake.on_turn` is called by `run`."""
-        self._handshakes.want(handshake)
+        self._handshakes.want(handshake, trio.current_time())
         self._changed.set()
 
     def leave(self, handshake: Handshake) -> None:

@@ -35,10 +35,14 @@ class Line:
         self.names: dict[Handshake, str] = {}
         self._numbers = itertools.count()
 
+    def again(self, handshake: Handshake) -> None:
+        """The second handshake of a connection."""
+        self.machine.want(handshake, self.now)
+
     def want(self, group: str, name: str = "", key: bytes | None = None) -> Handshake:
         handshake = Handshake(group, lambda: None, key)
         self.names[handshake] = name or f"{group}#{next(self._numbers)}"
-        self.machine.want(handshake)
+        self.machine.want(handshake, self.now)
         return handshake
 
     def begun(self) -> list[Handshake]:
@@ -82,6 +86,68 @@ def test_who_asks_rarely_comes_first_when_all_is_used_up() -> None:
     table.want(HONEST)
     table.now += 0.5
     assert table.groups() == [HONEST]
+
+
+def busy_line(addresses: int) -> tuple[Line, list[str]]:
+    """Two handshakes a second for all strangers, and so many addresses that have used up what there was."""
+    table = line(total=4, per_second=2.0, each=4)
+    flood = [f"198.51.100.{number}" for number in range(addresses)]
+    for group in flood * 20:
+        table.want(group)
+    for _ in range(3 * addresses):
+        table.begun()
+        table.now += 0.5
+    table.begun()
+    return table, flood
+
+
+def test_the_second_handshake_of_a_newcomer_is_the_next_one_that_begins() -> None:
+    """However many addresses wait: its first handshake does not send it to the end of the line."""
+    table, _ = busy_line(10)
+    mine = table.want(HONEST)
+    table.now += 0.5
+    assert table.begun() == [mine]
+    table.again(mine)
+    table.now += 0.5
+    assert table.begun() == [mine]
+
+
+def test_who_leaves_before_its_second_handshake_gives_no_place_to_others_of_its_address() -> None:
+    table, flood = busy_line(10)
+    mine = table.want(HONEST)
+    table.now += 0.5
+    assert table.begun() == [mine]
+    table.again(mine)
+    table.want(HONEST, "newer")
+    table.machine.leave(mine, table.now)
+    table.now += 0.5
+    assert table.groups()[0] in flood
+
+
+def test_second_handshakes_that_are_saved_up_count_and_keep_nobody_out() -> None:
+    """An address that lets many first handshakes pass, and asks for all second ones at once, gets its ration only."""
+    table = line(total=8, per_second=2.0, each=4)
+    saved = [table.want(FLOOD) for _ in range(4)]
+    assert len(table.begun()) == 4
+    for handshake in saved:
+        table.again(handshake)
+    assert table.begun() == [], "the address owes as much as it may"
+    others = [table.want(f"198.51.100.{number}") for number in range(4)]
+    assert table.begun() == others, "an address without an allowance does not stop the line"
+    newcomer = table.want(HONEST)
+    table.now += 0.5
+    assert table.begun() == [newcomer]
+
+
+def test_within_an_address_second_handshakes_come_first() -> None:
+    table = line(total=100, each=2)
+    older = table.want(FLOOD)
+    assert table.begun() == [older]
+    newest = table.want(FLOOD)
+    table.again(older)
+    assert table.begun() == [older]
+    table.now += 1.0
+    assert table.begun() == [newest]
 
 
 def test_within_an_address_the_newest_comes_first() -> None:
