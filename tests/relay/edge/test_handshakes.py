@@ -197,6 +197,56 @@ def test_known_addresses_come_first_and_have_an_allowance_of_their_own() -> None
     assert table.groups() == [HONEST]
 
 
+def test_a_known_address_comes_before_others_while_both_have_an_allowance() -> None:
+    table = line(total=4, each=4)
+    known = table.want(HONEST)
+    table.begun()
+    table.machine.authenticated(known, table.now)
+    table.want(OTHER)
+    table.want(HONEST)
+    assert table.groups() == [HONEST, OTHER]
+
+
+def test_a_connection_that_authenticates_twice_returns_once_what_it_took() -> None:
+    table = line(total=100, each=8)
+    for _ in range(8):
+        table.want(HONEST)
+    handshake, *_ = table.begun()
+    for _ in range(4):
+        table.machine.authenticated(handshake, table.now)
+    for _ in range(8):
+        table.want(HONEST)
+    assert len(table.begun()) == 2, "its own, and one for a probe"
+
+
+def test_the_address_that_authenticated_least_recently_is_forgotten() -> None:
+    table = Line(Ration(100, 1.0), Ration(100, 1.0), Ration(10, 1.0), remembered=2)
+    for group in (FLOOD, HONEST, FLOOD, OTHER):
+        handshake = table.want(group)
+        table.begun()
+        table.machine.authenticated(handshake, table.now)
+        table.machine.leave(handshake, table.now)
+    # All of them may begin; the one that is not remembered is in the last line.
+    for group in (HONEST, FLOOD, OTHER):
+        table.want(group)
+    assert table.groups()[-1] == HONEST
+
+
+def test_the_next_time_is_that_of_the_line_which_has_room_first() -> None:
+    table = Line(Ration(1, 0.1), Ration(1, 1.0), Ration(10, 10.0))
+    known = table.want(HONEST)
+    table.begun()
+    table.machine.authenticated(known, table.now)
+    table.now += 100
+    for group in (HONEST, OTHER) * 2:
+        table.want(group)
+    assert len(table.begun()) == 2
+    assert table.machine.next_at() == pytest.approx(table.now + 1.0)
+    table.now += 1.0
+    assert table.groups() == [HONEST]
+    assert table.machine.next_at() == pytest.approx(table.now + 9.0)
+
+
 def test_a_known_address_that_floods_takes_nothing_from_others() -> None:
     table = line(total=4, each=2)
     known = table.want(FLOOD)
@@ -398,3 +448,62 @@ async def test_a_turn_comes_in_each_pass_and_again_when_somebody_authenticates(
         await trio.testing.wait_all_tasks_blocked()
         assert (order, turns.waiting) == (["first", "second"], 0)
         nursery.cancel_scope.cancel()
+
+
+async def start_turns(nursery: trio.Nursery, each: Ration) -> Turns:
+    turns = Turns(Handshakes(each, each, each, proved=each, each_key=each, remembered=1))
+    nursery.start_soon(turns.run)
+    await trio.testing.wait_all_tasks_blocked()
+    return turns
+
+
+async def test_other_tasks_run_between_two_handshakes(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    turns = await start_turns(nursery, Ration(10, 1.0))
+    order: list[str] = []
+    for _ in range(10):
+        turns.want(Handshake("192.0.2.1", lambda: order.append("handshake")))
+
+    async def other() -> None:
+        for _ in range(30):
+            order.append("other")
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(other)
+    await trio.testing.wait_all_tasks_blocked()
+    first, last = order.index("handshake"), len(order) - 1 - order[::-1].index("handshake")
+    assert order.count("handshake") == 10
+    assert order[first : last + 1].count("other") >= 8
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_first_turn_of_a_connection_that_was_given_one_is_at_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """Its second one waits, and nothing is owed for the first one twice."""
+    turns = await start_turns(nursery, Ration(1, 1.0))
+    given = Turn(turns, Handshake("192.0.2.1", lambda: None))
+    began = trio.current_time()
+    await given.wait()
+    await given.wait()
+    assert trio.current_time() == began
+    await given.wait()
+    assert trio.current_time() == pytest.approx(began + 1)
+    nursery.cancel_scope.cancel()
+
+
+async def test_who_gives_up_waiting_uses_nothing_up(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    turns = await start_turns(nursery, Ration(1, 0.1))
+    with Turn.of(turns, "192.0.2.1") as first:
+        await first.wait()
+    began = trio.current_time()
+    with trio.move_on_after(1), Turn.of(turns, "192.0.2.1") as second:
+        await second.wait()
+    assert turns.waiting == 0
+    with Turn.of(turns, "192.0.2.1") as third:
+        await third.wait()
+    assert trio.current_time() == pytest.approx(began + 10)
+    nursery.cancel_scope.cancel()
