@@ -1,4 +1,4 @@
-"""What a session allows itself and its peer. Every limit says what it defends."""
+"""The limits of a session, for itself and for its peer. The comment at each limit says what it defends."""
 
 from __future__ import annotations
 
@@ -114,5 +114,5 @@ CONTROL_CONFIG = SessionConfig(
 DIALED_CONTROL_CONFIG = attrs.evolve(CONTROL_CONFIG, send_queue=KIB // 2)
 
 #: For data channels: a session that lost its channel waits this long for another. 25 seconds outlast the restart of a
-#: relay and most network flaps, and an application whose connector was killed hears of it within 30.
+#: relay and most network flaps, and an application whose connector was killed learns about it within 30.
 DATA_CONFIG = SessionConfig(resume_deadline=25.0)

@@ -1,4 +1,4 @@
-"""Control messages: what a connector or client and the relay say to each other. SPEC.md, section 7.
+"""Control messages between a connector or client and the relay. SPEC.md, section 7.
 
 On the wire: u32 length, then that many bytes of UTF-8 JSON, an object whose ``type`` names the message. The classes
 below are the list of messages; their attributes are the fields. A value that may not travel cannot be constructed:
@@ -213,7 +213,7 @@ def _strings_from_json(value: object) -> tuple[object, ...]:
     return tuple(value)
 
 
-#: By the type of the attribute; where there is none, the value goes to the validator as it is.
+#: Decoders by the type of the attribute. For other types, the validator gets the value as it is.
 _FROM_JSON: Mapping[object, Callable[[object], object]] = {
     bytes: _ticket_from_json,
     Reason: lambda value: Reason.from_name(_string_from_json(value)),
@@ -283,7 +283,7 @@ class Registered:
 
 @attrs.frozen
 class Unregister:
-    """A connector stops listening. Answered only where it fails."""
+    """A connector stops listening. Answered only if that fails."""
 
     id: int = attrs.field(validator=_integer)
     connection: str = attrs.field(validator=_connection)

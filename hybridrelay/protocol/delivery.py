@@ -68,7 +68,7 @@ class Outbox:
             self._kept[index] = cost, before + memory, buffers
 
     def acknowledge_untrusted(self, count: int) -> bool:
-        """Drop what the peer has received; True where that was anything.
+        """Drop what the peer has received, and return whether that was anything.
 
         Raises:
             RemoteProtocolError: less than it stated before, or more than was written on this channel and before it.
@@ -102,7 +102,7 @@ class Outbox:
 
 @attrs.define
 class Inbox:
-    """The peer's counted frames: how many arrived, and when to say so."""
+    """The peer's counted frames: how many arrived, and when to acknowledge them."""
 
     received: int = attrs.field(default=0, init=False)
     _stated: int = attrs.field(default=0, init=False)

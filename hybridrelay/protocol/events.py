@@ -10,7 +10,7 @@ from .stream import Stream
 
 @attrs.frozen
 class Established:
-    """HELLO has been exchanged on the present channel; `resumed` where streams went on from an earlier one."""
+    """HELLO has been exchanged on the present channel; `resumed` if streams continue from an earlier one."""
 
     resumed: bool = False
 

@@ -12,7 +12,7 @@ ALL_FEATURE_BITS = 0xFFFF_FFFF
 class Feature(enum.IntFlag):
     """What a side of a session can offer beyond the base protocol: one bit of HELLO each.
 
-    A feature is used where both sides offer it. A bit without a name here belongs to a later version, and is ignored.
+    A feature is used if both sides offer it. A bit without a name here belongs to a later version, and is ignored.
     """
 
     #: Streams of `Kind.DATAGRAMS`.
@@ -45,6 +45,6 @@ def used_features(ours: Feature, theirs: int) -> Feature:
 
 
 def may_open(kind: int, used: Feature) -> bool:
-    """Whether a stream of this kind may be opened where these features are in use. False for unknown kinds."""
+    """Whether a stream of this kind may be opened if these features are in use. False for unknown kinds."""
     needed = _NEEDED.get(kind)
     return kind == Kind.STREAM if needed is None else needed in used

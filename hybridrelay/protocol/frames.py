@@ -301,7 +301,7 @@ def _ignorable_decoder(kind: int) -> Callable[[int, bytes], Frame]:
 
 def _reason_decoder(kind: type[_ReasonFrame]) -> Callable[[int, bytes], Frame]:
     def decode(stream: int, payload: bytes) -> Frame:
-        # Whoever aborts something without an error has changed its mind; for us NO_ERROR is what ended well.
+        # An abort without an error counts as cancelled, because NO_ERROR stands for what ended normally.
         reason = Reason.from_wire(_U16.unpack_from(payload)[0]) or Reason.CANCELLED
         return kind(stream, reason, _text(payload, 2))
 

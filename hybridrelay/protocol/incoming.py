@@ -21,7 +21,7 @@ from .stream import Stream
 from .table import StreamTable
 from .windows import Budget, ReceiveWindow
 
-#: Frames that may cross the end of their stream: a stream is forgotten as soon as everything written for it is
+#: Frames that may arrive after the end of their stream: a stream is forgotten as soon as everything written for it is
 #: acknowledged (possibly by HELLO), and the peer may then still have one of these in its queue. DATA and FIN never
 #: wait in a queue of frames.
 _CROSSING = frozenset({frames.Opened, frames.Refused, frames.Reset, frames.Stop, frames.Window})
@@ -104,7 +104,7 @@ class Incoming:
     def _on_opened(self, stream: Stream, frame: frames.Opened, now: float) -> None:
         if stream.states.apply(Input.RECV_OPENED):
             stream.send_window.raise_to(frame.limit)
-            # Memory that was short when OPEN left may be there now. OPEN has stated less, so say it.
+            # Memory that was short when OPEN was written may be available now: state the limit that has grown since.
             if stream.receive_window.grow_to(self._config.initial_window, now):
                 self._output.window(stream)
             self._events.append(StreamAnswered(stream))

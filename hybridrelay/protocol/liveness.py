@@ -1,9 +1,9 @@
-"""Is the peer there, and how far away is it? SPEC.md 3.11.
+"""Liveness of the peer, and the round trip to it. SPEC.md 3.11.
 
-Any received byte is life: a peer that acknowledges a long upload needs no PING. A PING is asked for every `interval`;
-where nothing arrives for that long, and nothing within the timeout after the PING was asked for, the peer is silent.
-So a process that was suspended asks first, and a writer that is stuck does not delay the verdict. The timeout grows
-with the round trip, so that a slow path is not taken for a dead one.
+Any received byte is a sign of life: a peer that acknowledges a long upload needs no PING. A PING is requested every
+`interval`. If nothing arrives for that long, and nothing within the timeout after the PING was requested, the peer is
+silent. So a process that was suspended sends a PING first, and a blocked writer does not delay the decision. The
+timeout grows with the round trip, so that a slow path does not count as a dead one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Liveness:
     _samples: list[tuple[float, float]] = attrs.field(factory=list, init=False)
 
     def restart(self, now: float) -> None:
-        """A new channel: whatever was awaited on the old one is moot."""
+        """A new channel: answers that were expected on the old one no longer matter."""
         self._heard_at = now
         self._asked_at = now
         self._waiting = None

@@ -62,11 +62,11 @@ class Metadata:
             raise ValueError(f"more than {MAX_METADATA} bytes of metadata")
 
     def get(self, type: int) -> bytes | None:  # noqa: A002 (the format's own word)
-        """The value of the entry of this type, or None where there is none."""
+        """The value of the entry of this type, or None if there is none."""
         return next((entry.value for entry in self.entries if entry.type == type), None)
 
     def not_understood(self, known: Collection[int]) -> int | None:
-        """The type of the first critical entry whose type is not among `known`, or None where there is none."""
+        """The type of the first critical entry whose type is not among `known`, or None if there is none."""
         return next((entry.type for entry in self.entries if entry.critical and entry.type not in known), None)
 
     def encode(self) -> bytes:

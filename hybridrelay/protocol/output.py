@@ -1,12 +1,12 @@
-"""What we owe the peer, and the order in which it leaves. SPEC.md, sections 3 and 5.
+"""What has to be written, and in which order. SPEC.md, sections 3 and 5.
 
 Frames get their place and their number when they are written, never when they are queued; so the order on the wire
 is the order of these rules and nothing else:
 
-1. PONG and PING: how alive we look does not depend on how much there is to write.
+1. PONG and PING: liveness does not depend on how much there is to write.
 2. After a reattachment, what has to be written again, before any other counted frame.
 3. GOAWAY, WINDOW; then counted frames other than OPEN, DATA and FIN, in the order of their causes.
-4. ACK, when one is owed and anything leaves anyway, or its time has come. It stands before OPEN, so that a stream
+4. ACK, when one is owed and anything leaves anyway, or its time has come. It precedes OPEN, so that a stream
    which has ended no longer counts when its successor is opened.
 5. OPEN; FIN of streams without data; DATA, round robin among streams, each followed by its FIN. OPEN and DATA wait
    while the unacknowledged frames are at their limit.
@@ -52,7 +52,7 @@ class Output:
         self._ping_due = False
         self._pongs: deque[bytes] = EMPTY
         self._again: deque[tuple[Buffer, ...]] = EMPTY
-        #: What we said or will say; kept to be said again after a reattachment.
+        #: The GOAWAY that was or will be written; kept to be written again after a reattachment.
         self.goaway: frames.GoAway | None = None
         self._goaway_due = False
         self._windows: dict[Stream, None] = {}
@@ -160,7 +160,7 @@ class Output:
             queue.clear()
 
     def maybe_farewell(self) -> bytes | None:
-        """GOAWAY where it is still owed: all that leaves after the end of the session."""
+        """GOAWAY if it is still owed: the only frame that is written after the end of the session."""
         if not self._goaway_due or self.goaway is None:
             return None
         self._goaway_due = False
@@ -242,7 +242,7 @@ class Output:
         while self._opens and not self.outbox.is_full:
             stream, _ = self._opens.popitem(last=False)
             stream.announced = True
-            # What the peer may send once it has answered is reserved now: OPENED needs no WINDOW behind it.
+            # What the peer may send once it has answered is reserved now: OPENED needs no WINDOW after it.
             stream.receive_window.grow_to(self._config.initial_window, now)
             limit = stream.receive_window.limit
             size += self._write_counted(out, frames.Open(stream.id, limit, stream.kind, stream.metadata), stream)

@@ -28,10 +28,10 @@ TICKET_SIZE = 32
 RELAY_ID_SIZE = 4
 #: The id that no relay has: a probe of a data port shows a ticket of zeros.
 NO_RELAY = bytes(RELAY_ID_SIZE)
-#: An admission proof stands where a data channel has its ticket.
+#: An admission proof is in the place of the ticket of a data channel.
 PROOF_SIZE = TICKET_SIZE
 _VERIFY_BY_AUTHORITY = 0x0001
-#: A probe sends this many bytes behind the status and gets them back. More than two Ethernet packets, so that a
+#: A probe sends this many bytes after the status and gets them back. More than two Ethernet packets, so that a
 #: path which loses full-sized packets fails the probe; small enough to cost the relay nothing.
 PROBE_SIZE = 4096
 
@@ -46,12 +46,12 @@ class Purpose(enum.IntEnum):
 
 @attrs.frozen
 class Preamble:
-    """What a dialing side says first."""
+    """The first bytes of every connection, sent by the dialing side."""
 
     purpose: Purpose
     #: On a data channel the ticket, on a control channel an admission proof or zeros, otherwise zeros.
     credential: bytes = attrs.field(default=bytes(TICKET_SIZE), repr=False)
-    #: The dialing side verifies the relay by a certificate authority: it wants to see a certificate of one.
+    #: The dialing side verifies the relay by a certificate authority, and asks for a certificate from one.
     by_authority: bool = False
 
     @credential.validator
@@ -84,7 +84,7 @@ def decode_preamble_untrusted(data: bytes) -> Preamble:
 
 
 def relay_of_ticket(ticket: bytes) -> bytes:
-    """The id of the relay that made the ticket, or `NO_RELAY`. Not secret: whoever holds a ticket sees it."""
+    """The id of the relay that made the ticket, or `NO_RELAY`. It is not secret."""
     return ticket[:RELAY_ID_SIZE]
 
 

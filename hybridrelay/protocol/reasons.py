@@ -3,8 +3,8 @@
 The same numbers appear in REFUSED, RESET, STOP and GOAWAY frames, in the status after a preamble, and (by name) in
 control messages. A number is never reused. To add a reason, add its number to `Reason` and its line to the table.
 
-A number says nothing by itself except its category, and that only for a peer's numbers that we do not know: each
-category has a range of 16, whose last one is the general reason of the category.
+Nothing is computed from numbers, with one exception: each category has a range of 16 numbers, so that an unknown
+number from a peer can be read as the general reason of its range, which is the last number in it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Category(enum.Enum):
 
 
 class Duration(enum.Enum):
-    """How long what a reason says is likely to be true."""
+    """How long the condition that a reason states is likely to last."""
 
     #: It may be over a few seconds later, without anybody doing anything about it.
     PASSING = "passing"
@@ -64,7 +64,7 @@ class Reason(enum.IntEnum):
     CANCELLED = 0x08
     #: The connector itself has run out of descriptors, local ports, memory or threads.
     OUT_OF_RESOURCES = 0x09
-    #: The name server of the connector did not answer, or said "later".
+    #: The name server of the connector did not answer, or failed temporarily.
     TARGET_NAME_SERVICE_FAILED = 0x0A
     #: The acceptor of the stream has not offered the feature that its kind needs.
     KIND_NOT_OFFERED = 0x0B
@@ -77,7 +77,7 @@ class Reason(enum.IntEnum):
     GOING_AWAY = 0x11
     INTERNAL_ERROR = 0x12
     PROTOCOL_ERROR = 0x13
-    #: The peer fell silent: no byte within the liveness timeout.
+    #: No byte of the peer arrived within the liveness timeout.
     PEER_SILENT = 0x14
     VERSION_MISMATCH = 0x15
     #: An attach named a session that the peer does not have.
@@ -122,7 +122,7 @@ class Reason(enum.IntEnum):
     PEER_ABSENT = 0x45
     #: The listener could not dial its data channel.
     LISTENER_CANNOT_DIAL = 0x46
-    #: The listener answered that it does not come, for a reason that is its own.
+    #: The listener answered that it does not open a data channel, for a reason of its own.
     LISTENER_DECLINED = 0x47
     #: The ticket names another relay than the one to which it was shown.
     TICKET_OF_ANOTHER_RELAY = 0x48
@@ -166,12 +166,12 @@ class Reason(enum.IntEnum):
 
     @property
     def duration(self) -> Duration:
-        """How long it is likely to be true."""
+        """How long the condition is likely to last."""
         return _TABLE[self].duration
 
     @property
     def is_permanent(self) -> bool:
-        """True where trying again with the same connection string cannot help."""
+        """True if trying again with the same connection string cannot help."""
         return self.duration is Duration.PERMANENT
 
     @property

@@ -49,14 +49,14 @@ class Sending:
     limits of such a session are small."""
 
     budget: Budget | None = None
-    #: That of the peer; of this session alone where none is given.
+    #: The peer's account; None if this session is the only one of its peer.
     account: Account | None = None
     #: Bytes, overhead included.
     held: int = attrs.field(default=0, init=False)
 
     @property
     def available(self) -> int:
-        """How many more bytes the session may hold; not positive where it is short."""
+        """How many more bytes the session may hold; not positive if it is short."""
         budget = self.budget
         if budget is None:
             return sys.maxsize

@@ -10,7 +10,8 @@
 
 Its methods are of four kinds: getters; those for what the network and the clock bring (`channel_opened`,
 `channel_lost`, `receive_data`, `handle_timeout`); those for the application's wishes (`open_stream`, `accept`,
-`refuse`, `send_data`, `send_fin`, `stop`, `reset`, `read`, `drain`, `close`); and `data_to_send`, which alone writes.
+`refuse`, `send_data`, `send_fin`, `stop`, `reset`, `read`, `drain`, `close`); and `data_to_send`, the only one that
+writes.
 
 This file has the life of the session: channels, HELLO, timers, the end. What the peer's frames do to streams is in
 `incoming.py`, what leaves and in which order in `output.py`, when a stream is let go in `table.py`.
@@ -50,7 +51,7 @@ class State(enum.Enum):
     #: A channel is there, the peer's HELLO is not.
     GREETING = enum.auto()
     ESTABLISHED = enum.auto()
-    #: The session is over. Where a final GOAWAY is queued, the driver flushes it; then it ends the channel.
+    #: The session is over. The driver writes the final GOAWAY, if one is queued, and then ends the channel.
     CLOSED = enum.auto()
 
 
@@ -114,7 +115,7 @@ class SessionCore:
         return self.state is State.ESTABLISHED
 
     def round_trip(self, now: float) -> float | None:
-        """The lowest round trip of the last minute in seconds, or None where none was measured yet."""
+        """The lowest round trip of the last minute in seconds, or None if none was measured yet."""
         return self._liveness.lowest(now)
 
     @property
@@ -224,7 +225,7 @@ class SessionCore:
 
     @property
     def has_input(self) -> bool:
-        """`receive_data` went no further than it was told to."""
+        """`receive_data` stopped at `max_frames`: there is more to process."""
         return self.state in (State.GREETING, State.ESTABLISHED) and self._decoder.has_frames
 
     def handle_timeout(self, now: float) -> list[Event]:
@@ -309,7 +310,7 @@ class SessionCore:
         self._output.schedule(stream)
 
     def send_fin(self, stream: Stream) -> None:
-        """End our direction behind what is queued."""
+        """End our direction after what is queued."""
         self._apply_local(stream, Input.SEND_FIN)
         self._output.schedule(stream)
 
@@ -326,7 +327,7 @@ class SessionCore:
         self._table.settle(stream)
 
     def reset(self, stream: Stream, reason: Reason, text: str = "") -> None:
-        """Abort both directions. Does nothing where the stream is over."""
+        """Abort both directions. Does nothing if the stream is over."""
         if stream.states.is_over:
             return
         if stream.states.opening is Opening.OFFERED:
@@ -341,7 +342,7 @@ class SessionCore:
             self._table.settle(stream)
 
     def read(self, stream: Stream, max_bytes: int, now: float) -> bytes:
-        """Take what was received, at most `max_bytes`; b"" where nothing is there (see `Stream.at_eof`)."""
+        """Take what was received, at most `max_bytes`; b"" if there is nothing (see `Stream.at_eof`)."""
         return b"".join(self.read_pieces(stream, max_bytes, now))
 
     def read_pieces(self, stream: Stream, max_bytes: int, now: float) -> list[Buffer]:
@@ -373,7 +374,7 @@ class SessionCore:
         return self._hello_due or self.ended is not None or self._output.is_pending
 
     def data_to_send(self, now: float, max_bytes: int = 256 * 1024) -> list[Buffer]:
-        """What to write next: about `max_bytes`, in order. Empty where there is nothing to write.
+        """What to write next: about `max_bytes`, in order. Empty if there is nothing to write.
 
         The buffers must be written whole and in order, or the channel given up.
         """
@@ -549,7 +550,7 @@ class SessionCore:
         if self._hello_due:
             raise RemoteProtocolError("a frame before our HELLO")
         if self.peer_going_away:
-            return  # said again after a reattachment
+            return  # repeated after a reattachment
         self.peer_going_away = True
         self._events.append(events.GoingAway(frame.reason, frame.text))
         # Streams that the peer has not processed are safe to open elsewhere: inform their owners now.

@@ -23,7 +23,7 @@ class Input(enum.Enum):
     SEND_OPENED = enum.auto()
     SEND_REFUSED = enum.auto()
     SEND_DATA = enum.auto()
-    SEND_FIN = enum.auto()  #: the application ends its direction; FIN leaves behind its data
+    SEND_FIN = enum.auto()  #: the application ends its direction; FIN follows its data
     FIN_WRITTEN = enum.auto()
     SEND_STOP = enum.auto()
     SEND_RESET = enum.auto()
@@ -52,9 +52,9 @@ class Opening(enum.Enum):
 
 class Sending(enum.Enum):
     OPEN = enum.auto()
-    #: FIN is queued behind data.
+    #: FIN is queued after data.
     FINISHING = enum.auto()
-    #: As FINISHING, because the peer said STOP: what was queued is gone, and the application is to be told.
+    #: As FINISHING, after STOP from the peer: what was queued is dropped, and the application has to be informed.
     STOPPED = enum.auto()
     FINISHED = enum.auto()
     ABORTED = enum.auto()
@@ -64,7 +64,7 @@ class Sending(enum.Enum):
 
 class Receiving(enum.Enum):
     OPEN = enum.auto()
-    #: We said STOP: what arrives is dropped until FIN.
+    #: After our STOP: what arrives is dropped until FIN.
     STOPPED = enum.auto()
     FINISHED = enum.auto()
     ABORTED = enum.auto()
@@ -107,7 +107,7 @@ SENDING: dict[tuple[Sending, Input], Sending] = {
     (Sending.STOPPED, Input.SEND_FIN): Sending.STOPPED,
     (Sending.STOPPED, Input.FIN_WRITTEN): Sending.FINISHED,
     (Sending.FINISHED, Input.SEND_FIN): Sending.FINISHED,
-    # The peer said STOP before our FIN reached it.
+    # The peer sent STOP before our FIN reached it.
     (Sending.FINISHED, Input.RECV_STOP): Sending.FINISHED,
 }
 
@@ -156,7 +156,7 @@ class StreamStates:
         """Move all machines.
 
         Returns:
-            False where the input has to be ignored, because we aborted and the peer cannot know yet.
+            False if the input has to be ignored, because we aborted and the peer cannot know yet.
 
         Raises:
             LocalProtocolError: we may not send that now.

@@ -29,7 +29,7 @@ class Stream:
     receive_window: ReceiveWindow
     #: What the stream is for: one of `Kind`. A stream of an unknown kind is refused at once.
     kind: int = Kind.STREAM
-    #: What the opener said about the stream, for the acceptor's application.
+    #: What the opener stated about the stream, for the acceptor's application.
     metadata: Metadata = NO_METADATA
     send_window: SendWindow = attrs.field(factory=SendWindow)
     #: Why the stream was aborted, or why the peer stopped reading; NO_ERROR while neither happened.
@@ -53,7 +53,7 @@ class Stream:
     queued_bytes: int = 0
     #: Memory of the first buffer in the queue, where a part of it has been taken; otherwise 0.
     _head_memory: int = attrs.field(default=0, init=False)
-    #: The driver waits for room in the send queue, and is to be told of it once.
+    #: The driver waits for room in the send queue, and has to be informed once.
     wants_room: bool = False
     #: Whatever the driver wants to find again when an event names this stream.
     owner: Any = None
@@ -76,7 +76,7 @@ class Stream:
 
     @property
     def owes_fin(self) -> bool:
-        """FIN has to be written, behind what is queued."""
+        """FIN has to be written, after what is queued."""
         return self.states.sending in (Sending.FINISHING, Sending.STOPPED)
 
     @property

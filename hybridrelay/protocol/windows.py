@@ -1,9 +1,9 @@
-"""Credit, and the memory behind it. SPEC.md, section 6.
+"""Flow control: credit, and the memory that it promises. SPEC.md, section 6.
 
 Three rules:
 
-1. A receive window states an absolute `limit`. What the peer may still send, and what it sent and nobody has read,
-   together are ``limit - consumed`` bytes; that much memory is set aside, and never less than `BASE_WINDOW`.
+1. A receive window states an absolute `limit`. What the peer may still send, and what it sent and the application has
+   not read, together are ``limit - consumed`` bytes. That much memory is set aside, but at least `BASE_WINDOW`.
 2. `BASE_WINDOW` of it belongs to the stream from OPEN to its end and is always renewed, so no stream ever waits for
    another's memory. The rest is borrowed from the elastic part of the budget when the limit is raised, and given
    back as the application reads.
@@ -50,7 +50,7 @@ class Budget:
 
     @property
     def root(self) -> Budget:
-        """That of the process, of which this one is a part."""
+        """The budget of the process, of which this one is a part."""
         return self if self.parent is None else self.parent.root
 
     def vitals(self) -> dict[str, int]:
@@ -62,7 +62,7 @@ class Budget:
         return int(self.limit * _ELASTIC_SHARE)
 
     def reserve_base(self) -> bool:
-        """Set aside one base window; False where the budget does not hold another."""
+        """Set aside one base window; False if the budget does not hold another."""
         if self.base + BASE_WINDOW > self.limit - self.elastic - self.sending:
             return False
         if self.parent is not None and not self.parent.reserve_base():
@@ -96,7 +96,7 @@ class Budget:
 
 @attrs.define
 class ReceiveWindow:
-    """The credit that we give a peer on one stream. Constructed after `Budget.reserve_base` said yes."""
+    """The credit that we give a peer on one stream. Constructed after `Budget.reserve_base` returned True."""
 
     budget: Budget
     max_size: int
@@ -120,7 +120,7 @@ class ReceiveWindow:
         return 0 if self._closed else BASE_WINDOW + self._borrowed
 
     def grow_to(self, size: int, now: float) -> bool:
-        """Raise size and limit at once, as far as the budget allows; True where the limit has risen."""
+        """Raise size and limit at once, as far as the budget allows; True if the limit has risen."""
         if self._closed:
             return False
         self.size = max(self.size, min(size, self.max_size))
@@ -128,14 +128,14 @@ class ReceiveWindow:
         return self._raise_limit()
 
     def receive(self, amount: int) -> bool:
-        """Count bytes that arrived; False where they are beyond the limit."""
+        """Count bytes that arrived; False if they are beyond the limit."""
         if amount > self.limit - self.received:
             return False
         self.received += amount
         return True
 
     def consume(self, amount: int, now: float, round_trip: float | None) -> bool:
-        """Count bytes that were read; True where the limit has risen and is worth stating."""
+        """Count bytes that were read; True if the limit has risen enough to be stated."""
         if self._closed:
             return False
         self.consumed += amount
@@ -189,7 +189,7 @@ class SendWindow:
         return self.limit - self.sent
 
     def raise_to(self, limit: int) -> bool:
-        """Take a stated limit; True where it let something through that had to wait."""
+        """Apply a limit that the peer stated; True if it is higher than the one before."""
         if limit <= self.limit:
             return False
         self.limit = limit
