@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ssl
+from pathlib import Path
 
 import pytest
 import trio
@@ -75,3 +76,10 @@ def test_an_address_that_answered_tells_more_than_one_that_cannot_be_reached() -
     kinds = [K.UNREACHABLE, K.OTHER, K.REFUSED, K.WRONG_IDENTITY, K.DROPPED, K.NOT_A_RELAY]
     ordered = sorted(kinds, key=lambda kind: -Failure.of(kind).specificity)
     assert ordered == [K.WRONG_IDENTITY, K.NOT_A_RELAY, K.REFUSED, K.DROPPED, K.UNREACHABLE, K.OTHER]
+
+
+def test_the_documentation_explains_every_kind_and_step() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "connectivity.md").read_text("utf-8")
+    reasons = text[text.index("The reasons, as `--json` names them") :]
+    for name in [*map(str, FailureKind), *map(str, Step)]:
+        assert f"`{name}`" in reasons, name
