@@ -195,11 +195,16 @@ async def _over_addresses(
         raise _error(endpoint, route, purpose, most_specific) from group
 
 
+_REMEDIES = {
+    Reason.TICKET_OF_ANOTHER_RELAY: "several relays are behind one host name or address: give each of them its own"
+}
+
+
 def _refusal(reason: Reason) -> RendezvousError | RelayUnreachable:
     # A status is not authenticated, so none of them is final. A relay reports that a connector is gone for good only
     # over its control channel.
     if reason.category is Category.RENDEZVOUS and reason is not Reason.LISTENER_GONE:
-        return RendezvousError(reason.describe, reason=reason)
+        return RendezvousError(reason.describe, reason=reason, remedy=_REMEDIES.get(reason))
     return RelayUnreachable(reason.describe, reason=reason, failure=Failure.from_reason(reason).at(Step.STATUS))
 
 
