@@ -12,6 +12,7 @@ import abc
 import contextlib
 import errno
 import os
+import re
 import secrets
 import stat
 import sys
@@ -105,6 +106,32 @@ def replace_file(path: str | os.PathLike[str], text: str) -> None:
         replacement.commit()
 
 
+def remove_leftovers(path: Path) -> list[Path]:
+    """Remove what an earlier replacement of a file has left beside it because its process was killed.
+
+    No other process may be replacing the file at the same time.
+
+    Args:
+        path: the file; a symbolic link is followed.
+
+    Returns:
+        What was removed.
+    """
+    target = Path(os.path.realpath(path))
+    pattern = re.compile(re.escape(_fresh_prefix(target)) + "[0-9a-f]{8}")
+    removed = []
+    with contextlib.suppress(OSError):
+        for beside in target.parent.iterdir():
+            if pattern.fullmatch(beside.name):
+                beside.unlink()
+                removed.append(beside)
+    return removed
+
+
+def _fresh_prefix(target: Path) -> str:
+    return f".{target.name[:200]}."
+
+
 def create_file(path: Path, data: bytes) -> None:
     """Write a new file of mode 0600, and bring it to the disk. Nothing is left of it where that fails.
 
@@ -176,7 +203,7 @@ class _Renaming(Replacement):
         super().__init__(path)
         self._target = target
         self._data = data
-        self._fresh: Path | None = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
+        self._fresh: Path | None = target.with_name(_fresh_prefix(target) + secrets.token_hex(4))
         create_file(self._fresh, data)
         if old is not None:
             try:

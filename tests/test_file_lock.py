@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay._file_lock import locked_files
+from hybridrelay._file_lock import lock_file, locked_files
 
 #: Locks the files that it is given, says so, and holds them until its input ends.
 _HOLDER = """
@@ -87,3 +87,22 @@ def test_a_link_and_its_file_are_the_same(file: Path) -> None:
 def test_what_cannot_be_opened_is_left_to_whatever_reads_it(tmp_path: Path) -> None:
     with locked_files([tmp_path / "missing", tmp_path], seconds=0):
         pass
+
+
+def test_a_file_that_was_replaced_before_it_was_locked_is_not_the_one(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command that had the lock has put a new file in its place meanwhile: the new one has to be locked."""
+    real = lock_file
+
+    def replace_and_lock(descriptor: int) -> bool:
+        monkeypatch.setattr("hybridrelay._file_lock.lock_file", real)
+        fresh = file.with_name("fresh")
+        fresh.write_text("new content")
+        fresh.replace(file)
+        return real(descriptor)
+
+    monkeypatch.setattr("hybridrelay._file_lock.lock_file", replace_and_lock)
+    with locked_files([file], seconds=10), file.open() as found:
+        assert found.read() == "new content"
+        assert not real(found.fileno())

@@ -17,7 +17,13 @@ from pathlib import Path
 import pytest
 
 from hybridrelay import _replace_file
-from hybridrelay._replace_file import create_file, prepare_replacement, prepared_replacements, replace_file
+from hybridrelay._replace_file import (
+    create_file,
+    prepare_replacement,
+    prepared_replacements,
+    remove_leftovers,
+    replace_file,
+)
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="owners and modes are POSIX")
 as_root = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
@@ -361,3 +367,18 @@ def test_a_file_that_is_a_mount_point(path: Path, tmp_path: Path) -> None:
     assert (source.stat().st_uid, stat.S_IMODE(source.stat().st_mode)) == (1000, 0o640)
     assert path.read_text() == OLD
     assert _names(path) == ["file"]
+
+
+def test_what_a_killed_process_left_is_removed(path: Path) -> None:
+    prepare_replacement(path, "new")  # and never discarded
+    others = [
+        path.with_name(name) for name in (f".{path.name}.bak", f".{path.name}.0123456", f".x{path.name}.01234567")
+    ]
+    for other in others:
+        other.touch()
+    (left,) = remove_leftovers(path)
+    assert not left.exists()
+    assert path.exists()
+    assert all(other.exists() for other in others)
+    assert remove_leftovers(path) == []
+    assert remove_leftovers(path.parent / "absent" / "file") == []

@@ -6,6 +6,10 @@ Nothing imports this package. Its own modules import what is heavy where it is u
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .signals import Signals
 
 #: Ctrl-C, as shells have it: 128 and the signal's number.
 INTERRUPTED = 130
@@ -15,14 +19,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; the entry point of the console script.
 
     Args:
-        argv: the arguments; None means those of this process.
+        argv: the arguments; None means those of this process, which is then expected to end: its handlers of signals
+            stay as they are.
     """
+    from .signals import Signals
+
+    signals = Signals()
+    if argv is not None:
+        with signals.handled():
+            return _run(argv, signals)
+    signals.install()
+    try:
+        return _run(argv, signals)
+    finally:
+        signals.leave()
+
+
+def _run(argv: Sequence[str] | None, signals: Signals) -> int:
     from . import output
 
     output.open_standard_streams()
     try:
         from .program import run_program
 
-        return run_program(argv)
-    except KeyboardInterrupt:  # where nothing runs for long; what does has its own handling of signals
+        return run_program(argv, signals)
+    except KeyboardInterrupt:
         return INTERRUPTED

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from .._file_lock import locked_files
-from .._replace_file import prepared_replacements
+from .._replace_file import prepared_replacements, remove_leftovers
 from ..errors import HybridRelayError
 from . import output
 from .files import new_files
+
+logger = logging.getLogger("hybridrelay.cli")
 
 #: How long a command waits for another one that changes the same files (seconds).
 _LOCK_SECONDS = 30.0
@@ -20,13 +23,18 @@ _LOCK_SECONDS = 30.0
 def only_command_on(paths: Iterable[Path]) -> Iterator[None]:
     """Let no other command change these files during the block, inside which they have to be read.
 
-    Two administrators, or two scripts, must not undo each other's changes.
+    Two administrators, or two scripts, must not undo each other's changes. A command that was killed may have left
+    new contents, with keys in them, beside the files: these are removed.
 
     Raises:
         HybridRelayError: another command did not end in time.
     """
+    paths = tuple(paths)
     try:
         with locked_files(paths, seconds=_LOCK_SECONDS):
+            for path in paths:
+                for removed in remove_leftovers(path):
+                    logger.warning("removed %s, which a command that was killed had left", removed)
             yield
     except TimeoutError as exc:
         raise HybridRelayError(
@@ -38,6 +46,7 @@ def only_command_on(paths: Iterable[Path]) -> Iterator[None]:
 def change_with_files(
     change: Callable[[], None],
     *,
+    hold: Callable[[], None],
     replace: Mapping[Path, str],
     create: Mapping[Path, str] | None = None,
     what: str,
@@ -47,6 +56,8 @@ def change_with_files(
 
     Args:
         change: what cannot be taken back. Where it raises, every file is as it was.
+        hold: called just before that. From then on, a signal must not interrupt the command until it has said what
+            was changed.
         replace: the new contents of files that exist.
         create: new files; written before the change, since they may be the only place of a new key.
         what: what has happened once `change` has returned, for an error: "the key was regenerated".
@@ -63,6 +74,7 @@ def change_with_files(
             with _nothing_was_changed():
                 prepared = stack.enter_context(prepared_replacements(replace))
                 until_changed.enter_context(new_files(create or {}))
+            hold()
             change()
         for replacement in prepared:
             try:

@@ -18,23 +18,36 @@ if TYPE_CHECKING:
     import argparse
 
     from ..errors import HybridRelayError
+    from .reloading import ReloadRequests
+    from .signals import Signals
 
 logger = logging.getLogger("hybridrelay.cli")
 
 
-def run_program(argv: Sequence[str] | None) -> int:
-    """See `hybridrelay.cli.main`."""
+def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
+    """See `hybridrelay.cli.main`.
+
+    Args:
+        argv: the arguments; None means those of this process.
+        signals: handles signals already. Commands get it as `args.signals`.
+    """
     args: argparse.Namespace | None = None
     try:
         if "--log-json" in (sys.argv[1:] if argv is None else argv):
             set_up_logs("warning", as_json=True)  # also for what is wrong with the arguments
         args = build_parser().parse_args(argv)
-        with args.reload_requests.caught() if "reload_requests" in args else contextlib.nullcontext():
+        args.signals = signals
+        requests: ReloadRequests | None = getattr(args, "reload_requests", None)
+        with contextlib.nullcontext() if requests is None else requests.caught():
+            if signals.command_is_known(is_service=requests is not None) and requests is not None:
+                requests.request()
             set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
             code = run_reporting(args.run, args)
-    except SystemExit as exc:  # argparse, after it has said what there is to say
+        signals.release()
+    except SystemExit as exc:  # argparse, after it has said what there is to say, or a signal
         code = exc.code if isinstance(exc.code, int) else exits.USAGE
     finally:
+        signals.finish()
         failure = output.flush()
         flush_logs()
     if failure is None:

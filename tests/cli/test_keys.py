@@ -440,12 +440,31 @@ def test_a_key_that_another_command_has_changed_meanwhile_is_left_alone(
     assert created.application.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("keys", "regenerate", "orders", "--rule", "application", "--key", "primary", "--state"),
+        ("keys", "use", "orders", "--rule", "application", "--key", "secondary", "--state"),
+        ("connections", "endpoints", "orders", "--endpoint", "b.example.com", "--state"),
+        ("connections", "target", "orders", "--target", "db2.internal:5432"),
+    ],
+)
 def test_a_command_that_waits_too_long_says_for_what(
-    run: Run, created: Created, monkeypatch: pytest.MonkeyPatch
+    run: Run, created: Created, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr("hybridrelay.cli.changes._LOCK_SECONDS", 0)
+    arguments = [*command, created.state] if command[-1] == "--state" else command
     with locked_files([created.application], seconds=0):
-        code, out, err = _regenerate(run, created, "--update", created.application)
+        code, out, err = attrs.astuple(run(*arguments, "--update", created.application))
     assert (code, out) == (1, "")
     assert "nothing was changed, because another command is changing" in err
     assert str(created.application) in err
+
+
+def test_what_a_killed_command_left_is_removed(run: Run, created: Created) -> None:
+    left = created.application.with_name(f".{created.application.name}.0123abcd")
+    left.write_text("a key")
+    code, _, err = _regenerate(run, created, "--update", created.application)
+    assert code == 0
+    assert f"removed {left}" in err
+    assert not left.exists()

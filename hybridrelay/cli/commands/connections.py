@@ -143,6 +143,7 @@ def run_import(args: argparse.Namespace) -> int:
         compare = _pin_and_ports(args.state)
         known = registry.snapshot().get(record.name)
         if known is None:
+            args.signals.hold()
             registry.import_(record)
         elif differences := known.differences(record):
             raise _differs(args, record, differences)
@@ -266,6 +267,7 @@ def run_delete(args: argparse.Namespace) -> int:
     from ...relay import SQLiteStore
 
     with SQLiteStore.open(args.state, create=False) as registry:
+        args.signals.hold()
         registry.delete(args.name)
     output.say(f"deleted {args.name}: its connection strings no longer work")
     return exits.OK

@@ -145,6 +145,7 @@ def run_create(args: argparse.Namespace) -> int:
     contents = dict(zip(paths, texts, strict=True))
     if state is not None:
         with SQLiteStore.open(state) as registry, new_files(contents):
+            args.signals.hold()
             registry.import_(made.record)
     else:
         with new_files({**contents, args.relay_file: dump_relay_record(made.record)}):

@@ -104,7 +104,7 @@ def _run(args: argparse.Namespace) -> int:
         holder.path: holder.with_relays(endpoints, pins, keep_ports=args.public_ports is None) for holder in holders
     }
     if args.state is None:
-        _change(lambda: None, texts, {})
+        _change(args, lambda: None, texts, {})
     else:
         _change_registry(args, texts)
     if holders:
@@ -139,11 +139,14 @@ def _pair(hosts: Sequence[str], ports: Sequence[dict[str, int | None]]) -> tuple
         raise ConfigurationError(str(exc), remedy="see --endpoint and --public-ports in --help") from None
 
 
-def _change(change: Callable[[], None], replace: Mapping[Path, str], create: Mapping[Path, str]) -> None:
+def _change(
+    args: argparse.Namespace, change: Callable[[], None], replace: Mapping[Path, str], create: Mapping[Path, str]
+) -> None:
     from ..changes import change_with_files
 
     change_with_files(
         change,
+        hold=args.signals.hold,
         replace=replace,
         create=create,
         what="the list of relays was changed",
@@ -162,7 +165,7 @@ def _change_registry(args: argparse.Namespace, texts: Mapping[Path, str]) -> Non
             registry.change_hosts(args.name, record.hosts)
             output.say(f"{args.name}: endpoint {', '.join(known.hosts)} is now {', '.join(record.hosts)}")
 
-        _change(change, texts, {args.relay_file: dump_relay_record(record)} if args.relay_file else {})
+        _change(args, change, texts, {args.relay_file: dump_relay_record(record)} if args.relay_file else {})
     if args.relay_file:
         output.say(
             f"wrote {args.relay_file}: bring it to each new relay, and import it there (hybridrelay connections "

@@ -141,6 +141,7 @@ def run_use(args: argparse.Namespace) -> int:
             )
         change_with_files(
             lambda: None,
+            hold=args.signals.hold,
             replace={holder.path: holder.using(rule, slot) for holder in holders},
             create={args.out: key.reveal() + "\n"} if args.out else {},
             what="the key is unchanged",
@@ -208,6 +209,7 @@ def run_regenerate(args: argparse.Namespace) -> int:
 
         change_with_files(
             change,
+            hold=args.signals.hold,
             replace={holder.path: text for holder, text in texts if text is not None},
             create={args.out: key.reveal() + "\n"} if args.out else {},
             what="the key was regenerated",

@@ -76,6 +76,7 @@ def run_revoke(args: argparse.Namespace) -> int:
     slot = KeySlot(args.key)
     with SQLiteStore.open(args.state, create=False) as registry:
         known = registry.get(args.name)
+        args.signals.hold()
         registry.revoke_key(args.name, args.rule, slot)
     rule = known.rule(args.rule)
     output.say(f"revoked the {slot} key of rule {args.rule} of {args.name}")

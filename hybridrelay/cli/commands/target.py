@@ -51,6 +51,7 @@ def run_target(args: argparse.Namespace) -> int:
     with only_command_on(args.update):
         change_with_files(
             lambda: None,
+            hold=args.signals.hold,
             replace={path: _with_target(path, args) for path in args.update},
             what="the other files are unchanged",
             remedy="make it possible to write these files, and run the command again",
