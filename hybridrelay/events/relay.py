@@ -211,7 +211,7 @@ class RendezvousEnded(Event):
 
     connection: str
     activity_id: str
-    #: How it ended: see docs/operating.md.
+    #: How it ended: see docs/events.md.
     outcome: str
     reason: Reason
     #: Bytes that were handed to the operating system for each side.

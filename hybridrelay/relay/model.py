@@ -12,7 +12,7 @@ import attrs
 
 from ..security import KeySlot, Rule, check_connection_name, check_hosts, check_rules
 
-__all__ = ["HybridConnection", "KeyId", "RelayRecord", "diff"]
+__all__ = ["HybridConnection", "KeyId", "RelayRecord", "StoreChange", "diff"]
 
 
 @attrs.frozen
@@ -90,6 +90,25 @@ class HybridConnection:
         """The key in that slot, or None where there is no such rule or the key is revoked."""
         generation = self.generations.get((rule, slot))
         return None if generation is None else KeyId(self.name, rule, slot, generation)
+
+
+@attrs.frozen
+class StoreChange:
+    """What is different between two moments of a store."""
+
+    #: Keys whose rights ended: what they had authorized is to be ended at once; see `diff`.
+    ended: frozenset[KeyId]
+    #: Names of hybrid connections that are new.
+    created: frozenset[str]
+    #: Names of hybrid connections that are not there any longer.
+    deleted: frozenset[str]
+    #: All hybrid connections after the change, by name.
+    snapshot: Mapping[str, HybridConnection]
+
+    @classmethod
+    def between(cls, old: Mapping[str, HybridConnection], new: Mapping[str, HybridConnection]) -> StoreChange:
+        """Compute the change from `old` to `new`."""
+        return cls(diff(old, new), frozenset(new.keys() - old.keys()), frozenset(old.keys() - new.keys()), new)
 
 
 def diff(old: Mapping[str, HybridConnection], new: Mapping[str, HybridConnection]) -> frozenset[KeyId]:

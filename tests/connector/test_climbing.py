@@ -28,7 +28,7 @@ from hybridrelay.mux import Role as MuxRole
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay.service.broker import Broker
+from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Right, Rule, Secret, audience_for, make_token
@@ -74,7 +74,7 @@ class Place:
     host = FakeRelay.host
     use_key = FakeRelay.use_key
 
-    def __init__(self, broker: Broker, relay: trio.Nursery) -> None:
+    def __init__(self, broker: BrokerService, relay: trio.Nursery) -> None:
         self.broker = broker
         self._relay = relay
         #: Raised in place of opening another channel.
@@ -256,7 +256,7 @@ async def scene(nursery: trio.Nursery, tmp_path: Path) -> Scene:
         pass
 
     relay = await nursery.start(_open_nursery)
-    scene = Scene(Place(Broker(snapshot, refresh=refresh, clock=trio.current_time), relay), keys)
+    scene = Scene(Place(BrokerService(snapshot, refresh=refresh, clock=trio.current_time), relay), keys)
     nursery.start_soon(scene.run)
     await trio.sleep(1)
     assert scene.place.listening == {"one": 1, "two": 1}

@@ -6,9 +6,11 @@ import time
 
 import trio
 
+from hybridrelay.events import EventStream
 from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session
 from hybridrelay.protocol import RemoteProtocolError, control
-from hybridrelay.relay.service.broker import Broker
+from hybridrelay.relay.model import StoreChange
+from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Rule, audience_for, make_token
@@ -18,13 +20,18 @@ HOST = "relay.example.com"
 PATIENCE_SECONDS = 20
 
 
-def make_broker(registry: SQLiteStore) -> Broker:
+def make_broker(registry: SQLiteStore, events: EventStream | None = None) -> BrokerService:
     """A broker that knows what is in the registry now."""
 
     async def refresh() -> None:
         pass
 
-    return Broker(registry.snapshot(), refresh=refresh)
+    return BrokerService(registry.snapshot(), refresh=refresh, events=events)
+
+
+def update(broker: BrokerService, registry: SQLiteStore) -> None:
+    """Let a broker know what is in the registry now."""
+    broker.update(StoreChange.between(broker.authorization.connections, registry.snapshot()))
 
 
 def token_for(rule: Rule, connection: str = "db", slot: KeySlot = KeySlot.PRIMARY) -> str:
@@ -47,7 +54,7 @@ class FarEnd:
         self._heard: list[control.Message | control.Unknown] = []
 
     @classmethod
-    async def connect(cls, broker: Broker, nursery: trio.Nursery, *hello: control.Message) -> FarEnd:
+    async def connect(cls, broker: BrokerService, nursery: trio.Nursery, *hello: control.Message) -> FarEnd:
         """Open a control channel; it is served in `nursery`."""
         session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
         stream = session.open_stream_nowait()

@@ -18,11 +18,12 @@ from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.protocol import Reason, control
 from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
 from hybridrelay.relay import SQLiteStore
+from hybridrelay.relay.core.authorization import Grant
 from hybridrelay.relay.edge import unauthenticated as lobby
 from hybridrelay.relay.limits import AUTHENTICATION_DEADLINE_SECONDS
 from hybridrelay.relay.service import control as relay_control
 from hybridrelay.relay.service import server
-from hybridrelay.relay.service.broker import Broker, Grant
+from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.security import KeySlot, Role, control_client_context
 from hybridrelay.streams import TLSStream, receive_exactly
@@ -147,7 +148,7 @@ async def test_what_registers_too_late_is_forgotten(
 ) -> None:
     """Its session is over already when its request is granted."""
     registered = trio.Event()
-    brokers: list[Broker] = []
+    brokers: list[BrokerService] = []
     grant_now = ControlPeer._grant
 
     async def late(peer: ControlPeer, message: control.Register, grant: Grant) -> None:

@@ -157,9 +157,11 @@ async def test_a_lost_data_channel_makes_a_connector_ask_whether_the_relay_is_th
 async def test_the_relays_log_says_where_a_listener_is(
     sides: tuple[Side, Side], nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "hybridrelay.relay")
+    caplog.set_level(logging.INFO, "hybridrelay.events")
     connector, _ = sides
     await connector.register()
 
-    assert re.search(r": listener [0-9a-f]{32} registered from 127\.0\.0\.\d+$", caplog.text, re.MULTILINE)
+    (registered,) = [record for record in caplog.records if record.event == "listener.registered"]
+    assert registered.fields["peer"].startswith("127.0.0.")
+    assert re.fullmatch("[0-9a-f]{32}", registered.fields["instance"])
     nursery.cancel_scope.cancel()

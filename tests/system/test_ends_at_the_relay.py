@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -38,10 +37,11 @@ def to_connector(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def first_end(caplog: pytest.LogCaptureFixture) -> Callable[[], Awaitable[str]]:
     """Waits for the first pair of data channels that ends; what the log calls it."""
-    caplog.set_level(logging.INFO, "hybridrelay.relay")
+    caplog.set_level(logging.INFO, "hybridrelay.events")
 
     async def ends() -> list[str]:
-        return re.findall(r"rendezvous \w+ (\w+), \d+ bytes to the client", caplog.text)
+        events = [record for record in caplog.records if getattr(record, "event", "") == "rendezvous.ended"]
+        return [record.fields["outcome"] for record in events]  # type: ignore[attr-defined]
 
     async def wait() -> str:
         return (await async_wait_until(ends, seconds=END_SECONDS, what="the end of a pair"))[0]

@@ -44,7 +44,7 @@ async def test_who_has_no_right_may_not_ask_for_ever_and_does_not_fill_the_log(
 ) -> None:
     published = deployment.publish()
     string = deployment.string(published, Role.APPLICATION, entity_path="other")
-    caplog.set_level(logging.WARNING, "hybridrelay.relay")
+    caplog.set_level(logging.WARNING, "hybridrelay.events")
     for _ in range(10):
         channel = await _control(deployment, string, control.Role.CLIENT)
         with pytest.raises(RelayUnreachable):  # noqa: PT012

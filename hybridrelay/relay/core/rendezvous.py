@@ -6,9 +6,12 @@ The rules:
    within the lifetime. A use that comes second, or late, is refused and changes nothing.
 2. Only hashes of tickets are kept: a lookup takes as long for a ticket that is nearly right as for any other, and a
    copy of the relay's memory opens no channel. The relay's id is not secret, and is compared openly.
-3. A rendezvous is *open* from its creation until both sides have come, and counts against limits of its own then.
-   Until it ends, it has one of the places for pairs of data channels (`Places`), which its sender's key takes.
-4. Every rendezvous ends in exactly one `Outcome`: the unit of the relay's log and of its statistics.
+3. A rendezvous is *open* from its creation until both tickets have been used, and counts against limits of its own
+   then. Until it ends, it has one of the places for pairs of data channels (`Places`), which its sender's key takes.
+4. The two data channels may come in another order than that in which their tickets were used: a channel that has
+   shown its ticket may still have to wait for its handshake.
+5. Every rendezvous ends in exactly one `Outcome`, whatever ended it. One whose channels are joined ends only when the
+   relay has stopped moving bytes between them, so that `Ended` is the last word about it.
 
 The transitions are the table below; a pair that is not in it is impossible and changes nothing. Time and randomness
 are arguments. Times are seconds of any clock that does not run backwards.
@@ -20,7 +23,7 @@ import enum
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import attrs
 
@@ -32,7 +35,19 @@ from ..limits import OPEN_RENDEZVOUS, OPEN_RENDEZVOUS_PER_SENDER_KEY, TICKET_LIF
 from ..model import KeyId
 from .places import Places
 
-__all__ = ["TRANSITIONS", "Ended", "Event", "Leg", "Outcome", "Rendezvous", "RendezvousTable", "Side", "State"]
+__all__ = [
+    "TRANSITIONS",
+    "Arrival",
+    "Ended",
+    "Input",
+    "Outcome",
+    "Rendezvous",
+    "RendezvousState",
+    "RendezvousTable",
+    "Side",
+    "State",
+    "Stopping",
+]
 
 
 class Side(enum.Enum):
@@ -45,88 +60,101 @@ class Side(enum.Enum):
 class State(enum.Enum):
     """Where a rendezvous stands."""
 
-    #: Nobody has come.
+    #: No ticket was used.
     OFFERED = "offered"
+    #: The listener's ticket was used, and the sender's was not.
     LISTENER_WAITS = "listener waits"
     SENDER_WAITS = "sender waits"
-    #: Both have come, and their channels are being pumped.
+    #: Both tickets were used, and at least one of the data channels is not ready.
+    MATCHED = "matched"
+    #: Bytes are moved between the two data channels.
     JOINED = "joined"
+    #: It has to end, and the relay has not stopped moving bytes yet.
+    STOPPING = "stopping"
     ENDED = "ended"
 
 
-class Event(enum.Enum):
-    """What can happen to a rendezvous, apart from the arrival of a side, which needs a ticket."""
+class Input(enum.Enum):
+    """What can happen to a rendezvous, apart from the use of a ticket, which is a `Side`."""
 
-    #: The ticket's lifetime is over.
+    #: The second of the two data channels is ready.
+    BOTH_READY = "both ready"
+    #: The lifetime of the tickets is over.
     EXPIRES = "expires"
-    #: The one that waited hung up.
-    WAITING_LEAVES = "waiting leaves"
-    #: The relay gave up: the listener was passed over, or could not dial.
+    #: A side whose ticket was used has gone before the two were joined.
+    LEAVES = "leaves"
+    #: The listener was passed over, or said that it cannot come.
     WITHDRAWN = "withdrawn"
-    #: A key by which one of the two was authorized has gone.
+    #: A key by which one of the two was authorized is no longer valid.
     REVOKED = "revoked"
     #: Both directions came to their end of file.
     FINISHES = "finishes"
     #: One of the two joined channels broke.
     BREAKS = "breaks"
+    #: The task that served one of the two joined channels was cancelled.
+    CANCELLED = "cancelled"
     #: The relay stops.
     SHUTDOWN = "shutdown"
 
 
 class Outcome(enum.Enum):
-    """How a rendezvous ended."""
+    """How a rendezvous ended. docs/events.md explains them."""
 
     FINISHED = "finished"
     BROKEN = "broken"
     NOBODY_CAME = "nobody came"
     LISTENER_ABSENT = "listener absent"
     SENDER_ABSENT = "sender absent"
-    WAITING_LEFT = "waiting left"
+    LEFT = "left"
     WITHDRAWN = "withdrawn"
     REVOKED = "revoked"
+    CANCELLED = "cancelled"
     SHUT_DOWN = "shut down"
 
 
-#: What a side that waits is told. REVOKED is for the side whose own key it was; see `RendezvousTable.revoke`.
+#: Why a rendezvous ended, which is also what a side that waits is told. `RendezvousTable.revoke` has an exception.
 _REASONS = {
     Outcome.FINISHED: Reason.NO_ERROR,
     Outcome.BROKEN: Reason.SESSION_LOST,
     Outcome.NOBODY_CAME: Reason.PEER_ABSENT,
     Outcome.LISTENER_ABSENT: Reason.PEER_ABSENT,
     Outcome.SENDER_ABSENT: Reason.PEER_ABSENT,
-    Outcome.WAITING_LEFT: Reason.PEER_ABSENT,
+    Outcome.LEFT: Reason.PEER_ABSENT,
     Outcome.WITHDRAWN: Reason.LISTENER_CANNOT_DIAL,
     Outcome.REVOKED: Reason.KEY_REVOKED,
+    Outcome.CANCELLED: Reason.CANCELLED,
     Outcome.SHUT_DOWN: Reason.GOING_AWAY,
 }
 
 _OPEN = (State.OFFERED, State.LISTENER_WAITS, State.SENDER_WAITS)
-_ENDS_ANYWHERE: Mapping[tuple[State, Side | Event], tuple[State, Outcome | None]] = {
-    (state, event): (State.ENDED, outcome)
-    for state in (*_OPEN, State.JOINED)
-    for event, outcome in ((Event.REVOKED, Outcome.REVOKED), (Event.SHUTDOWN, Outcome.SHUT_DOWN))
-}
+_UNJOINED = (*_OPEN, State.MATCHED)
+#: What may end a rendezvous at any time.
+_FORCES = {Input.REVOKED: Outcome.REVOKED, Input.SHUTDOWN: Outcome.SHUT_DOWN}
+#: How the moving of bytes ends.
+_STOPS = {Input.FINISHES: Outcome.FINISHED, Input.BREAKS: Outcome.BROKEN, Input.CANCELLED: Outcome.CANCELLED}
 
-#: What an event, or the coming of a side, does in each state: the next state, and the outcome where that is the end.
-TRANSITIONS: Mapping[tuple[State, Side | Event], tuple[State, Outcome | None]] = {
+#: The next state and, where it decides how the rendezvous ends, the outcome.
+TRANSITIONS: Mapping[tuple[State, Side | Input], tuple[State, Outcome | None]] = {
     (State.OFFERED, Side.LISTENER): (State.LISTENER_WAITS, None),
     (State.OFFERED, Side.SENDER): (State.SENDER_WAITS, None),
-    (State.LISTENER_WAITS, Side.SENDER): (State.JOINED, None),
-    (State.SENDER_WAITS, Side.LISTENER): (State.JOINED, None),
-    (State.OFFERED, Event.EXPIRES): (State.ENDED, Outcome.NOBODY_CAME),
-    (State.LISTENER_WAITS, Event.EXPIRES): (State.ENDED, Outcome.SENDER_ABSENT),
-    (State.SENDER_WAITS, Event.EXPIRES): (State.ENDED, Outcome.LISTENER_ABSENT),
-    (State.LISTENER_WAITS, Event.WAITING_LEAVES): (State.ENDED, Outcome.WAITING_LEFT),
-    (State.SENDER_WAITS, Event.WAITING_LEAVES): (State.ENDED, Outcome.WAITING_LEFT),
-    (State.OFFERED, Event.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
-    (State.LISTENER_WAITS, Event.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
-    (State.SENDER_WAITS, Event.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
-    (State.JOINED, Event.FINISHES): (State.ENDED, Outcome.FINISHED),
-    (State.JOINED, Event.BREAKS): (State.ENDED, Outcome.BROKEN),
-    **_ENDS_ANYWHERE,
+    (State.LISTENER_WAITS, Side.SENDER): (State.MATCHED, None),
+    (State.SENDER_WAITS, Side.LISTENER): (State.MATCHED, None),
+    (State.MATCHED, Input.BOTH_READY): (State.JOINED, None),
+    (State.OFFERED, Input.EXPIRES): (State.ENDED, Outcome.NOBODY_CAME),
+    (State.LISTENER_WAITS, Input.EXPIRES): (State.ENDED, Outcome.SENDER_ABSENT),
+    (State.SENDER_WAITS, Input.EXPIRES): (State.ENDED, Outcome.LISTENER_ABSENT),
+    (State.LISTENER_WAITS, Input.LEAVES): (State.ENDED, Outcome.LEFT),
+    (State.SENDER_WAITS, Input.LEAVES): (State.ENDED, Outcome.LEFT),
+    (State.MATCHED, Input.LEAVES): (State.ENDED, Outcome.LEFT),
+    (State.OFFERED, Input.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
+    (State.LISTENER_WAITS, Input.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
+    (State.SENDER_WAITS, Input.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
+    **{(state, force): (State.ENDED, outcome) for state in _UNJOINED for force, outcome in _FORCES.items()},
+    **{(State.JOINED, force): (State.STOPPING, outcome) for force, outcome in _FORCES.items()},
+    **{(State.JOINED, stop): (State.ENDED, outcome) for stop, outcome in _STOPS.items()},
+    # The outcome was decided when it began to stop.
+    **{(State.STOPPING, stop): (State.ENDED, None) for stop in _STOPS},
 }
-
-_WAITING = {State.LISTENER_WAITS: Side.LISTENER, State.SENDER_WAITS: Side.SENDER}
 
 
 @attrs.frozen
@@ -145,14 +173,19 @@ class Rendezvous:
 
 
 @attrs.frozen
-class Leg:
-    """A ticket was used: whose it was, and whether the other side is here already."""
+class Arrival:
+    """A data channel has shown a valid ticket, which is used now."""
 
     rendezvous_id: str
     connection: str
     side: Side
-    #: True for the second of the two: now join them.
-    joined: bool
+
+
+@attrs.frozen
+class Stopping:
+    """The relay has to stop moving the bytes of a rendezvous; `Ended` follows when it has."""
+
+    rendezvous_id: str
 
 
 @attrs.frozen
@@ -162,10 +195,13 @@ class Ended:
     rendezvous_id: str
     connection: str
     outcome: Outcome
-    #: The side that had come and waited, and is still to be told; None where there is none.
-    waiting: Side | None
-    #: What to tell it.
     reason: Reason
+    #: The side whose data channel is ready and is still to be told; None where there is none.
+    waiting: Side | None
+    #: What to tell it. The same as `reason`, with an exception: see `RendezvousTable.revoke`.
+    told: Reason
+    #: How long the two channels were joined (seconds); 0 where they never were.
+    seconds: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -175,21 +211,37 @@ class _Entry:
     sender_key: KeyId
     keys: Mapping[Side, KeyId]
     expires_at: float
-    #: Hashes of the tickets that nobody has used.
+    #: Hashes of the tickets that were not used.
     tickets: dict[Side, bytes] = attrs.field(repr=False)
     state: State = State.OFFERED
+    #: The sides whose data channel is ready.
+    ready: set[Side] = attrs.field(factory=set)
+    joined_at: float | None = None
+    #: Set once it is known how the rendezvous ends.
+    outcome: Outcome | None = None
 
 
 def _hash(ticket: bytes) -> bytes:
     return hashlib.sha256(ticket).digest()
 
 
+@attrs.frozen
+class RendezvousState:
+    """One rendezvous at this moment."""
+
+    id: str
+    connection: str
+    state: State
+    #: None where the data channels are not joined yet.
+    joined_at: float | None
+
+
 class RendezvousTable:
     """All rendezvous of a relay that have not ended. The methods are of three kinds:
 
-    - `create` and `use` answer a peer, and raise where it gets a refusal.
-    - `expire`, `end`, `revoke` and `end_all` tell of something that happened; they return what ended by it.
-    - `next_deadline`, `open` and `joined` only look.
+    - `create`, `use` and `ready` answer a peer.
+    - `expire`, `end`, `revoke` and `end_all` are told of something that happened; they return what ends by it.
+    - `next_deadline`, `open`, `joined` and `states` only look.
     """
 
     def __init__(
@@ -226,13 +278,18 @@ class RendezvousTable:
 
     @property
     def open(self) -> int:
-        """Rendezvous that wait for one side or both."""
+        """Rendezvous of which one ticket, or both, were not used."""
         return len(self._open)
 
     @property
     def joined(self) -> int:
-        """Rendezvous whose two sides have come."""
+        """Rendezvous whose two tickets were used."""
         return len(self._entries) - len(self._open)
+
+    def states(self) -> Iterator[RendezvousState]:
+        """All rendezvous that have not ended."""
+        for entry in self._entries.values():
+            yield RendezvousState(entry.id, entry.connection, entry.state, entry.joined_at)
 
     def create(self, connection: str, listener_key: KeyId, sender_key: KeyId, now: float) -> Rendezvous:
         """Make a rendezvous between a listener and a sender that have both been authorized.
@@ -270,7 +327,7 @@ class RendezvousTable:
     def _new_ticket(self) -> bytes:
         return self._relay_id + self._token_bytes(TICKET_SIZE - RELAY_ID_SIZE)
 
-    def use(self, ticket: bytes, now: float) -> Leg:
+    def use(self, ticket: bytes, now: float) -> Arrival:
         """Use a ticket that came in a preamble.
 
         Raises:
@@ -288,57 +345,86 @@ class RendezvousTable:
         del self._by_ticket[hashed]
         del entry.tickets[side]
         self._apply(entry, side)
-        return Leg(entry.id, entry.connection, side, entry.state is State.JOINED)
+        return Arrival(entry.id, entry.connection, side)
+
+    def ready(self, arrival: Arrival, now: float) -> State:
+        """The data channel of an arrival is ready to be joined with the other one.
+
+        Returns:
+            `State.JOINED`: the other one is there, and the two belong together from now on. `State.ENDED`: the
+            rendezvous is over already. Any other state: the data channel has to wait.
+        """
+        entry = self._entries.get(arrival.rendezvous_id)
+        if entry is None:
+            return State.ENDED
+        entry.ready.add(arrival.side)
+        if len(entry.ready) == len(Side):
+            self._apply(entry, Input.BOTH_READY)
+            entry.joined_at = now
+        return entry.state
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do next; None while nothing is open."""
         return next((entry.expires_at for entry in self._open.values()), None)
 
     def expire(self, now: float) -> list[Ended]:
-        """End what nobody came to in time."""
+        """End what did not get both its data channels in time."""
         late = list(itertools.takewhile(lambda entry: entry.expires_at <= now, self._open.values()))
-        return self._end_each(late, Event.EXPIRES)
+        return [one for entry in late if isinstance(one := self._end(entry, Input.EXPIRES, now), Ended)]
 
-    def end(self, rendezvous_id: str, event: Event) -> Ended | None:
-        """Something other than a use or a key happened; None where that cannot end the rendezvous in its state.
+    def end(self, rendezvous_id: str, happened: Input, now: float) -> Ended | None:
+        """Something happened that is neither a use of a ticket nor a change of keys.
 
-        A rendezvous that has ended already stays as it ended: its id is unknown here, and that is no error.
+        Returns:
+            None where it cannot end the rendezvous in its state. One that has ended already stays as it ended: its id
+            is unknown here, and that is no error.
         """
         entry = self._entries.get(rendezvous_id)
-        return None if entry is None else self._end(entry, event)
-
-    def revoke(self, keys: Collection[KeyId]) -> list[Ended]:
-        """End all that any of these keys had authorized on either side, joined or not.
-
-        A side that waits is told of its own key only. That the other side's was revoked says nothing about its own
-        rights, so for this side nobody came.
-        """
-        ended = []
-        for entry in list(self._entries.values()):
-            if any(key in keys for key in entry.keys.values()) and (one := self._end(entry, Event.REVOKED)):
-                own = one.waiting is not None and entry.keys[one.waiting] in keys
-                ended.append(one if own else attrs.evolve(one, reason=Reason.PEER_ABSENT))
+        ended = None if entry is None else self._end(entry, happened, now)
+        assert not isinstance(ended, Stopping)
         return ended
 
-    def end_all(self) -> list[Ended]:
+    def revoke(self, keys: Collection[KeyId], now: float) -> list[Ended | Stopping]:
+        """End everything that any of these keys had authorized on either side, joined or not.
+
+        A side that waits is told of its own key only. That the other side's was revoked says nothing about its own
+        rights, so it hears that the other side did not come.
+        """
+        hit = [entry for entry in self._entries.values() if any(key in keys for key in entry.keys.values())]
+        ends = []
+        for entry in hit:
+            one = self._end(entry, Input.REVOKED, now)
+            if isinstance(one, Ended) and (one.waiting is None or entry.keys[one.waiting] not in keys):
+                one = attrs.evolve(one, told=Reason.PEER_ABSENT)
+            if one is not None:
+                ends.append(one)
+        return ends
+
+    def end_all(self, now: float) -> list[Ended | Stopping]:
         """End everything, because the relay stops."""
-        return self._end_each(list(self._entries.values()), Event.SHUTDOWN)
+        ends = [self._end(entry, Input.SHUTDOWN, now) for entry in list(self._entries.values())]
+        return [one for one in ends if one is not None]
 
-    def _end_each(self, entries: Iterable[_Entry], event: Event) -> list[Ended]:
-        return [ended for entry in entries if (ended := self._end(entry, event)) is not None]
-
-    def _end(self, entry: _Entry, event: Event) -> Ended | None:
+    def _end(self, entry: _Entry, happened: Input, now: float) -> Ended | Stopping | None:
         before = entry.state
-        outcome = self._apply(entry, event)
-        if outcome is None:
+        if not self._apply(entry, happened):
             return None
-        waiting = None if event is Event.WAITING_LEAVES else _WAITING.get(before)
-        return Ended(entry.id, entry.connection, outcome, waiting, _REASONS[outcome])
+        if entry.state is State.STOPPING:
+            return Stopping(entry.id)
+        assert entry.outcome is not None, "every transition to the end has an outcome, or had one before"
+        waiting = next(iter(entry.ready), None) if before in _UNJOINED and happened is not Input.LEAVES else None
+        seconds = 0.0 if entry.joined_at is None else now - entry.joined_at
+        reason = _REASONS[entry.outcome]
+        return Ended(entry.id, entry.connection, entry.outcome, reason, waiting, reason, seconds)
 
-    def _apply(self, entry: _Entry, event: Side | Event) -> Outcome | None:
-        """Make one transition, and keep the books that depend on the state."""
+    def _apply(self, entry: _Entry, happened: Side | Input) -> bool:
+        """Make one transition, and update what depends on the state; False where there is none."""
         before = entry.state
-        entry.state, outcome = TRANSITIONS.get((before, event), (before, None))
+        transition = TRANSITIONS.get((before, happened))
+        if transition is None:
+            return False
+        entry.state, outcome = transition
+        entry.outcome = outcome or entry.outcome
         if before in _OPEN and entry.state not in _OPEN:
             del self._open[entry.id]
             self._open_by_sender_key[entry.sender_key] -= 1
@@ -350,4 +436,4 @@ class RendezvousTable:
                 self._places.give_back(entry.sender_key)
             for hashed in entry.tickets.values():
                 del self._by_ticket[hashed]
-        return outcome
+        return True

@@ -25,8 +25,8 @@ from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, encode_status
 from ...protocol.reasons import Reason
 from ...streams.client_hello import MAX_CLIENT_HELLO, ClientHelloReader
+from ..core.rendezvous import Arrival
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
-from ..service.broker import Arrival
 from .handshakes import Handshake, Turn, Turns
 from .slots import Slot, Slots, address_group
 

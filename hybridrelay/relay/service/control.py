@@ -11,20 +11,21 @@ from functools import partial
 import attrs
 import trio
 
-from ..._log_limit import LimitedLogger
 from ..._version import __version__
 from ...errors import AuthorizationError, RendezvousError
+from ...events import ListenerDropped, ListenerRefused, SenderRefused, TokenInvalid, TokenRefused
 from ...mux import EarlySession, MuxStream, Session
 from ...protocol import RemoteProtocolError, control
 from ...protocol.reasons import Reason
 from ...security import Right
+from ..core.authorization import Grant
 from ..core.listeners import Listener
 from ..limits import REFUSALS_BEFORE_AUTHORIZED, REVOKED_CHANNEL_SECONDS
 from ..model import KeyId
-from .broker import Broker, Grant, ListenerHandle
+from .broker import BrokerService, ListenerHandle
 
-logger = LimitedLogger("hybridrelay.relay")
-
+#: The token itself is wrong; for any other reason it is valid, and gives no right to what was asked for.
+_INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
 #: Which run of the relay this is.
 RELAY_INSTANCE = secrets.token_hex(16)
 #: A listener that did not answer an offer, and sends nothing at all for this time, is dropped (seconds).
@@ -58,7 +59,7 @@ class ControlPeer:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: BrokerService,
         early: EarlySession | None = None,
         *,
         outer_pins: tuple[str, ...] = (),
@@ -98,11 +99,6 @@ class ControlPeer:
         self.hello: control.Hello | None = None
         #: The peer has shown the secret of its instance.
         self._owns_instance = False
-
-    @property
-    def _from(self) -> str:
-        """Where the peer is, for the log. Behind a reverse proxy this is the proxy's address."""
-        return f" from {self._address}" if self._address else ""
 
     # --- what the peer says
 
@@ -167,7 +163,7 @@ class ControlPeer:
                 await self._request(message, Right.LISTEN)
             case control.Unregister(connection=name) if role is control.Role.CONNECTOR:
                 if registration := self._registrations.pop(name, None):
-                    self._broker.listeners.remove(registration.listener)
+                    self._broker.unregister(registration.listener)
             case control.Join() if role is control.Role.CLIENT:
                 await self._request(message, Right.SEND)
             case control.Accept(id=id_) | control.Failed(id=id_) if role is control.Role.CONNECTOR:
@@ -211,27 +207,16 @@ class ControlPeer:
             name, hello.instance, hello.generation, grant.key, self, self._address
         )
         try:
-            displaced = self._broker.listeners.register(listener)
+            self._broker.register(listener, replaces=tuple(map(control.instance_of, message.replaces)))
         except RendezvousError as exc:
             return self._refused(message, exc)
         self._registrations[name] = _Registration(listener, grant.expires_at)
-        if displaced is not None and displaced.instance != hello.instance:
-            logger.warning("%s: listener %s was replaced by %s", name, displaced.instance, hello.instance)
-            displaced.handle.ended(name, Reason.LIMIT)
-            displaced = None
-        elif displaced is not None and displaced.handle is not self:
-            displaced.handle.ended(name, Reason.SUPERSEDED)
-        for dead in map(control.instance_of, message.replaces):
-            if dead != hello.instance and (ghost := self._broker.listeners.declare_gone(name, dead)) is not None:
-                ghost.handle.ended(name, Reason.SUPERSEDED)
-        if displaced is None:
-            logger.info("%s: listener %s registered%s", name, hello.instance, self._from)
         return control.Registered(message.id, grant.expires_at)
 
     def _authorized_by(self, key: KeyId) -> None:
         """Raises RendezvousError where there are too many control channels."""
         if key not in self._keys:
-            self._broker.hold(key, first=self._first_key is None)
+            self._broker.authorization.hold(key, first=self._first_key is None)
             self._first_key = self._first_key or key
             self._keys.add(key)
         self.authorized = True
@@ -239,15 +224,29 @@ class ControlPeer:
     def _refused(
         self, message: control.Register | control.Join, error: AuthorizationError | RendezvousError
     ) -> control.Failed:
-        what = "registration" if isinstance(message, control.Register) else "join"
         self._refusals += 1
         if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
             raise RemoteProtocolError("too many requests without a right", reason=error.reason)
-        logger.warning("%s: %s%s refused: %s", message.connection, what, self._from, error)
+        self._broker.events.publish(self._refusal(message, error))
         return control.Failed(message.id, error.reason, str(error))
+
+    def _refusal(
+        self, message: control.Register | control.Join, error: AuthorizationError | RendezvousError
+    ) -> TokenInvalid | TokenRefused | ListenerRefused | SenderRefused:
+        name, reason, detail = message.connection, error.reason, str(error)
+        listens = isinstance(message, control.Register)
+        if isinstance(error, AuthorizationError):
+            event = TokenInvalid if reason in _INVALID else TokenRefused
+            right = "listen" if listens else "send"
+            return event(connection=name, peer=self._address, right=right, reason=reason, detail=detail)
+        refused = ListenerRefused if listens else SenderRefused
+        return refused(connection=name, peer=self._address, reason=reason, detail=detail)
 
     async def _begin_join(self, message: control.Join, grant: Grant) -> None:
         if self._joins >= MAX_JOINS:
+            self._broker.events.publish(
+                SenderRefused(connection=message.connection, peer=self._address, reason=Reason.LIMIT)
+            )
             await self.send(control.Failed(message.id, Reason.LIMIT))
             return
         self._joins += 1
@@ -257,8 +256,6 @@ class ControlPeer:
                 answer = await self._broker.join(grant, message.listener, self._address, avoid=message.avoid)
             finally:
                 self._joins -= 1
-            if isinstance(answer, control.Failed):
-                logger.info("%s: no rendezvous: %s", message.connection, answer.reason.slug)
             await self.send(attrs.evolve(answer, id=message.id))
 
         self._nursery.start_soon(join)
@@ -323,7 +320,8 @@ class ControlPeer:
                 await self._heard.wait()
                 self._suspected = False
                 return
-            logger.warning("dropping listener %s%s: silent", self.hello.instance if self.hello else "?", self._from)
+            instance = self.hello.instance if self.hello else ""
+            self._broker.events.publish(ListenerDropped(peer=self._address, instance=instance))
             self._session.close(Reason.PEER_SILENT)
 
         self._nursery.start_soon(watch)
@@ -342,15 +340,14 @@ class ControlPeer:
 
     def expire(self, now: float) -> None:
         """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed."""
-        for name, registration in list(self._registrations.items()):
+        for registration in list(self._registrations.values()):
             if now > registration.expires_at:
-                self._broker.listeners.remove(registration.listener)
-                self.ended(name, Reason.TOKEN_EXPIRED)
+                self._broker.token_expired(registration.listener)
 
     def check_keys(self) -> None:
         """The registry may have changed: end what keys that are gone had authorized, the channel with the last."""
         gone = {key: reason for key in self._keys if (reason := self._broker.why_revoked(key))}
-        self._broker.let_go(gone.keys())
+        self._broker.authorization.let_go(gone.keys())
         self._keys -= gone.keys()
         if self.hello is not None and self.hello.role is control.Role.CLIENT:  # the broker tells listeners
             still = {key.connection for key in self._keys}
@@ -363,14 +360,13 @@ class ControlPeer:
 
     def lost(self) -> None:
         """The channel is gone, and with it what it had registered."""
-        for name, registration in self._registrations.items():
-            if self._broker.listeners.remove(registration.listener):
-                logger.info("%s: listener %s%s has left", name, registration.listener.instance, self._from)
-        self._registrations.clear()
-        self._broker.let_go(self._keys)
+        registrations, self._registrations = self._registrations, {}
+        for registration in registrations.values():
+            self._broker.unregister(registration.listener)
+        self._broker.authorization.let_go(self._keys)
         self._keys.clear()
         if self._first_key is not None:
-            self._broker.leave(self._first_key)
+            self._broker.authorization.leave(self._first_key)
             self._first_key = None
         for answer, _ in self._answers.values():
             answer.close()

@@ -46,13 +46,14 @@ from ..limits import (
     Shares,
     unauthenticated_slots,
 )
+from ..model import StoreChange
 from ..store.public_ports import save_public_ports
 from ..store.relay_id import load_or_create_relay_id
 from ..store.sqlite import SQLiteStore
 from ..store.state_dir import occupy_state_directory
-from .broker import Broker
+from .broker import BrokerService
 from .control import ControlPeer
-from .watcher import RegistryChange, RegistryWatcher
+from .watcher import StoreWatcher
 
 logger = LimitedLogger("hybridrelay.relay")
 
@@ -163,7 +164,7 @@ class Relay:
         with occupy_state_directory(config.state_dir), SQLiteStore.open(config.state_dir) as registry:
             certificates = self._certificates = self._load_certificates()
             async with FlatNursery() as nursery:
-                watcher = self._watcher = RegistryWatcher(registry)
+                watcher = self._watcher = StoreWatcher(registry)
                 await nursery.start(watcher.run, self._changed)
                 self._broker = self._make_broker(watcher, descriptors)
                 nursery.start_soon(self._broker.expire)
@@ -177,7 +178,7 @@ class Relay:
                 with reporting(self):
                     await self._listen_and_serve(nursery, certificates.own_pin, stop, task_status)
 
-    def _make_broker(self, watcher: RegistryWatcher, descriptors: int | None) -> Broker:
+    def _make_broker(self, watcher: StoreWatcher, descriptors: int | None) -> BrokerService:
         config, shares = self._config, Shares.of(descriptors)
         if config.max_pairs is not None and config.max_pairs > shares.pairs:
             logger.warning(
@@ -191,7 +192,7 @@ class Relay:
             per_connection=config.max_pairs_per_connection,
             per_key=config.max_pairs_per_key,
         )
-        return Broker(
+        return BrokerService(
             watcher.snapshot,
             refresh=watcher.refresh,
             clock=self._clock,
@@ -284,8 +285,8 @@ class Relay:
         """
         return self._certificates is not None and await self._certificates.reload()
 
-    def _changed(self, change: RegistryChange) -> None:
-        self._broker.update(change.snapshot)
+    def _changed(self, change: StoreChange) -> None:
+        self._broker.update(change)
         for peer in self._peers:
             peer.check_keys()
 

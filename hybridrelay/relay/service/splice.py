@@ -27,7 +27,7 @@ from typing import Self
 
 import trio
 
-from ..._log_limit import LimitedLogger
+from ...events import EventStream, SpliceUnavailable, logged_events
 from ..limits import (
     BORROWED_PIPES,
     IDLE_PIPES,
@@ -38,8 +38,6 @@ from ..limits import (
 )
 
 __all__ = ["LegBroke", "PipePool", "SinkBroke", "SourceBroke", "Spliced", "can_splice", "splice"]
-
-logger = LimitedLogger("hybridrelay.relay")
 
 #: More than any pipe holds, so that the pipe's capacity is the only limit.
 _AS_MUCH_AS_FITS = 1 << 30
@@ -127,7 +125,14 @@ class Pipe:
 class PipePool:
     """Lends pipes to directions that have bytes to move. For use in one thread; close it, or use it with `with`."""
 
-    def __init__(self, *, max_idle: int = IDLE_PIPES, max_borrowed: int = BORROWED_PIPES) -> None:
+    def __init__(
+        self,
+        *,
+        max_idle: int = IDLE_PIPES,
+        max_borrowed: int = BORROWED_PIPES,
+        events: EventStream | None = None,
+    ) -> None:
+        self._events = logged_events() if events is None else events
         self._idle: list[Pipe] = []
         self._max_idle = max_idle
         self._max_borrowed = max_borrowed
@@ -169,10 +174,8 @@ class PipePool:
             return Spliced.UNSUPPORTED
         if trio.current_time() >= self._suspended_until:
             self._suspended_until = trio.current_time() + SPLICE_RETRY_SECONDS
-            logger.warning(
-                "splice fails (%s): bytes are copied instead, which takes more processor time; next try in %.0f s",
-                error.strerror,
-                SPLICE_RETRY_SECONDS,
+            self._events.publish(
+                SpliceUnavailable(detail=error.strerror or str(error), retry_seconds=SPLICE_RETRY_SECONDS)
             )
         return Spliced.NO_PIPE
 

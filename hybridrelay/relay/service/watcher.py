@@ -6,34 +6,21 @@ import logging
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 
-import attrs
 import trio
 
 from ..._shortage import run_in_thread
 from ...errors import StateError
 from ..core.admission import KeyIndex
 from ..limits import REGISTRY_POLL_SECONDS
-from ..model import HybridConnection, KeyId, diff
+from ..model import HybridConnection, StoreChange
 from ..store.store import Store
 
-__all__ = ["RegistryChange", "RegistryWatcher"]
+__all__ = ["StoreWatcher"]
 
 _logger = logging.getLogger(__name__)
 
 
-@attrs.frozen
-class RegistryChange:
-    """What is different now."""
-
-    #: Whatever these had authorized is to be ended at once.
-    ended: frozenset[KeyId]
-    #: Names of hybrid connections that are there no more.
-    deleted: frozenset[str]
-    #: The whole, after the change.
-    snapshot: Mapping[str, HybridConnection]
-
-
-class RegistryWatcher:
+class StoreWatcher:
     """Holds the registry's content in memory and polls for changes. The registry is its own while `run` runs."""
 
     def __init__(self, registry: Store, *, interval: float = REGISTRY_POLL_SECONDS) -> None:
@@ -42,7 +29,7 @@ class RegistryWatcher:
         self._interval = interval
         self._limiter = trio.CapacityLimiter(1)
         self._version: Hashable | None = None
-        self._on_change: Callable[[RegistryChange], None] | None = None
+        self._on_change: Callable[[StoreChange], None] | None = None
         self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
         self._keys = KeyIndex()
 
@@ -58,7 +45,7 @@ class RegistryWatcher:
 
     async def run(
         self,
-        on_change: Callable[[RegistryChange], None],
+        on_change: Callable[[StoreChange], None],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -100,14 +87,14 @@ class RegistryWatcher:
         if change is not None and self._on_change is not None:
             self._on_change(change)
 
-    async def _look(self) -> RegistryChange | None:
+    async def _look(self) -> StoreChange | None:
         read = await run_in_thread(self._maybe_read, limiter=self._limiter)
         # SQLite's housekeeping (a checkpoint) may look like a change.
         if read is None or read[0] == self._snapshot:
             return None
         old, (new, self._keys) = self._snapshot, read
         self._snapshot = new
-        return RegistryChange(diff(old, new), frozenset(old.keys() - new.keys()), new)
+        return StoreChange.between(old, new)
 
     def _maybe_read(self) -> tuple[Mapping[str, HybridConnection], KeyIndex] | None:
         """In a worker thread: the content and its keys, if it may have changed since the last look."""

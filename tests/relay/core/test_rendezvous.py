@@ -9,7 +9,7 @@ import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.errors import RemoteProtocolError
@@ -17,14 +17,15 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.core.rendezvous import (
     TRANSITIONS,
+    Arrival,
     Ended,
-    Event,
-    Leg,
+    Input,
     Outcome,
     Rendezvous,
     RendezvousTable,
     Side,
     State,
+    Stopping,
 )
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
@@ -48,16 +49,19 @@ def refused(of: RendezvousTable, ticket: bytes, now: float = 0.0) -> bool:
 
 
 #: What brings a new rendezvous into each state.
-PATHS: dict[State, list[Side | Event]] = {
+PATHS: dict[State, list[Side | Input]] = {
     State.OFFERED: [],
     State.LISTENER_WAITS: [Side.LISTENER],
     State.SENDER_WAITS: [Side.SENDER],
-    State.JOINED: [Side.SENDER, Side.LISTENER],
-    State.ENDED: [Event.WITHDRAWN],
+    State.MATCHED: [Side.SENDER, Side.LISTENER],
+    State.JOINED: [Side.SENDER, Side.LISTENER, Input.BOTH_READY],
+    State.STOPPING: [Side.SENDER, Side.LISTENER, Input.BOTH_READY, Input.SHUTDOWN],
+    State.ENDED: [Input.WITHDRAWN],
 }
+OPEN = (State.OFFERED, State.LISTENER_WAITS, State.SENDER_WAITS)
 
 
-def apply(to: RendezvousTable, made: Rendezvous, event: Side | Event) -> Leg | Ended | None:
+def apply(to: RendezvousTable, made: Rendezvous, event: Side | Input) -> Arrival | Ended | Stopping | State | None:
     """Let `event` happen by the method that it belongs to; None where it is refused or does nothing."""
     if isinstance(event, Side):
         ticket = made.listener_ticket if event is Side.LISTENER else made.sender_ticket
@@ -65,59 +69,83 @@ def apply(to: RendezvousTable, made: Rendezvous, event: Side | Event) -> Leg | E
             return to.use(ticket, 0.0)
         except RemoteProtocolError:
             return None
-    ended = {
-        Event.EXPIRES: lambda: to.expire(made.expires_at),
-        Event.REVOKED: lambda: to.revoke({LISTENER}),
-        Event.SHUTDOWN: to.end_all,
-    }.get(event, lambda: [one for one in [to.end(made.id, event)] if one])()
+    if event is Input.BOTH_READY:
+        before = {one.id: one.state for one in to.states()}.get(made.id, State.ENDED)
+        if before is not State.MATCHED:
+            return None  # `ready` needs arrivals, of which there are two in that state only
+        states = [to.ready(Arrival(made.id, "sql", side), 0.0) for side in Side]
+        assert states[0] is State.MATCHED
+        return states[1]
+    happens = {
+        Input.EXPIRES: lambda: to.expire(made.expires_at),
+        Input.REVOKED: lambda: to.revoke({LISTENER}, 0.0),
+        Input.SHUTDOWN: lambda: to.end_all(0.0),
+    }.get(event, lambda: [one for one in [to.end(made.id, event, 0.0)] if one])
+    ended = list(happens())
     return ended[0] if ended else None
 
 
-@pytest.mark.parametrize("event", [*Side, *Event], ids=str)
+@pytest.mark.parametrize("event", [*Side, *Input], ids=str)
 @pytest.mark.parametrize("state", State, ids=str)
-def test_every_event_in_every_state(state: State, event: Side | Event) -> None:
-    rendezvous = table()
+def test_every_input_in_every_state(state: State, event: Side | Input) -> None:
+    places = Places("data channels", 4)
+    rendezvous = table(places=places)  # type: ignore[arg-type]
     made = rendezvous.create("sql", LISTENER, SENDER, 0.0)
     for step in PATHS[state]:
         apply(rendezvous, made, step)
-    was_open, was_joined = rendezvous.open, rendezvous.joined
+    before = (rendezvous.open, rendezvous.joined, len(places))
+    assert before == (state in OPEN, state not in (*OPEN, State.ENDED), state is not State.ENDED)
 
     happened = apply(rendezvous, made, event)
 
     if (state, event) not in TRANSITIONS:
         assert happened is None
-        assert (rendezvous.open, rendezvous.joined) == (was_open, was_joined)
+        assert (rendezvous.open, rendezvous.joined, len(places)) == before
         return
     after, outcome = TRANSITIONS[state, event]
     if isinstance(event, Side):
-        assert happened == Leg(made.id, "sql", event, joined=after is State.JOINED)
+        assert happened == Arrival(made.id, "sql", event)
+    elif after is State.JOINED:
+        assert happened is State.JOINED
+    elif after is State.STOPPING:
+        assert happened == Stopping(made.id)
     else:
-        waiting = {State.LISTENER_WAITS: Side.LISTENER, State.SENDER_WAITS: Side.SENDER}.get(state)
         assert isinstance(happened, Ended)
-        assert happened.outcome is outcome
-        assert happened.waiting is (None if event is Event.WAITING_LEAVES else waiting)
-        # Of the revoked keys, it is the listener's.
-        someone_else = event is Event.REVOKED and waiting is not Side.LISTENER
-        assert someone_else == (happened.reason is Reason.PEER_ABSENT) or event is not Event.REVOKED
-    assert rendezvous.open == (after in (State.LISTENER_WAITS, State.SENDER_WAITS))
-    assert rendezvous.joined == (after is State.JOINED)
+        assert happened.outcome is (outcome or Outcome.SHUT_DOWN)
+    assert rendezvous.open == (after in OPEN)
+    assert rendezvous.joined == (after not in (*OPEN, State.ENDED))
+    assert len(places) == (after is not State.ENDED)
     assert (rendezvous.next_deadline() is not None) == bool(rendezvous.open)
 
 
 def test_the_table_is_consistent() -> None:
     assert {outcome for _, outcome in TRANSITIONS.values()} == {None, *Outcome}
-    assert all((after is State.ENDED) == (outcome is not None) for after, outcome in TRANSITIONS.values())
+    for (before, _), (after, outcome) in TRANSITIONS.items():
+        # The outcome is decided once: when it ends, or when it has to stop.
+        decided = after in (State.ENDED, State.STOPPING) and before is not State.STOPPING
+        assert decided == (outcome is not None)
     assert State.ENDED not in {before for before, _ in TRANSITIONS}
+
+
+def test_channels_may_be_ready_in_another_order_than_their_tickets_were_used() -> None:
+    rendezvous = table()
+    made = rendezvous.create("sql", LISTENER, SENDER, 0.0)
+    listener, sender = rendezvous.use(made.listener_ticket, 1.0), rendezvous.use(made.sender_ticket, 2.0)
+    assert rendezvous.ready(sender, 3.0) is State.MATCHED
+    assert rendezvous.ready(listener, 4.0) is State.JOINED
+    ended = rendezvous.end(made.id, Input.FINISHES, 10.5)
+    assert ended == Ended(made.id, "sql", Outcome.FINISHED, Reason.NO_ERROR, None, Reason.NO_ERROR, 6.5)
+    assert rendezvous.ready(sender, 11.0) is State.ENDED
 
 
 def test_a_second_use_never_disturbs_the_first() -> None:
     rendezvous = table()
     made = rendezvous.create("sql", LISTENER, SENDER, 0.0)
-    assert rendezvous.use(made.sender_ticket, 0.0) == Leg(made.id, "sql", Side.SENDER, joined=False)
+    assert rendezvous.use(made.sender_ticket, 0.0) == Arrival(made.id, "sql", Side.SENDER)
 
     assert refused(rendezvous, made.sender_ticket)
 
-    assert rendezvous.use(made.listener_ticket, 0.0) == Leg(made.id, "sql", Side.LISTENER, joined=True)
+    assert rendezvous.use(made.listener_ticket, 0.0) == Arrival(made.id, "sql", Side.LISTENER)
     assert refused(rendezvous, made.listener_ticket)
     assert rendezvous.joined == 1
 
@@ -192,10 +220,10 @@ def test_a_revoked_key_ends_what_it_authorized_on_either_side() -> None:
     rendezvous.use(by_sender.sender_ticket, 0.0)
     rendezvous.use(by_sender.listener_ticket, 0.0)
 
-    ended = rendezvous.revoke({SENDER, OTHER})
+    ended = rendezvous.revoke({SENDER, OTHER}, 0.0)
 
     assert {one.rendezvous_id for one in ended} == {by_sender.id, by_listener.id}
-    assert {one.outcome for one in ended} == {Outcome.REVOKED}
+    assert all(isinstance(one, Ended) and one.outcome is Outcome.REVOKED for one in ended)
     assert refused(rendezvous, by_listener.sender_ticket)
     rendezvous.use(untouched.sender_ticket, 0.0)
 
@@ -211,9 +239,12 @@ def test_who_waits_hears_of_their_own_key_only(side: Side) -> None:
     ]:
         rendezvous = table()
         made = rendezvous.create("sql", LISTENER, SENDER, 0.0)
-        rendezvous.use(made.listener_ticket if side is Side.LISTENER else made.sender_ticket, 0.0)
-        (ended,) = rendezvous.revoke(revoked)
-        assert (ended.outcome, ended.waiting, ended.reason) == (Outcome.REVOKED, side, told)
+        arrival = rendezvous.use(made.listener_ticket if side is Side.LISTENER else made.sender_ticket, 0.0)
+        rendezvous.ready(arrival, 0.0)
+        (ended,) = rendezvous.revoke(revoked, 0.0)
+        assert isinstance(ended, Ended)
+        assert (ended.outcome, ended.reason) == (Outcome.REVOKED, Reason.KEY_REVOKED)
+        assert (ended.waiting, ended.told) == (side, told)
 
 
 def test_every_rendezvous_has_a_place_until_it_ends() -> None:
@@ -227,7 +258,14 @@ def test_every_rendezvous_has_a_place_until_it_ends() -> None:
     rendezvous.use(made[0].sender_ticket, 0.0)
     rendezvous.use(made[0].listener_ticket, 0.0)
     assert len(places) == 2, "also when it is joined"
-    assert rendezvous.end(made[0].id, Event.FINISHES)
+    for side in Side:
+        rendezvous.ready(Arrival(made[0].id, "sql", side), 0.0)
+    (stopping,) = [one for one in rendezvous.revoke({SENDER}, 0.0) if isinstance(one, Stopping)]
+    assert stopping.rendezvous_id == made[0].id
+    assert len(places) == 1, "until the bytes are not moved any longer"
+    assert rendezvous.end(made[0].id, Input.CANCELLED, 0.0)
+    assert len(places) == 0
+    made[1] = rendezvous.create("sql", LISTENER, SENDER, 0.0)
     assert len(places) == 1
     rendezvous.expire(made[1].expires_at)
     assert len(places) == 0
@@ -260,7 +298,18 @@ class RendezvousMachine(RuleBasedStateMachine):
     class Model:
         made: Rendezvous
         came: set[Side] = attrs.field(factory=set)
+        ready: set[Side] = attrs.field(factory=set)
         outcome: Outcome | None = None
+        #: The outcome is decided, and bytes are still moved.
+        stopping: bool = False
+
+        @property
+        def is_running(self) -> bool:
+            return self.outcome is None or self.stopping
+
+        @property
+        def is_joined(self) -> bool:
+            return len(self.ready) == 2
 
         @property
         def is_open(self) -> bool:
@@ -304,7 +353,19 @@ class RendezvousMachine(RuleBasedStateMachine):
             assert refused(self.table, ticket, self.now)
             return
         model.came.add(side)
-        assert self.table.use(ticket, self.now) == Leg(name, "sql", side, joined=len(model.came) == 2)
+        assert self.table.use(ticket, self.now) == Arrival(name, "sql", side)
+
+    @rule(name=made, side=st.sampled_from(Side))
+    def ready(self, name: str | None, side: Side) -> None:
+        if name is None or side not in self.models[name].came or side in self.models[name].ready:
+            return
+        model = self.models[name]
+        state = self.table.ready(Arrival(name, "sql", side), self.now)
+        if model.outcome and not model.stopping:
+            assert state is State.ENDED
+            return
+        model.ready.add(side)
+        assert (state is State.JOINED) == model.is_joined
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 5.0, 10.0]))
     def time_passes(self, seconds: float) -> None:
@@ -324,29 +385,40 @@ class RendezvousMachine(RuleBasedStateMachine):
             model.outcome = outcomes[frozenset(model.came)]
             assert one.outcome is model.outcome
 
-    @rule(name=consumes(made), event=st.sampled_from([Event.WITHDRAWN, Event.FINISHES, Event.BREAKS]))
-    def end(self, name: str | None, event: Event) -> None:
+    @rule(
+        name=made,
+        event=st.sampled_from([Input.WITHDRAWN, Input.LEAVES, Input.FINISHES, Input.BREAKS, Input.CANCELLED]),
+    )
+    def end(self, name: str | None, event: Input) -> None:
         if name is None:
             return
         model = self.models[name]
-        joined = len(model.came) == 2
-        ended = self.table.end(name, event)
-        if model.outcome or joined == (event is Event.WITHDRAWN):
-            assert ended is None
+        ended = self.table.end(name, event, self.now)
+        if not model.is_running:
+            possible = False
+        elif event is Input.WITHDRAWN:
+            possible = len(model.came) < 2
+        elif event is Input.LEAVES:
+            possible = bool(model.came) and not model.is_joined
         else:
-            assert ended is not None
-            model.outcome = ended.outcome
+            possible = model.is_joined
+        assert (ended is not None) == possible
+        if ended is not None:
+            assert not model.stopping or ended.outcome is model.outcome
+            model.outcome, model.stopping = ended.outcome, False
 
     @rule(key=st.sampled_from([SENDER, OTHER]))
     def revoke(self, key: KeyId) -> None:
         hit = [one for one in self.models.values() if one.outcome is None and one.made.sender_key == key]
-        assert {one.rendezvous_id for one in self.table.revoke({key})} == {one.made.id for one in hit}
+        ended = {one.rendezvous_id: one for one in self.table.revoke({key}, self.now)}
+        assert set(ended) == {one.made.id for one in hit}
         for one in hit:
-            one.outcome = Outcome.REVOKED
+            one.outcome, one.stopping = Outcome.REVOKED, one.is_joined
+            assert isinstance(ended[one.made.id], Stopping) == one.stopping
 
     @invariant()
     def books_agree(self) -> None:
-        running = [model for model in self.models.values() if model.outcome is None]
+        running = [model for model in self.models.values() if model.is_running]
         opened = [model for model in running if model.is_open]
         assert self.table.open == len(opened) <= self.MAX_OPEN
         assert self.table.joined == len(running) - len(opened)
@@ -354,8 +426,12 @@ class RendezvousMachine(RuleBasedStateMachine):
         assert self.table.next_deadline() == min((model.made.expires_at for model in opened), default=None)
 
     def teardown(self) -> None:
-        running = sum(model.outcome is None for model in self.models.values())
-        assert len(self.table.end_all()) == running
+        stopping = {one.made.id for one in self.models.values() if one.is_running and one.is_joined}
+        running = {one.made.id for one in self.models.values() if one.is_running} - stopping
+        ended = self.table.end_all(self.now)
+        assert {one.rendezvous_id for one in ended if isinstance(one, Ended)} == running
+        for name in stopping:
+            assert self.table.end(name, Input.CANCELLED, self.now)
         # Nothing is kept of what has ended, unused tickets included.
         assert len(self.places) == 0
         assert not any(vars(self.table)[name] for name in ("_entries", "_open", "_open_by_sender_key", "_by_ticket"))

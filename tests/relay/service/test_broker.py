@@ -14,13 +14,17 @@ from hybridrelay.mux import CONTROL_CONFIG, Session
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.join import MAX_ASKED
 from hybridrelay.relay.core.listeners import Listener
-from hybridrelay.relay.service.broker import MAX_ASKED, OFFER_SECONDS, Arrival, Broker
+from hybridrelay.relay.core.rendezvous import Arrival
+from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import session_pair
+
+from ..peers import update
 
 HOST = "relay.example.com"
 
@@ -57,11 +61,15 @@ def registry(tmp_path: Path, rules: tuple[Rule, ...]):
         yield registry
 
 
-def _broker(registry: SQLiteStore) -> Broker:
+def _broker(
+    registry: SQLiteStore, *, channels_per_key: int | None = None, sender_secret: bytes | None = None
+) -> BrokerService:
     async def refresh() -> None:
         pass
 
-    return Broker(registry.snapshot(), refresh=refresh)
+    return BrokerService(
+        registry.snapshot(), refresh=refresh, channels_per_key=channels_per_key, sender_secret=sender_secret
+    )
 
 
 def _token(rule: Rule, slot: KeySlot = KeySlot.PRIMARY) -> str:
@@ -88,7 +96,7 @@ async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
         nursery.start_soon(join)
         await trio.sleep(OFFER_SECONDS / 2)
         registry.revoke_key("db", rules[1].name, KeySlot.PRIMARY)
-        broker.update(registry.snapshot())
+        update(broker, registry)
     assert [answer.reason for answer in answers if isinstance(answer, control.Failed)] == [Reason.KEY_REVOKED]
     assert sum(handle.offers for handle in deaf) == 1
 
@@ -108,7 +116,7 @@ async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry
 class Registering:
     """Connectors that register for "db", each over a control channel of its own."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: BrokerService) -> None:
         self._broker = broker
         self.peers: list[ControlPeer] = []
         self.sessions: list[Session] = []
@@ -137,8 +145,7 @@ class Registering:
 async def test_a_key_opens_so_many_control_channels_and_no_more(
     registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    monkeypatch.setattr("hybridrelay.relay.service.broker.CONTROL_CHANNELS_PER_KEY", 2)
-    broker = _broker(registry)
+    broker = _broker(registry, channels_per_key=2)
     connectors = Registering(broker)
     token = _token(rules[0])
     for _ in range(2):
@@ -164,14 +171,13 @@ async def test_a_key_opens_so_many_control_channels_and_no_more(
 async def test_a_revoked_key_holds_no_control_channels(
     registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    monkeypatch.setattr("hybridrelay.relay.service.broker.CONTROL_CHANNELS_PER_KEY", 1)
-    broker = _broker(registry)
+    broker = _broker(registry, channels_per_key=1)
     connectors = Registering(broker)
     primary, secondary = _token(rules[0]), _token(rules[0], KeySlot.SECONDARY)
     answers = await connectors.register(nursery, primary, secondary)
     assert [type(answer) for answer in answers] == [control.Registered, control.Registered]
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
-    broker.update(registry.snapshot())
+    update(broker, registry)
     (peer,) = connectors.peers
     peer.check_keys()
     assert connectors.sessions[0].outcome is None, "another key has authorized it, too"
@@ -193,7 +199,7 @@ async def test_a_registration_that_came_late_harms_nobody_when_its_key_is_revoke
         await connectors.register(nursery, _token(rules[0]))
         nursery.cancel_scope.cancel()
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
-    broker.update(registry.snapshot())
+    update(broker, registry)
     assert not broker.listeners.find("db", control.instance_of("0" * 64))
 
 
@@ -256,23 +262,22 @@ async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them
 
 
 async def test_what_senders_are_called_cannot_be_computed_by_a_connector(
-    registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch
+    registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     """It knows the names of keys, and can guess addresses. It takes a secret of the relay's to compute the name."""
-    broker = _broker(registry)
-    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
-    willing = Willing()
-    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
     told = set()
-    for secret in (b"1" * 32, b"2" * 32):
-        monkeypatch.setattr("hybridrelay.relay.service.broker._SENDER_SECRET", secret)
+    for secret in (b"1" * 32, b"2" * 32, None, None):
+        broker = _broker(registry, sender_secret=secret)
+        listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
+        send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+        willing = Willing()
+        broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
         await broker.join(send, None, "192.0.2.1")
         told.add(willing.sender)
-    assert len(told) == 2
+    assert len(told) == 4
 
 
-async def _accepted_join(broker: Broker, rules: tuple[Rule, ...]) -> tuple[Arrival, Arrival]:
+async def _accepted_join(broker: BrokerService, rules: tuple[Rule, ...]) -> tuple[Arrival, Arrival]:
     """The arrivals of a sender and of a listener, in this order: both tickets are used."""
     listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
     send = await broker.authorize("db", _token(rules[1]), Right.SEND)
@@ -325,7 +330,7 @@ async def test_who_comes_after_the_end_is_turned_away(registry: SQLiteStore, rul
     broker = _broker(registry)
     arrivals = await _accepted_join(broker, rules)
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
-    broker.update(registry.snapshot())
+    update(broker, registry)
     for arrival in arrivals:
         ours, far = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:

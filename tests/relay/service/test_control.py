@@ -14,7 +14,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
 from hybridrelay.relay.service import control as relay_control
-from hybridrelay.relay.service.broker import OFFER_SECONDS, Broker
+from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
 from hybridrelay.relay.service.control import MAX_JOINS, MAX_REGISTRATIONS, SUSPICION_SECONDS
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
@@ -34,24 +34,24 @@ def registry(tmp_path: Path, rules: tuple[Rule, ...]):
 
 
 @pytest.fixture
-def broker(registry: SQLiteStore) -> Broker:
+def broker(registry: SQLiteStore) -> BrokerService:
     return make_broker(registry)
 
 
-async def _connector(broker: Broker, nursery: trio.Nursery, secret: str = SECRET) -> FarEnd:
+async def _connector(broker: BrokerService, nursery: trio.Nursery, secret: str = SECRET) -> FarEnd:
     far_end = await FarEnd.connect(broker, nursery, hello_of(secret))
     assert isinstance(await far_end.hear(), control.Welcome)
     return far_end
 
 
-async def _client(broker: Broker, nursery: trio.Nursery) -> FarEnd:
+async def _client(broker: BrokerService, nursery: trio.Nursery) -> FarEnd:
     far_end = await FarEnd.connect(broker, nursery, client_hello())
     assert isinstance(await far_end.hear(), control.Welcome)
     return far_end
 
 
 async def test_joins_under_way_are_limited(
-    broker: Broker, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+    broker: BrokerService, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         deaf = await _connector(broker, nursery)
@@ -78,7 +78,7 @@ async def test_joins_under_way_are_limited(
 
 
 async def test_registrations_of_one_control_channel_are_limited(
-    broker: Broker, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+    broker: BrokerService, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     monkeypatch.setattr(relay_control, "MAX_REGISTRATIONS", 2)
     connector = await _connector(broker, nursery)
@@ -103,7 +103,7 @@ def test_the_limits_are_not_larger_than_they_are_said_to_be() -> None:
 
 
 async def test_a_registration_ends_with_its_token(
-    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
     assert rules[0].primary is not None
     until = int(time.time()) + 1000
@@ -120,7 +120,7 @@ async def test_a_registration_ends_with_its_token(
 
 
 async def test_a_registration_that_was_renewed_lasts_longer(
-    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
     assert rules[0].primary is not None
     now = int(time.time())
@@ -134,7 +134,7 @@ async def test_a_registration_that_was_renewed_lasts_longer(
 
 
 async def test_refusals_before_a_right_was_shown_are_limited(
-    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
     stranger = await _client(broker, nursery)
     join = control.Join(1, "nowhere", token_for(rules[1]))
@@ -148,7 +148,7 @@ async def test_refusals_before_a_right_was_shown_are_limited(
 
 @pytest.mark.parametrize("rule", [0, 1])
 async def test_each_right_is_good_for_what_it_is(
-    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery, rule: int
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery, rule: int
 ) -> None:
     """The listener's key does not join, and the sender's does not register."""
     token = token_for(rules[rule])
@@ -174,7 +174,9 @@ async def test_each_right_is_good_for_what_it_is(
     ],
     ids=lambda message: type(message).__name__,
 )
-async def test_a_connector_says_nothing_else(broker: Broker, nursery: trio.Nursery, message: control.Message) -> None:
+async def test_a_connector_says_nothing_else(
+    broker: BrokerService, nursery: trio.Nursery, message: control.Message
+) -> None:
     connector = await _connector(broker, nursery)
     with pytest.raises(trio.BrokenResourceError):
         await connector.ask(message)
@@ -193,7 +195,9 @@ async def test_a_connector_says_nothing_else(broker: Broker, nursery: trio.Nurse
     ],
     ids=lambda message: type(message).__name__,
 )
-async def test_a_client_says_nothing_else(broker: Broker, nursery: trio.Nursery, message: control.Message) -> None:
+async def test_a_client_says_nothing_else(
+    broker: BrokerService, nursery: trio.Nursery, message: control.Message
+) -> None:
     client = await _client(broker, nursery)
     with pytest.raises(trio.BrokenResourceError):
         await client.ask(message)
@@ -201,7 +205,7 @@ async def test_a_client_says_nothing_else(broker: Broker, nursery: trio.Nursery,
     nursery.cancel_scope.cancel()
 
 
-async def test_hello_comes_first(broker: Broker, nursery: trio.Nursery) -> None:
+async def test_hello_comes_first(broker: BrokerService, nursery: trio.Nursery) -> None:
     far_end = await FarEnd.connect(broker, nursery, control.Join(1, "db", "token"))
     with pytest.raises(trio.BrokenResourceError):
         await far_end.hear()
@@ -216,7 +220,7 @@ async def test_a_control_channel_has_one_place_whatever_keys_it_shows(
         pass
 
     places = Places("control channels", 4)
-    broker = Broker(registry.snapshot(), refresh=refresh, control_channels=places)
+    broker = BrokerService(registry.snapshot(), refresh=refresh, control_channels=places)
     connector = await _connector(broker, nursery)
     for name in NAMES:
         answer = await connector.ask(control.Register(1, name, token_for(rules[0], name)))
@@ -239,14 +243,14 @@ async def test_a_control_channel_has_one_place_whatever_keys_it_shows(
 
 
 async def test_the_key_of_the_second_slot_is_as_good(
-    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
     grant = await broker.authorize("db", token_for(rules[0], slot=KeySlot.SECONDARY), Right.LISTEN)
     assert grant.key.slot is KeySlot.SECONDARY
 
 
 async def test_a_listener_that_stays_silent_is_dropped(
-    broker: Broker, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
+    broker: BrokerService, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         secrets = {"silent": SECRET, "speaking": "2" * 64}
@@ -267,7 +271,7 @@ async def test_a_listener_that_stays_silent_is_dropped(
 
 
 async def test_only_so_many_acceptances_may_be_taken_back(
-    broker: Broker, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+    broker: BrokerService, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     monkeypatch.setattr(relay_control, "_MAX_WATCHED", 2)
     listener, client = await _connector(broker, nursery), await _client(broker, nursery)

@@ -11,7 +11,7 @@ import trio.testing
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.limits import DEPARTED_SECONDS
-from hybridrelay.relay.service.broker import Broker
+from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Rule
 
@@ -24,7 +24,7 @@ HUGE = control.MAX_INTEGER
 
 
 @pytest.fixture
-def broker(tmp_path: Path, rules: tuple[Rule, ...]) -> Broker:
+def broker(tmp_path: Path, rules: tuple[Rule, ...]) -> BrokerService:
     with SQLiteStore.open(tmp_path) as registry:
         registry.create("db", [HOST], rules)
         return make_broker(registry)
@@ -36,7 +36,7 @@ def register(rules: tuple[Rule, ...]) -> control.Register:
 
 
 async def test_a_stolen_instance_without_its_secret_is_refused(
-    broker: Broker, register: control.Register, nursery: trio.Nursery
+    broker: BrokerService, register: control.Register, nursery: trio.Nursery
 ) -> None:
     owner = await FarEnd.connect(broker, nursery, hello_of(SECRET), register)
     assert isinstance(await owner.hear(), control.Welcome)
@@ -62,7 +62,7 @@ async def test_a_stolen_instance_without_its_secret_is_refused(
 
 
 async def test_only_who_knows_the_secret_declares_an_instance_dead(
-    broker: Broker, rules: tuple[Rule, ...], register: control.Register, nursery: trio.Nursery
+    broker: BrokerService, rules: tuple[Rule, ...], register: control.Register, nursery: trio.Nursery
 ) -> None:
     owner = await FarEnd.connect(broker, nursery, hello_of(SECRET), register)
     assert isinstance(await owner.hear(), control.Welcome)
@@ -81,7 +81,7 @@ async def test_only_who_knows_the_secret_declares_an_instance_dead(
 
 
 async def test_a_connector_cannot_declare_itself_dead(
-    broker: Broker, rules: tuple[Rule, ...], nursery: trio.Nursery
+    broker: BrokerService, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
     owner = await FarEnd.connect(broker, nursery, hello_of(SECRET))
     assert isinstance(await owner.hear(), control.Welcome)
@@ -91,7 +91,9 @@ async def test_a_connector_cannot_declare_itself_dead(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_relay_keeps_no_secret(broker: Broker, register: control.Register, nursery: trio.Nursery) -> None:
+async def test_a_relay_keeps_no_secret(
+    broker: BrokerService, register: control.Register, nursery: trio.Nursery
+) -> None:
     owner = await FarEnd.connect(broker, nursery, hello_of(SECRET), register)
     assert isinstance(await owner.hear(), control.Welcome)
     assert owner.peer.hello is not None
@@ -100,7 +102,7 @@ async def test_a_relay_keeps_no_secret(broker: Broker, register: control.Registe
 
 
 async def test_the_generation_of_an_instance_that_has_left_is_forgotten(
-    broker: Broker, register: control.Register, autojump_clock: trio.testing.MockClock
+    broker: BrokerService, register: control.Register, autojump_clock: trio.testing.MockClock
 ) -> None:
     async def try_to_register(generation: int) -> control.Message | control.Unknown:
         async with trio.open_nursery() as nursery:

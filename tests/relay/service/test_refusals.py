@@ -12,14 +12,15 @@ import trio.testing
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.join import MAX_ASKED
 from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.core.places import Places
-from hybridrelay.relay.service.broker import MAX_ASKED, Broker
+from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule
 from hybridrelay.streams import receive_exactly
 
-from ..peers import HOST, make_broker, token_for
+from ..peers import HOST, make_broker, token_for, update
 
 
 class Answering:
@@ -58,18 +59,20 @@ def registry(tmp_path: Path, rules: tuple[Rule, ...]):
 
 
 @pytest.fixture
-def broker(registry: SQLiteStore) -> Broker:
+def broker(registry: SQLiteStore) -> BrokerService:
     return make_broker(registry)
 
 
-async def _register(broker: Broker, rules: tuple[Rule, ...], *handles: Answering) -> None:
+async def _register(broker: BrokerService, rules: tuple[Rule, ...], *handles: Answering) -> None:
     listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
     for number, handle in enumerate(handles):
         broker.listeners.register(Listener("db", f"{number:032x}", 1, listen.key, handle))
 
 
 @pytest.mark.parametrize("reason", Reason)
-async def test_nothing_that_a_listener_says_is_final(broker: Broker, rules: tuple[Rule, ...], reason: Reason) -> None:
+async def test_nothing_that_a_listener_says_is_final(
+    broker: BrokerService, rules: tuple[Rule, ...], reason: Reason
+) -> None:
     await _register(broker, rules, Answering(control.Failed(1, reason, "fetch the current key")))
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
     told = await broker.join(send, None)
@@ -81,7 +84,7 @@ async def test_nothing_that_a_listener_says_is_final(broker: Broker, rules: tupl
     assert told.reason is (Reason.LIMIT if reason is Reason.BUSY else expected)
 
 
-async def test_others_are_asked_when_one_refuses(broker: Broker, rules: tuple[Rule, ...]) -> None:
+async def test_others_are_asked_when_one_refuses(broker: BrokerService, rules: tuple[Rule, ...]) -> None:
     refusing = [Answering(control.Failed(1, Reason.WRONG_KEY)) for _ in range(MAX_ASKED - 1)]
     willing = Answering(control.Accept(1))
     await _register(broker, rules, *refusing, willing)
@@ -93,7 +96,7 @@ async def test_others_are_asked_when_one_refuses(broker: Broker, rules: tuple[Ru
 
 
 async def test_who_waits_is_not_told_that_the_other_key_was_revoked(
-    broker: Broker, registry: SQLiteStore, rules: tuple[Rule, ...]
+    broker: BrokerService, registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     await _register(broker, rules, Answering(control.Accept(1)))
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
@@ -104,7 +107,7 @@ async def test_who_waits_is_not_told_that_the_other_key_was_revoked(
         nursery.start_soon(broker.meet, broker.use_ticket(joined.ticket), ours)
         await trio.testing.wait_all_tasks_blocked()
         registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
-        broker.update(registry.snapshot())
+        update(broker, registry)
         assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
 
 
@@ -114,7 +117,7 @@ async def test_a_join_beyond_the_limit_is_refused_before_a_listener_is_asked(
     async def refresh() -> None:
         pass
 
-    broker = Broker(registry.snapshot(), refresh=refresh, pairs=Places("data channels", 100, per_key=2))
+    broker = BrokerService(registry.snapshot(), refresh=refresh, pairs=Places("data channels", 100, per_key=2))
     willing = Answering(control.Accept(1))
     await _register(broker, rules, willing)
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)

@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from hybridrelay.errors import StateError
-from hybridrelay.relay.service.watcher import RegistryChange, RegistryWatcher
+from hybridrelay.relay.model import StoreChange
+from hybridrelay.relay.service.watcher import StoreWatcher
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Rule
 
@@ -38,9 +39,9 @@ def state(tmp_path: Path) -> Path:
 
 async def test_changes_of_another_process_are_noticed(registry: SQLiteStore, state: Path, rules: Rules) -> None:
     created = registry.create("sql", ["relay.example.com"], rules)
-    watcher = RegistryWatcher(registry, interval=INTERVAL)
+    watcher = StoreWatcher(registry, interval=INTERVAL)
     assert watcher.snapshot == {}
-    send, receive = trio.open_memory_channel[RegistryChange](100)
+    send, receive = trio.open_memory_channel[StoreChange](100)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher.run, send.send_nowait)
@@ -67,8 +68,8 @@ async def test_changes_of_another_process_are_noticed(registry: SQLiteStore, sta
 
 
 async def test_our_own_changes_are_noticed(registry: SQLiteStore, rules: Rules) -> None:
-    watcher = RegistryWatcher(registry, interval=INTERVAL)
-    send, receive = trio.open_memory_channel[RegistryChange](100)
+    watcher = StoreWatcher(registry, interval=INTERVAL)
+    send, receive = trio.open_memory_channel[StoreChange](100)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(watcher.run, send.send_nowait)
@@ -81,8 +82,8 @@ async def test_what_only_looks_like_a_change_is_none(
     registry: SQLiteStore, rules: Rules, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry.create("sql", ["relay.example.com"], rules)
-    watcher = RegistryWatcher(registry)
-    changes: list[RegistryChange] = []
+    watcher = StoreWatcher(registry)
+    changes: list[StoreChange] = []
     async with trio.open_nursery() as nursery:
         await nursery.start(watcher.run, changes.append)
         monkeypatch.setattr(registry, "data_version", lambda: (-1, -1))
@@ -95,8 +96,8 @@ async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
     registry: SQLiteStore, rules: Rules, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     created = registry.create("sql", ["relay.example.com"], rules)
-    watcher = RegistryWatcher(registry, interval=INTERVAL)
-    send, receive = trio.open_memory_channel[RegistryChange](100)
+    watcher = StoreWatcher(registry, interval=INTERVAL)
+    send, receive = trio.open_memory_channel[StoreChange](100)
     real, failures = registry.data_version, iter(range(3))
 
     def fail_three_times() -> tuple[int, int]:
@@ -119,4 +120,4 @@ async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
 async def test_a_first_look_that_fails_is_the_callers(registry: SQLiteStore) -> None:
     registry.close()
     with pytest.raises(StateError):
-        await RegistryWatcher(registry).run(lambda change: None)
+        await StoreWatcher(registry).run(lambda change: None)

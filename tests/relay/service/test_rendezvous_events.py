@@ -1,10 +1,8 @@
-"""The relay's log has exactly one line for each rendezvous, whatever ended it, with the bytes that were moved."""
+"""Every rendezvous ends in exactly one event, whatever ended it, with the bytes that were moved."""
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -12,17 +10,18 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.events import Event, EventStream, RendezvousEnded
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.limits import TICKET_LIFETIME_SECONDS
-from hybridrelay.relay.service.broker import Broker
+from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule
 from hybridrelay.streams import receive_exactly
 
-from ..peers import HOST, make_broker, token_for
+from ..peers import HOST, make_broker, token_for, update
 from .test_refusals import Answering
 
 TO_CLIENT, TO_CONNECTOR = b"a" * 1000, b"b" * 300
@@ -34,17 +33,23 @@ class Scene:
 
     registry: SQLiteStore
     rules: tuple[Rule, ...]
-    broker: Broker
+    broker: BrokerService
     listener: Answering
-    caplog: pytest.LogCaptureFixture
+    events: list[Event]
     joined: control.Joined | control.Failed | None = None
-    #: The legs that are served, and the far ends of these.
+    #: Of the data channels that are served, and their far ends.
     scopes: list[trio.CancelScope] = attrs.field(factory=list)
     far: list[trio.abc.HalfCloseableStream] = attrs.field(factory=list)
 
-    def lines(self) -> list[tuple[str, int, int]]:
-        found = re.findall(r"rendezvous \w+ ([a-z ]+), (\d+) bytes to the client, (\d+) to the con", self.caplog.text)
-        return [(outcome, int(to_client), int(to_connector)) for outcome, to_client, to_connector in found]
+    def ends(self) -> list[tuple[str, int, int]]:
+        """How each rendezvous ended, and the bytes to the client and to the connector."""
+        found = [event for event in self.events if isinstance(event, RendezvousEnded)]
+        assert all(event.connection == "db" and event.activity_id for event in found)
+        return [(event.outcome, event.bytes_to_client, event.bytes_to_connector) for event in found]
+
+    def is_empty(self) -> bool:
+        vitals = self.broker.vitals()
+        return vitals["joined_pairs"] == vitals["open_rendezvous"] == 0
 
     async def join(self) -> None:
         send = await self.broker.authorize("db", token_for(self.rules[1]), Right.SEND)
@@ -78,19 +83,16 @@ class Scene:
 
     def revoke(self, rule: int) -> None:
         self.registry.revoke_key("db", self.rules[rule].name, KeySlot.PRIMARY)
-        self.broker.update(self.registry.snapshot())
+        update(self.broker, self.registry)
 
 
 @pytest.fixture
-def scene(
-    tmp_path: Path,
-    rules: tuple[Rule, ...],
-    caplog: pytest.LogCaptureFixture,
-):
-    caplog.set_level(logging.INFO, "hybridrelay.relay")
+def scene(tmp_path: Path, rules: tuple[Rule, ...]) -> Iterator[Scene]:
+    events: list[Event] = []
     with SQLiteStore.open(tmp_path) as registry:
         registry.create("db", [HOST], rules)
-        yield Scene(registry, rules, make_broker(registry), Answering(control.Accept(1)), caplog)
+        broker = make_broker(registry, EventStream(events.append))
+        yield Scene(registry, rules, broker, Answering(control.Accept(1)), events)
 
 
 async def _finish(scene: Scene) -> None:
@@ -113,7 +115,7 @@ async def _revoke_listener(scene: Scene) -> None:
 
 async def _delete(scene: Scene) -> None:
     scene.registry.delete("db")
-    scene.broker.update(scene.registry.snapshot())
+    update(scene.broker, scene.registry)
 
 
 async def _close(scene: Scene) -> None:
@@ -141,13 +143,14 @@ async def _wait(scene: Scene) -> None:
 
 ENDS_OF_PAIRS: dict[str, list[Callable[[Scene], Awaitable[None]]]] = {
     "finished": [_finish],
-    "broken": [_break, _cancel_first, _cancel_last],
+    "broken": [_break],
+    "cancelled": [_cancel_first, _cancel_last],
     "revoked": [_revoke_sender, _revoke_listener, _delete],
     "shut down": [_close, _close_and_cancel],
 }
 ENDS_OF_ONE: dict[str, list[Callable[[Scene], Awaitable[None]]]] = {
     "listener absent": [_wait],
-    "waiting left": [_cancel_first],
+    "left": [_cancel_first],
     "revoked": [_revoke_sender, _revoke_listener, _delete],
     "shut down": [_close, _close_and_cancel],
 }
@@ -177,14 +180,14 @@ async def test_a_joined_pair(
     async with trio.open_nursery() as nursery:
         await _prepare(scene, nursery)
         await scene.come_both(nursery)
-        assert scene.lines() == []
+        assert scene.ends() == []
         await end(scene)
         await trio.testing.wait_all_tasks_blocked()
-        assert scene.lines() == [(outcome, len(TO_CLIENT), len(TO_CONNECTOR))]
+        assert scene.ends() == [(outcome, len(TO_CLIENT), len(TO_CONNECTOR))]
         nursery.cancel_scope.cancel()
-    assert len(scene.lines()) == 1
+    assert len(scene.ends()) == 1
     assert scene.broker.vitals()["joined_pairs"] == 0
-    assert not scene.broker._meetings
+    assert scene.is_empty()
 
 
 @_each(ENDS_OF_ONE)
@@ -197,10 +200,10 @@ async def test_one_that_waited(
         await scene.come(nursery, scene.joined.ticket)
         await end(scene)
         await trio.testing.wait_all_tasks_blocked()
-        assert scene.lines() == [(outcome, 0, 0)]
+        assert scene.ends() == [(outcome, 0, 0)]
         nursery.cancel_scope.cancel()
-    assert len(scene.lines()) == 1
-    assert not scene.broker._meetings
+    assert len(scene.ends()) == 1
+    assert scene.is_empty()
 
 
 @_each(ENDS_OF_NONE)
@@ -211,14 +214,14 @@ async def test_one_to_which_nobody_came(
         await _prepare(scene, nursery)
         await end(scene)
         await trio.testing.wait_all_tasks_blocked()
-        assert scene.lines() == [(outcome, 0, 0)]
+        assert scene.ends() == [(outcome, 0, 0)]
         nursery.cancel_scope.cancel()
-    assert not scene.broker._meetings
+    assert scene.is_empty()
 
 
 async def test_one_that_a_listener_declined(scene: Scene) -> None:
     scene.listener.answer = control.Failed(1, Reason.LIMIT)
     async with trio.open_nursery() as nursery:
         await _prepare(scene, nursery)
-        assert scene.lines() == [("withdrawn", 0, 0)]
+        assert scene.ends() == [("withdrawn", 0, 0)]
         nursery.cancel_scope.cancel()

@@ -1,0 +1,417 @@
+"""The broker: which listener a sender gets, and which two data channels belong together. Pure.
+
+Each method is an input. What it leads to are commands to the shell (`service/broker.py`) and events for the log; the
+shell takes both with `Broker.take` after each input, and carries them out in that order. Time and randomness are
+arguments. Times are seconds of any clock that does not run backwards, except where a method says otherwise.
+
+The parts decide on their own, and the broker puts them together: `Authorization` (tokens and keys), `ListenerTable`
+(who is registered), `Join` (whom to ask next), `RendezvousTable` (tickets and data channels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from typing import Generic, TypeAlias
+
+import attrs
+
+from ...errors import RendezvousError
+from ...events.base import Event
+from ...events.relay import (
+    ConnectionCreated,
+    ConnectionDeleted,
+    KeyChanged,
+    KeyRevoked,
+    ListenerDeclined,
+    ListenerLeft,
+    ListenerRegistered,
+    ListenerReplaced,
+    ListenerSilent,
+    RendezvousEnded,
+    RendezvousJoined,
+    RendezvousTimeout,
+    SenderJoining,
+    SenderRefused,
+    TokenExpired,
+)
+from ...protocol.reasons import Reason
+from ..model import KeyId, StoreChange
+from .authorization import Authorization, Grant
+from .join import MAX_ASKED, PASSED_ON, Answer, Join
+from .listener import HandleT, Listener
+from .listeners import ListenerTable
+from .rendezvous import Arrival, Ended, Input, Outcome, RendezvousTable, State, Stopping
+
+__all__ = [
+    "AskListener",
+    "Broker",
+    "CheckListener",
+    "Command",
+    "EndRegistration",
+    "JoinFailed",
+    "JoinMade",
+    "JoinStep",
+    "StopMoving",
+    "TurnAway",
+]
+
+
+# --- commands
+
+
+@attrs.frozen
+class CheckListener(Generic[HandleT]):
+    """A listener did not answer an offer: find out whether it is alive."""
+
+    listener: Listener[HandleT]
+
+
+@attrs.frozen
+class EndRegistration(Generic[HandleT]):
+    """Tell a listener that its registration is over."""
+
+    listener: Listener[HandleT]
+    reason: Reason
+
+
+@attrs.frozen
+class TurnAway:
+    """Give a reason to the data channel that waits for this rendezvous, if there is one, and close it."""
+
+    rendezvous_id: str
+    reason: Reason
+
+
+@attrs.frozen
+class StopMoving:
+    """Abort both data channels of this rendezvous, and report the end with `Broker.moving_ended`."""
+
+    rendezvous_id: str
+
+
+Command: TypeAlias = CheckListener[HandleT] | EndRegistration[HandleT] | TurnAway | StopMoving
+
+
+# --- the next step of a join, for the task that serves the sender
+
+
+@attrs.frozen
+class AskListener(Generic[HandleT]):
+    """Offer a rendezvous to this listener, and report what it answers with `Broker.answered`."""
+
+    join: Join[HandleT]
+    listener: Listener[HandleT]
+    rendezvous_id: str
+    ticket: bytes = attrs.field(repr=False)
+    #: `control.Offer.sender`: tells senders apart, and says nothing else about them.
+    sender: str
+
+
+@attrs.frozen
+class JoinMade:
+    """A listener comes."""
+
+    ticket: bytes = attrs.field(repr=False)
+    #: The listener's instance.
+    instance: str
+
+
+@attrs.frozen
+class JoinFailed:
+    """The sender gets no listener."""
+
+    reason: Reason
+    detail: str = ""
+
+
+JoinStep: TypeAlias = AskListener[HandleT] | JoinMade | JoinFailed
+
+_TIMEOUTS = {
+    Outcome.NOBODY_CAME: ("listener", "sender"),
+    Outcome.LISTENER_ABSENT: ("listener",),
+    Outcome.SENDER_ABSENT: ("sender",),
+}
+
+
+class Broker(Generic[HandleT]):
+    """See the module.
+
+    Args:
+        authorization: the hybrid connections and keys that are known now.
+        listeners: who is registered.
+        rendezvous: tickets and data channels.
+        sender_secret: 32 random bytes, from which the names of senders are computed.
+        max_asked: listeners that are asked for one join.
+    """
+
+    def __init__(
+        self,
+        authorization: Authorization,
+        listeners: ListenerTable[HandleT],
+        rendezvous: RendezvousTable,
+        *,
+        sender_secret: bytes,
+        max_asked: int = MAX_ASKED,
+    ) -> None:
+        self.authorization = authorization
+        self.listeners = listeners
+        self.rendezvous = rendezvous
+        self._sender_secret = sender_secret
+        self._max_asked = max_asked
+        self._outputs: list[Command[HandleT] | Event] = []
+
+    def take(self) -> list[Command[HandleT] | Event]:
+        """What the inputs since the last call have led to, in order."""
+        taken, self._outputs = self._outputs, []
+        return taken
+
+    # --- keys and hybrid connections
+
+    def update(self, change: StoreChange, now: float) -> None:
+        """The store has changed: end at once what keys that are gone had authorized."""
+        self.authorization.connections = change.snapshot
+        self._outputs += map(_created, sorted(change.created))
+        self._outputs += map(_deleted, sorted(change.deleted))
+        for key in sorted(change.ended, key=lambda one: (one.connection, one.rule, one.slot)):
+            if key.connection not in change.deleted:
+                known = change.snapshot[key.connection].key_id(key.rule, key.slot)
+                event = KeyRevoked if known is None else KeyChanged
+                self._outputs.append(event(connection=key.connection, rule=key.rule, slot=key.slot.value))
+        for listener in self.listeners.revoke(change.ended):
+            deleted = listener.connection in change.deleted
+            self._end_registration(listener, Reason.UNKNOWN_CONNECTION if deleted else Reason.KEY_REVOKED)
+        for name in change.deleted:
+            self.listeners.forget(name)
+        for ended in self.rendezvous.revoke(change.ended, now):
+            self._ended(ended)
+
+    # --- listeners
+
+    def register(self, listener: Listener[HandleT], *, replaces: Collection[str] = ()) -> None:
+        """Register an authorized listener, or renew its registration.
+
+        Args:
+            listener: its control channel has shown the secret of its instance.
+            replaces: instances that are known to be dead, because the listener has shown their secrets.
+
+        Raises:
+            RendezvousError: see `ListenerTable.register`.
+        """
+        displaced = self.listeners.register(listener)
+        is_new = displaced is None or displaced.instance != listener.instance
+        if displaced is not None and is_new:
+            self._outputs.append(
+                ListenerReplaced(
+                    connection=listener.connection, instance=displaced.instance, successor=listener.instance
+                )
+            )
+            self._end_registration(displaced, Reason.LIMIT)
+        elif displaced is not None and displaced.handle is not listener.handle:
+            self._outputs.append(EndRegistration(displaced, Reason.SUPERSEDED))
+        for dead in replaces:
+            if dead != listener.instance:
+                ghost = self.listeners.declare_gone(listener.connection, dead)
+                if ghost is not None:
+                    self._end_registration(ghost, Reason.SUPERSEDED)
+        if is_new:
+            self._outputs.append(
+                ListenerRegistered(connection=listener.connection, peer=listener.address, instance=listener.instance)
+            )
+
+    def unregister(self, listener: Listener[HandleT]) -> None:
+        """A listener has withdrawn its registration, or its control channel is over."""
+        if self.listeners.remove(listener):
+            self._left(listener, Reason.NO_ERROR)
+
+    def token_expired(self, listener: Listener[HandleT]) -> None:
+        """The token of a registration has expired and was not renewed."""
+        if self.listeners.remove(listener):
+            self._outputs.append(
+                TokenExpired(connection=listener.connection, peer=listener.address, instance=listener.instance)
+            )
+            self._end_registration(listener, Reason.TOKEN_EXPIRED)
+
+    def _end_registration(self, listener: Listener[HandleT], reason: Reason) -> None:
+        self._left(listener, reason)
+        self._outputs.append(EndRegistration(listener, reason))
+
+    def _left(self, listener: Listener[HandleT], reason: Reason) -> None:
+        self._outputs.append(
+            ListenerLeft(
+                connection=listener.connection, peer=listener.address, instance=listener.instance, reason=reason
+            )
+        )
+
+    # --- joins
+
+    def join(
+        self, grant: Grant, wanted: str | None, address: str, *, avoid: Collection[str] = (), now: float
+    ) -> JoinStep[HandleT]:
+        """Find a listener for a sender that has the right to it; see `Join` for the arguments."""
+        self._outputs.append(SenderJoining(connection=grant.connection.name, peer=address))
+        return self._choose(Join(grant, wanted, tuple(avoid), address), now)
+
+    def answered(self, ask: AskListener[HandleT], answer: Answer, now: float, *, reason: Reason) -> JoinStep[HandleT]:
+        """A listener has answered, or has not.
+
+        Args:
+            ask: what it was asked.
+            answer: `Answer.ACCEPTED`, `DECLINED`, `TIMEOUT` or `LOST`.
+            now: the time.
+            reason: why it has declined; without meaning otherwise.
+        """
+        join, listener = ask.join, ask.listener
+        applied = join.apply(answer)
+        assert applied, f"{answer} in {join.state}"
+        if answer is Answer.ACCEPTED:
+            return JoinMade(join.sender_ticket, listener.instance)
+        join.why = Reason.LISTENER_SILENT
+        facts = {"connection": join.connection, "activity_id": ask.rendezvous_id, "instance": listener.instance}
+        if answer is Answer.DECLINED:
+            join.why = PASSED_ON.get(reason, Reason.LISTENER_DECLINED)
+            self._outputs.append(ListenerDeclined(**facts, reason=reason))
+        elif answer is Answer.TIMEOUT:
+            self._outputs += [ListenerSilent(**facts), CheckListener(listener)]
+        self.withdraw(ask.rendezvous_id, now)
+        # An offer that was lost with a control channel is made again where the instance has another one.
+        if answer is Answer.DECLINED or not self._is_replaced(listener):
+            join.passed_over.add(listener.instance)
+        return self._choose(join, now)
+
+    def cancel_join(self, ask: AskListener[HandleT], now: float) -> None:
+        """The sender does not wait any longer."""
+        if ask.join.apply(Answer.CANCELLED):
+            self.withdraw(ask.rendezvous_id, now)
+
+    def _choose(self, join: Join[HandleT], now: float) -> JoinStep[HandleT]:
+        name, key = join.connection, join.grant.key
+        if join.asked >= self._max_asked:
+            return self._fail(join, join.why)
+        if reason := self.authorization.why_revoked(key):  # while a listener was asked
+            return self._fail(join, reason)
+        if join.wanted is None:
+            listener = self.listeners.choose(name, passed_over=join.passed_over.union(join.avoid))
+        else:
+            listener = None if join.passed_over else self.listeners.find(name, join.wanted)
+        if listener is None:
+            return self._fail(join, join.why if join.passed_over else self.listeners.why_not(name, join.wanted))
+        try:
+            made = self.rendezvous.create(name, listener.key, key, now)
+        except RendezvousError as exc:
+            return self._fail(join, exc.reason, str(exc))
+        join.apply(Answer.CHOSEN)
+        join.asked += 1
+        join.listener, join.rendezvous_id, join.sender_ticket = listener, made.id, made.sender_ticket
+        return AskListener(join, listener, made.id, made.listener_ticket, self._sender_name(key, join.address))
+
+    def _fail(self, join: Join[HandleT], reason: Reason, detail: str = "") -> JoinFailed:
+        join.apply(Answer.NOBODY)
+        self._outputs.append(
+            SenderRefused(connection=join.connection, peer=join.address, reason=reason, detail=detail)
+        )
+        return JoinFailed(reason, detail)
+
+    def _is_replaced(self, listener: Listener[HandleT]) -> bool:
+        successor = self.listeners.find(listener.connection, listener.instance)
+        return successor is not None and successor.handle is not listener.handle
+
+    def _sender_name(self, key: KeyId, address: str) -> str:
+        """See `control.Offer.sender`. It tells a connector neither the key nor the address."""
+        told = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{address}"
+        return hashlib.blake2b(told.encode(), key=self._sender_secret, digest_size=8).hexdigest()
+
+    # --- data channels
+
+    def withdraw(self, rendezvous_id: str, now: float) -> None:
+        """The listener does not come to this rendezvous."""
+        self._end(rendezvous_id, Input.WITHDRAWN, now)
+
+    def use_ticket(self, ticket: bytes, now: float) -> Arrival:
+        """A data channel shows its ticket. Pass what is returned to `ready`, or to `gone`.
+
+        Raises:
+            RemoteProtocolError: see `RendezvousTable.use`.
+        """
+        return self.rendezvous.use(ticket, now)
+
+    def ready(self, arrival: Arrival, now: float) -> State:
+        """A data channel can be joined with the other one; see `RendezvousTable.ready`.
+
+        After `State.JOINED`, the shell moves bytes and reports the end with `moving_ended`, whatever ended it.
+        """
+        state = self.rendezvous.ready(arrival, now)
+        if state is State.JOINED:
+            self._outputs.append(RendezvousJoined(connection=arrival.connection, activity_id=arrival.rendezvous_id))
+        return state
+
+    def gone(self, arrival: Arrival, now: float) -> None:
+        """A data channel is over before it was joined. Does nothing where it was joined or has ended."""
+        self._end(arrival.rendezvous_id, Input.LEAVES, now)
+
+    def moving_ended(
+        self, rendezvous_id: str, how: Input, now: float, *, bytes_to_client: int, bytes_to_connector: int
+    ) -> None:
+        """The shell moves no more bytes of a rendezvous.
+
+        Args:
+            rendezvous_id: it was joined.
+            how: `Input.FINISHES`, `BREAKS` or `CANCELLED`.
+            now: the time.
+            bytes_to_client: that were handed to the client's channel.
+            bytes_to_connector: that were handed to the connector's channel.
+        """
+        ended = self.rendezvous.end(rendezvous_id, how, now)
+        assert ended is not None, "a rendezvous that was joined ends when its bytes are not moved any longer"
+        self._ended(ended, bytes_to_client, bytes_to_connector)
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do next; None while there is nothing to wait for."""
+        return self.rendezvous.next_deadline()
+
+    def expire(self, now: float) -> None:
+        """End rendezvous that did not get both their data channels in time."""
+        for ended in self.rendezvous.expire(now):
+            self._outputs.append(
+                RendezvousTimeout(
+                    connection=ended.connection,
+                    activity_id=ended.rendezvous_id,
+                    absent=_TIMEOUTS[ended.outcome],
+                )
+            )
+            self._ended(ended)
+
+    def shut_down(self, now: float) -> None:
+        """The relay stops: end all rendezvous."""
+        for ended in self.rendezvous.end_all(now):
+            self._ended(ended)
+
+    def _end(self, rendezvous_id: str, happened: Input, now: float) -> None:
+        ended = self.rendezvous.end(rendezvous_id, happened, now)
+        if ended is not None:
+            self._ended(ended)
+
+    def _ended(self, ended: Ended | Stopping, bytes_to_client: int = 0, bytes_to_connector: int = 0) -> None:
+        if isinstance(ended, Stopping):
+            self._outputs.append(StopMoving(ended.rendezvous_id))
+            return
+        self._outputs += [
+            TurnAway(ended.rendezvous_id, ended.told),
+            RendezvousEnded(
+                connection=ended.connection,
+                activity_id=ended.rendezvous_id,
+                outcome=ended.outcome.value,
+                reason=ended.reason,
+                bytes_to_client=bytes_to_client,
+                bytes_to_connector=bytes_to_connector,
+                seconds=ended.seconds,
+            ),
+        ]
+
+
+def _created(name: str) -> Event:
+    return ConnectionCreated(connection=name)
+
+
+def _deleted(name: str) -> Event:
+    return ConnectionDeleted(connection=name)

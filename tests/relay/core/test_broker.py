@@ -1,0 +1,382 @@
+"""Transcripts of the broker: inputs, and the commands and events that follow from each."""
+
+from __future__ import annotations
+
+import random
+
+import attrs
+import pytest
+
+from hybridrelay.errors import RendezvousError
+from hybridrelay.events import (
+    ConnectionCreated,
+    ConnectionDeleted,
+    KeyChanged,
+    KeyRevoked,
+    ListenerDeclined,
+    ListenerLeft,
+    ListenerRegistered,
+    ListenerReplaced,
+    ListenerSilent,
+    RendezvousEnded,
+    RendezvousJoined,
+    RendezvousTimeout,
+    SenderJoining,
+    SenderRefused,
+    TokenExpired,
+)
+from hybridrelay.protocol.errors import RemoteProtocolError
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.authorization import Authorization, Grant
+from hybridrelay.relay.core.broker import (
+    AskListener,
+    Broker,
+    CheckListener,
+    EndRegistration,
+    JoinFailed,
+    JoinMade,
+    StopMoving,
+    TurnAway,
+)
+from hybridrelay.relay.core.join import Answer
+from hybridrelay.relay.core.listener import Listener
+from hybridrelay.relay.core.listeners import ListenerTable
+from hybridrelay.relay.core.places import Places
+from hybridrelay.relay.core.rendezvous import Arrival, Input, RendezvousTable, State
+from hybridrelay.relay.model import StoreChange
+from hybridrelay.relay.store.memory import MemoryStore
+from hybridrelay.security import KeySlot, Right, Rule
+
+NAME = "db"
+
+
+@attrs.define
+class Scene:
+    """A broker of one hybrid connection. A listener's handle is the name of its control channel."""
+
+    store: MemoryStore
+    broker: Broker[str]
+    pairs: Places
+    now: float = 100.0
+
+    @classmethod
+    def make(cls, *, listeners: int = 64) -> Scene:
+        store = MemoryStore()
+        store.create(
+            NAME, ["relay"], [Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])]
+        )
+        pairs = Places("data channels", 100)
+        randomness = random.Random(1)
+        scene: Scene
+        broker: Broker[str] = Broker(
+            Authorization(store.snapshot(), Places("control channels", 100)),
+            ListenerTable(randbelow=lambda below: 0, clock=lambda: scene.now, max_per_connection=listeners),
+            RendezvousTable(b"\1\2\3\4", token_bytes=randomness.randbytes, places=pairs),
+            sender_secret=bytes(32),
+        )
+        scene = cls(store, broker, pairs)
+        return scene
+
+    def grant(self, rule: str) -> Grant:
+        connection = self.store.get(NAME)
+        key = connection.key_id(rule, KeySlot.PRIMARY)
+        assert key is not None
+        return Grant(connection, key, 1e9)
+
+    def listener(self, instance: str, channel: str = "", *, generation: int = 1) -> Listener[str]:
+        key = self.grant("listener").key
+        return Listener(NAME, instance, generation, key, channel or f"channel of {instance}", "192.0.2.1")
+
+    def register(self, instance: str) -> Listener[str]:
+        self.now += 1.0
+        listener = self.listener(instance)
+        self.broker.register(listener)
+        self.broker.take()
+        return listener
+
+    def ask(self) -> AskListener[str]:
+        step = self.broker.join(self.grant("sender"), None, "192.0.2.9", now=self.now)
+        self.broker.take()
+        assert isinstance(step, AskListener)
+        return step
+
+    def answer(self, ask: AskListener[str], answer: Answer, reason: Reason = Reason.NO_ERROR) -> object:
+        return self.broker.answered(ask, answer, self.now, reason=reason)
+
+    def matched(self) -> tuple[str, Arrival, Arrival]:
+        """A rendezvous whose two tickets were used: its id, and the arrivals of listener and sender."""
+        self.register("a")
+        ask = self.ask()
+        made = self.answer(ask, Answer.ACCEPTED)
+        assert isinstance(made, JoinMade)
+        arrivals = [self.broker.use_ticket(ticket, self.now) for ticket in (ask.ticket, made.ticket)]
+        assert self.broker.take() == []
+        return ask.rendezvous_id, *arrivals
+
+    def joined(self) -> str:
+        name, *arrivals = self.matched()
+        for arrival in arrivals:
+            self.broker.ready(arrival, self.now)
+        self.broker.take()
+        return name
+
+    def update(self) -> None:
+        change = StoreChange.between(self.broker.authorization.connections, self.store.snapshot())
+        self.broker.update(change, self.now)
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene.make()
+
+
+def ended(
+    name: str, outcome: str, reason: Reason, *, to_client: int = 0, to_connector: int = 0, seconds: float = 0.0
+) -> RendezvousEnded:
+    return RendezvousEnded(
+        connection=NAME,
+        activity_id=name,
+        outcome=outcome,
+        reason=reason,
+        bytes_to_client=to_client,
+        bytes_to_connector=to_connector,
+        seconds=seconds,
+    )
+
+
+# --- listeners
+
+
+def test_a_listener_registers_renews_and_leaves(scene: Scene) -> None:
+    first, again = scene.listener("a", "one"), scene.listener("a", "one")
+    scene.broker.register(first)
+    assert scene.broker.take() == [ListenerRegistered(connection=NAME, peer="192.0.2.1", instance="a")]
+    scene.broker.register(again)
+    assert scene.broker.take() == [], "a renewal is no event"
+    scene.broker.unregister(first)
+    assert scene.broker.take() == [], "it was renewed"
+    for _ in range(2):
+        scene.broker.unregister(again)
+    left = ListenerLeft(connection=NAME, peer="192.0.2.1", instance="a", reason=Reason.NO_ERROR)
+    assert scene.broker.take() == [left]
+
+
+def test_an_instance_that_comes_back_takes_over(scene: Scene) -> None:
+    before = scene.register("a")
+    scene.broker.register(scene.listener("a", "another channel", generation=2))
+    assert scene.broker.take() == [EndRegistration(before, Reason.SUPERSEDED)]
+    with pytest.raises(RendezvousError):
+        scene.broker.register(before)
+    assert scene.broker.take() == []
+
+
+def test_a_successor_ends_the_registration_of_an_instance_that_is_dead(scene: Scene) -> None:
+    dead = scene.register("a")
+    scene.broker.register(scene.listener("b"), replaces=["a", "b", "never seen"])
+    assert scene.broker.take() == [
+        ListenerLeft(connection=NAME, peer="192.0.2.1", instance="a", reason=Reason.SUPERSEDED),
+        EndRegistration(dead, Reason.SUPERSEDED),
+        ListenerRegistered(connection=NAME, peer="192.0.2.1", instance="b"),
+    ]
+
+
+def test_a_listener_gives_way_to_another_holder() -> None:
+    scene = Scene.make(listeners=2)
+    scene.register("a")
+    newest = scene.register("b")
+    newcomer = attrs.evolve(scene.listener("c"), address="198.51.100.1")
+    scene.broker.register(newcomer)
+    assert scene.broker.take() == [
+        ListenerReplaced(connection=NAME, instance="b", successor="c"),
+        ListenerLeft(connection=NAME, peer="192.0.2.1", instance="b", reason=Reason.LIMIT),
+        EndRegistration(newest, Reason.LIMIT),
+        ListenerRegistered(connection=NAME, peer="198.51.100.1", instance="c"),
+    ]
+
+
+def test_a_token_that_has_expired_ends_a_registration(scene: Scene) -> None:
+    listener = scene.register("a")
+    for _ in range(2):
+        scene.broker.token_expired(listener)
+    assert scene.broker.take() == [
+        TokenExpired(connection=NAME, peer="192.0.2.1", instance="a"),
+        ListenerLeft(connection=NAME, peer="192.0.2.1", instance="a", reason=Reason.TOKEN_EXPIRED),
+        EndRegistration(listener, Reason.TOKEN_EXPIRED),
+    ]
+
+
+# --- joins
+
+
+def test_nobody_listens(scene: Scene) -> None:
+    step = scene.broker.join(scene.grant("sender"), None, "192.0.2.9", now=0.0)
+    assert step == JoinFailed(Reason.NO_LISTENER)
+    assert scene.broker.take() == [
+        SenderJoining(connection=NAME, peer="192.0.2.9"),
+        SenderRefused(connection=NAME, peer="192.0.2.9", reason=Reason.NO_LISTENER),
+    ]
+
+
+def test_listeners_are_asked_one_after_the_other(scene: Scene) -> None:
+    a, b, c = (scene.register(name) for name in "abc")
+    first = scene.ask()
+    assert first.listener is a
+    second = scene.answer(first, Answer.TIMEOUT)
+    assert isinstance(second, AskListener)
+    assert second.listener is b
+    facts = {"connection": NAME, "activity_id": first.rendezvous_id, "instance": "a"}
+    assert scene.broker.take() == [
+        ListenerSilent(**facts),
+        CheckListener(a),
+        TurnAway(first.rendezvous_id, Reason.LISTENER_CANNOT_DIAL),
+        ended(first.rendezvous_id, "withdrawn", Reason.LISTENER_CANNOT_DIAL),
+    ]
+    third = scene.answer(second, Answer.DECLINED, Reason.LIMIT)
+    assert isinstance(third, AskListener)
+    assert third.listener is c
+    assert scene.broker.take()[0] == ListenerDeclined(
+        connection=NAME, activity_id=second.rendezvous_id, instance="b", reason=Reason.LIMIT
+    )
+    made = scene.answer(third, Answer.ACCEPTED)
+    assert isinstance(made, JoinMade)
+    assert made.instance == "c"
+    assert scene.broker.take() == []
+    assert len({first.sender, second.sender, third.sender}) == 1
+    assert len(scene.pairs) == 1
+
+
+def test_a_sender_that_does_not_wait_any_longer_leaves_nothing_behind(scene: Scene) -> None:
+    scene.register("a")
+    ask = scene.ask()
+    for _ in range(2):
+        scene.broker.cancel_join(ask, scene.now)
+    assert scene.broker.take() == [
+        TurnAway(ask.rendezvous_id, Reason.LISTENER_CANNOT_DIAL),
+        ended(ask.rendezvous_id, "withdrawn", Reason.LISTENER_CANNOT_DIAL),
+    ]
+    assert len(scene.pairs) == 0
+    with pytest.raises(RemoteProtocolError):
+        scene.broker.use_ticket(ask.ticket, scene.now)
+
+
+def test_a_sender_whose_key_was_revoked_while_a_listener_was_asked(scene: Scene) -> None:
+    scene.register("a")
+    scene.register("b")
+    ask = scene.ask()
+    scene.store.revoke_key(NAME, "sender", KeySlot.PRIMARY)
+    scene.update()
+    assert scene.answer(ask, Answer.TIMEOUT) == JoinFailed(Reason.KEY_REVOKED)
+
+
+# --- data channels
+
+
+def test_two_data_channels_are_joined_and_end(scene: Scene) -> None:
+    name, listener, sender = scene.matched()
+    assert scene.broker.ready(listener, scene.now) is State.MATCHED
+    assert scene.broker.take() == []
+    assert scene.broker.ready(sender, scene.now) is State.JOINED
+    assert scene.broker.take() == [RendezvousJoined(connection=NAME, activity_id=name)]
+    for arrival in (listener, sender):
+        scene.broker.gone(arrival, scene.now)
+    assert scene.broker.take() == [], "from now on, the end of the moving is the end"
+    scene.now += 7.5
+    scene.broker.moving_ended(name, Input.FINISHES, scene.now, bytes_to_client=3, bytes_to_connector=5)
+    assert scene.broker.take() == [
+        TurnAway(name, Reason.NO_ERROR),
+        ended(name, "finished", Reason.NO_ERROR, to_client=3, to_connector=5, seconds=7.5),
+    ]
+    assert len(scene.pairs) == 0
+
+
+@pytest.mark.parametrize("leaver", [0, 1])
+def test_a_data_channel_that_is_gone_before_it_was_joined_ends_the_rendezvous(scene: Scene, leaver: int) -> None:
+    name, *arrivals = scene.matched()
+    scene.broker.ready(arrivals[1 - leaver], scene.now)
+    scene.broker.gone(arrivals[leaver], scene.now)
+    assert scene.broker.take() == [
+        TurnAway(name, Reason.PEER_ABSENT),
+        ended(name, "left", Reason.PEER_ABSENT),
+    ]
+    assert scene.broker.ready(arrivals[leaver], scene.now) is State.ENDED
+
+
+def test_a_ticket_that_nobody_uses_expires(scene: Scene) -> None:
+    scene.register("a")
+    ask = scene.ask()
+    made = scene.answer(ask, Answer.ACCEPTED)
+    assert isinstance(made, JoinMade)
+    scene.broker.ready(scene.broker.use_ticket(made.ticket, scene.now), scene.now)
+    deadline = scene.broker.next_deadline()
+    assert deadline is not None
+    scene.broker.expire(deadline - 0.1)
+    assert scene.broker.take() == []
+    scene.broker.expire(deadline)
+    assert scene.broker.take() == [
+        RendezvousTimeout(connection=NAME, activity_id=ask.rendezvous_id, absent=("listener",)),
+        TurnAway(ask.rendezvous_id, Reason.PEER_ABSENT),
+        ended(ask.rendezvous_id, "listener absent", Reason.PEER_ABSENT),
+    ]
+    assert scene.broker.next_deadline() is None
+
+
+def test_what_is_joined_when_the_relay_stops_ends_once(scene: Scene) -> None:
+    name = scene.joined()
+    for _ in range(2):
+        scene.broker.shut_down(scene.now)
+    assert scene.broker.take() == [StopMoving(name)]
+    scene.broker.moving_ended(name, Input.CANCELLED, scene.now, bytes_to_client=1, bytes_to_connector=2)
+    assert scene.broker.take() == [
+        TurnAway(name, Reason.GOING_AWAY),
+        ended(name, "shut down", Reason.GOING_AWAY, to_client=1, to_connector=2),
+    ]
+
+
+# --- changes of the store
+
+
+def test_a_key_that_is_revoked_ends_everything_that_it_had_authorized(scene: Scene) -> None:
+    name = scene.joined()
+    listener = scene.broker.listeners.find(NAME, "a")
+    assert listener is not None
+    scene.store.revoke_key(NAME, "listener", KeySlot.PRIMARY)
+    scene.update()
+    assert scene.broker.take() == [
+        KeyRevoked(connection=NAME, rule="listener", slot="primary"),
+        ListenerLeft(connection=NAME, peer="192.0.2.1", instance="a", reason=Reason.KEY_REVOKED),
+        EndRegistration(listener, Reason.KEY_REVOKED),
+        StopMoving(name),
+    ]
+    scene.broker.moving_ended(name, Input.BREAKS, scene.now, bytes_to_client=0, bytes_to_connector=0)
+    assert scene.broker.take()[-1] == ended(name, "revoked", Reason.KEY_REVOKED)
+
+
+def test_a_key_that_is_regenerated_is_another_key(scene: Scene) -> None:
+    scene.store.regenerate_key(NAME, "sender", KeySlot.SECONDARY)
+    scene.update()
+    assert scene.broker.take() == [KeyChanged(connection=NAME, rule="sender", slot="secondary")]
+
+
+def test_hybrid_connections_come_and_go(scene: Scene) -> None:
+    listener = scene.register("a")
+    scene.store.delete(NAME)
+    scene.store.create("new", ["relay"], [])
+    scene.update()
+    events: list[object] = [
+        ConnectionCreated(connection="new"),
+        ConnectionDeleted(connection=NAME),
+        ListenerLeft(connection=NAME, peer="192.0.2.1", instance="a", reason=Reason.UNKNOWN_CONNECTION),
+        EndRegistration(listener, Reason.UNKNOWN_CONNECTION),
+    ]
+    assert scene.broker.take() == events
+    assert scene.broker.listeners.count() == 0
+
+
+def test_events_never_contain_a_ticket(scene: Scene) -> None:
+    scene.register("a")
+    ask = scene.ask()
+    made = scene.answer(ask, Answer.ACCEPTED)
+    assert isinstance(made, JoinMade)
+    shown = repr(ask) + repr(made)
+    assert repr(ask.ticket) not in shown
+    assert repr(made.ticket) not in shown
