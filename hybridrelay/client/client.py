@@ -269,7 +269,9 @@ class Client:
             return next((link for link in by_link if link.endpoint == endpoint), None) or self._new_link(endpoint)
 
         links = usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to)
-        return [by_link.get(link) or self._new_sender(link, string) for link in links]
+        # A relay that is added together with another key may know only the earlier one.
+        earlier = self._string if known else None
+        return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
 
     def update(self, connection_string: str | ConnectionString) -> StringUpdate:
         """Use a changed connection string from now on: another key, other relays, other pins. Nothing that is open
@@ -333,7 +335,13 @@ class Client:
                     backoff.reset()
             if self._tell_key and not self._updated.is_set():
                 self._tell_key = False
-                logger.info("%s: everything uses the key %s now", self.connection, key_fingerprint(self._string.key))
+                self._log_key_in_use()
+
+    def _log_key_in_use(self) -> None:
+        untried = [sender.link.host for sender in self._senders.all if not sender.has_accepted_key]
+        note = f"; not accepted yet at {', '.join(untried)}" if untried else ""
+        key = key_fingerprint(self._string.key)
+        logger.info("%s: everything uses the key %s now%s", self.connection, key, note)
 
     def _let_go(self, kept: KeptSession) -> None:
         """A session that has been replaced ends with its last stream."""

@@ -76,6 +76,8 @@ class Sender:
     Args:
         link: the relay.
         string: whose hybrid connection and key are used.
+        earlier: the connection string before that, if it was changed while the client runs. It is used where the
+            relay refuses the key of `string`.
         end_to_end: for the data channels.
         nursery: in which the control channel runs.
         clock: seconds since 1970.
@@ -89,6 +91,7 @@ class Sender:
         end_to_end: EndToEnd,
         nursery: trio.Nursery,
         *,
+        earlier: ConnectionString | None = None,
         clock: Callable[[], float],
         on_draining: Callable[[Sender], None],
     ) -> None:
@@ -105,8 +108,10 @@ class Sender:
         self._on_draining = on_draining
         self._control: ControlChannel | None = None
         self._opening = trio.Lock()
-        #: The connection string that the relay accepted last.
+        #: The connection string that the relay accepted last; None before the first time.
         self._accepted: ConnectionString | None = None
+        #: What is used instead of that where the relay was never asked before the connection string was changed.
+        self._earlier = earlier
         #: The connection string whose refusal was logged, while an earlier one is in use.
         self._told: ConnectionString | None = None
         #: How many requests wait for their answer, by control channel.
@@ -143,8 +148,10 @@ class Sender:
 
     def use(self, string: ConnectionString) -> None:
         """Ask by another connection string from now on. Should the relay refuse it, the earlier one stays in use."""
-        if (string.key_name, string.key) != (self._string.key_name, self._string.key):
+        if not _same_key(string, self._string):
             self.retire_control()  # so that nothing is left that ends with the earlier key
+            if self._earlier is None:
+                self._earlier = self._string
         self._string = string
         self.link.use_key(string.key)
 
@@ -152,6 +159,11 @@ class Sender:
     def falls_back(self) -> bool:
         """The relay has refused the present connection string, and an earlier one is in use."""
         return self._told is self._string
+
+    @property
+    def has_accepted_key(self) -> bool:
+        """Whether the relay accepted the present connection string's key when it was last asked."""
+        return self._accepted is not None and _same_key(self._accepted, self._string)
 
     def data_channel_lost(self) -> None:
         """A data channel through this relay was lost: probe again, and check the control channel as well."""
@@ -208,14 +220,18 @@ class Sender:
         self, channel: ControlChannel, listener: str | None, avoid: tuple[str, ...] = ()
     ) -> tuple[control.Joined, Secret]:
         """What the relay answers, and the key by which it was asked."""
-        string, earlier = self._string, self._accepted
+        string, earlier = self._string, self._accepted or self._earlier
         try:
             joined = await self._ask(channel, string, listener, avoid)
         except AuthorizationError as exc:
-            if earlier is None or (earlier.key_name, earlier.key) == (string.key_name, string.key):
+            if earlier is None or _same_key(earlier, string):
                 raise
-            # It was changed while we run. What has worked until now may still be good.
-            joined = await self._ask(channel, earlier, listener, avoid)
+            # The key was changed while the client runs. The one before may still be valid at this relay.
+            try:
+                joined = await self._ask(channel, earlier, listener, avoid)
+            except AuthorizationError:
+                raise exc from None
+            self._accepted = earlier
             if self._told is not string:  # it is tried again and again
                 self._told = string
                 logger.error(
@@ -224,7 +240,7 @@ class Sender:
                 )  # fmt: skip
             self.link.use_key(earlier.key)
             return joined, earlier.key
-        self._accepted, self._told = string, None
+        self._accepted, self._told, self._earlier = string, None, None
         self.link.use_key(string.key)
         return joined, string.key
 
@@ -295,3 +311,7 @@ class Sender:
                 self._on_draining(self)
         if self._control is channel:
             self._control = None
+
+
+def _same_key(one: ConnectionString, other: ConnectionString) -> bool:
+    return (one.key_name, one.key) == (other.key_name, other.key)

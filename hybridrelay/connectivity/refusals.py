@@ -33,7 +33,7 @@ def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
     """The exception for a relay's `Failed`."""
     reason = failed.reason
     kind = AuthorizationError if reason.category is Category.AUTHORIZATION else RendezvousError
-    detail = f" ({failed.detail})" if failed.detail and failed.detail != reason.describe else ""
+    detail = f" ({failed.detail})" if failed.detail and failed.detail not in reason.describe else ""
     return kind(f"{connection}: {reason.describe}{detail}", reason=reason, remedy=_REMEDIES.get(reason))
 
 

@@ -153,6 +153,46 @@ async def test_control_channels_are_opened_with_the_key_that_is_in_use(
     assert relay.key == changed.key
 
 
+@pytest.mark.parametrize("changes", [1, 2])
+async def test_the_earlier_key_is_used_at_a_relay_that_was_never_asked_before_the_change(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, changes: int
+) -> None:
+    relay, string = Relay({ONE: None}), connection_string()
+    sender = sender_at(relay, nursery, monkeypatch, string)
+    relay.valid = string.key
+    for _ in range(changes):
+        changed = attrs.evolve(string, key=generate_key())
+        sender.use(changed)
+    assert not sender.has_accepted_key
+    channel = await sender.open_data_channel(search())
+    assert channel.key == string.key
+    assert sender.falls_back
+    assert not sender.has_accepted_key
+    relay.valid = changed.key
+    channel = await sender.open_data_channel(search())
+    assert channel.key == changed.key
+    assert sender.has_accepted_key
+    assert not sender.falls_back
+    # The earlier key has been replaced: it is not tried any more.
+    relay.valid, before = generate_key(), len(relay.joins)
+    with pytest.raises(AuthorizationError):
+        await sender.open_data_channel(search())
+    assert len(relay.joins) == before + 1
+
+
+async def test_where_both_keys_are_refused_the_present_one_is_reported(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay, string = Relay({ONE: None}), connection_string()
+    sender = sender_at(relay, nursery, monkeypatch, string)
+    relay.valid = generate_key()
+    sender.use(attrs.evolve(string, key_name="gone", key=generate_key()))
+    with pytest.raises(AuthorizationError) as caught:
+        await sender.open_data_channel(search())
+    assert caught.value.reason is Reason.UNKNOWN_RULE
+    assert len(relay.joins) == 2
+
+
 # --- which listener
 
 

@@ -177,6 +177,40 @@ async def test_other_relays(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_key_that_only_the_relay_in_use_has(
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the middle of a change of keys, the relay in use is lost: the earlier key is valid at the other one."""
+    caplog.set_level("INFO")
+    published = deployment.publish()
+    second = await deploy(nursery, tmp_path / "second")
+    hosts = ("127.0.0.1", "localhost")
+    with SQLiteStore.open(second.state_dir) as registry:
+        registry.create("db", hosts, published.rules)
+    with SQLiteStore.open(deployment.state_dir) as registry:
+        registry.change_hosts("db", hosts)
+    endpoints = (Endpoint("127.0.0.1", deployment.ports), Endpoint("localhost", second.ports))
+    pins = (deployment.info.pin, second.info.pin)
+    target = await serve_target(nursery, echo)
+    connector = deployment.string(published, Role.CONNECTOR, target, relay_pins=pins)
+    await deployment.connector(attrs.evolve(connector, endpoints=endpoints))
+    string = deployment.string(published, Role.APPLICATION, relay_pins=pins, endpoints=endpoints)
+    async with deployment.client(string) as client:
+        stream = await client.open_stream()
+        assert client.relay == "127.0.0.1"
+        with SQLiteStore.open(deployment.state_dir) as registry:
+            key = registry.regenerate_key("db", "sender", KeySlot.SECONDARY)
+        client.update(attrs.evolve(string, key=key))
+        await said(caplog, f"everything uses the key {key_fingerprint(key)} now; not accepted yet at localhost")
+        await answers(stream)
+        await deployment.kill_relay()
+        await answers(stream)
+        await answers(await client.open_stream())
+        assert client.relay == "localhost"
+        assert "is refused at localhost, the earlier key stays in use" in caplog.text
+    nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("what", ["name", "role", "relays", "text"])
 async def test_what_cannot_be_used_changes_nothing(scene: Scene, nursery: trio.Nursery, what: str) -> None:
     changed = {
