@@ -229,6 +229,19 @@ async def test_a_wrong_identity_is_what_the_operator_hears_first(network, transp
     assert caught.value.reason is Reason.TLS_FAILED
 
 
+async def test_a_survey_does_not_choose_a_route_that_leads_to_somebody_else(network, transports, autojump_clock):
+    """The probe alone proves nothing: the relay is asked over the route, and has to prove who it is."""
+    network.behaviours = {443: "wrong-pin", 80: "right"}
+    report = await make_prober(network, transports).survey()
+    assert report.chosen == "ws"
+    assert rows(report)[3:] == ["wss probe FAIL wrong-identity", "ws probe PASS"]
+    network.behaviours = {443: "wrong-pin", 80: "wrong-pin"}
+    report = await make_prober(network, transports).survey()
+    assert report.chosen is None
+    assert rows(report)[3:] == ["wss probe FAIL wrong-identity", "ws probe FAIL wrong-identity"]
+    await network.assert_all_closed()
+
+
 async def test_cancelled_nothing_stays_open(network, transports, autojump_clock):
     network.behaviours = RIGHT
     network.latencies = dict.fromkeys(RIGHT, 0.05)

@@ -11,9 +11,9 @@ import trio
 import trio.testing
 
 from hybridrelay.abc import AcceptOptions, ConnectOptions, Port, Purpose, Route, Transport
-from hybridrelay.connectivity import Failure, FailureKind, ProxyError, RelayEndpoint, Step
+from hybridrelay.connectivity import Failure, FailureKind, ProxyError, RelayEndpoint, Step, open_channel
 from hybridrelay.connectivity.steps import StepFailed, connect, echo, greet, resolve_relay
-from hybridrelay.errors import TLSHandshakeError, TransportError
+from hybridrelay.errors import RelayUnreachable, TLSHandshakeError, TransportError
 from hybridrelay.protocol.preamble import PREAMBLE_SIZE, STATUS_SIZE, Preamble
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams import receive_exactly
@@ -122,6 +122,15 @@ async def test_a_transports_handshake_that_takes_too_long(autojump_clock: trio.t
         await connect(ENDPOINT, transport, ROUTE, Purpose.DATA, dial=connected, transport_seconds=3.0)
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, K.STALLED)
     assert trio.current_time() == 3.0
+
+
+async def test_only_the_inner_tls_says_who_the_relay_is() -> None:
+    """A transport whose own TLS does not trust the other end does not accuse the relay."""
+    transport = FakeTransport(raising(TLSHandshakeError("x", untrusted="expired")))
+    with pytest.raises(RelayUnreachable) as caught:
+        await open_channel(ENDPOINT, transport, ROUTE, Purpose.DATA, ticket=bytes(32), dial=connected)
+    assert caught.value.failure is not None
+    assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, K.WRONG_IDENTITY)
 
 
 async def test_a_bug_of_a_transport_stays_one() -> None:
