@@ -25,6 +25,8 @@ VERSIONS = range(11, 15)
 WORKERS = ("--numprocesses=4", "--dist=loadfile")
 #: The directories with the longest files come first, so that no worker is left alone with one of them at the end.
 LONGEST_FIRST = ("tests/network", "tests/endtoend", "tests/servers", "tests/system", "tests/cli", "tests")
+#: The modules that programs import.
+PUBLIC = ("hybridrelay", *(f"hybridrelay.{name}" for name in ("abc", "errors", "events", "http", "testing")))
 #: What depends on the version of Python rather than on the world around it.
 QUICK = tuple(
     f"tests/{part}"
@@ -105,6 +107,15 @@ def contracts(session: nox.Session) -> None:
     group(session, "lint")
     session.install("--quiet", "--editable", ".")
     session.run("lint-imports")
+
+
+@nox.session
+def reference(session: nox.Session) -> None:
+    """The API reference of the public modules, as HTML in ``build/reference``, and whether ``docs/`` is current."""
+    group(session, "docs")
+    session.install("--quiet", "--editable", ".")
+    session.run("python", "docs/generate.py", "--check")
+    session.run("pdoc", "--docformat", "google", "--output-directory", "build/reference", *PUBLIC)
 
 
 @nox.session

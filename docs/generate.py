@@ -1,0 +1,145 @@
+"""Generates `docs/state-machines.md` from the transition tables in the code.
+
+``python docs/generate.py`` writes the page; ``python docs/generate.py --check`` exits with 1 where it is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import enum
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from hybridrelay.connectivity import selection
+from hybridrelay.protocol import states
+from hybridrelay.relay.core import rendezvous
+
+PAGE = Path(__file__).with_name("state-machines.md")
+
+INTRODUCTION = """\
+# State machines
+
+This page is generated from the transition tables in the code by `python docs/generate.py`, and a test checks that it
+is current. Each arrow is labelled with the inputs that cause the transition; where a transition ends something, the
+outcome follows after a slash. An input that has no arrow in a state is an error or is ignored there; the module says
+which. Inputs that leave the state as it is are not shown.
+"""
+
+
+@attrs.frozen
+class Machine:
+    """One transition table, and what to say about it."""
+
+    title: str
+    module: str
+    description: str
+    #: (state, input) to the next state, or to the next state and an outcome (None: not an end).
+    table: Mapping[tuple[enum.Enum, enum.Enum], object]
+    initial: tuple[enum.Enum, ...]
+
+
+MACHINES = (
+    Machine(
+        "Stream: opening",
+        "hybridrelay.protocol.states",
+        "Whether the stream has been answered. The side that opens it begins in AWAITING, the other one in OFFERED. "
+        "An abort moves the machines of both directions to ABORTED as well.",
+        states.OPENING,
+        (states.Opening.AWAITING, states.Opening.OFFERED),
+    ),
+    Machine(
+        "Stream: sending direction",
+        "hybridrelay.protocol.states",
+        "From the first byte that the application sends to the moment when FIN is written.",
+        states.SENDING,
+        (states.Sending.OPEN,),
+    ),
+    Machine(
+        "Stream: receiving direction",
+        "hybridrelay.protocol.states",
+        "From the first byte that the peer sends to its FIN.",
+        states.RECEIVING,
+        (states.Receiving.OPEN,),
+    ),
+    Machine(
+        "Rendezvous",
+        "hybridrelay.relay.core.rendezvous",
+        "How the relay brings the two data channels of one join together.",
+        rendezvous.TRANSITIONS,
+        (rendezvous.State.OFFERED,),
+    ),
+    Machine(
+        "Prober: one step of a route",
+        "hybridrelay.connectivity.selection",
+        "A step tries one port. The rules that start and stop steps, and decide, are listed in the module.",
+        selection.TRANSITIONS,
+        (selection.StepState.WAITING,),
+    ),
+)
+
+
+def diagram(machine: Machine) -> str:
+    """The machine as a Mermaid state diagram."""
+    members = {state: f"s{index}" for index, state in enumerate(_states(machine))}
+    lines = ["stateDiagram-v2"]
+    lines += [f'    state "{_label(state)}" as {name}' for state, name in members.items()]
+    lines += [f"    [*] --> {members[state]}" for state in machine.initial]
+    arrows: dict[tuple[enum.Enum, enum.Enum], list[str]] = {}
+    for (state, cause), target in machine.table.items():
+        following, outcome = _target(target)
+        if following is not state:
+            text = _label(cause) + (f" / {_label(outcome)}" if outcome is not None else "")
+            arrows.setdefault((state, following), []).append(text)
+    lines += [
+        f"    {members[state]} --> {members[following]}: {', '.join(texts)}"
+        for (state, following), texts in arrows.items()
+    ]
+    leaving = {state for state, _ in arrows}
+    reached = {following for _, following in arrows}
+    lines += [f"    {name} --> [*]" for state, name in members.items() if state in reached - leaving]
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """The whole page."""
+    sections = (
+        f"## {machine.title}\n\n{machine.description} Module: `{machine.module}`.\n\n"
+        f"```mermaid\n{diagram(machine)}\n```\n"
+        for machine in MACHINES
+    )
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def _states(machine: Machine) -> list[enum.Enum]:
+    """In the order in which the enumeration names them, without those that no transition touches."""
+    used = {state for state, _ in machine.table} | {_target(target)[0] for target in machine.table.values()}
+    return [state for state in type(machine.initial[0]) if state in used]
+
+
+def _target(target: object) -> tuple[enum.Enum, enum.Enum | None]:
+    following, outcome = target if isinstance(target, tuple) else (target, None)
+    if not isinstance(following, enum.Enum) or not isinstance(outcome, enum.Enum | None):
+        raise TypeError(f"{target!r} is neither a state nor a state and an outcome")
+    return following, outcome
+
+
+def _label(member: enum.Enum) -> str:
+    return member.value if isinstance(member.value, str) else member.name
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Generate docs/state-machines.md from the transition tables.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if the page is out of date")
+    arguments = parser.parse_args()
+    text = page()
+    if arguments.check:
+        return int(not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text)
+    PAGE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
