@@ -15,7 +15,7 @@ import attrs
 
 from hybridrelay.connectivity import selection
 from hybridrelay.protocol import states
-from hybridrelay.relay.core import rendezvous
+from hybridrelay.relay.core import join, rendezvous
 
 PAGE = Path(__file__).with_name("state-machines.md")
 
@@ -63,6 +63,13 @@ MACHINES = (
         "From the first byte that the peer sends to its FIN.",
         states.RECEIVING,
         (states.Receiving.OPEN,),
+    ),
+    Machine(
+        "Join",
+        "hybridrelay.relay.core.join",
+        "How the relay finds a listener for a client that wants to join.",
+        join.TRANSITIONS,
+        (next(iter(join.JoinState)),),
     ),
     Machine(
         "Rendezvous",
