@@ -156,7 +156,9 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and a traceback behind it where there is one."""
-        message = "".join(char if char.isprintable() else " " for char in record.getMessage())
+        message = record.getMessage()
+        if not message.isprintable():
+            message = "".join(char if char.isprintable() else " " for char in message)
         source = getattr(record, "event", record.name)
         line = f"{_time(record)} {record.levelname.lower():7} {source}: {message}"
         return line + _traceback(record, prefix="\n")

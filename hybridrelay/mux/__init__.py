@@ -16,10 +16,10 @@ from .bridge import BridgeProgress as BridgeProgress
 from .bridge import Party as Party
 from .bridge import bridge as bridge
 from .early import EarlySession as EarlySession
+from .greeting import receive_hello as receive_hello
+from .greeting import refuse_session as refuse_session
+from .offer import Offer as Offer
 from .session import GREETING_TIMEOUT as GREETING_TIMEOUT
-from .session import Offer as Offer
 from .session import Session as Session
 from .session import SessionStatistics as SessionStatistics
-from .session import receive_hello as receive_hello
-from .session import refuse_session as refuse_session
 from .stream import MuxStream as MuxStream

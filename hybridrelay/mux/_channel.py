@@ -103,14 +103,16 @@ class Channel:
 
     def output(self) -> None:
         """Something may have to be written. The writer looks again before it waits, so a wake-up is never lost."""
-        core = self._core
-        if self._corked or not core.has_output or self._is_writing():
+        core, writing = self._core, self._writing
+        if self._corked or writing or not core.has_output:
             return
         now = trio.current_time()
-        if core.ended is None and now - self._wrote_at >= _TOGETHER_SECONDS:
-            self._write_nowait(now)
-        if self._writing or core.has_output:
+        if core.ended is not None or now - self._wrote_at < _TOGETHER_SECONDS:
             self._writer.wake()
+        else:
+            self._write_nowait(now)
+            if self._writing or core.has_output:
+                self._writer.wake()
 
     def check_alive(self) -> None:
         """Ask the peer at once whether it is there."""
@@ -190,9 +192,6 @@ class Channel:
         # After the end of the session the writer decides when all is done.
         if self._core.ended is None:
             self.lose(text, error=error)
-
-    def _is_writing(self) -> bool:
-        return self._writing
 
     def _write_nowait(self, now: float) -> bool:
         """One write of what is due; False where that is nothing. What the channel does not take at once is left to

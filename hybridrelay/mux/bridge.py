@@ -143,15 +143,15 @@ class _Bridge:
 
     async def outward(self) -> None:
         """All of it, and the end of file."""
-        turn = Turn()
+        turn, most = Turn(), self._most_to_read()
         try:
             ended = await self._send_early()
             while not ended:
                 try:
-                    data = self.port.receive_nowait(min(READ_BYTES, self.stream.send_share))
+                    data = self.port.receive_nowait(most)
                     if data is None:
                         await self.port.wait_readable()
-                        turn = Turn()
+                        turn, most = Turn(), self._most_to_read()
                         continue
                 except _STREAM_ERRORS as exc:
                     self.local_broke = True
@@ -168,7 +168,7 @@ class _Bridge:
                         self.sent += size
                         if not room:
                             await self.stream.flush()
-                            turn = Turn()
+                            turn, most = Turn(), self._most_to_read()
                     except _STREAM_ERRORS as exc:
                         self._not_heard(self._stream_broke(exc))
                 else:
@@ -183,9 +183,13 @@ class _Bridge:
                     return
                 if turn.is_over(size):
                     await trio.lowlevel.checkpoint()
-                    turn = Turn()
+                    turn, most = Turn(), self._most_to_read()
         except _Broke as exc:
             self._end(exc)
+
+    def _most_to_read(self) -> int:
+        """How much to read at a time until others have run: nobody else can take memory before that."""
+        return min(READ_BYTES, self.stream.send_share)
 
     async def _send_early(self) -> bool:
         """Send again what an earlier stream was refused with; True where that includes the end of file."""

@@ -7,20 +7,16 @@ waits for the peer's next message reads the channel, gives what arrives to the c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import trio
 
 from ..protocol import Role, SessionCore, events
 from ..protocol.config import CONTROL_CONFIG, SessionConfig
 from ..protocol.reasons import Reason
+from ..protocol.stream import Stream
 from ..streams.nowait import HELD_FOR_STRANGER, SMALL_READ_BYTES, nowait
 from ._channel import CLOSING_TIMEOUT
 from .session import Session
 from .stream import MuxStream
-
-if TYPE_CHECKING:
-    from ..protocol.stream import Stream
 
 __all__ = ["EarlySession"]
 

@@ -14,74 +14,21 @@ from .._vitals import reporting
 from ..errors import HybridRelayError, SessionError, StreamRefused
 from ..protocol import Feature, Kind, Metadata, Role, SessionCore, events
 from ..protocol.config import SessionConfig
-from ..protocol.errors import LocalProtocolError, RemoteProtocolError
-from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, FrameDecoder, GoAway, Hello, clip_text
+from ..protocol.errors import LocalProtocolError
+from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, Hello
 from ..protocol.metadata import NO_METADATA
 from ..protocol.reasons import Reason
 from ..protocol.sending import Account
-from ..protocol.states import Opening
 from ..protocol.stream import Stream
 from ..protocol.windows import Budget
-from ..streams.nowait import SMALL_READ_BYTES
-from ._channel import CLOSING_TIMEOUT, Channel
+from ._channel import Channel
 from ._offers import OfferQueue
+from .greeting import epoch_of
+from .offer import Offer
 from .stream import MuxStream
 
 #: Seconds for the peer's HELLO once both ends of the channel are there.
 GREETING_TIMEOUT = 15.0
-
-
-class Offer:
-    """A stream that the peer wants to open: `accept` or `refuse` it."""
-
-    def __init__(self, session: Session, core: Stream) -> None:
-        self._session = session
-        self._core = core
-        self._stream = MuxStream(session, core)
-
-    @property
-    def kind(self) -> Kind:
-        """What the stream is for. Only kinds whose feature both sides have offered get this far."""
-        return Kind(self._core.kind)
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the opener sent with OPEN; untrusted, at most 1,024 bytes. Critical entries have known types."""
-        return self._core.metadata
-
-    @property
-    def stream_id(self) -> int:
-        """Unique within the session."""
-        return self._core.id
-
-    @property
-    def is_withdrawn(self) -> bool:
-        """The opener gave up, or the session ended."""
-        return self._core.is_aborted
-
-    def accept(self) -> MuxStream:
-        """Answer OPENED. Where the offer was withdrawn, the stream is broken from the start."""
-        self._stream.withdrawal = None
-        if self._core.states.opening is Opening.OFFERED:
-            self._session.core.accept(self._core, trio.current_time())
-            self._stream.was_accepted = True
-            self._session._output()
-        self._stream._wake()
-        return self._stream
-
-    def refuse(self, reason: Reason, text: str = "") -> None:
-        """Answer REFUSED. Does nothing where the offer was withdrawn."""
-        self._stream.withdrawal = None
-        if self._core.states.opening is Opening.OFFERED:
-            self._session.core.refuse(self._core, reason, text)
-            self._session._output()
-        self._stream._wake()
-
-    def cancel_when_withdrawn(self, scope: trio.CancelScope) -> None:
-        """Have `scope` cancelled when the opener gives up, until the offer is answered."""
-        self._stream.withdrawal = scope
-        if self.is_withdrawn:
-            scope.cancel()
 
 
 @attrs.frozen
@@ -156,8 +103,7 @@ class Session:
         """
         session = cls(core.role, core=core)
         mux_stream = MuxStream(session, stream)
-        mux_stream.was_accepted = True
-        mux_stream._wake()
+        mux_stream.on_answered()
         return session, mux_stream
 
     def __repr__(self) -> str:
@@ -254,7 +200,7 @@ class Session:
         if not self.core.accepts_streams:
             self._leaving.set()  # it was the last stream that the session can open
         stream = MuxStream(self, core)
-        self._output()
+        self.output()
         return stream
 
     async def open_stream(self, kind: Kind = Kind.STREAM, *, metadata: Metadata = NO_METADATA) -> MuxStream:
@@ -277,19 +223,17 @@ class Session:
         """Tell the peer to open no further streams; open ones continue."""
         self.core.drain(reason, text)
         self._leaving.set()
-        self._output()
+        self.output()
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> None:
         """End the session now: streams that remain are reset on both sides. `run` then returns."""
         self._dispatch(self.core.close(reason, text))
-        self._output()
+        self.output()
 
     def reset_open_streams(self, reason: Reason) -> None:
-        """Reset every stream that its owner has not closed; what closed ones still have to deliver goes on."""
-        for stream in list(self.core.streams.values()):
-            # Streams that were refused before their owner learned about them have no owner.
-            if stream.owner is not None and not stream.owner.is_closed:
-                stream.owner.reset(reason)
+        """Reset every stream that was not closed on this side; what closed ones still have to deliver goes on."""
+        self._dispatch(self.core.reset_open_streams(reason))
+        self.output()
 
     async def aclose(self, *, grace: float = 0.0, reason: Reason = Reason.NO_ERROR) -> None:
         """Accept no more streams, give those that are open `grace` seconds, then end the session.
@@ -413,7 +357,7 @@ class Session:
             await trio.aclose_forcefully(channel)
             return
         superseded, self._next = self._next, (channel, initial)
-        self._epoch_given = max(self._epoch_given, _epoch(initial))
+        self._epoch_given = max(self._epoch_given, epoch_of(initial))
         if self._channel is not None:
             self._channel.lose("moved to another channel")
         else:
@@ -460,8 +404,8 @@ class Session:
             self._attached = trio.Event()  # it was set by a channel that has been lost since
         await self._attached.wait()
 
-    def _output(self) -> None:
-        """Something may have to be written."""
+    def output(self) -> None:
+        """Write what the core has to write, as far as the channel takes it now. For the streams of the session."""
         if self._channel is not None:
             self._channel.output()
 
@@ -469,19 +413,18 @@ class Session:
         for event in happened:
             match event:
                 case events.StreamReadable(stream):
-                    stream.owner._readable()
+                    stream.listener.on_readable()
                 case events.StreamWritable(stream):
-                    stream.owner._sender.wake()
+                    stream.listener.on_writable()
                 case events.StreamOffered(stream):
                     # The peer may have reset it already: everything that was read with OPEN has been applied.
                     offer = Offer(self, stream)
                     if not offer.is_withdrawn and not self._offers.put(offer):
                         self.core.refuse(stream, Reason.LIMIT)
                 case events.StreamAnswered(stream):
-                    stream.owner.was_accepted = True
-                    stream.owner._wake()
+                    stream.listener.on_answered()
                 case events.StreamAborted(stream):
-                    stream.owner._wake()
+                    stream.listener.on_aborted()
                 case events.Established():
                     if self._channel is not None:
                         self._channel.greeted()
@@ -505,51 +448,3 @@ class Session:
     def _is_delivering(self) -> bool:
         """Some stream has not come to its end in good order. What was reset has nothing to deliver."""
         return any(not stream.is_aborted for stream in self.core.streams.values())
-
-
-def _epoch(initial: bytes) -> int:
-    """The epoch in the HELLO with which `initial` begins; -1 where it is to come."""
-    for frame in FrameDecoder().decode_untrusted(initial):
-        return frame.epoch if isinstance(frame, Hello) else -1
-    return -1
-
-
-async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "") -> None:
-    """Answer a channel with nothing but a final GOAWAY, and close it. Has a deadline of its own."""
-    with trio.move_on_after(CLOSING_TIMEOUT):
-        try:
-            await channel.send_all(GoAway(reason, 0, final=True, text=clip_text(text)).encode())
-            await channel.aclose()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the peer left first: it is refused all the same
-    await trio.aclose_forcefully(channel)
-
-
-async def receive_hello(channel: trio.abc.Stream) -> tuple[Hello, bytes]:
-    """Read an acceptor's channel up to the peer's HELLO, to see which session it is for.
-
-    Returns:
-        HELLO, and all bytes that were read: `Session.run` or `Session.replace_channel` takes them as `initial`.
-
-    Raises:
-        SessionError: the channel was lost first, or begins with something else. The channel is still open.
-
-    The caller sets the deadline.
-    """
-    decoder = FrameDecoder(max_data=0)
-    received = b""
-    while True:
-        try:
-            data = bytes(await channel.receive_some(SMALL_READ_BYTES))
-            if not data:
-                raise SessionError("the channel ended before HELLO", reason=Reason.SESSION_LOST)
-            received += data
-            for frame in decoder.decode_untrusted(data):
-                if isinstance(frame, Hello):
-                    return frame, received
-                reason = frame.reason if isinstance(frame, GoAway) else Reason.PROTOCOL_ERROR
-                raise SessionError(f"{type(frame).__name__} in place of HELLO", reason=reason)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise SessionError(f"the channel was lost before HELLO: {exc}", reason=Reason.SESSION_LOST) from exc
-        except RemoteProtocolError as exc:
-            raise SessionError(str(exc), reason=exc.reason) from exc

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from ..errors import StreamRefused, StreamReset
-from ..protocol import Metadata
+from ..protocol import Metadata, SessionCore
 from ..protocol.config import BASE_WINDOW
 from ..protocol.reasons import Reason
 from ..protocol.sending import STREAM_SHARE
@@ -20,58 +20,72 @@ from ..streams.conflict import ConflictDetector
 from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
 from ._waiter import Waiter
 
-if TYPE_CHECKING:
-    from .session import Session
-
 #: What all senders of a session together may run ahead of the writer: each has its share of this, but no more than
 #: `SessionConfig.send_queue`, and no less than a window that every stream has. Defends the memory against a peer that
 #: opens thousands of streams, asks for a lot on each, and reads nothing.
 QUEUED_PER_SESSION = 64 * 1024 * 1024
 
 
+class SessionPort(Protocol):
+    """What a stream needs of its session."""
+
+    @property
+    def core(self) -> SessionCore:
+        """The state machine that the stream belongs to; the same one for as long as the stream exists."""
+
+    def output(self) -> None:
+        """Write what the core has to write, as far as the channel takes it now. Called after each change of the core;
+        neither waits nor raises."""
+
+
 class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
-    """One stream of a `Session`.
+    """One stream of a `Session`, and the listener of its state in the core.
 
     A stream that the peer reset, or that was lost with its session, raises `trio.BrokenResourceError` with a
     `StreamReset` as its cause, on both directions and at once; it never reads as end of file. Leaving an
     ``async with`` block by an exception resets the stream, so that the peer cannot take what it has for complete.
     """
 
-    def __init__(self, session: Session, core: Stream) -> None:
-        self._session = session
-        self._core = core
-        core.owner = self
+    def __init__(self, session: SessionPort, state: Stream) -> None:
+        self._core = session.core
+        self._output = session.output
+        self._state = state
+        state.listen(self)
         self._closed = False
         self._send_conflict = ConflictDetector("another task is sending on this stream")
         self._receive_conflict = ConflictDetector("another task is receiving on this stream")
         self._sender = Waiter()
         self._receiver = Waiter()
         self._answer = trio.Event()
-        #: Cancelled when the stream is aborted; see `Offer.cancel_when_withdrawn`.
-        self.withdrawal: trio.CancelScope | None = None
+        self._cancel_on_abort: trio.CancelScope | None = None
         #: The peer has accepted the stream, or we have; it may be over by now.
         self.was_accepted = False
         #: Takes what has arrived in place of the task that waits for it; see `set_taker`.
         self._taker: Callable[[], bool] | None = None
 
     def __repr__(self) -> str:
-        states = self._core.states
-        return f"<MuxStream {self._core.id} {states.sending.name}/{states.receiving.name}>"
+        states = self._state.states
+        return f"<MuxStream {self._state.id} {states.sending.name}/{states.receiving.name}>"
+
+    @property
+    def stream_id(self) -> int:
+        """Unique within the session, and the same on both sides."""
+        return self._state.id
 
     @property
     def metadata(self) -> Metadata:
         """What the opener sent with OPEN; at most 1,024 bytes."""
-        return self._core.metadata
+        return self._state.metadata
 
     @property
     def reset_reason(self) -> Reason:
         """Why the peer (or we) aborted the stream; `Reason.NO_ERROR` while that has not happened."""
-        return self._core.reason if self._core.is_aborted else Reason.NO_ERROR
+        return self._state.reason if self._state.is_aborted else Reason.NO_ERROR
 
     @property
     def was_lost(self) -> bool:
         """The stream ended with its session, and not by what the peer did to it alone."""
-        return self._session.core.ended is not None
+        return self._core.ended is not None
 
     @property
     def is_closed(self) -> bool:
@@ -93,16 +107,16 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         with self._send_conflict:
             self._check_can_send()
             await checkpoint_if_cancelled()
-            view: bytes | memoryview = data if isinstance(data, bytes) else memoryview(data).cast("B")
+            view = memoryview(data).cast("B")
             position, end = 0, len(view)
             turn = Turn()
             while position < end:
-                room = self._queue_limit - self._core.queued_bytes
+                room = self._queue_limit - self._state.queued_bytes
                 if room > 0:
-                    whole = position == 0 and end <= room and isinstance(view, bytes)
-                    piece = view if whole else bytes(view[position : position + room])
-                    self._session.core.send_data(self._core, piece)  # type: ignore[arg-type]
-                    self._session._output()
+                    whole = position == 0 and end <= room
+                    piece = data if whole and isinstance(data, bytes) else bytes(view[position : position + room])
+                    self._core.send_data(self._state, piece)
+                    self._output()
                     position += len(piece)
                     if position < end and turn.is_over(len(piece)):
                         await checkpoint()
@@ -119,8 +133,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         all that come after. In return the queue may grow beyond its bound by the length of `data`."""
         await self.wait_send_all_might_not_block()
         self._check_can_send()
-        self._session.core.send_data(self._core, data)
-        self._session._output()
+        self._core.send_data(self._state, data)
+        self._output()
 
     def send_nowait(self, *buffers: Buffer) -> bool:
         """Queue all of `buffers`, and send what leaves at once; False where the queue is full, until `flush`.
@@ -132,9 +146,10 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise trio.BusyResourceError("another task is sending on this stream")
         self._check_can_send()
         for buffer in buffers:
-            self._session.core.send_data(self._core, bytes(buffer))
-        self._session._output()
-        return self._core.queued_bytes < self._queue_limit
+            self._core.send_data(self._state, bytes(buffer))
+        self._output()
+        queued = self._state.queued_bytes
+        return queued < STREAM_SHARE or queued < self._queue_limit  # the limit is never lower than `STREAM_SHARE`
 
     async def flush(self) -> None:
         """Wait until the send queue has room."""
@@ -145,7 +160,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         with self._send_conflict:
             self._check_can_send()
             await checkpoint()
-            while self._core.queued_bytes >= self._queue_limit:
+            while self._state.queued_bytes >= self._queue_limit:
                 self._check_can_send()
                 await self._wait_for_room()
             if self._closed:
@@ -157,35 +172,36 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             if self._closed:
                 raise trio.ClosedResourceError("the stream was closed")
             await checkpoint_if_cancelled()
-            if self._core.states.sending not in (Sending.FINISHING, Sending.FINISHED):
+            if self._state.states.sending not in (Sending.FINISHING, Sending.FINISHED):
                 self._check_can_send()
-                self._session.core.send_fin(self._core)
-                self._session._output()
+                self._core.send_fin(self._state)
+                self._output()
             await cancel_shielded_checkpoint()
 
     async def _wait_for_room(self) -> None:
-        self._core.wants_room = True
+        self._state.ask_for_room()
         await self._sender.wait()
 
     @property
     def send_share(self) -> int:
         """This stream's part of what the senders of its session may have in memory together (bytes): the most that is
         worth reading for it at a time. Little where memory for sending is short in this process."""
-        core = self._session.core
-        share = max(BASE_WINDOW, QUEUED_PER_SESSION // max(1, len(core.streams)))
-        return max(STREAM_SHARE, min(share, core.sending.available))
+        core = self._core
+        share = max(BASE_WINDOW, QUEUED_PER_SESSION // (len(core.streams) or 1))
+        available = core.sending.available
+        return share if available >= share else max(STREAM_SHARE, available)
 
     @property
     def _queue_limit(self) -> int:
-        return min(self._session.core.config.send_queue, self.send_share)
+        return min(self._core.config.send_queue, self.send_share)
 
     def _check_can_send(self) -> None:
         if self._closed:
             raise trio.ClosedResourceError("the stream was closed")
-        core = self._core
-        if core.can_send:
+        state = self._state
+        if state.can_send:
             return
-        if core.is_aborted or core.stopped_by_peer:
+        if state.is_aborted or state.stopped_by_peer:
             self._raise_broken()
         raise trio.ClosedResourceError("this direction was ended by send_eof")
 
@@ -208,19 +224,19 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         with self._receive_conflict:
             if self._closed:
                 raise trio.ClosedResourceError("the stream was closed")
-            core = self._core
-            if core.receive_queue or core.at_eof or core.is_aborted:
+            state = self._state
+            if state.receive_queue or state.at_eof or state.is_aborted:
                 await checkpoint()
-            while not core.receive_queue:
+            while not state.receive_queue:
                 if self._closed:
                     raise trio.ClosedResourceError("the stream was closed")
-                if core.is_aborted:
+                if state.is_aborted:
                     self._raise_broken()
-                if core.at_eof:
+                if state.at_eof:
                     return b""
                 await self._receiver.wait()
-            data = self._session.core.read(core, max_bytes, trio.current_time())
-            self._session._output()
+            data = self._core.read(state, max_bytes, trio.current_time())
+            self._output()
             return data
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
@@ -230,22 +246,22 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def receive_pieces_nowait(self, max_bytes: int = READ_BYTES) -> Sequence[Buffer] | None:
         """As `receive_nowait`, in the pieces in which it arrived: no piece at all is the end of file."""
-        core = self._core
+        state = self._state
         if self._closed:
             raise trio.ClosedResourceError("the stream was closed")
-        if core.receive_queue:
-            pieces = self._session.core.read_pieces(core, max_bytes, trio.current_time())
-            self._session._output()
+        if state.receive_queue:
+            pieces = self._core.read_pieces(state, max_bytes, trio.current_time())
+            self._output()
             return pieces
-        if core.is_aborted:
+        if state.is_aborted:
             self._raise_broken()
-        return [] if core.at_eof else None
+        return [] if state.at_eof else None
 
     async def wait_readable(self) -> None:
         """Wait until something arrives, or the stream comes to an end of whatever kind."""
         with self._receive_conflict:
-            core = self._core
-            if self._closed or core.receive_queue or core.at_eof or core.is_aborted:
+            state = self._state
+            if self._closed or state.receive_queue or state.at_eof or state.is_aborted:
                 await checkpoint()
             else:
                 await self._receiver.wait()
@@ -273,17 +289,17 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         if self._closed:
             return
         self._closed = True
-        core, states = self._session.core, self._core.states
+        core, states = self._core, self._state.states
         if core.ended is None and not states.is_over:
             if states.opening is not Opening.ANSWERED:
-                core.reset(self._core, Reason.CANCELLED)
+                core.reset(self._state, Reason.CANCELLED)
             else:
                 if states.sending is Sending.OPEN:
-                    core.send_fin(self._core)
-                core.stop(self._core)
-            self._session._output()
-        elif self._core.receive_queue and core.ended is None:
-            core.stop(self._core)
+                    core.send_fin(self._state)
+                core.stop(self._state)
+            self._output()
+        elif self._state.receive_queue and core.ended is None:
+            core.stop(self._state)
         self._wake()
 
     def reset(self, reason: Reason = Reason.CANCELLED, text: str = "") -> None:
@@ -292,10 +308,10 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         `text` reaches the peer: at most 256 bytes, nothing secret.
         """
         self._closed = True
-        core = self._session.core
+        core = self._core
         if core.ended is None:
-            core.reset(self._core, reason, text)
-            self._session._output()
+            core.reset(self._state, reason, text)
+            self._output()
         self._wake()
 
     async def __aexit__(
@@ -314,27 +330,49 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             StreamRefused: it did not, or the session was lost. `reason` says why.
         """
         await self._answer.wait()
-        if self._core.is_aborted:
-            reason, text = self._core.reason, self._core.text
+        if self._state.is_aborted:
+            reason, text = self._state.reason, self._state.text
             raise StreamRefused(text or reason.describe, reason=reason)
 
-    # --- called by the session
+    def cancel_when_aborted(self, scope: trio.CancelScope | None) -> None:
+        """Have `scope` cancelled when the stream is aborted, or none any more."""
+        self._cancel_on_abort = scope
+        if scope is not None and self._state.is_aborted:
+            scope.cancel()
 
-    def _raise_broken(self) -> None:
-        reason, text = self._core.reason, self._core.text
-        message = f"{reason.describe} ({text})" if text and text != reason.describe else reason.describe
-        if self._core.is_aborted:
-            raise trio.BrokenResourceError(message) from StreamReset(message, reason=reason)
-        raise trio.BrokenResourceError("the peer reads no more") from StreamReset(message, reason=reason)
+    # --- `StreamListener`, for the session
 
-    def _readable(self) -> None:
+    def on_answered(self) -> None:
+        """The peer has accepted the stream, or we have."""
+        self.was_accepted = True
+        self._wake()
+
+    def on_readable(self) -> None:
+        """Data or the end of file arrived."""
         if self._taker is None or not self._taker():
             self._receiver.wake()
+
+    def on_writable(self) -> None:
+        """The send queue has room, or the peer stopped reading."""
+        self._sender.wake()
+
+    def on_aborted(self) -> None:
+        """The stream was refused or reset, or lost with its session."""
+        self._wake()
+
+    # --- inside
+
+    def _raise_broken(self) -> None:
+        reason, text = self._state.reason, self._state.text
+        message = f"{reason.describe} ({text})" if text and text != reason.describe else reason.describe
+        if self._state.is_aborted:
+            raise trio.BrokenResourceError(message) from StreamReset(message, reason=reason)
+        raise trio.BrokenResourceError("the peer reads no more") from StreamReset(message, reason=reason)
 
     def _wake(self) -> None:
         self._sender.wake()
         self._receiver.wake()
-        if self._core.states.opening not in (Opening.AWAITING, Opening.OFFERED):
+        if self._state.states.opening not in (Opening.AWAITING, Opening.OFFERED):
             self._answer.set()
-        if self.withdrawal is not None and self._core.is_aborted:
-            self.withdrawal.cancel()
+        if self._cancel_on_abort is not None and self._state.is_aborted:
+            self._cancel_on_abort.cancel()

@@ -10,7 +10,7 @@ import attrs
 from .config import ACK_AFTER_BYTES, ACK_AFTER_FRAMES, ACK_AFTER_SECONDS, FRAME_OVERHEAD
 from .errors import RemoteProtocolError
 from .reasons import Reason
-from .sending import SESSION_SHARE, Sending
+from .sending import SESSION_SHARE, SendingMemory
 
 Buffer = bytes | memoryview
 
@@ -24,7 +24,7 @@ class Outbox:
     """Our counted frames. The bytes of a frame belong to it until the peer has acknowledged them."""
 
     max_bytes: int
-    sending: Sending = attrs.field(factory=Sending)
+    sending: SendingMemory = attrs.field(factory=SendingMemory)
     #: Number of the last frame written.
     written: int = attrs.field(default=0, init=False)
     #: Number of the last frame that the peer has acknowledged.
@@ -39,24 +39,36 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        kept = self.kept_bytes
-        return kept >= self.max_bytes or (kept >= SESSION_SHARE and self.sending.available <= 0)
+        kept = self.kept_bytes  # `max_bytes` is greater than `SESSION_SHARE`
+        return kept >= SESSION_SHARE and (kept >= self.max_bytes or self.sending.available <= 0)
 
-    def write(self, size: int, *buffers: Buffer) -> int:
-        """Give the frame its number and keep it. `size` is that of all `buffers`, whose memory is counted now."""
-        self.sending.take(size)
-        return self.write_counted(size, size, buffers)
-
-    def write_counted(self, size: int, memory: int, buffers: tuple[Buffer, ...]) -> int:
-        """As `write`, where `memory` bytes were counted already, and are free once the frame is acknowledged."""
-        self.written += 1
-        cost = size + FRAME_OVERHEAD
-        self.kept_bytes += cost
-        self.sending.take(FRAME_OVERHEAD)
-        if self._kept is EMPTY:
-            self._kept = deque()
-        self._kept.append((cost, memory + FRAME_OVERHEAD, buffers))
+    def write(self, frame: bytes) -> int:
+        """Give the frame its number and keep it; its memory is counted from now on."""
+        cost = len(frame) + FRAME_OVERHEAD
+        self.sending.take(cost)
+        self._keep(cost, cost, (frame,))
         return self.written
+
+    def write_data(self, size: int, memory: int, buffers: tuple[Buffer, ...]) -> None:
+        """As `write`, for a DATA frame whose bytes were counted when they were queued.
+
+        Args:
+            size: of all `buffers`.
+            memory: of the queued buffers that end in this frame, 0 where none does; it is free once the frame is
+                acknowledged.
+        """
+        if not memory:  # the overhead of one frame is in that of every queued buffer
+            memory = FRAME_OVERHEAD
+            self.sending.take(memory)
+        self._keep(size + FRAME_OVERHEAD, memory, buffers)
+
+    def _keep(self, cost: int, memory: int, buffers: tuple[Buffer, ...]) -> None:
+        self.written += 1
+        self.kept_bytes += cost
+        kept = self._kept
+        if kept is EMPTY:
+            kept = self._kept = deque()
+        kept.append((cost, memory, buffers))
 
     def release_with(self, number: int, memory: int) -> None:
         """Memory that was counted is free once the frame with this number is acknowledged."""
@@ -79,16 +91,19 @@ class Outbox:
                 f"acknowledged {count}, outside {self.acknowledged} to {most}", reason=Reason.SESSION_LOST
             )
         fresh = count - self.acknowledged
-        free = 0
+        if not fresh:
+            return False
+        kept, costs, free = self._kept, 0, 0
         for _ in range(fresh):
-            cost, memory, _ = self._kept.popleft()
-            self.kept_bytes -= cost
+            cost, memory, _ = kept.popleft()
+            costs += cost
             free += memory
-        if not self._kept:
+        if not kept:
             self._kept = EMPTY
-        self.sending.release(free)
+        self.kept_bytes -= costs
+        self.sending.take(-free)
         self.acknowledged = count
-        return fresh > 0
+        return True
 
     def unacknowledged(self) -> list[tuple[Buffer, ...]]:
         """The kept frames in order, to be written again."""

@@ -256,6 +256,9 @@ class Ignorable(Frame):
         return HEADER.pack(self.type << 24 | len(self.data), self.stream) + self.data
 
 
+_DATA = Data.TYPE
+
+
 def data_header(stream: int, length: int) -> bytes:
     """The header of a DATA frame whose payload is written after it."""
     return HEADER.pack(Data.TYPE << 24 | length, stream)
@@ -367,7 +370,8 @@ class FrameDecoder:
                     break
                 word, stream = HEADER.unpack_from(data, position)
                 kind, length = word >> 24, word & 0xFFFFFF
-                self._check_header(kind, length, stream)
+                if kind != _DATA or length > self.max_data or not stream:  # the most frequent frame is checked here
+                    self._check_header(kind, length, stream)
                 wanted += length
                 if end - position < wanted:
                     break

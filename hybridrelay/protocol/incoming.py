@@ -126,9 +126,7 @@ class Incoming:
     def _on_stop(self, stream: Stream, frame: frames.Stop, now: float) -> None:
         before = stream.states.sending
         if stream.states.apply(Input.RECV_STOP) and before in (Sending.OPEN, Sending.FINISHING):
-            stream.stopped_by_peer = True
-            stream.reason, stream.text = frame.reason, frame.text
-            stream.drop_output(self._output.outbox)
+            stream.stop_sending(frame.reason, frame.text, self._output.outbox)
             self._events.append(StreamWritable(stream))
             self._output.schedule(stream)
 

@@ -65,7 +65,8 @@ class Output:
     def is_pending(self) -> bool:
         """`write` would write something. A driver asks after everything that it does, so this costs no call."""
         return bool(
-            self._controls
+            ((self._ready or self._opens) and not self.outbox.is_full)
+            or self._controls
             or self._windows
             or self._fins
             or self._inbox.due
@@ -73,7 +74,6 @@ class Output:
             or self._pongs
             or self._again
             or self._goaway_due
-            or ((self._ready or self._opens) and not self.outbox.is_full)
         )
 
     # --- what is to be done
@@ -97,7 +97,7 @@ class Output:
         self._windows[stream] = None
 
     def control(self, stream: Stream, frame: frames.Frame) -> None:
-        stream.queued_controls += 1
+        stream.control_queued()
         if self._controls is EMPTY:
             self._controls = deque()
         self._controls.append((stream, frame))
@@ -123,8 +123,7 @@ class Output:
 
     def schedule(self, stream: Stream) -> None:
         """The stream may have something to write."""
-        if not stream.scheduled and stream.has_output:
-            stream.scheduled = True
+        if stream.schedule():
             if stream.send_queue:
                 if self._ready is EMPTY:
                     self._ready = deque()
@@ -225,7 +224,7 @@ class Output:
         size = 0
         while self._controls:
             stream, frame = self._controls.popleft()
-            stream.queued_controls -= 1
+            stream.control_taken()
             states = stream.states
             if isinstance(frame, frames.Stop):
                 outdated = states.receiving is not Receiving.STOPPED
@@ -241,7 +240,7 @@ class Output:
         size = 0
         while self._opens and not self.outbox.is_full:
             stream, _ = self._opens.popitem(last=False)
-            stream.announced = True
+            stream.announce()
             # What the peer may send once it has answered is reserved now: OPENED needs no WINDOW after it.
             stream.receive_window.grow_to(self._config.initial_window, now)
             limit = stream.receive_window.limit
@@ -253,7 +252,7 @@ class Output:
 
     def _write_counted(self, out: list[Buffer], frame: frames.Frame, stream: Stream) -> int:
         encoded = frame.encode()
-        stream.last_number = self.outbox.write(len(encoded), encoded)
+        stream.written(self.outbox.write(encoded))
         out.append(encoded)
         return len(encoded)
 
@@ -265,37 +264,35 @@ class Output:
     def _write_fins(self, out: list[Buffer]) -> None:
         while self._fins:
             stream = self._fins.popleft()
-            stream.scheduled = False
+            stream.unschedule()
             if stream.owes_fin:
                 self._write_fin(out, stream)
         self._fins = EMPTY
 
     def _write_data(self, out: list[Buffer], room: int) -> None:
         ready = self._ready
-        while ready and room > 0 and not self.outbox.is_full:
+        outbox = self.outbox
+        while ready and room > 0 and not outbox.is_full:
             quantum = MAX_DATA if len(ready) == 1 else FAIR_DATA
             stream = ready.popleft()
             window = stream.send_window
             amount = min(stream.queued_bytes, window.limit - window.sent, quantum)
             if amount > 0:
-                amount, memory, buffers = stream.take_output(amount)
-                window.sent += amount
+                memory, buffers = stream.take_output(amount, outbox.written + 1)
                 header = frames.data_header(stream.id, amount)
                 if amount < _JOIN_BELOW * len(buffers):
                     buffers = [b"".join([header, *buffers])]
                 else:
                     buffers.insert(0, header)
-                stream.last_number = self.outbox.write_counted(amount + frames.HEADER_SIZE, memory, tuple(buffers))
+                size = amount + frames.HEADER_SIZE
+                outbox.write_data(size, memory, tuple(buffers))
                 out.extend(buffers)
-                room -= amount + frames.HEADER_SIZE
-                if stream.wants_room and stream.can_send and stream.queued_bytes < self._config.send_queue:
-                    stream.wants_room = False
+                room -= size
+                if stream.wants_room and stream.has_room(self._config.send_queue):
                     self._events.append(StreamWritable(stream))
             if not stream.send_queue and stream.owes_fin:
                 self._write_fin(out, stream)
-            if stream.has_output:
+            if stream.reschedule():
                 ready.append(stream)
-            else:
-                stream.scheduled = False
         if not ready:
             self._ready = EMPTY

@@ -14,7 +14,8 @@ of sessions. Four rules:
    that await their acknowledgement, whatever the others do. So every stream goes on while its peer reads and
    acknowledges. Nobody waits for the memory of another session.
 4. Memory is counted until it is free: a buffer that was read at once and leaves in several frames counts in full
-   until the last of them is acknowledged, since each frame is a view of the same buffer.
+   until the last of them is acknowledged, since each frame is a view of the same buffer. What a frame costs beyond
+   its bytes is counted with the buffers that end in it, so that a small message is counted once and released once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import sys
 
 import attrs
 
-from .config import KIB
+from .config import FRAME_OVERHEAD, KIB
 from .windows import Budget
 
 #: What a stream may have queued although its session is short (bytes). Reads are limited to this as well.
@@ -31,8 +32,8 @@ STREAM_SHARE = 4 * KIB
 #: What a session may keep of frames that are not acknowledged although it is short (bytes): two full frames. Less
 #: would make each frame wait for the peer's acknowledgement timer.
 SESSION_SHARE = 128 * KIB
-#: What a queued buffer costs beyond its bytes.
-BUFFER_OVERHEAD = 64
+#: What a queued buffer costs beyond its bytes; with that of the frame in which it will end.
+BUFFER_OVERHEAD = 64 + FRAME_OVERHEAD
 
 
 @attrs.define(eq=False, weakref_slot=True)
@@ -44,7 +45,7 @@ class Account:
 
 
 @attrs.define
-class Sending:
+class SendingMemory:
     """What one session holds of what it sends. Without a budget (control channels) it is never short, since the
     limits of such a session are small."""
 
@@ -66,10 +67,10 @@ class Sending:
     def take(self, amount: int) -> None:
         """Count `amount` bytes more."""
         self.held += amount
-        if self.account is not None:
-            self.account.held += amount
-        if self.budget is not None:
-            self.budget.sending += amount
+        if (budget := self.budget) is not None:
+            budget.sending += amount
+            if (account := self.account) is not None:
+                account.held += amount
 
     def release(self, amount: int) -> None:
         """Count `amount` bytes less."""

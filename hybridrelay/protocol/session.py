@@ -36,8 +36,8 @@ from .liveness import Liveness
 from .metadata import NO_METADATA, Metadata
 from .output import Output
 from .reasons import Reason
-from .sending import Account, Sending
-from .states import Input, Opening, Receiving, StreamStates
+from .sending import Account, SendingMemory
+from .states import Input, Opening, Receiving, Sending, StreamStates
 from .stream import Stream
 from .table import Role, StreamTable
 from .windows import Budget, ReceiveWindow
@@ -98,7 +98,7 @@ class SessionCore:
         self._ignored = 0
         self._events: list[Event] = []
         #: What is queued and not acknowledged, against the process's budget.
-        self.sending = Sending(budget, account)
+        self.sending = SendingMemory(budget, account)
         self._outbox = Outbox(self.config.max_unacknowledged, self.sending)
         self._inbox = Inbox()
         self._liveness = Liveness(self.config.ping_interval, self.config.ping_timeout)
@@ -318,12 +318,9 @@ class SessionCore:
         """Read no more: what is buffered and what still arrives is dropped."""
         already = stream.states.receiving is not Receiving.OPEN
         self._apply_local(stream, Input.SEND_STOP)
-        stream.drop_input()
-        stream.receive_window.close()  # what still arrives is not kept
-        if not already:
-            stream.stop_reason = reason
-            if stream.announced:  # otherwise STOP follows OPEN
-                self._output.control(stream, frames.Stop(stream.id, reason))
+        stream.stop_receiving(reason)
+        if not already and stream.announced:  # otherwise STOP follows OPEN
+            self._output.control(stream, frames.Stop(stream.id, reason))
         self._table.settle(stream)
 
     def reset(self, stream: Stream, reason: Reason, text: str = "") -> None:
@@ -340,6 +337,16 @@ class SessionCore:
         else:
             self._output.withdraw(stream)
             self._table.settle(stream)
+
+    def reset_open_streams(self, reason: Reason) -> list[Event]:
+        """Abort every stream except those of which the application has ended both directions; these go on until all
+        that was queued for them has been delivered."""
+        for stream in list(self.streams.values()):
+            states = stream.states
+            if states.sending is Sending.OPEN or states.receiving is Receiving.OPEN:
+                self.reset(stream, reason)
+                self._events.append(events.StreamAborted(stream))
+        return self._take_events()
 
     def read(self, stream: Stream, max_bytes: int, now: float) -> bytes:
         """Take what was received, at most `max_bytes`; b"" if there is nothing (see `Stream.at_eof`)."""
@@ -395,6 +402,8 @@ class SessionCore:
     # --- inside
 
     def _take_events(self) -> list[Event]:
+        if not self._events:
+            return []
         taken = self._events[:]
         self._events.clear()  # the list is shared with the parts of the session
         return taken

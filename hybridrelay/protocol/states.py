@@ -127,6 +127,26 @@ _SENDING_INPUTS = frozenset(key for _, key in SENDING)
 _RECEIVING_INPUTS = frozenset(key for _, key in RECEIVING)
 
 
+def _moves() -> dict[tuple[Opening, Sending, Receiving, Input], tuple[Opening, Sending, Receiving]]:
+    """The three tables in one: what `StreamStates.apply` looks up for every frame. Aborts are left out."""
+    return {
+        (opening, sending, receiving, cause): (
+            next_opening,
+            SENDING[sending, cause] if cause in _SENDING_INPUTS else sending,
+            RECEIVING[receiving, cause] if cause in _RECEIVING_INPUTS else receiving,
+        )
+        for (opening, cause), next_opening in OPENING.items()
+        for sending in Sending
+        for receiving in Receiving
+        if cause not in ABORTS
+        and (cause not in _SENDING_INPUTS or (sending, cause) in SENDING)
+        and (cause not in _RECEIVING_INPUTS or (receiving, cause) in RECEIVING)
+    }
+
+
+_MOVES = _moves()
+
+
 class StreamStates:
     """The three machines of one stream. `apply` is the only way to move them."""
 
@@ -162,26 +182,18 @@ class StreamStates:
             LocalProtocolError: we may not send that now.
             RemoteProtocolError: the peer may not send that now.
         """
+        move = _MOVES.get((self.opening, self.sending, self.receiving, cause))
+        if move is not None:
+            self.opening, self.sending, self.receiving = move
+            return True
         remote = cause in _REMOTE
         if self.is_aborted and self.aborted_by_us and remote:
             return False
-        opening = OPENING.get((self.opening, cause))
-        sending, receiving = self.sending, self.receiving
-        legal = opening is not None
-        if legal and cause in ABORTS:
-            sending, receiving = Sending.ABORTED, Receiving.ABORTED
-            self.aborted_by_us = not remote
-        elif legal:
-            if cause in _SENDING_INPUTS:
-                next_sending = SENDING.get((sending, cause))
-                legal, sending = next_sending is not None, next_sending or sending
-            if cause in _RECEIVING_INPUTS:
-                next_receiving = RECEIVING.get((receiving, cause))
-                legal, receiving = legal and next_receiving is not None, next_receiving or receiving
-        if not legal or opening is None:
+        if cause not in ABORTS or (self.opening, cause) not in OPENING:
             text = f"{cause.name} while {self.opening.name}, {self.sending.name}, {self.receiving.name}"
             raise RemoteProtocolError(text) if remote else LocalProtocolError(text)
-        self.opening, self.sending, self.receiving = opening, sending, receiving
+        self.opening, self.sending, self.receiving = Opening.ABORTED, Sending.ABORTED, Receiving.ABORTED
+        self.aborted_by_us = not remote
         return True
 
     def lose(self) -> None:

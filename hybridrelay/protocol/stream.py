@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any
+from typing import Protocol
 
 import attrs
 
-from .delivery import EMPTY, Buffer, Outbox
+from .delivery import Buffer, Outbox
 from .features import Kind
 from .metadata import NO_METADATA, Metadata
 from .reasons import Reason
@@ -20,9 +19,43 @@ from .windows import ReceiveWindow, SendWindow
 _JOIN_RECEIVED = 4096
 
 
+class StreamListener(Protocol):
+    """What a driver is told about one stream. `events.tell_listener` calls it; nothing here may raise or wait."""
+
+    def on_answered(self) -> None:
+        """The peer accepted the stream."""
+
+    def on_readable(self) -> None:
+        """Data or the end of file arrived."""
+
+    def on_writable(self) -> None:
+        """The send queue has room again (`Stream.ask_for_room`), or the peer stopped reading."""
+
+    def on_aborted(self) -> None:
+        """The stream was refused or reset by the peer, or lost with the session."""
+
+
+class _NoListener:
+    """In place of a listener while there is none."""
+
+    def on_answered(self) -> None: ...
+
+    def on_readable(self) -> None: ...
+
+    def on_writable(self) -> None: ...
+
+    def on_aborted(self) -> None: ...
+
+
+_NO_LISTENER = _NoListener()
+
+
 @attrs.define(eq=False)
 class Stream:
-    """State of one stream. Only the session changes it; any code may read it."""
+    """State of one stream. Any code may read its attributes; only its own methods change them.
+
+    Its `states` change by `StreamStates.apply` and its windows by their methods, which only the session calls.
+    """
 
     id: int
     states: StreamStates
@@ -47,18 +80,18 @@ class Stream:
     queued_controls: int = 0
     #: It counts against the limit of its opener.
     counts: bool = True
-    #: In the round robin of those with something to write.
+    #: It is in the queue of the streams that have something to write.
     scheduled: bool = False
-    send_queue: deque[Buffer] = EMPTY
+    send_queue: list[Buffer] = attrs.field(factory=list)
     queued_bytes: int = 0
     #: Memory of the first buffer in the queue, where a part of it has been taken; otherwise 0.
     _head_memory: int = attrs.field(default=0, init=False)
     #: The driver waits for room in the send queue, and has to be informed once.
     wants_room: bool = False
-    #: Whatever the driver wants to find again when an event names this stream.
-    owner: Any = None
-    receive_queue: deque[Buffer] = EMPTY
+    receive_queue: list[Buffer] = attrs.field(factory=list)
     readable_bytes: int = 0
+    #: What the events about this stream are for.
+    listener: StreamListener = _NO_LISTENER
 
     @property
     def at_eof(self) -> bool:
@@ -88,61 +121,126 @@ class Stream:
             return self.send_window.limit > self.send_window.sent
         return self.owes_fin
 
+    # --- the driver
+
+    def listen(self, listener: StreamListener) -> None:
+        """Have `listener` told what happens to this stream."""
+        self.listener = listener
+
+    def ask_for_room(self) -> None:
+        """Cause one `StreamWritable` as soon as the send queue has room."""
+        self.wants_room = True
+
+    # --- sending
+
     def queue_output(self, data: bytes) -> int:
         """Append to the send queue; gives the memory that this takes."""
-        if self.send_queue is EMPTY:
-            self.send_queue = deque()
         self.send_queue.append(data)
-        self.queued_bytes += len(data)
-        return len(data) + BUFFER_OVERHEAD
+        size = len(data)
+        self.queued_bytes += size
+        return size + BUFFER_OVERHEAD
 
-    def take_output(self, amount: int) -> tuple[int, int, list[Buffer]]:
-        """Take up to `amount` bytes off the send queue.
+    def take_output(self, amount: int, number: int) -> tuple[int, list[Buffer]]:
+        """Take `amount` bytes off the send queue, for the counted frame with this number. There are that many.
 
         Returns:
-            How many bytes they are, the memory of the buffers that end among them, and the bytes in pieces.
+            The memory of the buffers that end among them, and the bytes in pieces.
         """
-        taken: list[Buffer] = []
-        left = amount
-        memory = 0
+        self.last_number = number
+        self.send_window.sent += amount
         queue = self.send_queue
-        while queue and left:
-            chunk = queue[0]
-            size = len(chunk)
-            if size <= left:
-                taken.append(queue.popleft())
-                left -= size
-                memory += self._head_memory or size + BUFFER_OVERHEAD
-                self._head_memory = 0
-            else:
-                # The rest stays a view of the same bytes: nothing is copied until it is encrypted.
-                self._head_memory = self._head_memory or size + BUFFER_OVERHEAD
-                view = memoryview(chunk)
-                taken.append(view[:left])
-                queue[0] = view[left:]
-                left = 0
-        if not queue:
-            self.send_queue = EMPTY
-        amount -= left
         self.queued_bytes -= amount
-        return amount, memory, taken
+        if not self.queued_bytes and not self._head_memory:
+            self.send_queue = []
+            return amount + BUFFER_OVERHEAD * len(queue), queue
+        taken: list[Buffer] = []
+        left, memory = amount, 0
+        for chunk in queue:
+            size = len(chunk)
+            if size > left:
+                break
+            taken.append(chunk)
+            left -= size
+            memory += self._head_memory or size + BUFFER_OVERHEAD
+            self._head_memory = 0
+        del queue[: len(taken)]
+        if left:
+            # The rest stays a view of the same bytes: nothing is copied until it is encrypted.
+            view = memoryview(queue[0])
+            self._head_memory = self._head_memory or len(view) + BUFFER_OVERHEAD
+            taken.append(view[:left])
+            queue[0] = view[left:]
+        return memory, taken
 
     def drop_output(self, outbox: Outbox) -> None:
         """Forget what is queued. What was written of it stays in the outbox, and with it the buffer it belongs to."""
         if not self.send_queue:
             return
         if self._head_memory:
-            self.send_queue.popleft()
+            del self.send_queue[0]
             outbox.release_with(self.last_number, self._head_memory)
             self._head_memory = 0
         outbox.sending.release(sum(map(len, self.send_queue)) + BUFFER_OVERHEAD * len(self.send_queue))
-        self.send_queue.clear()
+        self.send_queue = []
         self.queued_bytes = 0
 
+    def has_room(self, max_queued: int) -> bool:
+        """Whether the driver that asked for room is to be told now; once."""
+        if not self.wants_room or self.queued_bytes >= max_queued or not self.can_send:
+            return False
+        self.wants_room = False
+        return True
+
+    def stop_sending(self, reason: Reason, text: str, outbox: Outbox) -> None:
+        """Bookkeeping of a stream on which the peer reads no more."""
+        self.stopped_by_peer = True
+        self.reason, self.text = reason, text
+        self.drop_output(outbox)
+
+    # --- the queues of the session
+
+    def schedule(self) -> bool:
+        """Whether the stream has to be put into the queue of those with output now, because it is not in there."""
+        if self.scheduled or not self.has_output:
+            return False
+        self.scheduled = True
+        return True
+
+    def reschedule(self) -> bool:
+        """It is its turn: whether it has to be put into the queue again, because it has more output."""
+        self.scheduled = self.has_output
+        return self.scheduled
+
+    def unschedule(self) -> None:
+        """It was taken out of the queue."""
+        self.scheduled = False
+
+    def control_queued(self) -> None:
+        """A frame apart from OPEN, DATA and FIN was queued."""
+        self.queued_controls += 1
+
+    def control_taken(self) -> None:
+        """One of those was taken out of its queue."""
+        self.queued_controls -= 1
+
+    def announce(self) -> None:
+        """OPEN leaves now."""
+        self.announced = True
+
+    def written(self, number: int) -> None:
+        """A counted frame other than DATA was written."""
+        self.last_number = number
+
+    def stop_counting(self) -> bool:
+        """From now on it does not count against the limit of its opener; False if it did not before."""
+        counted, self.counts = self.counts, False
+        return counted
+
+    # --- receiving
+
     def add_input(self, data: bytes) -> None:
+        """Append to what can be read."""
         queue = self.receive_queue
-        if queue is EMPTY:
-            queue = self.receive_queue = deque()
         if queue and len(queue[-1]) + len(data) <= _JOIN_RECEIVED:
             queue[-1] = b"".join((queue[-1], data))
         else:
@@ -152,28 +250,40 @@ class Stream:
     def take_input(self, max_bytes: int) -> tuple[list[Buffer], int]:
         """Take up to `max_bytes` off the receive queue: the pieces, and how many bytes they are."""
         queue = self.receive_queue
+        size = self.readable_bytes
+        if size <= max_bytes:
+            self.receive_queue = []
+            self.readable_bytes = 0
+            return queue, size
         pieces: list[Buffer] = []
         left = max_bytes
-        while queue and left:
-            piece = queue[0]
-            if len(piece) <= left:
-                pieces.append(queue.popleft())
-                left -= len(piece)
-            else:
-                # A view, or small reads of a large piece would cost quadratic time.
-                view = memoryview(piece)
-                pieces.append(view[:left])
-                queue[0] = view[left:]
-                left = 0
-        if not queue:
-            self.receive_queue = EMPTY
-        size = max_bytes - left
-        self.readable_bytes -= size
-        return pieces, size
+        for piece in queue:
+            if len(piece) > left:
+                break
+            pieces.append(piece)
+            left -= len(piece)
+        del queue[: len(pieces)]
+        if left:
+            # A view, or small reads of a large piece would cost quadratic time.
+            view = memoryview(queue[0])
+            pieces.append(view[:left])
+            queue[0] = view[left:]
+        self.readable_bytes -= max_bytes
+        return pieces, max_bytes
 
     def drop_input(self) -> None:
-        self.receive_queue.clear()
+        """Forget what was received and not read."""
+        self.receive_queue = []
         self.readable_bytes = 0
+
+    def stop_receiving(self, reason: Reason) -> None:
+        """Bookkeeping of a stream on which we read no more: what still arrives is not kept."""
+        self.drop_input()
+        self.receive_window.close()
+        if self.stop_reason is Reason.NO_ERROR:
+            self.stop_reason = reason
+
+    # --- the end
 
     def abort(self, reason: Reason, text: str, outbox: Outbox) -> None:
         """Bookkeeping of a stream whose states are ABORTED already."""

@@ -63,8 +63,7 @@ class StreamTable:
         if stream.last_number > self._outbox.acknowledged:
             heapq.heappush(self._over, (stream.last_number, stream.id))
             return
-        if stream.counts:
-            stream.counts = False
+        if stream.stop_counting():
             if self.is_own(stream.id):
                 self.own_count -= 1
             else:

@@ -30,16 +30,8 @@ import trio
 from ..errors import TLSHandshakeError
 from .client_hello import ClientHelloReader
 from .conflict import ConflictDetector
-from .nowait import (
-    HELD_FOR_STRANGER,
-    READ_BYTES,
-    SMALL_READ_BYTES,
-    Buffer,
-    NowaitStream,
-    Turn,
-    nowait,
-    read_below,
-)
+from .nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, Buffer, NowaitStream, Turn, nowait
+from .records import RecordFeeder
 
 #: How much is encrypted per write to the transport. Sixteen records: larger gained nothing when measured, smaller
 #: cost a third of the throughput.
@@ -58,17 +50,6 @@ _MAX_CLIENT_FLIGHT = 16 * 1024
 _MAX_SHORT_FLIGHT = 1024
 #: What a server may send until the handshake is done: OpenSSL takes chains of certificates of 100 KiB.
 _MAX_SERVER_FLIGHT = 128 * 1024
-_RECORD_HEADER = 5
-#: RFC 8446, 5.1: change cipher spec, alert, handshake, application data.
-_RECORD_TYPES = range(20, 24)
-#: The largest record of TLS 1.2 (RFC 5246, 6.2.3); those of TLS 1.3 are smaller.
-_MAX_RECORD = 16 * 1024 + 2048
-#: What a record adds to what it carries, in TLS 1.2 with the oldest cipher.
-_RECORD_OVERHEAD = 256
-#: The shortest limit for records. A short record is never refused, whatever else is held.
-_MIN_RECORD_LIMIT = 1024
-#: OpenSSL gets a record in pieces of this size: the buffer between us and it never shrinks.
-_SLICE_BYTES = 1024
 #: How long close waits for the transport to take the last record, and for the peer's end. Enough for any path that is
 #: moving.
 _CLOSE_SECONDS = 1.0
@@ -77,6 +58,10 @@ _LINGER_BYTES = 256 * 1024
 
 
 _TOO_LONG = "the peer sent a longer TLS record than it may before it has authenticated"
+
+
+#: Up to here in the buffer, a record can begin; see `_Scratch`.
+_LAST_RECORD = READ_BYTES + _RECORD_BYTES
 
 
 class _State(enum.Enum):
@@ -91,7 +76,7 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         # One read of the transport and a record that was waiting for its end.
-        self.view = memoryview(bytearray(READ_BYTES + 2 * _RECORD_BYTES))
+        self.view = memoryview(bytearray(_LAST_RECORD + _RECORD_BYTES))
 
 
 _scratch = _Scratch()
@@ -142,13 +127,10 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         if not server_side:
             name = _certificate_name(server_hostname)
             self._made = ssl_context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        #: Only little is asked for at once: OpenSSL gets whole records. What it has not got yet is in `_partial`.
-        self._frugal = True
-        self._partial = bytearray()
-        #: Of `_partial`, the rest of a whole record.
-        self._feeding = 0
-        #: What a record may carry while little is asked for; see `limit_held`.
-        self._held_limit = HELD_FOR_STRANGER if before_answer is not None else None
+        #: While only little is asked for at once: what arrives goes through this, and OpenSSL gets whole records.
+        self._feeder: RecordFeeder | None = RecordFeeder(
+            self._incoming, HELD_FOR_STRANGER if before_answer is not None else None
+        )
         self._state = _State.NEW
         self._closed = False
         self._sending = ConflictDetector("another task is sending on this TLS stream")
@@ -283,7 +265,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     def limit_held(self, max_bytes: int | None) -> None:
         """Refuse records that carry more, until more than `SMALL_READ_BYTES` are asked for at once. See
         `NowaitStream.limit_held`."""
-        self._held_limit = max_bytes
+        if self._feeder is not None:
+            self._feeder.limit = max_bytes
         if max_bytes is None:
             self._port.limit_held(None)
 
@@ -393,13 +376,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 await self._linger()
 
     async def _handshake(self) -> None:
+        feeder = self._feeder
+        assert feeder is not None, "nothing has been asked for yet"
         left = _MAX_SERVER_FLIGHT
         if self._server_side:
-            await self._read_client_hello()
+            feeder.add_untrusted(await self._read_client_hello())
             asks = self._context.verify_mode is not ssl.CERT_NONE
             left = _MAX_CLIENT_FLIGHT if asks else _MAX_SHORT_FLIGHT
         while True:
-            done = self._step()
+            done = self._step(feeder)
             if self._outgoing.pending:
                 await self._transport.send_all(self._outgoing.read())
             if done:
@@ -408,48 +393,21 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 raise TLSHandshakeError("the peer sent too much before the end of the TLS handshake")
             data = await self._receive_handshake()
             left -= len(data)
-            self._partial += data
-            if self._record_is_too_long():
+            if not feeder.add_untrusted(data):
                 raise TLSHandshakeError(_TOO_LONG)
 
-    def _step(self) -> bool:
+    def _step(self, feeder: RecordFeeder) -> bool:
         """Give OpenSSL all whole records that are there; whether the handshake is done."""
         while True:
             try:
                 self._ssl.do_handshake()
             except ssl.SSLWantReadError:
-                if not self._feed():
+                if not feeder.feed():
                     return False
             else:
                 return True
 
-    def _feed(self) -> bool:
-        """Give OpenSSL the next piece of a whole record; False where there is none."""
-        if not self._feeding:
-            self._feeding = _whole_record(self._partial)
-            if not self._feeding:
-                return False
-        size = min(self._feeding, _SLICE_BYTES)
-        self._incoming.write(self._partial[:size])
-        del self._partial[:size]
-        self._feeding -= size
-        return True
-
-    def _record_is_too_long(self) -> bool:
-        """The record that has begun is longer than the peer may send now."""
-        if self._held_limit is None or self._feeding or len(self._partial) < _RECORD_HEADER:
-            return False
-        length = self._partial[3] << 8 | self._partial[4]
-        return length > max(self._held_limit, _MIN_RECORD_LIMIT) + _RECORD_OVERHEAD
-
-    def _read_much(self) -> None:
-        """From now on OpenSSL gets what arrives, as it arrives."""
-        self._frugal = False
-        self._incoming.write(self._partial)
-        self._partial = bytearray()
-        self._feeding = 0
-
-    async def _read_client_hello(self) -> None:
+    async def _read_client_hello(self) -> bytes:
         """Collect the ClientHello, and wait for our turn to answer it."""
         reader = ClientHelloReader()
         try:
@@ -459,7 +417,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             raise TLSHandshakeError(str(exc)) from exc
         if self._before_answer is not None:
             await self._before_answer()
-        self._partial += reader.take()
+        return reader.take()
 
     async def _receive_handshake(self) -> bytes:
         data = await self._transport.receive_some(SMALL_READ_BYTES)
@@ -488,9 +446,11 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             dropped += len(data)
 
     def _encrypt(self, view: memoryview) -> bytes:
+        tls = self._made
+        assert tls is not None, "the handshake was made"
         try:
             while view:
-                view = view[self._ssl.write(view) :]
+                view = view[tls.write(view) :]
         except ssl.SSLError as exc:
             self._send_broken = True
             raise trio.BrokenResourceError(f"TLS failed: {_describe(exc)}") from exc
@@ -516,24 +476,27 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     def _receive(self, max_bytes: int) -> Buffer | None:
         """What has arrived, b"" at the end, or None: a view where it was not kept from an earlier call."""
-        if self._frugal and max_bytes > SMALL_READ_BYTES:
-            self._read_much()
-        data = self._receive_all(read_below(max_bytes))
+        data = self._receive_all(max_bytes)
         if data is not None and len(data) > max_bytes:
             self._decrypted += data[max_bytes:]
             data = data[:max_bytes]
         return data
 
-    def _receive_all(self, read_bytes: int) -> Buffer | None:
+    def _receive_all(self, max_bytes: int) -> Buffer | None:
+        """As `_receive`, with what else had to be decrypted."""
         if self._closed or self._state is not _State.READY:
             self._check_open()
             self._check_ready()
+        feeder = self._feeder
+        if feeder is not None and max_bytes > SMALL_READ_BYTES:
+            feeder.feed_all()
+            feeder = self._feeder = None  # from now on OpenSSL gets what arrives, as it arrives
         if self._decrypted:
             kept, self._decrypted = self._decrypted, bytearray()
             return kept
         turn: Turn | None = None
         while True:
-            if self._incoming.pending or self._partial:
+            if self._incoming.pending or (feeder is not None and feeder.held_bytes):
                 data = self._decrypt()
                 if data:
                     return data
@@ -546,19 +509,20 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 raise trio.BrokenResourceError(message) from cause
             if self._receive_ended:
                 return b""
-            if self._frugal and self._held_limit is not None:
-                self._port.limit_held(self._held_limit - len(self._partial))
-            ciphertext = self._port.receive_nowait(read_bytes)
+            if feeder is None:
+                ciphertext = self._port.receive_nowait()
+            else:
+                if feeder.limit is not None:
+                    self._port.limit_held(feeder.limit - feeder.held_bytes)
+                ciphertext = self._port.receive_nowait(SMALL_READ_BYTES)
             if ciphertext is None:
                 return None
-            if ciphertext and self._frugal:
-                self._partial += ciphertext
-                if self._record_is_too_long():
-                    self._receive_error = (_TOO_LONG, None)
-            elif ciphertext:
-                self._incoming.write(ciphertext)
-            else:
+            if not ciphertext:
                 self._receive_error = ("the connection was cut off", None)
+            elif feeder is None:
+                self._incoming.write(ciphertext)
+            elif not feeder.add_untrusted(ciphertext):
+                self._receive_error = (_TOO_LONG, None)
 
     def _decrypt(self) -> memoryview:
         """The plaintext that has arrived; errors and the end are kept for when it has been handed over."""
@@ -566,29 +530,33 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         count = 0
         if self._receive_ended or self._receive_error is not None:
             return view[:0]
-        frugal, tls = self._frugal, self._ssl
+        feeder, incoming, tls = self._feeder, self._incoming, self._made
+        assert tls is not None, "the handshake was made"
         try:
-            # OpenSSL takes records from the buffer one by one, so an empty buffer means that nothing is left.
-            while count + _RECORD_BYTES <= len(view) and (self._incoming.pending or (frugal and self._feed())):
-                try:
+            if feeder is not None:
+                count = _read_record(tls, incoming, feeder, view)
+                self._receive_ended = count == 0
+            else:
+                # OpenSSL takes records from the buffer one by one, so an empty buffer means that nothing is left.
+                while incoming.pending and count <= _LAST_RECORD:
                     size = tls.read(_RECORD_BYTES, view[count : count + _RECORD_BYTES])
-                except ssl.SSLWantReadError:
-                    continue  # it has taken all there was, and wants the next piece
-                if not size:
-                    self._receive_ended = True
-                    break
-                count += size  # type: ignore[operator]
-                if frugal:
-                    break  # what is not asked for would have to be kept
+                    if not size:
+                        self._receive_ended = True
+                        break
+                    count += size  # type: ignore[operator]
+        except ssl.SSLWantReadError:
+            pass
         except ssl.SSLZeroReturnError:
             self._receive_ended = True
         except ssl.SSLError as exc:
             self._receive_error = (f"TLS failed: {_describe(exc)}", exc)
-        if frugal:
-            self._undecrypted = bool(self._feeding or _whole_record(self._partial))
+        most_owed = _MAX_OWED_BYTES
+        if feeder is None:
+            self._undecrypted = count > _LAST_RECORD and incoming.pending > 0
         else:
-            self._undecrypted = bool(self._incoming.pending) and count + _RECORD_BYTES > len(view)
-        if self._outgoing.pending > (_MAX_OWED_FRUGAL_BYTES if frugal else _MAX_OWED_BYTES):
+            self._undecrypted = feeder.has_record
+            most_owed = _MAX_OWED_FRUGAL_BYTES
+        if self._outgoing.pending > most_owed:
             self._receive_error = ("the peer demands answers and does not let us send them", None)
         return view[:count]
 
@@ -609,20 +577,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             raise trio.BrokenResourceError("an earlier send failed or was cancelled")
 
 
-def _whole_record(data: bytearray) -> int:
-    """The length of the record with which `data` begins; 0 while it is incomplete. What can be no record counts as
-    one, because OpenSSL knows what to say to it."""
-    if not data:
-        return 0
-    if data[0] not in _RECORD_TYPES or (len(data) > 1 and data[1] != 3):
-        return len(data)
-    if len(data) < _RECORD_HEADER:
-        return 0
-    length = data[3] << 8 | data[4]
-    if length > _MAX_RECORD:
-        return len(data)
-    end = _RECORD_HEADER + length
-    return end if len(data) >= end else 0
+def _read_record(tls: ssl.SSLObject, incoming: ssl.MemoryBIO, feeder: RecordFeeder, view: memoryview) -> int:
+    """Decrypt one record, and no more: what is not asked for would have to be kept. Returns its length, or 0 at the
+    peer's close_notify; raises SSLWantReadError where there is no whole record with application data."""
+    while incoming.pending or feeder.feed():
+        try:
+            return tls.read(_RECORD_BYTES, view[:_RECORD_BYTES])  # type: ignore[return-value]
+        except ssl.SSLWantReadError:
+            continue  # it has taken all there was, and wants the next piece
+    raise ssl.SSLWantReadError
 
 
 def _describe(exc: ssl.SSLError) -> str:

@@ -150,7 +150,7 @@ async def test_a_reset_that_is_met_while_delivering_is_no_end_of_file(attempt: i
     reset_on_close(target, True)
     target.socket.close()
     # Delivered before anybody hears of the reset: the connection tells only who is the first to use it.
-    client.core.send_data(stream._core, b"x")
+    client.core.send_data(client.core.streams[stream.stream_id], b"x")
     carry(client, server)
     with pytest.raises(trio.BrokenResourceError):
         await stream.receive_some()
@@ -213,7 +213,7 @@ async def test_what_is_said_first_does_not_wait_for_the_answer(
     nursery.start_soon(application.join)
     offer = await application.offer()
     await trio.testing.wait_all_tasks_blocked()
-    assert offer._core.readable_bytes == len(b"who speaks first")
+    assert application.server.core.streams[offer.stream_id].readable_bytes == len(b"who speaks first")
     theirs = offer.accept()
     await application.application.send_all(b", and second")
     await application.application.send_eof()
@@ -278,7 +278,7 @@ async def test_a_connection_that_broke_is_not_opened_again_only_to_end_in_good_o
     reset_on_close(application.application, True)
     application.application.socket.close()
     # Both reach the bridge at once: the refusal, and the reset of the connection.
-    application.server.core.refuse(offer._core, Reason.GOING_AWAY)
+    application.server.core.refuse(application.server.core.streams[offer.stream_id], Reason.GOING_AWAY)
     carry(application.server, application.client)
     await trio.testing.wait_all_tasks_blocked()
     assert application.ended

@@ -57,8 +57,8 @@ async def test_memory_that_a_sender_may_cause_is_bounded_by_the_window(nursery: 
     async with trio.open_nursery() as clogging:
         clogging.start_soon(ours.send_all, bytes(10_000_000))
         await trio.testing.wait_all_tasks_blocked()
-        assert theirs._core.readable_bytes == 64 * 1024
-        assert ours._core.queued_bytes <= config.send_queue
+        assert server.core.streams[theirs.stream_id].readable_bytes == 64 * 1024
+        assert client.core.streams[ours.stream_id].queued_bytes <= config.send_queue
         clogging.cancel_scope.cancel()
     nursery.cancel_scope.cancel()
 

@@ -121,7 +121,7 @@ def test_room_in_the_send_queue_is_reported() -> None:
     pair = CorePair.established(SessionConfig(send_queue=64 * KIB, initial_window=32 * KIB))
     ((ours, _),) = open_several(pair, 1)
     pair.initiator.core.send_data(ours, bytes(128 * KIB))
-    ours.wants_room = True
+    ours.ask_for_room()
     pair.write(pair.initiator)
     assert pair.initiator.take_events() == [], "96 KiB wait: there is no room yet"
     pair.initiator.core.receive_data(frames.Window(ours.id, 100 * KIB).encode(), pair.now)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridrelay.protocol import Budget, Reason, SessionConfig
 from hybridrelay.protocol.config import BASE_WINDOW, FRAME_OVERHEAD, MAX_DATA
-from hybridrelay.protocol.sending import SESSION_SHARE, STREAM_SHARE, Account, Sending
+from hybridrelay.protocol.sending import SESSION_SHARE, STREAM_SHARE, Account, SendingMemory
 from hybridrelay.protocol.session import SessionCore
 from hybridrelay.protocol.stream import Stream
 from hybridrelay.testing.cores import CorePair
@@ -202,7 +202,7 @@ def test_a_buffer_counts_until_its_last_byte_is_acknowledged(how: str) -> None:
 
 
 def test_a_control_channel_has_limits_of_its_own() -> None:
-    assert Sending(None).available > 1 << 60
+    assert SendingMemory(None).available > 1 << 60
 
 
 def test_what_is_sent_takes_from_what_can_be_promised() -> None:
@@ -240,7 +240,7 @@ def test_a_peer_with_many_sessions_leaves_as_much_for_another_as_one_with_a_sing
         for pair in pairs:
             _fill(pair, [pair.open() for _ in range(2)])
         assert greedy.held == sum(pair.initiator.core.sending.held for pair in pairs)
-        left = Sending(budget, Account()).available
+        left = SendingMemory(budget, Account()).available
         for pair in pairs:
             pair.initiator.core.close()
         assert (greedy.held, budget.sending) == (0, 0)

@@ -120,7 +120,6 @@ class SessionModel(RuleBasedStateMachine):
             assert (reason is Reason.KIND_NOT_OFFERED) == (kind is Kind.ISSUE and core.accepts_streams)
             return
         end = End(self.pair.sides[side], stream)
-        stream.owner = end
         self.ends.append(end)
         if early:
             self.send_on(end, early)
@@ -249,7 +248,7 @@ class SessionModel(RuleBasedStateMachine):
                     assert opener is None or opener is peer.stream
                     assert (event.stream.kind, event.stream.metadata) == (peer.stream.kind, METADATA)
                     end = End(side, event.stream, peer)
-                    peer.peer = event.stream.owner = end
+                    peer.peer = end
                     self.ends.append(end)
                     self.offered.append(end)
 

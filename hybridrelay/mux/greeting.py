@@ -1,0 +1,62 @@
+"""What an acceptor does with a channel before it is known to which session it belongs."""
+
+from __future__ import annotations
+
+import trio
+
+from ..errors import SessionError
+from ..protocol.errors import RemoteProtocolError
+from ..protocol.frames import FrameDecoder, GoAway, Hello, clip_text
+from ..protocol.reasons import Reason
+from ..streams.nowait import SMALL_READ_BYTES
+from ._channel import CLOSING_TIMEOUT
+
+__all__ = ["epoch_of", "receive_hello", "refuse_session"]
+
+
+def epoch_of(initial: bytes) -> int:
+    """The epoch in the HELLO with which `initial` begins; -1 where it is to come."""
+    for frame in FrameDecoder().decode_untrusted(initial):
+        return frame.epoch if isinstance(frame, Hello) else -1
+    return -1
+
+
+async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "") -> None:
+    """Answer a channel with nothing but a final GOAWAY, and close it. Has a deadline of its own."""
+    with trio.move_on_after(CLOSING_TIMEOUT):
+        try:
+            await channel.send_all(GoAway(reason, 0, final=True, text=clip_text(text)).encode())
+            await channel.aclose()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer left first: it is refused all the same
+    await trio.aclose_forcefully(channel)
+
+
+async def receive_hello(channel: trio.abc.Stream) -> tuple[Hello, bytes]:
+    """Read an acceptor's channel up to the peer's HELLO, to see which session it is for.
+
+    Returns:
+        HELLO, and all bytes that were read: `Session.run` or `Session.replace_channel` takes them as `initial`.
+
+    Raises:
+        SessionError: the channel was lost first, or begins with something else. The channel is still open.
+
+    The caller sets the deadline.
+    """
+    decoder = FrameDecoder(max_data=0)
+    received = b""
+    while True:
+        try:
+            data = bytes(await channel.receive_some(SMALL_READ_BYTES))
+            if not data:
+                raise SessionError("the channel ended before HELLO", reason=Reason.SESSION_LOST)
+            received += data
+            for frame in decoder.decode_untrusted(data):
+                if isinstance(frame, Hello):
+                    return frame, received
+                reason = frame.reason if isinstance(frame, GoAway) else Reason.PROTOCOL_ERROR
+                raise SessionError(f"{type(frame).__name__} in place of HELLO", reason=reason)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise SessionError(f"the channel was lost before HELLO: {exc}", reason=Reason.SESSION_LOST) from exc
+        except RemoteProtocolError as exc:
+            raise SessionError(str(exc), reason=exc.reason) from exc

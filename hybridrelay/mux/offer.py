@@ -1,0 +1,63 @@
+"""A stream that the peer wants to open, for the application to accept or to refuse."""
+
+from __future__ import annotations
+
+import trio
+
+from ..protocol import Kind, Metadata
+from ..protocol.reasons import Reason
+from ..protocol.states import Opening
+from ..protocol.stream import Stream
+from .stream import MuxStream, SessionPort
+
+__all__ = ["Offer"]
+
+
+class Offer:
+    """A stream that the peer wants to open: `accept` or `refuse` it."""
+
+    def __init__(self, session: SessionPort, state: Stream) -> None:
+        self._session = session
+        self._state = state
+        self._stream = MuxStream(session, state)
+
+    @property
+    def kind(self) -> Kind:
+        """What the stream is for. Only kinds whose feature both sides have offered get this far."""
+        return Kind(self._state.kind)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the opener sent with OPEN; untrusted, at most 1,024 bytes. Critical entries have known types."""
+        return self._state.metadata
+
+    @property
+    def stream_id(self) -> int:
+        """Unique within the session."""
+        return self._state.id
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """The opener gave up, or the session ended."""
+        return self._state.is_aborted
+
+    def accept(self) -> MuxStream:
+        """Answer OPENED. Where the offer was withdrawn, the stream is broken from the start."""
+        self._stream.cancel_when_aborted(None)
+        if self._state.states.opening is Opening.OFFERED:
+            self._session.core.accept(self._state, trio.current_time())
+            self._session.output()
+            self._stream.on_answered()
+        return self._stream
+
+    def refuse(self, reason: Reason, text: str = "") -> None:
+        """Answer REFUSED. Does nothing where the offer was withdrawn."""
+        self._stream.cancel_when_aborted(None)
+        if self._state.states.opening is Opening.OFFERED:
+            self._session.core.refuse(self._state, reason, text)
+            self._session.output()
+            self._stream.on_aborted()
+
+    def cancel_when_withdrawn(self, scope: trio.CancelScope) -> None:
+        """Have `scope` cancelled when the opener gives up, until the offer is answered."""
+        self._stream.cancel_when_aborted(scope)

@@ -1,0 +1,93 @@
+"""TLS records before OpenSSL sees them: only whole ones, and only as long as they may be.
+
+For a part of a record OpenSSL holds a buffer of 17 KiB for the life of the connection. Until a connection is used for
+more than small messages, incomplete records are therefore kept here, where they take no more than they have bytes.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+__all__ = ["RecordFeeder"]
+
+_RECORD_HEADER = 5
+#: RFC 8446, 5.1: change cipher spec, alert, handshake, application data.
+_RECORD_TYPES = range(20, 24)
+#: The largest record of TLS 1.2 (RFC 5246, 6.2.3); those of TLS 1.3 are smaller.
+_MAX_RECORD = 16 * 1024 + 2048
+#: What a record adds to what it carries, in TLS 1.2 with the oldest cipher.
+_RECORD_OVERHEAD = 256
+#: The shortest limit for records. A short record is never refused, whatever else is held.
+_MIN_RECORD_LIMIT = 1024
+#: OpenSSL gets a record in pieces of this size: the buffer between us and it never shrinks.
+_SLICE_BYTES = 1024
+
+
+class RecordFeeder:
+    """Collects what arrives, and gives it to OpenSSL record by record.
+
+    Args:
+        incoming: where OpenSSL reads.
+        limit: how many bytes a record may carry, or None; may be changed at any time.
+    """
+
+    __slots__ = ("_feeding", "_incoming", "_partial", "limit")
+
+    def __init__(self, incoming: ssl.MemoryBIO, limit: int | None) -> None:
+        self.limit = limit
+        self._incoming = incoming
+        self._partial = bytearray()
+        #: Of `_partial`, the rest of a whole record.
+        self._feeding = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What has arrived and OpenSSL has not got."""
+        return len(self._partial)
+
+    @property
+    def has_record(self) -> bool:
+        """There is a whole record, or the rest of one."""
+        return bool(self._feeding or _whole_record(self._partial))
+
+    def add_untrusted(self, data: bytes | bytearray | memoryview) -> bool:
+        """Take what has arrived; False where the record that has begun is longer than `limit` allows."""
+        self._partial += data
+        if self.limit is None or self._feeding or len(self._partial) < _RECORD_HEADER:
+            return True
+        length = self._partial[3] << 8 | self._partial[4]
+        return length <= max(self.limit, _MIN_RECORD_LIMIT) + _RECORD_OVERHEAD
+
+    def feed(self) -> bool:
+        """Give OpenSSL the next piece of a whole record; False where there is none."""
+        if not self._feeding:
+            self._feeding = _whole_record(self._partial)
+            if not self._feeding:
+                return False
+        size = min(self._feeding, _SLICE_BYTES)
+        self._incoming.write(self._partial[:size])
+        del self._partial[:size]
+        self._feeding -= size
+        return True
+
+    def feed_all(self) -> None:
+        """Give OpenSSL everything, complete or not."""
+        self._incoming.write(self._partial)
+        self._partial = bytearray()
+        self._feeding = 0
+
+
+def _whole_record(data: bytearray) -> int:
+    """The length of the record with which `data` begins; 0 while it is incomplete. What can be no record counts as
+    one, because OpenSSL knows what to say to it."""
+    if not data:
+        return 0
+    if data[0] not in _RECORD_TYPES or (len(data) > 1 and data[1] != 3):
+        return len(data)
+    if len(data) < _RECORD_HEADER:
+        return 0
+    length = data[3] << 8 | data[4]
+    if length > _MAX_RECORD:
+        return len(data)
+    end = _RECORD_HEADER + length
+    return end if len(data) >= end else 0
