@@ -35,7 +35,7 @@ class Kind(enum.IntEnum):
     ISSUE = 2
 
 
-#: The feature that each kind needs; kinds that are not here need none.
+#: The feature that each kind other than `Kind.STREAM` needs.
 _NEEDED: Mapping[int, Feature] = {Kind.DATAGRAMS: Feature.DATAGRAMS, Kind.ISSUE: Feature.ISSUE}
 
 
@@ -46,5 +46,7 @@ def used_features(ours: Feature, theirs: int) -> Feature:
 
 def may_open(kind: int, used: Feature) -> bool:
     """Whether a stream of this kind may be opened if these features are in use. False for unknown kinds."""
+    if kind == Kind.STREAM:
+        return True
     needed = _NEEDED.get(kind)
-    return kind == Kind.STREAM if needed is None else needed in used
+    return needed is not None and needed in used

@@ -63,6 +63,11 @@ def _limit(instance: object, attribute: object, value: int) -> None:
         raise ValueError("limit out of range")
 
 
+def _octet(instance: object, attribute: object, value: int) -> None:
+    if not 0 <= value <= 0xFF:
+        raise ValueError("not a number from 0 to 255")
+
+
 def clip_text(text: str) -> str:
     """`text`, cut so that its UTF-8 fits in a frame."""
     return text.encode("utf-8", "replace")[:MAX_TEXT].decode("utf-8", "ignore")
@@ -127,7 +132,7 @@ class Open(Frame):
     stream: int
     limit: int = attrs.field(validator=_limit)
     #: One of `Kind`; what a peer states may be a kind that we do not know.
-    kind: int = attrs.field(default=0, validator=attrs.validators.in_(range(256)))
+    kind: int = attrs.field(default=0, validator=_octet)
     metadata: Metadata = NO_METADATA
 
     def payload(self) -> bytes:

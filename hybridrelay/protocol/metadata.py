@@ -67,9 +67,14 @@ class Metadata:
 
     def not_understood(self, known: Collection[int]) -> int | None:
         """The type of the first critical entry whose type is not among `known`, or None if there is none."""
-        return next((entry.type for entry in self.entries if entry.critical and entry.type not in known), None)
+        for entry in self.entries:
+            if entry.critical and entry.type not in known:
+                return entry.type
+        return None
 
     def encode(self) -> bytes:
+        if not self.entries:
+            return b""
         return b"".join(
             _ENTRY.pack(entry.type | (_CRITICAL if entry.critical else 0), len(entry.value)) + entry.value
             for entry in self.entries
