@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import hybridrelay.protocol
 from hybridrelay.protocol import Reason
 from hybridrelay.protocol.reasons import Category, Duration
 
+SPEC = Path(hybridrelay.protocol.__file__).with_name("SPEC.md")
 #: SPEC.md, section 4: the first number of each category's range, and the general reason at its end.
 RANGES = {
     0x00: (Category.STREAM, Reason.STREAM_FAILED),
@@ -43,6 +48,16 @@ def test_the_number_is_in_the_range_of_the_declared_category(reason: Reason) -> 
     else:
         category, _ = RANGES[int(reason) & ~0xF]
         assert reason.category is category
+
+
+def test_the_specification_lists_them_all() -> None:
+    listed = [
+        (int(number, 16), name.replace(" ", "-"), meaning)
+        for number, name, meaning in re.findall(
+            r"^\| (0x\w{4}) \| \*(.+)\* \| (.+) \|$", SPEC.read_text("utf-8"), re.MULTILINE
+        )
+    ]
+    assert listed == [(int(reason), reason.slug, reason.describe) for reason in Reason]
 
 
 def test_no_two_are_the_same() -> None:
