@@ -16,6 +16,7 @@ from collections.abc import Collection
 import attrs
 
 from ..failure import Failure, FailureKind
+from ..protocol.text import printable
 from ..security.pins import spki_pin
 
 #: The longest part of an issuer's name that is shown (characters). The middlebox chooses the name.
@@ -47,8 +48,7 @@ class OuterCertificate:
             pin = spki_pin(der)
         except ValueError:
             return cls("", "unknown", self_signed=False)
-        printable = "".join(char if char.isprintable() else " " for char in issuer[:_MAX_ISSUER]).strip()
-        return cls(pin, printable or "unknown", self_signed)
+        return cls(pin, printable(issuer[:_MAX_ISSUER]).strip() or "unknown", self_signed)
 
     def intercepted_by(self, outer_pins: Collection[str]) -> str | None:
         """The issuer that the interceptor's certificate names, given the relay's own pins; None if none is known."""

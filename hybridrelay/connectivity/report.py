@@ -12,6 +12,7 @@ import attrs
 from ..errors import RelayUnreachable
 from ..failure import Failure, FailureKind
 from ..protocol.reasons import Reason
+from ..protocol.text import printable
 from .endpoint import format_address
 
 
@@ -68,8 +69,7 @@ class Attempt:
         text = self.note if self.failure is None else self.failure.text
         if self.failure is None and self.intercepted_by is not None:
             text = f"intercepted: {self.intercepted_by} intercepts TLS, and sees only what is encrypted inside"
-        # Texts may quote what a peer sent, which must not move the cursor or forge a line.
-        return "".join(char if char.isprintable() else " " for char in text)
+        return printable(text)  # it may quote what a peer sent
 
     def as_dict(self) -> dict[str, object]:
         """For JSON. Keys are only ever added."""

@@ -29,6 +29,7 @@ import attrs
 from .errors import LocalProtocolError, RemoteProtocolError
 from .preamble import TICKET_SIZE
 from .reasons import Reason
+from .text import printable
 
 #: A message without its length. Defends the relay's memory before authentication. A join or registration with the
 #: longest name, the longest token and all the instances that it may name has 7.4 KiB, an ordinary one 700 bytes.
@@ -97,7 +98,7 @@ def _cut(text: Any) -> Any:
     # Cutting text for people is kinder than losing the message that it explains. What is no text, the validator gets.
     if not isinstance(text, str):
         return text
-    return "".join(c if c.isprintable() else " " for c in text[:MAX_DETAIL])
+    return printable(text[:MAX_DETAIL])
 
 
 def _integer(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:

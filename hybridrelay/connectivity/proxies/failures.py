@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...failure import Failure, FailureKind
+from ...protocol.text import printable
 from ..dialing import ProxyError
 from .settings import Proxy
 
@@ -25,4 +26,4 @@ def proxy_error(kind: FailureKind, proxy: Proxy, happened: str, *, remedy: str |
 def quote_untrusted(said: bytes) -> str:
     """Something that a proxy said, fit for a line of text."""
     text = said.decode("ascii", "replace")[:_MAX_QUOTE]
-    return "".join(char if char.isprintable() else " " for char in text).strip()
+    return printable(text).strip()

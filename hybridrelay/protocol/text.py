@@ -1,0 +1,9 @@
+"""Text that a peer chose, made fit for a log line or a terminal."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """`text` with a space in place of every character that does not print, so that it cannot move the cursor or forge
+    a line."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
