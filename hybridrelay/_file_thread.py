@@ -7,7 +7,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from ._shortage import run_in_thread
+from ._threads import run_in_thread
 from .errors import ConfigurationError
 
 __all__ = ["FILE_SECONDS", "FileThread"]

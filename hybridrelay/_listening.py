@@ -10,7 +10,8 @@ from typing import Any
 import trio
 
 from ._log_limit import LimitedLogger
-from ._shortage import shortage_of, thread_errors
+from ._shortage import shortage_of
+from ._threads import thread_errors
 
 #: Connections that wait to be accepted. The system has a limit of its own (net.core.somaxconn).
 _BACKLOG = 0xFFFF

@@ -11,7 +11,7 @@ from functools import partial
 import trio
 
 from .._nursery import FlatNursery
-from .._shortage import thread_errors
+from .._threads import thread_errors
 from ..abc import Dial
 from ..connectivity.discovery import AUTO
 from ..security import ConnectionString

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import attrs
 import trio
 
-from .._shortage import thread_errors
+from .._threads import thread_errors
 
 AnswerT = TypeVar("AnswerT")
 

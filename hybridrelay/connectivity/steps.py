@@ -176,7 +176,7 @@ async def _secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint)
         if untrusted is not None:
             raise untrusted from error
         raise
-    check_relay_pin(tls, endpoint.pins)
+    check_relay_pin(tls.ssl_object, endpoint.pins)
     return tls
 
 

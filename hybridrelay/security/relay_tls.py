@@ -18,7 +18,6 @@ from pathlib import Path
 from .._replace_file import replace_file
 from ..errors import ConfigurationError, RelayIdentityError, StateError, TLSHandshakeError
 from ..protocol.reasons import Reason
-from ..streams import TLSStream
 from .identity import BACKDATE_SECONDS
 from .pem_files import load_authorities, load_chain, read_pem
 from .pins import check_pin, spki_pin
@@ -124,22 +123,22 @@ def control_client_context(
     return context
 
 
-def check_relay_pin(stream: TLSStream, pins: Collection[str]) -> None:
+def check_relay_pin(tls: ssl.SSLObject, pins: Collection[str]) -> None:
     """Make sure that a control channel ends at our relay. Before this, nothing secret may be sent.
 
     Args:
-        stream: after its handshake, with a context of `control_client_context` for the same `pins`.
+        tls: after its handshake, with a context of `control_client_context` for the same `pins`.
         pins: those of the connection string; without any, the handshake has verified the certificate by CA.
 
     Raises:
         RelayIdentityError: the relay's key matches no pin; says both.
     """
     if not pins:
-        if stream.ssl_object.context.verify_mode is not ssl.CERT_REQUIRED:
+        if tls.context.verify_mode is not ssl.CERT_REQUIRED:
             raise RelayIdentityError("the relay's certificate was not verified", reason=Reason.TLS_FAILED)
         return
     try:
-        actual = spki_pin(stream.getpeercert(binary_form=True) or b"")
+        actual = spki_pin(tls.getpeercert(binary_form=True) or b"")
     except ValueError as exc:
         raise RelayIdentityError("the relay's certificate is not a usable one", reason=Reason.TLS_FAILED) from exc
     if actual not in {check_pin(pin) for pin in pins}:

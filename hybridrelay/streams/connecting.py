@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import trio
 
-from .._shortage import thread_errors
+from .._threads import thread_errors
 from .sockets import reset_on_close
 
 #: The next address is tried when the one before has failed, or after this time (seconds), as RFC 8305 advises.

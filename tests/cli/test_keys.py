@@ -452,7 +452,7 @@ def test_a_key_that_another_command_has_changed_meanwhile_is_left_alone(
 def test_a_command_that_waits_too_long_says_for_what(
     run: Run, created: Created, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr("hybridrelay.cli.changes._LOCK_SECONDS", 0)
+    monkeypatch.setattr("hybridrelay.administration.changes._LOCK_SECONDS", 0)
     arguments = [*command, created.state] if command[-1] == "--state" else command
     with locked_files([created.application], seconds=0):
         code, out, err = attrs.astuple(run(*arguments, "--update", created.application))

@@ -9,7 +9,7 @@ import socket
 import pytest
 import trio
 
-from hybridrelay._shortage import OutOfThreads
+from hybridrelay._threads import OutOfThreads
 from hybridrelay.connector import targets
 from hybridrelay.connector.targets import TargetError, open_target
 from hybridrelay.protocol.reasons import Reason

@@ -115,7 +115,7 @@ def test_pin_is_that_of_the_openssl_tool(certificate_file: Path) -> None:
 async def test_any_pin_will_do(certificate_file: Path) -> None:
     pins = (WRONG_PIN, relay_pin(certificate_file))
     stream = await connect(control_client_context(pins), control_server_context(certificate_file), hostname=None)
-    check_relay_pin(stream, pins)
+    check_relay_pin(stream.ssl_object, pins)
     assert stream.version() == "TLSv1.3"
 
 
@@ -128,7 +128,7 @@ def test_there_is_one_text_for_each_pin() -> None:
 async def test_wrong_pin_says_both(certificate_file: Path) -> None:
     stream = await connect(control_client_context([WRONG_PIN]), control_server_context(certificate_file))
     with pytest.raises(RelayIdentityError) as caught:
-        check_relay_pin(stream, [WRONG_PIN])
+        check_relay_pin(stream.ssl_object, [WRONG_PIN])
     assert WRONG_PIN in str(caught.value)
     assert relay_pin(certificate_file) in str(caught.value)
     assert caught.value.remedy
@@ -137,13 +137,13 @@ async def test_wrong_pin_says_both(certificate_file: Path) -> None:
 async def test_without_pins_the_context_must_have_verified(certificate_file: Path) -> None:
     stream = await connect(control_client_context([WRONG_PIN]), control_server_context(certificate_file))
     with pytest.raises(RelayIdentityError, match="not verified"):
-        check_relay_pin(stream, [])
+        check_relay_pin(stream.ssl_object, [])
 
 
 async def test_without_handshake_there_is_nothing_to_compare() -> None:
     left, _ = trio.testing.memory_stream_pair()
     with pytest.raises(RelayIdentityError, match="not a usable one"):
-        check_relay_pin(TLSStream(left, control_client_context([WRONG_PIN])), [WRONG_PIN])
+        check_relay_pin(TLSStream(left, control_client_context([WRONG_PIN])).ssl_object, [WRONG_PIN])
 
 
 @pytest.mark.parametrize("name", ["relay.test", "Relay.test", "relay.test."])
@@ -153,7 +153,7 @@ async def test_verified_by_ca(tmp_path: Path, name: str) -> None:
     chain.write_bytes(b"".join(authority.issue("relay.test")))
     context = control_client_context(ca_file=authority.write(tmp_path / "ca.pem"))
     stream = await connect(context, control_server_context(chain), hostname=name)
-    check_relay_pin(stream, ())
+    check_relay_pin(stream.ssl_object, ())
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import time
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
@@ -15,10 +15,8 @@ from .endpoints import add_endpoints
 from .target import add_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ...errors import ConfigurationError
-    from ...relay import HybridConnection, RelayRecord
+    from ...administration import RelayDescription
+    from ...relay import HybridConnection
 
 _IMPORT = """\
 Register a hybrid connection that was created with --relay-file at the relay; if it has several relays, at each of
@@ -131,89 +129,51 @@ def _add_issue(below: Subparsers) -> None:
 
 def run_import(args: argparse.Namespace) -> int:
     """Bring a relay file into the registry."""
-    from ..._text_files import read_text
-    from ...relay import SQLiteStore, parse_relay_record_untrusted
-    from ...relay.limits import RELAY_RECORD_BYTES
-    from ...security.loading import naming
+    from ...administration import describe_relay, import_connection, read_relay_record
+    from ...relay import SQLiteStore
 
-    text = read_text(args.relay_file, what="the relay file", limit=RELAY_RECORD_BYTES, secret=True)
-    with naming(args.relay_file):
-        record = parse_relay_record_untrusted(text)
-    with SQLiteStore.open(args.state) as registry:
-        compare = _pin_and_ports(args.state)
-        known = registry.snapshot().get(record.name)
-        if known is None:
-            args.signals.hold()
-            registry.import_(record)
-        elif differences := known.differences(record):
-            raise _differs(args, record, differences)
+    record = read_relay_record(args.relay_file)
+    with SQLiteStore.open(args.state) as store:
+        relay = describe_relay(args.state)
+        is_new = import_connection(
+            store,
+            record,
+            source=str(args.relay_file),
+            remedy=f"if the one here was changed since, {args.relay_file} is out of date: delete it; to have what is "
+            f"in it instead, first run: hybridrelay connections delete {record.name} --state {args.state}",
+            before_change=args.signals.hold,
+        )
     if len(record.hosts) > 1:
         advice = f"import {args.relay_file} at each of these relays, then delete it"
     else:
         advice = f"delete {args.relay_file}"
-    if known is None:
+    if is_new:
         did = f"imported {record.name} (endpoint {', '.join(record.hosts)})"
     else:
         did = f"{record.name} is here already, just as in {args.relay_file}: nothing was changed"
     output.say(f"{did}; {advice}: it holds keys")
-    output.say(f"compare with what its connection strings were given: {compare}")
+    output.say(f"compare with what its connection strings were given: {_pin_and_ports(relay)}")
     return exits.OK
-
-
-def _differs(args: argparse.Namespace, record: RelayRecord, differences: Sequence[str]) -> ConfigurationError:
-    from ...errors import ConfigurationError
-
-    if tuple(differences) == ("endpoint",):
-        remedy = "see 'hybridrelay connections endpoints --help', which changes its relays and keeps its keys"
-    else:
-        remedy = (
-            f"if the one here was changed since, {args.relay_file} is out of date: delete it; to have what is in it "
-            f"instead, first run: hybridrelay connections delete {record.name} --state {args.state}"
-        )
-    return ConfigurationError(
-        f"there is a hybrid connection {record.name!r} here already, and it is not the same as in {args.relay_file} "
-        f"({', '.join(differences)}); nothing was changed",
-        remedy=remedy,
-    )
 
 
 def run_issue(args: argparse.Namespace) -> int:
     """Write a further connection string."""
-    from ..._text_files import read_text
-    from ...errors import ConfigurationError
+    from ...administration import issue_connection_string
     from ...relay import SQLiteStore
-    from ...security import AuthorityFile, KeySlot, Role
-    from ...security.authority_file import MAX_AUTHORITY_FILE
-    from ...security.loading import naming
-    from ..files import check_new_files, new_files
-    from ..provisioning import issue_string, rule_of
+    from ...security import KeySlot, Role
 
-    check_new_files([args.out])
-    text = read_text(args.authority_file, what="the authority file", limit=MAX_AUTHORITY_FILE, secret=True)
-    with naming(args.authority_file):
-        authority_file = AuthorityFile.parse_untrusted(text)
-    if (owner := authority_file.authority.connection_name) != args.name:
-        raise ConfigurationError(f"{args.authority_file} is the authority of {owner}, not of {args.name}")
     role = Role(args.role)
-    known = None
-    with naming(args.authority_file):
-        rule = rule_of(authority_file, role)
-    if args.state is not None:
-        with SQLiteStore.open(args.state, create=False) as registry:
-            known = registry.rule(args.name, rule.name)
-    with naming(args.authority_file):
-        string = issue_string(
-            authority_file,
-            role,
-            args.label,
-            now=time.time(),
-            valid_years=args.valid_years,
-            slot=KeySlot(args.key),
-            known=known,
-        )
-    with new_files({args.out: string.format() + "\n"}):
-        pass
-    identity, _ = string.require_identity()
+    identity = issue_connection_string(
+        args.name,
+        role,
+        args.label,
+        authority_path=args.authority_file,
+        out=args.out,
+        slot=KeySlot(args.key),
+        open_store=None if args.state is None else partial(SQLiteStore.open, args.state, create=False),
+        valid_years=args.valid_years,
+        now=time.time(),
+    )
     end = _date(identity.details.not_after)
     output.say(f"issued {args.out}: {role} of {args.name}, label {identity.label}, valid until {end}")
     output.say(f"serial {identity.serial}")
@@ -241,22 +201,18 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_show(args: argparse.Namespace) -> int:
     """Show one."""
-    from ...relay import SQLiteStore, load_public_ports
+    from ...administration import describe_relay
+    from ...relay import SQLiteStore
     from ..key_table import key_rows
 
-    with SQLiteStore.open(args.state, create=False) as registry:
-        connection = registry.get(args.name)
+    with SQLiteStore.open(args.state, create=False) as store:
+        connection = store.get(args.name)
+    relay = describe_relay(args.state)
     if args.json:
-        output.say_json(
-            {
-                **_as_dict(connection),
-                "relay_pin": _maybe_pin(args.state),
-                "public_ports": load_public_ports(args.state),
-            }
-        )
+        output.say_json({**_as_dict(connection), "relay_pin": relay.pin, "public_ports": relay.ports})
         return exits.OK
     output.say(f"{connection.name}: endpoint {', '.join(connection.hosts)}, created {_date(connection.created_at)}")
-    output.say(_pin_and_ports(args.state))
+    output.say(_pin_and_ports(relay))
     output.say()
     output.say(output.table(("RULE", "RIGHTS", "KEY", "FINGERPRINT"), key_rows(connection)))
     return exits.OK
@@ -290,18 +246,9 @@ def _date(seconds: float) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _maybe_pin(state: Path) -> str | None:
-    """The relay's pin, or None where no relay has run with this directory yet."""
-    from ...security import relay_pin
-
-    certificate = state / "relay.pem"
-    return relay_pin(certificate) if certificate.exists() else None
-
-
-def _pin_and_ports(state: Path) -> str:
-    from ...relay import load_public_ports
+def _pin_and_ports(relay: RelayDescription) -> str:
     from ...security import format_ports
 
-    ports = load_public_ports(state)
-    pin = _maybe_pin(state)
-    return f"relay pin {pin or '(none yet: start the relay)'}, ports {format_ports(ports) or 'the defaults'}"
+    return (
+        f"relay pin {relay.pin or '(none yet: start the relay)'}, ports {format_ports(relay.ports) or 'the defaults'}"
+    )

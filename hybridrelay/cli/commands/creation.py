@@ -110,74 +110,34 @@ def add_years(parser: argparse.ArgumentParser) -> None:
 
 def run_create(args: argparse.Namespace) -> int:
     """Create a hybrid connection."""
+    from ...administration import NewFiles, create_connection
     from ...errors import ConfigurationError
-    from ...relay import SQLiteStore, dump_relay_record, load_public_ports
-    from ...security import load_or_create_relay_certificate, pair_endpoints, relay_pin
-    from ..files import check_new_files, new_files
-    from ..provisioning import provision
 
-    name, state = args.name, args.state
     warn_of_unknown_ports(args.public_ports)
-    if state is not None and args.relay_pin:
+    if args.state is not None and args.relay_pin:
         raise ConfigurationError(
             "--relay-pin is for --relay-file: the state directory has the relay's own pin", remedy="leave it out"
         )
-    if state is not None and len(args.endpoints) > 1:
+    if args.state is not None and len(args.endpoints) > 1:
         raise ConfigurationError(
             "--state is for a hybrid connection with one relay: the other relays need it as well",
             remedy="write a --relay-file, and import it at each of the relays",
         )
-    authority = args.authority_file or args.connector_file.with_name(f"{name.replace('/', '-')}.authority")
-    paths: list[Path] = [args.connector_file, args.application_file, authority]
-    _check_is_new(name, state, authority)
-    check_new_files([*paths, args.relay_file] if args.relay_file else paths)
-    pins, ports, now = tuple(args.relay_pin or ()), args.public_ports or (), time.time()
-    if state is not None:
-        with SQLiteStore.open(state):
-            pins = (relay_pin(load_or_create_relay_certificate(state, now=now)),)
-        ports = ports or (load_public_ports(state),)
-    try:
-        endpoints = pair_endpoints(args.endpoints, ports)
-    except ValueError as exc:
-        raise ConfigurationError(str(exc), remedy="see --public-ports in --help") from None
-    made = provision(name, target=args.target, endpoints=endpoints, pins=pins, now=now, valid_years=args.valid_years)
-    texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
-    contents = dict(zip(paths, texts, strict=True))
-    if state is not None:
-        with SQLiteStore.open(state) as registry, new_files(contents):
-            args.signals.hold()
-            registry.import_(made.record)
-    else:
-        with new_files({**contents, args.relay_file: dump_relay_record(made.record)}):
-            pass
-    _tell(args, authority, pins=len(pins))
+    authority = args.authority_file or args.connector_file.with_name(f"{args.name.replace('/', '-')}.authority")
+    done = create_connection(
+        args.name,
+        target=args.target,
+        hosts=args.endpoints,
+        files=NewFiles(args.connector_file, args.application_file, authority, args.relay_file),
+        state_dir=args.state,
+        pins=args.relay_pin or (),
+        ports=args.public_ports or (),
+        valid_years=args.valid_years,
+        now=time.time(),
+        before_change=args.signals.hold,
+    )
+    _tell(args, authority, pins=len(done.pins))
     return exits.OK
-
-
-def _check_is_new(name: str, state: Path | None, authority: Path) -> None:
-    """Make sure that there is no such hybrid connection yet, as far as this machine knows.
-
-    Raises:
-        ConfigurationError: there is one.
-    """
-    from ...errors import ConfigurationError
-    from ...relay import SQLiteStore
-    from ...relay.store.state_dir import REGISTRY_FILE
-
-    if state is not None and (state / REGISTRY_FILE).exists():
-        with SQLiteStore.open(state, create=False) as registry:
-            if name in registry.snapshot():
-                raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
-    if authority.exists():
-        raise ConfigurationError(
-            f"the authority file {authority} exists already: it belongs to a hybrid connection, perhaps to {name}",
-            remedy=f"{_USE_WHAT_IS_THERE}; keep that file, because nothing can replace it",
-        )
-
-
-_USE_WHAT_IS_THERE = (
-    "choose another name, or change what is there: 'connections issue', 'endpoints' or 'target' (see --help)"
-)
 
 
 def _tell_if_no_relay(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import TYPE_CHECKING
 
 from .. import exits, output, values
@@ -10,12 +11,9 @@ from ..parser import Subparsers, add_command
 from ..shared_options import add_endpoint, add_update, warn_of_unknown_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
-    from ...relay import HybridConnection
-    from ...security import Endpoint
-    from ..relay_holders import RelayHolder
+    from ...administration.files_with_relays import FileWithRelays
 
 _ENDPOINTS = """\
 Change which relays serve a hybrid connection: add, remove or rename a relay. Keys and identities do not change.
@@ -85,37 +83,42 @@ def add_endpoints(below: Subparsers) -> None:
 
 def run_endpoints(args: argparse.Namespace) -> int:
     """Change the list of relays."""
-    from ..changes import only_command_on
+    from ...administration import change_relays
+    from ...relay import SQLiteStore
+    from ..results import tell_updated
 
     _check(args)
     warn_of_unknown_ports(args.public_ports)
-    with only_command_on(args.update):
-        return _run(args)
-
-
-def _run(args: argparse.Namespace) -> int:
-    from ..relay_holders import read_relay_holder
-
-    # All that can be wrong with the files is found out before anything is changed.
-    pins = None if args.relay_pin is None else tuple(args.relay_pin)
-    endpoints = _pair(args.endpoints, args.public_ports or ())
-    holders = [read_relay_holder(path, args.name) for path in args.update]
-    texts = {
-        holder.path: holder.with_relays(endpoints, pins, keep_ports=args.public_ports is None) for holder in holders
-    }
-    if args.state is None:
-        _change(args, lambda: None, texts, {})
-    else:
-        _change_registry(args, texts)
-    if holders:
-        _tell_about_pins(len(args.endpoints), holders[0], pins)
+    with contextlib.nullcontext() if args.state is None else SQLiteStore.open(args.state, create=False) as store:
+        done = change_relays(
+            args.name,
+            args.endpoints,
+            store=store,
+            relay_file=args.relay_file,
+            update=args.update,
+            pins=None if args.relay_pin is None else tuple(args.relay_pin),
+            ports=args.public_ports,
+            before_change=args.signals.hold,
+        )
+    before, after = done.before or (), done.after or ()
+    if done.after is not None:
+        output.say(f"{args.name}: endpoint {', '.join(before)} is now {', '.join(after)}")
+    tell_updated(done.updated, done.incomplete)
+    if args.relay_file:
+        output.say(
+            f"wrote {args.relay_file}: bring it to each new relay, and import it there (hybridrelay connections "
+            "import); then delete it: it holds keys"
+        )
+    if len(set(before) & set(after)) > 1:
+        output.say("Run this command with --state at each of the other relays that serve it already.")
+    if done.first_file is not None:
+        _tell_about_pins(len(args.endpoints), done.first_file, args.relay_pin)
         output.say("Send SIGHUP to the programs that use the connection strings, connectors first.")
     return exits.OK
 
 
 def _check(args: argparse.Namespace) -> None:
     from ...errors import ConfigurationError
-    from ..files import check_new_files
 
     if args.state is None and not args.update:
         raise ConfigurationError("nothing is to be changed", remedy="give --state, or --update, or both")
@@ -126,63 +129,16 @@ def _check(args: argparse.Namespace) -> None:
             "--relay-pin and --public-ports are for --update: only connection strings carry them",
             remedy="name the files with --update, or leave them out",
         )
-    check_new_files([args.relay_file] if args.relay_file else [])
 
 
-def _pair(hosts: Sequence[str], ports: Sequence[dict[str, int | None]]) -> tuple[Endpoint, ...]:
-    from ...errors import ConfigurationError
-    from ...security import check_hosts, pair_endpoints
-
-    try:
-        return pair_endpoints(check_hosts(hosts), ports)
-    except ValueError as exc:
-        raise ConfigurationError(str(exc), remedy="see --endpoint and --public-ports in --help") from None
-
-
-def _change(
-    args: argparse.Namespace, change: Callable[[], None], replace: Mapping[Path, str], create: Mapping[Path, str]
-) -> None:
-    from ..changes import change_with_files
-
-    change_with_files(
-        change,
-        hold=args.signals.hold,
-        replace=replace,
-        create=create,
-        what="the list of relays was changed",
-        remedy="make it possible to write these files, and run the command again for --update",
-    )
-
-
-def _change_registry(args: argparse.Namespace, texts: Mapping[Path, str]) -> None:
-    from ...relay import RelayRecord, SQLiteStore, dump_relay_record
-
-    with SQLiteStore.open(args.state, create=False) as registry:
-        known: HybridConnection = registry.get(args.name)
-        record = RelayRecord(known.name, args.endpoints, known.rules)
-
-        def change() -> None:
-            registry.change_hosts(args.name, record.hosts)
-            output.say(f"{args.name}: endpoint {', '.join(known.hosts)} is now {', '.join(record.hosts)}")
-
-        _change(args, change, texts, {args.relay_file: dump_relay_record(record)} if args.relay_file else {})
-    if args.relay_file:
-        output.say(
-            f"wrote {args.relay_file}: bring it to each new relay, and import it there (hybridrelay connections "
-            "import); then delete it: it holds keys"
-        )
-    if len(set(known.hosts) & set(record.hosts)) > 1:
-        output.say("Run this command with --state at each of the other relays that serve it already.")
-
-
-def _tell_about_pins(relays: int, holder: RelayHolder, pins: Sequence[str] | None) -> None:
-    given = holder.pins if pins is None else pins
+def _tell_about_pins(relays: int, file: FileWithRelays, pins: Sequence[str] | None) -> None:
+    given = file.pins if pins is None else pins
     if given and len(given) < relays:
         output.say(
             f"{relays} relays and {len(given)} --relay-pin: every relay has its own, in its ready line.\n"
             "Client and connector trust no relay whose pin is not among those given."
         )
-    elif pins is None and holder.pins and len(holder.endpoints) > relays:
+    elif pins is None and file.pins and len(file.endpoints) > relays:
         output.say(
             "The pins were not changed: give those of all remaining relays, so that no other is trusted any more."
         )

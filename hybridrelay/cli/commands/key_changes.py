@@ -10,11 +10,8 @@ from ..parser import Subparsers, add_command
 from ..shared_options import add_update
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ...relay import HybridConnection
-    from ...security import KeySlot, Rule, Secret
-    from ..key_holders import KeyHolder
+    from ...administration import KeySource
+    from ...security import Secret
 
 _USE = """\
 Write one of a rule's two keys into connection string files, instead of the one that they carry. Nothing changes at
@@ -112,132 +109,88 @@ def add_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
 
 def run_use(args: argparse.Namespace) -> int:
     """Write a key into files."""
+    from ...administration import use_key
     from ...errors import ConfigurationError
     from ...security import key_fingerprint
-    from ..changes import change_with_files, only_command_on
-    from ..files import check_new_files
-    from ..key_holders import AuthorityFileKeys, read_key_holder
+    from ..results import tell_updated
 
     if not args.update and args.out is None:
         raise ConfigurationError("no file is to be written", remedy="give --update, or --out, or both")
     if (args.key is None) != (args.key_file is not None):
         raise ConfigurationError("--key says which of the rule's keys; --key-file has only one", remedy="give one")
-    check_new_files([args.out] if args.out else [])
-    with only_command_on(args.update):
-        holders = [read_key_holder(path, args.rule) for path in args.update]
-        for holder in holders:
-            holder.check_owner(args.name, args.rule)
-            if args.key_file is not None and isinstance(holder, AuthorityFileKeys):
-                raise ConfigurationError(
-                    f"{holder.path} is an authority file, which has both keys",
-                    remedy="update it with --state at the relay",
-                )
-        rule, slot = _source(args)
-        key = rule.key(slot)
-        if key is None:
-            raise ConfigurationError(
-                f"the {slot} key of rule {args.rule} of {args.name} is revoked",
-                remedy="make one with 'keys regenerate'",
-            )
-        change_with_files(
-            lambda: None,
-            hold=args.signals.hold,
-            replace={holder.path: holder.using(rule, slot) for holder in holders},
-            create={args.out: key.reveal() + "\n"} if args.out else {},
-            what="the key is unchanged",
-            remedy="make it possible to write these files, and run the command again",
-        )
+    done = use_key(
+        lambda: _source(args),
+        args.name,
+        args.rule,
+        update=args.update,
+        out=args.out,
+        before_change=args.signals.hold,
+    )
+    tell_updated(done.updated, done.incomplete)
     if args.out:
         output.say(f"wrote the key to {args.out}")
-    if holders:
+    if args.update:
         output.say(
-            f"The key in use there has the fingerprint {key_fingerprint(key)}. Send SIGHUP to the programs that"
+            f"The key in use there has the fingerprint {key_fingerprint(done.key)}. Send SIGHUP to the programs that"
         )
         output.say("use these files: the connector first. They say in their logs when everything uses this key.")
     return exits.OK
 
 
-def _source(args: argparse.Namespace) -> tuple[Rule, KeySlot]:
-    """The rule with the key that is to be used, and the key's place in it.
-
-    Raises:
-        ConfigurationError: the source cannot be read, or is not for this rule of this hybrid connection.
-    """
-    from ...errors import ConfigurationError
+def _source(args: argparse.Namespace) -> KeySource:
+    from ...administration import KeySource
     from ...relay import SQLiteStore
-    from ...security import KeySlot, Right, Rule
-    from ..key_holders import AuthorityFileKeys, read_key, read_key_holder
+    from ...security import KeySlot
 
     if args.key_file is not None:
-        return Rule(args.rule, {Right.SEND}, primary=read_key(args.key_file)), KeySlot.PRIMARY
+        return KeySource.of_key_file(args.key_file, args.rule)
     slot = KeySlot(args.key)
-    if args.state is not None:
-        with SQLiteStore.open(args.state, create=False) as registry:
-            return registry.rule(args.name, args.rule), slot
-    holder = read_key_holder(args.authority_file, args.rule)
-    holder.check_owner(args.name, args.rule)
-    if not isinstance(holder, AuthorityFileKeys):
-        raise ConfigurationError(
-            f"{args.authority_file} is a connection string file", remedy="give the authority file"
-        )
-    return holder.has, slot
+    if args.authority_file is not None:
+        return KeySource.of_authority_file(args.authority_file, args.name, args.rule, slot)
+    with SQLiteStore.open(args.state, create=False) as store:
+        return KeySource.of_store(store, args.name, args.rule, slot)
 
 
 def run_regenerate(args: argparse.Namespace) -> int:
     """Replace a key."""
+    from ...administration import regenerate_key
     from ...relay import SQLiteStore
-    from ...security import KeySlot, generate_key, key_fingerprint
-    from ..changes import change_with_files, only_command_on
-    from ..files import check_new_files
-    from ..key_holders import read_key, read_key_holder
+    from ...security import KeySlot, key_fingerprint
+    from ..results import tell_updated
 
     slot = KeySlot(args.key)
-    check_new_files([args.out] if args.out else [])
-    key = generate_key() if args.new_key_file is None else read_key(args.new_key_file)
-    with only_command_on(args.update), SQLiteStore.open(args.state, create=False) as registry:
-        holders = [read_key_holder(path, args.rule) for path in args.update]
-        known = registry.get(args.name)
-        rule = registry.rule(args.name, args.rule)
-        for holder in holders:
-            holder.check_owner(args.name, args.rule)
-        texts = [(holder, holder.regenerated(rule, slot, key)) for holder in holders]
-
-        def change() -> None:
-            registry.regenerate_key(args.name, args.rule, slot, key, known=rule)
-            output.say(f"regenerated the {slot} key of rule {args.rule} of {args.name}: {key_fingerprint(key)}")
-            tell_ended(args.name, args.rule, rule.key(slot))
-
-        change_with_files(
-            change,
-            hold=args.signals.hold,
-            replace={holder.path: text for holder, text in texts if text is not None},
-            create={args.out: key.reveal() + "\n"} if args.out else {},
-            what="the key was regenerated",
+    with SQLiteStore.open(args.state, create=False) as store:
+        done = regenerate_key(
+            store,
+            args.name,
+            args.rule,
+            slot,
+            key_file=args.new_key_file,
+            update=args.update,
+            out=args.out,
             remedy=f"the relay has the new key: once the files can be written, run: hybridrelay keys use {args.name} "
             f"--rule {args.rule} --key {slot} --state {args.state} --update FILE",
+            before_change=args.signals.hold,
         )
-    _tell_regenerated(args, known, slot, key, [holder for holder, text in texts if text is None])
-    return exits.OK
-
-
-def _tell_regenerated(
-    args: argparse.Namespace, known: HybridConnection, slot: KeySlot, key: Secret, unchanged: Sequence[KeyHolder]
-) -> None:
-    for holder in unchanged:
-        why = "has the new key already" if holder.carries(key) else f"uses the {slot.other} key"
-        output.say(f"{holder.path} {why}: left as it is")
+    output.say(f"regenerated the {slot} key of rule {args.rule} of {args.name}: {key_fingerprint(done.key)}")
+    tell_ended(args.name, args.rule, done.ended)
+    tell_updated(done.updated, done.incomplete)
+    for file in done.unchanged:
+        why = "has the new key already" if file.has_new_key else f"uses the {slot.other} key"
+        output.say(f"{file.path} {why}: left as it is")
     if args.out:
         output.say(f"wrote the new key to {args.out}")
     if args.show_keys:
-        output.say(f"SharedAccessKey={key.reveal()}")
+        output.say(f"SharedAccessKey={done.key.reveal()}")
     output.say(
         "Every other connection string that carried the old key needs the new one (keys use --help), and every"
     )
     output.say("authority file as well. Then send SIGHUP to the programs that use these files.")
-    if len(known.hosts) > 1:
+    if len(done.hosts) > 1:
         output.say(
-            f"Its relays are {', '.join(known.hosts)}: give the other relays this key as well (--new-key-file)."
+            f"Its relays are {', '.join(done.hosts)}: give the other relays this key as well (--new-key-file)."
         )
+    return exits.OK
 
 
 def tell_ended(name: str, rule: str, old: Secret | None) -> None:

@@ -70,21 +70,19 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_revoke(args: argparse.Namespace) -> int:
     """Take a key out of use."""
+    from ...administration import revoke_key
     from ...relay import SQLiteStore
     from ...security import KeySlot
 
     slot = KeySlot(args.key)
-    with SQLiteStore.open(args.state, create=False) as registry:
-        known = registry.get(args.name)
-        args.signals.hold()
-        registry.revoke_key(args.name, args.rule, slot)
-    rule = known.rule(args.rule)
+    with SQLiteStore.open(args.state, create=False) as store:
+        done = revoke_key(store, args.name, args.rule, slot, before_change=args.signals.hold)
     output.say(f"revoked the {slot} key of rule {args.rule} of {args.name}")
-    tell_ended(args.name, args.rule, rule.key(slot) if rule else None)
-    if len(known.hosts) > 1:
+    tell_ended(args.name, args.rule, done.ended)
+    if len(done.hosts) > 1:
         output.say(
-            f"Its relays are {', '.join(known.hosts)}: at the others the key is valid until it is revoked there."
+            f"Its relays are {', '.join(done.hosts)}: at the others the key is valid until it is revoked there."
         )
-    if rule is not None and rule.key(slot.other) is None:
+    if not done.has_other_key:
         output.say(f"Rule {args.rule} has no key left: keys regenerate makes one.")
     return exits.OK

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from .. import exits, output, values
 from ..parser import Subparsers, add_command
 from ..shared_options import add_update
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _TARGET = """\
 Change the target of a hybrid connection: the host and port that the connector dials. Only the connector's connection
@@ -43,44 +39,13 @@ def add_target(below: Subparsers) -> None:
 
 def run_target(args: argparse.Namespace) -> int:
     """Change the target."""
+    from ...administration import change_target
     from ...errors import ConfigurationError
-    from ..changes import change_with_files, only_command_on
+    from ..results import tell_updated
 
     if not args.update:
         raise ConfigurationError("no file is to be changed", remedy="name the files with --update")
-    with only_command_on(args.update):
-        change_with_files(
-            lambda: None,
-            hold=args.signals.hold,
-            replace={path: _with_target(path, args) for path in args.update},
-            what="the other files are unchanged",
-            remedy="make it possible to write these files, and run the command again",
-        )
+    done = change_target(args.name, args.target, args.update, before_change=args.signals.hold)
+    tell_updated(done.updated, done.incomplete)
     output.say("Send SIGHUP to the connectors that use these files.")
     return exits.OK
-
-
-def _with_target(path: Path, args: argparse.Namespace) -> str:
-    """The file's text with the new target.
-
-    Raises:
-        ConfigurationError: it is for another hybrid connection, or carries no target.
-    """
-    import attrs
-
-    from ...errors import ConfigurationError
-    from ...security import ConnectionString, Role
-    from ..key_holders import read_string_or_authority
-
-    content = read_string_or_authority(path)
-    owner = content.entity_path if isinstance(content, ConnectionString) else content.authority.connection_name
-    if owner != args.name:
-        raise ConfigurationError(f"{path} is for {owner}, not for {args.name}")
-    if not isinstance(content, ConnectionString):
-        return attrs.evolve(content, extra={**content.extra, "target": str(args.target)}).format()
-    if content.role is not Role.CONNECTOR:
-        raise ConfigurationError(
-            f"{path} is an application's connection string, which has no target",
-            remedy="leave it out: applications follow the connector",
-        )
-    return attrs.evolve(content, target=args.target).format() + "\n"

@@ -13,11 +13,11 @@ import trio
 
 from ... import __version__
 from ..._nursery import FlatNursery
+from ...administration.new_files import new_files
 from ...client import Client, open_client, run_forward
 from ...connectivity import Prober, RelayEndpoint
 from ...mux import MuxStream
 from .. import async_output, output
-from ..files import new_files
 from . import http
 from .stage import HOST, NAME, Stage, open_stage
 

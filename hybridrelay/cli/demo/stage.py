@@ -11,11 +11,11 @@ from pathlib import Path
 import attrs
 
 from ..._nursery import FlatNursery
+from ...administration.provisioning import provision
 from ...connectivity import all_ports, discover
 from ...connector import run_connector
 from ...relay import Binding, RelayConfig, RelayInfo, SQLiteStore, run_relay
 from ...security import ConnectionString, Endpoint, HostPort, load_or_create_relay_certificate, relay_pin
-from ..provisioning import provision
 from .resource import serve_resource
 
 HOST = "127.0.0.1"

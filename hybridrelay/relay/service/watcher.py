@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import trio
 
-from ..._shortage import run_in_thread
+from ..._threads import run_in_thread
 from ...errors import StateError
 from ..core.admission import KeyIndex
 from ..limits import REGISTRY_POLL_SECONDS

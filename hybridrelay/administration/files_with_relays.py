@@ -11,12 +11,12 @@ from ..errors import ConfigurationError
 from ..security import ConnectionString, Endpoint
 from ..security.loading import naming
 from ..security.names import normal_host
-from .key_holders import read_string_or_authority
-from .provisioning import relays_of, with_relays
+from .authority_content import relays_of, with_relays
+from .files_with_keys import read_string_or_authority
 
 
 @attrs.frozen
-class RelayHolder:
+class FileWithRelays:
     """A file that names the relays of one hybrid connection."""
 
     path: Path
@@ -43,7 +43,7 @@ class RelayHolder:
             raise ConfigurationError(f"{self.path}: {exc}") from None
 
 
-def read_relay_holder(path: Path, connection: str) -> RelayHolder:
+def read_file_with_relays(path: Path, connection: str) -> FileWithRelays:
     """Read a connection string file or an authority file.
 
     Raises:
@@ -59,11 +59,11 @@ def read_relay_holder(path: Path, connection: str) -> RelayHolder:
         def format_string(endpoints: tuple[Endpoint, ...], pins: tuple[str, ...]) -> str:
             return attrs.evolve(string, endpoints=endpoints, relay_pins=pins).format() + "\n"
 
-        return RelayHolder(path, string.endpoints, string.relay_pins, format_string)
+        return FileWithRelays(path, string.endpoints, string.relay_pins, format_string)
     file = content
 
     def format_authority(endpoints: tuple[Endpoint, ...], pins: tuple[str, ...]) -> str:
         return with_relays(file, endpoints, pins).format()
 
     with naming(path):
-        return RelayHolder(path, *relays_of(file), format_authority)
+        return FileWithRelays(path, *relays_of(file), format_authority)

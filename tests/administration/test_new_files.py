@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.cli.files import check_new_files, new_files
+from hybridrelay.administration.new_files import check_new_files, new_files
 from hybridrelay.errors import ConfigurationError
 
 
@@ -89,7 +89,7 @@ def test_a_file_that_cannot_be_written_takes_the_earlier_ones_with_it(
 def test_a_file_that_appears_meanwhile_is_not_overwritten_and_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybridrelay.cli.files.check_new_files", lambda paths: None)
+    monkeypatch.setattr("hybridrelay.administration.new_files.check_new_files", lambda paths: None)
     (tmp_path / "b").write_text("precious")
 
     with pytest.raises(ConfigurationError, match="exists already"):

@@ -1,4 +1,4 @@
-"""Changing the registry together with files, so that nothing irreversible happens before the files can be written."""
+"""Changes of a store together with files: nothing irreversible happens before all files can be written."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import attrs
+
 from .._file_lock import locked_files
 from .._replace_file import prepared_replacements, remove_leftovers
 from ..errors import HybridRelayError
-from . import output
-from .files import new_files
+from .new_files import new_files
 
-logger = logging.getLogger("hybridrelay.cli")
+logger = logging.getLogger("hybridrelay.administration")
 
 #: How long a command waits for another one that changes the same files (seconds).
 _LOCK_SECONDS = 30.0
 
 
 @contextlib.contextmanager
-def only_command_on(paths: Iterable[Path]) -> Iterator[None]:
-    """Let no other command change these files during the block, inside which they have to be read.
+def only_change_of(paths: Iterable[Path]) -> Iterator[None]:
+    """Let no other process change these files in this way during the block, inside which they have to be read.
 
     Two administrators, or two scripts, must not undo each other's changes. A command that was killed may have left
     new contents, with keys in them, beside the files: these are removed.
@@ -43,38 +44,56 @@ def only_command_on(paths: Iterable[Path]) -> Iterator[None]:
         ) from None
 
 
+class IncompleteChange(HybridRelayError):
+    """Something was changed that cannot be taken back, but not every file was updated. `remedy` completes it."""
+
+
+@attrs.frozen
+class FilesWritten:
+    """What `change_with_files` did."""
+
+    #: The files that have their new content now.
+    updated: tuple[Path, ...] = ()
+    #: Set where not every file could be updated. The change itself was made.
+    incomplete: IncompleteChange | None = None
+
+
+def nothing() -> None:
+    """For parameters that name something to be called."""
+
+
 def change_with_files(
-    change: Callable[[], None],
+    change: Callable[[], object],
     *,
-    hold: Callable[[], None],
+    before_change: Callable[[], None],
     replace: Mapping[Path, str],
     create: Mapping[Path, str] | None = None,
     what: str,
     remedy: str,
-) -> None:
-    """Prepare all files, make the change, then put the files in force; says which were updated.
+) -> FilesWritten:
+    """Prepare all files, make the change, then put the files in force.
 
     Args:
         change: what cannot be taken back. Where it raises, every file is as it was.
-        hold: called just before that. From then on, a signal must not interrupt the command until it has said what
-            was changed.
+        before_change: called just before that. From then on, the caller must not be interrupted until it has the
+            result.
         replace: the new contents of files that exist.
         create: new files; written before the change, since they may be the only place of a new key.
-        what: what has happened once `change` has returned, for an error: "the key was regenerated".
+        what: what has happened once `change` has returned, for `IncompleteChange`: "the key was regenerated".
         remedy: how to complete what is missing then.
 
     Raises:
-        HybridRelayError: a file cannot be written and nothing was changed; or, although it had been prepared, a file
-            was not written after the change. Says which of the two, and names the file.
+        HybridRelayError: a file cannot be written, and nothing was changed; names the file.
         Exception: what `change` raises; nothing was changed.
     """
+    updated: list[Path] = []
     failed: list[OSError] = []
     with contextlib.ExitStack() as stack:
         with contextlib.ExitStack() as until_changed:
             with _nothing_was_changed():
                 prepared = stack.enter_context(prepared_replacements(replace))
                 until_changed.enter_context(new_files(create or {}))
-            hold()
+            before_change()
             change()
         for replacement in prepared:
             try:
@@ -82,10 +101,13 @@ def change_with_files(
             except OSError as exc:
                 failed.append(exc)
             else:
-                output.say(f"updated {replacement.path}")
-    if failed:
-        told = "; ".join(f"{exc.filename}: {exc.strerror}" for exc in failed)
-        raise HybridRelayError(f"{what}, but not every file was updated ({told})", remedy=remedy) from failed[0]
+                updated.append(replacement.path)
+    if not failed:
+        return FilesWritten(tuple(updated))
+    told = "; ".join(f"{exc.filename}: {exc.strerror}" for exc in failed)
+    incomplete = IncompleteChange(f"{what}, but not every file was updated ({told})", remedy=remedy)
+    incomplete.__cause__ = failed[0]
+    return FilesWritten(tuple(updated), incomplete)
 
 
 @contextlib.contextmanager

@@ -24,14 +24,14 @@ from ..security import (
     parse_connection_string_untrusted,
 )
 from ..security.loading import naming
-from .provisioning import rule_of, with_rule
+from .authority_content import rule_of, with_rule
 
 #: An authority file has a few KB, a connection string less.
 _MAX_FILE = 256 * 1024
 
 
 @attrs.frozen
-class KeyHolder(abc.ABC):
+class FileWithKeys(abc.ABC):
     """A file that carries keys of one rule of one hybrid connection."""
 
     path: Path
@@ -81,17 +81,17 @@ class KeyHolder(abc.ABC):
 
 
 @attrs.frozen
-class StringFile(KeyHolder):
+class ConnectionStringFile(FileWithKeys):
     """A file with a connection string."""
 
     _string: ConnectionString = attrs.field(repr=False)
 
     def carries(self, key: Secret) -> bool:
-        """See `KeyHolder`."""
+        """See `FileWithKeys`."""
         return self._string.key == key
 
     def regenerated(self, known: Rule, slot: KeySlot, key: Secret) -> str | None:
-        """See `KeyHolder`."""
+        """See `FileWithKeys`."""
         old, has = known.key(slot), self._string.key
         if has == key or (has != old and has == known.key(slot.other)):
             return None
@@ -101,7 +101,7 @@ class StringFile(KeyHolder):
         return self._with(key)
 
     def using(self, known: Rule, slot: KeySlot) -> str:
-        """See `KeyHolder`."""
+        """See `FileWithKeys`."""
         key = known.key(slot)
         assert key is not None
         return self._with(key)
@@ -111,7 +111,7 @@ class StringFile(KeyHolder):
 
 
 @attrs.frozen
-class AuthorityFileKeys(KeyHolder):
+class AuthorityFileWithKeys(FileWithKeys):
     """An authority file. It has both keys of the rule, for `connections issue`."""
 
     _file: AuthorityFile = attrs.field(repr=False)
@@ -120,11 +120,11 @@ class AuthorityFileKeys(KeyHolder):
     has: Rule = attrs.field(repr=False)
 
     def carries(self, key: Secret) -> bool:
-        """See `KeyHolder`."""
+        """See `FileWithKeys`."""
         return key in (self.has.primary, self.has.secondary)
 
     def regenerated(self, known: Rule, slot: KeySlot, key: Secret) -> str | None:
-        """See `KeyHolder`."""
+        """See `FileWithKeys`."""
         if self.has.key(slot) == key:
             return None
         valid = [one for one in (known.primary, known.secondary) if one is not None]
@@ -133,7 +133,7 @@ class AuthorityFileKeys(KeyHolder):
         return with_rule(self._file, self._role, self.has.with_key(slot, key)).format()
 
     def using(self, known: Rule, slot: KeySlot) -> str:
-        """See `KeyHolder`. The file gets both keys as the rule has them."""
+        """See `FileWithKeys`. The file gets both keys as the rule has them."""
         rule = attrs.evolve(self.has, primary=known.primary, secondary=known.secondary)
         return with_rule(self._file, self._role, rule).format()
 
@@ -153,7 +153,7 @@ def read_key(path: Path) -> Secret:
         ) from None
 
 
-def read_key_holder(path: Path, rule: str) -> KeyHolder:
+def read_file_with_keys(path: Path, rule: str) -> FileWithKeys:
     """Read a connection string file or an authority file.
 
     Args:
@@ -165,12 +165,12 @@ def read_key_holder(path: Path, rule: str) -> KeyHolder:
     """
     content = read_string_or_authority(path)
     if isinstance(content, ConnectionString):
-        return StringFile(path, content.entity_path, content.key_name, content)
+        return ConnectionStringFile(path, content.entity_path, content.key_name, content)
     with naming(path):
         for role in Role:
             has = rule_of(content, role)
             if has.name == rule:
-                return AuthorityFileKeys(path, content.authority.connection_name, rule, content, role, has)
+                return AuthorityFileWithKeys(path, content.authority.connection_name, rule, content, role, has)
         raise ConfigurationError(f"it carries no key of rule {rule}")
 
 

@@ -1,0 +1,27 @@
+"""What administrators do: create, import, issue, change and delete hybrid connections and their keys.
+
+Use cases with typed arguments and results, for the commands and for anything else that administers. They are
+synchronous, touch files and a relay's store, print nothing, and read no arguments. What they raise is a
+`HybridRelayError` that says whether anything was changed, and what to do.
+"""
+
+from .changes import FilesWritten as FilesWritten
+from .changes import IncompleteChange as IncompleteChange
+from .connections import CreatedConnection as CreatedConnection
+from .connections import NewFiles as NewFiles
+from .connections import RelayDescription as RelayDescription
+from .connections import create_connection as create_connection
+from .connections import describe_relay as describe_relay
+from .connections import import_connection as import_connection
+from .connections import issue_connection_string as issue_connection_string
+from .connections import read_relay_record as read_relay_record
+from .keys import KeySource as KeySource
+from .keys import RegeneratedKey as RegeneratedKey
+from .keys import RevokedKey as RevokedKey
+from .keys import UsedKey as UsedKey
+from .keys import regenerate_key as regenerate_key
+from .keys import revoke_key as revoke_key
+from .keys import use_key as use_key
+from .relays import ChangedRelays as ChangedRelays
+from .relays import change_relays as change_relays
+from .targets import change_target as change_target

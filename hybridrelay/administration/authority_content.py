@@ -1,0 +1,139 @@
+"""What an authority file says besides the authority itself: the relays, their pins and ports, the target, the keys.
+
+`AuthorityFile.extra` holds it as JSON values. Only this module knows their names. Connection strings are made of it,
+so the authority file alone is enough to issue further ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..security import (
+    AuthorityFile,
+    Endpoint,
+    HostPort,
+    KeySlot,
+    Right,
+    Role,
+    Rule,
+    Secret,
+    format_port_lists,
+    pair_endpoints,
+    parse_host_port_untrusted,
+    parse_port_lists_untrusted,
+)
+
+#: The right of the rule that connection strings of each role use.
+RIGHTS: Mapping[Role, Right] = {Role.CONNECTOR: Right.LISTEN, Role.APPLICATION: Right.SEND}
+
+
+def new_content(
+    *, target: HostPort, endpoints: Sequence[Endpoint], pins: Sequence[str], rules: Mapping[Role, Rule]
+) -> dict[str, object]:
+    """What `AuthorityFile.extra` holds for a new hybrid connection."""
+    return {
+        "target": str(target),
+        **_relays(endpoints, pins),
+        "rules": {role.value: _rule_as_json(rule) for role, rule in rules.items()},
+    }
+
+
+def target_of(authority_file: AuthorityFile) -> HostPort:
+    """What the connector dials.
+
+    Raises:
+        ConfigurationError: the authority file is damaged.
+    """
+    try:
+        return parse_host_port_untrusted(_text(authority_file.extra, "target"))
+    except ValueError as exc:
+        raise damaged(str(exc)) from None
+
+
+def with_target(authority_file: AuthorityFile, target: HostPort) -> AuthorityFile:
+    """The same authority file with another target for the strings that it issues."""
+    return attrs.evolve(authority_file, extra={**authority_file.extra, "target": str(target)})
+
+
+def relays_of(authority_file: AuthorityFile) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
+    """The relays, and their pins, that strings carry.
+
+    Raises:
+        ConfigurationError: the authority file is damaged.
+    """
+    extra = authority_file.extra
+    try:
+        ports = _text(extra, "ports")
+        endpoints = pair_endpoints(_hosts(extra), parse_port_lists_untrusted(ports) if ports else ())
+    except ValueError as exc:
+        raise damaged(str(exc)) from None
+    return endpoints, tuple(str(pin) for pin in _get(extra, "relay_pins", list))
+
+
+def with_relays(authority_file: AuthorityFile, endpoints: Sequence[Endpoint], pins: Sequence[str]) -> AuthorityFile:
+    """The same authority file with other relays for the strings that it issues."""
+    return attrs.evolve(authority_file, extra={**authority_file.extra, **_relays(endpoints, pins)})
+
+
+def _relays(endpoints: Sequence[Endpoint], pins: Sequence[str]) -> dict[str, object]:
+    hosts = [endpoint.host for endpoint in endpoints]
+    return {
+        "endpoint": hosts[0] if len(hosts) == 1 else hosts,
+        "relay_pins": list(pins),
+        "ports": format_port_lists(endpoints),
+    }
+
+
+def rule_of(authority_file: AuthorityFile, role: Role) -> Rule:
+    """The rule that strings of `role` use, with the keys that the file has of it.
+
+    Raises:
+        ConfigurationError: the authority file is damaged.
+    """
+    content = _get(_get(authority_file.extra, "rules", dict), role.value, dict)
+    keys = {slot.value: Secret(_text(content, slot.value)) for slot in KeySlot if slot.value in content}
+    try:
+        return Rule(_text(content, "name"), {RIGHTS[role]}, **keys)
+    except ValueError as exc:
+        raise damaged(str(exc)) from None
+
+
+def with_rule(authority_file: AuthorityFile, role: Role, rule: Rule) -> AuthorityFile:
+    """The same authority file with other keys for the strings of `role`."""
+    rules = {**_get(authority_file.extra, "rules", dict), role.value: _rule_as_json(rule)}
+    return attrs.evolve(authority_file, extra={**authority_file.extra, "rules": rules})
+
+
+def _rule_as_json(rule: Rule) -> dict[str, str]:
+    keys = {slot: rule.key(slot) for slot in KeySlot}
+    return {"name": rule.name, **{slot.value: key.reveal() for slot, key in keys.items() if key is not None}}
+
+
+def _get(content: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = content.get(key)
+    if not isinstance(value, kind):
+        raise damaged(key)
+    return value
+
+
+def _text(content: Mapping[str, Any], key: str) -> str:
+    return str(_get(content, key, str))
+
+
+def _hosts(extra: Mapping[str, Any]) -> list[str]:
+    """One host, or a list of them, as `new_content` writes it."""
+    hosts = extra.get("endpoint")
+    if not isinstance(hosts, list):
+        return [_text(extra, "endpoint")]
+    if not all(isinstance(host, str) for host in hosts):
+        raise damaged("endpoint")
+    return hosts
+
+
+def damaged(what: str) -> ConfigurationError:
+    """The error of an authority file that is not as this program writes it; names the part."""
+    return ConfigurationError(f"the authority file is damaged: {what}")

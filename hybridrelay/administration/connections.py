@@ -1,0 +1,275 @@
+"""Hybrid connections are created, imported at a relay and deleted, and further connection strings issued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from .._text_files import read_text
+from ..errors import ConfigurationError
+from ..relay.limits import RELAY_RECORD_BYTES
+from ..relay.model import RelayRecord
+from ..relay.store.public_ports import load_public_ports
+from ..relay.store.record import dump_relay_record, parse_relay_record_untrusted
+from ..relay.store.sqlite import SQLiteStore
+from ..relay.store.state_dir import REGISTRY_FILE
+from ..relay.store.store import Store
+from ..security import (
+    AuthorityFile,
+    HostPort,
+    Identity,
+    KeySlot,
+    Role,
+    load_or_create_relay_certificate,
+    pair_endpoints,
+    relay_pin,
+)
+from ..security.authority_file import MAX_AUTHORITY_FILE
+from ..security.identity import DEFAULT_VALID_YEARS
+from ..security.loading import naming
+from .authority_content import rule_of
+from .changes import nothing
+from .new_files import check_new_files, new_files
+from .provisioning import issue_string, provision
+
+_USE_WHAT_IS_THERE = (
+    "choose another name, or change what is there: 'connections issue', 'endpoints' or 'target' (see --help)"
+)
+
+
+# --- a relay, as its connection strings describe it
+
+
+@attrs.frozen
+class RelayDescription:
+    """What connection strings say of a relay besides its host."""
+
+    #: None where no relay has run with this state directory yet.
+    pin: str | None
+    #: The ports that are not the defaults.
+    ports: Mapping[str, int | None]
+
+
+def describe_relay(state_dir: Path) -> RelayDescription:
+    """Describe the relay of a state directory.
+
+    Raises:
+        ConfigurationError: a file in it is damaged.
+    """
+    certificate = state_dir / "relay.pem"
+    return RelayDescription(relay_pin(certificate) if certificate.exists() else None, load_public_ports(state_dir))
+
+
+# --- create
+
+
+@attrs.frozen
+class NewFiles:
+    """Where `create_connection` writes what it makes. None of the files may exist."""
+
+    connector: Path
+    application: Path
+    authority: Path
+    #: For relays elsewhere; needed where there is no state directory.
+    relay: Path | None = None
+
+
+@attrs.frozen
+class CreatedConnection:
+    """What `create_connection` did."""
+
+    name: str
+    #: The hosts of its relays.
+    hosts: tuple[str, ...]
+    pins: tuple[str, ...]
+
+
+def create_connection(
+    name: str,
+    *,
+    target: HostPort,
+    hosts: Sequence[str],
+    files: NewFiles,
+    state_dir: Path | None = None,
+    pins: Sequence[str] = (),
+    ports: Sequence[Mapping[str, int | None]] = (),
+    valid_years: float = DEFAULT_VALID_YEARS,
+    now: float,
+    before_change: Callable[[], None] = nothing,
+) -> CreatedConnection:
+    """Make a hybrid connection and write its files; register it where the relay's state directory is here.
+
+    Args:
+        name: its name.
+        target: what the connector dials.
+        hosts: of its relays, first choice first.
+        files: to be written.
+        state_dir: of the only relay; None for relays elsewhere, which import `files.relay`.
+        pins: of relays elsewhere. The relay of `state_dir` has its own.
+        ports: of the relays that are not the defaults, once for all or once for each. Empty: those that the relay of
+            `state_dir` has published.
+        valid_years: of the authority and both identities.
+        now: seconds since 1970.
+        before_change: called before the hybrid connection is registered; see `change_with_files`.
+
+    Raises:
+        ConfigurationError: the name is taken, a file exists, or the numbers of hosts and ports do not match.
+            Nothing was made.
+        OSError: a file cannot be written; names it. Nothing was made.
+    """
+    _check_is_new(name, state_dir, files.authority)
+    paths = [files.connector, files.application, files.authority]
+    check_new_files([*paths, files.relay] if files.relay else paths)
+    if state_dir is not None:
+        with SQLiteStore.open(state_dir):  # makes the directory what it has to be
+            pins = (relay_pin(load_or_create_relay_certificate(state_dir, now=now)),)
+        ports = ports or (load_public_ports(state_dir),)
+    try:
+        endpoints = pair_endpoints(hosts, ports)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc), remedy="see --public-ports in --help") from None
+    made = provision(name, target=target, endpoints=endpoints, pins=tuple(pins), now=now, valid_years=valid_years)
+    texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
+    contents = dict(zip(paths, texts, strict=True))
+    if state_dir is not None:
+        with SQLiteStore.open(state_dir) as store, new_files(contents):
+            before_change()
+            store.import_(made.record)
+    else:
+        assert files.relay is not None
+        with new_files({**contents, files.relay: dump_relay_record(made.record)}):
+            pass
+    return CreatedConnection(name, made.record.hosts, tuple(pins))
+
+
+def _check_is_new(name: str, state_dir: Path | None, authority: Path) -> None:
+    """Make sure that there is no such hybrid connection yet, as far as this machine knows."""
+    if state_dir is not None and (state_dir / REGISTRY_FILE).exists():
+        with SQLiteStore.open(state_dir, create=False) as store:
+            if name in store.snapshot():
+                raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
+    if authority.exists():
+        raise ConfigurationError(
+            f"the authority file {authority} exists already: it belongs to a hybrid connection, perhaps to {name}",
+            remedy=f"{_USE_WHAT_IS_THERE}; keep that file, because nothing can replace it",
+        )
+
+
+# --- import
+
+
+def read_relay_record(path: Path) -> RelayRecord:
+    """Read a relay file, which holds keys.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is none.
+    """
+    text = read_text(path, what="the relay file", limit=RELAY_RECORD_BYTES, secret=True)
+    with naming(path):
+        return parse_relay_record_untrusted(text)
+
+
+def import_connection(
+    store: Store, record: RelayRecord, *, source: str, remedy: str, before_change: Callable[[], None] = nothing
+) -> bool:
+    """Register a hybrid connection that was created elsewhere.
+
+    Args:
+        store: of the relay.
+        record: the hybrid connection.
+        source: what the record came from, for messages.
+        remedy: what to do if another hybrid connection has its name.
+        before_change: see `change_with_files`.
+
+    Returns:
+        False where the store has the very same one already.
+
+    Raises:
+        ConfigurationError: the store has another one of this name; says how they differ.
+    """
+    known = store.snapshot().get(record.name)
+    if known is None:
+        before_change()
+        store.import_(record)
+        return True
+    differences = tuple(known.differences(record))
+    if not differences:
+        return False
+    if differences == ("endpoint",):
+        remedy = "see 'hybridrelay connections endpoints --help', which changes its relays and keeps its keys"
+    raise ConfigurationError(
+        f"there is a hybrid connection {record.name!r} here already, and it is not the same as in {source} "
+        f"({', '.join(differences)}); nothing was changed",
+        remedy=remedy,
+    )
+
+
+# --- issue
+
+
+def read_authority_file(path: Path, name: str) -> AuthorityFile:
+    """Read the authority file of a hybrid connection.
+
+    Raises:
+        ConfigurationError: it cannot be read, is none, or is another hybrid connection's.
+    """
+    text = read_text(path, what="the authority file", limit=MAX_AUTHORITY_FILE, secret=True)
+    with naming(path):
+        authority_file = AuthorityFile.parse_untrusted(text)
+    if (owner := authority_file.authority.connection_name) != name:
+        raise ConfigurationError(f"{path} is the authority of {owner}, not of {name}")
+    return authority_file
+
+
+def issue_connection_string(
+    name: str,
+    role: Role,
+    label: str,
+    *,
+    authority_path: Path,
+    out: Path,
+    slot: KeySlot = KeySlot.PRIMARY,
+    open_store: Callable[[], Store] | None = None,
+    valid_years: float = DEFAULT_VALID_YEARS,
+    now: float,
+) -> Identity:
+    """Write a further connection string with an identity of its own.
+
+    Args:
+        name: the hybrid connection.
+        role: which side the string is for.
+        label: the identity's name in the connector's audit log.
+        authority_path: the authority file of the hybrid connection.
+        out: the file to be written; must not exist.
+        slot: which of the rule's two keys the string carries.
+        open_store: opens the store that the key is taken from; None takes the key that the authority file has.
+        valid_years: of the identity.
+        now: seconds since 1970.
+
+    Returns:
+        The identity.
+
+    Raises:
+        ConfigurationError: the authority file is damaged, expired, or another hybrid connection's; there is no such
+            key; or `out` exists.
+        OSError: `out` cannot be written.
+    """
+    check_new_files([out])
+    authority_file = read_authority_file(authority_path, name)
+    with naming(authority_path):
+        rule = rule_of(authority_file, role)
+    known = None
+    if open_store is not None:
+        store = open_store()
+        try:
+            known = store.rule(name, rule.name)
+        finally:
+            store.close()
+    with naming(authority_path):
+        string = issue_string(authority_file, role, label, now=now, valid_years=valid_years, slot=slot, known=known)
+    with new_files({out: string.format() + "\n"}):
+        pass
+    identity, _ = string.require_identity()
+    return identity

@@ -1,0 +1,225 @@
+"""Keys of a hybrid connection change, together with the files that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..relay.store.store import Store
+from ..security import KeySlot, Right, Rule, Secret, generate_key
+from .changes import IncompleteChange, change_with_files, nothing, only_change_of
+from .files_with_keys import AuthorityFileWithKeys, FileWithKeys, read_file_with_keys, read_key
+from .new_files import check_new_files
+
+_TRY_AGAIN = "make it possible to write these files, and run the command again"
+
+
+@attrs.frozen
+class RevokedKey:
+    """What `revoke_key` did."""
+
+    #: None where the slot was empty before.
+    ended: Secret | None
+    #: The hosts of all relays of the hybrid connection. The key is revoked at one of them.
+    hosts: tuple[str, ...]
+    #: Whether the rule has another key.
+    has_other_key: bool
+
+
+def revoke_key(
+    store: Store, name: str, rule: str, slot: KeySlot, *, before_change: Callable[[], None] = nothing
+) -> RevokedKey:
+    """Take a rule's key out of use permanently.
+
+    Args:
+        store: of the relay.
+        name: the hybrid connection.
+        rule: one of its rules.
+        slot: which of the rule's two keys.
+        before_change: see `change_with_files`.
+
+    Raises:
+        ConfigurationError: no such hybrid connection or rule; says which there are.
+    """
+    known = store.get(name)
+    of_rule = store.rule(name, rule)
+    before_change()
+    store.revoke_key(name, rule, slot)
+    return RevokedKey(of_rule.key(slot), known.hosts, of_rule.key(slot.other) is not None)
+
+
+@attrs.frozen
+class UnchangedFile:
+    """A file that was given for a change and did not need one."""
+
+    path: Path
+    #: It carries the new key already. Otherwise it uses the rule's other key.
+    has_new_key: bool
+
+
+@attrs.frozen
+class RegeneratedKey:
+    """What `regenerate_key` did."""
+
+    key: Secret
+    #: The key that has ended. None where the slot was empty before.
+    ended: Secret | None
+    #: The hosts of all relays of the hybrid connection. The key was replaced at one of them.
+    hosts: tuple[str, ...]
+    updated: tuple[Path, ...]
+    unchanged: tuple[UnchangedFile, ...]
+    #: Set where not every file could be updated. The key was replaced.
+    incomplete: IncompleteChange | None
+
+
+def regenerate_key(
+    store: Store,
+    name: str,
+    rule: str,
+    slot: KeySlot,
+    *,
+    key_file: Path | None = None,
+    update: Sequence[Path] = (),
+    out: Path | None = None,
+    remedy: str = _TRY_AGAIN,
+    before_change: Callable[[], None] = nothing,
+) -> RegeneratedKey:
+    """Replace a rule's key. What the old one had authorized ends.
+
+    Args:
+        store: of the relay.
+        name: the hybrid connection.
+        rule: one of its rules.
+        slot: which of the rule's two keys.
+        key_file: a file that contains the new key, from another relay; None makes a new key.
+        update: connection string files and authority files. Those with the old key get the new one.
+        out: a new file that the key is written to.
+        remedy: how to complete the change where not every file could be updated after it.
+        before_change: see `change_with_files`.
+
+    Raises:
+        ConfigurationError: no such hybrid connection or rule; a file is not for it, or carries neither of its keys;
+            `out` exists; the rule has this key already, or was changed meanwhile. Nothing was changed.
+        HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
+    """
+    check_new_files([out] if out else [])
+    key = generate_key() if key_file is None else read_key(key_file)
+    with only_change_of(update):
+        files = [read_file_with_keys(path, rule) for path in update]
+        connection = store.get(name)
+        known = store.rule(name, rule)
+        for file in files:
+            file.check_owner(name, rule)
+        texts = [(file, file.regenerated(known, slot, key)) for file in files]
+        written = change_with_files(
+            lambda: store.regenerate_key(name, rule, slot, key, known=known),
+            before_change=before_change,
+            replace={file.path: text for file, text in texts if text is not None},
+            create=_key_file(out, key),
+            what="the key was regenerated",
+            remedy=remedy,
+        )
+    unchanged = tuple(UnchangedFile(file.path, file.carries(key)) for file, text in texts if text is None)
+    return RegeneratedKey(key, known.key(slot), connection.hosts, written.updated, unchanged, written.incomplete)
+
+
+@attrs.frozen
+class UsedKey:
+    """What `use_key` did."""
+
+    key: Secret
+    updated: tuple[Path, ...]
+    #: Set where not every file could be updated.
+    incomplete: IncompleteChange | None
+
+
+@attrs.frozen
+class KeySource:
+    """A rule with the keys that are known of it, and the key that is meant."""
+
+    rule: Rule
+    slot: KeySlot
+    #: Whether both keys of the rule are known. A file that holds a single key does not say whose key it is.
+    has_both: bool = True
+
+    @classmethod
+    def of_store(cls, store: Store, name: str, rule: str, slot: KeySlot) -> KeySource:
+        """A key as the relay has it. Raises ConfigurationError: there is no such hybrid connection or rule."""
+        return cls(store.rule(name, rule), slot)
+
+    @classmethod
+    def of_authority_file(cls, path: Path, name: str, rule: str, slot: KeySlot) -> KeySource:
+        """A key as an authority file has it. Raises ConfigurationError: it is none, or another one's."""
+        file = read_file_with_keys(path, rule)
+        file.check_owner(name, rule)
+        if not isinstance(file, AuthorityFileWithKeys):
+            raise ConfigurationError(f"{path} is a connection string file", remedy="give the authority file")
+        return cls(file.has, slot)
+
+    @classmethod
+    def of_key_file(cls, path: Path, rule: str) -> KeySource:
+        """A file that contains nothing but the key. Raises ConfigurationError: it cannot be read, or is none."""
+        return cls(Rule(rule, {Right.SEND}, primary=read_key(path)), KeySlot.PRIMARY, has_both=False)
+
+
+def use_key(
+    read_source: Callable[[], KeySource],
+    name: str,
+    rule: str,
+    *,
+    update: Sequence[Path],
+    out: Path | None = None,
+    before_change: Callable[[], None] = nothing,
+) -> UsedKey:
+    """Write one of a rule's keys into files, instead of the one that they carry. Nothing changes at the relay.
+
+    Args:
+        read_source: reads the key, once the files are locked.
+        name: the hybrid connection.
+        rule: one of its rules.
+        update: connection string files; and authority files, which get both keys of the rule.
+        out: a new file that the key is written to.
+        before_change: see `change_with_files`.
+
+    Raises:
+        ConfigurationError: the key is revoked; a file is not for this rule, or is an authority file although only one
+            key is known; `out` exists. Nothing was changed.
+        HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
+    """
+    check_new_files([out] if out else [])
+    with only_change_of(update):
+        files = [read_file_with_keys(path, rule) for path in update]
+        for file in files:
+            file.check_owner(name, rule)
+        source = read_source()
+        _check_source(source, files)
+        key = source.rule.key(source.slot)
+        if key is None:
+            raise ConfigurationError(
+                f"the {source.slot} key of rule {rule} of {name} is revoked",
+                remedy="make one with 'keys regenerate'",
+            )
+        written = change_with_files(
+            nothing,
+            before_change=before_change,
+            replace={file.path: file.using(source.rule, source.slot) for file in files},
+            create=_key_file(out, key),
+            what="the key is unchanged",
+            remedy=_TRY_AGAIN,
+        )
+    return UsedKey(key, written.updated, written.incomplete)
+
+
+def _check_source(source: KeySource, files: Sequence[FileWithKeys]) -> None:
+    for file in files:
+        if not source.has_both and isinstance(file, AuthorityFileWithKeys):
+            raise ConfigurationError(
+                f"{file.path} is an authority file, which has both keys", remedy="update it with --state at the relay"
+            )
+
+
+def _key_file(path: Path | None, key: Secret) -> dict[Path, str]:
+    return {} if path is None else {path: key.reveal() + "\n"}

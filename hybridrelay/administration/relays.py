@@ -1,0 +1,102 @@
+"""The relays that serve a hybrid connection: in a relay's store, and in the files that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..relay.model import RelayRecord
+from ..relay.store.record import dump_relay_record
+from ..relay.store.store import Store
+from ..security import Endpoint, check_hosts, pair_endpoints
+from .changes import FilesWritten, IncompleteChange, change_with_files, nothing, only_change_of
+from .files_with_relays import FileWithRelays, read_file_with_relays
+from .new_files import check_new_files
+
+
+@attrs.frozen
+class ChangedRelays:
+    """What `change_relays` did."""
+
+    #: The hosts of the relays in the store, before and after; None where no store was changed.
+    before: tuple[str, ...] | None
+    after: tuple[str, ...] | None
+    updated: tuple[Path, ...]
+    #: What the first of the files said before.
+    first_file: FileWithRelays | None
+    #: Set where not every file could be updated.
+    incomplete: IncompleteChange | None
+
+
+def change_relays(
+    name: str,
+    hosts: Sequence[str],
+    *,
+    store: Store | None = None,
+    relay_file: Path | None = None,
+    update: Sequence[Path] = (),
+    pins: tuple[str, ...] | None = None,
+    ports: Sequence[Mapping[str, int | None]] | None = None,
+    before_change: Callable[[], None] = nothing,
+) -> ChangedRelays:
+    """Change which relays serve a hybrid connection. Keys and identities stay.
+
+    Args:
+        name: the hybrid connection.
+        hosts: of all relays that are to serve it, first choice first.
+        store: of a relay that serves it already; None changes only files.
+        relay_file: a new file that a new relay is to import; needs `store`, which has the keys.
+        update: connection string files and authority files, which get the new list.
+        pins: of all relays; None leaves those that each file has.
+        ports: of the relays, once for all or once for each; None leaves those of relays that a file names already.
+        before_change: see `change_with_files`.
+
+    Raises:
+        ConfigurationError: a host is not valid, the numbers of hosts and ports do not match, a file is not for this
+            hybrid connection, or there is none of this name. Nothing was changed.
+        HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
+    """
+    check_new_files([relay_file] if relay_file else [])
+    with only_change_of(update):
+        endpoints = _pair(hosts, ports or ())
+        files = [read_file_with_relays(path, name) for path in update]
+        texts = {file.path: file.with_relays(endpoints, pins, keep_ports=ports is None) for file in files}
+        first = files[0] if files else None
+        if store is None:
+            written = _change(nothing, before_change, texts, {})
+            return ChangedRelays(None, None, written.updated, first, written.incomplete)
+        known = store.get(name)
+        record = RelayRecord(known.name, hosts, known.rules)
+        written = _change(
+            lambda: store.change_hosts(name, record.hosts),
+            before_change,
+            texts,
+            {relay_file: dump_relay_record(record)} if relay_file else {},
+        )
+    return ChangedRelays(known.hosts, record.hosts, written.updated, first, written.incomplete)
+
+
+def _pair(hosts: Sequence[str], ports: Sequence[Mapping[str, int | None]]) -> tuple[Endpoint, ...]:
+    try:
+        return pair_endpoints(check_hosts(tuple(hosts)), ports)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc), remedy="see --endpoint and --public-ports in --help") from None
+
+
+def _change(
+    change: Callable[[], object],
+    before_change: Callable[[], None],
+    replace: Mapping[Path, str],
+    create: Mapping[Path, str],
+) -> FilesWritten:
+    return change_with_files(
+        change,
+        before_change=before_change,
+        replace=replace,
+        create=create,
+        what="the list of relays was changed",
+        remedy="make it possible to write these files, and run the command again for --update",
+    )

@@ -1,0 +1,54 @@
+"""Another target for a hybrid connection that exists. Only files carry it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import attrs
+
+from ..errors import ConfigurationError
+from ..security import ConnectionString, HostPort, Role
+from .authority_content import with_target
+from .changes import FilesWritten, change_with_files, nothing, only_change_of
+from .files_with_keys import read_string_or_authority
+
+
+def change_target(
+    name: str, target: HostPort, files: Sequence[Path], *, before_change: Callable[[], None] = nothing
+) -> FilesWritten:
+    """Write another target into connectors' connection strings and authority files.
+
+    Args:
+        name: the hybrid connection.
+        target: what the connector is to dial.
+        files: at least one.
+        before_change: see `change_with_files`.
+
+    Raises:
+        ConfigurationError: a file is for another hybrid connection, or carries no target. Nothing was changed.
+        HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
+    """
+    with only_change_of(files):
+        return change_with_files(
+            nothing,
+            before_change=before_change,
+            replace={path: _with_target(path, name, target) for path in files},
+            what="the other files are unchanged",
+            remedy="make it possible to write these files, and run the command again",
+        )
+
+
+def _with_target(path: Path, name: str, target: HostPort) -> str:
+    content = read_string_or_authority(path)
+    owner = content.entity_path if isinstance(content, ConnectionString) else content.authority.connection_name
+    if owner != name:
+        raise ConfigurationError(f"{path} is for {owner}, not for {name}")
+    if not isinstance(content, ConnectionString):
+        return with_target(content, target).format()
+    if content.role is not Role.CONNECTOR:
+        raise ConfigurationError(
+            f"{path} is an application's connection string, which has no target",
+            remedy="leave it out: applications follow the connector",
+        )
+    return attrs.evolve(content, target=target).format() + "\n"

@@ -1,0 +1,122 @@
+"""Hybrid connections are created, imported and issued."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.administration import (
+    NewFiles,
+    create_connection,
+    describe_relay,
+    import_connection,
+    issue_connection_string,
+    read_relay_record,
+)
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.relay import MemoryStore, SQLiteStore
+from hybridrelay.security import HostPort, KeySlot, Role, load_connection_string
+
+from .conftest import Scene
+
+
+def test_the_relay_has_what_the_strings_carry(scene: Scene) -> None:
+    connector = load_connection_string(scene.files.connector)
+    application = load_connection_string(scene.files.application)
+    assert connector.target == HostPort("db.internal", 5432)
+    assert application.target is None
+    for string, rule in ((connector, "connector"), (application, "application")):
+        assert (string.entity_path, string.key_name) == ("orders", rule)
+        assert string.hosts == ("a.example.com",)
+        assert string.key == scene.key(rule, KeySlot.PRIMARY)
+
+
+def test_with_the_relay_of_this_machine(tmp_path: Path) -> None:
+    files = NewFiles(tmp_path / "c", tmp_path / "a", tmp_path / "au")
+    state, called = tmp_path / "state", []
+
+    def before_change() -> None:
+        with SQLiteStore.open(state) as store:
+            called.append((store.list(), files.connector.exists()))
+
+    create = partial(
+        create_connection,
+        "orders",
+        target=HostPort("db", 1),
+        hosts=["relay.example.com"],
+        state_dir=state,
+        now=time.time(),
+    )
+    done = create(files=files, before_change=before_change)
+    assert called == [((), True)]
+    assert (done.name, done.hosts) == ("orders", ("relay.example.com",))
+    assert done.pins == (describe_relay(state).pin,)
+    assert load_connection_string(files.connector).relay_pins == done.pins
+    with SQLiteStore.open(state) as store:
+        assert store.get("orders").hosts == done.hosts
+    with pytest.raises(ConfigurationError, match="already") as caught:
+        create(files=NewFiles(tmp_path / "c2", tmp_path / "a2", tmp_path / "au2"))
+    assert caught.value.remedy is not None
+    assert not (tmp_path / "c2").exists()
+
+
+def test_a_relay_that_was_never_started(tmp_path: Path) -> None:
+    described = describe_relay(tmp_path)
+    assert described.pin is None
+    assert described.ports == {}
+
+
+def test_importing(scene: Scene) -> None:
+    assert scene.files.relay is not None
+    record, store, called = read_relay_record(scene.files.relay), MemoryStore(), []
+    do = partial(import_connection, source="the file", remedy="compare", before_change=lambda: called.append(1))
+    assert do(store, record)
+    assert not do(store, record)
+    assert called == [1]
+    for changed, remedy in (
+        (attrs.evolve(record, hosts=("b.example.com",)), "connections endpoints"),
+        (attrs.evolve(record, rules=record.rules[:1]), "compare"),
+    ):
+        with pytest.raises(ConfigurationError, match="not the same as in the file") as caught:
+            do(store, changed)
+        assert remedy in str(caught.value.remedy)
+    assert called == [1]
+
+
+@pytest.mark.parametrize("with_store", [True, False])
+def test_issuing(scene: Scene, tmp_path: Path, with_store: bool) -> None:
+    authority_has = scene.key("application", KeySlot.SECONDARY)
+    relay_has = scene.store.regenerate_key("orders", "application", KeySlot.SECONDARY)
+    identity = issue_connection_string(
+        "orders",
+        Role.APPLICATION,
+        "reporting",
+        authority_path=scene.files.authority,
+        out=tmp_path / "out",
+        slot=KeySlot.SECONDARY,
+        open_store=(lambda: scene.store) if with_store else None,
+        now=time.time(),
+    )
+    assert identity.label == "reporting"
+    string = load_connection_string(tmp_path / "out")
+    assert string.key == (relay_has if with_store else authority_has)
+    assert string.require_identity()[0].serial == identity.serial
+
+
+@pytest.mark.parametrize("problem", ["another hybrid connection", "out exists"])
+def test_what_cannot_be_issued(scene: Scene, tmp_path: Path, problem: str) -> None:
+    out = tmp_path / "out"
+    name = "orders"
+    if problem == "out exists":
+        out.touch()
+    else:
+        name = "billing"
+    with pytest.raises(ConfigurationError):
+        issue_connection_string(
+            name, Role.CONNECTOR, "b", authority_path=scene.files.authority, out=out, now=time.time()
+        )
+    assert not out.exists() or out.read_bytes() == b""
