@@ -36,9 +36,9 @@ FLUSH_SECONDS: Final = 1.0
 _BATCH_BYTES = 64 * 1024
 #: How much can be written without blocking where `poll` says that something can be written. POSIX guarantees 512.
 _NOWAIT_BYTES = 512
-#: How long the thread waits for further lines after the first one (seconds). Each time that it runs costs the rest of
-#: the program about five task switches: a connector writes two lines for every stream.
-_GATHER_SECONDS = 0.01
+#: How long the thread waits for further lines after the first one, unless `flush` is called (seconds). Whenever it
+#: runs, the interpreter switches between threads several times, and a connector writes two lines for each stream.
+_GATHER_SECONDS = 0.05
 #: How often another attempt is made to start a thread (seconds).
 _THREAD_RETRY_SECONDS = 1.0
 
@@ -90,6 +90,7 @@ class LogWriter:
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._no_thread_before = 0.0
+        self._flushing = threading.Event()
         # Changed by `put` alone.
         self._lines_in = 0
         self._bytes_in = 0
@@ -134,7 +135,13 @@ class LogWriter:
         """
         if os.getpid() != self._process:
             return True
-        deadline = time.monotonic() + seconds
+        self._flushing.set()
+        try:
+            return self._wait_until_done(time.monotonic() + seconds)
+        finally:
+            self._flushing.clear()
+
+    def _wait_until_done(self, deadline: float) -> bool:
         while not self._is_done():
             if self._thread is None:
                 self._work_without_thread()
@@ -171,7 +178,7 @@ class LogWriter:
         while True:
             item = self._queue.get()
             if item is not None:
-                time.sleep(_GATHER_SECONDS)
+                self._flushing.wait(_GATHER_SECONDS)
             items: list[_Item] = []
             size = 0
             while item is not None:

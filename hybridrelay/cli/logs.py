@@ -24,6 +24,8 @@ def set_up_logs(level: str, *, as_json: bool) -> None:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         as_json: one JSON object for each record.
     """
+    # Nothing that our lines contain: collecting it takes as long as formatting them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     for earlier in _our_handlers():
         root.removeHandler(earlier)

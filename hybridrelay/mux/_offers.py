@@ -54,16 +54,24 @@ class OfferQueue(trio.abc.ReceiveChannel[OfferT], Generic[OfferT]):
             trio.EndOfChannel: the queue is empty, and the session has ended.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         while True:
-            while self._offers:
-                offer = self._offers.popleft()
-                if not offer.is_withdrawn:
+            offer = self._next()
+            if offer is not None or self._is_closed:
+                if not waited:
                     await trio.lowlevel.cancel_shielded_checkpoint()
-                    return offer
-            if self._is_closed:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                raise trio.EndOfChannel
+                if offer is None:
+                    raise trio.EndOfChannel
+                return offer
             await self._changed.wait()
+            waited = True
+
+    def _next(self) -> OfferT | None:
+        while self._offers:
+            offer = self._offers.popleft()
+            if not offer.is_withdrawn:
+                return offer
+        return None
 
     async def aclose(self) -> None:
         """Accept no more offers; those that are in the queue can still be received."""
