@@ -19,10 +19,10 @@ from hybridrelay.protocol import Reason, control
 from hybridrelay.protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.core.authorization import Grant
-from hybridrelay.relay.edge import unauthenticated as lobby
+from hybridrelay.relay.edge import authentication, unauthenticated
 from hybridrelay.relay.limits import AUTHENTICATION_DEADLINE_SECONDS
+from hybridrelay.relay.service import connections
 from hybridrelay.relay.service import control as relay_control
-from hybridrelay.relay.service import server
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.security import KeySlot, Role, control_client_context
@@ -40,7 +40,7 @@ def test_it_is_as_long_as_documented() -> None:
 
 
 def _shorten_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (server, lobby):
+    for module in (connections, unauthenticated):
         monkeypatch.setattr(module, "AUTHENTICATION_DEADLINE_SECONDS", DEADLINE)
 
 
@@ -171,7 +171,7 @@ async def test_what_registers_too_late_is_forgotten(
         await registered.wait()
 
     async def forgotten() -> bool:
-        return brokers[0].listeners.count() == 0 and len(brokers[0]._control_channels) == 0
+        return brokers[0].listeners.count() == 0 and len(brokers[0].authorization.control_channels) == 0
 
     await async_wait_until(forgotten, seconds=PATIENCE_SECONDS, what="the relay to forget it")
     nursery.cancel_scope.cancel()
@@ -214,7 +214,7 @@ async def test_a_leg_that_is_lost_before_it_meets_the_other_ends_the_rendezvous(
     waiting = await trio.open_tcp_stream(HOST, number)
     await waiting.send_all(Preamble(Purpose.DATA, joined.ticket).encode())
     await trio.testing.wait_all_tasks_blocked(0.05)
-    monkeypatch.setattr(server, "tune_socket", fail)
+    monkeypatch.setattr(authentication, "tune_socket", fail)
     lost = await trio.open_tcp_stream(HOST, number)
     await lost.send_all(Preamble(Purpose.DATA, tickets[0]).encode())
     with trio.fail_after(PATIENCE_SECONDS):

@@ -21,7 +21,7 @@ from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousE
 from hybridrelay.mux import MuxStream
 from hybridrelay.protocol import Reason
 from hybridrelay.relay import SQLiteStore
-from hybridrelay.relay.service import server as server_module
+from hybridrelay.relay.service import relay as relay_module
 from hybridrelay.security import (
     ConnectionString,
     Endpoint,
@@ -304,7 +304,7 @@ async def test_a_session_leaves_a_relay_that_drains(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "DRAIN_SECONDS", SOON)  # so that it cannot be late on a busy machine
+    monkeypatch.setattr(relay_module, "DRAIN_SECONDS", SOON)  # so that it cannot be late on a busy machine
     published = pair.publish()
     await pair.connector(pair.string(published, Role.CONNECTOR), mode=mode)
     with caplog.at_level(logging.INFO):

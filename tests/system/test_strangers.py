@@ -23,7 +23,7 @@ from hybridrelay.protocol import Reason, control
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.edge import handshakes
 from hybridrelay.relay.limits import UNAUTHENTICATED_SLOTS, Ration
-from hybridrelay.relay.service import server
+from hybridrelay.relay.service import relay
 from hybridrelay.security import KeySlot, Right, Role, Rule, create_authority, generate_key
 
 from ..waiting import async_wait_until
@@ -86,7 +86,7 @@ async def test_few_handshakes_inside_outer_tls_are_under_way_at_a_time(
     monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     """The oldest gives way. Handshakes outside of outer TLS are not concerned."""
-    monkeypatch.setattr(server, "NESTED_HANDSHAKES", 1 / UNAUTHENTICATED_SLOTS)
+    monkeypatch.setattr(relay, "NESTED_HANDSHAKES", 1 / UNAUTHENTICATED_SLOTS)
     deployment = await deploy(nursery, tmp_path / "state")
     number = deployment.ports["https"]
     assert number is not None

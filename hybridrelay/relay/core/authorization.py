@@ -53,7 +53,7 @@ class Authorization:
         channels_per_key: int = CONTROL_CHANNELS_PER_KEY,
     ) -> None:
         self.connections = connections
-        self._control_channels = control_channels
+        self.control_channels = control_channels
         self._channels_per_key = channels_per_key
         #: How many control channels each key has authorized.
         self._holders: Counter[KeyId] = Counter()
@@ -95,12 +95,12 @@ class Authorization:
         if self._holders[key] >= self._channels_per_key:
             raise RendezvousError("too many control channels of one key", reason=Reason.LIMIT)
         if first:
-            self._control_channels.take(key)
+            self.control_channels.take(key)
         self._holders[key] += 1
 
     def leave(self, key: KeyId) -> None:
         """A control channel that has a place, for which this key had been the first, is over."""
-        self._control_channels.give_back(key)
+        self.control_channels.give_back(key)
 
     def let_go(self, keys: Iterable[KeyId]) -> None:
         """The opposite of `hold`."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Generic
 
 import attrs
@@ -70,7 +70,7 @@ class ListenerTable(Generic[HandleT]):
     """All listeners of a relay. The methods are of two kinds:
 
     - `register`, `remove`, `declare_gone`, `revoke` and `forget` change it and return what went.
-    - `choose`, `find`, `why_not`, `of` and `count` only look.
+    - `choose`, `find`, `why_not`, `of`, `all` and `count` only look.
     """
 
     def __init__(
@@ -196,6 +196,11 @@ class ListenerTable(Generic[HandleT]):
         """The listeners of one hybrid connection."""
         known = self._connections.get(connection)
         return () if known is None else tuple(known.listeners.values())
+
+    def all(self) -> Iterator[Listener[HandleT]]:
+        """All listeners."""
+        for known in self._connections.values():
+            yield from known.listeners.values()
 
     def count(self) -> int:
         """Registrations in force."""

@@ -6,7 +6,6 @@ open.
 
 from __future__ import annotations
 
-import logging
 import os
 import ssl
 from collections.abc import Callable
@@ -18,6 +17,13 @@ import trio
 from ..._file_thread import FileThread
 from ..._text_files import read_bytes
 from ...errors import ConfigurationError
+from ...events import (
+    CertificateNotRenewed,
+    CertificateRenewed,
+    CertificateUnchanged,
+    EventStream,
+    logged_events,
+)
 from ...security import (
     control_server_context,
     load_or_create_relay_certificate,
@@ -26,8 +32,6 @@ from ...security import (
 )
 
 __all__ = ["CertificateFiles", "RelayCertificates", "SettledChange"]
-
-logger = logging.getLogger("hybridrelay.relay")
 
 #: How often the certificate files are looked at (seconds). A change counts once two looks in a row saw the same.
 POLL_SECONDS = 10.0
@@ -129,12 +133,21 @@ class RelayCertificates:
             where there is none.
         made_outer: gives the self-signed certificate for port 443, where there is no public one; None where no port
             with outer TLS is open.
+        events: where events go; None means the log.
 
     Raises:
         ConfigurationError: a certificate cannot be used.
     """
 
-    def __init__(self, own: Path, public: CertificateFiles | None, made_outer: Callable[[], Path] | None) -> None:
+    def __init__(
+        self,
+        own: Path,
+        public: CertificateFiles | None,
+        made_outer: Callable[[], Path] | None,
+        *,
+        events: EventStream | None = None,
+    ) -> None:
+        self._events = logged_events() if events is None else events
         #: What connection strings carry.
         self.own_pin = relay_pin(own)
         self._control = control_server_context(own)
@@ -159,7 +172,13 @@ class RelayCertificates:
 
     @classmethod
     def load(
-        cls, state_dir: Path, public: CertificateFiles | None, *, now: float, outer_needed: bool
+        cls,
+        state_dir: Path,
+        public: CertificateFiles | None,
+        *,
+        now: float,
+        outer_needed: bool,
+        events: EventStream | None = None,
     ) -> RelayCertificates:
         """Load the certificates of a relay, and make those that it makes itself.
 
@@ -168,6 +187,7 @@ class RelayCertificates:
             public: see the class.
             now: seconds since 1970.
             outer_needed: whether a port with outer TLS is open.
+            events: where events go; None means the log.
 
         Raises:
             StateError: the state directory cannot be used.
@@ -178,7 +198,7 @@ class RelayCertificates:
         def made_outer() -> Path:
             return load_or_create_relay_certificate(state_dir, now=now, name="outer")
 
-        return cls(own, public, made_outer if outer_needed else None)
+        return cls(own, public, made_outer if outer_needed else None, events=events)
 
     @property
     def outer_context(self) -> ssl.SSLContext | None:
@@ -217,11 +237,11 @@ class RelayCertificates:
             before = self._public
             assert before is not None
             if loaded.contents == before.contents:
-                logger.info("the certificate %s has not changed", self._files.certificate)
+                self._events.publish(CertificateUnchanged(file=str(self._files.certificate)))
                 return False
             self._public = loaded
             self.outer_pins = tuple(dict.fromkeys((loaded.pin, before.pin)))
-            logger.info("reloaded the certificate %s: new connections use it", self._files.certificate)
+            self._events.publish(CertificateRenewed(file=str(self._files.certificate), pin=loaded.pin))
             return True
 
     async def watch(self) -> None:
@@ -240,10 +260,10 @@ class RelayCertificates:
                     await self.reload()
             except ConfigurationError as exc:
                 if str(exc) != told:
-                    remedy = f"; {exc.remedy}" if exc.remedy else ""
-                    logger.error(
-                        "the renewed certificate is not used, the earlier one stays in force: %s%s", exc, remedy
+                    event = CertificateNotRenewed(
+                        file=str(self._files.certificate), detail=str(exc), remedy=exc.remedy or ""
                     )
+                    self._events.publish(event)
                 told = str(exc)
             else:
                 told = ""

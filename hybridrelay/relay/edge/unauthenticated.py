@@ -20,17 +20,17 @@ import attrs
 import trio
 
 from ..._descriptors import is_reserved
-from ...abc import Port, Purpose
+from ...abc import Port
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, encode_status
 from ...protocol.reasons import Reason
 from ...streams.client_hello import MAX_CLIENT_HELLO, ClientHelloReader
-from ..core.rendezvous import Arrival
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
 from .handshakes import Handshake, Turn, Turns
+from .requests import ControlRequest, DataRequest, ProbeRequest, Request
 from .slots import Slot, Slots, address_group
 
-__all__ = ["Guest", "Lobby", "Request"]
+__all__ = ["UnauthenticatedConnection", "UnauthenticatedConnections"]
 
 #: A peer that has not sent a complete message after this many checks sends it in tiny pieces, to keep the relay busy.
 MAX_LOOKS = 64
@@ -54,20 +54,7 @@ class _Stage(enum.Enum):
 
 
 @attrs.frozen(eq=False)
-class Request:
-    """What a preamble asks for, once the relay has judged it."""
-
-    purpose: Purpose
-    #: On a data channel, whose ticket was good and has been used.
-    arrival: Arrival | None = None
-    #: On a control channel: the id of the access key that the peer has proved to have.
-    key_id: bytes | None = None
-    #: On a control channel: the peer verifies the relay by a certificate authority.
-    by_authority: bool = False
-
-
-@attrs.frozen(eq=False)
-class Guest:
+class UnauthenticatedConnection:
     """A connection that has not authenticated, for whoever serves it."""
 
     port: Port
@@ -82,8 +69,8 @@ class Guest:
 
 
 @attrs.define(eq=False)
-class _Visit:
-    """A guest in the lobby."""
+class _Waiting:
+    """A connection that waits."""
 
     port: Port
     socket: socket.socket
@@ -96,15 +83,15 @@ class _Visit:
     looks: int = 0
 
 
-class Lobby:
+class UnauthenticatedConnections:
     """Connections of which too little is known to do anything for them. Linux.
 
     Args:
-        slots: each guest holds one.
-        turns: each guest waits for its turn here.
+        slots: each connection holds one.
+        turns: each connection waits for its turn here.
         plain: names of the ports on which a preamble comes first, because their transport adds nothing to TCP.
-        greet: judges a preamble; raises RemoteProtocolError where the answer is a refusal.
-        serve: takes over a guest, in a task of its own. Without a request, nothing has been read from it.
+        decode: what a preamble asks for; raises RemoteProtocolError where the answer is a refusal.
+        serve: takes over a connection, in a task of its own. Without a request, nothing has been read from it.
     """
 
     def __init__(
@@ -113,26 +100,26 @@ class Lobby:
         turns: Turns,
         *,
         plain: frozenset[str],
-        greet: Callable[[Port, bytes], Request],
-        serve: Callable[[Guest], None],
+        decode: Callable[[Port, bytes], Request],
+        serve: Callable[[UnauthenticatedConnection], None],
     ) -> None:
         self._slots = slots
         self._turns = turns
         self._plain = plain
-        self._greet = greet
+        self._decode = decode
         self._serve = serve
         #: By descriptor, the oldest first.
-        self._visits: dict[int, _Visit] = {}
-        self._waiting = trio.CancelScope()
+        self._connections: dict[int, _Waiting] = {}
+        self._poll_scope = trio.CancelScope()
         assert sys.platform == "linux"
         self._epoll = select.epoll()
 
     def __len__(self) -> int:
-        """Guests."""
-        return len(self._visits)
+        """Connections that wait."""
+        return len(self._connections)
 
     def enter(self, port: Port, sock: socket.socket) -> None:
-        """Take in a connection that was just accepted; it belongs to the lobby from now on."""
+        """Take in a connection that was just accepted; it belongs to this object from now on."""
         try:
             address = str(sock.getpeername()[0])
         except OSError:  # it has gone already
@@ -140,7 +127,7 @@ class Lobby:
             return
         sock.setblocking(False)
         fd = sock.fileno()
-        self._visits[fd] = _Visit(
+        self._connections[fd] = _Waiting(
             port,
             sock,
             address,
@@ -151,8 +138,8 @@ class Lobby:
         )
         # Edge-triggered: the bytes stay in the socket, and are reported only once.
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
-        if len(self._visits) == 1:
-            self._waiting.deadline = self._first_deadline()
+        if len(self._connections) == 1:
+            self._poll_scope.deadline = self._first_deadline()
 
     def enter_waiting(self, port: Port, listeners: Sequence[socket.socket]) -> None:
         """Accept everything else that waits in the backlog.
@@ -172,99 +159,103 @@ class Lobby:
                     self.enter(port, sock)
 
     async def run(self) -> None:
-        """Look after the guests until cancelled; all of them are closed at the end."""
+        """Watch the connections until cancelled; all of them are closed at the end."""
         try:
             while True:
-                with trio.CancelScope(deadline=self._first_deadline()) as self._waiting:
+                with trio.CancelScope(deadline=self._first_deadline()) as self._poll_scope:
                     await trio.lowlevel.wait_readable(self._epoll.fileno())
                 self._close_late(trio.current_time())
                 for fd, events in self._epoll.poll(0, _AT_A_TIME):
-                    if (visit := self._visits.get(fd)) is not None:
-                        self._look(fd, visit, events)
+                    if (waiting := self._connections.get(fd)) is not None:
+                        self._look(fd, waiting, events)
         finally:
-            for fd in list(self._visits):
+            for fd in list(self._connections):
                 self._close(fd)
             self._epoll.close()
 
     def _first_deadline(self) -> float:
-        for visit in self._visits.values():
-            return visit.deadline
+        for waiting in self._connections.values():
+            return waiting.deadline
         return float("inf")
 
     def _close_late(self, now: float) -> None:
-        while self._visits and self._first_deadline() <= now:
-            self._close(next(iter(self._visits)))
+        while self._connections and self._first_deadline() <= now:
+            self._close(next(iter(self._connections)))
 
-    def _look(self, fd: int, visit: _Visit, events: int) -> None:
-        """Something has happened to a guest."""
-        visit.looks += 1
+    def _look(self, fd: int, waiting: _Waiting, events: int) -> None:
+        """Something has happened to a connection."""
+        waiting.looks += 1
         try:
-            while (stage := visit.stage) is not _Stage.TURN:
-                self._proceed(fd, visit)
-                if visit.stage is stage or fd not in self._visits:
+            while (stage := waiting.stage) is not _Stage.TURN:
+                self._proceed(fd, waiting)
+                if waiting.stage is stage or fd not in self._connections:
                     break
         except (OSError, ValueError):  # it is gone, or its ClientHello is too long
             self._close(fd)
             return
-        if fd in self._visits and (visit.looks >= MAX_LOOKS or _is_over(visit, events)):
+        if fd in self._connections and (waiting.looks >= MAX_LOOKS or _is_over(waiting, events)):
             self._close(fd)
 
-    def _proceed(self, fd: int, visit: _Visit) -> None:
+    def _proceed(self, fd: int, waiting: _Waiting) -> None:
         """Go on to the next stage, if enough is there for it.
 
         Raises:
             OSError, ValueError: it has to be closed.
         """
-        match visit.stage:
+        match waiting.stage:
             case _Stage.PREAMBLE:
-                if len(_peek(visit.socket, PREAMBLE_SIZE)) == PREAMBLE_SIZE:
-                    self._read_preamble(fd, visit, visit.socket.recv(PREAMBLE_SIZE))
+                if len(_peek(waiting.socket, PREAMBLE_SIZE)) == PREAMBLE_SIZE:
+                    self._read_preamble(fd, waiting, waiting.socket.recv(PREAMBLE_SIZE))
             case _Stage.PROBE:
-                if len(_peek(visit.socket, PROBE_SIZE)) == PROBE_SIZE:
-                    visit.socket.send(visit.socket.recv(PROBE_SIZE))
+                if len(_peek(waiting.socket, PROBE_SIZE)) == PROBE_SIZE:
+                    waiting.socket.send(waiting.socket.recv(PROBE_SIZE))
                     self._close(fd)
             case _Stage.HELLO:
-                if ClientHelloReader().receive_untrusted(_peek(visit.socket, MAX_CLIENT_HELLO)):
-                    visit.stage = _Stage.TURN
-                    self._turns.want(visit.handshake)
+                if ClientHelloReader().receive_untrusted(_peek(waiting.socket, MAX_CLIENT_HELLO)):
+                    waiting.stage = _Stage.TURN
+                    self._turns.want(waiting.handshake)
             case _Stage.ANYTHING:
-                if _peek(visit.socket, 1):
-                    visit.stage = _Stage.TURN
-                    self._turns.want(visit.handshake)
+                if _peek(waiting.socket, 1):
+                    waiting.stage = _Stage.TURN
+                    self._turns.want(waiting.handshake)
 
-    def _read_preamble(self, fd: int, visit: _Visit, preamble: bytes) -> None:
+    def _read_preamble(self, fd: int, waiting: _Waiting, preamble: bytes) -> None:
         try:
-            request = visit.request = self._greet(visit.port, preamble)
+            request = waiting.request = self._decode(waiting.port, preamble)
         except RemoteProtocolError as exc:
-            visit.socket.send(encode_status(exc.reason))
+            waiting.socket.send(encode_status(exc.reason))
             self._close(fd)
             return
-        if request.arrival is not None:  # the ticket is good, and its answer waits for the other side
+        if isinstance(request, DataRequest):  # the ticket is valid, and its answer waits for the other side
             self._hand_over(fd)
             return
-        if request.key_id is not None:
-            visit.handshake.key_id = request.key_id
-            self._slots.prove(visit.slot, request.key_id)
-        visit.socket.send(encode_status(Reason.NO_ERROR))
-        visit.stage = _Stage.PROBE if request.purpose is Purpose.PROBE else _Stage.HELLO
+        if isinstance(request, ControlRequest) and request.key_id is not None:
+            waiting.handshake.key_id = request.key_id
+            self._slots.prove(waiting.slot, request.key_id)
+        waiting.socket.send(encode_status(Reason.NO_ERROR))
+        waiting.stage = _Stage.PROBE if isinstance(request, ProbeRequest) else _Stage.HELLO
 
     def _hand_over(self, fd: int) -> None:
-        visit = self._leave(fd)
-        scope = trio.CancelScope(deadline=visit.deadline)
-        visit.slot.evict = scope.cancel
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(visit.socket))
-        turn = Turn(self._turns, visit.handshake)
-        self._serve(Guest(visit.port, stream, visit.address, visit.slot, turn, scope, visit.request))
+        waiting = self._leave(fd)
+        scope = trio.CancelScope(deadline=waiting.deadline)
+        waiting.slot.evict = scope.cancel
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(waiting.socket))
+        turn = Turn(self._turns, waiting.handshake)
+        self._serve(
+            UnauthenticatedConnection(
+                waiting.port, stream, waiting.address, waiting.slot, turn, scope, waiting.request
+            )
+        )
 
     def _close(self, fd: int) -> None:
-        visit = self._leave(fd)
-        self._turns.leave(visit.handshake)
-        self._slots.release(visit.slot)
-        visit.socket.close()
+        waiting = self._leave(fd)
+        self._turns.leave(waiting.handshake)
+        self._slots.release(waiting.slot)
+        waiting.socket.close()
 
-    def _leave(self, fd: int) -> _Visit:
+    def _leave(self, fd: int) -> _Waiting:
         self._epoll.unregister(fd)
-        return self._visits.pop(fd)
+        return self._connections.pop(fd)
 
 
 def _peek(sock: socket.socket, size: int) -> bytes:
@@ -275,11 +266,11 @@ def _peek(sock: socket.socket, size: int) -> bytes:
         return b""
 
 
-def _is_over(visit: _Visit, events: int) -> bool:
+def _is_over(waiting: _Waiting, events: int) -> bool:
     """Whether nothing useful can arrive any more.
 
     An HTTP client may have ended its sending side and still wait for the answer.
     """
     if events & (select.EPOLLHUP | select.EPOLLERR):
         return True
-    return bool(events & select.EPOLLRDHUP) and (visit.request is not None or visit.port.outer_tls)
+    return bool(events & select.EPOLLRDHUP) and (waiting.request is not None or waiting.port.outer_tls)

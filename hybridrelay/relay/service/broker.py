@@ -38,6 +38,7 @@ from ..core.places import Places
 from ..core.rendezvous import Arrival, Input, RendezvousTable, Side, State
 from ..limits import BORROWED_PIPES, TICKET_LIFETIME_SECONDS, Shares
 from ..model import HybridConnection, KeyId, StoreChange
+from ..snapshot import RendezvousSnapshot
 from ..store.relay_id import new_relay_id
 from .pump import Direction, PumpOutcome, abort, pump
 from .splice import PipePool
@@ -362,6 +363,24 @@ class BrokerService:
                 await trio.sleep_until(deadline)
             self._broker.expire(trio.current_time())
             self._carry_out()
+
+    def rendezvous(self) -> tuple[RendezvousSnapshot, ...]:
+        """All rendezvous that have not ended, with the bytes so far."""
+        now = trio.current_time()
+        found = []
+        for one in self._rendezvous.states():
+            channels = self._channels.get(one.id)
+            found.append(
+                RendezvousSnapshot(
+                    one.id,
+                    one.connection,
+                    one.state.value,
+                    0.0 if one.joined_at is None else now - one.joined_at,
+                    0 if channels is None else channels.bytes_to_client,
+                    0 if channels is None else channels.bytes_to_connector,
+                )
+            )
+        return tuple(found)
 
     def vitals(self) -> dict[str, int]:
         """What it holds now; the names are those in docs/operating.md."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -26,8 +25,6 @@ from .broker import BrokerService, ListenerHandle
 
 #: The token itself is wrong; for any other reason it is valid, and gives no right to what was asked for.
 _INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
-#: Which run of the relay this is.
-RELAY_INSTANCE = secrets.token_hex(16)
 #: A listener that did not answer an offer, and sends nothing at all for this time, is dropped (seconds).
 SUSPICION_SECONDS = 5.0
 #: Joins that one control channel may have under way. Each waits for a listener's answer; a client needs one.
@@ -53,6 +50,7 @@ class ControlPeer:
 
     Args:
         early: a session that has not been taken over; None where `attach` follows at once.
+        relay_instance: which run of the relay this is: 32 hexadecimal digits.
         outer_pins: see `control.Welcome`.
         address: of the peer, as far as it counts as one (`slots.address_group`); connectors tell senders apart by it.
     """
@@ -62,6 +60,7 @@ class ControlPeer:
         broker: BrokerService,
         early: EarlySession | None = None,
         *,
+        relay_instance: str = "0" * 32,
         outer_pins: tuple[str, ...] = (),
         address: str = "",
     ) -> None:
@@ -75,8 +74,9 @@ class ControlPeer:
         self._arrived: list[control.Message | control.Unknown] = []
         #: The first request with a valid token, until it is granted.
         self._granted: tuple[control.Register | control.Join, Grant] | None = None
+        self._relay_instance = relay_instance
         self._outer_pins = outer_pins
-        self._address = address
+        self.address = address
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
         self._ids = itertools.count(1)
@@ -99,6 +99,21 @@ class ControlPeer:
         self.hello: control.Hello | None = None
         #: The peer has shown the secret of its instance.
         self._owns_instance = False
+
+    @property
+    def role(self) -> control.Role | None:
+        """Connector or client; None before it has said so."""
+        return None if self.hello is None else self.hello.role
+
+    @property
+    def instance(self) -> str:
+        """The peer's instance; empty before it has said so."""
+        return "" if self.hello is None else self.hello.instance
+
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """The hybrid connections for which it has shown valid tokens, in order."""
+        return tuple(sorted({key.connection for key in self._keys}))
 
     # --- what the peer says
 
@@ -155,7 +170,7 @@ class ControlPeer:
                 raise RemoteProtocolError("the instance does not belong to its secret")
             self._owns_instance = message.secret is not None
             self.hello = attrs.evolve(message, secret=None)
-            await self.send(control.Welcome(RELAY_INSTANCE, f"hybridrelay/{__version__}", self._outer_pins))
+            await self.send(control.Welcome(self._relay_instance, f"hybridrelay/{__version__}", self._outer_pins))
             return
         role = self.hello.role
         match message:
@@ -204,7 +219,7 @@ class ControlPeer:
         assert hello is not None
         name = message.connection
         listener: Listener[ListenerHandle] = Listener(
-            name, hello.instance, hello.generation, grant.key, self, self._address
+            name, hello.instance, hello.generation, grant.key, self, self.address
         )
         try:
             self._broker.register(listener, replaces=tuple(map(control.instance_of, message.replaces)))
@@ -238,14 +253,14 @@ class ControlPeer:
         if isinstance(error, AuthorizationError):
             event = TokenInvalid if reason in _INVALID else TokenRefused
             right = "listen" if listens else "send"
-            return event(connection=name, peer=self._address, right=right, reason=reason, detail=detail)
+            return event(connection=name, peer=self.address, right=right, reason=reason, detail=detail)
         refused = ListenerRefused if listens else SenderRefused
-        return refused(connection=name, peer=self._address, reason=reason, detail=detail)
+        return refused(connection=name, peer=self.address, reason=reason, detail=detail)
 
     async def _begin_join(self, message: control.Join, grant: Grant) -> None:
         if self._joins >= MAX_JOINS:
             self._broker.events.publish(
-                SenderRefused(connection=message.connection, peer=self._address, reason=Reason.LIMIT)
+                SenderRefused(connection=message.connection, peer=self.address, reason=Reason.LIMIT)
             )
             await self.send(control.Failed(message.id, Reason.LIMIT))
             return
@@ -253,7 +268,7 @@ class ControlPeer:
 
         async def join() -> None:
             try:
-                answer = await self._broker.join(grant, message.listener, self._address, avoid=message.avoid)
+                answer = await self._broker.join(grant, message.listener, self.address, avoid=message.avoid)
             finally:
                 self._joins -= 1
             await self.send(attrs.evolve(answer, id=message.id))
@@ -320,8 +335,7 @@ class ControlPeer:
                 await self._heard.wait()
                 self._suspected = False
                 return
-            instance = self.hello.instance if self.hello else ""
-            self._broker.events.publish(ListenerDropped(peer=self._address, instance=instance))
+            self._broker.events.publish(ListenerDropped(peer=self.address, instance=self.instance))
             self._session.close(Reason.PEER_SILENT)
 
         self._nursery.start_soon(watch)

@@ -1,8 +1,7 @@
-"""Keeps a running relay up to date with its registry, whoever changes it."""
+"""Keeps a running relay up to date with its store, whoever changes it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 
@@ -10,6 +9,7 @@ import trio
 
 from ..._threads import run_in_thread
 from ...errors import StateError
+from ...events import EventStream, StoreReadable, StoreUnreadable, logged_events
 from ..core.admission import KeyIndex
 from ..limits import REGISTRY_POLL_SECONDS
 from ..model import HybridConnection, StoreChange
@@ -17,15 +17,21 @@ from ..store.store import Store
 
 __all__ = ["StoreWatcher"]
 
-_logger = logging.getLogger(__name__)
-
 
 class StoreWatcher:
-    """Holds the registry's content in memory and polls for changes. The registry is its own while `run` runs."""
+    """Holds the store's content in memory and polls for changes. Nobody else uses the store while `run` runs.
 
-    def __init__(self, registry: Store, *, interval: float = REGISTRY_POLL_SECONDS) -> None:
-        """Watch `registry`, looking every `interval` seconds."""
-        self._registry = registry
+    Args:
+        store: what to watch.
+        interval: how often to look (seconds).
+        events: where events go; None means the log.
+    """
+
+    def __init__(
+        self, store: Store, *, interval: float = REGISTRY_POLL_SECONDS, events: EventStream | None = None
+    ) -> None:
+        self._store = store
+        self._events = logged_events() if events is None else events
         self._interval = interval
         self._limiter = trio.CapacityLimiter(1)
         self._version: Hashable | None = None
@@ -70,18 +76,18 @@ class StoreWatcher:
                 await self.refresh()
             except StateError as exc:
                 if not failed:
-                    _logger.error("changes to the registry cannot be read: %s", exc)
+                    self._events.publish(StoreUnreadable(detail=str(exc)))
                 failed = True
                 continue
             if failed:
-                _logger.warning("the registry can be read again")
+                self._events.publish(StoreReadable())
             failed = False
 
     async def refresh(self) -> None:
         """Check now instead of waiting for the next check; changes are reported as always.
 
         Raises:
-            StateError: the registry cannot be read.
+            StateError: the store cannot be read.
         """
         change = await self._look()
         if change is not None and self._on_change is not None:
@@ -99,10 +105,10 @@ class StoreWatcher:
     def _maybe_read(self) -> tuple[Mapping[str, HybridConnection], KeyIndex] | None:
         """In a worker thread: the content and its keys, if it may have changed since the last look."""
         # The version first: a change between the two statements is then noticed the next time.
-        version = self._registry.data_version()
+        version = self._store.data_version()
         if version == self._version:
             return None
-        snapshot = self._registry.snapshot()
+        snapshot = self._store.snapshot()
         keys = self._keys.updated(snapshot)
         self._version = version
         return snapshot, keys

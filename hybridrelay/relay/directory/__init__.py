@@ -1,0 +1,1 @@
+"""Who listens where: which relay has a listener of which hybrid connection."""

@@ -1,0 +1,183 @@
+"""The way of a connection from its first bytes to an authenticated channel, in the task that serves it.
+
+On this way a connection holds one of the slots for unauthenticated connections, and waits for its turn before each
+TLS handshake. It is given up when it takes too long or has to make room for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Generic, TypeVar
+
+import attrs
+import trio
+
+from ...abc import AcceptOptions, Transport
+from ...events import EventStream, UnauthenticatedClosed
+from ...mux import EarlySession
+from ...protocol.errors import RemoteProtocolError
+from ...protocol.preamble import PROBE_SIZE
+from ...protocol.reasons import Reason
+from ...streams import TLSStream, receive_exactly
+from ...streams.sockets import abort_stream, tune_socket
+from ..core.rendezvous import Arrival
+from .certificates import RelayCertificates
+from .handshakes import Turns
+from .requests import ControlRequest, DataRequest, ProbeRequest, Request, RequestReader
+from .slots import Held, Slot, Slots, address_group
+from .unauthenticated import UnauthenticatedConnection
+
+__all__ = ["Authenticator", "ControlChannel", "DataChannel"]
+
+PeerT = TypeVar("PeerT")
+
+
+@attrs.frozen
+class DataChannel:
+    """A data channel whose ticket was valid."""
+
+    arrival: Arrival
+    stream: trio.abc.HalfCloseableStream
+
+
+@attrs.frozen
+class ControlChannel(Generic[PeerT]):
+    """A control channel whose peer has shown a valid token."""
+
+    peer: PeerT
+    early: EarlySession
+    tls: TLSStream
+
+
+@attrs.frozen
+class Authenticator(Generic[PeerT]):
+    """Authenticates connections.
+
+    Args:
+        transports: by port name.
+        certificates: of the relay.
+        slots: each connection holds one of them.
+        nested: slots for second TLS handshakes, inside outer TLS.
+        turns: for the order of handshakes.
+        requests: reads preambles.
+        admit: lets the peer of a control channel, whose address group is given, show a token; None where it has gone
+            without one. The peer is cleaned up by `admit` itself where it raises or returns None.
+        abandon: called with each arrival that does not lead to a `DataChannel`.
+        events: where events go.
+    """
+
+    transports: Mapping[str, Transport]
+    certificates: RelayCertificates
+    slots: Slots
+    nested: Slots
+    turns: Turns
+    requests: RequestReader
+    admit: Callable[[EarlySession, str], Awaitable[PeerT | None]]
+    abandon: Callable[[Arrival], None]
+    events: EventStream
+
+    async def authenticate(self, connection: UnauthenticatedConnection) -> DataChannel | ControlChannel[PeerT] | None:
+        """Authenticate the peer of a connection.
+
+        Returns:
+            The channel, which the caller serves and closes; or None where nothing more is to be done: it was a probe,
+            it was refused, it has gone, or it took too long.
+
+        Raises:
+            Exception: whatever the peer or the network has caused; the caller closes the connection.
+        """
+        channel: DataChannel | ControlChannel[PeerT] | None = None
+        try:
+            tune_socket(connection.stream.socket)
+            with self.slots.hold(connection.slot, connection.scope) as held, connection.turn as turn:
+                channel = await self._authenticate(connection, held)
+                if channel is not None:
+                    turn.authenticated()
+        except BaseException:
+            if connection.request is not None and channel is None:
+                self._give_up(connection.request)
+            raise
+        if connection.scope.cancelled_caught:
+            if connection.request is not None and channel is None:
+                self._give_up(connection.request)
+            self.events.publish(UnauthenticatedClosed(peer=connection.address, port=connection.port.name))
+        return channel
+
+    def _give_up(self, request: Request) -> None:
+        if isinstance(request, DataRequest):
+            self.abandon(request.arrival)
+
+    async def _authenticate(
+        self, connection: UnauthenticatedConnection, held: Held
+    ) -> DataChannel | ControlChannel[PeerT] | None:
+        stream: trio.abc.HalfCloseableStream | None = connection.stream
+        request = connection.request
+        if request is None:
+            stream = await self._accept(connection)
+            if stream is None:
+                return None
+            if connection.port.outer_tls:
+                held.advance()
+            request = await self.requests.read(connection.port, stream)
+            if isinstance(request, ControlRequest) and request.key_id is not None:
+                connection.turn.prove(request.key_id)
+                self.slots.prove(connection.slot, request.key_id)
+        assert stream is not None
+        match request:
+            case ProbeRequest():
+                await stream.send_all(await receive_exactly(stream, PROBE_SIZE))
+                await stream.aclose()
+                return None
+            case DataRequest(arrival):
+                return DataChannel(arrival, stream)
+            case ControlRequest():
+                return await self._open_control_channel(connection, stream, request, held)
+
+    async def _accept(self, connection: UnauthenticatedConnection) -> trio.abc.HalfCloseableStream | None:
+        """The transport's handshake; see `Transport.accept`."""
+        port = connection.port
+        transport = self.transports[port.name]
+        context = self.certificates.outer_context if port.outer_tls else None
+        if not port.outer_tls and not transport.adds_nothing:
+            await connection.turn.wait()  # for what the transport does with the first bytes
+        return await transport.accept(connection.stream, AcceptOptions(port, context, connection.turn.wait))
+
+    async def _open_control_channel(
+        self, connection: UnauthenticatedConnection, stream: trio.abc.Stream, request: ControlRequest, held: Held
+    ) -> ControlChannel[PeerT] | None:
+        """TLS with the relay's certificate, and a token."""
+        nested: Slot | None = None
+
+        async def before_answer() -> None:
+            nonlocal nested
+            await connection.turn.wait()
+            if connection.port.outer_tls:
+                nested = self.nested.take(connection.address, connection.scope.cancel)
+                if request.key_id is not None:
+                    self.nested.prove(nested, request.key_id)
+
+        context = self.certificates.control_context(by_authority=request.by_authority)
+        tls = TLSStream(stream, context, server_side=True, before_answer=before_answer)
+        try:
+            try:
+                await tls.do_handshake()
+            finally:
+                if nested is not None:
+                    self.nested.release(nested)
+            held.advance()
+            early = EarlySession(tls)
+            try:
+                peer = await self.admit(early, address_group(connection.address))
+                if peer is not None:
+                    return ControlChannel(peer, early, tls)
+                await early.aclose(Reason.NO_ERROR)
+            except RemoteProtocolError as exc:
+                await early.aclose(exc.reason, str(exc))
+                raise
+            except trio.BrokenResourceError:
+                await early.aclose(Reason.SESSION_LOST)
+                raise
+        except BaseException:
+            await abort_stream(tls)
+            raise
+        return None

@@ -1,0 +1,90 @@
+"""What a preamble asks for. It comes first on every connection: a probe, a data channel or a control channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import attrs
+import trio
+
+from ...abc import Port, Purpose
+from ...protocol.errors import RemoteProtocolError
+from ...protocol.preamble import PREAMBLE_SIZE, decode_preamble_untrusted, encode_status
+from ...protocol.reasons import Reason
+from ...streams import receive_exactly
+from ..core.rendezvous import Arrival
+
+__all__ = ["ControlRequest", "DataRequest", "ProbeRequest", "Request", "RequestReader"]
+
+
+@attrs.frozen
+class ProbeRequest:
+    """The peer wants its next bytes back."""
+
+
+@attrs.frozen
+class DataRequest:
+    """The peer has shown a valid ticket, which is used now."""
+
+    arrival: Arrival
+
+
+@attrs.frozen
+class ControlRequest:
+    """The peer is going to show a token."""
+
+    #: The id of the access key that it has proved to have; None where it has proved none.
+    key_id: bytes | None
+    #: It verifies the relay by a certificate authority.
+    by_authority: bool
+
+
+Request: TypeAlias = ProbeRequest | DataRequest | ControlRequest
+
+
+class RequestReader:
+    """Reads preambles.
+
+    Args:
+        use_ticket: uses the ticket of a data channel; raises RemoteProtocolError where it is not valid.
+        prove: the id of the access key with which the proof of a control channel was made, or None.
+    """
+
+    def __init__(self, use_ticket: Callable[[bytes], Arrival], prove: Callable[[bytes], bytes | None]) -> None:
+        self._use_ticket = use_ticket
+        self._prove = prove
+
+    def decode(self, port: Port, preamble: bytes) -> Request:
+        """What a preamble, which came in on this port, asks for.
+
+        Raises:
+            RemoteProtocolError: the peer has to be turned away with that reason.
+        """
+        said = decode_preamble_untrusted(preamble)
+        if said.purpose not in port.purposes:
+            raise RemoteProtocolError("wrong port", reason=Reason.WRONG_PORT)
+        match said.purpose:
+            case Purpose.DATA:
+                return DataRequest(self._use_ticket(said.credential))
+            case Purpose.CONTROL:
+                return ControlRequest(self._prove(said.credential), said.by_authority)
+            case Purpose.PROBE:
+                return ProbeRequest()
+
+    async def read(self, port: Port, stream: trio.abc.HalfCloseableStream) -> Request:
+        """Read a preamble, and answer it, except for a valid ticket, whose answer waits for the other side.
+
+        Raises:
+            RemoteProtocolError: the peer was refused, and the reason was sent to it.
+            trio.BrokenResourceError: the peer has gone.
+        """
+        try:
+            request = self.decode(port, await receive_exactly(stream, PREAMBLE_SIZE))
+        except RemoteProtocolError as exc:
+            await stream.send_all(encode_status(exc.reason))
+            await stream.aclose()
+            raise
+        if not isinstance(request, DataRequest):
+            await stream.send_all(encode_status(Reason.NO_ERROR))
+        return request

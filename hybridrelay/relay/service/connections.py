@@ -1,0 +1,195 @@
+"""Serves connections: from their accept to their end, each in a task of its own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+
+import trio
+
+from ..._nursery import FlatNursery, leaves
+from ...abc import Port
+from ...errors import HybridRelayError
+from ...events import ChannelFailed, EventStream, InternalError
+from ...mux import EarlySession, Session
+from ...protocol import control
+from ...protocol.errors import RemoteProtocolError
+from ..edge.authentication import Authenticator, ControlChannel, DataChannel
+from ..edge.handshakes import Turn
+from ..edge.ports import Ports
+from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
+from ..limits import AUTHENTICATION_DEADLINE_SECONDS
+from .broker import BrokerService
+from .control import ControlPeer
+
+__all__ = ["ConnectionService", "ControlPeers"]
+
+#: What a peer, or the network, may do to a connection at any time: its end, and nobody's fault here.
+_EXPECTED = (
+    HybridRelayError,
+    OSError,
+    RemoteProtocolError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+    trio.EndOfChannel,
+    trio.TooSlowError,
+)
+
+
+class ControlPeers:
+    """The control channels whose peers have authenticated.
+
+    Args:
+        broker: of the relay.
+        instance: see `control.Welcome.instance`.
+        outer_pins: returns the pins of the outer certificates, see `control.Welcome`.
+    """
+
+    def __init__(self, broker: BrokerService, instance: str, outer_pins: Callable[[], tuple[str, ...]]) -> None:
+        self._broker = broker
+        self._instance = instance
+        self._outer_pins = outer_pins
+        self._peers: set[ControlPeer] = set()
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def __iter__(self) -> Iterator[ControlPeer]:
+        return iter(tuple(self._peers))
+
+    async def admit(self, early: EarlySession, address: str) -> ControlPeer | None:
+        """Let a peer show a token; None where it has gone without one.
+
+        Raises:
+            RemoteProtocolError: it broke the rules.
+            trio.BrokenResourceError: the channel is lost.
+        """
+        peer = ControlPeer(
+            self._broker, early, relay_instance=self._instance, outer_pins=self._outer_pins(), address=address
+        )
+        try:
+            while await peer.serve_some():
+                if peer.authorized:
+                    return peer
+        except BaseException:
+            peer.lost()
+            raise
+        peer.lost()
+        return None
+
+    async def serve(self, channel: ControlChannel[ControlPeer]) -> None:
+        """Serve a peer that has authenticated, in a session with tasks of its own, until its end."""
+        peer = channel.peer
+        try:
+            async with FlatNursery() as nursery:
+                session, stream = channel.early.take_over()
+                nursery.start_soon(session.run, channel.tls)
+                nursery.start_soon(self._forget_when_over, session, peer)
+                peer.attach(session, stream, nursery)
+                self._peers.add(peer)
+                peer.check_keys()  # a change since it was authorized has passed it by
+                while await peer.serve_some():
+                    pass
+                nursery.cancel_scope.cancel()
+        finally:
+            self._peers.discard(peer)
+            peer.lost()  # it may have registered something while its session was ending
+
+    async def _forget_when_over(self, session: Session, peer: ControlPeer) -> None:
+        try:
+            await session.wait_ended()
+        finally:
+            peer.lost()
+
+    async def drain(self, retry_after: float, seconds: float) -> None:
+        """Tell all peers that the relay is about to stop, and give what is under way `seconds`."""
+        with trio.move_on_after(seconds):
+            async with trio.open_nursery() as nursery:
+                for peer in self:
+                    nursery.start_soon(peer.send, control.Draining(retry_after))
+            await trio.sleep_forever()
+
+
+class ConnectionService:
+    """See the module.
+
+    Args:
+        authenticator: brings a connection to an authenticated channel.
+        broker: serves data channels.
+        peers: serves control channels.
+        events: where events go.
+        ports: where connections come from.
+    """
+
+    def __init__(
+        self,
+        authenticator: Authenticator[ControlPeer],
+        broker: BrokerService,
+        peers: ControlPeers,
+        events: EventStream,
+        ports: Ports,
+    ) -> None:
+        self._authenticator = authenticator
+        self._broker = broker
+        self._peers = peers
+        self._events = events
+        self._ports = ports
+        #: Set by `keep_waiting`.
+        self._waiting: UnauthenticatedConnections | None = None
+
+    async def keep_waiting(
+        self,
+        nursery: trio.Nursery,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Until cancelled, give connections a task in `nursery` only when there is work for them. Linux."""
+        transports = self._authenticator.transports
+
+        def serve(connection: UnauthenticatedConnection) -> None:
+            nursery.start_soon(self._serve, connection)
+
+        self._waiting = UnauthenticatedConnections(
+            self._authenticator.slots,
+            self._authenticator.turns,
+            plain=frozenset(name for name, transport in transports.items() if transport.adds_nothing),
+            decode=self._authenticator.requests.decode,
+            serve=serve,
+        )
+        task_status.started()
+        await self._waiting.run()
+
+    async def accepted(self, port: Port, stream: trio.SocketStream) -> None:
+        """Serve one connection that was just accepted, or keep it until there is something to do for it."""
+        if self._waiting is not None:
+            family, kind, protocol = stream.socket.family, stream.socket.type, stream.socket.proto
+            self._waiting.enter(port, socket.socket(family, kind, protocol, fileno=stream.socket.detach()))
+            self._waiting.enter_waiting(port, self._ports.waiting(port))
+            return
+        try:
+            address = str(stream.socket.getpeername()[0])
+        except OSError:  # it has gone already
+            await trio.aclose_forcefully(stream)
+            return
+        scope = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS)
+        turn = Turn.of(self._authenticator.turns, address)
+        slot = self._authenticator.slots.take(address, scope.cancel)
+        await self._serve(UnauthenticatedConnection(port, stream, address, slot, turn, scope))
+
+    async def _serve(self, connection: UnauthenticatedConnection) -> None:
+        """One connection, until its end. Nothing that happens to it reaches any other."""
+        port = connection.port
+        try:
+            match await self._authenticator.authenticate(connection):
+                case DataChannel(arrival, stream):
+                    await self._broker.meet(arrival, stream)
+                case ControlChannel() as channel:
+                    await self._peers.serve(channel)
+        except Exception as exc:  # noqa: BLE001 - it is reported as an event, with its traceback
+            if any(not isinstance(leaf, _EXPECTED) for leaf in leaves(exc)):
+                # A bug of ours. It must not end the relay for everybody else, and must not go unseen.
+                self._events.publish(InternalError(where=f"a connection on port {port.name}", exception=exc))
+            else:
+                self._events.publish(ChannelFailed(peer=connection.address, port=port.name, detail=str(exc)))
+        finally:
+            await trio.aclose_forcefully(connection.stream)

@@ -1,0 +1,341 @@
+"""The relay: puts its parts together, and runs them."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+import attrs
+import trio
+
+from ..._descriptors import descriptor_limit
+from ..._log_limit import report_left_out
+from ..._nursery import FlatNursery, wait_stop
+from ..._version import __version__
+from ..._vitals import reporting
+from ...abc import Transport
+from ...connectivity.discovery import all_ports, discover, transports_by_port
+from ...errors import ConfigurationError
+from ...events import (
+    EventStream,
+    FewDescriptors,
+    FewPairs,
+    ProgramReady,
+    ProgramStarted,
+    ProgramStopping,
+    logged_events,
+)
+from ...protocol import control
+from ..config import RelayConfig, RelayInfo
+from ..core.places import Places
+from ..directory.directory import Directory
+from ..directory.record import DirectoryRecorder
+from ..edge.authentication import Authenticator
+from ..edge.certificates import CertificateFiles, RelayCertificates
+from ..edge.handshakes import Turns
+from ..edge.ports import Ports
+from ..edge.requests import RequestReader
+from ..edge.slots import Slots
+from ..limits import NESTED_HANDSHAKES, UNAUTHENTICATED_SLOTS, Shares, unauthenticated_slots
+from ..model import StoreChange
+from ..snapshot import ListenerSnapshot, PlacesSnapshot, RelaySnapshot, SenderSnapshot
+from ..store.public_ports import save_public_ports
+from ..store.relay_id import load_or_create_relay_id
+from ..store.sqlite import SQLiteStore
+from ..store.state_dir import occupy_state_directory
+from .broker import BrokerService
+from .connections import ConnectionService, ControlPeers
+from .control import ControlPeer
+from .watcher import StoreWatcher
+
+__all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
+
+#: How long a relay that stops lets what is under way go on (seconds).
+DRAIN_SECONDS = 1.0
+#: When peers should come back to a relay that stops (seconds); they add jitter of their own.
+RETRY_AFTER_SECONDS = 1.0
+#: How often expired registrations are looked for (seconds); a connector renews long before.
+_SWEEP_SECONDS = 5.0
+
+
+@attrs.frozen
+class _Parts:
+    """The parts of a relay that runs."""
+
+    certificates: RelayCertificates
+    broker: BrokerService
+    peers: ControlPeers
+    pairs: Places
+    control_channels: Places
+    slots: Slots
+    turns: Turns
+    connections: ConnectionService
+
+    def vitals(self) -> dict[str, int]:
+        """What they hold now; the names are those in docs/operating.md."""
+        return {
+            "unauthenticated": len(self.slots),
+            "waiting_handshakes": self.turns.waiting,
+            "peers": len(self.peers),
+            **self.broker.vitals(),
+        }
+
+    def snapshot(self) -> RelaySnapshot:
+        """See `Relay.snapshot`."""
+        return RelaySnapshot(
+            tuple(
+                ListenerSnapshot(one.connection, one.instance, one.address, one.key.rule)
+                for one in self.broker.listeners.all()
+            ),
+            tuple(_sender(peer) for peer in self.peers if peer.role is control.Role.CLIENT),
+            self.broker.rendezvous(),
+            PlacesSnapshot(len(self.slots), self.slots.total),
+            self.turns.waiting,
+            PlacesSnapshot(len(self.pairs), self.pairs.total),
+            PlacesSnapshot(len(self.control_channels), self.control_channels.total),
+        )
+
+    def changed(self, change: StoreChange) -> None:
+        """The store has changed."""
+        self.broker.update(change)
+        for peer in self.peers:
+            peer.check_keys()
+
+
+def _sender(peer: ControlPeer) -> SenderSnapshot:
+    return SenderSnapshot(peer.instance, peer.address, peer.connections)
+
+
+class Relay:
+    """One relay. `run_relay` is enough where nothing changes while it runs.
+
+    Args:
+        config: see `RelayConfig`.
+        transports: by name; None means those that are installed.
+        clock: seconds since 1970.
+        events: where events go; None means the log.
+        directory: where it says who listens here; None means that nobody is told.
+
+    Raises:
+        ConfigurationError: the configuration names no port, or one that no transport has.
+    """
+
+    def __init__(
+        self,
+        config: RelayConfig,
+        *,
+        transports: Mapping[str, Transport] | None = None,
+        clock: Callable[[], float] = time.time,
+        events: EventStream | None = None,
+        directory: Directory | None = None,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._events = logged_events() if events is None else events
+        self._directory = directory
+        transports = discover() if transports is None else transports
+        self._ports = all_ports(transports)
+        self._transports_by_port = transports_by_port(transports)
+        for name in (*config.bindings, *config.public_ports):
+            if name not in self._ports:
+                known = ", ".join(self._ports)
+                raise ConfigurationError(f"unknown port {name!r}", remedy=f"known are: {known}")
+        if not any(config.bindings.values()):
+            raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
+        #: While it runs.
+        self._parts: _Parts | None = None
+
+    async def run(
+        self, *, stop: trio.Event | None = None, task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """See `run_relay`."""
+        config = self._config
+        self._events.publish(ProgramStarted(role="relay", version=__version__))
+        with occupy_state_directory(config.state_dir), SQLiteStore.open(config.state_dir) as store:
+            certificates = self._load_certificates()
+            relay_id = load_or_create_relay_id(config.state_dir)
+            with self._recorded(relay_id):
+                async with FlatNursery() as nursery:
+                    watcher = StoreWatcher(store, events=self._events)
+                    await nursery.start(watcher.run, self._changed)
+                    ports = Ports()
+                    parts = self._parts = self._assemble(watcher, certificates, relay_id, ports)
+                    try:
+                        with reporting(parts), ports:
+                            await self._serve(nursery, parts, ports, stop, task_status)
+                    finally:
+                        self._parts = None
+                        parts.broker.close()
+
+    @contextmanager
+    def _recorded(self, relay_id: bytes) -> Iterator[None]:
+        """Keep the directory, if there is one, up to date during the block."""
+        if self._directory is None:
+            yield
+            return
+        self._directory.remove_relay(relay_id)  # what an earlier run has left
+        try:
+            with self._events.subscribed(DirectoryRecorder(self._directory, relay_id)):
+                yield
+        finally:
+            self._directory.remove_relay(relay_id)
+
+    def _changed(self, change: StoreChange) -> None:
+        if self._parts is not None:  # not while it ends
+            self._parts.changed(change)
+
+    def _assemble(
+        self, watcher: StoreWatcher, certificates: RelayCertificates, relay_id: bytes, ports: Ports
+    ) -> _Parts:
+        """Make the parts of the relay, each with its share of the descriptors."""
+        descriptors = descriptor_limit()
+        shares = Shares.of(descriptors)
+        slots = Slots(unauthenticated_slots(descriptors))
+        turns = Turns()
+        if slots.total < UNAUTHENTICATED_SLOTS:
+            self._events.publish(FewDescriptors(descriptors=descriptors or 0, unauthenticated=slots.total))
+        pairs = self._places_for_pairs(shares, descriptors)
+        control_channels = Places("control channels", shares.control_channels)
+        broker = BrokerService(
+            watcher.snapshot,
+            refresh=watcher.refresh,
+            clock=self._clock,
+            pairs=pairs,
+            control_channels=control_channels,
+            max_pipes=shares.pipes,
+            relay_id=relay_id,
+            events=self._events,
+        )
+        peers = ControlPeers(broker, secrets.token_hex(16), lambda: certificates.outer_pins)
+        authenticator = Authenticator(
+            transports=self._transports_by_port,
+            certificates=certificates,
+            slots=slots,
+            nested=Slots(max(1, int(slots.total * NESTED_HANDSHAKES))),
+            turns=turns,
+            requests=RequestReader(broker.use_ticket, lambda proof: watcher.keys.prove(proof, self._clock())),
+            admit=peers.admit,
+            abandon=broker.abandon,
+            events=self._events,
+        )
+        connections = ConnectionService(authenticator, broker, peers, self._events, ports)
+        return _Parts(certificates, broker, peers, pairs, control_channels, slots, turns, connections)
+
+    def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places:
+        config = self._config
+        if config.max_pairs is not None and config.max_pairs > shares.pairs:
+            self._events.publish(FewPairs(descriptors=descriptors or 0, pairs=shares.pairs, wanted=config.max_pairs))
+        return Places(
+            "data channels",
+            min(shares.pairs, config.max_pairs or shares.pairs),
+            per_connection=config.max_pairs_per_connection,
+            per_key=config.max_pairs_per_key,
+        )
+
+    async def _serve(
+        self,
+        nursery: trio.Nursery,
+        parts: _Parts,
+        ports: Ports,
+        stop: trio.Event | None,
+        task_status: trio.TaskStatus[RelayInfo],
+    ) -> None:
+        """Open all ports, and serve until told to stop; connections are tasks of `nursery`."""
+        nursery.start_soon(parts.broker.expire)
+        nursery.start_soon(self._end_expired_registrations, parts.peers)
+        nursery.start_soon(parts.turns.run)
+        nursery.start_soon(parts.certificates.watch)
+        nursery.start_soon(report_left_out)
+        if sys.platform == "linux":
+            await nursery.start(parts.connections.keep_waiting, nursery)
+        await ports.open(self._ports, self._config.bindings)
+        # The tasks that accept end before their sockets are closed.
+        async with FlatNursery() as accepting:
+            await accepting.start(ports.accept, parts.connections.accepted, nursery)
+            info = RelayInfo(MappingProxyType(dict(ports.bound)), parts.certificates.own_pin)
+            save_public_ports(self._config.state_dir, self._public_ports(info))
+            addresses = tuple(str(one) for bindings in info.bound.values() for one in bindings)
+            self._events.publish(ProgramReady(role="relay", addresses=addresses))
+            task_status.started(info)
+            await wait_stop(stop)
+            self._events.publish(ProgramStopping(role="relay", open=len(parts.peers)))
+            await parts.peers.drain(RETRY_AFTER_SECONDS, DRAIN_SECONDS)
+            accepting.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+    def _public_ports(self, info: RelayInfo) -> dict[str, int | None]:
+        """What connection strings have to say: ports that are not the defaults."""
+        ports: dict[str, int | None] = {}
+        for name, port in self._ports.items():
+            number: int | None = info.bound[name][0].port if name in info.bound else None
+            number = self._config.public_ports.get(name, number)
+            if number != port.default:
+                ports[name] = number
+        return ports
+
+    def _load_certificates(self) -> RelayCertificates:
+        config = self._config
+        public = None if config.tls_certificate is None else CertificateFiles(config.tls_certificate, config.tls_key)
+        outer_needed = any(self._ports[name].outer_tls for name, bindings in config.bindings.items() if bindings)
+        return RelayCertificates.load(
+            config.state_dir, public, now=self._clock(), outer_needed=outer_needed, events=self._events
+        )
+
+    async def reload_certificates(self) -> bool:
+        """Read `RelayConfig.tls_certificate` and its key again, for new connections; nothing that is open is touched.
+
+        A running relay also notices by itself, within half a minute, that the files have changed.
+
+        Returns:
+            Whether another certificate is in force now. False where there is none to be reloaded, or the relay does
+            not serve yet.
+
+        Raises:
+            ConfigurationError: it cannot be used, or its key does not belong to it; the earlier one stays in force.
+
+        Cancelled, the earlier one stays in force.
+        """
+        return self._parts is not None and await self._parts.certificates.reload()
+
+    def snapshot(self) -> RelaySnapshot:
+        """What the relay holds at this moment. Empty while it does not run.
+
+        It takes time in proportion to the number of listeners, senders and rendezvous.
+        """
+        return RelaySnapshot() if self._parts is None else self._parts.snapshot()
+
+    async def _end_expired_registrations(self, peers: ControlPeers) -> None:
+        while True:
+            await trio.sleep(_SWEEP_SECONDS)
+            now = self._clock()
+            for peer in peers:
+                peer.expire(now)
+
+
+async def run_relay(
+    config: RelayConfig,
+    *,
+    transports: Mapping[str, Transport] | None = None,
+    events: EventStream | None = None,
+    stop: trio.Event | None = None,
+    task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled or told to stop; started, with ports and pin, once all ports are open.
+
+    Changes that other processes make in the store act within a second.
+
+    Args:
+        config: see `RelayConfig`.
+        transports: by name; None means those that are installed.
+        events: where events go; None means the log.
+        stop: set it for a graceful end: peers are told when to come back, and what is under way gets a second.
+
+    Raises:
+        StateError: the state directory is unusable, of another user, another relay's, or from a newer version.
+        ConfigurationError: a port cannot be opened, or a certificate not be used.
+    """
+    await Relay(config, transports=transports, events=events).run(stop=stop, task_status=task_status)

@@ -1,0 +1,89 @@
+"""What a running relay says about itself: a snapshot of what it holds, events, and a directory of its listeners."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from hybridrelay.events import (
+    Event,
+    EventStream,
+    ListenerLeft,
+    ListenerRegistered,
+    ProgramReady,
+    ProgramStarted,
+    ProgramStopping,
+    RendezvousEnded,
+    RendezvousJoined,
+    SenderJoining,
+)
+from hybridrelay.relay import Binding, MemoryDirectory, Relay, RelayConfig, RelaySnapshot
+from hybridrelay.security import Role
+
+from ..waiting import async_wait_until
+from .deployment import HOST, PORTS, Deployment, echo, receive_all, serve_target
+
+DATA = b"x" * 100_000
+
+
+async def test_what_a_relay_says_about_itself(tmp_path: Path) -> None:
+    events: list[Event] = []
+    directory = MemoryDirectory()
+    relay = Relay(
+        RelayConfig(state_dir=tmp_path, bindings={name: (Binding(HOST, 0),) for name in PORTS}),
+        events=EventStream(events.append),
+        directory=directory,
+    )
+    assert relay.snapshot() == RelaySnapshot()
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        ended = trio.Event()
+
+        async def run(*, task_status: trio.TaskStatus[object]) -> None:
+            async with trio.open_nursery() as inner:
+                task_status.started(await inner.start(partial(relay.run, stop=stop)))
+            ended.set()
+
+        deployment = Deployment(nursery, tmp_path, await nursery.start(run), nursery.cancel_scope)
+        published = deployment.publish()
+        target = await serve_target(nursery, echo)
+        await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
+        assert len(directory.find("db")) == 1
+        async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+            async with await client.open_stream() as stream:
+                await stream.send_all(DATA)
+                await stream.send_eof()
+                assert await receive_all(stream) == DATA
+
+                snapshot = relay.snapshot()
+                (listener,) = snapshot.listeners
+                (sender,) = snapshot.senders
+                (rendezvous,) = snapshot.rendezvous
+                assert (listener.connection, listener.peer, listener.rule) == ("db", HOST, published.rules[0].name)
+                assert (sender.connections, sender.peer) == (("db",), HOST)
+                assert (rendezvous.connection, rendezvous.state) == ("db", "joined")
+                assert rendezvous.bytes_to_client > len(DATA) < rendezvous.bytes_to_connector
+                assert (snapshot.pairs.taken, snapshot.control_channels.taken) == (1, 2)
+                assert snapshot.pairs.total > 0
+
+        async def pair_has_ended() -> bool:
+            return not relay.snapshot().rendezvous
+
+        await async_wait_until(pair_has_ended, seconds=20, what="the end of the pair")
+        stop.set()
+        with trio.fail_after(20):
+            await ended.wait()
+        nursery.cancel_scope.cancel()
+    assert relay.snapshot() == RelaySnapshot()
+    assert directory.find("db") == frozenset()
+
+    of_interest = [ProgramStarted, ProgramReady, ListenerRegistered, SenderJoining, RendezvousJoined, RendezvousEnded]
+    found = [type(event) for event in events]
+    assert [one for one in found if one in of_interest] == of_interest
+    assert found.index(RendezvousEnded) < found.index(ProgramStopping) < found.index(ListenerLeft)
+    (joined,) = [event for event in events if isinstance(event, RendezvousJoined)]
+    (end,) = [event for event in events if isinstance(event, RendezvousEnded)]
+    assert joined.activity_id == end.activity_id == rendezvous.id
+    assert (end.outcome, end.bytes_to_client) == ("finished", max(end.bytes_to_client, rendezvous.bytes_to_client))
