@@ -6,7 +6,7 @@ believe that they are connected. Here they are reset at once, so that they can t
 1. The last descriptors are kept for the program itself (`is_reserved`). A connection that gets one of them is reset.
 2. Where even those are gone, a descriptor that is held in reserve is closed to accept and reset one connection, and
    then opened again.
-3. The log says once that connections are reset, and at the end how many they were.
+3. One event says that connections are reset, and one at the end how many they were.
 
 Errors of single connections (accept(2) lists them) are ignored by `trio.SocketListener.accept`.
 """
@@ -24,8 +24,8 @@ from typing import Self
 import trio
 
 from ._descriptors import is_reserved
-from ._log_limit import LimitedLogger
 from ._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
+from .events import EventStream, ResourcesRestored, ResourcesShort
 
 __all__ = ["serve_listeners"]
 
@@ -44,7 +44,7 @@ async def serve_listeners(
     listeners: Sequence[trio.SocketListener],
     *,
     handler_nursery: trio.Nursery,
-    logger: LimitedLogger,
+    events: EventStream,
     what: str,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -54,15 +54,15 @@ async def serve_listeners(
         handler: must not raise.
         listeners: remain the caller's to close.
         handler_nursery: in which handlers run.
-        logger: gets a line when connections are reset.
-        what: names the listeners in the log.
+        events: told when connections are reset, and when that is over.
+        what: names the listeners in events.
 
     Raises:
         OSError: a listener cannot accept at all, whatever connects to it.
     """
     async with trio.open_nursery() as nursery:
         with _Reserve() as reserve:
-            turned_away = _TurnedAway(logger, what)
+            turned_away = _TurnedAway(events, what)
             nursery.start_soon(turned_away.report)
             for listener in listeners:
                 nursery.start_soon(_accept, listener, handler, handler_nursery, reserve, turned_away)
@@ -152,10 +152,10 @@ class _Reserve:
 
 
 class _TurnedAway:
-    """Counts the connections that were reset, for two log lines: at the beginning, and at the end."""
+    """Counts the connections that were reset, for two events: at the beginning, and at the end."""
 
-    def __init__(self, logger: LimitedLogger, what: str) -> None:
-        self._logger = logger
+    def __init__(self, events: EventStream, what: str) -> None:
+        self._events = events
         self._what = what
         self._count = 0
         self._notes = 0
@@ -170,15 +170,13 @@ class _TurnedAway:
         self._began.set()
 
     async def report(self) -> None:
-        """Write to the log until cancelled."""
+        """Publish events until cancelled."""
         while True:
             await self._began.wait()
             assert self._shortage is not None
-            self._logger.error(
-                "%s: new connections are reset, because this program %s; %s",
-                self._what,
-                self._shortage.text,
-                self._shortage.remedy,
+            shortage = self._shortage
+            self._events.publish(
+                ResourcesShort(where=self._what, detail=f"this program {shortage.text}", remedy=shortage.remedy)
             )
             try:
                 known = 0
@@ -186,11 +184,12 @@ class _TurnedAway:
                     known = self._notes
                     await trio.sleep(QUIET_SECONDS)
             finally:
-                self._logger.warning(
-                    "%s: %d new connections were reset because this program %s",
-                    self._what,
-                    self._count,
-                    self._shortage.text,
+                self._events.publish(
+                    ResourcesRestored(
+                        where=self._what,
+                        detail=f"this program {shortage.text}",
+                        connections_reset=self._count,
+                    )
                 )
             self._count = 0
             self._began = trio.Event()

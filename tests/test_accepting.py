@@ -18,7 +18,7 @@ import trio.testing
 
 from hybridrelay import _accepting
 from hybridrelay._accepting import QUIET_SECONDS, serve_listeners
-from hybridrelay._log_limit import LimitedLogger
+from hybridrelay.events import logged_events
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of descriptors")
 
@@ -41,7 +41,7 @@ class _Served:
                 _echo,
                 [self._listener],
                 handler_nursery=self._nursery,
-                logger=LimitedLogger("hybridrelay.test"),
+                events=logged_events(),
                 what="port x",
             )
         )
@@ -82,7 +82,7 @@ def _no_more_descriptors() -> Iterator[None]:
 
 
 def _messages(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "hybridrelay.test"]
+    return [record.getMessage() for record in caplog.records if record.name == "hybridrelay.events"]
 
 
 async def test_connections_are_served(served: _Served, nursery: trio.Nursery) -> None:
@@ -99,7 +99,8 @@ async def test_the_last_descriptors_are_not_given_away(
     assert await _is_served(served.port)
     (line,) = _messages(caplog)
     assert line.startswith(
-        "port x: new connections are reset, because this program has run out of file descriptors; "
+        "A resource has run out, and new connections are reset: where='port x' "
+        "detail='this program has run out of file descriptors' remedy="
     )
     assert "LimitNOFILE=" in line
     nursery.cancel_scope.cancel()
@@ -131,16 +132,16 @@ async def test_the_log_says_when_it_is_over(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    turned_away = _accepting._TurnedAway(LimitedLogger("hybridrelay.test"), "port x")
+    turned_away = _accepting._TurnedAway(logged_events(), "port x")
     nursery.start_soon(turned_away.report)
     for _ in range(4):
         turned_away.note(_accepting.OUT_OF_DESCRIPTORS, 1)
         await trio.sleep(QUIET_SECONDS - 1)
     assert len(_messages(caplog)) == 1
     await trio.sleep(2 * QUIET_SECONDS)
-    assert _messages(caplog)[1:] == [
-        "port x: 4 new connections were reset because this program has run out of file descriptors"
-    ]
+    (_, over) = _messages(caplog)
+    assert over.startswith("New connections are accepted again after a resource had run out: where='port x' ")
+    assert over.endswith(" connections_reset=4")
     turned_away.note(_accepting.OUT_OF_DESCRIPTORS, 1)
     await trio.sleep(0.1)
     assert len(_messages(caplog)) == 3

@@ -16,6 +16,7 @@ from ..connectivity.endpoint import format_address
 from ..connectivity.refusals import is_final
 from ..connectivity.repeated_failure import RepeatedFailure
 from ..errors import ConfigurationError, HybridRelayError, RelayIdentityError, StreamRefused
+from ..events import logged_events
 from ..mux import MuxStream, bridge
 from ..protocol.reasons import Reason
 from ..security import bracketed
@@ -71,7 +72,7 @@ async def run_forward(
                         handler,
                         listeners,
                         handler_nursery=connections,
-                        logger=logger,
+                        events=logged_events(),
                         what=f"{client.connection} at {addresses}",
                     )
                     await accepting.start(accept)

@@ -9,9 +9,10 @@ from .base import Level as Level
 from .catalogue import all_events as all_events
 from .endpoint import *  # noqa: F403
 from .log import LogSubscriber as LogSubscriber
-from .log import event_fields as event_fields
-from .log import event_text as event_text
 from .log import logged_events as logged_events
+from .plain_log import PlainLogSubscriber as PlainLogSubscriber
+from .plain_log import event_fields as event_fields
+from .plain_log import event_text as event_text
 from .program import *  # noqa: F403
 from .relay import *  # noqa: F403
 from .stream import EventStream as EventStream

@@ -102,30 +102,32 @@ class CertificateNotRenewed(Event):
 
 @attrs.frozen(kw_only=True)
 class ResourcesShort(Event):
-    """This machine or process has run out of descriptors, local ports, memory or threads."""
+    """This machine or process has run out of descriptors or memory, and resets new connections."""
 
     name: ClassVar = "resources.short"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "A resource of this machine has run out"
+    summary: ClassVar = "A resource has run out, and new connections are reset"
 
-    #: What is affected: ``port data``.
+    #: What accepts the connections: ``port data``.
     where: str
     #: What has run out.
     detail: str
-    remedy: str = ""
+    remedy: str
 
 
 @attrs.frozen(kw_only=True)
 class ResourcesRestored(Event):
-    """What was affected by `ResourcesShort` works again."""
+    """No connection had to be reset for a while after `ResourcesShort`, or the program ends."""
 
     name: ClassVar = "resources.restored"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The resource is available again"
+    summary: ClassVar = "New connections are accepted again after a resource had run out"
 
     where: str
-    #: How long the shortage lasted.
-    seconds: float
+    #: What had run out.
+    detail: str
+    #: How many connections were reset.
+    connections_reset: int
 
 
 @attrs.frozen(kw_only=True)

@@ -25,12 +25,14 @@ __all__ = [
     "ListenerReplaced",
     "ListenerSilent",
     "PublicPortsNotSaved",
+    "RelayIdNotSaved",
     "RendezvousEnded",
     "RendezvousJoined",
     "RendezvousTimeout",
     "SenderJoining",
     "SenderRefused",
     "SpliceUnavailable",
+    "StoreDiskFull",
     "StoreReadable",
     "StoreUnreadable",
     "TokenExpired",
@@ -420,6 +422,33 @@ class PublicPortsNotSaved(Event):
         "The file with the ports of this relay cannot be written, and 'connections create' does not know them; make "
         "room or correct its permissions, then restart the relay"
     )
+
+    file: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class RelayIdNotSaved(Event):
+    """The file with the relay's id cannot be written."""
+
+    name: ClassVar = "relay-id.not-saved"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = (
+        "The id of this relay cannot be written, and it has another one after its next start; make room or correct "
+        "the permissions, then restart the relay"
+    )
+
+    file: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class StoreDiskFull(Event):
+    """The disk of the store is full. Keys and hybrid connections can still be ended, with reserved space."""
+
+    name: ClassVar = "store.disk-full"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The disk of the store is full"
 
     file: str
     detail: str

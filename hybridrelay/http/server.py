@@ -10,6 +10,7 @@ import trio
 from .._accepting import serve_listeners
 from .._log_limit import LimitedLogger
 from ..errors import HybridRelayError
+from ..events import logged_events
 from ..streams.sockets import abort_stream
 from .body import ClientGone
 from .connection import Upgraded, refuse_connection, serve_connection
@@ -102,7 +103,7 @@ class _Server:
                             self._serve,
                             listeners,
                             handler_nursery=connections,
-                            logger=logger,
+                            events=logged_events(),
                             what="the HTTP server",
                         )
                         await accepting.start(accept)

@@ -75,7 +75,7 @@ def test_localhost_without_ipv6(machine: Machine, deployment: Deployment) -> Non
         "relay", "--state", deployment.state, "--host", "localhost", "--ports", ANY_PORTS, wrapper=machine.wrapper
     )
     assert "probe=127.0.0.1:" in relay.out
-    assert "not listening on ::1" in relay.err
+    relay.wait_for_line("not listening on ::1", where="err")
     published = deployment.create("orders", ("127.0.0.1", 1), endpoint="localhost")
     forward = deployment.start(
         "forward", "--connection-string-file", published.application, "--listen", "localhost:0",

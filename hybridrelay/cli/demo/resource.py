@@ -11,6 +11,7 @@ import trio
 from ..._accepting import serve_listeners
 from ..._listening import open_listeners
 from ..._log_limit import LimitedLogger
+from ...events import logged_events
 from .http import BLOCK, Wire
 
 logger = LimitedLogger("hybridrelay.cli")
@@ -26,7 +27,8 @@ async def serve_resource(*, task_status: trio.TaskStatus[int]) -> None:
     (listener,) = await open_listeners("127.0.0.1", 0, logger=logger)
     task_status.started(listener.socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
-        await serve_listeners(_serve, [listener], handler_nursery=nursery, logger=logger, what="the sample resource")
+        events = logged_events()
+        await serve_listeners(_serve, [listener], handler_nursery=nursery, events=events, what="the sample resource")
 
 
 async def _serve(stream: trio.SocketStream) -> None:

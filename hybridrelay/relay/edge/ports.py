@@ -18,6 +18,7 @@ from ..._log_limit import LimitedLogger
 from ..._nursery import FlatNursery
 from ...abc import Port
 from ...errors import ConfigurationError
+from ...events import EventStream
 from ..config import Binding
 
 __all__ = ["Ports"]
@@ -26,9 +27,14 @@ logger = LimitedLogger("hybridrelay.relay")
 
 
 class Ports:
-    """Open ports. Use it with `with`: the sockets are closed at its end."""
+    """Open ports. Use it with `with`: the sockets are closed at its end.
 
-    def __init__(self) -> None:
+    Args:
+        events: where events go.
+    """
+
+    def __init__(self, events: EventStream) -> None:
+        self._events = events
         self._listeners: list[tuple[Port, list[trio.SocketListener]]] = []
         #: By port name: the same descriptors as the listeners', for calls that trio does not have.
         self._duplicates: dict[str, list[socket.socket]] = {}
@@ -87,7 +93,7 @@ class Ports:
             for port, opened in self._listeners:
                 if opened:
                     serve = partial(serve_listeners, partial(handler, port), opened, handler_nursery=handler_nursery)
-                    await nursery.start(partial(serve, logger=logger, what=f"port {port.name}"))
+                    await nursery.start(partial(serve, events=self._events, what=f"port {port.name}"))
             task_status.started()
             await trio.sleep_forever()
 

@@ -155,14 +155,17 @@ class Relay:
         """See `run_relay`."""
         config = self._config
         self._events.publish(ProgramStarted(role="relay", version=__version__))
-        with occupy_state_directory(config.state_dir), SQLiteStore.open(config.state_dir) as store:
+        with (
+            occupy_state_directory(config.state_dir),
+            SQLiteStore.open(config.state_dir, events=self._events) as store,
+        ):
             certificates = self._load_certificates()
-            relay_id = load_or_create_relay_id(config.state_dir)
+            relay_id = load_or_create_relay_id(config.state_dir, events=self._events)
             with self._recorded(relay_id):
                 async with FlatNursery() as nursery:
                     watcher = StoreWatcher(store, events=self._events)
                     await nursery.start(watcher.run, self._changed)
-                    ports = Ports()
+                    ports = Ports(self._events)
                     parts = self._parts = self._assemble(watcher, certificates, relay_id, ports)
                     try:
                         with reporting(parts), ports:
@@ -257,7 +260,7 @@ class Relay:
         async with FlatNursery() as accepting:
             await accepting.start(ports.accept, parts.connections.accepted, nursery)
             info = RelayInfo(MappingProxyType(dict(ports.bound)), parts.certificates.own_pin)
-            save_public_ports(self._config.state_dir, self._public_ports(info))
+            save_public_ports(self._config.state_dir, self._public_ports(info), events=self._events)
             addresses = tuple(str(one) for bindings in info.bound.values() for one in bindings)
             self._events.publish(ProgramReady(role="relay", addresses=addresses))
             task_status.started(info)

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..._replace_file import replace_file
 from ..._text_files import read_text, strip_blanks
 from ...errors import ConfigurationError, StateError
+from ...events.plain_log import plainly_logged_events
+from ...events.relay import PublicPortsNotSaved
+from ...events.stream import EventStream
 from ...security import format_ports, parse_ports_untrusted
-
-logger = logging.getLogger("hybridrelay.relay")
 
 _FILE = "public-ports"
 _MAX_FILE = 4096
 _REMEDY = "start the relay once: it writes the file again"
 
 
-def save_public_ports(state_dir: Path, ports: Mapping[str, int | None]) -> None:
+def save_public_ports(state_dir: Path, ports: Mapping[str, int | None], *, events: EventStream | None = None) -> None:
     """Remember ports that are not the defaults (None: not served). The relay does this at every start.
 
     The file is for the commands that make connection strings. A relay serves without it, so that a full disk does not
-    keep it from starting: what cannot be written is logged.
+    keep it from starting: that it cannot be written is an event.
+    `events` is where it goes; None means the log.
     """
     path = state_dir / _FILE
     text = format_ports(ports) + "\n"
@@ -33,12 +34,8 @@ def save_public_ports(state_dir: Path, ports: Mapping[str, int | None]) -> None:
     try:
         replace_file(path, text)
     except OSError as exc:
-        logger.error(
-            "cannot write %s (%s): until it is written, 'connections create' does not know the ports of this relay; "
-            "make room or correct its permissions, then restart the relay",
-            path,
-            exc.strerror,
-        )
+        stream = plainly_logged_events() if events is None else events
+        stream.publish(PublicPortsNotSaved(file=str(path), detail=exc.strerror or str(exc)))
 
 
 def relay_has_run(state_dir: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,12 @@ from pathlib import Path
 from ..._replace_file import replace_file
 from ..._text_files import read_text, strip_blanks
 from ...errors import ConfigurationError, StateError
+from ...events.plain_log import plainly_logged_events
+from ...events.relay import RelayIdNotSaved
+from ...events.stream import EventStream
 from ...protocol.preamble import NO_RELAY, RELAY_ID_SIZE
 
 __all__ = ["RELAY_ID_FILE", "load_or_create_relay_id", "new_relay_id"]
-
-logger = logging.getLogger("hybridrelay.relay")
 
 #: The id, as 8 hexadecimal digits, inside the state directory.
 RELAY_ID_FILE = "relay-id"
@@ -28,10 +28,11 @@ def new_relay_id(token_bytes: Callable[[int], bytes] = secrets.token_bytes) -> b
     return made
 
 
-def load_or_create_relay_id(state_dir: Path) -> bytes:
+def load_or_create_relay_id(state_dir: Path, *, events: EventStream | None = None) -> bytes:
     """The id of the relay with this state directory; at its first start, a new one is made and written. Blocks.
 
-    A relay also serves where the id cannot be written: it then has another one after a restart, which is logged.
+    A relay also serves where the id cannot be written: it then has another one after a restart, which
+    is an event. `events` is where it goes; None means the log.
 
     Raises:
         StateError: the file cannot be read, or is damaged.
@@ -43,12 +44,8 @@ def load_or_create_relay_id(state_dir: Path) -> bytes:
     try:
         replace_file(path, made.hex() + "\n")
     except OSError as exc:
-        logger.error(
-            "cannot write %s (%s): the relay has another id after its next start; make room or correct the "
-            "permissions, then restart the relay",
-            path,
-            exc.strerror,
-        )
+        stream = plainly_logged_events() if events is None else events
+        stream.publish(RelayIdNotSaved(file=str(path), detail=exc.strerror or str(exc)))
     return made
 
 

@@ -15,7 +15,6 @@ All methods are synchronous: the relay calls them in a worker thread.
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +27,9 @@ from typing import Any, Self, TypeVar
 from ..._descriptors import missing_descriptors
 from ..._shortage import OUT_OF_DESCRIPTORS
 from ...errors import ConfigurationError, StateError
+from ...events.plain_log import plainly_logged_events
+from ...events.relay import StoreDiskFull
+from ...events.stream import EventStream
 from ...security import KeySlot, Right, Rule, Secret, generate_key
 from ..model import HybridConnection, RelayRecord
 from .reserve import Reserve, is_disk_full
@@ -36,8 +38,6 @@ from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory,
 from .store import check_new_key, name_is_taken, no_connection, no_rule, valid_hosts, valid_record
 
 __all__ = ["SQLiteStore"]
-
-logger = logging.getLogger("hybridrelay.relay")
 
 T = TypeVar("T")
 
@@ -69,35 +69,54 @@ class SQLiteStore:
     """
 
     def __init__(
-        self, database: sqlite3.Connection, path: Path, clock: Callable[[], float], reserve: Reserve
+        self,
+        database: sqlite3.Connection,
+        path: Path,
+        clock: Callable[[], float],
+        reserve: Reserve,
+        events: EventStream,
     ) -> None:
         """For `open`, which is how to get one."""
         self._database = database
         self._path = path
         self._clock = clock
         self._reserve = reserve
+        self._events = events
 
     @classmethod
-    def open(cls, state_dir: Path, *, create: bool = True, clock: Callable[[], float] = time.time) -> Self:
+    def open(
+        cls,
+        state_dir: Path,
+        *,
+        create: bool = True,
+        clock: Callable[[], float] = time.time,
+        events: EventStream | None = None,
+    ) -> Self:
         """Open the registry of a state directory.
 
         Args:
             state_dir: the directory; made with mode 0700, the file in it with 0600.
             create: whether to make both where they are missing.
             clock: seconds since 1970.
+            events: where events go; None means the log.
 
         Raises:
             StateError: missing, unusable, of another owner, damaged, or from a newer version; with a remedy.
         """
         prepare_state_directory(state_dir, create=create)
         reserve = Reserve(state_dir)
-        registry = _with_reserve(reserve, lambda: cls._open(state_dir, create, clock, reserve))
+        stream = plainly_logged_events() if events is None else events
+        registry = _with_reserve(
+            reserve, lambda: cls._open(state_dir, create, clock, reserve, stream), state_dir / REGISTRY_FILE, stream
+        )
         if create:
             reserve.restore()
         return registry
 
     @classmethod
-    def _open(cls, state_dir: Path, create: bool, clock: Callable[[], float], reserve: Reserve) -> Self:
+    def _open(
+        cls, state_dir: Path, create: bool, clock: Callable[[], float], reserve: Reserve, events: EventStream
+    ) -> Self:
         path = state_dir / REGISTRY_FILE
         try:
             private_file(path, create=create)
@@ -121,7 +140,7 @@ class SQLiteStore:
             except BaseException:
                 database.close()
                 raise
-        return cls(database, path, clock, reserve)
+        return cls(database, path, clock, reserve, events)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -223,7 +242,7 @@ class SQLiteStore:
         Raises:
             ConfigurationError: there is none of this name; says which there are.
         """
-        _with_reserve(self._reserve, lambda: self._delete(name))
+        self._with_reserve(lambda: self._delete(name))
 
     def _delete(self, name: str) -> None:
         with self._change() as database:
@@ -248,7 +267,7 @@ class SQLiteStore:
                 `known` any more. Nothing was changed.
         """
         key = generate_key() if key is None else key
-        _with_reserve(self._reserve, lambda: self._replace_key(name, rule, slot, key, known))
+        self._with_reserve(lambda: self._replace_key(name, rule, slot, key, known))
         return key
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot) -> None:
@@ -259,9 +278,12 @@ class SQLiteStore:
         Raises:
             ConfigurationError: no such hybrid connection or rule; says which there are.
         """
-        _with_reserve(self._reserve, lambda: self._replace_key(name, rule, slot, None))
+        self._with_reserve(lambda: self._replace_key(name, rule, slot, None))
 
     # --- how
+
+    def _with_reserve(self, change: Callable[[], T]) -> T:
+        return _with_reserve(self._reserve, change, self._path, self._events)
 
     def _replace_key(
         self, name: str, rule: str, slot: KeySlot, key: Secret | None, known: Rule | None = None
@@ -286,8 +308,8 @@ class SQLiteStore:
                 if not is_disk_full(exc):
                     raise
                 # The change is made, and nothing is lost: the log has it.
-                logger.warning(
-                    "the disk of %s is full: deleted keys stay in its log until the next change", self._path
+                self._events.publish(
+                    StoreDiskFull(file=str(self._path), detail="deleted keys stay in its log until the next change")
                 )
         self._reserve.restore()
 
@@ -362,14 +384,14 @@ def _insert_key(database: sqlite3.Connection, connection: str, rule: str, slot: 
         )
 
 
-def _with_reserve(reserve: Reserve, change: Callable[[], T]) -> T:
+def _with_reserve(reserve: Reserve, change: Callable[[], T], path: Path, events: EventStream) -> T:
     """Do something that must work on a full disk. If it does not, it is tried again with the reserved space."""
     try:
         return change()
     except StateError as exc:
         if not is_disk_full(exc.__cause__) or not reserve.release():
             raise
-    logger.warning("the disk seems to be full: trying again with the space that was reserved for this")
+    events.publish(StoreDiskFull(file=str(path), detail="trying again with the space that was reserved for this"))
     try:
         return change()
     except BaseException:
