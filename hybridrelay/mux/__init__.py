@@ -11,10 +11,10 @@ from ..protocol.config import DIALED_CONTROL_CONFIG as DIALED_CONTROL_CONFIG
 from ..protocol.config import SessionConfig as SessionConfig
 from ..protocol.sending import Account as Account
 from ..protocol.windows import Budget as Budget
-from .bridge import Bridged as Bridged
 from .bridge import BridgeProgress as BridgeProgress
-from .bridge import Party as Party
 from .bridge import bridge as bridge
+from .bridging import Bridged as Bridged
+from .bridging import Party as Party
 from .early import EarlySession as EarlySession
 from .greeting import receive_hello as receive_hello
 from .greeting import refuse_session as refuse_session

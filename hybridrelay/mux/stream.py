@@ -60,8 +60,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._cancel_on_abort: trio.CancelScope | None = None
         #: The peer has accepted the stream, or we have; it may be over by now.
         self.was_accepted = False
-        #: Takes what has arrived in place of the task that waits for it; see `set_taker`.
-        self._taker: Callable[[], bool] | None = None
+        #: Takes what has arrived in place of the task that waits for it; see `set_data_callback`.
+        self._data_callback: Callable[[], bool] | None = None
 
     def __repr__(self) -> str:
         states = self._state.states
@@ -266,13 +266,13 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             else:
                 await self._receiver.wait()
 
-    def set_taker(self, taker: Callable[[], bool]) -> None:
-        """Have `taker` called for what arrives, inside the task that reads the channel.
+    def set_data_callback(self, callback: Callable[[], bool]) -> None:
+        """Have `callback` called for what arrives, inside the task that reads the channel.
 
         It spares a small message the path through the scheduler. It must neither wait nor raise, and returns whether
         it has taken everything. Otherwise, and whenever the stream ends, the task in `wait_readable` is woken.
         """
-        self._taker = taker
+        self._data_callback = callback
 
     # --- ending
 
@@ -349,7 +349,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def on_readable(self) -> None:
         """Data or the end of file arrived."""
-        if self._taker is None or not self._taker():
+        if self._data_callback is None or not self._data_callback():
             self._receiver.wake()
 
     def on_writable(self) -> None:

@@ -131,7 +131,7 @@ async def test_answers_to_one_read_leave_together(autojump_clock: trio.testing.M
     await pair.theirs.send_all(bytes(200_000))
     await settle()
     pair.channel.take_writes()
-    pair.ours.set_taker(lambda: pair.ours.receive_nowait() is not None and pair.ours.send_nowait(b"thanks"))
+    pair.ours.set_data_callback(lambda: pair.ours.receive_nowait() is not None and pair.ours.send_nowait(b"thanks"))
     await pair.theirs.send_all(bytes(10_000))
     await trio.testing.wait_all_tasks_blocked()
     (write,) = pair.channel.take_writes()
@@ -197,7 +197,7 @@ async def test_nor_is_it_while_more_is_to_be_sent(autojump_clock: trio.testing.M
 # --- who takes what arrives
 
 
-async def test_a_taker_takes_in_place_of_who_waits(
+async def test_a_data_callback_takes_in_place_of_the_task_that_waits(
     autojump_clock: trio.testing.MockClock, pair: Pair, nursery: trio.Nursery
 ) -> None:
     taken: list[bytes] = []
@@ -214,7 +214,7 @@ async def test_a_taker_takes_in_place_of_who_waits(
         await pair.ours.wait_readable()
         woken.set()
 
-    pair.ours.set_taker(take)
+    pair.ours.set_data_callback(take)
     nursery.start_soon(wait)
     await pair.theirs.send_all(b"one")
     await settle()
@@ -225,10 +225,10 @@ async def test_a_taker_takes_in_place_of_who_waits(
     assert woken.is_set(), "the end is for who waits"
 
 
-async def test_who_waits_is_woken_by_a_reset_whatever_the_taker_says(
+async def test_the_task_that_waits_is_woken_by_a_reset_whatever_the_callback_says(
     autojump_clock: trio.testing.MockClock, pair: Pair, nursery: trio.Nursery
 ) -> None:
-    pair.ours.set_taker(lambda: True)
+    pair.ours.set_data_callback(lambda: True)
     nursery.start_soon(pair.ours.wait_readable)
     await trio.testing.wait_all_tasks_blocked()
     pair.theirs.reset()

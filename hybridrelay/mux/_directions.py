@@ -1,0 +1,256 @@
+"""The two directions of a bridge: they move bytes, and report what ends them. `bridging.py` decides what follows.
+
+Both are on the hot path: a message passes through each of them without a task switch wherever nothing has to wait.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import trio
+
+from ..errors import HybridRelayError
+from ..protocol.reasons import Reason
+from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
+from .bridging import Input
+from .stream import MuxStream
+
+__all__ = ["Broke", "Inward", "Outward", "Report", "stream_broke"]
+
+_STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Report(Protocol):
+    """Called with everything that happens, except that the peer accepts or refuses the stream."""
+
+    def __call__(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> None: ...
+
+
+class Broke(Exception):
+    """One side of the bridge failed."""
+
+    def __init__(self, cause: Input, reason: Reason) -> None:
+        super().__init__(reason.describe)
+        self.cause = cause
+        self.reason = reason
+
+
+def stream_broke(stream: MuxStream, reason: Reason) -> Broke:
+    """The stream was reset, or lost with its session."""
+    return Broke(Input.STREAM_LOST if stream.was_lost else Input.STREAM_RESET, reason)
+
+
+def _reason_of(error: BaseException) -> Reason:
+    """Why a call of a stream failed. A stream that was closed on this side gives no reason."""
+    return error.__cause__.reason if isinstance(error.__cause__, HybridRelayError) else Reason.CANCELLED
+
+
+def _local_broke() -> Broke:
+    return Broke(Input.LOCAL_BROKE, Reason.TARGET_RESET)
+
+
+class Outward:
+    """From the TCP connection into the stream.
+
+    Args:
+        port: of the TCP connection.
+        early: what was sent on an earlier stream, which was refused, and has to be sent again; the end of file is
+            b"". It gets what is sent before the peer has accepted this stream.
+    """
+
+    def __init__(self, stream: MuxStream, port: NowaitStream, early: list[bytes], report: Report) -> None:
+        self.early = early
+        #: Bytes that the stream has taken.
+        self.sent = 0
+        self._stream = stream
+        self._port = port
+        self._report = report
+        #: The peer reads no more: what comes is read and dropped.
+        self._drops = False
+
+    async def run(self) -> None:
+        """Move everything, and the end of file."""
+        try:
+            if not await self._send_again():
+                await self._move()
+        except Broke as exc:
+            self._report(exc.cause, exc.reason)
+
+    async def _move(self) -> None:
+        port = self._port
+        turn, most = Turn(), self._most_to_read()
+        while True:
+            try:
+                while (data := port.receive_nowait(most)) is None:
+                    await port.wait_readable()
+                    turn, most = Turn(), self._most_to_read()
+            except _STREAM_ERRORS as exc:
+                raise _local_broke() from exc
+            size = len(data)
+            if not size:
+                await self._send_end()
+                return
+            if not self._send(data):
+                await self._make_room()
+                turn, most = Turn(), self._most_to_read()
+            elif turn.is_over(size):
+                await trio.lowlevel.checkpoint()
+                turn, most = Turn(), self._most_to_read()
+
+    def _most_to_read(self) -> int:
+        """How much to read at a time until other tasks have run: none of them can take memory before that."""
+        return min(READ_BYTES, self._stream.send_share)
+
+    def _send(self, data: Buffer) -> bool:
+        """Queue `data`; False where the queue of the stream is full now."""
+        if self._drops:
+            return True
+        stream = self._stream
+        if not stream.was_accepted:
+            data = bytes(data)
+            self.early.append(data)
+        try:
+            has_room = stream.send_nowait(data)
+        except _STREAM_ERRORS as exc:
+            self._not_taken(exc)
+            return True
+        self.sent += len(data)
+        return has_room
+
+    async def _make_room(self) -> None:
+        try:
+            await self._stream.flush()
+        except _STREAM_ERRORS as exc:
+            self._not_taken(exc)
+
+    async def _send_end(self) -> None:
+        if self._drops:
+            return
+        if not self._stream.was_accepted:
+            self.early.append(b"")
+        await self._pass_on_end()
+
+    async def _pass_on_end(self) -> None:
+        try:
+            await self._stream.send_eof()
+        except _STREAM_ERRORS as exc:
+            self._not_taken(exc)
+        else:
+            self._report(Input.LOCAL_ENDED)
+
+    async def _send_again(self) -> bool:
+        """Send what an earlier stream was refused with; True where that includes the end of file."""
+        early = self.early  # replaced when the peer accepts the stream
+        for data in early:
+            if self._drops:
+                break
+            if not data:
+                await self._pass_on_end()
+                continue
+            try:
+                has_room = self._stream.send_nowait(data)
+            except _STREAM_ERRORS as exc:
+                self._not_taken(exc)
+                break
+            self.sent += len(data)
+            if not has_room:
+                await self._make_room()
+        return early[-1:] == [b""]
+
+    def _not_taken(self, error: BaseException) -> None:
+        """The stream takes nothing more: because the peer reads no more, or because it was reset."""
+        stream = self._stream
+        if stream.reset_reason is not Reason.NO_ERROR:
+            raise stream_broke(stream, _reason_of(error)) from error
+        # The application closed right after its last bytes, and the TCP connection answers to the first of them. The
+        # rest has to arrive all the same. Until it has, answers are read and dropped, or both sides would wait.
+        self._drops = True
+        self._report(Input.PEER_STOPPED, _reason_of(error))
+
+
+class Inward:
+    """From the stream into the TCP connection.
+
+    Args:
+        local: the TCP connection.
+        port: of the same.
+    """
+
+    def __init__(self, stream: MuxStream, local: trio.SocketStream, port: NowaitStream, report: Report) -> None:
+        self._stream = stream
+        self._local = local
+        self._port = port
+        self._report = report
+        self._received = 0
+        #: `run` waits for the stream, so `deliver_nowait` may do its work.
+        self._waits = False
+        #: The TCP connection did not take all that was handed to it.
+        self._is_blocked = False
+
+    @property
+    def received(self) -> int:
+        """Bytes that the TCP connection has taken."""
+        return max(0, self._received - self._port.unsent_bytes)
+
+    async def run(self) -> None:
+        """Move everything, and the end of file. The stream has been accepted."""
+        try:
+            self._stream.set_data_callback(self.deliver_nowait)
+            while not self._deliver():
+                await (self._unblock() if self._is_blocked else self._wait())
+            await self._pass_on_end()
+        except Broke as exc:
+            self._report(exc.cause, exc.reason)
+
+    def deliver_nowait(self) -> bool:
+        """Do the work of `run` while that waits, in the task that has received something; False wakes `run`."""
+        if not self._waits:
+            return True  # it is awake, and looks again before it waits
+        try:
+            at_end = self._deliver()
+        except Broke as exc:
+            # At once: a TCP connection reports only once that it broke, and then `Outward` would find an end of file.
+            self._report(exc.cause, exc.reason)
+            return False
+        return not at_end and not self._is_blocked
+
+    def _deliver(self) -> bool:
+        """Move what has arrived, as far as the TCP connection takes it; True at the end of the stream."""
+        while not self._is_blocked:
+            try:
+                pieces = self._stream.receive_pieces_nowait()
+            except _STREAM_ERRORS as exc:
+                raise stream_broke(self._stream, _reason_of(exc)) from exc
+            if pieces is None:
+                return False
+            if not pieces:
+                return True
+            try:
+                self._is_blocked = not self._port.send_nowait(*pieces)
+            except _STREAM_ERRORS as exc:
+                raise _local_broke() from exc
+            self._received += sum(map(len, pieces))
+        return False
+
+    async def _wait(self) -> None:
+        self._waits = True
+        try:
+            await self._stream.wait_readable()
+        except _STREAM_ERRORS as exc:
+            raise stream_broke(self._stream, _reason_of(exc)) from exc
+        finally:
+            self._waits = False
+
+    async def _unblock(self) -> None:
+        try:
+            await self._port.flush()
+        except _STREAM_ERRORS as exc:
+            raise _local_broke() from exc
+        self._is_blocked = False
+
+    async def _pass_on_end(self) -> None:
+        try:
+            await self._local.send_eof()
+        except _STREAM_ERRORS as exc:
+            raise _local_broke() from exc
+        self._report(Input.PEER_ENDED)

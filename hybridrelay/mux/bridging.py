@@ -1,0 +1,200 @@
+"""What a bridge between a stream and a TCP connection decides: which direction has ended, and how the whole ends.
+
+Pure: `bridge.py` moves the bytes and reports here what happens to it. The two directions are a small machine each.
+*Outgoing* is from the TCP connection into the stream, *incoming* from the stream into the TCP connection. Rules:
+
+1. The end of file travels on its own in each direction. When both have ended, the bridge has finished.
+2. Whatever breaks one side ends the bridge at once. The first reason is its outcome.
+3. Where the peer only reads no more, what the TCP connection sends is dropped, and what the peer had sent is still
+   delivered, within a limited time. Then the bridge has finished, although with a reason.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from ..protocol.reasons import Reason
+
+__all__ = ["BridgeMachine", "Bridged", "Command", "Incoming", "Input", "Outgoing", "Party"]
+
+
+class Input(enum.Enum):
+    """What happens to a bridge."""
+
+    #: The peer has accepted the stream.
+    ACCEPTED = enum.auto()
+    #: The peer refused the stream, or did not answer in time.
+    REFUSED = enum.auto()
+    #: The TCP connection's end of file was passed on to the stream.
+    LOCAL_ENDED = enum.auto()
+    #: Reading from or writing to the TCP connection failed.
+    LOCAL_BROKE = enum.auto()
+    #: All that the peer sent was handed to the TCP connection, the end of file included.
+    PEER_ENDED = enum.auto()
+    #: The peer reads no more.
+    PEER_STOPPED = enum.auto()
+    STREAM_RESET = enum.auto()
+    #: The stream was lost with its session.
+    STREAM_LOST = enum.auto()
+    #: The task that runs the bridge was cancelled.
+    CANCELLED = enum.auto()
+
+    __hash__ = object.__hash__  # as in `protocol/states.py`
+
+
+class Outgoing(enum.Enum):
+    """From the TCP connection into the stream."""
+
+    OPEN = enum.auto()
+    #: The end of file was passed on.
+    ENDED = enum.auto()
+    #: The peer reads no more: what comes is read and dropped.
+    DROPPED = enum.auto()
+    #: The TCP connection has failed. What is read from it now looks like its end.
+    BROKEN = enum.auto()
+
+    __hash__ = object.__hash__
+
+
+class Incoming(enum.Enum):
+    """From the stream into the TCP connection."""
+
+    #: The peer has not answered yet.
+    AWAITING = enum.auto()
+    OPEN = enum.auto()
+    #: All was delivered, the end of file included.
+    ENDED = enum.auto()
+
+    __hash__ = object.__hash__
+
+
+class Party(enum.Enum):
+    """Who ended a bridge before both directions had come to their end."""
+
+    NOBODY = enum.auto()
+    #: The TCP connection on this machine.
+    LOCAL = enum.auto()
+    #: The peer reset the stream, or reads no more.
+    PEER = enum.auto()
+    #: The stream was lost with its session.
+    SESSION = enum.auto()
+    #: `bridge` was cancelled.
+    CALLER = enum.auto()
+
+
+class Command(enum.Enum):
+    """What the driver has to do after an input."""
+
+    CONTINUE = enum.auto()
+    #: End both directions, unless that happens by itself within a limited time.
+    LIMIT = enum.auto()
+    #: End both directions now.
+    STOP = enum.auto()
+
+
+#: The transitions; an input that is missing leaves the direction as it is.
+OUTGOING: dict[tuple[Outgoing, Input], Outgoing] = {
+    (Outgoing.OPEN, Input.LOCAL_ENDED): Outgoing.ENDED,
+    (Outgoing.OPEN, Input.PEER_STOPPED): Outgoing.DROPPED,
+    (Outgoing.OPEN, Input.LOCAL_BROKE): Outgoing.BROKEN,
+    (Outgoing.DROPPED, Input.LOCAL_BROKE): Outgoing.BROKEN,
+}
+INCOMING: dict[tuple[Incoming, Input], Incoming] = {
+    (Incoming.AWAITING, Input.ACCEPTED): Incoming.OPEN,
+    (Incoming.OPEN, Input.PEER_ENDED): Incoming.ENDED,
+}
+#: Inputs that give the bridge a reason, and who has caused it.
+CAUSED_BY: dict[Input, Party] = {
+    Input.REFUSED: Party.PEER,
+    Input.LOCAL_BROKE: Party.LOCAL,
+    Input.PEER_STOPPED: Party.PEER,
+    Input.STREAM_RESET: Party.PEER,
+    Input.STREAM_LOST: Party.SESSION,
+    Input.CANCELLED: Party.CALLER,
+}
+
+
+@attrs.frozen
+class Bridged:
+    """How a bridge ended, or how far it has come."""
+
+    #: Bytes from the TCP connection into the stream, and the other way, as far as the kernel took them.
+    sent: int
+    received: int
+    #: `Reason.NO_ERROR`: both directions came to their end.
+    reason: Reason
+    #: The peer refused the stream, or did not answer: what it said about that.
+    refusal: str | None = None
+    #: The end of file came after `sent` and was passed on; likewise for `received`.
+    sent_all: bool = False
+    received_all: bool = False
+    #: The peer reads no more; what was sent after that was dropped.
+    peer_stopped: bool = False
+    ended_by: Party = Party.NOBODY
+
+
+@attrs.define
+class BridgeMachine:
+    """The state of one bridge. `apply` is the only way to change it."""
+
+    outgoing: Outgoing = attrs.field(default=Outgoing.OPEN, init=False)
+    incoming: Incoming = attrs.field(default=Incoming.AWAITING, init=False)
+    #: Why the bridge ends, or NO_ERROR.
+    reason: Reason = attrs.field(default=Reason.NO_ERROR, init=False)
+    #: Who caused `reason`.
+    ended_by: Party = attrs.field(default=Party.NOBODY, init=False)
+    #: The peer has said that it reads no more.
+    peer_stopped: bool = attrs.field(default=False, init=False)
+    _is_broken: bool = attrs.field(default=False, init=False)
+
+    @property
+    def has_finished(self) -> bool:
+        """Everything that could be delivered was; both sides can be closed in good order."""
+        ended = self.outgoing is Outgoing.ENDED or self.peer_stopped
+        return ended and self.incoming is Incoming.ENDED and not self._is_broken
+
+    def apply(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> Command:
+        """Take an input.
+
+        Args:
+            reason: why, for the inputs in `CAUSED_BY`; the first one is kept.
+        """
+        self.outgoing = OUTGOING.get((self.outgoing, cause), self.outgoing)
+        self.incoming = INCOMING.get((self.incoming, cause), self.incoming)
+        party = CAUSED_BY.get(cause)
+        if party is not None and self.reason is Reason.NO_ERROR and not self.has_finished:
+            self.reason, self.ended_by = reason, party
+        if cause is Input.PEER_STOPPED:
+            self.peer_stopped = True
+        elif party is not None and not self.has_finished:
+            self._is_broken = True
+        if self._is_broken or (self.peer_stopped and self.incoming is Incoming.ENDED):
+            return Command.STOP
+        return Command.LIMIT if cause is Input.PEER_STOPPED else Command.CONTINUE
+
+    def outcome(self, sent: int, received: int, refusal: str | None = None) -> Bridged:
+        """How the bridge ended, or how far it has come, with the numbers of bytes that have been moved."""
+        return Bridged(
+            sent,
+            received,
+            self.reason,
+            refusal,
+            sent_all=self.outgoing is Outgoing.ENDED,
+            received_all=self.incoming is Incoming.ENDED,
+            peer_stopped=self.peer_stopped,
+            ended_by=self.ended_by,
+        )
+
+    def may_be_sent_again(self, refused_because: Reason, *, has_sent: bool) -> bool:
+        """Whether what was sent on a stream that was refused can go on another one, because nobody has seen it.
+
+        Args:
+            refused_because: the reason of the refusal.
+            has_sent: whether anything but an end of file was sent.
+        """
+        # GOING_AWAY means that the stream was not processed. If the session was lost, the answer may be lost as well.
+        if self.outgoing is Outgoing.BROKEN or self.incoming is not Incoming.AWAITING:
+            return False
+        return refused_because is Reason.GOING_AWAY or not has_sent

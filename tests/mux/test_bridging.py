@@ -1,0 +1,155 @@
+"""What a bridge decides, as lists of inputs and of what follows from them."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridrelay.mux import Bridged, Party
+from hybridrelay.mux.bridging import CAUSED_BY, INCOMING, OUTGOING, BridgeMachine, Command, Incoming, Input, Outgoing
+from hybridrelay.protocol import Reason
+
+ACCEPTED, REFUSED, LOCAL_ENDED, LOCAL_BROKE = Input.ACCEPTED, Input.REFUSED, Input.LOCAL_ENDED, Input.LOCAL_BROKE
+PEER_ENDED, PEER_STOPPED, CANCELLED = Input.PEER_ENDED, Input.PEER_STOPPED, Input.CANCELLED
+STREAM_RESET, STREAM_LOST = Input.STREAM_RESET, Input.STREAM_LOST
+CONTINUE, LIMIT, STOP = Command.CONTINUE, Command.LIMIT, Command.STOP
+#: Why, for inputs with a reason.
+REASONS = {
+    REFUSED: Reason.TARGET_REFUSED,
+    LOCAL_BROKE: Reason.TARGET_RESET,
+    PEER_STOPPED: Reason.CANCELLED,
+    STREAM_RESET: Reason.DENIED_BY_POLICY,
+    STREAM_LOST: Reason.SESSION_LOST,
+    CANCELLED: Reason.CANCELLED,
+}
+
+
+@attrs.frozen
+class Ending:
+    """How a transcript ends; by default with nothing having happened."""
+
+    finished: bool = False
+    reason: Reason = Reason.NO_ERROR
+    ended_by: Party = Party.NOBODY
+    sent_all: bool = False
+    received_all: bool = False
+    peer_stopped: bool = False
+
+
+def by(cause: Input, **more: bool) -> Ending:
+    return Ending(reason=REASONS[cause], ended_by=CAUSED_BY[cause], **more)
+
+
+TRANSCRIPTS: dict[str, tuple[list[tuple[Input, Command]], Ending]] = {
+    "both directions end, ours first": (
+        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (PEER_ENDED, CONTINUE)],
+        Ending(finished=True, sent_all=True, received_all=True),
+    ),
+    "both directions end, the peer's first": (
+        [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_ENDED, CONTINUE)],
+        Ending(finished=True, sent_all=True, received_all=True),
+    ),
+    "ours ends before the answer": (
+        [(LOCAL_ENDED, CONTINUE), (ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE)],
+        Ending(finished=True, sent_all=True, received_all=True),
+    ),
+    "refused": ([(REFUSED, STOP)], by(REFUSED)),
+    "refused after our end": ([(LOCAL_ENDED, CONTINUE), (REFUSED, STOP)], by(REFUSED, sent_all=True)),
+    "lost before the answer": ([(STREAM_LOST, STOP)], by(STREAM_LOST)),
+    "the connection breaks": ([(ACCEPTED, CONTINUE), (LOCAL_BROKE, STOP)], by(LOCAL_BROKE)),
+    "the connection breaks after the peer's end": (
+        [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (LOCAL_BROKE, STOP)],
+        by(LOCAL_BROKE, received_all=True),
+    ),
+    "the stream is reset after our end": (
+        [(ACCEPTED, CONTINUE), (LOCAL_ENDED, CONTINUE), (STREAM_RESET, STOP)],
+        by(STREAM_RESET, sent_all=True),
+    ),
+    "the first reason is kept": (
+        [(ACCEPTED, CONTINUE), (STREAM_RESET, STOP), (LOCAL_BROKE, STOP), (CANCELLED, STOP)],
+        by(STREAM_RESET),
+    ),
+    "the peer's end is delivered at the moment when the stream is lost": (
+        [(ACCEPTED, CONTINUE), (STREAM_LOST, STOP), (PEER_ENDED, STOP)],
+        by(STREAM_LOST, received_all=True),
+    ),
+    "the peer reads no more, and its last bytes are delivered": (
+        [(ACCEPTED, CONTINUE), (PEER_STOPPED, LIMIT), (PEER_ENDED, STOP)],
+        attrs.evolve(by(PEER_STOPPED, received_all=True, peer_stopped=True), finished=True),
+    ),
+    "the peer reads no more after its end": (
+        [(ACCEPTED, CONTINUE), (PEER_ENDED, CONTINUE), (PEER_STOPPED, STOP)],
+        attrs.evolve(by(PEER_STOPPED, received_all=True, peer_stopped=True), finished=True),
+    ),
+    "the peer reads no more, and its last bytes are not taken in time": (
+        [(ACCEPTED, CONTINUE), (PEER_STOPPED, LIMIT)],
+        by(PEER_STOPPED, peer_stopped=True),
+    ),
+    "the peer reads no more, and the connection breaks": (
+        [(ACCEPTED, CONTINUE), (PEER_STOPPED, LIMIT), (LOCAL_BROKE, STOP)],
+        by(PEER_STOPPED, peer_stopped=True),
+    ),
+    "cancelled": ([(ACCEPTED, CONTINUE), (CANCELLED, STOP)], by(CANCELLED)),
+    "cancelled before the answer": ([(CANCELLED, STOP)], by(CANCELLED)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_transcript(name: str) -> None:
+    steps, ending = TRANSCRIPTS[name]
+    machine = BridgeMachine()
+    assert [(cause, machine.apply(cause, REASONS.get(cause, Reason.NO_ERROR))) for cause, _ in steps] == steps
+    assert machine.has_finished == ending.finished
+    assert machine.outcome(7, 5) == Bridged(
+        7,
+        5,
+        ending.reason,
+        sent_all=ending.sent_all,
+        received_all=ending.received_all,
+        peer_stopped=ending.peer_stopped,
+        ended_by=ending.ended_by,
+    )
+
+
+@given(st.lists(st.sampled_from(Input), max_size=8))
+def test_there_is_one_outcome_whatever_happens(causes: list[Input]) -> None:
+    machine = BridgeMachine()
+    stopped, outcome = False, machine.outcome(0, 0)
+    for cause in causes:
+        finished = machine.has_finished
+        command = machine.apply(cause, REASONS.get(cause, Reason.NO_ERROR))
+        before, outcome = outcome, machine.outcome(0, 0)
+        assert (outcome.reason is Reason.NO_ERROR) == (outcome.ended_by is Party.NOBODY)
+        assert before.reason in (Reason.NO_ERROR, outcome.reason), "the first reason is kept"
+        assert not finished or machine.has_finished, "what has finished in good order does not break any more"
+        assert not stopped or command is STOP, "what was stopped does not go on"
+        stopped = command is STOP
+    assert stopped or machine.has_finished or outcome.reason is Reason.NO_ERROR or outcome.peer_stopped
+
+
+@pytest.mark.parametrize(
+    ("causes", "reason", "has_sent", "may"),
+    [
+        ([REFUSED], Reason.GOING_AWAY, True, True),
+        ([REFUSED], Reason.LIMIT, False, True),
+        ([REFUSED], Reason.LIMIT, True, False),
+        ([STREAM_LOST], Reason.SESSION_LOST, True, False),
+        ([LOCAL_ENDED, REFUSED], Reason.GOING_AWAY, True, True),
+        ([REFUSED, LOCAL_BROKE], Reason.GOING_AWAY, False, False),
+        ([ACCEPTED, STREAM_RESET], Reason.GOING_AWAY, False, False),
+    ],
+)
+def test_what_was_refused_is_sent_again_only_if_nobody_has_seen_it(
+    causes: list[Input], reason: Reason, has_sent: bool, may: bool
+) -> None:
+    machine = BridgeMachine()
+    for cause in causes:
+        machine.apply(cause, reason if cause in CAUSED_BY else Reason.NO_ERROR)
+    assert machine.may_be_sent_again(reason, has_sent=has_sent) is may
+
+
+def test_the_tables_reach_every_state() -> None:
+    assert {Outgoing.OPEN, *OUTGOING.values()} == set(Outgoing)
+    assert {Incoming.AWAITING, *INCOMING.values()} == set(Incoming)
