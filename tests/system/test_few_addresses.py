@@ -82,7 +82,7 @@ def test_localhost_without_ipv6(machine: Machine, deployment: Deployment) -> Non
         wrapper=machine.wrapper,
     )  # fmt: skip
     assert re.search(r"orders=127\.0\.0\.1:\d+", forward.out)
-    assert "not listening on ::1" in forward.err
+    forward.wait_for_line("not listening on ::1", where="err")
 
 
 def test_no_address_of_several(machine: Machine, deployment: Deployment) -> None:

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from hybridrelay.relay import Binding, Relay, RelayConfig, RelayInfo
+from hybridrelay.relay.service.connections import ControlPeers
 
 from .deployment import HOST, PORTS
 
@@ -21,12 +22,12 @@ async def test_connections_that_arrive_while_it_stops(tmp_path: Path, monkeypatc
     arriving: list[socket.socket] = []
     info: list[RelayInfo] = []
 
-    async def arrive(_: Relay) -> None:
+    async def arrive(_: ControlPeers, retry_after: float, seconds: float) -> None:
         ports = [(bindings[0].host, bindings[0].port) for bindings in info[0].bound.values()]
         arriving.extend(socket.create_connection(port) for port in 3 * ports)
         await trio.lowlevel.checkpoint()
 
-    monkeypatch.setattr(Relay, "_drain", arrive)
+    monkeypatch.setattr(ControlPeers, "drain", arrive)
     config = RelayConfig(state_dir=tmp_path / "state", bindings={port: (Binding(HOST, 0),) for port in PORTS})
     for _ in range(ROUNDS):
         stop = trio.Event()
