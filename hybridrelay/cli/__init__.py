@@ -1,6 +1,6 @@
 """The command ``hybridrelay``: composes the other packages, and implements nothing of them.
 
-Nothing imports this package. Its own modules import what is heavy where it is used, so that ``--help`` is quick.
+Nothing imports this package. What a command does is imported when it is called, so that ``--help`` is quick.
 """
 
 from __future__ import annotations

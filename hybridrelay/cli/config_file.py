@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import values
-
-if TYPE_CHECKING:
-    from ..errors import ConfigurationError
+from .._text_files import read_text
+from ..errors import ConfigurationError
+from .arguments import values
+from .logs import set_up_logs
 
 _MAX_FILE = 256 * 1024
 #: Options that make no sense in a file.
@@ -23,20 +24,12 @@ _COMMAND_LINE_ONLY = frozenset({"config", "help", "version"})
 _COMMON = frozenset({"log_level", "log_json"})
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config``; the command calls `use_config_file` before it looks at its options."""
-    parser.add_argument("--config", metavar="FILE.toml", type=values.path, help="take options from this file")
-    parser.set_defaults(parser=parser)
-
-
 def use_config_file(args: argparse.Namespace) -> None:
     """Fill in the options that the command line left open from the file of ``--config``, if there is one.
 
     Raises:
         ConfigurationError: see `apply_config_file`.
     """
-    from .logs import set_up_logs
-
     if args.config is not None:
         apply_config_file(args, args.config)
         set_up_logs(args.log_level or args.default_log_level, as_json=bool(args.log_json))
@@ -54,10 +47,6 @@ def apply_config_file(args: argparse.Namespace, path: Path) -> None:
     Raises:
         ConfigurationError: it cannot be read, or a key or a value in it is wrong; says which.
     """
-    import tomllib
-
-    from .._text_files import read_text
-    from ..errors import ConfigurationError
 
     try:
         content = tomllib.loads(read_text(path, what="the configuration file", limit=_MAX_FILE))
@@ -134,8 +123,6 @@ def _as_text(action: argparse.Action, value: Any) -> str:
 
 
 def _unknown(path: Path, key: str, known: Mapping[str, argparse.Action]) -> ConfigurationError:
-    from ..errors import ConfigurationError
-
     close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
     shown = "".join(char if char.isprintable() else " " for char in key[:40])
     remedy = f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"

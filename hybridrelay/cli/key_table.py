@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..relay import HybridConnection
-from ..security import KeySlot, key_fingerprint
+from ..security import KeySlot, Secret, key_fingerprint
+from . import output
 
 
 def key_rows(connection: HybridConnection, *, show_keys: bool = False) -> list[tuple[str, str, str, str]]:
@@ -33,3 +34,14 @@ def keys_as_dicts(connection: HybridConnection, *, show_keys: bool = False) -> l
                 entry["value"] = None if key is None else key.reveal()
             found.append(entry)
     return found
+
+
+def tell_ended(name: str, rule: str, old: Secret | None) -> None:
+    """Say what the end of a rule's key means; None for one that was revoked before."""
+    if old is None:
+        output.say("It was revoked before: no connection string stops working.")
+    else:
+        output.say(
+            f"Connection strings of {name} with SharedAccessKeyName={rule} and the old key (fingerprint "
+            f"{key_fingerprint(old)}) stop working now."
+        )

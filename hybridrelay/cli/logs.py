@@ -44,6 +44,24 @@ def write_error(text: str) -> None:
             print(text, end="", file=sys.stderr, flush=True)
 
 
+def print_error(message: str, remedy: str | None, *, as_json: bool, reason: str | None = None) -> None:
+    """Say what made the command fail.
+
+    Args:
+        message: one line.
+        remedy: what to do.
+        as_json: as a record of the log, instead of lines for people.
+        reason: for programs; None where the error has none.
+    """
+    if as_json:
+        fields = {"reason": reason, "remedy": remedy}
+        logger.error("%s", message, extra={"fields": {key: value for key, value in fields.items() if value}})
+        return
+    lines = [f"hybridrelay: error: {message}", *([f"  try: {remedy}"] if remedy else [])]
+    printable = ["".join(char if char.isprintable() else " " for char in line) for line in lines]
+    write_error("\n".join(printable) + "\n")
+
+
 def logs_are_json() -> bool:
     """Whether `set_up_logs` was called last for JSON."""
     return any(isinstance(handler.formatter, JSONFormatter) for handler in _our_handlers())

@@ -14,8 +14,6 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import argparse
-
     import trio
 
     from ..errors import HybridRelayError
@@ -83,11 +81,6 @@ class ReloadRequests:
                 await reload()
             except Exception:
                 logger.exception("the reload failed unexpectedly")
-
-
-def add_reload(parser: argparse.ArgumentParser) -> None:
-    """Let a command's program catch SIGHUP before anything else."""
-    parser.set_defaults(reload_requests=ReloadRequests())
 
 
 def log_not_reloaded(error: HybridRelayError) -> None:

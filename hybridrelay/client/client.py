@@ -12,6 +12,7 @@ from functools import partial
 import attrs
 import trio
 
+from .._defaults import OPEN_PATIENCE
 from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery
 from ..abc import Dial, Transport
@@ -40,7 +41,7 @@ from ..security import (
 from .kept import KeptSession
 from .listeners import AvoidedListeners, ListenerSearch
 from .opening import SessionOpener
-from .patience import OPEN_PATIENCE, check_patience
+from .patience import check_patience
 from .sender import Sender
 from .senders import Senders
 

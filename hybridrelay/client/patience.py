@@ -9,9 +9,6 @@ from ..errors import HybridRelayError, RelayIdentityError, RelayUnreachable
 from ..failure import FailureKind
 from ..protocol.reasons import Duration
 
-#: How long a new stream waits for a session by default (seconds). Outlasts the restart of a relay or of a connector;
-#: database drivers give up after 15 to 60 s.
-OPEN_PATIENCE = 10.0
 #: Streams that may wait for a session at the same time. Each that comes from an application's connection holds a
 #: descriptor.
 MAX_WAITING = 1024

@@ -10,6 +10,7 @@ from functools import partial
 
 import trio
 
+from .._defaults import OPEN_PATIENCE
 from .._nursery import FlatNursery
 from .._threads import thread_errors
 from ..abc import Dial
@@ -17,7 +18,6 @@ from ..connectivity.discovery import AUTO
 from ..security import ConnectionString
 from .client import open_client
 from .forward import run_forward
-from .patience import OPEN_PATIENCE
 
 #: For connections that the program has just closed to come to their end in good order (seconds).
 _GRACE_SECONDS = 1.0

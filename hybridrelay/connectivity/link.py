@@ -7,6 +7,7 @@ from functools import partial
 
 import trio
 
+from .. import _defaults
 from .._log_limit import LimitedLogger
 from ..abc import Dial, Transport
 from ..errors import ConfigurationError, HybridRelayError
@@ -28,7 +29,7 @@ logger = LimitedLogger("hybridrelay.connectivity")
 TOKEN_SECONDS = 3600.0
 
 #: While a route is in use that is not the best, a better one is looked for: at first about this often (seconds) ...
-CLIMB_FIRST_SECONDS = 30.0
+CLIMB_FIRST_SECONDS = _defaults.CLIMB_SECONDS
 #: ... and at least this often. A probe costs the relay three connections.
 CLIMB_MAX_SECONDS = 600.0
 #: The longest time between the two successes that a better route needs (seconds).

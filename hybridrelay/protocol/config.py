@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from .._defaults import RESUME_DEADLINE
 from .features import NO_FEATURES, Feature
 from .metadata import MAX_METADATA_TYPE
 
@@ -115,4 +116,4 @@ DIALED_CONTROL_CONFIG = attrs.evolve(CONTROL_CONFIG, send_queue=KIB // 2)
 
 #: For data channels: a session that lost its channel waits this long for another. 25 seconds outlast the restart of a
 #: relay and most network flaps, and an application whose connector was killed learns about it within 30.
-DATA_CONFIG = SessionConfig(resume_deadline=25.0)
+DATA_CONFIG = SessionConfig(resume_deadline=RESUME_DEADLINE)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hybridrelay._defaults import RESUME_DEADLINE
 from hybridrelay.cli.commands.relay import make_config
 from hybridrelay.cli.config_file import apply_config_file
-from hybridrelay.cli.connection_strings import DEFAULT_RESUME_DEADLINE
 from hybridrelay.cli.parser import build_parser
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.relay import Binding, RelayConfig
@@ -165,7 +165,7 @@ def test_a_connectors_file(tmp_path: Path) -> None:
     assert args.instance_file == tmp_path / "instance"
     assert (args.mode, args.grace, args.climb_seconds) == ("tcp", 10, 0.5)
     assert (args.proxy, args.proxy_password_file) == ("http://proxy:3128", tmp_path / "password")
-    assert args.resume_deadline == DEFAULT_RESUME_DEADLINE, "what is not in the file has its default"
+    assert args.resume_deadline == RESUME_DEADLINE, "what is not in the file has its default"
 
 
 def test_a_forwards_file(tmp_path: Path) -> None:

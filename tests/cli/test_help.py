@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from hybridrelay import __version__
 from hybridrelay.cli import INTERRUPTED, exits
+from hybridrelay.cli import parser as parser_module
+from hybridrelay.cli.command import Command
+from hybridrelay.client import open_client
 
 from .conftest import Run
 
@@ -67,6 +72,7 @@ def test_help_loads_nothing_heavy() -> None:
     modules = set(done.stdout.splitlines()[-1].split())
 
     assert not modules & {"trio", "cryptography", "trio_websocket", "attr", "ssl", "hybridrelay.security"}
+    assert not [name for name in modules if name.startswith("hybridrelay.cli.commands")]
 
 
 @pytest.mark.parametrize(
@@ -102,16 +108,33 @@ def test_without_a_command_the_help_is_printed(run: Run, arguments: tuple[str, .
     assert result.err == run(*arguments, "--help").out
 
 
-def test_the_default_in_the_help_is_the_one_in_force() -> None:
-    from hybridrelay.cli.connection_strings import (
-        DEFAULT_CLIMB_SECONDS,
-        DEFAULT_OPEN_PATIENCE,
-        DEFAULT_RESUME_DEADLINE,
-    )
-    from hybridrelay.client.patience import OPEN_PATIENCE
-    from hybridrelay.connectivity.link import CLIMB_FIRST_SECONDS
-    from hybridrelay.mux import DATA_CONFIG
+def test_the_default_in_the_help_is_the_one_in_force(run: Run) -> None:
+    shown = " ".join(run("forward", "--help").out.split())
+    in_force = {name: parameter.default for name, parameter in inspect.signature(open_client).parameters.items()}
 
-    assert DATA_CONFIG.resume_deadline == DEFAULT_RESUME_DEADLINE
-    assert CLIMB_FIRST_SECONDS == DEFAULT_CLIMB_SECONDS
-    assert OPEN_PATIENCE == DEFAULT_OPEN_PATIENCE
+    for option, name in (
+        ("--resume-deadline", "resume_deadline"),
+        ("--open-patience", "open_patience"),
+        ("--climb-seconds", "climb_seconds"),
+    ):
+        of_option = shown[shown.rindex(f"{option} SECONDS") :]
+        found = re.search(r"\(default: ([0-9.]+)\)", of_option)
+        assert found is not None
+        assert found[1] == f"{in_force[name]:g}"
+
+
+def _commands(commands: Iterable[Command] = parser_module.COMMANDS) -> Iterator[Command]:
+    for command in commands:
+        yield command
+        yield from _commands(command.subcommands)
+
+
+@pytest.mark.parametrize("command", list(_commands()), ids=lambda command: command.name)
+def test_every_command_leads_to_a_function(command: Command) -> None:
+    assert bool(command.run) != bool(command.subcommands)
+    if command.run:
+        assert callable(command.load())
+
+
+def test_services_are_those_that_run_until_they_are_stopped() -> None:
+    assert {command.name for command in _commands() if command.is_service} == {"relay", "connector", "forward"}

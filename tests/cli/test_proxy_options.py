@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.cli.proxy_options import PASSWORD_VARIABLE, add_proxy, make_dial
+from hybridrelay._defaults import PROXY_PASSWORD_VARIABLE
+from hybridrelay.cli.arguments.options import add_proxy
+from hybridrelay.cli.proxies import make_dial
 from hybridrelay.connectivity import ProxyDial
-from hybridrelay.connectivity.proxies import settings
 from hybridrelay.errors import ConfigurationError
 
 from .conftest import Run
@@ -31,7 +32,6 @@ def password_of(args: argparse.Namespace) -> str | None:
 
 def test_without_options_the_environment_counts() -> None:
     assert make_dial(parse()) is None
-    assert PASSWORD_VARIABLE == settings.PASSWORD_VARIABLE
 
 
 @pytest.mark.parametrize("text", ["hunter2", "hunter2\n", "hunter2\r\n", "\ufeffhunter2\r\n", "hunter2\r"])
@@ -58,7 +58,7 @@ def test_blanks_and_quotes_may_be_part_of_a_password(
 
 
 def test_or_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PASSWORD_VARIABLE, "hunter2\n")
+    monkeypatch.setenv(PROXY_PASSWORD_VARIABLE, "hunter2\n")
     assert password_of(parse("--proxy", "http://me@proxy:1")) == "hunter2"
     assert password_of(parse("--proxy", "http://proxy:1")) is None
 

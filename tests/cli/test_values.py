@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hybridrelay.cli import values
+from hybridrelay.cli.arguments import values
 from hybridrelay.cli.commands.forward import is_loopback
 from hybridrelay.cli.commands.relay import make_bindings
 from hybridrelay.relay import Binding

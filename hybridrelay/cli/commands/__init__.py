@@ -1,1 +1,4 @@
-"""One module for each command: its arguments (`add_parser`), and what it does with them (`run`)."""
+"""What the commands do: functions that get the parsed arguments, call the library, print, and return the exit code.
+
+Each is imported when its command is called; `hybridrelay.cli.arguments` names them.
+"""

@@ -4,108 +4,34 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
-from .. import exits, values
-from ..config_file import add_config, use_config_file
-from ..connection_strings import (
-    WHERE_FROM,
-    add_climb_seconds,
-    add_files,
-    add_grace,
-    add_mode,
-    add_open_patience,
-    add_resume_deadline,
-    load_all,
-    reload_each,
-)
-from ..parser import RELOADS, WHAT_IT_DOES, Subparsers, add_command
-from ..proxy_options import add_proxy, make_dial
-from ..reloading import add_reload
+import trio
 
-if TYPE_CHECKING:
-    from ...client import Client
-    from ...security import ConnectionString, StringUpdate
+from ..._nursery import FlatNursery
+from ...abc import Dial
+from ...client import Client, open_client, run_forward
+from ...connectivity import format_address
+from ...errors import AuthorizationError, ConfigurationError
+from ...security import ConnectionString, Role, StringUpdate
+from ...security.names import ip_address, normal_host
+from .. import exits
+from ..config_file import use_config_file
+from ..connection_strings import load_all, reload_each
+from ..proxies import make_dial
+from ..running import GracefulStop, run_until_stopped
 
 logger = logging.getLogger("hybridrelay.cli")
 
 #: Any free port: nothing that is in use is ever in the way.
 _ANYWHERE = ("127.0.0.1", 0)
 
-_DESCRIPTION = f"""\
-Run the client as local ports, beside the application, which connects to them as if they were the on-premises host.
-Every connection becomes one stream to the target of the hybrid connection. If the tunnel or the target fails, the
-application's connection is reset; it never sees a false end of file.
-
-{WHERE_FROM}
-
-A session that is lost is opened again, without end. A connection that is made while the relay or the connector is
-away waits for a session for up to --open-patience seconds before it is reset; where waiting cannot help (a wrong
-key, a target that refuses) it is reset at once. If the connection string names several relays, the first one that
-works is used; when it is lost or about to stop, open connections continue over another. If the key of a connection
-string was revoked at all of its relays, its port is closed, and with the last port the command ends (exit code 1).
-The ready line names the ports that were opened.
-
-{RELOADS.format(what="the connection strings (key, relays, pins)")}
-
-{WHAT_IT_DOES}
-"""
-_EXAMPLES = """\
-examples:
-  hybridrelay forward --connection-string-file orders.application \\
-      --listen 127.0.0.1:5432
-  psql -h 127.0.0.1 -p 5432
-  two; each --listen is for the file in the same position:
-    hybridrelay forward \\
-        --connection-string-file orders.application --listen 127.0.0.1:5432 \\
-        --connection-string-file shop.application --listen [::1]:3306
-  only over ports 443 and 80:
-    hybridrelay forward --connection-string-file orders.application \\
-        --mode websocket
-  with a configuration file, whose keys are the options' names; the command
-  line takes precedence, and paths are relative to the file:
-    hybridrelay forward --config forward.toml
-
-forward.toml:
-  connection-string-file = ["orders.application", "shop.application"]
-  listen = ["127.0.0.1:5432", "[::1]:3306"]
-"""
-
-
-def add_parser(subparsers: Subparsers) -> None:
-    """Add the command."""
-    parser = add_command(
-        subparsers, "forward", "run the client: local ports that lead to the target", _DESCRIPTION, _EXAMPLES
-    )
-    add_files(parser, means="applications' connection strings")
-    parser.add_argument(
-        "--listen",
-        metavar="ADDR:PORT",
-        type=values.listen_address,
-        action="append",
-        default=[],
-        help="the local port, one for each file; [::1]:5432 for IPv6; port 0: any free one (default: 127.0.0.1:0)",
-    )
-    add_mode(parser)
-    add_proxy(parser)
-    add_grace(parser)
-    add_resume_deadline(parser)
-    add_open_patience(parser)
-    add_climb_seconds(parser)
-    add_config(parser)
-    add_reload(parser)
-    parser.set_defaults(run=run, default_log_level="info")
+Started = trio.TaskStatus[list[tuple[str, int]]]
 
 
 def run(args: argparse.Namespace) -> int:
     """Forward until a signal stops it."""
-    from ..._nursery import FlatNursery
-    from ...errors import AuthorizationError, ConfigurationError
-    from ...security import Role
-    from ..running import GracefulStop, run_until_stopped
-
     use_config_file(args)
     dial = make_dial(args)
     strings = load_all(args.files, Role.APPLICATION)
@@ -159,21 +85,8 @@ def run(args: argparse.Namespace) -> int:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect to it."""
-    from ...security.names import ip_address, normal_host
-
     address = ip_address(host)
     return normal_host(host) == "localhost" if address is None else address.is_loopback
-
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    import trio
-
-    from ...abc import Dial
-    from ..running import GracefulStop
-
-    Started = trio.TaskStatus[list[tuple[str, int]]]
 
 
 async def _start(
@@ -193,7 +106,6 @@ async def _forward(
     *,
     task_status: Started,
 ) -> None:
-    from ...client import open_client, run_forward
 
     options = {
         "resume_deadline": args.resume_deadline,
@@ -209,6 +121,4 @@ async def _forward(
 
 
 def _format(address: tuple[str, int]) -> str:
-    from ...connectivity import format_address
-
     return format_address(*address)

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 import attrs
 
+from ..._defaults import PROXY_PASSWORD_VARIABLE
 from ..._text_files import strip_value
 from ...errors import ConfigurationError
 from ...security.names import bracketed, check_host, parse_port_untrusted
@@ -22,9 +23,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 #: connection to the relay is a tunnel, as those to https:// addresses are.
 _VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
-#: The password of the proxy's user, where no URL or file has it.
-PASSWORD_VARIABLE = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105
-_FROM_VARIABLE = f"the proxy's password in {PASSWORD_VARIABLE}"
+_FROM_VARIABLE = f"the proxy's password in {PROXY_PASSWORD_VARIABLE}"
 #: Instead of a URL: connect directly, whatever the environment says.
 DIRECT = "none"
 #: RFC 1929 has one byte for each length; nobody's HTTP credentials are longer either.
@@ -115,8 +114,8 @@ class ProxySettings:
                 f"the environment variable {name} is not a proxy: {exc}",
                 remedy=f"correct {name}, or give the option --proxy (--proxy {DIRECT} for no proxy at all)",
             ) from None
-        if proxy.username is not None and proxy.password is None and environ.get(PASSWORD_VARIABLE):
-            proxy = _with_password(proxy, Secret(environ[PASSWORD_VARIABLE].rstrip("\r\n")), _FROM_VARIABLE)
+        if proxy.username is not None and proxy.password is None and environ.get(PROXY_PASSWORD_VARIABLE):
+            proxy = _with_password(proxy, Secret(environ[PROXY_PASSWORD_VARIABLE].rstrip("\r\n")), _FROM_VARIABLE)
         listed = next((strip_value(environ[name]) for name in _NO_PROXY_VARIABLES if environ.get(name)), "")
         return cls(proxy, NoProxy.parse(listed, loopback=True), name)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from ..security import HostPort
+    from ...security import HostPort
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def listen_address(text: str) -> tuple[str, int]:
 @_argument
 def target(text: str) -> HostPort:
     """``host:port`` to dial."""
-    from ..security import parse_host_port_untrusted
+    from ...security import parse_host_port_untrusted
 
     return parse_host_port_untrusted(text)
 
@@ -64,7 +64,7 @@ def target(text: str) -> HostPort:
 @_argument
 def connection_name(text: str) -> str:
     """The name of a hybrid connection."""
-    from ..security import check_connection_name
+    from ...security import check_connection_name
 
     return check_connection_name(text)
 
@@ -72,7 +72,7 @@ def connection_name(text: str) -> str:
 @_argument
 def label(text: str) -> str:
     """The label of an identity."""
-    from ..security import check_label
+    from ...security import check_label
 
     return check_label(text)
 
@@ -80,7 +80,7 @@ def label(text: str) -> str:
 @_argument
 def pin(text: str) -> str:
     """``sha256:...``."""
-    from ..security import check_pin
+    from ...security import check_pin
 
     return check_pin(text)
 
@@ -118,7 +118,7 @@ def count(text: str) -> int:
 @_argument
 def public_ports(text: str) -> Mapping[str, int | None]:
     """``name=number,name=off``; empty for the defaults."""
-    from ..security import parse_ports_untrusted
+    from ...security import parse_ports_untrusted
 
     return parse_ports_untrusted(text) if text else {}
 
@@ -168,7 +168,7 @@ def path_or_stdin(text: str) -> str:
 
 def _split_address(text: str) -> tuple[str, int]:
     """Like `parse_host_port_untrusted`, for addresses to listen on: port 0 is possible."""
-    from ..security import parse_host_port_untrusted
+    from ...security import parse_host_port_untrusted
 
     address, _, number = text.rpartition(":")
     if number == "0":
@@ -178,7 +178,7 @@ def _split_address(text: str) -> tuple[str, int]:
 
 
 def _host_alone(text: str, ports_option: str) -> str:
-    from ..security import check_host
+    from ...security import check_host
 
     if "://" in text or "/" in text:
         raise ValueError("expected a host name or an address alone, without a scheme or a path: relay.example.com")
@@ -189,7 +189,7 @@ def _host_alone(text: str, ports_option: str) -> str:
 
 
 def _port(text: str) -> int:
-    from ..security.names import parse_port_untrusted
+    from ...security.names import parse_port_untrusted
 
     try:
         return 0 if text == "0" else parse_port_untrusted(text)

@@ -1,4 +1,4 @@
-"""The proxy for the commands that dial the relay: two options, and what they make of the environment."""
+"""The dial that the proxy options ask for."""
 
 from __future__ import annotations
 
@@ -6,38 +6,19 @@ import argparse
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from . import values
-
-if TYPE_CHECKING:
-    from ..abc import Dial
-    from ..security import Secret
+from .._defaults import PROXY_PASSWORD_VARIABLE
+from .._text_files import read_text, strip_value
+from ..abc import Dial
+from ..connectivity.proxies import ProxyDial, ProxySettings
+from ..connectivity.proxies.settings import has_password
+from ..errors import ConfigurationError
+from ..security import Secret
 
 logger = logging.getLogger("hybridrelay.cli")
 
 #: A password and a line break, in UTF-16 perhaps; more is some other file.
 _MAX_PASSWORD_BYTES = 1024
-#: `PASSWORD_VARIABLE` of the settings, here so that --help imports nothing; a test compares the two.
-PASSWORD_VARIABLE = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105
-
-
-def add_proxy(parser: argparse.ArgumentParser) -> None:
-    """Add ``--proxy`` and ``--proxy-password-file``."""
-    parser.add_argument(
-        "--proxy",
-        metavar="URL",
-        help=(
-            "http://, https:// or socks5://[user@]host[:port]; none: connect directly (default: what the environment "
-            "says in HTTPS_PROXY or ALL_PROXY, and NO_PROXY)"
-        ),
-    )
-    parser.add_argument(
-        "--proxy-password-file",
-        metavar="F",
-        type=values.path,
-        help=f"holds the password of that user (default: the environment variable {PASSWORD_VARIABLE})",
-    )
 
 
 def make_dial(args: argparse.Namespace) -> Dial | None:
@@ -46,10 +27,6 @@ def make_dial(args: argparse.Namespace) -> Dial | None:
     Raises:
         ConfigurationError: they cannot be used; repeats no secret.
     """
-    from ..connectivity.proxies import ProxyDial, ProxySettings
-    from ..connectivity.proxies.settings import has_password
-    from ..errors import ConfigurationError
-
     if args.proxy is None:
         if args.proxy_password_file is not None:
             raise ConfigurationError("--proxy-password-file is for --proxy", remedy="name the proxy with --proxy")
@@ -58,18 +35,14 @@ def make_dial(args: argparse.Namespace) -> Dial | None:
         # Not repeated: arguments are visible to every user of the machine, and errors go to logs.
         raise ConfigurationError(
             "--proxy has a password in it, which every user of this machine can see",
-            remedy=f"change it, and give the new one with --proxy-password-file or in {PASSWORD_VARIABLE}",
+            remedy=f"change it, and give the new one with --proxy-password-file or in {PROXY_PASSWORD_VARIABLE}",
         )
     return ProxyDial(ProxySettings.explicit(args.proxy, password=_password(args.proxy_password_file, args.proxy)))
 
 
 def _password(file: Path | None, url: str) -> Secret | None:
-    from .._text_files import read_text, strip_value
-    from ..errors import ConfigurationError
-    from ..security import Secret
-
     if file is None:
-        text = os.environ.get(PASSWORD_VARIABLE) if "@" in url else None
+        text = os.environ.get(PROXY_PASSWORD_VARIABLE) if "@" in url else None
         return Secret(text.rstrip("\r\n")) if text else None
     text = read_text(file, what="the proxy's password file", limit=_MAX_PASSWORD_BYTES, secret=True).rstrip("\n")
     if not text or not text.isprintable():

@@ -1,0 +1,18 @@
+"""Defaults that options of the commands and parameters of the library share. Imports nothing: --help shows them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: How long streams wait for a lost data channel before they are reset (seconds).
+RESUME_DEADLINE: Final = 25.0
+#: How long a new stream of a client waits for a session (seconds). Outlasts the restart of a relay or of a connector;
+#: database drivers give up after 15 to 60 s.
+OPEN_PATIENCE: Final = 10.0
+#: While a fallback is in use, how soon a better route is looked for at first (seconds).
+CLIMB_SECONDS: Final = 30.0
+#: How long open connections may continue after SIGTERM (seconds). Service managers wait for ten seconds and more
+#: before they kill a program.
+GRACE: Final = 5.0
+#: The environment variable with the password of the proxy.
+PROXY_PASSWORD_VARIABLE: Final = "HYBRIDRELAY_PROXY_PASSWORD"  # noqa: S105

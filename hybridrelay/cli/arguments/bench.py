@@ -1,0 +1,32 @@
+"""The arguments of ``hybridrelay bench``: the benchmark suite's, which is not part of this package."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..bench_suite import find_suite, load_suite
+from ..command import Command
+from ..parsing import Parser
+
+NOT_FOUND = """\
+Measure hybridrelay, and what one would use instead. The benchmark suite is not installed here: run it from a checkout
+of the project, with 'python -m benchmarks'.
+"""
+
+
+def _command() -> Command:
+    summary = "measure it, on this machine, beside what one would use instead"
+    package = find_suite()
+    if package is None:
+        return Command("bench", summary, NOT_FOUND, "", _add_rest, run="bench:explain")
+    arguments = load_suite(package, "arguments")
+    return Command(
+        "bench", summary, arguments.DESCRIPTION, arguments.EXAMPLES, arguments.add_arguments, run="bench:run"
+    )
+
+
+def _add_rest(parser: Parser) -> None:
+    parser.add_argument("rest", nargs="*", help=argparse.SUPPRESS)
+
+
+COMMAND = _command()

@@ -1,0 +1,127 @@
+"""The arguments of ``hybridrelay connections`` and its subcommands."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .creation import CREATE
+from .endpoints import ENDPOINTS
+from .options import add_name, add_state, add_years
+from .target import TARGET
+
+_IMPORT = """\
+Register a hybrid connection that was created with --relay-file at the relay; if it has several relays, at each of
+them. A running relay serves it within a second. Delete the relay file afterwards: it holds keys. Importing the same
+file again changes nothing; a different hybrid connection of the same name is refused.
+"""
+_ISSUE = """\
+Issue a further connection string: for another application (with its own label in the connector's audit log, so that
+it can be shut out separately), for a second connector, or before an identity expires. Needs only the authority file;
+neither the relay nor the connector has to be changed.
+
+The string carries the rule's primary key, or with --key the secondary one, as the authority file has it. If that
+file may be out of date, --state takes the key from the relay.
+"""
+
+
+def _add_import_arguments(parser: Parser) -> None:
+    parser.add_argument("relay_file", metavar="RELAY-FILE", type=values.path, help="written by 'connections create'")
+    add_state(parser)
+
+
+def _add_issue_arguments(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
+    parser.add_argument(
+        "--role", choices=("application", "connector"), required=True, help="which side the string is for"
+    )
+    parser.add_argument(
+        "--label", metavar="L", type=values.label, required=True, help="its name in the connector's audit log"
+    )
+    parser.add_argument(
+        "--authority-file", metavar="F", type=values.path, required=True, help="of this hybrid connection"
+    )
+    parser.add_argument("--out", metavar="F", type=values.path, required=True, help="to be written")
+    parser.add_argument(
+        "--key",
+        choices=("primary", "secondary"),
+        default="primary",
+        help="which of the rule's two keys (default: primary)",
+    )
+    parser.add_argument("--state", metavar="DIR", type=values.path, help="take the key from this relay")
+    add_years(parser)
+
+
+def _add_list_arguments(parser: Parser) -> None:
+    _add_json(parser)
+    add_state(parser)
+
+
+def _add_show_arguments(parser: Parser) -> None:
+    add_name(parser)
+    _add_json(parser)
+    add_state(parser)
+
+
+def _add_delete_arguments(parser: Parser) -> None:
+    add_name(parser)
+    add_state(parser)
+
+
+def _add_json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="JSON for programs")
+
+
+COMMAND = Command(
+    "connections",
+    "create, import, issue, change, list, show or delete hybrid connections",
+    "Hybrid connections: create them, import them at a relay, issue further connection strings, change their "
+    "relays or their target.",
+    "each of them has its own --help:\n  hybridrelay connections create --help\n",
+    subcommands=(
+        CREATE,
+        Command(
+            "import",
+            "import one at the relay",
+            _IMPORT,
+            "example:\n  hybridrelay connections import orders.relay --state /var/lib/hybridrelay\n",
+            _add_import_arguments,
+            run="connections:run_import",
+        ),
+        Command(
+            "issue",
+            "issue a further connection string",
+            _ISSUE,
+            "example:\n  hybridrelay connections issue orders --role application --label reporting \\\n"
+            "      --authority-file orders.authority --out reporting.application\n",
+            _add_issue_arguments,
+            run="connections:run_issue",
+        ),
+        ENDPOINTS,
+        TARGET,
+        Command(
+            "list",
+            "list the hybrid connections of a relay",
+            "List the hybrid connections of a relay.",
+            "example:\n  hybridrelay connections list --state /var/lib/hybridrelay\n",
+            _add_list_arguments,
+            run="connections:run_list",
+        ),
+        Command(
+            "show",
+            "show one, without its keys",
+            "Show a hybrid connection: its rules and which of their keys are valid; the relay's pin and ports.",
+            "example:\n  hybridrelay connections show orders --state /var/lib/hybridrelay\n",
+            _add_show_arguments,
+            run="connections:run_show",
+        ),
+        Command(
+            "delete",
+            "delete one, and end everything that uses it",
+            "Delete a hybrid connection. A running relay ends within a second what it had authorized.",
+            "example:\n  hybridrelay connections delete orders --state /var/lib/hybridrelay\n",
+            _add_delete_arguments,
+            run="connections:run_delete",
+        ),
+    ),
+)

@@ -1,0 +1,97 @@
+"""The arguments of ``hybridrelay connector``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import (
+    RELOADS,
+    WHAT_IT_DOES,
+    WHERE_FROM,
+    add_climb_seconds,
+    add_config,
+    add_files,
+    add_grace,
+    add_mode,
+    add_proxy,
+    add_resume_deadline,
+)
+
+_DESCRIPTION = f"""\
+Run the connector, in the private network, where it can reach the target. It only dials out, to the relay, and
+connects to the target that its own connection string names, for applications that prove their identity to it. One
+process can publish several hybrid connections; several connectors with the same connection string are redundant.
+
+{WHERE_FROM}
+
+The log (standard error) records every stream: which application, which target, how much, and how it ended
+(logger hybridrelay.audit). A relay that cannot be reached is tried again without end.
+
+A connection string may name several relays: the connector registers at all of them, under the same instance id. It is
+ready when each hybrid connection is registered at one relay or more; the log says what is missing. If a
+relay refuses a connection string for a permanent reason, this combination is left out if there is something else to
+serve; the ready line names what is served.
+
+{RELOADS.format(what="the connection strings (key, relays, pins, target) and the deny list")}
+
+{WHAT_IT_DOES}
+"""
+_EXAMPLES = """\
+examples:
+  hybridrelay connector --connection-string-file orders.connector
+  two, with a deny list:
+    hybridrelay connector --shut-out shut-out.txt \\
+        --connection-string-file orders.connector billing.connector
+  with a configuration file, whose keys are the options' names; the command
+  line takes precedence, and paths are relative to the file:
+    hybridrelay connector --config connector.toml
+
+connector.toml:
+  connection-string-file = ["orders.connector", "billing.connector"]
+  shut-out = "shut-out.txt"
+  grace = 10
+
+shut-out.txt, the deny list; it is read again whenever it changes, and the
+open sessions of the identities in it are closed:
+  reporting            # a label: all identities with this label
+  3F:A0:17:...         # a serial: only this identity
+"""
+
+
+def _add_arguments(parser: Parser) -> None:
+    add_files(parser, means="connectors' connection strings")
+    parser.add_argument(
+        "--shut-out",
+        metavar="FILE",
+        type=values.path,
+        help="a deny list: labels or serials of applications to be refused",
+    )
+    add_mode(parser)
+    add_proxy(parser)
+    add_grace(parser)
+    add_resume_deadline(parser)
+    parser.add_argument(
+        "--instance-file",
+        metavar="F",
+        type=values.path,
+        help="where to store which instance this connector is: if it is killed, its clients are reset as soon "
+        "as it is "
+        "back, instead of after their resume deadline; one file for each connector (default: a file in "
+        "$STATE_DIRECTORY, $XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; "
+        "'none' switches it off)",
+    )
+    add_climb_seconds(parser)
+    add_config(parser)
+
+
+COMMAND = Command(
+    "connector",
+    "run the connector, in the private network",
+    _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    run="connector:run",
+    log_level="info",
+    is_service=True,
+)

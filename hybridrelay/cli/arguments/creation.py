@@ -1,0 +1,100 @@
+"""The arguments of ``hybridrelay connections create``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_endpoint, add_years
+
+_CREATE = """\
+Create a hybrid connection: a name, and the one host:port that it leads to.
+
+Writes three files of mode 0600, and never overwrites an existing one:
+  connector file     a connection string for the connector, with the target
+  application file   a connection string for the client
+  authority file     for you alone: whoever has it can issue further
+                     identities ('connections issue')
+
+There are two ways to register it at the relay:
+  --relay-file F   on the administrator's machine: F contains what the relay
+                   needs (name, rules, keys; no authority). Copy it there, and
+                   run 'connections import F --state DIR'. The relay never
+                   sees the authority, so not even its owner can pose as one
+                   side to the other.
+  --state DIR      on the relay's machine, with the relay's state directory:
+                   one step instead of two. But then the authority was made
+                   there: move its file to your own machine, leave no copy.
+
+Several relays (--endpoint for each, at most 8, first choice first) make the
+relay redundant. The connector registers at all of them. A client uses the
+first that works, and its open connections survive the loss of that relay.
+Give the --relay-pin of each, and import the relay file at each.
+"""
+_CREATE_EXAMPLES = """\
+examples:
+  on the administrator's machine (the pin is in the relay's ready line):
+    hybridrelay connections create orders \\
+      --target db.internal:5432 --endpoint relay.example.com \\
+      --connector-file orders.connector --application-file orders.application \\
+      --relay-file orders.relay --relay-pin sha256:...
+  all on the relay's machine:
+    hybridrelay connections create orders \\
+      --target [fd00::5]:5432 --endpoint relay.example.com \\
+      --connector-file orders.connector --application-file orders.application \\
+      --state /var/lib/hybridrelay
+  two relays, of which the second serves http on 8080 and has no probe port:
+    hybridrelay connections create orders --target db.internal:5432 \\
+      --endpoint a.example.com --relay-pin sha256:... --public-ports '' \\
+      --endpoint b.example.com --relay-pin sha256:... \\
+      --public-ports http=8080,probe=off \\
+      --connector-file orders.connector --application-file orders.application \\
+      --relay-file orders.relay
+"""
+
+
+def _add_arguments(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the name of the hybrid connection")
+    parser.add_argument(
+        "--target",
+        metavar="HOST:PORT",
+        type=values.target,
+        required=True,
+        help="what the connector dials; IPv6 as [::1]:5432",
+    )
+    add_endpoint(parser, means="the relay, as client and connector reach it; give it again for each further relay")
+    parser.add_argument("--connector-file", metavar="F", type=values.path, required=True, help="to be written")
+    parser.add_argument("--application-file", metavar="F", type=values.path, required=True, help="to be written")
+    parser.add_argument(
+        "--authority-file",
+        metavar="F",
+        type=values.path,
+        help="to be written (default: NAME.authority beside the connector file)",
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--state", metavar="DIR", type=values.path, help="the state directory of the relay here")
+    where.add_argument("--relay-file", metavar="F", type=values.path, help="to be written, for the relay elsewhere")
+    parser.add_argument(
+        "--relay-pin",
+        metavar="PIN",
+        type=values.pin,
+        action="append",
+        help="with --relay-file: the relay's pin; may be repeated, and any of them is accepted for any of the "
+        "relays; without any, the relay "
+        "needs a certificate from a CA",
+    )
+    parser.add_argument(
+        "--public-ports",
+        metavar="PORTS",
+        type=values.public_ports,
+        action="append",
+        help="the relay's ports that are not the defaults, such as http=8080,probe=off; with several relays once for "
+        "all of them, or once for each --endpoint in the same order ('' for the defaults) "
+        "(default: with --state the ports of the relay there, with --relay-file the usual ones)",
+    )
+    add_years(parser)
+
+
+CREATE = Command(
+    "create", "create one, and write its files", _CREATE, _CREATE_EXAMPLES, _add_arguments, run="creation:run_create"
+)

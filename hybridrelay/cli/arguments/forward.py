@@ -1,0 +1,90 @@
+"""The arguments of ``hybridrelay forward``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import (
+    RELOADS,
+    WHAT_IT_DOES,
+    WHERE_FROM,
+    add_climb_seconds,
+    add_config,
+    add_files,
+    add_grace,
+    add_mode,
+    add_open_patience,
+    add_proxy,
+    add_resume_deadline,
+)
+
+_DESCRIPTION = f"""\
+Run the client as local ports, beside the application, which connects to them as if they were the on-premises host.
+Every connection becomes one stream to the target of the hybrid connection. If the tunnel or the target fails, the
+application's connection is reset; it never sees a false end of file.
+
+{WHERE_FROM}
+
+A session that is lost is opened again, without end. A connection that is made while the relay or the connector is
+away waits for a session for up to --open-patience seconds before it is reset; where waiting cannot help (a wrong
+key, a target that refuses) it is reset at once. If the connection string names several relays, the first one that
+works is used; when it is lost or about to stop, open connections continue over another. If the key of a connection
+string was revoked at all of its relays, its port is closed, and with the last port the command ends (exit code 1).
+The ready line names the ports that were opened.
+
+{RELOADS.format(what="the connection strings (key, relays, pins)")}
+
+{WHAT_IT_DOES}
+"""
+_EXAMPLES = """\
+examples:
+  hybridrelay forward --connection-string-file orders.application \\
+      --listen 127.0.0.1:5432
+  psql -h 127.0.0.1 -p 5432
+  two; each --listen is for the file in the same position:
+    hybridrelay forward \\
+        --connection-string-file orders.application --listen 127.0.0.1:5432 \\
+        --connection-string-file shop.application --listen [::1]:3306
+  only over ports 443 and 80:
+    hybridrelay forward --connection-string-file orders.application \\
+        --mode websocket
+  with a configuration file, whose keys are the options' names; the command
+  line takes precedence, and paths are relative to the file:
+    hybridrelay forward --config forward.toml
+
+forward.toml:
+  connection-string-file = ["orders.application", "shop.application"]
+  listen = ["127.0.0.1:5432", "[::1]:3306"]
+"""
+
+
+def _add_arguments(parser: Parser) -> None:
+    add_files(parser, means="applications' connection strings")
+    parser.add_argument(
+        "--listen",
+        metavar="ADDR:PORT",
+        type=values.listen_address,
+        action="append",
+        default=[],
+        help="the local port, one for each file; [::1]:5432 for IPv6; port 0: any free one (default: 127.0.0.1:0)",
+    )
+    add_mode(parser)
+    add_proxy(parser)
+    add_grace(parser)
+    add_resume_deadline(parser)
+    add_open_patience(parser)
+    add_climb_seconds(parser)
+    add_config(parser)
+
+
+COMMAND = Command(
+    "forward",
+    "run the client: local ports that lead to the target",
+    _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    run="forward:run",
+    log_level="info",
+    is_service=True,
+)

@@ -1,0 +1,148 @@
+"""The arguments of ``hybridrelay keys`` and its subcommands."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_key, add_name, add_rule, add_state, add_update
+
+_USE = """\
+Write one of a rule's two keys into connection string files, instead of the one that they carry. Nothing changes at
+the relay, where both keys are valid. Programs that use the files change to the other key at SIGHUP, and keep every
+connection.
+
+This is the first step of changing keys without a pause. Once the programs use the other key, 'keys regenerate'
+replaces the one that is no longer in use. docs/operating.md has the whole sequence.
+
+The key comes from the relay's state directory; on other machines from the authority file, or from a file that holds
+only the key (--key-file), which --out writes. An authority file in --update gets both keys as the relay has them.
+"""
+_USE_EXAMPLE = """\
+examples:
+  where the relay's state directory is:
+    hybridrelay keys use orders --rule application --key secondary \\
+      --state /var/lib/hybridrelay --update orders.application --out other-key
+  on another machine, with the file other-key from there:
+    hybridrelay keys use orders --rule application --key-file other-key \\
+      --update orders.application
+"""
+_REGENERATE = """\
+Replace one of a rule's keys with a new one. What the old one had authorized ends within a second.
+
+Connection strings that carry the old key stop working. --update writes the new key into files on this machine:
+connection strings that carry the old key, and the authority file. A connection string that uses the rule's other key
+is not changed. Before the old key ends, everything about these files that can fail is checked. For other machines,
+--out writes the new key to a file, for 'keys use --key-file' there; 'keys list --show-keys' shows it at any time.
+
+To change keys without a pause, first let all programs use the rule's other key: hybridrelay keys use --help.
+
+If the hybrid connection has several relays, its strings carry one key for all of them: write the new key to a file at
+the first relay (--out), and give that file to each of the others (--new-key-file). A key that is already the rule's
+primary or secondary key is refused.
+"""
+_REGENERATE_EXAMPLE = """\
+example:
+  hybridrelay keys regenerate orders --rule application --key primary \\
+      --state /var/lib/hybridrelay --update orders.application --out new-key
+  and at the other relays, with the file new-key from there:
+    hybridrelay keys regenerate orders --rule application --key primary \\
+      --state /var/lib/hybridrelay --new-key-file new-key
+"""
+
+_REVOKE = """\
+Take a rule's key out of use permanently. What it had authorized ends within a second, and the connection strings that
+carry it stop working. 'keys regenerate' makes a new key in its place. To shut out a single application, do not revoke
+its key, but put its label on the connector's deny list (--shut-out).
+"""
+_REVOKE_EXAMPLE = """\
+example:
+  hybridrelay keys revoke orders --rule application --key secondary \\
+      --state /var/lib/hybridrelay
+"""
+
+
+def _add_list_arguments(parser: Parser) -> None:
+    add_name(parser)
+    parser.add_argument("--show-keys", action="store_true", help="show the keys themselves")
+    parser.add_argument("--json", action="store_true", help="JSON for programs")
+    add_state(parser)
+
+
+def _add_use_arguments(parser: Parser) -> None:
+    add_rule(parser)
+    add_key(parser, required=False)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--state", metavar="DIR", type=values.path, help="take the key from this relay")
+    source.add_argument("--authority-file", metavar="F", type=values.path, help="take the key from this file")
+    source.add_argument(
+        "--key-file", metavar="F", type=values.path, help="take the key that is in this file; needs no --key"
+    )
+    parser.add_argument("--out", metavar="F", type=values.path, help="write the key to this new file, for --key-file")
+    add_update(parser, means="connection string files and authority files that are to use this key")
+
+
+def _add_regenerate_arguments(parser: Parser) -> None:
+    add_rule(parser)
+    add_key(parser)
+    add_state(parser)
+    parser.add_argument("--show-keys", action="store_true", help="print the new key")
+    parser.add_argument("--out", metavar="F", type=values.path, help="write the new key to this new file")
+    parser.add_argument(
+        "--new-key-file", metavar="F", type=values.path, help="use the key in this file instead of a new one"
+    )
+    add_update(
+        parser,
+        means="connection string files and authority files of this rule: give the new key to those that have the old "
+        "one",
+    )
+
+
+def _add_revoke_arguments(parser: Parser) -> None:
+    add_rule(parser)
+    add_key(parser)
+    add_state(parser)
+
+
+COMMAND = Command(
+    "keys",
+    "list, use, regenerate or revoke the keys of a hybrid connection",
+    "The shared access keys with which connectors and applications prove their rights to the relay. Each rule\n"
+    "has two, primary and secondary, which are changed independently. A new hybrid connection has the rules\n"
+    "'connector' (right Listen) and 'application' (right Send); its strings carry the primary keys.",
+    "each of them has its own --help:\n  hybridrelay keys regenerate --help\n",
+    subcommands=(
+        Command(
+            "list",
+            "list the rules and their keys",
+            "List the rules of a hybrid connection, and their keys by fingerprint.",
+            "example:\n  hybridrelay keys list orders --state /var/lib/hybridrelay\n",
+            _add_list_arguments,
+            run="keys:run_list",
+        ),
+        Command(
+            "use",
+            "write one of a rule's keys into files",
+            _USE,
+            _USE_EXAMPLE,
+            _add_use_arguments,
+            run="key_changes:run_use",
+        ),
+        Command(
+            "regenerate",
+            "replace a key",
+            _REGENERATE,
+            _REGENERATE_EXAMPLE,
+            _add_regenerate_arguments,
+            run="key_changes:run_regenerate",
+        ),
+        Command(
+            "revoke",
+            "take a key out of use",
+            _REVOKE,
+            _REVOKE_EXAMPLE,
+            _add_revoke_arguments,
+            run="keys:run_revoke",
+        ),
+    ),
+)

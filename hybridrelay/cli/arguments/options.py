@@ -1,0 +1,186 @@
+"""Options that several commands have, and texts that several of them show."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ... import _defaults
+from . import values
+
+#: For the --help of what runs for long.
+WHAT_IT_DOES = """\
+On SIGUSR1 (kill -USR1 PID; not on Windows), it logs its current state: one line of JSON with the number of its
+sessions, streams, tasks and descriptors, and its memory."""
+
+#: Likewise; formatted with what the program reloads.
+RELOADS = """\
+SIGHUP (kill -HUP PID; not on Windows) makes it reload {what}, and never ends it. Open connections are not affected.
+The log says what was reloaded; a file that cannot be used changes nothing."""
+
+#: For every --help.
+WHERE_FROM = """\
+Connection strings come from files, from standard input (-), or, if no file is named, from the environment variable
+HYBRIDRELAY_CONNECTION_STRING; never from the command line, which every user of the machine can see. The files are
+written by 'hybridrelay connections create' and 'connections issue'."""
+
+
+def add_mode(parser: argparse.ArgumentParser) -> None:
+    """Add ``--mode``."""
+    parser.add_argument(
+        "--mode",
+        metavar="auto|tcp|websocket",
+        default="auto",
+        help="the transport: the best that works (auto, the default), or only this one",
+    )
+
+
+def add_files(parser: argparse.ArgumentParser, *, means: str) -> None:
+    """Add ``--connection-string-file``: several after one option, or the option again; a list in `files`."""
+    parser.add_argument(
+        "--connection-string-file",
+        metavar="F",
+        dest="files",
+        type=values.path_or_stdin,
+        nargs="+",
+        action="extend",
+        default=[],
+        help=f"{means}, one or more; - for standard input",
+    )
+
+
+def add_grace(parser: argparse.ArgumentParser) -> None:
+    """Add ``--grace``."""
+    parser.add_argument(
+        "--grace",
+        metavar="SECONDS",
+        type=values.seconds(0),
+        default=_defaults.GRACE,
+        help="at SIGTERM, how long open connections may continue; a second signal ends the program at once "
+        "(default: %(default)g)",
+    )
+
+
+def add_resume_deadline(parser: argparse.ArgumentParser) -> None:
+    """Add ``--resume-deadline``."""
+    parser.add_argument(
+        "--resume-deadline",
+        metavar="SECONDS",
+        type=values.seconds(0),
+        default=_defaults.RESUME_DEADLINE,
+        help="how long open connections wait for a lost path to the other side before they are reset "
+        "(default: %(default)g)",
+    )
+
+
+def add_open_patience(parser: argparse.ArgumentParser) -> None:
+    """Add ``--open-patience``."""
+    parser.add_argument(
+        "--open-patience",
+        metavar="SECONDS",
+        type=values.seconds(0),
+        default=_defaults.OPEN_PATIENCE,
+        help="how long a new connection waits while the relay or the connector is away, before it is reset; "
+        "0: not at all (default: %(default)g)",
+    )
+
+
+def add_climb_seconds(parser: argparse.ArgumentParser) -> None:
+    """Add ``--climb-seconds``."""
+    parser.add_argument(
+        "--climb-seconds",
+        metavar="SECONDS",
+        type=values.seconds(0.1),
+        default=_defaults.CLIMB_SECONDS,
+        help="while a fallback is in use, how soon to look for a better route; the intervals grow "
+        "(default: %(default)g)",
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``; the command calls `use_config_file` before it uses its options."""
+    parser.add_argument("--config", metavar="FILE.toml", type=values.path, help="take options from this file")
+    parser.set_defaults(parser=parser)
+
+
+def add_proxy(parser: argparse.ArgumentParser) -> None:
+    """Add ``--proxy`` and ``--proxy-password-file``."""
+    parser.add_argument(
+        "--proxy",
+        metavar="URL",
+        help=(
+            "http://, https:// or socks5://[user@]host[:port]; none: connect directly (default: what the environment "
+            "says in HTTPS_PROXY or ALL_PROXY, and NO_PROXY)"
+        ),
+    )
+    parser.add_argument(
+        "--proxy-password-file",
+        metavar="F",
+        type=values.path,
+        help="holds the password of that user (default: the environment variable "
+        f"{_defaults.PROXY_PASSWORD_VARIABLE})",
+    )
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    """Add ``NAME``."""
+    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
+
+
+def add_state(parser: argparse.ArgumentParser) -> None:
+    """Add ``--state``."""
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        type=values.path,
+        required=True,
+        help="the relay's state directory; only its owner may use it",
+    )
+
+
+def add_years(parser: argparse.ArgumentParser) -> None:
+    """Add ``--valid-years``."""
+    parser.add_argument(
+        "--valid-years", metavar="N", type=values.years, default=10.0, help="how long it is valid (default: 10)"
+    )
+
+
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    """Add ``NAME`` and ``--rule``."""
+    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
+    parser.add_argument("--rule", required=True, metavar="RULE", help="connector or application")
+
+
+def add_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Add ``--key``."""
+    parser.add_argument(
+        "--key", required=required, choices=("primary", "secondary"), help="which of the rule's two keys"
+    )
+
+
+def add_endpoint(parser: argparse.ArgumentParser, *, means: str) -> None:
+    """Add ``--endpoint``, once for each relay; a list in `endpoints`."""
+    parser.add_argument(
+        "--endpoint",
+        metavar="HOST",
+        dest="endpoints",
+        type=values.endpoint,
+        action="append",
+        required=True,
+        help=means,
+    )
+
+
+def add_update(parser: argparse.ArgumentParser, *, means: str) -> None:
+    """Add ``--update``: files that are to be changed; a list, perhaps empty."""
+    parser.add_argument("--update", metavar="F", type=values.path, nargs="+", action="extend", default=[], help=means)
+
+
+class MergePorts(argparse.Action):
+    """Lists of ports from an option that may be given several times: for each port, the last one counts."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None
+    ) -> None:
+        """Add the ports in `value` to those that were given before."""
+        setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), **value})

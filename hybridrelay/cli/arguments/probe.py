@@ -1,0 +1,60 @@
+"""The arguments of ``hybridrelay probe``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import WHERE_FROM, add_mode, add_proxy
+
+_DESCRIPTION = f"""\
+Try every route from this machine to the relay, and say which one would be used: for each port a connection, a round
+trip of data, its time, and what to do about a failure. Works with the connection string of a connector or of an
+application; no key is sent, and no connector is needed.
+
+If the connection string names several relays, all of them are tried at the same time. There is a table and a result
+for each of them, in the order of the string; with --json an array of their reports.
+
+{WHERE_FROM}
+
+Exit code 0: a route works, to at least one of several relays. 1: none does.
+"""
+_EXAMPLES = """\
+examples:
+  hybridrelay probe --connection-string-file orders.application
+  hybridrelay probe --connection-string-file orders.connector --mode tcp --json
+  through a proxy:
+    hybridrelay probe --connection-string-file orders.application \\
+        --proxy http://me@proxy.corp:3128 --proxy-password-file password
+"""
+
+
+def _add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--connection-string-file", metavar="F", dest="file", help="a connection string; - for standard input"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="JSON for programs: an object, or an array if there are several relays"
+    )
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        type=values.seconds(1),
+        nargs="?",
+        const=30.0,
+        help="probe repeatedly until stopped, with this pause between two probes (30); with --json, one line each",
+    )
+    add_mode(parser)
+    add_proxy(parser)
+
+
+COMMAND = Command(
+    "probe",
+    "try which routes to the relay work",
+    _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    run="probe:run",
+    log_level="warning",
+    is_service=False,
+)

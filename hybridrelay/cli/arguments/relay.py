@@ -1,0 +1,121 @@
+"""The arguments of ``hybridrelay relay``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import RELOADS, WHAT_IT_DOES, MergePorts, add_config
+
+_DESCRIPTION = f"""\
+Run the relay, on a host that both sides can reach. It authenticates connectors and clients, pairs them, and moves
+their bytes, which are encrypted end to end: it can read none of them.
+
+Ports (--ports changes them; 'off' is not opened):
+  probe 9350, control 5671, data 9352   native TCP; if one of them is off,
+                                        native TCP is never chosen
+  http 80, https 443                    WebSocket, for networks that allow
+                                        nothing else
+
+The state directory holds the registry (hybrid connections and their keys) and the relay's own certificate, both made
+at the first start. Hybrid connections are added with 'hybridrelay connections', also while the relay runs.
+
+The ready line ends with the relay's pin, by which client and connector recognize it. 'connections create' reads the
+pin from the state directory, or takes it from --relay-pin.
+
+{RELOADS.format(what="the certificate of --tls-certificate and --tls-key")}
+A renewed certificate is also noticed without a signal, within half a minute.
+
+{WHAT_IT_DOES}
+"""
+_EXAMPLES = """\
+examples:
+  hybridrelay relay --state /var/lib/hybridrelay
+  behind nginx or a CDN that serves 443 and passes /hybridrelay on to 8080:
+    hybridrelay relay --state state --ports https=off,http=127.0.0.1:8080 \\
+        --public-ports http=off,https=443
+  no native TCP, only WebSocket:
+    hybridrelay relay --state state --ports probe=off,control=off,data=off
+
+configuration file (--config): the same names; the command line takes
+precedence; paths are relative to the file:
+  state = "/var/lib/hybridrelay"
+  host = ["203.0.113.7", "2001:db8::7"]
+  tls-certificate = "fullchain.pem"
+  tls-key = "privkey.pem"
+  max-pairs-per-connection = 500
+  [ports]
+  probe = 9350
+  http = "127.0.0.1:8080"
+  https = "off"
+"""
+
+
+def _add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        type=values.path,
+        help="the state directory, created if it does not exist; back it up: it holds the keys and the certificate",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="ADDR",
+        type=values.host,
+        action="append",
+        help="address to listen on, unless --ports says otherwise; may be repeated (default: all)",
+    )
+    parser.add_argument(
+        "--ports",
+        metavar="PORTS",
+        type=values.ports,
+        action=MergePorts,
+        help="the ports to open, such as probe=9350,http=127.0.0.1:8080,https=[::1]:8443,data=off; 0: any free port; "
+        "may be repeated, and for each port the last one counts",
+    )
+    parser.add_argument(
+        "--public-ports",
+        metavar="PORTS",
+        type=values.public_ports,
+        action=MergePorts,
+        help="the ports that connection strings carry, if something in front of the relay uses other ones; may be "
+        "repeated, too",
+    )
+    parser.add_argument(
+        "--tls-certificate",
+        metavar="F",
+        type=values.path,
+        help="PEM, for https; from a public CA, because proxies that intercept TLS require one (default: self-made)",
+    )
+    parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, if the key is not in that file")
+    parser.add_argument(
+        "--max-pairs",
+        metavar="N",
+        type=values.count,
+        help="the most pairs of data channels at a time (default: about one for four descriptors, at most 32768)",
+    )
+    parser.add_argument(
+        "--max-pairs-per-connection",
+        metavar="N",
+        type=values.count,
+        help="the most of them for one hybrid connection (default: two thirds when it is alone, less beside others)",
+    )
+    parser.add_argument(
+        "--max-pairs-per-key",
+        metavar="N",
+        type=values.count,
+        help="the most of them for one key with the right Send (default: half when it is alone, less beside others)",
+    )
+    add_config(parser)
+
+
+COMMAND = Command(
+    "relay",
+    "run the relay, on a public host",
+    _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    run="relay:run",
+    log_level="info",
+    is_service=True,
+)

@@ -1,0 +1,38 @@
+"""The arguments of ``hybridrelay connections target``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from . import values
+from .options import add_update
+
+_TARGET = """\
+Change the target of a hybrid connection: the host and port that the connector dials. Only the connector's connection
+strings and the authority file carry it, so neither the relay nor the applications have to be changed.
+
+Give the files with --update, then send SIGHUP to the connector: new connections go to the new target, and those that
+are open stay where they are.
+"""
+_TARGET_EXAMPLE = """\
+example:
+  hybridrelay connections target orders --target db2.internal:5432 \\
+      --update orders.connector orders.authority
+"""
+
+
+def _add_arguments(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
+    parser.add_argument(
+        "--target",
+        metavar="HOST:PORT",
+        type=values.target,
+        required=True,
+        help="what the connector dials; IPv6 as [::1]:5432",
+    )
+    add_update(parser, means="connectors' connection string files and authority files: give them the new target")
+
+
+TARGET = Command(
+    "target", "change what the connector dials", _TARGET, _TARGET_EXAMPLE, _add_arguments, run="target:run_target"
+)

@@ -1,0 +1,44 @@
+"""What a command is: an entry of the table in `hybridrelay.cli.parser`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .parsing import Parser
+
+
+def _no_arguments(parser: Parser) -> None:
+    pass
+
+
+class Command(NamedTuple):
+    """A command, or a group of commands."""
+
+    #: As it is typed.
+    name: str
+    #: One line for the list of commands.
+    summary: str
+    #: What the command is for.
+    description: str
+    #: Shown after the options, as it is.
+    examples: str
+    #: Adds its options to its parser.
+    add_arguments: Callable[[Parser], None] = _no_arguments
+    #: ``module:function`` in `hybridrelay.cli.commands`. The function gets the arguments and returns the exit code.
+    run: str = ""
+    log_level: str = "warning"
+    #: Whether it runs until it is stopped, and reloads at SIGHUP.
+    is_service: bool = False
+    #: For a group, which has no `run`.
+    subcommands: tuple[Command, ...] = ()
+
+    def load(self) -> Callable[[argparse.Namespace], int]:
+        """Import the function that does the work."""
+        module, _, function = self.run.partition(":")
+        found: Callable[[argparse.Namespace], int] = getattr(
+            importlib.import_module(f"{__package__}.commands.{module}"), function
+        )
+        return found

@@ -1,0 +1,87 @@
+"""The argument parser's classes: how help is laid out, and how errors are reported."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import itertools
+import logging
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import exits, output
+from .logs import logs_are_json
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+logger = logging.getLogger("hybridrelay.cli")
+
+#: What other programs call the option --listen.
+_LISTEN_ELSEWHERE = frozenset({"--port", "--host", "--bind", "--address", "--local"})
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs to the width of the terminal, and leaves lines that are indented as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = []
+        for keep, group in itertools.groupby(text.strip("\n").splitlines(), lambda line: line[:1] in {"", " "}):
+            lines = list(group)
+            filled += lines if keep else textwrap.wrap(" ".join(lines), width, break_on_hyphens=False)
+        return "\n".join(indent + line for line in filled)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says errors as the rest of the program does, and repeats no secret that was given as an argument."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is sys.stdout:
+            output.say(message, end="")  # argparse would silently discard what cannot be written
+        else:
+            super()._print_message(message, file)
+
+    # The superclass overloads it; what is given and returned is the same.
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown arguments here, where the command is known whose --help lists the right ones."""
+        given = list(sys.argv[1:] if args is None else args)
+        options = [one.partition("=")[0] for one in itertools.takewhile("--".__ne__, given) if one[:2] == "--"]
+        if self._subparsers is None:
+            # Before something else is said to be missing, which may be the same option misspelled.
+            self._refuse_unknown([one for one in options if one not in self._option_string_actions])
+        found, unknown = super().parse_known_args(given, namespace)
+        if self._subparsers is None:
+            found.given_options = frozenset(options)
+        self._refuse_unknown(unknown)
+        return found, unknown
+
+    def _refuse_unknown(self, unknown: Sequence[str]) -> None:
+        if unknown:
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            self.error(f"unknown argument {unknown[0]}{_did_you_mean(unknown[0], known)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.metavar == "COMMAND" and action.choices is not None and value not in action.choices:
+            self.error(f"there is no command {value!r}{_did_you_mean(value, list(action.choices))}")
+        super()._check_value(action, value)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and where to find help, and exit with `exits.USAGE`."""
+        if any("sharedaccesskey=" in argument.lower() for argument in sys.argv):
+            # Arguments are visible to every user of the machine, and what we print may go to a log.
+            message = "a connection string was given as an argument: write it to a file of mode 0600, or set "
+            message += "HYBRIDRELAY_CONNECTION_STRING, and regenerate its key"
+        remedy = f"{self.prog} --help"
+        if logs_are_json():
+            logger.error("%s", message, extra={"fields": {"remedy": remedy}})
+            self.exit(exits.USAGE)
+        self.exit(exits.USAGE, f"hybridrelay: error: {message}\n  try: {remedy}\n")
+
+
+def _did_you_mean(given: str, known: Sequence[str]) -> str:
+    if given in _LISTEN_ELSEWHERE and "--listen" in known:
+        return "; did you mean --listen?"
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

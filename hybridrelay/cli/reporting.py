@@ -1,0 +1,66 @@
+"""Every failure of a command becomes a line for people, and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from .._nursery import leaves
+from .._shortage import shortage_of
+from ..errors import ConfigurationError, HybridRelayError
+from . import exits
+from .logs import print_error
+
+logger = logging.getLogger("hybridrelay.cli")
+
+
+def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Run a command and say what made it fail; never a traceback, unless the log's level is debug."""
+    try:
+        return run(args)
+    except Exception as exc:
+        logger.debug("the command failed", exc_info=True)
+        for leaf in leaves(exc):
+            if isinstance(leaf, HybridRelayError):
+                _report_ours(leaf, as_json=bool(args.log_json))
+            elif isinstance(leaf, OSError) and leaf.strerror:
+                shortage = shortage_of(leaf)
+                where = f": {leaf.filename}" if leaf.filename else ""
+                message = f"{leaf.strerror}{where}" if shortage is None else f"this machine {shortage.text}"
+                print_error(message, None if shortage is None else shortage.remedy, as_json=bool(args.log_json))
+            else:
+                print_error(_place(leaf), _BUG_REMEDY, as_json=bool(args.log_json), reason="internal-error")
+        return max(map(_exit_code, leaves(exc)))
+
+
+_BUG_REMEDY = "this is a bug: run it again with --log-level debug, and report what it says"
+
+
+def _exit_code(exc: BaseException) -> int:
+    if isinstance(exc, ConfigurationError):
+        return exits.USAGE
+    if isinstance(exc, HybridRelayError) or (isinstance(exc, OSError) and exc.strerror):
+        return exits.FAILED
+    return exits.BUG
+
+
+def _report_ours(exc: HybridRelayError, *, as_json: bool) -> None:
+    message, remedy = str(exc), exc.remedy
+    cause = exc.__cause__
+    shortage = shortage_of(cause) if isinstance(cause, OSError) else None
+    if shortage is not None and shortage.remedy != remedy:
+        # The error's own remedy, such as to run as another user, is for other failures of the same operation.
+        message, remedy = f"{message} (this machine {shortage.text})", shortage.remedy
+    # Most errors have no reason of their own; the one of their class means a bug, which they are not.
+    reason = exc.reason.slug if exc.reason is not HybridRelayError.reason or "reason" in vars(exc) else None
+    print_error(message, remedy, as_json=as_json, reason=reason)
+
+
+def _place(exc: BaseException) -> str:
+    """What a bug is called. Its text may hold anything, so it is left to the traceback."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"internal error: {type(exc).__name__}{where}"
