@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 
 from hybridrelay.connectivity import selection
+from hybridrelay.mux import bridging
 from hybridrelay.protocol import states
 from hybridrelay.relay.core import join, rendezvous
 
@@ -63,6 +64,20 @@ MACHINES = (
         "From the first byte that the peer sends to its FIN.",
         states.RECEIVING,
         (states.Receiving.OPEN,),
+    ),
+    Machine(
+        "Bridge: from the TCP connection into the stream",
+        "hybridrelay.mux.bridging",
+        "What becomes of the bytes that the TCP connection sends. How a bridge ends is said in the module.",
+        bridging.OUTGOING,
+        (bridging.Outgoing.OPEN,),
+    ),
+    Machine(
+        "Bridge: from the stream into the TCP connection",
+        "hybridrelay.mux.bridging",
+        "What becomes of the bytes that the peer sends.",
+        bridging.INCOMING,
+        (bridging.Incoming.AWAITING,),
     ),
     Machine(
         "Join",

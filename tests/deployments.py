@@ -28,7 +28,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 #: For a word about itself, from a process that may be busy.
 ANSWER_SECONDS = 20.0
-_VITALS = " hybridrelay.vitals: "
+_STATISTICS = " hybridrelay.statistics: "
 
 
 def free_port() -> int:
@@ -155,18 +155,18 @@ class Program:
                 raise AssertionError(f"{self.name} did not stop on SIGTERM\n{self.err}") from None
         self.wait()
 
-    def vitals(self) -> dict[str, Any]:
+    def statistics(self) -> dict[str, Any]:
         """What it answers to SIGUSR1; see docs/operating.md."""
 
         def answers() -> list[str]:
-            return [line for line in self.lines["err"] if _VITALS in line]
+            return [line for line in self.lines["err"] if _STATISTICS in line]
 
         known = len(answers())
         self.process.send_signal(signal.SIGUSR1)
         with self._heard:
             if not self._heard.wait_for(lambda: len(answers()) > known, ANSWER_SECONDS):
                 raise EndedEarly(f"{self.name} does not answer\n{self.err}")
-        return json.loads(answers()[known].partition(_VITALS)[2])
+        return json.loads(answers()[known].partition(_STATISTICS)[2])
 
     @property
     def sockets(self) -> int:

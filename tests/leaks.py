@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from hybridrelay._vitals import vitals
+from hybridrelay._statistics import program_statistics
 
 from .deployments import Program
 from .waiting import async_wait_until
@@ -27,7 +27,7 @@ def holdings(found: Mapping[str, Any]) -> Holdings:
     """What has to be the same whenever the same is open: counts and tasks, and no memory.
 
     Args:
-        found: vitals as in JSON.
+        found: statistics as in JSON.
     """
     held = dict(found)
     held.update({f"task {name}": number for name, number in held.pop("tasks_by_name").items()})
@@ -38,13 +38,13 @@ def holdings(found: Mapping[str, Any]) -> Holdings:
 
 async def of_program(program: Program) -> Holdings:
     """Of a process."""
-    return holdings(await trio.to_thread.run_sync(program.vitals))
+    return holdings(await trio.to_thread.run_sync(program.statistics))
 
 
 async def of_this_run() -> Holdings:
     """Of the Trio run that calls this."""
     await trio.lowlevel.checkpoint()
-    return holdings(vitals().as_dict())
+    return holdings(program_statistics().as_dict())
 
 
 async def settled(look: Callable[[], Awaitable[Holdings]]) -> Holdings:

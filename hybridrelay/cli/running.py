@@ -16,14 +16,14 @@ import trio
 from .._descriptors import raise_descriptor_limit
 from .._memory import keep_freed_memory
 from .._nursery import FlatNursery
-from .._vitals import vitals
+from .._statistics import program_statistics
 from . import async_output, exits
 from .logs import flush_logs, log_python_messages
 
 logger = logging.getLogger("hybridrelay.cli")
-vitals_logger = logging.getLogger("hybridrelay.vitals")
+statistics_logger = logging.getLogger("hybridrelay.statistics")
 # A request for the state is answered at any log level.
-vitals_logger.setLevel(logging.INFO)
+statistics_logger.setLevel(logging.INFO)
 
 
 def _no_cleanup() -> None:
@@ -87,7 +87,7 @@ def run_until_stopped(
     """Run `main` in Trio. The first SIGTERM or SIGINT ends it gracefully; the second ends the process at once.
 
     SIGHUP is such a signal only for programs that reload nothing. SIGUSR1, where there is one, makes it log its
-    `vitals`.
+    `program_statistics`.
 
     Args:
         main: what to run; cancelled, it ends soon.
@@ -171,7 +171,7 @@ class _Stopper:
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 # However often it is asked before Trio gets to it, it is answered once.
-                self._token.run_sync_soon(_log_vitals, idempotent=True)
+                self._token.run_sync_soon(_log_statistics, idempotent=True)
 
     def _stop(self) -> None:
         assert self.received is not None
@@ -187,11 +187,11 @@ class _Stopper:
             self._scope.deadline = trio.current_time() + graceful.grace + _GRACE_MARGIN
 
 
-def _log_vitals() -> None:
+def _log_statistics() -> None:
     try:
-        found = vitals().as_dict()
+        found = program_statistics().as_dict()
     except Exception:
         # A bug of ours. What Trio calls must not raise, or the whole program would end by a question.
-        vitals_logger.exception("no answer")
+        statistics_logger.exception("no answer")
     else:
-        vitals_logger.info("%s", json.dumps(found), extra={"fields": found})
+        statistics_logger.info("%s", json.dumps(found), extra={"fields": found})

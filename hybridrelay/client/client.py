@@ -154,7 +154,7 @@ class Client:
     @property
     def open_streams(self) -> int:
         """Streams that are not over, of all sessions."""
-        return sum(kept.session.statistics().streams for kept in self._live)
+        return sum(kept.session.stream_count for kept in self._live)
 
     @property
     def is_connected(self) -> bool:

@@ -21,5 +21,4 @@ from .greeting import refuse_session as refuse_session
 from .offer import Offer as Offer
 from .session import GREETING_TIMEOUT as GREETING_TIMEOUT
 from .session import Session as Session
-from .session import SessionStatistics as SessionStatistics
 from .stream import MuxStream as MuxStream

@@ -148,7 +148,7 @@ class Channel:
 
     async def _read(self) -> None:
         core, port = self._core, self._port
-        read_bytes = SMALL_READ_BYTES if core.config.small_reads else READ_BYTES
+        read_bytes = SMALL_READ_BYTES if core.config.is_control else READ_BYTES
         data: Buffer = self._initial
         turn = Turn()
         while True:

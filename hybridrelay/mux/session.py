@@ -7,10 +7,9 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Self
 
-import attrs
 import trio
 
-from .._vitals import reporting
+from .._statistics import reporting
 from ..errors import HybridRelayError, SessionError, StreamRefused
 from ..protocol import Feature, Kind, Metadata, Role, SessionCore, events
 from ..protocol.config import SessionConfig
@@ -29,18 +28,6 @@ from .stream import MuxStream
 
 #: Seconds for the peer's HELLO once both ends of the channel are there.
 GREETING_TIMEOUT = 15.0
-
-
-@attrs.frozen
-class SessionStatistics:
-    """A snapshot."""
-
-    #: Streams that are not over.
-    streams: int
-    #: Bytes promised to the peer's streams.
-    reserved_bytes: int
-    #: Lowest round trip of the last minute in seconds, or None.
-    round_trip: float | None
 
 
 class Session:
@@ -142,26 +129,21 @@ class Session:
         return self.core.accepts_streams
 
     @property
-    def _is_control(self) -> bool:
-        return self.core.config.small_reads
-
-    @property
     def outcome(self) -> events.SessionEnded | None:
         """How the session ended, or None while it has not."""
         return self.core.ended
 
-    def statistics(self) -> SessionStatistics:
-        budget = self.core.budget
-        return SessionStatistics(
-            len(self.core.streams), budget.base + budget.elastic, self.core.round_trip(trio.current_time())
-        )
+    @property
+    def stream_count(self) -> int:
+        """How many streams are not over, or not acknowledged or read to their end."""
+        return len(self.core.streams)
 
-    def vitals(self) -> dict[str, int]:
+    def statistics(self) -> dict[str, int]:
         """What it holds now; the names are those in docs/operating.md."""
         core = self.core
+        data = {"data_sessions": 1, "streams": len(core.streams)}
         return {
-            "control_sessions" if self._is_control else "data_sessions": 1,
-            **({} if self._is_control else {"streams": len(core.streams)}),
+            **({"control_sessions": 1} if core.config.is_control else data),
             "queued_bytes": sum(stream.queued_bytes for stream in core.streams.values()),
             "unread_bytes": sum(stream.readable_bytes for stream in core.streams.values()),
             "unacknowledged_bytes": core.unacknowledged_bytes,
@@ -283,7 +265,7 @@ class Session:
         Raises:
             SessionError: the peer never greeted, or refused the session. What the channel raised is the cause.
         """
-        with reporting(self, *([] if self._is_control else [self.core.budget.root])):
+        with reporting(self, *([] if self.core.config.is_control else [self.core.budget.root])):
             return await self._run(channel, initial, reconnect, greeting_timeout, task_status)
 
     async def _run(

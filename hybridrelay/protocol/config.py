@@ -94,9 +94,10 @@ class SessionConfig:
     ping_timeout: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
     #: How long a session waits for a new channel when it lost the last one. 0: it ends at once.
     resume_deadline: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
-    #: Read little from the channel at a time, for many sessions that carry little: large reads cost less for each
-    #: byte, and memory in every layer below.
-    small_reads: bool = False
+    #: The session is that of a control channel. There may be many of them that carry little, so little is read from
+    #: the channel at a time: large reads cost less for each byte, and memory in every layer below. Statistics count
+    #: such sessions separately.
+    is_control: bool = False
 
 
 #: For control channels, and for anything that has not authenticated itself: few streams, little memory.
@@ -105,7 +106,7 @@ CONTROL_CONFIG = SessionConfig(
     max_backlog=1,
     initial_window=BASE_WINDOW,
     max_window=BASE_WINDOW,
-    small_reads=True,
+    is_control=True,
     max_unacknowledged=MIB,
     budget=128 * KIB,
 )

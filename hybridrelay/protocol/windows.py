@@ -53,7 +53,7 @@ class Budget:
         """The budget of the process, of which this one is a part."""
         return self if self.parent is None else self.parent.root
 
-    def vitals(self) -> dict[str, int]:
+    def statistics(self) -> dict[str, int]:
         """What is set aside now; the names are those in docs/operating.md."""
         return {"reserved_bytes": self.base + self.elastic, "sending_bytes": self.sending}
 

@@ -133,7 +133,7 @@ def test_a_second_relay_on_the_same_state_directory(deployment: Deployment) -> N
     deployment.start_relay()
 
 
-def _documented_vitals(role: str) -> set[str]:
+def _documented_statistics(role: str) -> set[str]:
     """The names that the table in docs/operating.md has for this role."""
     text = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
     rows = re.findall(r"^\| (`.+?`) \| (all|relay|connector, forward) \|", text, re.MULTILINE)
@@ -156,9 +156,9 @@ async def test_the_three_roles_end_gracefully(
     with trio.fail_after(30):
         assert await _say(forward.port, b"hello") == b"hello"
     for role, program in (("forward", forward.program), ("connector", connector), ("relay", relay)):
-        found = program.vitals()
+        found = program.statistics()
         assert found["control_sessions"] == (2 if role == "relay" else 1)
-        assert found.keys() <= _documented_vitals(role)
+        assert found.keys() <= _documented_statistics(role)
     for program in (forward.program, connector, relay):
         program.process.send_signal(number)
 

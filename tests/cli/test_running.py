@@ -163,7 +163,7 @@ def test_sigusr1_is_answered_whatever_the_level_of_the_log(capsys: pytest.Captur
     assert signal.getsignal(signal.SIGUSR1) is before
 
     line, record = capsys.readouterr().err.splitlines()
-    found = json.loads(line.partition(" hybridrelay.vitals: ")[2])
+    found = json.loads(line.partition(" hybridrelay.statistics: ")[2])
     assert found["tasks"] == sum(found["tasks_by_name"].values())
     assert any(name.endswith("_Stopper.supervise") for name in found["tasks_by_name"])
     assert json.loads(record)["fields"].keys() == found.keys()
@@ -180,7 +180,7 @@ def test_a_question_that_cannot_be_answered_ends_nothing(
         signal.raise_signal(signal.SIGUSR1)
         await trio.testing.wait_all_tasks_blocked()
 
-    monkeypatch.setattr(running, "vitals", broken)
+    monkeypatch.setattr(running, "program_statistics", broken)
     assert run_until_stopped(main) is None
     assert "a bug" in caplog.text
     caplog.clear()

@@ -90,7 +90,7 @@ async def test_nobody_reads_what_a_probe_prints(deployment: Deployment) -> None:
             relay.wait_for_line("port control: connection ended", where="err")
 
             async def is_printing() -> bool:
-                found = await trio.to_thread.run_sync(probe.vitals)
+                found = await trio.to_thread.run_sync(probe.statistics)
                 return not any("survey" in name for name in found["tasks_by_name"])
 
             await async_wait_until(is_printing, seconds=30, what="the probe has a result")

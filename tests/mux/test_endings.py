@@ -190,8 +190,8 @@ async def test_everything_is_given_back(nursery: trio.Nursery, autojump_clock: t
         await theirs.aclose()
     await trio.sleep(5)
     for session in (client, server):
-        assert session.statistics().streams == 0
-        assert session.statistics().reserved_bytes == 0
+        assert session.stream_count == 0
+        assert session.core.budget.base == session.core.budget.elastic == 0
     nursery.cancel_scope.cancel()
 
 

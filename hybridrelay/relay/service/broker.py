@@ -382,7 +382,7 @@ class BrokerService:
             )
         return tuple(found)
 
-    def vitals(self) -> dict[str, int]:
+    def statistics(self) -> dict[str, int]:
         """What it holds now; the names are those in docs/operating.md."""
         return {
             "listeners": self.listeners.count(),

@@ -15,8 +15,8 @@ import trio
 from ..._descriptors import descriptor_limit
 from ..._log_limit import report_left_out
 from ..._nursery import FlatNursery, wait_stop
+from ..._statistics import reporting
 from ..._version import __version__
-from ..._vitals import reporting
 from ...abc import Transport
 from ...connectivity.discovery import all_ports, discover, transports_by_port
 from ...errors import ConfigurationError
@@ -75,13 +75,13 @@ class _Parts:
     turns: Turns
     connections: ConnectionService
 
-    def vitals(self) -> dict[str, int]:
+    def statistics(self) -> dict[str, int]:
         """What they hold now; the names are those in docs/operating.md."""
         return {
             "unauthenticated": len(self.slots),
             "waiting_handshakes": self.turns.waiting,
             "peers": len(self.peers),
-            **self.broker.vitals(),
+            **self.broker.statistics(),
         }
 
     def snapshot(self) -> RelaySnapshot:

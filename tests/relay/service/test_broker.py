@@ -308,7 +308,7 @@ async def test_legs_come_in_any_order_after_their_tickets_were_used(
         nursery.cancel_scope.cancel()
     for arrival in arrivals:
         broker.abandon(arrival)  # after all, which changes nothing
-    assert broker.vitals()["joined_pairs"] == 0
+    assert broker.statistics()["joined_pairs"] == 0
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -323,7 +323,7 @@ async def test_a_leg_that_never_comes_ends_the_rendezvous(
         await trio.testing.wait_all_tasks_blocked()
         broker.abandon(arrivals[1 - first])
         assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
-    assert broker.vitals()["joined_pairs"] == broker.vitals()["open_rendezvous"] == 0
+    assert broker.statistics()["joined_pairs"] == broker.statistics()["open_rendezvous"] == 0
 
 
 async def test_who_comes_after_the_end_is_turned_away(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
@@ -337,7 +337,7 @@ async def test_who_comes_after_the_end_is_turned_away(registry: SQLiteStore, rul
             nursery.start_soon(broker.meet, arrival, ours)
             assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
             assert await far.receive_some() == b""
-    assert broker.vitals()["joined_pairs"] == 0
+    assert broker.statistics()["joined_pairs"] == 0
 
 
 class Leaving(Deaf):
@@ -378,7 +378,7 @@ async def test_an_offer_that_was_lost_with_a_control_channel_goes_over_its_succe
     assert isinstance(joined, control.Joined)
     assert joined.listener == INSTANCE
     # What was offered first is withdrawn: one pair waits, not two.
-    assert broker.vitals()["open_rendezvous"] == 1
+    assert broker.statistics()["open_rendezvous"] == 1
 
 
 @pytest.mark.parametrize("wanted", [None, INSTANCE])
@@ -413,7 +413,7 @@ async def test_successors_that_leave_as_well_are_not_asked_for_ever(
     assert isinstance(failed, control.Failed)
     assert failed.reason is Reason.LISTENER_SILENT
     assert sum(one.offers for one in asked) == MAX_ASKED
-    assert broker.vitals()["open_rendezvous"] == 0
+    assert broker.statistics()["open_rendezvous"] == 0
 
 
 async def test_a_listener_that_the_sender_wants_to_avoid_is_not_asked(

@@ -284,11 +284,11 @@ async def test_only_so_many_acceptances_may_be_taken_back(
         offers.append(offer.id)
         await listener.say(control.Accept(offer.id))
         assert isinstance(await client.hear(), control.Joined)
-    assert broker.vitals()["open_rendezvous"] == 3
+    assert broker.statistics()["open_rendezvous"] == 3
     for offer_id, left in zip(offers, (3, 2, 1), strict=True):
         # Twice: the second time there is nothing to be taken back.
         for _ in range(2):
             await listener.say(control.Failed(offer_id, Reason.LISTENER_CANNOT_DIAL))
             await trio.testing.wait_all_tasks_blocked(0.01)
-            assert broker.vitals()["open_rendezvous"] == left
+            assert broker.statistics()["open_rendezvous"] == left
     nursery.cancel_scope.cancel()

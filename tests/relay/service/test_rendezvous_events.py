@@ -48,8 +48,8 @@ class Scene:
         return [(event.outcome, event.bytes_to_client, event.bytes_to_connector) for event in found]
 
     def is_empty(self) -> bool:
-        vitals = self.broker.vitals()
-        return vitals["joined_pairs"] == vitals["open_rendezvous"] == 0
+        statistics = self.broker.statistics()
+        return statistics["joined_pairs"] == statistics["open_rendezvous"] == 0
 
     async def join(self) -> None:
         send = await self.broker.authorize("db", token_for(self.rules[1]), Right.SEND)
@@ -186,7 +186,7 @@ async def test_a_joined_pair(
         assert scene.ends() == [(outcome, len(TO_CLIENT), len(TO_CONNECTOR))]
         nursery.cancel_scope.cancel()
     assert len(scene.ends()) == 1
-    assert scene.broker.vitals()["joined_pairs"] == 0
+    assert scene.broker.statistics()["joined_pairs"] == 0
     assert scene.is_empty()
 
 

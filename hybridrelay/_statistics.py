@@ -1,7 +1,7 @@
-"""What a running program has in its hands, in numbers: for operators who ask what it is doing, and for finding leaks.
+"""Statistics of a running program, for operators who ask for its state, and for finding leaks.
 
-Whoever holds something that counts (a session, the relay) reports for as long as it runs; `vitals` puts together what
-is reported in the present Trio run, its tasks, and what the process has open.
+An object that holds something that counts (a session, the relay) reports for as long as it runs. `program_statistics`
+adds up what is reported in the present Trio run, and says which tasks there are and what the process has open.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import trio
 class Reporter(Protocol):
     """Something that can say what it holds."""
 
-    def vitals(self) -> Mapping[str, int]:
+    def statistics(self) -> Mapping[str, int]:
         """Numbers by name; those of all reporters are added up, so 0 need not be said."""
 
 
@@ -30,7 +30,7 @@ _REPORTERS: trio.lowlevel.RunVar[dict[object, Reporter]] = trio.lowlevel.RunVar(
 
 @contextmanager
 def reporting(*reporters: Reporter) -> Iterator[None]:
-    """Let these be asked by `vitals` during the block. One that is in several blocks at a time is asked once."""
+    """Let `program_statistics` ask these during the block. One that is in several blocks at a time is asked once."""
     try:
         running = _REPORTERS.get()
     except LookupError:
@@ -46,7 +46,7 @@ def reporting(*reporters: Reporter) -> Iterator[None]:
 
 
 @attrs.frozen
-class Vitals:
+class ProgramStatistics:
     """A snapshot."""
 
     #: Tasks of the Trio run, by the name of what they run; Trio's own among them.
@@ -69,12 +69,12 @@ class Vitals:
         }
 
 
-def vitals() -> Vitals:
+def program_statistics() -> ProgramStatistics:
     """Take a snapshot of the Trio run that calls this, and of its process."""
     counts: Counter[str] = Counter()
     for reporter in {id(reporter): reporter for reporter in _REPORTERS.get({}).values()}.values():
-        counts.update(reporter.vitals())
-    return Vitals(
+        counts.update(reporter.statistics())
+    return ProgramStatistics(
         tasks=Counter(task.name for task in _tasks()),
         counts=dict(counts),
         descriptors=_descriptors(),
