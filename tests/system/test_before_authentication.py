@@ -120,8 +120,9 @@ async def test_a_key_that_is_revoked_while_it_authorizes_opens_nothing(
 
     async def slow_send(peer: ControlPeer, message: control.Message) -> None:
         if isinstance(message, control.Registered):
-            (key,) = peer._keys
             with SQLiteStore.open(deployment.state_dir) as registry:
+                key = registry.get("db").key_id(published.rules[0].name, KeySlot.PRIMARY)
+                assert key is not None
                 registry.revoke_key("db", published.rules[0].name, KeySlot.PRIMARY)
 
             async def noticed() -> bool:

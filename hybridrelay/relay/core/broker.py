@@ -166,6 +166,10 @@ class Broker(Generic[HandleT]):
         taken, self._outputs = self._outputs, []
         return taken
 
+    def note(self, event: Event) -> None:
+        """Publish an event of a part that has no outputs of its own."""
+        self._outputs.append(event)
+
     # --- keys and hybrid connections
 
     def update(self, change: StoreChange, now: float) -> None:

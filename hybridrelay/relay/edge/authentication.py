@@ -27,13 +27,13 @@ from .requests import ControlRequest, DataRequest, ProbeRequest, Request, Reques
 from .slots import Held, Slot, Slots, address_group
 from .unauthenticated import UnauthenticatedConnection
 
-__all__ = ["Authenticator", "ControlChannel", "DataChannel"]
+__all__ = ["AuthenticatedControlChannel", "AuthenticatedDataChannel", "Authenticator"]
 
 PeerT = TypeVar("PeerT")
 
 
 @attrs.frozen
-class DataChannel:
+class AuthenticatedDataChannel:
     """A data channel whose ticket was valid."""
 
     arrival: Arrival
@@ -41,7 +41,7 @@ class DataChannel:
 
 
 @attrs.frozen
-class ControlChannel(Generic[PeerT]):
+class AuthenticatedControlChannel(Generic[PeerT]):
     """A control channel whose peer has shown a valid token."""
 
     peer: PeerT
@@ -62,7 +62,7 @@ class Authenticator(Generic[PeerT]):
         requests: reads preambles.
         admit: lets the peer of a control channel, whose address group is given, show a token; None where it has gone
             without one. The peer is cleaned up by `admit` itself where it raises or returns None.
-        abandon: called with each arrival that does not lead to a `DataChannel`.
+        abandon: called with each arrival that does not lead to a `AuthenticatedDataChannel`.
         events: where events go.
     """
 
@@ -76,7 +76,9 @@ class Authenticator(Generic[PeerT]):
     abandon: Callable[[Arrival], None]
     events: EventStream
 
-    async def authenticate(self, connection: UnauthenticatedConnection) -> DataChannel | ControlChannel[PeerT] | None:
+    async def authenticate(
+        self, connection: UnauthenticatedConnection
+    ) -> AuthenticatedDataChannel | AuthenticatedControlChannel[PeerT] | None:
         """Authenticate the peer of a connection.
 
         Returns:
@@ -86,7 +88,7 @@ class Authenticator(Generic[PeerT]):
         Raises:
             Exception: whatever the peer or the network has caused; the caller closes the connection.
         """
-        channel: DataChannel | ControlChannel[PeerT] | None = None
+        channel: AuthenticatedDataChannel | AuthenticatedControlChannel[PeerT] | None = None
         try:
             tune_socket(connection.stream.socket)
             with self.slots.hold(connection.slot, connection.scope) as held, connection.turn as turn:
@@ -109,7 +111,7 @@ class Authenticator(Generic[PeerT]):
 
     async def _authenticate(
         self, connection: UnauthenticatedConnection, held: Held
-    ) -> DataChannel | ControlChannel[PeerT] | None:
+    ) -> AuthenticatedDataChannel | AuthenticatedControlChannel[PeerT] | None:
         stream: trio.abc.HalfCloseableStream | None = connection.stream
         request = connection.request
         if request is None:
@@ -129,7 +131,7 @@ class Authenticator(Generic[PeerT]):
                 await stream.aclose()
                 return None
             case DataRequest(arrival):
-                return DataChannel(arrival, stream)
+                return AuthenticatedDataChannel(arrival, stream)
             case ControlRequest():
                 return await self._open_control_channel(connection, stream, request, held)
 
@@ -144,7 +146,7 @@ class Authenticator(Generic[PeerT]):
 
     async def _open_control_channel(
         self, connection: UnauthenticatedConnection, stream: trio.abc.Stream, request: ControlRequest, held: Held
-    ) -> ControlChannel[PeerT] | None:
+    ) -> AuthenticatedControlChannel[PeerT] | None:
         """TLS with the relay's certificate, and a token."""
         nested: Slot | None = None
 
@@ -169,7 +171,7 @@ class Authenticator(Generic[PeerT]):
             try:
                 peer = await self.admit(early, address_group(connection.address))
                 if peer is not None:
-                    return ControlChannel(peer, early, tls)
+                    return AuthenticatedControlChannel(peer, early, tls)
                 await early.aclose(Reason.NO_ERROR)
             except RemoteProtocolError as exc:
                 await early.aclose(exc.reason, str(exc))

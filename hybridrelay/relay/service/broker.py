@@ -1,6 +1,6 @@
 """The shell of the broker: does what `core.Broker` decides, with streams, listeners and a clock.
 
-Only `authorize`, `join` and `meet` wait. After each input, `_carry_out` does what the broker says and publishes its
+Only `authorize`, `join` and `meet` wait. After each input, `carry_out` does what the broker says and publishes its
 events.
 """
 
@@ -32,7 +32,6 @@ from ..core.broker import (
     TurnAway,
 )
 from ..core.join import Answer
-from ..core.listener import Listener
 from ..core.listeners import ListenerTable
 from ..core.places import Places
 from ..core.rendezvous import Arrival, Input, RendezvousTable, Side, State
@@ -152,7 +151,8 @@ class BrokerService:
             token_bytes=secrets.token_bytes,
             places=Places("data channels", shares.pairs) if pairs is None else pairs,
         )
-        self._broker: Broker[ListenerHandle] = Broker(
+        #: What decides. After a call of one of its methods that changes something, call `carry_out`.
+        self.core: Broker[ListenerHandle] = Broker(
             self.authorization,
             self.listeners,
             self._rendezvous,
@@ -162,9 +162,9 @@ class BrokerService:
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
         self._deadline_changed = trio.Event()
 
-    def _carry_out(self) -> None:
-        """Do what the broker has decided. Nothing here waits or fails."""
-        for output in self._broker.take():
+    def carry_out(self) -> None:
+        """Do what the broker has decided, and publish its events. To be called after each input; it never waits."""
+        for output in self.core.take():
             match output:
                 case CheckListener(listener):
                     listener.handle.suspect()
@@ -207,23 +207,8 @@ class BrokerService:
 
     def update(self, change: StoreChange) -> None:
         """See `Broker.update`."""
-        self._broker.update(change, trio.current_time())
-        self._carry_out()
-
-    def register(self, listener: Listener[ListenerHandle], *, replaces: Collection[str] = ()) -> None:
-        """See `Broker.register`."""
-        self._broker.register(listener, replaces=replaces)
-        self._carry_out()
-
-    def unregister(self, listener: Listener[ListenerHandle]) -> None:
-        """See `Broker.unregister`."""
-        self._broker.unregister(listener)
-        self._carry_out()
-
-    def token_expired(self, listener: Listener[ListenerHandle]) -> None:
-        """See `Broker.token_expired`."""
-        self._broker.token_expired(listener)
-        self._carry_out()
+        self.core.update(change, trio.current_time())
+        self.carry_out()
 
     # --- joins
 
@@ -240,27 +225,27 @@ class BrokerService:
 
         Cancelled, the offer that is under way is withdrawn.
         """
-        step = self._broker.join(grant, wanted, address, avoid=avoid, now=trio.current_time())
+        step = self.core.join(grant, wanted, address, avoid=avoid, now=trio.current_time())
         while isinstance(step, AskListener):
-            self._carry_out()
+            self.carry_out()
             self._deadline_changed.set()
             ask = step
             try:
                 answer, reason = await self._ask(ask)
             except BaseException:
-                self._broker.cancel_join(ask, trio.current_time())
-                self._carry_out()
+                self.core.cancel_join(ask, trio.current_time())
+                self.carry_out()
                 raise
-            step = self._broker.answered(ask, answer, trio.current_time(), reason=reason)
-        self._carry_out()
+            step = self.core.answered(ask, answer, trio.current_time(), reason=reason)
+        self.carry_out()
         if isinstance(step, JoinMade):
             return control.Joined(0, step.ticket, step.instance, TICKET_LIFETIME_SECONDS)
         return control.Failed(0, step.reason, step.detail)
 
     async def _ask(self, ask: AskListener[ListenerHandle]) -> tuple[Answer, Reason]:
         def withdraw() -> None:
-            self._broker.withdraw(ask.rendezvous_id, trio.current_time())
-            self._carry_out()
+            self.core.withdraw(ask.rendezvous_id, trio.current_time())
+            self.carry_out()
 
         listener = ask.listener
         with trio.move_on_after(OFFER_SECONDS):
@@ -283,12 +268,12 @@ class BrokerService:
         Raises:
             RemoteProtocolError: see `RendezvousTable.use`.
         """
-        return self._broker.use_ticket(ticket, trio.current_time())
+        return self.core.use_ticket(ticket, trio.current_time())
 
     def abandon(self, arrival: Arrival) -> None:
         """The data channel will not come to `meet`, or has been there. In the latter case nothing happens."""
-        self._broker.gone(arrival, trio.current_time())
-        self._carry_out()
+        self.core.gone(arrival, trio.current_time())
+        self.carry_out()
 
     async def meet(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream) -> None:
         """Serve one data channel of a rendezvous to its end; closes `stream`, cancelled or not.
@@ -296,7 +281,7 @@ class BrokerService:
         The two channels may come in another order than that in which their tickets were used, and the rendezvous may
         have ended since then.
         """
-        state = self._broker.ready(arrival, trio.current_time())
+        state = self.core.ready(arrival, trio.current_time())
         if state is State.ENDED:
             await _turn_away(stream, Reason.PEER_ABSENT)
             return
@@ -304,7 +289,7 @@ class BrokerService:
         channels.by_side[arrival.side] = stream
         if state is State.JOINED:
             channels.moving = trio.CancelScope()
-            self._carry_out()
+            self.carry_out()
             await self._move(arrival.rendezvous_id, channels, channels.moving)
             return
         try:
@@ -343,26 +328,26 @@ class BrokerService:
                 if not pumped:
                     await abort(listener, sender)
             finally:
-                self._broker.moving_ended(
+                self.core.moving_ended(
                     rendezvous_id,
                     how,
                     trio.current_time(),
                     bytes_to_client=channels.bytes_to_client,
                     bytes_to_connector=channels.bytes_to_connector,
                 )
-                self._carry_out()
+                self.carry_out()
 
     async def expire(self) -> None:
         """End rendezvous that no side has joined in time, until cancelled."""
         while True:
-            deadline = self._broker.next_deadline()
+            deadline = self.core.next_deadline()
             if deadline is None:
                 await self._deadline_changed.wait()
                 self._deadline_changed = trio.Event()
             else:
                 await trio.sleep_until(deadline)
-            self._broker.expire(trio.current_time())
-            self._carry_out()
+            self.core.expire(trio.current_time())
+            self.carry_out()
 
     def rendezvous(self) -> tuple[RendezvousSnapshot, ...]:
         """All rendezvous that have not ended, with the bytes so far."""
@@ -393,8 +378,8 @@ class BrokerService:
 
     def close(self) -> None:
         """The relay stops; all tasks that wait or move bytes are told."""
-        self._broker.shut_down(trio.current_time())
-        self._carry_out()
+        self.core.shut_down(trio.current_time())
+        self.carry_out()
         self._pipes.close()
 
 

@@ -14,7 +14,7 @@ from ...events import ChannelFailed, EventStream, InternalError
 from ...mux import EarlySession, Session
 from ...protocol import control
 from ...protocol.errors import RemoteProtocolError
-from ..edge.authentication import Authenticator, ControlChannel, DataChannel
+from ..edge.authentication import AuthenticatedControlChannel, AuthenticatedDataChannel, Authenticator
 from ..edge.handshakes import Turn
 from ..edge.ports import Ports
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
@@ -77,7 +77,7 @@ class ControlPeers:
         peer.lost()
         return None
 
-    async def serve(self, channel: ControlChannel[ControlPeer]) -> None:
+    async def serve(self, channel: AuthenticatedControlChannel[ControlPeer]) -> None:
         """Serve a peer that has authenticated, in a session with tasks of its own, until its end."""
         peer = channel.peer
         try:
@@ -181,9 +181,9 @@ class ConnectionService:
         port = connection.port
         try:
             match await self._authenticator.authenticate(connection):
-                case DataChannel(arrival, stream):
+                case AuthenticatedDataChannel(arrival, stream):
                     await self._broker.meet(arrival, stream)
-                case ControlChannel() as channel:
+                case AuthenticatedControlChannel() as channel:
                     await self._peers.serve(channel)
         except Exception as exc:  # noqa: BLE001 - it is reported as an event, with its traceback
             if any(not isinstance(leaf, _EXPECTED) for leaf in leaves(exc)):

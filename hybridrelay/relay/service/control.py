@@ -1,4 +1,4 @@
-"""The relay's end of one control channel."""
+"""The shell of a control channel: reads its messages, and does what `ControlChannelCore` decides."""
 
 from __future__ import annotations
 
@@ -12,34 +12,21 @@ import trio
 
 from ..._version import __version__
 from ...errors import AuthorizationError, RendezvousError
-from ...events import ListenerDropped, ListenerRefused, SenderRefused, TokenInvalid, TokenRefused
+from ...events import ListenerDropped
 from ...mux import EarlySession, MuxStream, Session
-from ...protocol import RemoteProtocolError, control
+from ...protocol import control
 from ...protocol.reasons import Reason
-from ...security import Right
 from ..core.authorization import Grant
-from ..core.listeners import Listener
-from ..limits import REFUSALS_BEFORE_AUTHORIZED, REVOKED_CHANNEL_SECONDS
-from ..model import KeyId
+from ..core.control_channel import Authorize, Close, ControlChannelCore, OfferAnswered, Output, Say, StartJoin
+from ..limits import REVOKED_CHANNEL_SECONDS
 from .broker import BrokerService, ListenerHandle
 
-#: The token itself is wrong; for any other reason it is valid, and gives no right to what was asked for.
-_INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
+__all__ = ["SUSPICION_SECONDS", "ControlPeer"]
+
 #: A listener that did not answer an offer, and sends nothing at all for this time, is dropped (seconds).
 SUSPICION_SECONDS = 5.0
-#: Joins that one control channel may have under way. Each waits for a listener's answer; a client needs one.
-MAX_JOINS = 32
-#: Hybrid connections that one connector may register.
-MAX_REGISTRATIONS = 1024
 #: Accepted offers whose listener may still say that it cannot come.
 _MAX_WATCHED = 256
-
-
-@attrs.frozen
-class _Registration:
-    listener: Listener[ListenerHandle]
-    #: Seconds since 1970.
-    expires_at: float
 
 
 class ControlPeer:
@@ -49,6 +36,7 @@ class ControlPeer:
     `attach` gives it a session with tasks of its own; only then is the request granted that had a valid token.
 
     Args:
+        broker: of the relay.
         early: a session that has not been taken over; None where `attach` follows at once.
         relay_instance: which run of the relay this is: 32 hexadecimal digits.
         outer_pins: see `control.Welcome`.
@@ -66,6 +54,8 @@ class ControlPeer:
     ) -> None:
         self._broker = broker
         self._early = early
+        welcome = control.Welcome(relay_instance, f"hybridrelay/{__version__}", outer_pins)
+        self._channel: ControlChannelCore[ListenerHandle] = ControlChannelCore(broker.core, self, welcome, address)
         #: These three from `attach` on.
         self._session: Session
         self._stream: MuxStream
@@ -74,31 +64,26 @@ class ControlPeer:
         self._arrived: list[control.Message | control.Unknown] = []
         #: The first request with a valid token, until it is granted.
         self._granted: tuple[control.Register | control.Join, Grant] | None = None
-        self._relay_instance = relay_instance
-        self._outer_pins = outer_pins
-        self.address = address
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
         self._ids = itertools.count(1)
-        #: Offers that wait for their answer: where it goes, and what a refusal behind an acceptance calls.
+        #: Offers that wait for their answer: where it goes, and what a refusal after an acceptance calls.
         self._answers: dict[
             int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], Callable[[], None]]
         ] = {}
         self._accepted: OrderedDict[int, Callable[[], None]] = OrderedDict()
-        self._registrations: dict[str, _Registration] = {}
-        #: The keys that have authorized something here.
-        self._keys: set[KeyId] = set()
-        #: The one that counts for this control channel; None before it is authorized, and when it is over.
-        self._first_key: KeyId | None = None
-        self._refusals = 0
-        self._joins = 0
         self._heard = trio.Event()
         self._suspected = False
-        #: The peer has shown a valid token.
-        self.authorized = False
-        self.hello: control.Hello | None = None
-        #: The peer has shown the secret of its instance.
-        self._owns_instance = False
+
+    @property
+    def authorized(self) -> bool:
+        """The peer has shown a valid token."""
+        return self._channel.authorized
+
+    @property
+    def hello(self) -> control.Hello | None:
+        """What the peer has said of itself, without its secret; None before it has."""
+        return self._channel.hello
 
     @property
     def role(self) -> control.Role | None:
@@ -111,9 +96,14 @@ class ControlPeer:
         return "" if self.hello is None else self.hello.instance
 
     @property
+    def address(self) -> str:
+        """The peer's network address, as far as it counts as one."""
+        return self._channel.address
+
+    @property
     def connections(self) -> tuple[str, ...]:
         """The hybrid connections for which it has shown valid tokens, in order."""
-        return tuple(sorted({key.connection for key in self._keys}))
+        return self._channel.connections
 
     # --- what the peer says
 
@@ -143,7 +133,10 @@ class ControlPeer:
         while self._arrived and self._granted is None:
             message = self._arrived.pop(0)
             if not isinstance(message, control.Unknown):
-                await self._handle(message)
+                output = self._channel.receive(message)
+                self._broker.carry_out()
+                if output is not None:
+                    await self._perform(output)
         return True
 
     def attach(self, session: Session, stream: MuxStream, nursery: trio.Nursery) -> None:
@@ -157,123 +150,46 @@ class ControlPeer:
         self._early = None
         self._session, self._stream, self._nursery = session, stream, nursery
 
-    async def _handle(self, message: control.Message) -> None:
-        """Act on one message. Before `Hello` nothing else is heard.
+    async def _perform(self, output: Output) -> None:
+        match output:
+            case Say(message):
+                await self.send(message)
+            case Authorize(request):
+                await self._authorize(output)
+            case StartJoin(request, grant):
+                self._nursery.start_soon(self._join, request, grant)
+            case OfferAnswered(id_, answer):
+                self._answered(id_, answer)
+            case Close():
+                self._close(output)
 
-        Raises:
-            RemoteProtocolError: not a message that a dialing side may send now.
-        """
-        if self.hello is None:
-            if not isinstance(message, control.Hello):
-                raise RemoteProtocolError("the first control message is not hello")
-            if message.secret is not None and control.instance_of(message.secret) != message.instance:
-                raise RemoteProtocolError("the instance does not belong to its secret")
-            self._owns_instance = message.secret is not None
-            self.hello = attrs.evolve(message, secret=None)
-            await self.send(control.Welcome(self._relay_instance, f"hybridrelay/{__version__}", self._outer_pins))
-            return
-        role = self.hello.role
-        match message:
-            case control.Register() if role is control.Role.CONNECTOR:
-                await self._request(message, Right.LISTEN)
-            case control.Unregister(connection=name) if role is control.Role.CONNECTOR:
-                if registration := self._registrations.pop(name, None):
-                    self._broker.unregister(registration.listener)
-            case control.Join() if role is control.Role.CLIENT:
-                await self._request(message, Right.SEND)
-            case control.Accept(id=id_) | control.Failed(id=id_) if role is control.Role.CONNECTOR:
-                self._answered(id_, message)
-            case _:
-                raise RemoteProtocolError(f"a {role} may not send {type(message).__name__}")
-
-    async def _request(self, message: control.Register | control.Join, right: Right) -> None:
+    async def _authorize(self, wanted: Authorize) -> None:
         """Grant or refuse what the peer asks for."""
+        request = wanted.request
         try:
-            grant = await self._broker.authorize(message.connection, message.token, right)
-            if isinstance(message, control.Register):
-                self._check_registration(message)
-            self._authorized_by(grant.key)
+            grant = await self._broker.authorize(request.connection, request.token, wanted.right)
+            self._channel.authorize(request, grant)
         except (AuthorizationError, RendezvousError) as exc:
-            await self.send(self._refused(message, exc))
+            refusal = self._channel.refuse(request, exc)
+            self._broker.carry_out()
+            await self._perform(refusal)
             return
         if self._early is None:
-            await self._grant(message, grant)
+            await self._grant(request, grant)
         else:
-            self._granted = message, grant
+            self._granted = request, grant
 
-    async def _grant(self, message: control.Register | control.Join, grant: Grant) -> None:
-        if isinstance(message, control.Register):
-            await self.send(self._register(message, grant))
-        else:
-            await self._begin_join(message, grant)
+    async def _grant(self, request: control.Register | control.Join, grant: Grant) -> None:
+        output = self._channel.grant(request, grant)
+        self._broker.carry_out()
+        await self._perform(output)
 
-    def _check_registration(self, message: control.Register) -> None:
-        """Raises RendezvousError where the peer may not register, whatever its token says."""
-        if not self._owns_instance:
-            raise RendezvousError("this relay needs a newer connector", reason=Reason.VERSION_MISMATCH)
-        if message.connection not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
-            raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
-
-    def _register(self, message: control.Register, grant: Grant) -> control.Message:
-        hello = self.hello
-        assert hello is not None
-        name = message.connection
-        listener: Listener[ListenerHandle] = Listener(
-            name, hello.instance, hello.generation, grant.key, self, self.address
-        )
+    async def _join(self, request: control.Join, grant: Grant) -> None:
         try:
-            self._broker.register(listener, replaces=tuple(map(control.instance_of, message.replaces)))
-        except RendezvousError as exc:
-            return self._refused(message, exc)
-        self._registrations[name] = _Registration(listener, grant.expires_at)
-        return control.Registered(message.id, grant.expires_at)
-
-    def _authorized_by(self, key: KeyId) -> None:
-        """Raises RendezvousError where there are too many control channels."""
-        if key not in self._keys:
-            self._broker.authorization.hold(key, first=self._first_key is None)
-            self._first_key = self._first_key or key
-            self._keys.add(key)
-        self.authorized = True
-
-    def _refused(
-        self, message: control.Register | control.Join, error: AuthorizationError | RendezvousError
-    ) -> control.Failed:
-        self._refusals += 1
-        if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
-            raise RemoteProtocolError("too many requests without a right", reason=error.reason)
-        self._broker.events.publish(self._refusal(message, error))
-        return control.Failed(message.id, error.reason, str(error))
-
-    def _refusal(
-        self, message: control.Register | control.Join, error: AuthorizationError | RendezvousError
-    ) -> TokenInvalid | TokenRefused | ListenerRefused | SenderRefused:
-        name, reason, detail = message.connection, error.reason, str(error)
-        listens = isinstance(message, control.Register)
-        if isinstance(error, AuthorizationError):
-            event = TokenInvalid if reason in _INVALID else TokenRefused
-            right = "listen" if listens else "send"
-            return event(connection=name, peer=self.address, right=right, reason=reason, detail=detail)
-        refused = ListenerRefused if listens else SenderRefused
-        return refused(connection=name, peer=self.address, reason=reason, detail=detail)
-
-    async def _begin_join(self, message: control.Join, grant: Grant) -> None:
-        if self._joins >= MAX_JOINS:
-            self._broker.events.publish(
-                SenderRefused(connection=message.connection, peer=self.address, reason=Reason.LIMIT)
-            )
-            await self.send(control.Failed(message.id, Reason.LIMIT))
-            return
-        self._joins += 1
-
-        async def join() -> None:
-            try:
-                answer = await self._broker.join(grant, message.listener, self.address, avoid=message.avoid)
-            finally:
-                self._joins -= 1
-            await self.send(attrs.evolve(answer, id=message.id))
-
-        self._nursery.start_soon(join)
+            answer = await self._broker.join(grant, request.listener, self.address, avoid=request.avoid)
+        finally:
+            self._channel.join_ended()
+        await self.send(attrs.evolve(answer, id=request.id))
 
     # --- what we say
 
@@ -315,7 +231,7 @@ class ControlPeer:
         if waiting is not None:
             answer_in, withdraw = waiting
             if isinstance(answer, control.Accept):
-                # Here and not where the answer is awaited: a refusal may be right behind it, in the same bytes.
+                # Here and not where the answer is awaited: a refusal may come right after it, in the same bytes.
                 self._accepted[id_] = withdraw
                 while len(self._accepted) > _MAX_WATCHED:
                     self._accepted.popitem(last=False)
@@ -342,45 +258,38 @@ class ControlPeer:
 
     def ended(self, connection: str, reason: Reason) -> None:
         """Our registration of `connection` is over; with the last one, a superseded channel ends."""
-        self._registrations.pop(connection, None)
+        self._perform_soon(self._channel.ended(connection, reason))
+
+    def _perform_soon(self, output: Say | Close) -> None:
         if self._session.outcome is not None:
             return  # nobody is there to be told, and the nursery may be closed
-        if reason is Reason.SUPERSEDED and not self._registrations:
-            self._session.close(reason)
+        if isinstance(output, Close):
+            self._close(output)
         else:
-            self._nursery.start_soon(self.send, control.Ended(connection, reason))
+            self._nursery.start_soon(self.send, output.message)
+
+    def _close(self, output: Close) -> None:
+        if output.gracefully:
+            leave = partial(self._session.aclose, grace=REVOKED_CHANNEL_SECONDS, reason=output.reason)
+            self._nursery.start_soon(leave)
+        else:
+            self._session.close(output.reason)
 
     # --- the relay's housekeeping
 
     def expire(self, now: float) -> None:
         """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed."""
-        for registration in list(self._registrations.values()):
-            if now > registration.expires_at:
-                self._broker.token_expired(registration.listener)
+        self._channel.expire(now)
+        self._broker.carry_out()
 
     def check_keys(self) -> None:
-        """The registry may have changed: end what keys that are gone had authorized, the channel with the last."""
-        gone = {key: reason for key in self._keys if (reason := self._broker.why_revoked(key))}
-        self._broker.authorization.let_go(gone.keys())
-        self._keys -= gone.keys()
-        if self.hello is not None and self.hello.role is control.Role.CLIENT:  # the broker tells listeners
-            still = {key.connection for key in self._keys}
-            for name, reason in {key.connection: reason for key, reason in gone.items()}.items():
-                if name not in still:
-                    self.ended(name, reason)
-        if gone and not self._keys:
-            leave = partial(self._session.aclose, grace=REVOKED_CHANNEL_SECONDS, reason=Reason.KEY_REVOKED)
-            self._nursery.start_soon(leave)
+        """The store may have changed: end what keys that are gone had authorized, the channel with the last."""
+        for output in self._channel.check_keys():
+            self._perform_soon(output)
 
     def lost(self) -> None:
         """The channel is gone, and with it what it had registered."""
-        registrations, self._registrations = self._registrations, {}
-        for registration in registrations.values():
-            self._broker.unregister(registration.listener)
-        self._broker.authorization.let_go(self._keys)
-        self._keys.clear()
-        if self._first_key is not None:
-            self._broker.authorization.leave(self._first_key)
-            self._first_key = None
+        self._channel.lost()
+        self._broker.carry_out()
         for answer, _ in self._answers.values():
             answer.close()

@@ -11,11 +11,13 @@ import trio.testing
 
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core import control_channel
+from hybridrelay.relay.core.control_channel import MAX_JOINS, MAX_REGISTRATIONS
 from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
 from hybridrelay.relay.service import control as relay_control
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
-from hybridrelay.relay.service.control import MAX_JOINS, MAX_REGISTRATIONS, SUSPICION_SECONDS
+from hybridrelay.relay.service.control import SUSPICION_SECONDS
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 
@@ -80,7 +82,7 @@ async def test_joins_under_way_are_limited(
 async def test_registrations_of_one_control_channel_are_limited(
     broker: BrokerService, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    monkeypatch.setattr(relay_control, "MAX_REGISTRATIONS", 2)
+    monkeypatch.setattr(control_channel, "MAX_REGISTRATIONS", 2)
     connector = await _connector(broker, nursery)
     for name in NAMES[:2]:
         answer = await connector.ask(control.Register(1, name, token_for(rules[0], name)))

@@ -1,0 +1,327 @@
+"""The relay's end of one control channel: what its peer may say when, and what it holds. Pure.
+
+The shell (`service/control.py`) passes in each message and does what is returned. A peer proceeds through the states
+of the table below. What it may say depends on its role, and is in `MAY_SEND`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Generic, TypeAlias
+
+import attrs
+
+from ...errors import AuthorizationError, RendezvousError
+from ...events.base import Event
+from ...events.relay import ListenerRefused, SenderRefused, TokenInvalid, TokenRefused
+from ...protocol import RemoteProtocolError, control
+from ...protocol.reasons import Reason
+from ...security import Right
+from ..limits import REFUSALS_BEFORE_AUTHORIZED
+from ..model import KeyId
+from .authorization import Grant
+from .broker import Broker
+from .listener import HandleT, Listener
+
+__all__ = [
+    "MAX_JOINS",
+    "MAX_REGISTRATIONS",
+    "MAY_SEND",
+    "TRANSITIONS",
+    "Authorize",
+    "ChannelInput",
+    "ChannelState",
+    "Close",
+    "ControlChannelCore",
+    "OfferAnswered",
+    "Say",
+    "StartJoin",
+]
+
+#: Joins that one control channel may have under way. Each waits for a listener's answer; a client needs one.
+MAX_JOINS = 32
+#: Hybrid connections that one connector may register.
+MAX_REGISTRATIONS = 1024
+#: The token itself is wrong; for any other reason it is valid, and gives no right to what was asked for.
+_INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
+
+Request: TypeAlias = control.Register | control.Join
+
+
+class ChannelState(enum.Enum):
+    """Where a control channel stands."""
+
+    #: The peer has not said who it is.
+    NEW = "new"
+    #: It has not shown a valid token.
+    GREETED = "greeted"
+    AUTHORIZED = "authorized"
+    #: The last key that had authorized it is no longer valid: its peer is told, and it ends.
+    REVOKED = "revoked"
+    OVER = "over"
+
+
+class ChannelInput(enum.Enum):
+    """What can happen to a control channel."""
+
+    HELLO = "hello"
+    #: A token was valid.
+    GRANT = "grant"
+    #: No key that has authorized it is valid any longer.
+    KEYS_GONE = "keys gone"
+    #: The channel is over.
+    LOST = "lost"
+
+
+TRANSITIONS: Mapping[tuple[ChannelState, ChannelInput], ChannelState] = {
+    (ChannelState.NEW, ChannelInput.HELLO): ChannelState.GREETED,
+    (ChannelState.GREETED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
+    (ChannelState.AUTHORIZED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
+    (ChannelState.AUTHORIZED, ChannelInput.KEYS_GONE): ChannelState.REVOKED,
+    # A peer that shows another valid token before the channel has ended.
+    (ChannelState.REVOKED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
+    **{(state, ChannelInput.LOST): ChannelState.OVER for state in ChannelState if state is not ChannelState.OVER},
+    # The token of its last message was verified when it was lost already; `lost` comes again.
+    (ChannelState.OVER, ChannelInput.GRANT): ChannelState.OVER,
+    (ChannelState.OVER, ChannelInput.LOST): ChannelState.OVER,
+    (ChannelState.OVER, ChannelInput.KEYS_GONE): ChannelState.OVER,
+}
+
+#: The messages that each role may send after its hello.
+MAY_SEND: Mapping[control.Role, tuple[type[control.Message], ...]] = {
+    control.Role.CONNECTOR: (control.Register, control.Unregister, control.Accept, control.Failed),
+    control.Role.CLIENT: (control.Join,),
+}
+
+
+# --- what the shell has to do
+
+
+@attrs.frozen
+class Say:
+    """Send a message to the peer."""
+
+    message: control.Message
+
+
+@attrs.frozen
+class Authorize:
+    """Verify the token of a request; then call `ControlChannelCore.authorize`, or `refuse`."""
+
+    request: Request
+    right: Right
+
+
+@attrs.frozen
+class StartJoin:
+    """Find a listener (`Broker.join`); then call `ControlChannelCore.join_ended`."""
+
+    request: control.Join
+    grant: Grant
+
+
+@attrs.frozen
+class OfferAnswered:
+    """A listener has answered an offer."""
+
+    id: int
+    answer: control.Accept | control.Failed
+
+
+@attrs.frozen
+class Close:
+    """Close the control channel: at once, or gracefully so that the peer hears the reason."""
+
+    reason: Reason
+    gracefully: bool
+
+
+Output: TypeAlias = Say | Authorize | StartJoin | OfferAnswered | Close
+
+
+@attrs.frozen
+class _Registration(Generic[HandleT]):
+    listener: Listener[HandleT]
+    #: Seconds since 1970.
+    expires_at: float
+
+
+class ControlChannelCore(Generic[HandleT]):
+    """See the module.
+
+    Args:
+        broker: of the relay. The caller carries out its outputs after each call of a method here.
+        handle: of the channel, see `Listener.handle`.
+        welcome: what the relay answers to hello.
+        address: the peer's network address, as far as it counts as one (`address_group`).
+    """
+
+    def __init__(self, broker: Broker[HandleT], handle: HandleT, welcome: control.Welcome, address: str) -> None:
+        self._broker = broker
+        self._handle = handle
+        self._welcome = welcome
+        self.address = address
+        self.state = ChannelState.NEW
+        #: What the peer has said of itself, without its secret.
+        self.hello: control.Hello | None = None
+        #: It has shown a valid token at some time.
+        self.authorized = False
+        #: The peer has shown the secret of its instance.
+        self._owns_instance = False
+        self._registrations: dict[str, _Registration[HandleT]] = {}
+        #: The keys that have authorized something here.
+        self._keys: set[KeyId] = set()
+        #: The one that has the place of this control channel, from the first grant to the end.
+        self._first_key: KeyId | None = None
+        self._refusals = 0
+        self._joins = 0
+
+    @property
+    def connections(self) -> tuple[str, ...]:
+        """The hybrid connections for which it has shown valid tokens, in order."""
+        return tuple(sorted({key.connection for key in self._keys}))
+
+    # --- messages
+
+    def receive(self, message: control.Message) -> Output | None:
+        """The peer has sent a message.
+
+        Raises:
+            RemoteProtocolError: it may not send this now.
+        """
+        if self.hello is None:
+            return self._greet(message)
+        role = self.hello.role
+        if not isinstance(message, MAY_SEND[role]):
+            raise RemoteProtocolError(f"a {role} may not send {type(message).__name__}")
+        match message:
+            case control.Register():
+                return Authorize(message, Right.LISTEN)
+            case control.Join():
+                return Authorize(message, Right.SEND)
+            case control.Unregister(connection=name):
+                if registration := self._registrations.pop(name, None):
+                    self._broker.unregister(registration.listener)
+            case control.Accept(id=id_) | control.Failed(id=id_):
+                return OfferAnswered(id_, message)
+        return None
+
+    def _greet(self, message: control.Message) -> Say:
+        if not isinstance(message, control.Hello):
+            raise RemoteProtocolError("the first control message is not hello")
+        if message.secret is not None and control.instance_of(message.secret) != message.instance:
+            raise RemoteProtocolError("the instance does not belong to its secret")
+        self._apply(ChannelInput.HELLO)
+        self._owns_instance = message.secret is not None
+        self.hello = attrs.evolve(message, secret=None)
+        return Say(self._welcome)
+
+    def authorize(self, request: Request, grant: Grant) -> None:
+        """The token of a request is valid. `grant` comes next.
+
+        Raises:
+            RendezvousError: there is a limit, or a rule, that it does not meet: call `refuse`. Nothing has changed.
+        """
+        if isinstance(request, control.Register):
+            if not self._owns_instance:
+                raise RendezvousError("this relay needs a newer connector", reason=Reason.VERSION_MISMATCH)
+            if request.connection not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
+                raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
+        if grant.key not in self._keys:
+            self._broker.authorization.hold(grant.key, first=self._first_key is None)
+            self._first_key = self._first_key or grant.key
+            self._keys.add(grant.key)
+        self._apply(ChannelInput.GRANT)
+        self.authorized = True
+
+    def refuse(self, request: Request, error: AuthorizationError | RendezvousError) -> Say:
+        """A request is refused.
+
+        Raises:
+            RemoteProtocolError: the peer has shown no valid token, and has been refused too often.
+        """
+        self._refusals += 1
+        if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
+            raise RemoteProtocolError("too many requests without a right", reason=error.reason)
+        self._broker.note(self._refusal(request, error))
+        return Say(control.Failed(request.id, error.reason, str(error)))
+
+    def _refusal(self, request: Request, error: AuthorizationError | RendezvousError) -> Event:
+        name, reason, detail = request.connection, error.reason, str(error)
+        listens = isinstance(request, control.Register)
+        if isinstance(error, AuthorizationError):
+            event = TokenInvalid if reason in _INVALID else TokenRefused
+            right = "listen" if listens else "send"
+            return event(connection=name, peer=self.address, right=right, reason=reason, detail=detail)
+        refused = ListenerRefused if listens else SenderRefused
+        return refused(connection=name, peer=self.address, reason=reason, detail=detail)
+
+    def grant(self, request: Request, grant: Grant) -> Say | StartJoin:
+        """Do what an authorized request asks for."""
+        if isinstance(request, control.Join):
+            if self._joins >= MAX_JOINS:
+                limit = Reason.LIMIT
+                self._broker.note(SenderRefused(connection=request.connection, peer=self.address, reason=limit))
+                return Say(control.Failed(request.id, limit))
+            self._joins += 1
+            return StartJoin(request, grant)
+        assert self.hello is not None
+        name, instance = request.connection, self.hello.instance
+        listener = Listener(name, instance, self.hello.generation, grant.key, self._handle, self.address)
+        try:
+            self._broker.register(listener, replaces=tuple(map(control.instance_of, request.replaces)))
+        except RendezvousError as exc:
+            return self.refuse(request, exc)
+        self._registrations[name] = _Registration(listener, grant.expires_at)
+        return Say(control.Registered(request.id, grant.expires_at))
+
+    def join_ended(self) -> None:
+        """A join that `StartJoin` has begun is over, cancelled or not."""
+        self._joins -= 1
+
+    # --- what else happens
+
+    def ended(self, connection: str, reason: Reason) -> Say | Close:
+        """A registration, or the right to join, is over. With its last registration, a superseded channel ends."""
+        self._registrations.pop(connection, None)
+        if reason is Reason.SUPERSEDED and not self._registrations:
+            return Close(reason, gracefully=False)
+        return Say(control.Ended(connection, reason))
+
+    def expire(self, now: float) -> None:
+        """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed."""
+        for registration in list(self._registrations.values()):
+            if now > registration.expires_at:
+                self._broker.token_expired(registration.listener)
+
+    def check_keys(self) -> list[Say | Close]:
+        """The store may have changed: end what keys that are gone had authorized, the channel with the last one."""
+        authorization = self._broker.authorization
+        gone = {key: reason for key in self._keys if (reason := authorization.why_revoked(key))}
+        authorization.let_go(gone.keys())
+        self._keys -= gone.keys()
+        outputs: list[Say | Close] = []
+        if self.hello is not None and self.hello.role is control.Role.CLIENT:  # the broker tells listeners
+            still = {key.connection for key in self._keys}
+            reasons = {key.connection: reason for key, reason in gone.items()}
+            outputs += [self.ended(name, reason) for name, reason in reasons.items() if name not in still]
+        if gone and not self._keys:
+            self._apply(ChannelInput.KEYS_GONE)
+            outputs.append(Close(Reason.KEY_REVOKED, gracefully=True))
+        return outputs
+
+    def lost(self) -> None:
+        """The channel is over, and with it what it had registered. It may be called more than once."""
+        self._apply(ChannelInput.LOST)
+        registrations, self._registrations = self._registrations, {}
+        for registration in registrations.values():
+            self._broker.unregister(registration.listener)
+        self._broker.authorization.let_go(self._keys)
+        self._keys.clear()
+        if self._first_key is not None:
+            self._broker.authorization.leave(self._first_key)
+            self._first_key = None
+
+    def _apply(self, happened: ChannelInput) -> None:
+        self.state = TRANSITIONS[self.state, happened]

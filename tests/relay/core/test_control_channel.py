@@ -1,0 +1,271 @@
+"""Transcripts of a control channel at the relay: messages, and what follows from each."""
+
+from __future__ import annotations
+
+import random
+
+import attrs
+import pytest
+
+from hybridrelay.errors import AuthorizationError, RendezvousError
+from hybridrelay.events import (
+    ListenerLeft,
+    ListenerRefused,
+    ListenerRegistered,
+    SenderRefused,
+    TokenInvalid,
+    TokenRefused,
+)
+from hybridrelay.protocol import RemoteProtocolError, control
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core import control_channel
+from hybridrelay.relay.core.authorization import Authorization, Grant
+from hybridrelay.relay.core.broker import Broker
+from hybridrelay.relay.core.control_channel import (
+    MAX_JOINS,
+    MAY_SEND,
+    TRANSITIONS,
+    Authorize,
+    ChannelInput,
+    ChannelState,
+    Close,
+    ControlChannelCore,
+    OfferAnswered,
+    Say,
+    StartJoin,
+)
+from hybridrelay.relay.core.listeners import ListenerTable
+from hybridrelay.relay.core.places import Places
+from hybridrelay.relay.core.rendezvous import RendezvousTable
+from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
+from hybridrelay.relay.model import StoreChange
+from hybridrelay.relay.store.memory import MemoryStore
+from hybridrelay.security import KeySlot, Right, Rule
+
+SECRET = "1" * 64
+INSTANCE = control.instance_of(SECRET)
+WELCOME = control.Welcome("0" * 32, "test", ())
+CONNECTOR = control.Hello(control.Role.CONNECTOR, INSTANCE, 1, "test", SECRET)
+CLIENT = control.Hello(control.Role.CLIENT, "c" * 32, 1, "test")
+PEER = "192.0.2.1"
+
+
+@attrs.define
+class Scene:
+    """A broker and a control channel."""
+
+    store: MemoryStore
+    broker: Broker[str]
+    channel: ControlChannelCore[str]
+    places: Places
+
+    def grant(self, rule: str, name: str = "db", slot: KeySlot = KeySlot.PRIMARY, expires_at: float = 1e9) -> Grant:
+        connection = self.broker.authorization.connections[name]
+        key = connection.key_id(rule, slot)
+        assert key is not None
+        return Grant(connection, key, expires_at)
+
+    def request(self, request: control.Register | control.Join, grant: Grant) -> object:
+        wanted = self.channel.receive(request)
+        assert isinstance(wanted, Authorize)
+        assert wanted.request is request
+        self.channel.authorize(request, grant)
+        return self.channel.grant(request, grant)
+
+    def update(self) -> None:
+        change = StoreChange.between(self.broker.authorization.connections, self.store.snapshot())
+        self.broker.update(change, 0.0)
+
+
+@pytest.fixture
+def scene() -> Scene:
+    store = MemoryStore()
+    rules = [Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])]
+    for name in ("db", "web"):
+        store.create(name, ["relay"], rules if name == "db" else [attrs.evolve(rule) for rule in rules])
+    places = Places("control channels", 100)
+    broker: Broker[str] = Broker(
+        Authorization(store.snapshot(), places),
+        ListenerTable(randbelow=lambda below: 0, clock=lambda: 0.0),
+        RendezvousTable(b"\1\2\3\4", token_bytes=random.Random(1).randbytes),
+        sender_secret=bytes(32),
+    )
+    return Scene(store, broker, ControlChannelCore(broker, "this channel", WELCOME, PEER), places)
+
+
+REGISTER = control.Register(1, "db", "token")
+JOIN = control.Join(1, "db", "token")
+MESSAGES: list[control.Message] = [
+    REGISTER,
+    JOIN,
+    control.Unregister(1, "db"),
+    control.Accept(1),
+    control.Failed(1, Reason.LIMIT),
+    CONNECTOR,
+    CLIENT,
+    WELCOME,
+    control.Draining(1.0),
+    control.Ended("db", Reason.LIMIT),
+    control.Joined(1, bytes(32), INSTANCE, 1.0),
+    control.Registered(1, 1.0),
+    control.Offer(1, "db", bytes(32), 1.0, ""),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize("hello", [CONNECTOR, CLIENT], ids=["connector", "client"])
+def test_what_a_role_may_say(scene: Scene, hello: control.Hello, message: control.Message) -> None:
+    assert scene.channel.receive(hello) == Say(WELCOME)
+    if isinstance(message, MAY_SEND[hello.role]):
+        scene.channel.receive(message)
+    else:
+        with pytest.raises(RemoteProtocolError, match="may not send"):
+            scene.channel.receive(message)
+
+
+@pytest.mark.parametrize(
+    "message", [one for one in MESSAGES if not isinstance(one, control.Hello)], ids=lambda one: type(one).__name__
+)
+def test_hello_comes_first(scene: Scene, message: control.Message) -> None:
+    with pytest.raises(RemoteProtocolError, match="is not hello"):
+        scene.channel.receive(message)
+
+
+def test_a_hello_with_a_foreign_secret(scene: Scene) -> None:
+    with pytest.raises(RemoteProtocolError, match="does not belong"):
+        scene.channel.receive(attrs.evolve(CONNECTOR, secret="2" * 64))
+
+
+def test_the_secret_is_not_kept(scene: Scene) -> None:
+    scene.channel.receive(CONNECTOR)
+    assert scene.channel.hello == attrs.evolve(CONNECTOR, secret=None)
+
+
+def test_the_table_leads_to_the_end_from_everywhere() -> None:
+    assert {before for before, happened in TRANSITIONS if happened is ChannelInput.LOST} == set(ChannelState)
+    for (before, _), after in TRANSITIONS.items():
+        assert (before is ChannelState.OVER) <= (after is ChannelState.OVER)
+
+
+def test_a_connector(scene: Scene) -> None:
+    channel, broker = scene.channel, scene.broker
+    assert channel.state is ChannelState.NEW
+    channel.receive(CONNECTOR)
+    assert channel.state is ChannelState.GREETED
+    grant = scene.grant("listener", expires_at=77.0)
+    assert scene.request(REGISTER, grant) == Say(control.Registered(1, 77.0))
+    assert (channel.state, channel.authorized, channel.connections) == (ChannelState.AUTHORIZED, True, ("db",))
+    assert broker.take() == [ListenerRegistered(connection="db", peer=PEER, instance=INSTANCE)]
+    answer = control.Accept(7)
+    assert channel.receive(answer) == OfferAnswered(7, answer)
+    channel.expire(77.0)
+    assert broker.take() == []
+    for _ in range(2):
+        assert channel.receive(control.Unregister(1, "db")) is None
+    left = ListenerLeft(connection="db", peer=PEER, instance=INSTANCE, reason=Reason.NO_ERROR)
+    assert broker.take() == [left]
+    assert scene.request(REGISTER, grant) == Say(control.Registered(1, 77.0))
+    for _ in range(2):
+        channel.lost()
+    assert broker.take()[-1] == left
+    assert (channel.state, len(scene.places), broker.authorization.held) == (ChannelState.OVER, 0, 0)
+
+
+def test_an_instance_without_its_secret_may_not_register(scene: Scene) -> None:
+    scene.channel.receive(attrs.evolve(CONNECTOR, secret=None))
+    with pytest.raises(RendezvousError) as caught:
+        scene.channel.authorize(REGISTER, scene.grant("listener"))
+    assert caught.value.reason is Reason.VERSION_MISMATCH
+    assert scene.channel.refuse(REGISTER, caught.value) == Say(
+        control.Failed(1, Reason.VERSION_MISMATCH, str(caught.value))
+    )
+    assert [type(event) for event in scene.broker.take()] == [ListenerRefused]
+    assert (scene.channel.state, len(scene.places)) == (ChannelState.GREETED, 0)
+
+
+def test_registrations_are_limited(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_channel, "MAX_REGISTRATIONS", 1)
+    scene.channel.receive(CONNECTOR)
+    for _ in range(2):
+        assert isinstance(scene.request(REGISTER, scene.grant("listener")), Say)
+    with pytest.raises(RendezvousError) as caught:
+        scene.channel.authorize(control.Register(2, "web", "token"), scene.grant("listener", "web"))
+    assert caught.value.reason is Reason.LIMIT
+
+
+def test_joins_are_limited(scene: Scene) -> None:
+    scene.channel.receive(CLIENT)
+    grant = scene.grant("sender")
+    for _ in range(MAX_JOINS):
+        assert scene.request(JOIN, grant) == StartJoin(JOIN, grant)
+    assert scene.request(JOIN, grant) == Say(control.Failed(1, Reason.LIMIT))
+    assert scene.broker.take() == [SenderRefused(connection="db", peer=PEER, reason=Reason.LIMIT)]
+    scene.channel.join_ended()
+    assert scene.request(JOIN, grant) == StartJoin(JOIN, grant)
+
+
+@pytest.mark.parametrize(
+    "reason", [Reason.WRONG_KEY, Reason.TOKEN_EXPIRED, Reason.RIGHT_MISSING, Reason.UNKNOWN_CONNECTION]
+)
+def test_refusals_of_a_peer_without_a_right_are_limited(scene: Scene, reason: Reason) -> None:
+    scene.channel.receive(CLIENT)
+    error = AuthorizationError("no", reason=reason)
+    for _ in range(REFUSALS_BEFORE_AUTHORIZED):
+        assert scene.channel.refuse(JOIN, error) == Say(control.Failed(1, reason, "no"))
+    with pytest.raises(RemoteProtocolError):
+        scene.channel.refuse(JOIN, error)
+    event = TokenInvalid if reason in (Reason.WRONG_KEY, Reason.TOKEN_EXPIRED) else TokenRefused
+    expected = event(connection="db", peer=PEER, right="send", reason=reason, detail="no")
+    assert scene.broker.take() == [expected] * REFUSALS_BEFORE_AUTHORIZED
+
+
+def test_a_key_counts_once_for_each_channel(scene: Scene) -> None:
+    scene.channel.receive(CLIENT)
+    for slot in (KeySlot.PRIMARY, KeySlot.PRIMARY, KeySlot.SECONDARY):
+        scene.request(JOIN, scene.grant("sender", slot=slot))
+    assert (len(scene.places), scene.broker.authorization.held) == (1, 2)
+    scene.channel.lost()
+    assert (len(scene.places), scene.broker.authorization.held) == (0, 0)
+
+
+def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> None:
+    scene.channel.receive(CLIENT)
+    for name, slot in (("db", KeySlot.PRIMARY), ("db", KeySlot.SECONDARY), ("web", KeySlot.PRIMARY)):
+        scene.request(control.Join(1, name, "token"), scene.grant("sender", name, slot))
+    assert scene.channel.check_keys() == []
+
+    scene.store.revoke_key("db", "sender", KeySlot.PRIMARY)
+    scene.update()
+    assert scene.channel.check_keys() == [], "another key of the same hybrid connection is valid"
+    scene.store.revoke_key("db", "sender", KeySlot.SECONDARY)
+    scene.update()
+    assert scene.channel.check_keys() == [Say(control.Ended("db", Reason.KEY_REVOKED))]
+    assert scene.channel.state is ChannelState.AUTHORIZED
+    scene.store.delete("web")
+    scene.update()
+    assert scene.channel.check_keys() == [
+        Say(control.Ended("web", Reason.UNKNOWN_CONNECTION)),
+        Close(Reason.KEY_REVOKED, gracefully=True),
+    ]
+    assert scene.channel.state is ChannelState.REVOKED
+    assert scene.channel.check_keys() == []
+    assert (len(scene.places), scene.broker.authorization.held) == (1, 0), "the channel is not over yet"
+    scene.channel.lost()
+    assert len(scene.places) == 0
+
+
+def test_a_superseded_channel_ends_with_its_last_registration(scene: Scene) -> None:
+    scene.channel.receive(CONNECTOR)
+    for name in ("db", "web"):
+        scene.request(control.Register(1, name, "token"), scene.grant("listener", name))
+    assert scene.channel.ended("db", Reason.SUPERSEDED) == Say(control.Ended("db", Reason.SUPERSEDED))
+    assert scene.channel.ended("web", Reason.SUPERSEDED) == Close(Reason.SUPERSEDED, gracefully=False)
+
+
+def test_a_token_that_was_verified_when_the_channel_was_lost_already(scene: Scene) -> None:
+    scene.channel.receive(CONNECTOR)
+    scene.channel.lost()
+    assert isinstance(scene.request(REGISTER, scene.grant("listener")), Say)
+    assert scene.channel.state is ChannelState.OVER
+    scene.channel.lost()
+    assert scene.broker.listeners.count() == len(scene.places) == scene.broker.authorization.held == 0
