@@ -16,7 +16,7 @@ import attrs
 from hybridrelay.connectivity import selection
 from hybridrelay.mux import bridging
 from hybridrelay.protocol import states
-from hybridrelay.relay.core import join, rendezvous
+from hybridrelay.relay.core import control_channel, join, rendezvous
 
 PAGE = Path(__file__).with_name("state-machines.md")
 
@@ -78,6 +78,14 @@ MACHINES = (
         "What becomes of the bytes that the peer sends.",
         bridging.INCOMING,
         (bridging.Incoming.AWAITING,),
+    ),
+    Machine(
+        "Control channel at the relay",
+        "hybridrelay.relay.core.control_channel",
+        "From the first message of a connector or client to the end of its control channel. A valid token leads to "
+        "AUTHORIZED; requests that are refused leave the state as it is.",
+        control_channel.TRANSITIONS,
+        (control_channel.ChannelState.NEW,),
     ),
     Machine(
         "Join",
