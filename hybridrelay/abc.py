@@ -1,123 +1,270 @@
-"""The contracts: what a transport is, and what its implementers owe.
+"""The contracts between hybridrelay and the packages that carry its bytes.
 
-A transport moves bytes between a dialing side and the relay, and is trusted with nothing: everything secret runs
-inside TLS inside it. Transports are found by entry point (group ``hybridrelay.transports``); each entry point names a
-module-level `Transport` instance. ``transports/README.md`` shows how to write one; `hybridrelay.testing` has the
-conformance suite that it must pass.
+A *transport* carries bytes between a dialing side (client or connector) and the relay. It is trusted with nothing:
+everything secret runs inside TLS, inside the transport. Transports are found by entry point (group
+``hybridrelay.transports``); each entry point names a module-level `Transport` instance. ``transports/README.md``
+shows how to write one, and `hybridrelay.testing` has the conformance suite that it must pass.
+
+How the work is divided:
+
+- A transport knows how to make a `Connection` to an `Address` with what a `Dialer` opens, and how to `listen` on a
+  `Binding`. It knows nothing of proxies, of the purposes of channels, or of TLS certificates.
+- The `Dialer` decides how this machine reaches the outside: directly, through a proxy, through a command. On the
+  dialing side transports never open a socket or start a process themselves, so that every transport crosses every
+  kind of proxy, and a command is only ever the one that this machine's operator configured.
+- The *outer TLS* that makes port 443 look as middleboxes expect it is added below the transport by the code around
+  it (`hybridrelay.streams.outer_tls`), on both sides, on every port that is declared with ``outer_tls``.
+- Which port serves which purpose is declared in `Route`. The relay and `hybridrelay.connectivity` apply it.
+- The relay decides when work is done for peers that have not authenticated. A `Listener` therefore yields `Incoming`
+  connections for which nothing has been spent yet, and the relay calls `Incoming.handshake` when their turn has come.
+
+Why `listen` returns a listener and does not run a handler for each connection (as `trio.serve_listeners` does): the
+relay must be able to hold, reorder and drop connections before it spends a task on them, and it owns the nursery in
+which they are served. A transport that needs tasks of its own takes a nursery when it is made.
 """
 
 from __future__ import annotations
 
-import ssl
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 import attrs
 import trio
 
+from .errors import TransportError
 from .protocol.preamble import Purpose
 
-__all__ = ["AcceptOptions", "ConnectOptions", "Dial", "Port", "Purpose", "Route", "Transport"]
+__all__ = [
+    "Address",
+    "Binding",
+    "Connection",
+    "Dial",
+    "DialProcess",
+    "DialUDP",
+    "Dialer",
+    "Incoming",
+    "Listener",
+    "Port",
+    "Purpose",
+    "Route",
+    "Transport",
+]
 
-#: Opens a byte stream to ``(host, port)``: directly, or through a proxy. Transports never open sockets themselves, so
-#: that every transport crosses every kind of proxy. Raises `OSError` (or a subclass) where the connection fails; a
-#: `hybridrelay.connectivity.DialError` carries what reports say about it.
-Dial = Callable[[str, int], Awaitable[trio.abc.HalfCloseableStream]]
+#: Opens a byte stream to ``(host, port)`` over TCP. It is a `trio.abc.HalfCloseableStream`, unless outer TLS was
+#: added to it, which cannot end one direction alone. Raises `OSError` (or a subclass) if the connection fails; a
+#: `hybridrelay.connectivity.DialError` carries what reports say about it. The caller sets the deadline; cancelled,
+#: nothing stays open.
+Dial = Callable[[str, int], Awaitable[trio.abc.Stream]]
+#: Opens a UDP socket that is connected to ``(host, port)``. Raises and behaves as `Dial`.
+DialUDP = Callable[[str, int], Awaitable[trio.socket.SocketType]]
+#: Starts the command that the operator configured. The stream writes to its standard input and reads its standard
+#: output; closing the stream ends the process. The end of its output reads as ``b""`` whatever caused it. Raises
+#: `OSError` if the command cannot be started. Cancelled, no process is left.
+DialProcess = Callable[[], Awaitable[trio.abc.HalfCloseableStream]]
+
+
+async def _no_datagrams(_host: str, _port: int) -> trio.socket.SocketType:
+    await trio.lowlevel.checkpoint()
+    raise OSError(errno.EOPNOTSUPP, "this dialer opens no UDP sockets (proxies do not carry UDP)")
+
+
+async def _no_process() -> trio.abc.HalfCloseableStream:
+    await trio.lowlevel.checkpoint()
+    raise OSError(errno.EOPNOTSUPP, "no command is configured for reaching the relay")
 
 
 @attrs.frozen
-class Port:
-    """One of the relay's listening ports."""
+class Dialer:
+    """Opens everything that a transport needs on the dialing side.
 
-    #: What operators call it: ``--ports data=9352``.
-    name: str
-    #: The number used where neither relay nor connection string says otherwise.
-    default: int
-    #: What connections on this port may be for; anything else is refused with `Reason.WRONG_PORT`.
-    purposes: frozenset[Purpose]
-    #: Whether connections on this port begin with an outer TLS handshake, so that middleboxes see what they expect.
+    There is no argument by which a transport could choose the command of `process`: commands come from the options
+    and the configuration file of this machine, and never from a connection string.
+    """
+
+    tcp: Dial
+    udp: DialUDP = _no_datagrams
+    process: DialProcess = _no_process
+
+
+@attrs.frozen
+class Address:
+    """Where to connect to."""
+
+    #: A host name or an IP address; IPv6 without brackets.
+    host: str
+    #: The TCP or UDP port number; 0 for a `Port` that is ``local``, which only a command reaches.
+    port: int
+    #: Whether what `Dialer.tcp` opens is already inside an outer TLS. For protocols that mention the scheme.
     outer_tls: bool = False
 
 
 @attrs.frozen
+class Connection:
+    """An established connection."""
+
+    #: Exactly the bytes that the other side sends. It passes `trio.testing.check_half_closeable_stream`. An end that
+    #: the peer did not announce raises `trio.BrokenResourceError` and never reads as end of file.
+    stream: trio.abc.HalfCloseableStream
+    #: Who is at the other end, for logs and for limits: an IP address where there is one.
+    remote: str
+    #: The socket whose bytes are exactly those of `stream`, with nothing read ahead or held back, so that the relay
+    #: can move them in the kernel; None if the transport adds anything to the bytes.
+    kernel_socket: trio.socket.SocketType | None = None
+
+    @classmethod
+    def over(cls, stream: trio.abc.Stream, remote: str) -> Connection:
+        """The connection that is `stream` itself: the bytes of a plain socket can be moved in the kernel.
+
+        Raises:
+            TransportError: `stream` cannot end one direction alone. That is so inside outer TLS, where a transport
+                has to announce the end of its data by itself.
+        """
+        if not isinstance(stream, trio.abc.HalfCloseableStream):
+            raise TransportError("this transport needs a connection that can be half-closed, and outer TLS cannot")
+        return cls(stream, remote, stream.socket if isinstance(stream, trio.SocketStream) else None)
+
+
+class Incoming(trio.abc.AsyncResource):
+    """A connection that has arrived. Its peer is not authenticated, and nothing has been spent on it yet."""
+
+    #: As `Connection.remote`.
+    remote: str
+
+    @abstractmethod
+    async def handshake(self) -> Connection | None:
+        """Do the server's side of the transport's handshake. Called at most once, when the relay allows it.
+
+        Returns:
+            The connection, or None if the peer was answered and needs nothing more (a health check, a refusal).
+
+        Raises:
+            TransportError: the peer does not speak this transport; it has been answered.
+
+        What is read is bounded, lengths are checked before anything is allocated for them, and nothing is read beyond
+        the handshake. The caller sets the deadline. Unless a connection is returned, everything is closed when this
+        ends, cancellation included.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the connection, whether or not its handshake was made. Waits for nothing; idempotent."""
+
+
+class Listener(trio.abc.AsyncResource):
+    """Where connections of one transport arrive."""
+
+    @property
+    @abstractmethod
+    def bound(self) -> tuple[Binding, ...]:
+        """Where it listens, with the port numbers that it got."""
+
+    @abstractmethod
+    async def accept(self) -> Incoming:
+        """Wait for the next connection. Nothing is read from it and nothing is computed for it yet.
+
+        Raises:
+            OSError: this attempt failed: the process has no descriptor or memory left, or the listener is unusable.
+            trio.ClosedResourceError: the listener was closed.
+
+        Cancelled, no connection is lost.
+        """
+
+
+@attrs.frozen
+class Binding:
+    """Where to listen."""
+
+    #: A name or an address of this machine; ``""`` is every address.
+    host: str
+    #: 0 is any port that is free.
+    port: int
+    #: Listen on a Unix socket with this path instead, which only this user can connect to.
+    path: Path | None = None
+    #: Accept from these instead of opening anything: sockets that somebody else opened, or a network in memory. They
+    #: belong to the listener.
+    acceptors: tuple[trio.abc.Listener[trio.SocketStream], ...] | None = attrs.field(default=None, eq=False)
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return str(self.path)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host or '*'}:{self.port}"
+
+
+@attrs.frozen
+class Port:
+    """One of the places where a relay can listen."""
+
+    #: What operators call it: ``--ports data=9352``.
+    name: str
+    #: The number used if neither the relay nor the connection string says otherwise; 0 if `local`.
+    default: int = 0
+    #: Whether connections on this port begin with an outer TLS handshake, so that middleboxes see what they expect.
+    outer_tls: bool = False
+    #: Whether it is a Unix socket in the relay's state directory, for programs of the relay's own user, instead of a
+    #: TCP or UDP port. The relay always opens it; no option and no connection string mentions it.
+    local: bool = False
+
+
+@attrs.frozen
 class Route:
-    """One way to reach a relay: which port serves which purpose. The prober tries routes by ascending rank."""
+    """One way to reach a relay: the ports over which a transport serves the purposes of channels."""
 
     #: Shown in reports: ``tcp``, ``wss``, ``ws``.
     name: str
     #: Lower is tried first and preferred.
     rank: int
-    ports: Mapping[Purpose, Port]
-
-
-@attrs.frozen
-class ConnectOptions:
-    """Where and how to connect."""
-
-    host: str
-    port: int
-    #: Whether to begin with an outer TLS handshake (`Port.outer_tls`).
-    outer_tls: bool
-    #: Opens the underlying connection.
-    dial: Dial
-    #: For the outer TLS; None means a default that verifies nothing, because security is not the transport's job.
-    ssl_context: ssl.SSLContext | None = None
-    #: Called with the certificate (DER) that the other end of the outer TLS showed, as soon as that is known and
-    #: before anything is sent through it. Not verified; shows who intercepts the outer TLS.
-    on_outer_certificate: Callable[[bytes], None] | None = None
-
-
-@attrs.frozen
-class AcceptOptions:
-    """How the relay serves one accepted TCP connection."""
-
+    #: Serves every purpose for which `others` has no port of its own.
     port: Port
-    #: The outer certificate; present exactly where ``port.outer_tls``.
-    ssl_context: ssl.SSLContext | None = None
-    #: To be awaited before anything expensive is done for the peer, which is not authenticated: a TLS handshake, as
-    #: soon as its ClientHello is complete. Waits for the peer's turn.
-    before_handshake: Callable[[], Awaitable[None]] | None = None
+    others: Mapping[Purpose, Port] = attrs.field(factory=dict)
+    #: Whether mode ``auto`` may choose it. If not, it is used only when its transport is asked for by name.
+    automatic: bool = True
+    #: How much longer than over TCP connecting may take (seconds), because something else connects first.
+    extra_seconds: float = 0.0
+
+    def port_for(self, purpose: Purpose) -> Port:
+        """The port for channels of this purpose."""
+        return self.others.get(purpose, self.port)
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """All of its ports, each once."""
+        return tuple(dict.fromkeys(self.port_for(purpose) for purpose in Purpose))
 
 
 class Transport(ABC):
-    """A way of moving bytes over a TCP connection that other code opened."""
+    """A way of carrying bytes between a dialing side and the relay."""
 
     #: The mode that selects it: ``--mode tcp``.
     name: str
     #: The routes that it offers.
     routes: tuple[Route, ...]
-    #: It adds nothing to TCP: on its ports the preamble comes first, and `accept` returns the socket's own stream.
-    adds_nothing: bool = False
 
     @abstractmethod
-    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
-        """Dial and do the transport's own handshake.
-
-        Returns:
-            A stream of exactly the bytes that the other side sends. It passes
-            `trio.testing.check_half_closeable_stream`; an end that was not announced by the peer raises
-            `trio.BrokenResourceError`, never reads as end of file.
+    async def connect(self, address: Address, dialer: Dialer) -> Connection:
+        """Open what is needed with `dialer`, and do the transport's own handshake.
 
         Raises:
-            OSError: the connection itself failed (refused, unreachable, unknown name).
-            TransportError: connected, but the other side does not speak this transport; or the connection broke
+            OSError: nothing answers (refused, unreachable, unknown name), exactly as `dialer` raised it.
+            TransportError: the other side does not speak this transport; or the connection broke
                 (`TransportError.lost`).
 
-        The caller sets the deadline. Cancelled at any point, nothing stays open.
+        The caller sets the deadline, which holds whatever this method does and does not do. Cancelled at any point,
+        nothing stays open.
         """
 
     @abstractmethod
-    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
-        """Do the server's side of the handshake on a connection that was just accepted.
+    async def listen(self, binding: Binding) -> Listener:
+        """Begin to listen.
 
-        Returns:
-            The stream, or None where the connection was answered and needs nothing more (a health check, a
-            refusal). A transport that adds nothing to TCP returns ``stream`` itself, which lets the relay move its
-            bytes in the kernel.
+        A transport whose handshake runs over one stream returns a `hybridrelay.streams.listening.StreamListener`.
+        The relay then accepts the sockets itself, with the limits that it has for them, adds the outer TLS, and lets
+        the transport do the rest. From any other listener it takes connections with `Listener.accept`.
 
         Raises:
-            TransportError: the peer does not speak this transport; it has been answered and the stream closed.
+            OSError: nothing can listen there.
 
-        The peer is not authenticated: what is read is bounded, and the caller sets the deadline. On any exception,
-        cancellation included, the stream is closed.
+        Cancelled, nothing stays open.
         """

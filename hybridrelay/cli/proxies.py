@@ -1,4 +1,4 @@
-"""The dial that the proxy options ask for."""
+"""The dialer that the proxy options ask for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .._defaults import PROXY_PASSWORD_VARIABLE
 from .._text_files import read_text, strip_value
-from ..abc import Dial
+from ..abc import Dialer
 from ..connectivity.proxies import ProxyDial, ProxySettings
 from ..connectivity.proxies.settings import has_password
 from ..errors import ConfigurationError
@@ -21,8 +21,8 @@ logger = logging.getLogger("hybridrelay.cli")
 _MAX_PASSWORD_BYTES = 1024
 
 
-def make_dial(args: argparse.Namespace) -> Dial | None:
-    """The dial that the options ask for; None where there are none, which means: as the environment says.
+def make_dialer(args: argparse.Namespace) -> Dialer | None:
+    """The dialer that the options ask for; None without such options, which means: as the environment says.
 
     Raises:
         ConfigurationError: they cannot be used; repeats no secret.
@@ -37,7 +37,8 @@ def make_dial(args: argparse.Namespace) -> Dial | None:
             "--proxy has a password in it, which every user of this machine can see",
             remedy=f"change it, and give the new one with --proxy-password-file or in {PROXY_PASSWORD_VARIABLE}",
         )
-    return ProxyDial(ProxySettings.explicit(args.proxy, password=_password(args.proxy_password_file, args.proxy)))
+    settings = ProxySettings.explicit(args.proxy, password=_password(args.proxy_password_file, args.proxy))
+    return Dialer(ProxyDial(settings))
 
 
 def _password(file: Path | None, url: str) -> Secret | None:

@@ -15,7 +15,7 @@ import trio
 from .._defaults import OPEN_PATIENCE
 from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery
-from ..abc import Dial, Transport
+from ..abc import Dialer, Transport
 from ..connectivity.backoff import Backoff
 from ..connectivity.data import EndToEnd
 from ..connectivity.discovery import AUTO, Candidate
@@ -73,7 +73,7 @@ class Client:
         nursery: trio.Nursery,
         *,
         mode: str = AUTO,
-        dial: Dial | None = None,
+        dialer: Dialer | None = None,
         transports: Mapping[str, Transport] | None = None,
         budget: Budget | None = None,
         resume_deadline: float = DATA_CONFIG.resume_deadline,
@@ -98,7 +98,7 @@ class Client:
             role=control.Role.CLIENT,
             instance=new_instance(),
             mode=mode,
-            dial=dial,
+            dialer=dialer,
             transports=transports,
             climb_seconds=climb_seconds,
         )
@@ -449,7 +449,7 @@ async def open_client(
     connection_string: str | ConnectionString,
     *,
     mode: str = AUTO,
-    dial: Dial | None = None,
+    dialer: Dialer | None = None,
     transports: Mapping[str, Transport] | None = None,
     budget: Budget | None = None,
     resume_deadline: float = DATA_CONFIG.resume_deadline,
@@ -465,7 +465,7 @@ async def open_client(
     Args:
         connection_string: an application's, as text or parsed.
         mode: ``auto``, or the name of the only transport allowed (``tcp``, ``websocket``).
-        dial: opens TCP connections to the relay; None means through the proxy that the environment names
+        dialer: opens connections to the relay; None means through the proxy that the environment names
             (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
         transports: by name; None means those that are installed.
         budget: memory shared with other sessions; None means one of a GiB for the whole process.
@@ -487,7 +487,7 @@ async def open_client(
             string,
             nursery,
             mode=mode,
-            dial=dial,
+            dialer=dialer,
             transports=transports,
             budget=budget,
             resume_deadline=resume_deadline,

@@ -262,7 +262,7 @@ class Sender:
         with self._forgetting_the_route(channel):
             candidate = await self.link.choose()
             stream, identity = await open_data_channel(
-                self.link.endpoint, candidate, joined.ticket, self._end_to_end, pinned=pinned, dial=self.link.dial
+                self.link.endpoint, candidate, joined.ticket, self._end_to_end, pinned=pinned, dialer=self.link.dialer
             )
         return DataChannel(stream, Peer(joined.listener, identity), self, candidate, key)
 

@@ -13,7 +13,7 @@ import trio
 from .._defaults import OPEN_PATIENCE
 from .._nursery import FlatNursery
 from .._threads import thread_errors
-from ..abc import Dial
+from ..abc import Dialer
 from ..connectivity.discovery import AUTO
 from ..security import ConnectionString
 from .client import open_client
@@ -29,7 +29,7 @@ def forward_in_thread(
     *,
     listen: tuple[str, int] = ("127.0.0.1", 0),
     mode: str = AUTO,
-    dial: Dial | None = None,
+    dialer: Dialer | None = None,
     open_patience: float = OPEN_PATIENCE,
 ) -> Iterator[tuple[str, int]]:
     """``with forward_in_thread(text) as (host, port)``: a local port that leads to the target.
@@ -41,7 +41,7 @@ def forward_in_thread(
         connection_string: an application's, as text or parsed.
         listen: local address; port 0 takes any that is free.
         mode: ``auto``, or the name of the only transport allowed.
-        dial: as in `open_client`. It is called in that thread.
+        dialer: as in `open_client`. It is called in that thread.
         open_patience: as in `open_client`: how long a connection waits for a session, in seconds.
 
     Raises:
@@ -56,7 +56,7 @@ def forward_in_thread(
     async def main() -> None:
         stop = trio.Event()
         async with (
-            open_client(connection_string, mode=mode, dial=dial, open_patience=open_patience) as client,
+            open_client(connection_string, mode=mode, dialer=dialer, open_patience=open_patience) as client,
             FlatNursery() as nursery,
         ):
             serve = partial(run_forward, client, [listen], stop=stop, grace=_GRACE_SECONDS)

@@ -5,16 +5,17 @@ from __future__ import annotations
 from ..failure import Failure, FailureKind, Step
 from .backoff import Backoff
 from .channel import open_channel, open_control_stream
-from .dialing import DialError, ProxyError, dial_directly
+from .dialing import DIRECTLY, DialError, ProxyError, dial_directly
 from .discovery import AUTO, BrokenTransport, Candidate, all_ports, candidates, discover
 from .endpoint import RelayEndpoint, format_address
 from .port_check import CheckTiming
 from .prober import Decision, Prober, ProbeTiming
-from .proxies import Proxy, ProxyAnswer, ProxyAuthenticator, ProxyDial, ProxySettings, resolve_dial
+from .proxies import Proxy, ProxyAnswer, ProxyAuthenticator, ProxyDial, ProxySettings, resolve_dialer
 from .report import Attempt, NoRouteWorks, Outcome, Report
 
 __all__ = [
     "AUTO",
+    "DIRECTLY",
     "Attempt",
     "Backoff",
     "BrokenTransport",
@@ -44,5 +45,5 @@ __all__ = [
     "format_address",
     "open_channel",
     "open_control_stream",
-    "resolve_dial",
+    "resolve_dialer",
 ]

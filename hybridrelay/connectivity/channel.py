@@ -13,14 +13,14 @@ from typing import TypeVar
 
 import trio
 
-from ..abc import Dial, Purpose, Route, Transport
+from ..abc import Dialer, Purpose, Route, Transport
 from ..errors import HybridRelayError, RelayIdentityError, RelayUnreachable, RendezvousError
 from ..failure import Failure, FailureKind, Step
 from ..protocol.reasons import Category, Reason
 from ..streams import TLSStream
 from ..streams.sockets import abort_stream
 from .addresses import first_answer
-from .dialing import dial_directly
+from .dialing import DIRECTLY
 from .endpoint import RelayEndpoint, format_address
 from .proxies.dial import resolves_here
 from .steps import DIAL_SECONDS, StepFailed, connect, greet, resolve_relay, secure
@@ -45,7 +45,7 @@ async def open_channel(
     purpose: Purpose,
     *,
     ticket: bytes | None = None,
-    dial: Dial = dial_directly,
+    dialer: Dialer = DIRECTLY,
     on_outer_certificate: Callable[[bytes], None] | None = None,
 ) -> trio.abc.HalfCloseableStream:
     """Connect, say what for, and wait until the relay is ready.
@@ -58,8 +58,8 @@ async def open_channel(
         route: has to be one whose ports the relay serves.
         purpose: what the connection is for.
         ticket: for `Purpose.DATA`.
-        dial: opens TCP connections.
-        on_outer_certificate: see `ConnectOptions`.
+        dialer: opens what the transport needs.
+        on_outer_certificate: see `steps.connect`.
 
     Raises:
         RelayUnreachable: no channel; `failure` says at which step, and why. `reason` is the relay's own, if any.
@@ -67,8 +67,8 @@ async def open_channel(
 
     Every step has a deadline. Cancelled, nothing stays open.
     """
-    attempt = partial(_open, endpoint, transport, route, purpose, ticket, dial, on_outer_certificate)
-    return await _over_addresses(endpoint, route, purpose, dial, attempt)
+    attempt = partial(_open, endpoint, transport, route, purpose, ticket, dialer, on_outer_certificate)
+    return await _over_addresses(endpoint, route, purpose, dialer, attempt)
 
 
 async def open_control_stream(
@@ -76,7 +76,7 @@ async def open_control_stream(
     transport: Transport,
     route: Route,
     *,
-    dial: Dial = dial_directly,
+    dialer: Dialer = DIRECTLY,
     on_outer_certificate: Callable[[bytes], None] | None = None,
 ) -> TLSStream:
     """A control channel as far as TLS: the relay has proved who it is, and the session can begin.
@@ -89,10 +89,10 @@ async def open_control_stream(
     """
 
     async def attempt(address: str | None) -> TLSStream:
-        stream = await _open(endpoint, transport, route, Purpose.CONTROL, None, dial, on_outer_certificate, address)
+        stream = await _open(endpoint, transport, route, Purpose.CONTROL, None, dialer, on_outer_certificate, address)
         return await secure(stream, endpoint, seconds=TLS_SECONDS)
 
-    return await _over_addresses(endpoint, route, Purpose.CONTROL, dial, attempt)
+    return await _over_addresses(endpoint, route, Purpose.CONTROL, dialer, attempt)
 
 
 async def _open(
@@ -101,7 +101,7 @@ async def _open(
     route: Route,
     purpose: Purpose,
     ticket: bytes | None,
-    dial: Dial,
+    dialer: Dialer,
     on_outer_certificate: Callable[[bytes], None] | None,
     address: str | None,
 ) -> trio.abc.HalfCloseableStream:
@@ -111,7 +111,7 @@ async def _open(
         transport,
         route,
         purpose,
-        dial=dial,
+        dialer=dialer,
         address=address,
         on_outer_certificate=on_outer_certificate,
     )
@@ -135,7 +135,7 @@ class _Answered(Exception):
 
 
 class _AddressFailed(Exception):
-    """An attempt at one address failed. None: whichever address the dial took."""
+    """An attempt at one address failed. None: whichever address the dialer took."""
 
     def __init__(self, address: str | None, failure: Failure) -> None:
         super().__init__(failure.text)
@@ -147,14 +147,15 @@ async def _over_addresses(
     endpoint: RelayEndpoint,
     route: Route,
     purpose: Purpose,
-    dial: Dial,
+    dialer: Dialer,
     attempt: Callable[[str | None], Awaitable[StreamT]],
 ) -> StreamT:
     """Try the relay's addresses until a relay answers at one: first the one that answered last.
 
     A ticket is good for one use, so a data channel goes to one address after the other and never to two at a time.
     """
-    number = endpoint.number_of(route.ports[purpose])
+    port = route.port_for(purpose)
+    number = endpoint.number_of(port)
 
     async def remembering(address: str | None) -> StreamT:
         try:
@@ -172,7 +173,7 @@ async def _over_addresses(
         return stream
 
     try:
-        if number is None or not resolves_here(dial, endpoint.host, number):
+        if number is None or port.local or not resolves_here(dialer, endpoint.host, number):
             return await remembering(None)
         try:
             found = await resolve_relay(endpoint, number, seconds=DIAL_SECONDS)
@@ -214,7 +215,9 @@ def _error(
     failure = failed.failure
     if failure.kind is FailureKind.WRONG_IDENTITY and failure.step is Step.TLS:
         return RelayIdentityError(failure.text, reason=failure.reason, remedy=failure.remedy)
-    address = format_address(endpoint.host, endpoint.number_of(route.ports[purpose]) or 0)
+    port = route.port_for(purpose)
+    number = endpoint.number_of(port) or 0
+    address = endpoint.host if port.local else format_address(endpoint.host, number)
     at = f", {failed.address}" if failed.address not in (None, endpoint.host) else ""
     return RelayUnreachable(
         f"{address} ({route.name}{at}): {failure.text}",

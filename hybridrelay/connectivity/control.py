@@ -10,14 +10,14 @@ import trio
 
 from .._nursery import FlatNursery
 from .._version import __version__
-from ..abc import Dial
+from ..abc import Dialer
 from ..errors import RelayUnreachable, SessionError
 from ..mux import DIALED_CONTROL_CONFIG, MuxStream, Role, Session
 from ..protocol import RemoteProtocolError, control
 from ..protocol.reasons import Reason
 from ..security import spki_pin
 from .channel import open_control_stream
-from .dialing import dial_directly
+from .dialing import DIRECTLY
 from .discovery import Candidate
 from .endpoint import RelayEndpoint
 from .instance import OwnInstance
@@ -184,7 +184,7 @@ async def run_control_channel(
     candidate: Candidate,
     introduction: Introduction,
     *,
-    dial: Dial = dial_directly,
+    dialer: Dialer = DIRECTLY,
     task_status: trio.TaskStatus[ControlChannel] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Open a control channel and serve it; `task_status.started` gives it once the relay has said `Welcome`.
@@ -197,7 +197,7 @@ async def run_control_channel(
     """
     certificates: list[bytes] = []
     tls = await open_control_stream(
-        endpoint, candidate.transport, candidate.route, dial=dial, on_outer_certificate=certificates.append
+        endpoint, candidate.transport, candidate.route, dialer=dialer, on_outer_certificate=certificates.append
     )
     certificate = OuterCertificate.from_der_untrusted(certificates[-1]) if certificates else None
     session = Session(Role.INITIATOR, config=DIALED_CONTROL_CONFIG)

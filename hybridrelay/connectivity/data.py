@@ -7,7 +7,7 @@ import ssl
 import attrs
 import trio
 
-from ..abc import Dial, Purpose
+from ..abc import Dialer, Purpose
 from ..errors import ConfigurationError, HybridRelayError, PeerIdentityError, RendezvousError, TLSHandshakeError
 from ..protocol.reasons import Reason
 from ..security import (
@@ -21,7 +21,7 @@ from ..security import (
 )
 from ..streams import TLSStream
 from .channel import open_channel
-from .dialing import dial_directly
+from .dialing import DIRECTLY
 from .discovery import Candidate
 from .endpoint import RelayEndpoint
 
@@ -120,7 +120,7 @@ async def open_data_channel(
     end_to_end: EndToEnd,
     *,
     pinned: PeerIdentity | None = None,
-    dial: Dial = dial_directly,
+    dialer: Dialer = DIRECTLY,
 ) -> tuple[TLSStream, PeerIdentity]:
     """Open a data channel with a ticket and do the end-to-end handshake. Nothing else is sent.
 
@@ -130,7 +130,7 @@ async def open_data_channel(
         ticket: of the rendezvous.
         end_to_end: our identity.
         pinned: see `EndToEnd.secure`.
-        dial: opens TCP connections.
+        dialer: opens what the transport needs.
 
     Raises:
         RelayUnreachable, RendezvousError: see `open_channel`.
@@ -139,6 +139,6 @@ async def open_data_channel(
     Every step has a deadline. Cancelled, nothing stays open.
     """
     stream = await open_channel(
-        endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=ticket, dial=dial
+        endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=ticket, dialer=dialer
     )
     return await end_to_end.secure(stream, pinned=pinned)

@@ -7,6 +7,7 @@ import socket
 import trio
 
 from .._shortage import shortage_of
+from ..abc import Dialer
 from ..failure import Failure, FailureKind, Step, causes, kind_of_error
 from ..streams.connecting import open_tcp
 from ..streams.sockets import tune_socket
@@ -45,6 +46,34 @@ async def dial_directly(host: str, port: int) -> trio.SocketStream:
         raise DialError(dial_failure(exc)) from exc
     tune_socket(stream.socket)
     return stream
+
+
+async def dial_udp_directly(host: str, port: int) -> trio.socket.SocketType:
+    """Open a UDP socket that is connected to the first address of a host. This is the `DialUDP` that uses no proxy.
+
+    Connecting sends nothing, so that an address from which no answer would come is not noticed here.
+
+    Raises:
+        DialError: the name cannot be resolved, or there is no route; `failure` says why.
+
+    The caller sets the deadline. Cancelled, nothing stays open.
+    """
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, address = found[0]
+        sock = trio.socket.socket(family, kind, protocol)
+        try:
+            await sock.connect(address)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as exc:
+        raise DialError(dial_failure(exc)) from exc
+    return sock
+
+
+#: Uses no proxy, and has no command.
+DIRECTLY = Dialer(dial_directly, dial_udp_directly)
 
 
 def dial_failure(error: OSError) -> Failure:

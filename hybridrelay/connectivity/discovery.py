@@ -95,11 +95,6 @@ def _problem_of(transport: object, found: Mapping[str, Transport]) -> str | None
         return f"there is another transport called {name}"
     if not isinstance(routes, tuple) or not routes or not all(isinstance(route, Route) for route in routes):
         return "it offers no routes"
-    for route in routes:
-        for purpose in Purpose:
-            port = route.ports.get(purpose)
-            if port is None or purpose not in port.purposes:
-                return f"route {route.name} has no port for {purpose.name.lower()}"
     return _port_conflict(transport, found.values())
 
 
@@ -107,7 +102,7 @@ def _port_conflict(transport: Transport, others: Iterable[Transport]) -> str | N
     """Why its ports conflict with those of the others. A relay serves each port with one transport."""
     ports: dict[str, Port] = {}
     for route in transport.routes:
-        for port in route.ports.values():
+        for port in route.ports:
             if ports.setdefault(port.name, port) != port:
                 return f"it defines port {port.name} in two ways"
     for other in others:
@@ -119,7 +114,7 @@ def _port_conflict(transport: Transport, others: Iterable[Transport]) -> str | N
 
 
 def _ports_of(transport: Transport) -> dict[str, Port]:
-    return {port.name: port for route in transport.routes for port in route.ports.values()}
+    return {port.name: port for route in transport.routes for port in route.ports}
 
 
 def transports_by_port(transports: Mapping[str, Transport]) -> Mapping[str, Transport]:
@@ -139,9 +134,28 @@ def transports_by_port(transports: Mapping[str, Transport]) -> Mapping[str, Tran
 
 
 def all_ports(transports: Mapping[str, Transport]) -> Mapping[str, Port]:
-    """Every port of these transports, by name: what the relay can listen on."""
+    """Every network port of these transports, by name: what the relay can be told to listen on."""
+    return MappingProxyType({name: port for name, port in _sorted_ports(transports).items() if not port.local})
+
+
+def local_ports(transports: Mapping[str, Transport]) -> Mapping[str, Port]:
+    """Every Unix socket of these transports, by name: what the relay opens in its state directory."""
+    return MappingProxyType({name: port for name, port in _sorted_ports(transports).items() if port.local})
+
+
+def _sorted_ports(transports: Mapping[str, Transport]) -> dict[str, Port]:
     ports = {name: port for transport in transports.values() for name, port in _ports_of(transport).items()}
-    return MappingProxyType(dict(sorted(ports.items())))
+    return dict(sorted(ports.items()))
+
+
+def purposes_by_port(transports: Mapping[str, Transport]) -> Mapping[str, frozenset[Purpose]]:
+    """What channels on each port may be for, by the port's name: what the routes use it for."""
+    purposes: dict[str, set[Purpose]] = {}
+    for transport in transports.values():
+        for route in transport.routes:
+            for purpose in Purpose:
+                purposes.setdefault(route.port_for(purpose).name, set()).add(purpose)
+    return MappingProxyType({name: frozenset(found) for name, found in purposes.items()})
 
 
 def candidates(transports: Mapping[str, Transport], mode: str = AUTO) -> tuple[Candidate, ...]:
@@ -157,7 +171,7 @@ def candidates(transports: Mapping[str, Transport], mode: str = AUTO) -> tuple[C
         Candidate(route, transport)
         for transport in transports.values()
         for route in transport.routes
-        if mode in (AUTO, transport.name)
+        if mode == transport.name or (mode == AUTO and route.automatic)
     ]
     if not chosen:
         raise ConfigurationError(

@@ -53,12 +53,12 @@ class RelayEndpoint:
         return Preamble(purpose) if ticket is None else Preamble(purpose, ticket)
 
     def number_of(self, port: Port) -> int | None:
-        """The TCP port number to dial, or None if the relay does not serve this port."""
-        return self.ports.get(port.name, port.default)
+        """The port number to dial, or None if the relay does not serve this port; 0 for a local port."""
+        return 0 if port.local else self.ports.get(port.name, port.default)
 
     def missing_ports(self, route: Route) -> tuple[str, ...]:
         """The names of the ports that the route needs and the relay does not serve. If any, skip the route."""
-        return tuple(sorted({port.name for port in route.ports.values() if self.number_of(port) is None}))
+        return tuple(sorted({port.name for port in route.ports if self.number_of(port) is None}))
 
 
 def format_address(host: str, port: int) -> str:

@@ -9,7 +9,7 @@ import trio
 
 from .. import _defaults
 from .._log_limit import LimitedLogger
-from ..abc import Dial, Transport
+from ..abc import Dialer, Transport
 from ..errors import ConfigurationError, HybridRelayError
 from ..protocol import control
 from ..security import ConnectionString, Secret, audience_for, make_token
@@ -20,7 +20,7 @@ from .endpoint import RelayEndpoint
 from .instance import OwnInstance, new_instance
 from .network import network_key
 from .prober import Prober
-from .proxies.dial import resolve_dial
+from .proxies.dial import resolve_dialer
 from .report import Report
 
 logger = LimitedLogger("hybridrelay.connectivity")
@@ -95,7 +95,7 @@ class RelayLink:
         role: connector or client.
         instance: of this process.
         mode: ``auto`` or the name of the only transport allowed.
-        dial: opens TCP connections; None means through the proxy that the environment names, if any.
+        dialer: opens connections; None means through the proxy that the environment names, if any.
         transports: by name; None means those that are installed.
         climb_seconds: how soon a better route than the one in use is looked for; the interval then grows.
     """
@@ -107,7 +107,7 @@ class RelayLink:
         *,
         instance: OwnInstance,
         mode: str = AUTO,
-        dial: Dial | None = None,
+        dialer: Dialer | None = None,
         transports: Mapping[str, Transport] | None = None,
         climb_seconds: float = CLIMB_FIRST_SECONDS,
     ) -> None:
@@ -119,11 +119,11 @@ class RelayLink:
                 remedy="choose another mode, or open the ports at the relay (--ports)",
             )
         self.endpoint = endpoint
-        self.dial = resolve_dial(dial)
+        self.dialer = resolve_dialer(dialer)
         self.mode = mode
         #: The report of the last probing, or None.
         self.report: Report | None = None
-        self._prober = Prober(endpoint, mode=mode, transports=transports, dial=self.dial)
+        self._prober = Prober(endpoint, mode=mode, transports=transports, dialer=self.dialer)
         self._candidate: Candidate | None = None
         #: The route that worked in each network; it is used there again before anything is probed.
         self._worked: dict[tuple[object, ...], Candidate] = {}
@@ -249,7 +249,7 @@ class RelayLink:
         """
         route = await self.choose() if candidate is None else candidate
         introduction = Introduction(self._role, self._instance, _generations.next())
-        serve = partial(run_control_channel, self.endpoint, route, introduction, dial=self.dial)
+        serve = partial(run_control_channel, self.endpoint, route, introduction, dialer=self.dialer)
         try:
             channel: ControlChannel = await nursery.start(serve)
         except HybridRelayError:

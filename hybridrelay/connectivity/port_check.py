@@ -14,7 +14,7 @@ from functools import partial
 import attrs
 import trio
 
-from ..abc import Dial, Purpose
+from ..abc import Dialer, Purpose
 from ..failure import Failure, Step
 from ..protocol.preamble import PROBE_SIZE
 from ..protocol.reasons import Reason
@@ -78,13 +78,13 @@ class PortCheck:
 
     Args:
         endpoint: the relay.
-        dial: opens TCP connections.
+        dialer: opens what the transports need.
         timing: deadlines.
         random_bytes: makes what a probe sends, so that no middlebox can know the answer.
     """
 
     endpoint: RelayEndpoint
-    dial: Dial
+    dialer: Dialer
     timing: CheckTiming = attrs.field(factory=CheckTiming)
     random_bytes: Callable[[int], bytes] = os.urandom
 
@@ -96,10 +96,11 @@ class PortCheck:
 
         Every step has a deadline. Cancelled, nothing stays open.
         """
-        number = self.endpoint.number_of(candidate.route.ports[purpose])
+        port = candidate.route.port_for(purpose)
+        number = self.endpoint.number_of(port)
         check = partial(self._check_address, candidate, purpose)
         try:
-            if number is None or not resolves_here(self.dial, self.endpoint.host, number):
+            if number is None or port.local or not resolves_here(self.dialer, self.endpoint.host, number):
                 return await check(None)
             addresses = self.endpoint.addresses
             found = await resolve_relay(self.endpoint, number, seconds=self.timing.dial_seconds)
@@ -121,7 +122,7 @@ class PortCheck:
             return max(results, key=lambda one: 0 if one.failure is None else one.failure.specificity)
 
     async def _check_address(self, candidate: Candidate, purpose: Purpose, address: str | None) -> PortResult:
-        """One address of the relay; None: whichever the dial takes.
+        """One address of the relay; None: whichever the dialer takes.
 
         Raises:
             _AddressFailed: it does not pass.
@@ -147,7 +148,7 @@ class PortCheck:
             candidate.transport,
             candidate.route,
             purpose,
-            dial=self.dial,
+            dialer=self.dialer,
             address=address,
             dial_seconds=timing.dial_seconds,
             transport_seconds=timing.transport_seconds,

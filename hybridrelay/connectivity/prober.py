@@ -18,7 +18,7 @@ import attrs
 import trio
 
 from .._nursery import FlatNursery
-from ..abc import Dial, Purpose, Transport
+from ..abc import Dialer, Purpose, Transport
 from ..errors import HybridRelayError, RelayIdentityError
 from ..protocol import control
 from .control import ControlChannel, Introduction, run_control_channel
@@ -26,7 +26,7 @@ from .discovery import AUTO, Candidate, candidates, discover
 from .endpoint import RelayEndpoint
 from .instance import new_instance
 from .port_check import CheckTiming, PortCheck, PortResult
-from .proxies.dial import proxy_of, resolve_dial
+from .proxies.dial import proxy_of, resolve_dialer
 from .report import Attempt, NoRouteWorks, Outcome, Report
 from .selection import (
     COMPLETE,
@@ -76,7 +76,7 @@ class Prober:
         endpoint: the relay.
         mode: `AUTO`, or the name of the only transport allowed.
         transports: by name; None means those that are installed.
-        dial: opens TCP connections; None means through the proxy that the environment names, if any.
+        dialer: opens connections; None means through the proxy that the environment names, if any.
         timing: deadlines; None means the defaults.
         random_bytes: makes what the probe sends, so that no middlebox can know the answer.
 
@@ -90,7 +90,7 @@ class Prober:
         *,
         mode: str = AUTO,
         transports: Mapping[str, Transport] | None = None,
-        dial: Dial | None = None,
+        dialer: Dialer | None = None,
         timing: ProbeTiming | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
@@ -98,7 +98,7 @@ class Prober:
         self.endpoint = endpoint
         self._mode = mode
         self._candidates = candidates(discover() if transports is None else transports, mode)
-        self._dial = resolve_dial(dial)
+        self._dialer = resolve_dialer(dialer)
         self._timing = ProbeTiming() if timing is None else timing
         self._random_bytes = random_bytes
 
@@ -154,7 +154,7 @@ class Prober:
         with trio.move_on_after(self._timing.welcome_seconds), contextlib.suppress(HybridRelayError):
             try:
                 async with FlatNursery() as nursery:
-                    serve = partial(run_control_channel, self.endpoint, candidate, introduction, dial=self._dial)
+                    serve = partial(run_control_channel, self.endpoint, candidate, introduction, dialer=self._dialer)
                     channel: ControlChannel = await nursery.start(serve)
                     pins = channel.outer_pins
                     nursery.cancel_scope.cancel()
@@ -163,7 +163,7 @@ class Prober:
         return None, pins
 
     def _probing(self, tried: Sequence[Candidate], policy: Policy) -> _Probing:
-        check = PortCheck(self.endpoint, self._dial, self._timing.check, self._random_bytes)
+        check = PortCheck(self.endpoint, self._dialer, self._timing.check, self._random_bytes)
         return _Probing(tried, policy, check)
 
     def _report(self, probing: _Probing, chosen: Candidate | None, pins: Sequence[str] = ()) -> Report:
@@ -180,8 +180,8 @@ class Prober:
         record = probing.selection.steps[step]
         result = probing.results.get(step, PortResult())
         route = probing.candidates[step.route].route
-        number = self.endpoint.number_of(route.ports[step.purpose])
-        proxy = None if number is None else proxy_of(self._dial, self.endpoint.host, number)
+        number = self.endpoint.number_of(route.port_for(step.purpose)) or None  # a local port has no number
+        proxy = None if number is None else proxy_of(self._dialer, self.endpoint.host, number)
         note = _NOTES.get(record.state, "")
         if record.state is StepState.UNAVAILABLE:
             note = f"the relay does not serve port {', '.join(self.endpoint.missing_ports(route))}"
@@ -210,12 +210,15 @@ class _Probing:
         #: How long it took.
         self.seconds = 0.0
         self._check = check
-        ports = [candidate.route.ports for candidate in tried]
         self.selection = RouteSelection(
             [
                 # Each port once, in the order of use.
-                [one for one in Purpose if one is Purpose.PROBE or numbers[one] != numbers[Purpose.PROBE]]
-                for numbers in ports
+                [
+                    one
+                    for one in Purpose
+                    if one is Purpose.PROBE or route.port_for(one) != route.port_for(Purpose.PROBE)
+                ]
+                for route in (candidate.route for candidate in tried)
             ],
             policy,
             unavailable={

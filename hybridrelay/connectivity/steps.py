@@ -7,13 +7,15 @@ ports by these steps; `channel` makes channels of them.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
 
-from ..abc import ConnectOptions, Dial, Purpose, Route, Transport
+from ..abc import Address, Dialer, Purpose, Route, Transport
 from ..errors import RelayIdentityError, TLSHandshakeError, TransportError
 from ..failure import Failure, FailureKind, Step, lost_connection
 from ..protocol.errors import RemoteProtocolError
@@ -21,8 +23,9 @@ from ..protocol.preamble import STATUS_SIZE, Preamble, decode_status_untrusted
 from ..protocol.reasons import Reason
 from ..security import check_relay_pin, control_client_context, relay_identity_error
 from ..streams import TLSStream, receive_exactly
+from ..streams.outer_tls import connect_outer_tls
 from .addresses import resolve
-from .dialing import DialError, dial_directly, dial_failure
+from .dialing import DIRECTLY, DialError, dial_failure
 from .endpoint import RelayEndpoint
 from .proxies.dial import proxy_of
 
@@ -32,6 +35,8 @@ DIAL_SECONDS = 5.0
 PROXY_SECONDS = 5.0
 #: The transport's own handshake after that, up to four round trips.
 TRANSPORT_SECONDS = 10.0
+
+OpenedT = TypeVar("OpenedT")
 
 
 class StepFailed(Exception):
@@ -63,7 +68,7 @@ async def connect(
     route: Route,
     purpose: Purpose,
     *,
-    dial: Dial = dial_directly,
+    dialer: Dialer = DIRECTLY,
     address: str | None = None,
     dial_seconds: float = DIAL_SECONDS,
     transport_seconds: float = TRANSPORT_SECONDS,
@@ -71,9 +76,20 @@ async def connect(
 ) -> trio.abc.HalfCloseableStream:
     """Connect to the route's port for `purpose`; nothing is sent except what the transport itself needs.
 
-    `address` is the one of the relay's addresses to connect to; None leaves the choice to `dial`. A proxy gets
-    `PROXY_SECONDS` more than `dial_seconds`. Whatever a transport does, everything together takes no more than the
-    time for dialing and the transport's time. `on_outer_certificate` is as in `ConnectOptions`.
+    Whatever a transport does, everything together takes no more than the time for dialing and the transport's time. A
+    proxy gets `PROXY_SECONDS` more for dialing, and a route its `Route.extra_seconds` more for the handshake.
+
+    Args:
+        endpoint: the relay.
+        transport: goes the route.
+        route: has to be one whose ports the relay serves.
+        purpose: what the connection is for.
+        dialer: opens what the transport needs.
+        address: which of the relay's addresses to connect to; None leaves the choice to `dialer`.
+        dial_seconds: for a TCP connection, a UDP socket, or the start of a command.
+        transport_seconds: for the outer TLS and the transport's own handshake.
+        on_outer_certificate: called with the certificate (DER) that the other end of the outer TLS showed, before
+            anything is sent through it. It is not verified, and shows who intercepts the outer TLS.
 
     Raises:
         StepFailed: `Step.DIAL`: no connection; `Step.TRANSPORT`: the transport's handshake failed or took more than
@@ -82,41 +98,53 @@ async def connect(
 
     Cancelled, nothing stays open.
     """
-    port = route.ports[purpose]
+    port = route.port_for(purpose)
     number = endpoint.number_of(port)
     if number is None:
         raise ValueError(f"the relay does not serve port {port.name}")
-    if proxy_of(dial, endpoint.host, number) is not None:
+    if not port.local and proxy_of(dialer, endpoint.host, number) is not None:
         dial_seconds += PROXY_SECONDS
+    transport_seconds += route.extra_seconds
     # The deadline of the handshake begins when TCP is connected, so that the error shows which of the two has passed.
     # A transport that does not dial, or dials more than once, gets no more time than one that does.
     latest = trio.current_time() + dial_seconds + transport_seconds
     scope = trio.CancelScope(deadline=latest)
 
-    async def timed_dial(host: str, number: int) -> trio.abc.HalfCloseableStream:
-        target = address if address is not None and host == endpoint.host else host
+    async def timed(opening: Callable[[], Awaitable[OpenedT]]) -> OpenedT:
         try:
             with trio.move_on_after(dial_seconds):
-                stream = await dial(target, number)
+                opened = await opening()
                 scope.deadline = min(latest, trio.current_time() + transport_seconds)
-                return stream
+                return opened
             raise TimeoutError(errno.ETIMEDOUT, f"no connection within {dial_seconds:g} s")
         except DialError:
             raise
         except OSError as exc:
             raise DialError(dial_failure(exc)) from exc
 
+    def target_of(host: str) -> str:
+        return address if address is not None and host == endpoint.host else host
+
+    async def tcp(host: str, number: int) -> trio.abc.Stream:
+        stream = await timed(partial(dialer.tcp, target_of(host), number))
+        if not port.outer_tls:
+            return stream
+        tls = await connect_outer_tls(stream, host)
+        if on_outer_certificate is not None:
+            on_outer_certificate(tls.getpeercert(binary_form=True) or b"")
+        return tls
+
+    async def udp(host: str, number: int) -> trio.socket.SocketType:
+        return await timed(partial(dialer.udp, target_of(host), number))
+
+    async def process() -> trio.abc.HalfCloseableStream:
+        return await timed(dialer.process)
+
     with _failing_at(Step.TRANSPORT):
         with scope:
-            return await transport.connect(
-                ConnectOptions(
-                    host=endpoint.host,
-                    port=number,
-                    outer_tls=port.outer_tls,
-                    dial=timed_dial,
-                    on_outer_certificate=on_outer_certificate,
-                )
-            )
+            reached = Address(endpoint.host, number, port.outer_tls)
+            connection = await transport.connect(reached, Dialer(tcp, udp, process))
+            return connection.stream
         raise trio.TooSlowError
 
 

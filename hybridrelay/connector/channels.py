@@ -193,7 +193,7 @@ class DataChannels:
             with newcomer.scope:
                 candidate = await link.choose()
                 opened = await open_data_channel(
-                    link.endpoint, candidate, offer.ticket, published.end_to_end, dial=link.dial
+                    link.endpoint, candidate, offer.ticket, published.end_to_end, dialer=link.dialer
                 )
             if opened is None:
                 logger.debug(

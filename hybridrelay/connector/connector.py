@@ -13,7 +13,7 @@ import trio
 
 from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery, wait_stop
-from ..abc import Dial, Transport
+from ..abc import Dialer, Transport
 from ..connectivity.data import EndToEnd
 from ..connectivity.discovery import AUTO
 from ..connectivity.endpoint import RelayEndpoint
@@ -61,7 +61,7 @@ class Connector:
         mode: str = AUTO,
         policy: Policy | None = None,
         policy_file: PolicyFile | None = None,
-        dial: Dial | None = None,
+        dialer: Dialer | None = None,
         transports: Mapping[str, Transport] | None = None,
         resume_deadline: float = DATA_CONFIG.resume_deadline,
         climb_seconds: float = CLIMB_FIRST_SECONDS,
@@ -97,7 +97,7 @@ class Connector:
             role=control.Role.CONNECTOR,
             instance=instance,
             mode=mode,
-            dial=dial,
+            dialer=dialer,
             transports=transports,
             climb_seconds=climb_seconds,
         )
@@ -334,7 +334,7 @@ async def run_connector(
     mode: str = AUTO,
     policy: Policy | None = None,
     policy_file: PolicyFile | None = None,
-    dial: Dial | None = None,
+    dialer: Dialer | None = None,
     transports: Mapping[str, Transport] | None = None,
     resume_deadline: float = DATA_CONFIG.resume_deadline,
     climb_seconds: float = CLIMB_FIRST_SECONDS,
@@ -352,7 +352,7 @@ async def run_connector(
         strings: connectors' connection strings; those of one relay share a control channel.
         mode: ``auto``, or the name of the only transport allowed.
         policy: who is shut out. `policy_file` is the same in a file that is watched.
-        dial: opens TCP connections to the relay; None means through the proxy that the environment names
+        dialer: opens connections to the relay; None means through the proxy that the environment names
             (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
         transports: by name; None means those that are installed.
         resume_deadline: how long a session that lost its channel may take to resume before its streams are reset
@@ -373,7 +373,7 @@ async def run_connector(
         mode=mode,
         policy=policy,
         policy_file=policy_file,
-        dial=dial,
+        dialer=dialer,
         transports=transports,
         resume_deadline=resume_deadline,
         climb_seconds=climb_seconds,

@@ -7,22 +7,11 @@ from pathlib import Path
 
 import attrs
 
-from ..security import bracketed
+from ..abc import Binding
 
 __all__ = ["Binding", "RelayConfig", "RelayInfo"]
 
 _at_least_one = attrs.validators.optional(attrs.validators.ge(1))
-
-
-@attrs.frozen
-class Binding:
-    """An address to listen on. Host ``""`` is every address of the machine; port 0 any that is free."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"{bracketed(self.host) or '*'}:{self.port}"
 
 
 @attrs.frozen(kw_only=True)

@@ -5,15 +5,26 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import trio
 import trio.testing
 
-from ..abc import Purpose, Route, Transport
+from ..abc import Address, Connection, Dialer, Listener, Port, Purpose, Route, Transport
 from ..errors import TransportError
-from ._pairs import HOST, accept_options, connect_options, connect_pair
-from .middlebox import tcp_pair
+from ..streams.listening import StreamListener
+from ..streams.outer_tls import accept_outer_tls, connect_outer_tls
+from ._pairs import (
+    HOST,
+    accept_incoming,
+    address_of,
+    connect_pair,
+    dial_raw,
+    listening,
+    make_dialer,
+    outer_context,
+)
 
 #: What other programs say first, each of them again and again.
 GARBAGE = {
@@ -37,67 +48,101 @@ async def check_garbage_to_accept(transport: Transport, route: Route) -> None:
     """Whoever speaks something else is refused and closed, having had little read of what it sent."""
     for name, garbage in GARBAGE.items():
         if not await _is_refused(transport, route, functools.partial(_flood, garbage=garbage, name=name)):
-            return  # a transport that adds nothing to TCP: nothing is garbage to it
+            return  # a transport that adds nothing to the bytes: nothing is garbage to it
 
 
 async def check_garbage_to_connect(transport: Transport, route: Route) -> None:
     """A server of something else is an error at once, and nothing stays open."""
-    port = route.ports[Purpose.DATA]
+    port = route.port_for(Purpose.DATA)
     for name, garbage in GARBAGE.items():
+        async with listening(transport, port) as listener, trio.open_nursery() as nursery:
+            if not isinstance(listener, StreamListener):
+                return  # only the transport itself knows how to speak to it
 
-        async def serve(stream: trio.SocketStream, garbage: bytes = garbage, name: str = name) -> None:
-            await _flood(stream, garbage, name)
+            async def serve(garbage: bytes = garbage, name: str = name) -> None:
+                async with await accept_stream(listener, port) as stream:
+                    await _flood(stream, garbage, name)
 
-        async with _serving(serve) as listener:
-            dial = _WatchedDial()
+            nursery.start_soon(serve)
+            watch = _Watch()
+            dialer = make_dialer(port, listener, watch=watch)
             try:
-                stream = await transport.connect(connect_options(port, listener, dial))
+                connection = await transport.connect(address_of(port, listener), dialer)
             except (TransportError, OSError):
-                assert dial.closed, f"connect failed on {name!r} and left the connection open"
+                assert watch.closed, f"connect failed on {name!r} and left the connection open"
             else:
-                await trio.aclose_forcefully(stream)
-                return  # a transport that adds nothing to TCP
+                await trio.aclose_forcefully(connection.stream)
+                nursery.cancel_scope.cancel()
+                return  # a transport that adds nothing to the bytes
 
 
 async def check_truncated_handshake(transport: Transport, route: Route) -> None:
     """A client that goes away during its handshake is an error, and one that falls silent can be given up on."""
-    dial = _WatchedDial()
-    client, server = await connect_pair(transport, route, dial=dial)
-    await trio.aclose_forcefully(client)
-    await trio.aclose_forcefully(server)
-    handshake = bytes(dial.sent)
+    watch = _Watch()
+    client, server = await connect_pair(transport, route, watch=watch)
+    await trio.aclose_forcefully(client.stream)
+    await trio.aclose_forcefully(server.stream)
+    handshake = bytes(watch.sent)
     step = max(1, len(handshake) // TRUNCATIONS)
     for size in range(0, len(handshake), step):
         for silent in (True, False):
 
-            async def begin(stream: trio.SocketStream, size: int = size, silent: bool = silent) -> None:
+            async def begin(stream: trio.abc.Stream, size: int = size, silent: bool = silent) -> None:
                 with contextlib.suppress(trio.BrokenResourceError):
                     await stream.send_all(handshake[:size])
                     if not silent:
-                        await stream.send_eof()
+                        await _end(stream)
 
-            assert await _is_refused(transport, route, begin, cancel=silent), "half a handshake was taken for a whole"
+            refused = await _is_refused(transport, route, begin, cancel=silent)
+            assert refused, "half a handshake was taken for a whole"
 
 
 async def check_connect_cancelled(transport: Transport, route: Route) -> None:
     """Cancelled before any of its operations on the connection, connect closes it."""
-    port = route.ports[Purpose.DATA]
-
-    async def serve(stream: trio.SocketStream) -> None:
-        with contextlib.suppress(TransportError):
-            accepted = await transport.accept(stream, accept_options(port))
-            assert accepted is not None
-            await trio.aclose_forcefully(accepted)
-
+    port = route.port_for(Purpose.DATA)
     for operation in itertools.count(1):
-        async with _serving(serve) as listener:
+        async with listening(transport, port) as listener, trio.open_nursery() as nursery:
+
+            async def serve(listener: Listener = listener) -> None:
+                with contextlib.suppress(TransportError, trio.BrokenResourceError):
+                    accepted = await (await accept_incoming(listener, port)).handshake()
+                    assert accepted is not None
+                    await trio.aclose_forcefully(accepted.stream)
+
+            nursery.start_soon(serve)
+            watch = _Watch()
             with trio.CancelScope() as scope:
-                dial = _WatchedDial(cancel_at=(operation, scope))
-                stream = await transport.connect(connect_options(port, listener, dial))
-                await trio.aclose_forcefully(stream)
-        assert dial.closed, f"connect, cancelled at operation {operation}, left the connection open"
-        if dial.operations < operation:
+                watch.cancel_at = operation, scope
+                dialer = make_dialer(port, listener, watch=watch)
+                connection = await transport.connect(address_of(port, listener), dialer)
+                await trio.aclose_forcefully(connection.stream)
+            assert watch.closed, f"connect, cancelled at operation {operation}, left the connection open"
+        if watch.operations < operation:
             break  # it came through
+
+
+async def check_dialer_that_never_answers(transport: Transport, route: Route) -> None:
+    """The caller's deadline ends connect while it waits for its dialer, and while its dialer fails."""
+    port = route.port_for(Purpose.DATA)
+
+    async def never(*_where: object) -> NoReturn:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def refuse(*_where: object) -> NoReturn:
+        raise ConnectionRefusedError("refused")
+
+    address = Address(HOST, 1, port.outer_tls)
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_idle, scope)
+            await transport.connect(address, Dialer(never, never, never))
+    assert scope.cancelled_caught
+    try:
+        await transport.connect(address, Dialer(refuse, refuse, refuse))
+    except OSError:
+        return
+    raise AssertionError("the error of the dialer does not leave connect as it is")
 
 
 CHECKS = (
@@ -105,49 +150,50 @@ CHECKS = (
     check_garbage_to_connect,
     check_truncated_handshake,
     check_connect_cancelled,
+    check_dialer_that_never_answers,
 )
 
 
-@contextlib.asynccontextmanager
-async def _serving(
-    handler: Callable[[trio.SocketStream], Awaitable[None]],
-) -> AsyncIterator[trio.SocketListener]:
-    """A listener on loopback whose connections are closed when the handler is done, or the block."""
-
-    async def serve(stream: trio.SocketStream) -> None:
-        async with stream:
-            await handler(stream)
-
-    [listener] = await trio.open_tcp_listeners(0, host=HOST)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
-        yield listener
-        nursery.cancel_scope.cancel()
-
-
 async def _is_refused(
-    transport: Transport, route: Route, play: Callable[[trio.SocketStream], Awaitable[None]], *, cancel: bool = False
+    transport: Transport, route: Route, play: Callable[[trio.abc.Stream], Awaitable[None]], *, cancel: bool = False
 ) -> bool:
     """Accept a connection whose client is ``play``; with ``cancel``, give up on it once nothing more happens.
 
     Returns:
-        False where accept returned a stream. Otherwise it has refused, and closed the connection.
+        False if the handshake returned a connection. Otherwise the connection was refused and is closed.
     """
-    client, server = await tcp_pair()
-    async with client, server, trio.open_nursery() as nursery:
-        nursery.start_soon(play, client)
-        accepted = None
+    port = route.port_for(Purpose.DATA)
+    async with listening(transport, port) as listener, trio.open_nursery() as nursery:
+        if not isinstance(listener, StreamListener):
+            return True  # only the transport itself knows how to speak to it
+
+        async def be_client() -> None:
+            raw = await dial_raw(listener)
+            async with await connect_outer_tls(raw, HOST) if port.outer_tls else raw as stream:
+                await play(stream)
+                await trio.sleep_forever()  # closing is the server's part
+
+        nursery.start_soon(be_client)
+        server = await listener.accept_stream()
+        accepted: Connection | None = None
         with trio.CancelScope() as scope:
+            dressed = await accept_outer_tls(server, outer_context()) if port.outer_tls else server
             if cancel:
                 nursery.start_soon(_cancel_when_idle, scope)
-            with contextlib.suppress(TransportError):
-                accepted = await transport.accept(server, accept_options(route.ports[Purpose.DATA]))
+            with contextlib.suppress(TransportError, trio.BrokenResourceError):
+                accepted = await listener.incoming(dressed, HOST).handshake()
         if accepted is not None:
-            await trio.aclose_forcefully(accepted)
-            nursery.cancel_scope.cancel()
-            return False
-        assert server.socket.fileno() == -1, "accept refused a connection and left it open"
-    return True
+            await trio.aclose_forcefully(accepted.stream)
+        else:
+            assert server.socket.fileno() == -1, "the handshake failed and left the connection open"
+        nursery.cancel_scope.cancel()
+    return accepted is None
+
+
+async def accept_stream(listener: StreamListener, port: Port) -> trio.abc.Stream:
+    """The next stream, inside outer TLS if the port has it."""
+    stream = await listener.accept_stream()
+    return await accept_outer_tls(stream, outer_context()) if port.outer_tls else stream
 
 
 async def _cancel_when_idle(scope: trio.CancelScope) -> None:
@@ -155,37 +201,46 @@ async def _cancel_when_idle(scope: trio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _flood(stream: trio.SocketStream, garbage: bytes, name: str) -> None:
+async def _flood(stream: trio.abc.Stream, garbage: bytes, name: str) -> None:
     """Send ``garbage`` until the other side closes."""
     try:
         for _ in range(GARBAGE_BYTES // max(1, len(garbage)) if garbage else 0):
             await stream.send_all(garbage)
-        await stream.send_eof()
+        await _end(stream)
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         return
     assert not garbage, f"all of {name!r} was read"
 
 
-class _WatchedDial:
-    """A `Dial` for one connection that records what is sent, and can cancel before the Nth operation."""
+async def _end(stream: trio.abc.Stream) -> None:
+    """End the sending; inside outer TLS that is possible only by closing."""
+    if isinstance(stream, trio.abc.HalfCloseableStream):
+        await stream.send_eof()
+    else:
+        await stream.aclose()
 
-    def __init__(self, cancel_at: tuple[int, trio.CancelScope] | None = None) -> None:
+
+class _Watch:
+    """Watches the stream of one connection: records what is sent, and can cancel before the Nth operation."""
+
+    def __init__(self) -> None:
         self.sent = bytearray()
         self.operations = 0
         self.closed = False
-        self._cancel_at = cancel_at
+        self.cancel_at: tuple[int, trio.CancelScope] | None = None
 
-    async def __call__(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
-        return _WatchedStream(self, await trio.open_tcp_stream(host, port))
+    def __call__(self, stream: trio.abc.Stream) -> trio.abc.Stream:
+        half_closeable = isinstance(stream, trio.abc.HalfCloseableStream)
+        return (_WatchedHalfCloseable if half_closeable else _Watched)(self, stream)
 
     def count(self) -> None:
         self.operations += 1
-        if self._cancel_at is not None and self._cancel_at[0] == self.operations:
-            self._cancel_at[1].cancel()
+        if self.cancel_at is not None and self.cancel_at[0] == self.operations:
+            self.cancel_at[1].cancel()
 
 
-class _WatchedStream(trio.abc.HalfCloseableStream):
-    def __init__(self, watch: _WatchedDial, stream: trio.SocketStream) -> None:
+class _Watched(trio.abc.Stream):
+    def __init__(self, watch: _Watch, stream: trio.abc.Stream) -> None:
         self._watch = watch
         self._stream = stream
 
@@ -198,14 +253,17 @@ class _WatchedStream(trio.abc.HalfCloseableStream):
         self._watch.count()
         await self._stream.wait_send_all_might_not_block()
 
-    async def send_eof(self) -> None:
-        self._watch.count()
-        await self._stream.send_eof()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         self._watch.count()
         return await self._stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
         self._watch.closed = True
         await self._stream.aclose()
+
+
+class _WatchedHalfCloseable(_Watched, trio.abc.HalfCloseableStream):
+    async def send_eof(self) -> None:
+        self._watch.count()
+        assert isinstance(self._stream, trio.abc.HalfCloseableStream)
+        await self._stream.send_eof()

@@ -1,54 +1,129 @@
-"""Connecting a transport to itself."""
+"""Connecting a transport to itself, over real sockets on this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import ssl
 import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import trio
 
-from ..abc import AcceptOptions, ConnectOptions, Dial, Port, Purpose, Route, Transport
+from ..abc import Address, Binding, Connection, Dialer, Incoming, Listener, Port, Purpose, Route, Transport
+from ..streams.listening import StreamListener, remote_of
+from ..streams.outer_tls import accept_outer_tls, connect_outer_tls
+from ..streams.unix_sockets import connect_unix_socket
 
 HOST = "127.0.0.1"
 
+#: Puts something into a connection that was just dialed: a middlebox, or something that watches.
+Insert = Callable[[trio.SocketStream], Awaitable[trio.abc.HalfCloseableStream]]
+
 
 async def connect_pair(
-    transport: Transport, route: Route, *, purpose: Purpose = Purpose.DATA, dial: Dial = trio.open_tcp_stream
-) -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
-    """The client's stream and the server's, of a new connection through a listener of its own."""
-    port = route.ports[purpose]
-    [listener] = await trio.open_tcp_listeners(0, host=HOST)
-    accepted: list[trio.abc.HalfCloseableStream | None] = []
+    transport: Transport,
+    route: Route,
+    *,
+    purpose: Purpose = Purpose.DATA,
+    insert: Insert | None = None,
+    watch: Callable[[trio.abc.Stream], trio.abc.Stream] | None = None,
+) -> tuple[Connection, Connection]:
+    """The client's connection and the server's, through a listener of its own.
 
-    async def accept() -> None:
-        accepted.append(await transport.accept(await listener.accept(), accept_options(port)))
+    Args:
+        transport: what to connect.
+        route: over which route.
+        purpose: decides the port.
+        insert: puts something between the two, below any outer TLS.
+        watch: wraps what the transport's client gets from its dialer.
+    """
+    port = route.port_for(purpose)
+    async with listening(transport, port) as listener:
+        accepted: list[Connection | None] = []
 
-    async with listener:
+        async def accept() -> None:
+            accepted.append(await (await accept_incoming(listener, port)).handshake())
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept)
-            client = await transport.connect(connect_options(port, listener, dial))
+            dialer = make_dialer(port, listener, insert=insert, watch=watch)
+            client = await transport.connect(address_of(port, listener), dialer)
     server = accepted.pop()
     if server is None:
-        await trio.aclose_forcefully(client)
-        raise AssertionError("accept answered a connection that connect takes for open")
+        await trio.aclose_forcefully(client.stream)
+        raise AssertionError("the listener answered a connection that connect takes for open")
     return client, server
 
 
-def connect_options(port: Port, listener: trio.SocketListener, dial: Dial = trio.open_tcp_stream) -> ConnectOptions:
-    """To connect to ``listener`` as if it were ``port``."""
-    return ConnectOptions(HOST, listener.socket.getsockname()[1], port.outer_tls, dial)
+async def stream_pair(
+    transport: Transport, route: Route, *, insert: Insert | None = None
+) -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
+    """The streams of `connect_pair`."""
+    client, server = await connect_pair(transport, route, insert=insert)
+    return client.stream, server.stream
 
 
-def accept_options(port: Port) -> AcceptOptions:
-    """To serve ``port``, with an outer certificate where it has outer TLS."""
-    return AcceptOptions(port, _outer_context() if port.outer_tls else None)
+@contextlib.asynccontextmanager
+async def listening(transport: Transport, port: Port) -> AsyncIterator[Listener]:
+    """A listener as the relay would open it for this port, at any place that is free."""
+    with tempfile.TemporaryDirectory(prefix="hybridrelay-") as directory:
+        binding = Binding("", 0, Path(directory, "relay.sock")) if port.local else Binding(HOST, 0)
+        async with await transport.listen(binding) as listener:
+            yield listener
+
+
+async def accept_incoming(listener: Listener, port: Port) -> Incoming:
+    """The next connection, inside outer TLS if the port has it, before its handshake."""
+    if not port.outer_tls:
+        return await listener.accept()
+    assert isinstance(listener, StreamListener), "a port with outer TLS needs a StreamListener"
+    stream = await listener.accept_stream()
+    return listener.incoming(await accept_outer_tls(stream, outer_context()), remote_of(stream))
+
+
+def address_of(port: Port, listener: Listener) -> Address:
+    """To connect to a listener as if it were `port`."""
+    return Address(HOST, listener.bound[0].port, port.outer_tls)
+
+
+def make_dialer(
+    port: Port,
+    listener: Listener,
+    *,
+    insert: Insert | None = None,
+    watch: Callable[[trio.abc.Stream], trio.abc.Stream] | None = None,
+) -> Dialer:
+    """A dialer that reaches `listener`. Its "command" leads to the Unix socket of a local port."""
+
+    async def finish(stream: trio.SocketStream) -> trio.abc.Stream:
+        inserted = stream if insert is None else await insert(stream)
+        dressed: trio.abc.Stream = await connect_outer_tls(inserted, HOST) if port.outer_tls else inserted
+        return dressed if watch is None else watch(dressed)
+
+    async def tcp(host: str, number: int) -> trio.abc.Stream:
+        return await finish(await trio.open_tcp_stream(host, number))
+
+    async def process() -> trio.abc.HalfCloseableStream:
+        stream = await finish(await dial_raw(listener))
+        assert isinstance(stream, trio.abc.HalfCloseableStream)
+        return stream
+
+    return Dialer(tcp, process=process) if port.local else Dialer(tcp)
+
+
+async def dial_raw(listener: Listener) -> trio.SocketStream:
+    """A connection to a listener, with nothing added to it."""
+    binding = listener.bound[0]
+    if binding.path is not None:
+        return await connect_unix_socket(binding.path)
+    return await trio.open_tcp_stream(binding.host, binding.port)
 
 
 @functools.cache
-def _outer_context() -> ssl.SSLContext:
+def outer_context() -> ssl.SSLContext:
     """A server context with a certificate that nobody should trust, and that no transport needs to."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization

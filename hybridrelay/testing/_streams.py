@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 
@@ -9,7 +10,8 @@ import trio
 import trio.testing
 
 from ..abc import Purpose, Route, Transport
-from ._pairs import connect_pair
+from ..errors import TransportError
+from ._pairs import address_of, connect_pair, listening, make_dialer, stream_pair
 from .middlebox import open_middlebox
 
 #: Each way, in the check of a large transfer (bytes): more than any buffer between the two ends.
@@ -22,10 +24,11 @@ async def check_routes(transport: Transport, route: Route) -> None:
     """The declarations make sense, and every port of the route carries bytes."""
     assert transport.name
     assert route in transport.routes
-    assert set(route.ports) == set(Purpose), "a route serves every purpose"
-    for purpose, port in route.ports.items():
-        assert purpose in port.purposes, f"port {port.name} does not serve {purpose.name}"
-        client, server = await connect_pair(transport, route, purpose=purpose)
+    for purpose in Purpose:
+        near, far = await connect_pair(transport, route, purpose=purpose)
+        assert near.remote, "a connection says who is at the other end"
+        assert far.remote, "a connection says who is at the other end"
+        client, server = near.stream, far.stream
         async with client, server:
             await client.send_all(b"request")
             assert await _receive(server, 7) == b"request"
@@ -37,21 +40,65 @@ async def check_stream_contract(transport: Transport, route: Route) -> None:
     """What trio demands of every half-closeable stream, from either end."""
 
     async def client_first() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
-        return await connect_pair(transport, route)
+        return await stream_pair(transport, route)
 
     async def server_first() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
-        client, server = await connect_pair(transport, route)
+        client, server = await stream_pair(transport, route)
         return server, client
 
     await trio.testing.check_half_closeable_stream(client_first, None)
     await trio.testing.check_half_closeable_stream(server_first, None)
 
 
+async def check_kernel_socket(transport: Transport, route: Route) -> None:
+    """What the kernel would move between the socket that a connection names and another is what its stream moves."""
+    for client_side in (True, False):
+        near, far = await connect_pair(transport, route)
+        mine, other = (near, far) if client_side else (far, near)
+        async with mine.stream, other.stream:
+            if mine.kernel_socket is None:
+                continue
+            assert await mine.kernel_socket.send(b"past the stream") == 15
+            assert await _receive(other.stream, 15) == b"past the stream"
+            await other.stream.send_all(b"answer")
+            assert await mine.kernel_socket.recv(100) == b"answer"
+
+
+async def check_dropped(transport: Transport, route: Route) -> None:
+    """A connection that is dropped before its handshake is closed, and accepting can be cancelled without loss."""
+    port = route.port
+    if port.outer_tls:
+        return  # the listener does not see it before the outer TLS
+    async with listening(transport, port) as listener, trio.open_nursery() as nursery:
+        with trio.move_on_after(0) as scope:
+            await listener.accept()
+        assert scope.cancelled_caught
+
+        async def connect() -> None:
+            try:
+                connection = await transport.connect(address_of(port, listener), make_dialer(port, listener))
+            except (TransportError, OSError, trio.BrokenResourceError):
+                return
+            async with connection.stream:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    assert not await connection.stream.receive_some()
+
+        nursery.start_soon(connect)
+        incoming = await listener.accept()
+        await incoming.aclose()
+        await incoming.aclose()
+    try:
+        await listener.accept()
+    except trio.ClosedResourceError:
+        return
+    raise AssertionError("a closed listener accepts")
+
+
 async def check_byte_at_a_time(transport: Transport, route: Route) -> None:
     """Handshake and data survive a path that delivers single bytes."""
     data = _random_bytes(1, 2000)
     async with open_middlebox(piece_bytes=1) as box:
-        client, server = await connect_pair(transport, route, dial=box.dial)
+        client, server = await stream_pair(transport, route, insert=box.insert)
         async with client, server, trio.open_nursery() as nursery:
             for source, sink in ((client, server), (server, client)):
                 nursery.start_soon(_send_and_end, source, data)
@@ -60,7 +107,7 @@ async def check_byte_at_a_time(transport: Transport, route: Route) -> None:
 
 async def check_bulk(transport: Transport, route: Route) -> None:
     """Large transfers both ways at once, written in pieces of every size, arrive unchanged."""
-    client, server = await connect_pair(transport, route)
+    client, server = await stream_pair(transport, route)
     async with client, server, trio.open_nursery() as nursery:
         for seed, (source, sink) in enumerate(((client, server), (server, client))):
             data = _random_bytes(seed, BULK_BYTES)
@@ -72,7 +119,7 @@ async def check_half_close(transport: Transport, route: Route) -> None:
     """An end of data in one direction leaves the other alone, whichever side ends first."""
     data = _random_bytes(2, 300_000)
     for client_first in (True, False):
-        client, server = await connect_pair(transport, route)
+        client, server = await stream_pair(transport, route)
         first, second = (client, server) if client_first else (server, client)
         async with first, second:
             for source, sink in ((first, second), (second, first)):
@@ -87,7 +134,7 @@ async def check_cut(transport: Transport, route: Route) -> None:
     """A connection that something in between resets, or ends, breaks; it never reads as an end of data."""
     for reset in (True, False):
         async with open_middlebox() as box:
-            client, server = await connect_pair(transport, route, dial=box.dial)
+            client, server = await stream_pair(transport, route, insert=box.insert)
             async with client, server:
                 if not reset and isinstance(server, trio.SocketStream):
                     continue  # TCP alone cannot tell whose end of file it is
@@ -101,7 +148,7 @@ async def check_cut(transport: Transport, route: Route) -> None:
 async def check_forceful_close(transport: Transport, route: Route) -> None:
     """Closing while cancelled says nothing: a peer that can tell the difference sees a break."""
     for client_closes in (True, False):
-        client, server = await connect_pair(transport, route)
+        client, server = await stream_pair(transport, route)
         closing, other = (client, server) if client_closes else (server, client)
         async with closing, other:
             await trio.aclose_forcefully(closing)
@@ -113,7 +160,7 @@ async def check_clogged(transport: Transport, route: Route) -> None:
     """A peer that does not read blocks sending and nothing else; closing either end wakes the sender."""
     for client_sends in (True, False):
         for close_sender in (True, False):
-            client, server = await connect_pair(transport, route)
+            client, server = await stream_pair(transport, route)
             sender, idle = (client, server) if client_sends else (server, client)
             async with trio.open_nursery() as nursery:
                 expected = trio.ClosedResourceError if close_sender else trio.BrokenResourceError
@@ -131,6 +178,8 @@ async def check_clogged(transport: Transport, route: Route) -> None:
 CHECKS = (
     check_routes,
     check_stream_contract,
+    check_kernel_socket,
+    check_dropped,
     check_byte_at_a_time,
     check_bulk,
     check_half_close,

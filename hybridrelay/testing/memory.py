@@ -1,9 +1,8 @@
 """A network inside the process: any transport runs over it, no port is bound and nothing leaves the program.
 
-`MemoryNetwork` stands where sockets are opened, which is the seam that every transport has (`ConnectOptions.dial`,
-and the connection given to `Transport.accept`). Its connections are socket pairs of the kernel, not Python buffers:
-the contract hands transports a `trio.SocketStream`, because the relay joins sockets in the kernel, and a fake that
-could not be joined would leave that untested.
+`MemoryNetwork` replaces the opening of sockets on both sides: `dial` is for `Dialer.tcp`, and a `MemoryListener` for
+`Binding.acceptors`. Its connections are socket pairs of the kernel, not Python buffers: the relay joins sockets in
+the kernel, and connections that cannot be joined would leave that untested.
 
 `MemoryTransport` is the transport that adds nothing, for tests that need one and care about none.
 """
@@ -14,7 +13,8 @@ import socket
 
 import trio
 
-from ..abc import AcceptOptions, ConnectOptions, Port, Purpose, Route, Transport
+from ..abc import Address, Binding, Connection, Dialer, Listener, Port, Route, Transport
+from ..streams.listening import StreamListener
 
 __all__ = ["MemoryListener", "MemoryNetwork", "MemoryTransport"]
 
@@ -28,9 +28,9 @@ class MemoryNetwork:
     Use::
 
         network = MemoryNetwork()
-        listener = network.listen("relay", 9352)
-        nursery.start_soon(trio.serve_listeners, handler, [listener])
-        stream = await network.dial("relay", 9352)
+        binding = Binding("relay", 9352, acceptors=(network.listen("relay", 9352),))
+        listener = await transport.listen(binding)
+        connection = await transport.connect(Address("relay", 9352), Dialer(network.dial))
     """
 
     def __init__(self) -> None:
@@ -122,13 +122,13 @@ class MemoryTransport(Transport):
 
     name = "memory"
     #: Its number is arbitrary; ranked before every real route.
-    port = Port("memory", 1, frozenset(Purpose))
-    routes = (Route("memory", 0, dict.fromkeys(Purpose, port)),)
+    port = Port("memory", 1)
+    routes = (Route("memory", 0, port),)
 
-    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
+    async def connect(self, address: Address, dialer: Dialer) -> Connection:
         """See `Transport.connect`."""
-        return await options.dial(options.host, options.port)
+        return Connection.over(await dialer.tcp(address.host, address.port), address.host)
 
-    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
-        """See `Transport.accept`."""
-        return stream
+    async def listen(self, binding: Binding) -> Listener:
+        """See `Transport.listen`. With `MemoryListener` as an acceptor of the binding, no port is bound."""
+        return await StreamListener.open(binding, handshake=None)

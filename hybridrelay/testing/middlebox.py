@@ -24,7 +24,10 @@ class Middlebox:
 
     async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
         """A `hybridrelay.abc.Dial` that leads through this box."""
-        onward = await trio.open_tcp_stream(host, port)
+        return await self.insert(await trio.open_tcp_stream(host, port))
+
+    async def insert(self, onward: trio.SocketStream) -> trio.SocketStream:
+        """Put this box into a connection. Returns the new near end."""
         self._legs.append(onward)
         near, far = await tcp_pair()
         self._legs.append(far)

@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import trio
 
-from ..abc import Dial, Purpose, Route, Transport
+from ..abc import Purpose, Route, Transport
 from . import _hostile, _streams
-from ._pairs import connect_pair
+from ._pairs import Insert, connect_pair
 
 __all__ = ["check_transport", "open_pair", "transport_checks"]
 
@@ -32,15 +32,21 @@ async def open_pair(
     route: Route,
     *,
     purpose: Purpose = Purpose.DATA,
-    dial: Dial = trio.open_tcp_stream,
+    insert: Insert | None = None,
 ) -> AsyncIterator[tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]]:
-    """A connection over ``route`` through a real listener on loopback.
+    """A connection over ``route`` through a real listener on this machine.
+
+    Args:
+        transport: what to connect.
+        route: over which route.
+        purpose: decides the port.
+        insert: puts something between the two ends, such as `Middlebox.insert`.
 
     Yields:
-        The stream that `Transport.connect` returned, and the one that `Transport.accept` returned. Leaving the block
-        closes both, forcefully.
+        The client's stream and the server's. Leaving the block closes both, forcefully.
     """
-    client, server = await connect_pair(transport, route, purpose=purpose, dial=dial)
+    near, far = await connect_pair(transport, route, purpose=purpose, insert=insert)
+    client, server = near.stream, far.stream
     try:
         yield client, server
     finally:

@@ -9,7 +9,7 @@ import pytest
 
 from hybridrelay._defaults import PROXY_PASSWORD_VARIABLE
 from hybridrelay.cli.arguments.options import add_proxy
-from hybridrelay.cli.proxies import make_dial
+from hybridrelay.cli.proxies import make_dialer
 from hybridrelay.connectivity import ProxyDial
 from hybridrelay.errors import ConfigurationError
 
@@ -23,7 +23,9 @@ def parse(*arguments: str | Path) -> argparse.Namespace:
 
 
 def password_of(args: argparse.Namespace) -> str | None:
-    dial = make_dial(args)
+    dialer = make_dialer(args)
+    assert dialer is not None
+    dial = dialer.tcp
     assert isinstance(dial, ProxyDial)
     assert dial.settings.proxy is not None
     password = dial.settings.proxy.password
@@ -31,7 +33,7 @@ def password_of(args: argparse.Namespace) -> str | None:
 
 
 def test_without_options_the_environment_counts() -> None:
-    assert make_dial(parse()) is None
+    assert make_dialer(parse()) is None
 
 
 @pytest.mark.parametrize("text", ["hunter2", "hunter2\n", "hunter2\r\n", "\ufeffhunter2\r\n", "hunter2\r"])
@@ -65,7 +67,9 @@ def test_or_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_proxy_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "http://proxy")
-    dial = make_dial(parse("--proxy", "none"))
+    dialer = make_dialer(parse("--proxy", "none"))
+    assert dialer is not None
+    dial = dialer.tcp
     assert isinstance(dial, ProxyDial)
     assert dial.settings.proxy_for("relay.example.com", 443) is None
 
@@ -91,7 +95,7 @@ def test_what_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ar
     for name, content in {**contents, "good": b"hunter2"}.items():
         Path(name).write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
-        make_dial(parse(*arguments))
+        make_dialer(parse(*arguments))
     assert "hunter2" not in f"{caught.value} {caught.value.remedy} {caught.value.__cause__}"
 
 

@@ -201,7 +201,7 @@ class Relay:
 
     host = "relay.example"
     remembers = True
-    endpoint = dial = None
+    endpoint = dialer = None
     #: The key with which control channels would be opened now.
     key: Secret | None = None
     #: The only key that it accepts; None: any.
@@ -257,7 +257,7 @@ class Relay:
         return control.Joined(1, bytes.fromhex(left[0]) * 2, left[0], 30)
 
     async def open_data_channel(
-        self, endpoint: object, candidate: object, ticket: bytes, *_: object, pinned: object, dial: object
+        self, endpoint: object, candidate: object, ticket: bytes, *_: object, pinned: object, dialer: object
     ) -> tuple[object, PeerIdentity]:
         await trio.lowlevel.checkpoint()
         error = self.listeners[ticket[:16].hex()]

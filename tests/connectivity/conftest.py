@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.abc import AcceptOptions, ConnectOptions, Port, Purpose, Route, Transport
+from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Port, Purpose, Route, Transport
 from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.errors import TransportError
 from hybridrelay.protocol.errors import RemoteProtocolError
@@ -30,11 +30,11 @@ from hybridrelay.security import control_server_context, load_or_create_relay_ce
 from hybridrelay.streams import TLSStream, receive_exactly
 from hybridrelay.streams.sockets import abort_stream
 
-PROBE = Port("probe", 9350, frozenset({Purpose.PROBE}))
-CONTROL = Port("control", 5671, frozenset({Purpose.CONTROL}))
-DATA = Port("data", 9352, frozenset({Purpose.DATA}))
-HTTPS = Port("https", 443, frozenset(Purpose))
-HTTP = Port("http", 80, frozenset(Purpose))
+PROBE = Port("probe", 9350)
+CONTROL = Port("control", 5671)
+DATA = Port("data", 9352)
+HTTPS = Port("https", 443)
+HTTP = Port("http", 80)
 
 
 @attrs.frozen
@@ -159,8 +159,8 @@ class FakeTransport(Transport):
         self.routes = routes
         self._handshake = handshake
 
-    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
-        stream = await options.dial(options.host, options.port)
+    async def connect(self, address: Address, dialer: Dialer) -> Connection:
+        stream = await dialer.tcp(address.host, address.port)
         if self._handshake:
             try:
                 await stream.send_all(b"?")
@@ -169,16 +169,16 @@ class FakeTransport(Transport):
             except BaseException:
                 await trio.aclose_forcefully(stream)
                 raise
-        return stream
+        return Connection.over(stream, address.host)
 
-    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
+    async def listen(self, binding: Binding) -> Listener:
         raise NotImplementedError
 
 
 def fake_transports() -> dict[str, Transport]:
     """What is installed by default, as far as routes and ports go."""
-    native = Route("tcp", 10, {Purpose.PROBE: PROBE, Purpose.CONTROL: CONTROL, Purpose.DATA: DATA})
-    wss, ws = Route("wss", 20, dict.fromkeys(Purpose, HTTPS)), Route("ws", 30, dict.fromkeys(Purpose, HTTP))
+    native = Route("tcp", 10, DATA, {Purpose.PROBE: PROBE, Purpose.CONTROL: CONTROL})
+    wss, ws = Route("wss", 20, HTTPS), Route("ws", 30, HTTP)
     return {"tcp": FakeTransport("tcp", native), "websocket": FakeTransport("websocket", wss, ws, handshake=True)}
 
 

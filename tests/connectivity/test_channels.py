@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.abc import AcceptOptions, ConnectOptions, Purpose, Route, Transport
+from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Purpose, Route, Transport
 from hybridrelay.connectivity import FailureKind, RelayEndpoint, Step, discover, open_channel, open_control_stream
 from hybridrelay.connectivity.channel import _refusal
 from hybridrelay.connectivity.steps import StepFailed, connect, secure
@@ -42,8 +42,10 @@ def tcp(transports):
 
 def opener(network, transport_and_route, purpose=Purpose.DATA, ticket=TICKET):
     if purpose is Purpose.CONTROL:
-        return partial(open_control_stream, network.endpoint, *transport_and_route, dial=network.dial)
-    return partial(open_channel, network.endpoint, *transport_and_route, purpose, ticket=ticket, dial=network.dial)
+        return partial(open_control_stream, network.endpoint, *transport_and_route, dialer=Dialer(network.dial))
+    return partial(
+        open_channel, network.endpoint, *transport_and_route, purpose, ticket=ticket, dialer=Dialer(network.dial)
+    )
 
 
 # --- real sockets
@@ -131,7 +133,12 @@ async def test_the_relay_says_no(reason, transports, nursery):
     nursery.start_soon(relay)
     with pytest.raises((RendezvousError, RelayUnreachable)) as caught:
         await open_channel(
-            RelayEndpoint("relay.example.com"), transport, transport.routes[0], Purpose.DATA, ticket=TICKET, dial=dial
+            RelayEndpoint("relay.example.com"),
+            transport,
+            transport.routes[0],
+            Purpose.DATA,
+            ticket=TICKET,
+            dialer=Dialer(dial),
         )
     assert type(caught.value) is (RendezvousError if reason in RENDEZVOUS else RelayUnreachable)
     assert caught.value.reason is reason
@@ -174,7 +181,7 @@ async def test_the_transports_deadline_begins_when_tcp_is_connected(network, tra
         transport,
         transport.routes[0],
         Purpose.DATA,
-        dial=network.dial,
+        dialer=Dialer(network.dial),
         dial_seconds=4.5,
         transport_seconds=4.5,
     )
@@ -199,7 +206,7 @@ async def test_cancelled_nothing_stays_open(purpose, name, network, transports, 
 async def test_a_port_that_is_off_is_the_callers_mistake(network, tcp):
     endpoint = attrs.evolve(network.endpoint, ports={"data": None})
     with pytest.raises(ValueError, match="does not serve port data"):
-        await open_channel(endpoint, *tcp, Purpose.DATA, ticket=TICKET, dial=network.dial)
+        await open_channel(endpoint, *tcp, Purpose.DATA, ticket=TICKET, dialer=Dialer(network.dial))
 
 
 # --- endpoints
@@ -214,7 +221,7 @@ def test_endpoint_from_a_connection_string(certificates, tcp):
     assert endpoint.host == "2001:db8::1"
     assert endpoint.pins == (certificates.pin,)
     _, route = tcp
-    numbers = {port.name: endpoint.number_of(port) for port in route.ports.values()}
+    numbers = {port.name: endpoint.number_of(port) for port in route.ports}
     assert numbers == {"probe": None, "control": 5671, "data": 1234}
     assert endpoint.missing_ports(route) == ("probe",)
     assert RelayEndpoint("x").missing_ports(route) == ()
@@ -293,18 +300,18 @@ class Odd(Transport):
         self.routes = (route,)
         self._how = how
 
-    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
+    async def connect(self, address: Address, dialer: Dialer) -> Connection:
         while self._how == "dials again and again":
-            stream = await options.dial(options.host, options.port)
+            stream = await dialer.tcp(address.host, address.port)
             await trio.sleep(1)
             await trio.aclose_forcefully(stream)
         if self._how == "dials late":
             await trio.sleep(14)
-            await options.dial(options.host, options.port)
+            await dialer.tcp(address.host, address.port)
         await trio.sleep_forever()
         raise AssertionError
 
-    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> None:
+    async def listen(self, binding: Binding) -> Listener:
         raise NotImplementedError
 
 
@@ -316,7 +323,7 @@ async def test_the_callers_deadline_holds_whatever_the_transport_does(how, netwo
     with pytest.raises(StepFailed) as caught:
         await connect(
             network.endpoint, Odd(how, route), route, Purpose.DATA,
-            dial=network.dial, dial_seconds=5, transport_seconds=10,
+            dialer=Dialer(network.dial), dial_seconds=5, transport_seconds=10,
         )  # fmt: skip
     assert trio.current_time() - began == pytest.approx(15)
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, FailureKind.STALLED)

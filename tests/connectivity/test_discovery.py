@@ -9,7 +9,7 @@ import pytest
 
 from hybridrelay.abc import Port, Purpose, Route
 from hybridrelay.connectivity import AUTO, BrokenTransport, all_ports, candidates, discover
-from hybridrelay.connectivity.discovery import transports_by_port
+from hybridrelay.connectivity.discovery import purposes_by_port, transports_by_port
 from hybridrelay.errors import ConfigurationError
 
 
@@ -74,8 +74,8 @@ def test_what_does_not_load_is_told_and_left_out(breakage, problem, transports):
     assert broken == [BrokenTransport("aaa", "package_of_aaa:transport", problem)]
 
 
-PORT = Port("x", 1, frozenset(Purpose))
-GOOD = Route("x", 5, dict.fromkeys(Purpose, PORT))
+PORT = Port("x", 1)
+GOOD = Route("x", 5, PORT)
 
 
 @pytest.mark.parametrize(
@@ -88,27 +88,18 @@ GOOD = Route("x", 5, dict.fromkeys(Purpose, PORT))
         ("x", (), "no routes"),
         ("x", [GOOD], "no routes"),
         ("x", ("x",), "no routes"),
-        ("x", (Route("x", 5, {Purpose.DATA: PORT}),), "route x has no port for probe"),
+        ("x", (Route("x", 5, Port("https", 444)),), "port https belongs to the transport websocket"),
         (
             "x",
-            (Route("x", 5, dict.fromkeys(Purpose, Port("x", 1, frozenset({Purpose.PROBE})))),),
-            "route x has no port for control",
-        ),
-        (
-            "x",
-            (Route("x", 5, dict.fromkeys(Purpose, Port("https", 444, frozenset(Purpose)))),),
+            (Route("x", 5, Port("https", 443, outer_tls=True)),),
             "port https belongs to the transport websocket",
         ),
         (
             "x",
-            (Route("x", 5, dict.fromkeys(Purpose, Port("https", 443, frozenset(Purpose), outer_tls=True))),),
+            (Route("x", 5, PORT, {Purpose.DATA: Port("https", 443)}),),
             "port https belongs to the transport websocket",
         ),
-        (
-            "x",
-            (GOOD, Route("y", 6, dict.fromkeys(Purpose, Port("x", 2, frozenset(Purpose))))),
-            "it defines port x in two ways",
-        ),
+        ("x", (GOOD, Route("y", 6, Port("x", 2))), "it defines port x in two ways"),
     ],
 )
 def test_what_breaks_the_contract_is_told_and_left_out(name, routes, problem, transports):
@@ -119,6 +110,13 @@ def test_what_breaks_the_contract_is_told_and_left_out(name, routes, problem, tr
     discovered, (broken,) = found(*points, Point("zzz", other))
     assert discovered == transports
     assert problem in broken.problem
+
+
+def test_a_port_is_for_what_the_routes_use_it_for(transports):
+    purposes = purposes_by_port(transports)
+    assert purposes["probe"] == {Purpose.PROBE}
+    assert purposes["data"] == {Purpose.DATA}
+    assert purposes["https"] == set(Purpose)
 
 
 def test_a_port_serves_one_transport(transports):

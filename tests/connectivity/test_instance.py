@@ -26,7 +26,7 @@ def introduced(monkeypatch: pytest.MonkeyPatch) -> list[OwnInstance]:
     """As whom control channels were opened, instead of opening them."""
     seen: list[OwnInstance] = []
 
-    async def run(endpoint, candidate, introduction, *, dial, task_status):
+    async def run(endpoint, candidate, introduction, *, dialer, task_status):
         seen.append(introduction.instance)
         task_status.started(FakeChannel(introduction.generation))
 

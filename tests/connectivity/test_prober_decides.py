@@ -9,6 +9,7 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay.abc import Dialer
 from hybridrelay.connectivity import AUTO, NoRouteWorks, Prober, RelayEndpoint
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.protocol.reasons import Reason
@@ -19,7 +20,7 @@ NATIVE = (9350, 5671, 9352)
 
 def make_prober(network, transports, **kwargs):
     kwargs.setdefault("endpoint", network.endpoint)
-    return Prober(transports=transports, dial=network.dial, **kwargs)
+    return Prober(transports=transports, dialer=Dialer(network.dial), **kwargs)
 
 
 def rows(report):
@@ -317,7 +318,7 @@ async def test_what_a_peer_says_cannot_forge_a_report(transports, autojump_clock
     async def dial(host, port):
         raise OSError("line\r\nResult: all is well\x1b[2J")
 
-    report = await Prober(RelayEndpoint("relay.example.com"), transports=transports, dial=dial).survey()
+    report = await Prober(RelayEndpoint("relay.example.com"), transports=transports, dialer=Dialer(dial)).survey()
     assert [attempt.failure.kind for attempt in report.attempts] == ["other"] * 5
     assert "line  Result: all is well [2J" in report.as_table()
     assert report.as_table().count("\nResult:") == 1

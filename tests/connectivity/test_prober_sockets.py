@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 
-from hybridrelay.abc import AcceptOptions
+from hybridrelay.abc import Binding
 from hybridrelay.connectivity import (
     CheckTiming,
     NoRouteWorks,
@@ -25,6 +25,7 @@ from hybridrelay.connectivity import (
 from hybridrelay.errors import TransportError
 from hybridrelay.protocol.preamble import Purpose
 from hybridrelay.security import load_or_create_relay_certificate, outer_server_context
+from hybridrelay.streams.outer_tls import accept_outer_tls
 
 NATIVE = ("probe", "control", "data")
 PORTS = (*NATIVE, "https", "http")
@@ -40,18 +41,18 @@ async def relay(nursery, certificates, tmp_path, make_server):
     }
     numbers = {}
 
-    async def handle(port, stream):
-        options = AcceptOptions(port, outer if port.outer_tls else None)
+    async def handle(port, listener, stream):
         with contextlib.suppress(TransportError, trio.BrokenResourceError):
-            accepted = await serving[port.name].accept(stream, options)
+            dressed = await accept_outer_tls(stream, outer) if port.outer_tls else stream
+            accepted = await listener.incoming(dressed, "127.0.0.1").handshake()
             if accepted is not None:
-                async with accepted:
-                    await make_server("right")(accepted)
+                async with accepted.stream:
+                    await make_server("right")(accepted.stream)
 
     for port in all_ports(transports).values():
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, partial(handle, port), listeners)
-        numbers[port.name] = listeners[0].socket.getsockname()[1]
+        listener = await serving[port.name].listen(Binding("127.0.0.1", 0))
+        nursery.start_soon(trio.serve_listeners, partial(handle, port, listener), listener.sockets)
+        numbers[port.name] = listener.bound[0].port
     return RelayEndpoint("127.0.0.1", numbers, (certificates.pin,))
 
 

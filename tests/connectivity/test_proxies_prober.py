@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import trio
 
+from hybridrelay.abc import Dialer
 from hybridrelay.connectivity import NoRouteWorks, Prober, ProxyDial, ProxySettings
 
 from .proxies import ScriptedProxy, join, read_head
@@ -38,7 +39,7 @@ async def serve(stream, *, network, refused=(), dropped=()):
 def make_prober(nursery, network, transports):
     def make(url="http://proxy.corp:3128", **options):
         proxy = ScriptedProxy(nursery, partial(serve, network=network, **options))
-        return Prober(network.endpoint, transports=transports, dial=proxy.through(url))
+        return Prober(network.endpoint, transports=transports, dialer=Dialer(proxy.through(url)))
 
     return make
 
@@ -90,7 +91,7 @@ async def test_no_proxy_there(network, transports, autojump_clock):
 
     through = ProxyDial(ProxySettings.explicit("socks5://proxy.corp"), dial=dial)
     with pytest.raises(NoRouteWorks) as caught:
-        await Prober(network.endpoint, transports=transports, dial=through).choose()
+        await Prober(network.endpoint, transports=transports, dialer=Dialer(through)).choose()
     assert str(caught.value) == (
         "the relay relay.example.com cannot be reached at the default ports 9350, 443, 80: "
         "the proxy socks5://proxy.corp:1080 cannot be reached: connection refused"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.connectivity import Proxy, ProxyDial, ProxySettings, dial_directly, resolve_dial
+from hybridrelay.connectivity import DIRECTLY, Proxy, ProxyDial, ProxySettings, resolve_dialer
 from hybridrelay.connectivity.proxies.no_proxy import NoProxy
 from hybridrelay.connectivity.proxies.settings import has_password
 from hybridrelay.errors import ConfigurationError
@@ -232,18 +232,18 @@ def test_a_password_in_a_url_is_seen(url: str, *, expected: bool) -> None:
     assert has_password(url) is expected
 
 
-def test_no_dial_means_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_dialer_means_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert resolve_dial(None) is dial_directly
+    assert resolve_dialer(None) is DIRECTLY
     monkeypatch.setenv("ALL_PROXY", "socks5://proxy")
-    dial = resolve_dial(None)
+    dial = resolve_dialer(None).tcp
     assert isinstance(dial, ProxyDial)
     assert repr(dial) == "<ProxyDial socks5://proxy:1080>"
-    assert resolve_dial(dial_directly) is dial_directly, "an explicit one still wins"
+    assert resolve_dialer(DIRECTLY) is DIRECTLY, "an explicit one still wins"
     monkeypatch.setenv("ALL_PROXY", "hunter2://proxy")
     with pytest.raises(ConfigurationError, match="ALL_PROXY"):
-        resolve_dial(None)
+        resolve_dialer(None)
 
 
 @pytest.mark.parametrize("password", ["x" * 256, "a\nb", "\udcff"])

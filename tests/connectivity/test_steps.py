@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.abc import AcceptOptions, ConnectOptions, Port, Purpose, Route, Transport
+from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Port, Purpose, Route, Transport
 from hybridrelay.connectivity import Failure, FailureKind, ProxyError, RelayEndpoint, Step, open_channel
 from hybridrelay.connectivity.steps import StepFailed, connect, echo, greet, resolve_relay
 from hybridrelay.errors import RelayUnreachable, TLSHandshakeError, TransportError
@@ -19,8 +19,8 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.streams import receive_exactly
 
 K = FailureKind
-PORT = Port("data", 9352, frozenset(Purpose))
-ROUTE = Route("fake", 0, dict.fromkeys(Purpose, PORT))
+PORT = Port("data", 9352)
+ROUTE = Route("fake", 0, PORT)
 ENDPOINT = RelayEndpoint("relay.example.com")
 
 
@@ -33,17 +33,17 @@ class FakeTransport(Transport):
     def __init__(self, then: Callable[[], Awaitable[None]] | None = None) -> None:
         self._then = then
 
-    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
-        stream = await options.dial(options.host, options.port)
+    async def connect(self, address: Address, dialer: Dialer) -> Connection:
+        stream = await dialer.tcp(address.host, address.port)
         try:
             if self._then is not None:
                 await self._then()
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
-        return stream
+        return Connection.over(stream, address.host)
 
-    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
+    async def listen(self, binding: Binding) -> Listener:
         raise NotImplementedError
 
 
@@ -81,7 +81,7 @@ async def test_a_dial_that_fails(error: OSError, kind: FailureKind) -> None:
         raise error
 
     with pytest.raises(StepFailed) as caught:
-        await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dial=dial)
+        await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dialer=Dialer(dial))
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, kind)
 
 
@@ -91,7 +91,7 @@ async def test_a_dial_that_takes_too_long(autojump_clock: trio.testing.MockClock
         raise AssertionError
 
     with pytest.raises(StepFailed) as caught:
-        await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dial=dial, dial_seconds=2.0)
+        await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dialer=Dialer(dial), dial_seconds=2.0)
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, K.DROPPED)
     assert trio.current_time() == 2.0
 
@@ -111,7 +111,7 @@ async def test_a_dial_that_takes_too_long(autojump_clock: trio.testing.MockClock
 )
 async def test_a_transports_handshake_that_fails(error: Exception, kind: FailureKind) -> None:
     with pytest.raises(StepFailed) as caught:
-        await connect(ENDPOINT, FakeTransport(raising(error)), ROUTE, Purpose.DATA, dial=connected)
+        await connect(ENDPOINT, FakeTransport(raising(error)), ROUTE, Purpose.DATA, dialer=Dialer(connected))
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, kind)
     assert caught.value.__cause__ is error
 
@@ -119,7 +119,7 @@ async def test_a_transports_handshake_that_fails(error: Exception, kind: Failure
 async def test_a_transports_handshake_that_takes_too_long(autojump_clock: trio.testing.MockClock) -> None:
     transport = FakeTransport(trio.sleep_forever)
     with pytest.raises(StepFailed) as caught:
-        await connect(ENDPOINT, transport, ROUTE, Purpose.DATA, dial=connected, transport_seconds=3.0)
+        await connect(ENDPOINT, transport, ROUTE, Purpose.DATA, dialer=Dialer(connected), transport_seconds=3.0)
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, K.STALLED)
     assert trio.current_time() == 3.0
 
@@ -128,14 +128,16 @@ async def test_only_the_inner_tls_says_who_the_relay_is() -> None:
     """A transport whose own TLS does not trust the other end does not accuse the relay."""
     transport = FakeTransport(raising(TLSHandshakeError("x", untrusted="expired")))
     with pytest.raises(RelayUnreachable) as caught:
-        await open_channel(ENDPOINT, transport, ROUTE, Purpose.DATA, ticket=bytes(32), dial=connected)
+        await open_channel(ENDPOINT, transport, ROUTE, Purpose.DATA, ticket=bytes(32), dialer=Dialer(connected))
     assert caught.value.failure is not None
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, K.WRONG_IDENTITY)
 
 
 async def test_a_bug_of_a_transport_stays_one() -> None:
     with pytest.raises(ZeroDivisionError):
-        await connect(ENDPOINT, FakeTransport(raising(ZeroDivisionError())), ROUTE, Purpose.DATA, dial=connected)
+        await connect(
+            ENDPOINT, FakeTransport(raising(ZeroDivisionError())), ROUTE, Purpose.DATA, dialer=Dialer(connected)
+        )
 
 
 @pytest.mark.parametrize(

@@ -554,7 +554,7 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
         raise RendezvousError("unknown", reason=Reason.TICKET_UNKNOWN)
 
     class Link:
-        endpoint = dial = None
+        endpoint = dialer = None
 
         async def choose(self) -> Candidate:
             return WSS

@@ -239,7 +239,7 @@ async def ended(stream: trio.abc.ReceiveStream) -> None:
 
 
 class FakeLink:
-    host, endpoint, dial = "relay.example", None, None
+    host, endpoint, dialer = "relay.example", None, None
 
     async def choose(self) -> Candidate:
         return WSS

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from hybridrelay.abc import AcceptOptions, ConnectOptions, Transport
+from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Transport
 from hybridrelay.client import open_client
 from hybridrelay.connectivity import discover
 from hybridrelay.connector import run_connector
-from hybridrelay.relay import Binding, RelayConfig, SQLiteStore, run_relay
+from hybridrelay.relay import RelayConfig, SQLiteStore, run_relay
 from hybridrelay.security import ConnectionString, Endpoint, HostPort, Right, Role, Rule, create_authority
+from hybridrelay.streams.listening import StreamListener
 
 from ..deployments import PORT_NAMES
 from .targets import receive_all, serve
@@ -71,12 +72,18 @@ class ObservedTransport(Transport):
         self._transport = transport
         self._tape = tape
 
-    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
+    async def connect(self, address: Address, dialer: Dialer) -> Connection:
         raise AssertionError("the relay dials nobody")
 
-    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
-        accepted = await self._transport.accept(stream, options)
-        return None if accepted is None else ObservedStream(accepted, self._tape)
+    async def listen(self, binding: Binding) -> Listener:
+        listener = await self._transport.listen(binding)
+        assert isinstance(listener, StreamListener)
+
+        async def handshake(stream: trio.abc.Stream) -> trio.abc.HalfCloseableStream | None:
+            accepted = await listener.incoming(stream, "").handshake()
+            return None if accepted is None else ObservedStream(accepted.stream, self._tape)
+
+        return StreamListener(listener.acceptors, handshake)
 
 
 def traces(secret: bytes) -> Iterator[bytes]:

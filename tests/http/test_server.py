@@ -17,7 +17,7 @@ import trio.testing
 from hybridrelay.errors import TLSHandshakeError
 from hybridrelay.http import Limits, Service, Stop, Upgraded, serve
 from hybridrelay.streams import TLSStream
-from hybridrelay.testing._pairs import _outer_context
+from hybridrelay.testing._pairs import outer_context
 
 from .serving import Client, Observed, make_service, receive_until_end
 
@@ -261,7 +261,7 @@ async def test_unix_sockets(tmp_path: Path) -> None:
 
 
 async def outer_tls(stream: trio.SocketStream) -> tuple[trio.abc.Stream, object]:
-    tls = TLSStream(stream, _outer_context(), server_side=True)
+    tls = TLSStream(stream, outer_context(), server_side=True)
     await tls.do_handshake()
     return tls, tls.version()
 

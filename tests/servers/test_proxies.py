@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from hybridrelay.abc import Dialer
 from hybridrelay.connectivity import FailureKind, NoRouteWorks, Prober, ProxyDial, RelayEndpoint, Report
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.security import Role
@@ -31,7 +32,7 @@ async def start(deployment: Deployment, dial: ProxyDial, mode: str = "auto") -> 
     """Publish a target; its connector dials through the proxy, too."""
     published = deployment.publish()
     target = await serve_target(deployment.nursery, digest)
-    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), dial=dial, mode=mode)
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), dialer=Dialer(dial), mode=mode)
     return published
 
 
@@ -39,7 +40,7 @@ async def exchange(deployment: Deployment, published: Published, dial: ProxyDial
     """One session: bytes there and back, half-close included. What the prober found."""
     data = os.urandom(1 << 20)
     string = deployment.string(published, Role.APPLICATION)
-    async with deployment.client(string, dial=dial, mode=mode) as client:
+    async with deployment.client(string, dialer=Dialer(dial), mode=mode) as client:
         stream = await client.open_stream()
         async with trio.open_nursery() as sending:
 
@@ -57,7 +58,7 @@ async def exchange(deployment: Deployment, published: Published, dial: ProxyDial
 
 async def survey(deployment: Deployment, published: Published, dial: ProxyDial, mode: str = "auto") -> Report:
     endpoint = RelayEndpoint.all_from(deployment.string(published, Role.APPLICATION))[0]
-    return await Prober(endpoint, dial=dial, mode=mode).survey()
+    return await Prober(endpoint, dialer=Dialer(dial), mode=mode).survey()
 
 
 def kinds(report: Report) -> dict[str, FailureKind | None]:
@@ -170,8 +171,8 @@ async def test_a_session_through_a_proxy_that_opens_tls(tmp_path: Path) -> None:
         target = await serve_target(deployment.nursery, digest)
         connector = deployment.string(published, Role.CONNECTOR, target)
         application = deployment.string(published, Role.APPLICATION)
-        await deployment.connector(connector, dial=proxy.dial(), mode="websocket")
-        async with deployment.client(application, dial=proxy.dial(), mode="websocket") as client:
+        await deployment.connector(connector, dialer=Dialer(proxy.dial()), mode="websocket")
+        async with deployment.client(application, dialer=Dialer(proxy.dial()), mode="websocket") as client:
             stream = await client.open_stream()
             await stream.send_all(marker)
             await stream.send_eof()

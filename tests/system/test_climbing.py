@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import trio
 
+from hybridrelay.abc import Dialer
 from hybridrelay.connectivity.dialing import dial_directly
 from hybridrelay.relay.core.listeners import Listener, ListenerTable
 from hybridrelay.security import Role
@@ -44,7 +45,7 @@ async def test_a_connector_is_registered_while_it_climbs(
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     await deployment.connector(
-        deployment.string(published, Role.CONNECTOR, target), dial=dial, climb_seconds=CLIMB_SECONDS
+        deployment.string(published, Role.CONNECTOR, target), dialer=Dialer(dial), climb_seconds=CLIMB_SECONDS
     )
     for name in ("register", "remove"):
         monkeypatch.setattr(ListenerTable, name, watched(getattr(ListenerTable, name)))

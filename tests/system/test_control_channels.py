@@ -11,6 +11,7 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay.abc import Dialer
 from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.dialing import dial_directly
@@ -140,7 +141,7 @@ async def test_a_lost_data_channel_makes_a_connector_ask_whether_the_relay_is_th
 
     published = deployment.publish()
     target = await serve_target(nursery, echo)
-    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), mode="tcp", dial=dial)
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), mode="tcp", dialer=Dialer(dial))
     async with deployment.client(deployment.string(published, Role.APPLICATION), mode="tcp") as client:
         stream = await client.open_stream()
         await stream.send_all(b"before")

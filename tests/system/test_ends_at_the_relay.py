@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 
+from hybridrelay.abc import Dialer
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import run_connector
 from hybridrelay.mux import MuxStream
@@ -127,7 +128,7 @@ async def test_a_cut(
         return sockets[-1]
 
     string = _string(deployment, published, Role.APPLICATION, to_client)
-    async with deployment.client(string, mode=ROUTES[to_client][0], dial=dial) as client:
+    async with deployment.client(string, mode=ROUTES[to_client][0], dialer=Dialer(dial)) as client:
         stream = await client.open_stream()
         await stream.send_all(SOME_DATA)
         for one in sockets:

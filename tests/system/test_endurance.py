@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.abc import Dialer
 from hybridrelay.client import run_forward
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import InstanceFile, run_connector
@@ -108,7 +109,7 @@ async def test_callers_share_one_failed_attempt(deployment: Deployment, nursery:
         raise ConnectionRefusedError
 
     failures: list[RelayUnreachable] = []
-    async with deployment.client(string, dial=dial) as client:
+    async with deployment.client(string, dialer=Dialer(dial)) as client:
 
         async def open_stream() -> None:
             with pytest.raises(RelayUnreachable) as caught:
@@ -199,7 +200,7 @@ async def test_a_connector_that_comes_back_says_that_its_former_self_is_dead(
 
     first = InstanceFile(tmp_path / "instance")
     assert first.dead == ()
-    await deployment.connector(string, dial=dial, instance_file=first)
+    await deployment.connector(string, dialer=Dialer(dial), instance_file=first)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
         stream = await client.open_stream()
         # Killed, as far as anybody else can see: everything is cut, and nothing comes back.

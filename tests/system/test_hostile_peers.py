@@ -99,7 +99,12 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
     candidate = await link.choose()
     with trio.fail_after(10), pytest.raises(RendezvousError) as caught:
         await open_channel(
-            link.endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=joined.ticket, dial=link.dial
+            link.endpoint,
+            candidate.transport,
+            candidate.route,
+            Purpose.DATA,
+            ticket=joined.ticket,
+            dialer=link.dialer,
         )
     assert caught.value.reason in {Reason.TICKET_UNKNOWN, Reason.LISTENER_CANNOT_DIAL}
     nursery.cancel_scope.cancel()

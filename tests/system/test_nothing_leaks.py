@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import trio
 
+from hybridrelay.abc import Dialer
 from hybridrelay.client import Client
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import serving as serving_module
@@ -124,9 +125,9 @@ async def test_sessions_that_resume(deployment: Deployment, nursery: trio.Nurser
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     listening = deployment.string(published, Role.CONNECTOR, target)
-    await deployment.connector(listening, mode=mode, dial=dials[Role.CONNECTOR])
+    await deployment.connector(listening, mode=mode, dialer=Dialer(dials[Role.CONNECTOR]))
     string = deployment.string(published, Role.APPLICATION)
-    async with deployment.client(string, mode=mode, dial=dials[Role.APPLICATION]) as client:
+    async with deployment.client(string, mode=mode, dialer=Dialer(dials[Role.APPLICATION])) as client:
 
         async def cycle() -> None:
             streams = [await client.open_stream() for _ in range(STREAMS)]
@@ -234,7 +235,7 @@ async def test_connections_that_are_cancelled_on_their_way(
             return stream
 
         with trio.CancelScope() as scope:
-            async with deployment.client(string, mode=mode, dial=dial) as client:
+            async with deployment.client(string, mode=mode, dialer=Dialer(dial)) as client:
                 await client.connect()
         return scope.cancelled_caught
 

@@ -13,6 +13,7 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay.abc import Dialer
 from hybridrelay.client import Client
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import published as published_module
@@ -160,8 +161,8 @@ async def test_the_first_relay_is_not_there(pair: Pair, nursery: trio.Nursery, h
     if how == "down":
         pair.relays[0].scope.cancel()
     with trio.fail_after(SOON):
-        await pair.connector(pair.string(published, Role.CONNECTOR), dial=dial)
-        async with pair.client(pair.string(published, Role.APPLICATION), dial=dial) as client:
+        await pair.connector(pair.string(published, Role.CONNECTOR), dialer=Dialer(dial))
+        async with pair.client(pair.string(published, Role.APPLICATION), dialer=Dialer(dial)) as client:
             await says(await client.open_stream())
             assert client.relay == HOSTS[1]
     nursery.cancel_scope.cancel()

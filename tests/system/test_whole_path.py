@@ -13,6 +13,7 @@ import attrs
 import pytest
 import trio
 
+from hybridrelay.abc import Dialer
 from hybridrelay.client import run_forward
 from hybridrelay.connectivity import Prober, RelayEndpoint, dial_directly
 from hybridrelay.connector import Connector, PolicyFile, run_connector
@@ -322,7 +323,7 @@ async def test_a_connector_that_does_not_come_back_is_a_reset_in_the_end(
         return sockets[-1]
 
     sockets: list[trio.SocketStream] = []
-    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), dial=dial)
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), dialer=Dialer(dial))
     string = deployment.string(published, Role.APPLICATION)
     async with deployment.client(string, resume_deadline=0.5) as client:
         stream = await client.open_stream()

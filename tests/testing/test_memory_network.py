@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 import hybridrelay_websocket
-from hybridrelay.abc import AcceptOptions, ConnectOptions, Purpose
+from hybridrelay.abc import Address, Binding, Dialer
 from hybridrelay.testing import MemoryNetwork
 
 
@@ -75,18 +75,20 @@ async def test_close_wakes_accept():
 
 async def test_carries_a_transport():
     transport = hybridrelay_websocket.transport
-    port = transport.routes[1].ports[Purpose.DATA]
     network = MemoryNetwork()
+    binding = Binding("relay", 80, acceptors=(network.listen("relay", 80),))
 
-    async def echo(connection):
-        stream = await transport.accept(connection, AcceptOptions(port))
-        async with stream:
+    async def echo(listener):
+        connection = await (await listener.accept()).handshake()
+        async with connection.stream as stream:
             await stream.send_all(await stream.receive_some())
 
-    async with network.listen("relay", 80) as listener, trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, echo, [listener])
-        async with await transport.connect(ConnectOptions("relay", 80, False, network.dial)) as stream:
+    async with await transport.listen(binding) as listener, trio.open_nursery() as nursery:
+        nursery.start_soon(echo, listener)
+        connection = await transport.connect(Address("relay", 80), Dialer(network.dial))
+        async with connection.stream as stream:
             await stream.send_all(b"x")
             assert await stream.receive_some() == b"x"
             assert await stream.receive_some() == b""
-        nursery.cancel_scope.cancel()
+    with pytest.raises(ConnectionRefusedError):
+        await network.dial("relay", 80)

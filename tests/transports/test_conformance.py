@@ -8,8 +8,9 @@ import pytest
 import trio
 
 import hybridrelay_tcp
-from hybridrelay.abc import ConnectOptions, Transport
+from hybridrelay.abc import Address, Dialer, Transport
 from hybridrelay.errors import TransportError
+from hybridrelay.streams.listening import StreamListener
 from hybridrelay.testing import MemoryTransport, check_transport, open_pair, transport_checks
 
 
@@ -41,17 +42,20 @@ def test_route_names_and_ranks_are_unique():
 
 async def test_check_transport_names_the_check_that_failed():
     class Silent(MemoryTransport):
-        async def accept(self, stream, options):
-            await stream.aclose()
+        async def listen(self, binding):
+            return await StreamListener.open(binding, close)
+
+    async def close(stream):
+        await stream.aclose()
 
     with pytest.raises(AssertionError) as caught:
         await check_transport(Silent())
     assert caught.value.__notes__ == ["in the check memory-routes of the transport memory"]
 
 
-async def test_native_tcp_has_no_outer_tls():
+async def test_native_tcp_does_not_run_inside_outer_tls():
     with pytest.raises(TransportError):
-        await hybridrelay_tcp.transport.connect(ConnectOptions("127.0.0.1", 1, True, trio.open_tcp_stream))
+        await hybridrelay_tcp.transport.connect(Address("127.0.0.1", 1, True), Dialer(trio.open_tcp_stream))
 
 
 async def test_open_pair_closes_both():

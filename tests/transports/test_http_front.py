@@ -9,15 +9,15 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.abc import AcceptOptions
+from hybridrelay.abc import Binding
 from hybridrelay.errors import TransportError
 from hybridrelay.streams import TLSStream, sockets
+from hybridrelay.streams.outer_tls import accept_outer_tls
 from hybridrelay.testing import tcp_pair
-from hybridrelay.testing._pairs import accept_options
+from hybridrelay.testing._pairs import outer_context
 from hybridrelay_websocket import PATH, SUBPROTOCOL, front, transport
 from hybridrelay_websocket.frames import encode_data
 from hybridrelay_websocket.handshake import MAX_HEAD
-from hybridrelay_websocket.transport import HTTP, HTTPS
 
 UPGRADE = {
     "Host": "relay.example.com",
@@ -27,6 +27,13 @@ UPGRADE = {
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
     "Sec-WebSocket-Protocol": f"other, {SUBPROTOCOL}",
 }
+
+
+async def handshake(stream):
+    """The server's side of the transport's handshake; its stream, or None."""
+    async with await transport.listen(Binding("127.0.0.1", 0)) as listener:
+        connection = await listener.incoming(stream, "127.0.0.1").handshake()
+    return None if connection is None else connection.stream
 
 
 def request(method="GET", target=PATH, version="1.1", **changes):
@@ -45,7 +52,7 @@ async def accept(sent: bytes, *, refused=False):
         async def serve():
             nonlocal ended
             try:
-                ended = await transport.accept(server, AcceptOptions(HTTP))
+                ended = await handshake(server)
             except TransportError as exc:
                 ended = exc
             assert server.socket.fileno() == -1
@@ -162,7 +169,7 @@ async def test_a_client_that_is_gone() -> None:
             await client.send_all(sent)
             await sockets.abort_stream(client)
             with contextlib.suppress(TransportError):  # or None: the answer may have left
-                assert await transport.accept(server, AcceptOptions(HTTP)) is None
+                assert await handshake(server) is None
             assert server.socket.fileno() == -1
 
 
@@ -183,7 +190,7 @@ async def test_upgrade(name):
         # Frames right behind the head, as an eager client sends them.
         frames = b"".join(b"".join(encode_data(payload, masked=True)) for payload in (b"early", b""))
         nursery.start_soon(client.send_all, request(**GOOD[name]) + frames)
-        stream = await transport.accept(server, AcceptOptions(HTTP))
+        stream = await handshake(server)
         assert await stream.receive_some() == b"early"
         assert await stream.receive_some() == b""
         head = b""
@@ -200,18 +207,14 @@ async def test_upgrade(name):
         await trio.aclose_forcefully(stream)
 
 
-async def test_a_port_with_outer_tls_needs_a_certificate():
-    client, server = await tcp_pair()
-    async with client:
-        with pytest.raises(ValueError, match="certificate"):
-            await transport.accept(server, AcceptOptions(HTTPS))
-        assert server.socket.fileno() == -1
-
-
 async def test_health_inside_outer_tls():
     client, server = await tcp_pair()
     async with client, server, trio.open_nursery() as nursery:
-        nursery.start_soon(transport.accept, server, accept_options(HTTPS))
+
+        async def serve() -> None:
+            assert await handshake(await accept_outer_tls(server, outer_context())) is None
+
+        nursery.start_soon(serve)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

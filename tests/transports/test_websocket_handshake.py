@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.abc import ConnectOptions
+from hybridrelay.abc import Address, Dialer
 from hybridrelay.errors import TransportError
 from hybridrelay.streams import sockets
 from hybridrelay.testing import tcp_pair
@@ -57,7 +57,7 @@ async def connect(respond, *, host="127.0.0.1", port=1, then_close=False):
     async with far, trio.open_nursery() as nursery:
         nursery.start_soon(serve)
         try:
-            result = await transport.connect(ConnectOptions(host, port, False, dial))
+            result = (await transport.connect(Address(host, port), Dialer(dial))).stream
         except TransportError as exc:
             assert near.socket.fileno() == -1
             result = exc
@@ -163,7 +163,7 @@ async def test_lost_connection():
         return near
 
     with pytest.raises(TransportError, match="closed"):
-        await transport.connect(ConnectOptions("h", 80, False, dial))
+        await transport.connect(Address("h", 80), Dialer(dial))
     with pytest.raises(trio.ClosedResourceError):
         await near.send_all(b"x")
 
@@ -182,7 +182,7 @@ async def test_reset_connection():
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reset)
         with pytest.raises(TransportError, match="closed"):
-            await transport.connect(ConnectOptions("h", 80, False, dial))
+            await transport.connect(Address("h", 80), Dialer(dial))
     assert near.socket.fileno() == -1
 
 
@@ -206,33 +206,7 @@ async def test_a_failed_dial_is_not_translated():
         raise ConnectionRefusedError("nobody")
 
     with pytest.raises(ConnectionRefusedError):
-        await transport.connect(ConnectOptions("h", 80, False, dial))
-
-
-async def test_outer_tls_to_something_else():
-    near, far = await tcp_pair()
-
-    async def dial(host, port):
-        return near
-
-    async with far:
-        await far.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        with pytest.raises(TransportError, match="outer TLS"):
-            await transport.connect(ConnectOptions("h", 443, True, dial))
-    assert near.socket.fileno() == -1
-
-
-@pytest.mark.parametrize("host", ["", ".example.com", "x" * 300])
-async def test_names_that_tls_can_not_carry(host):
-    near, far = await tcp_pair()
-
-    async def dial(host, port):
-        return near
-
-    async with far:
-        with pytest.raises(TransportError, match="outer TLS"):
-            await transport.connect(ConnectOptions(host, 443, True, dial))
-    assert near.socket.fileno() == -1
+        await transport.connect(Address("h", 80), Dialer(dial))
 
 
 @pytest.mark.parametrize(

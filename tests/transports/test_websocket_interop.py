@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import random
 
@@ -13,23 +12,26 @@ import trio_websocket
 import websockets.exceptions
 import websockets.sync.client
 
-from hybridrelay.abc import AcceptOptions, Purpose
+from hybridrelay.abc import Binding, Purpose
 from hybridrelay_websocket import PATH, SUBPROTOCOL, transport
-from hybridrelay_websocket.transport import HTTP
 
 
 @contextlib.asynccontextmanager
 async def serving(handler):
     """A WebSocket server on loopback; yields its port. The handler gets our stream."""
 
-    async def accept(connection):
-        stream = await transport.accept(connection, AcceptOptions(HTTP))
-        async with stream:
-            await handler(stream)
+    async def accept(listener):
+        while True:
+            nursery.start_soon(serve, await listener.accept())
 
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(functools.partial(trio.serve_tcp, accept, 0, host="127.0.0.1"))
-        yield listeners[0].socket.getsockname()[1]
+    async def serve(incoming):
+        connection = await incoming.handshake()
+        async with connection.stream:
+            await handler(connection.stream)
+
+    async with await transport.listen(Binding("127.0.0.1", 0)) as listener, trio.open_nursery() as nursery:
+        nursery.start_soon(accept, listener)
+        yield listener.bound[0].port
         nursery.cancel_scope.cancel()
 
 
@@ -122,4 +124,4 @@ async def test_a_foreign_close_is_a_break():
 
 
 def test_all_purposes_share_a_port():
-    assert all(port.purposes == frozenset(Purpose) for route in transport.routes for port in route.ports.values())
+    assert all(route.port_for(purpose) == route.port for route in transport.routes for purpose in Purpose)

@@ -1,42 +1,40 @@
 """Native TCP: the relay's own ports, nothing added to the bytes.
 
-`accept` returns the accepted socket's stream itself, so that the relay can join two of them in the kernel.
+Both ends return the socket's own stream, so that the relay can join two of them in the kernel.
 """
 
 from __future__ import annotations
 
-import trio
-
-from hybridrelay.abc import AcceptOptions, ConnectOptions, Port, Purpose, Route, Transport
+from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Port, Purpose, Route, Transport
 from hybridrelay.errors import TransportError
+from hybridrelay.streams.listening import StreamListener
 from hybridrelay.streams.sockets import tune_stream
 
 __all__ = ["TCPTransport", "transport"]
 
 # The numbers of the classic Hybrid Connections service, which networks that allowed it have already opened.
-PROBE = Port("probe", 9350, frozenset({Purpose.PROBE}))
-CONTROL = Port("control", 5671, frozenset({Purpose.CONTROL}))
-DATA = Port("data", 9352, frozenset({Purpose.DATA}))
+PROBE = Port("probe", 9350)
+CONTROL = Port("control", 5671)
+DATA = Port("data", 9352)
 
 
 class TCPTransport(Transport):
     """A port for each purpose, and the TCP connection as it is."""
 
     name = "tcp"
-    adds_nothing = True
-    routes = (Route("tcp", 10, {Purpose.PROBE: PROBE, Purpose.CONTROL: CONTROL, Purpose.DATA: DATA}),)
+    routes = (Route("tcp", 10, DATA, {Purpose.PROBE: PROBE, Purpose.CONTROL: CONTROL}),)
 
-    async def connect(self, options: ConnectOptions) -> trio.abc.HalfCloseableStream:
+    async def connect(self, address: Address, dialer: Dialer) -> Connection:
         """Dial; there is no handshake. See `Transport.connect`."""
-        if options.outer_tls:
-            raise TransportError("native TCP has no outer TLS")
-        stream = await options.dial(options.host, options.port)
+        if address.outer_tls:
+            raise TransportError("native TCP does not run inside outer TLS")
+        stream = await dialer.tcp(address.host, address.port)
         tune_stream(stream)
-        return stream
+        return Connection.over(stream, address.host)
 
-    async def accept(self, stream: trio.SocketStream, options: AcceptOptions) -> trio.abc.HalfCloseableStream | None:
-        """Return ``stream`` itself. See `Transport.accept`."""
-        return stream
+    async def listen(self, binding: Binding) -> Listener:
+        """See `Transport.listen`."""
+        return await StreamListener.open(binding, handshake=None)
 
 
 #: What the entry point names.

@@ -15,7 +15,7 @@ from ...security import ConnectionString, Role
 from .. import exits
 from ..config_file import use_config_file
 from ..connection_strings import load_all, reload_each
-from ..proxies import make_dial
+from ..proxies import make_dialer
 from ..reloading import log_not_reloaded
 from ..running import GracefulStop, run_until_stopped
 
@@ -35,7 +35,7 @@ def _instance_file(named: Path | None, strings: Sequence[ConnectionString]) -> I
 def run(args: argparse.Namespace) -> int:
     """Publish until a signal stops it."""
     use_config_file(args)
-    dial = make_dial(args)
+    dialer = make_dialer(args)
     strings = load_all(args.files, Role.CONNECTOR)
     policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)
     instance_file = _instance_file(args.instance_file, strings)
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     connector = Connector(
         strings,
         mode=args.mode,
-        dial=dial,
+        dialer=dialer,
         policy_file=policy_file,
         resume_deadline=args.resume_deadline,
         instance_file=instance_file,

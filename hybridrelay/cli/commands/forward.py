@@ -10,7 +10,7 @@ from functools import partial
 import trio
 
 from ..._nursery import FlatNursery
-from ...abc import Dial
+from ...abc import Dialer
 from ...client import Client, open_client, run_forward
 from ...connectivity import format_address
 from ...errors import AuthorizationError, ConfigurationError
@@ -19,7 +19,7 @@ from ...security.names import ip_address, normal_host
 from .. import exits
 from ..config_file import use_config_file
 from ..connection_strings import load_all, reload_each
-from ..proxies import make_dial
+from ..proxies import make_dialer
 from ..running import GracefulStop, run_until_stopped
 
 logger = logging.getLogger("hybridrelay.cli")
@@ -33,7 +33,7 @@ Started = trio.TaskStatus[list[tuple[str, int]]]
 def run(args: argparse.Namespace) -> int:
     """Forward until a signal stops it."""
     use_config_file(args)
-    dial = make_dial(args)
+    dialer = make_dialer(args)
     strings = load_all(args.files, Role.APPLICATION)
     listen: Sequence[tuple[str, int]] = args.listen or [_ANYWHERE] * len(strings)
     if len(listen) != len(strings):
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     async def forward(number: int, address: tuple[str, int], *, task_status: Started) -> None:
         nonlocal left
         try:
-            await _forward(strings[number], address, args, dial, stop, clients, number, task_status=task_status)
+            await _forward(strings[number], address, args, dialer, stop, clients, number, task_status=task_status)
         except AuthorizationError as exc:
             # The others go on; at the start, and with the last one, it ends us.
             left -= 1
@@ -99,7 +99,7 @@ async def _forward(
     string: ConnectionString,
     address: tuple[str, int],
     args: argparse.Namespace,
-    dial: Dial | None,
+    dialer: Dialer | None,
     stop: GracefulStop,
     clients: dict[int, Client],
     number: int,
@@ -112,7 +112,7 @@ async def _forward(
         "climb_seconds": args.climb_seconds,
         "open_patience": args.open_patience,
     }
-    async with open_client(string, mode=args.mode, dial=dial, **options) as client:
+    async with open_client(string, mode=args.mode, dialer=dialer, **options) as client:
         clients[number] = client
         try:
             await run_forward(client, [address], stop=stop.event, grace=stop.grace, task_status=task_status)

@@ -12,19 +12,19 @@ import trio
 from ...connectivity import Prober, RelayEndpoint, Report
 from .. import async_output, exits, output
 from ..connection_strings import load_all
-from ..proxies import make_dial
+from ..proxies import make_dialer
 from ..running import run_until_stopped
 
 
 def run(args: argparse.Namespace) -> int:
     """Probe, and print the report."""
-    dial = make_dial(args)
+    dialer = make_dialer(args)
     (string,) = load_all([] if args.file is None else [args.file])
     last: list[Report] = []
 
     async def main() -> None:
         nonlocal last
-        probers = [Prober(endpoint, mode=args.mode, dial=dial) for endpoint in RelayEndpoint.all_from(string)]
+        probers = [Prober(endpoint, mode=args.mode, dialer=dialer) for endpoint in RelayEndpoint.all_from(string)]
         while True:
             last = await _survey(probers)
             await async_output.say(_present(last, as_json=args.json, watching=args.watch is not None))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .dial import ProxyDial, resolve_dial
+from .dial import ProxyDial, resolve_dialer
 from .http import ProxyAnswer, ProxyAuthenticator
 from .settings import Proxy, ProxySettings
 
-__all__ = ["Proxy", "ProxyAnswer", "ProxyAuthenticator", "ProxyDial", "ProxySettings", "resolve_dial"]
+__all__ = ["Proxy", "ProxyAnswer", "ProxyAuthenticator", "ProxyDial", "ProxySettings", "resolve_dialer"]

@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from ...abc import Dial
+from ...abc import Dial, Dialer
 from ...errors import TLSHandshakeError
 from ...failure import FailureKind
 from ...security.names import check_host
 from ...streams import TLSStream
 from ..addresses import AddressBook, first_answer, resolve
-from ..dialing import ProxyError, dial_directly, dial_failure
+from ..dialing import DIRECTLY, ProxyError, dial_directly, dial_failure
 from .failures import proxy_error
 from .http import ProxyAuthenticator, basic_authentication, open_http_tunnel
 from .settings import Proxy, ProxySettings
@@ -63,7 +63,7 @@ class ProxyDial:
     def __repr__(self) -> str:
         return f"<ProxyDial {self.settings.proxy or 'directly'}>"
 
-    async def __call__(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
+    async def __call__(self, host: str, port: int) -> trio.abc.Stream:
         """Open a connection. The proxy resolves host names.
 
         Raises:
@@ -184,30 +184,34 @@ def _unreachable(proxy: Proxy, exc: OSError) -> ProxyError:
     return proxy_error(FailureKind.PROXY_UNREACHABLE, proxy, f"cannot be reached: {failure.text}")
 
 
-def resolve_dial(dial: Dial | None) -> Dial:
-    """The dial to use where None means: as the environment says.
+def resolve_dialer(dialer: Dialer | None) -> Dialer:
+    """The dialer to use; None means one that goes through the proxy that the environment names, if any.
 
     Raises:
         ConfigurationError: see `ProxySettings.from_environment`.
     """
-    if dial is not None:
-        return dial
+    if dialer is not None:
+        return dialer
     settings = ProxySettings.from_environment()
-    return dial_directly if settings.proxy is None else ProxyDial(settings)
+    return DIRECTLY if settings.proxy is None else Dialer(ProxyDial(settings))
 
 
-def proxy_of(dial: Dial, host: str, port: int) -> Proxy | None:
-    """The proxy that `dial` uses for this address, as far as that is known: other people's dials do not tell."""
-    return dial.settings.proxy_for(host, port) if isinstance(dial, ProxyDial) else None
+def proxy_of(dialer: Dialer, host: str, port: int) -> Proxy | None:
+    """The proxy that `dialer` uses for this address. None also for a `Dial` of the application."""
+    return dialer.tcp.settings.proxy_for(host, port) if isinstance(dialer.tcp, ProxyDial) else None
 
 
-def resolves_here(dial: Dial, host: str, port: int) -> bool:
-    """Whether `dial` resolves this name on this machine, so that its addresses can be tried one by one.
+def resolves_here(dialer: Dialer, host: str, port: int) -> bool:
+    """Whether `dialer` resolves this name on this machine, so that its addresses can be tried one by one.
 
-    A proxy resolves names itself, and other people's dials do not tell.
+    A proxy resolves names itself, and a `Dial` of the application does not say.
     """
+    return _resolves_here(dialer.tcp, host, port)
+
+
+def _resolves_here(dial: Dial, host: str, port: int) -> bool:
     if isinstance(dial, ProxyDial):
-        return dial.settings.proxy_for(host, port) is None and resolves_here(dial.dial, host, port)
+        return dial.settings.proxy_for(host, port) is None and _resolves_here(dial.dial, host, port)
     return dial is dial_directly
 
 

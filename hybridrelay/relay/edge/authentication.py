@@ -6,19 +6,21 @@ TLS handshake. It is given up when it takes too long or has to make room for oth
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import attrs
 import trio
 
-from ...abc import AcceptOptions, Transport
+from ...abc import Connection, Incoming
 from ...events import EventStream, UnauthenticatedClosed
 from ...mux import EarlySession
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import PROBE_SIZE
 from ...protocol.reasons import Reason
 from ...streams import TLSStream, receive_exactly
+from ...streams.listening import StreamListener
+from ...streams.outer_tls import accept_outer_tls
 from ...streams.sockets import abort_stream, tune_socket
 from ..core.rendezvous import Arrival
 from .certificates import RelayCertificates
@@ -54,7 +56,6 @@ class Authenticator(Generic[PeerT]):
     """Authenticates connections.
 
     Args:
-        transports: by port name.
         certificates: of the relay.
         slots: each connection holds one of them.
         nested: slots for second TLS handshakes, inside outer TLS.
@@ -66,7 +67,6 @@ class Authenticator(Generic[PeerT]):
         events: where events go.
     """
 
-    transports: Mapping[str, Transport]
     certificates: RelayCertificates
     slots: Slots
     nested: Slots
@@ -90,7 +90,8 @@ class Authenticator(Generic[PeerT]):
         """
         channel: AuthenticatedDataChannel | AuthenticatedControlChannel[PeerT] | None = None
         try:
-            tune_socket(connection.stream.socket)
+            if isinstance(connection.arrived, trio.SocketStream):
+                tune_socket(connection.arrived.socket)
             with self.slots.hold(connection.slot, connection.scope) as held, connection.turn as turn:
                 channel = await self._authenticate(connection, held)
                 if channel is not None:
@@ -112,19 +113,22 @@ class Authenticator(Generic[PeerT]):
     async def _authenticate(
         self, connection: UnauthenticatedConnection, held: Held
     ) -> AuthenticatedDataChannel | AuthenticatedControlChannel[PeerT] | None:
-        stream: trio.abc.HalfCloseableStream | None = connection.stream
         request = connection.request
         if request is None:
-            stream = await self._accept(connection)
-            if stream is None:
+            established = await self._handshake(connection)
+            if established is None:
                 return None
+            stream = _movable(established)
             if connection.port.outer_tls:
                 held.advance()
             request = await self.requests.read(connection.port, stream)
             if isinstance(request, ControlRequest) and request.key_id is not None:
                 connection.turn.prove(request.key_id)
                 self.slots.prove(connection.slot, request.key_id)
-        assert stream is not None
+        else:
+            # Read before there was a task for the connection, because its transport adds nothing to the bytes.
+            assert isinstance(connection.arrived, trio.SocketStream)
+            stream = connection.arrived
         match request:
             case ProbeRequest():
                 await stream.send_all(await receive_exactly(stream, PROBE_SIZE))
@@ -135,14 +139,21 @@ class Authenticator(Generic[PeerT]):
             case ControlRequest():
                 return await self._open_control_channel(connection, stream, request, held)
 
-    async def _accept(self, connection: UnauthenticatedConnection) -> trio.abc.HalfCloseableStream | None:
-        """The transport's handshake; see `Transport.accept`."""
-        port = connection.port
-        transport = self.transports[port.name]
-        context = self.certificates.outer_context if port.outer_tls else None
-        if not port.outer_tls and not transport.adds_nothing:
+    async def _handshake(self, connection: UnauthenticatedConnection) -> Connection | None:
+        """The outer TLS if the port has it, and the transport's handshake; see `Incoming.handshake`."""
+        port, arrived = connection.port, connection.arrived
+        if isinstance(arrived, Incoming):
+            await connection.turn.wait()
+            return await arrived.handshake()
+        assert isinstance(port.listener, StreamListener)
+        stream: trio.abc.Stream = arrived
+        if port.outer_tls:
+            context = self.certificates.outer_context
+            assert context is not None
+            stream = await accept_outer_tls(stream, context, before_answer=connection.turn.wait)
+        elif not port.is_plain:
             await connection.turn.wait()  # for what the transport does with the first bytes
-        return await transport.accept(connection.stream, AcceptOptions(port, context, connection.turn.wait))
+        return await port.listener.incoming(stream, connection.address).handshake()
 
     async def _open_control_channel(
         self, connection: UnauthenticatedConnection, stream: trio.abc.Stream, request: ControlRequest, held: Held
@@ -183,3 +194,10 @@ class Authenticator(Generic[PeerT]):
             await abort_stream(tls)
             raise
         return None
+
+
+def _movable(connection: Connection) -> trio.abc.HalfCloseableStream:
+    """The stream of a connection: the socket's own if the kernel can move its bytes."""
+    if connection.kernel_socket is None or isinstance(connection.stream, trio.SocketStream):
+        return connection.stream
+    return trio.SocketStream(connection.kernel_socket)

@@ -6,102 +6,179 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from itertools import chain
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import attrs
 import trio
 
 from ..._accepting import serve_listeners
-from ..._listening import explain_listen_error, open_listeners
-from ..._log_limit import LimitedLogger
+from ..._listening import explain_listen_error
 from ..._nursery import FlatNursery
-from ...abc import Port
+from ..._shortage import shortage_of
+from ...abc import Binding, Incoming, Listener, Port, Purpose, Transport
+from ...connectivity.discovery import all_ports, local_ports, purposes_by_port, transports_by_port
 from ...errors import ConfigurationError
-from ...events import EventStream
-from ..config import Binding
+from ...events import EventStream, ListenAddressSkipped, ResourcesShort
+from ...streams.listening import StreamListener
+from ..store.state_dir import local_socket
 
-__all__ = ["Ports"]
+__all__ = ["OpenPort", "Ports"]
 
-logger = LimitedLogger("hybridrelay.relay")
+#: Pause after a listener could not accept because something has run out (seconds).
+_SHORTAGE_PAUSE_SECONDS = 0.1
+
+
+@attrs.frozen(eq=False)
+class OpenPort:
+    """A port on which the relay listens, at one of its bindings."""
+
+    port: Port
+    listener: Listener
+    #: What channels on this port may be for; any other is refused with `Reason.WRONG_PORT`.
+    purposes: frozenset[Purpose]
+    #: The same descriptors as the listener's, for calls that trio does not have. They do not block.
+    backlog: tuple[socket.socket, ...]
+
+    @property
+    def name(self) -> str:
+        """See `Port.name`."""
+        return self.port.name
+
+    @property
+    def outer_tls(self) -> bool:
+        """See `Port.outer_tls`."""
+        return self.port.outer_tls
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the transport adds nothing to the bytes, so that the preamble comes first."""
+        return isinstance(self.listener, StreamListener) and self.listener.adds_nothing
 
 
 class Ports:
-    """Open ports. Use it with `with`: the sockets are closed at its end.
+    """The ports of a relay.
+
+    Use it with `async with`: what `open` opened is closed at its end.
 
     Args:
+        transports: by name: they listen.
         events: where events go.
     """
 
-    def __init__(self, events: EventStream) -> None:
+    def __init__(self, transports: Mapping[str, Transport], events: EventStream) -> None:
+        self._network = all_ports(transports)
+        self._local = local_ports(transports)
+        self._by_name = transports_by_port(transports)
+        self._purposes = purposes_by_port(transports)
         self._events = events
-        self._listeners: list[tuple[Port, list[trio.SocketListener]]] = []
-        #: By port name: the same descriptors as the listeners', for calls that trio does not have.
-        self._duplicates: dict[str, list[socket.socket]] = {}
+        self._open: list[OpenPort] = []
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(
+    async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for _, opened in self._listeners:
-            for one in opened:
-                one.socket.close()
-        for duplicate in chain.from_iterable(self._duplicates.values()):
-            duplicate.close()
+        for port in self._open:
+            for duplicate in port.backlog:
+                duplicate.close()
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(port.listener)
 
-    async def open(self, ports: Mapping[str, Port], bindings: Mapping[str, tuple[Binding, ...]]) -> None:
-        """Listen on every binding.
+    async def open(self, bindings: Mapping[str, tuple[Binding, ...]], state_dir: Path) -> None:
+        """Listen on every binding, and on the Unix sockets in the state directory.
 
         Args:
-            ports: all ports, by name.
-            bindings: by name, where to listen.
+            bindings: by the name of a network port, where to listen.
+            state_dir: of this relay.
 
         Raises:
             ConfigurationError: one cannot be listened on; says why.
         """
         for name, addresses in bindings.items():
-            opened: list[trio.SocketListener] = []
-            self._listeners.append((ports[name], opened))
             for binding in addresses:
-                opened += await _listen(name, binding)
-            self._duplicates[name] = [socket.socket(fileno=os.dup(one.socket.fileno())) for one in opened]
+                try:
+                    await self._listen(self._network[name], binding)
+                except OSError as exc:
+                    raise _cannot_listen(name, binding, exc) from exc
+        for port in self._local.values():
+            path = local_socket(state_dir, port.name)
+            try:
+                await self._listen(port, Binding("", 0, path))
+            except OSError as exc:
+                # Such as a system without Unix sockets. Whoever comes over the network does not need it.
+                self._events.publish(ListenAddressSkipped(address=str(path), detail=exc.strerror or str(exc)))
+
+    async def _listen(self, port: Port, binding: Binding) -> None:
+        listener = await self._by_name[port.name].listen(binding)
+        backlog: tuple[socket.socket, ...] = ()
+        try:
+            if isinstance(listener, StreamListener):
+                backlog = tuple(socket.socket(fileno=os.dup(one.socket.fileno())) for one in listener.sockets)
+            elif port.outer_tls:
+                raise ConfigurationError(f"port {port.name} cannot have outer TLS: its transport accepts no streams")
+        except BaseException:
+            await trio.aclose_forcefully(listener)
+            raise
+        self._open.append(OpenPort(port, listener, self._purposes[port.name], backlog))
 
     @property
     def bound(self) -> Mapping[str, tuple[Binding, ...]]:
-        """By port name: where it listens, port 0 replaced. Ports that are off are not there."""
-        return {
-            port.name: tuple(Binding(*one.socket.getsockname()[:2]) for one in opened)
-            for port, opened in self._listeners
-            if opened
-        }
-
-    def waiting(self, port: Port) -> list[socket.socket]:
-        """The listening sockets of a port, to accept what waits in their backlogs. They do not block."""
-        return self._duplicates[port.name]
+        """By the name of a network port: where it listens, port 0 replaced. Ports that are off are not there."""
+        bound: dict[str, tuple[Binding, ...]] = {}
+        for port in self._open:
+            if not port.port.local:
+                bound[port.name] = (*bound.get(port.name, ()), *port.listener.bound)
+        return bound
 
     async def accept(
         self,
-        handler: Callable[[Port, trio.SocketStream], Awaitable[None]],
+        handler: Callable[[OpenPort, trio.SocketStream | Incoming], Awaitable[None]],
         handler_nursery: trio.Nursery,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accept connections until cancelled, and run `handler` with each of them in `handler_nursery`."""
+        """Accept connections until cancelled, and run `handler` with each of them in `handler_nursery`.
+
+        It gets the socket's stream, to which nothing was added yet, if the listener is a `StreamListener`.
+        """
         async with FlatNursery() as nursery:
-            for port, opened in self._listeners:
-                if opened:
-                    serve = partial(serve_listeners, partial(handler, port), opened, handler_nursery=handler_nursery)
+            for port in self._open:
+                handle = partial(handler, port)
+                if isinstance(port.listener, StreamListener):
+                    sockets = port.listener.sockets
+                    serve = partial(serve_listeners, handle, sockets, handler_nursery=handler_nursery)
                     await nursery.start(partial(serve, events=self._events, what=f"port {port.name}"))
+                else:
+                    nursery.start_soon(_accept_from, port, handle, handler_nursery, self._events)
             task_status.started()
             await trio.sleep_forever()
 
 
-async def _listen(name: str, binding: Binding) -> list[trio.SocketListener]:
-    try:
-        return await open_listeners(binding.host or None, binding.port, logger=logger)
-    except OSError as exc:
-        otherwise = "or choose another (--host, --ports), and say with --public-ports what connection strings carry"
-        text, remedy = explain_listen_error(exc, binding.port, otherwise=otherwise)
-        raise ConfigurationError(f"port {name} cannot listen on {binding}: {text}", remedy=remedy) from exc
+async def _accept_from(
+    port: OpenPort,
+    handle: Callable[[Incoming], Awaitable[None]],
+    handler_nursery: trio.Nursery,
+    events: EventStream,
+) -> None:
+    """Accept from a listener that accepts by itself."""
+    while True:
+        try:
+            incoming = await port.listener.accept()
+        except OSError as exc:
+            shortage = shortage_of(exc)
+            if shortage is None:
+                raise
+            detail = f"this program {shortage.text}"
+            events.publish(ResourcesShort(where=f"port {port.name}", detail=detail, remedy=shortage.remedy))
+            await trio.sleep(_SHORTAGE_PAUSE_SECONDS)
+        else:
+            handler_nursery.start_soon(handle, incoming)
+
+
+def _cannot_listen(name: str, binding: Binding, error: OSError) -> ConfigurationError:
+    otherwise = "or choose another (--host, --ports), and say with --public-ports what connection strings carry"
+    text, remedy = explain_listen_error(error, binding.port, otherwise=otherwise)
+    return ConfigurationError(f"port {name} cannot listen on {binding}: {text}", remedy=remedy)

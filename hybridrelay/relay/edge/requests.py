@@ -8,12 +8,13 @@ from typing import TypeAlias
 import attrs
 import trio
 
-from ...abc import Port, Purpose
+from ...abc import Purpose
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import PREAMBLE_SIZE, decode_preamble_untrusted, encode_status
 from ...protocol.reasons import Reason
 from ...streams import receive_exactly
 from ..core.rendezvous import Arrival
+from .ports import OpenPort
 
 __all__ = ["ControlRequest", "DataRequest", "ProbeRequest", "Request", "RequestReader"]
 
@@ -55,7 +56,7 @@ class RequestReader:
         self._use_ticket = use_ticket
         self._prove = prove
 
-    def decode(self, port: Port, preamble: bytes) -> Request:
+    def decode(self, port: OpenPort, preamble: bytes) -> Request:
         """What a preamble, which came in on this port, asks for.
 
         Raises:
@@ -72,7 +73,7 @@ class RequestReader:
             case Purpose.PROBE:
                 return ProbeRequest()
 
-    async def read(self, port: Port, stream: trio.abc.HalfCloseableStream) -> Request:
+    async def read(self, port: OpenPort, stream: trio.abc.HalfCloseableStream) -> Request:
         """Read a preamble, and answer it, except for a valid ticket, whose answer waits for the other side.
 
         Raises:

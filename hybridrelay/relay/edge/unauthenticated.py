@@ -14,19 +14,21 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import attrs
 import trio
 
 from ..._descriptors import is_reserved
-from ...abc import Port
+from ...abc import Incoming
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, encode_status
 from ...protocol.reasons import Reason
 from ...streams.client_hello import MAX_CLIENT_HELLO, ClientHelloReader
+from ...streams.listening import LOCAL
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
 from .handshakes import Handshake, Turn, Turns
+from .ports import OpenPort
 from .requests import ControlRequest, DataRequest, ProbeRequest, Request
 from .slots import Slot, Slots, address_group
 
@@ -57,8 +59,9 @@ class _Stage(enum.Enum):
 class UnauthenticatedConnection:
     """A connection that has not authenticated, for whoever serves it."""
 
-    port: Port
-    stream: trio.SocketStream
+    port: OpenPort
+    #: What was accepted, with nothing added to it; or a connection of a transport that accepts by itself.
+    arrived: trio.SocketStream | Incoming
     address: str
     slot: Slot
     turn: Turn
@@ -72,7 +75,7 @@ class UnauthenticatedConnection:
 class _Waiting:
     """A connection that waits."""
 
-    port: Port
+    port: OpenPort
     socket: socket.socket
     address: str
     slot: Slot
@@ -89,7 +92,6 @@ class UnauthenticatedConnections:
     Args:
         slots: each connection holds one.
         turns: each connection waits for its turn here.
-        plain: names of the ports on which a preamble comes first, because their transport adds nothing to TCP.
         decode: what a preamble asks for; raises RemoteProtocolError where the answer is a refusal.
         serve: takes over a connection, in a task of its own. Without a request, nothing has been read from it.
     """
@@ -99,13 +101,11 @@ class UnauthenticatedConnections:
         slots: Slots,
         turns: Turns,
         *,
-        plain: frozenset[str],
-        decode: Callable[[Port, bytes], Request],
+        decode: Callable[[OpenPort, bytes], Request],
         serve: Callable[[UnauthenticatedConnection], None],
     ) -> None:
         self._slots = slots
         self._turns = turns
-        self._plain = plain
         self._decode = decode
         self._serve = serve
         #: By descriptor, the oldest first.
@@ -118,13 +118,14 @@ class UnauthenticatedConnections:
         """Connections that wait."""
         return len(self._connections)
 
-    def enter(self, port: Port, sock: socket.socket) -> None:
+    def enter(self, port: OpenPort, sock: socket.socket) -> None:
         """Take in a connection that was just accepted; it belongs to this object from now on."""
         try:
-            address = str(sock.getpeername()[0])
+            name = sock.getpeername()
         except OSError:  # it has gone already
             sock.close()
             return
+        address = str(name[0]) if isinstance(name, tuple) else LOCAL
         sock.setblocking(False)
         fd = sock.fileno()
         self._connections[fd] = _Waiting(
@@ -134,20 +135,20 @@ class UnauthenticatedConnections:
             self._slots.take(address, lambda: self._close(fd)),
             Handshake(address_group(address), lambda: self._hand_over(fd)),
             trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS,
-            _Stage.PREAMBLE if port.name in self._plain else _Stage.HELLO if port.outer_tls else _Stage.ANYTHING,
+            _Stage.PREAMBLE if port.is_plain else _Stage.HELLO if port.outer_tls else _Stage.ANYTHING,
         )
         # Edge-triggered: the bytes stay in the socket, and are reported only once.
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         if len(self._connections) == 1:
             self._poll_scope.deadline = self._first_deadline()
 
-    def enter_waiting(self, port: Port, listeners: Sequence[socket.socket]) -> None:
+    def enter_waiting(self, port: OpenPort) -> None:
         """Accept everything else that waits in the backlog.
 
         Accepting one connection at a time falls behind a flood, and honest peers then wait behind it. Errors are left
         to the next accept.
         """
-        for listener in listeners:
+        for listener in port.backlog:
             with contextlib.suppress(OSError):  # BlockingIOError among them
                 for _ in range(_AT_A_TIME):
                     sock, _ = listener.accept()

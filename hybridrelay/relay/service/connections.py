@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator
 import trio
 
 from ..._nursery import FlatNursery, leaves
-from ...abc import Port
+from ...abc import Incoming
 from ...errors import HybridRelayError
 from ...events import ChannelFailed, EventStream, InternalError
 from ...mux import EarlySession, Session
 from ...protocol import control
 from ...protocol.errors import RemoteProtocolError
+from ...streams.listening import remote_of
 from ..edge.authentication import AuthenticatedControlChannel, AuthenticatedDataChannel, Authenticator
 from ..edge.handshakes import Turn
-from ..edge.ports import Ports
+from ..edge.ports import OpenPort
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
 from .broker import BrokerService
@@ -118,7 +119,6 @@ class ConnectionService:
         broker: serves data channels.
         peers: serves control channels.
         events: where events go.
-        ports: where connections come from.
     """
 
     def __init__(
@@ -127,13 +127,11 @@ class ConnectionService:
         broker: BrokerService,
         peers: ControlPeers,
         events: EventStream,
-        ports: Ports,
     ) -> None:
         self._authenticator = authenticator
         self._broker = broker
         self._peers = peers
         self._events = events
-        self._ports = ports
         #: Set by `keep_waiting`.
         self._waiting: UnauthenticatedConnections | None = None
 
@@ -144,7 +142,6 @@ class ConnectionService:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Until cancelled, give connections a task in `nursery` only when there is work for them. Linux."""
-        transports = self._authenticator.transports
 
         def serve(connection: UnauthenticatedConnection) -> None:
             nursery.start_soon(self._serve, connection)
@@ -152,29 +149,24 @@ class ConnectionService:
         self._waiting = UnauthenticatedConnections(
             self._authenticator.slots,
             self._authenticator.turns,
-            plain=frozenset(name for name, transport in transports.items() if transport.adds_nothing),
             decode=self._authenticator.requests.decode,
             serve=serve,
         )
         task_status.started()
         await self._waiting.run()
 
-    async def accepted(self, port: Port, stream: trio.SocketStream) -> None:
+    async def accepted(self, port: OpenPort, arrived: trio.SocketStream | Incoming) -> None:
         """Serve one connection that was just accepted, or keep it until there is something to do for it."""
-        if self._waiting is not None:
-            family, kind, protocol = stream.socket.family, stream.socket.type, stream.socket.proto
-            self._waiting.enter(port, socket.socket(family, kind, protocol, fileno=stream.socket.detach()))
-            self._waiting.enter_waiting(port, self._ports.waiting(port))
+        if self._waiting is not None and isinstance(arrived, trio.SocketStream):
+            sock = arrived.socket
+            self._waiting.enter(port, socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach()))
+            self._waiting.enter_waiting(port)
             return
-        try:
-            address = str(stream.socket.getpeername()[0])
-        except OSError:  # it has gone already
-            await trio.aclose_forcefully(stream)
-            return
+        address = arrived.remote if isinstance(arrived, Incoming) else remote_of(arrived)
         scope = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS)
         turn = Turn.of(self._authenticator.turns, address)
         slot = self._authenticator.slots.take(address, scope.cancel)
-        await self._serve(UnauthenticatedConnection(port, stream, address, slot, turn, scope))
+        await self._serve(UnauthenticatedConnection(port, arrived, address, slot, turn, scope))
 
     async def _serve(self, connection: UnauthenticatedConnection) -> None:
         """One connection, until its end. Nothing that happens to it reaches any other."""
@@ -192,4 +184,4 @@ class ConnectionService:
             else:
                 self._events.publish(ChannelFailed(peer=connection.address, port=port.name, detail=str(exc)))
         finally:
-            await trio.aclose_forcefully(connection.stream)
+            await trio.aclose_forcefully(connection.arrived)

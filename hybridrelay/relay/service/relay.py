@@ -18,7 +18,7 @@ from ..._nursery import FlatNursery, wait_stop
 from ..._statistics import reporting
 from ..._version import __version__
 from ...abc import Transport
-from ...connectivity.discovery import all_ports, discover, transports_by_port
+from ...connectivity.discovery import all_ports, discover
 from ...errors import ConfigurationError
 from ...events import (
     EventStream,
@@ -138,8 +138,8 @@ class Relay:
         self._events = logged_events() if events is None else events
         self._directory = directory
         transports = discover() if transports is None else transports
+        self._transports = transports
         self._ports = all_ports(transports)
-        self._transports_by_port = transports_by_port(transports)
         for name in (*config.bindings, *config.public_ports):
             if name not in self._ports:
                 known = ", ".join(self._ports)
@@ -165,11 +165,11 @@ class Relay:
                 async with FlatNursery() as nursery:
                     watcher = StoreWatcher(store, events=self._events)
                     await nursery.start(watcher.run, self._changed)
-                    ports = Ports(self._events)
-                    parts = self._parts = self._assemble(watcher, certificates, relay_id, ports)
+                    parts = self._parts = self._assemble(watcher, certificates, relay_id)
                     try:
-                        with reporting(parts), ports:
-                            await self._serve(nursery, parts, ports, stop, task_status)
+                        with reporting(parts):
+                            async with Ports(self._transports, self._events) as ports:
+                                await self._serve(nursery, parts, ports, stop, task_status)
                     finally:
                         self._parts = None
                         parts.broker.close()
@@ -191,9 +191,7 @@ class Relay:
         if self._parts is not None:  # not while it ends
             self._parts.changed(change)
 
-    def _assemble(
-        self, watcher: StoreWatcher, certificates: RelayCertificates, relay_id: bytes, ports: Ports
-    ) -> _Parts:
+    def _assemble(self, watcher: StoreWatcher, certificates: RelayCertificates, relay_id: bytes) -> _Parts:
         """Make the parts of the relay, each with its share of the descriptors."""
         descriptors = descriptor_limit()
         shares = Shares.of(descriptors)
@@ -215,7 +213,6 @@ class Relay:
         )
         peers = ControlPeers(broker, secrets.token_hex(16), lambda: certificates.outer_pins)
         authenticator = Authenticator(
-            transports=self._transports_by_port,
             certificates=certificates,
             slots=slots,
             nested=Slots(max(1, int(slots.total * NESTED_HANDSHAKES))),
@@ -225,7 +222,7 @@ class Relay:
             abandon=broker.abandon,
             events=self._events,
         )
-        connections = ConnectionService(authenticator, broker, peers, self._events, ports)
+        connections = ConnectionService(authenticator, broker, peers, self._events)
         return _Parts(certificates, broker, peers, pairs, control_channels, slots, turns, connections)
 
     def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places:
@@ -255,7 +252,7 @@ class Relay:
         nursery.start_soon(report_left_out)
         if sys.platform == "linux":
             await nursery.start(parts.connections.keep_waiting, nursery)
-        await ports.open(self._ports, self._config.bindings)
+        await ports.open(self._config.bindings, self._config.state_dir)
         # The tasks that accept end before their sockets are closed.
         async with FlatNursery() as accepting:
             await accepting.start(ports.accept, parts.connections.accepted, nursery)

@@ -20,6 +20,7 @@ __all__ = [
     "LOCK_FILE",
     "REGISTRY_FILE",
     "can_share_memory",
+    "local_socket",
     "occupy_state_directory",
     "prepare_state_directory",
     "private_file",
@@ -31,6 +32,11 @@ REGISTRY_FILE = "registry.db"
 LOCK_FILE = "relay.lock"
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def local_socket(path: Path, port: str) -> Path:
+    """The Unix socket on which the relay that runs on this state directory serves a local port."""
+    return path / f"{port}.sock"
 
 
 def prepare_state_directory(path: Path, *, create: bool = True) -> None:

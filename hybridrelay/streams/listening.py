@@ -1,0 +1,149 @@
+"""Listeners for transports whose handshake runs over one byte stream, which is nearly every transport."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from .._listening import open_listeners
+from .._log_limit import LimitedLogger
+from .._nursery import FlatNursery
+from ..abc import Binding, Connection, Incoming, Listener
+from .unix_sockets import listen_unix_socket
+
+__all__ = ["LOCAL", "StreamHandshake", "StreamListener", "remote_of"]
+
+#: `Incoming.remote` of connections from this machine that have no IP address.
+LOCAL = "local"
+
+_logger = LimitedLogger("hybridrelay")
+
+#: The server's side of a transport's handshake on a stream that was just accepted, or None if the peer was answered
+#: and needs nothing more. On any exception, cancellation included, and if it returns None, the stream is closed.
+StreamHandshake = Callable[[trio.abc.Stream], Awaitable[trio.abc.HalfCloseableStream | None]]
+
+
+class StreamListener(Listener):
+    """Accepts byte streams, on each of which a transport then does its handshake.
+
+    The relay recognizes this kind of listener: it accepts from `acceptors` by itself, with limits that need the
+    sockets, adds the outer TLS if the port has it, and continues with `incoming`.
+
+    Args:
+        acceptors: accept the streams; closed with this listener.
+        handshake: see `StreamHandshake`. None is for a transport that adds nothing to the bytes: there is no
+            handshake and the stream stays as it is. The relay then reads the preamble before it spends a task on the
+            connection.
+        path: the Unix socket's, to be removed with this listener.
+    """
+
+    def __init__(
+        self,
+        acceptors: Sequence[trio.abc.Listener[trio.SocketStream]],
+        handshake: StreamHandshake | None,
+        *,
+        path: Path | None = None,
+    ) -> None:
+        #: In which streams arrive: for TCP one for each address.
+        self.acceptors = tuple(acceptors)
+        self._handshake = handshake
+        self._path = path
+        self._accepted: deque[trio.SocketStream] = deque()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, binding: Binding, handshake: StreamHandshake | None) -> StreamListener:
+        """Listen on TCP or on a Unix socket, as the binding says, or take what it brings along.
+
+        Raises:
+            OSError: nothing can listen there.
+        """
+        if binding.acceptors is not None:
+            return cls(binding.acceptors, handshake)
+        if binding.path is not None:
+            return cls([await listen_unix_socket(binding.path)], handshake, path=binding.path)
+        return cls(await open_listeners(binding.host or None, binding.port, logger=_logger), handshake)
+
+    @property
+    def sockets(self) -> tuple[trio.SocketListener, ...]:
+        """Those of `acceptors` that are listening sockets, which is all of them outside of tests."""
+        return tuple(one for one in self.acceptors if isinstance(one, trio.SocketListener))
+
+    @property
+    def adds_nothing(self) -> bool:
+        """Whether there is no handshake and the bytes are those of the stream."""
+        return self._handshake is None
+
+    @property
+    def bound(self) -> tuple[Binding, ...]:
+        """See `Listener.bound`."""
+        if self._path is not None:
+            return (Binding("", 0, self._path),)
+        return tuple(Binding(*one.socket.getsockname()[:2]) for one in self.sockets)
+
+    def incoming(self, stream: trio.abc.Stream, remote: str) -> Incoming:
+        """A connection over a stream that was accepted elsewhere, perhaps with outer TLS added to it."""
+        return _IncomingStream(stream, remote, self._handshake)
+
+    async def accept(self) -> Incoming:
+        """See `Listener.accept`."""
+        stream = await self.accept_stream()
+        return self.incoming(stream, remote_of(stream))
+
+    async def accept_stream(self) -> trio.SocketStream:
+        """Wait for the next stream, with nothing added to it. Raises and behaves as `accept`."""
+        if len(self.acceptors) == 1:
+            return await self.acceptors[0].accept()
+        while not self._accepted:
+            if self._closed:
+                raise trio.ClosedResourceError("this listener was closed")
+            # Two may arrive at the same moment: the other one is for the next call.
+            async with FlatNursery() as nursery:
+                for acceptor in self.acceptors:
+                    nursery.start_soon(self._accept_from, acceptor, nursery.cancel_scope)
+        return self._accepted.popleft()
+
+    async def _accept_from(self, acceptor: trio.abc.Listener[trio.SocketStream], others: trio.CancelScope) -> None:
+        self._accepted.append(await acceptor.accept())
+        others.cancel()
+
+    async def aclose(self) -> None:
+        """Stop listening. Streams that were accepted stay open."""
+        if not self._closed:
+            self._closed = True
+            if self._path is not None:
+                with contextlib.suppress(OSError):
+                    self._path.unlink()
+        with trio.CancelScope(shield=True):
+            for resource in (*self.acceptors, *self._accepted):
+                await trio.aclose_forcefully(resource)
+        await trio.lowlevel.checkpoint()
+
+
+class _IncomingStream(Incoming):
+    def __init__(self, stream: trio.abc.Stream, remote: str, handshake: StreamHandshake | None) -> None:
+        self.remote = remote
+        self._stream = stream
+        self._handshake = handshake
+
+    async def handshake(self) -> Connection | None:
+        if self._handshake is None:
+            return Connection.over(self._stream, self.remote)
+        stream = await self._handshake(self._stream)
+        return None if stream is None else Connection.over(stream, self.remote)
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+def remote_of(stream: trio.SocketStream) -> str:
+    """The IP address of the other end, or `LOCAL` if it has none; also if the peer has gone already."""
+    try:
+        name = stream.socket.getpeername()
+    except OSError:
+        return LOCAL
+    return str(name[0]) if isinstance(name, tuple) else LOCAL

@@ -1,0 +1,88 @@
+"""The outer TLS: what makes a connection to port 443 look as middleboxes expect.
+
+It protects nothing, because everything secret runs in TLS inside it, and so it verifies no certificate. It lies below
+the transport: the code that dials or accepts adds it to the stream that it hands to the transport.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from ..errors import HybridRelayError, TransportError
+from .tls import TLSStream
+
+__all__ = ["accept_outer_tls", "connect_outer_tls"]
+
+
+async def connect_outer_tls(
+    stream: trio.abc.Stream, host: str, *, context: ssl.SSLContext | None = None
+) -> TLSStream:
+    """Do the client's side of the outer handshake.
+
+    Args:
+        stream: what was dialed.
+        host: the relay's name, sent as SNI.
+        context: None means one that verifies nothing.
+
+    Raises:
+        TransportError: the handshake failed.
+
+    The caller sets the deadline. Where this raises, cancellation included, the stream is closed.
+    """
+    return await _handshake(stream, context or _client_context(), server_hostname=host)
+
+
+async def accept_outer_tls(
+    stream: trio.abc.Stream,
+    context: ssl.SSLContext,
+    *,
+    before_answer: Callable[[], Awaitable[None]] | None = None,
+) -> TLSStream:
+    """Do the server's side of the outer handshake; `before_answer` is as in `TLSStream`.
+
+    Raises:
+        TransportError: the handshake failed.
+
+    The caller sets the deadline. Where this raises, cancellation included, the stream is closed.
+    """
+    return await _handshake(stream, context, before_answer=before_answer)
+
+
+async def _handshake(
+    stream: trio.abc.Stream,
+    context: ssl.SSLContext,
+    *,
+    server_hostname: str | None = None,
+    before_answer: Callable[[], Awaitable[None]] | None = None,
+) -> TLSStream:
+    try:
+        tls = TLSStream(
+            stream,
+            context,
+            server_side=server_hostname is None,
+            server_hostname=server_hostname,
+            before_answer=before_answer,
+        )
+        await tls.do_handshake()
+    except BaseException as exc:
+        await trio.aclose_forcefully(stream)
+        # ValueError: no SNI can carry the name.
+        if isinstance(exc, (HybridRelayError, trio.BrokenResourceError, ValueError)):
+            raise TransportError(f"outer TLS: {exc}") from exc
+        raise
+    return tls
+
+
+@functools.cache
+def _client_context() -> ssl.SSLContext:
+    """Verifies nothing: the relay is verified inside, and an intercepting proxy out here sees ciphertext only."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,92 @@
+"""Unix sockets in directories with long names, for this user alone."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+
+__all__ = ["connect_unix_socket", "listen_unix_socket"]
+
+#: The longest path that fits into ``sockaddr_un`` on every system, with its final zero (bytes).
+_MAX_PATH = 103
+_BACKLOG = 128
+
+
+async def listen_unix_socket(path: Path) -> trio.SocketListener:
+    """Listen on a Unix socket that only this user can connect to. A socket that is there already is replaced.
+
+    The caller makes sure that no other program listens there, and removes the file afterwards.
+
+    Raises:
+        OSError: it cannot be made; `FileExistsError` if there is a file that is not a socket.
+    """
+    sock = _new_socket()
+    try:
+        _remove_socket(path)
+        # Linux gives the file the mode of the socket, so that it is private from the beginning; others need the
+        # second call. The directory is private, too.
+        os.fchmod(sock.fileno(), 0o600)
+        with _short_path(path) as name:
+            await sock.bind(name)
+        os.chmod(path, 0o600)
+        sock.listen(_BACKLOG)
+        return trio.SocketListener(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def connect_unix_socket(path: Path) -> trio.SocketStream:
+    """Connect to a Unix socket.
+
+    Raises:
+        OSError: nothing listens there, or this user may not connect to it.
+    """
+    sock = _new_socket()
+    try:
+        with _short_path(path) as name:
+            await sock.connect(name)
+        return trio.SocketStream(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _remove_socket(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "there is a file that is not a socket", str(path))
+        path.unlink()
+
+
+def _new_socket() -> trio.socket.SocketType:
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
+    return trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+@contextlib.contextmanager
+def _short_path(path: Path) -> Iterator[str]:
+    """A name of `path` that is short enough for the system.
+
+    Raises:
+        OSError: there is none (ENAMETOOLONG).
+    """
+    if len(os.fsencode(path)) <= _MAX_PATH:
+        yield str(path)
+        return
+    if sys.platform != "linux":
+        raise OSError(errno.ENAMETOOLONG, "the path is too long for a Unix socket", str(path))
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
