@@ -2,9 +2,9 @@
 
 from .connector import Connector as Connector
 from .connector import run_connector as run_connector
-from .deny_list import parse_shut_out as parse_shut_out
 from .instance_file import InstanceFile as InstanceFile
 from .instance_file import default_instance_file as default_instance_file
 from .instance_file import state_folder as state_folder
 from .policy import Policy as Policy
 from .policy import PolicyFile as PolicyFile
+from .policy import parse_shut_out as parse_shut_out

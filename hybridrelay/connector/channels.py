@@ -36,7 +36,7 @@ from ..security import PeerIdentity, Secret
 from ..streams import TLSStream
 from ..streams.sockets import abort_stream
 from .audit import AuditLog
-from .policy import Policy
+from .policy import Action, Policy, Resource
 from .published import Published, Registration
 from .serving import Origin, serve_stream
 from .shares import Shares
@@ -125,9 +125,13 @@ class DataChannels:
         self._policy = policy
         for served in list(self._served.values()):
             peer = served.peer
-            if reason := policy.refusal(peer):
+            if reason := self._denied(served.published, peer):
                 logger.warning("closing the session of %s (%s): %s", peer.label, peer.serial, reason.describe)
                 served.session.close(reason)
+
+    def _denied(self, published: Published, peer: PeerIdentity) -> Reason | None:
+        """Why the policy that is in force now allows this identity no session, or None."""
+        return self._policy.decide(peer, Action.OPEN_SESSION, Resource(published.name, published.target)).reason
 
     def of(self, link: RelayLink) -> list[Served]:
         """The sessions whose present or last data channel goes through one relay."""
@@ -205,7 +209,7 @@ class DataChannels:
                 return
             registration.unproven.leave(newcomer)
             tls, peer = opened
-            if reason := self._policy.refusal(peer):
+            if reason := self._denied(published, peer):
                 logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, reason.describe)
                 await refuse_session(tls, reason)
                 return
@@ -273,7 +277,7 @@ class DataChannels:
 
     def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
         """Check the policy again, which may have changed while HELLO was in transit, and a limit."""
-        if reason := self._policy.refusal(peer):
+        if reason := self._denied(published, peer):
             return reason
         held = self._sessions_of(published, peer)
         return Reason.LIMIT if held >= MAX_SESSIONS_PER_IDENTITY and not hello.attach else None

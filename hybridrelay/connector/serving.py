@@ -13,7 +13,7 @@ from ..mux import BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity
 from .audit import AuditEntry, AuditLog
-from .policy import Policy
+from .policy import Action, Policy, Resource
 from .published import Published
 from .shares import Shares
 from .targets import TargetError, open_target
@@ -49,7 +49,8 @@ async def serve_stream(
     entry = audit.begin(origin.published.name, origin.peer, address)
     try:
         entry.opened(session=origin.session, stream=offer.stream_id, route=origin.route)
-        if reason := policy().refusal(origin.peer):
+        decision = policy().decide(origin.peer, Action.OPEN_STREAM, Resource(origin.published.name, address))
+        if (reason := decision.reason) is not None:
             offer.refuse(reason)
             entry.refused(reason)
         else:

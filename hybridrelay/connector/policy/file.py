@@ -1,21 +1,18 @@
-"""The connector's deny list: identities that are refused although their certificates are valid."""
+"""The policy in a file, which is read again when it changes."""
 
 from __future__ import annotations
 
 import logging
 import os
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-import attrs
 import trio
 
-from .._file_thread import FileThread
-from .._text_files import read_text
-from ..errors import ConfigurationError
-from ..protocol.reasons import Reason
-from ..security import PeerIdentity
+from ..._file_thread import FileThread
+from ..._text_files import read_text
+from ...errors import ConfigurationError
+from .decision import Policy
 from .deny_list import DenyList, describe, read_deny_list
 
 logger = logging.getLogger("hybridrelay.connector")
@@ -24,19 +21,6 @@ logger = logging.getLogger("hybridrelay.connector")
 POLL_SECONDS = 0.5
 #: Bounds what is read again and again.
 MAX_FILE_SIZE = 1 << 20
-
-
-@attrs.frozen
-class Policy:
-    """Decides on every data channel and every stream."""
-
-    #: Labels and serials (upper case hexadecimal) of identities that are shut out.
-    shut_out: frozenset[str] = frozenset()
-
-    def refusal(self, peer: PeerIdentity) -> Reason | None:
-        """Why this peer may not open streams, or None."""
-        names = {peer.label, unicodedata.normalize("NFC", peer.label), peer.serial.upper()}
-        return None if names.isdisjoint(self.shut_out) else Reason.IDENTITY_SHUT_OUT
 
 
 class PolicyFile:

@@ -10,12 +10,14 @@ import pytest
 import trio
 
 from hybridrelay.connector import Policy, PolicyFile, parse_shut_out
-from hybridrelay.connector.deny_list import MAX_SHOWN, describe, read_deny_list
+from hybridrelay.connector.policy import Action, Resource
+from hybridrelay.connector.policy.deny_list import MAX_SHOWN, describe, read_deny_list
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import PeerIdentity, Role
+from hybridrelay.security import HostPort, PeerIdentity, Role
 
 SERIAL = "03FA0178"
+RESOURCE = Resource("orders", HostPort("db", 5432))
 
 
 def _peer(label: str, serial: str = "7E00") -> PeerIdentity:
@@ -23,7 +25,9 @@ def _peer(label: str, serial: str = "7E00") -> PeerIdentity:
 
 
 def _refuses(policy: Policy, label: str, serial: str = "7E00") -> bool:
-    return policy.refusal(_peer(label, serial)) is Reason.IDENTITY_SHUT_OUT
+    decisions = [policy.decide(_peer(label, serial), action, RESOURCE).reason for action in Action]
+    assert len(set(decisions)) == 1
+    return decisions[0] is Reason.IDENTITY_SHUT_OUT
 
 
 @pytest.mark.parametrize(
@@ -177,7 +181,7 @@ def test_a_change_says_who_is_newly_shut_out_and_who_no_longer_is() -> None:
 async def test_every_different_error_is_reported_and_the_recovery(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("hybridrelay.connector.policy.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("hybridrelay.connector.policy.file.POLL_SECONDS", 0.01)
     caplog.set_level(logging.INFO)
     path, aside = tmp_path / "file", tmp_path / "aside"
     path.write_text("application\n")
@@ -218,7 +222,7 @@ def test_a_file_that_is_no_text_is_an_error(data: bytes, tmp_path: Path) -> None
 async def test_a_change_that_means_nothing_keeps_the_last_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybridrelay.connector.policy.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("hybridrelay.connector.policy.file.POLL_SECONDS", 0.01)
     path = tmp_path / "file"
     path.write_text("application\n")
     file = PolicyFile(path)
@@ -243,7 +247,7 @@ async def test_a_change_that_means_nothing_keeps_the_last_policy(
 async def test_a_file_that_blocks_is_an_error_and_is_watched_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hybridrelay.connector.policy.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("hybridrelay.connector.policy.file.POLL_SECONDS", 0.01)
     path = tmp_path / "file"
     path.write_text("application\n")
     file = PolicyFile(path)

@@ -1,0 +1,8 @@
+"""What the connector's private network allows. `Policy.decide` is the only place where that is decided."""
+
+from .decision import Action as Action
+from .decision import Decision as Decision
+from .decision import Policy as Policy
+from .decision import Resource as Resource
+from .deny_list import parse_shut_out as parse_shut_out
+from .file import PolicyFile as PolicyFile
