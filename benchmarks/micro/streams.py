@@ -29,7 +29,7 @@ _Pair = tuple[trio.abc.Stream, trio.abc.Stream]
 
 def add(runner: Runner) -> None:
     """Add the benchmarks."""
-    for name, make in (("socket", _sockets), ("tls", _tls), ("websocket", _websocket)):
+    for name, make in (("socket", sockets), ("tls", tls), ("websocket", _websocket)):
         for size in _SIZES:
             runner.bench_time_func(f"{name}: there and back, {size} bytes", _measure, make, size)
         for size in _NOWAIT_SIZES:
@@ -73,12 +73,13 @@ def _measure_nowait(loops: int, make: Callable[[], Awaitable[_Pair]], size: int)
     async def main() -> float:
         near, far = await make()
         async with near, far:
-            return await _exchange(nowait(near), nowait(far), loops, size)
+            return await exchange(nowait(near), nowait(far), loops, size)
 
     return trio.run(main)
 
 
-async def _exchange(near: NowaitStream, far: NowaitStream, loops: int, size: int) -> float:
+async def exchange(near: NowaitStream, far: NowaitStream, loops: int, size: int) -> float:
+    """Send a block there and back, again and again, by the task that calls; how long it took (seconds)."""
     data = bytes(size)
     began = time.perf_counter()
     for _ in range(loops):
@@ -97,8 +98,8 @@ async def _exchange(near: NowaitStream, far: NowaitStream, loops: int, size: int
 
 def _measure_bridges(loops: int, size: int) -> float:
     async def main() -> float:
-        (application, local), (remote, target) = await _sockets(), await _sockets()
-        channels = await _tls()
+        (application, local), (remote, target) = await sockets(), await sockets()
+        channels = await tls()
         client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR)
         async with application, target, trio.open_nursery() as nursery:
             nursery.start_soon(client.run, channels[0])
@@ -107,22 +108,24 @@ def _measure_bridges(loops: int, size: int) -> float:
             nursery.start_soon(bridge, client.open_stream_nowait(), local)
             offer = await server.offers.receive()
             nursery.start_soon(bridge, offer.accept(), remote)
-            took = await _exchange(nowait(application), nowait(target), loops, size)
+            took = await exchange(nowait(application), nowait(target), loops, size)
             nursery.cancel_scope.cancel()
         return took
 
     return trio.run(main)
 
 
-async def _sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
+async def sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """A connected pair."""
     near, far = (trio.socket.from_stdlib_socket(sock) for sock in socket.socketpair())
     return trio.SocketStream(near), trio.SocketStream(far)
 
 
-async def _tls() -> _Pair:
+async def tls() -> _Pair:
+    """Both ends of a TLS connection as on data channels, after the handshake."""
     now = time.time()
     authority = create_authority("bench", now=now)
-    near, far = await _sockets()
+    near, far = await sockets()
     client = data_client_context(authority.issue(Role.APPLICATION, "a", now=now), authority.certificate)
     server = data_server_context(authority.issue(Role.CONNECTOR, "c", now=now), authority.certificate)
     streams = TLSStream(near, client), TLSStream(far, server, server_side=True)
@@ -133,5 +136,5 @@ async def _tls() -> _Pair:
 
 
 async def _websocket() -> _Pair:
-    near, far = await _sockets()
+    near, far = await sockets()
     return WebSocketStream(near, client=True), WebSocketStream(far, client=False)

@@ -23,6 +23,7 @@ from .errors import RemoteProtocolError
 from .events import Event, StreamWritable
 from .liveness import Liveness
 from .reasons import Reason
+from .sending import SESSION_SHARE
 from .states import Input, Opening, Receiving
 from .stream import Stream
 from .table import StreamTable
@@ -271,8 +272,12 @@ class Output:
 
     def _write_data(self, out: list[Buffer], room: int) -> None:
         ready = self._ready
-        outbox = self.outbox
-        while ready and room > 0 and not outbox.is_full:
+        outbox, full_at = self.outbox, SESSION_SHARE
+        while ready and room > 0:
+            if outbox.kept_bytes >= full_at:
+                if outbox.is_full:
+                    break
+                full_at = outbox.max_bytes  # writing takes next to no memory: what is queued has been counted
             quantum = MAX_DATA if len(ready) == 1 else FAIR_DATA
             stream = ready.popleft()
             window = stream.send_window

@@ -292,3 +292,27 @@ def test_at_the_limit_a_successor_is_opened_as_soon_as_a_stream_has_ended() -> N
         assert not theirs.is_aborted
     settle(pair)
     assert_clean(pair)
+
+
+def test_open_streams_are_reset_and_closed_ones_are_still_delivered() -> None:
+    """What a client does that ends: nothing that was closed in good order is lost."""
+    pair = CorePair.established()
+    core, theirs = pair.initiator.core, pair.acceptor.core
+    idle, half_closed, closed, stopped = (pair.open() for _ in range(4))
+    unanswered = core.open_stream()
+    core.send_fin(half_closed[0])
+    core.send_data(closed[0], b"the end of it")
+    core.send_fin(closed[0])
+    core.stop(closed[0])
+    core.stop(stopped[0])
+    happened = core.reset_open_streams(Reason.CANCELLED)
+    reset = {idle[0], half_closed[0], stopped[0], unanswered}
+    assert {event.stream for event in happened if isinstance(event, StreamAborted)} == reset
+    assert not core.reset_open_streams(Reason.CANCELLED), "once"
+    pair.pump()
+    assert theirs.read(closed[1], 100, pair.now) == b"the end of it"
+    assert closed[1].at_eof
+    assert all(far.reason is Reason.CANCELLED for _, far in (idle, half_closed, stopped))
+    theirs.send_fin(closed[1])
+    settle(pair)
+    assert_clean(pair)
