@@ -5,7 +5,8 @@ bounded queue, and one daemon thread writes them. The rules:
 
 1. `LogWriter.put` never blocks. Where the queue is full, the line is dropped and counted.
 2. The number of dropped lines is reported at their position among the lines, as soon as there is room, or at the end.
-3. A write that fails (a closed pipe, a full disk) loses its lines, which are counted, too. The next ones are tried.
+3. A write that fails (a closed pipe, a full disk) loses the lines that it has not written completely. They are
+   counted, too. The next lines are tried, and at the end the count of the missing ones is tried once more.
 4. Where no thread can be started, `put` itself writes as much as the descriptor takes without blocking, and the rest
    waits in the queue. A thread is tried again later.
 5. `LogWriter.flush` waits for what is queued, but only for a limited time.
@@ -53,12 +54,14 @@ class _Batch(NamedTuple):
     """What is written in one go."""
 
     text: bytes
-    lines: int
+    #: How much of the queue it is: items, and their bytes.
+    items: int
     bytes: int
-    #: All lines up to this number of dropped ones are told when it is written ...
+    #: How many lines had been dropped in all before its end.
     told: int
-    #: ... these many of them by this batch.
-    reported: int
+    #: For each line: where it ends in `text`, and how many log lines are missing if it is not written completely. A
+    #: line that reports missing ones stands for all of them.
+    ends: tuple[tuple[int, int], ...]
 
 
 class LogWriter:
@@ -130,8 +133,9 @@ class LogWriter:
         self._queue.put(None)
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Wait until everything is written, for up to `seconds`. Returns whether it is. The writer can still be used
-        afterwards. A thread that is still writing continues, and does not keep the process from ending.
+        """Wait until everything is written, for up to `seconds`. Returns whether it is, or is at least reported as
+        missing. The writer can still be used afterwards. A thread that is still writing continues, and does not keep
+        the process from ending.
         """
         if os.getpid() != self._process:
             return True
@@ -142,19 +146,23 @@ class LogWriter:
             self._flushing.clear()
 
     def _wait_until_done(self, deadline: float) -> bool:
-        while not self._is_done():
+        retried = False  # to report what failed writes have lost: a disk may have room again
+        while not self._is_done() or (self._lost and not retried):
             if self._thread is None:
+                only_lost = self._is_done()
                 self._work_without_thread()
+                retried = only_lost and self._thread is None
             elif not self._thread.is_alive():
                 return False
-            elif self._lines_in == self._lines_out:  # only what was dropped is untold
+            elif self._lines_in == self._lines_out:  # only missing lines are left to be reported
+                retried = self._dropped == self._told
                 self._lines_in += 1
                 self._queue.put((b"", self._dropped))
             left = deadline - time.monotonic()
             if left <= 0:
-                return self._is_done()
+                break
             time.sleep(min(0.005, left))
-        return True
+        return self._is_done() and not self._lost
 
     def _is_done(self) -> bool:
         return self._lines_in == self._lines_out and self._dropped == self._told and not self._rest
@@ -188,33 +196,40 @@ class LogWriter:
                     break
                 item = self._queue.get_nowait()
             batch = self._make_batch(items)
-            self._written(batch, complete=self._write(batch.text))
+            self._written(batch, self._write(batch.text))
             if item is None:
                 return
 
     def _make_batch(self, items: list[_Item]) -> _Batch:
-        parts = [b"\n"] if self._mid_line else []
+        text = bytearray(b"\n" if self._mid_line else b"")
+        ends: list[tuple[int, int]] = []
         missing, told = self._lost, self._told
         # Those that were dropped after the last line are told where nothing follows.
-        ends = [*items, (b"", self._dropped)] if self._queue.empty() else items
-        for line, dropped in ends:
+        entries = [*items, (b"", self._dropped)] if self._queue.empty() else items
+        for line, dropped in entries:
             missing += dropped - told
             told = dropped
             if missing:
-                parts.append(self._tell_dropped(missing).encode())
+                text += self._tell_dropped(missing).encode()
+                ends.append((len(text), missing))
                 missing = 0
-            parts.append(line)
-        reported = told - self._told + self._lost
-        return _Batch(b"".join(parts), len(items), sum(len(line) for line, _ in items), told, reported)
+            if line:
+                text += line
+                ends.append((len(text), 1))
+        return _Batch(bytes(text), len(items), sum(len(line) for line, _ in items), told, tuple(ends))
 
-    def _written(self, batch: _Batch, *, complete: bool) -> None:
+    def _written(self, batch: _Batch, size: int) -> None:
+        """The batch is done with; `size` bytes of it were written."""
         self._told = batch.told
-        self._lost = 0 if complete else batch.reported + batch.lines
+        # A line that lacks only its line end is complete: the next write begins with one.
+        self._lost = sum(count for end, count in batch.ends if end > size + 1)
+        if size:
+            self._mid_line = not batch.text[:size].endswith(b"\n")
         self._bytes_out += batch.bytes
-        self._lines_out += batch.lines
+        self._lines_out += batch.items
 
-    def _write(self, data: bytes) -> bool:
-        """All of it, however long that takes; False where it failed."""
+    def _write(self, data: bytes) -> int:
+        """Write all of it, however long that takes. Returns how much was written before an error."""
         view = memoryview(data)
         while view:
             try:
@@ -223,16 +238,15 @@ class LogWriter:
                 _wait_writable(self._descriptor)
                 continue
             except OSError:
-                self._mid_line = self._mid_line or len(view) < len(data)
-                return False
+                break
             view = view[written:]
-        self._mid_line = False
-        return True
+        return len(data) - len(view)
 
     # --- without
 
     def _write_nowait(self) -> None:
         """Write what the descriptor takes at this moment."""
+        retried = False
         while True:
             if self._batch is None:
                 items: list[_Item] = []
@@ -240,7 +254,9 @@ class LogWriter:
                     if (item := self._queue.get_nowait()) is not None:
                         items.append(item)
                 if not items and self._dropped == self._told:
-                    return
+                    if retried or not self._lost:
+                        return
+                    retried = True
                 self._batch = self._make_batch(items)
                 self._rest = memoryview(self._batch.text)
             while self._rest:
@@ -252,8 +268,7 @@ class LogWriter:
                     return
                 except OSError:
                     break
-            self._mid_line = 0 < len(self._rest) < len(self._batch.text)
-            self._written(self._batch, complete=not self._rest)
+            self._written(self._batch, len(self._batch.text) - len(self._rest))
             self._batch, self._rest = None, memoryview(b"")
 
 

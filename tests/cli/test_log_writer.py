@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -185,12 +187,80 @@ def test_a_full_disk_loses_lines_and_says_so_when_there_is_room(
     writer = LogWriter(descriptor, _dropped)
     for _ in range(3):
         writer.put("lost\n")
-        assert writer.flush(10)
+        assert not writer.flush(10)
     os.dup2(pipe.writing, descriptor)
     writer.put("found\n")
     assert writer.flush(10)
     assert pipe.read() == "[3 missing]\nfound\n"
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_what_was_lost_last_is_reported_at_the_end_if_there_is_room_again(
+    threads: bool, pipe: _Pipe, request: pytest.FixtureRequest
+) -> None:
+    if not threads:
+        request.getfixturevalue("no_threads")
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    writer = LogWriter(descriptor, _dropped)
+    for _ in range(2):
+        writer.put("lost\n")
+        assert not writer.flush(10)
+    os.dup2(pipe.writing, descriptor)
+    assert writer.flush(10)
+    assert pipe.read() == "[2 missing]\n"
+    assert writer.flush(10)
+    assert pipe.read() == ""
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("threads", [True, False])
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, ""),
+        (4, "one\n"),
+        (3, "one\n"),
+        (6, "one\ntw\n"),  # the line that was torn is ended before the next one begins
+        (12, "one\ntwo\nthre\n"),
+    ],
+)
+def test_a_write_that_fails_in_the_middle_loses_only_the_rest(
+    threads: bool,
+    size: int,
+    text: str,
+    pipe: _Pipe,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    """As on a disk that becomes full."""
+    if not threads:
+        request.getfixturevalue("no_threads")
+    writer, write = pipe.writer(), os.write
+    left: list[int] = [size]
+
+    def write_until_full(descriptor: int, data: bytes) -> int:
+        if descriptor != pipe.writing or not left:
+            return write(descriptor, data)
+        if not left[0]:
+            left.clear()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = write(descriptor, data[: left[0]])
+        left[0] -= written
+        return written
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", write_until_full)
+        for line in ("one\n", "two\n", "three\n"):
+            writer.put(line)
+        found = pipe.read_until_flushed(writer)
+        writer.put("four\n")
+        found += pipe.read_until_flushed(writer)
+    assert found[: len(text.splitlines())] == text.splitlines()
+    assert found[-1] == "four"
+    whole = [line for line in found if line in ("one", "two", "three", "four")]
+    missing = sum(map(int, re.findall(r"\[(\d+) missing\]", "".join(found))))
+    assert len(whole) + missing == 4
 
 
 @pytest.mark.parametrize("threads", [True, False])
@@ -202,7 +272,7 @@ def test_a_reader_that_left_is_survived(threads: bool, request: pytest.FixtureRe
     writer = LogWriter(writing, _dropped)
     for _ in range(100):
         assert writer.put("x\n")
-        assert writer.flush(10)
+        assert not writer.flush(10)
     os.close(writing)
 
 
