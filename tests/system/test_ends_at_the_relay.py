@@ -1,4 +1,4 @@
-"""What the relay's log calls the end of a pair of data channels: finished where both sides ended it, else broken."""
+"""What the relay's log calls the end of a pair of data channels: finished by both sides, or closed by one side."""
 
 from __future__ import annotations
 
@@ -133,5 +133,5 @@ async def test_a_cut(
         await stream.send_all(SOME_DATA)
         for one in sockets:
             await cut(one)
-        assert await first_end() == "broken"
+        assert await first_end() == "closed by one side"
     nursery.cancel_scope.cancel()

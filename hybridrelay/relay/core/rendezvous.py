@@ -101,7 +101,7 @@ class Outcome(enum.Enum):
     """How a rendezvous ended. docs/events.md explains them."""
 
     FINISHED = "finished"
-    BROKEN = "broken"
+    CLOSED = "closed by one side"
     NOBODY_CAME = "nobody came"
     LISTENER_ABSENT = "listener absent"
     SENDER_ABSENT = "sender absent"
@@ -115,7 +115,7 @@ class Outcome(enum.Enum):
 #: Why a rendezvous ended, which is also what a side that waits is told. `RendezvousTable.revoke` has an exception.
 _REASONS = {
     Outcome.FINISHED: Reason.NO_ERROR,
-    Outcome.BROKEN: Reason.SESSION_LOST,
+    Outcome.CLOSED: Reason.SESSION_LOST,
     Outcome.NOBODY_CAME: Reason.PEER_ABSENT,
     Outcome.LISTENER_ABSENT: Reason.PEER_ABSENT,
     Outcome.SENDER_ABSENT: Reason.PEER_ABSENT,
@@ -131,7 +131,7 @@ _UNJOINED = (*_OPEN, State.MATCHED)
 #: What may end a rendezvous at any time.
 _FORCES = {Input.REVOKED: Outcome.REVOKED, Input.SHUTDOWN: Outcome.SHUT_DOWN}
 #: How the moving of bytes ends.
-_STOPS = {Input.FINISHES: Outcome.FINISHED, Input.BREAKS: Outcome.BROKEN, Input.CANCELLED: Outcome.CANCELLED}
+_STOPS = {Input.FINISHES: Outcome.FINISHED, Input.BREAKS: Outcome.CLOSED, Input.CANCELLED: Outcome.CANCELLED}
 
 #: The next state and, where it decides how the rendezvous ends, the outcome.
 TRANSITIONS: Mapping[tuple[State, Side | Input], tuple[State, Outcome | None]] = {
