@@ -68,7 +68,7 @@ class ListenerHandle(Protocol):
         The caller sets the deadline. Raises `trio.BrokenResourceError` when the listener is gone.
         """
 
-    def suspect(self) -> None:
+    def check_alive(self) -> None:
         """It did not answer: find out whether it is alive."""
 
     def ended(self, connection: str, reason: Reason) -> None:
@@ -167,7 +167,7 @@ class BrokerService:
         for output in self.core.take():
             match output:
                 case CheckListener(listener):
-                    listener.handle.suspect()
+                    listener.handle.check_alive()
                 case EndRegistration(listener, reason):
                     listener.handle.ended(listener.connection, reason)
                 case TurnAway(rendezvous_id, reason):

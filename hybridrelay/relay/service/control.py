@@ -21,10 +21,10 @@ from ..core.control_channel import Authorize, Close, ControlChannelCore, OfferAn
 from ..limits import REVOKED_CHANNEL_SECONDS
 from .broker import BrokerService, ListenerHandle
 
-__all__ = ["SUSPICION_SECONDS", "ControlPeer"]
+__all__ = ["CHECK_SECONDS", "ControlPeer"]
 
 #: A listener that did not answer an offer, and sends nothing at all for this time, is dropped (seconds).
-SUSPICION_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 #: Accepted offers whose listener may still say that it cannot come.
 _MAX_WATCHED = 256
 
@@ -73,7 +73,7 @@ class ControlPeer:
         ] = {}
         self._accepted: OrderedDict[int, Callable[[], None]] = OrderedDict()
         self._heard = trio.Event()
-        self._suspected = False
+        self._checking = False
 
     @property
     def authorized(self) -> bool:
@@ -239,17 +239,17 @@ class ControlPeer:
         elif isinstance(answer, control.Failed) and id_ in self._accepted:
             self._accepted.pop(id_)()
 
-    def suspect(self) -> None:
+    def check_alive(self) -> None:
         """Drop the peer unless it says something soon."""
-        if self._suspected or self._session.outcome is not None:
+        if self._checking or self._session.outcome is not None:
             return
-        self._suspected = True
+        self._checking = True
         self._heard = trio.Event()
 
         async def watch() -> None:
-            with trio.move_on_after(SUSPICION_SECONDS):
+            with trio.move_on_after(CHECK_SECONDS):
                 await self._heard.wait()
-                self._suspected = False
+                self._checking = False
                 return
             self._broker.events.publish(ListenerDropped(peer=self.address, instance=self.instance))
             self._session.close(Reason.PEER_SILENT)

@@ -26,7 +26,7 @@ from hybridrelay.relay.core.listener import Listener
 from hybridrelay.relay.core.listeners import ListenerTable
 from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.core.rendezvous import Arrival, Input, Outcome, RendezvousTable, State
-from hybridrelay.relay.model import StoreChange
+from hybridrelay.relay.model import KeyId, StoreChange
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, Right, Rule
 
@@ -34,6 +34,7 @@ NAMES = ("db", "web")
 INSTANCES = ("a", "b", "c")
 #: Few, so that limits are met.
 PAIRS = 6
+PAIRS_OF_KEY = 2
 LIFETIME = 10.0
 
 
@@ -55,7 +56,7 @@ class BrokerMachine(RuleBasedStateMachine):
         for name in NAMES:
             rules = [Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])]
             self.store.create(name, ["relay"], rules)
-        self.pairs = Places("data channels", PAIRS)
+        self.pairs = Places("data channels", PAIRS, per_key=PAIRS_OF_KEY)
         self.table = RendezvousTable(
             b"\1\2\3\4", token_bytes=random.Random(3).randbytes, places=self.pairs, lifetime=LIFETIME
         )
@@ -75,7 +76,8 @@ class BrokerMachine(RuleBasedStateMachine):
         #: Rendezvous whose bytes are moved, and those that are to stop.
         self.moving: list[str] = []
         self.stopping: set[str] = set()
-        self.made: set[str] = set()
+        #: All rendezvous, with the key of the sender.
+        self.made: dict[str, KeyId] = {}
         self.ends: Counter[str] = Counter()
         self.listener_events: Counter[tuple[str, str]] = Counter()
 
@@ -108,7 +110,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def step(self, step: object) -> None:
         if isinstance(step, AskListener):
-            self.made.add(step.rendezvous_id)
+            self.made[step.rendezvous_id] = step.join.grant.key
             self.asks.append(step)
             assert not {step.ticket} & set(self.tickets), "tickets are never given twice"
             self.tickets += [step.ticket, step.join.sender_ticket]
@@ -233,13 +235,15 @@ class BrokerMachine(RuleBasedStateMachine):
     @invariant()
     def each_rendezvous_ends_once(self) -> None:
         assert not self.ends or max(self.ends.values()) == 1
-        assert set(self.ends) <= self.made
+        assert self.ends.keys() <= self.made.keys()
         assert len(self.pairs) == len(self.made) - len(self.ends)
 
     @invariant()
     def nobody_exceeds_the_limits(self) -> None:
         assert len(self.pairs) <= PAIRS
         assert self.table.open + self.table.joined == len(self.pairs)
+        held = Counter(key for name, key in self.made.items() if not self.ends[name])
+        assert not held or max(held.values()) <= PAIRS_OF_KEY
         for name in NAMES:
             assert len(self.broker.listeners.of(name)) <= 2
 
@@ -257,7 +261,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert self.stopping == set(self.moving)
         for name in list(self.moving):
             self.stop(name, Input.CANCELLED)
-        assert self.ends == Counter(self.made)
+        assert self.ends == Counter(self.made.keys())
         assert len(self.pairs) == self.table.open == self.table.joined == 0
         assert self.broker.next_deadline() is None
 

@@ -47,7 +47,7 @@ class Deaf:
         await trio.sleep_forever()
         raise AssertionError
 
-    def suspect(self) -> None:
+    def check_alive(self) -> None:
         pass
 
     def ended(self, connection: str, reason: Reason) -> None:
@@ -101,7 +101,7 @@ async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
     assert sum(handle.offers for handle in deaf) == 1
 
 
-async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry: SQLiteStore) -> None:
+async def test_a_listener_that_has_just_left_can_be_checked(registry: SQLiteStore) -> None:
     async with trio.open_nursery() as nursery:
         session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
         stream = session.open_stream_nowait()
@@ -110,7 +110,7 @@ async def test_who_suspects_a_listener_that_has_just_left_is_not_harmed(registry
         peer = ControlPeer(_broker(registry))
         peer.attach(relay_side, accepted, nursery)
         nursery.cancel_scope.cancel()
-    peer.suspect()  # a join that gave up at this very moment
+    peer.check_alive()  # a join that gave up at this very moment
 
 
 class Registering:

@@ -17,7 +17,7 @@ from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
 from hybridrelay.relay.service import control as relay_control
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
-from hybridrelay.relay.service.control import SUSPICION_SECONDS
+from hybridrelay.relay.service.control import CHECK_SECONDS
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 
@@ -264,7 +264,7 @@ async def test_a_listener_that_stays_silent_is_dropped(
         assert isinstance(answer, control.Failed)
         assert answer.reason is Reason.LISTENER_SILENT, "neither has answered the offer"
         await listeners["speaking"].say(control.Unregister(2, "other"))
-        await trio.sleep(SUSPICION_SECONDS + 1)
+        await trio.sleep(CHECK_SECONDS + 1)
         registered = [listener.instance for listener in broker.listeners.of("db")]
         assert registered == [control.instance_of(secrets["speaking"])]
         assert listeners["silent"].session.outcome is not None

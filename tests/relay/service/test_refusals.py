@@ -44,7 +44,7 @@ class Answering:
         await trio.lowlevel.checkpoint()
         return self.answer
 
-    def suspect(self) -> None:
+    def check_alive(self) -> None:
         raise AssertionError("it has answered")
 
     def ended(self, connection: str, reason: Reason) -> None:
