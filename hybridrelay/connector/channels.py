@@ -20,6 +20,7 @@ from ..connectivity.data import open_data_channel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
+from ..events import EventStream
 from ..mux import (
     Account,
     Budget,
@@ -35,10 +36,9 @@ from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
 from ..streams import TLSStream
 from ..streams.sockets import abort_stream
-from .audit import AuditLog
 from .policy import Action, Policy, Resource
 from .published import Published, Registration
-from .serving import Origin, serve_stream
+from .serving import Origin, StreamService
 from .shares import Shares
 from .unproven import Newcomer, Unproven
 
@@ -99,16 +99,19 @@ class DataChannels:
     Args:
         policy: which identities are shut out.
         config: of every session.
+        stream: gets the events.
         lost: called when a session has lost its data channel, with the relay through which it went.
     """
 
-    def __init__(self, policy: Policy, config: SessionConfig, *, lost: Callable[[RelayLink], None]) -> None:
+    def __init__(
+        self, policy: Policy, config: SessionConfig, stream: EventStream, *, lost: Callable[[RelayLink], None]
+    ) -> None:
         self._lost = lost
         self._policy = policy
         self._config = config
         self._budget = Budget(PROCESS_BUDGET)
-        self.audit = AuditLog()
         self._shares = Shares()
+        self.streams = StreamService(lambda: self._policy, self._shares, stream)
         #: What each identity's sessions hold together, for as long as there are any.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
         #: Of sessions, for the audit log.
@@ -354,7 +357,7 @@ class DataChannels:
                 async for offer in session.offers:
                     where = f"{served.candidate.route.name} at {served.link.host}"
                     origin = Origin(published, peer, number, where)
-                    nursery.start_soon(serve_stream, offer, origin, lambda: self._policy, self._shares, self.audit)
+                    nursery.start_soon(self.streams.serve, offer, origin)
             outcome = await session.wait_ended()
             logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
         finally:

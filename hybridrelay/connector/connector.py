@@ -22,6 +22,7 @@ from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.refusals import all_failed
 from ..errors import ConfigurationError, HybridRelayError
+from ..events import EventStream, logged_events
 from ..mux import DATA_CONFIG
 from ..protocol import control
 from ..security import (
@@ -32,6 +33,7 @@ from ..security import (
     key_fingerprint,
     update_string,
 )
+from .audit import AuditLog
 from .channels import DataChannels
 from .instance_file import InstanceFile
 from .policy import Policy, PolicyFile
@@ -67,6 +69,7 @@ class Connector:
         climb_seconds: float = CLIMB_FIRST_SECONDS,
         instance_file: InstanceFile | None = None,
         clock: Callable[[], float] = time.time,
+        stream: EventStream | None = None,
     ) -> None:
         if isinstance(strings, str | bytes | os.PathLike | ConnectionString):
             raise TypeError(
@@ -78,7 +81,8 @@ class Connector:
         self._clock = clock
         policy = policy_file.policy if policy_file else policy or Policy()
         config = attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline)
-        self._channels = DataChannels(policy, config, lost=self._data_channel_lost)
+        self._events = stream or logged_events()
+        self._channels = DataChannels(policy, config, self._events, lost=self._data_channel_lost)
         self._policy_file = policy_file
         instance = instance_file.instance if instance_file else new_instance()
         replaces = instance_file.dead if instance_file else ()
@@ -247,12 +251,19 @@ class Connector:
         task_status: trio.TaskStatus[tuple[ConnectionString, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """See `run_connector`."""
+        # For as long as streams may end, that is until the nursery is closed.
+        with self._events.subscribed(AuditLog(self._channels.streams.run)):
+            await self._run(stop, grace, task_status)
+
+    async def _run(
+        self, stop: trio.Event | None, grace: float, task_status: trio.TaskStatus[tuple[ConnectionString, ...]]
+    ) -> None:
         async with FlatNursery() as nursery:
             self._nursery = nursery
             try:
                 nursery.start_soon(report_left_out)
                 nursery.start_soon(watch_jumps, self._jumped)
-                nursery.start_soon(self._channels.audit.keep_repeating)
+                nursery.start_soon(self._channels.streams.keep_reporting)
                 if self._policy_file is not None:
                     nursery.start_soon(self._policy_file.watch, self._channels.set_policy, self._policy_failed)
                 nursery.start_soon(self._end_when_over)

@@ -1,24 +1,35 @@
-"""One stream of an application: policy, target, bytes, and its lines in the audit log."""
+"""One stream of an application: policy, target, bytes, and exactly one outcome."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import secrets
+import time
 from collections.abc import Callable
 
 import attrs
 import trio
 
+from .. import events
 from .._log_limit import LimitedLogger
 from ..mux import BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity
-from .audit import AuditEntry, AuditLog
+from .outcome import Outcome, Refused, outcome_of
 from .policy import Action, Policy, Resource
 from .published import Published
 from .shares import Shares
 from .targets import TargetError, open_target
 
+__all__ = ["REPEAT_SECONDS", "Origin", "ServedStream", "StreamService"]
+
 logger = LimitedLogger("hybridrelay.connector")
+
+#: After how long an open stream is reported again (seconds).
+REPEAT_SECONDS = 24 * 3600.0
+#: How often streams of that age are looked for (seconds).
+_CHECK_SECONDS = 600.0
 
 
 @attrs.frozen
@@ -33,82 +44,191 @@ class Origin:
     route: str
 
 
-async def serve_stream(
-    offer: Offer, origin: Origin, policy: Callable[[], Policy], shares: Shares, audit: AuditLog
-) -> None:
-    """Serve a stream that an application asks for, to its end. Nothing that happens to it affects any other stream.
+class StreamService:
+    """Serves the streams of all sessions of a connector.
 
     Args:
-        offer: the stream.
-        origin: whose it is.
-        policy: the one in force now.
+        policy: gives the policy that is in force now.
         shares: how many connections to targets each application may have.
-        audit: gets a line at the beginning and exactly one at the end.
+        stream: gets the events.
+        clock: seconds that never run backwards.
     """
-    address = origin.published.target  # a reload may change it at any moment
-    entry = audit.begin(origin.published.name, origin.peer, address)
-    try:
-        entry.opened(session=origin.session, stream=offer.stream_id, route=origin.route)
-        decision = policy().decide(origin.peer, Action.OPEN_STREAM, Resource(origin.published.name, address))
-        if (reason := decision.reason) is not None:
-            offer.refuse(reason)
-            entry.refused(reason)
+
+    def __init__(
+        self,
+        policy: Callable[[], Policy],
+        shares: Shares,
+        stream: events.EventStream,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.policy = policy
+        self.shares = shares
+        self.clock = clock
+        self.events = stream
+        #: The ids of all streams begin with this: unique among the runs of connectors.
+        self.run = f"{secrets.token_hex(4)}-"
+        self._numbers = itertools.count(1)
+        self._open: set[ServedStream] = set()
+
+    async def serve(self, offer: Offer, origin: Origin) -> None:
+        """Serve a stream that an application asks for, to its end. Nothing that happens to it affects another one."""
+        served = ServedStream(self, offer, origin, f"{self.run}{next(self._numbers)}")
+        self._open.add(served)
+        try:
+            await served.run()
+        finally:
+            self._open.discard(served)
+
+    async def keep_reporting(self) -> None:
+        """Publish an event each day for each stream that is open, until cancelled."""
+        while True:
+            await trio.sleep(_CHECK_SECONDS)
+            self.report_open()
+
+    def report_open(self) -> None:
+        """Publish an event for each stream that nothing was reported about for `REPEAT_SECONDS`."""
+        for served in sorted(self._open, key=lambda one: one.began):
+            served.report_open()
+
+
+class ServedStream:
+    """One stream, from the application's request to its one outcome."""
+
+    def __init__(self, service: StreamService, offer: Offer, origin: Origin, activity_id: str) -> None:
+        self.began = service.clock()
+        self._reported = self.began
+        self._service = service
+        self._offer = offer
+        self._origin = origin
+        self._id = activity_id
+        self._target = origin.published.target  # a reload may change it at any moment
+        #: How far it has come; None while the target is not connected.
+        self._progress: BridgeProgress | None = None
+
+    async def run(self) -> None:
+        """Serve it to its end. Publishes one event at the beginning and exactly one at the end."""
+        offer, origin = self._offer, self._origin
+        self._publish_opened()
+        # Whatever is not caught below is a cancellation. GOING_AWAY means that the stream was not processed, and that
+        # another session may open it.
+        outcome: Outcome = Refused(Reason.GOING_AWAY)
+        try:
+            outcome = await self._serve()
+        except Exception as exc:  # noqa: BLE001
+            # A bug of ours. It must not end the connector for all others, and it has to be logged.
+            name = origin.published.name
+            self._service.events.publish(events.InternalError(where="stream", connection=name, exception=exc))
+            outcome = Refused(Reason.INTERNAL_ERROR)
+        finally:
+            if self._progress is not None:
+                outcome = outcome_of(self._progress.so_far())
+            elif isinstance(outcome, Refused):
+                offer.refuse(outcome.reason, outcome.told)  # does nothing if the application has given it up
+            self._publish_outcome(outcome)
+
+    async def _serve(self) -> Outcome:
+        peer, published = self._origin.peer, self._origin.published
+        decision = self._service.policy().decide(peer, Action.OPEN_STREAM, Resource(published.name, self._target))
+        if decision.reason is not None:
+            return Refused(decision.reason)
+        owner = (published, peer.serial)
+        shares = self._service.shares
+        with contextlib.ExitStack() as taken:
+            for share in (shares.descriptors, shares.ports(self._target)):
+                if not share.take(owner):
+                    why = share.why_refused(owner)
+                    logger.warning(
+                        "%s: refused %s (%s): %s; %s", published.name, peer.label, peer.serial, why, share.remedy
+                    )
+                    return Refused(Reason.LIMIT, why, why)
+                taken.callback(share.give_back, owner)
+            target = await self._connect()
+            return target if isinstance(target, Refused) else await self._join(target)
+
+    async def _connect(self) -> trio.SocketStream | Refused:
+        """Connect to the target. The attempt ends when the application gives up, because nobody waits for it."""
+        try:
+            with trio.CancelScope() as scope:
+                self._offer.cancel_when_withdrawn(scope)
+                return await open_target(self._target)
+        except TargetError as exc:
+            if exc.remedy is not None:
+                logger.warning("%s: %s; %s", self._origin.published.name, exc, exc.remedy)
+            return Refused(exc.reason, str(exc.__cause__ or exc), str(exc))
+        return Refused(Reason.CANCELLED)
+
+    async def _join(self, target: trio.SocketStream) -> Outcome:
+        self._progress = BridgeProgress()
+        return outcome_of(await bridge(self._offer.accept(), target, progress=self._progress))
+
+    # --- events
+
+    def _publish_opened(self) -> None:
+        origin = self._origin
+        self._service.events.publish(
+            events.StreamOpened(
+                connection=origin.published.name,
+                activity_id=self._id,
+                label=origin.peer.label,
+                serial=origin.peer.serial,
+                target=str(self._target),
+                session=origin.session,
+                stream=self._offer.stream_id,
+                route=origin.route,
+            )
+        )
+
+    def _publish_outcome(self, outcome: Outcome) -> None:
+        name, peer = self._origin.published.name, self._origin.peer
+        event: events.StreamRefused | events.StreamClosed
+        if isinstance(outcome, Refused):
+            event = events.StreamRefused(
+                connection=name,
+                activity_id=self._id,
+                label=peer.label,
+                serial=peer.serial,
+                target=str(self._target),
+                reason=outcome.reason,
+                detail=outcome.detail,
+                seconds=self._seconds,
+            )
         else:
-            await _serve_within_share(offer, origin, shares, entry)
-    except Exception:
-        # A bug of ours. It must not end the connector for all others, and it has to be logged.
-        logger.exception("%s: a stream failed unexpectedly", origin.published.name)
-        offer.refuse(Reason.INTERNAL_ERROR)
-        entry.refused(Reason.INTERNAL_ERROR)
+            event = events.StreamClosed(
+                connection=name,
+                activity_id=self._id,
+                label=peer.label,
+                serial=peer.serial,
+                target=str(self._target),
+                outcome=outcome.kind,
+                reason=outcome.reason,
+                to_target=str(outcome.to_target),
+                to_client=str(outcome.to_client),
+                bytes_to_target=outcome.bytes_to_target,
+                bytes_to_client=outcome.bytes_to_client,
+                seconds=self._seconds,
+            )
+        self._service.events.publish(event)
 
+    def report_open(self) -> None:
+        """Publish that it is open, if it is and nothing was reported for long."""
+        now = self._service.clock()
+        if self._progress is None or now - self._reported < REPEAT_SECONDS:
+            return
+        self._reported = now
+        so_far = self._progress.so_far()
+        self._service.events.publish(
+            events.StreamStillOpen(
+                connection=self._origin.published.name,
+                activity_id=self._id,
+                label=self._origin.peer.label,
+                serial=self._origin.peer.serial,
+                target=str(self._target),
+                bytes_to_target=so_far.received,
+                bytes_to_client=so_far.sent,
+                seconds=self._seconds,
+            )
+        )
 
-async def _serve_within_share(offer: Offer, origin: Origin, shares: Shares, entry: AuditEntry) -> None:
-    published, peer = origin.published, origin.peer
-    owner = (published, peer.serial)
-    with contextlib.ExitStack() as taken:
-        for share in (shares.descriptors, shares.ports(entry.target)):
-            if not share.take(owner):
-                why = share.why_refused(owner)
-                offer.refuse(Reason.LIMIT, why)
-                entry.refused(Reason.LIMIT, detail=why)
-                logger.warning(
-                    "%s: refused %s (%s): %s; %s", published.name, peer.label, peer.serial, why, share.remedy
-                )
-                return
-            taken.callback(share.give_back, owner)
-        if (target := await _open(offer, entry)) is not None:
-            await _join(offer, target, entry)
-
-
-async def _open(offer: Offer, entry: AuditEntry) -> trio.SocketStream | None:
-    """Connect to the target. None if that failed, which has then been reported to the opener and to the audit log.
-    The attempt ends when the opener gives up, because nobody waits for the answer any more.
-    """
-    target: trio.SocketStream | None = None
-    try:
-        with trio.CancelScope() as scope:
-            offer.cancel_when_withdrawn(scope)
-            target = await open_target(entry.target)
-    except TargetError as exc:
-        offer.refuse(exc.reason, str(exc))
-        entry.refused(exc.reason, detail=str(exc.__cause__ or exc))
-        if exc.remedy is not None:
-            logger.warning("%s: %s; %s", entry.connection, exc, exc.remedy)
-    except trio.Cancelled:
-        # GOING_AWAY means that the stream was not processed, and that another session may open it.
-        offer.refuse(Reason.GOING_AWAY)
-        entry.refused(Reason.GOING_AWAY)
-        raise
-    else:
-        if target is None:
-            entry.refused(Reason.CANCELLED)
-    return target
-
-
-async def _join(offer: Offer, target: trio.SocketStream, entry: AuditEntry) -> None:
-    progress = BridgeProgress()
-    entry.progress = progress.so_far
-    try:
-        await bridge(offer.accept(), target, progress=progress)
-    finally:
-        entry.ended(progress.so_far())
+    @property
+    def _seconds(self) -> float:
+        return round(self._service.clock() - self.began, 3)

@@ -142,6 +142,7 @@ class StreamRefused(Event):
     target: str = ""
     reason: Reason
     detail: str = ""
+    seconds: float = 0.0
 
 
 @attrs.frozen(kw_only=True)

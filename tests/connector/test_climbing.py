@@ -23,6 +23,7 @@ from hybridrelay.connector.published import Registration
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import HybridRelayError, RelayUnreachable, RendezvousError
+from hybridrelay.events import EventStream
 from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, EarlySession, Session
 from hybridrelay.mux import Role as MuxRole
 from hybridrelay.protocol import control
@@ -567,7 +568,7 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
     registration = Registration(published("one"), Link())
     newcomer = registration.unproven.admit("", 1)
     assert newcomer is not None
-    served = channels.DataChannels(Policy(), DATA_CONFIG, lost=lambda _: None)
+    served = channels.DataChannels(Policy(), DATA_CONFIG, EventStream(), lost=lambda _: None)
     caplog.set_level(logging.INFO)
     await served.serve(registration, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0), newcomer)
     assert [record.levelno for record in caplog.records] == [logging.INFO if has_ended else logging.WARNING]

@@ -25,6 +25,7 @@ from hybridrelay.connector.published import Published, Registration
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
+from hybridrelay.events import EventStream
 from hybridrelay.mux import DATA_CONFIG, Role, Session
 from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
@@ -45,7 +46,7 @@ class Scene:
         self.nursery = nursery
         self.one, self.two = published("one"), published("two")
         self.link = FakeRelay()
-        self.served = DataChannels(Policy(), DATA_CONFIG, lost=lambda _: None)
+        self.served = DataChannels(Policy(), DATA_CONFIG, EventStream(), lost=lambda _: None)
         #: What serving a channel raised.
         self.errors: list[Exception] = []
 

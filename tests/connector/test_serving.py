@@ -11,12 +11,14 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay import events
 from hybridrelay.connector import serving
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.policy import Policy
-from hybridrelay.connector.serving import Origin, serve_stream
+from hybridrelay.connector.serving import REPEAT_SECONDS, Origin, StreamService
 from hybridrelay.connector.shares import Shares
 from hybridrelay.errors import StreamRefused
+from hybridrelay.events import Event, EventStream, StreamOpened, StreamStillOpen
 from hybridrelay.mux import MuxStream, Session
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
@@ -40,8 +42,10 @@ class Scene:
         self.server = server
         self.published = FakePublished(target)
         self.policy = policy
-        self.audit = AuditLog()
-        self.shares = Shares()
+        self.events: list[Event] = []
+        stream = EventStream(AuditLog(), self.events.append)
+        self.now = 1000.0
+        self.service = StreamService(lambda: self.policy, Shares(), stream, lambda: self.now)
         self.scope = trio.CancelScope()
         self.over = trio.Event()
 
@@ -57,7 +61,7 @@ class Scene:
             async with trio.open_nursery() as nursery:
                 async for offer in self.server.offers:
                     origin = Origin(self.published, PEER, 1, "tcp at relay.example")  # type: ignore[arg-type]
-                    nursery.start_soon(serve_stream, offer, origin, lambda: self.policy, self.shares, self.audit)
+                    nursery.start_soon(self.service.serve, offer, origin)
         self.over.set()
 
 
@@ -228,4 +232,66 @@ async def test_a_refusal_is_told_to_both(
         await scene.client.open_stream()
     assert refused.value.reason is expected
     assert lines() == [OPEN, ("refused", expected.slug, None, None, 0, 0)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_open_for_days_is_reported_each_day(nursery: trio.Nursery, target: Target) -> None:
+    scene = await Scene.start(nursery, target.address)
+    streams = [await scene.client.open_stream() for _ in range(2)]
+    servers = [await target.accept() for _ in range(2)]
+    await talk(streams[0], servers[0])
+    await eventually(lambda: len(scene.events) == 2)
+
+    def reported() -> list[tuple[int, int, float]]:
+        found = [one for one in scene.events if isinstance(one, StreamStillOpen)]
+        return sorted((one.bytes_to_target, one.bytes_to_client, one.seconds) for one in found)
+
+    scene.now += REPEAT_SECONDS - 1
+    scene.service.report_open()
+    assert reported() == []
+    await _finish(scene, streams[1], servers[1])
+    await eventually(lambda: len(scene.events) == 3)
+    for _ in range(3):
+        scene.now += REPEAT_SECONDS
+        scene.service.report_open()
+        scene.service.report_open()
+    assert reported() == [(5, 7, (day + 1) * REPEAT_SECONDS - 1) for day in (1, 2, 3)]
+    for server in servers:
+        await server.aclose()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_stream_that_is_being_connected_is_not_reported_as_open(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def open_target(_: HostPort) -> trio.SocketStream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(serving, "open_target", open_target)
+    scene = await Scene.start(nursery, HostPort("db", 1))
+    scene.client.open_stream_nowait()
+    await eventually(lambda: len(scene.events) == 1)
+    scene.now += 2 * REPEAT_SECONDS
+    scene.service.report_open()
+    assert len(scene.events) == 1
+    nursery.cancel_scope.cancel()
+
+
+def test_ids_differ_among_runs() -> None:
+    runs = {StreamService(Policy, Shares(), EventStream()).run for _ in range(50)}
+    assert len(runs) == 50
+
+
+async def test_both_events_of_a_stream_have_an_id_that_no_other_stream_has(
+    nursery: trio.Nursery, target: Target
+) -> None:
+    scene = await Scene.start(nursery, target.address, Policy(frozenset({"shop"})))
+    for _ in range(3):
+        with pytest.raises(StreamRefused):
+            await scene.client.open_stream()
+    await eventually(lambda: len(scene.events) == 6)
+    ids = [event.activity_id for event in scene.events if isinstance(event, StreamOpened | events.StreamRefused)]
+    assert sorted(map(ids.count, set(ids))) == [2, 2, 2]
+    assert all(one.startswith(scene.service.run) for one in ids)
     nursery.cancel_scope.cancel()

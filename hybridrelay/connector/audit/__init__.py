@@ -1,0 +1,3 @@
+"""The audit log: a subscriber of the connector's events."""
+
+from .log import AuditLog as AuditLog

@@ -1,0 +1,77 @@
+"""The audit log: which application reached which target, when, over which route, how much, and how it ended.
+
+It is a subscriber of the connector's events. Each stream that an application asks for has one line when it is opened,
+before the target is dialed, and exactly one when it is over, whatever ended it. Both carry the same id. A stream that
+lives longer than a day has one more each day, so that a log of any age shows what is open.
+The lines are evidence: their number is not limited. docs/operating.md describes them for their readers.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TypeAlias
+
+from ... import events
+
+__all__ = ["AuditLog"]
+
+_StreamEvent: TypeAlias = events.StreamOpened | events.StreamRefused | events.StreamClosed | events.StreamStillOpen
+
+logger = logging.getLogger("hybridrelay.audit")
+
+
+class AuditLog:
+    """Writes a line for each event of a stream.
+
+    Args:
+        run: only streams whose id begins with this are logged, so that several connectors of one process can share a
+            stream of events and each line is written once.
+    """
+
+    def __init__(self, run: str = "") -> None:
+        self._run = run
+
+    def __call__(self, event: events.Event) -> None:
+        """Log one event, if it is one of a stream."""
+        if not isinstance(event, _StreamEvent) or not event.activity_id.startswith(self._run):
+            return
+        match event:
+            case events.StreamOpened():
+                self._write(event, "open", session=event.session, stream=event.stream, route=event.route)
+            case events.StreamRefused():
+                detail = {"detail": event.detail} if event.detail else {}
+                self._write(event, "refused", reason=event.reason.slug, **_amounts(event), **detail)
+            case events.StreamClosed():
+                self._write(
+                    event,
+                    event.outcome,
+                    reason=event.reason.slug,
+                    to_target=event.to_target,
+                    to_client=event.to_client,
+                    **_amounts(event),
+                )
+            case events.StreamStillOpen():
+                self._write(event, "still-open", **_amounts(event))
+
+    def _write(self, event: _StreamEvent, kind: str, **more: str | float) -> None:
+        fields: dict[str, str | float] = {
+            "event": kind,
+            "id": event.activity_id,
+            "connection": event.connection,
+            "label": event.label,
+            "serial": event.serial,
+            "target": event.target,
+            **more,
+        }
+        # Labels are printable by construction; quoting keeps one with a space from looking like two fields.
+        line = " ".join(
+            f"{key}={value!r}" if isinstance(value, str) else f"{key}={value}" for key, value in fields.items()
+        )
+        logger.info("%s", line, extra={"fields": fields})
+
+
+def _amounts(event: events.StreamRefused | events.StreamClosed | events.StreamStillOpen) -> dict[str, float]:
+    to_client, to_target = (
+        (0, 0) if isinstance(event, events.StreamRefused) else (event.bytes_to_client, event.bytes_to_target)
+    )
+    return {"bytes_to_client": to_client, "bytes_to_target": to_target, "seconds": event.seconds}

@@ -1,0 +1,89 @@
+"""How a stream between an application and its target ended. Pure."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from ..mux import Bridged, Party
+from ..protocol.reasons import Reason
+
+__all__ = ["Ended", "Ending", "Outcome", "Refused", "outcome_of"]
+
+
+class Ending(enum.StrEnum):
+    """How one direction of a stream ended."""
+
+    #: The sending side ended it, and all of it, the end of file included, was passed on.
+    FINISHED = "finished"
+    #: The application reads no more, and has not reset its connection.
+    STOPPED_BY_APPLICATION = "stopped-by-application"
+    RESET_BY_APPLICATION = "reset-by-application"
+    RESET_BY_TARGET = "reset-by-target"
+    #: The session or the connector ended.
+    LOST = "lost"
+
+
+@attrs.frozen
+class Refused:
+    """The stream never reached the target: it was refused or given up, or the connector stopped."""
+
+    reason: Reason
+    #: What is known besides the reason; for the private network only.
+    detail: str = ""
+    #: The reason as the application is told; "" for the words of the reason itself.
+    told: str = ""
+
+
+@attrs.frozen
+class Ended:
+    """The stream reached the target, and is over."""
+
+    #: ``closed``, ``closed-with-reset`` or ``broken``.
+    kind: str
+    to_target: Ending
+    to_client: Ending
+    reason: Reason
+    bytes_to_target: int = 0
+    bytes_to_client: int = 0
+
+
+#: What a stream comes to: exactly one of these, whatever ended it, cancellation and revocation included.
+Outcome = Refused | Ended
+
+
+def outcome_of(bridged: Bridged) -> Ended:
+    """How a bridge between an application's stream and its target ended.
+
+    A stream is *closed* if both directions finished. It is *closed with a reset* if one of them finished and the side
+    that had received all of it then reset the connection, or read no more, instead of ending its own direction: many
+    programs end like that. Everything else is *broken*.
+    """
+    broke = {
+        Party.NOBODY: Ending.FINISHED,
+        Party.LOCAL: Ending.RESET_BY_TARGET,
+        Party.PEER: Ending.RESET_BY_APPLICATION,
+        Party.SESSION: Ending.LOST,
+        Party.CALLER: Ending.LOST,
+    }[bridged.ended_by]
+    to_target = Ending.FINISHED if bridged.received_all else broke
+    to_client = Ending.FINISHED if bridged.sent_all else broke
+    if bridged.peer_stopped and not bridged.sent_all and broke is not Ending.RESET_BY_TARGET:
+        to_client = Ending.STOPPED_BY_APPLICATION
+    kind, reason = _kind(to_target, to_client), bridged.reason
+    if kind == "closed":
+        reason = Reason.NO_ERROR
+    elif bridged.ended_by is Party.CALLER:  # the bridge was cancelled, because this connector goes away
+        reason = Reason.GOING_AWAY
+    return Ended(kind, to_target, to_client, reason, bridged.received, bridged.sent)
+
+
+def _kind(to_target: Ending, to_client: Ending) -> str:
+    if to_target is to_client is Ending.FINISHED:
+        return "closed"
+    reset_by_target = to_target is Ending.FINISHED and to_client is Ending.RESET_BY_TARGET
+    reset_by_application = (to_target is Ending.FINISHED and to_client is Ending.STOPPED_BY_APPLICATION) or (
+        to_client is Ending.FINISHED and to_target is Ending.RESET_BY_APPLICATION
+    )
+    return "closed-with-reset" if reset_by_target or reset_by_application else "broken"

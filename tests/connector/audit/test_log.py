@@ -1,0 +1,104 @@
+"""The audit log: a line for each event of a stream, and for no other event."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from hybridrelay import events
+from hybridrelay.connector.audit import AuditLog
+from hybridrelay.protocol.reasons import Reason
+
+STREAM = {"connection": "orders", "activity_id": "ab-1", "label": "web shop", "serial": "0A", "target": "db:5432"}
+SHOWN = {"id": "ab-1", "connection": "orders", "label": "web shop", "serial": "0A", "target": "db:5432"}
+OPENED = events.StreamOpened(**STREAM, session=3, stream=17, route="tcp at relay.example")
+AMOUNTS = {"bytes_to_client": 7, "bytes_to_target": 5, "seconds": 1.25}
+
+
+@pytest.fixture
+def lines() -> Iterator[list[dict[str, object]]]:
+    """The fields of each line, as they come."""
+    found: list[dict[str, object]] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.fields)  # type: ignore[attr-defined]
+
+    logger, handler = logging.getLogger("hybridrelay.audit"), Collector()
+    logger.addHandler(handler)
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    yield found
+    logger.setLevel(before)
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [
+        (OPENED, {"event": "open", "session": 3, "stream": 17, "route": "tcp at relay.example"}),
+        (
+            events.StreamRefused(**STREAM, reason=Reason.TARGET_REFUSED, detail="Connection refused", seconds=1.25),
+            {
+                "event": "refused",
+                "reason": "target-refused",
+                "bytes_to_client": 0,
+                "bytes_to_target": 0,
+                "seconds": 1.25,
+                "detail": "Connection refused",
+            },
+        ),
+        (
+            events.StreamClosed(
+                **STREAM,
+                outcome="closed",
+                reason=Reason.NO_ERROR,
+                to_target="finished",
+                to_client="finished",
+                **AMOUNTS,
+            ),
+            {
+                "event": "closed",
+                "reason": "no-error",
+                "to_target": "finished",
+                "to_client": "finished",
+                **AMOUNTS,
+            },
+        ),
+        (events.StreamStillOpen(**STREAM, **AMOUNTS), {"event": "still-open", **AMOUNTS}),
+    ],
+    ids=["open", "refused", "closed", "still-open"],
+)
+def test_a_line_has_the_facts(event: events.Event, fields: dict[str, object], lines: list[dict[str, object]]) -> None:
+    AuditLog()(event)
+
+    kind = fields.pop("event")
+    assert lines == [{"event": kind, **SHOWN, **fields}]
+
+
+def test_a_refusal_without_a_detail_has_none(lines: list[dict[str, object]]) -> None:
+    AuditLog()(events.StreamRefused(**STREAM, reason=Reason.LIMIT))
+
+    assert "detail" not in lines[0]
+
+
+def test_the_text_has_all_fields(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hybridrelay.audit")
+
+    AuditLog()(OPENED)
+
+    assert caplog.text.endswith(
+        "event='open' id='ab-1' connection='orders' label='web shop' serial='0A' target='db:5432' "
+        "session=3 stream=17 route='tcp at relay.example'\n"
+    )
+
+
+def test_other_events_and_streams_of_other_connectors_are_not_logged(lines: list[dict[str, object]]) -> None:
+    audit = AuditLog("cd-")
+
+    audit(OPENED)
+    audit(events.SessionEnded(connection="orders", activity_id="cd-1", reason=Reason.NO_ERROR))
+
+    assert lines == []
