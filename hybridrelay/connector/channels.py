@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 import attrs
 import trio
 
+from .. import events
 from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..connectivity.control import ControlChannel
@@ -20,7 +21,6 @@ from ..connectivity.data import open_data_channel
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
-from ..events import EventStream
 from ..mux import (
     Account,
     Budget,
@@ -78,6 +78,8 @@ class Served:
     candidate: Candidate
     #: The key by which we were registered when the relay made the data channel; it ends with this key.
     key: Secret | None = None
+    #: The same in all events of the session.
+    activity_id: str = ""
 
     def is_of(self, published: Published, peer: PeerIdentity) -> bool:
         """Whether the session belongs to this identity. Serials say something only under the same authority."""
@@ -93,6 +95,31 @@ class _Arrival:
     key: Secret | None
 
 
+@attrs.frozen(eq=False)
+class ProvenChannel:
+    """A data channel whose other end has proved its identity."""
+
+    published: Published
+    #: What follows the end-to-end handshake.
+    stream: trio.abc.Stream
+    peer: PeerIdentity
+    #: The relay and the route over which it goes.
+    link: RelayLink
+    candidate: Candidate
+    #: What is being opened, until a session has the channel.
+    arrival: _Arrival | None = None
+
+    @property
+    def route(self) -> str:
+        """``tcp at relay.example.com``."""
+        return f"{self.candidate.route.name} at {self.link.host}"
+
+    @property
+    def owner(self) -> tuple[Published, str]:
+        """The identity, as shares and limits tell identities apart."""
+        return self.published, self.peer.serial
+
+
 class DataChannels:
     """All sessions of a connector. They are touched by nothing that happens to control channels.
 
@@ -104,13 +131,14 @@ class DataChannels:
     """
 
     def __init__(
-        self, policy: Policy, config: SessionConfig, stream: EventStream, *, lost: Callable[[RelayLink], None]
+        self, policy: Policy, config: SessionConfig, stream: events.EventStream, *, lost: Callable[[RelayLink], None]
     ) -> None:
         self._lost = lost
         self._policy = policy
         self._config = config
         self._budget = Budget(PROCESS_BUDGET)
         self._shares = Shares()
+        self._events = stream
         self.streams = StreamService(lambda: self._policy, self._shares, stream)
         #: What each identity's sessions hold together, for as long as there are any.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
@@ -129,12 +157,22 @@ class DataChannels:
         for served in list(self._served.values()):
             peer = served.peer
             if reason := self._denied(served.published, peer):
-                logger.warning("closing the session of %s (%s): %s", peer.label, peer.serial, reason.describe)
                 served.session.close(reason)
 
     def _denied(self, published: Published, peer: PeerIdentity) -> Reason | None:
         """Why the policy that is in force now allows this identity no session, or None."""
-        return self._policy.decide(peer, Action.OPEN_SESSION, Resource(published.name, published.target)).reason
+        decision = self._policy.decide(peer, Action.OPEN_SESSION, Resource(published.name, published.target))
+        if decision.reason is not None:
+            self._events.publish(
+                events.PolicyRefused(
+                    connection=published.name,
+                    label=peer.label,
+                    serial=peer.serial,
+                    reason=decision.reason,
+                    detail=decision.rule,
+                )
+            )
+        return decision.reason
 
     def of(self, link: RelayLink) -> list[Served]:
         """The sessions whose present or last data channel goes through one relay."""
@@ -213,10 +251,9 @@ class DataChannels:
             registration.unproven.leave(newcomer)
             tls, peer = opened
             if reason := self._denied(published, peer):
-                logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, reason.describe)
                 await refuse_session(tls, reason)
                 return
-            await self._serve_session(published, tls, peer, link, candidate, arrival)
+            await self._serve_session(ProvenChannel(published, tls, peer, link, candidate, arrival))
         except HybridRelayError as exc:
             hint = f"; {exc.remedy}" if exc.remedy else ""
             # Our acceptance was lost with the control channel: the relay asks again over the next one.
@@ -235,70 +272,55 @@ class DataChannels:
             registration.unproven.leave(newcomer)
             self._arriving.discard(arrival)
 
-    async def _serve_session(
-        self,
-        published: Published,
-        channel: trio.abc.Stream,
-        peer: PeerIdentity,
-        link: RelayLink,
-        candidate: Candidate,
-        arrival: _Arrival | None = None,
-    ) -> None:
+    async def _serve_session(self, channel: ProvenChannel) -> None:
         """A proven data channel: the first of a new session, or the next one of a session that we have."""
-        greeting = self._greeting.setdefault((published, peer.serial), Unproven())
+        published, peer, stream = channel.published, channel.peer, channel.stream
+        greeting = self._greeting.setdefault(channel.owner, Unproven())
         limit = MAX_GREETING_CHANNELS + self._sessions_of(published, peer)
         newcomer = greeting.admit("", limit)
         if newcomer is None:
             logger.warning("%s: too many channels of %s (%s) wait for HELLO", published.name, peer.label, peer.serial)
-            await abort_stream(channel)
+            await abort_stream(stream)
             return
         received: tuple[Hello, bytes] | None = None
         newcomer.scope.deadline = trio.current_time() + HELLO_SECONDS
         try:
             with newcomer.scope:
-                received = await receive_hello(channel)
+                received = await receive_hello(stream)
         except BaseException as exc:
-            await trio.aclose_forcefully(channel)
+            await trio.aclose_forcefully(stream)
             if isinstance(exc, SessionError):
                 raise published.end_to_end.explain(exc) from exc
             raise
         finally:
             greeting.leave(newcomer)
             if not greeting:
-                self._greeting.pop((published, peer.serial), None)
+                self._greeting.pop(channel.owner, None)
         if received is None:
-            await abort_stream(channel)
+            await abort_stream(stream)
             raise RendezvousError(f"{peer.label} ({peer.serial}) sent no HELLO in time", reason=Reason.PEER_SILENT)
         hello, initial = received
         if refusal := self._refusal(published, peer, hello):
-            logger.warning("%s: refused %s (%s): %s", published.name, peer.label, peer.serial, refusal.describe)
-            await refuse_session(channel, refusal)
+            await refuse_session(stream, refusal)
         elif hello.attach:
-            await self._attach(published, channel, peer, hello, initial, link, candidate, arrival)
+            await self._attach(channel, hello, initial)
         else:
-            await self._run_session(published, channel, peer, hello.session_id, initial, link, candidate, arrival)
+            await self._run_session(channel, hello.session_id, initial)
 
     def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
         """Check the policy again, which may have changed while HELLO was in transit, and a limit."""
         if reason := self._denied(published, peer):
             return reason
-        held = self._sessions_of(published, peer)
-        return Reason.LIMIT if held >= MAX_SESSIONS_PER_IDENTITY and not hello.attach else None
+        if hello.attach or self._sessions_of(published, peer) < MAX_SESSIONS_PER_IDENTITY:
+            return None
+        logger.warning("%s: too many sessions of %s (%s)", published.name, peer.label, peer.serial)
+        return Reason.LIMIT
 
     def _sessions_of(self, published: Published, peer: PeerIdentity) -> int:
         return sum(1 for served in self._served.values() if served.is_of(published, peer))
 
-    async def _attach(
-        self,
-        published: Published,
-        channel: trio.abc.Stream,
-        peer: PeerIdentity,
-        hello: Hello,
-        initial: bytes,
-        link: RelayLink,
-        candidate: Candidate,
-        arrival: _Arrival | None,
-    ) -> None:
+    async def _attach(self, channel: ProvenChannel, hello: Hello, initial: bytes) -> None:
+        published, peer = channel.published, channel.peer
         served = self._served.get(hello.session_id)
         refusal: Reason | None = Reason.SESSION_UNKNOWN
         if served is not None and served.is_of(published, peer):
@@ -306,12 +328,15 @@ class DataChannels:
         if served is None or refusal is not None:
             refusal = refusal or Reason.SESSION_UNKNOWN
             logger.warning("%s: %s cannot resume: %s", published.name, peer.label, refusal.describe)
-            await refuse_session(channel, refusal)
-        else:
-            route = f"{candidate.route.name} at {link.host}"
-            logger.info("%s: session of %s resumed over %s", published.name, peer.label, route)
-            served.link, served.candidate, served.key = link, candidate, self._arrived(arrival)
-            await served.session.replace_channel(channel, initial)
+            await refuse_session(channel.stream, refusal)
+            return
+        self._events.publish(
+            events.SessionResumed(
+                connection=published.name, activity_id=served.activity_id, label=peer.label, route=channel.route
+            )
+        )
+        served.link, served.candidate, served.key = channel.link, channel.candidate, self._arrived(channel.arrival)
+        await served.session.replace_channel(channel.stream, initial)
 
     def _arrived(self, arrival: _Arrival | None) -> Secret | None:
         """A session has the data channel now; the key with which it was made."""
@@ -320,46 +345,65 @@ class DataChannels:
         self._arriving.discard(arrival)
         return arrival.key
 
-    async def _run_session(
-        self,
-        published: Published,
-        channel: trio.abc.Stream,
-        peer: PeerIdentity,
-        session_id: bytes,
-        initial: bytes,
-        link: RelayLink,
-        candidate: Candidate,
-        arrival: _Arrival | None,
-    ) -> None:
+    async def _run_session(self, channel: ProvenChannel, session_id: bytes, initial: bytes) -> None:
+        published, peer, owner = channel.published, channel.peer, channel.owner
         if session_id in self._served:
-            await refuse_session(channel, Reason.PROTOCOL_ERROR)
+            await refuse_session(channel.stream, Reason.PROTOCOL_ERROR)
             return
-        owner = (published, peer.serial)
         if not self._shares.descriptors.take(owner):
             why = self._shares.descriptors.why_refused(owner)
             logger.warning("%s: refused a session of %s (%s): %s", published.name, peer.label, peer.serial, why)
-            await refuse_session(channel, Reason.LIMIT)
+            await refuse_session(channel.stream, Reason.LIMIT)
             return
+        number = next(self._numbers)
         account = self._accounts.setdefault(owner, Account())
         session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget, account=account)
-        self._served[session_id] = served = Served(session, published, peer, link, candidate, self._arrived(arrival))
+        key, activity_id = self._arrived(channel.arrival), f"{self.streams.run}session-{number}"
+        self._served[session_id] = served = Served(
+            session, published, peer, channel.link, channel.candidate, key, activity_id
+        )
+        try:
+            await self._serve_offers(served, channel, number, initial)
+        finally:
+            del self._served[session_id]
+            self._shares.descriptors.give_back(owner)
+
+    async def _serve_offers(self, served: Served, channel: ProvenChannel, number: int, initial: bytes) -> None:
+        """Run a session to its end. Publishes one event when it is open, and then exactly one when it is over."""
+        session, published, peer = served.session, served.published, served.peer
 
         async def wait_for_client() -> NoReturn:
             self._lost(served.link)
             await trio.sleep_forever()
 
-        number = next(self._numbers)
+        is_open = False
         try:
             async with FlatNursery() as nursery:
-                await nursery.start(partial(session.run, channel, initial=initial, reconnect=wait_for_client))
-                who, route = f"{peer.label} ({peer.serial})", f"{candidate.route.name} at {link.host}"
-                logger.info("%s: session of %s opened over %s", published.name, who, route)
+                await nursery.start(partial(session.run, channel.stream, initial=initial, reconnect=wait_for_client))
+                is_open = True
+                self._events.publish(
+                    events.SessionOpened(
+                        connection=published.name,
+                        activity_id=served.activity_id,
+                        label=peer.label,
+                        serial=peer.serial,
+                        route=channel.route,
+                    )
+                )
                 async for offer in session.offers:
                     where = f"{served.candidate.route.name} at {served.link.host}"
                     origin = Origin(published, peer, number, where)
                     nursery.start_soon(self.streams.serve, offer, origin)
-            outcome = await session.wait_ended()
-            logger.info("%s: session of %s ended: %s", published.name, peer.label, outcome.reason.describe)
+            await session.wait_ended()
         finally:
-            del self._served[session_id]
-            self._shares.descriptors.give_back(owner)
+            if is_open:
+                outcome = session.outcome
+                self._events.publish(
+                    events.SessionEnded(
+                        connection=published.name,
+                        activity_id=served.activity_id,
+                        label=peer.label,
+                        reason=Reason.GOING_AWAY if outcome is None else outcome.reason,
+                        detail="" if outcome is None else outcome.text,
+                    )
+                )

@@ -241,7 +241,7 @@ async def test_who_is_shut_out_stays_out(deployment: Deployment, nursery: trio.N
     with trio.fail_after(30):
         assert await _say(forward.port, b"hello") == b"hello"
     shut_out.write_text("application\n")
-    connector.wait_for_line("closing the session of application", where="err")
+    connector.wait_for_line("policy.refused: .* label=application ", where="err")
     another = deployment.start_forward(published).program
     another.wait_for_line("this identity has been shut out", where="err")
     assert another.process.poll() is None, "it may be admitted again"

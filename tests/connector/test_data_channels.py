@@ -18,6 +18,7 @@ from hybridrelay.connector.channels import (
     MAX_SESSIONS_PER_IDENTITY,
     UNPROVEN_SECONDS,
     DataChannels,
+    ProvenChannel,
     Served,
 )
 from hybridrelay.connector.policy import Policy
@@ -25,7 +26,7 @@ from hybridrelay.connector.published import Published, Registration
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
-from hybridrelay.events import EventStream
+from hybridrelay.events import Event, EventStream, PolicyRefused, SessionEnded, SessionOpened, SessionResumed
 from hybridrelay.mux import DATA_CONFIG, Role, Session
 from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
@@ -46,7 +47,8 @@ class Scene:
         self.nursery = nursery
         self.one, self.two = published("one"), published("two")
         self.link = FakeRelay()
-        self.served = DataChannels(Policy(), DATA_CONFIG, EventStream(), lost=lambda _: None)
+        self.events: list[Event] = []
+        self.served = DataChannels(Policy(), DATA_CONFIG, EventStream(self.events.append), lost=lambda _: None)
         #: What serving a channel raised.
         self.errors: list[Exception] = []
 
@@ -56,7 +58,7 @@ class Scene:
 
         async def serve() -> None:
             try:
-                await self.served._serve_session(whose or self.one, theirs, peer, self.link, WSS)
+                await self.served._serve_session(ProvenChannel(whose or self.one, theirs, peer, self.link, WSS))
             except (RendezvousError, SessionError) as exc:
                 self.errors.append(exc)
 
@@ -101,6 +103,31 @@ async def test_a_session_resumes_for_its_own_identity(
     assert await scene.attach(session)
     assert session.outcome is None
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("how", ["closed by the client", "revoked", "cancelled"])
+async def test_a_session_has_one_event_at_its_end_whatever_ended_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, how: str
+) -> None:
+    async with trio.open_nursery() as connector:
+        scene = Scene(connector)
+        session = await scene.session()
+        assert await scene.attach(session)
+        if how == "closed by the client":
+            session.close()
+        elif how == "revoked":
+            scene.served.set_policy(Policy(frozenset({PEER.label})))
+        else:
+            connector.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        connector.cancel_scope.cancel()
+    sessions = [one for one in scene.events if not isinstance(one, PolicyRefused)]
+    assert [type(one) for one in sessions] == [SessionOpened, SessionResumed, SessionEnded]
+    assert len({one.activity_id for one in sessions}) == 1  # type: ignore[attr-defined]
+    refused = [one.detail for one in scene.events if isinstance(one, PolicyRefused)]
+    assert refused == (["deny list: label app"] if how == "revoked" else [])
+    reason = sessions[-1].reason  # type: ignore[attr-defined]
+    assert (reason is Reason.IDENTITY_SHUT_OUT) is (how == "revoked")
 
 
 @pytest.mark.parametrize("changed", ["identity", "hybrid connection"])

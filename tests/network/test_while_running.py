@@ -75,7 +75,7 @@ class Scene:
         """Over which route the last data channel of the client, and of the connector, goes, as their logs say."""
         return (
             re.findall(_CHANNEL, self.forward.program.err)[-1],
-            re.findall(r": session of .* (?:opened|resumed) over (\w+) at ", self.connector.err)[-1],
+            re.findall(r"session\.(?:opened|resumed): .* route='(\w+) at ", self.connector.err)[-1],
         )
 
     def channels(self) -> int:
