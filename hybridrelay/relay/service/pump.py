@@ -2,8 +2,8 @@
 
 The rules:
 
-1. The end of file of one leg is passed on to the other after the last byte before it; the other direction goes on.
-2. Only an error aborts: then *both* legs are torn down so that neither far end can mistake it for an end of file.
+1. The end of file of one stream is passed on to the other after the last byte before it; the other direction goes on.
+2. Only an error aborts: then *both* streams are torn down so that neither far end can mistake it for an end of file.
 3. Whatever happens, both streams are closed when `pump` is done with them.
 4. Back-pressure is the absence of reading: nothing is read before what was read earlier has been handed on.
 """
@@ -21,7 +21,7 @@ import trio
 from ...streams.nowait import NowaitStream, Turn, nowait
 from ...streams.sockets import abort_stream
 from ..limits import CLOSE_DEADLINE_SECONDS
-from .splice import LegBroke, PipePool, SinkBroke, SourceBroke, Spliced, can_splice, splice
+from .splice import PipePool, SinkBroke, SourceBroke, Spliced, StreamBroke, can_splice, splice
 
 __all__ = ["Direction", "Observer", "PumpOutcome", "PumpResult", "abort", "pump"]
 
@@ -82,9 +82,9 @@ async def pump(
         pipes: the pool to borrow from. None makes one for this call, which costs nothing before the first byte.
 
     Raises:
-        ExceptionGroup: a stream raised what the contract of streams does not allow. Both legs were aborted.
+        ExceptionGroup: a stream raised what the contract of streams does not allow. Both streams were aborted.
 
-    Cancelled, both legs are aborted: the far ends see a broken connection, not an end of file.
+    Cancelled, both streams are aborted: the far ends see a broken connection, not an end of file.
     """
     pump_ = _Pump(observer, PipePool() if pipes is None else pipes)
     outcome = None
@@ -123,12 +123,12 @@ class _Pump:
                 await sink.send_eof()
             except _STREAM_ERRORS as exc:
                 raise SinkBroke from exc
-        except LegBroke as exc:
+        except StreamBroke as exc:
             self._broken = self._broken or _WHO_BROKE[direction, type(exc)]
             both.cancel()
 
     async def _move(self, source: _Stream, sink: _Stream, direction: Direction) -> None:
-        """Move everything up to the end of `source`; raises LegBroke."""
+        """Move everything up to the end of `source`; raises StreamBroke."""
 
         def count(moved: int) -> None:
             self.moved[direction] += moved
@@ -151,7 +151,7 @@ async def _copy(
 ) -> bool:
     """Move bytes through buffers; False at the end of `source`, True after one block where only that was wanted.
 
-    Raises LegBroke.
+    Raises StreamBroke.
     """
     turn = Turn()
     while True:

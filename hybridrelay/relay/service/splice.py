@@ -9,7 +9,7 @@ The kernel moves bytes between a socket and a pipe, never between two sockets, s
    lost: the caller copies through a buffer, and bytes that are in the pipe already are read out of it. Two sockets
    between which the kernel will not splice (EINVAL) are not tried again. Any other failure is the system's (a filter
    of system calls, an emulated kernel, memory): then nothing is spliced for `SPLICE_RETRY_SECONDS`.
-4. An error of a socket breaks its leg. It must not be left to the buffer: the kernel reports it once, and the next
+4. An error of a socket breaks its stream. It must not be left to the buffer: the kernel reports it once, and the next
    call would find an end of file.
 """
 
@@ -37,7 +37,7 @@ from ..limits import (
     SPLICE_RETRY_SECONDS,
 )
 
-__all__ = ["LegBroke", "PipePool", "SinkBroke", "SourceBroke", "Spliced", "can_splice", "splice"]
+__all__ = ["PipePool", "SinkBroke", "SourceBroke", "Spliced", "StreamBroke", "can_splice", "splice"]
 
 #: More than any pipe holds, so that the pipe's capacity is the only limit.
 _AS_MUCH_AS_FITS = 1 << 30
@@ -59,15 +59,15 @@ _SOCKET_ERRORS = frozenset(
 )  # fmt: skip
 
 
-class LegBroke(Exception):
+class StreamBroke(Exception):
     """One of the two streams is broken; `__cause__` says how."""
 
 
-class SourceBroke(LegBroke):
+class SourceBroke(StreamBroke):
     """It is the stream that we read from."""
 
 
-class SinkBroke(LegBroke):
+class SinkBroke(StreamBroke):
     """It is the stream that we write to. Bytes already read for it are lost."""
 
 

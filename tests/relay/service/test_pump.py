@@ -1,4 +1,4 @@
-"""The byte pump over real connections: spliced, buffered, and where one leg or both are WebSockets."""
+"""The byte pump over real connections: spliced, buffered, and where one stream or both are WebSockets."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Wrapped(trio.abc.HalfCloseableStream):
 
 
 @attrs.frozen
-class Legs:
+class Pairs:
     """What the pump joins (`near`), and what its users hold (`far`)."""
 
     near_a: trio.abc.HalfCloseableStream
@@ -65,7 +65,7 @@ class Legs:
 
 
 @asynccontextmanager
-async def legs(kind: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Legs]:
+async def pairs_of(kind: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pairs]:
     if kind == "buffered":
         monkeypatch.setattr(pump_module, "can_splice", lambda source, sink: False)
     async with AsyncExitStack() as stack:
@@ -80,7 +80,7 @@ async def legs(kind: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Legs
                 stack.push_async_callback(trio.aclose_forcefully, pair[1])
                 pairs.append(pair)
         (far_a, near_a), (far_b, near_b) = pairs
-        yield Legs(near_a, near_b, far_a, far_b)
+        yield Pairs(near_a, near_b, far_a, far_b)
 
 
 async def send_and_end(stream: trio.abc.HalfCloseableStream, data: bytes) -> None:
@@ -115,12 +115,12 @@ async def expect_broken(stream: trio.abc.ReceiveStream) -> None:
 
 
 @asynccontextmanager
-async def running(legs: Legs, pipes: PipePool | None = None) -> AsyncIterator[list[PumpResult]]:
+async def running(four: Pairs, pipes: PipePool | None = None) -> AsyncIterator[list[PumpResult]]:
     """Run a pump in the background; at the end of the block, wait for its end, which is then in the list."""
     results: list[PumpResult] = []
 
     async def run() -> None:
-        results.append(await pump(legs.near_a, legs.near_b, pipes=pipes))
+        results.append(await pump(four.near_a, four.near_b, pipes=pipes))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
@@ -136,7 +136,7 @@ async def test_carries_everything_both_ways_at_once(kind: str, monkeypatch: pyte
         got[name] = await receive_all(stream)
 
     seen: Counter[Direction] = Counter()
-    async with legs(kind, monkeypatch) as four:
+    async with pairs_of(kind, monkeypatch) as four:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_and_end, four.far_a, there)
             nursery.start_soon(send_and_end, four.far_b, back)
@@ -163,7 +163,7 @@ async def test_128_mib_arrive_as_they_were_sent(kind: str, monkeypatch: pytest.M
             await stream.send_all(data)
         await stream.send_eof()
 
-    async with legs(kind, monkeypatch) as four, running(four) as results:
+    async with pairs_of(kind, monkeypatch) as four, running(four) as results:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send, four.far_a)
             received = await digest_of_all(four.far_b)
@@ -178,7 +178,7 @@ async def test_128_mib_arrive_as_they_were_sent(kind: str, monkeypatch: pytest.M
 async def test_a_reply_still_flows_after_one_side_has_ended(
     kind: str, a_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with legs(kind, monkeypatch) as four, running(four) as results:
+    async with pairs_of(kind, monkeypatch) as four, running(four) as results:
         asks, answers = four.in_order(a_first)
         await asks.send_all(b"question")
         await asks.send_eof()
@@ -196,7 +196,7 @@ async def test_a_reply_still_flows_after_one_side_has_ended(
 async def test_a_break_of_one_leg_never_looks_like_an_end_to_the_other(
     kind: str, a_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with legs(kind, monkeypatch) as four, running(four) as results:
+    async with pairs_of(kind, monkeypatch) as four, running(four) as results:
         breaks, other = four.in_order(a_first)
         await breaks.send_all(b"half of it")
         assert await other.receive_some() == b"half of it"
@@ -211,7 +211,7 @@ async def test_a_break_of_one_leg_never_looks_like_an_end_to_the_other(
 async def test_a_leg_that_breaks_while_it_is_written_to(
     kind: str, a_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with legs(kind, monkeypatch) as four, running(four) as results:
+    async with pairs_of(kind, monkeypatch) as four, running(four) as results:
         sends, breaks = four.in_order(a_first)
         # Its end has been passed on, so that only writing can find it broken.
         await breaks.send_eof()
@@ -226,7 +226,7 @@ async def test_a_leg_that_breaks_while_it_is_written_to(
 
 @each_kind
 async def test_cancelled_while_idle_both_far_ends_see_a_break(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with legs(kind, monkeypatch) as four:
+    async with pairs_of(kind, monkeypatch) as four:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pump, four.near_a, four.near_b)
             await four.far_a.send_all(b"x")
@@ -243,7 +243,7 @@ async def test_cancelled_after_any_burst_nothing_stays_open(
 ) -> None:
     counted = 0
     with PipePool() as pipes:
-        async with legs(kind, monkeypatch) as four:
+        async with pairs_of(kind, monkeypatch) as four:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send_until_broken, four.far_a)
                 nursery.start_soon(expect_broken, four.far_b)
@@ -273,7 +273,7 @@ async def test_a_receiver_that_stalls_stalls_the_sender(kind: str, monkeypatch: 
         await stream.send_eof()
 
     with PipePool() as pipes:
-        async with legs(kind, monkeypatch) as four, running(four, pipes) as results:
+        async with pairs_of(kind, monkeypatch) as four, running(four, pipes) as results:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send, four.far_a)
                 await wait_all_tasks_blocked(0.05)
@@ -291,7 +291,7 @@ async def test_a_receiver_that_stalls_stalls_the_sender(kind: str, monkeypatch: 
 @sockets_only
 async def test_cancelled_while_the_receiver_stalls(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with PipePool() as pipes:
-        async with legs(kind, monkeypatch) as four, trio.open_nursery() as nursery:
+        async with pairs_of(kind, monkeypatch) as four, trio.open_nursery() as nursery:
             nursery.start_soon(send_until_broken, four.far_a)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as pumping:
@@ -305,7 +305,7 @@ async def test_cancelled_while_the_receiver_stalls(kind: str, monkeypatch: pytes
 
 async def test_an_idle_pair_holds_no_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     with PipePool() as pipes:
-        async with legs("spliced", monkeypatch) as four, running(four, pipes):
+        async with pairs_of("spliced", monkeypatch) as four, running(four, pipes):
             for sender, receiver in ((four.far_a, four.far_b), (four.far_b, four.far_a)) * 10:
                 await sender.send_all(b"ping")
                 assert await receiver.receive_some() == b"ping"
@@ -322,7 +322,7 @@ async def test_a_stream_that_breaks_its_contract_breaks_both_legs(monkeypatch: p
         async def receive_some(self, max_bytes: int | None = None) -> bytes:
             raise ZeroDivisionError
 
-    async with legs("buffered", monkeypatch) as four:
+    async with pairs_of("buffered", monkeypatch) as four:
         with pytest.RaisesGroup(ZeroDivisionError):
             await pump(four.near_a, Odd(four.near_b))
         await expect_broken(four.far_a)
@@ -338,7 +338,7 @@ async def test_a_leg_that_breaks_just_when_the_end_is_passed_on(
         async def send_eof(self) -> None:
             raise trio.BrokenResourceError
 
-    async with legs("buffered", monkeypatch) as four:
+    async with pairs_of("buffered", monkeypatch) as four:
         asks, _ = four.in_order(a_first)
         await asks.send_eof()
         near_a, near_b = (four.near_a, Odd(four.near_b)) if a_first else (Odd(four.near_a), four.near_b)
