@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .._version import __version__
 from . import exits
-from .arguments import bench, connections, connector, demo, forward, keys, probe, relay
+from .arguments import bench, connections, connector, demo, forward, keys, probe, relay, relay_stdio
 from .command import Command
 from .parsing import HelpFormatter, Parser
 
@@ -58,6 +58,7 @@ COMMANDS: tuple[Command, ...] = (
     connector.COMMAND,
     forward.COMMAND,
     probe.COMMAND,
+    relay_stdio.COMMAND,
     bench.COMMAND,
 )
 

@@ -1,4 +1,4 @@
-"""The dialer that the proxy options ask for."""
+"""The dialer that the options for proxies and commands ask for."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import logging
 import os
 from pathlib import Path
 
+import attrs
+
 from .._defaults import PROXY_PASSWORD_VARIABLE
 from .._text_files import read_text, strip_value
 from ..abc import Dialer
-from ..connectivity.proxies import ProxyDial, ProxySettings
+from ..connectivity.commands import Commands
+from ..connectivity.proxies import ProxyDial, ProxySettings, resolve_dialer
 from ..connectivity.proxies.settings import has_password
 from ..errors import ConfigurationError
 from ..security import Secret
@@ -19,14 +22,41 @@ logger = logging.getLogger("hybridrelay.cli")
 
 #: A password and a line break, in UTF-16 perhaps; more is some other file.
 _MAX_PASSWORD_BYTES = 1024
+#: The mode whose transport runs a command.
+_EXEC = "exec"
 
 
-def make_dialer(args: argparse.Namespace) -> Dialer | None:
+def make_dialer(args: argparse.Namespace, commands: Commands | None = None) -> Dialer | None:
     """The dialer that the options ask for; None without such options, which means: as the environment says.
+
+    Args:
+        args: from a parser with `add_proxy`.
+        commands: see `make_commands`.
 
     Raises:
         ConfigurationError: they cannot be used; repeats no secret.
     """
+    dialer = _proxy_dialer(args)
+    if commands is None or args.exec_command is None:
+        return dialer
+    return attrs.evolve(resolve_dialer(dialer), process=commands.dial)
+
+
+def make_commands(args: argparse.Namespace) -> Commands:
+    """What runs the command of ``--exec-command``, if there is one.
+
+    Raises:
+        ConfigurationError: mode ``exec`` without a command, or a command in another mode.
+    """
+    if (args.mode == _EXEC) != (args.exec_command is not None):
+        raise ConfigurationError(
+            "--mode exec and --exec-command belong together",
+            remedy="give both: --mode exec --exec-command 'ssh HOST hybridrelay relay-stdio --state DIR'",
+        )
+    return Commands(args.exec_command)
+
+
+def _proxy_dialer(args: argparse.Namespace) -> Dialer | None:
     if args.proxy is None:
         if args.proxy_password_file is not None:
             raise ConfigurationError("--proxy-password-file is for --proxy", remedy="name the proxy with --proxy")

@@ -29,6 +29,7 @@ COMMANDS = [
     ("connector",),
     ("forward",),
     ("probe",),
+    ("relay-stdio",),
 ]
 
 

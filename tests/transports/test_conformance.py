@@ -31,8 +31,8 @@ async def test_conformance(check):
     await check()
 
 
-def test_both_of_ours_are_installed():
-    assert {"tcp", "websocket"} <= {transport.name for transport in installed_transports()}
+def test_all_of_ours_are_installed():
+    assert {"exec", "tcp", "websocket"} <= {transport.name for transport in installed_transports()}
 
 
 def test_route_names_and_ranks_are_unique():

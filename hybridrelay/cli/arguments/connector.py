@@ -11,6 +11,7 @@ from .options import (
     WHERE_FROM,
     add_climb_seconds,
     add_config,
+    add_exec_command,
     add_files,
     add_grace,
     add_mode,
@@ -68,6 +69,7 @@ def _add_arguments(parser: Parser) -> None:
         help="a deny list: labels or serials of applications to be refused",
     )
     add_mode(parser)
+    add_exec_command(parser)
     add_proxy(parser)
     add_grace(parser)
     add_resume_deadline(parser)

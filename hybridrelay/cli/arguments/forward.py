@@ -11,6 +11,7 @@ from .options import (
     WHERE_FROM,
     add_climb_seconds,
     add_config,
+    add_exec_command,
     add_files,
     add_grace,
     add_mode,
@@ -70,6 +71,7 @@ def _add_arguments(parser: Parser) -> None:
         help="the local port, one for each file; [::1]:5432 for IPv6; port 0: any free one (default: 127.0.0.1:0)",
     )
     add_mode(parser)
+    add_exec_command(parser)
     add_proxy(parser)
     add_grace(parser)
     add_resume_deadline(parser)

@@ -122,6 +122,19 @@ def add_proxy(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_exec_command(parser: argparse.ArgumentParser) -> None:
+    """Add ``--exec-command``."""
+    parser.add_argument(
+        "--exec-command",
+        metavar="COMMAND",
+        type=values.command,
+        help=(
+            "for --mode exec: the command whose standard input and output lead to the relay, such as "
+            "'ssh HOST hybridrelay relay-stdio --state DIR'; quoted as in a shell, but no shell runs it"
+        ),
+    )
+
+
 def add_name(parser: argparse.ArgumentParser) -> None:
     """Add ``NAME``."""
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import WHERE_FROM, add_mode, add_proxy
+from .options import WHERE_FROM, add_exec_command, add_mode, add_proxy
 
 _DESCRIPTION = f"""\
 Try every route from this machine to the relay, and say which one would be used: for each port a connection, a round
@@ -45,6 +45,7 @@ def _add_arguments(parser: Parser) -> None:
         help="probe repeatedly until stopped, with this pause between two probes (30); with --json, one line each",
     )
     add_mode(parser)
+    add_exec_command(parser)
     add_proxy(parser)
 
 

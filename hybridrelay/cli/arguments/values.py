@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -151,6 +152,17 @@ def port_option(value: str) -> PortOption:
 
 
 @_argument
+def command(text: str) -> tuple[str, ...]:
+    """A program and its arguments, quoted as in a shell."""
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"the quotes do not match: {exc}") from None
+    if not words:
+        raise argparse.ArgumentTypeError("expected a command")
+    return words
+
+
 def path(text: str) -> Path:
     """A path: any text without a NUL character."""
     if "\0" in text:

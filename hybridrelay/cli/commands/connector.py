@@ -15,7 +15,7 @@ from ...security import ConnectionString, Role
 from .. import exits
 from ..config_file import use_config_file
 from ..connection_strings import load_all, reload_each
-from ..proxies import make_dialer
+from ..proxies import make_commands, make_dialer
 from ..reloading import log_not_reloaded
 from ..running import GracefulStop, run_until_stopped
 
@@ -35,7 +35,8 @@ def _instance_file(named: Path | None, strings: Sequence[ConnectionString]) -> I
 def run(args: argparse.Namespace) -> int:
     """Publish until a signal stops it."""
     use_config_file(args)
-    dialer = make_dialer(args)
+    commands = make_commands(args)
+    dialer = make_dialer(args, commands)
     strings = load_all(args.files, Role.CONNECTOR)
     policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)
     instance_file = _instance_file(args.instance_file, strings)
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 log_not_reloaded(exc)
 
     async def main() -> None:
-        async with FlatNursery() as nursery:
+        async with commands, FlatNursery() as nursery:
             served = await nursery.start(partial(connector.run, stop=stop.event, grace=args.grace))
             await stop.say_ready("connector", [(string.entity_path, str(string.target)) for string in served])
 

@@ -19,7 +19,7 @@ from ...security.names import ip_address, normal_host
 from .. import exits
 from ..config_file import use_config_file
 from ..connection_strings import load_all, reload_each
-from ..proxies import make_dialer
+from ..proxies import make_commands, make_dialer
 from ..running import GracefulStop, run_until_stopped
 
 logger = logging.getLogger("hybridrelay.cli")
@@ -33,7 +33,8 @@ Started = trio.TaskStatus[list[tuple[str, int]]]
 def run(args: argparse.Namespace) -> int:
     """Forward until a signal stops it."""
     use_config_file(args)
-    dialer = make_dialer(args)
+    commands = make_commands(args)
+    dialer = make_dialer(args, commands)
     strings = load_all(args.files, Role.APPLICATION)
     listen: Sequence[tuple[str, int]] = args.listen or [_ANYWHERE] * len(strings)
     if len(listen) != len(strings):
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def main() -> None:
         bound: list[list[tuple[str, int]]] = [[] for _ in strings]
-        async with FlatNursery() as nursery:
+        async with commands, FlatNursery() as nursery:
             async with FlatNursery() as starting:
                 for number, (address, found) in enumerate(zip(listen, bound, strict=True)):
                     starting.start_soon(_start, nursery, partial(forward, number, address), found)

@@ -12,25 +12,27 @@ import trio
 from ...connectivity import Prober, RelayEndpoint, Report
 from .. import async_output, exits, output
 from ..connection_strings import load_all
-from ..proxies import make_dialer
+from ..proxies import make_commands, make_dialer
 from ..running import run_until_stopped
 
 
 def run(args: argparse.Namespace) -> int:
     """Probe, and print the report."""
-    dialer = make_dialer(args)
+    commands = make_commands(args)
+    dialer = make_dialer(args, commands)
     (string,) = load_all([] if args.file is None else [args.file])
     last: list[Report] = []
 
     async def main() -> None:
         nonlocal last
         probers = [Prober(endpoint, mode=args.mode, dialer=dialer) for endpoint in RelayEndpoint.all_from(string)]
-        while True:
-            last = await _survey(probers)
-            await async_output.say(_present(last, as_json=args.json, watching=args.watch is not None))
-            if args.watch is None or output.is_lost():
-                return
-            await trio.sleep(args.watch)
+        async with commands:
+            while True:
+                last = await _survey(probers)
+                await async_output.say(_present(last, as_json=args.json, watching=args.watch is not None))
+                if args.watch is None or output.is_lost():
+                    return
+                await trio.sleep(args.watch)
 
     stopped_by = run_until_stopped(main)
     if not last:

@@ -1,0 +1,203 @@
+"""Commands whose standard input and output lead to a relay: the `Dialer.process` of this machine.
+
+The command comes from this machine's operator. Nothing that a connection string or a peer says becomes a part of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from .._log_limit import LimitedLogger
+from .._nursery import FlatNursery
+from ..protocol.text import printable
+
+__all__ = ["Commands"]
+
+#: What the commands print to standard error is logged here.
+logger = LimitedLogger("hybridrelay.command")
+
+#: How long a command may take to end after its standard input was closed, and again after SIGTERM (seconds).
+_GRACE_SECONDS = 2.0
+#: How long standard error is read after the command has ended (seconds): something that it started may keep it open.
+_LAST_WORDS_SECONDS = 0.5
+#: The longest line of standard error that is logged (bytes).
+_MAX_LINE = 500
+
+
+class Commands:
+    """Runs a command as often as somebody dials. Use it with `async with`: its processes belong to a nursery of the
+    block, and at its end every one of them is killed and reaped.
+
+    Args:
+        command: the program and its arguments; no shell is involved. None: there is no command.
+    """
+
+    def __init__(self, command: Sequence[str] | None) -> None:
+        self._command = None if command is None else tuple(command)
+        #: During the block.
+        self._manager: FlatNursery | None = None
+        self._nursery: trio.Nursery | None = None
+
+    async def __aenter__(self) -> Self:
+        self._manager = FlatNursery()  # it can be made only while Trio runs
+        self._nursery = await self._manager.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._manager is not None
+        assert self._nursery is not None
+        self._nursery.cancel_scope.cancel()
+        self._nursery = None
+        return await self._manager.__aexit__(exc_type, exc, traceback)
+
+    async def dial(self) -> trio.abc.HalfCloseableStream:
+        """Start the command. This is a `hybridrelay.abc.DialProcess`.
+
+        Raises:
+            OSError: it cannot be started, there is none, or the block is over.
+
+        Cancelled, no process is left.
+        """
+        if self._command is None or self._nursery is None:
+            await trio.lowlevel.checkpoint()
+            raise OSError(errno.EOPNOTSUPP, "no command is configured for reaching the relay")
+        stream: trio.abc.HalfCloseableStream = await self._nursery.start(_run, self._command)
+        return stream
+
+
+class _CommandStream(trio.abc.HalfCloseableStream):
+    """The standard input and output of a process."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self._stream = stream
+        #: The user of this stream has closed it.
+        self.closed = trio.Event()
+        #: There is no process any more.
+        self.reaped = trio.Event()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        """Close both, and wait until the process is gone; cancelled, it goes all the same."""
+        self.closed.set()
+        await self._stream.aclose()
+        await self.reaped.wait()
+
+
+async def _run(command: Sequence[str], *, task_status: trio.TaskStatus[trio.abc.HalfCloseableStream]) -> None:
+    """Run one process until its stream is closed or it ends by itself. Cancelled, it is killed.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    process, below = await _start(command)
+    stream = _CommandStream(below)
+    ended = False
+    try:
+        task_status.started(stream)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_log_errors, process, nursery.cancel_scope)
+            nursery.start_soon(_end_when_closed, process, stream)
+            await process.wait()
+            # Standard error may have something left to be logged.
+            await trio.sleep(_LAST_WORDS_SECONDS)
+            nursery.cancel_scope.cancel()
+        ended = True
+        if process.returncode and not stream.closed.is_set():
+            logger.warning("the command %s ended with code %d", command[0], process.returncode)
+    finally:
+        with trio.CancelScope(shield=True):
+            _signal(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+            with trio.move_on_after(_GRACE_SECONDS):  # one that runs as another user cannot be killed
+                await process.wait()
+            stream.reaped.set()
+            assert process.stderr is not None
+            await trio.aclose_forcefully(process.stderr)
+            if not ended:  # cancelled: perhaps nobody has got the stream, or ever reads the rest of the output
+                await trio.aclose_forcefully(below)
+
+
+async def _start(command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfCloseableStream]:
+    if sys.platform == "win32":
+        process = await trio.lowlevel.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        return process, trio.StapledStream(process.stdin, process.stdout)
+    ours, theirs = socket.socketpair()
+    try:
+        # A session of its own: Ctrl-C at our terminal is for us, who end the command in good order; and whatever the
+        # command starts can be ended with it.
+        process = await trio.lowlevel.open_process(
+            command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, start_new_session=True
+        )
+        return process, trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+
+
+async def _end_when_closed(process: trio.Process, stream: _CommandStream) -> None:
+    await stream.closed.wait()
+    await trio.sleep(_GRACE_SECONDS)
+    _signal(process, signal.SIGTERM)
+    await trio.sleep(_GRACE_SECONDS)
+    _signal(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+
+
+def _signal(process: trio.Process, number: signal.Signals) -> None:
+    """Send a signal to a process and, if possible, to all that it has started."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            process.terminate()
+        else:
+            os.killpg(process.pid, number)
+
+
+async def _log_errors(process: trio.Process, everything: trio.CancelScope) -> None:
+    """Log what the process prints to standard error, line by line, until it closes that."""
+    assert process.stderr is not None
+    line = b""
+    async for data in process.stderr:
+        *lines, line = (line + data).split(b"\n")
+        for one in lines:
+            _log_line(one)
+        if len(line) > _MAX_LINE:
+            _log_line(line)
+            line = b""
+    if line:
+        _log_line(line)
+    await process.wait()
+    everything.cancel()
+
+
+def _log_line(line: bytes) -> None:
+    text = printable(line[:_MAX_LINE].decode("utf-8", "replace").strip())
+    if text:
+        logger.warning("%s", text)

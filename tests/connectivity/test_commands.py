@@ -1,0 +1,132 @@
+"""Commands as dialers: their processes end with the stream, with the block, and with whoever is cancelled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from hybridrelay.connectivity.commands import Commands
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes of POSIX")
+
+#: Writes its process id, and then what it reads.
+ECHO = ("sh", "-c", 'echo $$; exec cat "$@"', "sh")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+async def receive_pid(stream: trio.abc.ReceiveStream) -> int:
+    received = b""
+    while not received.endswith(b"\n"):
+        received += await stream.receive_some()
+    return int(received)
+
+
+async def test_its_input_and_output_are_one_stream() -> None:
+    async with Commands(ECHO) as commands:
+        async with await commands.dial() as stream:
+            pid = await receive_pid(stream)
+            await stream.send_all(b"x")
+            assert await stream.receive_some() == b"x"
+            await stream.send_eof()
+            assert await stream.receive_some() == b""
+        assert not is_alive(pid), "closing ends the process, and waits for that"
+
+
+async def test_each_dial_is_a_process() -> None:
+    async with Commands(ECHO) as commands, await commands.dial() as one, await commands.dial() as other:
+        assert await receive_pid(one) != await receive_pid(other)
+
+
+@pytest.mark.parametrize("command", [ECHO, ("sh", "-c", "trap '' TERM; echo $$; while :; do sleep 100; done")])
+async def test_the_end_of_the_block_leaves_no_process(command: tuple[str, ...]) -> None:
+    async with Commands(command) as commands:
+        stream = await commands.dial()
+        pid = await receive_pid(stream)
+        assert is_alive(pid)
+    assert not is_alive(pid)
+    await stream.aclose()
+
+
+async def test_a_forceful_close_does_not_wait_and_the_process_ends() -> None:
+    async with Commands(ECHO) as commands:
+        stream = await commands.dial()
+        pid = await receive_pid(stream)
+        await trio.aclose_forcefully(stream)
+        with trio.fail_after(10):
+            await stream.aclose()
+        assert not is_alive(pid)
+
+
+async def test_one_that_ignores_its_input_and_sigterm_is_killed(autojump_clock: object) -> None:
+    async with Commands(("sh", "-c", "trap '' TERM; echo $$; while :; do sleep 100; done")) as commands:
+        stream = await commands.dial()
+        pid = await receive_pid(stream)
+        await stream.aclose()
+        assert not is_alive(pid)
+
+
+async def test_an_end_of_the_process_is_an_end_of_file_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with Commands(("sh", "-c", "echo the reason >&2; printf last; exit 3")) as commands:
+        async with await commands.dial() as stream:
+            assert await stream.receive_some() == b"last"
+            assert await stream.receive_some() == b""
+            with trio.fail_after(10):
+                while "ended with code 3" not in caplog.text:
+                    await trio.sleep(0.01)
+    assert "the reason" in caplog.text
+
+
+async def test_what_it_prints_to_standard_error_is_limited(caplog: pytest.LogCaptureFixture) -> None:
+    script = r"yes '\033[31mred' | head -c 300000 >&2; head -c 100000 /dev/zero >&2"
+    async with Commands(("sh", "-c", script)) as commands:
+        async with await commands.dial() as stream:
+            assert await stream.receive_some() == b""
+    lines = [record.getMessage() for record in caplog.records]
+    assert 0 < len(lines) < 100
+    assert all(line.isprintable() and len(line) < 600 for line in lines)
+
+
+async def test_a_command_that_cannot_be_started() -> None:
+    async with Commands(("/nonexistent/ssh",)) as commands:
+        with pytest.raises(FileNotFoundError):
+            await commands.dial()
+
+
+async def test_without_a_command_or_outside_of_the_block() -> None:
+    commands = Commands(None)
+    async with commands:
+        with pytest.raises(OSError, match="no command is configured"):
+            await commands.dial()
+    with pytest.raises(OSError, match="no command is configured"):
+        await Commands(ECHO).dial()
+
+
+@pytest.mark.parametrize("after", range(0, 60, 4))
+async def test_cancelled_at_any_point_no_process_is_left(after: int, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    async with Commands(("sh", "-c", f"echo $$ >{file}; exec cat")) as commands:
+        with trio.move_on_after(after / 10_000):
+            async with await commands.dial() as stream:
+                await stream.receive_some()
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        assert not is_alive(int(file.read_text()))
+
+
+async def test_something_that_it_started_keeps_nothing_waiting() -> None:
+    """As a master connection of ssh does, which keeps standard error open."""
+    async with Commands(("sh", "-c", "sleep 1000 & printf x")) as commands:
+        with trio.fail_after(20):
+            async with await commands.dial() as stream:
+                assert await stream.receive_some() == b"x"
