@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import trio
 
 from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Port, Route, Transport
@@ -45,7 +47,8 @@ class ExecTransport(Transport):
 
 async def _as_client(stream: trio.abc.Stream) -> FramedStream:
     try:
-        await stream.send_all(GREETING)
+        with contextlib.suppress(trio.BrokenResourceError):  # it has ended already, and its output may say why
+            await stream.send_all(GREETING)
         await _receive_greeting(stream)
     except trio.BrokenResourceError as exc:
         await trio.aclose_forcefully(stream)
