@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 
 from hybridrelay.connectivity import selection
+from hybridrelay.connector.registration import states as registration
 from hybridrelay.mux import bridging
 from hybridrelay.protocol import states
 from hybridrelay.relay.core import control_channel, join, rendezvous
@@ -100,6 +101,21 @@ MACHINES = (
         "How the relay brings the two data channels of one join together.",
         rendezvous.TRANSITIONS,
         (rendezvous.State.OFFERED,),
+    ),
+    Machine(
+        "Connector at one relay",
+        "hybridrelay.connector.registration",
+        "Whether the connector has a control channel at a relay.",
+        registration.PHASES,
+        (registration.Phase.IDLE,),
+    ),
+    Machine(
+        "Connector: one control channel",
+        "hybridrelay.connector.registration",
+        "There can be several while the connector moves to a better route: the successor takes the registrations "
+        "over before the current channel is closed.",
+        registration.CHANNELS,
+        (registration.ChannelState.OPENING,),
     ),
     Machine(
         "Prober: one step of a route",

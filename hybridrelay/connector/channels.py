@@ -37,7 +37,7 @@ from ..security import PeerIdentity, Secret
 from ..streams import TLSStream
 from ..streams.sockets import abort_stream
 from .policy import Action, Policy, Resource
-from .published import Published, Registration
+from .published import Publication, Published
 from .serving import Origin, StreamService
 from .shares import Shares
 from .unproven import Newcomer, Unproven
@@ -214,7 +214,7 @@ class DataChannels:
 
     async def serve(
         self,
-        registration: Registration,
+        publication: Publication,
         control_channel: ControlChannel,
         offer: control.Offer,
         newcomer: Newcomer,
@@ -223,13 +223,13 @@ class DataChannels:
         """One data channel, from the relay's offer to its end. Every failure ends in a log line and nowhere else.
 
         Args:
-            registration: whose offer it is.
+            publication: whose offer it is.
             control_channel: over which it came.
             offer: was accepted.
-            newcomer: its place among `registration.unproven`, given back when the other end has proved its identity.
+            newcomer: its place among `publication.unproven`, given back when the other end has proved its identity.
             key: by which we were registered when it was offered.
         """
-        published, link = registration.published, registration.link
+        published, link = publication.published, publication.link
         newcomer.scope.deadline = trio.current_time() + UNPROVEN_SECONDS
         opened: tuple[TLSStream, PeerIdentity] | None = None
         arrival = _Arrival(published, key)
@@ -248,7 +248,7 @@ class DataChannels:
                 with contextlib.suppress(RelayUnreachable):
                     await control_channel.send(control.Failed(offer.id, Reason.LIMIT))
                 return
-            registration.unproven.leave(newcomer)
+            publication.unproven.leave(newcomer)
             tls, peer = opened
             if reason := self._denied(published, peer):
                 await refuse_session(tls, reason)
@@ -269,7 +269,7 @@ class DataChannels:
             # A bug of ours. It must not end the connector for all others, and it has to be logged.
             logger.exception("%s: a data channel failed unexpectedly", published.name)
         finally:
-            registration.unproven.leave(newcomer)
+            publication.unproven.leave(newcomer)
             self._arriving.discard(arrival)
 
     async def _serve_session(self, channel: ProvenChannel) -> None:

@@ -37,7 +37,7 @@ from .audit import AuditLog
 from .channels import DataChannels
 from .instance_file import InstanceFile
 from .policy import Policy, PolicyFile
-from .published import Published, Registration
+from .published import Publication, Published
 from .registrar import Registrar
 
 logger = LimitedLogger("hybridrelay.connector")
@@ -110,6 +110,7 @@ class Connector:
             channels=self._channels,
             replaces=replaces,
             clock=clock,
+            stream=self._events,
             changed=self._changed,
             renewed=(lambda _: None) if instance_file is None else instance_file.add,
         )
@@ -141,7 +142,7 @@ class Connector:
 
         usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to)
         others = [one for one in self._published if one is not published and one.name == published.name]
-        taken = {registration.link.host for one in others for registration in one.registrations}
+        taken = {publication.link.host for one in others for publication in one.publications}
         for link in found.values():
             if link.host in taken:
                 raise ConfigurationError(f"two connection strings are for {published.name} at {link.host}")
@@ -149,12 +150,12 @@ class Connector:
 
     def _publish(self, published: Published, links: Mapping[_LinkKey, RelayLink]) -> None:
         """Have it registered at these relays, and sooner or later at no others."""
-        for registration in list(published.registrations):
-            if registration.link not in links.values():
-                published.registrations.remove(registration)
-                published.retiring.append(registration)
+        for publication in list(published.publications):
+            if publication.link not in links.values():
+                published.publications.remove(publication)
+                published.retiring.append(publication)
                 if self._nursery is not None:
-                    self._nursery.start_soon(self._retire, registration)
+                    self._nursery.start_soon(self._retire, publication)
         for key, link in links.items():
             if link not in self._registrars:
                 self._links[key] = link
@@ -166,26 +167,25 @@ class Connector:
                 self._registrars[link].publish(published)
             elif known in published.retiring:  # it has come back before it was gone
                 published.retiring.remove(known)
-                published.registrations.append(known)
+                published.publications.append(known)
 
-    async def _retire(self, registration: Registration) -> None:
+    async def _retire(self, publication: Publication) -> None:
         """End the registration at a relay that the string does not name any more, once another has taken over."""
-        published = registration.published
+        published, link = publication.published, publication.link
         while not published.is_registered:
             await self._change.wait()
-        if registration not in published.retiring:
+        if publication not in published.retiring:
             return
-        published.retiring.remove(registration)
-        registrar = self._registrars[registration.link]
-        await registrar.unpublish(registration)
-        if registrar.is_stopping and self._registrars.get(registration.link) is registrar:
-            del self._registrars[registration.link]
-            self._links = {key: link for key, link in self._links.items() if link is not registration.link}
-        host = registration.link.host
-        if any(one.link.host == host for one in published.registrations):
-            logger.info("%s: the earlier registration at %s was replaced", published.name, host)
+        published.retiring.remove(publication)
+        registrar = self._registrars[link]
+        registrar.unpublish(publication)
+        if registrar.is_stopping and self._registrars.get(link) is registrar:
+            del self._registrars[link]
+            self._links = {key: other for key, other in self._links.items() if other is not link}
+        if any(one.link.host == link.host for one in published.publications):
+            logger.info("%s: the earlier registration at %s was replaced", published.name, link.host)
         else:
-            logger.info("%s: no longer published at %s", published.name, host)
+            logger.info("%s: no longer published at %s", published.name, link.host)
 
     def update(self, number: int, string: ConnectionString) -> StringUpdate:
         """Use a changed connection string instead of one that is published; open streams are not affected.
@@ -213,8 +213,8 @@ class Connector:
         # From here on nothing can fail.
         published.use(update.string)
         self._publish(published, links)
-        for registration in published.registrations:
-            self._registrars[registration.link].renew()
+        for publication in published.publications:
+            self._registrars[publication.link].update(published)
         if self._nursery is not None and update.key_changed:
             self._nursery.start_soon(self._follow_key, published)
         return update
@@ -227,7 +227,7 @@ class Connector:
             while not (published.has_settled and await self._channels.follow_key(published)):
                 with trio.move_on_after(_FOLLOW_SECONDS):
                     await self._change.wait()
-            missing = [one.link.host for one in published.registrations if not one.is_registered]
+            missing = [one.link.host for one in published.publications if not one.state.is_registered]
             note = f"; not registered yet at {', '.join(missing)}" if missing else ""
             key = key_fingerprint(published.string.key)
             logger.info("%s: everything uses the key %s now%s", published.name, key, note)
@@ -283,12 +283,14 @@ class Connector:
         change, self._change = self._change, trio.Event()
         change.set()
         if all(published.is_refused for published in self._published):
-            doubtful = [one for published in self._published for one in published.registrations if one.is_doubtful]
+            now = trio.current_time()
+            states = [one.state for published in self._published for one in published.publications]
+            doubtful = [state for state in states if state.is_doubtful(now)]
             if not doubtful:
                 self._over.set()
-            elif all(one.asks_again_in for one in doubtful):  # none of them is being asked already
+            elif all(state.asks_again_in(now) for state in doubtful):  # none of them is being asked already
                 for registrar in self._registrars.values():
-                    registrar.doubt_refusals()
+                    registrar.check_refusals()
         elif all(published.is_registered or published.is_refused for published in self._published):
             self._settled.set()
 
@@ -307,10 +309,10 @@ class Connector:
             if published.is_refused:
                 logger.error("%s is not published: %s", published.name, _why_refused(published))
                 continue
-            for one in published.registrations:
-                if not one.is_registered:
-                    level = logging.WARNING if one.failure else logging.INFO
-                    why = one.failure or "it has not answered"
+            for one in published.publications:
+                if not one.state.is_registered:
+                    level = logging.WARNING if one.state.failure else logging.INFO
+                    why = one.state.failure or "it has not answered"
                     logger.log(level, "%s: not registered yet at %s: %s", published.name, one.link.host, why)
 
     async def _drain(self, grace: float) -> None:
@@ -321,7 +323,7 @@ class Connector:
 
     def _data_channel_lost(self, link: RelayLink) -> None:
         if registrar := self._registrars.get(link):  # the string may name this relay no longer
-            registrar.doubt()
+            registrar.check_channels()
 
     @staticmethod
     def _policy_failed(error: ConfigurationError) -> None:
@@ -331,12 +333,14 @@ class Connector:
     def _jumped(self, what: str) -> None:
         logger.info("%s: checking whether the other sides still answer", what)
         for registrar in self._registrars.values():
-            registrar.jumped()
+            registrar.network_changed()
         self._channels.check_alive()
 
 
 def _why_refused(published: Published) -> HybridRelayError:
-    return all_failed({one.link.host: one.failure for one in published.registrations if one.failure is not None})
+    return all_failed(
+        {one.link.host: one.state.failure for one in published.publications if one.state.failure is not None}
+    )
 
 
 async def run_connector(

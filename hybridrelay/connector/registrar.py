@@ -1,84 +1,52 @@
-"""The connector at one relay: its control channel there, over which everything is kept registered.
-
-There is one (the *current* one), except while the connector moves to a better route. Then it opens a successor before
-it closes the current one. The successor registers everything; the relay sees its higher generation, moves one
-registration after the other, and ends the earlier channel with the last. So there is a listener at every moment. The
-rules:
-
-1. Every control channel is served until it ends, whether it is the current one or not: offers come over all of them.
-2. Only one registers at a time. The current one renews, and an earlier one what could not be taken over.
-3. A channel that ends, and a registration that is taken from it, are a loss only where none has taken their place.
-4. A successor that fails changes nothing. Should it have taken something already, the current channel cannot get that
-   back, since the relay lets no lower generation in: it ends, and another is opened as after any loss.
-5. The current channel takes earlier ones along when it ends: nobody would renew what is registered over them.
-"""
+"""Executes what the registration machine of one relay decides: the Trio shell around `registration.Machine`."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
+import random
+from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 import attrs
 import trio
 
-from .._log_limit import LimitedLogger
+from .. import events
 from .._nursery import FlatNursery
-from ..connectivity.backoff import Backoff
 from ..connectivity.control import ControlChannel
 from ..connectivity.discovery import Candidate
 from ..connectivity.instance import OwnInstance
-from ..connectivity.link import RelayLink
-from ..connectivity.refusals import failure_error, is_hopeless
-from ..connectivity.repeated_failure import RepeatedFailure
+from ..connectivity.link import RelayLink, make_connection_token
+from ..connectivity.refusals import failure_error
 from ..errors import HybridRelayError, RelayUnreachable
 from ..protocol import control
 from ..protocol.reasons import Reason
+from ..security import Secret
 from .channels import MAX_UNPROVEN_CHANNELS, DataChannels
-from .published import Published, Registration
-from .registrations import Registrations
+from .published import Publication, Published
+from .registration import Machine, commands, inputs
 
-logger = LimitedLogger("hybridrelay.connector")
-
-#: The longest wait between two tries to come back while there are sessions, which may be waiting for it (seconds).
-_RESUME_BACKOFF = 2.0
-#: A registration that the relay ends is registered again at once, unless that happened less than this ago (seconds);
-#: then the wait grows. Otherwise a relay that registers and ends could keep this process busy.
-_LOOK_AGAIN_HELD = 60.0
-#: The shortest time between two renewals, whatever the relay says of their expiry (seconds).
-_MIN_RENEWAL_SECONDS = 1.0
-#: `Ended` and `Draining` messages that one control channel may bring in a minute, apart from one for each
-#: registration. A relay that sends more is misbehaving: the channel is closed, and the next one waits its turn.
-MAX_NOTICES = 60
-_NOTICE_SECONDS = 60.0
+__all__ = ["Registrar"]
 
 
 @attrs.define(eq=False)
-class _Line:
-    """One control channel, as long as it is open."""
+class _Running:
+    """A control channel that is being opened, or is open."""
 
-    channel: ControlChannel
-    #: Set where what is registered has to be looked at before its time.
-    stale: trio.Event = attrs.field(factory=trio.Event)
-    #: When to come back, where the relay said so (seconds). Only the first `Draining` counts, so that repeating it
-    #: extends nothing.
-    retry_after: float | None = None
-    #: The relay says nothing more over it.
-    over: trio.Event = attrs.field(factory=trio.Event)
-    #: For what was refused and may be accepted soon.
-    backoff: Backoff = attrs.field(factory=partial(Backoff, first_seconds=2.0, max_seconds=30.0))
-    #: How many notices came since when; see `MAX_NOTICES`.
-    notices: int = 0
-    notices_since: float = -math.inf
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    #: Once it is open.
+    channel: ControlChannel | None = None
+    #: For requests over it: they end with it.
+    nursery: trio.Nursery | None = None
+    #: What is to be sent in answer to the message that is being handled.
+    replies: deque[control.Message] = attrs.field(factory=deque)
 
-    def admit_notice(self, now: float, limit: int) -> bool:
-        """Count an unsolicited message; False where there were too many within a minute."""
-        if now - self.notices_since >= _NOTICE_SECONDS:
-            self.notices, self.notices_since = 0, now
-        self.notices += 1
-        return self.notices <= limit
+
+@attrs.define(eq=False)
+class _RouteQuestion:
+    """Whether a better route is used."""
+
+    answered: trio.Event = attrs.field(factory=trio.Event)
+    answer: commands.AnswerRoute = attrs.field(factory=commands.AnswerRoute)
 
 
 class Registrar:
@@ -89,6 +57,7 @@ class Registrar:
         channels: serve what comes of it.
         replaces: earlier instances of this connector that are dead.
         clock: seconds since 1970.
+        stream: gets the events.
         changed: called when a registration has come or gone.
         renewed: called with the instance as which this connector registers from now on at this relay, because another
             process has used the one before.
@@ -101,394 +70,298 @@ class Registrar:
         *,
         replaces: tuple[OwnInstance, ...],
         clock: Callable[[], float],
+        stream: events.EventStream,
         changed: Callable[[], None],
         renewed: Callable[[OwnInstance], None] = lambda _: None,
     ) -> None:
         self.link = link
-        self._renewed = renewed
-        self._registrations = Registrations(link, replaces=replaces, clock=clock)
-        self._channels = channels
+        self._data_channels = channels
+        self._replaces = tuple(instance.secret for instance in replaces)
+        self._clock = clock
+        self._stream = stream
         self._changed = changed
-        #: The control channels that are open, the earliest first.
-        self._lines: list[_Line] = []
-        #: The one over which is renewed; None before there is one, and after its end.
-        self._current: _Line | None = None
-        #: In which they run, while there is one.
-        self._serving: trio.Nursery | None = None
-        #: In which a successor is opened.
-        self._opening = trio.CancelScope()
-        #: Held while registering.
-        self._registering = trio.Lock()
-        #: Something was registered here once.
-        self._worked = False
-        #: A better route was found while there was no control channel: sessions follow to the next one.
-        self._climbed = False
-        #: Since when there has been a control channel over which something may be registered, or None.
-        self._registered_at: float | None = None
-        #: See `_Line`: of the last.
-        self._retry_after = 0.0
-        self._stopping = False
-        #: Set where a relay is to be asked before its time.
-        self._in_doubt = trio.Event()
-        #: The relay could be reached the last time, and would not have us.
-        self._answered = False
-        self._failure = RepeatedFailure()
-        #: The level at which the last failure was logged.
-        self._level = logging.WARNING
+        self._renewed = renewed
+        self._machine = Machine(link.host, random=random.random)
+        self._publications: dict[str, Publication] = {}
+        #: Inputs that came while another one was being handled.
+        self._inputs: deque[inputs.Input] = deque()
+        self._is_handling = False
+        self._sessions = inputs.Sessions.NONE
+        self._running: dict[int, _Running] = {}
+        #: In which control channels run, and in which what they offer runs.
+        self._nursery: trio.Nursery | None = None
+        self._data_nursery: trio.Nursery | None = None
+        #: Set when the machine's deadline has changed.
+        self._rearm = trio.Event()
+        #: What is being asked by `BetterRouteFound`.
+        self._question = _RouteQuestion()
+
+    # --- what is published
 
     def publish(self, published: Published) -> None:
-        """Before `run`: register this as well."""
-        self._registrations.add(published)
+        """Register this as well."""
+        self._feed(inputs.Publish(published.name, published.string))
+        publication = Publication(published, self.link, self._machine.registrations[published.name])
+        self._publications[published.name] = publication
+        published.publications.append(publication)
 
-    def find(self, name: str) -> Registration | None:
-        """The registration of this hybrid connection here, or None."""
-        return self._registrations.find(name)
+    def find(self, name: str) -> Publication | None:
+        """This hybrid connection here, or None."""
+        return self._publications.get(name)
 
-    async def unpublish(self, registration: Registration) -> None:
+    def unpublish(self, publication: Publication) -> None:
         """Stop registering this; with the last one, it is like `stop`. Its sessions continue."""
-        over = registration.over
-        self._registrations.remove(registration)
-        if not self._registrations:
-            self.stop()
-        elif over is not None:
-            with contextlib.suppress(RelayUnreachable):
-                await over.send(control.Unregister(over.next_id(), registration.published.name))
+        name = publication.published.name
+        if self._publications.get(name) is publication:
+            del self._publications[name]
+            self._feed(inputs.Unpublish(name))
+
+    def update(self, published: Published) -> None:
+        """Its connection string has changed: register it again now, even if it was refused."""
+        self._feed(inputs.StringChanged(published.name, published.string))
+
+    # --- what the connector notices
 
     @property
     def is_stopping(self) -> bool:
         """Nothing is registered here any more."""
-        return self._stopping
-
-    def renew(self) -> None:
-        """What is published was changed: register it again now, what was refused included."""
-        self._registrations.renew()
-        self._look_again()
-        self._in_doubt.set()
+        return self._machine.is_stopped
 
     def stop(self) -> None:
-        """Close the control channel, all of them, and open no other: the relay offers nothing more to us."""
-        self._stopping = True
-        self._in_doubt.set()
-        for line in self._lines:
-            line.channel.close()
+        """Close all control channels, and open no other: the relay offers nothing more to us."""
+        self._feed(inputs.Stop())
 
-    def jumped(self) -> None:
+    def network_changed(self) -> None:
         """The machine slept, or changed networks."""
-        self.link.forget(network_changed=True)
-        self._opening.cancel()
-        self.doubt()
+        self._feed(inputs.NetworkChanged())
 
-    def doubt(self) -> None:
+    def check_channels(self) -> None:
         """A data channel was lost, and clients come back over a control channel that works: ask whether it does."""
-        for line in self._lines:
-            line.channel.check_alive()
+        self._feed(inputs.CheckChannels())
 
-    def doubt_refusals(self) -> None:
+    def check_refusals(self) -> None:
         """Ask the relay again about what it refused a while ago: nothing else is left."""
-        if self._registrations.doubt():
-            logger.info("asking %s again, because no other relay accepts this connector", self.link.host)
-            self._look_again()
-            self._in_doubt.set()
+        self._feed(inputs.CheckRefusals())
 
-    # --- the control channel
+    # --- running
 
-    async def run(self, channels: trio.Nursery) -> None:
-        """Keep a control channel for ever, or until `stop`; data channels run in `channels`.
+    async def run(self, data_nursery: trio.Nursery) -> None:
+        """Keep a control channel for ever, or until `stop`; data channels run in `data_nursery`.
 
-        A relay that refuses everything for good is left alone for a long while.
+        A relay that refuses everything for permanent reasons is asked again much later.
         """
-        async with FlatNursery() as nursery:
-            nursery.start_soon(self.link.climb, self._in_use, partial(self._move_up, channels))
-            backoff = Backoff()
-            while not self._stopping:
-                began = trio.current_time()
-                at_once = await self._serve_or_tell(channels)
-                self._in_doubt = trio.Event()
-                self._changed()
-                if not at_once:
-                    now, took = trio.current_time(), 0.0
-                    if self._registered_at is None:
-                        took = now - began
-                    else:
-                        backoff.succeeded(held_seconds=now - self._registered_at)
-                    with trio.move_on_after(self._next_wait(backoff, took)):
-                        await self._in_doubt.wait()
-            nursery.cancel_scope.cancel()
+        async with FlatNursery() as background:
+            background.start_soon(self.link.climb, self._worst_route, self._move_up)
+            async with FlatNursery() as self._nursery:
+                self._data_nursery = data_nursery
+                self._feed(inputs.Start())
+                await self._keep_time()
+            background.cancel_scope.cancel()
 
-    def _next_wait(self, backoff: Backoff, took: float) -> float:
-        host = self.link.host
-        if self._registrations.are_hopeless:
-            # It may have been asked again, and have been out of reach: the back-off counts as well.
-            wait = backoff.next_wait(at_least=self._registrations.asks_again_in)
-            logger.error(
-                "nothing can be registered at %s; if another relay keeps this connector running, it is asked again "
-                "in %.0f s, or at once after SIGHUP",
-                host,
-                wait,
-            )
-            return wait
-        # Where the relay is out of reach, sessions that look healthy count too: the loss of a data channel may be
-        # detected later than that of this channel.
-        urgent = any(not (self._answered and served.session.is_open) for served in self._channels.of(self.link))
-        wait = backoff.next_wait(
-            at_least=self._retry_after, at_most=_RESUME_BACKOFF if urgent else None, took_seconds=took
-        )
-        logger.log(min(self._level, logging.INFO), "trying %s again in %.1f s", host, wait)
-        return wait
+    async def _keep_time(self) -> None:
+        """Tell the machine when a time has come, until it stops."""
+        while not self._machine.is_stopped:
+            self._rearm = trio.Event()
+            deadline = self._machine.deadline
+            with trio.move_on_at(math.inf if deadline is None else deadline):
+                await self._rearm.wait()
+            if deadline is not None and trio.current_time() >= deadline:
+                self._feed(inputs.Due())
 
-    async def _serve_or_tell(self, channels: trio.Nursery) -> bool:
-        """Serve while there is a control channel, and log why there is none. Returns whether we ended it."""
-        self._retry_after = 0.0
-        self._registered_at = None
-        self._answered = False
+    def _feed(self, given: inputs.Input) -> None:
+        """Tell the machine, and execute what it commands; what happens meanwhile has its turn afterwards."""
+        self._inputs.append(given)
+        if self._is_handling:
+            return
+        self._is_handling = True
         try:
-            await self._serve_control(channels)
-        except HybridRelayError as exc:
-            if self._stopping:
-                return True
-            # Only before anything has worked is this certainly the operator's mistake. Later, somebody on the way may
-            # pose as the relay for a while.
-            final = not self._worked and is_hopeless(exc)
-            self._registrations.failed(exc, final=final)
-            text = self._failure.describe(exc)
-            self._level = self._failure.level(trio.current_time())
-            logger.log(logging.ERROR if final else self._level, "%s", text)
-            self._answered = not isinstance(exc, RelayUnreachable)
-            self.link.forget()
-            return False
-        if self._stopping:
-            return True
-        self._level = logging.WARNING
-        if not self._registrations.are_refused:
-            logger.warning("the control channel to %s was lost", self.link.host)
-            if not self._retry_after:
-                # What was good may be what broke: a probe is cheap, and a dial into a black hole is not.
-                self.link.forget()
-        return False
+            while self._inputs:
+                following = self._inputs.popleft()
+                if not isinstance(following, inputs.Offered):
+                    self._look_at_sessions()
+                self._handle(following)
+        finally:
+            self._is_handling = False
+            self._rearm.set()
 
-    async def _serve_control(self, channels: trio.Nursery) -> None:
-        """Open a control channel, and serve it and those that take its place, until none is left.
+    def _handle(self, given: inputs.Input) -> None:
+        now = trio.current_time() if trio.lowlevel.in_trio_run() else 0.0
+        for output in self._machine.handle(given, now):
+            if isinstance(output, events.Event):
+                self._stream.publish(output)
+            else:
+                self._execute(output)
 
-        Raises:
-            HybridRelayError: the first could not be opened, or nothing could be registered now.
-        """
-        async with FlatNursery() as nursery:
-            self._serving = nursery
-            await nursery.start(self._serve_line, channels, None)
+    def _look_at_sessions(self) -> None:
+        open_ones = [served.session.is_open for served in self._data_channels.of(self.link)]
+        sessions = inputs.Sessions.NONE
+        if open_ones:
+            sessions = inputs.Sessions.CONNECTED if all(open_ones) else inputs.Sessions.INTERRUPTED
+        if sessions is not self._sessions:
+            self._sessions = sessions
+            self._handle(inputs.SessionsChanged(sessions))
 
-    async def _serve_line(
-        self,
-        channels: trio.Nursery,
-        candidate: Candidate | None,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """One control channel, until it is lost or of no more use; started when it has become the current one.
-
-        Args:
-            channels: in which data channels run.
-            candidate: the route; None means the one that would be chosen now.
-
-        Raises:
-            HybridRelayError: before it started: it could not be opened, or nothing could be registered now.
-        """
-        async with FlatNursery() as nursery:
-            channel = await self.link.start_control(nursery, candidate)
-            line = _Line(channel)
-            self._lines.append(line)
-            try:
-                if self._stopping:  # `stop` was called while it was being opened
+    def _execute(self, command: commands.Command) -> None:
+        match command:
+            case commands.OpenChannel(number, route):
+                assert self._nursery is not None
+                self._running[number] = running = _Running()
+                self._nursery.start_soon(self._run_channel, number, running, route)
+            case commands.CloseChannel(number):
+                if (channel := self._channel(number)) is not None:
                     channel.close()
-                nursery.start_soon(self._serve_messages, line, channels)
-                wait = await self._take_over(line)
-                nursery.start_soon(self._keep_registered, line, wait)
-                task_status.started()
-                if self._climbed:
-                    self._climbed = False
-                    nursery.start_soon(self._channels.move, self.link, channel.candidate)
-                await line.over.wait()
-                nursery.cancel_scope.cancel()
-            finally:
-                self._ended(line)
+            case commands.AbandonChannel(number):
+                if number in self._running:
+                    self._running[number].scope.cancel()
+            case commands.CheckChannel(number):
+                if (channel := self._channel(number)) is not None:
+                    channel.check_alive()
+            case commands.Register(number):
+                self._begin_request(self._running[number], command)
+            case commands.Unregister(number, request, name):
+                running = self._running[number]
+                assert running.channel is not None
+                assert running.nursery is not None
+                running.nursery.start_soon(_send, running.channel, control.Unregister(request, name))
+            case commands.OpenDataChannel(number, offer, key):
+                self._accept(self._running[number], offer, key)
+            case commands.DeclineOffer(number, offer, reason):
+                self._running[number].replies.append(control.Failed(offer.id, reason))
+            case commands.UseKey(key):
+                self.link.use_key(key)
+            case commands.ForgetRoute(network_changed):
+                self.link.forget(network_changed=network_changed)
+            case commands.MoveSessions(route):
+                assert self._nursery is not None
+                self._nursery.start_soon(self._data_channels.move, self.link, route)
+            case commands.AnswerRoute():
+                self._question.answer = command
+                self._question.answered.set()
+            case commands.RenewInstance(number):
+                self._renew_instance(self._running[number])
+            case commands.ReportChange():
+                self._changed()
 
-    def _ended(self, line: _Line) -> None:
-        earlier = self._lines[: self._lines.index(line)]
-        self._lines.remove(line)
-        if not self._lines:
-            self._retry_after = line.retry_after or 0.0
-            self._opening.cancel()  # it may hang for as long as its deadlines allow
-        self._registrations.lost(line.channel)
-        if self._current is line:
-            self._current = None
-            for one in earlier:
-                one.channel.close()
+    # --- control channels
 
-    # --- climbing
+    def _channel(self, number: int) -> ControlChannel | None:
+        """The control channel, if it is open."""
+        running = self._running.get(number)
+        return None if running is None else running.channel
 
-    def _in_use(self) -> Candidate | None:
-        candidates = [served.candidate for served in self._channels.of(self.link) if served.session.is_open]
-        if self._current is not None:
-            candidates.append(self._current.channel.candidate)
-        return max(candidates, key=lambda candidate: candidate.route.rank, default=None)
+    async def _run_channel(self, number: int, running: _Running, route: Candidate | None) -> None:
+        """Open a control channel and serve it until it ends."""
+        failure: HybridRelayError | None = None
+        try:
+            with running.scope:
+                async with FlatNursery() as running.nursery:
+                    try:
+                        channel = running.channel = await self.link.start_control(running.nursery, route)
+                    except HybridRelayError as exc:
+                        failure = exc
+                    else:
+                        self._feed(inputs.ChannelOpened(number, channel.candidate, channel.relay))
+                        await self._receive(number, running, channel)
+                        running.nursery.cancel_scope.cancel()
+        finally:
+            if trio.current_effective_deadline() == -math.inf:
+                self._feed(inputs.Stop())  # the connector is cancelled, and this is no loss
+            del self._running[number]
+            self._feed(inputs.ChannelEnded(number) if failure is None else inputs.ChannelFailed(number, failure))
 
-    async def _move_up(self, channels: trio.Nursery, candidate: Candidate) -> None:
+    async def _receive(self, number: int, running: _Running, channel: ControlChannel) -> None:
+        """Handle what the relay says, until the channel ends. No message is taken before the last one is answered."""
+        try:
+            async for message in channel.messages:
+                match message:
+                    case control.Offer():
+                        self._feed(inputs.Offered(number, message))
+                    case control.Registered(id=request):
+                        self._feed(inputs.Confirmed(number, request))
+                    case control.Ended(connection=name, reason=reason):
+                        self._feed(inputs.RegistrationEnded(number, name, reason))
+                    case control.Draining(retry_after_seconds=seconds):
+                        self._feed(inputs.Draining(number, float(seconds)))
+                    case _:
+                        pass
+                while running.replies:
+                    await channel.send(running.replies.popleft())
+        except RelayUnreachable:
+            pass  # an offer could not be answered: the channel is lost, and its end is reported
+
+    def _accept(self, running: _Running, offer: control.Offer, key: Secret | None) -> None:
+        publication = self._publications[offer.connection]
+        newcomer = publication.unproven.admit(offer.sender, MAX_UNPROVEN_CHANNELS)
+        if newcomer is None:
+            running.replies.append(control.Failed(offer.id, Reason.LIMIT))
+            return
+        assert self._data_nursery is not None
+        assert running.channel is not None
+        self._data_nursery.start_soon(self._data_channels.serve, publication, running.channel, offer, newcomer, key)
+        running.replies.append(control.Accept(offer.id))
+
+    def _begin_request(self, running: _Running, command: commands.Register) -> None:
+        assert running.channel is not None
+        assert running.nursery is not None
+        publication = self._publications[command.name]
+        other = publication.published.registered_at(running.channel.relay)
+        if other is not None and other is not publication:
+            self._feed(inputs.SameRelay(command.channel, command.request, other.link.host))
+        else:
+            running.nursery.start_soon(self._request, running.channel, command)
+
+    async def _request(self, channel: ControlChannel, command: commands.Register) -> None:
+        """Ask the relay to register, and tell the machine the answer."""
+        token = make_connection_token(command.string, self.link.host, self._clock())
+        asked = command.channel, command.request
+        try:
+            answer = await channel.request(control.Register(command.request, command.name, token, self._replaces))
+        except HybridRelayError as exc:
+            self._feed(inputs.RequestFailed(*asked, exc))
+            return
+        match answer:
+            case control.Registered(expires_at=expires_at):
+                self._feed(inputs.Registered(*asked, expires_at - self._clock()))
+            case control.Failed():
+                self._feed(inputs.Refused(*asked, failure_error(command.name, answer)))
+            case _:
+                raise AssertionError(answer)
+
+    def _renew_instance(self, running: _Running) -> None:
+        assert running.channel is not None
+        if (instance := self.link.renew_instance(running.channel)) is not None:
+            self._stream.publish(events.InstanceReplaced(host=self.link.host, instance=instance.id))
+            self._renewed(instance)
+
+    # --- better routes
+
+    def _worst_route(self) -> Candidate | None:
+        """The worst route that carries anything now."""
+        routes = [served.candidate for served in self._data_channels.of(self.link) if served.session.is_open]
+        if self._machine.route is not None:
+            routes.append(self._machine.route)
+        return max(routes, key=lambda candidate: candidate.route.rank, default=None)
+
+    async def _move_up(self, better: Candidate) -> None:
         """Have everything on a better route: first the control channel, then the sessions.
 
         Raises:
             HybridRelayError: registering over it failed; the current channel continues as before.
         """
-        logger.info("%s works now at %s, moving to this better route", candidate.route.name, self.link.host)
-        if self._current is None:
-            self._climbed = True
-            return
-        if self._current.channel.candidate.route.rank > candidate.route.rank:
-            assert self._serving is not None
-            with trio.CancelScope() as self._opening:
-                await self._serving.start(self._serve_line, channels, candidate)
-            if self._opening.cancelled_caught:
-                raise RelayUnreachable(f"{candidate.route.name} was given up", reason=Reason.CANCELLED)
-        await self._channels.move(self.link, candidate)
+        if self._machine.is_stopped:
+            raise RelayUnreachable("the connector is stopping", reason=Reason.CANCELLED)
+        question = self._question = _RouteQuestion()
+        self._feed(inputs.BetterRouteFound(better))
+        await question.answered.wait()
+        if question.answer.error is not None:
+            raise question.answer.error
+        if question.answer.move_sessions:
+            await self._data_channels.move(self.link, better)
 
-    # --- registrations
 
-    async def _take_over(self, line: _Line) -> float:
-        """Register everything over a new control channel, which is then the current one; for how many seconds.
-
-        Raises:
-            HybridRelayError: the channel was lost, or nothing could be registered now.
-        """
-        async with self._registering:
-            try:
-                wait, failed = await self._register(line)
-                names = self._registrations.over(line.channel)
-                if failed is not None and not names:
-                    raise failed
-            except HybridRelayError:
-                # It may have taken something away.
-                self._look_again()
-                raise
-            self._current = line
-        if self._registered_at is None:
-            self._registered_at = trio.current_time()
-        self._failure.succeeded()
-        if names:
-            self._worked = True
-            route = line.channel.candidate.route.name
-            logger.info("listening for %s at %s over %s", ", ".join(names), self.link.host, route)
-        self._let_go()
-        return wait
-
-    async def _keep_registered(self, line: _Line, wait: float) -> None:
-        """Register again before it expires, and what was refused as soon as that may have changed.
-
-        Where another channel is the current one, only what could not be taken over by that. This one is closed where
-        nothing can be registered over it.
-        """
-        again = Backoff(held_seconds=_LOOK_AGAIN_HELD)
-        looked_at = -math.inf
-        try:
-            while True:
-                with trio.move_on_after(max(_MIN_RENEWAL_SECONDS, wait)):
-                    await line.stale.wait()
-                if line.stale.is_set():
-                    held = trio.current_time() - looked_at
-                    again.succeeded(held_seconds=held)
-                    if held < _LOOK_AGAIN_HELD:
-                        await trio.sleep(again.next_wait())
-                    looked_at = trio.current_time()
-                async with self._registering:
-                    if self._current is not line and not self._registrations.over(line.channel):
-                        return
-                    wait, _ = await self._register(line, only_renew=self._current is not line)
-                self._let_go()
-        except HybridRelayError as exc:
-            logger.info("at %s: %s", self.link.host, exc)
-            line.channel.close()
-
-    async def _register(self, line: _Line, *, only_renew: bool = False) -> tuple[float, HybridRelayError | None]:
-        """See `Registrations.register`; the wait is the one before a retry."""
-        line.stale = trio.Event()
-        try:
-            wait, failed = await self._registrations.register(line.channel, only_renew=only_renew)
-        except HybridRelayError as exc:
-            if exc.reason is Reason.SUPERSEDED and (instance := self.link.renew_instance(line.channel)) is not None:
-                logger.warning(
-                    "another process has registered at %s as this connector's instance; continuing as a new one: %s",
-                    self.link.host,
-                    instance.id,
-                )
-                self._renewed(instance)
-            raise
-        self._changed()
-        if self._registrations.are_hopeless:
-            line.channel.close()  # nothing is left to be done over it
-        return wait if failed is None else min(wait, line.backoff.next_wait()), failed
-
-    def _look_again(self) -> None:
-        """Have everything registered again, soon."""
-        for line in self._lines:
-            line.stale.set()
-
-    def _let_go(self) -> None:
-        """Close the channels before the current one over which nothing is registered any more.
-
-        So does the relay: what it has offered over them and was not answered, it offers again over the current one.
-        """
-        for line in self._lines:
-            if line is self._current:
-                return
-            if not self._registrations.over(line.channel):
-                line.channel.close()
-
-    # --- what the relay says
-
-    async def _serve_messages(self, line: _Line, channels: trio.Nursery) -> None:
-        """Answer the relay until the channel ends, or nothing is left to be done over it."""
-        channel = line.channel
-        try:
-            async for message in channel.messages:
-                match message:
-                    case control.Offer():
-                        await self._answer(channel, message, channels)
-                    case control.Registered(id=id_):
-                        self._registrations.confirmed(channel, id_)
-                    case _ if not line.admit_notice(trio.current_time(), MAX_NOTICES + len(self._registrations)):
-                        logger.warning("%s sends too many messages, closing the control channel", self.link.host)
-                        channel.close()
-                        return
-                    case control.Ended(connection=name, reason=reason):
-                        self._registration_ended(line, name, reason)
-                        if self._registrations.are_hopeless:
-                            return
-                    case control.Draining(retry_after_seconds=seconds) if line.retry_after is None:
-                        logger.info("the relay at %s is about to restart", self.link.host)
-                        line.retry_after = float(seconds)
-                    case _:
-                        pass
-        except RelayUnreachable:
-            pass  # an offer that we could not answer
-        finally:
-            line.over.set()
-
-    async def _answer(self, channel: ControlChannel, offer: control.Offer, channels: trio.Nursery) -> None:
-        registration = self._registrations.find(offer.connection)
-        if registration is None or registration.is_refused:
-            await channel.send(control.Failed(offer.id, Reason.UNKNOWN_CONNECTION))
-        elif (newcomer := registration.unproven.admit(offer.sender, MAX_UNPROVEN_CHANNELS)) is None:
-            await channel.send(control.Failed(offer.id, Reason.LIMIT))
-        else:
-            channels.start_soon(self._channels.serve, registration, channel, offer, newcomer, registration.key)
-            await channel.send(control.Accept(offer.id))
-
-    def _registration_ended(self, line: _Line, name: str, reason: Reason) -> None:
-        registration = self._registrations.find(name)
-        is_latest = self._lines[-1:] == [line]
-        if registration is None or registration.over is not line.channel:
-            if is_latest:  # an answer that came just before has not been seen yet
-                self._look_again()
-            return  # else it was taken over by the channel that is to replace this one, as it should
-        if reason is Reason.SUPERSEDED and not is_latest:
-            return  # it is just being taken over; where that fails, everything is looked at again
-        self._registrations.refused(registration, failure_error(name, control.Failed(0, reason)))
-        self._changed()
-        self._look_again()
+async def _send(channel: ControlChannel, message: control.Message) -> None:
+    """Send a message that does not matter if the channel is lost."""
+    try:
+        await channel.send(message)
+    except RelayUnreachable:
+        return

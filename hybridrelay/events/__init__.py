@@ -7,6 +7,7 @@ same stream. docs/events.md lists all events; ``python -m hybridrelay.events`` p
 from .base import Event as Event
 from .base import Level as Level
 from .catalogue import all_events as all_events
+from .connector import *  # noqa: F403
 from .endpoint import *  # noqa: F403
 from .log import LogSubscriber as LogSubscriber
 from .log import logged_events as logged_events

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import attrs
 
-from . import endpoint, program, relay
+from . import connector, endpoint, program, relay
 from .base import Event
 
 __all__ = ["all_events", "reference"]
@@ -15,6 +15,7 @@ __all__ = ["all_events", "reference"]
 #: The modules that define events, with their headings in docs/events.md.
 _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of the relay", relay),
+    ("Events of the connector", connector),
     ("Events of connector and client", endpoint),
     ("Events of all programs", program),
 )

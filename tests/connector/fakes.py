@@ -9,9 +9,10 @@ import trio
 
 from hybridrelay.connectivity import Candidate, candidates, discover
 from hybridrelay.connectivity.instance import OwnInstance, new_instance
-from hybridrelay.connector.published import Published, Registration
+from hybridrelay.connector.published import Publication, Published
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.errors import RelayUnreachable
+from hybridrelay.events import Event, EventStream, LogSubscriber
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import ConnectionString, Endpoint, HostPort, Role, Secret, create_authority, generate_key
@@ -154,13 +155,21 @@ class Scene:
         self.relay = FakeRelay()
         self.changes = 0
         self.channels = Channels()
+        #: What was published.
+        self.events: list[Event] = []
         self.registrar = Registrar(
-            self.relay, self.channels, replaces=(), clock=self.relay.clock, changed=self._count, **options
+            self.relay,
+            self.channels,
+            replaces=(),
+            clock=self.relay.clock,
+            stream=EventStream(LogSubscriber(), self.events.append),
+            changed=self._count,
+            **options,
         )
         made = published("one"), published("two")
         for each in made:
             self.registrar.publish(each)
-        self.one, self.two = (each.registrations[0] for each in made)
+        self.one, self.two = (each.publications[0] for each in made)
 
     def _count(self) -> None:
         self.changes += 1
@@ -170,5 +179,5 @@ def start(nursery: trio.Nursery, scene: Scene) -> None:
     nursery.start_soon(scene.registrar.run, nursery)
 
 
-def state(registration: Registration) -> tuple[bool, bool]:
-    return registration.is_registered, registration.is_refused
+def state(publication: Publication) -> tuple[bool, bool]:
+    return publication.state.is_registered, publication.state.is_refused

@@ -19,11 +19,12 @@ from hybridrelay.connectivity import Candidate
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connector import channels
 from hybridrelay.connector.policy import Policy
-from hybridrelay.connector.published import Registration
+from hybridrelay.connector.published import Publication
 from hybridrelay.connector.registrar import Registrar
+from hybridrelay.connector.registration import Registration
 from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import HybridRelayError, RelayUnreachable, RendezvousError
-from hybridrelay.events import EventStream
+from hybridrelay.events import EventStream, logged_events
 from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, EarlySession, Session
 from hybridrelay.mux import Role as MuxRole
 from hybridrelay.protocol import control
@@ -175,14 +176,14 @@ class Offers:
 
     async def serve(
         self,
-        registration: Registration,
+        publication: Publication,
         channel: ControlChannel,
         offer: control.Offer,
         newcomer: Newcomer,
         key: Secret | None,
     ) -> None:
         self.served += 1
-        registration.unproven.leave(newcomer)
+        publication.unproven.leave(newcomer)
         await trio.sleep(0.001)
         with suppress(RelayUnreachable):
             # So that rendezvous do not add up to a limit.
@@ -195,13 +196,15 @@ class Scene:
     def __init__(self, place: Place, keys: dict[str, str]) -> None:
         self.place = place
         self.offers = Offers()
-        self.registrar = Registrar(place, self.offers, replaces=(), clock=trio.current_time, changed=lambda: None)
+        self.registrar = Registrar(
+            place, self.offers, replaces=(), clock=trio.current_time, stream=logged_events(), changed=lambda: None
+        )
         self.registrations = {}
         self.keys = keys
         for name, key in keys.items():
             made = published(name, key)
             self.registrar.publish(made)
-            self.registrations[name] = made.registrations[0]
+            self.registrations[name] = made.publications[0]
         self.ended = trio.Event()
         self.scope = trio.CancelScope()
 
@@ -383,7 +386,7 @@ async def test_an_opening_that_hangs_holds_up_nothing(
         if happens == "loss":
             scene.place.opened[0].session.close()
         else:
-            scene.registrar.jumped()
+            scene.registrar.network_changed()
         await trio.sleep(2)
         assert scene.place.listening == dict.fromkeys(NAMES, 2 if happens == "loss" else 1)
     assert trio.current_time() < 100
@@ -565,11 +568,12 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
             self.has_ended = has_ended
 
     monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
-    registration = Registration(published("one"), Link())
-    newcomer = registration.unproven.admit("", 1)
+    made = published("one")
+    publication = Publication(made, Link(), Registration(made.name, made.string))
+    newcomer = publication.unproven.admit("", 1)
     assert newcomer is not None
     served = channels.DataChannels(Policy(), DATA_CONFIG, EventStream(), lost=lambda _: None)
     caplog.set_level(logging.INFO)
-    await served.serve(registration, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0), newcomer)
+    await served.serve(publication, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0), newcomer)
     assert [record.levelno for record in caplog.records] == [logging.INFO if has_ended else logging.WARNING]
-    assert len(registration.unproven) == 0
+    assert len(publication.unproven) == 0

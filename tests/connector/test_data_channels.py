@@ -22,7 +22,8 @@ from hybridrelay.connector.channels import (
     Served,
 )
 from hybridrelay.connector.policy import Policy
-from hybridrelay.connector.published import Published, Registration
+from hybridrelay.connector.published import Publication, Published
+from hybridrelay.connector.registration import Registration
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
@@ -293,20 +294,20 @@ async def test_a_channel_that_proves_nothing_ends_and_the_client_is_told(
 
     monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
     scene, said = Scene(nursery), FakeControl()
-    registration = Registration(scene.one, FakeLink())  # type: ignore[arg-type]
-    newcomer = registration.unproven.admit("", 1)
+    publication = Publication(scene.one, FakeLink(), Registration(scene.one.name, scene.one.string))  # type: ignore[arg-type]
+    newcomer = publication.unproven.admit("", 1)
     assert newcomer is not None
     offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)
-    nursery.start_soon(scene.served.serve, registration, said, offer, newcomer, None)
+    nursery.start_soon(scene.served.serve, publication, said, offer, newcomer, None)
     if why == "gave way":
         await trio.sleep(TENURE_SECONDS)
-        assert registration.unproven.admit("", 1) is not None
+        assert publication.unproven.admit("", 1) is not None
         await trio.testing.wait_all_tasks_blocked()
     else:
         await trio.sleep(UNPROVEN_SECONDS - 0.1)
         assert said.sent == []
         await trio.sleep(0.2)
-        assert len(registration.unproven) == 0
+        assert len(publication.unproven) == 0
     assert said.sent == [control.Failed(7, Reason.LIMIT)]
     nursery.cancel_scope.cancel()
 
@@ -345,11 +346,11 @@ async def test_an_identity_that_is_shut_out_at_any_time_has_no_session(
 
         monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
         scene.served.set_policy(shut_out)
-        registration = Registration(scene.one, FakeLink())  # type: ignore[arg-type]
-        newcomer = registration.unproven.admit("", 1)
+        publication = Publication(scene.one, FakeLink(), Registration(scene.one.name, scene.one.string))  # type: ignore[arg-type]
+        newcomer = publication.unproven.admit("", 1)
         assert newcomer is not None
         offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)
-        nursery.start_soon(scene.served.serve, registration, FakeControl(), offer, newcomer, None)
+        nursery.start_soon(scene.served.serve, publication, FakeControl(), offer, newcomer, None)
         # It is answered at once: HELLO is not waited for.
         goaway = await ours.receive_some()
         assert goaway[8:10] == Reason.IDENTITY_SHUT_OUT.to_bytes(2, "big")

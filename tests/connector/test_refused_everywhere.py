@@ -13,7 +13,7 @@ from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.connectivity.backoff import Backoff
 from hybridrelay.connector import connector as connector_module
 from hybridrelay.connector.connector import Connector
-from hybridrelay.connector.published import ASK_AGAIN_SECONDS
+from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
 from hybridrelay.errors import AuthorizationError, RelayUnreachable
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason

@@ -12,9 +12,11 @@ import trio.testing
 
 from hybridrelay.connectivity.backoff import Backoff
 from hybridrelay.connectivity.instance import OwnInstance
-from hybridrelay.connector.published import ASK_AGAIN_SECONDS
-from hybridrelay.connector.registrar import MAX_NOTICES, Registrar
+from hybridrelay.connector.registrar import Registrar
+from hybridrelay.connector.registration.channel import MAX_NOTICES
+from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable
+from hybridrelay.events import ControlChannelLost, Event, Level, RelayUnavailable, logged_events
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
@@ -69,28 +71,28 @@ async def test_control_channels_are_opened_with_the_first_key_that_is_not_refuse
     await trio.sleep(1)
     assert scene.relay.key == one.string.key
     one.use(attrs.evolve(one.string, key=generate_key()))
-    scene.registrar.renew()
+    scene.registrar.update(scene.one.published)
     assert scene.relay.key == one.string.key
     scene.relay.answers["one"] = Reason.KEY_REVOKED
     await trio.sleep(10)
-    assert scene.one.is_refused
+    assert scene.one.state.is_refused
     assert scene.relay.key == two.string.key
     del scene.relay.answers["one"]
-    scene.registrar.renew()
+    scene.registrar.update(scene.one.published)
     await trio.sleep(70)
     assert scene.relay.key == one.string.key
-    await scene.registrar.unpublish(scene.one)
+    scene.registrar.unpublish(scene.one)
     assert scene.relay.key == two.string.key
     nursery.cancel_scope.cancel()
 
 
 def test_the_key_of_a_registration_is_the_one_that_the_relay_accepts(scene: Scene) -> None:
-    before, published = scene.one.published.string, scene.one.published
-    scene.one.accepted = before
-    published.use(attrs.evolve(before, key=generate_key()))
-    assert scene.one.present_key == published.string.key
-    scene.one.told = published.string  # the relay has refused it, and accepted the earlier one
-    assert scene.one.present_key == before.key
+    registration, before = scene.one.state, scene.one.published.string
+    registration.accepted = before
+    registration.string = attrs.evolve(before, key=generate_key())
+    assert registration.key_in_use == registration.string.key
+    registration.rejected = registration.string  # the relay has refused it, and accepted the earlier one
+    assert registration.key_in_use == before.key
 
 
 async def test_what_is_refused_for_now_is_asked_again_and_disturbs_nothing(
@@ -100,14 +102,14 @@ async def test_what_is_refused_for_now_is_asked_again_and_disturbs_nothing(
     start(nursery, scene)
     await trio.sleep(20)
     assert state(scene.one) == (False, False)
-    assert scene.one.failure is not None
+    assert scene.one.state.failure is not None
     assert state(scene.two) == (True, False)
     assert 2 <= len(scene.relay.asked_for("one")) < 10
     assert len(scene.relay.opened) == 1
     del scene.relay.answers["one"]
     await trio.sleep(60)
     assert state(scene.one) == (True, False)
-    assert scene.one.failure is None
+    assert scene.one.state.failure is None
     nursery.cancel_scope.cancel()
 
 
@@ -195,34 +197,38 @@ async def test_a_lost_control_channel_is_opened_again(
 
 
 async def test_a_relay_that_stays_away_is_reported_in_full_once(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, caplog: pytest.LogCaptureFixture
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
 ) -> None:
     """And again when something has changed."""
 
-    def told() -> list[str]:
-        found = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
-        caplog.clear()
+    def warnings() -> list[Event]:
+        found = [one for one in scene.events if one.level is Level.WARNING]
+        scene.events.clear()
         return found
+
+    def details() -> list[str]:
+        return [one.detail for one in warnings() if isinstance(one, RelayUnavailable)]
 
     scene.relay.error = RelayUnreachable("a long story", remedy="with an end", brief="no relay")
     start(nursery, scene)
     await trio.sleep(120)
-    first, *others = told()
+    first, *others = details()
     assert first == "a long story; with an end"
     assert others
     assert set(others) == {"no relay, as before"}
     scene.relay.error = RelayUnreachable("another story")
     await trio.sleep(120)
-    assert told()[0] == "another story"
+    assert details()[0] == "another story"
     scene.relay.error = None
     await trio.sleep(60)
-    assert told() == []
+    assert warnings() == []
     scene.relay.error = RelayUnreachable("another story")
     scene.relay.control.close()
     await trio.sleep(60)
-    lost, story, *_ = told()
-    assert "was lost" in lost
-    assert story == "another story"
+    lost, unavailable, *_ = warnings()
+    assert isinstance(lost, ControlChannelLost)
+    assert isinstance(unavailable, RelayUnavailable)
+    assert unavailable.detail == "another story"
     nursery.cancel_scope.cancel()
 
 
@@ -293,7 +299,7 @@ async def test_a_relay_that_registers_and_ends_without_end_is_asked_ever_more_sl
     await trio.sleep(1)
     until = trio.current_time() + 600
     while trio.current_time() < until:
-        if scene.one.is_registered and not scene.relay.control.closed.is_set():
+        if scene.one.state.is_registered and not scene.relay.control.closed.is_set():
             scene.relay.control.said.send_nowait(control.Ended("one", Reason.TOKEN_EXPIRED))
         await trio.sleep(0.01)
     assert len(scene.relay.asked_for("one")) < 200
@@ -429,7 +435,7 @@ async def test_told_to_stop_while_it_opens_a_control_channel_it_registers_nothin
         start(inner, scene)
         await trio.sleep(1)
         scene.registrar.stop()
-    assert len(scene.relay.opened) == 1
+    assert not scene.relay.opened
     assert not scene.relay.asked
     nursery.cancel_scope.cancel()
 
@@ -440,19 +446,21 @@ async def test_one_relay_under_two_names_is_registered_under_one(
 ) -> None:
     """The second registration would take the place of the first, and so on."""
     relay = FakeRelay(identity)
-    registrar = Registrar(relay, Channels(), replaces=(), clock=relay.clock, changed=lambda: None)
+    registrar = Registrar(
+        relay, Channels(), replaces=(), clock=relay.clock, stream=logged_events(), changed=lambda: None
+    )
     registrar.publish(scene.one.published)
     start(nursery, scene)
     await trio.sleep(1)
     nursery.start_soon(registrar.run, nursery)
     await trio.sleep(ASK_AGAIN_SECONDS / 2)
-    twin = scene.one.published.registrations[1]
+    twin = scene.one.published.publications[1]
     assert state(scene.one) == (True, False)
     if identity == "another":
         assert state(twin) == (True, False)
     else:
         assert state(twin) == (False, True)
-        assert "same relay" in str(twin.failure)
+        assert "same relay" in str(twin.state.failure)
         assert not relay.asked
     # Where it can no longer be reached by its first name, the second one is as good.
     scene.relay.error = RelayUnreachable("down")

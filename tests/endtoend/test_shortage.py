@@ -217,7 +217,7 @@ async def test_a_relay_by_name_is_waited_for_without_threads(
     string.write_text(text.replace("127.0.0.1", "localhost", 1))
     with Program([*no_threads, *HYBRIDRELAY, "connector", "--connection-string-file", string]) as connector:
         connector.wait_for_line("cannot start another thread.*TasksMax=", where="err")
-        connector.wait_for_line("trying localhost again", where="err")
+        connector.wait_for_line("relay.unavailable: .* host=localhost", where="err")
         assert await trio.to_thread.run_sync(connector.terminate) == 0
         assert "this is a bug" not in connector.err
 

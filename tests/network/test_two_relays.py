@@ -107,7 +107,7 @@ async def test_everything_to_the_first_relay_is_dropped_while_streams_run(
     pair: Pair, lab: Lab, remark: Callable[[str], None]
 ) -> None:
     connector, forward = pair.start_both_sides()
-    await said(connector, f"listening for live at {SECOND}")
+    await said(connector, f"registered at a relay: connection=live host={SECOND}")
     async with pair.talking(lab, forward) as talkers:
         assert f"connected over tcp at {FIRST}" in forward.program.err
         lab.set(State.DROPPED)

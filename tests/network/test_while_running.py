@@ -233,7 +233,7 @@ async def test_falls_where_one_native_port_is_dropped(set_scene: SetScene, lab: 
         else:
 
             async def noticed() -> bool:
-                return "listening for live" in scene.connector.err and re.search(
+                return "registered at a relay: connection=live" in scene.connector.err and re.search(
                     r"over wss$", scene.connector.err, re.MULTILINE
                 )
 

@@ -50,6 +50,7 @@ async def test_a_connector_is_registered_while_it_climbs(
     for name in ("register", "remove"):
         monkeypatch.setattr(ListenerTable, name, watched(getattr(ListenerTable, name)))
     caplog.set_level(logging.INFO, "hybridrelay.connector")
+    caplog.set_level(logging.INFO, "hybridrelay.events")
     async with deployment.client(deployment.string(published, Role.APPLICATION), mode="tcp") as client:
         stream = await client.open_stream()
         await _exchange(stream)
@@ -63,8 +64,10 @@ async def test_a_connector_is_registered_while_it_climbs(
             await _exchange(stream)
     assert seen
     assert all(seen)
-    connector = [record for record in caplog.records if record.name == "hybridrelay.connector"]
-    assert [record.getMessage() for record in connector if "over tcp" in record.getMessage()]
+    connector = [
+        record for record in caplog.records if record.name in ("hybridrelay.connector", "hybridrelay.events")
+    ]
+    assert [record.getMessage() for record in connector if "route=tcp" in record.getMessage()]
     assert not [record.getMessage() for record in connector if record.levelno >= logging.WARNING]
     nursery.cancel_scope.cancel()
 

@@ -164,7 +164,7 @@ async def test_other_relays(
             "relays",
             "relay pins",
         )
-        await said(caplog, "listening for db at localhost")
+        await said(caplog, "registered at a relay: connection=db host=localhost")
         await answers(stream)
         # The pins have changed, so that the first relay is another one as well, to be sure of it.
         await said(caplog, "db: the earlier registration at 127.0.0.1 was replaced")
@@ -198,7 +198,7 @@ async def test_the_other_key_at_two_relays(
     assert sender is not None
     connector = Connector([string])
     await nursery.start(connector.run)
-    await said(caplog, "listening for db at localhost")
+    await said(caplog, "registered at a relay: connection=db host=localhost")
     async with deployment.client(application) as client:
         stream = await client.open_stream()
         connector.update(0, attrs.evolve(string, key=listener))

@@ -16,8 +16,8 @@ import trio
 from hybridrelay.abc import Dialer
 from hybridrelay.client import Client
 from hybridrelay.connectivity import dial_directly
-from hybridrelay.connector import published as published_module
 from hybridrelay.connector import run_connector
+from hybridrelay.connector.registration import entry
 from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError
 from hybridrelay.mux import MuxStream
 from hybridrelay.protocol import Reason
@@ -209,8 +209,10 @@ async def test_one_relay_knows_nothing_of_it(
     published = pair.publish(at=(1,))
     with caplog.at_level(logging.INFO):
         await pair.connector(pair.string(published, Role.CONNECTOR))
-        await until(lambda: "it is asked again in" in caplog.text)
-    assert f"at {HOSTS[0]}: db: the relay has no such hybrid connection" in caplog.text
+        await until(lambda: "it is asked again after" in caplog.text)
+    assert (
+        f"A relay refuses a hybrid connection: connection=db host={HOSTS[0]} reason=unknown-connection" in caplog.text
+    )
     async with pair.client(pair.string(published, Role.APPLICATION)) as client:
         await says(await client.open_stream())
         assert client.relay == HOSTS[1]
@@ -220,7 +222,7 @@ async def test_one_relay_knows_nothing_of_it(
 async def test_what_is_imported_later_is_found_without_a_restart(
     pair: Pair, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published_module, "ASK_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(entry, "ASK_AGAIN_SECONDS", 0.1)
     published = pair.publish(at=(0,))
     await pair.connector(pair.string(published, Role.CONNECTOR))
     pair.import_(published, 1)

@@ -1,0 +1,144 @@
+"""What the registration machine wants done. Whoever executes a command reports its result as an input."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from ...connectivity.discovery import Candidate
+from ...errors import HybridRelayError
+from ...protocol import control
+from ...protocol.reasons import Reason
+from ...security import ConnectionString, Secret
+
+
+@attrs.frozen
+class OpenChannel:
+    """Open a control channel: `ChannelOpened` and later `ChannelEnded`, or `ChannelFailed`."""
+
+    channel: int
+    #: The route; None means the one that is best as far as is known.
+    route: Candidate | None = None
+
+
+@attrs.frozen
+class CloseChannel:
+    """Close an open control channel in good order: `ChannelEnded`."""
+
+    channel: int
+
+
+@attrs.frozen
+class AbandonChannel:
+    """Cancel whatever is done with a control channel, its opening included. Nothing that comes of it matters."""
+
+    channel: int
+
+
+@attrs.frozen
+class CheckChannel:
+    """Ask the relay at once whether it is there. If it does not answer, the channel ends."""
+
+    channel: int
+
+
+@attrs.frozen
+class Register:
+    """Ask the relay to register: `Registered`, `Refused`, `RequestFailed` or `SameRelay`."""
+
+    channel: int
+    request: int
+    name: str
+    #: The connection string whose key authorizes it.
+    string: ConnectionString
+
+
+@attrs.frozen
+class Unregister:
+    """Tell the relay that a registration is not needed any more. Nothing is reported."""
+
+    channel: int
+    request: int
+    name: str
+
+
+@attrs.frozen
+class OpenDataChannel:
+    """Accept the offer of a rendezvous and open a data channel, if there is room for another one."""
+
+    channel: int
+    offer: control.Offer
+    #: The key that authorizes the offer; None where that is not certain.
+    key: Secret | None
+
+
+@attrs.frozen
+class DeclineOffer:
+    """Decline the offer of a rendezvous."""
+
+    channel: int
+    offer: control.Offer
+    reason: Reason
+
+
+@attrs.frozen
+class UseKey:
+    """Prove to have this key when a control channel is opened from now on."""
+
+    key: Secret
+
+
+@attrs.frozen
+class ForgetRoute:
+    """The route failed: probe before the next control channel is opened."""
+
+    network_changed: bool = False
+
+
+@attrs.frozen
+class MoveSessions:
+    """Let the sessions through this relay follow to this route."""
+
+    route: Candidate
+
+
+@attrs.frozen
+class AnswerRoute:
+    """The answer to `BetterRouteFound`."""
+
+    #: Why the route is not used; None means that it is.
+    error: HybridRelayError | None = None
+    #: Whether the sessions are to follow to it now.
+    move_sessions: bool = False
+
+
+@attrs.frozen
+class RenewInstance:
+    """The relay has said that another control channel took the place of this one. If that was none of ours, take
+    another instance."""
+
+    channel: int
+
+
+@attrs.frozen
+class ReportChange:
+    """Tell the connector that a registration has come or gone, or that an attempt has ended."""
+
+
+Command: TypeAlias = (
+    OpenChannel
+    | CloseChannel
+    | AbandonChannel
+    | CheckChannel
+    | Register
+    | Unregister
+    | OpenDataChannel
+    | DeclineOffer
+    | UseKey
+    | ForgetRoute
+    | MoveSessions
+    | AnswerRoute
+    | RenewInstance
+    | ReportChange
+)

@@ -1,0 +1,86 @@
+"""One hybrid connection at one relay, as the registration machine sees it."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from ...errors import HybridRelayError
+from ...security import ConnectionString, Secret
+from .inputs import RelayIdentity
+
+__all__ = ["ASK_AGAIN_SECONDS", "DOUBT_SECONDS", "Registration"]
+
+#: When to ask a relay again that has refused a string for a permanent reason (seconds): somebody may import the
+#: hybrid connection there, or correct a certificate, while the other relays keep serving.
+ASK_AGAIN_SECONDS = 600.0
+#: When nothing else is left, a refusal that is older than this (seconds) is checked again: the problem at that relay
+#: may have been fixed before the last relay refused. It is long enough to ask several relays one after the other.
+DOUBT_SECONDS = 30.0
+
+
+@attrs.define(eq=False)
+class Registration:
+    """One hybrid connection at one relay. Only the machine changes it; times are on the machine's clock."""
+
+    name: str
+    #: What is registered now, or will be by the next request.
+    string: ConnectionString
+    #: The control channel over which it is registered; None if it is not.
+    over: int | None = None
+    #: Why it is not registered; None if nothing has failed.
+    failure: HybridRelayError | None = None
+    #: The relay has refused it for a permanent reason.
+    is_refused: bool = False
+    #: The connection string that the relay accepted last.
+    accepted: ConnectionString | None = None
+    #: The connection string that the relay has refused, while an earlier one is in use.
+    rejected: ConnectionString | None = None
+    #: The key that authorizes what the relay offers; None if that is not certain.
+    key: Secret | None = None
+    #: The relay at which it was registered last.
+    relay: RelayIdentity | None = None
+    _refused_at: float = -math.inf
+    _ask_again_at: float = -math.inf
+
+    @property
+    def is_registered(self) -> bool:
+        """The relay leads clients here."""
+        return self.over is not None
+
+    def asks_again_in(self, now: float) -> float:
+        """Seconds until the relay may be asked; 0 if it may be asked now."""
+        return max(0.0, self._ask_again_at - now) if self.is_refused else 0.0
+
+    def is_doubtful(self, now: float) -> bool:
+        """The refusal is so old that the reason for it may be gone."""
+        return self.is_refused and now - self._refused_at > DOUBT_SECONDS
+
+    @property
+    def earlier(self) -> ConnectionString | None:
+        """The connection string that the relay accepted before, if that had another key."""
+        accepted, present = self.accepted, self.string
+        same = accepted is None or (accepted.key_name, accepted.key) == (present.key_name, present.key)
+        return None if same else accepted
+
+    @property
+    def key_in_use(self) -> Secret:
+        """The key with which the relay is likely to accept it."""
+        return (self.accepted if self.rejected is self.string and self.accepted is not None else self.string).key
+
+    def ask_again(self, now: float) -> None:
+        """Ask the relay although it has refused."""
+        self._ask_again_at = now
+
+    def succeeded(self, over: int, relay: RelayIdentity, string: ConnectionString) -> None:
+        """The relay has registered it with this connection string."""
+        self.relay, self.accepted = relay, string
+        self.over, self.is_refused, self.failure = over, False, None
+
+    def failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:
+        """It is not registered, because of `error`."""
+        self.over, self.failure, self.is_refused = None, error, permanent
+        if permanent:
+            self._refused_at = now
+            self._ask_again_at = now + ASK_AGAIN_SECONDS

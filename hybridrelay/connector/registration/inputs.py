@@ -1,0 +1,217 @@
+"""What the registration machine is told. Channels and requests have the numbers that the machine gave them."""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias
+
+import attrs
+
+from ...connectivity.discovery import Candidate
+from ...errors import HybridRelayError
+from ...protocol import control
+from ...protocol.reasons import Reason
+from ...security import ConnectionString
+
+#: Which run of which relay answers: its key and its instance. The same under all of the relay's names.
+RelayIdentity: TypeAlias = tuple[str, str]
+
+
+class Sessions(enum.Enum):
+    """The sessions whose data channel goes through this relay."""
+
+    NONE = "none"
+    #: All of them have a data channel, as far as is known.
+    CONNECTED = "connected"
+    #: At least one has lost its data channel, and its client may be waiting for the connector to come back.
+    INTERRUPTED = "interrupted"
+
+
+@attrs.frozen
+class Start:
+    """Begin. Before it only `Publish` is useful."""
+
+
+@attrs.frozen
+class Publish:
+    """This hybrid connection is to be registered as well."""
+
+    name: str
+    string: ConnectionString
+
+
+@attrs.frozen
+class Unpublish:
+    """This hybrid connection is not to be registered any more. With the last one the machine stops."""
+
+    name: str
+
+
+@attrs.frozen
+class StringChanged:
+    """This hybrid connection has another connection string from now on, perhaps with another key."""
+
+    name: str
+    string: ConnectionString
+
+
+@attrs.frozen
+class ChannelOpened:
+    """A control channel is open."""
+
+    channel: int
+    #: The route over which it goes.
+    route: Candidate
+    relay: RelayIdentity
+
+
+@attrs.frozen
+class ChannelFailed:
+    """A control channel could not be opened."""
+
+    channel: int
+    error: HybridRelayError
+
+
+@attrs.frozen
+class ChannelEnded:
+    """A control channel that was open has ended, whoever ended it."""
+
+    channel: int
+
+
+@attrs.frozen
+class Registered:
+    """The relay has registered what a request asked for."""
+
+    channel: int
+    request: int
+    #: For how long (seconds).
+    seconds: float
+
+
+@attrs.frozen
+class Refused:
+    """The relay has refused what a request asked for."""
+
+    channel: int
+    request: int
+    error: HybridRelayError
+
+
+@attrs.frozen
+class RequestFailed:
+    """A request was not answered: the control channel was lost, or the relay is silent."""
+
+    channel: int
+    request: int
+    error: HybridRelayError
+
+
+@attrs.frozen
+class SameRelay:
+    """A request was not made: the hybrid connection is registered at this relay already, under another host name."""
+
+    channel: int
+    request: int
+    #: The other name.
+    host: str
+
+
+@attrs.frozen
+class Confirmed:
+    """The place of a positive answer among the relay's other messages: offers after it are authorized by its key."""
+
+    channel: int
+    request: int
+
+
+@attrs.frozen
+class Offered:
+    """The relay offers a rendezvous with an application."""
+
+    channel: int
+    offer: control.Offer
+
+
+@attrs.frozen
+class RegistrationEnded:
+    """The relay has ended a registration on its own account."""
+
+    channel: int
+    name: str
+    reason: Reason
+
+
+@attrs.frozen
+class Draining:
+    """The relay is about to restart."""
+
+    channel: int
+    #: When to come back, counted from the end of the control channel (seconds).
+    retry_after: float
+
+
+@attrs.frozen
+class BetterRouteFound:
+    """A route that is better than the one in use works. Answered by `commands.AnswerRoute`."""
+
+    route: Candidate
+
+
+@attrs.frozen
+class NetworkChanged:
+    """The machine slept, or is in another network: nothing that was known about routes is certain."""
+
+
+@attrs.frozen
+class CheckChannels:
+    """A data channel was lost; the control channels may be lost as well without anybody having noticed."""
+
+
+@attrs.frozen
+class CheckRefusals:
+    """No other relay accepts this connector: refusals that are not recent are worth another request."""
+
+
+@attrs.frozen
+class SessionsChanged:
+    """How the sessions through this relay are now."""
+
+    sessions: Sessions
+
+
+@attrs.frozen
+class Due:
+    """The time `deadline` has come."""
+
+
+@attrs.frozen
+class Stop:
+    """Close everything; the last input that has an effect."""
+
+
+Input: TypeAlias = (
+    Start
+    | Publish
+    | Unpublish
+    | StringChanged
+    | ChannelOpened
+    | ChannelFailed
+    | ChannelEnded
+    | Registered
+    | Refused
+    | RequestFailed
+    | SameRelay
+    | Confirmed
+    | Offered
+    | RegistrationEnded
+    | Draining
+    | BetterRouteFound
+    | NetworkChanged
+    | CheckChannels
+    | CheckRefusals
+    | SessionsChanged
+    | Due
+    | Stop
+)

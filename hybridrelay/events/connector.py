@@ -1,0 +1,418 @@
+"""Events of the connector at its relays: control channels, registrations, keys."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from ..protocol.reasons import Reason
+from .base import Event, Level
+
+__all__ = [
+    "BetterRouteFound",
+    "ControlChannelLost",
+    "DataChannelDeclined",
+    "DataChannelFailed",
+    "EarlierKeyUsed",
+    "IdentityExpiresSoon",
+    "InstanceReplaced",
+    "KeyInUse",
+    "NetworkChanged",
+    "NotPublished",
+    "NothingRegistered",
+    "RefusalsChecked",
+    "RegistrationEnded",
+    "RegistrationFailed",
+    "RegistrationMissing",
+    "RegistrationPending",
+    "RegistrationRefused",
+    "RegistrationStays",
+    "RegistrationSucceeded",
+    "RegistrationWithdrawn",
+    "RelayDraining",
+    "RelayNamedTwice",
+    "RelayRejected",
+    "RelayStillUnavailable",
+    "RelayTalksTooMuch",
+    "RelayUnavailable",
+    "RenewalFailed",
+]
+
+
+# --- control channels
+
+
+@attrs.frozen(kw_only=True)
+class RelayUnavailable(Event):
+    """There is no usable control channel to a relay. Published when the reason changes, and once a minute."""
+
+    name: ClassVar = "relay.unavailable"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A relay cannot be used at the moment"
+
+    #: The relay.
+    host: str
+    reason: Reason
+    detail: str
+    #: The next attempt begins after this time.
+    retry_seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class RelayStillUnavailable(Event):
+    """As `RelayUnavailable`, for the same reason as before."""
+
+    name: ClassVar = "relay.still-unavailable"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "A relay still cannot be used"
+
+    host: str
+    reason: Reason
+    detail: str
+    retry_seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class RelayRejected(Event):
+    """A relay cannot be used until somebody has corrected something: it is not the expected one, for instance."""
+
+    name: ClassVar = "relay.rejected"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "A relay cannot be used until this is corrected"
+
+    host: str
+    reason: Reason
+    detail: str
+    #: If another relay keeps the connector running, the next attempt begins after this time, or after SIGHUP.
+    retry_seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class ControlChannelLost(Event):
+    """The last control channel to a relay has ended. Sessions and streams are not affected."""
+
+    name: ClassVar = "control-channel.lost"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The control channel to a relay was lost"
+
+    host: str
+    retry_seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class BetterRouteFound(Event):
+    """A route that is better than the one in use works, and the connector moves to it."""
+
+    name: ClassVar = "route.better-found"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A better route to a relay works now, and the connector moves to it"
+
+    host: str
+    route: str
+
+
+@attrs.frozen(kw_only=True)
+class NetworkChanged(Event):
+    """The machine slept or is in another network. Whether the other sides are still there is checked."""
+
+    name: ClassVar = "network.changed"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "Checking whether the other sides still answer"
+
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class RelayDraining(Event):
+    """A relay has announced that it is about to restart."""
+
+    name: ClassVar = "relay.draining"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A relay is about to restart"
+
+    host: str
+    #: The connector comes back no sooner than this after the end of the control channel.
+    retry_seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class RelayTalksTooMuch(Event):
+    """A relay sends so many messages that its control channel is closed."""
+
+    name: ClassVar = "relay.talks-too-much"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A relay sends too many messages, and its control channel is closed"
+
+    host: str
+
+
+@attrs.frozen(kw_only=True)
+class InstanceReplaced(Event):
+    """Another process, a copy of this machine perhaps, uses this connector's instance."""
+
+    name: ClassVar = "instance.replaced"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = (
+        "Another process has registered as this connector's instance, and this one goes on as a new one"
+    )
+
+    host: str
+    #: The new one.
+    instance: str
+
+
+# --- registrations
+
+
+@attrs.frozen(kw_only=True)
+class RegistrationSucceeded(Event):
+    """A hybrid connection is registered over a control channel. Renewing a registration is no event."""
+
+    name: ClassVar = "registration.succeeded"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A hybrid connection is registered at a relay"
+
+    connection: str
+    host: str
+    route: str
+
+
+@attrs.frozen(kw_only=True)
+class RegistrationEnded(Event):
+    """A hybrid connection is no longer registered. Another event says what has caused it."""
+
+    name: ClassVar = "registration.ended"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "A hybrid connection is no longer registered at a relay"
+
+    connection: str
+    host: str
+    #: `Reason.SESSION_LOST`: the control channel has ended. `Reason.NO_ERROR`: the connector has withdrawn it.
+    reason: Reason
+
+
+@attrs.frozen(kw_only=True)
+class RegistrationRefused(Event):
+    """A relay has refused a hybrid connection, or ended its registration, for a permanent reason."""
+
+    name: ClassVar = "registration.refused"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "A relay refuses a hybrid connection"
+
+    connection: str
+    host: str
+    reason: Reason
+    detail: str
+    remedy: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class RegistrationFailed(Event):
+    """A relay does not register a hybrid connection now, or has ended its registration; it is asked again soon."""
+
+    name: ClassVar = "registration.failed"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A relay does not register a hybrid connection at the moment"
+
+    connection: str
+    host: str
+    reason: Reason
+    detail: str
+    remedy: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class RegistrationStays(Event):
+    """A hybrid connection could not be registered over the newest control channel, and stays where it is."""
+
+    name: ClassVar = "registration.stays"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A hybrid connection stays registered over an earlier control channel"
+
+    connection: str
+    host: str
+    reason: Reason
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class RenewalFailed(Event):
+    """Registrations could not be renewed, and their control channel is closed. Another one is opened."""
+
+    name: ClassVar = "registration.renewal-failed"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "Registrations cannot be renewed over their control channel, which is closed"
+
+    host: str
+    reason: Reason
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class NothingRegistered(Event):
+    """A relay refuses everything."""
+
+    name: ClassVar = "registration.none"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = (
+        "Nothing can be registered at a relay; if another relay keeps this connector running, it is asked again "
+        "after this time, or at once after SIGHUP"
+    )
+
+    host: str
+    retry_seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class RefusalsChecked(Event):
+    """A relay that has refused a while ago is asked again, because no other relay accepts this connector."""
+
+    name: ClassVar = "registration.asked-again"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A relay is asked again, because no other relay accepts this connector"
+
+    host: str
+
+
+@attrs.frozen(kw_only=True)
+class RelayNamedTwice(Event):
+    """Two host names of a connection string lead to the same relay."""
+
+    name: ClassVar = "relay.named-twice"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Two host names are the same relay: name each relay once in Endpoint"
+
+    connection: str
+    host: str
+    #: The name under which the hybrid connection is registered.
+    other_host: str
+
+
+@attrs.frozen(kw_only=True)
+class RegistrationWithdrawn(Event):
+    """The connection string names a relay no longer, and the hybrid connection is not registered there any more."""
+
+    name: ClassVar = "registration.withdrawn"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A hybrid connection is no longer published at a relay"
+
+    connection: str
+    host: str
+    #: Whether another registration at the same relay has taken its place.
+    replaced: bool
+
+
+@attrs.frozen(kw_only=True)
+class NotPublished(Event):
+    """At the start, every relay refuses a connection string, and another one keeps the connector running."""
+
+    name: ClassVar = "registration.not-published"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "A hybrid connection is not published"
+
+    connection: str
+    reason: Reason
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class RegistrationMissing(Event):
+    """The connector is ready, but a hybrid connection is not registered at one of its relays."""
+
+    name: ClassVar = "registration.missing"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A hybrid connection is not registered at one of its relays"
+
+    connection: str
+    host: str
+    reason: Reason
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class RegistrationPending(Event):
+    """The connector is ready, but one of the relays has not answered yet."""
+
+    name: ClassVar = "registration.pending"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A hybrid connection is not registered yet at one of its relays, which has not answered"
+
+    connection: str
+    host: str
+
+
+# --- keys and identities
+
+
+@attrs.frozen(kw_only=True)
+class EarlierKeyUsed(Event):
+    """A relay refuses the changed connection string, and what it has accepted before stays in use."""
+
+    name: ClassVar = "key.earlier-used"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "A relay refuses the changed connection string, and the earlier key stays in use"
+
+    connection: str
+    host: str
+    reason: Reason
+    detail: str
+    remedy: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class KeyInUse(Event):
+    """Nothing depends on an earlier key any more: it can be regenerated or revoked."""
+
+    name: ClassVar = "key.in-use"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "Everything uses the new key now"
+
+    connection: str
+    #: A fingerprint of the key.
+    key: str
+    #: Relays at which the hybrid connection is not registered yet.
+    missing: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class IdentityExpiresSoon(Event):
+    """The certificate in a connection string is about to expire."""
+
+    name: ClassVar = "identity.expires-soon"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The identity of this connector expires soon: issue a new one"
+
+    connection: str
+
+
+# --- data channels
+
+
+@attrs.frozen(kw_only=True)
+class DataChannelFailed(Event):
+    """A data channel ended before there was a session on it."""
+
+    name: ClassVar = "data-channel.failed"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A data channel failed"
+
+    connection: str
+    host: str
+    reason: Reason
+    detail: str
+    remedy: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class DataChannelDeclined(Event):
+    """A data channel came to nothing for a reason that needs no attention."""
+
+    name: ClassVar = "data-channel.declined"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A data channel was not used"
+
+    connection: str
+    host: str
+    reason: Reason
+    detail: str

@@ -1,0 +1,356 @@
+"""The registration machine: transcripts, and a model of whoever executes its commands."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from hybridrelay import events
+from hybridrelay.connectivity import candidates, discover
+from hybridrelay.connector.registration import Machine, commands, inputs
+from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
+from hybridrelay.connector.registration.machine import MAX_GRANT, RENEW_AFTER, Output
+from hybridrelay.connector.registration.states import CHANNELS, PHASES, ChannelState, Phase
+from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable
+from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import TICKET_SIZE
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.security import ConnectionString, generate_key
+
+from .fakes import published
+
+TCP, WSS, WS = candidates(discover(), "auto")
+RELAY = ("key", "run")
+ONE, TWO = published("one").string, published("two").string
+STRINGS = {"one": ONE, "two": TWO}
+UNREACHABLE = RelayUnreachable("no answer")
+REFUSED = AuthorizationError("revoked", reason=Reason.KEY_REVOKED)
+FULL = HybridRelayError("full", reason=Reason.LIMIT)
+
+
+def machine(*names: str) -> Machine:
+    made = Machine("relay.example", random=lambda: 0.5)
+    for name in names:
+        made.handle(inputs.Publish(name, STRINGS[name]), 0.0)
+    return made
+
+
+def kinds(outputs: list[Output]) -> list[str]:
+    return [type(output).__name__ for output in outputs]
+
+
+def test_the_first_registration_and_its_renewal() -> None:
+    made = machine("one")
+    assert kinds(made.handle(inputs.Start(), 0.0)) == ["OpenChannel"]
+    (register,) = made.handle(inputs.ChannelOpened(1, WSS, RELAY), 1.0)
+    assert register == commands.Register(1, 1, "one", ONE)
+    assert made.deadline is None
+    assert kinds(made.handle(inputs.Registered(1, 1, 600.0), 2.0)) == ["RegistrationSucceeded", "ReportChange"]
+    assert made.deadline == 2.0 + 600 * RENEW_AFTER
+    assert made.handle(inputs.Due(), 422.0) == [commands.Register(1, 2, "one", ONE)]
+    # It is registered already: nothing has happened that is worth an event.
+    assert kinds(made.handle(inputs.Registered(1, 2, 1e9), 423.0)) == ["ReportChange"]
+    # A longer grant counts as an hour, from when it was asked for.
+    assert made.deadline == 423.0 + (MAX_GRANT - 1.0) * RENEW_AFTER
+
+
+def test_a_lost_channel_is_replaced_after_a_wait() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    lost = made.handle(inputs.ChannelEnded(1), 5.0)
+    assert kinds(lost) == ["RegistrationEnded", "ForgetRoute", "ControlChannelLost", "ReportChange"]
+    assert made.phase is Phase.WAITING
+    assert made.deadline is not None
+    assert kinds(made.handle(inputs.Due(), made.deadline)) == ["OpenChannel"]
+
+
+def test_a_successor_takes_over_before_the_earlier_channel_is_closed() -> None:
+    made = machine("one", "two")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    made.handle(inputs.Registered(1, 2, 600.0), 0.0)
+    assert made.route is WSS
+    assert made.handle(inputs.BetterRouteFound(TCP), 10.0)[-1] == commands.OpenChannel(2, TCP)
+    assert made.handle(inputs.ChannelOpened(2, TCP, RELAY), 11.0) == [commands.Register(2, 3, "one", ONE)]
+    assert made.handle(inputs.Registered(2, 3, 600.0), 12.0)[-1] == commands.Register(2, 4, "two", TWO)
+    # The relay tells the earlier channel, which is no loss.
+    assert made.handle(inputs.RegistrationEnded(1, "one", Reason.SUPERSEDED), 12.0) == []
+    done = made.handle(inputs.Registered(2, 4, 600.0), 13.0)
+    assert [output for output in done if not isinstance(output, events.Event)] == [
+        commands.AnswerRoute(None, move_sessions=True),
+        commands.ReportChange(),
+        commands.CloseChannel(1),
+    ]
+    assert made.route is TCP
+    assert made.handle(inputs.ChannelEnded(1), 14.0) == []
+
+
+def test_a_successor_that_cannot_be_opened_changes_nothing() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    before = made.deadline
+    made.handle(inputs.BetterRouteFound(TCP), 10.0)
+    assert made.handle(inputs.ChannelFailed(2, UNREACHABLE), 11.0) == [commands.AnswerRoute(UNREACHABLE)]
+    assert made.route is WSS
+    assert made.deadline == before
+
+
+def test_a_changed_key_that_is_refused_leaves_the_earlier_one_in_use() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    made.handle(inputs.Confirmed(1, 1), 0.0)
+    assert made.registrations["one"].key == ONE.key
+    changed = attrs.evolve(ONE, key=generate_key())
+    assert made.handle(inputs.StringChanged("one", changed), 100.0) == [commands.UseKey(changed.key)]
+    # Until the relay has answered, it is not known by which key it offers.
+    assert made.registrations["one"].key is None
+    assert made.handle(inputs.Due(), 100.0) == [commands.Register(1, 2, "one", changed)]
+    assert made.handle(inputs.Refused(1, 2, REFUSED), 101.0) == [commands.Register(1, 3, "one", ONE)]
+    outputs = made.handle(inputs.Registered(1, 3, 600.0), 102.0)
+    assert kinds(outputs) == ["EarlierKeyUsed", "UseKey", "ReportChange"]
+    made.handle(inputs.Confirmed(1, 3), 102.0)
+    assert made.registrations["one"].key == ONE.key
+
+
+def test_a_relay_that_refuses_everything_is_asked_again_much_later() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.Refused(1, 1, REFUSED), 0.0)
+    # The channel is closed when it is certain that nobody wants the refusal to be checked.
+    assert made.deadline == 0.0
+    assert made.handle(inputs.Due(), 0.0)[-1] == commands.CloseChannel(1)
+    made.handle(inputs.ChannelEnded(1), 0.0)
+    assert made.deadline is not None
+    assert made.deadline >= ASK_AGAIN_SECONDS
+
+
+def test_offers_are_opened_only_for_what_is_published() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    made.handle(inputs.Confirmed(1, 1), 0.0)
+    known = control.Offer(1, "one", bytes(TICKET_SIZE), 30.0)
+    other = control.Offer(2, "other", bytes(TICKET_SIZE), 30.0)
+    assert made.handle(inputs.Offered(1, known), 1.0) == [commands.OpenDataChannel(1, known, ONE.key)]
+    assert made.handle(inputs.Offered(1, other), 1.0) == [commands.DeclineOffer(1, other, Reason.UNKNOWN_CONNECTION)]
+
+
+@pytest.mark.parametrize("state", list(ChannelState))
+def test_what_is_over_stays_over(state: ChannelState) -> None:
+    following = {target for (before, _), target in CHANNELS.items() if before is state}
+    assert (state is ChannelState.CLOSED) == (not following)
+
+
+def test_stopped_is_the_last_phase() -> None:
+    assert {target for (before, _), target in PHASES.items() if before is Phase.STOPPED} == {Phase.STOPPED}
+
+
+class Shell(RuleBasedStateMachine):
+    """Executes whatever the machine commands, and lets anything happen in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.machine = Machine("relay.example", random=lambda: 0.5)
+        #: Channels by what has become of them.
+        self.opening: set[int] = set()
+        self.open: set[int] = set()
+        self.requests: dict[int, int] = {}
+        #: Better routes that have not been answered.
+        self.questions = 0
+        self.is_stopped = False
+
+    @initialize(names=st.sampled_from([["one"], ["one", "two"]]))
+    def begin(self, names: list[str]) -> None:
+        for name in names:
+            self.feed(inputs.Publish(name, STRINGS[name]))
+        self.feed(inputs.Start())
+
+    def feed(self, given: inputs.Input) -> None:
+        outputs = self.machine.handle(given, self.now)
+        if self.is_stopped:
+            assert outputs == []
+        for output in outputs:
+            self.execute(output)
+        self.is_stopped = self.machine.is_stopped
+
+    def execute(self, output: Output) -> None:
+        match output:
+            case commands.OpenChannel(number):
+                assert number not in self.opening | self.open
+                self.opening.add(number)
+            case commands.CloseChannel(number) | commands.CheckChannel(number):
+                assert number in self.open
+            case commands.AbandonChannel(number):
+                assert number in self.opening | self.open
+                self.forget(number)
+            case commands.Register(channel, request):
+                assert channel in self.open
+                assert not self.requests, "one request at a time"
+                self.requests[request] = channel
+            case commands.Unregister(channel) | commands.OpenDataChannel(channel) | commands.DeclineOffer(channel):
+                assert channel in self.open
+            case commands.AnswerRoute():
+                self.questions -= 1
+                assert self.questions == 0
+            case _:
+                pass
+
+    def forget(self, number: int) -> None:
+        self.opening.discard(number)
+        self.open.discard(number)
+        self.requests = {request: channel for request, channel in self.requests.items() if channel != number}
+
+    @rule(seconds=st.sampled_from([0.001, 1.0, 40.0, 700.0, 4000.0]))
+    def time_passes(self, seconds: float) -> None:
+        until = self.now + seconds
+        for _ in range(1000):
+            deadline = self.machine.deadline
+            if deadline is None or deadline > until:
+                break
+            self.now = max(self.now, deadline)
+            self.feed(inputs.Due())
+        else:
+            raise AssertionError("the machine keeps the process busy")
+        self.now = until
+
+    @precondition(lambda self: self.opening)
+    @rule(data=st.data(), route=st.sampled_from([TCP, WSS, WS]))
+    def channel_opens(self, data: st.DataObject, route: object) -> None:
+        number = data.draw(st.sampled_from(sorted(self.opening)))
+        self.opening.remove(number)
+        self.open.add(number)
+        assert route in (TCP, WSS, WS)
+        self.feed(inputs.ChannelOpened(number, route, RELAY))  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.opening)
+    @rule(data=st.data(), error=st.sampled_from([UNREACHABLE, REFUSED, FULL]))
+    def channel_fails(self, data: st.DataObject, error: HybridRelayError) -> None:
+        number = data.draw(st.sampled_from(sorted(self.opening)))
+        self.opening.remove(number)
+        self.feed(inputs.ChannelFailed(number, error))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def channel_ends(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.open)))
+        self.forget(number)
+        self.feed(inputs.ChannelEnded(number))
+
+    @precondition(lambda self: self.requests)
+    @rule(seconds=st.sampled_from([-1.0, 0.0, 60.0, 3600.0, 1e12]), confirmed=st.booleans())
+    def registered(self, seconds: float, confirmed: bool) -> None:
+        request, channel = self.requests.popitem()
+        if confirmed:
+            self.feed(inputs.Confirmed(channel, request))
+        self.feed(inputs.Registered(channel, request, seconds))
+
+    @precondition(lambda self: self.requests)
+    @rule(error=st.sampled_from([REFUSED, FULL, AuthorizationError("later", reason=Reason.SUPERSEDED)]))
+    def refused(self, error: HybridRelayError) -> None:
+        request, channel = self.requests.popitem()
+        self.feed(inputs.Refused(channel, request, error))
+
+    @precondition(lambda self: self.requests)
+    @rule()
+    def request_fails(self) -> None:
+        request, channel = self.requests.popitem()
+        self.feed(inputs.RequestFailed(channel, request, UNREACHABLE))
+
+    @precondition(lambda self: self.requests)
+    @rule()
+    def same_relay(self) -> None:
+        request, channel = self.requests.popitem()
+        self.feed(inputs.SameRelay(channel, request, "other.example"))
+
+    @precondition(lambda self: self.open)
+    @rule(
+        data=st.data(),
+        name=st.sampled_from(["one", "two", "other"]),
+        reason=st.sampled_from([Reason.SUPERSEDED, Reason.KEY_REVOKED, Reason.TOKEN_EXPIRED]),
+    )
+    def relay_ends_a_registration(self, data: st.DataObject, name: str, reason: Reason) -> None:
+        self.feed(inputs.RegistrationEnded(data.draw(st.sampled_from(sorted(self.open))), name, reason))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), name=st.sampled_from(["one", "other"]))
+    def relay_offers(self, data: st.DataObject, name: str) -> None:
+        offer = control.Offer(1, name, bytes(TICKET_SIZE), 30.0)
+        self.feed(inputs.Offered(data.draw(st.sampled_from(sorted(self.open))), offer))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def relay_drains(self, data: st.DataObject) -> None:
+        self.feed(inputs.Draining(data.draw(st.sampled_from(sorted(self.open))), 5.0))
+
+    @precondition(lambda self: not self.questions and not self.is_stopped)
+    @rule(route=st.sampled_from([TCP, WSS]))
+    def better_route(self, route: object) -> None:
+        self.questions = 1
+        self.feed(inputs.BetterRouteFound(route))  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.machine.registrations)
+    @rule(data=st.data())
+    def string_changes(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.machine.registrations)))
+        changed: ConnectionString = attrs.evolve(STRINGS[name], key=generate_key())
+        self.feed(inputs.StringChanged(name, changed))
+
+    @precondition(lambda self: len(self.machine.registrations) > 1)
+    @rule(data=st.data())
+    def unpublish(self, data: st.DataObject) -> None:
+        self.feed(inputs.Unpublish(data.draw(st.sampled_from(sorted(self.machine.registrations)))))
+
+    @rule(
+        given=st.sampled_from(
+            [
+                inputs.NetworkChanged(),
+                inputs.CheckChannels(),
+                inputs.CheckRefusals(),
+                *map(inputs.SessionsChanged, inputs.Sessions),
+            ]
+        )
+    )
+    def something_else(self, given: inputs.Input) -> None:
+        self.feed(given)
+
+    @precondition(lambda self: self.now > 100)
+    @rule()
+    def stop(self) -> None:
+        self.feed(inputs.Stop())
+
+    @invariant()
+    def it_always_waits_for_something(self) -> None:
+        if self.is_stopped or self.machine.phase is Phase.IDLE:
+            return
+        assert self.opening or self.open or self.machine.deadline is not None
+        if not self.opening and not self.requests and self.open and self.machine.deadline is None:
+            # Then every channel is being closed.
+            states = [one.state for one in self.machine._channels.values()]
+            assert set(states) == {ChannelState.CLOSING}
+
+    @invariant()
+    def at_most_one_channel_is_current(self) -> None:
+        states = [one.state for one in self.machine._channels.values()]
+        assert states.count(ChannelState.CURRENT) <= 1
+
+    @invariant()
+    def what_is_registered_has_a_channel(self) -> None:
+        if not self.is_stopped:
+            assert all(one.over in self.open for one in self.machine.registrations.values() if one.over is not None)
+
+
+TestShell = Shell.TestCase
+TestShell.settings = settings(max_examples=100)
