@@ -16,7 +16,7 @@ import h11
 import trio
 
 from .body import ClientGone
-from .exchange import Exchange, Sender
+from .exchange import Exchange, Sender, unparsed_request
 from .failure import Failure, RequestError
 from .head import Head, HeadReader
 from .request import Request
@@ -160,7 +160,9 @@ def _take(wire: Wire, reader: HeadReader) -> Head:
 
 
 async def _send_failure(wire: Wire, service: Service, reader: HeadReader, failure: Failure, peer: object) -> None:
-    sender = Sender(wire, reader.connection, service, is_head=reader.is_head_request)
+    # h11 may not have parsed the request line, and would then expect a body after the answer to HEAD.
+    connection = unparsed_request("HEAD") if reader.is_head_request else reader.connection
+    sender = Sender(wire, connection, service, is_head=reader.is_head_request)
     try:
         await sender.send(failure, close=True)
     finally:

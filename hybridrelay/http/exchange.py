@@ -261,7 +261,7 @@ class Exchange:
         if self._sender.status is None:
             # h11 accepts nothing more after it has refused a malformed response.
             is_head = self._head.method == "HEAD"
-            self._sender = Sender(self._wire, _replacement(self._head), self._service, is_head=is_head)
+            self._sender = Sender(self._wire, unparsed_request(self._head.method), self._service, is_head=is_head)
             try:
                 await self._sender.send(
                     text_response(500, "this request failed; the server's log says why"), close=True
@@ -291,10 +291,10 @@ class Exchange:
             )
 
 
-def _replacement(head: Head) -> h11.Connection:
-    """The state of h11 after it has parsed an HTTP/1.0 request with the same method, HEAD or not."""
+def unparsed_request(method: str) -> h11.Connection:
+    """The state of h11 after it has parsed an HTTP/1.0 request with this method, as far as an answer needs it."""
     connection = h11.Connection(h11.SERVER)
-    connection.receive_data(b"HEAD / HTTP/1.0\r\n\r\n" if head.method == "HEAD" else b"GET / HTTP/1.0\r\n\r\n")
+    connection.receive_data(b"HEAD / HTTP/1.0\r\n\r\n" if method == "HEAD" else b"GET / HTTP/1.0\r\n\r\n")
     connection.next_event()
     return connection
 

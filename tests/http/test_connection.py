@@ -307,6 +307,25 @@ async def test_what_is_no_request() -> None:
     assert (access.method, access.path, access.status, access.is_complete) == (None, None, 400, True)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HEAD / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"HEAD / HTTP/1.1\nHost: x\n\n",
+        b"HEAD / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"HEAD /a b HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"HEAD / HTTP/1.1\r\nHost: x\r\nname : value\r\n\r\n",
+    ],
+    ids=["two lengths", "line feeds", "two hosts", "blank in the target", "blank before the colon"],
+)
+async def test_head_that_is_refused_before_it_is_parsed(head: bytes) -> None:
+    received, observed = await exchange(head)
+    start, _, body = received.partition(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 400 ")
+    assert body == b""
+    assert not observed.crashes
+
+
 async def test_head_of_what_is_no_request() -> None:
     received, _ = await exchange(b"HEAD /%zz HTTP/1.1\r\nHost: x\r\n\r\n")
 

@@ -297,10 +297,10 @@ async def test_pings_are_answered_while_we_only_read():
 
 async def test_of_many_pings_only_the_last_is_answered():
     peer = Peer()
-    await peer.raw.send_all(b"".join(ping(b"%d" % number) for number in range(4_000)) + END)
+    await peer.raw.send_all(b"".join(ping(b"%d" % number) for number in range(200)) + END)
     assert await peer.stream.receive_some() == b""
     await trio.testing.wait_all_tasks_blocked()
-    assert pongs(await peer.raw.receive_some()) == [b"3999"]
+    assert pongs(await peer.raw.receive_some()) == [b"199"]
 
 
 async def test_a_reader_is_not_stopped_by_a_clogged_writer():

@@ -50,6 +50,11 @@ _MAX_CONTROL_PAYLOAD = 125
 #: So many more frames without data than with data may come at once, that is, in what is received at a time. Each
 #: costs as much as any other, and the reader sees nothing by which it could tell that others should run.
 MAX_IDLE_FRAMES = 4096
+#: The same at the beginning of a connection, whatever comes at once: the peer need not have authenticated yet, and
+#: could otherwise keep the relay busy with frames that carry nothing.
+MAX_IDLE_FRAMES_AT_FIRST = 256
+#: The beginning is over after this much data (bytes): more than any peer sends before it has authenticated.
+FIRST_BYTES = 64 * 1024
 _UINT16 = struct.Struct(">H")
 _UINT64 = struct.Struct(">Q")
 _KEY_SIZE = 4
@@ -169,6 +174,8 @@ class FrameDecoder:
     _end_of_data: bool = attrs.field(default=False, init=False)
     #: Since something was received: how many more frames came without data than with data.
     _idle_frames: int = attrs.field(default=0, init=False)
+    #: What the frames with data have announced so far (bytes).
+    _data_bytes: int = attrs.field(default=0, init=False)
     _error: str | None = attrs.field(default=None, init=False)
     _close: Close | None = attrs.field(default=None, init=False)
 
@@ -181,7 +188,8 @@ class FrameDecoder:
         """
         rest = self._input[self._position :]
         self._input, self._position = b"".join((rest, data)) if rest else data, 0
-        self._idle_frames = 0
+        if self._data_bytes > FIRST_BYTES:
+            self._idle_frames = 0
 
     def keep(self) -> None:
         """What was received is going to be overwritten: keep a copy of what is not decoded yet."""
@@ -215,10 +223,12 @@ class FrameDecoder:
                 return None
             if not header.length or header.opcode >= Opcode.CLOSE:
                 self._idle_frames += 1
-                if self._idle_frames > MAX_IDLE_FRAMES:
+                limit = MAX_IDLE_FRAMES if self._data_bytes > FIRST_BYTES else MAX_IDLE_FRAMES_AT_FIRST
+                if self._idle_frames > limit:
                     raise FrameError("a flood of frames without data")
-            elif self._idle_frames:
-                self._idle_frames -= 1
+            else:
+                self._data_bytes += header.length
+                self._idle_frames -= self._idle_frames > 0
             if header.opcode < Opcode.CLOSE:
                 if self._begin_frame(header):
                     return EndOfData()
