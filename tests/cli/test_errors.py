@@ -169,7 +169,7 @@ def test_an_unknown_mode(run: Run, created: Created, command: str) -> None:
 
     assert result.code == 2
     assert "unknown mode 'pigeon'" in result.err
-    assert "auto, tcp, websocket" in result.err
+    assert "auto, exec, tcp, websocket" in result.err
 
 
 def test_pairs_that_do_not_match(run: Run, created: Created) -> None:

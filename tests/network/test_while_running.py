@@ -16,7 +16,7 @@ from ..deployments import Forward, Program
 from ..endtoend.talking import Talker, all_move
 from ..endtoend.targets import echo
 from ..leaks import Holdings, assert_back_to, of_program, settled
-from ..waiting import async_wait_until
+from ..waiting import async_wait_until, wait_until
 from .conftest import NetworkDeployment
 from .lab import CLIENT, CONTROL, DATA, HTTPS, NATIVE, PRIVATE, Lab, State
 
@@ -73,10 +73,16 @@ class Scene:
 
     def routes(self) -> tuple[str, str]:
         """Over which route the last data channel of the client, and of the connector, goes, as their logs say."""
-        return (
-            re.findall(_CHANNEL, self.forward.program.err)[-1],
-            re.findall(r"session\.(?:opened|resumed): .* route='(\w+) at ", self.connector.err)[-1],
+        # A line of the log is written a moment after what it reports.
+        client = wait_until(
+            lambda: re.findall(_CHANNEL, self.forward.program.err), seconds=10, what="the client's route in its log"
         )
+        connector = wait_until(
+            lambda: re.findall(r"session\.(?:opened|resumed): .* route='(\w+) at ", self.connector.err),
+            seconds=10,
+            what="the connector's route in its log",
+        )
+        return client[-1], connector[-1]
 
     def channels(self) -> int:
         """How many data channels there have been."""
@@ -234,7 +240,7 @@ async def test_falls_where_one_native_port_is_dropped(set_scene: SetScene, lab: 
 
             async def noticed() -> bool:
                 return "registered at a relay: connection=live" in scene.connector.err and re.search(
-                    r"over wss$", scene.connector.err, re.MULTILINE
+                    r"route=wss$", scene.connector.err, re.MULTILINE
                 )
 
             await async_wait_until(noticed, seconds=CHANGE_SECONDS, what=scene.logs())

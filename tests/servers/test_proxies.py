@@ -132,11 +132,24 @@ async def test_authentication_is_demanded(starter: Starter, tmp_path: Path, *, a
             assert proxies.USER + "@" not in text
 
 
+async def relay_is_gone(deployment: Deployment) -> None:
+    """Wait until no port of the relay accepts connections."""
+    for port in deployment.ports.values():
+        with trio.fail_after(30):
+            while True:
+                try:
+                    stream = await trio.open_tcp_stream("127.0.0.1", port)
+                except OSError:
+                    break
+                await trio.aclose_forcefully(stream)
+
+
 @pytest.mark.parametrize("starter", [proxies.tinyproxy, proxies.squid, proxies.microsocks, proxies.dante])
 async def test_what_the_proxy_cannot_reach(starter: Starter, tmp_path: Path, nursery: trio.Nursery) -> None:
     async with laboratory(tmp_path, starter) as (deployment, proxy):
         published = deployment.publish()
-        deployment.scope.cancel()  # the relay is gone
+        deployment.scope.cancel()
+        await relay_is_gone(deployment)
         report = await survey(deployment, published, proxy.dial())
         assert report.chosen is None
         assert set(kinds(report).values()) <= {FailureKind.PROXY_CANNOT_CONNECT}

@@ -143,7 +143,7 @@ async def _wait(scene: Scene) -> None:
 
 ENDS_OF_PAIRS: dict[str, list[Callable[[Scene], Awaitable[None]]]] = {
     "finished": [_finish],
-    "broken": [_break],
+    "closed by one side": [_break],
     "cancelled": [_cancel_first, _cancel_last],
     "revoked": [_revoke_sender, _revoke_listener, _delete],
     "shut down": [_close, _close_and_cancel],
