@@ -35,7 +35,10 @@ async def listen_unix_socket(path: Path) -> trio.SocketListener:
         # second call. The directory is private, too.
         os.fchmod(sock.fileno(), 0o600)
         with _short_path(path) as name:
-            await sock.bind(name)
+            # Not trio's own, which needs a thread, and none may be left. On a local file system this does not block.
+            with socket.socket(fileno=os.dup(sock.fileno())) as binding:
+                binding.bind(name)
+            await trio.lowlevel.checkpoint()
         os.chmod(path, 0o600)
         sock.listen(_BACKLOG)
         return trio.SocketListener(sock)

@@ -87,7 +87,7 @@ async def test_nobody_reads_what_a_probe_prints(deployment: Deployment) -> None:
         os.write(full, bytes(PIPE_BYTES))
         command = ("probe", "--connection-string-file", published.application)
         with Program([*_into(path, 1), *HYBRIDRELAY, *command]) as probe:
-            relay.wait_for_line("port control: connection ended", where="err")
+            relay.wait_for_line(r"channel\.failed: .* port=control ", where="err")
 
             async def is_printing() -> bool:
                 found = await trio.to_thread.run_sync(probe.statistics)
