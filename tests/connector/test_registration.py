@@ -1,15 +1,17 @@
-"""The registration machine: transcripts, and a model of whoever executes its commands."""
+"""The registration machine: transcripts, and everything that may happen while its commands are executed."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from hybridrelay import events
-from hybridrelay.connectivity import candidates, discover
+from hybridrelay.connectivity import Candidate, candidates, discover
 from hybridrelay.connector.registration import Machine, commands, inputs
 from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
 from hybridrelay.connector.registration.machine import MAX_GRANT, RENEW_AFTER, Output
@@ -18,7 +20,7 @@ from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreac
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import ConnectionString, generate_key
+from hybridrelay.security import generate_key
 
 from .fakes import published
 
@@ -29,6 +31,8 @@ STRINGS = {"one": ONE, "two": TWO}
 UNREACHABLE = RelayUnreachable("no answer")
 REFUSED = AuthorizationError("revoked", reason=Reason.KEY_REVOKED)
 FULL = HybridRelayError("full", reason=Reason.LIMIT)
+SUPERSEDED = AuthorizationError("later", reason=Reason.SUPERSEDED)
+OTHER_KEY = generate_key()
 
 
 def machine(*names: str) -> Machine:
@@ -103,6 +107,21 @@ def test_a_successor_that_cannot_be_opened_changes_nothing() -> None:
     assert made.deadline == before
 
 
+def test_a_network_that_changes_while_only_a_successor_is_open_begins_again() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    made.handle(inputs.BetterRouteFound(TCP), 10.0)
+    made.handle(inputs.ChannelOpened(2, TCP, RELAY), 11.0)
+    made.handle(inputs.ChannelEnded(1), 12.0)
+    outputs = made.handle(inputs.NetworkChanged(), 13.0)
+    assert commands.AbandonChannel(2) in outputs
+    assert made.phase is Phase.WAITING
+    assert made.deadline is not None
+    assert kinds(made.handle(inputs.Due(), made.deadline)) == ["OpenChannel"]
+
+
 def test_a_changed_key_that_is_refused_leaves_the_earlier_one_in_use() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)
@@ -157,23 +176,19 @@ def test_stopped_is_the_last_phase() -> None:
     assert {target for (before, _), target in PHASES.items() if before is Phase.STOPPED} == {Phase.STOPPED}
 
 
-class Shell(RuleBasedStateMachine):
-    """Executes whatever the machine commands, and lets anything happen in between."""
+class Executor:
+    """Executes whatever the machine commands, and checks what holds after every input."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, names: list[str]) -> None:
         self.now = 0.0
         self.machine = Machine("relay.example", random=lambda: 0.5)
-        #: Channels by what has become of them.
         self.opening: set[int] = set()
         self.open: set[int] = set()
+        #: Requests that have not been answered, with their channels.
         self.requests: dict[int, int] = {}
         #: Better routes that have not been answered.
         self.questions = 0
         self.is_stopped = False
-
-    @initialize(names=st.sampled_from([["one"], ["one", "two"]]))
-    def begin(self, names: list[str]) -> None:
         for name in names:
             self.feed(inputs.Publish(name, STRINGS[name]))
         self.feed(inputs.Start())
@@ -183,10 +198,11 @@ class Shell(RuleBasedStateMachine):
         if self.is_stopped:
             assert outputs == []
         for output in outputs:
-            self.execute(output)
+            self._execute(output)
         self.is_stopped = self.machine.is_stopped
+        self.check()
 
-    def execute(self, output: Output) -> None:
+    def _execute(self, output: Output) -> None:
         match output:
             case commands.OpenChannel(number):
                 assert number not in self.opening | self.open
@@ -208,13 +224,26 @@ class Shell(RuleBasedStateMachine):
             case _:
                 pass
 
+    def check(self) -> None:
+        machine = self.machine
+        if self.is_stopped or machine.phase is Phase.IDLE:
+            return
+        states = [one.state for one in machine._channels.values()]
+        assert states.count(ChannelState.CURRENT) <= 1
+        assert (machine.phase is Phase.CONNECTED) == bool(self.open)
+        # It always waits for something: an answer, the end of a channel that is closed, or a time.
+        if not self.opening and not self.requests and machine.deadline is None:
+            assert set(states) == {ChannelState.CLOSING}
+        assert all(one.over in self.open for one in machine.registrations.values() if one.over is not None)
+
     def forget(self, number: int) -> None:
         self.opening.discard(number)
         self.open.discard(number)
         self.requests = {request: channel for request, channel in self.requests.items() if channel != number}
 
-    @rule(seconds=st.sampled_from([0.001, 1.0, 40.0, 700.0, 4000.0]))
-    def time_passes(self, seconds: float) -> None:
+    # --- what may happen
+
+    def pass_time(self, seconds: float) -> None:
         until = self.now + seconds
         for _ in range(1000):
             deadline = self.machine.deadline
@@ -226,131 +255,167 @@ class Shell(RuleBasedStateMachine):
             raise AssertionError("the machine keeps the process busy")
         self.now = until
 
-    @precondition(lambda self: self.opening)
-    @rule(data=st.data(), route=st.sampled_from([TCP, WSS, WS]))
-    def channel_opens(self, data: st.DataObject, route: object) -> None:
-        number = data.draw(st.sampled_from(sorted(self.opening)))
+    def open_channel(self, number: int, route: Candidate) -> None:
         self.opening.remove(number)
         self.open.add(number)
-        assert route in (TCP, WSS, WS)
-        self.feed(inputs.ChannelOpened(number, route, RELAY))  # type: ignore[arg-type]
+        self.feed(inputs.ChannelOpened(number, route, RELAY))
 
-    @precondition(lambda self: self.opening)
-    @rule(data=st.data(), error=st.sampled_from([UNREACHABLE, REFUSED, FULL]))
-    def channel_fails(self, data: st.DataObject, error: HybridRelayError) -> None:
-        number = data.draw(st.sampled_from(sorted(self.opening)))
+    def fail_channel(self, number: int, error: HybridRelayError) -> None:
         self.opening.remove(number)
         self.feed(inputs.ChannelFailed(number, error))
 
-    @precondition(lambda self: self.open)
-    @rule(data=st.data())
-    def channel_ends(self, data: st.DataObject) -> None:
-        number = data.draw(st.sampled_from(sorted(self.open)))
+    def end_channel(self, number: int) -> None:
         self.forget(number)
         self.feed(inputs.ChannelEnded(number))
 
-    @precondition(lambda self: self.requests)
-    @rule(seconds=st.sampled_from([-1.0, 0.0, 60.0, 3600.0, 1e12]), confirmed=st.booleans())
-    def registered(self, seconds: float, confirmed: bool) -> None:
-        request, channel = self.requests.popitem()
+    def register(self, seconds: float, *, confirmed: bool = True) -> None:
+        ((request, channel),) = self.requests.items()
         if confirmed:
             self.feed(inputs.Confirmed(channel, request))
+        self.requests.clear()
         self.feed(inputs.Registered(channel, request, seconds))
 
-    @precondition(lambda self: self.requests)
-    @rule(error=st.sampled_from([REFUSED, FULL, AuthorizationError("later", reason=Reason.SUPERSEDED)]))
-    def refused(self, error: HybridRelayError) -> None:
+    def refuse(self, error: HybridRelayError) -> None:
         request, channel = self.requests.popitem()
         self.feed(inputs.Refused(channel, request, error))
 
-    @precondition(lambda self: self.requests)
-    @rule()
-    def request_fails(self) -> None:
+    def fail_request(self) -> None:
         request, channel = self.requests.popitem()
         self.feed(inputs.RequestFailed(channel, request, UNREACHABLE))
 
-    @precondition(lambda self: self.requests)
+    def find_better(self, route: Candidate) -> None:
+        self.questions = 1
+        self.feed(inputs.BetterRouteFound(route))
+
+
+#: What may happen next, where it can.
+STEPS: dict[str, tuple[Callable[[Executor], object], Callable[[Executor], None]]] = {
+    "first opens": (lambda it: it.opening, lambda it: it.open_channel(min(it.opening), WSS)),
+    "last opens": (lambda it: it.opening, lambda it: it.open_channel(max(it.opening), TCP)),
+    "opening fails": (lambda it: it.opening, lambda it: it.fail_channel(max(it.opening), UNREACHABLE)),
+    "first ends": (lambda it: it.open, lambda it: it.end_channel(min(it.open))),
+    "last ends": (lambda it: len(it.open) > 1, lambda it: it.end_channel(max(it.open))),
+    "registered": (lambda it: it.requests, lambda it: it.register(600.0)),
+    "refused": (lambda it: it.requests, lambda it: it.refuse(REFUSED)),
+    "full": (lambda it: it.requests, lambda it: it.refuse(FULL)),
+    "superseded": (lambda it: it.requests, lambda it: it.refuse(SUPERSEDED)),
+    "request fails": (lambda it: it.requests, lambda it: it.fail_request()),
+    "better route": (lambda it: not it.questions and not it.is_stopped, lambda it: it.find_better(TCP)),
+    "network changes": (lambda it: True, lambda it: it.feed(inputs.NetworkChanged())),
+    "string changes": (
+        lambda it: not it.is_stopped,
+        lambda it: it.feed(inputs.StringChanged("one", attrs.evolve(ONE, key=OTHER_KEY))),
+    ),
+    "relay ends one": (
+        lambda it: it.open,
+        lambda it: it.feed(inputs.RegistrationEnded(min(it.open), "one", Reason.KEY_REVOKED)),
+    ),
+    "a minute passes": (lambda it: True, lambda it: it.pass_time(60.0)),
+}
+#: From where everything that may happen is tried.
+BEGINNINGS = {
+    "start": [],
+    "registered": ["first opens", "registered", "registered"],
+    "successor opens": ["first opens", "registered", "registered", "better route"],
+    "successor takes over": ["first opens", "registered", "registered", "better route", "last opens", "registered"],
+    "refused": ["first opens", "refused", "refused"],
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_whatever_happens_next(beginning: str) -> None:
+    """All sequences of four things that may happen, from states that matter."""
+
+    def walk(path: list[str], left: int) -> None:
+        executor = Executor(["one", "two"])
+        for name in path:
+            STEPS[name][1](executor)
+        if left:
+            following = [name for name, (may_happen, _) in STEPS.items() if may_happen(executor)]
+            for name in following:
+                walk([*path, name], left - 1)
+
+    walk(BEGINNINGS[beginning], 4)
+
+
+class Walk(RuleBasedStateMachine):
+    """Longer ways, with more kinds of input."""
+
+    executor: Executor
+
+    @initialize(names=st.sampled_from([["one"], ["one", "two"]]))
+    def begin(self, names: list[str]) -> None:
+        self.executor = Executor(names)
+
+    @rule(data=st.data())
+    def something_happens(self, data: st.DataObject) -> None:
+        names = [name for name, (may_happen, _) in STEPS.items() if may_happen(self.executor)]
+        STEPS[data.draw(st.sampled_from(names))][1](self.executor)
+
+    @rule(seconds=st.sampled_from([0.001, 1.0, 40.0, 700.0, 4000.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.executor.pass_time(seconds)
+
+    @precondition(lambda self: self.executor.opening)
+    @rule(route=st.sampled_from([TCP, WSS, WS]), error=st.sampled_from([None, UNREACHABLE, REFUSED, FULL]))
+    def opening_ends(self, route: Candidate, error: HybridRelayError | None) -> None:
+        if error is None:
+            self.executor.open_channel(min(self.executor.opening), route)
+        else:
+            self.executor.fail_channel(min(self.executor.opening), error)
+
+    @precondition(lambda self: self.executor.requests)
+    @rule(seconds=st.sampled_from([-1.0, 0.0, 60.0, 3600.0, 1e12]), confirmed=st.booleans())
+    def registered(self, seconds: float, confirmed: bool) -> None:
+        self.executor.register(seconds, confirmed=confirmed)
+
+    @precondition(lambda self: self.executor.requests)
     @rule()
     def same_relay(self) -> None:
-        request, channel = self.requests.popitem()
-        self.feed(inputs.SameRelay(channel, request, "other.example"))
+        request, channel = self.executor.requests.popitem()
+        self.executor.feed(inputs.SameRelay(channel, request, "other.example"))
 
-    @precondition(lambda self: self.open)
+    @precondition(lambda self: self.executor.open)
     @rule(
         data=st.data(),
         name=st.sampled_from(["one", "two", "other"]),
         reason=st.sampled_from([Reason.SUPERSEDED, Reason.KEY_REVOKED, Reason.TOKEN_EXPIRED]),
     )
-    def relay_ends_a_registration(self, data: st.DataObject, name: str, reason: Reason) -> None:
-        self.feed(inputs.RegistrationEnded(data.draw(st.sampled_from(sorted(self.open))), name, reason))
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data(), name=st.sampled_from(["one", "other"]))
-    def relay_offers(self, data: st.DataObject, name: str) -> None:
+    def relay_speaks(self, data: st.DataObject, name: str, reason: Reason) -> None:
+        number = data.draw(st.sampled_from(sorted(self.executor.open)))
         offer = control.Offer(1, name, bytes(TICKET_SIZE), 30.0)
-        self.feed(inputs.Offered(data.draw(st.sampled_from(sorted(self.open))), offer))
+        for given in (
+            inputs.RegistrationEnded(number, name, reason),
+            inputs.Offered(number, offer),
+            inputs.Draining(number, 5.0),
+        ):
+            self.executor.feed(given)
+            if number not in self.executor.open:
+                break
 
-    @precondition(lambda self: self.open)
-    @rule(data=st.data())
-    def relay_drains(self, data: st.DataObject) -> None:
-        self.feed(inputs.Draining(data.draw(st.sampled_from(sorted(self.open))), 5.0))
-
-    @precondition(lambda self: not self.questions and not self.is_stopped)
-    @rule(route=st.sampled_from([TCP, WSS]))
-    def better_route(self, route: object) -> None:
-        self.questions = 1
-        self.feed(inputs.BetterRouteFound(route))  # type: ignore[arg-type]
-
-    @precondition(lambda self: self.machine.registrations)
-    @rule(data=st.data())
-    def string_changes(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.machine.registrations)))
-        changed: ConnectionString = attrs.evolve(STRINGS[name], key=generate_key())
-        self.feed(inputs.StringChanged(name, changed))
-
-    @precondition(lambda self: len(self.machine.registrations) > 1)
-    @rule(data=st.data())
-    def unpublish(self, data: st.DataObject) -> None:
-        self.feed(inputs.Unpublish(data.draw(st.sampled_from(sorted(self.machine.registrations)))))
+    @precondition(lambda self: len(self.executor.machine.registrations) > 1)
+    @rule(name=st.sampled_from(["one", "two"]))
+    def unpublish(self, name: str) -> None:
+        if name == "two":  # the other steps are about "one"
+            self.executor.feed(inputs.Unpublish(name))
 
     @rule(
         given=st.sampled_from(
             [
-                inputs.NetworkChanged(),
                 inputs.CheckChannels(),
                 inputs.CheckRefusals(),
                 *map(inputs.SessionsChanged, inputs.Sessions),
             ]
         )
     )
-    def something_else(self, given: inputs.Input) -> None:
-        self.feed(given)
+    def something_is_noticed(self, given: inputs.Input) -> None:
+        self.executor.feed(given)
 
-    @precondition(lambda self: self.now > 100)
+    @precondition(lambda self: self.executor.now > 100)
     @rule()
     def stop(self) -> None:
-        self.feed(inputs.Stop())
-
-    @invariant()
-    def it_always_waits_for_something(self) -> None:
-        if self.is_stopped or self.machine.phase is Phase.IDLE:
-            return
-        assert self.opening or self.open or self.machine.deadline is not None
-        if not self.opening and not self.requests and self.open and self.machine.deadline is None:
-            # Then every channel is being closed.
-            states = [one.state for one in self.machine._channels.values()]
-            assert set(states) == {ChannelState.CLOSING}
-
-    @invariant()
-    def at_most_one_channel_is_current(self) -> None:
-        states = [one.state for one in self.machine._channels.values()]
-        assert states.count(ChannelState.CURRENT) <= 1
-
-    @invariant()
-    def what_is_registered_has_a_channel(self) -> None:
-        if not self.is_stopped:
-            assert all(one.over in self.open for one in self.machine.registrations.values() if one.over is not None)
+        self.executor.feed(inputs.Stop())
 
 
-TestShell = Shell.TestCase
-TestShell.settings = settings(max_examples=100)
+TestWalk = Walk.TestCase
+TestWalk.settings = settings(max_examples=100)

@@ -332,8 +332,8 @@ class Machine:
         # A relay that has announced its restart will come back at the same place.
         if not self.is_refused and not self._retry_after:
             self._out.append(commands.ForgetRoute())
-        self._give_up_successor(now)  # to open it may take as long as its deadlines allow
         wait = self._wait(PhaseCause.NO_CHANNEL_LEFT, now)
+        self._give_up_successor(now)  # to open it may take as long as its deadlines allow
         if not self.is_refused:
             self._out.append(events.ControlChannelLost(host=self.host, retry_seconds=wait))
         self._out.append(commands.ReportChange())
@@ -440,11 +440,14 @@ class Machine:
             self._out.append(commands.AnswerRoute(error, move_sessions=error is None))
 
     def _give_up_successor(self, now: float) -> None:
+        """Abandon the successor, if there is one. It may have been the last open control channel."""
         if self._better is None:
             return
         channel = self._channels[self._better[1]]
         self._abandon(channel, now)
         self._answer_route(_given_up(self._better[0]))
+        if self.phase is Phase.CONNECTED and not self._has_open_channel():
+            self._no_channel_left(channel, now)
         self._next_round(now)
 
     def _abandon(self, channel: Channel, now: float) -> None:
