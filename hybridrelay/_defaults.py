@@ -10,7 +10,7 @@ RESUME_DEADLINE: Final = 25.0
 #: database drivers give up after 15 to 60 s.
 OPEN_PATIENCE: Final = 10.0
 #: While a fallback is in use, how soon a better route is looked for at first (seconds).
-CLIMB_SECONDS: Final = 30.0
+UPGRADE_INTERVAL: Final = 30.0
 #: How long open connections may continue after SIGTERM (seconds). Service managers wait for ten seconds and more
 #: before they kill a program.
 GRACE: Final = 5.0

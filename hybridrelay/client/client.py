@@ -21,7 +21,7 @@ from ..connectivity.data import EndToEnd
 from ..connectivity.discovery import AUTO, Candidate
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
-from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, usable_links
+from ..connectivity.link import UPGRADE_INTERVAL_SECONDS, RelayLink, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
 from ..errors import HybridRelayError, PeerIdentityError, SessionError, StreamRefused
@@ -77,7 +77,7 @@ class Client:
         transports: Mapping[str, Transport] | None = None,
         budget: Budget | None = None,
         resume_deadline: float = DATA_CONFIG.resume_deadline,
-        climb_seconds: float = CLIMB_FIRST_SECONDS,
+        upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
         open_patience: float = OPEN_PATIENCE,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -100,7 +100,7 @@ class Client:
             mode=mode,
             dialer=dialer,
             transports=transports,
-            climb_seconds=climb_seconds,
+            upgrade_interval=upgrade_interval,
         )
         self._new_sender = partial(
             Sender, end_to_end=self._end_to_end, nursery=nursery, clock=clock, on_draining=self._draining
@@ -114,7 +114,7 @@ class Client:
         self._attempts: Counter[Secret] = Counter()
         #: In which better routes are looked for, while `watch` runs.
         self._watching: trio.Nursery | None = None
-        self._climbing: dict[Sender, trio.CancelScope] = {}
+        self._upgrading: dict[Sender, trio.CancelScope] = {}
         self._avoided = AvoidedListeners()
         self._open_patience = check_patience(open_patience)
         self._opener = SessionOpener(nursery, self._open_session, replaced=self._let_go)
@@ -197,12 +197,12 @@ class Client:
     # --- what keeps a session on the best path, in the background
 
     async def watch(self) -> None:
-        """Climb to better routes, notice sleep and changes of network, renew old data channels; until cancelled."""
+        """Change to better routes, notice sleep and changes of network, renew old data channels; until cancelled."""
         async with trio.open_nursery() as nursery:
             self._watching = nursery
             try:
                 for sender in self._senders.all:
-                    self._start_climbing(sender)
+                    self._start_upgrading(sender)
                 nursery.start_soon(report_left_out)
                 nursery.start_soon(watch_jumps, self._jumped)
                 nursery.start_soon(self._renew)
@@ -211,20 +211,20 @@ class Client:
             finally:
                 self._watching = None
 
-    def _start_climbing(self, sender: Sender) -> None:
+    def _start_upgrading(self, sender: Sender) -> None:
         if self._watching is not None:
-            scope = self._climbing[sender] = trio.CancelScope()
-            self._watching.start_soon(self._climb, sender, scope)
+            scope = self._upgrading[sender] = trio.CancelScope()
+            self._watching.start_soon(self._upgrade, sender, scope)
 
-    async def _climb(self, sender: Sender, scope: trio.CancelScope) -> None:
+    async def _upgrade(self, sender: Sender, scope: trio.CancelScope) -> None:
         with scope:
-            await sender.link.climb(partial(self._in_use, sender), partial(self._climbed, sender))
+            await sender.link.upgrade_route(partial(self._in_use, sender), partial(self._upgraded, sender))
 
     def _in_use(self, sender: Sender) -> Candidate | None:
         kept = self._opener.kept
         return kept.channel.candidate if kept is not None and kept.goes_through(sender) else None
 
-    async def _climbed(self, sender: Sender, candidate: Candidate) -> None:
+    async def _upgraded(self, sender: Sender, candidate: Candidate) -> None:
         logger.info(
             "%s: %s works now at %s, moving to this better route",
             self.connection,
@@ -304,11 +304,11 @@ class Client:
         self._senders.replace(senders)
         for sender in senders:
             if sender not in before:
-                self._start_climbing(sender)
+                self._start_upgrading(sender)
         for sender in before:
             if sender not in senders:
                 sender.retire_control()
-                if scope := self._climbing.pop(sender, None):
+                if scope := self._upgrading.pop(sender, None):
                     scope.cancel()
         self._updated.set()
         return update
@@ -453,7 +453,7 @@ async def open_client(
     transports: Mapping[str, Transport] | None = None,
     budget: Budget | None = None,
     resume_deadline: float = DATA_CONFIG.resume_deadline,
-    climb_seconds: float = CLIMB_FIRST_SECONDS,
+    upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
     open_patience: float = OPEN_PATIENCE,
 ) -> AsyncIterator[Client]:
     """``async with open_client(text) as client``: streams to the target of a hybrid connection.
@@ -471,7 +471,7 @@ async def open_client(
         budget: memory shared with other sessions; None means one of a GiB for the whole process.
         resume_deadline: how long a session that lost its channel may take to resume before its streams are reset, in
             seconds. The connector has one of its own; the shorter counts.
-        climb_seconds: while a fallback is in use, how soon a better route is looked for; later looks grow rarer.
+        upgrade_interval: while a fallback is in use, how soon a better route is looked for (seconds). It then grows.
         open_patience: how long a new stream waits for a session while the relay or the connector is away, in seconds.
             Errors that waiting cannot change are raised at once. With 0 there is one attempt.
 
@@ -491,7 +491,7 @@ async def open_client(
             transports=transports,
             budget=budget,
             resume_deadline=resume_deadline,
-            climb_seconds=climb_seconds,
+            upgrade_interval=upgrade_interval,
             open_patience=open_patience,
         )
         try:

@@ -29,13 +29,13 @@ logger = LimitedLogger("hybridrelay.connectivity")
 TOKEN_SECONDS = 3600.0
 
 #: While a route is in use that is not the best, a better one is looked for: at first about this often (seconds) ...
-CLIMB_FIRST_SECONDS = _defaults.CLIMB_SECONDS
+UPGRADE_INTERVAL_SECONDS = _defaults.UPGRADE_INTERVAL
 #: ... and at least this often. A probe costs the relay three connections.
-CLIMB_MAX_SECONDS = 600.0
+UPGRADE_MAX_INTERVAL_SECONDS = 600.0
 #: The longest time between the two successes that a better route needs (seconds).
-CLIMB_CONFIRM_SECONDS = 5.0
+UPGRADE_CONFIRM_SECONDS = 5.0
 #: After a fall-back from a better route sooner than this, that route is tried at growing intervals (seconds).
-CLIMB_HELD_SECONDS = 300.0
+UPGRADE_HELD_SECONDS = 300.0
 #: Networks whose working route is remembered.
 _MAX_NETWORKS = 16
 
@@ -97,7 +97,7 @@ class RelayLink:
         mode: ``auto`` or the name of the only transport allowed.
         dialer: opens connections; None means through the proxy that the environment names, if any.
         transports: by name; None means those that are installed.
-        climb_seconds: how soon a better route than the one in use is looked for; the interval then grows.
+        upgrade_interval: how soon a better route than the one in use is looked for (seconds). It then grows.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class RelayLink:
         mode: str = AUTO,
         dialer: Dialer | None = None,
         transports: Mapping[str, Transport] | None = None,
-        climb_seconds: float = CLIMB_FIRST_SECONDS,
+        upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
     ) -> None:
         transports = discover() if transports is None else transports
         usable = candidates(transports, mode)
@@ -132,7 +132,7 @@ class RelayLink:
         self._role = role
         self._instance = instance
         self._choosing = trio.Lock()
-        self._climb_seconds = climb_seconds
+        self._upgrade_interval = upgrade_interval
         self._best_rank = min(candidate.route.rank for candidate in usable)
         self._network_changed = trio.Event()
 
@@ -184,7 +184,7 @@ class RelayLink:
             changed, self._network_changed = self._network_changed, trio.Event()
             changed.set()
 
-    async def climb(
+    async def upgrade_route(
         self, in_use: Callable[[], Candidate | None], improved: Callable[[Candidate], Awaitable[None]]
     ) -> None:
         """Look for a better route repeatedly, until cancelled, and call `improved` when one works.
@@ -198,30 +198,30 @@ class RelayLink:
             improved: moves everything that uses a worse route to the better one. If it raises `HybridRelayError`,
                 nothing works over that route although a probe did, and the earlier one stays in use.
         """
-        first = self._climb_seconds
+        first = self._upgrade_interval
         backoff = Backoff(
             first_seconds=first,
-            max_seconds=max(first, CLIMB_MAX_SECONDS),
+            max_seconds=max(first, UPGRADE_MAX_INTERVAL_SECONDS),
             min_seconds=first / 2,
-            held_seconds=CLIMB_HELD_SECONDS,
+            held_seconds=UPGRADE_HELD_SECONDS,
         )
-        climbed_at: float | None = None
+        upgraded_at: float | None = None
         while True:
             current = in_use()
             if current is None or current.route.rank <= self._best_rank:
                 # This is free, and does not count as an attempt.
                 await trio.sleep(first / 2)
                 continue
-            if climbed_at is not None:
-                backoff.succeeded(held_seconds=trio.current_time() - climbed_at)
-                climbed_at = None
+            if upgraded_at is not None:
+                backoff.succeeded(held_seconds=trio.current_time() - upgraded_at)
+                upgraded_at = None
             with trio.move_on_after(backoff.next_wait()):
                 await self._network_changed.wait()
                 backoff.reset()
                 continue
             if in_use() != current or not await self._prober.find_better(current):
                 continue
-            await trio.sleep(min(first, CLIMB_CONFIRM_SECONDS))
+            await trio.sleep(min(first, UPGRADE_CONFIRM_SECONDS))
             better = await self._prober.find_better(current)
             if better is None or in_use() != current:
                 continue
@@ -236,7 +236,7 @@ class RelayLink:
                     self.forget()
                     self._candidate = before
             else:
-                climbed_at = trio.current_time()
+                upgraded_at = trio.current_time()
 
     async def start_control(self, nursery: trio.Nursery, candidate: Candidate | None = None) -> ControlChannel:
         """Open a control channel whose tasks run in `nursery`.

@@ -18,7 +18,7 @@ from ..connectivity.data import EndToEnd
 from ..connectivity.discovery import AUTO
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
-from ..connectivity.link import CLIMB_FIRST_SECONDS, RelayLink, usable_links
+from ..connectivity.link import UPGRADE_INTERVAL_SECONDS, RelayLink, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.refusals import all_failed
 from ..errors import ConfigurationError, HybridRelayError
@@ -66,7 +66,7 @@ class Connector:
         dialer: Dialer | None = None,
         transports: Mapping[str, Transport] | None = None,
         resume_deadline: float = DATA_CONFIG.resume_deadline,
-        climb_seconds: float = CLIMB_FIRST_SECONDS,
+        upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
         instance_file: InstanceFile | None = None,
         clock: Callable[[], float] = time.time,
         stream: EventStream | None = None,
@@ -103,7 +103,7 @@ class Connector:
             mode=mode,
             dialer=dialer,
             transports=transports,
-            climb_seconds=climb_seconds,
+            upgrade_interval=upgrade_interval,
         )
         self._new_registrar = partial(
             Registrar,
@@ -352,7 +352,7 @@ async def run_connector(
     dialer: Dialer | None = None,
     transports: Mapping[str, Transport] | None = None,
     resume_deadline: float = DATA_CONFIG.resume_deadline,
-    climb_seconds: float = CLIMB_FIRST_SECONDS,
+    upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
     instance_file: InstanceFile | None = None,
     stop: trio.Event | None = None,
     grace: float = 0.0,
@@ -372,7 +372,7 @@ async def run_connector(
         transports: by name; None means those that are installed.
         resume_deadline: how long a session that lost its channel may take to resume before its streams are reset
             (seconds).
-        climb_seconds: while a fallback is in use, how soon a better route is looked for; later looks grow rarer.
+        upgrade_interval: while a fallback is in use, how soon a better route is looked for (seconds). It then grows.
         instance_file: remembers which instance this connector was before, so that clients of a connector that was
             killed hear of it as soon as it is back.
         stop: set it for a graceful end: no new streams, and open ones have up to `grace` seconds to finish.
@@ -391,7 +391,7 @@ async def run_connector(
         dialer=dialer,
         transports=transports,
         resume_deadline=resume_deadline,
-        climb_seconds=climb_seconds,
+        upgrade_interval=upgrade_interval,
         instance_file=instance_file,
     )
     await connector.run(stop=stop, grace=grace, task_status=task_status)

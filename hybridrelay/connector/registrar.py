@@ -151,7 +151,7 @@ class Registrar:
         A relay that refuses everything for permanent reasons is asked again much later.
         """
         async with FlatNursery() as background:
-            background.start_soon(self.link.climb, self._worst_route, self._move_up)
+            background.start_soon(self.link.upgrade_route, self._worst_route, self._move_up)
             async with FlatNursery() as self._nursery:
                 self._data_nursery = data_nursery
                 self._feed(inputs.Start())

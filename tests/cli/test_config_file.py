@@ -145,7 +145,7 @@ shut-out = "out.txt"\r
 instance-file = "instance"\r
 mode = "tcp"\r
 grace = 10\r
-climb-seconds = 0.5\r
+upgrade-interval = 0.5\r
 proxy = "http://proxy:3128"\r
 proxy-password-file = "password"\r
 """
@@ -163,7 +163,7 @@ def test_a_connectors_file(tmp_path: Path) -> None:
     assert args.files == [str(tmp_path / "one"), "/etc/two", "-"]
     assert args.shut_out == tmp_path / "out.txt"
     assert args.instance_file == tmp_path / "instance"
-    assert (args.mode, args.grace, args.climb_seconds) == ("tcp", 10, 0.5)
+    assert (args.mode, args.grace, args.upgrade_interval) == ("tcp", 10, 0.5)
     assert (args.proxy, args.proxy_password_file) == ("http://proxy:3128", tmp_path / "password")
     assert args.resume_deadline == RESUME_DEADLINE, "what is not in the file has its default"
 

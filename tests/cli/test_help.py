@@ -116,7 +116,7 @@ def test_the_default_in_the_help_is_the_one_in_force(run: Run) -> None:
     for option, name in (
         ("--resume-deadline", "resume_deadline"),
         ("--open-patience", "open_patience"),
-        ("--climb-seconds", "climb_seconds"),
+        ("--upgrade-interval", "upgrade_interval"),
     ):
         of_option = shown[shown.rindex(f"{option} SECONDS") :]
         found = re.search(r"\(default: ([0-9.]+)\)", of_option)

@@ -82,7 +82,7 @@ class FakeRelay:
     def clock(self) -> float:
         return trio.current_time()
 
-    async def climb(self, *_: object) -> None:
+    async def upgrade_route(self, *_: object) -> None:
         await trio.sleep_forever()
 
     def forget(self, **_: object) -> None:

@@ -21,7 +21,7 @@ from .conftest import NetworkDeployment
 from .lab import CLIENT, CONTROL, DATA, HTTPS, NATIVE, PRIVATE, Lab, State
 
 STREAMS = 5
-CLIMB_SECONDS = 1
+UPGRADE_INTERVAL = 1
 #: A black hole is noticed within 15 s, and sessions wait 25 s from then on; the rest is for busy machines.
 CHANGE_SECONDS = 60
 #: What a client's log says of each of its data channels.
@@ -119,7 +119,7 @@ async def open_scene(deployment: NetworkDeployment, remark: Callable[[str], None
     """The target, a connector and a forward; nobody talks yet."""
     target = deployment.lab.listen(PRIVATE)
     published = deployment.create("live", target.getsockname())
-    arguments = ["--climb-seconds", str(CLIMB_SECONDS)]
+    arguments = ["--upgrade-interval", str(UPGRADE_INTERVAL)]
     connector = deployment.start_connector(published, arguments=arguments)
     forward = deployment.start_forward(published, mode="auto", arguments=arguments)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(target))
@@ -196,7 +196,7 @@ SetScene = Callable[[], contextlib.AbstractAsyncContextManager[Scene]]
     [State.DROPPED, pytest.param(State.REFUSED, marks=SLOW), pytest.param(State.STALLED, marks=SLOW)],
     ids=lambda state: state.value,
 )
-async def test_climbs_when_native_ports_open(set_scene: SetScene, lab: Lab, state: State) -> None:
+async def test_upgrades_when_native_ports_open(set_scene: SetScene, lab: Lab, state: State) -> None:
     lab.set(state, *NATIVE)
     async with set_scene() as scene:
         await scene.route_becomes("wss")
@@ -206,7 +206,7 @@ async def test_climbs_when_native_ports_open(set_scene: SetScene, lab: Lab, stat
 
 
 @pytest.mark.parametrize("side", [CLIENT, PRIVATE])
-async def test_climbs_on_one_side_alone(set_scene: SetScene, lab: Lab, side: str) -> None:
+async def test_upgrades_on_one_side_alone(set_scene: SetScene, lab: Lab, side: str) -> None:
     lab.set(State.DROPPED, *NATIVE, sides=[side])
     async with set_scene() as scene:
         assert scene.routes() == (("wss", "tcp") if side == CLIENT else ("tcp", "wss"))
@@ -214,7 +214,7 @@ async def test_climbs_on_one_side_alone(set_scene: SetScene, lab: Lab, side: str
         await scene.route_becomes("tcp")
 
 
-async def test_falls_and_climbs_again(set_scene: SetScene, lab: Lab) -> None:
+async def test_falls_back_and_upgrades_again(set_scene: SetScene, lab: Lab) -> None:
     """All the way: down to port 80, and up again."""
     async with set_scene() as scene:
         assert scene.routes() == ("tcp", "tcp")

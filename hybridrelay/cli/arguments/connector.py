@@ -9,7 +9,6 @@ from .options import (
     RELOADS,
     WHAT_IT_DOES,
     WHERE_FROM,
-    add_climb_seconds,
     add_config,
     add_exec_command,
     add_files,
@@ -17,6 +16,7 @@ from .options import (
     add_mode,
     add_proxy,
     add_resume_deadline,
+    add_upgrade_interval,
 )
 
 _DESCRIPTION = f"""\
@@ -83,7 +83,7 @@ def _add_arguments(parser: Parser) -> None:
         "$STATE_DIRECTORY, $XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; "
         "'none' switches it off)",
     )
-    add_climb_seconds(parser)
+    add_upgrade_interval(parser)
     add_config(parser)
 
 

@@ -9,7 +9,6 @@ from .options import (
     RELOADS,
     WHAT_IT_DOES,
     WHERE_FROM,
-    add_climb_seconds,
     add_config,
     add_exec_command,
     add_files,
@@ -18,6 +17,7 @@ from .options import (
     add_open_patience,
     add_proxy,
     add_resume_deadline,
+    add_upgrade_interval,
 )
 
 _DESCRIPTION = f"""\
@@ -76,7 +76,7 @@ def _add_arguments(parser: Parser) -> None:
     add_grace(parser)
     add_resume_deadline(parser)
     add_open_patience(parser)
-    add_climb_seconds(parser)
+    add_upgrade_interval(parser)
     add_config(parser)
 
 

@@ -85,13 +85,13 @@ def add_open_patience(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_climb_seconds(parser: argparse.ArgumentParser) -> None:
-    """Add ``--climb-seconds``."""
+def add_upgrade_interval(parser: argparse.ArgumentParser) -> None:
+    """Add ``--upgrade-interval``."""
     parser.add_argument(
-        "--climb-seconds",
+        "--upgrade-interval",
         metavar="SECONDS",
         type=values.seconds(0.1),
-        default=_defaults.CLIMB_SECONDS,
+        default=_defaults.UPGRADE_INTERVAL,
         help="while a fallback is in use, how soon to look for a better route; the intervals grow "
         "(default: %(default)g)",
     )

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         policy_file=policy_file,
         resume_deadline=args.resume_deadline,
         instance_file=instance_file,
-        climb_seconds=args.climb_seconds,
+        upgrade_interval=args.upgrade_interval,
     )
 
     async def reload() -> None:

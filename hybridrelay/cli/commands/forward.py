@@ -110,7 +110,7 @@ async def _forward(
 
     options = {
         "resume_deadline": args.resume_deadline,
-        "climb_seconds": args.climb_seconds,
+        "upgrade_interval": args.upgrade_interval,
         "open_patience": args.open_patience,
     }
     async with open_client(string, mode=args.mode, dialer=dialer, **options) as client:

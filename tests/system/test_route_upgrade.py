@@ -1,4 +1,4 @@
-"""A connector climbs when the native ports open, and clients notice nothing."""
+"""A connector changes to native TCP when the native ports open, and clients notice nothing."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hybridrelay.security import Role
 
 from .deployment import Deployment, echo, serve_target
 
-CLIMB_SECONDS = 0.1
+UPGRADE_INTERVAL = 0.1
 PATIENCE_SECONDS = 20
 
 
-async def test_a_connector_is_registered_while_it_climbs(
+async def test_a_connector_is_registered_while_it_upgrades(
     deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     native = {deployment.ports[name] for name in ("probe", "control", "data")}
     is_open = trio.Event()
     seen: list[tuple[Listener[object], ...]] = []
-    has_climbed = trio.Event()
+    has_upgraded = trio.Event()
 
     async def dial(host: str, port: int) -> trio.SocketStream:
         if port in native and not is_open.is_set():
@@ -37,7 +37,7 @@ async def test_a_connector_is_registered_while_it_climbs(
             result = change(table, *arguments, **options)
             seen.append(table.of("db"))
             if is_open.is_set():
-                has_climbed.set()
+                has_upgraded.set()
             return result
 
         return changing
@@ -45,7 +45,7 @@ async def test_a_connector_is_registered_while_it_climbs(
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     await deployment.connector(
-        deployment.string(published, Role.CONNECTOR, target), dialer=Dialer(dial), climb_seconds=CLIMB_SECONDS
+        deployment.string(published, Role.CONNECTOR, target), dialer=Dialer(dial), upgrade_interval=UPGRADE_INTERVAL
     )
     for name in ("register", "remove"):
         monkeypatch.setattr(ListenerTable, name, watched(getattr(ListenerTable, name)))
@@ -56,7 +56,7 @@ async def test_a_connector_is_registered_while_it_climbs(
         await _exchange(stream)
         is_open.set()
         with trio.fail_after(PATIENCE_SECONDS):
-            while not has_climbed.is_set():
+            while not has_upgraded.is_set():
                 await _exchange(stream)
                 async with deployment.client(deployment.string(published, Role.APPLICATION), mode="tcp") as another:
                     await _exchange(await another.open_stream())

@@ -8,7 +8,7 @@ import trio.testing
 
 from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, discover
 from hybridrelay.connectivity.instance import new_instance
-from hybridrelay.connectivity.link import CLIMB_FIRST_SECONDS, RelayLink
+from hybridrelay.connectivity.link import UPGRADE_INTERVAL_SECONDS, RelayLink
 from hybridrelay.connectivity.prober import Decision
 from hybridrelay.connectivity.report import Report
 from hybridrelay.errors import RelayUnreachable
@@ -36,7 +36,7 @@ def link() -> RelayLink:
     return RelayLink(endpoint, control.Role.CLIENT, instance=new_instance())
 
 
-async def test_climbs_from_the_route_in_use_after_the_choice_was_forgotten(
+async def test_upgrades_from_the_route_in_use_after_the_choice_was_forgotten(
     link: RelayLink, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tcp, *_, worst = candidates(discover(), "auto")
@@ -49,13 +49,13 @@ async def test_climbs_from_the_route_in_use_after_the_choice_was_forgotten(
 
     monkeypatch.setattr(link._prober, "find_better", find_better)
     owner = Owner(tcp)
-    nursery.start_soon(link.climb, owner.in_use, owner.improved)
+    nursery.start_soon(link.upgrade_route, owner.in_use, owner.improved)
     await trio.sleep(24 * 3600)
     assert looks == 0
     # A day on the best route has made nobody slower.
     link.forget()
     owner.on = worst
-    await trio.sleep(3 * CLIMB_FIRST_SECONDS)
+    await trio.sleep(3 * UPGRADE_INTERVAL_SECONDS)
     assert (owner.on, owner.moved, looks) == (tcp, 1, 2)
     nursery.cancel_scope.cancel()
 
@@ -83,7 +83,7 @@ async def test_stays_where_nothing_works_over_the_better_route(
         failures.append(trio.current_time())
         raise RelayUnreachable("dropped")
 
-    nursery.start_soon(link.climb, lambda: wss, fail)
+    nursery.start_soon(link.upgrade_route, lambda: wss, fail)
     await trio.sleep(24 * 3600)
     assert await link.choose() == wss
     assert 24 * 6 <= len(failures) <= 24 * 20

@@ -94,7 +94,7 @@ class Place:
         self.on_answer: Callable[[Control, str], None] = lambda channel, name: None
         self.improved: Callable[[Candidate], Awaitable[None]]
 
-    async def climb(self, in_use: object, improved: Callable[[Candidate], Awaitable[None]]) -> None:
+    async def upgrade_route(self, in_use: object, improved: Callable[[Candidate], Awaitable[None]]) -> None:
         self.improved = improved
         await trio.sleep_forever()
 
@@ -379,8 +379,8 @@ async def test_an_opening_that_hangs_holds_up_nothing(
 ) -> None:
     """Should the one channel be lost that works, or the network change, there is no waiting for its successor."""
     scene.place.takes = 1000.0
-    async with trio.open_nursery() as climbing:
-        climbing.start_soon(_fail_to_climb, scene)
+    async with trio.open_nursery() as upgrading:
+        upgrading.start_soon(_fail_to_upgrade, scene)
         await trio.sleep(1)
         scene.place.takes = 2 * DELAY
         if happens == "loss":
@@ -462,8 +462,8 @@ async def test_where_both_are_lost_it_begins_anew(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.place.takes, scene.place.error = 5.0, RelayUnreachable("dropped")
-    async with trio.open_nursery() as climbing:
-        climbing.start_soon(_fail_to_climb, scene)
+    async with trio.open_nursery() as upgrading:
+        upgrading.start_soon(_fail_to_upgrade, scene)
         await trio.sleep(1)
         scene.place.opened[0].session.close()
     await trio.testing.wait_all_tasks_blocked()
@@ -475,7 +475,7 @@ async def test_where_both_are_lost_it_begins_anew(
     nursery.cancel_scope.cancel()
 
 
-async def _fail_to_climb(scene: Scene) -> None:
+async def _fail_to_upgrade(scene: Scene) -> None:
     with pytest.raises(HybridRelayError):
         await scene.place.improved(TCP)
 
@@ -513,23 +513,23 @@ async def test_it_may_end_at_any_moment(
     """Of opening, and of each of two registrations; `moments` has some from before until after all of that."""
     moments = [DELAY * 0.6 * number for number in range(12)]
 
-    async def climb() -> None:
+    async def upgrade() -> None:
         with suppress(RelayUnreachable):
             await scene.place.improved(TCP)
 
     for number, moment in enumerate(moments):
-        async with trio.open_nursery() as climbing:
-            # As `RelayLink.climb` would, it ends with the registrar.
-            climbing.start_soon(climb)
+        async with trio.open_nursery() as upgrading:
+            # As `RelayLink.upgrade_route` would, it ends with the registrar.
+            upgrading.start_soon(upgrade)
             await trio.sleep(moment)
             if cancelled:
-                climbing.cancel_scope.cancel()
+                upgrading.cancel_scope.cancel()
                 scene.scope.cancel()
             else:
                 scene.registrar.stop()
             with trio.fail_after(5 * DELAY):
                 await scene.ended.wait()
-            climbing.cancel_scope.cancel()
+            upgrading.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         await trio.sleep(DELAY)
         assert (scene.place.routes, scene.place.listening) == ([], {}), moment
