@@ -7,4 +7,3 @@ from .instance_file import default_instance_file as default_instance_file
 from .instance_file import state_folder as state_folder
 from .policy import Policy as Policy
 from .policy import PolicyFile as PolicyFile
-from .policy import parse_shut_out as parse_shut_out

@@ -124,7 +124,7 @@ class DataChannels:
     """All sessions of a connector. They are touched by nothing that happens to control channels.
 
     Args:
-        policy: which identities are shut out.
+        policy: which identities are denied.
         config: of every session.
         stream: gets the events.
         lost: called when a session has lost its data channel, with the relay through which it went.
@@ -152,7 +152,7 @@ class DataChannels:
         self._greeting: dict[tuple[Published, str], Unproven] = {}
 
     def set_policy(self, policy: Policy) -> None:
-        """Put a policy into force: sessions of identities that it shuts out end at once."""
+        """Put a policy into force: sessions of identities that it denies end at once."""
         self._policy = policy
         for served in list(self._served.values()):
             peer = served.peer

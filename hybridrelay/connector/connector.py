@@ -366,7 +366,7 @@ async def run_connector(
     Args:
         strings: connectors' connection strings; those of one relay share a control channel.
         mode: ``auto``, or the name of the only transport allowed.
-        policy: who is shut out. `policy_file` is the same in a file that is watched.
+        policy: which identities are denied. `policy_file` is the same in a file that is watched.
         dialer: opens connections to the relay; None means through the proxy that the environment names
             (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
         transports: by name; None means those that are installed.

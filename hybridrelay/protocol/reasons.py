@@ -87,7 +87,7 @@ class Reason(enum.IntEnum):
     SESSION_FAILED = 0x1F
 
     # --- end-to-end identities
-    IDENTITY_SHUT_OUT = 0x20
+    IDENTITY_DENIED = 0x20
     IDENTITY_WRONG_ROLE = 0x21
     IDENTITY_WRONG_CONNECTION = 0x22
     IDENTITY_EXPIRED = 0x23
@@ -244,7 +244,7 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.SESSION_FAILED: _Entry(
         _C.SESSION, _D.PASSING, "the session failed for a reason that this version does not know"
     ),
-    Reason.IDENTITY_SHUT_OUT: _Entry(_C.IDENTITY, _D.PERMANENT, "this identity has been shut out"),
+    Reason.IDENTITY_DENIED: _Entry(_C.IDENTITY, _D.PERMANENT, "this identity is on the deny list"),
     Reason.IDENTITY_WRONG_ROLE: _Entry(_C.IDENTITY, _D.PERMANENT, "the identity is for the other role"),
     Reason.IDENTITY_WRONG_CONNECTION: _Entry(
         _C.IDENTITY, _D.PERMANENT, "the identity belongs to another hybrid connection"

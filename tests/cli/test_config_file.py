@@ -141,7 +141,7 @@ def _parsed(command: str, tmp_path: Path, text: str, *arguments: str) -> argpars
 
 
 CONNECTOR = """\ufeffconnection-string-file = ["one", "/etc/two", "-"]\r
-shut-out = "out.txt"\r
+deny-list = "out.txt"\r
 instance-file = "instance"\r
 mode = "tcp"\r
 grace = 10\r
@@ -161,7 +161,7 @@ def test_a_connectors_file(tmp_path: Path) -> None:
     args = _parsed("connector", tmp_path, CONNECTOR)
 
     assert args.files == [str(tmp_path / "one"), "/etc/two", "-"]
-    assert args.shut_out == tmp_path / "out.txt"
+    assert args.deny_list == tmp_path / "out.txt"
     assert args.instance_file == tmp_path / "instance"
     assert (args.mode, args.grace, args.upgrade_interval) == ("tcp", 10, 0.5)
     assert (args.proxy, args.proxy_password_file) == ("http://proxy:3128", tmp_path / "password")

@@ -192,7 +192,7 @@ def test_standard_input_twice(run: Run) -> None:
 
 
 def test_a_shut_out_file_that_is_not_there(run: Run, created: Created, tmp_path: Path) -> None:
-    result = run("connector", "--connection-string-file", created.connector, "--shut-out", tmp_path / "missing")
+    result = run("connector", "--connection-string-file", created.connector, "--deny-list", tmp_path / "missing")
 
     assert result.code == 2
     assert "cannot read the deny list" in result.err
@@ -454,9 +454,9 @@ def test_the_exit_code_of_argparse_is_passed_on(capsys: pytest.CaptureFixture[st
 
 
 def test_a_policy_file_is_read_before_anything_starts(created: Created, tmp_path: Path) -> None:
-    (tmp_path / "shut-out").write_bytes(b"\xff\xfe\xff")
-    files = ["--connection-string-file", str(created.connector), "--shut-out", str(tmp_path / "shut-out")]
+    (tmp_path / "deny-list").write_bytes(b"\xff\xfe\xff")
+    files = ["--connection-string-file", str(created.connector), "--deny-list", str(tmp_path / "deny-list")]
     args = build_parser().parse_args(["connector", *files])
 
-    with pytest.raises(ConfigurationError, match="shut-out"):
+    with pytest.raises(ConfigurationError, match="deny-list"):
         connector.run(args)

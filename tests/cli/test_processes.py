@@ -234,16 +234,16 @@ async def test_several_pairs_of_one_forward(deployment: Deployment, nursery: tri
 async def test_who_is_shut_out_stays_out(deployment: Deployment, nursery: trio.Nursery) -> None:
     deployment.start_relay()
     published = deployment.create("orders", await _serve_echo(nursery))
-    shut_out = deployment.folder / "shut-out"
-    shut_out.write_text("# nobody yet\n")
-    connector = deployment.start_connector(published, arguments=["--shut-out", str(shut_out)])
+    denied = deployment.folder / "deny-list"
+    denied.write_text("# nobody yet\n")
+    connector = deployment.start_connector(published, arguments=["--deny-list", str(denied)])
     forward = deployment.start_forward(published)
     with trio.fail_after(30):
         assert await _say(forward.port, b"hello") == b"hello"
-    shut_out.write_text("application\n")
+    denied.write_text("application\n")
     connector.wait_for_line("policy.refused: .* label=application ", where="err")
     another = deployment.start_forward(published).program
-    another.wait_for_line("this identity has been shut out", where="err")
+    another.wait_for_line("this identity is on the deny list", where="err")
     assert another.process.poll() is None, "it may be admitted again"
     nursery.cancel_scope.cancel()
 

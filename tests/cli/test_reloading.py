@@ -115,9 +115,9 @@ def use_key(deployment: Deployment, published: Published, role: str, key: str) -
 
 
 def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, published: Published) -> None:
-    shut_out = deployment.folder / "deny"
-    shut_out.write_text("somebody\n")
-    connector = deployment.start_connector(published, arguments=["--shut-out", str(shut_out)])
+    denied = deployment.folder / "deny"
+    denied.write_text("somebody\n")
+    connector = deployment.start_connector(published, arguments=["--deny-list", str(denied)])
     hang_up(connector, "orders.connector: unchanged")
     hang_up(connector, "reloaded .*deny")
     use_key(deployment, published, "connector", "secondary")
@@ -131,7 +131,7 @@ def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, publi
         (published.application.read_bytes(), "it is an application's"),
     ):
         published.connector.write_bytes(bad)
-        shut_out.write_text("\x07\n")
+        denied.write_text("\x07\n")
         hang_up(connector, f"not reloaded, .*orders.connector.*{says}")
         hang_up(connector, "not reloaded, .*deny")
     published.connector.unlink()

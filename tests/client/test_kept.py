@@ -370,7 +370,7 @@ async def test_it_is_known_while_the_connector_is_not_there(
         RelayUnreachable("a status that says so", reason=Reason.LISTENER_GONE),
         RelayUnreachable("a status that says so", reason=Reason.KEY_REVOKED),
         PeerIdentityError("a certificate of its own", reason=Reason.IDENTITY_WRONG_AUTHORITY),
-        PeerIdentityError("an alert in plain text", reason=Reason.IDENTITY_SHUT_OUT),
+        PeerIdentityError("an alert in plain text", reason=Reason.IDENTITY_DENIED),
     ],
     ids=str,
 )

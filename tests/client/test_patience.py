@@ -30,7 +30,7 @@ from hybridrelay.protocol.reasons import Reason
         (AuthorizationError("a clock is wrong", reason=Reason.TOKEN_EXPIRED), True),
         (AuthorizationError("wrong key", reason=Reason.WRONG_KEY), False),
         (AuthorizationError("revoked", reason=Reason.KEY_REVOKED), False),
-        (PeerIdentityError("shut out", reason=Reason.IDENTITY_SHUT_OUT), False),
+        (PeerIdentityError("denied", reason=Reason.IDENTITY_DENIED), False),
         (RelayIdentityError("not the relay"), False),
         (HybridRelayError("the target refuses", reason=Reason.TARGET_REFUSED), False),
     ],

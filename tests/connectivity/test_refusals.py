@@ -20,7 +20,7 @@ IMPOSTOR = RelayIdentityError("wrong pin")
 NO_LISTENER = RendezvousError("no listener", reason=Reason.NO_LISTENER, remedy="start the connector")
 WRONG_KEY = AuthorizationError("wrong key", reason=Reason.WRONG_KEY, remedy="fetch it")
 EXPIRED = AuthorizationError("expired", reason=Reason.TOKEN_EXPIRED)
-SHUT_OUT = PeerIdentityError("shut out", reason=Reason.IDENTITY_SHUT_OUT)
+DENIED = PeerIdentityError("denied", reason=Reason.IDENTITY_DENIED)
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,10 @@ SHUT_OUT = PeerIdentityError("shut out", reason=Reason.IDENTITY_SHUT_OUT)
         (WRONG_KEY, DOWN, DOWN),
         (WRONG_KEY, NO_LISTENER, NO_LISTENER),
         (IMPOSTOR, DOWN, DOWN),
-        (SHUT_OUT, DOWN, DOWN),
+        (DENIED, DOWN, DOWN),
         (EXPIRED, DOWN, EXPIRED),
         (EXPIRED, NO_LISTENER, NO_LISTENER),
-        (WRONG_KEY, SHUT_OUT, SHUT_OUT),
+        (WRONG_KEY, DENIED, DENIED),
         (WRONG_KEY, WRONG_KEY, WRONG_KEY),
         (IMPOSTOR, IMPOSTOR, IMPOSTOR),
         # An impostor may go away.

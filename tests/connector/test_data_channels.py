@@ -128,7 +128,7 @@ async def test_a_session_has_one_event_at_its_end_whatever_ended_it(
     refused = [one.detail for one in scene.events if isinstance(one, PolicyRefused)]
     assert refused == (["deny list: label app"] if how == "revoked" else [])
     reason = sessions[-1].reason  # type: ignore[attr-defined]
-    assert (reason is Reason.IDENTITY_SHUT_OUT) is (how == "revoked")
+    assert (reason is Reason.IDENTITY_DENIED) is (how == "revoked")
 
 
 @pytest.mark.parametrize("changed", ["identity", "hybrid connection"])
@@ -317,26 +317,26 @@ async def test_an_identity_that_is_shut_out_at_any_time_has_no_session(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     scene = Scene(nursery)
-    shut_out = Policy(frozenset({PEER.serial}))
+    denied = Policy(frozenset({PEER.serial}))
     if when == "while it is open":
         session = await scene.session()
         beside = await scene.session(peer=ANOTHER)
-        scene.served.set_policy(shut_out)
+        scene.served.set_policy(denied)
         await trio.testing.wait_all_tasks_blocked()
         assert session.outcome is not None
-        assert session.outcome.reason is Reason.IDENTITY_SHUT_OUT
+        assert session.outcome.reason is Reason.IDENTITY_DENIED
         assert beside.outcome is None
         with pytest.raises(SessionError) as refused:
             await scene.session()
-        assert refused.value.reason is Reason.IDENTITY_SHUT_OUT
+        assert refused.value.reason is Reason.IDENTITY_DENIED
     elif when == "before HELLO":
         channel = scene.channel()
         await trio.testing.wait_all_tasks_blocked()
-        scene.served.set_policy(shut_out)
+        scene.served.set_policy(denied)
         late = Session(Role.INITIATOR, config=DATA_CONFIG)
         with pytest.raises(SessionError) as refused:
             await late.run(channel)
-        assert refused.value.reason is Reason.IDENTITY_SHUT_OUT
+        assert refused.value.reason is Reason.IDENTITY_DENIED
     else:
         ours, theirs = trio.testing.memory_stream_pair()
 
@@ -345,7 +345,7 @@ async def test_an_identity_that_is_shut_out_at_any_time_has_no_session(
             return theirs, PEER
 
         monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
-        scene.served.set_policy(shut_out)
+        scene.served.set_policy(denied)
         publication = Publication(scene.one, FakeLink(), Registration(scene.one.name, scene.one.string))  # type: ignore[arg-type]
         newcomer = publication.unproven.admit("", 1)
         assert newcomer is not None
@@ -353,6 +353,6 @@ async def test_an_identity_that_is_shut_out_at_any_time_has_no_session(
         nursery.start_soon(scene.served.serve, publication, FakeControl(), offer, newcomer, None)
         # It is answered at once: HELLO is not waited for.
         goaway = await ours.receive_some()
-        assert goaway[8:10] == Reason.IDENTITY_SHUT_OUT.to_bytes(2, "big")
+        assert goaway[8:10] == Reason.IDENTITY_DENIED.to_bytes(2, "big")
     assert not scene.served._greeting
     nursery.cancel_scope.cancel()

@@ -133,8 +133,8 @@ async def _reset(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> 
     stream.reset(Reason.TARGET_RESET)
 
 
-async def _shut_out(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> None:
-    scene.server.close(Reason.IDENTITY_SHUT_OUT)
+async def _denied(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> None:
+    scene.server.close(Reason.IDENTITY_DENIED)
 
 
 async def _cancel(scene: Scene, stream: MuxStream, server: trio.SocketStream) -> None:
@@ -148,7 +148,7 @@ async def _cancel(scene: Scene, stream: MuxStream, server: trio.SocketStream) ->
         (_say_goodbye_rudely, ("closed-with-reset", "target-reset", "finished", "reset-by-target")),
         (_break_target, ("broken", "target-reset", "reset-by-target", "reset-by-target")),
         (_reset, ("broken", "target-reset", "reset-by-application", "reset-by-application")),
-        (_shut_out, ("broken", "identity-shut-out", "lost", "lost")),
+        (_denied, ("broken", "identity-denied", "lost", "lost")),
         (_cancel, ("broken", "going-away", "lost", "lost")),
     ],
 )
@@ -218,9 +218,7 @@ async def test_a_refusal_is_told_to_both(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         nobody = HostPort("127.0.0.1", server.getsockname()[1])
-    expected = {"policy": Reason.IDENTITY_SHUT_OUT, "target": Reason.TARGET_REFUSED, "bug": Reason.INTERNAL_ERROR}[
-        why
-    ]
+    expected = {"policy": Reason.IDENTITY_DENIED, "target": Reason.TARGET_REFUSED, "bug": Reason.INTERNAL_ERROR}[why]
     if why == "bug":
 
         async def open_target(_: HostPort) -> trio.SocketStream:

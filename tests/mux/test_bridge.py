@@ -400,8 +400,8 @@ async def test_what_has_moved_and_who_ended_it_is_known_whatever_ended_it(nurser
             watched.stream.reset(Reason.TARGET_RESET)
             expected = Bridged(7, 5, Reason.TARGET_RESET, ended_by=Party.PEER)
         case "session":
-            watched.client.close(Reason.IDENTITY_SHUT_OUT)
-            expected = Bridged(7, 5, Reason.IDENTITY_SHUT_OUT, ended_by=Party.SESSION)
+            watched.client.close(Reason.IDENTITY_DENIED)
+            expected = Bridged(7, 5, Reason.IDENTITY_DENIED, ended_by=Party.SESSION)
         case _:
             watched.scope.cancel()
             expected = Bridged(7, 5, Reason.CANCELLED, ended_by=Party.CALLER)

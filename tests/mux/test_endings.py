@@ -95,10 +95,10 @@ async def test_a_refused_session_names_the_reason() -> None:
     client_channel, server_channel = trio.testing.memory_stream_pair()
     client = Session(Role.INITIATOR)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(refuse_session, server_channel, Reason.IDENTITY_SHUT_OUT)
+        nursery.start_soon(refuse_session, server_channel, Reason.IDENTITY_DENIED)
         with pytest.raises(SessionError) as caught:
             await client.run(client_channel)
-    assert caught.value.reason is Reason.IDENTITY_SHUT_OUT
+    assert caught.value.reason is Reason.IDENTITY_DENIED
 
 
 async def test_a_peer_that_never_greets_is_given_up(autojump_clock: trio.testing.MockClock) -> None:

@@ -146,7 +146,7 @@ def test_what_cannot_be_opened_says_why(why: str) -> None:
     reason, kind = Reason.LIMIT, Kind.STREAM
     match why:
         case "ended":
-            core.close(reason := Reason.IDENTITY_SHUT_OUT)
+            core.close(reason := Reason.IDENTITY_DENIED)
         case "drained":
             core.drain()
             reason = Reason.GOING_AWAY
@@ -179,9 +179,9 @@ def test_a_refusal_instead_of_hello_ends_the_session() -> None:
     pair = CorePair()
     pair.connect()
     pair.write(pair.initiator)
-    refusal = frames.GoAway(Reason.IDENTITY_SHUT_OUT, 0, final=True, text="not you")
+    refusal = frames.GoAway(Reason.IDENTITY_DENIED, 0, final=True, text="not you")
     assert pair.initiator.core.receive_data(refusal.encode(), 0.0) == [
-        SessionEnded(Reason.IDENTITY_SHUT_OUT, "not you", by_peer=True)
+        SessionEnded(Reason.IDENTITY_DENIED, "not you", by_peer=True)
     ]
 
 

@@ -359,7 +359,7 @@ async def test_who_is_shut_out_is_closed_at_once_and_does_not_come_back(
 ) -> None:
     published = deployment.publish()
     target = await serve_target(nursery, echo)
-    file = tmp_path / "shut-out"
+    file = tmp_path / "deny-list"
     file.write_text("# nobody yet\n")
     string = deployment.string(published, Role.CONNECTOR, target)
     await deployment.connector(string, policy_file=PolicyFile(file))
@@ -370,10 +370,10 @@ async def test_who_is_shut_out_is_closed_at_once_and_does_not_come_back(
         file.write_text("bad\n")
         with pytest.raises(trio.BrokenResourceError) as caught:
             await lost.receive_some()
-        assert caught.value.__cause__.reason is Reason.IDENTITY_SHUT_OUT
+        assert caught.value.__cause__.reason is Reason.IDENTITY_DENIED
         with pytest.raises(PeerIdentityError) as refused:
             await unwelcome.open_stream()
-        assert refused.value.reason is Reason.IDENTITY_SHUT_OUT
+        assert refused.value.reason is Reason.IDENTITY_DENIED
         await kept.send_all(b"still")
         assert await kept.receive_some() == b"still"
     nursery.cancel_scope.cancel()
@@ -384,7 +384,7 @@ async def test_connected_is_said_when_it_is_true(
 ) -> None:
     published = deployment.publish()
     target = await serve_target(nursery, echo)
-    file = tmp_path / "shut-out"
+    file = tmp_path / "deny-list"
     file.write_text("bad\n")
     await deployment.connector(deployment.string(published, Role.CONNECTOR, target), policy_file=PolicyFile(file))
     with caplog.at_level("INFO"):

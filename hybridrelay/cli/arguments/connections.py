@@ -17,8 +17,8 @@ file again changes nothing; a different hybrid connection of the same name is re
 """
 _ISSUE = """\
 Issue a further connection string: for another application (with its own label in the connector's audit log, so that
-it can be shut out separately), for a second connector, or before an identity expires. Needs only the authority file;
-neither the relay nor the connector has to be changed.
+it can be denied access separately), for a second connector, or before an identity expires. Needs only the authority
+file; neither the relay nor the connector has to be changed.
 
 The string carries the rule's primary key, or with --key the secondary one, as the authority file has it. If that
 file may be out of date, --state takes the key from the relay.

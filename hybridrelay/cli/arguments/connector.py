@@ -42,7 +42,7 @@ _EXAMPLES = """\
 examples:
   hybridrelay connector --connection-string-file orders.connector
   two, with a deny list:
-    hybridrelay connector --shut-out shut-out.txt \\
+    hybridrelay connector --deny-list deny-list.txt \\
         --connection-string-file orders.connector billing.connector
   with a configuration file, whose keys are the options' names; the command
   line takes precedence, and paths are relative to the file:
@@ -50,10 +50,10 @@ examples:
 
 connector.toml:
   connection-string-file = ["orders.connector", "billing.connector"]
-  shut-out = "shut-out.txt"
+  deny-list = "deny-list.txt"
   grace = 10
 
-shut-out.txt, the deny list; it is read again whenever it changes, and the
+deny-list.txt, the deny list; it is read again whenever it changes, and the
 open sessions of the identities in it are closed:
   reporting            # a label: all identities with this label
   3F:A0:17:...         # a serial: only this identity
@@ -63,7 +63,7 @@ open sessions of the identities in it are closed:
 def _add_arguments(parser: Parser) -> None:
     add_files(parser, means="connectors' connection strings")
     parser.add_argument(
-        "--shut-out",
+        "--deny-list",
         metavar="FILE",
         type=values.path,
         help="a deny list: labels or serials of applications to be refused",

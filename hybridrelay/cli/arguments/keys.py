@@ -52,8 +52,8 @@ example:
 
 _REVOKE = """\
 Take a rule's key out of use permanently. What it had authorized ends within a second, and the connection strings that
-carry it stop working. 'keys regenerate' makes a new key in its place. To shut out a single application, do not revoke
-its key, but put its label on the connector's deny list (--shut-out).
+carry it stop working. 'keys regenerate' makes a new key in its place. To deny a single application access, do not
+revoke its key, but put its label on the connector's deny list (--deny-list).
 """
 _REVOKE_EXAMPLE = """\
 example:

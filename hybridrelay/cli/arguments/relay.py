@@ -85,7 +85,7 @@ def _add_arguments(parser: Parser) -> None:
         "--tls-certificate",
         metavar="F",
         type=values.path,
-        help="PEM, for https; from a public CA, because proxies that intercept TLS require one (default: self-made)",
+        help="PEM, for https; from a public CA, because proxies that intercept TLS need one (default: self-signed)",
     )
     parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, if the key is not in that file")
     parser.add_argument(

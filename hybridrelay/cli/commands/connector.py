@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     commands = make_commands(args)
     dialer = make_dialer(args, commands)
     strings = load_all(args.files, Role.CONNECTOR)
-    policy_file = None if args.shut_out is None else PolicyFile(args.shut_out)
+    policy_file = None if args.deny_list is None else PolicyFile(args.deny_list)
     instance_file = _instance_file(args.instance_file, strings)
 
     stop = GracefulStop(args.grace)

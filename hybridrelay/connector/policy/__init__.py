@@ -4,5 +4,4 @@ from .decision import Action as Action
 from .decision import Decision as Decision
 from .decision import Policy as Policy
 from .decision import Resource as Resource
-from .deny_list import parse_shut_out as parse_shut_out
 from .file import PolicyFile as PolicyFile

@@ -57,8 +57,8 @@ ALLOWED = Decision()
 class Policy:
     """The rules that are in force: today, a deny list."""
 
-    #: Labels and serials (upper case hexadecimal) of identities that are shut out.
-    shut_out: frozenset[str] = frozenset()
+    #: Labels and serials (upper case hexadecimal) of identities that are denied.
+    denied: frozenset[str] = frozenset()
 
     def decide(self, subject: PeerIdentity, action: Action, resource: Resource) -> Decision:
         """Decide about one request. The same arguments always get the same decision.
@@ -74,6 +74,6 @@ class Policy:
             subject.serial.upper(): "serial",
         }
         for name, kind in names.items():
-            if name in self.shut_out:
-                return Decision(Reason.IDENTITY_SHUT_OUT, f"deny list: {kind} {name}")
+            if name in self.denied:
+                return Decision(Reason.IDENTITY_DENIED, f"deny list: {kind} {name}")
         return ALLOWED

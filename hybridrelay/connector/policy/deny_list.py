@@ -1,7 +1,7 @@
-"""What a deny list says: whatever an administrator may have meant by a line is shut out.
+"""What a deny list says: whatever an administrator may have meant by a line is denied.
 
 A label may contain almost anything, so a line that looks like a list of labels may also be one label. Such a line
-shuts out the label that is the whole line and each of its parts, and is reported as doubtful: nobody is admitted by a
+denies the label that is the whole line and each of its parts, and causes a warning: nobody is admitted by a
 misunderstanding.
 """
 
@@ -18,7 +18,7 @@ from ...errors import ConfigurationError
 from ...security import check_label
 from ...security.identity import format_serial
 
-#: Entries in one log line, and doubtful lines that are reported each by itself.
+#: Entries in one log line, and warnings that are reported individually.
 MAX_SHOWN = 20
 #: Serials of certificates have about 40 digits; one with fewer than this was probably cut off.
 _FULL_SERIAL = 30
@@ -37,37 +37,26 @@ _LIKE_A_SERIAL = re.compile(r"0x[0-9a-f]|[0-9a-f]{2}[:][0-9a-f]{1,2}(?:[:.\s]|$)
 class DenyList:
     """The content of a deny list."""
 
-    #: Labels and serials (upper case hexadecimal) of identities that are shut out.
+    #: Labels and serials (upper case hexadecimal) of identities that are denied.
     names: frozenset[str] = frozenset()
-    #: The same for people: quoted labels and serials, one for each entry.
+    #: The same for people to read: quoted labels, and serials; one for each entry.
     entries: frozenset[str] = frozenset()
     #: Sentences about lines that perhaps do not mean what was intended.
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def parse_shut_out(text: str) -> frozenset[str]:
+def parse_deny_list(text: str) -> DenyList:
     """Parse a deny list: a label or a serial on each line, perhaps in quotes; ``#`` begins a comment.
 
-    See `read_deny_list`, which also says what is doubtful.
-
-    Raises:
-        ConfigurationError: a line is neither a label nor a serial; says which. Skipping it would admit an identity.
-    """
-    return read_deny_list(text).names
-
-
-def read_deny_list(text: str) -> DenyList:
-    """Parse a deny list, and find the lines that perhaps do not mean what was intended.
-
     A serial may have colons, blanks or hyphens, any case and leading zeros. Where a line can be read in several ways
-    (a label may contain ``#``, commas or quotes), each of them is shut out. A label in a pair of quotes is not split.
+    (a label may contain ``#``, commas or quotes), each of them is denied. A label in a pair of quotes is not split.
 
     Raises:
         ConfigurationError: a line is neither a label nor a serial; says which. Skipping it would admit an identity.
     """
     names: set[str] = set()
     entries: set[str] = set()
-    doubts: list[str] = []
+    warnings: list[str] = []
     for number, line in numbered_lines(text):
         if not line:
             continue
@@ -83,34 +72,34 @@ def read_deny_list(text: str) -> DenyList:
             entries.update(map(_entry, parts or readings[:1]))
             if parts and (len(parts) > 1 or not _FIELD.fullmatch(readings[0])):
                 shown = ", ".join(map(_entry, parts[:MAX_SHOWN]))
-                doubts.append(
+                warnings.append(
                     f"line {number} looks like a list or has a character too many: {shown} "
-                    f"{'is' if len(parts) == 1 else 'are'} shut out, and the line as a whole. Write one label or "
+                    f"{'is' if len(parts) == 1 else 'are'} denied, and the line as a whole. Write one label or "
                     "serial on each line; a label that has such characters goes into double quotes"
                 )
             if any(map(_is_cut_off, parts or readings[:1])):
-                doubts.append(
-                    f"line {number} looks like a serial that is not complete, which shuts out nobody: copy the whole "
+                warnings.append(
+                    f"line {number} looks like a serial that is not complete, which denies nobody: copy the whole "
                     "serial from the audit log"
                 )
         names.update(unicodedata.normalize("NFC", one) for one in (*readings, *parts) if _is_label(one))
         names.update(filter(None, map(_serial, (*readings, *parts))))
-    if len(doubts) > MAX_SHOWN:
-        doubts[MAX_SHOWN:] = [f"{len(doubts) - MAX_SHOWN} further lines are doubtful"]
-    return DenyList(frozenset(names), frozenset(entries), tuple(doubts))
+    if len(warnings) > MAX_SHOWN:
+        warnings[MAX_SHOWN:] = [f"{len(warnings) - MAX_SHOWN} further warnings"]
+    return DenyList(frozenset(names), frozenset(entries), tuple(warnings))
 
 
 def describe(before: DenyList | None, now: DenyList) -> str:
-    """How many entries there are, who is newly shut out and who no longer is; None is the first reading."""
+    """How many entries there are, who is newly denied and who no longer is; None is the first reading."""
     count = len(now.entries)
     text = f"{count} {'entry' if count == 1 else 'entries'}"
     if before is None:
-        return f"{text}; shut out: {_shown(now.entries)}" if now.entries else f"{text}; nobody is shut out"
+        return f"{text}; denied: {_shown(now.entries)}" if now.entries else f"{text}; nobody is denied"
     come, gone = now.entries - before.entries, before.entries - now.entries
     if not come and not gone:
         return f"{text}, the same as before"
-    text += f"; newly shut out: {_shown(come)}" if come else ""
-    return text + (f"; no longer shut out: {_shown(gone)}" if gone else "")
+    text += f"; newly denied: {_shown(come)}" if come else ""
+    return text + (f"; no longer denied: {_shown(gone)}" if gone else "")
 
 
 def _shown(entries: Iterable[str]) -> str:

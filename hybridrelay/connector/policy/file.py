@@ -13,7 +13,7 @@ from ..._file_thread import FileThread
 from ..._text_files import read_text
 from ...errors import ConfigurationError
 from .decision import Policy
-from .deny_list import DenyList, describe, read_deny_list
+from .deny_list import DenyList, describe, parse_deny_list
 
 logger = logging.getLogger("hybridrelay.connector")
 
@@ -24,7 +24,7 @@ MAX_FILE_SIZE = 1 << 20
 
 
 class PolicyFile:
-    """The policy in a file, read again when the file changes. The log says what was read, and what in it is doubtful.
+    """The policy in a file, read again when the file changes. The log says what was read, with warnings.
 
     Raises:
         ConfigurationError: the file cannot be read or understood.
@@ -47,8 +47,8 @@ class PolicyFile:
 
     def _log(self, what: str, before: DenyList | None) -> None:
         logger.info("%s: %s", what, describe(before, self._list))
-        for doubt in self._list.doubts:
-            logger.warning("the deny list %s: %s", self.path, doubt)
+        for warning in self._list.warnings:
+            logger.warning("the deny list %s: %s", self.path, warning)
 
     def _read(self) -> DenyList:
         try:
@@ -60,7 +60,7 @@ class PolicyFile:
             ) from exc
         text = read_text(self.path, what="the deny list", limit=MAX_FILE_SIZE, regular=True)
         try:
-            found = read_deny_list(text)
+            found = parse_deny_list(text)
         except ConfigurationError as exc:
             raise ConfigurationError(f"the deny list {self.path}: {exc}", remedy=exc.remedy) from None
         self._stamp = (stat.st_mtime_ns, stat.st_size, stat.st_ino)

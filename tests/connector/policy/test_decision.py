@@ -28,5 +28,5 @@ def test_the_deny_list_applies_to_everything_and_is_named(action: Action, entry:
     decision = Policy(frozenset({entry})).decide(SHOP, action, RESOURCE)
 
     assert decision.is_allowed is not bool(rule)
-    assert decision.reason is (Reason.IDENTITY_SHUT_OUT if rule else None)
+    assert decision.reason is (Reason.IDENTITY_DENIED if rule else None)
     assert decision.rule == rule

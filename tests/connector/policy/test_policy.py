@@ -1,4 +1,4 @@
-"""The deny list: whatever an administrator may have meant by a line is shut out; what means nothing is an error."""
+"""The deny list: whatever an administrator may have meant by a line is denied; what means nothing is an error."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from hybridrelay.connector import Policy, PolicyFile, parse_shut_out
+from hybridrelay.connector import Policy, PolicyFile
 from hybridrelay.connector.policy import Action, Resource
-from hybridrelay.connector.policy.deny_list import MAX_SHOWN, describe, read_deny_list
+from hybridrelay.connector.policy.deny_list import MAX_SHOWN, describe, parse_deny_list
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
@@ -27,7 +27,7 @@ def _peer(label: str, serial: str = "7E00") -> PeerIdentity:
 def _refuses(policy: Policy, label: str, serial: str = "7E00") -> bool:
     decisions = [policy.decide(_peer(label, serial), action, RESOURCE).reason for action in Action]
     assert len(set(decisions)) == 1
-    return decisions[0] is Reason.IDENTITY_SHUT_OUT
+    return decisions[0] is Reason.IDENTITY_DENIED
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_a_label_is_shut_out_however_the_file_was_written(data: bytes, tmp_path:
 
 
 @pytest.mark.parametrize("label", ["a#b", "#1 of two", '"quoted"', "a # b", "'", "caf\u00e9"])
-def test_unusual_labels_can_be_shut_out(label: str) -> None:
+def test_unusual_labels_can_be_denied(label: str) -> None:
     line = f'"{label}"' if label.startswith("#") else label
 
-    assert _refuses(Policy(parse_shut_out(line)), label)
+    assert _refuses(Policy(parse_deny_list(line).names), label)
 
 
 def test_an_accent_may_be_written_in_two_ways() -> None:
@@ -69,7 +69,7 @@ def test_an_accent_may_be_written_in_two_ways() -> None:
 
     for written in (composed, decomposed):
         for label in (composed, decomposed):
-            assert _refuses(Policy(parse_shut_out(written)), label)
+            assert _refuses(Policy(parse_deny_list(written).names), label)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_an_accent_may_be_written_in_two_ways() -> None:
     ["03FA0178", "3fa0178", "03:fa:01:78", "03 FA 01 78", "03-fa-01-78", "0x3FA0178", "\u200e03fa0178", "0003FA0178"],
 )
 def test_a_serial_is_shut_out_however_it_is_written(text: str) -> None:
-    policy = Policy(parse_shut_out(text))
+    policy = Policy(parse_deny_list(text).names)
 
     assert _refuses(policy, "application", SERIAL)
     assert not _refuses(policy, "application", "FA0178")
@@ -99,7 +99,7 @@ def test_a_line_that_means_nothing_is_an_error_with_its_number(text: str, tmp_pa
 
 
 def test_nobody_is_shut_out_by_comments_and_empty_lines() -> None:
-    policy = Policy(parse_shut_out("\n# application\n   #reporting\n\u00a0\n# 7E00\n"))
+    policy = Policy(parse_deny_list("\n# application\n   #reporting\n\u00a0\n# 7E00\n").names)
 
     assert not any(_refuses(policy, label) for label in ("application", "reporting", "other"))
 
@@ -122,58 +122,58 @@ def test_nobody_is_shut_out_by_comments_and_empty_lines() -> None:
     ],
 )
 def test_each_part_of_what_looks_like_a_list_is_shut_out_too(line: str) -> None:
-    found = read_deny_list(line)
+    found = parse_deny_list(line)
 
     assert _refuses(Policy(found.names), "application")
     assert "'application'" in found.entries
-    assert bool(found.doubts) is not line.startswith("label")
-    assert all("line 1" in doubt for doubt in found.doubts)
+    assert bool(found.warnings) is not line.startswith("label")
+    assert all("line 1" in warning for warning in found.warnings)
 
 
 @pytest.mark.parametrize("label", ["a, b", "- a", "a;b", "#a", "# a", "a # b # c", "a #b", "[a]", "label=a"])
 def test_a_label_that_looks_like_something_else_is_shut_out_as_it_is(label: str) -> None:
     for line in (label, f"{label}  # comment", f'"{label}"', f'"{label}"  # comment'):
-        assert _refuses(Policy(parse_shut_out(line)), label), line
+        assert _refuses(Policy(parse_deny_list(line).names), label), line
 
 
 def test_a_label_in_quotes_is_not_split() -> None:
-    found = read_deny_list('"billing, application"\n')
+    found = parse_deny_list('"billing, application"\n')
 
     assert not _refuses(Policy(found.names), "application")
-    assert found.doubts == ()
+    assert found.warnings == ()
     assert found.entries == {"'billing, application'"}
 
 
 @pytest.mark.parametrize(
     "line", ["3F:A0:1", "3F:A0:17:...", "0x3fa0", "3FA017773FA01777", "serial='7B0011223344556677'"]
 )
-def test_a_serial_that_is_cut_off_is_doubtful(line: str) -> None:
-    assert any("not complete" in doubt for doubt in read_deny_list(line).doubts)
+def test_a_serial_that_is_cut_off_causes_a_warning(line: str) -> None:
+    assert any("not complete" in warning for warning in parse_deny_list(line).warnings)
 
 
 @pytest.mark.parametrize(
     "line",
     ["application", "cafe", "03FA0178" * 5, ":".join(["3F"] * 20), f"serial='{'7B' * 20}'", "order service", "a-b"],
 )
-def test_a_usual_line_is_not_doubtful(line: str) -> None:
-    assert read_deny_list(line).doubts == ()
+def test_a_usual_line_causes_no_warning(line: str) -> None:
+    assert parse_deny_list(line).warnings == ()
 
 
-def test_few_doubts_are_reported_of_a_file_that_is_all_doubtful() -> None:
-    doubts = read_deny_list("a,b\n" * 1000).doubts
+def test_the_number_of_warnings_is_bounded() -> None:
+    warnings = parse_deny_list("a,b\n" * 1000).warnings
 
-    assert len(doubts) == MAX_SHOWN + 1
-    assert doubts[-1] == "980 further lines are doubtful"
+    assert len(warnings) == MAX_SHOWN + 1
+    assert warnings[-1] == "980 further warnings"
 
 
 def test_a_change_says_who_is_newly_shut_out_and_who_no_longer_is() -> None:
-    before, now = read_deny_list("billing\nreporting\n"), read_deny_list(f"reporting\n{'7B' * 20}\n")
+    before, now = parse_deny_list("billing\nreporting\n"), parse_deny_list(f"reporting\n{'7B' * 20}\n")
 
-    assert describe(None, before) == "2 entries; shut out: 'billing', 'reporting'"
-    assert describe(None, read_deny_list("")) == "0 entries; nobody is shut out"
+    assert describe(None, before) == "2 entries; denied: 'billing', 'reporting'"
+    assert describe(None, parse_deny_list("")) == "0 entries; nobody is denied"
     assert describe(before, before) == "2 entries, the same as before"
-    assert describe(before, now) == (f"2 entries; newly shut out: serial {'7B' * 20}; no longer shut out: 'billing'")
-    many = read_deny_list("".join(f"label{number}\n" for number in range(100)))
+    assert describe(before, now) == (f"2 entries; newly denied: serial {'7B' * 20}; no longer denied: 'billing'")
+    many = parse_deny_list("".join(f"label{number}\n" for number in range(100)))
     assert describe(before, many).count("label") == MAX_SHOWN
     assert "and 80 more" in describe(before, many)
 
@@ -186,7 +186,7 @@ async def test_every_different_error_is_reported_and_the_recovery(
     path, aside = tmp_path / "file", tmp_path / "aside"
     path.write_text("application\n")
     file = PolicyFile(path)
-    assert "1 entry; shut out: 'application'" in caplog.text
+    assert "1 entry; denied: 'application'" in caplog.text
     changed, failed = trio.open_memory_channel[Policy](9), trio.open_memory_channel[ConfigurationError](9)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
@@ -206,7 +206,7 @@ async def test_every_different_error_is_reported_and_the_recovery(
         aside.write_text("application\nbilling, x\n")
         aside.replace(path)
         await changed[1].receive()
-        assert "newly shut out: 'billing', 'x'" in caplog.text
+        assert "newly denied: 'billing', 'x'" in caplog.text
         assert "line 2 looks like a list" in caplog.text
         nursery.cancel_scope.cancel()
 
