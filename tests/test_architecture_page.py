@@ -1,0 +1,66 @@
+"""`docs/architecture.md` names modules that exist, and the layers that import-linter checks."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+#: By its heading, what is below it.
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+FLOWS = [title for title, text in SECTIONS.items() if re.search(r"^1\. ", text, re.MULTILINE)]
+
+
+def modules_in(text: str) -> list[str]:
+    """The modules and packages that are named, in order."""
+    return re.findall(r"`([a-z_/]+(?:\.py|/))`", text)
+
+
+def steps_of(title: str) -> str:
+    """The numbered list of a section."""
+    return re.split(r"^1\. ", SECTIONS[title], maxsplit=1, flags=re.MULTILINE)[1]
+
+
+def test_every_module_exists() -> None:
+    missing = [
+        name for name in modules_in(PAGE) if not any((ROOT / at / name).exists() for at in ("hybridrelay", "."))
+    ]
+    assert not missing
+
+
+def test_there_are_four_flows() -> None:
+    assert len(FLOWS) == 4
+
+
+@pytest.mark.parametrize("title", FLOWS)
+def test_a_list_is_numbered_and_names_each_module_once(title: str) -> None:
+    named = modules_in(steps_of(title))
+    assert len(named) > 10
+    assert sorted(named) == sorted(set(named))
+    numbers = [int(number) for number in re.findall(r"^(\d+)\. ", SECTIONS[title], re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_every_package_is_described() -> None:
+    described = set(re.findall(r"^\| `([^`]+)` \|", SECTIONS["Packages"], re.MULTILINE))
+    packages = {f"{path.parent.name}/" for path in (ROOT / "hybridrelay").glob("*/__init__.py")}
+    packages |= {f"transports/{path.parent.name}/" for path in (ROOT / "transports").glob("*/__init__.py")}
+    packages |= {path.name for path in (ROOT / "hybridrelay").glob("[a-z]*.py")}
+    assert described == packages
+
+
+def test_the_layers_are_those_of_the_contract() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = (contract["layers"] for contract in settings["contracts"] if contract["name"] == "layers")
+    found = re.search(r"```text\n(.*?)```", SECTIONS["Who may import whom"], re.DOTALL)
+    assert found is not None
+    assert found[1].splitlines() == [line.replace("hybridrelay.", "") for line in layers]
+
+
+def test_links_lead_to_headings() -> None:
+    anchors = {re.sub(r"[^a-z-]", "", title.lower().replace(" ", "-")) for title in SECTIONS}
+    assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= anchors
