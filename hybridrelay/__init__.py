@@ -6,9 +6,9 @@ are loaded when first used, so that the sans-IO protocol can be imported without
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from ._lazy import load_when_used
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -72,19 +72,7 @@ _HOMES = {
     "relay": ("Binding", "Relay", "RelayConfig", "RelayInfo", "run_relay"),
     "security": ("ConnectionString", "StringUpdate", "load_connection_string", "parse_connection_string_untrusted"),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ["__version__"]
-__all__ += list(_HOME)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__ += [name for names in _HOMES.values() for name in names]
+__getattr__, __dir__ = load_when_used(__name__, _HOMES)

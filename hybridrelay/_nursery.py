@@ -6,12 +6,7 @@ from types import TracebackType
 
 import trio
 
-
-def leaves(exc: BaseException) -> list[BaseException]:
-    """The exceptions in a group, at whatever depth; of any other exception, itself."""
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for inner in exc.exceptions for leaf in leaves(inner)]
-    return [exc]
+from ._exception_groups import leaves
 
 
 class FlatNursery:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .._nursery import leaves
+from .._exception_groups import leaves
 from .._shortage import shortage_of
 from ..errors import ConfigurationError, HybridRelayError
 from . import exits

@@ -2,15 +2,20 @@
 
 The parts of the program publish events and format nothing. The log, the audit log and metrics are subscribers of the
 same stream. docs/events.md lists all events; ``python -m hybridrelay.events`` prints its tables.
+
+`LogSubscriber` and `logged_events` are loaded when first used, because they need Trio and the rest does not.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import load_when_used
 from .base import Event as Event
 from .base import Level as Level
 from .catalogue import all_events as all_events
 from .connector import *  # noqa: F403
 from .endpoint import *  # noqa: F403
-from .log import LogSubscriber as LogSubscriber
-from .log import logged_events as logged_events
 from .plain_log import PlainLogSubscriber as PlainLogSubscriber
 from .plain_log import event_fields as event_fields
 from .plain_log import event_text as event_text
@@ -18,3 +23,9 @@ from .program import *  # noqa: F403
 from .relay import *  # noqa: F403
 from .stream import EventStream as EventStream
 from .stream import Subscriber as Subscriber
+
+if TYPE_CHECKING:
+    from .log import LogSubscriber as LogSubscriber
+    from .log import logged_events as logged_events
+
+__getattr__, __dir__ = load_when_used(__name__, {"log": ("LogSubscriber", "logged_events")})

@@ -7,6 +7,7 @@ import email.utils
 import h11
 import trio
 
+from .._exception_groups import leaves
 from .body import Body, ClientGone, too_large
 from .encoding import ResponseEncoder, encode_switch
 from .failure import Failure, RequestError
@@ -240,7 +241,7 @@ class Exchange:
 
     async def _fail(self, exc: Exception) -> None:
         """Handle an exception that was raised before or during the response."""
-        causes = _leaves(exc)
+        causes = leaves(exc)
         refusals = [cause for cause in causes if isinstance(cause, RequestError)]
         departures = [cause for cause in causes if isinstance(cause, ClientGone)]
         if len(refusals) + len(departures) < len(causes):
@@ -297,9 +298,3 @@ def unparsed_request(method: str) -> h11.Connection:
     connection.receive_data(b"HEAD / HTTP/1.0\r\n\r\n" if method == "HEAD" else b"GET / HTTP/1.0\r\n\r\n")
     connection.next_event()
     return connection
-
-
-def _leaves(exc: BaseException) -> list[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for inner in exc.exceptions for leaf in _leaves(inner)]
-    return [exc]

@@ -14,7 +14,7 @@ from typing import Protocol
 import attrs
 import trio
 
-from ..._nursery import leaves
+from ..._exception_groups import leaves
 from ...errors import AuthorizationError, StateError
 from ...events import EventStream, StoreUnreadable, logged_events
 from ...protocol import control

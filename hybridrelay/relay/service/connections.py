@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import trio
 
-from ..._nursery import FlatNursery, leaves
+from ..._exception_groups import leaves
+from ..._nursery import FlatNursery
 from ...abc import Incoming
 from ...errors import HybridRelayError
 from ...events import ChannelFailed, EventStream, InternalError

@@ -1,0 +1,37 @@
+"""Packages whose names are loaded when they are first used (PEP 562).
+
+A program that needs one name of a package then does not load what the others need, such as Trio.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+
+__all__ = ["load_when_used"]
+
+
+def load_when_used(
+    package: str, homes: Mapping[str, Iterable[str]]
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """Make a package's ``__getattr__`` and ``__dir__``.
+
+    Args:
+        package: its ``__name__``.
+        homes: by the relative name of a module in the package, the names that come from there.
+    """
+    home_of = {name: home for home, names in homes.items() for name in names}
+    module = sys.modules[package]
+
+    def get(name: str) -> object:
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value: object = getattr(importlib.import_module(f".{home_of[name]}", package), name)
+        setattr(module, name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(module), *home_of})
+
+    return get, names
