@@ -197,12 +197,19 @@ class Exchange:
         return None
 
     async def _serve_watched(self, match: Match[Handler]) -> Request | None:
+        why = ""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._wire.watch, nursery.cancel_scope)
+
+            async def watch() -> None:
+                nonlocal why
+                why = await self._wire.wait_left()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
             upgraded = await self._serve(match)
             nursery.cancel_scope.cancel()
         if self._sender.status is None or self._wire.is_unfinished:
-            raise self._wire.lose("the client has left")
+            raise self._wire.lose(why)
         return upgraded
 
     async def _serve(self, match: Match[Handler]) -> Request | None:

@@ -31,7 +31,8 @@ class Limits:
     max_fields: int = attrs.field(default=100, validator=_at_least_1)
     #: The length of a request's body, unless its route has a limit of its own. Exceeded: 413.
     max_body_bytes: int = attrs.field(default=64 * 1024, validator=attrs.validators.ge(0))
-    #: How much is read at once, and so how much of pipelined requests is held in memory.
+    #: How much is read at once, and so how much of pipelined requests is held in memory. See also
+    #: `Route.until_client_leaves`.
     read_bytes: int = attrs.field(default=8 * 1024, validator=_at_least_1)
     #: How much is written at once. Divided by `write_seconds`, the lowest rate at which a client has to read.
     write_bytes: int = attrs.field(default=64 * 1024, validator=_at_least_1)

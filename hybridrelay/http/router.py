@@ -53,7 +53,8 @@ class Route(Generic[H]):
     #: The largest body that is accepted (bytes); None means `Limits.max_body_bytes`.
     max_body_bytes: int | None = attrs.field(default=None, kw_only=True)
     #: Whether the handler and its streamed response are cancelled when the client ends its sending. For long polls
-    #: and event streams. A client that only half-closes its connection then gets no response.
+    #: and event streams. A client that only half-closes its connection then gets no response, and neither does one
+    #: that meanwhile sends `Limits.read_bytes` or more of further requests.
     until_client_leaves: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:

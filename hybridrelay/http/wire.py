@@ -88,8 +88,12 @@ class Wire:
         """Whether `receive` returns without waiting for the client."""
         return bool(self._ahead)
 
-    async def watch(self, scope: trio.CancelScope) -> None:
-        """Cancel `scope` when the client ends its sending. Up to `Limits.read_bytes` of further input are kept."""
+    async def wait_left(self) -> str:
+        """Wait until the client ends its sending, and return a sentence that says so.
+
+        What it sends before that is kept, up to `Limits.read_bytes`. A client that sends more counts as one that has
+        left: its end would come after data that is not read.
+        """
         while len(self._ahead) < self._limits.read_bytes:
             try:
                 data = await self._receive(self._limits.read_bytes - len(self._ahead))
@@ -98,9 +102,9 @@ class Wire:
                 data = b""
             if not data:
                 self._ended = True
-                scope.cancel()
-                return
+                return "the client has left"
             self._ahead += data
+        return "the client sends too much before it has got its response"
 
     async def _receive(self, max_bytes: int) -> bytes:
         port = self._port

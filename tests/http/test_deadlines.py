@@ -203,6 +203,19 @@ async def test_an_event_stream_ends_when_its_client_leaves(autojump_clock: trio.
     assert observed.crashes == []
 
 
+@pytest.mark.parametrize("ahead", [1, LIMITS.read_bytes - 1, LIMITS.read_bytes, 5 * LIMITS.read_bytes])
+async def test_leaving_is_noticed_however_much_was_sent_ahead(
+    ahead: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with served(trio.testing.memory_stream_pair(), LIMITS) as (client, observed):
+        await client.send_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n" + b"x" * ahead)
+        await trio.sleep(10)
+        await client.send_eof()
+        await trio.sleep(0.1)
+        assert isinstance(observed.ended, ClientGone)
+    assert [one.is_complete for one in observed.accesses] == [False]
+
+
 async def test_a_long_poll_ends_when_its_client_leaves(autojump_clock: trio.testing.MockClock) -> None:
     cancelled = []
 
