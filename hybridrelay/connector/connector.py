@@ -285,10 +285,10 @@ class Connector:
         if all(published.is_refused for published in self._published):
             now = trio.current_time()
             states = [one.state for published in self._published for one in published.publications]
-            doubtful = [state for state in states if state.is_doubtful(now)]
-            if not doubtful:
+            outdated = [state for state in states if state.may_be_outdated(now)]
+            if not outdated:
                 self._over.set()
-            elif all(state.asks_again_in(now) for state in doubtful):  # none of them is being asked already
+            elif all(state.asks_again_in(now) for state in outdated):  # none of them is being asked already
                 for registrar in self._registrars.values():
                     registrar.check_refusals()
         elif all(published.is_registered or published.is_refused for published in self._published):

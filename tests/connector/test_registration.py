@@ -13,8 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from hybridrelay import events
 from hybridrelay.connectivity import Candidate, candidates, discover
 from hybridrelay.connector.registration import Machine, commands, inputs
+from hybridrelay.connector.registration.commands import Output
 from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
-from hybridrelay.connector.registration.machine import MAX_GRANT, RENEW_AFTER, Output
+from hybridrelay.connector.registration.machine import RENEW_AFTER
+from hybridrelay.connector.registration.registrations import MAX_GRANT
 from hybridrelay.connector.registration.states import CHANNELS, PHASES, ChannelState, Phase
 from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable
 from hybridrelay.protocol import control
@@ -228,7 +230,7 @@ class Executor:
         machine = self.machine
         if self.is_stopped or machine.phase is Phase.IDLE:
             return
-        states = [one.state for one in machine._channels.values()]
+        states = [one.state for one in machine.channels]
         assert states.count(ChannelState.CURRENT) <= 1
         assert (machine.phase is Phase.CONNECTED) == bool(self.open)
         # It always waits for something: an answer, the end of a channel that is closed, or a time.

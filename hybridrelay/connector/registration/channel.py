@@ -1,23 +1,23 @@
-"""One control channel, as the registration machine sees it, and the requests made over it."""
+"""The control channels to one relay, as the registration machine sees them."""
 
 from __future__ import annotations
 
-import enum
+import itertools
 import math
-from collections import deque
+from collections.abc import Iterator
 from functools import partial
 
 import attrs
 
 from ...connectivity.backoff import Backoff
 from ...connectivity.discovery import Candidate
-from ...errors import HybridRelayError
-from ...security import ConnectionString
-from .entry import Registration
+from . import commands
+from .commands import Output
 from .inputs import RelayIdentity
+from .registrations import Registrations
 from .states import CHANNELS, ChannelCause, ChannelState
 
-__all__ = ["MAX_NOTICES", "Channel", "Round"]
+__all__ = ["MAX_NOTICES", "Channel", "Channels"]
 
 #: A registration that the relay ends is registered again at once, unless that happened less than this ago (seconds);
 #: then the wait grows. Otherwise a relay that registers and ends could keep this process busy.
@@ -58,6 +58,11 @@ class Channel:
     def __attrs_post_init__(self) -> None:
         self.retry = self._backoff(first_seconds=2.0, max_seconds=30.0)
         self._look_again = self._backoff(held_seconds=LOOK_AGAIN_HELD)
+
+    def opened(self, route: Candidate, relay: RelayIdentity) -> None:
+        """It is open."""
+        self.move(ChannelCause.OPENED)
+        self.route, self.relay = route, relay
 
     def move(self, cause: ChannelCause) -> None:
         """Change the state as the table says."""
@@ -103,30 +108,106 @@ class Channel:
         return self._notices <= limit
 
 
-class Purpose(enum.Enum):
-    """Why a round of requests is made."""
+class Channels:
+    """The control channels that are not over, the earliest first.
 
-    #: The channel is new, and registers everything.
-    TAKE_OVER = "take over"
-    #: Registrations are renewed, and what was refused is asked again.
-    RENEW = "renew"
+    Args:
+        registrations: what may be registered over them.
+        backoff: makes the back-offs of each.
+        out: gets the commands.
+    """
 
+    def __init__(self, registrations: Registrations, backoff: partial[Backoff], out: list[Output]) -> None:
+        self._registrations = registrations
+        self._backoff = backoff
+        self._out = out
+        self._by_number: dict[int, Channel] = {}
+        self._numbers = itertools.count(1)
 
-@attrs.define(eq=False)
-class Round:
-    """Requests to register everything over one channel, one after the other."""
+    def __iter__(self) -> Iterator[Channel]:
+        return iter(self._by_number.values())
 
-    channel: Channel
-    purpose: Purpose
-    #: Until when what was registered is good.
-    until: float = math.inf
-    #: What failed, and may succeed soon.
-    temporary: HybridRelayError | None = None
-    #: A request was made.
-    has_asked: bool = False
-    #: What has yet to be asked.
-    pending: deque[Registration] = attrs.field(factory=deque)
-    #: The request that was made and not answered: its number, the registration, and the string that it used.
-    request: tuple[int, Registration, ConnectionString] | None = None
-    #: Why the relay has refused the changed string of that registration, while an earlier one is tried.
-    rejection: HybridRelayError | None = None
+    def get(self, number: int) -> Channel | None:
+        """The channel with this number, if it is not over."""
+        return self._by_number.get(number)
+
+    @property
+    def current(self) -> Channel | None:
+        """The channel that renews the registrations, if there is one."""
+        return next((one for one in self if one.state is ChannelState.CURRENT), None)
+
+    @property
+    def latest_open(self) -> Channel | None:
+        """The channel that was opened last of those that are open, if there is one."""
+        return next((one for one in reversed(self._by_number.values()) if one.is_open), None)
+
+    @property
+    def due(self) -> float | None:
+        """When the first of them registers again; None if none will."""
+        return min((one.due for one in self if one.due is not None), default=None)
+
+    def open(self, route: Candidate | None) -> int:
+        """Command another one; see `commands.OpenChannel`. Returns its number."""
+        number = next(self._numbers)
+        self._by_number[number] = Channel(number, self._backoff)
+        self._out.append(commands.OpenChannel(number, route))
+        return number
+
+    def ended(self, number: int) -> Channel | None:
+        """A channel could not be opened, or has ended; None if it was over before."""
+        if (channel := self._by_number.pop(number, None)) is not None:
+            channel.move(ChannelCause.ENDED)
+        return channel
+
+    def abandon(self, channel: Channel) -> None:
+        """Give up a channel that has not taken over."""
+        channel.move(ChannelCause.ABANDONED)
+        del self._by_number[channel.number]
+        self._out.append(commands.AbandonChannel(channel.number))
+
+    def took_over(self, channel: Channel) -> None:
+        """The channel is the current one from now on."""
+        if (before := self.current) is not None:
+            before.move(ChannelCause.REPLACED)
+        channel.move(ChannelCause.TOOK_OVER)
+
+    def close(self, channel: Channel) -> None:
+        """Close an open channel; with the current one, the earlier ones too."""
+        was_current = channel.state is ChannelState.CURRENT
+        channel.move(ChannelCause.CLOSED_BY_US)
+        self._out.append(commands.CloseChannel(channel.number))
+        if was_current:
+            self.close_earlier()
+
+    def close_earlier(self) -> None:
+        """Close all earlier channels: nothing would renew what is registered over them."""
+        for channel in self:
+            if channel.state is ChannelState.EARLIER:
+                self.close(channel)
+
+    def close_unused(self) -> None:
+        """Close the earlier channels over which nothing is registered any more.
+
+        So does the relay: what it has offered over them and was not answered, it offers again over the current one.
+        """
+        for channel in self:
+            if channel.state is ChannelState.EARLIER and not self._registrations.are_over(channel.number):
+                self.close(channel)
+
+    def check(self) -> None:
+        """Have the relay asked over every open channel whether it is there."""
+        self._out.extend(commands.CheckChannel(one.number) for one in self if one.is_open)
+
+    def look_again(self, now: float) -> None:
+        """Have everything registered again soon."""
+        for channel in self:
+            channel.look_again(now)
+
+    def stop(self) -> None:
+        """Close all of them, and wait for none."""
+        for channel in self:
+            if channel.state is ChannelState.OPENING:
+                self._out.append(commands.AbandonChannel(channel.number))
+            elif channel.state is not ChannelState.CLOSING:
+                self._out.append(commands.CloseChannel(channel.number))
+        self._by_number.clear()

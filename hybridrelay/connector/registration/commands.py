@@ -1,4 +1,4 @@
-"""What the registration machine wants done. Whoever executes a command reports its result as an input."""
+"""What the registration machine wants done. The result of a command is reported to the machine as an input."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 import attrs
 
+from ... import events
 from ...connectivity.discovery import Candidate
 from ...errors import HybridRelayError
 from ...protocol import control
@@ -142,3 +143,6 @@ Command: TypeAlias = (
     | RenewInstance
     | ReportChange
 )
+
+#: What the machine returns: commands, to be executed in their order, and events, to be published.
+Output: TypeAlias = Command | events.Event

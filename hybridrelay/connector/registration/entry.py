@@ -10,14 +10,14 @@ from ...errors import HybridRelayError
 from ...security import ConnectionString, Secret
 from .inputs import RelayIdentity
 
-__all__ = ["ASK_AGAIN_SECONDS", "DOUBT_SECONDS", "Registration"]
+__all__ = ["ASK_AGAIN_SECONDS", "RECHECK_SECONDS", "Registration"]
 
 #: When to ask a relay again that has refused a string for a permanent reason (seconds): somebody may import the
 #: hybrid connection there, or correct a certificate, while the other relays keep serving.
 ASK_AGAIN_SECONDS = 600.0
 #: When nothing else is left, a refusal that is older than this (seconds) is checked again: the problem at that relay
 #: may have been fixed before the last relay refused. It is long enough to ask several relays one after the other.
-DOUBT_SECONDS = 30.0
+RECHECK_SECONDS = 30.0
 
 
 @attrs.define(eq=False)
@@ -53,9 +53,9 @@ class Registration:
         """Seconds until the relay may be asked; 0 if it may be asked now."""
         return max(0.0, self._ask_again_at - now) if self.is_refused else 0.0
 
-    def is_doubtful(self, now: float) -> bool:
+    def may_be_outdated(self, now: float) -> bool:
         """The refusal is so old that the reason for it may be gone."""
-        return self.is_refused and now - self._refused_at > DOUBT_SECONDS
+        return self.is_refused and now - self._refused_at > RECHECK_SECONDS
 
     @property
     def earlier(self) -> ConnectionString | None:

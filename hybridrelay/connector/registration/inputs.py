@@ -75,7 +75,7 @@ class ChannelFailed:
 
 @attrs.frozen
 class ChannelEnded:
-    """A control channel that was open has ended, whoever ended it."""
+    """A control channel that was open has ended, for whatever reason."""
 
     channel: int
 

@@ -1,0 +1,116 @@
+"""The attempts to have a control channel to one relay: when the next one begins, and what is said about failures."""
+
+from __future__ import annotations
+
+from ... import events
+from ...connectivity.backoff import Backoff
+from ...connectivity.refusals import is_hopeless
+from ...connectivity.repeated_failure import RepeatedFailure
+from ...errors import HybridRelayError, RelayUnreachable
+from . import commands
+from .commands import Output
+from .inputs import Sessions
+from .registrations import Registrations
+
+__all__ = ["Attempts"]
+
+#: The longest wait between two attempts to come back while there are sessions, which may be waiting for it (seconds).
+RESUME_BACKOFF = 2.0
+
+
+class Attempts:
+    """The attempts at one relay, one after the other, and the waits between them.
+
+    Args:
+        host: the relay, for events.
+        registrations: what is to be registered there.
+        backoff: for the waits.
+        out: gets commands and events.
+    """
+
+    def __init__(self, host: str, registrations: Registrations, backoff: Backoff, out: list[Output]) -> None:
+        self._host = host
+        self._registrations = registrations
+        self._backoff = backoff
+        self._out = out
+        self._repeated = RepeatedFailure()
+        #: When the next one begins; None unless one is waited for.
+        self.due: float | None = None
+        self.sessions = Sessions.NONE
+        #: Something was registered here once.
+        self._has_worked = False
+        #: The relay could be reached by the last attempt, and registered nothing.
+        self._has_answered = False
+        #: When the attempt has begun, and when a channel took over during it.
+        self._began = 0.0
+        self._usable_since: float | None = None
+
+    def begin(self, now: float) -> None:
+        """An attempt begins."""
+        self._began, self._usable_since, self.due = now, None, None
+        self._has_answered = False
+
+    def succeeded(self, now: float, *, has_registered: bool) -> None:
+        """A control channel has taken over; `has_registered` says whether anything is registered over it."""
+        if self._usable_since is None:
+            self._usable_since = now
+        self._repeated.succeeded()
+        self._has_worked = self._has_worked or has_registered
+
+    def stop(self) -> None:
+        """No other attempt is made."""
+        self.due = None
+
+    def failed(self, error: HybridRelayError, retry_after: float, now: float) -> None:
+        """No control channel could be opened, or nothing could be registered over the only one: wait.
+
+        Args:
+            error: the reason.
+            retry_after: what the relay has asked for before its restart (seconds), or 0.
+            now: on the machine's clock.
+        """
+        # Only before anything has worked is this certainly the operator's mistake. Later, somebody between here and
+        # the relay may pose as the relay for a while.
+        permanent = not self._has_worked and is_hopeless(error)
+        self._registrations.all_failed(error, now, permanent=permanent)
+        self._has_answered = not isinstance(error, RelayUnreachable)
+        text, is_news = self._repeated.describe(error), self._repeated.level(now) >= events.Level.WARNING
+        self._out.append(commands.ForgetRoute())
+        wait = self._wait(retry_after, now)
+        kind: type[events.RelayUnavailable | events.RelayStillUnavailable | events.RelayRejected]
+        kind = events.RelayUnavailable if is_news else events.RelayStillUnavailable
+        if permanent:
+            kind = events.RelayRejected
+        self._out.append(kind(host=self._host, reason=error.reason, detail=text, retry_seconds=wait))
+
+    def lost(self, retry_after: float, now: float) -> None:
+        """The last open control channel has ended: wait. For `retry_after` see `failed`."""
+        # What was good may be what broke: a probe is cheap, and a connection attempt that is not answered is not.
+        # A relay that has announced its restart will come back at the same place.
+        if not self._registrations.are_refused and not retry_after:
+            self._out.append(commands.ForgetRoute())
+        wait = self._wait(retry_after, now)
+        if not self._registrations.are_refused:
+            self._out.append(events.ControlChannelLost(host=self._host, retry_seconds=wait))
+
+    def _wait(self, retry_after: float, now: float) -> float:
+        """Have the next attempt begin after a while. Returns how long (seconds)."""
+        took = 0.0
+        if self._usable_since is None:
+            took = now - self._began
+        else:
+            self._backoff.succeeded(held_seconds=now - self._usable_since)
+        if self._registrations.are_hopeless(now):
+            # It may have been asked again, and have been out of reach: the back-off counts as well.
+            wait = self._backoff.next_wait(at_least=self._registrations.asks_again_in(now))
+            self._out.append(events.NothingRegistered(host=self._host, retry_seconds=wait))
+        else:
+            # If the relay is out of reach, sessions that look healthy count too: the loss of a data channel may be
+            # detected later than that of the control channel.
+            interrupted = self.sessions is Sessions.INTERRUPTED
+            urgent = interrupted or (self.sessions is Sessions.CONNECTED and not self._has_answered)
+            wait = self._backoff.next_wait(
+                at_least=retry_after, at_most=RESUME_BACKOFF if urgent else None, took_seconds=took
+            )
+        self.due = now + wait
+        return wait

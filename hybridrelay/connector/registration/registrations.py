@@ -1,0 +1,180 @@
+"""The hybrid connections at one relay: what is registered, what is refused, and the key for control channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from ... import events
+from ...errors import ConfigurationError, HybridRelayError
+from ...protocol.reasons import Reason
+from ...security import ConnectionString, Secret
+from . import commands
+from .commands import Output
+from .entry import Registration
+from .inputs import RelayIdentity
+
+__all__ = ["MAX_GRANT", "Registrations"]
+
+#: A longer grant than this counts as this (seconds).
+MAX_GRANT = 3600.0
+
+
+class Registrations(Mapping[str, Registration]):
+    """By name, in the order in which they were published.
+
+    Args:
+        host: the relay, for events.
+        out: gets commands and events.
+    """
+
+    def __init__(self, host: str, out: list[Output]) -> None:
+        self._host = host
+        self._out = out
+        self._by_name: dict[str, Registration] = {}
+        #: The key that new control channels prove to have.
+        self._key: Secret | None = None
+
+    def __getitem__(self, name: str) -> Registration:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    # --- looking at them
+
+    @property
+    def are_refused(self) -> bool:
+        """The relay refuses all of them."""
+        return all(one.is_refused for one in self.values())
+
+    def asks_again_in(self, now: float) -> float:
+        """Seconds until the relay may be asked for one that it has refused; `MAX_GRANT` if there is none."""
+        return min((one.asks_again_in(now) for one in self.values() if one.is_refused), default=MAX_GRANT)
+
+    def are_hopeless(self, now: float) -> bool:
+        """All are refused, and it is not yet time to ask again."""
+        return self.are_refused and self.asks_again_in(now) > 0
+
+    def are_over(self, channel: int) -> bool:
+        """At least one is registered over this control channel."""
+        return any(one.over == channel for one in self.values())
+
+    # --- what is published
+
+    def add(self, name: str, string: ConnectionString) -> None:
+        """This one is to be registered as well."""
+        self._by_name[name] = Registration(name, string)
+        self.choose_key()
+
+    def remove(self, name: str) -> Registration:
+        """This one is not to be registered any more."""
+        registration = self._by_name.pop(name)
+        self.choose_key()
+        return registration
+
+    def change_string(self, name: str, string: ConnectionString, now: float) -> None:
+        """This one has another connection string from now on."""
+        registration = self[name]
+        registration.string = string
+        registration.ask_again(now)
+        # Until the relay has answered, it is not known by which key it offers.
+        registration.key = None
+        self.choose_key()
+
+    def choose_key(self) -> None:
+        """Have the next control channels prove the first key that the relay has not refused."""
+        if self:
+            key = min(self.values(), key=lambda one: one.is_refused).key_in_use
+            if key != self._key:
+                self._key = key
+                self._out.append(commands.UseKey(key))
+
+    def check_refusals(self, now: float) -> bool:
+        """Ask again for what was refused a while ago. Returns whether there is any of that."""
+        outdated = [one for one in self.values() if one.may_be_outdated(now)]
+        for one in outdated:
+            one.ask_again(now)
+        if outdated:
+            self._out.append(events.RefusalsChecked(host=self._host))
+        return bool(outdated)
+
+    # --- what the relay does
+
+    def succeeded(
+        self, one: Registration, string: ConnectionString, *, over: int, route: str, relay: RelayIdentity
+    ) -> None:
+        """The relay has registered it with this connection string over this channel."""
+        if one.over != over:
+            self._out.append(events.RegistrationSucceeded(connection=one.name, host=self._host, route=route))
+        one.succeeded(over, relay, string)
+
+    def lose(self, one: Registration, reason: Reason) -> None:
+        """It is no longer registered, if it was."""
+        if one.over is not None:
+            one.over = None
+            self._out.append(events.RegistrationEnded(connection=one.name, host=self._host, reason=reason))
+
+    def lose_all_over(self, channel: int) -> None:
+        """This control channel is over."""
+        for one in self.values():
+            if one.over == channel:
+                self.lose(one, Reason.SESSION_LOST)
+
+    def failed(self, one: Registration, error: HybridRelayError, now: float) -> None:
+        """The relay does not register it, or does so no longer."""
+        permanent = error.reason.is_permanent
+        self.lose(one, error.reason)
+        one.failed(error, now, permanent=permanent)
+        kind: type[events.RegistrationRefused | events.RegistrationFailed]
+        kind = events.RegistrationRefused if permanent else events.RegistrationFailed
+        self._out.append(
+            kind(
+                connection=one.name,
+                host=self._host,
+                reason=error.reason,
+                detail=str(error),
+                remedy=error.remedy or "",
+            )
+        )
+
+    def all_failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:
+        """The relay could not be asked for any of them. What it has refused before keeps that refusal, unless `error`
+        is permanent."""
+        for one in self.values():
+            if permanent or not one.is_refused:
+                one.failed(error, now, permanent=permanent)
+
+    def stays(self, one: Registration, error: HybridRelayError) -> None:
+        """The relay refuses it over a new channel. Over an earlier one it is registered still: if that ends, the
+        relay says so there."""
+        self._out.append(
+            events.RegistrationStays(connection=one.name, host=self._host, reason=error.reason, detail=str(error))
+        )
+
+    def falls_back(self, one: Registration, error: HybridRelayError) -> None:
+        """The relay refuses its changed connection string, and accepts the earlier one."""
+        if one.rejected is not one.string:  # it is tried again and again
+            one.rejected = one.string
+            self._out.append(
+                events.EarlierKeyUsed(
+                    connection=one.name,
+                    host=self._host,
+                    reason=error.reason,
+                    detail=str(error),
+                    remedy=error.remedy or "",
+                )
+            )
+
+    def same_relay(self, one: Registration, host: str, now: float) -> None:
+        """It is registered at this relay under another host name. Both would displace each other for ever."""
+        error = ConfigurationError(
+            f"{one.name}: {self._host} is the same relay as {host}",
+            reason=Reason.SUPERSEDED,
+            remedy="name each relay once in Endpoint",
+        )
+        self.lose(one, error.reason)
+        one.failed(error, now, permanent=True)
+        self._out.append(events.RelayNamedTwice(connection=one.name, host=self._host, other_host=host))
