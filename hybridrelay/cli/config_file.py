@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._printable import printable
 from .._text_files import read_text
 from ..errors import ConfigurationError
 from .arguments import values
@@ -124,6 +125,5 @@ def _as_text(action: argparse.Action, value: Any) -> str:
 
 def _unknown(path: Path, key: str, known: Mapping[str, argparse.Action]) -> ConfigurationError:
     close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
-    shown = "".join(char if char.isprintable() else " " for char in key[:40])
     remedy = f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"
-    return ConfigurationError(f"{path}: unknown key {shown!r}", remedy=remedy)
+    return ConfigurationError(f"{path}: unknown key {printable(key[:40])!r}", remedy=remedy)

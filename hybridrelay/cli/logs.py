@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TextIO
 
+from .._printable import printable
 from .log_writer import FLUSH_SECONDS, LogWriter
 
 logger = logging.getLogger("hybridrelay.cli")
@@ -58,8 +59,7 @@ def print_error(message: str, remedy: str | None, *, as_json: bool, reason: str 
         logger.error("%s", message, extra={"fields": {key: value for key, value in fields.items() if value}})
         return
     lines = [f"hybridrelay: error: {message}", *([f"  try: {remedy}"] if remedy else [])]
-    printable = ["".join(char if char.isprintable() else " " for char in line) for line in lines]
-    write_error("\n".join(printable) + "\n")
+    write_error("\n".join(map(printable, lines)) + "\n")
 
 
 def logs_are_json() -> bool:
@@ -68,7 +68,7 @@ def logs_are_json() -> bool:
 
 
 def flush_logs(seconds: float = FLUSH_SECONDS) -> None:
-    """Wait until the log is written, for `seconds` at most. The log can be used on."""
+    """Wait until the log is written, for `seconds` at most. The log can be used afterwards."""
     for handler in _our_handlers():
         handler.drain(seconds)
 
@@ -105,7 +105,7 @@ def _our_handlers() -> list[StderrHandler]:
 
 
 class StderrHandler(logging.Handler):
-    """Ours, as opposed to those of a program that calls us. Never blocks: see `LogWriter`."""
+    """This package's handler, as opposed to those of a program that calls it. Never blocks: see `LogWriter`."""
 
     def __init__(self, stream: TextIO | None, formatter: logging.Formatter) -> None:
         """Write to the descriptor of `stream`, or to a stream in memory itself; None writes nowhere."""
@@ -115,7 +115,7 @@ class StderrHandler(logging.Handler):
         self._writer: LogWriter | None = None
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
-                self._writer = LogWriter(stream.fileno(), self._tell_dropped)
+                self._writer = LogWriter(stream.fileno(), self._report_missing)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue the record."""
@@ -148,7 +148,7 @@ class StderrHandler(logging.Handler):
             self._writer.close()
         super().close()
 
-    def _tell_dropped(self, count: int) -> str:
+    def _report_missing(self, count: int) -> str:
         text = "%d log records are missing here: standard error could not be written, or not fast enough"
         return self.format(logging.LogRecord("hybridrelay.log", logging.ERROR, "", 0, text, (count,), None)) + "\n"
 
@@ -175,10 +175,8 @@ class LineFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, and a traceback behind it where there is one."""
-        message = record.getMessage()
-        if not message.isprintable():
-            message = "".join(char if char.isprintable() else " " for char in message)
+        """One line, followed by a traceback if there is one."""
+        message = printable(record.getMessage())
         source = getattr(record, "event", record.name)
         line = f"{_time(record)} {record.levelname.lower():7} {source}: {message}"
         return line + _traceback(record, prefix="\n")

@@ -20,7 +20,7 @@ import trio
 
 from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
-from ..protocol.text import printable
+from .._printable import printable
 
 __all__ = ["Commands"]
 

@@ -15,8 +15,8 @@ from collections.abc import Collection
 
 import attrs
 
+from .._printable import printable
 from ..failure import Failure, FailureKind
-from ..protocol.text import printable
 from ..security.pins import spki_pin
 
 #: The longest part of an issuer's name that is shown (characters). The middlebox chooses the name.

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import attrs
 
+from .._printable import printable
 from ..errors import RelayUnreachable
 from ..failure import Failure, FailureKind
 from ..protocol.reasons import Reason
-from ..protocol.text import printable
 from .endpoint import format_address
 
 

@@ -26,10 +26,10 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from .._printable import printable
 from .errors import LocalProtocolError, RemoteProtocolError
 from .preamble import TICKET_SIZE
 from .reasons import Reason
-from .text import printable
 
 #: A message without its length. Defends the relay's memory before authentication. A join or registration with the
 #: longest name, the longest token and all the instances that it may name has 7.4 KiB, an ordinary one 700 bytes.

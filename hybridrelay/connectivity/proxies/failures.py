@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..._printable import printable
 from ...failure import Failure, FailureKind
-from ...protocol.text import printable
 from ..dialing import ProxyError
 from .settings import Proxy
 

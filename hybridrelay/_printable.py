@@ -1,4 +1,4 @@
-"""Text that a peer chose, made fit for a log line or a terminal."""
+"""Text that a peer or a user chose, made safe for a log line or a terminal. Imports nothing."""
 
 from __future__ import annotations
 
