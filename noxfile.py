@@ -40,7 +40,7 @@ def interpreters() -> dict[int, str]:
     Looks on PATH and among the versions that pyenv has installed. What is found but does not run (a pyenv shim of a
     version that is not selected, a Python without ``venv``) is left out.
     """
-    roots = [Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"]
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     found = {}
     for minor in VERSIONS:
         if minor == sys.version_info.minor:
@@ -48,13 +48,15 @@ def interpreters() -> dict[int, str]:
             continue
         on_path = shutil.which(f"python3.{minor}")
         candidates = [on_path] if on_path else []
-        candidates += [str(path) for root in roots for path in sorted(root.glob(f"3.{minor}.*/bin/python3"))]
-        check = f"import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, {minor}))"
-        for candidate in candidates:
-            if subprocess.run([candidate, "-c", check], check=False, capture_output=True, timeout=60).returncode == 0:
-                found[minor] = candidate
-                break
+        candidates += map(str, sorted(pyenv.glob(f"3.{minor}.*/bin/python3")))
+        if path := next((path for path in candidates if _runs(path, minor)), None):
+            found[minor] = path
     return found
+
+
+def _runs(path: str, minor: int) -> bool:
+    check = f"import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, {minor}))"
+    return subprocess.run([path, "-c", check], check=False, capture_output=True, timeout=60).returncode == 0
 
 
 PYTHONS = interpreters()
@@ -169,8 +171,9 @@ def thorough(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """A gibibyte each way at once over every transport; twenty kills of the relay under fifty streams, with a look at
-    everybody's memory; two thousand clients that come back to it at once.
+    """A gibibyte each way over every transport; twenty kills of the relay; two thousand clients that reconnect.
+
+    Fifty streams run while the relay is killed, and the memory of all processes is checked afterwards.
 
     HYBRIDRELAY_BULK_BYTES, HYBRIDRELAY_ROUNDS and HYBRIDRELAY_STORM ask for more or less.
     """

@@ -54,7 +54,7 @@ async def serve_listeners(
         handler: must not raise.
         listeners: remain the caller's to close.
         handler_nursery: in which handlers run.
-        events: told when connections are reset, and when that is over.
+        events: gets an event when connections are reset, and one when that is over.
         what: names the listeners in events.
 
     Raises:

@@ -1,7 +1,7 @@
 """Statistics of a running program, for operators who ask for its state, and for finding leaks.
 
 An object that holds something that counts (a session, the relay) reports for as long as it runs. `program_statistics`
-adds up what is reported in the present Trio run, and says which tasks there are and what the process has open.
+adds up what is reported in the current Trio run, and says which tasks there are and what the process has open.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class ProgramStatistics:
     tasks: Mapping[str, int]
     #: What reporters hold; a name that is absent means 0.
     counts: Mapping[str, int]
-    #: Open descriptors of the process, or None where the platform does not tell.
+    #: Open descriptors of the process, or None where the platform does not say.
     descriptors: int | None
-    #: Memory of the process in use now, or None likewise.
+    #: Memory of the process in use now, or None where the platform does not say.
     resident_bytes: int | None
 
     def as_dict(self) -> dict[str, object]:

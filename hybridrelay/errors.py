@@ -18,7 +18,7 @@ from .protocol.reasons import Reason
 class HybridRelayError(Exception):
     """Base of all. `str()` is one line for people; `reason` is for programs; `remedy` says what to do, or is None.
 
-    `brief` is what is left of a long line for who has read it before, or None.
+    `brief` is a shorter text for logs that have already shown the long one, or None.
     """
 
     reason: Reason = Reason.INTERNAL_ERROR
@@ -73,7 +73,7 @@ class TransportError(HybridRelayError):
 
     @classmethod
     def lost(cls, message: str, cause: BaseException | None = None) -> Self:
-        """The error for a connection that was closed, or broke with `cause`, which tells nothing about the peer."""
+        """The error for a connection that was closed, or broke with `cause`, which says nothing about the peer."""
         kind = FailureKind.CLOSED_EARLY if cause is None else lost_connection(cause).kind
         return cls(message, kind=kind)
 

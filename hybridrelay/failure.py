@@ -65,7 +65,7 @@ class FailureKind(enum.StrEnum):
     PROXY_UNREACHABLE = "proxy-unreachable"
     #: The proxy's own certificate cannot be verified. Nothing was sent to it.
     PROXY_UNTRUSTED = "proxy-untrusted"
-    #: The proxy wants to know who we are, or does not like who we say we are.
+    #: The proxy demands authentication, or rejects the user name or password.
     PROXY_AUTHENTICATION = "proxy-authentication"
     #: The proxy may not, or will not, connect to this address and port.
     PROXY_REFUSED = "proxy-refused"
@@ -88,7 +88,7 @@ _REFUSED_REMEDY = (
 _INTERCEPTION_REMEDY = (
     "if that is a proxy of your network, it may refuse the relay's outer certificate: a public one is needed "
     "(hybridrelay relay --tls-certificate), or this host must be exempt from TLS inspection; if it is the reverse "
-    "proxy of the relay, check that the relay behind it runs"
+    "proxy of the relay, check that the relay itself runs"
 )
 _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     FailureKind.REFUSED: (
@@ -244,7 +244,7 @@ class Failure:
 
     @property
     def specificity(self) -> int:
-        """How much it tells. Of the failures of several addresses, the one with the highest is reported."""
+        """How informative it is. If several addresses failed, the failure with the highest value is reported."""
         return _SPECIFICITY.get(self.kind, 0)
 
 

@@ -71,7 +71,7 @@ def change_with_files(
     what: str,
     remedy: str,
 ) -> FilesWritten:
-    """Prepare all files, make the change, then put the files in force.
+    """Prepare all files, make the change, then replace the files.
 
     Args:
         change: what cannot be taken back. Where it raises, every file is as it was.
@@ -104,8 +104,8 @@ def change_with_files(
                 updated.append(replacement.path)
     if not failed:
         return FilesWritten(tuple(updated))
-    told = "; ".join(f"{exc.filename}: {exc.strerror}" for exc in failed)
-    incomplete = IncompleteChange(f"{what}, but not every file was updated ({told})", remedy=remedy)
+    failures = "; ".join(f"{exc.filename}: {exc.strerror}" for exc in failed)
+    incomplete = IncompleteChange(f"{what}, but not every file was updated ({failures})", remedy=remedy)
     incomplete.__cause__ = failed[0]
     return FilesWritten(tuple(updated), incomplete)
 

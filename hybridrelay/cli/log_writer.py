@@ -12,9 +12,9 @@ bounded queue, and one daemon thread writes them. The rules:
 5. `LogWriter.flush` waits for what is queued, but only for a limited time.
 6. A forked child starts with an empty queue: what was queued is the parent's.
 
-`put` is called with a lock of its caller's held (that of the logging handler), or from one thread. Counters have one
-writer each, so that no lock is needed between `put` and the thread. `put` may even be interrupted by itself, as it
-happens when a signal handler or a finalizer logs.
+`put` is called while its caller holds a lock (that of the logging handler), or from one thread. Counters have one
+writer each, so that no lock is needed between `put` and the thread. `put` may even be interrupted by another call of
+itself, when a signal handler or a finalizer logs.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class _Batch(NamedTuple):
     items: int
     bytes: int
     #: How many lines had been dropped in all before its end.
-    told: int
+    reported: int
     #: For each line: where it ends in `text`, and how many log lines are missing if it is not written completely. A
     #: line that reports missing ones stands for all of them.
     ends: tuple[tuple[int, int], ...]
@@ -69,7 +69,7 @@ class LogWriter:
 
     Args:
         descriptor: where to write.
-        tell_dropped: makes a line, with its line end, that says how many lines are missing.
+        report_missing: makes a line, with its line end, that says how many lines are missing.
         max_lines: bound of the queue.
         max_bytes: bound of the queue.
     """
@@ -77,13 +77,13 @@ class LogWriter:
     def __init__(
         self,
         descriptor: int,
-        tell_dropped: Callable[[int], str],
+        report_missing: Callable[[int], str],
         *,
         max_lines: int = MAX_LINES,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self._descriptor = descriptor
-        self._tell_dropped = tell_dropped
+        self._report_missing = report_missing
         self._max_lines = max_lines
         self._max_bytes = max_bytes
         self._start_over()
@@ -98,10 +98,10 @@ class LogWriter:
         self._lines_in = 0
         self._bytes_in = 0
         self._dropped = 0
-        # Changed by whoever writes alone.
+        # Changed only where lines are written: by the thread, or by `put` where there is none.
         self._lines_out = 0
         self._bytes_out = 0
-        self._told = 0
+        self._reported = 0
         #: Lines that a failed write has lost, and that were not reported yet.
         self._lost = 0
         #: The last write ended in the middle of a line.
@@ -155,7 +155,7 @@ class LogWriter:
             elif not self._thread.is_alive():
                 return False
             elif self._lines_in == self._lines_out:  # only missing lines are left to be reported
-                retried = self._dropped == self._told
+                retried = self._dropped == self._reported
                 self._lines_in += 1
                 self._queue.put((b"", self._dropped))
             left = deadline - time.monotonic()
@@ -165,7 +165,7 @@ class LogWriter:
         return self._is_done() and not self._lost
 
     def _is_done(self) -> bool:
-        return self._lines_in == self._lines_out and self._dropped == self._told and not self._rest
+        return self._lines_in == self._lines_out and self._dropped == self._reported and not self._rest
 
     # --- with a thread
 
@@ -203,24 +203,24 @@ class LogWriter:
     def _make_batch(self, items: list[_Item]) -> _Batch:
         text = bytearray(b"\n" if self._mid_line else b"")
         ends: list[tuple[int, int]] = []
-        missing, told = self._lost, self._told
-        # Those that were dropped after the last line are told where nothing follows.
+        missing, reported = self._lost, self._reported
+        # Lines that were dropped after the last one are reported now if nothing follows.
         entries = [*items, (b"", self._dropped)] if self._queue.empty() else items
         for line, dropped in entries:
-            missing += dropped - told
-            told = dropped
+            missing += dropped - reported
+            reported = dropped
             if missing:
-                text += self._tell_dropped(missing).encode()
+                text += self._report_missing(missing).encode()
                 ends.append((len(text), missing))
                 missing = 0
             if line:
                 text += line
                 ends.append((len(text), 1))
-        return _Batch(bytes(text), len(items), sum(len(line) for line, _ in items), told, tuple(ends))
+        return _Batch(bytes(text), len(items), sum(len(line) for line, _ in items), reported, tuple(ends))
 
     def _written(self, batch: _Batch, size: int) -> None:
         """The batch is done with; `size` bytes of it were written."""
-        self._told = batch.told
+        self._reported = batch.reported
         # A line that lacks only its line end is complete: the next write begins with one.
         self._lost = sum(count for end, count in batch.ends if end > size + 1)
         if size:
@@ -234,7 +234,7 @@ class LogWriter:
         while view:
             try:
                 written = os.write(self._descriptor, view)
-            except BlockingIOError:  # somebody made it non-blocking, as terminals often are
+            except BlockingIOError:  # another program made it non-blocking, as is usual for terminals
                 _wait_writable(self._descriptor)
                 continue
             except OSError:
@@ -253,7 +253,7 @@ class LogWriter:
                 while not self._queue.empty() and len(items) < _NOWAIT_LINES:
                     if (item := self._queue.get_nowait()) is not None:
                         items.append(item)
-                if not items and self._dropped == self._told:
+                if not items and self._dropped == self._reported:
                     if retried or not self._lost:
                         return
                     retried = True

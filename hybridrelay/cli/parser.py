@@ -135,7 +135,7 @@ def _importing(command: Command) -> Callable[[argparse.Namespace], int]:
 
 
 def _add_common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
-    """Options that may stand before the command or behind it; the later one must not reset the earlier."""
+    """Options that may stand before the command or after it; where one is not given, it must not reset the other."""
     default = argparse.SUPPRESS if suppress else None
     group = parser.add_argument_group("everywhere")
     group.add_argument("--version", action="version", version=f"hybridrelay {__version__}")

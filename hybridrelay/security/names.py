@@ -113,6 +113,15 @@ class HostPort:
         return f"{bracketed(self.host)}:{self.port}"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this is a name or an address that means this machine wherever it is used."""
+    address = ip_address(host)
+    if address is not None:
+        return address.is_loopback
+    name = normal_host(host)
+    return name == "localhost" or name.endswith(".localhost")
+
+
 def bracketed(host: str) -> str:
     """`host` as written in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host

@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,11 +176,12 @@ def interrupted_after_change(created: Created, number: signal.Signals, *command:
     with SQLiteStore.open(created.state) as registry, reader_of(created.state / REGISTRY_FILE) as reader:
         before = registry.data_version()
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            deadline = time.monotonic() + 60
-            while registry.data_version() == before:
-                assert time.monotonic() < deadline
+
+            def has_changed() -> bool:
                 assert process.poll() is None, process.communicate()
-                time.sleep(0.01)
+                return registry.data_version() != before
+
+            wait_until(has_changed, seconds=60, what="the registry is changed")
             process.send_signal(number)
             reader.close()
             out, err = process.communicate(timeout=60)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from hybridrelay.cli.arguments import values
-from hybridrelay.cli.commands.forward import is_loopback
 from hybridrelay.cli.commands.relay import make_bindings
 from hybridrelay.relay import Binding
 
@@ -134,16 +133,6 @@ def test_ports_that_are_not_named_have_their_defaults_on_every_host() -> None:
         "data": (Binding("192.0.2.1", 1), Binding("::1", 1)),
         "http": (Binding("127.0.0.1", 8080),),
     }
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("Localhost.", True),
-     ("::ffff:127.0.0.1", True), ("::ffff:192.0.2.1", False),
-     ("0.0.0.0", False), ("::", False), ("192.0.2.1", False), ("db.internal", False)],
-)  # fmt: skip
-def test_which_addresses_only_this_machine_reaches(host: str, *, expected: bool) -> None:
-    assert is_loopback(host) is expected
 
 
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("500", 500), ("9999999", 9_999_999)])

@@ -15,6 +15,7 @@ from hybridrelay.security.names import (
     bracketed,
     check_host,
     ip_address,
+    is_loopback,
     normal_host,
     parse_host_port_untrusted,
     parse_port_untrusted,
@@ -150,3 +151,14 @@ def test_no_error_repeats_what_was_given() -> None:
         with pytest.raises(ValueError) as caught:
             parse(text)
         assert not re.search("secret", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("Localhost.", True),
+     ("db.localhost", True),
+     ("::ffff:127.0.0.1", True), ("::ffff:192.0.2.1", False),
+     ("0.0.0.0", False), ("::", False), ("192.0.2.1", False), ("db.internal", False)],
+)  # fmt: skip
+def test_which_addresses_only_this_machine_reaches(host: str, *, expected: bool) -> None:
+    assert is_loopback(host) is expected

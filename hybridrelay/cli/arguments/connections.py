@@ -31,7 +31,7 @@ def _add_import_arguments(parser: Parser) -> None:
 
 
 def _add_issue_arguments(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
+    add_name(parser)
     parser.add_argument(
         "--role", choices=("application", "connector"), required=True, help="which side the string is for"
     )

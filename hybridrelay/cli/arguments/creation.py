@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_endpoint, add_years
+from .options import add_endpoint, add_target, add_years
 
 _CREATE = """\
 Create a hybrid connection: a name, and the one host:port that it leads to.
@@ -13,8 +13,8 @@ Create a hybrid connection: a name, and the one host:port that it leads to.
 Writes three files of mode 0600, and never overwrites an existing one:
   connector file     a connection string for the connector, with the target
   application file   a connection string for the client
-  authority file     for you alone: whoever has it can issue further
-                     identities ('connections issue')
+  authority file     for you alone: it is all that is needed to issue
+                     further identities ('connections issue')
 
 There are two ways to register it at the relay:
   --relay-file F   on the administrator's machine: F contains what the relay
@@ -55,13 +55,7 @@ examples:
 
 def _add_arguments(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the name of the hybrid connection")
-    parser.add_argument(
-        "--target",
-        metavar="HOST:PORT",
-        type=values.target,
-        required=True,
-        help="what the connector dials; IPv6 as [::1]:5432",
-    )
+    add_target(parser)
     add_endpoint(parser, means="the relay, as client and connector reach it; give it again for each further relay")
     parser.add_argument("--connector-file", metavar="F", type=values.path, required=True, help="to be written")
     parser.add_argument("--application-file", metavar="F", type=values.path, required=True, help="to be written")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..command import Command
 from ..parsing import Parser
 from . import values
-from .options import add_endpoint, add_update
+from .options import add_endpoint, add_name, add_update
 
 _ENDPOINTS = """\
 Change which relays serve a hybrid connection: add, remove or rename a relay. Keys and identities do not change.
@@ -40,7 +40,7 @@ examples:
 
 
 def _add_arguments(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
+    add_name(parser)
     add_endpoint(parser, means="a relay, as client and connector reach it; give it again for each further relay")
     parser.add_argument(
         "--state",

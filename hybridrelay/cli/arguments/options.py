@@ -8,17 +8,17 @@ from typing import Any
 from ... import _defaults
 from . import values
 
-#: For the --help of what runs for long.
+#: For the --help of what runs until it is stopped.
 WHAT_IT_DOES = """\
 On SIGUSR1 (kill -USR1 PID; not on Windows), it logs its current state: one line of JSON with the number of its
 sessions, streams, tasks and descriptors, and its memory."""
 
-#: Likewise; formatted with what the program reloads.
+#: For the --help of what reloads; formatted with what that is.
 RELOADS = """\
 SIGHUP (kill -HUP PID; not on Windows) makes it reload {what}, and never ends it. Open connections are not affected.
 The log says what was reloaded; a file that cannot be used changes nothing."""
 
-#: For every --help.
+#: For the --help of what uses connection strings.
 WHERE_FROM = """\
 Connection strings come from files, from standard input (-), or, if no file is named, from the environment variable
 HYBRIDRELAY_CONNECTION_STRING; never from the command line, which every user of the machine can see. The files are
@@ -51,54 +51,42 @@ def add_files(parser: argparse.ArgumentParser, *, means: str) -> None:
 
 def add_grace(parser: argparse.ArgumentParser) -> None:
     """Add ``--grace``."""
-    parser.add_argument(
-        "--grace",
-        metavar="SECONDS",
-        type=values.seconds(0),
-        default=_defaults.GRACE,
-        help="at SIGTERM, how long open connections may continue; a second signal ends the program at once "
-        "(default: %(default)g)",
-    )
+    means = "at SIGTERM, how long open connections may continue; a second signal ends the program at once"
+    _add_seconds(parser, "--grace", default=_defaults.GRACE, means=means)
 
 
 def add_resume_deadline(parser: argparse.ArgumentParser) -> None:
     """Add ``--resume-deadline``."""
-    parser.add_argument(
-        "--resume-deadline",
-        metavar="SECONDS",
-        type=values.seconds(0),
-        default=_defaults.RESUME_DEADLINE,
-        help="how long open connections wait for a lost path to the other side before they are reset "
-        "(default: %(default)g)",
-    )
+    means = "how long open connections wait for a lost path to the other side before they are reset"
+    _add_seconds(parser, "--resume-deadline", default=_defaults.RESUME_DEADLINE, means=means)
 
 
 def add_open_patience(parser: argparse.ArgumentParser) -> None:
     """Add ``--open-patience``."""
-    parser.add_argument(
-        "--open-patience",
-        metavar="SECONDS",
-        type=values.seconds(0),
-        default=_defaults.OPEN_PATIENCE,
-        help="how long a new connection waits while the relay or the connector is away, before it is reset; "
-        "0: not at all (default: %(default)g)",
+    means = (
+        "how long a new connection waits while the relay or the connector is away, before it is reset; 0: not at all"
     )
+    _add_seconds(parser, "--open-patience", default=_defaults.OPEN_PATIENCE, means=means)
 
 
 def add_upgrade_interval(parser: argparse.ArgumentParser) -> None:
     """Add ``--upgrade-interval``."""
+    means = "while a fallback is in use, how soon to look for a better route; the intervals grow"
+    _add_seconds(parser, "--upgrade-interval", low=0.1, default=_defaults.UPGRADE_INTERVAL, means=means)
+
+
+def _add_seconds(parser: argparse.ArgumentParser, option: str, *, low: float = 0, default: float, means: str) -> None:
     parser.add_argument(
-        "--upgrade-interval",
+        option,
         metavar="SECONDS",
-        type=values.seconds(0.1),
-        default=_defaults.UPGRADE_INTERVAL,
-        help="while a fallback is in use, how soon to look for a better route; the intervals grow "
-        "(default: %(default)g)",
+        type=values.seconds(low),
+        default=default,
+        help=f"{means} (default: %(default)g)",
     )
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add ``--config``; the command calls `use_config_file` before it uses its options."""
+    """Add ``--config``. The command has to call `use_config_file` before it uses its options."""
     parser.add_argument("--config", metavar="FILE.toml", type=values.path, help="take options from this file")
     parser.set_defaults(parser=parser)
 
@@ -160,8 +148,19 @@ def add_years(parser: argparse.ArgumentParser) -> None:
 
 def add_rule(parser: argparse.ArgumentParser) -> None:
     """Add ``NAME`` and ``--rule``."""
-    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
+    add_name(parser)
     parser.add_argument("--rule", required=True, metavar="RULE", help="connector or application")
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """Add ``--target``."""
+    parser.add_argument(
+        "--target",
+        metavar="HOST:PORT",
+        type=values.target,
+        required=True,
+        help="what the connector dials; IPv6 as [::1]:5432",
+    )
 
 
 def add_key(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

@@ -11,7 +11,7 @@ Connect standard input and output to the relay that runs on this machine, throug
 directory. Connectors and clients in mode exec start this command on the relay's host, usually through ssh. Nothing
 but the bytes of the channel is written to standard output. It ends when either side ends.
 
-It has to run as the user of the relay, who alone may use the socket.
+It has to run as the same user as the relay, because the socket is for this user alone.
 """
 _EXAMPLES = """\
 examples:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ..command import Command
 from ..parsing import Parser
-from . import values
-from .options import add_update
+from .options import add_name, add_target, add_update
 
 _TARGET = """\
 Change the target of a hybrid connection: the host and port that the connector dials. Only the connector's connection
@@ -22,14 +21,8 @@ example:
 
 
 def _add_arguments(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the hybrid connection")
-    parser.add_argument(
-        "--target",
-        metavar="HOST:PORT",
-        type=values.target,
-        required=True,
-        help="what the connector dials; IPv6 as [::1]:5432",
-    )
+    add_name(parser)
+    add_target(parser)
     add_update(parser, means="connectors' connection string files and authority files: give them the new target")
 
 

@@ -139,7 +139,7 @@ def ports(text: str) -> Mapping[str, PortOption]:
 
 
 def port_option(value: str) -> PortOption:
-    """What stands behind ``name=``.
+    """What follows ``name=``.
 
     Raises:
         ValueError: says what is wrong.

@@ -60,7 +60,7 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
     rows = [
         ("connector file", str(args.connector_file), "bring it to the connector, in the private network"),
         ("application file", str(args.application_file), "bring it to the client, beside the application"),
-        ("authority file", str(authority), "keep it to yourself; issues further identities"),
+        ("authority file", str(authority), "keep it private: it can issue further identities"),
     ]
     if args.relay_file:
         where = "the relay" if len(args.endpoints) == 1 else "each relay"
@@ -77,7 +77,7 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
         )
     if args.state is not None:
         output.say(
-            "Trust: the authority was made on the relay's machine. Until its file is moved away, whoever\n"
+            "Trust: the authority was made on the relay's machine. Until its file is moved away, anyone who\n"
             "controls this machine can pose as either side, and read what passes. Move the three files to\n"
             "where they belong, and leave no copy. (--relay-file needs no authority on the relay.)"
         )

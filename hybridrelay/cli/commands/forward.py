@@ -15,7 +15,7 @@ from ...client import Client, open_client, run_forward
 from ...connectivity import format_address
 from ...errors import AuthorizationError, ConfigurationError
 from ...security import ConnectionString, Role, StringUpdate
-from ...security.names import ip_address, normal_host
+from ...security.names import is_loopback
 from .. import exits
 from ..config_file import use_config_file
 from ..connection_strings import load_all, reload_each
@@ -82,12 +82,6 @@ def run(args: argparse.Namespace) -> int:
     reload = partial(reload_each, args.files, Role.APPLICATION, use)
     run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
     return exits.OK
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to it."""
-    address = ip_address(host)
-    return normal_host(host) == "localhost" if address is None else address.is_loopback
 
 
 async def _start(

@@ -14,7 +14,7 @@ from typing import Self
 
 import attrs
 
-from ...security.names import ip_address, normal_host, parse_port_untrusted
+from ...security.names import ip_address, is_loopback, normal_host, parse_port_untrusted
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -54,15 +54,6 @@ class NoProxy:
     def covers(self, host: str, port: int) -> bool:
         """Whether this address is to be reached directly. An IPv6 address has no brackets."""
         return (self._loopback and is_loopback(host)) or any(entry.covers(host, port) for entry in self._entries)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this is a name or an address that means this machine wherever it is used."""
-    address = ip_address(host)
-    if address is not None:
-        return address.is_loopback
-    name = normal_host(host)
-    return name == "localhost" or name.endswith(".localhost")
 
 
 def _parse_entry(item: str) -> _Entry | None:
