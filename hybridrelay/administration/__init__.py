@@ -15,6 +15,7 @@ from .connections import describe_relay as describe_relay
 from .connections import import_connection as import_connection
 from .connections import issue_connection_string as issue_connection_string
 from .connections import read_relay_record as read_relay_record
+from .files_with_relays import FileWithRelays as FileWithRelays
 from .keys import KeySource as KeySource
 from .keys import RegeneratedKey as RegeneratedKey
 from .keys import RevokedKey as RevokedKey

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from ..security import (
     KeySlot,
     Role,
     load_or_create_relay_certificate,
-    pair_endpoints,
     relay_pin,
 )
 from ..security.authority_file import MAX_AUTHORITY_FILE
@@ -32,7 +32,7 @@ from ..security.loading import naming
 from .authority_content import rule_of
 from .changes import nothing
 from .new_files import check_new_files, new_files
-from .provisioning import issue_string, provision
+from .provisioning import issue_string, pair_hosts_and_ports, provision
 
 _USE_WHAT_IS_THERE = (
     "choose another name, or change what is there: 'connections issue', 'endpoints' or 'target' (see --help)"
@@ -126,10 +126,7 @@ def create_connection(
         with SQLiteStore.open(state_dir):  # makes the directory what it has to be
             pins = (relay_pin(load_or_create_relay_certificate(state_dir, now=now)),)
         ports = ports or (load_public_ports(state_dir),)
-    try:
-        endpoints = pair_endpoints(hosts, ports)
-    except ValueError as exc:
-        raise ConfigurationError(str(exc), remedy="see --public-ports in --help") from None
+    endpoints = pair_hosts_and_ports(hosts, ports)
     made = provision(name, target=target, endpoints=endpoints, pins=tuple(pins), now=now, valid_years=valid_years)
     texts = (made.connector.format() + "\n", made.application.format() + "\n", made.authority_file.format())
     contents = dict(zip(paths, texts, strict=True))
@@ -262,11 +259,8 @@ def issue_connection_string(
         rule = rule_of(authority_file, role)
     known = None
     if open_store is not None:
-        store = open_store()
-        try:
+        with contextlib.closing(open_store()) as store:
             known = store.rule(name, rule.name)
-        finally:
-            store.close()
     with naming(authority_path):
         string = issue_string(authority_file, role, label, now=now, valid_years=valid_years, slot=slot, known=known)
     with new_files({out: string.format() + "\n"}):

@@ -174,6 +174,19 @@ def read_file_with_keys(path: Path, rule: str) -> FileWithKeys:
         raise ConfigurationError(f"it carries no key of rule {rule}")
 
 
+def read_file_of(path: Path, connection: str) -> ConnectionString | AuthorityFile:
+    """`read_string_or_authority` for a file that has to be of one hybrid connection.
+
+    Raises:
+        ConfigurationError: it is neither, or is another hybrid connection's.
+    """
+    content = read_string_or_authority(path)
+    owner = content.entity_path if isinstance(content, ConnectionString) else content.authority.connection_name
+    if owner != connection:
+        raise ConfigurationError(f"{path} is for {owner}, not for {connection}")
+    return content
+
+
 def read_string_or_authority(path: Path) -> ConnectionString | AuthorityFile:
     """Read a connection string file or an authority file.
 

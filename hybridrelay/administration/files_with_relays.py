@@ -12,7 +12,7 @@ from ..security import ConnectionString, Endpoint
 from ..security.loading import naming
 from ..security.names import normal_host
 from .authority_content import relays_of, with_relays
-from .files_with_keys import read_string_or_authority
+from .files_with_keys import read_file_of
 
 
 @attrs.frozen
@@ -49,10 +49,7 @@ def read_file_with_relays(path: Path, connection: str) -> FileWithRelays:
     Raises:
         ConfigurationError: it is neither, or is another hybrid connection's.
     """
-    content = read_string_or_authority(path)
-    owner = content.entity_path if isinstance(content, ConnectionString) else content.authority.connection_name
-    if owner != connection:
-        raise ConfigurationError(f"{path} is for {owner}, not for {connection}")
+    content = read_file_of(path, connection)
     if isinstance(content, ConnectionString):
         string = content
 

@@ -5,7 +5,7 @@ Connection strings are made of the authority file's content alone, so that what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -19,7 +19,9 @@ from ..security import (
     KeySlot,
     Role,
     Rule,
+    check_hosts,
     create_authority,
+    pair_endpoints,
 )
 from ..security.identity import DEFAULT_VALID_YEARS
 from .authority_content import RIGHTS, damaged, new_content, relays_of, rule_of, target_of
@@ -35,6 +37,22 @@ class Provisioned:
     application: ConnectionString
     #: For the administrator alone.
     authority_file: AuthorityFile
+
+
+def pair_hosts_and_ports(hosts: Sequence[str], ports: Sequence[Mapping[str, int | None]]) -> tuple[Endpoint, ...]:
+    """The relays as connection strings name them.
+
+    Args:
+        hosts: of the relays, first choice first.
+        ports: of the relays that are not the defaults, once for all or once for each.
+
+    Raises:
+        ConfigurationError: a host is not valid, or the numbers do not match.
+    """
+    try:
+        return pair_endpoints(check_hosts(tuple(hosts)), ports)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc), remedy="see --endpoint and --public-ports in --help") from None
 
 
 def provision(

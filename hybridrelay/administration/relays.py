@@ -7,14 +7,13 @@ from pathlib import Path
 
 import attrs
 
-from ..errors import ConfigurationError
 from ..relay.model import RelayRecord
 from ..relay.store.record import dump_relay_record
 from ..relay.store.store import Store
-from ..security import Endpoint, check_hosts, pair_endpoints
 from .changes import FilesWritten, IncompleteChange, change_with_files, nothing, only_change_of
 from .files_with_relays import FileWithRelays, read_file_with_relays
 from .new_files import check_new_files
+from .provisioning import pair_hosts_and_ports
 
 
 @attrs.frozen
@@ -61,7 +60,7 @@ def change_relays(
     """
     check_new_files([relay_file] if relay_file else [])
     with only_change_of(update):
-        endpoints = _pair(hosts, ports or ())
+        endpoints = pair_hosts_and_ports(hosts, ports or ())
         files = [read_file_with_relays(path, name) for path in update]
         texts = {file.path: file.with_relays(endpoints, pins, keep_ports=ports is None) for file in files}
         first = files[0] if files else None
@@ -77,13 +76,6 @@ def change_relays(
             {relay_file: dump_relay_record(record)} if relay_file else {},
         )
     return ChangedRelays(known.hosts, record.hosts, written.updated, first, written.incomplete)
-
-
-def _pair(hosts: Sequence[str], ports: Sequence[Mapping[str, int | None]]) -> tuple[Endpoint, ...]:
-    try:
-        return pair_endpoints(check_hosts(tuple(hosts)), ports)
-    except ValueError as exc:
-        raise ConfigurationError(str(exc), remedy="see --endpoint and --public-ports in --help") from None
 
 
 def _change(

@@ -1,4 +1,4 @@
-"""Another target for a hybrid connection that exists. Only files carry it."""
+"""The target of a hybrid connection changes. Only files carry it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from ..security import ConnectionString, HostPort, Role
 from .authority_content import with_target
 from .changes import FilesWritten, change_with_files, nothing, only_change_of
-from .files_with_keys import read_string_or_authority
+from .files_with_keys import read_file_of
 
 
 def change_target(
@@ -40,10 +40,7 @@ def change_target(
 
 
 def _with_target(path: Path, name: str, target: HostPort) -> str:
-    content = read_string_or_authority(path)
-    owner = content.entity_path if isinstance(content, ConnectionString) else content.authority.connection_name
-    if owner != name:
-        raise ConfigurationError(f"{path} is for {owner}, not for {name}")
+    content = read_file_of(path, name)
     if not isinstance(content, ConnectionString):
         return with_target(content, target).format()
     if content.role is not Role.CONNECTOR:

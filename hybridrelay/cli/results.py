@@ -1,4 +1,4 @@
-"""What several commands print about the results of use cases."""
+"""What several commands print."""
 
 from __future__ import annotations
 
@@ -19,3 +19,11 @@ def tell_updated(updated: Iterable[Path], incomplete: IncompleteChange | None) -
         output.say(f"updated {path}")
     if incomplete is not None:
         raise incomplete
+
+
+def tell_of_missing_pins(relays: int, pins: int) -> None:
+    """Print that there are fewer pins than relays."""
+    output.say(
+        f"{relays} relays and {pins} --relay-pin: every relay has its own, in its ready line.\n"
+        "Client and connector trust no relay whose pin is not among those given."
+    )

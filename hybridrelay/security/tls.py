@@ -18,6 +18,7 @@ import attrs
 
 from .._descriptors import is_descriptor_shortage
 from ..errors import ConfigurationError, PeerIdentityError
+from ..failure import causes
 from ..protocol.reasons import Reason
 from .encoding import decode_der_untrusted, pem
 from .identity import Identity, IdentityName, Role
@@ -141,9 +142,7 @@ def peer_identity_error(exc: BaseException, our_role: Role) -> PeerIdentityError
     Returns:
         The error to raise ``from exc``, or None where no TLS failure is behind it (the connection was merely lost).
     """
-    cause: BaseException | None = exc
-    while cause is not None and not isinstance(cause, ssl.SSLError):
-        cause = cause.__cause__
+    cause = next((cause for cause in causes(exc) if isinstance(cause, ssl.SSLError)), None)
     if cause is None:
         return None
     if isinstance(cause, ssl.SSLCertVerificationError):

@@ -11,6 +11,7 @@ from ...errors import ConfigurationError
 from ...relay import relay_has_run
 from .. import exits, output
 from ..public_ports import warn_of_unknown_ports
+from ..results import tell_of_missing_pins
 
 
 def run_create(args: argparse.Namespace) -> int:
@@ -87,7 +88,4 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
             "(relay --tls-certificate). The relay's pin is in its ready line."
         )
     elif pins < len(args.endpoints):
-        output.say(
-            f"{len(args.endpoints)} relays and {pins} --relay-pin: every relay has its own, in its ready line.\n"
-            "Client and connector trust no relay whose pin is not among those given."
-        )
+        tell_of_missing_pins(len(args.endpoints), pins)

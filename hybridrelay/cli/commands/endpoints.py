@@ -1,4 +1,4 @@
-"""``hybridrelay connections endpoints``: other relays for a hybrid connection that exists, and its keys stay."""
+"""``hybridrelay connections endpoints``: changes which relays serve a hybrid connection, and keeps its keys."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import argparse
 import contextlib
 from collections.abc import Sequence
 
-from ...administration import change_relays
-from ...administration.files_with_relays import FileWithRelays
+from ...administration import FileWithRelays, change_relays
 from ...errors import ConfigurationError
 from ...relay import SQLiteStore
 from .. import exits, output
 from ..public_ports import warn_of_unknown_ports
-from ..results import tell_updated
+from ..results import tell_of_missing_pins, tell_updated
 
 
 def run_endpoints(args: argparse.Namespace) -> int:
@@ -62,10 +61,7 @@ def _check(args: argparse.Namespace) -> None:
 def _tell_about_pins(relays: int, file: FileWithRelays, pins: Sequence[str] | None) -> None:
     given = file.pins if pins is None else pins
     if given and len(given) < relays:
-        output.say(
-            f"{relays} relays and {len(given)} --relay-pin: every relay has its own, in its ready line.\n"
-            "Client and connector trust no relay whose pin is not among those given."
-        )
+        tell_of_missing_pins(relays, len(given))
     elif pins is None and file.pins and len(file.endpoints) > relays:
         output.say(
             "The pins were not changed: give those of all remaining relays, so that no other is trusted any more."

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
+from itertools import starmap
 
 import trio
 
 from ..._nursery import FlatNursery
-from ...abc import Dialer
 from ...client import Client, open_client, run_forward
 from ...connectivity import format_address
 from ...errors import AuthorizationError, ConfigurationError
@@ -24,7 +24,7 @@ from ..running import GracefulStop, run_until_stopped
 
 logger = logging.getLogger("hybridrelay.cli")
 
-#: Any free port: nothing that is in use is ever in the way.
+#: Any free port.
 _ANYWHERE = ("127.0.0.1", 0)
 
 Started = trio.TaskStatus[list[tuple[str, int]]]
@@ -51,12 +51,29 @@ def run(args: argparse.Namespace) -> int:
 
     clients: dict[int, Client] = {}
 
-    async def forward(number: int, address: tuple[str, int], *, task_status: Started) -> None:
+    async def serve(number: int, *, task_status: Started) -> None:
+        async with open_client(
+            strings[number],
+            mode=args.mode,
+            dialer=dialer,
+            resume_deadline=args.resume_deadline,
+            upgrade_interval=args.upgrade_interval,
+            open_patience=args.open_patience,
+        ) as client:
+            clients[number] = client
+            try:
+                await run_forward(
+                    client, [listen[number]], stop=stop.event, grace=stop.grace, task_status=task_status
+                )
+            finally:
+                del clients[number]
+
+    async def forward(number: int, *, task_status: Started) -> None:
         nonlocal left
         try:
-            await _forward(strings[number], address, args, dialer, stop, clients, number, task_status=task_status)
+            await serve(number, task_status=task_status)
         except AuthorizationError as exc:
-            # The others go on; at the start, and with the last one, it ends us.
+            # The others continue; at the start, or if this was the last one, the program ends.
             left -= 1
             if not (left and stop.armed):
                 raise
@@ -68,52 +85,21 @@ def run(args: argparse.Namespace) -> int:
         return clients[number].update(string)
 
     async def main() -> None:
-        bound: list[list[tuple[str, int]]] = [[] for _ in strings]
+        bound: dict[int, list[tuple[str, int]]] = {}
+
+        async def start(number: int) -> None:
+            bound[number] = await nursery.start(forward, number)
+
         async with commands, FlatNursery() as nursery:
             async with FlatNursery() as starting:
-                for number, (address, found) in enumerate(zip(listen, bound, strict=True)):
-                    starting.start_soon(_start, nursery, partial(forward, number, address), found)
+                for number in range(len(strings)):
+                    starting.start_soon(start, number)
             fields = [
-                (string.entity_path, ",".join(map(_format, found)))
-                for string, found in zip(strings, bound, strict=True)
+                (string.entity_path, ",".join(starmap(format_address, bound[number])))
+                for number, string in enumerate(strings)
             ]
             await stop.say_ready("forward", fields)
 
     reload = partial(reload_each, args.files, Role.APPLICATION, use)
     run_until_stopped(main, stop=stop, reloads=partial(args.reload_requests.serve, stop.unless_stopping(reload)))
     return exits.OK
-
-
-async def _start(
-    nursery: trio.Nursery, forward: Callable[..., Awaitable[None]], found: list[tuple[str, int]]
-) -> None:
-    found += await nursery.start(forward)
-
-
-async def _forward(
-    string: ConnectionString,
-    address: tuple[str, int],
-    args: argparse.Namespace,
-    dialer: Dialer | None,
-    stop: GracefulStop,
-    clients: dict[int, Client],
-    number: int,
-    *,
-    task_status: Started,
-) -> None:
-
-    options = {
-        "resume_deadline": args.resume_deadline,
-        "upgrade_interval": args.upgrade_interval,
-        "open_patience": args.open_patience,
-    }
-    async with open_client(string, mode=args.mode, dialer=dialer, **options) as client:
-        clients[number] = client
-        try:
-            await run_forward(client, [address], stop=stop.event, grace=stop.grace, task_status=task_status)
-        finally:
-            del clients[number]
-
-
-def _format(address: tuple[str, int]) -> str:
-    return format_address(*address)

@@ -1,4 +1,4 @@
-"""``hybridrelay connections target``: another target for a hybrid connection that exists."""
+"""``hybridrelay connections target``: changes the target of a hybrid connection."""
 
 from __future__ import annotations
 
