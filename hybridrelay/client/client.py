@@ -117,7 +117,9 @@ class Client:
         self._upgrading: dict[Sender, trio.CancelScope] = {}
         self._avoided = AvoidedListeners()
         self._open_patience = check_patience(open_patience)
-        self._opener = SessionOpener(nursery, self._open_session, replaced=self._let_go)
+        self._opener = SessionOpener(
+            nursery, self._open_session, replaced=lambda kept: nursery.start_soon(self._finish, kept)
+        )
         #: Sessions that have not ended: the present one, and earlier ones that finish their streams.
         self._live: set[KeptSession] = set()
 
@@ -179,7 +181,7 @@ class Client:
 
         Raises:
             RelayUnreachable: no route to any relay works.
-            RelayIdentityError: whoever answers is not the relay.
+            RelayIdentityError: what answers is not the relay.
             AuthorizationError: the relay refuses the key; `reason` says why.
             RendezvousError: no connector is listening, or it did not come.
             PeerIdentityError: client and connector do not accept each other.
@@ -221,8 +223,9 @@ class Client:
             await sender.link.upgrade_route(partial(self._in_use, sender), partial(self._upgraded, sender))
 
     def _in_use(self, sender: Sender) -> Candidate | None:
-        kept = self._opener.kept
-        return kept.channel.candidate if kept is not None and kept.goes_through(sender) else None
+        """The worst route to this relay over which a session goes; None if there is none."""
+        routes = [kept.channel.candidate for kept in self._live if kept.goes_through(sender)]
+        return max(routes, key=lambda candidate: candidate.route.rank, default=None)
 
     async def _upgraded(self, sender: Sender, candidate: Candidate) -> None:
         logger.info(
@@ -232,9 +235,19 @@ class Client:
             sender.link.host,
         )
         sender.close_control()
-        kept = self._opener.kept
-        if kept is not None and kept.goes_through(sender):
-            await kept.move([sender])
+
+        def is_worse(kept: KeptSession) -> bool:
+            return kept.goes_through(sender) and kept.channel.candidate.route.rank > candidate.route.rank
+
+        await self._move_all(is_worse, lambda: [sender])
+
+    async def _move_all(
+        self, is_needed: Callable[[KeptSession], bool], senders: Callable[[], Sequence[Sender]]
+    ) -> None:
+        """Move all sessions that need it, those that have been replaced and finish their streams too."""
+        for kept in list(self._live):
+            if is_needed(kept):
+                await kept.move(senders(), is_needed=partial(is_needed, kept))
 
     def _draining(self, sender: Sender) -> None:
         for kept in self._live:
@@ -244,17 +257,16 @@ class Client:
         logger.info("%s: %s: checking whether the other side still answers", self.connection, what)
         for sender in self._senders.all:
             sender.jumped()
-        if self._opener.kept is not None:
-            self._opener.kept.session.check_alive()
+        for kept in self._live:
+            kept.session.check_alive()
 
     async def _renew(self) -> None:
         while True:
             await trio.sleep(_RENEW_CHECK_SECONDS)
-            # Those that have been replaced and finish their streams, too: a connection may live for weeks.
             for kept in list(self._live):
-                if kept.is_worn:
+                if kept.is_worn():
                     logger.info("%s: renewing the data channel", self.connection)
-                    await kept.move(self._senders.in_order(kept.channel.sender))
+                    await kept.move(self._senders.in_order(kept.channel.sender), is_needed=kept.is_worn)
 
     # --- another connection string
 
@@ -324,8 +336,7 @@ class Client:
             backoff = Backoff(first_seconds=1.0, max_seconds=_FOLLOW_MAX_SECONDS, min_seconds=0.1)
             while True:
                 self._updated = trio.Event()
-                for kept in [kept for kept in self._live if self._is_stale(kept)]:
-                    await kept.move(self._senders.in_order())
+                await self._move_all(self._is_stale, self._senders.in_order)
                 if not any(map(self._is_stale, self._live)) and not any(
                     key != self._string.key for key in self._attempts
                 ):
@@ -344,9 +355,15 @@ class Client:
         key = key_fingerprint(self._string.key)
         logger.info("%s: everything uses the key %s now%s", self.connection, key, note)
 
-    def _let_go(self, kept: KeptSession) -> None:
+    async def _finish(self, kept: KeptSession) -> None:
         """A session that has been replaced ends with its last stream."""
-        self._nursery.start_soon(partial(kept.session.aclose, grace=math.inf))
+        await kept.session.aclose(grace=math.inf)
+        outcome = await kept.session.wait_ended()
+        logger.info(
+            "%s: the session that was replaced has ended: %s",
+            self.connection,
+            outcome.text or outcome.reason.describe,
+        )
 
     async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         """Open a stream to the target: returns when the connector has connected.
@@ -356,7 +373,7 @@ class Client:
         Args:
             wait_opened: False returns as soon as the connector has been asked. What is sent then, up to 16 KiB,
                 saves a round trip; where the connector or the target refuses, the stream breaks
-                (`MuxStream.wait_opened` tells).
+                (`MuxStream.wait_opened` says why).
             patience: how long to wait for a session; see `connect`.
 
         Raises:

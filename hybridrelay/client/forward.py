@@ -57,6 +57,16 @@ async def run_forward(
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
     """
     listeners: list[trio.SocketListener] = []
+    cut_off = 0
+
+    async def serve(local: trio.SocketStream) -> None:
+        nonlocal cut_off
+        try:
+            await _serve(client, local)
+        except trio.Cancelled:
+            cut_off += 1
+            raise
+
     async with FlatNursery() as nursery:
         try:
             for host, port in listen:
@@ -66,10 +76,9 @@ async def run_forward(
             addresses = ", ".join(format_address(*address) for address in bound)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
-                    handler = partial(_serve, client)
                     accept = partial(
                         serve_listeners,
-                        handler,
+                        serve,
                         listeners,
                         handler_nursery=connections,
                         events=logged_events(),
@@ -80,6 +89,8 @@ async def run_forward(
                     await wait_stop(stop)
                     accepting.cancel_scope.cancel()
                 connections.cancel_scope.deadline = trio.current_time() + grace
+            if cut_off:
+                logger.warning("%s: connections that were still open, and were reset: %d", client.connection, cut_off)
             nursery.cancel_scope.cancel()
         finally:
             for listener in listeners:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -54,7 +54,7 @@ class KeptSession:
         self.session = session
         #: The data channel that it was given last.
         self.channel = channel
-        #: How many had been good for anything before that one.
+        #: On how many the connector had greeted before that one.
         self._greetings = 0
         #: On a later channel the peer must have exactly this identity: nobody else may learn the session's secret.
         self._peer = channel.peer
@@ -67,20 +67,21 @@ class KeptSession:
         self._taken_at = -math.inf
         #: How many channels in a row were lost within `_HELD_SECONDS`.
         self._lost_early = 0
+        #: Held during a move.
+        self._moving = trio.Lock()
 
     def _take(self, channel: DataChannel) -> None:
         self.channel, self._greetings = channel, self.session.greetings
         self._taken_at = trio.current_time()
 
     def _was_of_no_use(self) -> bool:
-        """Nobody has greeted on the present channel: whatever the relay lets pass, it is not enough."""
+        """The connector has not greeted on the present channel: the relay lets too little pass."""
         return self.session.greetings == self._greetings
 
     def goes_through(self, sender: Sender) -> bool:
         """Whether it has a channel, and this relay carries that. It need not take further streams."""
         return self.session.is_attached and self.channel.sender is sender
 
-    @property
     def is_worn(self) -> bool:
         """Whether its data channel has to be renewed."""
         session = self.session
@@ -108,7 +109,7 @@ class KeptSession:
     async def _run_session(self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]) -> None:
         async def reconnect() -> TLSStream:
             channel = await self._reconnect()
-            nursery.start_soon(self._tell_resumed)
+            nursery.start_soon(self._log_resumed, channel)
             return channel.stream
 
         await self.session.run(self.channel.stream, reconnect=reconnect, task_status=task_status)
@@ -120,10 +121,11 @@ class KeptSession:
             HybridRelayError: there is no use in trying: the connector is gone, or every relay refuses us for good.
         """
         logger.warning("%s: the data channel was lost, resuming; it went over %s", self._connection, self.channel)
-        self.channel.sender.data_channel_lost()
-        first: Sender | None = self.channel.sender
+        lost = self.channel
+        lost.sender.data_channel_lost()
+        first: Sender | None = lost.sender
         if self._was_of_no_use():
-            self.channel.sender.failed()
+            lost.sender.failed()
             first = None
         backoff = self._backoff
         if trio.current_time() - self._taken_at >= _HELD_SECONDS:
@@ -133,48 +135,63 @@ class KeptSession:
             self._lost_early += 1
             if self._lost_early > 1:
                 await trio.sleep(backoff.next_wait())
-        told = ""
+        logged = ""
         while True:
             await self._senders.wait_for_one(_RESUME_JITTER)
             every = self._senders.in_order(first)
             senders = [sender for sender in every if not sender.is_away] or every
             try:
-                self._take(await self._senders.open_data_channel(self._peer, senders))
+                channel = await self._senders.open_data_channel(self._peer, senders)
             except HybridRelayError as exc:
                 if isinstance(exc, (RendezvousError, PeerIdentityError)):
                     self._absent.set()
                 if _is_gone(exc) or (_ends_session(exc) and senders == every):
                     raise
-                if (why := str(exc)) != told:  # many tries fail in the same way
+                if (why := str(exc)) != logged:  # many tries fail in the same way
                     logger.info("%s: not resumed yet: %s", self._connection, why)
-                told = why
+                logged = why
             else:
                 self._absent = trio.Event()
-                return self.channel
+                if self.channel is lost:  # otherwise a move came first, and the session closes this one
+                    self._take(channel)
+                return channel
             await trio.sleep(backoff.next_wait())
 
-    async def _tell_resumed(self) -> None:
-        await self.session.wait_open()
-        if self.session.outcome is None:
-            logger.info("%s: resumed over %s", self._connection, self.channel)
+    async def _log_resumed(self, channel: DataChannel) -> None:
+        if await self._wait_used(channel):
+            logger.info("%s: resumed over %s", self._connection, channel)
 
-    async def move(self, senders: Sequence[Sender]) -> Reason:
+    async def _wait_used(self, channel: DataChannel) -> bool:
+        """Wait until the session, which was given this channel, has one. Returns whether it is this one."""
+        await self.session.wait_open()
+        return self.session.outcome is None and self.channel is channel
+
+    async def move(self, senders: Sequence[Sender], *, is_needed: Callable[[], bool] = lambda: True) -> Reason:
         """Go to a fresh data channel through one of these relays while the present one lives; or stay.
+
+        Moves are made one after the other. One ends when the session is open over its new channel, or over another
+        one, if that was lost at once.
+
+        Args:
+            senders: the relays to try, in this order.
+            is_needed: whether there is still a reason to move when other moves have been made. The default is that
+                there is.
 
         Returns:
             Why it stays; NO_ERROR where it has moved, or there is nothing to be done.
         """
-        if not self.session.is_attached or not senders:
-            return Reason.NO_ERROR
-        try:
-            channel = await self._senders.open_data_channel(self._peer, senders)
-        except HybridRelayError as exc:
-            logger.warning("%s: the session stays where it is: %s", self._connection, exc)
-            return exc.reason
-        else:
+        async with self._moving:
+            if not self.session.is_attached or not senders or not is_needed():
+                return Reason.NO_ERROR
+            try:
+                channel = await self._senders.open_data_channel(self._peer, senders)
+            except HybridRelayError as exc:
+                logger.warning("%s: the session stays where it is: %s", self._connection, exc)
+                return exc.reason
             self._take(channel)
             await self.session.replace_channel(channel.stream)
-            logger.info("%s: moved to %s", self._connection, channel)
+            if await self._wait_used(channel):
+                logger.info("%s: moved to %s", self._connection, channel)
             return Reason.NO_ERROR
 
     async def leave(self, sender: Sender) -> None:
@@ -182,7 +199,8 @@ class KeptSession:
         await trio.sleep(_LEAVE_JITTER * random.random())  # noqa: S311 - spreads load, hides nothing
         backoff = Backoff(first_seconds=_LEAVE_AGAIN_SECONDS, max_seconds=_LEAVE_AGAIN_SECONDS)
         while self.goes_through(sender):
-            if await self.move([one for one in self._senders.in_order() if not one.is_away]) is not Reason.LIMIT:
+            others = [one for one in self._senders.in_order() if not one.is_away]
+            if await self.move(others, is_needed=lambda: self.goes_through(sender)) is not Reason.LIMIT:
                 break
             await trio.sleep(backoff.next_wait())
 

@@ -1,8 +1,8 @@
 """Which listeners a client avoids. Pure: no I/O.
 
-A relay sends a client to any connector that is registered, and whoever has a Listen key can register. So a listener
-without an acceptable identity, or that never comes, says nothing about the others: the client asks the relay for
-another one, and avoids the one that failed for a while. No listener is avoided once there is no other.
+A relay sends a client to any connector that is registered, and every holder of a Listen key can register. So a
+listener without an acceptable identity, or that never comes, says nothing about the others: the client asks the relay
+for another one, and avoids the one that failed for a while. No listener is avoided once there is no other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AvoidedListeners:
         return tuple(self._until)
 
     def clear(self) -> None:
-        """Avoid nobody."""
+        """Avoid none from now on."""
         self._until.clear()
 
 
@@ -74,7 +74,7 @@ class ListenerSearch:
             now: seconds, on the clock of all methods.
 
         Returns:
-            The error with which this attempt ends; None: ask again, now that nobody is avoided any more.
+            The error with which this attempt ends; None: ask again, now that none is avoided any more.
         """
         were_avoided = bool(self._avoided.at(now))
         self._avoided.clear()

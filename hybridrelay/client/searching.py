@@ -1,7 +1,7 @@
 """Finding an acceptable listener: several are tried in parallel, because one may be silent.
 
-Whoever has a Listen key can register, accept whatever is offered, and then never come, or stall in the handshake. It
-takes time to tell such a listener from one that is far away. So a search does not wait for one listener alone:
+Every holder of a Listen key can register, accept all offers, and then never come, or stall in the handshake. It takes
+time to tell such a listener from one that is far away. So a search does not wait for one listener alone:
 
 1. When a listener has not proved its identity after `NEXT_LISTENER_SECONDS`, another is asked for beside it, and
    further ones every `FURTHER_LISTENER_SECONDS`. The first that proves an acceptable identity is used, and the others
@@ -71,7 +71,7 @@ class Find(Generic[AnswerT, ChannelT]):
     open_channel: Callable[[AnswerT], Awaitable[ChannelT]]
     #: Closes a channel that is not needed after all, without blocking.
     discard: Callable[[ChannelT], Awaitable[None]]
-    #: Told of each listener that failed while another one is going to be tried.
+    #: Called with each listener that failed while another one is going to be tried.
     on_failure: Callable[[str, HybridRelayError], None]
     #: Instances that are being tried, the longest tried first.
     _trying: dict[str, _Trial] = attrs.field(factory=dict, init=False)

@@ -112,8 +112,8 @@ class Sender:
         self._accepted: ConnectionString | None = None
         #: What is used instead of that where the relay was never asked before the connection string was changed.
         self._earlier = earlier
-        #: The connection string whose refusal was logged, while an earlier one is in use.
-        self._told: ConnectionString | None = None
+        #: The connection string that the relay has refused, while an earlier one is in use. The refusal was logged.
+        self._refused: ConnectionString | None = None
         #: How many requests wait for their answer, by control channel.
         self._requests: Counter[ControlChannel] = Counter()
         #: Control channels that end with their last request.
@@ -158,7 +158,7 @@ class Sender:
     @property
     def falls_back(self) -> bool:
         """The relay has refused the present connection string, and an earlier one is in use."""
-        return self._told is self._string
+        return self._refused is self._string
 
     @property
     def has_accepted_key(self) -> bool:
@@ -232,15 +232,15 @@ class Sender:
             except AuthorizationError:
                 raise exc from None
             self._accepted = earlier
-            if self._told is not string:  # it is tried again and again
-                self._told = string
+            if self._refused is not string:  # it is tried again and again
+                self._refused = string
                 logger.error(
                     "%s: the changed connection string is refused at %s, the earlier key stays in use: %s",
                     self._connection, self.link.host, exc,
                 )  # fmt: skip
             self.link.use_key(earlier.key)
             return joined, earlier.key
-        self._accepted, self._told, self._earlier = string, None, None
+        self._accepted, self._refused, self._earlier = string, None, None
         self.link.use_key(string.key)
         return joined, string.key
 
@@ -305,7 +305,7 @@ class Sender:
                 reason = message.reason.describe
                 logger.warning("%s: %s ended our right to join: %s", self._connection, self.link.host, reason)
             elif isinstance(message, control.Draining) and not drained:
-                drained = True  # only the first counts, so that repeating it keeps nobody away
+                drained = True  # only the first counts, so that repeating it keeps no client away
                 logger.info("%s: the relay %s is about to restart", self._connection, self.link.host)
                 self.away_until = trio.current_time() + message.retry_after_seconds
                 self._on_draining(self)

@@ -53,7 +53,7 @@ class Senders:
             self._preferred = self.all[0]
 
     def in_order(self, first: Sender | None = None) -> list[Sender]:
-        """Whom to try, and in which order; `first` comes before the others unless its relay is draining."""
+        """The relays to try, in their order; `first` comes before the others unless its relay is draining."""
         set_back_before = trio.current_time() - SET_BACK_SECONDS
 
         def key(sender: Sender) -> tuple[bool, bool, bool, bool]:

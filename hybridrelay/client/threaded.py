@@ -1,4 +1,4 @@
-"""A forward for programs that do not use Trio: a plain ``with`` block, a thread behind it."""
+"""A forward for programs that do not use Trio: a plain ``with`` block, and a thread that runs it."""
 
 from __future__ import annotations
 

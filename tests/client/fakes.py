@@ -1,4 +1,4 @@
-"""Relays of a client that answer as they are told to."""
+"""Relays of a client that answer as a test wants."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FakeLink:
 
 
 class FakeSender:
-    """A relay that answers as it is told to: after some time, with a channel or an error."""
+    """A relay that answers as a test wants: after some time, with a channel or an error."""
 
     def __init__(self, host: str) -> None:
         self.link = FakeLink(host)
@@ -42,7 +42,7 @@ class FakeSender:
         self.cancelled = self.channels_lost = 0
 
     def on_opened(self) -> None:
-        """For who wants to know."""
+        """Called when a data channel was opened; for tests to replace."""
 
     @property
     def is_away(self) -> bool:

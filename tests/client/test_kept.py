@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 import trio
@@ -33,7 +34,7 @@ REVOKED = AuthorizationError("revoked", reason=Reason.KEY_REVOKED)
 
 
 class FakeSession:
-    """Loses its channel when told to; a `HybridRelayError` of `reconnect` ends it, as it does the real one."""
+    """Loses its channel when `lost` is set; a `HybridRelayError` of `reconnect` ends it, as it does the real one."""
 
     def __init__(self) -> None:
         self.is_open = True
@@ -42,11 +43,17 @@ class FakeSession:
         self.channels: list[trio.abc.Stream] = []
         self.lost = trio.Event()
         self._resumed = trio.Event()
+        #: Set while there is a channel, or when the session has ended.
+        self._opened = trio.Event()
         self.greetings = 0
+        #: A channel that `replace_channel` has given it while another one was being opened.
+        self._replacement: trio.abc.Stream | None = None
         #: On these the connector's greeting does not arrive: each is lost as soon as it is there.
         self.dropped = 0
         #: It never arrives at all.
         self.refuses = False
+        #: How often the peer was asked whether it is there.
+        self.checks = 0
 
     @property
     def is_attached(self) -> bool:
@@ -63,24 +70,34 @@ class FakeSession:
         if self.refuses:
             raise SessionError("no HELLO in time", reason=Reason.PEER_SILENT)
         self.greetings += 1
+        self._opened.set()
         task_status.started()
         while self.outcome is None:
             await self.lost.wait()
             self.is_open = False
+            if self._opened.is_set():
+                self._opened = trio.Event()
             try:
-                self.channels.append(await reconnect())
+                reconnected = await reconnect()
             except HybridRelayError as exc:
                 self.outcome = exc
             else:
+                if self._replacement is None:
+                    self.channels.append(reconnected)
+                self._replacement = None
                 if self.dropped:
                     self.dropped -= 1
                     continue
                 self.greetings += 1
                 self.is_open, self.lost = True, trio.Event()
+            self._opened.set()
             self._resumed.set()
 
+    def check_alive(self) -> None:
+        self.checks += 1
+
     async def wait_open(self) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._opened.wait()
 
     async def resumed(self) -> None:
         await self._resumed.wait()
@@ -89,6 +106,8 @@ class FakeSession:
     async def replace_channel(self, channel: trio.abc.Stream) -> None:
         await trio.lowlevel.checkpoint()
         self.channels.append(channel)
+        if not self.is_open:
+            self._replacement = channel
 
 
 class Scene:
@@ -190,7 +209,7 @@ async def test_only_what_every_relay_refuses_ends_it(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_relay_that_lets_no_greeting_pass_is_tried_behind_the_others(
+async def test_a_relay_that_lets_no_greeting_pass_is_tried_after_the_others(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene()
@@ -205,7 +224,9 @@ async def test_a_relay_that_lets_no_greeting_pass_is_tried_behind_the_others(
     nursery.cancel_scope.cancel()
 
 
-async def test_nor_is_it_the_first_choice_of_the_next_session(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_relay_that_lets_no_greeting_pass_is_not_the_first_choice_of_the_next_session(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     scene = Scene()
     scene.session.refuses = True
     channel = await scene.open_any()
@@ -258,7 +279,7 @@ async def test_it_leaves_a_relay_that_drains(autojump_clock: trio.testing.MockCl
 async def test_of_many_that_leave_at_once_some_try_again(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """The connector lets few in at a time that have not proved who they are."""
+    """The connector lets few in at a time that have not proved an identity."""
     scene = Scene(count=2)
     kept = await scene.start(nursery)
     first, second = scene.relays
@@ -303,7 +324,7 @@ async def test_another_identity_in_the_connectors_place_ends_it(
 
 
 @pytest.mark.parametrize("elsewhere", [DOWN, ABSENT, None])
-async def test_but_not_where_another_relay_may_lead_to_the_right_one(
+async def test_another_identity_does_not_end_it_where_another_relay_may_lead_to_the_right_one(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, elsewhere: HybridRelayError | None
 ) -> None:
     scene = Scene(count=2)
@@ -328,6 +349,73 @@ async def test_a_move_to_another_identity_is_not_made(
     assert await kept.move([scene.relays[1]]) is Reason.IDENTITY_CHANGED
     assert len(scene.session.channels) == 1
     assert scene.session.is_open
+    nursery.cancel_scope.cancel()
+
+
+async def test_of_two_moves_for_the_same_reason_one_is_made(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=2)
+    kept = await scene.start(nursery)
+    first, second = scene.relays
+    for _ in range(2):
+        nursery.start_soon(partial(kept.move, [second], is_needed=lambda: kept.goes_through(first)))
+    await trio.sleep(1)
+    assert kept.channel.sender is second
+    assert len(second.asked) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_it_knows_the_channel_of_a_move_that_was_faster_than_resuming(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=2)
+    kept = await scene.start(nursery)
+    first, second = scene.relays
+    second.ready, first.ready = trio.Event(), trio.Event()
+    nursery.start_soon(kept.move, [second])
+    await trio.sleep(1)
+    scene.session.lost.set()
+    await trio.sleep(1)
+    second.ready.set()
+    await trio.sleep(0.1)
+    first.ready.set()
+    await scene.session.resumed()
+    assert scene.session.channels[-1] is second.opened[0].stream
+    assert kept.channel is second.opened[0]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_resumption_is_logged_once_however_often_its_channel_was_lost(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    scene = Scene(count=1)
+    await scene.start(nursery)
+    scene.session.dropped = 1
+    scene.session.lost.set()
+    await scene.session.resumed()
+    await trio.sleep(1)
+    assert [record.getMessage() for record in caplog.records if "resumed" in record.getMessage()] == [
+        "db: resumed over tcp at a.example"
+    ]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_move_is_logged_when_the_session_uses_the_channel(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    scene = Scene(count=2)
+    kept = await scene.start(nursery)
+    _, second = scene.relays
+    second.ready = trio.Event()
+    nursery.start_soon(kept.move, [second])
+    await trio.sleep(1)
+    scene.session.outcome = GONE
+    second.ready.set()
+    await trio.sleep(1)
+    assert "moved to" not in caplog.text
     nursery.cancel_scope.cancel()
 
 

@@ -55,7 +55,7 @@ class FakeKept:
 
 
 class Scene:
-    """Attempts take a hundredth of a second, unless told otherwise, and end as `error` says."""
+    """Attempts take a hundredth of a second, unless a test wants otherwise, and end as `error` says."""
 
     def __init__(self, nursery: trio.Nursery, limit: int = 100) -> None:
         self.error: BaseException | None = None

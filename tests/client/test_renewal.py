@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ import trio.testing
 from hybridrelay.client.client import Client
 from hybridrelay.client.kept import MAX_CHANNEL_BYTES, MAX_CHANNEL_SECONDS, KeptSession
 from hybridrelay.client.sender import DataChannel, Sender
+from hybridrelay.protocol.reasons import Reason
 
 from .fakes import ANY, CARRIER, FakeSender
 from .test_kept import FakeSession
@@ -53,10 +55,11 @@ class Kept(KeptSession):
         super().__init__(session, DataChannel(stream, ANY, FakeSender("a.example"), CARRIER), "db", None)
         self.moved_at: list[float] = []
 
-    async def move(self, senders: list[Sender]) -> None:
+    async def move(self, senders: Sequence[Sender], *, is_needed: Callable[[], bool]) -> Reason:
         await trio.lowlevel.checkpoint()
         self.moved_at.append(trio.current_time())
         self.session._opened_at, self.session._carried = trio.current_time(), 0
+        return Reason.NO_ERROR
 
 
 async def test_a_channel_is_renewed_each_day(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:

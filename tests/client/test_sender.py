@@ -39,7 +39,7 @@ from .fakes import CARRIER
 
 
 class FakeControl:
-    """Joins whoever asks."""
+    """Accepts every join."""
 
     def __init__(self) -> None:
         self.said, self.messages = trio.open_memory_channel[control.Message](1)

@@ -1,0 +1,85 @@
+"""Sessions that have been replaced and finish their streams are looked after like the present one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.client import client as client_module
+from hybridrelay.client.client import Client
+from hybridrelay.client.kept import KeptSession
+from hybridrelay.client.sender import DataChannel, Sender
+from hybridrelay.client.senders import Senders
+from hybridrelay.connectivity import Candidate, candidates, discover
+from hybridrelay.connectivity.link import RelayLink
+from hybridrelay.protocol.reasons import Reason
+
+from .fakes import ANY
+from .test_kept import FakeSession, Scene
+from .test_sender import connection_string
+
+
+async def test_each_is_checked_after_the_machine_slept(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jumped: list[Callable[[str], None]] = []
+
+    async def watch_jumps(callback: Callable[[str], None]) -> None:
+        await trio.lowlevel.checkpoint()
+        jumped.append(callback)
+
+    monkeypatch.setattr(client_module, "watch_jumps", watch_jumps)
+    client = Client(connection_string(), nursery, clock=time.time)
+    present, earlier = Scene(count=1), Scene(count=1)
+    client._live.update({await present.start(nursery), await earlier.start(nursery)})
+    nursery.start_soon(client.watch)
+    await trio.sleep(1)
+    jumped[0]("slept")
+    assert present.session.checks == earlier.session.checks == 1
+    nursery.cancel_scope.cancel()
+
+
+class Kept(KeptSession):
+    """Notes through which relays it was to move."""
+
+    def __init__(self, sender: Sender, candidate: Candidate) -> None:
+        stream, _ = trio.testing.memory_stream_pair()
+        super().__init__(FakeSession(), DataChannel(stream, ANY, sender, candidate), "db", Senders([sender]))
+        self.moved_to: list[Sender] = []
+
+    async def move(self, senders: Sequence[Sender], *, is_needed: Callable[[], bool]) -> Reason:
+        await trio.lowlevel.checkpoint()
+        assert is_needed()
+        self.moved_to.extend(senders)
+        return Reason.NO_ERROR
+
+
+async def test_each_follows_to_a_better_route(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Callable[[], Candidate | None], Callable[[Candidate], Awaitable[None]]]] = []
+
+    async def upgrade_route(
+        self: RelayLink, in_use: Callable[[], Candidate | None], improved: Callable[[Candidate], Awaitable[None]]
+    ) -> None:
+        await trio.lowlevel.checkpoint()
+        asked.append((in_use, improved))
+
+    monkeypatch.setattr(RelayLink, "upgrade_route", upgrade_route)
+    client = Client(connection_string(), nursery, clock=time.time)
+    nursery.start_soon(client.watch)
+    await trio.sleep(1)
+    ((in_use, improved),) = asked
+    (sender,) = client._senders.all
+    tcp, wss = candidates(discover(), "auto")[:2]
+    present, earlier = Kept(sender, tcp), Kept(sender, wss)
+    client._live.update({present, earlier})
+    assert in_use() is wss
+    await improved(tcp)
+    assert earlier.moved_to == [sender]
+    assert present.moved_to == []
+    nursery.cancel_scope.cancel()

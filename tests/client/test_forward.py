@@ -1,0 +1,56 @@
+"""How a forward stops."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import trio
+
+from hybridrelay.client import run_forward
+from hybridrelay.errors import RelayUnreachable
+
+
+class FakeClient:
+    """A client without a session: every stream waits for one."""
+
+    connection = "db"
+    is_connected = False
+    open_streams = 0
+    open_patience = 60.0
+
+    def __init__(self) -> None:
+        self.is_waiting = trio.Event()
+
+    async def connect(self, *, patience: float) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RelayUnreachable("down")
+
+    async def open_stream(self, *, wait_opened: bool) -> None:
+        self.is_waiting.set()
+        await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+async def test_connections_that_are_cut_off_are_counted_in_the_log(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    client, stop, stopped = FakeClient(), trio.Event(), trio.Event()
+
+    async def forward(*, task_status: trio.TaskStatus[list[tuple[str, int]]]) -> None:
+        await run_forward(client, [("127.0.0.1", 0)], stop=stop, task_status=task_status)
+        stopped.set()
+
+    ((host, port),) = await nursery.start(forward)
+    for _ in range(count):
+        nursery.start_soon(partial(_connect, host, port))
+        await client.is_waiting.wait()
+    stop.set()
+    await stopped.wait()
+    assert ("db: connections that were still open, and were reset: 1" in caplog.text) is bool(count)
+    nursery.cancel_scope.cancel()
+
+
+async def _connect(host: str, port: int) -> None:
+    async with await trio.open_tcp_stream(host, port):
+        await trio.sleep_forever()
