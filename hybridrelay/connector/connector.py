@@ -381,7 +381,7 @@ async def run_connector(
         ConfigurationError: a string cannot be used, or the environment names an impossible proxy.
         AuthorizationError: no relay has any more use for any of the strings, at the start or later: keys are wrong or
             were revoked, hybrid connections are unknown or were deleted.
-        RelayIdentityError: whoever answers at the start is not the relay, and no other relay is left to try.
+        RelayIdentityError: what answers at the start is not the relay, and no other relay is left to try.
     """
     connector = Connector(
         strings,

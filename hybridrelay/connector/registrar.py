@@ -169,7 +169,7 @@ class Registrar:
                 self._feed(inputs.Due())
 
     def _feed(self, given: inputs.Input) -> None:
-        """Tell the machine, and execute what it commands; what happens meanwhile has its turn afterwards."""
+        """Give the machine an input and execute its commands. An input that comes meanwhile is handled afterwards."""
         self._inputs.append(given)
         if self._is_handling:
             return

@@ -38,7 +38,7 @@ class Newcomer:
 
 
 def who_gives_way(present: list[Newcomer], sender: str, now: float) -> Newcomer | None:
-    """Whom a newcomer of `sender` displaces when all places are taken; None refuses the newcomer.
+    """The one that a newcomer of `sender` displaces when all places are taken; None refuses the newcomer.
 
     Args:
         present: the oldest first, at least one.

@@ -42,7 +42,7 @@ ANOTHER = attrs.evolve(PEER, serial="0B")
 
 
 class Scene:
-    """The connector's data channels, and clients that have proved who they are."""
+    """The connector's data channels, and clients that have proved their identity."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.nursery = nursery
@@ -135,7 +135,7 @@ async def test_a_session_has_one_event_at_its_end_whatever_ended_it(
 async def test_nobody_else_resumes_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, changed: str
 ) -> None:
-    """Not even who knows its id and its secret."""
+    """Not even if the other client knows its id and its secret."""
     scene = Scene(nursery)
     session = await scene.session()
     whose, peer = (scene.one, ANOTHER) if changed == "identity" else (scene.two, PEER)

@@ -122,7 +122,7 @@ async def test_who_cannot_be_asked_is_waited_for(
     assert not scene.ended.is_set()
     assert 10 < len(scene.a.opened) < 150
     assert len(scene.b.opened) < 5
-    # Then everything is asked anew: what the other one said is old by now.
+    # Then everything is asked again: the other relay's answer is old by now.
     scene.a.error = None
     with trio.fail_after(60):
         await scene.ended.wait()

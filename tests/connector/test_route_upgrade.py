@@ -71,7 +71,7 @@ class Opened:
 
 
 class Place:
-    """A `RelayLink` to a relay in the same process, which is told when there is a better route."""
+    """A `RelayLink` to a relay in the same process; a test says when there is a better route."""
 
     host = FakeRelay.host
     use_key = FakeRelay.use_key
@@ -89,7 +89,7 @@ class Place:
         #: The relay's ends of them.
         self.peers: list[ControlPeer] = []
         self.requests = self.forgotten = 0
-        #: Called when an answer has arrived, and when who has asked is about to see it.
+        #: Called when an answer has arrived, and when the code that has asked is about to see it.
         self.on_reply: Callable[[Control, str], None] = lambda channel, name: None
         self.on_answer: Callable[[Control, str], None] = lambda channel, name: None
         self.improved: Callable[[Candidate], Awaitable[None]]

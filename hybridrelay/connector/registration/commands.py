@@ -1,4 +1,4 @@
-"""What the registration machine wants done. The result of a command is reported to the machine as an input."""
+"""The commands of the registration machine. The result of a command is reported to the machine as an input."""
 
 from __future__ import annotations
 

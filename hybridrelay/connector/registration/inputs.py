@@ -1,4 +1,4 @@
-"""What the registration machine is told. Channels and requests have the numbers that the machine gave them."""
+"""The inputs of the registration machine. Channels and requests have the numbers that the machine gave them."""
 
 from __future__ import annotations
 
