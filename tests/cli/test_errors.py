@@ -191,7 +191,7 @@ def test_standard_input_twice(run: Run) -> None:
     assert "standard input (-) holds one connection string" in result.err
 
 
-def test_a_shut_out_file_that_is_not_there(run: Run, created: Created, tmp_path: Path) -> None:
+def test_a_deny_list_that_is_not_there(run: Run, created: Created, tmp_path: Path) -> None:
     result = run("connector", "--connection-string-file", created.connector, "--deny-list", tmp_path / "missing")
 
     assert result.code == 2

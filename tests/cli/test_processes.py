@@ -231,7 +231,7 @@ async def test_several_pairs_of_one_forward(deployment: Deployment, nursery: tri
     nursery.cancel_scope.cancel()
 
 
-async def test_who_is_shut_out_stays_out(deployment: Deployment, nursery: trio.Nursery) -> None:
+async def test_an_identity_that_is_denied_stays_denied(deployment: Deployment, nursery: trio.Nursery) -> None:
     deployment.start_relay()
     published = deployment.create("orders", await _serve_echo(nursery))
     denied = deployment.folder / "deny-list"

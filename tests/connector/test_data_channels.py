@@ -313,7 +313,7 @@ async def test_a_channel_that_proves_nothing_ends_and_the_client_is_told(
 
 
 @pytest.mark.parametrize("when", ["before its handshake", "before HELLO", "while it is open"])
-async def test_an_identity_that_is_shut_out_at_any_time_has_no_session(
+async def test_an_identity_that_is_denied_at_any_time_has_no_session(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     scene = Scene(nursery)

@@ -354,7 +354,7 @@ async def test_a_revoked_key_ends_what_it_had_authorized(deployment: Deployment,
     nursery.cancel_scope.cancel()
 
 
-async def test_who_is_shut_out_is_closed_at_once_and_does_not_come_back(
+async def test_an_identity_that_is_denied_is_closed_at_once_and_does_not_come_back(
     deployment: Deployment, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     published = deployment.publish()

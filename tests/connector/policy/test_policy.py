@@ -48,7 +48,7 @@ def _refuses(policy: Policy, label: str, serial: str = "7E00") -> bool:
         b"other\n\xef\xbb\xbfapplication\n",  # two files put together
     ],
 )
-def test_a_label_is_shut_out_however_the_file_was_written(data: bytes, tmp_path: Path) -> None:
+def test_a_label_is_denied_however_the_file_was_written(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data)
 
     policy = PolicyFile(tmp_path / "file").policy
@@ -76,7 +76,7 @@ def test_an_accent_may_be_written_in_two_ways() -> None:
     "text",
     ["03FA0178", "3fa0178", "03:fa:01:78", "03 FA 01 78", "03-fa-01-78", "0x3FA0178", "\u200e03fa0178", "0003FA0178"],
 )
-def test_a_serial_is_shut_out_however_it_is_written(text: str) -> None:
+def test_a_serial_is_denied_however_it_is_written(text: str) -> None:
     policy = Policy(parse_deny_list(text).names)
 
     assert _refuses(policy, "application", SERIAL)
@@ -98,7 +98,7 @@ def test_a_line_that_means_nothing_is_an_error_with_its_number(text: str, tmp_pa
     assert text not in str(caught.value)
 
 
-def test_nobody_is_shut_out_by_comments_and_empty_lines() -> None:
+def test_nobody_is_denied_by_comments_and_empty_lines() -> None:
     policy = Policy(parse_deny_list("\n# application\n   #reporting\n\u00a0\n# 7E00\n").names)
 
     assert not any(_refuses(policy, label) for label in ("application", "reporting", "other"))
@@ -121,7 +121,7 @@ def test_nobody_is_shut_out_by_comments_and_empty_lines() -> None:
         "reporting, label=application  # both",
     ],
 )
-def test_each_part_of_what_looks_like_a_list_is_shut_out_too(line: str) -> None:
+def test_each_part_of_what_looks_like_a_list_is_denied_too(line: str) -> None:
     found = parse_deny_list(line)
 
     assert _refuses(Policy(found.names), "application")
@@ -131,7 +131,7 @@ def test_each_part_of_what_looks_like_a_list_is_shut_out_too(line: str) -> None:
 
 
 @pytest.mark.parametrize("label", ["a, b", "- a", "a;b", "#a", "# a", "a # b # c", "a #b", "[a]", "label=a"])
-def test_a_label_that_looks_like_something_else_is_shut_out_as_it_is(label: str) -> None:
+def test_a_label_that_looks_like_something_else_is_denied_as_it_is(label: str) -> None:
     for line in (label, f"{label}  # comment", f'"{label}"', f'"{label}"  # comment'):
         assert _refuses(Policy(parse_deny_list(line).names), label), line
 
@@ -166,7 +166,7 @@ def test_the_number_of_warnings_is_bounded() -> None:
     assert warnings[-1] == "980 further warnings"
 
 
-def test_a_change_says_who_is_newly_shut_out_and_who_no_longer_is() -> None:
+def test_a_change_says_who_is_newly_denied_and_who_no_longer_is() -> None:
     before, now = parse_deny_list("billing\nreporting\n"), parse_deny_list(f"reporting\n{'7B' * 20}\n")
 
     assert describe(None, before) == "2 entries; denied: 'billing', 'reporting'"
