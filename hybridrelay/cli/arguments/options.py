@@ -29,7 +29,7 @@ def add_mode(parser: argparse.ArgumentParser) -> None:
     """Add ``--mode``."""
     parser.add_argument(
         "--mode",
-        metavar="auto|tcp|websocket",
+        metavar="auto|tcp|websocket|exec",
         default="auto",
         help="the transport: the best that works (auto, the default), or only this one",
     )
