@@ -299,12 +299,12 @@ def _head(wire: Wire) -> Wire:
 
 
 def _long_head(wire: Wire) -> Wire:
-    _tolerant(wire, b"GET / HTTP/1.1\r\nHost: r\r\nX: " + b"a" * 16_000)
+    _tolerant(wire, b"GET / HTTP/1.1\r\nHost: r\r\nX: " + b"a" * 8_000)
     return wire
 
 
 def _many_headers(wire: Wire) -> Wire:
-    _tolerant(wire, b"GET / HTTP/1.1\r\nHost: r\r\n" + b"a:\r\n" * 3900)
+    _tolerant(wire, b"GET / HTTP/1.1\r\nHost: r\r\n" + b"a:\r\n" * 1900)
     return wire
 
 
@@ -331,8 +331,8 @@ def _pings(wire: Wire) -> Wire:
 HTTP: dict[str, Make] = {
     "connected": lambda wire: wire,
     "3 kB of an HTTP head": _head,
-    "16 kB of an HTTP head": _long_head,
-    "3,900 headers": _many_headers,
+    "8 kB of an HTTP head": _long_head,
+    "1,900 headers": _many_headers,
     "upgraded": WebSocket,
     "half a message": _half_message,
     "pongs": _pongs,

@@ -6,9 +6,10 @@ import sys
 
 import trio
 
-from ..streams.nowait import NowaitStream, nowait
+from ..streams.nowait import NowaitStream, UnitTooLong, nowait
 from ..streams.sockets import reset_on_close
 from .body import ClientGone
+from .failure import Failure, RequestError
 from .limits import Limits
 
 __all__ = ["Wire"]
@@ -45,7 +46,7 @@ class Wire:
         """Receive without waiting. None means that nothing is there, or that this stream can only be awaited.
 
         Raises:
-            ClientGone: the connection is lost.
+            ClientGone, RequestError: as `receive`.
         """
         if self._ahead:
             return self.take_ahead()
@@ -54,7 +55,7 @@ class Wire:
         try:
             data = self._port.receive_nowait(self._limits.read_bytes)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise self.lose("the connection was lost") from exc
+            raise self._receive_failure(exc) from exc
         return None if data is None else bytes(data)
 
     async def receive(self) -> bytes:
@@ -62,6 +63,8 @@ class Wire:
 
         Raises:
             ClientGone: the connection is lost.
+            RequestError: 431: the stream limits what it holds (`NowaitStream.limit_held`), as it does for clients
+                that have not authenticated, and the client sends a TLS record that is longer.
 
         The caller sets the deadline. Cancelled, nothing is lost.
         """
@@ -73,7 +76,12 @@ class Wire:
         try:
             return await self._receive(self._limits.read_bytes)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise self.lose("the connection was lost") from exc
+            raise self._receive_failure(exc) from exc
+
+    def _receive_failure(self, exc: Exception) -> ClientGone | RequestError:
+        if isinstance(exc, UnitTooLong):
+            return RequestError(Failure(431, "the request is too long", close=True))
+        return self.lose("the connection was lost")
 
     def unreceive(self, data: bytes) -> None:
         """Put `data` back, to be received next."""

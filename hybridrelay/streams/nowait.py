@@ -30,6 +30,7 @@ __all__ = [
     "Buffer",
     "NowaitStream",
     "Turn",
+    "UnitTooLong",
     "nowait",
     "read_below",
 ]
@@ -58,6 +59,13 @@ TURN_SECONDS = 0.005
 _MAX_BUFFERS = 64
 
 
+class UnitTooLong(trio.BrokenResourceError):
+    """The peer has begun a longer unit of a protocol, such as a TLS record, than `NowaitStream.limit_held` allows.
+
+    Nothing more can be received; sending is still possible.
+    """
+
+
 class NowaitStream(ABC):
     """What a stream can do without waiting, and the two ways of waiting that go with it."""
 
@@ -74,7 +82,7 @@ class NowaitStream(ABC):
 
     def limit_held(self, max_bytes: int | None) -> None:  # noqa: B027  # most streams hold nothing
         """Have this stream and those below hold no more than about `max_bytes` of what is incomplete; None lifts the
-        limit. A peer that begins a longer unit of a protocol breaks the stream. By default nothing is limited."""
+        limit. If the peer begins a longer unit, receiving raises `UnitTooLong`. By default nothing is limited."""
 
     @property
     def unsent_bytes(self) -> int:

@@ -30,7 +30,7 @@ import trio
 from ..errors import TLSHandshakeError
 from .client_hello import ClientHelloReader
 from .conflict import ConflictDetector
-from .nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, Buffer, NowaitStream, Turn, nowait
+from .nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, Buffer, NowaitStream, Turn, UnitTooLong, nowait
 from .records import RecordFeeder
 
 #: How much is encrypted per write to the transport. Sixteen records: larger gained nothing when measured, smaller
@@ -372,7 +372,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             await self._port.flush()
             if not self._port.send_nowait(self._outgoing.read()):
                 await self._port.flush()
-            if not (self._receive_ended or self._receive_error or self._receiving.held):
+            more_may_come = self._receive_error is None or self._receive_error[0] is _TOO_LONG
+            if more_may_come and not self._receive_ended and not self._receiving.held:
                 await self._linger()
 
     async def _handshake(self) -> None:
@@ -506,7 +507,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                     return None
             if self._receive_error is not None:
                 message, cause = self._receive_error
-                raise trio.BrokenResourceError(message) from cause
+                raise (UnitTooLong if message is _TOO_LONG else trio.BrokenResourceError)(message) from cause
             if self._receive_ended:
                 return b""
             if feeder is None:

@@ -16,7 +16,7 @@ from hybridrelay.errors import TLSHandshakeError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
 from hybridrelay.streams import TLSStream, receive_exactly
-from hybridrelay.streams.nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES
+from hybridrelay.streams.nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, UnitTooLong
 
 NOW = time.time()
 AUTHORITY = create_authority("orders", now=NOW)
@@ -476,8 +476,10 @@ async def test_a_stranger_sends_short_records_only() -> None:
     await client.send_all(bytes(HELD_FOR_STRANGER))
     await _receive(server, HELD_FOR_STRANGER)
     await client.send_all(bytes(2 * HELD_FOR_STRANGER))
-    with pytest.raises(trio.BrokenResourceError, match="longer TLS record"):
+    with pytest.raises(UnitTooLong, match="longer TLS record"):
         await server.receive_some(SMALL_READ_BYTES)
+    await server.send_all(b"too long")
+    assert await client.receive_some() == b"too long"
 
 
 async def test_records_are_as_long_as_the_limit_that_is_set() -> None:

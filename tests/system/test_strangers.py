@@ -55,7 +55,7 @@ def _measured(port: str, phase: str, *, held: bool) -> None:
         ("control", "130 kB of a ClientHello in small records", False),
         ("control", "a ClientHello and no more", True),
         ("control", "half of everything", True),
-        ("https", "16 kB of an HTTP head", True),
+        ("https", "8 kB of an HTTP head", True),
         ("https", "half a DATA frame", True),
         ("https", "half of everything", True),
         ("https", "a record that is too long", False),

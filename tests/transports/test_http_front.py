@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 
 import pytest
 import trio
@@ -11,14 +10,15 @@ import trio.testing
 
 from hybridrelay.abc import Binding
 from hybridrelay.errors import TransportError
-from hybridrelay.streams import TLSStream, sockets
-from hybridrelay.streams.outer_tls import accept_outer_tls
+from hybridrelay.streams import sockets
+from hybridrelay.streams.outer_tls import accept_outer_tls, connect_outer_tls
 from hybridrelay.testing import tcp_pair
 from hybridrelay.testing._pairs import outer_context
 from hybridrelay_websocket import PATH, SUBPROTOCOL, front, transport
 from hybridrelay_websocket.frames import encode_data
-from hybridrelay_websocket.handshake import MAX_HEAD
 
+#: The longest head of a request that is accepted.
+LONGEST = front.LIMITS.max_head_bytes
 UPGRADE = {
     "Host": "relay.example.com",
     "Connection": "keep-alive, Upgrade",
@@ -134,8 +134,8 @@ BAD = {
     "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
     "two hosts": (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     "bad header": (b"GET / HTTP/1.1\r\nHost x\r\n\r\n", 400),
-    "endless line": (b"GET /" + b"a" * 2 * MAX_HEAD, 414),
-    "endless headers": (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * MAX_HEAD, 431),
+    "endless line": (b"GET /" + b"a" * 2 * LONGEST, 414),
+    "endless headers": (b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * LONGEST, 431),
     "two lengths": (request("POST", Content_Length="1, 2"), 400),
     "host of high bytes": (request(Host="\xff\xfe"), 400),
     "two ways to end the body": (request(Content_Length="0", Transfer_Encoding="chunked"), 400),
@@ -157,7 +157,7 @@ async def test_an_end_before_the_head_does(sent):
 
 async def test_the_answer_survives_what_was_not_read():
     sent = b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 10_000
-    assert MAX_HEAD < len(sent) < MAX_HEAD + front.LIMITS.linger_bytes
+    assert LONGEST < len(sent) < LONGEST + front.LIMITS.linger_bytes
     received = await accept(sent, refused=True)
     assert received.startswith(b"HTTP/1.1 431 ")
 
@@ -207,22 +207,48 @@ async def test_upgrade(name):
         await trio.aclose_forcefully(stream)
 
 
-async def test_health_inside_outer_tls():
+async def accept_inside_outer_tls(sent: bytes, record_bytes: int) -> bytes:
+    """Be a client on port 443 that sends ``sent`` in records of this length; returns what comes back."""
     client, server = await tcp_pair()
+
+    async def at_once() -> None:
+        pass
+
     async with client, server, trio.open_nursery() as nursery:
 
         async def serve() -> None:
-            assert await handshake(await accept_outer_tls(server, outer_context())) is None
+            with contextlib.suppress(TransportError):
+                tls = await accept_outer_tls(server, outer_context(), before_answer=at_once)
+                assert await handshake(tls) is None
 
         nursery.start_soon(serve)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        async with TLSStream(client, context, server_hostname="relay") as tls:
-            await tls.do_handshake()
-            await tls.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with await connect_outer_tls(client, "relay") as tls:
+            for start in range(0, len(sent), record_bytes):
+                await tls.send_all(sent[start : start + record_bytes])
             received = b""
-            while not received.endswith(b"ok\n"):
-                received += await tls.receive_some()
-    assert received.startswith(b"HTTP/1.1 200 ")
+            while chunk := await tls.receive_some():
+                received += chunk
     assert server.socket.fileno() == -1
+    return received
+
+
+async def test_health_inside_outer_tls():
+    received = await accept_inside_outer_tls(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 16_384)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert received.endswith(b"ok\n")
+
+
+@pytest.mark.parametrize("record_bytes", [1000, 16_384])
+@pytest.mark.parametrize(
+    ("size", "status"),
+    [(LONGEST, 200), (LONGEST + 1, 431), (LONGEST + 1000, 431), (2 * LONGEST, 431), (5 * LONGEST, 431)],
+)
+async def test_heads_are_as_long_on_both_ports(size: int, status: int, record_bytes: int):
+    """However many TLS records they come in on port 443."""
+    sent = b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: \r\n\r\n"
+    sent = sent.replace(b"A: ", b"A: " + b"a" * (size - len(sent)))
+    for received in (
+        await accept(sent, refused=status != 200),
+        await accept_inside_outer_tls(sent, record_bytes),
+    ):
+        assert received.startswith(f"HTTP/1.1 {status} ".encode())

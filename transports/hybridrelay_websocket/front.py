@@ -27,9 +27,9 @@ from hybridrelay.http import (
     serve_connection,
     text_response,
 )
-from hybridrelay.streams.nowait import SMALL_READ_BYTES
+from hybridrelay.streams.nowait import HELD_FOR_STRANGER, SMALL_READ_BYTES
 
-from .handshake import MAX_HEAD, PATH, SUBPROTOCOL
+from .handshake import PATH, SUBPROTOCOL
 
 __all__ = ["HEALTH_PATH", "LIMITS", "serve_http"]
 
@@ -37,7 +37,9 @@ HEALTH_PATH = "/healthz"
 
 #: Before authentication. The relay has a deadline for all of it together, which is shorter than the sum of these.
 LIMITS = Limits(
-    max_head_bytes=MAX_HEAD,
+    # A proxy's cookies and tracing headers fit. Inside outer TLS, a record may not be longer either.
+    max_target_bytes=HELD_FOR_STRANGER,
+    max_head_bytes=HELD_FOR_STRANGER,
     # No route reads a body.
     drain_bytes=0,
     read_bytes=SMALL_READ_BYTES,

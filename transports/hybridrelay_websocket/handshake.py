@@ -21,8 +21,8 @@ __all__ = ["PATH", "SUBPROTOCOL", "handshake_as_client"]
 PATH = "/hybridrelay"
 #: Names this transport's conventions; another number would be another convention.
 SUBPROTOCOL = "hybridrelay.v1"
-#: The longest HTTP head that is accepted (bytes): a proxy's cookies and tracing headers fit, an attack on memory does
-#: not. nginx allows 8 KiB per line, h11 16 KiB.
+#: The longest head of a response that is accepted (bytes): a proxy's cookies and tracing headers fit, an attack on
+#: memory does not. nginx allows 8 KiB per line, h11 16 KiB.
 MAX_HEAD = 16 * 1024
 
 _PATH_MISSING = f"check that the address is a relay's and that anything in front of it passes {PATH} on"
