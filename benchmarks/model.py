@@ -1,4 +1,4 @@
-"""What a run leaves behind: plain values, and their JSON."""
+"""The results of a run: plain values, and their JSON."""
 
 from __future__ import annotations
 

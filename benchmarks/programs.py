@@ -130,7 +130,7 @@ class Program:
         return ProgramError("\n  ".join([f"{self.name}: {problem}", *self.output.splitlines()[-8:]]))
 
     def kill(self) -> None:
-        """End it, and all that it started, at once and without a farewell."""
+        """End it, and all that it started, at once, and without letting it close anything."""
         self._signal(signal.SIGKILL)
         self.process.wait()
 

@@ -9,7 +9,7 @@ import attrs
 class Shaper:
     """One direction of a line with a rate and a delay.
 
-    Bytes leave one behind the other at the line's rate, and arrive `delay` later; a line that was idle has saved
+    Bytes leave one after the other at the line's rate, and arrive `delay` later; a line that was idle has saved
     nothing up.
     """
 

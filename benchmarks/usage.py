@@ -10,7 +10,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
-#: Written to clear_refs, it makes the peak of memory begin anew (proc(5)).
+#: Written to clear_refs, it resets the peak of memory (proc(5)).
 _RESET_PEAK = "5"
 
 
@@ -55,7 +55,7 @@ def memory_bytes(pid: int, *, peak: bool = False) -> int:
 
 
 def reset_peak(pid: int) -> None:
-    """Begin the peak of `memory_bytes` anew, where the system lets us."""
+    """Reset the peak of `memory_bytes`, if the system allows it."""
     with contextlib.suppress(OSError):
         (_PROC / str(pid) / "clear_refs").write_text(_RESET_PEAK)
 
@@ -94,6 +94,6 @@ class Sampler:
 
 
 def _fields(pid: int) -> list[int]:
-    """The numbers of ``stat`` behind the name: [1] is the parent, [11] and [12] the ticks used."""
+    """The numbers of ``stat`` after the name: [1] is the parent, [11] and [12] the ticks used."""
     text = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return [0, *map(int, text[1:])]

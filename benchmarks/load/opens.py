@@ -1,4 +1,4 @@
-"""Opening streams, one behind the other or several at once: a connection, one byte there, one byte back."""
+"""Opening streams, one after the other or several at once: a connection, one byte there, one byte back."""
 
 from __future__ import annotations
 

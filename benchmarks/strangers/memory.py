@@ -54,7 +54,7 @@ def relay(folder: Path) -> Iterator[tuple[Program, dict[str, int]]]:
 def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[[Path], object] = relay) -> Footprint:
     """Open connections to a fresh relay, from a different address each, and look at its memory."""
     with tempfile.TemporaryDirectory() as folder, relay(Path(folder)) as (program, ports):
-        # What is loaded and allocated once, whoever connects.
+        # What is loaded and allocated once, with any connection.
         for number in range(3):
             with contextlib.suppress(OSError), connect(ports[port], loopback(number)) as wire:
                 make(wire)

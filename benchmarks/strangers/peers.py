@@ -108,7 +108,7 @@ class Tls:
 
 
 class WebSocket:
-    """Binary messages over another `Wire`, behind the handshake; what is received is not unpacked."""
+    """Binary messages over another `Wire`, after the handshake; what is received is not unpacked."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -177,7 +177,7 @@ Make = Callable[[Wire], Wire]
 
 
 def greeted(wire: Wire, purpose: int = CONTROL) -> Wire:
-    """Behind the preamble and its status."""
+    """After the preamble and its status."""
     wire.sendall(preamble(purpose))
     status = wire.recv(8)
     if status[:4] != b"HYRS":
@@ -255,7 +255,7 @@ def _long_record(wire: Wire) -> Wire:
 
 
 def _half_of_everything(wire: Wire) -> Wire:
-    """A part of a message, behind it a part of a frame, and behind that a part of a record."""
+    """A part of a message, then a part of a frame, then a part of a record."""
     tls = _session(wire)
     tls.sendall(frame(5, 1, MESSAGE_BYTES.to_bytes(4, "big") + bytes(3000)))
     tls.sendall(frame(5, 1, bytes(2000), announced=FRAME_BYTES - 3200))
@@ -271,7 +271,7 @@ def _dribble(wire: Wire) -> Wire:
     return tls
 
 
-#: What can be done inside a control channel's transport, behind the status.
+#: What can be done inside a control channel's transport, after the status.
 INSIDE: dict[str, Make] = {
     "greeted": lambda wire: wire,
     "half a ClientHello": _half_hello,

@@ -46,7 +46,7 @@ class Deployment:
         self.folder = folder
         self.server = server
         self.line = line
-        #: Where applications connect to. Set by whoever deploys.
+        #: Where applications connect to. Set by the code that deploys.
         self.entry = 0
         #: When the client was started last.
         self.client_started = 0.0
@@ -79,7 +79,7 @@ class Deployment:
         return self.start(CLIENT, command)
 
     def restart_client(self) -> None:
-        """End the client, and start it anew; nothing is waited for.
+        """End the client, and start it again; nothing is waited for.
 
         Raises:
             ProgramError: there is none.

@@ -25,7 +25,7 @@ AllowTcpForwarding yes
 
 
 class Ssh(System):
-    """Decrypts in the middle: sshd sees the plaintext of both legs. Ciphers are those that ssh picks by itself."""
+    """Decrypts in the middle: sshd sees the plaintext of both hops. Ciphers are those that ssh picks by itself."""
 
     name = "ssh"
     description = "ssh -L into ssh -R through sshd; decrypts in the middle"

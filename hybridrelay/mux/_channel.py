@@ -1,12 +1,13 @@
 """The tasks of one channel: a reader, a writer and a timer.
 
-The reader waits for nobody: what it reads goes into the core, which is bounded by the windows it has granted. The
-timer is apart from reader and writer, so a channel on which the writer is stuck is found dead all the same.
+The reader waits for no other task: what it reads goes into the core, which is bounded by the windows that it has
+granted. The timer is separate from reader and writer, so that a dead channel is also detected while the writer is
+blocked.
 
-Whoever causes output writes it, as far as the channel takes it without waiting: that saves a small message the way
-through the scheduler. What is left waits for the writer task, and everything else behind it. So a write is never cut
-off: cancelling a stream's sender leaves whole frames behind. What comes right upon a write is left to the writer as
-well, because many messages in one write are cheaper for all three processes.
+The task that causes output writes it, as far as the channel takes it without waiting: this saves a small message a
+pass through the scheduler. The rest is left to the writer task, and all later output waits until it has left. So a
+write is never cut off, and a sender that is cancelled leaves only whole frames. Output that follows directly after a
+write is left to the writer as well, because many messages in one write cost all three processes less.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ _GOODBYE_TIMEOUT = 0.5
 #: One write: large enough to amortize a system call, small enough not to delay a control frame.
 _WRITE_SIZE = 256 * 1024
 
-#: Output that comes so soon after a write leaves together with what else comes meanwhile (seconds): about the cost of
-#: a write.
+#: Output that follows a write within this time is left to the writer task, and so shares the next write with whatever
+#: else is queued until then (seconds). About the cost of a write.
 _TOGETHER_SECONDS = 50e-6
 
-#: Frames that are taken in before others run: the most expensive kind, OPEN, takes 10 ms then.
+#: Frames that are processed before other tasks run. This many of the most expensive kind, OPEN, take 10 ms.
 _MAX_FRAMES = 512
 
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -43,7 +44,7 @@ class Channel:
     """One channel of a session, from attachment to loss.
 
     Args:
-        core: has been told `channel_opened`.
+        core: its `channel_opened` was called.
         stream: belongs to this object from now on.
         initial: bytes that were received from `stream` already.
         dispatch: takes the core's events.
@@ -70,7 +71,7 @@ class Channel:
         self._read_all = trio.Event()
         #: A write has begun and not succeeded.
         self._writing = False
-        #: What the stream below holds of it (bytes); counted as memory of the sending side.
+        #: What the stream below holds of that write (bytes); counted as memory for sending.
         self._held = 0
         self._wrote_at = -math.inf
         #: The core is taking what was read, and its answers are to leave together.
@@ -215,7 +216,7 @@ class Channel:
         return True
 
     def _hold(self, size: int) -> None:
-        """So many bytes are held by the stream below, which the channel has not taken."""
+        """Count the bytes that the stream below holds, because the channel has not taken them."""
         self._core.sending.take(size - self._held)
         self._held = size
 
@@ -271,7 +272,7 @@ class Channel:
     # --- the end
 
     async def _say_goodbye(self) -> None:
-        """We were cancelled: tell the peer, behind what is half written."""
+        """We were cancelled: complete a write that has begun, and tell the peer."""
         self._dispatch(self._core.close(Reason.GOING_AWAY))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_TIMEOUT):
             try:

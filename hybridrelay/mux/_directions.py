@@ -55,7 +55,7 @@ class Outward:
     Args:
         port: of the TCP connection.
         early: what was sent on an earlier stream, which was refused, and has to be sent again; the end of file is
-            b"". It gets what is sent before the peer has accepted this stream.
+            b"". What is sent on this stream before the peer accepts it is appended.
     """
 
     def __init__(self, stream: MuxStream, port: NowaitStream, early: list[bytes], report: Report) -> None:

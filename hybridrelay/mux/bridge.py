@@ -26,7 +26,7 @@ from .stream import MuxStream
 
 __all__ = ["BridgeProgress", "bridge"]
 
-#: Where the peer reads no more, how long the TCP connection may take for what the peer had sent before (seconds).
+#: When the peer has stopped reading: how long the TCP connection may take what the peer had sent before (seconds).
 _LAST_BYTES_SECONDS = 30.0
 #: For the peer's answer to OPEN: the target's own deadline of 10 s, and a session that has to resume.
 _OPENING_SECONDS = 30.0
@@ -43,7 +43,7 @@ class BridgeProgress:
         return Bridged(0, 0, Reason.NO_ERROR) if self._bridge is None else self._bridge.outcome()
 
     def follow(self, bridge: _Bridge) -> None:
-        """From now on this one is meant."""
+        """Report about this one from now on."""
         self._bridge = bridge
 
 
@@ -73,7 +73,7 @@ class _Bridge:
             await self.outward.run()
 
     def report(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> None:
-        """Tell the machine, and do what it says."""
+        """Pass an input to the machine, and carry out its command."""
         command = self.machine.apply(cause, reason)
         if command is Command.STOP:
             self._both.cancel()
@@ -87,7 +87,7 @@ class _Bridge:
 
     @property
     def may_be_sent_again(self) -> bool:
-        """The stream was refused, and nobody has seen what was sent on it."""
+        """The stream was refused, and the peer has processed nothing of what was sent on it."""
         if self.refusal is None:
             return False
         return self.machine.may_be_sent_again(self.refusal.reason, has_sent=any(self.outward.early))
@@ -133,8 +133,8 @@ async def bridge(
     """Join the two until both directions have ended, or one side breaks.
 
     End of file travels on its own in each direction. What breaks on one side breaks on the other: the stream is reset
-    with a reason, the TCP connection is reset, and neither ever ends as if it were complete. Where the peer only
-    reads no more, what it had sent is still delivered. Both are closed on every way out; cancelled, both are reset.
+    with a reason, the TCP connection is reset, and neither ever ends as if it were complete. If the peer only stops
+    reading, what it had sent is still delivered. Both are closed on every way out; cancelled, both are reset.
 
     Args:
         stream: may still wait for the peer's answer; what is sent meanwhile goes with OPEN.

@@ -188,7 +188,7 @@ class BridgeMachine:
         )
 
     def may_be_sent_again(self, refused_because: Reason, *, has_sent: bool) -> bool:
-        """Whether what was sent on a stream that was refused can go on another one, because nobody has seen it.
+        """Whether what was sent on a refused stream can be sent on another one, because it was not processed.
 
         Args:
             refused_because: the reason of the refusal.

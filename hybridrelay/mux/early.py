@@ -1,6 +1,6 @@
 """A session whose peer has not authenticated yet: one stream, no tasks, and little memory.
 
-A `Session` runs four tasks for each channel. Before the peer has authenticated nothing needs them: the task that
+A `Session` runs four tasks for each channel. They are not needed before the peer has authenticated: the task that
 waits for the peer's next message reads the channel, gives what arrives to the core, and writes the answers.
 `take_over` makes a `Session` of it, with the same core, channel and stream, and nothing is lost.
 """
@@ -71,7 +71,7 @@ class EarlySession:
             await self._write()
 
     async def send_whole(self, data: bytes) -> None:
-        """Send on the peer's stream, which is there because something was received on it.
+        """Send on the peer's stream. Something must have been received on it before.
 
         Raises:
             trio.BrokenResourceError: the channel was lost, or the peer reads no more.

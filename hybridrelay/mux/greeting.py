@@ -15,7 +15,7 @@ __all__ = ["epoch_of", "receive_hello", "refuse_session"]
 
 
 def epoch_of(initial: bytes) -> int:
-    """The epoch in the HELLO with which `initial` begins; -1 where it is to come."""
+    """The epoch in the HELLO with which `initial` begins; -1 if there is none in it yet."""
     for frame in FrameDecoder().decode_untrusted(initial):
         return frame.epoch if isinstance(frame, Hello) else -1
     return -1
@@ -28,7 +28,7 @@ async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "
             await channel.send_all(GoAway(reason, 0, final=True, text=clip_text(text)).encode())
             await channel.aclose()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the peer left first: it is refused all the same
+            pass  # the peer closed the channel first
     await trio.aclose_forcefully(channel)
 
 

@@ -1,4 +1,8 @@
-"""The Trio shell of a session. It outlives its channels; `_channel.py` has the tasks of each."""
+"""The Trio shell of a session. It outlives its channels; `_channel.py` has the tasks of each.
+
+This file is long because `Session` is what other packages use: a third of it is the documentation of its methods, and
+most of these only pass a call on to the core.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +71,13 @@ class Session:
         self._ended = trio.Event()
         #: Set once no further stream can be opened, now or later.
         self._leaving = trio.Event()
-        #: Set unless somebody waits for the streams to end.
+        #: Set unless `aclose` waits for the streams to end.
         self._empty = trio.Event()
         self._empty.set()
         self._channel: Channel | None = None
         #: The channel to go on with, and what was received from it already.
         self._next: tuple[trio.abc.Stream, bytes] | None = None
-        #: The greatest epoch of a channel that was given to us; the core hears of it when it is that channel's turn.
+        #: The greatest epoch of a channel that was given to us; the core learns it when it is that channel's turn.
         self._epoch_given = -1
         self._waiting = trio.CancelScope()
         self._first_error: BaseException | None = None
@@ -97,7 +101,7 @@ class Session:
         core = self.core
         return f"<Session {core.role.name.lower()} {core.state.name.lower()}, {len(core.streams)} streams>"
 
-    # --- for everybody
+    # --- state, and streams
 
     @property
     def offers(self) -> trio.abc.ReceiveChannel[Offer]:
@@ -259,7 +263,7 @@ class Session:
             greeting_timeout: for the peer's HELLO, in seconds.
 
         Returns:
-            The session's outcome. Cancelled, the session ends with `Reason.GOING_AWAY`, and the peer is told where
+            The session's outcome. Cancelled, the session ends with `Reason.GOING_AWAY`, and the peer is informed if
             that is possible within half a second.
 
         Raises:

@@ -87,11 +87,6 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         """The stream ended with its session, and not by what the peer did to it alone."""
         return self._core.ended is not None
 
-    @property
-    def is_closed(self) -> bool:
-        """We closed or reset the stream."""
-        return self._closed
-
     # --- sending
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -167,7 +162,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 raise trio.ClosedResourceError("the stream was closed")
 
     async def send_eof(self) -> None:
-        """End our direction behind what was queued; the peer reads end of file. Idempotent."""
+        """End our direction after what was queued; the peer reads end of file. Idempotent."""
         with self._send_conflict:
             if self._closed:
                 raise trio.ClosedResourceError("the stream was closed")
@@ -277,10 +272,10 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     # --- ending
 
     async def aclose(self) -> None:
-        """Close: what was queued still leaves, followed by end of file; the peer is told that we read no more.
+        """Close: what was queued is still sent, followed by end of file. The peer learns that we read no more.
 
-        Never waits, and cannot fail: closed even when cancelled. Use `reset` where the peer must not take what it
-        has for complete.
+        Never waits, and cannot fail: closed even when cancelled. Use `reset` if the peer must not take what it has
+        received for complete.
         """
         self._close()
         await checkpoint()
@@ -335,7 +330,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise StreamRefused(text or reason.describe, reason=reason)
 
     def cancel_when_aborted(self, scope: trio.CancelScope | None) -> None:
-        """Have `scope` cancelled when the stream is aborted, or none any more."""
+        """Have `scope` cancelled when the stream is aborted; None: no scope any longer."""
         self._cancel_on_abort = scope
         if scope is not None and self._state.is_aborted:
             scope.cancel()

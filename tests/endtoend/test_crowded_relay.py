@@ -28,7 +28,7 @@ DESCRIPTORS = 256
 TRIES = 200
 
 
-async def _open_leg(string: ConnectionString, candidate: Candidate, ticket: bytes) -> trio.abc.Stream:
+async def _open_data_channel(string: ConnectionString, candidate: Candidate, ticket: bytes) -> trio.abc.Stream:
     (endpoint,) = RelayEndpoint.all_from(string)
     return await open_channel(endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=ticket)
 
@@ -41,13 +41,13 @@ async def take_all(connector: Path, application: Path) -> tuple[list[trio.abc.St
 
     async def come(string: ConnectionString, ticket: bytes) -> None:
         with suppress(HybridRelayError):  # on a busy machine it may be too late for its ticket
-            held.append(await _open_leg(string, candidate, ticket))
+            held.append(await _open_data_channel(string, candidate, ticket))
 
     async def accept_all(listener: ControlChannel) -> None:
         async for message in listener.messages:
             if isinstance(message, control.Offer):
                 await listener.send(control.Accept(message.id))
-                legs.start_soon(come, listening, message.ticket)
+                data_channels.start_soon(come, listening, message.ticket)
 
     async with trio.open_nursery() as channels:
         links = []
@@ -59,7 +59,7 @@ async def take_all(connector: Path, application: Path) -> tuple[list[trio.abc.St
         token = make_connection_token(listening, links[0].host, time.time())
         registered = await listener.request(control.Register(listener.next_id(), listening.entity_path, token))
         assert isinstance(registered, control.Registered)
-        async with trio.open_nursery() as legs:
+        async with trio.open_nursery() as data_channels:
             channels.start_soon(accept_all, listener)
             for _ in range(TRIES):
                 token = make_connection_token(sending, links[1].host, time.time())

@@ -266,7 +266,7 @@ async def test_no_listener(shared: Deployment, nursery: trio.Nursery, mode: str)
     forward.program.wait_for_line("no connector is listening", where="err")
     shared.start_connector(published)
     with trio.fail_after(ENDS_WITHIN_SECONDS):
-        assert await is_served(forward.port), "a connection of an application asks anew"
+        assert await is_served(forward.port), "a connection of an application asks again"
     nursery.cancel_scope.cancel()
 
 

@@ -69,7 +69,7 @@ class User:
 
 @attrs.define(eq=False)
 class Link:
-    """The channel between the sessions, which is cut now and then, and made anew."""
+    """The channel between the sessions, which is cut now and then, and made again."""
 
     nursery: trio.Nursery
     channel: trio.SocketStream | None = None

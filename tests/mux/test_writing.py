@@ -1,4 +1,4 @@
-"""Who writes to a channel, and when: whoever causes output, as far as the channel takes it; the writer the rest."""
+"""Which task writes to a channel: the one that causes output, as far as the channel takes it; then the writer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUSY_BYTES = 16 * 1024 * 1024
 
 
 class Channel(trio.abc.Stream, NowaitStream):
-    """A channel in memory that notes each write, and takes as much as it is told to."""
+    """A channel in memory that notes each write, and takes as much as the test allows."""
 
     def __init__(self) -> None:
         self._inner, self.far_end = trio.testing.memory_stream_pair()
@@ -222,7 +222,7 @@ async def test_a_data_callback_takes_in_place_of_the_task_that_waits(
     assert not woken.is_set()
     await pair.theirs.send_eof()
     await settle()
-    assert woken.is_set(), "the end is for who waits"
+    assert woken.is_set(), "the end wakes the task that waits"
 
 
 async def test_the_task_that_waits_is_woken_by_a_reset_whatever_the_callback_says(

@@ -178,10 +178,10 @@ async def test_what_registers_too_late_is_forgotten(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_leg_that_is_lost_before_it_meets_the_other_ends_the_rendezvous(
+async def test_a_data_channel_that_is_lost_before_it_meets_the_other_ends_the_rendezvous(
     deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its ticket is used. The other leg does not wait for ever for what has gone."""
+    """Its ticket is used. The other data channel does not wait for ever for one that has gone."""
 
     def fail(sock: object) -> None:
         raise OSError("gone")
