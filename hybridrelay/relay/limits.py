@@ -9,22 +9,22 @@ import attrs
 
 
 @attrs.frozen
-class Ration:
-    """How many handshakes there may be: a burst, and then so many in a second."""
+class RateLimit:
+    """How many handshakes may be outstanding; see `edge/handshakes.py`."""
 
-    #: Owed at a time.
+    #: At a time.
     burst: int = attrs.field(validator=attrs.validators.ge(1))
-    #: Forgiven in a second.
+    #: How many stop counting in each second.
     per_second: float = attrs.field(validator=attrs.validators.gt(0))
 
 
-#: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against whoever can reach
-#: a port. Each costs a descriptor, and 2 KiB of memory until it has sent a whole ClientHello and its turn has come.
-#: Then it costs up to 62 KiB, whatever it sends, and 76 KiB in one phase: see `NESTED_HANDSHAKES`. The rations below
-#: let strangers have at most 728 turns before the deadline. Measured with `python -m benchmarks.strangers memory`:
-#: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process. What waits in the kernel's socket buffers comes
-#: on top. Honest clients leave the slots within a few round trips, so
-#: that 1024 admit thousands of them per second.
+#: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against anybody who can
+#: reach a port. Each costs a descriptor, and 2 KiB of memory until it has sent a whole ClientHello and may begin its
+#: handshake. Then it costs up to 62 KiB, whatever it sends, and 76 KiB in one phase: see `NESTED_HANDSHAKES`. The
+#: rate limits below let strangers begin at most 728 handshakes before the deadline. Measured with `python -m
+#: benchmarks.strangers memory`: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process. What waits in the
+#: kernel's socket buffers comes on top. Honest clients leave the slots within a few round trips, so that 1024 admit
+#: thousands of them per second.
 UNAUTHENTICATED_SLOTS = 1024
 
 #: Which part of those slots may be in the second TLS handshake of a connection, inside outer TLS, at the same time;
@@ -33,7 +33,7 @@ UNAUTHENTICATED_SLOTS = 1024
 NESTED_HANDSHAKES = 1 / 8
 
 #: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest
-#: connection is closed first. A quarter, because many clients sit behind one NAT and start at the same moment.
+#: connection is closed first. A quarter, because many clients are behind one NAT and start at the same moment.
 UNAUTHENTICATED_SHARE_OF_ADDRESS = 1 / 4
 
 #: From accept to an accepted token or ticket, transport handshakes included. Defends the slots against slow-loris;
@@ -41,21 +41,21 @@ UNAUTHENTICATED_SHARE_OF_ADDRESS = 1 / 4
 AUTHENTICATION_DEADLINE_SECONDS = 15.0
 
 #: TLS handshakes (and HTTP requests, where HTTP comes first) of peers that have not authenticated yet; see
-#: `handshakes`. A stranger's costs about two milliseconds of the processor with all that goes with it, so that 40
-#: a second take a twelfth of a core. The burst is for honest peers that are under way: with a round trip of 100 ms,
-#: 128 at a time are 300 a second.
-HANDSHAKES_OF_STRANGERS = Ration(burst=128, per_second=40.0)
-#: The same for addresses from which somebody authenticated recently, in addition.
-HANDSHAKES_OF_KNOWN = Ration(burst=256, per_second=100.0)
-#: The same for one address, known or not. Thousands of clients may be behind one; those that authenticate pay back
-#: what they took.
-HANDSHAKES_OF_ADDRESS = Ration(burst=128, per_second=20.0)
-#: The same for peers that have proved with their first bytes to have an access key, on top, and for one key. Many
-#: processes share an application key; those that find its ration used up still have that of their address. Defends
-#: the processor and the memory against somebody who has observed such a proof and repeats it.
-HANDSHAKES_OF_PROVED = Ration(burst=256, per_second=100.0)
-HANDSHAKES_OF_KEY = Ration(burst=64, per_second=10.0)
-#: Addresses that are remembered because somebody authenticated from there: about 200 bytes each.
+#: `edge/handshakes.py`. A stranger's costs about two milliseconds of the processor with everything that belongs to
+#: it, so that 40 a second take a twelfth of a core. The burst is for honest peers that are about to authenticate:
+#: with a round trip of 100 ms, 128 at a time are 300 a second.
+HANDSHAKES_OF_STRANGERS = RateLimit(burst=128, per_second=40.0)
+#: The same for addresses from which a peer authenticated recently, in addition.
+HANDSHAKES_OF_KNOWN = RateLimit(burst=256, per_second=100.0)
+#: The same for one address, known or not. Thousands of clients may be behind one; the handshakes of those that
+#: authenticate do not count.
+HANDSHAKES_OF_ADDRESS = RateLimit(burst=128, per_second=20.0)
+#: The same for peers that have proved with their first bytes that they have an access key, in addition, and for one
+#: key. Many processes share an application key; when its limit is used up, they still have that of their address.
+#: Defends the processor and the memory against somebody who has observed such a proof and repeats it.
+HANDSHAKES_OF_PROVED = RateLimit(burst=256, per_second=100.0)
+HANDSHAKES_OF_KEY = RateLimit(burst=64, per_second=10.0)
+#: Addresses that are remembered because a peer authenticated from there: about 200 bytes each.
 REMEMBERED_ADDRESSES = 4096
 
 #: How long a ticket may be used, and so how long the first side waits for the other. Covers a dial that tries a dead
@@ -175,7 +175,7 @@ class Shares:
 def unauthenticated_slots(descriptors: int | None) -> int:
     """How many slots there can be with so many descriptors (None or negative: no limit is known).
 
-    A fourth at most, so that whoever can reach a port cannot take the descriptors of those who have authenticated.
+    A fourth at most, so that strangers cannot take the descriptors of peers that have authenticated.
     """
     if descriptors is None or descriptors < 0:
         return UNAUTHENTICATED_SLOTS

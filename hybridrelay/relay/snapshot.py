@@ -62,7 +62,7 @@ class RelaySnapshot:
     rendezvous: tuple[RendezvousSnapshot, ...] = ()
     #: Slots for connections that have not authenticated.
     unauthenticated: PlacesSnapshot = PlacesSnapshot(0, 0)
-    #: Those of them that wait for their turn to begin a TLS handshake.
+    #: Those of them that wait until they may begin a TLS handshake.
     waiting_handshakes: int = 0
     #: Places for pairs of data channels, and for control channels that have authenticated.
     pairs: PlacesSnapshot = PlacesSnapshot(0, 0)

@@ -21,8 +21,8 @@ from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import Reason, control
 from hybridrelay.relay import SQLiteStore
-from hybridrelay.relay.edge import handshakes
-from hybridrelay.relay.limits import UNAUTHENTICATED_SLOTS, Ration
+from hybridrelay.relay.edge import permits
+from hybridrelay.relay.limits import UNAUTHENTICATED_SLOTS, RateLimit
 from hybridrelay.relay.service import relay
 from hybridrelay.security import KeySlot, Right, Role, Rule, create_authority, generate_key
 
@@ -151,15 +151,13 @@ async def _asked(deployment: Deployment, number: int) -> trio.SocketStream:
 
 
 @pytest.fixture
-def small_ration(monkeypatch: pytest.MonkeyPatch) -> None:
+def low_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five handshakes, and then none for a long time."""
     for name in ("STRANGERS", "KNOWN", "ADDRESS"):
-        monkeypatch.setattr(handshakes, f"HANDSHAKES_OF_{name}", Ration(5, 0.001))
+        monkeypatch.setattr(permits, f"HANDSHAKES_OF_{name}", RateLimit(5, 0.001))
 
 
-async def test_handshakes_of_strangers_are_rationed(
-    small_ration: None, nursery: trio.Nursery, tmp_path: Path
-) -> None:
+async def test_handshakes_of_strangers_are_limited(low_limit: None, nursery: trio.Nursery, tmp_path: Path) -> None:
     deployment = await deploy(nursery, tmp_path / "state")
     answered = []
 
@@ -176,7 +174,7 @@ async def test_handshakes_of_strangers_are_rationed(
 
 
 async def test_what_is_no_whole_client_hello_uses_nothing_up(
-    small_ration: None, nursery: trio.Nursery, tmp_path: Path
+    low_limit: None, nursery: trio.Nursery, tmp_path: Path
 ) -> None:
     deployment = await deploy(nursery, tmp_path / "state")
     for number in range(1, 20):
@@ -190,9 +188,9 @@ async def test_what_is_no_whole_client_hello_uses_nothing_up(
 
 @pytest.mark.parametrize("mode", ["tcp", "websocket"])
 async def test_clients_with_a_key_use_nothing_up(
-    small_ration: None, nursery: trio.Nursery, tmp_path: Path, mode: str
+    low_limit: None, nursery: trio.Nursery, tmp_path: Path, mode: str
 ) -> None:
-    """Many more than the ration, from one address: each pays back what it used."""
+    """Many more than the limit, from one address: the handshakes of peers that authenticate do not count."""
     deployment = await deploy(nursery, tmp_path / "state")
     published = deployment.publish()
     string = deployment.string(published, Role.APPLICATION)
@@ -211,20 +209,20 @@ async def test_clients_with_a_key_use_nothing_up(
 
 @attrs.frozen
 class Behind:
-    """Clients behind an address whose ration, and that of all strangers, is used up."""
+    """Clients behind an address whose limit, and that of all strangers, is used up."""
 
     deployment: Deployment
     published: Published
 
     def link(self, mode: str = "tcp", **changes: object) -> RelayLink:
-        # Only the routes on which TLS comes first: a look at another one would use up a turn now and then.
+        # Only the routes on which TLS comes first: a look at another one would use up a handshake now and then.
         ports = dict(self.deployment.ports, http=None)
         string = self.deployment.string(self.published, Role.APPLICATION, ports=ports)
         endpoint = attrs.evolve(RelayEndpoint.all_from(string)[0], **changes)
         return RelayLink(endpoint, control.Role.CLIENT, instance=new_instance(), mode=mode)
 
     async def gets_in(self, link: RelayLink) -> bool:
-        """Whether a control channel can be opened; who gets none waits for its turn for a long time."""
+        """Whether a control channel can be opened; if it cannot, its handshake waits for a long time."""
         with trio.move_on_after(3):
             async with trio.open_nursery() as channels:
                 try:
@@ -235,9 +233,9 @@ class Behind:
             return True
         return False
 
-    async def use_up(self, turns: int = 5) -> None:
-        """Take so many turns as a stranger."""
-        for _ in range(turns):
+    async def use_up(self, handshakes: int = 5) -> None:
+        """Begin this many handshakes as a stranger."""
+        for _ in range(handshakes):
             stream = await _dial(self.deployment, "control")
             await stream.send_all(preamble(CONTROL) + HELLO)
             with trio.fail_after(10):
@@ -247,7 +245,7 @@ class Behind:
 
 
 @pytest.fixture
-async def behind(small_ration: None, nursery: trio.Nursery, tmp_path: Path) -> Behind:
+async def behind(low_limit: None, nursery: trio.Nursery, tmp_path: Path) -> Behind:
     rules = Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])
     with SQLiteStore.open(tmp_path / "state") as registry:  # before the relay starts, which knows it at once then
         registry.create("db", [HOST], rules)

@@ -30,7 +30,7 @@ ListenerT = TypeVar("ListenerT", bound=Listener[Any])
 
 
 def _network(address: str) -> str:
-    """The network of an address, as far as it counts as one (`slots.address_group`)."""
+    """The network of an address, as far as it counts as one (`address_group`)."""
     try:
         network = ipaddress.ip_network(address)
     except ValueError:

@@ -24,5 +24,5 @@ class Listener(Generic[HandleT]):
     #: What authorized it.
     key: KeyId
     handle: HandleT = attrs.field(repr=False)
-    #: The network address from which it registered, as far as it counts as one (`slots.address_group`).
+    #: The network address from which it registered, as far as it counts as one (`address_group`).
     address: str = ""

@@ -1,7 +1,7 @@
-"""The way of a connection from its first bytes to an authenticated channel, in the task that serves it.
+"""Brings a connection from its first bytes to an authenticated channel, in the task that serves it.
 
-On this way a connection holds one of the slots for unauthenticated connections, and waits for its turn before each
-TLS handshake. It is given up when it takes too long or has to make room for others.
+Meanwhile, the connection holds one of the slots for unauthenticated connections, and waits for permission before each
+TLS handshake. It is closed when it takes too long or has to make room for others.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ...streams.outer_tls import accept_outer_tls
 from ...streams.sockets import abort_stream, tune_socket
 from ..core.rendezvous import Arrival
 from .certificates import RelayCertificates
-from .handshakes import Turns
-from .requests import ControlRequest, DataRequest, ProbeRequest, Request, RequestReader
-from .slots import Held, Slot, Slots, address_group
+from .permits import HandshakeScheduler
+from .requests import ControlRequest, DataRequest, ProbeRequest, RequestReader
+from .slots import Slot, Slots, address_group
 from .unauthenticated import UnauthenticatedConnection
 
 __all__ = ["AuthenticatedControlChannel", "AuthenticatedDataChannel", "Authenticator"]
@@ -59,18 +59,18 @@ class Authenticator(Generic[PeerT]):
         certificates: of the relay.
         slots: each connection holds one of them.
         nested: slots for second TLS handshakes, inside outer TLS.
-        turns: for the order of handshakes.
+        scheduler: permits handshakes.
         requests: reads preambles.
         admit: lets the peer of a control channel, whose address group is given, show a token; None where it has gone
             without one. The peer is cleaned up by `admit` itself where it raises or returns None.
-        abandon: called with each arrival that does not lead to a `AuthenticatedDataChannel`.
+        abandon: called with each arrival that does not lead to an `AuthenticatedDataChannel`.
         events: where events go.
     """
 
     certificates: RelayCertificates
     slots: Slots
     nested: Slots
-    turns: Turns
+    scheduler: HandshakeScheduler
     requests: RequestReader
     admit: Callable[[EarlySession, str], Awaitable[PeerT | None]]
     abandon: Callable[[Arrival], None]
@@ -92,26 +92,19 @@ class Authenticator(Generic[PeerT]):
         try:
             if isinstance(connection.arrived, trio.SocketStream):
                 tune_socket(connection.arrived.socket)
-            with self.slots.hold(connection.slot, connection.scope) as held, connection.turn as turn:
-                channel = await self._authenticate(connection, held)
+            with connection.scope, self.slots.held(connection.slot), connection.permit:
+                channel = await self._authenticate(connection)
                 if channel is not None:
-                    turn.authenticated()
-        except BaseException:
-            if connection.request is not None and channel is None:
-                self._give_up(connection.request)
-            raise
+                    connection.permit.authenticated()
+        finally:
+            if channel is None and isinstance(connection.request, DataRequest):
+                self.abandon(connection.request.arrival)
         if connection.scope.cancelled_caught:
-            if connection.request is not None and channel is None:
-                self._give_up(connection.request)
             self.events.publish(UnauthenticatedClosed(peer=connection.address, port=connection.port.name))
         return channel
 
-    def _give_up(self, request: Request) -> None:
-        if isinstance(request, DataRequest):
-            self.abandon(request.arrival)
-
     async def _authenticate(
-        self, connection: UnauthenticatedConnection, held: Held
+        self, connection: UnauthenticatedConnection
     ) -> AuthenticatedDataChannel | AuthenticatedControlChannel[PeerT] | None:
         request = connection.request
         if request is None:
@@ -120,10 +113,10 @@ class Authenticator(Generic[PeerT]):
                 return None
             stream = _movable(established)
             if connection.port.outer_tls:
-                held.advance()
+                self.slots.advance(connection.slot)
             request = await self.requests.read(connection.port, stream)
             if isinstance(request, ControlRequest) and request.key_id is not None:
-                connection.turn.prove(request.key_id)
+                connection.permit.prove(request.key_id)
                 self.slots.prove(connection.slot, request.key_id)
         else:
             # Read before there was a task for the connection, because its transport adds nothing to the bytes.
@@ -137,33 +130,33 @@ class Authenticator(Generic[PeerT]):
             case DataRequest(arrival):
                 return AuthenticatedDataChannel(arrival, stream)
             case ControlRequest():
-                return await self._open_control_channel(connection, stream, request, held)
+                return await self._open_control_channel(connection, stream, request)
 
     async def _handshake(self, connection: UnauthenticatedConnection) -> Connection | None:
         """The outer TLS if the port has it, and the transport's handshake; see `Incoming.handshake`."""
         port, arrived = connection.port, connection.arrived
         if isinstance(arrived, Incoming):
-            await connection.turn.wait()
+            await connection.permit.wait()
             return await arrived.handshake()
         assert isinstance(port.listener, StreamListener)
         stream: trio.abc.Stream = arrived
         if port.outer_tls:
             context = self.certificates.outer_context
             assert context is not None
-            stream = await accept_outer_tls(stream, context, before_answer=connection.turn.wait)
+            stream = await accept_outer_tls(stream, context, before_answer=connection.permit.wait)
         elif not port.is_plain:
-            await connection.turn.wait()  # for what the transport does with the first bytes
+            await connection.permit.wait()  # for what the transport does with the first bytes
         return await port.listener.incoming(stream, connection.address).handshake()
 
     async def _open_control_channel(
-        self, connection: UnauthenticatedConnection, stream: trio.abc.Stream, request: ControlRequest, held: Held
+        self, connection: UnauthenticatedConnection, stream: trio.abc.Stream, request: ControlRequest
     ) -> AuthenticatedControlChannel[PeerT] | None:
         """TLS with the relay's certificate, and a token."""
         nested: Slot | None = None
 
         async def before_answer() -> None:
             nonlocal nested
-            await connection.turn.wait()
+            await connection.permit.wait()
             if connection.port.outer_tls:
                 nested = self.nested.take(connection.address, connection.scope.cancel)
                 if request.key_id is not None:
@@ -177,7 +170,7 @@ class Authenticator(Generic[PeerT]):
             finally:
                 if nested is not None:
                     self.nested.release(nested)
-            held.advance()
+            self.slots.advance(connection.slot)
             early = EarlySession(tls)
             try:
                 peer = await self.admit(early, address_group(connection.address))

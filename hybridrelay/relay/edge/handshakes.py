@@ -1,22 +1,23 @@
-"""Whose TLS handshake comes next: a ration for peers that have not authenticated. Pure: the clock is passed in.
+"""Which TLS handshake begins next: a rate limit for peers that have not authenticated. Pure: the clock is passed in.
 
-A handshake costs the relay about a millisecond, and whoever reaches a port can ask for one. The rules:
+A handshake costs the relay about a millisecond, and anybody who can reach a port can ask for one. The rules:
 
-1. Whoever wants one waits in line with a complete ClientHello. While less than a burst of handshakes is owed, in all
-   and by that address, it begins at once.
-2. A handshake is owed until its peer authenticates. What is not paid back that way is forgiven at a fixed rate. So
-   peers with a key use nothing up, thousands of them behind one address included, and strangers get that rate.
-3. Peers that have proved to share an access key with the relay (`admission`) come first, whatever their address. Each
-   key has a ration of its own. Such a peer also waits in the line of its address, so that somebody who observes a
-   proof and repeats it can use up the ration of that key and nothing else: its peers are then served as if they had
-   sent no proof.
-4. Addresses from which somebody authenticated recently come next, and draw on an allowance that strangers cannot use
-   up.
-5. Within each of these three lines (keys, known addresses, other addresses) the one that owes least comes first, so
-   that an address which asks rarely does not wait behind one that asks all the time.
-6. A connection that needs a second handshake (TLS inside HTTP or inside outer TLS) keeps the place in line that its
-   address had before the first one, so that the work already done for it is not wasted. This holds only while its
-   address may owe more; what it owes counts in any case.
+1. A peer that wants a handshake waits in a queue with a complete ClientHello. It begins at once while fewer
+   handshakes are outstanding than the burst of the rate limit allows, in total and for its address.
+2. A handshake is outstanding until its peer authenticates. Those of peers that do not authenticate stop counting at a
+   fixed rate. So peers with a key use nothing up, even if thousands of them are behind one address, and strangers get
+   no more than that rate.
+3. Peers that have proved that they share an access key with the relay (`admission`) come first, whatever their
+   address. Each key has a rate limit of its own. Such a peer also waits in the queue of its address, so that somebody
+   who observes a proof and repeats it can use up the limit of that key and nothing else: peers with that key are then
+   served as if they had sent no proof.
+4. Addresses from which a peer authenticated recently come next, and have a total limit that strangers cannot use up.
+5. Within each of these three priorities (keys, known addresses, other addresses), the key or address with the fewest
+   outstanding handshakes comes first, so that an address which asks rarely does not wait for one that asks all the
+   time.
+6. A connection that needs a second handshake (TLS inside HTTP or inside outer TLS) keeps the position that its
+   address had before the first one, so that the work already done for it is not wasted. This holds only while the
+   limit of its address has room; its handshakes count in any case.
 7. Within an address or a key, connections that wait for their second handshake come first, and then the newest: it is
    the most likely to be still connected.
 """
@@ -26,64 +27,49 @@ from __future__ import annotations
 import enum
 import heapq
 import itertools
-import math
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Self
 
 import attrs
-import trio
 
-from ..limits import (
-    HANDSHAKES_OF_ADDRESS,
-    HANDSHAKES_OF_KEY,
-    HANDSHAKES_OF_KNOWN,
-    HANDSHAKES_OF_PROVED,
-    HANDSHAKES_OF_STRANGERS,
-    REMEMBERED_ADDRESSES,
-    Ration,
-)
-from .slots import address_group
+from ..limits import RateLimit
 
-__all__ = ["Handshake", "Handshakes", "Ration", "Turn", "Turns"]
+__all__ = ["Handshake", "HandshakeQueue"]
 
 
 @attrs.define
-class _Debt:
-    """Handshakes that are owed, as the time at which all will be forgiven: it need not be updated as time passes."""
+class _Outstanding:
+    """How many handshakes are outstanding under one limit.
 
-    ration: Ration
+    It is stored as the time at which none will be, so that it need not be updated as time passes (the generic cell
+    rate algorithm).
+    """
+
+    limit: RateLimit
     #: In seconds, on the clock that is passed in.
-    _cleared_at: float = 0.0
+    none_at: float = 0.0
 
     def room_at(self) -> float:
-        """When one more can be owed, at the earliest."""
-        return self._cleared_at - (self.ration.burst - 1) / self.ration.per_second
+        """When the limit has room for one more, at the earliest."""
+        return self.none_at - (self.limit.burst - 1) / self.limit.per_second
 
-    def owe(self, now: float) -> None:
-        self._cleared_at = max(self._cleared_at, now) + 1 / self.ration.per_second
+    def add(self, now: float) -> None:
+        self.none_at = max(self.none_at, now) + 1 / self.limit.per_second
 
-    def pay_back(self, count: float) -> None:
-        self._cleared_at -= count / self.ration.per_second
-
-    def is_clear(self, now: float) -> bool:
-        return self._cleared_at <= now
-
-    @property
-    def cleared_at(self) -> float:
-        return self._cleared_at
+    def subtract(self, count: float) -> None:
+        self.none_at -= count / self.limit.per_second
 
 
-#: Who waits and owes: an address (see `slots.address_group`), or an access key, by its id.
+#: Who asks for handshakes: an address (see `slots.address_group`), or an access key, by its id.
 Party = str | bytes
 
 
-class _Line(enum.IntEnum):
-    """The lines, in the order in which they are served."""
+class _Priority(enum.IntEnum):
+    """The priorities, in the order in which they are served."""
 
     #: Access keys.
     PROVED = 0
-    #: Addresses from which somebody authenticated recently.
+    #: Addresses from which a peer authenticated recently.
     KNOWN = 1
     #: All other addresses.
     STRANGERS = 2
@@ -95,44 +81,44 @@ class Handshake:
 
     #: See `slots.address_group`.
     group: str
-    #: Called when its turn has come; must not raise.
-    on_turn: Callable[[], None]
+    #: Called when it may begin; must not raise.
+    on_permit: Callable[[], None]
     #: The id of the access key that the peer has proved to have. Not to be changed while it waits.
     key_id: bytes | None = None
-    #: Whose allowance has been drawn on, once for each that has begun.
-    _owed: list[_Debt] = attrs.field(factory=list)
-    #: What its address owed before the first one that began, as `_Debt.cleared_at`. None before that.
-    _place: float | None = None
+    #: Where it counts as outstanding, once for each time that it has begun.
+    _counted_in: list[_Outstanding] = attrs.field(factory=list)
+    #: The position of its address before it began for the first time. None before that.
+    _position: float | None = None
 
     @property
     def parties(self) -> tuple[Party, ...]:
-        """In whose name it waits."""
+        """Those that it waits for: its peer's key, if there is one, and its peer's address."""
         return (self.group,) if self.key_id is None else (self.key_id, self.group)
 
 
 @attrs.define(eq=False)
-class _Account:
-    """A party that is waiting, or owes something."""
+class _PartyQueue:
+    """The handshakes of one party: those that wait, and how many are outstanding."""
 
-    debt: _Debt
+    outstanding: _Outstanding
     #: In the order in which they came; the newest is served first.
     waiting: dict[Handshake, None] = attrs.field(factory=dict)
     #: The same for connections that have had a handshake; they are served before the others.
     again: dict[Handshake, None] = attrs.field(factory=dict)
     #: Which entry in the heap stands for it, and what that says; any other is out of date.
     entry: int = -1
-    queued: tuple[_Line, float] | None = None
+    queued: tuple[_Priority, float] | None = None
 
     @property
     def is_waiting(self) -> bool:
         return bool(self.waiting or self.again)
 
     def next(self) -> Handshake:
-        """The connection that is served next; one must be waiting."""
+        """The one that is served next; one must be waiting."""
         return next(reversed(self.again or self.waiting))
 
     def add(self, handshake: Handshake) -> None:
-        (self.waiting if handshake._place is None else self.again)[handshake] = None
+        (self.waiting if handshake._position is None else self.again)[handshake] = None
 
     def remove(self, handshake: Handshake) -> bool:
         """Whether it was waiting."""
@@ -141,16 +127,16 @@ class _Account:
         self.again.pop(handshake, None)
         return waited
 
-    def place(self, now: float) -> float:
-        """Its place in line: the least comes first."""
-        if self.again and self.debt.room_at() <= now:
-            place = self.next()._place
-            assert place is not None
-            return min(place, self.debt.cleared_at)
-        return self.debt.cleared_at
+    def position(self, now: float) -> float:
+        """Its position among the parties of its priority: the lowest comes first."""
+        if self.again and self.outstanding.room_at() <= now:
+            position = self.next()._position
+            assert position is not None
+            return min(position, self.outstanding.none_at)
+        return self.outstanding.none_at
 
 
-class Handshakes:
+class HandshakeQueue:
     """Decides which connections may begin a handshake.
 
     Args:
@@ -159,232 +145,147 @@ class Handshakes:
         each: for one address.
         proved: for all peers that have proved to have a key, together.
         each_key: for one key.
-        remembered: addresses that are remembered because somebody authenticated from there.
+        remembered: addresses that are remembered because a peer authenticated from there.
     """
 
     def __init__(
-        self, total: Ration, known: Ration, each: Ration, *, proved: Ration, each_key: Ration, remembered: int
+        self,
+        total: RateLimit,
+        known: RateLimit,
+        each: RateLimit,
+        *,
+        proved: RateLimit,
+        each_key: RateLimit,
+        remembered: int,
     ) -> None:
-        self._total = {_Line.PROVED: _Debt(proved), _Line.KNOWN: _Debt(known), _Line.STRANGERS: _Debt(total)}
+        self._totals = {
+            _Priority.PROVED: _Outstanding(proved),
+            _Priority.KNOWN: _Outstanding(known),
+            _Priority.STRANGERS: _Outstanding(total),
+        }
         self._each = each
         self._each_key = each_key
         self._remembered = remembered
         self._known: OrderedDict[str, None] = OrderedDict()
-        self._accounts: dict[Party, _Account] = {}
-        #: (The place of a party, a number, the party). The least comes first.
-        self._lines: dict[_Line, list[tuple[float, int, Party]]] = {line: [] for line in _Line}
+        self._queues: dict[Party, _PartyQueue] = {}
+        #: (The position of a party, a number, the party). The lowest comes first.
+        self._heaps: dict[_Priority, list[tuple[float, int, Party]]] = {priority: [] for priority in _Priority}
         self._numbers = itertools.count()
         self._waiting = 0
 
     @property
     def waiting(self) -> int:
-        """Handshakes in line."""
+        """Handshakes that wait."""
         return self._waiting
 
-    def want(self, handshake: Handshake, now: float) -> None:
-        """Stand in line."""
+    def add(self, handshake: Handshake, now: float) -> None:
+        """A connection wants a handshake, with a complete ClientHello."""
         for party in handshake.parties:
-            account = self._accounts.get(party)
-            if account is None:
+            queue = self._queues.get(party)
+            if queue is None:
                 each = self._each if isinstance(party, str) else self._each_key
-                account = self._accounts[party] = _Account(_Debt(each))
-            account.add(handshake)
-            self._queue(party, now)
+                queue = self._queues[party] = _PartyQueue(_Outstanding(each))
+            queue.add(handshake)
+            self._update_entry(party, now)
         self._waiting += 1
 
     def leave(self, handshake: Handshake, now: float) -> None:
-        """Its connection is over, without authentication: what it owes stays owed. Harmless at any time."""
-        self._stand_aside(handshake)
+        """Its connection is over; without authentication, its handshakes stay outstanding. Harmless at any time."""
+        self._stop_waiting(handshake)
         for party in handshake.parties:
-            self._queue(party, now)
+            self._update_entry(party, now)
         self._forget(now)
 
     def begin(self, now: float) -> Handshake | None:
-        """Take the next out of the line, if one may begin now."""
-        for line in _Line:
-            if self._total[line].room_at() > now:
+        """Take the next one out of the queue, if one may begin now."""
+        for priority in _Priority:
+            if self._totals[priority].room_at() > now:
                 continue
-            party = self._first(line)
+            party = self._first(priority)
             if party is None:
                 continue
-            account = self._accounts[party]
-            if account.debt.room_at() > now:
-                continue  # it owes less than all others in its line
-            handshake = account.next()
-            self._stand_aside(handshake)
-            if handshake._place is None:
-                handshake._place = self._accounts[handshake.group].debt.cleared_at
-            for debt in (account.debt, self._total[line]):
-                debt.owe(now)
-                handshake._owed.append(debt)
+            queue = self._queues[party]
+            if queue.outstanding.room_at() > now:
+                continue  # all others of this priority have more outstanding handshakes
+            handshake = queue.next()
+            self._stop_waiting(handshake)
+            if handshake._position is None:
+                handshake._position = self._queues[handshake.group].outstanding.none_at
+            for outstanding in (queue.outstanding, self._totals[priority]):
+                outstanding.add(now)
+                handshake._counted_in.append(outstanding)
             for each in handshake.parties:
-                self._queue(each, now)
+                self._update_entry(each, now)
             return handshake
         return None
 
     def next_at(self) -> float | None:
-        """When `begin` will have somebody; None while nobody is waiting."""
+        """When `begin` will have one; None while none waits."""
         times = [
-            max(self._total[line].room_at(), self._accounts[party].debt.room_at())
-            for line in _Line
-            if (party := self._first(line)) is not None
+            max(self._totals[priority].room_at(), self._queues[party].outstanding.room_at())
+            for priority in _Priority
+            if (party := self._first(priority)) is not None
         ]
         return min(times, default=None)
 
     def authenticated(self, handshake: Handshake, now: float) -> None:
-        """The peer has shown a key or a ticket: it owes nothing, and its address is known from now on."""
-        for debt in handshake._owed:
+        """The peer has shown a key or a ticket: its handshakes do not count, and its address is known from now on."""
+        for outstanding in handshake._counted_in:
             # Twice, for other connections from this address that do not authenticate, such as those of the prober.
-            debt.pay_back(2)
-        handshake._owed.clear()
+            outstanding.subtract(2)
+        handshake._counted_in.clear()
         self._known[handshake.group] = None
         self._known.move_to_end(handshake.group)
         for party in handshake.parties:
-            self._queue(party, now)
+            self._update_entry(party, now)
         while len(self._known) > self._remembered:
             forgotten, _ = self._known.popitem(last=False)
-            self._queue(forgotten, now)
+            self._update_entry(forgotten, now)
         self._forget(now)
 
-    # --- the lines
+    # --- the order of the parties
 
-    def _stand_aside(self, handshake: Handshake) -> None:
-        """Take it out of all lines."""
+    def _stop_waiting(self, handshake: Handshake) -> None:
+        """Take it out of the queues of all its parties."""
         waited = False
         for party in handshake.parties:
-            account = self._accounts.get(party)
-            if account is not None and account.remove(handshake):
+            queue = self._queues.get(party)
+            if queue is not None and queue.remove(handshake):
                 waited = True
         self._waiting -= waited
 
-    def _line_of(self, party: Party) -> _Line:
+    def _priority_of(self, party: Party) -> _Priority:
         if isinstance(party, bytes):
-            return _Line.PROVED
-        return _Line.KNOWN if party in self._known else _Line.STRANGERS
+            return _Priority.PROVED
+        return _Priority.KNOWN if party in self._known else _Priority.STRANGERS
 
-    def _queue(self, party: Party, now: float) -> None:
-        """See to it that the right entry stands for a party, if anybody waits there."""
-        account = self._accounts.get(party)
-        if account is None or not account.is_waiting:
+    def _update_entry(self, party: Party, now: float) -> None:
+        """Make sure that the right entry in the heaps stands for a party, if a handshake waits there."""
+        queue = self._queues.get(party)
+        if queue is None or not queue.is_waiting:
             return
-        line, place = queued = self._line_of(party), account.place(now)
-        if account.queued != queued:
-            account.queued, account.entry = queued, next(self._numbers)
-            heapq.heappush(self._lines[line], (place, account.entry, party))
+        priority, position = queued = self._priority_of(party), queue.position(now)
+        if queue.queued != queued:
+            queue.queued, queue.entry = queued, next(self._numbers)
+            heapq.heappush(self._heaps[priority], (position, queue.entry, party))
 
-    def _first(self, which: _Line) -> Party | None:
-        """The party whose turn it is in a line."""
-        line = self._lines[which]
-        while line:
-            _, entry, party = line[0]
-            account = self._accounts.get(party)
-            if account is not None and account.entry == entry:
-                if account.is_waiting:
+    def _first(self, priority: _Priority) -> Party | None:
+        """The party that is served next among those of a priority."""
+        heap = self._heaps[priority]
+        while heap:
+            _, entry, party = heap[0]
+            queue = self._queues.get(party)
+            if queue is not None and queue.entry == entry:
+                if queue.is_waiting:
                     return party
-                account.queued = None
-            heapq.heappop(line)
+                queue.queued = None
+            heapq.heappop(heap)
         return None
 
     def _forget(self, now: float) -> None:
-        """Look at a few parties, and forget those that neither wait nor owe."""
-        for _ in range(min(2, len(self._accounts))):
-            party, account = next(iter(self._accounts.items()))
-            del self._accounts[party]
-            if account.is_waiting or not account.debt.is_clear(now):
-                self._accounts[party] = account  # to the end of the line
-
-
-class Turns:
-    """`Handshakes` for trio: waits for a turn, and gives one in each pass of the event loop."""
-
-    def __init__(self, handshakes: Handshakes | None = None) -> None:
-        self._handshakes = handshakes or Handshakes(
-            HANDSHAKES_OF_STRANGERS,
-            HANDSHAKES_OF_KNOWN,
-            HANDSHAKES_OF_ADDRESS,
-            proved=HANDSHAKES_OF_PROVED,
-            each_key=HANDSHAKES_OF_KEY,
-            remembered=REMEMBERED_ADDRESSES,
-        )
-        self._changed = trio.Event()
-
-    @property
-    def waiting(self) -> int:
-        """Handshakes in line."""
-        return self._handshakes.waiting
-
-    def want(self, handshake: Handshake) -> None:
-        """Stand in line: `Handshake.on_turn` is called by `run`."""
-        self._handshakes.want(handshake, trio.current_time())
-        self._changed.set()
-
-    def leave(self, handshake: Handshake) -> None:
-        """See `Handshakes.leave`."""
-        self._handshakes.leave(handshake, trio.current_time())
-
-    def authenticated(self, handshake: Handshake) -> None:
-        """See `Handshakes.authenticated`."""
-        self._handshakes.authenticated(handshake, trio.current_time())
-        self._changed.set()
-
-    async def run(self) -> None:
-        """Give turns until cancelled."""
-        while True:
-            now = trio.current_time()
-            handshake = self._handshakes.begin(now)
-            if handshake is not None:
-                handshake.on_turn()
-                # The next one in the next pass: everybody else runs in between.
-                await trio.lowlevel.checkpoint()
-                continue
-            until = self._handshakes.next_at()
-            with trio.move_on_at(math.inf if until is None else until):
-                await self._changed.wait()
-            if self._changed.is_set():
-                self._changed = trio.Event()
-
-
-class Turn:
-    """The turns of one connection, in the task that serves it."""
-
-    def __init__(self, turns: Turns, handshake: Handshake) -> None:
-        self._turns = turns
-        self._handshake = handshake
-        self._event: trio.Event | None = None
-
-    @classmethod
-    def of(cls, turns: Turns, address: str) -> Turn:
-        """For a connection that has had no turn."""
-        handshake = Handshake(address_group(address), lambda: None)
-        turn = cls(turns, handshake)
-        turn._event = trio.Event()
-        return turn
-
-    async def wait(self) -> None:
-        """Wait until this connection may begin a handshake: where it has had a turn for the first, at once."""
-        if self._event is None:
-            self._event = trio.Event()
-            return
-        self._event = trio.Event()
-        self._handshake.on_turn = self._event.set
-        self._turns.want(self._handshake)
-        await self._event.wait()
-
-    def prove(self, key_id: bytes) -> None:
-        """The peer has proved to have an access key: its further handshakes come before those of strangers."""
-        self._handshake.key_id = key_id
-
-    def __enter__(self) -> Self:
-        """Around the authentication of the connection."""
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.leave()
-
-    def leave(self) -> None:
-        """The connection has authenticated, or is over."""
-        self._turns.leave(self._handshake)
-
-    def authenticated(self) -> None:
-        """Its peer has shown a key or a ticket."""
-        self._turns.authenticated(self._handshake)
+        """Look at a few parties, and forget those without handshakes that wait or are outstanding."""
+        for _ in range(min(2, len(self._queues))):
+            party, queue = next(iter(self._queues.items()))
+            del self._queues[party]
+            if queue.is_waiting or queue.outstanding.none_at > now:
+                self._queues[party] = queue  # looked at again after all others

@@ -1,18 +1,18 @@
-"""Slots for connections that have not authenticated: a fixed number, and who gives way when they are full.
+"""Slots for connections that have not authenticated: how many, and which one gives way when all are taken. Pure.
 
 The rules:
 
-1. While there is a free slot, everybody gets one: many clients sit behind one address.
-2. When all are taken, a newcomer still gets one: somebody gives way. If an address holds more than its share, the
-   oldest of the address that holds most; otherwise the oldest of all.
-3. Among those it is the oldest of the *fresh*, or of those whose handshake has *advanced*, whichever are more.
+1. While there is a free slot, every connection gets one: many clients are behind one address.
+2. When all are taken, a new connection still gets one, and another one gives way. If an address holds more than its
+   share, it is the oldest connection of the address that holds most; otherwise the oldest of all.
+3. Among those it is the oldest of the *fresh* ones, or of those whose handshake has *advanced*, whichever are more.
+4. A peer that has proved that it has an access key counts as an address of its own, together with others of the same
+   address and key.
 
-4. A peer that has proved to have an access key counts as an address of its own, with others of the same address and
-   key.
-
-So a flood from a few addresses displaces itself, and one from many addresses displaces those that dawdle: whoever
-authenticates faster than the slots turn over gets through. In a storm of honest peers, newcomers displace newcomers,
-and not those on whom most of the work is done already; and neither kind can take all slots from the other.
+So a flood from a few addresses displaces itself, and a flood from many addresses displaces slow connections: a peer
+that authenticates before all slots have changed hands gets through. When many honest peers come at once, new
+connections displace new ones, and not those for which most of the work is done already; and neither kind can take all
+slots from the other.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import attrs
-import trio
 
 from ..limits import UNAUTHENTICATED_SHARE_OF_ADDRESS, UNAUTHENTICATED_SLOTS
 
-__all__ = ["Held", "Slot", "SlotTable", "Slots", "address_group"]
+__all__ = ["Slot", "Slots", "address_group"]
 
 
 @lru_cache(maxsize=4096)
@@ -56,7 +55,7 @@ class Slot:
     evict: Callable[[], None] = attrs.field(repr=False)
 
 
-class _Line:
+class _Order:
     """Slots in the order in which they give way: dictionaries used as ordered sets, the oldest first."""
 
     def __init__(self) -> None:
@@ -85,22 +84,30 @@ class _Line:
         self.size -= 1
 
     def first(self) -> Slot:
-        """The slot that is given up next; the line must not be empty."""
+        """The slot that is given up next; there must be one."""
         return next(iter(self._fresh if len(self._fresh) >= len(self._advanced) else self._advanced))
 
 
-class SlotTable:
-    """Which connections have a slot. Pure: closing a connection is a callback."""
+class Slots:
+    """Which connections have a slot. Closing a connection is a callback.
 
-    def __init__(self, total: int, per_address: int) -> None:
-        """Make a table of `total` slots, `per_address` of them the share of one address when they are full."""
-        if not 1 <= per_address <= total:
+    Args:
+        total: how many slots there are.
+        per_address: the share of one address when all are taken; None: `UNAUTHENTICATED_SHARE_OF_ADDRESS`.
+
+    Raises:
+        ValueError: the share is not between 1 and the number of slots.
+    """
+
+    def __init__(self, total: int = UNAUTHENTICATED_SLOTS, per_address: int | None = None) -> None:
+        share = max(1, int(total * UNAUTHENTICATED_SHARE_OF_ADDRESS)) if per_address is None else per_address
+        if not 1 <= share <= total:
             raise ValueError("the share of one address is between 1 and the number of slots")
-        self._total = total
-        self._per_address = per_address
-        self._taken = _Line()
-        self._by_group: dict[str, _Line] = {}
-        #: Groups by the number of slots that they have, and the greatest such number: nobody is searched for.
+        self.total = total
+        self._per_address = share
+        self._taken = _Order()
+        self._by_group: dict[str, _Order] = {}
+        #: Groups by the number of slots that they have, and the greatest such number, so that no search is needed.
         self._by_size: dict[int, dict[str, None]] = {}
         self._largest = 0
 
@@ -109,8 +116,8 @@ class SlotTable:
         return self._taken.size
 
     def take(self, address: str, evict: Callable[[], None]) -> Slot:
-        """Take a slot for a connection from `address`, if need be somebody else's."""
-        if self._taken.size >= self._total:
+        """Take a slot for a connection from `address`, if necessary from another one, which is evicted."""
+        if self._taken.size >= self.total:
             victim = self._victim()
             self.release(victim)
             victim.evict()
@@ -132,16 +139,27 @@ class SlotTable:
         self._taken.remove(slot)
         self._leave_group(slot)
 
-    def regroup(self, slot: Slot, group: str) -> None:
-        """Count a slot as one of another group from now on. Harmless when it was given up already."""
+    @contextmanager
+    def held(self, slot: Slot) -> Iterator[None]:
+        """Give a slot back at the end of the block."""
+        try:
+            yield
+        finally:
+            self.release(slot)
+
+    def prove(self, slot: Slot, key_id: bytes) -> None:
+        """Its peer has proved that it has an access key: only its address with the same key counts as its address.
+
+        Harmless when the slot was given up already.
+        """
         if slot not in self._taken:
             return
         self._leave_group(slot)
-        slot.group = group
+        slot.group = f"{slot.group} {key_id.hex()}"
         self._join_group(slot)
 
     def _join_group(self, slot: Slot) -> None:
-        group = self._by_group.setdefault(slot.group, _Line())
+        group = self._by_group.setdefault(slot.group, _Order())
         group.add(slot)
         if self._taken.has_advanced(slot):
             group.advance(slot)
@@ -168,58 +186,3 @@ class SlotTable:
     def _victim(self) -> Slot:
         largest = self._by_group[next(iter(self._by_size[self._largest]))]
         return (largest if largest.size > self._per_address else self._taken).first()
-
-
-@attrs.frozen
-class Held:
-    """A slot that a task holds."""
-
-    #: Around the block. If its `cancelled_caught` is true afterwards, the connection
-    #: had to give way, or was too late.
-    scope: trio.CancelScope
-    #: To be called when the expensive part of the handshake is done.
-    advance: Callable[[], None]
-
-
-class Slots:
-    """`SlotTable` for trio: whoever has to give way is cancelled."""
-
-    def __init__(self, total: int = UNAUTHENTICATED_SLOTS, per_address: int | None = None) -> None:
-        self.total = total
-        share = max(1, int(total * UNAUTHENTICATED_SHARE_OF_ADDRESS))
-        self._table = SlotTable(total, share if per_address is None else per_address)
-
-    def __len__(self) -> int:
-        """Slots taken."""
-        return len(self._table)
-
-    def take(self, address: str, evict: Callable[[], None]) -> Slot:
-        """See `SlotTable.take`."""
-        return self._table.take(address, evict)
-
-    def release(self, slot: Slot) -> None:
-        """See `SlotTable.release`."""
-        self._table.release(slot)
-
-    def prove(self, slot: Slot, key_id: bytes) -> None:
-        """Its peer has proved to have an access key: it gives way only to peers of its address with the same key."""
-        self._table.regroup(slot, f"{slot.group} {key_id.hex()}")
-
-    @contextmanager
-    def acquire(self, address: str) -> Iterator[Held]:
-        """Take a slot, and hold it as `hold` does. Never waits."""
-        scope = trio.CancelScope()
-        with self.hold(self._table.take(address, scope.cancel), scope) as held:
-            yield held
-
-    @contextmanager
-    def hold(self, slot: Slot, scope: trio.CancelScope) -> Iterator[Held]:
-        """Hold a slot, which `scope` is cancelled to evict, while the block authenticates a connection.
-
-        The caller may give the scope a deadline, and closes the connection where the scope was cancelled.
-        """
-        with scope:
-            try:
-                yield Held(scope, partial(self._table.advance, slot))
-            finally:
-                self._table.release(slot)

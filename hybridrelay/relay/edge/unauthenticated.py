@@ -2,8 +2,9 @@
 
 A task for a connection costs ten times what it takes to accept the connection and to look at its first bytes. A
 stranger therefore gets a task only after it has sent a complete preamble (and a ClientHello, if TLS follows), and
-when its turn has come (`handshakes`). Until then its bytes stay in the kernel: they are peeked at and not consumed,
-so that the code which serves the connection afterwards finds all of them, and the relay holds about 2 KiB for it.
+when it may begin its handshake (`permits`). Until then its bytes stay in the kernel: they are peeked at and not
+consumed, so that the code which serves the connection afterwards finds all of them, and the relay holds about 2 KiB
+for it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from ...protocol.reasons import Reason
 from ...streams.client_hello import MAX_CLIENT_HELLO, ClientHelloReader
 from ...streams.listening import LOCAL
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
-from .handshakes import Handshake, Turn, Turns
+from .handshakes import Handshake
+from .permits import HandshakePermit, HandshakeScheduler
 from .ports import OpenPort
 from .requests import ControlRequest, DataRequest, ProbeRequest, Request
 from .slots import Slot, Slots, address_group
@@ -51,21 +53,21 @@ class _Stage(enum.Enum):
     HELLO = enum.auto()
     #: Anything is to come: only the transport knows.
     ANYTHING = enum.auto()
-    #: Nothing more: it waits for its turn.
-    TURN = enum.auto()
+    #: Nothing more: it waits until it may begin its handshake.
+    PERMIT = enum.auto()
 
 
 @attrs.frozen(eq=False)
 class UnauthenticatedConnection:
-    """A connection that has not authenticated, for whoever serves it."""
+    """A connection that has not authenticated, for the task that serves it."""
 
     port: OpenPort
     #: What was accepted, with nothing added to it; or a connection of a transport that accepts by itself.
     arrived: trio.SocketStream | Incoming
     address: str
     slot: Slot
-    turn: Turn
-    #: Cancelled when it is too late, or has to give way. To be entered by whoever serves the connection.
+    permit: HandshakePermit
+    #: Cancelled when it is too late, or has to give way. The task that serves the connection enters it.
     scope: trio.CancelScope
     #: What its preamble asks for, where that was read already.
     request: Request | None = None
@@ -91,7 +93,7 @@ class UnauthenticatedConnections:
 
     Args:
         slots: each connection holds one.
-        turns: each connection waits for its turn here.
+        scheduler: permits handshakes.
         decode: what a preamble asks for; raises RemoteProtocolError where the answer is a refusal.
         serve: takes over a connection, in a task of its own. Without a request, nothing has been read from it.
     """
@@ -99,13 +101,13 @@ class UnauthenticatedConnections:
     def __init__(
         self,
         slots: Slots,
-        turns: Turns,
+        scheduler: HandshakeScheduler,
         *,
         decode: Callable[[OpenPort, bytes], Request],
         serve: Callable[[UnauthenticatedConnection], None],
     ) -> None:
         self._slots = slots
-        self._turns = turns
+        self._scheduler = scheduler
         self._decode = decode
         self._serve = serve
         #: By descriptor, the oldest first.
@@ -153,7 +155,7 @@ class UnauthenticatedConnections:
                 for _ in range(_AT_A_TIME):
                     sock, _ = listener.accept()
                     if is_reserved(sock.fileno()):
-                        # The last descriptors are kept for the relay itself. Whoever accepts the next one says so.
+                        # The last descriptors are kept for the relay itself; the next accept publishes the event.
                         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                         sock.close()
                         break
@@ -187,7 +189,7 @@ class UnauthenticatedConnections:
         """Something has happened to a connection."""
         waiting.looks += 1
         try:
-            while (stage := waiting.stage) is not _Stage.TURN:
+            while (stage := waiting.stage) is not _Stage.PERMIT:
                 self._proceed(fd, waiting)
                 if waiting.stage is stage or fd not in self._connections:
                     break
@@ -213,12 +215,12 @@ class UnauthenticatedConnections:
                     self._close(fd)
             case _Stage.HELLO:
                 if ClientHelloReader().receive_untrusted(_peek(waiting.socket, MAX_CLIENT_HELLO)):
-                    waiting.stage = _Stage.TURN
-                    self._turns.want(waiting.handshake)
+                    waiting.stage = _Stage.PERMIT
+                    self._scheduler.add(waiting.handshake)
             case _Stage.ANYTHING:
                 if _peek(waiting.socket, 1):
-                    waiting.stage = _Stage.TURN
-                    self._turns.want(waiting.handshake)
+                    waiting.stage = _Stage.PERMIT
+                    self._scheduler.add(waiting.handshake)
 
     def _read_preamble(self, fd: int, waiting: _Waiting, preamble: bytes) -> None:
         try:
@@ -241,16 +243,16 @@ class UnauthenticatedConnections:
         scope = trio.CancelScope(deadline=waiting.deadline)
         waiting.slot.evict = scope.cancel
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(waiting.socket))
-        turn = Turn(self._turns, waiting.handshake)
+        permit = HandshakePermit(self._scheduler, waiting.handshake, is_granted=True)
         self._serve(
             UnauthenticatedConnection(
-                waiting.port, stream, waiting.address, waiting.slot, turn, scope, waiting.request
+                waiting.port, stream, waiting.address, waiting.slot, permit, scope, waiting.request
             )
         )
 
     def _close(self, fd: int) -> None:
         waiting = self._leave(fd)
-        self._turns.leave(waiting.handshake)
+        self._scheduler.leave(waiting.handshake)
         self._slots.release(waiting.slot)
         waiting.socket.close()
 

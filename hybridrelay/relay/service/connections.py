@@ -17,7 +17,7 @@ from ...protocol import control
 from ...protocol.errors import RemoteProtocolError
 from ...streams.listening import remote_of
 from ..edge.authentication import AuthenticatedControlChannel, AuthenticatedDataChannel, Authenticator
-from ..edge.handshakes import Turn
+from ..edge.permits import HandshakePermit
 from ..edge.ports import OpenPort
 from ..edge.unauthenticated import UnauthenticatedConnection, UnauthenticatedConnections
 from ..limits import AUTHENTICATION_DEADLINE_SECONDS
@@ -149,7 +149,7 @@ class ConnectionService:
 
         self._waiting = UnauthenticatedConnections(
             self._authenticator.slots,
-            self._authenticator.turns,
+            self._authenticator.scheduler,
             decode=self._authenticator.requests.decode,
             serve=serve,
         )
@@ -165,9 +165,9 @@ class ConnectionService:
             return
         address = arrived.remote if isinstance(arrived, Incoming) else remote_of(arrived)
         scope = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS)
-        turn = Turn.of(self._authenticator.turns, address)
+        permit = HandshakePermit.of_new_connection(self._authenticator.scheduler, address)
         slot = self._authenticator.slots.take(address, scope.cancel)
-        await self._serve(UnauthenticatedConnection(port, arrived, address, slot, turn, scope))
+        await self._serve(UnauthenticatedConnection(port, arrived, address, slot, permit, scope))
 
     async def _serve(self, connection: UnauthenticatedConnection) -> None:
         """One connection, until its end. Nothing that happens to it reaches any other."""

@@ -36,7 +36,7 @@ from ..directory.directory import Directory
 from ..directory.record import DirectoryRecorder
 from ..edge.authentication import Authenticator
 from ..edge.certificates import CertificateFiles, RelayCertificates
-from ..edge.handshakes import Turns
+from ..edge.permits import HandshakeScheduler
 from ..edge.ports import Ports
 from ..edge.requests import RequestReader
 from ..edge.slots import Slots
@@ -72,14 +72,14 @@ class _Parts:
     pairs: Places
     control_channels: Places
     slots: Slots
-    turns: Turns
+    scheduler: HandshakeScheduler
     connections: ConnectionService
 
     def statistics(self) -> dict[str, int]:
         """What they hold now; the names are those in docs/operating.md."""
         return {
             "unauthenticated": len(self.slots),
-            "waiting_handshakes": self.turns.waiting,
+            "waiting_handshakes": self.scheduler.waiting,
             "peers": len(self.peers),
             **self.broker.statistics(),
         }
@@ -94,7 +94,7 @@ class _Parts:
             tuple(_sender(peer) for peer in self.peers if peer.role is control.Role.CLIENT),
             self.broker.rendezvous(),
             PlacesSnapshot(len(self.slots), self.slots.total),
-            self.turns.waiting,
+            self.scheduler.waiting,
             PlacesSnapshot(len(self.pairs), self.pairs.total),
             PlacesSnapshot(len(self.control_channels), self.control_channels.total),
         )
@@ -196,7 +196,7 @@ class Relay:
         descriptors = descriptor_limit()
         shares = Shares.of(descriptors)
         slots = Slots(unauthenticated_slots(descriptors))
-        turns = Turns()
+        scheduler = HandshakeScheduler()
         if slots.total < UNAUTHENTICATED_SLOTS:
             self._events.publish(FewDescriptors(descriptors=descriptors or 0, unauthenticated=slots.total))
         pairs = self._places_for_pairs(shares, descriptors)
@@ -216,14 +216,14 @@ class Relay:
             certificates=certificates,
             slots=slots,
             nested=Slots(max(1, int(slots.total * NESTED_HANDSHAKES))),
-            turns=turns,
+            scheduler=scheduler,
             requests=RequestReader(broker.use_ticket, lambda proof: watcher.keys.prove(proof, self._clock())),
             admit=peers.admit,
             abandon=broker.abandon,
             events=self._events,
         )
         connections = ConnectionService(authenticator, broker, peers, self._events)
-        return _Parts(certificates, broker, peers, pairs, control_channels, slots, turns, connections)
+        return _Parts(certificates, broker, peers, pairs, control_channels, slots, scheduler, connections)
 
     def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places:
         config = self._config
@@ -247,7 +247,7 @@ class Relay:
         """Open all ports, and serve until told to stop; connections are tasks of `nursery`."""
         nursery.start_soon(parts.broker.expire)
         nursery.start_soon(self._end_expired_registrations, parts.peers)
-        nursery.start_soon(parts.turns.run)
+        nursery.start_soon(parts.scheduler.run)
         nursery.start_soon(parts.certificates.watch)
         nursery.start_soon(report_left_out)
         if sys.platform == "linux":

@@ -1,4 +1,4 @@
-"""Who gives way when the slots for unauthenticated connections are full."""
+"""Which connection gives way when the slots for unauthenticated connections are full."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.relay.edge.slots import Slot, Slots, SlotTable, address_group
+from hybridrelay.relay.edge.slots import Slot, Slots, address_group
+
+KEY = b"k" * 8
 
 
 class Recorder:
     """Takes slots by name and records who was evicted."""
 
     def __init__(self, total: int, per_address: int) -> None:
-        self.table = SlotTable(total, per_address)
+        self.slots = Slots(total, per_address)
         self.evicted: list[str] = []
-        self.slots: dict[str, Slot] = {}
+        self.taken: dict[str, Slot] = {}
 
     def take(self, name: str, address: str) -> None:
-        self.slots[name] = self.table.take(address, lambda: self.evicted.append(name))
+        self.taken[name] = self.slots.take(address, lambda: self.evicted.append(name))
 
 
 def test_one_address_may_take_all_that_is_free() -> None:
@@ -27,7 +29,7 @@ def test_one_address_may_take_all_that_is_free() -> None:
     for name in "abcd":
         recorder.take(name, "10.0.0.1")
     assert recorder.evicted == []
-    assert len(recorder.table) == 4
+    assert len(recorder.slots) == 4
 
 
 def test_the_oldest_of_the_largest_address_above_its_share_gives_way() -> None:
@@ -43,7 +45,7 @@ def test_the_oldest_of_the_largest_address_above_its_share_gives_way() -> None:
     assert recorder.evicted == ["flood 1", "flood 2"]
 
 
-def test_the_oldest_of_all_gives_way_where_nobody_is_above_the_share() -> None:
+def test_the_oldest_of_all_gives_way_where_no_address_is_above_its_share() -> None:
     recorder = Recorder(4, 2)
     for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.2"), ("d", "10.0.0.3")):
         recorder.take(name, address)
@@ -52,27 +54,27 @@ def test_the_oldest_of_all_gives_way_where_nobody_is_above_the_share() -> None:
     assert recorder.evicted == ["a", "b"]
 
 
-def test_a_slot_that_was_regrouped_counts_as_one_of_another_address() -> None:
+def test_a_slot_whose_peer_has_proved_a_key_counts_as_one_of_another_address() -> None:
     recorder = Recorder(6, 2)
     recorder.take("proved", "10.0.0.66")
-    recorder.table.regroup(recorder.slots["proved"], "10.0.0.66 key")
+    recorder.slots.prove(recorder.taken["proved"], KEY)
     for number in range(8):
         recorder.take(f"flood {number}", "10.0.0.66")
     assert recorder.evicted == ["flood 0", "flood 1", "flood 2"]
-    recorder.table.release(recorder.slots["proved"])
-    recorder.table.regroup(recorder.slots["proved"], "10.0.0.66")
+    recorder.slots.release(recorder.taken["proved"])
+    recorder.slots.prove(recorder.taken["proved"], KEY)
     recorder.take("newcomer", "10.0.0.1")
     assert len(recorder.evicted) == 3
-    assert len(recorder.table) == 6
+    assert len(recorder.slots) == 6
 
 
-def test_a_slot_that_was_regrouped_keeps_its_place_among_the_advanced() -> None:
+def test_a_slot_whose_peer_has_proved_a_key_keeps_its_place_among_the_advanced() -> None:
     recorder = Recorder(4, 1)
     for name in "abcd":
         recorder.take(name, "10.0.0.1")
-    recorder.table.advance(recorder.slots["a"])
+    recorder.slots.advance(recorder.taken["a"])
     for name in "abcd":
-        recorder.table.regroup(recorder.slots[name], "key")
+        recorder.slots.prove(recorder.taken[name], KEY)
     recorder.take("e", "10.0.0.2")
     assert recorder.evicted == ["b"]
 
@@ -83,17 +85,17 @@ def test_a_storm_of_newcomers_displaces_newcomers() -> None:
         recorder = Recorder(4, 2)
         for name, address in zip("abcd", addresses, strict=False):
             recorder.take(name, address)
-        recorder.table.advance(recorder.slots["a"])
+        recorder.slots.advance(recorder.taken["a"])
         for name, address in zip("efghij", addresses[4:], strict=True):
             recorder.take(name, address)
         assert recorder.evicted == ["b", "c", "d", "e", "f", "g"]
 
 
-def test_who_has_advanced_and_dawdles_leaves_room_for_newcomers() -> None:
+def test_an_advanced_connection_that_goes_no_further_leaves_room_for_newcomers() -> None:
     recorder = Recorder(4, 4)
     for number, name in enumerate("abcd"):
         recorder.take(name, f"10.0.0.{number}")
-        recorder.table.advance(recorder.slots[name])
+        recorder.slots.advance(recorder.taken[name])
     for number, name in enumerate("efgh"):
         recorder.take(name, f"10.0.1.{number}")
     assert recorder.evicted == ["a", "b", "e", "f"]
@@ -103,21 +105,21 @@ def test_advancing_without_a_slot_or_twice_is_harmless() -> None:
     recorder = Recorder(1, 1)
     recorder.take("a", "10.0.0.1")
     recorder.take("b", "10.0.0.2")
-    recorder.table.advance(recorder.slots["a"])
-    recorder.table.advance(recorder.slots["b"])
-    recorder.table.advance(recorder.slots["b"])
-    recorder.table.release(recorder.slots["b"])
-    assert len(recorder.table) == 0
+    recorder.slots.advance(recorder.taken["a"])
+    recorder.slots.advance(recorder.taken["b"])
+    recorder.slots.advance(recorder.taken["b"])
+    recorder.slots.release(recorder.taken["b"])
+    assert len(recorder.slots) == 0
 
 
 def test_a_released_slot_is_free_and_releasing_twice_is_harmless() -> None:
     recorder = Recorder(1, 1)
     recorder.take("a", "10.0.0.1")
-    recorder.table.release(recorder.slots["a"])
+    recorder.slots.release(recorder.taken["a"])
     recorder.take("b", "10.0.0.1")
-    recorder.table.release(recorder.slots["a"])
+    recorder.slots.release(recorder.taken["a"])
     assert recorder.evicted == []
-    assert len(recorder.table) == 1
+    assert len(recorder.slots) == 1
     recorder.take("c", "10.0.0.1")
     assert recorder.evicted == ["b"]
 
@@ -132,20 +134,20 @@ def test_the_total_is_never_exceeded_and_each_is_evicted_at_most_once(
     total, per_address = limits
     recorder = Recorder(total, per_address)
     for number, (step, which) in enumerate(steps):
-        if step != "take" and recorder.slots:
-            name = sorted(recorder.slots)[which % len(recorder.slots)]
+        if step != "take" and recorder.taken:
+            name = sorted(recorder.taken)[which % len(recorder.taken)]
             if step == "advance":
-                recorder.table.advance(recorder.slots[name])
+                recorder.slots.advance(recorder.taken[name])
             else:
-                recorder.table.release(recorder.slots.pop(name))
+                recorder.slots.release(recorder.taken.pop(name))
         else:
             recorder.take(str(number), f"10.0.0.{which}")
-        assert len(recorder.table) <= total
+        assert len(recorder.slots) <= total
     assert len(set(recorder.evicted)) == len(recorder.evicted)
-    alive = {name: slot for name, slot in recorder.slots.items() if name not in recorder.evicted}
+    alive = {name: slot for name, slot in recorder.taken.items() if name not in recorder.evicted}
     for slot in alive.values():
-        recorder.table.release(slot)
-    assert len(recorder.table) == 0
+        recorder.slots.release(slot)
+    assert len(recorder.slots) == 0
 
 
 @pytest.mark.parametrize(
@@ -167,39 +169,31 @@ def test_what_counts_as_one_address(address: str, group: str) -> None:
 @pytest.mark.parametrize(("total", "per_address"), [(0, 0), (1, 2), (3, 0)])
 def test_impossible_numbers_are_refused(total: int, per_address: int) -> None:
     with pytest.raises(ValueError, match="share"):
-        SlotTable(total, per_address)
+        Slots(total, per_address)
 
 
-async def test_whoever_gives_way_is_cancelled_and_nobody_else() -> None:
+async def test_the_connection_that_gives_way_is_cancelled_and_no_other() -> None:
     slots = Slots(1, 1)
-    evicted = trio.Event()
-    finished = []
+    evicted, other = trio.CancelScope(), trio.CancelScope()
 
-    async def dawdle(task_status: trio.TaskStatus[None]) -> None:
-        with slots.acquire("10.0.0.1") as held:
+    async def wait(task_status: trio.TaskStatus[None]) -> None:
+        with evicted, slots.held(slots.take("10.0.0.1", evicted.cancel)):
             task_status.started()
             await trio.sleep_forever()
-        assert held.scope.cancelled_caught
-        evicted.set()
 
-    with trio.fail_after(5):
+    with trio.fail_after(5), other:
         async with trio.open_nursery() as nursery:
-            await nursery.start(dawdle)
-            with slots.acquire("10.0.0.2") as held:
-                await evicted.wait()
+            await nursery.start(wait)
+            with slots.held(slots.take("10.0.0.2", other.cancel)):
+                while not evicted.cancelled_caught:
+                    await trio.lowlevel.checkpoint()
                 assert len(slots) == 1
-                finished.append(True)
-            assert not held.scope.cancelled_caught
-    assert finished
+    assert not other.cancelled_caught
     assert len(slots) == 0
 
 
-async def test_a_slot_is_free_after_an_error_or_a_deadline() -> None:
+def test_a_slot_is_free_after_an_error() -> None:
     slots = Slots(2, 1)
-    with pytest.raises(RuntimeError), slots.acquire("10.0.0.1"):
+    with pytest.raises(RuntimeError), slots.held(slots.take("10.0.0.1", lambda: None)):
         raise RuntimeError
-    with slots.acquire("10.0.0.1") as held:
-        held.scope.deadline = trio.current_time()
-        await trio.sleep_forever()
-    assert held.scope.cancelled_caught
     assert len(slots) == 0

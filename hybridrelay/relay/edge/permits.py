@@ -1,0 +1,121 @@
+"""Permission to begin TLS handshakes: `HandshakeQueue` for Trio."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import trio
+
+from ..limits import (
+    HANDSHAKES_OF_ADDRESS,
+    HANDSHAKES_OF_KEY,
+    HANDSHAKES_OF_KNOWN,
+    HANDSHAKES_OF_PROVED,
+    HANDSHAKES_OF_STRANGERS,
+    REMEMBERED_ADDRESSES,
+)
+from .handshakes import Handshake, HandshakeQueue
+from .slots import address_group
+
+__all__ = ["HandshakePermit", "HandshakeScheduler"]
+
+
+class HandshakeScheduler:
+    """Lets one handshake begin in each pass of the event loop.
+
+    Args:
+        queue: decides which one; None makes one with the relay's limits.
+    """
+
+    def __init__(self, queue: HandshakeQueue | None = None) -> None:
+        self._queue = queue or HandshakeQueue(
+            HANDSHAKES_OF_STRANGERS,
+            HANDSHAKES_OF_KNOWN,
+            HANDSHAKES_OF_ADDRESS,
+            proved=HANDSHAKES_OF_PROVED,
+            each_key=HANDSHAKES_OF_KEY,
+            remembered=REMEMBERED_ADDRESSES,
+        )
+        self._changed = trio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """Handshakes that wait."""
+        return self._queue.waiting
+
+    def add(self, handshake: Handshake) -> None:
+        """See `HandshakeQueue.add`: `run` calls `Handshake.on_permit`."""
+        self._queue.add(handshake, trio.current_time())
+        self._changed.set()
+
+    def leave(self, handshake: Handshake) -> None:
+        """See `HandshakeQueue.leave`."""
+        self._queue.leave(handshake, trio.current_time())
+
+    def authenticated(self, handshake: Handshake) -> None:
+        """See `HandshakeQueue.authenticated`."""
+        self._queue.authenticated(handshake, trio.current_time())
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Permit handshakes until cancelled."""
+        while True:
+            handshake = self._queue.begin(trio.current_time())
+            if handshake is not None:
+                handshake.on_permit()
+                # The next one in the next pass: all other tasks run in between.
+                await trio.lowlevel.checkpoint()
+                continue
+            until = self._queue.next_at()
+            with trio.move_on_at(math.inf if until is None else until):
+                await self._changed.wait()
+            if self._changed.is_set():
+                self._changed = trio.Event()
+
+
+class HandshakePermit:
+    """Permission for the handshakes of one connection, in the task that serves it.
+
+    Use it with `with` around the authentication of the connection.
+
+    Args:
+        scheduler: of the relay.
+        handshake: of the connection.
+        is_granted: it may begin its first handshake already.
+    """
+
+    def __init__(self, scheduler: HandshakeScheduler, handshake: Handshake, *, is_granted: bool) -> None:
+        self._scheduler = scheduler
+        self._handshake = handshake
+        self._is_granted = is_granted
+
+    @classmethod
+    def of_new_connection(cls, scheduler: HandshakeScheduler, address: str) -> HandshakePermit:
+        """For a connection from `address` that has not waited for a handshake yet."""
+        return cls(scheduler, Handshake(address_group(address), lambda: None), is_granted=False)
+
+    async def wait(self) -> None:
+        """Wait until this connection may begin its next handshake."""
+        if self._is_granted:
+            self._is_granted = False
+            return
+        permitted = trio.Event()
+        self._handshake.on_permit = permitted.set
+        self._scheduler.add(self._handshake)
+        await permitted.wait()
+
+    def prove(self, key_id: bytes) -> None:
+        """The peer has proved to have an access key: its further handshakes come before those of strangers."""
+        self._handshake.key_id = key_id
+
+    def authenticated(self) -> None:
+        """The peer has shown a key or a ticket."""
+        self._scheduler.authenticated(self._handshake)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """The connection has authenticated, or is over."""
+        self._scheduler.leave(self._handshake)
