@@ -7,14 +7,13 @@ first the next time.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import attrs
 import trio
 
-from .._threads import thread_errors
+from ..streams.connecting import resolve_host
 
 AnswerT = TypeVar("AnswerT")
 
@@ -53,30 +52,18 @@ class AddressBook:
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a name, at most `MAX_ADDRESSES`, in the order in which to try them; of an address, itself.
 
-    If there are two address families, the second address is of another one than the first (RFC 8305).
-
     Raises:
         OSError: the name cannot be resolved.
 
     The caller sets the deadline.
     """
-    try:
-        with thread_errors():
-            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except ValueError as error:
-        # A name that cannot even be written in DNS (an empty or overlong label): one way of not being found.
-        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
-    families: dict[str, int] = {}
-    for family, _, _, _, address in found:
+    names: list[str] = []
+    for _, _, _, _, address in await resolve_host(host, port):
         name = str(address[0])
         if len(address) == 4 and address[3] and "%" not in name:
             name = f"{name}%{address[3]}"  # a link-local address means something only on its interface
-        families.setdefault(name, family)
-    names = list(families)
-    other = next((index for index, name in enumerate(names) if families[name] != families[names[0]]), None)
-    if other is not None:
-        names.insert(1, names.pop(other))
-    return names[:MAX_ADDRESSES]
+        names.append(name)
+    return list(dict.fromkeys(names))[:MAX_ADDRESSES]
 
 
 @attrs.define

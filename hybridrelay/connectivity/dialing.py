@@ -1,4 +1,4 @@
-"""Opening TCP connections to a relay or a proxy."""
+"""Opening TCP connections to a relay or a proxy, and UDP sockets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 from .._shortage import shortage_of
 from ..abc import Dialer
 from ..failure import Failure, FailureKind, Step, causes, kind_of_error
-from ..streams.connecting import open_tcp
+from ..streams.connecting import open_tcp, resolve_host
 from ..streams.sockets import tune_socket
 
 _NAME_NOT_FOUND = {
@@ -59,8 +59,7 @@ async def dial_udp_directly(host: str, port: int) -> trio.socket.SocketType:
     The caller sets the deadline. Cancelled, nothing stays open.
     """
     try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-        family, kind, protocol, _, address = found[0]
+        family, kind, protocol, _, address = (await resolve_host(host, port, socket.SOCK_DGRAM))[0]
         sock = trio.socket.socket(family, kind, protocol)
         try:
             await sock.connect(address)

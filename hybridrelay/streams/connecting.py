@@ -1,4 +1,4 @@
-"""Opening TCP connections. An attempt that is given up never looks like a normal end of data.
+"""Resolving names, and opening TCP connections. An attempt that is given up never looks like a normal end of data.
 
 A socket whose connection attempt is given up (cancelled, too slow, or the loser of a race) may be connected already,
 since the kernel finishes the handshake by itself. Closed as usual, it would show the other end a connection that ends
@@ -20,7 +20,8 @@ from .sockets import reset_on_close
 #: The next address is tried when the one before has failed, or after this time (seconds), as RFC 8305 advises.
 STAGGER_SECONDS = 0.25
 
-_Address: TypeAlias = tuple[int, int, int, str, Any]
+#: As `socket.getaddrinfo` has it: family, type, protocol, canonical name, socket address.
+AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
 
 
 async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.SocketStream:
@@ -40,14 +41,7 @@ async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.So
 
     The caller sets the deadline. Cancelled, nothing stays open.
     """
-    try:
-        found: Sequence[_Address] = _parse_address(host, port)
-        if not found:
-            with thread_errors():
-                found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (ValueError, UnicodeError) as error:
-        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
-    addresses = _interleaved(found)
+    addresses = await resolve_host(host, port)
     sock = await _connect(addresses[0]) if len(addresses) == 1 else await _race(addresses, f"{host}:{port}")
     stream = trio.SocketStream(sock)
     if not keep_reset:
@@ -55,15 +49,37 @@ async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.So
     return stream
 
 
-def _parse_address(host: str, port: int) -> Sequence[_Address]:
-    """The address that `host` is; empty where it is a name. Unlike trio's resolution, this is no checkpoint."""
+async def resolve_host(host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> Sequence[AddressInfo]:
+    """The addresses of a name, in the order in which to try them; of an address, itself. At least one.
+
+    If there are two address families, the second address is of another one than the first (RFC 8305).
+
+    Raises:
+        socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
+        OSError: this machine has no thread left for it.
+
+    The caller sets the deadline.
+    """
     try:
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        found: Sequence[AddressInfo] = _parse_address(host, port, kind)
+        if not found:
+            with thread_errors():
+                found = await trio.socket.getaddrinfo(host, port, type=kind)
+    except ValueError as error:
+        # A name that cannot even be written in DNS (an empty or overlong label): one way of not being found.
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
+    return _interleaved(found)
+
+
+def _parse_address(host: str, port: int, kind: socket.SocketKind) -> Sequence[AddressInfo]:
+    """The address that `host` is; empty if it is a name. Unlike trio's resolution, this is no checkpoint."""
+    try:
+        return socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
         return ()
 
 
-def _interleaved(addresses: Sequence[_Address]) -> list[_Address]:
+def _interleaved(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
     """The second address tried is of another family than the first: one of them may not work at all here."""
     ordered = list(addresses)
     other = next((index for index, address in enumerate(ordered) if address[0] != ordered[0][0]), None)
@@ -72,7 +88,7 @@ def _interleaved(addresses: Sequence[_Address]) -> list[_Address]:
     return ordered
 
 
-async def _connect(address: _Address) -> trio.socket.SocketType:
+async def _connect(address: AddressInfo) -> trio.socket.SocketType:
     family, kind, proto, _, sockaddr = address
     sock = trio.socket.socket(family, kind, proto)
     try:
@@ -84,13 +100,13 @@ async def _connect(address: _Address) -> trio.socket.SocketType:
     return sock
 
 
-async def _race(addresses: Sequence[_Address], target: str) -> trio.socket.SocketType:
+async def _race(addresses: Sequence[AddressInfo], target: str) -> trio.socket.SocketType:
     winners: list[trio.socket.SocketType] = []
     errors: list[OSError] = []
     try:
         async with trio.open_nursery() as nursery:
 
-            async def attempt(address: _Address, failed: trio.Event) -> None:
+            async def attempt(address: AddressInfo, failed: trio.Event) -> None:
                 try:
                     winners.append(await _connect(address))
                 except OSError as error:

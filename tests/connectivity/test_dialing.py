@@ -8,15 +8,17 @@ import socket
 import pytest
 import trio
 
-from hybridrelay.connectivity import DialError, Failure, FailureKind, ProxyError, Step, dial_directly
+from hybridrelay.abc import Dialer
+from hybridrelay.connectivity import DIRECTLY, DialError, Failure, FailureKind, ProxyError, Step, dial_directly
 from hybridrelay.connectivity.dialing import dial_failure
 
 
 class Resolver(trio.abc.HostnameResolver):
     """Answers with these addresses, or raises this."""
 
-    def __init__(self, answer):
+    def __init__(self, answer, kind=socket.SOCK_STREAM):
         self.answer = answer
+        self.kind = kind
         self.asked = []
 
     async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002
@@ -24,7 +26,8 @@ class Resolver(trio.abc.HostnameResolver):
         self.asked.append(host)
         if isinstance(self.answer, Exception):
             raise self.answer
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.answer]
+        assert type == self.kind
+        return [(socket.AF_INET, self.kind, 0, "", (address, port)) for address in self.answer]
 
     async def getnameinfo(self, sockaddr, flags):
         raise NotImplementedError
@@ -45,6 +48,43 @@ async def failure_of(host, port):
         await dial_directly(host, port)
     assert isinstance(caught.value, DialError)
     return caught.value.failure
+
+
+async def test_datagrams():
+    with trio.socket.socket(type=socket.SOCK_DGRAM) as other:
+        await other.bind(("127.0.0.1", 0))
+        trio.socket.set_custom_hostname_resolver(Resolver(["127.0.0.1"], socket.SOCK_DGRAM))
+        for host in ("127.0.0.1", "relay.example.com"):
+            with await DIRECTLY.udp(host, other.getsockname()[1]) as sock:
+                await sock.send(b"ping")
+                data, sender = await other.recvfrom(100)
+                await other.sendto(b"pong", sender)
+                assert (data, await sock.recv(100)) == (b"ping", b"pong")
+
+
+@pytest.mark.parametrize(
+    ("host", "kind"),
+    [
+        ("relay.example.com", FailureKind.NAME_SERVICE_FAILED),
+        ("a..example.com", FailureKind.NAME_NOT_FOUND),
+        ("255.255.255.255", FailureKind.FORBIDDEN_LOCALLY),
+    ],
+)
+async def test_datagrams_that_cannot_be_sent(host, kind):
+    if host == "relay.example.com":
+        trio.socket.set_custom_hostname_resolver(Resolver(socket.gaierror(socket.EAI_AGAIN, "x")))
+    with pytest.raises(DialError) as caught:
+        await DIRECTLY.udp(host, 1)
+    assert caught.value.failure.kind is kind
+
+
+async def test_a_dialer_without_datagrams_and_commands():
+    """That is what a `Dialer` with a proxy is."""
+    dialer = Dialer(dial_directly)
+    with pytest.raises(OSError, match="UDP"):
+        await dialer.udp("127.0.0.1", 1)
+    with pytest.raises(OSError, match="no command"):
+        await dialer.process()
 
 
 async def test_refused(refusing_port):

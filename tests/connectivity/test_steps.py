@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -25,7 +27,7 @@ ENDPOINT = RelayEndpoint("relay.example.com")
 
 
 class FakeTransport(Transport):
-    """Dials, unless told otherwise, and then does what the test says."""
+    """Dials and then does what the test wants."""
 
     name = "fake"
     routes = (ROUTE,)
@@ -61,6 +63,21 @@ def broken(cause: BaseException | None = None) -> trio.BrokenResourceError:
     return error
 
 
+class OtherTransport(FakeTransport):
+    """Opens a UDP socket, or starts a command, instead of dialing."""
+
+    def __init__(self, opens: str) -> None:
+        super().__init__()
+        self._opens = opens
+
+    async def connect(self, address: Address, dialer: Dialer) -> Connection:
+        if self._opens == "udp":
+            (await dialer.udp(address.host, address.port)).close()
+        else:
+            await trio.aclose_forcefully(await dialer.process())
+        return Connection.over(trio.testing.memory_stream_pair()[0], address.host)
+
+
 async def connected(host: str, port: int) -> trio.abc.HalfCloseableStream:
     await trio.lowlevel.checkpoint()
     return trio.testing.memory_stream_pair()[0]
@@ -83,6 +100,44 @@ async def test_a_dial_that_fails(error: OSError, kind: FailureKind) -> None:
     with pytest.raises(StepFailed) as caught:
         await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dialer=Dialer(dial))
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, kind)
+
+
+async def test_the_dialer_opens_whatever_the_transport_asks_for() -> None:
+    opened: list[object] = []
+
+    async def udp(host: str, port: int) -> trio.socket.SocketType:
+        await trio.lowlevel.checkpoint()
+        opened.append((host, port))
+        return trio.socket.socket(type=socket.SOCK_DGRAM)
+
+    async def process() -> trio.abc.HalfCloseableStream:
+        opened.append("process")
+        return await connected("", 0)
+
+    for opens in ("udp", "process"):
+        dialer = Dialer(connected, udp, process)
+        transport = OtherTransport(opens)
+        stream = await connect(ENDPOINT, transport, ROUTE, Purpose.DATA, dialer=dialer, address="192.0.2.1")
+        await stream.aclose()
+    assert opened == [("192.0.2.1", 9352), "process"]
+
+
+@pytest.mark.parametrize("opens", ["udp", "process"])
+async def test_something_else_that_cannot_be_opened(opens: str, autojump_clock: trio.testing.MockClock) -> None:
+    async def refuse(*_where: object) -> NoReturn:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.ENETUNREACH, "x")
+
+    async def never(*_where: object) -> NoReturn:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    for dial, kind in ((refuse, K.UNREACHABLE), (never, K.DROPPED)):
+        dialer = Dialer(connected, dial, dial)
+        with pytest.raises(StepFailed) as caught:
+            await connect(ENDPOINT, OtherTransport(opens), ROUTE, Purpose.DATA, dialer=dialer, dial_seconds=2.0)
+        assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, kind)
+    assert trio.current_time() == 2.0
 
 
 async def test_a_dial_that_takes_too_long(autojump_clock: trio.testing.MockClock) -> None:
