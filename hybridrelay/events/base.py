@@ -24,16 +24,17 @@ class Event:
     """Something that happened in this process.
 
     Every event is a frozen attrs class with the class variables below. Its fields are the facts: strings, numbers and
-    enumerations, never secrets, and never text that was already formatted for a log line. These field names have the
-    same meaning in every event, and are at the top level of a JSON log record:
+    enumerations, never secrets, and never text that was already formatted for a log line. A class without a `name` is
+    no event: it holds fields that several events have. These field names have the same meaning in every event, and
+    are at the top level of a JSON log record:
 
     - ``connection``: the name of the hybrid connection.
-    - ``activity_id``: what joins the events of one rendezvous, session or stream.
+    - ``activity_id``: the same in all events of one rendezvous, session or stream.
     - ``peer``: the network address of the other side.
     - ``reason``: a `Reason`.
     - ``detail``: a sentence for people, such as the message of an exception.
 
-    ``exception`` is an exception whose traceback belongs into the log.
+    ``exception`` is an exception whose traceback belongs in the log.
     """
 
     #: Lower-case words joined by dots and hyphens, unique among all events: ``rendezvous.joined``.

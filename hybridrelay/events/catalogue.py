@@ -7,7 +7,7 @@ from types import ModuleType
 
 import attrs
 
-from . import connector, endpoint, program, relay
+from . import connector, endpoint, program, relay, relay_resources
 from .base import Event
 
 __all__ = ["all_events", "reference"]
@@ -15,6 +15,7 @@ __all__ = ["all_events", "reference"]
 #: The modules that define events, with their headings in docs/events.md.
 _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of the relay", relay),
+    ("Events of the relay's store and resources", relay_resources),
     ("Events of the connector", connector),
     ("Events of connector and client", endpoint),
     ("Events of all programs", program),
@@ -46,7 +47,8 @@ def _of(module: ModuleType) -> list[type[Event]]:
 
 
 def _is_event(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Event) and value is not Event
+    # `Event` itself, and classes that only hold fields which several events have, have no name.
+    return isinstance(value, type) and issubclass(value, Event) and hasattr(value, "name")
 
 
 def _row(event: type[Event]) -> str:

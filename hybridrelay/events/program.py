@@ -19,19 +19,18 @@ __all__ = [
     "ProgramStopping",
     "ResourcesRestored",
     "ResourcesShort",
-    "RouteChosen",
 ]
 
 
 @attrs.frozen(kw_only=True)
 class ProgramStarted(Event):
-    """It has read its configuration and begins its work."""
+    """A program has read its configuration and begins its work."""
 
     name: ClassVar = "program.started"
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "The program has started"
 
-    #: ``relay``, ``connector`` or ``client``.
+    #: ``relay``; connector and client publish no such event.
     role: str
     #: Of hybridrelay.
     version: str
@@ -39,12 +38,13 @@ class ProgramStarted(Event):
 
 @attrs.frozen(kw_only=True)
 class ProgramReady(Event):
-    """It serves now."""
+    """A program serves now."""
 
     name: ClassVar = "program.ready"
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "The program is ready"
 
+    #: ``relay``; connector and client publish no such event.
     role: str
     #: Addresses that it listens on.
     addresses: tuple[str, ...] = ()
@@ -52,50 +52,53 @@ class ProgramReady(Event):
 
 @attrs.frozen(kw_only=True)
 class ProgramStopping(Event):
-    """It was told to stop, accepts nothing new, and lets what is open continue for a while."""
+    """A program stops: it accepts nothing new, and lets what is open continue for a while."""
 
     name: ClassVar = "program.stopping"
     level: ClassVar = Level.INFO
     summary: ClassVar = "The program is stopping"
 
+    #: ``relay`` or ``connector``.
     role: str
-    #: Peers (relay) or sessions (connector, client) that are open, and are told.
+    #: Control channels (relay) or sessions (connector) that are open; their peers are notified.
     open: int
 
 
 @attrs.frozen(kw_only=True)
-class CertificateRenewed(Event):
+class _Certificate(Event):
+    #: Of the certificate.
+    file: str
+
+
+@attrs.frozen(kw_only=True)
+class CertificateRenewed(_Certificate):
     """New connections use the certificate that the files contain now."""
 
     name: ClassVar = "certificate.renewed"
     level: ClassVar = Level.INFO
     summary: ClassVar = "The certificate was reloaded, and new connections use it"
 
-    file: str
     #: ``sha256:...``
     pin: str
 
 
 @attrs.frozen(kw_only=True)
-class CertificateUnchanged(Event):
+class CertificateUnchanged(_Certificate):
     """The certificate files were read again, and are the same."""
 
     name: ClassVar = "certificate.unchanged"
     level: ClassVar = Level.INFO
     summary: ClassVar = "The certificate has not changed"
 
-    file: str
-
 
 @attrs.frozen(kw_only=True)
-class CertificateNotRenewed(Event):
+class CertificateNotRenewed(_Certificate):
     """The files have changed, but cannot be used."""
 
     name: ClassVar = "certificate.not-renewed"
     level: ClassVar = Level.ERROR
     summary: ClassVar = "The renewed certificate cannot be used, and the earlier one stays in force"
 
-    file: str
     detail: str
     remedy: str = ""
 
@@ -124,7 +127,7 @@ class ResourcesRestored(Event):
     summary: ClassVar = "New connections are accepted again after a resource had run out"
 
     where: str
-    #: What had run out.
+    #: What ran out.
     detail: str
     #: How many connections were reset.
     connections_reset: int
@@ -140,23 +143,6 @@ class ListenAddressSkipped(Event):
 
     address: str
     detail: str
-
-
-@attrs.frozen(kw_only=True)
-class RouteChosen(Event):
-    """A relay can be reached, and this route is used for it from now on."""
-
-    name: ClassVar = "route.chosen"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "A route to the relay was chosen"
-
-    #: The relay.
-    host: str
-    #: ``tcp``, ``wss``, ``ws``.
-    route: str
-    #: The route that was used before; empty for the first one.
-    before: str = ""
-    detail: str = ""
 
 
 @attrs.frozen(kw_only=True)

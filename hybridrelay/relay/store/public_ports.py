@@ -10,7 +10,7 @@ from ..._replace_file import replace_file
 from ..._text_files import read_text, strip_blanks
 from ...errors import ConfigurationError, StateError
 from ...events.plain_log import plainly_logged_events
-from ...events.relay import PublicPortsNotSaved
+from ...events.relay_resources import PublicPortsNotSaved
 from ...events.stream import EventStream
 from ...security import format_ports, parse_ports_untrusted
 

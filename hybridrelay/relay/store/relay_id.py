@@ -10,7 +10,7 @@ from ..._replace_file import replace_file
 from ..._text_files import read_text, strip_blanks
 from ...errors import ConfigurationError, StateError
 from ...events.plain_log import plainly_logged_events
-from ...events.relay import RelayIdNotSaved
+from ...events.relay_resources import RelayIdNotSaved
 from ...events.stream import EventStream
 from ...protocol.preamble import NO_RELAY, RELAY_ID_SIZE
 

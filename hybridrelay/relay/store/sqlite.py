@@ -28,7 +28,7 @@ from ..._descriptors import missing_descriptors
 from ..._shortage import OUT_OF_DESCRIPTORS
 from ...errors import ConfigurationError, StateError
 from ...events.plain_log import plainly_logged_events
-from ...events.relay import StoreDiskFull
+from ...events.relay_resources import StoreDiskFull
 from ...events.stream import EventStream
 from ...security import KeySlot, Right, Rule, Secret, generate_key
 from ..model import HybridConnection, RelayRecord
