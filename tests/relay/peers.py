@@ -9,6 +9,8 @@ import trio
 from hybridrelay.events import EventStream
 from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session
 from hybridrelay.protocol import RemoteProtocolError, control
+from hybridrelay.relay.core.places import Places
+from hybridrelay.relay.limits import CONTROL_CHANNELS_PER_KEY
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
@@ -20,13 +22,29 @@ HOST = "relay.example.com"
 PATIENCE_SECONDS = 20
 
 
-def make_broker(registry: SQLiteStore, events: EventStream | None = None) -> BrokerService:
-    """A broker that knows what is in the registry now."""
+def make_broker(
+    registry: SQLiteStore,
+    events: EventStream | None = None,
+    *,
+    pairs: Places | None = None,
+    control_channels: Places | None = None,
+    channels_per_key: int = CONTROL_CHANNELS_PER_KEY,
+    sender_secret: bytes | None = None,
+) -> BrokerService:
+    """A broker that knows what is in the registry now; see `BrokerService` for the arguments."""
 
     async def refresh() -> None:
         pass
 
-    return BrokerService(registry.snapshot(), refresh=refresh, events=events)
+    return BrokerService(
+        registry.snapshot(),
+        refresh=refresh,
+        events=events,
+        pairs=pairs,
+        control_channels=control_channels,
+        channels_per_key=channels_per_key,
+        sender_secret=sender_secret,
+    )
 
 
 def update(broker: BrokerService, registry: SQLiteStore) -> None:

@@ -126,7 +126,7 @@ async def test_a_key_that_is_revoked_while_it_authorizes_opens_nothing(
                 registry.revoke_key("db", published.rules[0].name, KeySlot.PRIMARY)
 
             async def noticed() -> bool:
-                return peer._broker.why_revoked(key) is not None
+                return peer._broker.authorization.why_revoked(key) is not None
 
             await async_wait_until(noticed, seconds=PATIENCE_SECONDS, what="the relay to notice")
         await send(peer, message)

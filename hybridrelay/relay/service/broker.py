@@ -15,8 +15,8 @@ import attrs
 import trio
 
 from ..._exception_groups import leaves
-from ...errors import AuthorizationError, StateError
-from ...events import EventStream, StoreUnreadable, logged_events
+from ...errors import AuthorizationError
+from ...events import EventStream, logged_events
 from ...protocol import control
 from ...protocol.preamble import encode_status
 from ...protocol.reasons import Reason
@@ -35,8 +35,8 @@ from ..core.join import Answer
 from ..core.listeners import ListenerTable
 from ..core.places import Places
 from ..core.rendezvous import Arrival, Input, RendezvousTable, Side, State
-from ..limits import BORROWED_PIPES, TICKET_LIFETIME_SECONDS, Shares
-from ..model import HybridConnection, KeyId, StoreChange
+from ..limits import BORROWED_PIPES, CONTROL_CHANNELS_PER_KEY, TICKET_LIFETIME_SECONDS, Shares
+from ..model import HybridConnection, StoreChange
 from ..snapshot import RendezvousSnapshot
 from ..store.relay_id import new_relay_id
 from .pump import Direction, PumpOutcome, abort, pump
@@ -107,16 +107,15 @@ class BrokerService:
 
     Args:
         connections: what is in the store now.
-        refresh: looks whether the store has changed.
+        refresh: looks whether the store has changed; does not raise.
         clock: seconds since 1970.
         pairs: places for data channels that are joined or wait for each other.
         control_channels: places for control channels that a key has authorized.
         max_pipes: for `PipePool`.
         relay_id: of this relay; None means a new one for this run.
         events: where events go; None means the log.
-        sender_secret: 32 random bytes, from which the names are computed by which connectors tell senders apart;
-            None makes them.
-        channels_per_key: how many control channels one key may authorize at a time; None: the usual limit.
+        sender_secret: 32 random bytes, from which `control.Offer.sender` is computed; None makes them.
+        channels_per_key: how many control channels one key may authorize at a time.
     """
 
     def __init__(
@@ -131,18 +130,14 @@ class BrokerService:
         relay_id: bytes | None = None,
         events: EventStream | None = None,
         sender_secret: bytes | None = None,
-        channels_per_key: int | None = None,
+        channels_per_key: int = CONTROL_CHANNELS_PER_KEY,
     ) -> None:
         self.events = logged_events() if events is None else events
         self._refresh = refresh
         self._clock = clock
         shares = Shares.of(None)
         places = Places("control channels", shares.control_channels) if control_channels is None else control_channels
-        self.authorization = (
-            Authorization(connections, places)
-            if channels_per_key is None
-            else Authorization(connections, places, channels_per_key=channels_per_key)
-        )
+        self.authorization = Authorization(connections, places, channels_per_key=channels_per_key)
         self.listeners: ListenerTable[ListenerHandle] = ListenerTable(
             randbelow=secrets.randbelow, clock=trio.current_time
         )
@@ -195,15 +190,8 @@ class BrokerService:
             if not may_have_changed(exc):
                 raise
         # Somebody who just created the hybrid connection, or its key, need not wait until the relay notices.
-        try:
-            await self._refresh()
-        except StateError as exc:
-            self.events.publish(StoreUnreadable(detail=str(exc)))
+        await self._refresh()
         return self.authorization.verify(connection, token, right, self._clock())
-
-    def why_revoked(self, key: KeyId) -> Reason | None:
-        """See `Authorization.why_revoked`."""
-        return self.authorization.why_revoked(key)
 
     def update(self, change: StoreChange) -> None:
         """See `Broker.update`."""

@@ -1,4 +1,4 @@
-"""Keeps a running relay up to date with its store, whoever changes it."""
+"""Keeps a running relay up to date with its store, which other processes may change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["StoreWatcher"]
 
 
 class StoreWatcher:
-    """Holds the store's content in memory and polls for changes. Nobody else uses the store while `run` runs.
+    """Holds the store's content in memory and polls for changes. Nothing else uses this `Store` while `run` runs.
 
     Args:
         store: what to watch.
@@ -36,6 +36,8 @@ class StoreWatcher:
         self._limiter = trio.CapacityLimiter(1)
         self._version: Hashable | None = None
         self._on_change: Callable[[StoreChange], None] | None = None
+        #: The last look failed.
+        self._failed = False
         self._snapshot: Mapping[str, HybridConnection] = MappingProxyType({})
         self._keys = KeyIndex()
 
@@ -61,35 +63,34 @@ class StoreWatcher:
             on_change: called after each change with `snapshot` up to date already; must not raise.
 
         Raises:
-            StateError: the first look failed. When a later one does, the relay goes on with what it knows, which is
-                logged once, and looks again.
+            StateError: the first look failed. When a later one does, the relay continues with what it knows, and
+                looks again.
 
         Cancelled, a look that is under way is waited for: it reads memory or a local file.
         """
         await self._look()
         self._on_change = on_change
         task_status.started()
-        failed = False
         while True:
             await trio.sleep(self._interval)
-            try:
-                await self.refresh()
-            except StateError as exc:
-                if not failed:
-                    self._events.publish(StoreUnreadable(detail=str(exc)))
-                failed = True
-                continue
-            if failed:
-                self._events.publish(StoreReadable())
-            failed = False
+            await self.refresh()
 
     async def refresh(self) -> None:
-        """Check now instead of waiting for the next check; changes are reported as always.
+        """Look now instead of waiting for the next look; changes are reported as always.
 
-        Raises:
-            StateError: the store cannot be read.
+        If the store cannot be read, the content stays as it is. One event says so, and one says when it can be read
+        again.
         """
-        change = await self._look()
+        try:
+            change = await self._look()
+        except StateError as exc:
+            if not self._failed:
+                self._failed = True
+                self._events.publish(StoreUnreadable(detail=str(exc)))
+            return
+        if self._failed:
+            self._failed = False
+            self._events.publish(StoreReadable())
         if change is not None and self._on_change is not None:
             self._on_change(change)
 

@@ -1,9 +1,7 @@
-"""Rights that end while somebody waits."""
+"""The shell of the broker: rights that end while a peer waits, limits of keys, and data channels."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,38 +18,12 @@ from hybridrelay.relay.core.rendezvous import Arrival
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.store.sqlite import SQLiteStore
-from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
+from hybridrelay.security import KeySlot, Right, Rule
 from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import session_pair
 
-from ..peers import update
-
-HOST = "relay.example.com"
-
-
-class Deaf:
-    """A listener that never answers."""
-
-    def __init__(self) -> None:
-        self.offers = 0
-
-    async def offer(
-        self,
-        connection: str,
-        ticket: bytes,
-        lifetime_seconds: float,
-        withdraw: Callable[[], None],
-        sender: str = "",
-    ) -> control.Accept | control.Failed:
-        self.offers += 1
-        await trio.sleep_forever()
-        raise AssertionError
-
-    def check_alive(self) -> None:
-        pass
-
-    def ended(self, connection: str, reason: Reason) -> None:
-        pass
+from ..listening import FakeListener, deaf, leaving, willing
+from ..peers import HOST, make_broker, token_for, update
 
 
 @pytest.fixture
@@ -61,31 +33,14 @@ def registry(tmp_path: Path, rules: tuple[Rule, ...]):
         yield registry
 
 
-def _broker(
-    registry: SQLiteStore, *, channels_per_key: int | None = None, sender_secret: bytes | None = None
-) -> BrokerService:
-    async def refresh() -> None:
-        pass
-
-    return BrokerService(
-        registry.snapshot(), refresh=refresh, channels_per_key=channels_per_key, sender_secret=sender_secret
-    )
-
-
-def _token(rule: Rule, slot: KeySlot = KeySlot.PRIMARY) -> str:
-    key = rule.primary if slot is KeySlot.PRIMARY else rule.secondary
-    assert key is not None
-    return make_token(audience_for(HOST, "db"), rule.name, key, expires_at=time.time() + 60)
-
-
 async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
     registry: SQLiteStore, rules: tuple[Rule, ...], autojump_clock: trio.testing.MockClock
 ) -> None:
-    broker = _broker(registry)
-    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
-    deaf = [Deaf(), Deaf()]
-    for number, handle in enumerate(deaf):
+    broker = make_broker(registry)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    handles = [deaf(), deaf()]
+    for number, handle in enumerate(handles):
         broker.listeners.register(Listener("db", f"{number:032x}", 1, listen.key, handle))
     answers: list[control.Joined | control.Failed] = []
 
@@ -98,7 +53,7 @@ async def test_nobody_is_brought_together_by_a_key_that_is_revoked_meanwhile(
         registry.revoke_key("db", rules[1].name, KeySlot.PRIMARY)
         update(broker, registry)
     assert [answer.reason for answer in answers if isinstance(answer, control.Failed)] == [Reason.KEY_REVOKED]
-    assert sum(handle.offers for handle in deaf) == 1
+    assert sum(handle.offers for handle in handles) == 1
 
 
 async def test_a_listener_that_has_just_left_can_be_checked(registry: SQLiteStore) -> None:
@@ -107,7 +62,7 @@ async def test_a_listener_that_has_just_left_can_be_checked(registry: SQLiteStor
         stream = session.open_stream_nowait()
         await stream.send_all(b"x")
         accepted = (await relay_side.offers.receive()).accept()
-        peer = ControlPeer(_broker(registry))
+        peer = ControlPeer(make_broker(registry))
         peer.attach(relay_side, accepted, nursery)
         nursery.cancel_scope.cancel()
     peer.check_alive()  # a join that gave up at this very moment
@@ -145,9 +100,9 @@ class Registering:
 async def test_a_key_opens_so_many_control_channels_and_no_more(
     registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    broker = _broker(registry, channels_per_key=2)
+    broker = make_broker(registry, channels_per_key=2)
     connectors = Registering(broker)
-    token = _token(rules[0])
+    token = token_for(rules[0])
     for _ in range(2):
         first, renewed = await connectors.register(nursery, token, token)
         assert isinstance(first, control.Registered)
@@ -171,9 +126,9 @@ async def test_a_key_opens_so_many_control_channels_and_no_more(
 async def test_a_revoked_key_holds_no_control_channels(
     registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    broker = _broker(registry, channels_per_key=1)
+    broker = make_broker(registry, channels_per_key=1)
     connectors = Registering(broker)
-    primary, secondary = _token(rules[0]), _token(rules[0], KeySlot.SECONDARY)
+    primary, secondary = token_for(rules[0]), token_for(rules[0], slot=KeySlot.SECONDARY)
     answers = await connectors.register(nursery, primary, secondary)
     assert [type(answer) for answer in answers] == [control.Registered, control.Registered]
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
@@ -193,41 +148,23 @@ async def test_a_registration_that_came_late_harms_nobody_when_its_key_is_revoke
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     """Its control channel is over, and so is the nursery in which its peer would have been told."""
-    broker = _broker(registry)
+    broker = make_broker(registry)
     connectors = Registering(broker)
     async with trio.open_nursery() as nursery:
-        await connectors.register(nursery, _token(rules[0]))
+        await connectors.register(nursery, token_for(rules[0]))
         nursery.cancel_scope.cancel()
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
     update(broker, registry)
     assert not broker.listeners.find("db", control.instance_of("0" * 64))
 
 
-class Willing(Deaf):
-    """A listener that accepts at once."""
-
-    ticket = b""
-    sender = ""
-
-    async def offer(
-        self,
-        connection: str,
-        ticket: bytes,
-        lifetime_seconds: float,
-        withdraw: Callable[[], None],
-        sender: str = "",
-    ) -> control.Accept | control.Failed:
-        self.ticket, self.sender = ticket, sender
-        return control.Accept(1)
-
-
 async def test_a_listener_hears_that_the_sender_has_left(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
     """And not of a reset, which would make it doubt its route to the relay."""
-    broker = _broker(registry)
-    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
-    willing = Willing()
-    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    broker = make_broker(registry)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    handle = willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
     joined = await broker.join(send, None)
     assert isinstance(joined, control.Joined)
     sender, sender_far = trio.testing.memory_stream_pair()
@@ -236,7 +173,7 @@ async def test_a_listener_hears_that_the_sender_has_left(registry: SQLiteStore, 
         nursery.start_soon(broker.meet, broker.use_ticket(joined.ticket), sender)
         await trio.testing.wait_all_tasks_blocked()
         await trio.aclose_forcefully(sender_far)
-        nursery.start_soon(broker.meet, broker.use_ticket(willing.ticket), listener)
+        nursery.start_soon(broker.meet, broker.use_ticket(handle.ticket), listener)
         status = await receive_exactly(listener_far, STATUS_SIZE)
     assert decode_status_untrusted(status) is Reason.PEER_ABSENT
     assert await listener_far.receive_some() == b""
@@ -245,18 +182,18 @@ async def test_a_listener_hears_that_the_sender_has_left(registry: SQLiteStore, 
 async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
-    broker = _broker(registry)
-    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-    primary = await broker.authorize("db", _token(rules[1]), Right.SEND)
-    secondary = await broker.authorize("db", _token(rules[1], KeySlot.SECONDARY), Right.SEND)
-    willing = Willing()
-    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    broker = make_broker(registry)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    primary = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    secondary = await broker.authorize("db", token_for(rules[1], slot=KeySlot.SECONDARY), Right.SEND)
+    handle = willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
     told = []
     for grant, address in [(primary, "192.0.2.1"), (primary, "192.0.2.2"), (secondary, "192.0.2.1")]:
         await broker.join(grant, None, address)
-        told.append(willing.sender)
+        told.append(handle.sender)
         await broker.join(grant, None, address)
-        assert willing.sender == told[-1]
+        assert handle.sender == told[-1]
     assert len(set(told)) == 3
     assert all(len(name) == 16 and "192.0" not in name for name in told)
 
@@ -267,32 +204,32 @@ async def test_what_senders_are_called_cannot_be_computed_by_a_connector(
     """It knows the names of keys, and can guess addresses. It takes a secret of the relay's to compute the name."""
     told = set()
     for secret in (b"1" * 32, b"2" * 32, None, None):
-        broker = _broker(registry, sender_secret=secret)
-        listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-        send = await broker.authorize("db", _token(rules[1]), Right.SEND)
-        willing = Willing()
-        broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+        broker = make_broker(registry, sender_secret=secret)
+        listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+        send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+        handle = willing()
+        broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
         await broker.join(send, None, "192.0.2.1")
-        told.add(willing.sender)
+        told.add(handle.sender)
     assert len(told) == 4
 
 
 async def _accepted_join(broker: BrokerService, rules: tuple[Rule, ...]) -> tuple[Arrival, Arrival]:
     """The arrivals of a sender and of a listener, in this order: both tickets are used."""
-    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
-    willing = Willing()
-    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, willing))
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    handle = willing()
+    broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
     joined = await broker.join(send, None)
     assert isinstance(joined, control.Joined)
-    return broker.use_ticket(joined.ticket), broker.use_ticket(willing.ticket)
+    return broker.use_ticket(joined.ticket), broker.use_ticket(handle.ticket)
 
 
 @pytest.mark.parametrize("first", [0, 1])
-async def test_legs_come_in_any_order_after_their_tickets_were_used(
+async def test_data_channels_come_in_any_order_after_their_tickets_were_used(
     registry: SQLiteStore, rules: tuple[Rule, ...], first: int
 ) -> None:
-    broker = _broker(registry)
+    broker = make_broker(registry)
     arrivals = await _accepted_join(broker, rules)
     async with trio.open_nursery() as nursery:
         far_ends = []
@@ -312,10 +249,10 @@ async def test_legs_come_in_any_order_after_their_tickets_were_used(
 
 
 @pytest.mark.parametrize("first", [0, 1])
-async def test_a_leg_that_never_comes_ends_the_rendezvous(
+async def test_a_data_channel_that_never_comes_ends_the_rendezvous(
     registry: SQLiteStore, rules: tuple[Rule, ...], first: int
 ) -> None:
-    broker = _broker(registry)
+    broker = make_broker(registry)
     arrivals = await _accepted_join(broker, rules)
     ours, far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
@@ -326,8 +263,10 @@ async def test_a_leg_that_never_comes_ends_the_rendezvous(
     assert broker.statistics()["joined_pairs"] == broker.statistics()["open_rendezvous"] == 0
 
 
-async def test_who_comes_after_the_end_is_turned_away(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
-    broker = _broker(registry)
+async def test_a_data_channel_that_comes_after_the_end_is_turned_away(
+    registry: SQLiteStore, rules: tuple[Rule, ...]
+) -> None:
+    broker = make_broker(registry)
     arrivals = await _accepted_join(broker, rules)
     registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
     update(broker, registry)
@@ -340,27 +279,6 @@ async def test_who_comes_after_the_end_is_turned_away(registry: SQLiteStore, rul
     assert broker.statistics()["joined_pairs"] == 0
 
 
-class Leaving(Deaf):
-    """A listener whose control channel ends while it is asked; `leave` is called at that moment."""
-
-    def __init__(self, leave: Callable[[], None]) -> None:
-        super().__init__()
-        self.leave = leave
-
-    async def offer(
-        self,
-        connection: str,
-        ticket: bytes,
-        lifetime_seconds: float,
-        withdraw: Callable[[], None],
-        sender: str = "",
-    ) -> control.Accept | control.Failed:
-        self.offers += 1
-        self.leave()
-        await trio.lowlevel.checkpoint()
-        raise trio.BrokenResourceError
-
-
 INSTANCE = "a" * 32
 
 
@@ -368,12 +286,12 @@ INSTANCE = "a" * 32
 async def test_an_offer_that_was_lost_with_a_control_channel_goes_over_its_successor(
     registry: SQLiteStore, rules: tuple[Rule, ...], wanted: str | None
 ) -> None:
-    broker = _broker(registry)
-    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
-    successor = Listener("db", INSTANCE, 2, listen.key, Willing())
-    leaving = Leaving(lambda: broker.listeners.register(successor))
-    broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, leaving))
+    broker = make_broker(registry)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    successor = Listener("db", INSTANCE, 2, listen.key, willing())
+    handle = leaving(lambda: broker.listeners.register(successor))
+    broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, handle))
     joined = await broker.join(send, wanted)
     assert isinstance(joined, control.Joined)
     assert joined.listener == INSTANCE
@@ -386,26 +304,26 @@ async def test_a_listener_that_only_leaves_is_passed_over(
     registry: SQLiteStore, rules: tuple[Rule, ...], wanted: str | None
 ) -> None:
     """The registration is renewed meanwhile, over the same control channel: there is nobody else to be asked."""
-    broker = _broker(registry)
-    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
-    leaving = Leaving(lambda: broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, leaving)))
-    broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, leaving))
+    broker = make_broker(registry)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    handle = leaving(lambda: broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, handle)))
+    broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, handle))
     failed = await broker.join(send, wanted)
     assert isinstance(failed, control.Failed)
-    assert (failed.reason, leaving.offers) == (Reason.LISTENER_SILENT, 1)
+    assert (failed.reason, handle.offers) == (Reason.LISTENER_SILENT, 1)
 
 
 async def test_successors_that_leave_as_well_are_not_asked_for_ever(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
-    broker = _broker(registry)
-    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
-    asked: list[Leaving] = []
+    broker = make_broker(registry)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    asked: list[FakeListener] = []
 
     def replace() -> None:
-        asked.append(Leaving(replace))
+        asked.append(leaving(replace))
         broker.listeners.register(Listener("db", INSTANCE, len(asked), listen.key, asked[-1]))
 
     replace()
@@ -419,12 +337,12 @@ async def test_successors_that_leave_as_well_are_not_asked_for_ever(
 async def test_a_listener_that_the_sender_wants_to_avoid_is_not_asked(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
-    broker = _broker(registry)
-    listen = await broker.authorize("db", _token(rules[0]), Right.LISTEN)
-    send = await broker.authorize("db", _token(rules[1]), Right.SEND)
+    broker = make_broker(registry)
+    listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
     instances = [f"{number:032x}" for number in range(5)]
     for instance in instances:
-        broker.listeners.register(Listener("db", instance, 1, listen.key, Willing()))
+        broker.listeners.register(Listener("db", instance, 1, listen.key, willing()))
     for _ in range(10):
         joined = await broker.join(send, None, avoid=instances[:4])
         assert isinstance(joined, control.Joined)

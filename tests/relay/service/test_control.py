@@ -218,11 +218,8 @@ async def test_hello_comes_first(broker: BrokerService, nursery: trio.Nursery) -
 async def test_a_control_channel_has_one_place_whatever_keys_it_shows(
     registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
-    async def refresh() -> None:
-        pass
-
     places = Places("control channels", 4)
-    broker = BrokerService(registry.snapshot(), refresh=refresh, control_channels=places)
+    broker = make_broker(registry, control_channels=places)
     connector = await _connector(broker, nursery)
     for name in NAMES:
         answer = await connector.ask(control.Register(1, name, token_for(rules[0], name)))

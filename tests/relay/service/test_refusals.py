@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,35 +19,8 @@ from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule
 from hybridrelay.streams import receive_exactly
 
+from ..listening import FakeListener
 from ..peers import HOST, make_broker, token_for, update
-
-
-class Answering:
-    """A listener with one answer."""
-
-    def __init__(self, answer: control.Accept | control.Failed) -> None:
-        self.answer = answer
-        self.offers = 0
-        self.ticket = b""
-
-    async def offer(
-        self,
-        connection: str,
-        ticket: bytes,
-        lifetime_seconds: float,
-        withdraw: Callable[[], None],
-        sender: str = "",
-    ) -> control.Accept | control.Failed:
-        self.offers += 1
-        self.ticket = ticket
-        await trio.lowlevel.checkpoint()
-        return self.answer
-
-    def check_alive(self) -> None:
-        raise AssertionError("it has answered")
-
-    def ended(self, connection: str, reason: Reason) -> None:
-        pass
 
 
 @pytest.fixture
@@ -63,7 +35,7 @@ def broker(registry: SQLiteStore) -> BrokerService:
     return make_broker(registry)
 
 
-async def _register(broker: BrokerService, rules: tuple[Rule, ...], *handles: Answering) -> None:
+async def _register(broker: BrokerService, rules: tuple[Rule, ...], *handles: FakeListener) -> None:
     listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
     for number, handle in enumerate(handles):
         broker.listeners.register(Listener("db", f"{number:032x}", 1, listen.key, handle))
@@ -73,20 +45,20 @@ async def _register(broker: BrokerService, rules: tuple[Rule, ...], *handles: An
 async def test_nothing_that_a_listener_says_is_final(
     broker: BrokerService, rules: tuple[Rule, ...], reason: Reason
 ) -> None:
-    await _register(broker, rules, Answering(control.Failed(1, reason, "fetch the current key")))
+    await _register(broker, rules, FakeListener(control.Failed(1, reason, "fetch the current key")))
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
     told = await broker.join(send, None)
     assert isinstance(told, control.Failed)
     assert not told.reason.is_permanent
-    assert told.detail == "", "what it wrote is for nobody"
+    assert told.detail == "", "what it wrote is not passed on"
     passed_on = {Reason.LISTENER_ABSENT, Reason.LISTENER_CANNOT_DIAL, Reason.LIMIT, Reason.GOING_AWAY}
     expected = reason if reason in passed_on else Reason.LISTENER_DECLINED
     assert told.reason is (Reason.LIMIT if reason is Reason.BUSY else expected)
 
 
 async def test_others_are_asked_when_one_refuses(broker: BrokerService, rules: tuple[Rule, ...]) -> None:
-    refusing = [Answering(control.Failed(1, Reason.WRONG_KEY)) for _ in range(MAX_ASKED - 1)]
-    willing = Answering(control.Accept(1))
+    refusing = [FakeListener(control.Failed(1, Reason.WRONG_KEY)) for _ in range(MAX_ASKED - 1)]
+    willing = FakeListener(control.Accept(1))
     await _register(broker, rules, *refusing, willing)
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
     for _ in range(10):
@@ -95,10 +67,10 @@ async def test_others_are_asked_when_one_refuses(broker: BrokerService, rules: t
     assert any(one.offers for one in refusing)
 
 
-async def test_who_waits_is_not_told_that_the_other_key_was_revoked(
+async def test_a_peer_that_waits_does_not_hear_that_the_other_key_was_revoked(
     broker: BrokerService, registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
-    await _register(broker, rules, Answering(control.Accept(1)))
+    await _register(broker, rules, FakeListener(control.Accept(1)))
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
     joined = await broker.join(send, None)
     assert isinstance(joined, control.Joined)
@@ -114,11 +86,8 @@ async def test_who_waits_is_not_told_that_the_other_key_was_revoked(
 async def test_a_join_beyond_the_limit_is_refused_before_a_listener_is_asked(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
-    async def refresh() -> None:
-        pass
-
-    broker = BrokerService(registry.snapshot(), refresh=refresh, pairs=Places("data channels", 100, per_key=2))
-    willing = Answering(control.Accept(1))
+    broker = make_broker(registry, pairs=Places("data channels", 100, per_key=2))
+    willing = FakeListener(control.Accept(1))
     await _register(broker, rules, willing)
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
     for _ in range(2):

@@ -21,8 +21,8 @@ from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule
 from hybridrelay.streams import receive_exactly
 
+from ..listening import FakeListener, willing
 from ..peers import HOST, make_broker, token_for, update
-from .test_refusals import Answering
 
 TO_CLIENT, TO_CONNECTOR = b"a" * 1000, b"b" * 300
 
@@ -34,7 +34,7 @@ class Scene:
     registry: SQLiteStore
     rules: tuple[Rule, ...]
     broker: BrokerService
-    listener: Answering
+    listener: FakeListener
     events: list[Event]
     joined: control.Joined | control.Failed | None = None
     #: Of the data channels that are served, and their far ends.
@@ -92,7 +92,7 @@ def scene(tmp_path: Path, rules: tuple[Rule, ...]) -> Iterator[Scene]:
     with SQLiteStore.open(tmp_path) as registry:
         registry.create("db", [HOST], rules)
         broker = make_broker(registry, EventStream(events.append))
-        yield Scene(registry, rules, broker, Answering(control.Accept(1)), events)
+        yield Scene(registry, rules, broker, willing(), events)
 
 
 async def _finish(scene: Scene) -> None:

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from hybridrelay.errors import StateError
+from hybridrelay.events import Event, EventStream, StoreReadable, StoreUnreadable
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.service.watcher import StoreWatcher
 from hybridrelay.relay.store.sqlite import SQLiteStore
@@ -115,6 +116,29 @@ async def test_a_failing_look_is_logged_once_and_the_relay_goes_on(
             nursery.cancel_scope.cancel()
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     assert "on fire" in caplog.text
+
+
+async def test_a_store_that_cannot_be_read_is_one_event_however_often_it_is_looked_at(
+    registry: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[Event] = []
+    watcher = StoreWatcher(registry, events=EventStream(events.append))
+    real = registry.data_version
+
+    def fail() -> tuple[int, int]:
+        raise StateError("the disk is on fire")
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(watcher.run, lambda change: None)
+        monkeypatch.setattr(registry, "data_version", fail)
+        for _ in range(3):
+            await watcher.refresh()
+        assert events == [StoreUnreadable(detail="the disk is on fire")]
+        monkeypatch.setattr(registry, "data_version", real)
+        for _ in range(3):
+            await watcher.refresh()
+        nursery.cancel_scope.cancel()
+    assert events == [StoreUnreadable(detail="the disk is on fire"), StoreReadable()]
 
 
 async def test_a_first_look_that_fails_is_the_callers(registry: SQLiteStore) -> None:

@@ -1,0 +1,71 @@
+"""A listener for the broker that answers offers as a test wants."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from hybridrelay.protocol import control
+from hybridrelay.protocol.reasons import Reason
+
+Answer = control.Accept | control.Failed
+
+
+class FakeListener:
+    """Implements `ListenerHandle`.
+
+    Args:
+        answer: to each offer: the answer, or what gives it. None never answers.
+    """
+
+    def __init__(self, answer: Answer | Callable[[], Awaitable[Answer]] | None) -> None:
+        self.answer = answer
+        self.offers = 0
+        #: Of the last offer.
+        self.ticket = b""
+        self.sender = ""
+
+    async def offer(
+        self,
+        connection: str,
+        ticket: bytes,
+        lifetime_seconds: float,
+        withdraw: Callable[[], None],
+        sender: str = "",
+    ) -> Answer:
+        self.offers += 1
+        self.ticket, self.sender = ticket, sender
+        if self.answer is None:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        if callable(self.answer):
+            return await self.answer()
+        assert self.answer is not None
+        return self.answer
+
+    def check_alive(self) -> None:
+        assert self.answer is None or callable(self.answer), "it has answered"
+
+    def ended(self, connection: str, reason: Reason) -> None:
+        pass
+
+
+def deaf() -> FakeListener:
+    """A listener that never answers."""
+    return FakeListener(None)
+
+
+def willing() -> FakeListener:
+    """A listener that accepts each offer."""
+    return FakeListener(control.Accept(1))
+
+
+def leaving(leave: Callable[[], None]) -> FakeListener:
+    """A listener whose control channel ends while it is asked; `leave` is called at that moment."""
+
+    async def answer() -> Answer:
+        leave()
+        raise trio.BrokenResourceError
+
+    return FakeListener(answer)
