@@ -83,7 +83,7 @@ async def test_streams_live_through_kills_of_the_relay(
 
 
 @pytest.mark.timeout(ROUND_SECONDS * (ROUNDS + 4))
-async def test_a_relay_lets_go_of_who_was_killed(
+async def test_a_relay_releases_the_places_of_programs_that_were_killed(
     deployment: Deployment, nursery: trio.Nursery, mode: str, remark: Callable[[str], None]
 ) -> None:
     """Connector and forward die in the middle of a talk, and others come in their place, round after round."""

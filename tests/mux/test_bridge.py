@@ -352,6 +352,8 @@ class Watched:
         self.target = target
         self.progress = BridgeProgress()
         self.scope = trio.CancelScope()
+        #: Set when the bridge is over, whatever ended it.
+        self.over = trio.Event()
 
     @classmethod
     async def start(cls, nursery: trio.Nursery) -> Watched:
@@ -364,6 +366,7 @@ class Watched:
         async def join() -> None:
             with made.scope:
                 await bridge(theirs, local, progress=made.progress)
+            made.over.set()
 
         nursery.start_soon(join)
         return made
@@ -377,7 +380,9 @@ class Watched:
 
 
 @pytest.mark.parametrize("how", ["finished", "goodbye", "target", "application", "session", "cancelled"])
-async def test_what_has_moved_and_who_ended_it_is_known_whatever_ended_it(nursery: trio.Nursery, how: str) -> None:
+async def test_what_has_moved_and_which_side_ended_it_is_known_whatever_ended_it(
+    nursery: trio.Nursery, how: str
+) -> None:
     watched = await Watched.start(nursery)
     assert watched.progress.so_far() == Bridged(0, 0, Reason.NO_ERROR)
     await watched.say()
@@ -406,8 +411,8 @@ async def test_what_has_moved_and_who_ended_it_is_known_whatever_ended_it(nurser
             watched.scope.cancel()
             expected = Bridged(7, 5, Reason.CANCELLED, ended_by=Party.CALLER)
     with trio.fail_after(10):
-        while watched.progress.so_far() != expected:
-            await trio.sleep(0.01)
+        await watched.over.wait()
+    assert watched.progress.so_far() == expected
     await watched.target.aclose()
     nursery.cancel_scope.cancel()
 

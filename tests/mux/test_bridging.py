@@ -141,7 +141,7 @@ def test_there_is_one_outcome_whatever_happens(causes: list[Input]) -> None:
         ([ACCEPTED, STREAM_RESET], Reason.GOING_AWAY, False, False),
     ],
 )
-def test_what_was_refused_is_sent_again_only_if_nobody_has_seen_it(
+def test_what_was_refused_is_sent_again_only_if_it_was_not_processed(
     causes: list[Input], reason: Reason, has_sent: bool, may: bool
 ) -> None:
     machine = BridgeMachine()

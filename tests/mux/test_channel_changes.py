@@ -105,7 +105,7 @@ async def test_a_channel_from_reconnect_is_closed_where_another_came_first(
     nursery.cancel_scope.cancel()
 
 
-async def test_who_waits_for_a_channel_hears_of_the_one_that_works(
+async def test_a_task_that_waits_for_a_channel_is_woken_by_the_one_that_works(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     attempts = 0
@@ -162,7 +162,7 @@ async def test_two_may_wait_for_the_streams_of_a_session_to_finish(
     assert not closing.cancel_scope.cancelled_caught
 
 
-async def test_streams_that_nobody_was_told_of_do_not_disturb_the_end(nursery: trio.Nursery) -> None:
+async def test_streams_that_were_never_reported_do_not_disturb_the_end(nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery)
     client.drain()
     # A peer that has not heard, or does not care, opens one all the same; it is refused at once.

@@ -52,7 +52,7 @@ async def test_a_queue_that_was_closed_gives_what_it_has_and_then_ends() -> None
         await queue.receive()
 
 
-async def test_closing_wakes_whoever_waits(nursery: trio.Nursery) -> None:
+async def test_closing_wakes_the_task_that_waits(nursery: trio.Nursery) -> None:
     queue: OfferQueue[Entry] = OfferQueue(1)
     ended = trio.Event()
 

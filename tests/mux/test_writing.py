@@ -104,19 +104,21 @@ async def pair(nursery: trio.Nursery) -> Pair:
 
 
 async def settle() -> None:
-    """Everything is written, and the next write is no longer right upon the last."""
+    """Everything is written, and the next write is no longer directly after the last."""
     await trio.testing.wait_all_tasks_blocked()
     await trio.sleep(1)
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_a_message_is_written_by_who_sends_it(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
+async def test_a_message_is_written_by_the_task_that_sends_it(
+    autojump_clock: trio.testing.MockClock, pair: Pair
+) -> None:
     assert pair.ours.send_nowait(b"x")
     assert pair.channel.take_writes() == [[frames.Data]], "before anybody else ran"
     assert await pair.theirs.receive_some() == b"x"
 
 
-async def test_what_comes_right_upon_it_leaves_together(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
+async def test_what_follows_directly_is_written_together(autojump_clock: trio.testing.MockClock, pair: Pair) -> None:
     for _ in range(10):
         assert pair.ours.send_nowait(b"x")
     await trio.testing.wait_all_tasks_blocked()

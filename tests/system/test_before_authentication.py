@@ -86,7 +86,7 @@ async def _half_a_hello(stream: trio.abc.HalfCloseableStream) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-async def test_who_dawdles_is_cut_off(
+async def test_a_peer_that_is_too_slow_is_cut_off(
     deployment: Deployment,
     nursery: trio.Nursery,
     monkeypatch: pytest.MonkeyPatch,

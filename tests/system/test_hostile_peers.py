@@ -39,7 +39,7 @@ async def _join(channel: ControlChannel, string: ConnectionString) -> Reason:
     return answer.reason
 
 
-async def test_who_has_no_right_may_not_ask_for_ever_and_does_not_fill_the_log(
+async def test_a_peer_without_a_right_may_not_ask_for_ever_and_does_not_fill_the_log(
     deployment: Deployment, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     published = deployment.publish()
