@@ -68,6 +68,16 @@ class Deployment:
             registry.create(name, [HOST], rules)
         return Published(name, create_authority(name, now=time.time()), rules)
 
+    async def add_relay(self, published: Published, state_dir: Path) -> Deployment:
+        """Start a second relay of a hybrid connection, which is known as ``localhost``."""
+        second = await deploy(self.nursery, state_dir)
+        hosts = (HOST, "localhost")
+        with SQLiteStore.open(second.state_dir) as registry:
+            registry.create(published.name, hosts, published.rules)
+        with SQLiteStore.open(self.state_dir) as registry:
+            registry.change_hosts(published.name, hosts)
+        return second
+
     def string(
         self,
         published: Published,

@@ -24,7 +24,7 @@ from hybridrelay.security import (
 )
 
 from ..waiting import async_wait_until
-from .deployment import Deployment, Published, deploy, echo, serve_target
+from .deployment import Deployment, Published, echo, serve_target
 
 SECONDS = 30
 
@@ -147,12 +147,7 @@ async def test_other_relays(
     """The session goes to the relays that the string names now, and outlives the others."""
     caplog.set_level("INFO")
     published = deployment.publish()
-    second = await deploy(nursery, tmp_path / "second")
-    hosts = ("127.0.0.1", "localhost")
-    with SQLiteStore.open(second.state_dir) as registry:
-        registry.create("db", hosts, published.rules)
-    with SQLiteStore.open(deployment.state_dir) as registry:
-        registry.change_hosts("db", hosts)
+    second = await deployment.add_relay(published, tmp_path / "second")
     first_alone = (Endpoint("127.0.0.1", deployment.ports),)
     second_alone = (Endpoint("localhost", second.ports),)
     string = deployment.string(
@@ -183,12 +178,7 @@ async def test_a_key_that_only_the_relay_in_use_has(
     """In the middle of a change of keys, the relay in use is lost: the earlier key is valid at the other one."""
     caplog.set_level("INFO")
     published = deployment.publish()
-    second = await deploy(nursery, tmp_path / "second")
-    hosts = ("127.0.0.1", "localhost")
-    with SQLiteStore.open(second.state_dir) as registry:
-        registry.create("db", hosts, published.rules)
-    with SQLiteStore.open(deployment.state_dir) as registry:
-        registry.change_hosts("db", hosts)
+    second = await deployment.add_relay(published, tmp_path / "second")
     endpoints = (Endpoint("127.0.0.1", deployment.ports), Endpoint("localhost", second.ports))
     pins = (deployment.info.pin, second.info.pin)
     target = await serve_target(nursery, echo)

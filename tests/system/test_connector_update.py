@@ -27,7 +27,7 @@ from hybridrelay.security import (
 )
 
 from ..waiting import async_wait_until
-from .deployment import Deployment, Published, deploy, echo, serve_target
+from .deployment import Deployment, Published, echo, serve_target
 
 SECONDS = 30
 
@@ -148,14 +148,7 @@ async def test_other_relays(
 ) -> None:
     """One is added, and the first is taken away: a session that goes through it lives on."""
     caplog.set_level("INFO")
-    second = await deploy(nursery, tmp_path / "second")
-    hosts = ("127.0.0.1", "localhost")
-    for state_dir in (scene.deployment.state_dir, second.state_dir):
-        with SQLiteStore.open(state_dir) as registry:
-            if state_dir == second.state_dir:
-                registry.create("db", hosts, scene.published.rules)
-            else:
-                registry.change_hosts("db", hosts)
+    second = await scene.deployment.add_relay(scene.published, tmp_path / "second")
     pins = (scene.deployment.info.pin, second.info.pin)
     both = (*scene.string.endpoints, Endpoint("localhost", second.ports))
     async with scene.client() as client:
@@ -183,12 +176,7 @@ async def test_the_other_key_at_two_relays(
     """Both sides go over to their other keys; then the earlier ones end at one relay and at the other."""
     caplog.set_level("INFO")
     published = deployment.publish()
-    second = await deploy(nursery, tmp_path / "second")
-    hosts = ("127.0.0.1", "localhost")
-    with SQLiteStore.open(second.state_dir) as registry:
-        registry.create("db", hosts, published.rules)
-    with SQLiteStore.open(deployment.state_dir) as registry:
-        registry.change_hosts("db", hosts)
+    second = await deployment.add_relay(published, tmp_path / "second")
     endpoints = (Endpoint("127.0.0.1", deployment.ports), Endpoint("localhost", second.ports))
     changes = {"endpoints": endpoints, "relay_pins": (deployment.info.pin, second.info.pin)}
     string = deployment.string(published, Role.CONNECTOR, await serve_target(nursery, echo), **changes)
