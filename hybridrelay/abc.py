@@ -107,7 +107,7 @@ class Connection:
     #: Exactly the bytes that the other side sends. It passes `trio.testing.check_half_closeable_stream`. An end that
     #: the peer did not announce raises `trio.BrokenResourceError` and never reads as end of file.
     stream: trio.abc.HalfCloseableStream
-    #: Who is at the other end, for logs and for limits: an IP address where there is one.
+    #: The other end, for logs and for limits: an IP address if there is one.
     remote: str
     #: The socket whose bytes are exactly those of `stream`, with nothing read ahead or held back, so that the relay
     #: can move them in the kernel; None if the transport adds anything to the bytes.
@@ -182,7 +182,7 @@ class Binding:
     port: int
     #: Listen on a Unix socket with this path instead, which only this user can connect to.
     path: Path | None = None
-    #: Accept from these instead of opening anything: sockets that somebody else opened, or a network in memory. They
+    #: Accept from these instead of opening anything: sockets that were opened elsewhere, or a network in memory. They
     #: belong to the listener.
     acceptors: tuple[trio.abc.Listener[trio.SocketStream], ...] | None = attrs.field(default=None, eq=False)
 

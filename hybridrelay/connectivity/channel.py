@@ -83,7 +83,7 @@ async def open_control_stream(
 
     Raises:
         RelayUnreachable: as `open_channel`, or TLS failed.
-        RelayIdentityError: whoever answered is not the relay. Nothing secret was sent.
+        RelayIdentityError: what answered is not the relay. Nothing secret was sent.
 
     Every step has a deadline. Cancelled, nothing stays open.
     """

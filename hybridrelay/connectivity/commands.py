@@ -36,8 +36,8 @@ _MAX_LINE = 500
 
 
 class Commands:
-    """Runs a command as often as somebody dials. Use it with `async with`: its processes belong to a nursery of the
-    block, and at its end every one of them is killed and reaped.
+    """Runs a command, once for each call of `dial`. Use it with `async with`: its processes belong to a nursery of
+    the block, and at its end every one of them is killed and reaped.
 
     Args:
         command: the program and its arguments; no shell is involved. None: there is no command.
@@ -136,7 +136,7 @@ async def _run(command: Sequence[str], *, task_status: trio.TaskStatus[trio.abc.
             stream.reaped.set()
             assert process.stderr is not None
             await trio.aclose_forcefully(process.stderr)
-            if not ended:  # cancelled: perhaps nobody has got the stream, or ever reads the rest of the output
+            if not ended:  # cancelled: the stream may never have been returned, or may not be read to its end
                 await trio.aclose_forcefully(below)
 
 
@@ -150,8 +150,8 @@ async def _start(command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfClo
         return process, trio.StapledStream(process.stdin, process.stdout)
     ours, theirs = socket.socketpair()
     try:
-        # A session of its own: Ctrl-C at our terminal is for us, who end the command in good order; and whatever the
-        # command starts can be ended with it.
+        # A session of its own: Ctrl-C at our terminal then reaches only this program, which ends the command in good
+        # order; and the processes that the command starts can be ended with it.
         process = await trio.lowlevel.open_process(
             command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, start_new_session=True
         )

@@ -57,7 +57,7 @@ class EndToEnd:
     async def secure(
         self, stream: trio.abc.Stream, *, pinned: PeerIdentity | None = None
     ) -> tuple[TLSStream, PeerIdentity]:
-        """Do the handshake on a channel that is connected to the peer, and check who the peer is.
+        """Do the handshake on a channel that is connected to the peer, and check the identity of the peer.
 
         Args:
             stream: the channel.

@@ -5,8 +5,8 @@ control channel, which is authenticated, which outer certificates are its own (`
 outer handshake showed another certificate, something between the two sides intercepts the outer TLS. That does not
 weaken the security, because everything secret is inside another layer of TLS, but administrators want to know.
 
-A relay behind a reverse proxy or a CDN does not know the certificate that its clients see, unless it was told
-(``--tls-certificate``). Then it states none, and nothing is concluded.
+A relay behind a reverse proxy or a CDN does not know the certificate that its clients see, unless its operator names
+it (``--tls-certificate``). Otherwise it states none, and nothing is concluded.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class OuterCertificate:
 def explain_failure(failure: Failure, certificate: OuterCertificate | None) -> Failure:
     """The failure of an attempt, given the certificate that was shown in its outer TLS.
 
-    A gateway's HTTP error, together with a certificate that somebody issued, does not come from the relay: a relay
+    A gateway's HTTP error, together with a certificate that is not self-signed, does not come from the relay: a relay
     never answers with such an error, and a certificate that it made itself is self-signed.
     """
     if failure.http_status not in _GATEWAY or certificate is None or certificate.self_signed:

@@ -38,7 +38,7 @@ def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
 
 
 def is_hopeless(error: HybridRelayError) -> bool:
-    """Whether to end at the first attempt instead of retrying: whoever started the program has to fix something.
+    """Whether to end at the first attempt instead of retrying, because the user has to fix something first.
 
     An expired token is not included: it means that a clock is wrong, and clocks are often corrected soon after a
     machine has started.
@@ -64,11 +64,11 @@ def all_failed(failures: Mapping[str, HybridRelayError]) -> HybridRelayError:
     if len(failures) == 1:
         return next(iter(failures.values()))
     nearest = min(failures.values(), key=_distance)
-    told = [f"{host}: {error}" for host, error in failures.items()]
+    errors = [f"{host}: {error}" for host, error in failures.items()]
     remedies = dict.fromkeys(error.remedy for error in sorted(failures.values(), key=_distance) if error.remedy)
     kind = _NEARNESS[_nearness(nearest)]
     return kind(
-        f"no relay works: {'; '.join(told)}",
+        f"no relay works: {'; '.join(errors)}",
         reason=nearest.reason,
         remedy="; ".join(remedies) or None,
         brief=f"no relay works ({', '.join(failures)})",

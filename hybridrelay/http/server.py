@@ -139,7 +139,7 @@ class _Server:
         try:
             upgraded = await serve_connection(stream, self._service, stop=self._stop, peer=peer)
         except (RequestError, ClientGone):
-            return  # `Service.on_access` was told of every request
+            return  # `Service.on_access` was called for every request
         except Exception as exc:  # noqa: BLE001  # one connection's trouble must not end the others
             self._service.on_crash(exc)
             return

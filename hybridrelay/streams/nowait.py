@@ -161,7 +161,7 @@ class Turn:
 
 
 class _Scratch(threading.local):
-    """What sockets are read into: one buffer for each thread, because nobody keeps what is in it."""
+    """What sockets are read into: one buffer for each thread, because its content is used at once."""
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(READ_BYTES))
@@ -180,7 +180,7 @@ class _Socket(NowaitStream):
         self._held = memoryview(b"")
         #: The last read did not fill its buffer, so the next one would find nothing.
         self._drained = False
-        #: Bytes that were received since anybody waited. A socket that always has more reports now and then that it
+        #: Bytes that were received since the last wait. A socket that always has more reports now and then that it
         #: has nothing, so that other tasks run. The reader cannot detect this itself if thousands of frames carry
         #: nothing.
         self._since_wait = 0
@@ -265,7 +265,7 @@ class _Waiting(NowaitStream):
         self._stream = stream
         self._held = b""
         self._torn = False
-        #: What was received before anybody asked, or b"" at the end.
+        #: What was received before it was asked for, or b"" at the end.
         self._ahead: Buffer | None = None
 
     def send_nowait(self, *buffers: Buffer) -> bool:

@@ -66,9 +66,9 @@ def tune_stream(stream: trio.abc.AsyncResource) -> None:
 def reset_on_close(stream: trio.SocketStream | trio.socket.SocketType, on: bool) -> None:
     """Whether closing the socket resets the connection instead of ending it.
 
-    The kernel also does that when the process dies. So a program that moves somebody else's bytes sets it at the
-    beginning, and takes it back when both ends of file have been passed on: killed in between, it leaves nobody with
-    half of the bytes and an end of file.
+    The kernel also does that when the process dies. So a program that forwards bytes sets it at the beginning, and
+    takes it back when both ends of file have been passed on: if it is killed in between, neither side receives a part
+    of the bytes followed by an end of file.
     """
     # A lingering time of zero turns close() into a reset. Windows has 16-bit fields here.
     linger = struct.pack("hh" if sys.platform == "win32" else "ii", on, 0)

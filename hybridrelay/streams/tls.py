@@ -7,12 +7,16 @@ OpenSSL waits, and only the transport's calls wait, so no lock is needed around 
    OpenSSL wants to answer while reading (key updates, alerts) leaves with the next send, or at close.
 2. One wake-up decrypts everything that has arrived. `trio.SSLStream` wakes once per 16 KiB record; measured, this
    is twice as fast.
-3. The end of the transport without the peer's close_notify is `trio.BrokenResourceError`: whoever carries our bytes
-   could have cut them off, and a cut must never look like an end of file.
+3. The end of the transport without the peer's close_notify is `trio.BrokenResourceError`: something on the way could
+   have cut the connection, and that must never look like an end of file.
 4. `ssl.SSLError` leaves this module only as the `__cause__` of `TLSHandshakeError` or `trio.BrokenResourceError`.
 5. A peer that has not authenticated costs little. A server collects the ClientHello before OpenSSL sees a byte of it.
-   Handshakes are limited in bytes, and records in length (`limit_held`). Until somebody asks for more than
-   `SMALL_READ_BYTES` at once, OpenSSL gets whole records only: for a part of one it would hold a buffer of 17 KiB.
+   Handshakes are limited in bytes, and records in length (`limit_held`). Until more than `SMALL_READ_BYTES` are asked
+   for at once, OpenSSL gets whole records only: for a part of one it would hold a buffer of 17 KiB.
+
+Records and the ClientHello are handled in `records` and `client_hello`. What is left is one class, and long: the
+handshake, sending, receiving and closing share its state, so that a further split would only hide how they depend on
+each other.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ _RECORD_BYTES = 16 * 1024
 _MAX_OWED_BYTES = 64 * 1024
 #: The same for peers that may not have authenticated.
 _MAX_OWED_FRUGAL_BYTES = 2 * 1024
-#: What a client may send behind its ClientHello until the handshake is done: its certificates, if the server asks for
+#: What a client may send after its ClientHello until the handshake is done: its certificates, if the server asks for
 #: them. Ours have 700 bytes.
 _MAX_CLIENT_FLIGHT = 16 * 1024
 #: The same without certificates: two records of less than 100 bytes.
@@ -53,7 +57,7 @@ _MAX_SERVER_FLIGHT = 128 * 1024
 #: How long close waits for the transport to take the last record, and for the peer's end. Enough for any path that is
 #: moving.
 _CLOSE_SECONDS = 1.0
-#: How much is read and dropped behind our last record, so that a reset does not overtake it.
+#: How much is read and dropped after our last record was sent, so that a reset does not overtake it.
 _LINGER_BYTES = 256 * 1024
 
 
@@ -72,7 +76,7 @@ class _State(enum.Enum):
 
 
 class _Scratch(threading.local):
-    """What is decrypted into: one buffer for each thread, because nobody keeps what is in it."""
+    """What is decrypted into: one buffer for each thread, because its content is used at once."""
 
     def __init__(self) -> None:
         # One read of the transport and a record that was waiting for its end.
@@ -192,8 +196,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         breaks the first `receive_some`.
 
         Raises:
-            TLSHandshakeError: the handshake failed, the peer was told why where possible; `__cause__` is the
-                `ssl.SSLError` or the transport's error, or None where the peer just ended the connection.
+            TLSHandshakeError: the handshake failed, and an alert was sent if that was possible; `__cause__` is the
+                `ssl.SSLError` or the transport's error, or None if the peer just ended the connection.
             trio.BrokenResourceError: an earlier handshake failed or was cancelled.
             trio.ClosedResourceError: this stream was closed.
 
@@ -343,7 +347,8 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     async def aclose(self) -> None:
         """Say close_notify, wait for the peer's end where it has not come, and close the transport: within a second.
 
-        Who closes first waits, because the other's goodbye would be answered with a reset by a socket that is closed.
+        The side that closes first waits, because its socket, once closed, would answer the other's close_notify with
+        a reset.
 
         Tasks blocked in this stream get `trio.ClosedResourceError`. Always closes, also when cancelled.
         """
@@ -352,7 +357,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             return
         self._closed = True
         try:
-            # Behind a send that is under way nothing can be said: half a record may be out.
+            # Nothing can follow a send that is under way: half a record may be out.
             if self._state is _State.READY:
                 in_good_order = False
                 if not self._sending.held and not self._record_torn:
@@ -360,13 +365,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                         await self._say_goodbye()
                         in_good_order = True
                 if not in_good_order:
-                    # What is below would try as well to say goodbye to a peer that takes nothing.
+                    # A stream below would try as well to end in good order, with a peer that takes nothing.
                     await trio.aclose_forcefully(self._transport)
         finally:
             await self._transport.aclose()
 
     async def _say_goodbye(self) -> None:
-        with contextlib.suppress(OSError):  # SSLError among them: it wants the peer's answer, for which nobody waits
+        with contextlib.suppress(
+            OSError
+        ):  # SSLError among them: it wants the peer's answer, which is not waited for here
             self._ssl.unwrap()
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._port.flush()

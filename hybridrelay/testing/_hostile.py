@@ -11,19 +11,19 @@ from typing import NoReturn
 import trio
 import trio.testing
 
-from ..abc import Address, Connection, Dialer, Listener, Port, Purpose, Route, Transport
+from ..abc import Address, Connection, Dialer, Listener, Purpose, Route, Transport
 from ..errors import TransportError
 from ..streams.listening import StreamListener
-from ..streams.outer_tls import accept_outer_tls, connect_outer_tls
+from ..streams.outer_tls import connect_outer_tls
 from ._pairs import (
     HOST,
     accept_incoming,
+    add_outer_tls,
     address_of,
     connect_pair,
     dial_raw,
     listening,
     make_dialer,
-    outer_context,
 )
 
 #: What other programs say first, each of them again and again.
@@ -45,7 +45,7 @@ TRUNCATIONS = 40
 
 
 async def check_garbage_to_accept(transport: Transport, route: Route) -> None:
-    """Whoever speaks something else is refused and closed, having had little read of what it sent."""
+    """A peer that speaks something else is refused and closed, and little is read of what it sent."""
     for name, garbage in GARBAGE.items():
         if not await _is_refused(transport, route, functools.partial(_flood, garbage=garbage, name=name)):
             return  # a transport that adds nothing to the bytes: nothing is garbage to it
@@ -60,7 +60,7 @@ async def check_garbage_to_connect(transport: Transport, route: Route) -> None:
                 return  # only the transport itself knows how to speak to it
 
             async def serve(garbage: bytes = garbage, name: str = name) -> None:
-                async with await accept_stream(listener, port) as stream:
+                async with await add_outer_tls(await listener.accept_stream(), port) as stream:
                     await _flood(stream, garbage, name)
 
             nursery.start_soon(serve)
@@ -177,7 +177,7 @@ async def _is_refused(
         server = await listener.accept_stream()
         accepted: Connection | None = None
         with trio.CancelScope() as scope:
-            dressed = await accept_outer_tls(server, outer_context()) if port.outer_tls else server
+            dressed = await add_outer_tls(server, port)
             if cancel:
                 nursery.start_soon(_cancel_when_idle, scope)
             with contextlib.suppress(TransportError, trio.BrokenResourceError):
@@ -188,12 +188,6 @@ async def _is_refused(
             assert server.socket.fileno() == -1, "the handshake failed and left the connection open"
         nursery.cancel_scope.cancel()
     return accepted is None
-
-
-async def accept_stream(listener: StreamListener, port: Port) -> trio.abc.Stream:
-    """The next stream, inside outer TLS if the port has it."""
-    stream = await listener.accept_stream()
-    return await accept_outer_tls(stream, outer_context()) if port.outer_tls else stream
 
 
 async def _cancel_when_idle(scope: trio.CancelScope) -> None:

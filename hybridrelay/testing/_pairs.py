@@ -81,7 +81,12 @@ async def accept_incoming(listener: Listener, port: Port) -> Incoming:
         return await listener.accept()
     assert isinstance(listener, StreamListener), "a port with outer TLS needs a StreamListener"
     stream = await listener.accept_stream()
-    return listener.incoming(await accept_outer_tls(stream, outer_context()), remote_of(stream))
+    return listener.incoming(await add_outer_tls(stream, port), remote_of(stream))
+
+
+async def add_outer_tls(stream: trio.SocketStream, port: Port) -> trio.abc.Stream:
+    """A stream that was accepted, inside outer TLS if the port has it. Raises as `accept_outer_tls`."""
+    return await accept_outer_tls(stream, outer_context()) if port.outer_tls else stream
 
 
 def address_of(port: Port, listener: Listener) -> Address:

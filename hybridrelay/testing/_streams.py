@@ -26,8 +26,8 @@ async def check_routes(transport: Transport, route: Route) -> None:
     assert route in transport.routes
     for purpose in Purpose:
         near, far = await connect_pair(transport, route, purpose=purpose)
-        assert near.remote, "a connection says who is at the other end"
-        assert far.remote, "a connection says who is at the other end"
+        assert near.remote, "a connection names its other end"
+        assert far.remote, "a connection names its other end"
         client, server = near.stream, far.stream
         async with client, server:
             await client.send_all(b"request")

@@ -1,6 +1,6 @@
 """Two session cores and the bytes between them, in virtual time: no sockets, no tasks, no clock.
 
-Nothing moves unless told to, so a test decides what is written, how much of it arrives, and what is lost.
+Nothing moves by itself: a test decides what is written, how much of it arrives, and what is lost.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CoreSide:
 
 
 class CorePair:
-    """An initiator and an acceptor. `now` is the time; whoever holds the pair moves it."""
+    """An initiator and an acceptor. `now` is the time, which the test changes."""
 
     def __init__(
         self,

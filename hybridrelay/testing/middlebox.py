@@ -15,12 +15,13 @@ __all__ = ["Middlebox", "open_middlebox", "tcp_pair"]
 
 @attrs.define
 class Middlebox:
-    """Passes bytes on between those who dial through it and where they dial to. Made by `open_middlebox`."""
+    """Passes bytes on between connections that are dialed through it and their destinations. Made by
+    `open_middlebox`."""
 
     _nursery: trio.Nursery
     #: How many bytes go on at a time; None for as many as there are.
     _piece_bytes: int | None
-    _legs: list[trio.SocketStream] = attrs.field(factory=list, init=False)
+    _streams: list[trio.SocketStream] = attrs.field(factory=list, init=False)
 
     async def dial(self, host: str, port: int) -> trio.abc.HalfCloseableStream:
         """A `hybridrelay.abc.Dial` that leads through this box."""
@@ -28,9 +29,9 @@ class Middlebox:
 
     async def insert(self, onward: trio.SocketStream) -> trio.SocketStream:
         """Put this box into a connection. Returns the new near end."""
-        self._legs.append(onward)
+        self._streams.append(onward)
         near, far = await tcp_pair()
-        self._legs.append(far)
+        self._streams.append(far)
         self._nursery.start_soon(self._pass, far, onward)
         self._nursery.start_soon(self._pass, onward, far)
         return near
@@ -39,8 +40,8 @@ class Middlebox:
         """End every connection now: with a reset, or with an end of file that neither side sent."""
         close = abort_stream if reset else trio.aclose_forcefully
         with trio.CancelScope(shield=True):
-            for leg in self._legs:
-                await close(leg)
+            for stream in self._streams:
+                await close(stream)
 
     async def _pass(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
         try:

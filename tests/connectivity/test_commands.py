@@ -1,4 +1,4 @@
-"""Commands as dialers: their processes end with the stream, with the block, and with whoever is cancelled."""
+"""Commands as dialers: a process ends with its stream, with the block, and if the task that dials is cancelled."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 import trio
 
 from hybridrelay.connectivity.commands import Commands
+
+from ..waiting import async_wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes of POSIX")
 
@@ -78,13 +80,14 @@ async def test_one_that_ignores_its_input_and_sigterm_is_killed(autojump_clock: 
 
 
 async def test_an_end_of_the_process_is_an_end_of_file_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def logged() -> bool:
+        return "ended with code 3" in caplog.text
+
     async with Commands(("sh", "-c", "echo the reason >&2; printf last; exit 3")) as commands:
         async with await commands.dial() as stream:
             assert await stream.receive_some() == b"last"
             assert await stream.receive_some() == b""
-            with trio.fail_after(10):
-                while "ended with code 3" not in caplog.text:
-                    await trio.sleep(0.01)
+            await async_wait_until(logged, seconds=10, what="the line about the end of the process")
     assert "the reason" in caplog.text
 
 

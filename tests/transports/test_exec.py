@@ -1,4 +1,4 @@
-"""What is said when a command is not what leads to a relay."""
+"""The errors if a command does not lead to a relay, or a relay's Unix socket not to a client; and the frames."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.abc import Address, Dialer
+from hybridrelay.abc import Address, Binding, Dialer
 from hybridrelay.errors import TransportError
 from hybridrelay.failure import FailureKind
+from hybridrelay.streams.listening import StreamListener
 from hybridrelay.testing import tcp_pair
 from hybridrelay_exec import FramedStream, transport
 
@@ -39,6 +40,21 @@ async def test_a_command_that_prints_nothing() -> None:
     with pytest.raises(TransportError, match="ended before the relay answered") as caught:
         await connect_to(b"")
     assert caught.value.failure.kind is FailureKind.CLOSED_EARLY
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"), [(b"", "before the greeting"), (b"SSH-2.0", "what connects .*: it says 'SSH-2.0'")]
+)
+async def test_a_client_that_does_not_greet(sent: bytes, text: str) -> None:
+    near, far = await tcp_pair()
+    async with await transport.listen(Binding("127.0.0.1", 0)) as listener, far:
+        if sent:
+            await far.send_all(sent)
+        await far.send_eof()
+        assert isinstance(listener, StreamListener)
+        with pytest.raises(TransportError, match=text):
+            await listener.incoming(near, "local").handshake()
+    assert near.socket.fileno() == -1
 
 
 async def receive_to_the_end(stream: trio.abc.ReceiveStream) -> None:

@@ -49,10 +49,11 @@ async def _as_client(stream: trio.abc.Stream) -> FramedStream:
     try:
         with contextlib.suppress(trio.BrokenResourceError):  # it has ended already, and its output may say why
             await stream.send_all(GREETING)
-        await _receive_greeting(stream)
+        await _receive_greeting(stream, "what answers is not a relay", _REMEDY)
     except trio.BrokenResourceError as exc:
         await trio.aclose_forcefully(stream)
-        raise _ended(exc) from exc
+        text = "the command ended before the relay answered; the log has what it printed"
+        raise TransportError.lost(text, exc) from exc
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
@@ -62,7 +63,7 @@ async def _as_client(stream: trio.abc.Stream) -> FramedStream:
 async def _as_server(stream: trio.abc.Stream) -> FramedStream:
     """See `hybridrelay.streams.listening.StreamHandshake`."""
     try:
-        await _receive_greeting(stream)
+        await _receive_greeting(stream, "what connects does not speak this transport")
         await stream.send_all(GREETING)
     except trio.BrokenResourceError as exc:
         await trio.aclose_forcefully(stream)
@@ -73,18 +74,19 @@ async def _as_server(stream: trio.abc.Stream) -> FramedStream:
     return FramedStream(stream)
 
 
-async def _receive_greeting(stream: trio.abc.Stream) -> None:
-    """Receive the greeting, and nothing after it. What differs from it is noticed at its first byte."""
+async def _receive_greeting(stream: trio.abc.Stream, otherwise: str, remedy: str | None = None) -> None:
+    """Receive the greeting, and nothing after it. What differs from it is noticed at its first byte.
+
+    Raises:
+        TransportError: something else was received; it begins with the text `otherwise`.
+        trio.BrokenResourceError: nothing was received.
+    """
     received = b""
     while received != GREETING:
         data = await stream.receive_some(len(GREETING) - len(received))
         if not data and not received:
-            raise _ended(None)
+            raise trio.BrokenResourceError("the connection ended before the greeting")
         received += data
         if not data or not GREETING.startswith(received):
             shown = received[:_SHOWN_BYTES].decode("ascii", "replace")
-            raise TransportError(f"what answers is not a relay: it says {shown!r}", remedy=_REMEDY)
-
-
-def _ended(cause: BaseException | None) -> TransportError:
-    return TransportError.lost("the command ended before the relay answered; the log has what it printed", cause)
+            raise TransportError(f"{otherwise}: it says {shown!r}", remedy=remedy)

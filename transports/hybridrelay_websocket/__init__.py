@@ -1,7 +1,7 @@
-"""WebSocket over HTTP and HTTPS: what passes where only a browser's ports are open.
+"""WebSocket over HTTP and HTTPS, for networks in which only the ports of browsers are open.
 
-The client's handshake is trio-websocket's, the server's our own; the data path behind both is our own codec on the
-same connection (`frames`, `stream`).
+The client's handshake is trio-websocket's, the server's our own; after it, both sides use our own codec on the same
+connection (`frames`, `stream`).
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
         host: for the Host header, with the port where that is not the default.
 
     Returns:
-        What was read behind the server's head.
+        What was read after the server's head.
 
     Raises:
         TransportError: the other side answered something else, or nothing.

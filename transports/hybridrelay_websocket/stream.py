@@ -1,8 +1,9 @@
 """A byte stream over a connection on which the WebSocket handshake is done.
 
-Who writes: every frame whole, and whoever has to wait for that holds a lock. Users' calls take turns by contract
-(`trio.BusyResourceError` otherwise); the only other writer answers pings. The reader never writes, so that a clogged
-peer cannot stop it: it notes the pong that is owed, and a task that lives no longer than that write sends it.
+Every frame is written whole, and a task that has to wait for that holds a lock. Users' calls take turns by contract
+(`trio.BusyResourceError` otherwise); the only other writer answers pings. The reader never writes, so that a peer
+that does not read cannot stop it: it notes the pong that is owed, and a task that lives no longer than that write
+sends it.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ MAX_MESSAGE = 320 * 1024
 MAX_PIECE = 1 << 62
 #: Pieces that are decoded before the caller gets to see them and can let others run. Of a byte each they take 2 ms.
 MAX_PIECES = 512
-#: How long `WebSocketStream.aclose` tries to say goodbye (seconds) before it just closes: enough for a slow link to
-#: take the last few frames, short enough that a peer which reads nothing holds up nobody.
+#: How long `WebSocketStream.aclose` tries to send its last frames (seconds) before it just closes: enough for a slow
+#: link to take them, short enough that a peer that reads nothing does not hold up the program.
 CLOSE_TIMEOUT = 5
 #: RFC 6455 section 7.4.1.
 NORMAL_CLOSURE = 1000
@@ -51,7 +52,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
     Args:
         transport_stream: what the handshake ran on. This stream owns it from now on.
         client: whether we are the client, whose frames are masked.
-        received: what was already read behind the handshake.
+        received: what was already read after the handshake.
     """
 
     def __init__(self, transport_stream: trio.abc.Stream, *, client: bool, received: bytes = b"") -> None:
@@ -69,7 +70,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._receiving = ConflictDetector("another task is receiving on this WebSocket stream")
         #: Held by the task that waits until frames are written.
         self._write_lock = trio.Lock()
-        #: Frames of `send_nowait` that came while somebody else held it.
+        #: Frames of `send_nowait` that came while another task held it.
         self._held: list[Buffer] = []
         #: The payload of the last ping that has not been answered yet.
         self._owed_pong: bytes | None = None
@@ -147,7 +148,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                     raise self._broken("the connection is lost") from exc
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what is there, up to ``max_bytes``; ``b""`` once the peer has said that its data ends.
+        """Receive what is there, up to ``max_bytes``; ``b""`` once the peer has announced the end of its data.
 
         Raises:
             trio.BusyResourceError, trio.ClosedResourceError: as trio's contract says.

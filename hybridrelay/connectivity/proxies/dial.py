@@ -23,7 +23,7 @@ from .tunnel import Tunnel
 
 #: For the proxy, its authentication and its connection to the relay, where the caller sets no deadline (seconds).
 MAX_SECONDS = 30.0
-#: The part of the caller's time that a proxy gets: so there is some left to say that it was the proxy who was silent.
+#: The part of the caller's time that a proxy gets, so that some is left for the error that names a silent proxy.
 _SHARE = 0.95
 #: After this time without an answer from one of the proxy's addresses, the next is tried beside it. A proxy may need
 #: some time for its own connection to the relay.

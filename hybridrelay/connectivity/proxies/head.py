@@ -39,7 +39,7 @@ def status_untrusted(head: bytes) -> int:
 
     Raises:
         ValueError: it does not begin as an answer of HTTP/1.0 or HTTP/1.1 does; or it changes the protocol (101),
-            which nobody has asked for.
+            which was not asked for.
     """
     match = _STATUS.match(head)
     if match is None or match["status"] == b"101":

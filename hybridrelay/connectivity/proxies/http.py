@@ -20,8 +20,8 @@ from .failures import proxy_error, quote_untrusted
 from .head import MAX_HEAD_BYTES, head_size_untrusted, status_untrusted, without_framing
 from .settings import Proxy
 
-#: An answer that is no tunnel has a body, which has to be read before the connection can be used again (bytes).
-#: Error pages have a few KiB; behind a longer one, we dial again.
+#: An answer that opens no tunnel has a body, which has to be read before the connection can be used again (bytes).
+#: Error pages have a few KiB; after a longer one, the proxy is dialed again.
 MAX_BODY_BYTES = 64 * 1024
 #: Requests for one tunnel. NTLM needs three, Negotiate two to four.
 MAX_ROUNDS = 6
@@ -70,10 +70,10 @@ async def open_http_tunnel(
         authenticator: see `ProxyAuthenticator`.
 
     Returns:
-        The connection, and what was read behind the proxy's answer.
+        The connection, and what was read after the proxy's answer.
 
     Raises:
-        ProxyError: the proxy said no, or is none.
+        ProxyError: the proxy refused, or what answered is not a proxy.
         Exception: what `authenticator` raises.
 
     The caller sets the deadline. On any exception, cancellation included, nothing stays open.

@@ -26,7 +26,7 @@ _NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
 _FROM_VARIABLE = f"the proxy's password in {PROXY_PASSWORD_VARIABLE}"
 #: Instead of a URL: connect directly, whatever the environment says.
 DIRECT = "none"
-#: RFC 1929 has one byte for each length; nobody's HTTP credentials are longer either.
+#: RFC 1929 has one byte for each length; HTTP credentials are no longer in practice.
 _MAX_CREDENTIAL_BYTES = 255
 
 _URL = re.compile(
@@ -38,7 +38,7 @@ _URL = re.compile(
 
 @attrs.frozen
 class Proxy:
-    """A proxy: where it is, what it speaks, and who we are to it. `str()` is for people and shows no credentials."""
+    """A proxy: its address, its protocol, and our credentials. `str()` is for people and shows no credentials."""
 
     #: ``http``, ``https`` (TLS to the proxy itself), ``socks5`` or ``socks5h``, which are the same here.
     scheme: str = attrs.field(validator=attrs.validators.in_(_DEFAULT_PORTS))
@@ -89,7 +89,7 @@ class ProxySettings:
 
     proxy: Proxy | None = None
     exceptions: NoProxy = attrs.field(factory=NoProxy)
-    #: Where this was said, for people: ``HTTPS_PROXY``, ``--proxy``; empty where nothing was.
+    #: What set this, for messages: ``HTTPS_PROXY``, ``--proxy``; empty if nothing did.
     source: str = ""
 
     @classmethod

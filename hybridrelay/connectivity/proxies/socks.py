@@ -1,7 +1,7 @@
 """SOCKS5 (RFC 1928), with a user name and password where there is one (RFC 1929).
 
-Names go to the proxy as they are, which looks them up, for ``socks5`` as for ``socks5h``: behind such a proxy there
-often is no DNS that knows the relay, and asking a local one would tell it where we go.
+The proxy resolves names, for ``socks5`` as for ``socks5h``: in a network with such a proxy there often is no DNS that
+knows the relay, and a query to a local one would reveal the relay's name.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ async def open_socks_tunnel(
         port: likewise.
 
     Returns:
-        The connection. Not a byte behind the proxy's answer was read.
+        The connection. Nothing after the proxy's answer was read.
 
     Raises:
-        ProxyError: the proxy said no, or is none.
+        ProxyError: the proxy refused, or what answered is not a proxy.
 
     The caller sets the deadline. On any exception, cancellation included, nothing stays open.
     """

@@ -1,4 +1,4 @@
-"""The connection behind a proxy, where the bare socket does not do: TLS to the proxy, or bytes that came early."""
+"""A connection through a proxy that is more than a socket: it is inside TLS, or has bytes that came early."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Tunnel(trio.abc.HalfCloseableStream):
 
     Args:
         stream: the connection to the proxy; closing this closes that.
-        early: what was read behind the proxy's answer and belongs to the tunnel.
+        early: what was read after the proxy's answer and belongs to the tunnel.
     """
 
     def __init__(self, stream: trio.abc.Stream, early: bytes) -> None:
@@ -32,7 +32,7 @@ class Tunnel(trio.abc.HalfCloseableStream):
         """End our sending.
 
         With TLS to the proxy the other side learns of it only when this stream is closed: OpenSSL cannot go on
-        reading once it has said goodbye.
+        reading after it has sent close_notify.
         """
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             await self._stream.send_eof()
