@@ -17,7 +17,7 @@ from hybridrelay.connectivity import selection
 from hybridrelay.connector.registration import states as registration
 from hybridrelay.mux import bridging
 from hybridrelay.protocol import states
-from hybridrelay.relay.core import control_channel, join, rendezvous
+from hybridrelay.relay.core import control_channel, join, rendezvous_states
 
 PAGE = Path(__file__).with_name("state-machines.md")
 
@@ -97,10 +97,10 @@ MACHINES = (
     ),
     Machine(
         "Rendezvous",
-        "hybridrelay.relay.core.rendezvous",
+        "hybridrelay.relay.core.rendezvous_states",
         "How the relay brings the two data channels of one join together.",
-        rendezvous.TRANSITIONS,
-        (rendezvous.State.OFFERED,),
+        rendezvous_states.TRANSITIONS,
+        (rendezvous_states.State.OFFERED,),
     ),
     Machine(
         "Connector at one relay",

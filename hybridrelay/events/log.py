@@ -1,4 +1,4 @@
-"""The log's subscriber: logs events within the limit on lines that somebody else can cause."""
+"""The log's subscriber: logs events within the limit on lines that a peer can cause."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["LogSubscriber", "logged_events"]
 
 
 class LogSubscriber(PlainLogSubscriber):
-    """Logs each event at its level, within the limit on lines that somebody else can cause.
+    """Logs each event at its level, within the limit on lines that a peer can cause.
 
     Events of the same class share a limit (see `hybridrelay._log_limit`). The task that owns the stream runs
     `report_left_out`, so that the number of events that were left out is logged in time.

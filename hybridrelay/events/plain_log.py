@@ -31,7 +31,7 @@ _PLAIN = re.compile(r"[\w.:@/+*\[\]-]+", re.ASCII)
 
 
 class PlainLogSubscriber:
-    """Logs each event at its level. For events that nobody else can cause again and again; see `LogSubscriber`."""
+    """Logs each event at its level. For events that no peer can cause again and again; see `LogSubscriber`."""
 
     def __init__(self, logger: str = LOGGER) -> None:
         """Write to the logger with this name."""

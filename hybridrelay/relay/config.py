@@ -1,4 +1,4 @@
-"""What a relay is told when it is made, and what it says once it serves."""
+"""The configuration of a relay, and what is known about it once it serves."""
 
 from __future__ import annotations
 

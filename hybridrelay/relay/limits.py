@@ -175,7 +175,7 @@ class Shares:
 def unauthenticated_slots(descriptors: int | None) -> int:
     """How many slots there can be with so many descriptors (None or negative: no limit is known).
 
-    A fourth at most, so that strangers cannot take the descriptors of peers that have authenticated.
+    A quarter at most, so that strangers cannot take the descriptors of peers that have authenticated.
     """
     if descriptors is None or descriptors < 0:
         return UNAUTHENTICATED_SLOTS

@@ -1,20 +1,18 @@
 """The broker: which listener a sender gets, and which two data channels belong together. Pure.
 
-Each method is an input. What it leads to are commands to the shell (`service/broker.py`) and events for the log; the
-shell takes both with `Broker.take` after each input, and carries them out in that order. Time and randomness are
+Each method is an input. The results are commands to the shell (`service/broker.py`) and events for the log; the shell
+takes both with `Broker.take` after each input, and carries them out in that order. Time and randomness are
 arguments. Times are seconds of any clock that does not run backwards, except where a method says otherwise.
 
 The parts decide on their own, and the broker puts them together: `Authorization` (tokens and keys), `ListenerTable`
-(who is registered), `Join` (whom to ask next), `RendezvousTable` (tickets and data channels).
+(registered listeners), `Join` (the listener to ask next), `RendezvousTable` (tickets and data channels).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from typing import Generic, TypeAlias
-
-import attrs
+from typing import Generic
 
 from ...errors import RendezvousError
 from ...events.base import Event
@@ -38,94 +36,25 @@ from ...events.relay import (
 from ...protocol.reasons import Reason
 from ..model import KeyId, StoreChange
 from .authorization import Authorization, Grant
+from .commands import (
+    AskListener,
+    CheckListener,
+    Command,
+    EndRegistration,
+    JoinFailed,
+    JoinMade,
+    JoinStep,
+    StopMoving,
+    TurnAway,
+)
 from .join import MAX_ASKED, PASSED_ON, Answer, Join
 from .listener import HandleT, Listener
 from .listeners import ListenerTable
-from .rendezvous import Arrival, Ended, Input, Outcome, RendezvousTable, State, Stopping
+from .rendezvous import Arrival, Ended, RendezvousTable, Stopping
+from .rendezvous_states import Input, Outcome, State
 
-__all__ = [
-    "AskListener",
-    "Broker",
-    "CheckListener",
-    "Command",
-    "EndRegistration",
-    "JoinFailed",
-    "JoinMade",
-    "JoinStep",
-    "StopMoving",
-    "TurnAway",
-]
+__all__ = ["Broker"]
 
-
-# --- commands
-
-
-@attrs.frozen
-class CheckListener(Generic[HandleT]):
-    """A listener did not answer an offer: find out whether it is alive."""
-
-    listener: Listener[HandleT]
-
-
-@attrs.frozen
-class EndRegistration(Generic[HandleT]):
-    """Tell a listener that its registration is over."""
-
-    listener: Listener[HandleT]
-    reason: Reason
-
-
-@attrs.frozen
-class TurnAway:
-    """Give a reason to the data channel that waits for this rendezvous, if there is one, and close it."""
-
-    rendezvous_id: str
-    reason: Reason
-
-
-@attrs.frozen
-class StopMoving:
-    """Abort both data channels of this rendezvous, and report the end with `Broker.moving_ended`."""
-
-    rendezvous_id: str
-
-
-Command: TypeAlias = CheckListener[HandleT] | EndRegistration[HandleT] | TurnAway | StopMoving
-
-
-# --- the next step of a join, for the task that serves the sender
-
-
-@attrs.frozen
-class AskListener(Generic[HandleT]):
-    """Offer a rendezvous to this listener, and report what it answers with `Broker.answered`."""
-
-    join: Join[HandleT]
-    listener: Listener[HandleT]
-    rendezvous_id: str
-    ticket: bytes = attrs.field(repr=False)
-    #: `control.Offer.sender`: tells senders apart, and says nothing else about them.
-    sender: str
-
-
-@attrs.frozen
-class JoinMade:
-    """A listener comes."""
-
-    ticket: bytes = attrs.field(repr=False)
-    #: The listener's instance.
-    instance: str
-
-
-@attrs.frozen
-class JoinFailed:
-    """The sender gets no listener."""
-
-    reason: Reason
-    detail: str = ""
-
-
-JoinStep: TypeAlias = AskListener[HandleT] | JoinMade | JoinFailed
 
 _TIMEOUTS = {
     Outcome.NOBODY_CAME: ("listener", "sender"),
@@ -139,7 +68,7 @@ class Broker(Generic[HandleT]):
 
     Args:
         authorization: the hybrid connections and keys that are known now.
-        listeners: who is registered.
+        listeners: those that are registered.
         rendezvous: tickets and data channels.
         sender_secret: 32 random bytes, from which the names of senders are computed.
         max_asked: listeners that are asked for one join.
@@ -215,9 +144,9 @@ class Broker(Generic[HandleT]):
             self._outputs.append(EndRegistration(displaced, Reason.SUPERSEDED))
         for dead in replaces:
             if dead != listener.instance:
-                ghost = self.listeners.declare_gone(listener.connection, dead)
-                if ghost is not None:
-                    self._end_registration(ghost, Reason.SUPERSEDED)
+                ended = self.listeners.declare_gone(listener.connection, dead)
+                if ended is not None:
+                    self._end_registration(ended, Reason.SUPERSEDED)
         if is_new:
             self._outputs.append(
                 ListenerRegistered(connection=listener.connection, peer=listener.address, instance=listener.instance)
@@ -310,7 +239,7 @@ class Broker(Generic[HandleT]):
         return AskListener(join, listener, made.id, made.listener_ticket, self._sender_name(key, join.address))
 
     def _fail(self, join: Join[HandleT], reason: Reason, detail: str = "") -> JoinFailed:
-        join.apply(Answer.NOBODY)
+        join.apply(Answer.NO_LISTENER)
         self._outputs.append(
             SenderRefused(connection=join.connection, peer=join.address, reason=reason, detail=detail)
         )
@@ -322,8 +251,8 @@ class Broker(Generic[HandleT]):
 
     def _sender_name(self, key: KeyId, address: str) -> str:
         """See `control.Offer.sender`. It tells a connector neither the key nor the address."""
-        told = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{address}"
-        return hashlib.blake2b(told.encode(), key=self._sender_secret, digest_size=8).hexdigest()
+        text = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{address}"
+        return hashlib.blake2b(text.encode(), key=self._sender_secret, digest_size=8).hexdigest()
 
     # --- data channels
 
@@ -400,7 +329,7 @@ class Broker(Generic[HandleT]):
             self._outputs.append(StopMoving(ended.rendezvous_id))
             return
         self._outputs += [
-            TurnAway(ended.rendezvous_id, ended.told),
+            TurnAway(ended.rendezvous_id, ended.status),
             RendezvousEnded(
                 connection=ended.connection,
                 activity_id=ended.rendezvous_id,

@@ -57,7 +57,7 @@ class ChannelState(enum.Enum):
     #: It has not shown a valid token.
     GREETED = "greeted"
     AUTHORIZED = "authorized"
-    #: The last key that had authorized it is no longer valid: its peer is told, and it ends.
+    #: The last key that had authorized it is no longer valid: its peer gets the reason, and it ends.
     REVOKED = "revoked"
     OVER = "over"
 

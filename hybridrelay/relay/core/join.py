@@ -41,7 +41,7 @@ class JoinState(enum.Enum):
     ASKING = "asking"
     #: A listener comes: the sender gets its ticket.
     JOINED = "joined"
-    #: There is nobody to be asked, or the sender does not wait any longer.
+    #: There is no listener to ask, or the sender does not wait any longer.
     OVER = "over"
 
 
@@ -50,8 +50,8 @@ class Answer(enum.Enum):
 
     #: A listener was chosen, and a rendezvous was made for it.
     CHOSEN = "chosen"
-    #: There is nobody to be asked.
-    NOBODY = "nobody"
+    #: There is no listener to ask.
+    NO_LISTENER = "no listener"
     ACCEPTED = "accepted"
     DECLINED = "declined"
     #: The listener said nothing in time.
@@ -64,7 +64,7 @@ class Answer(enum.Enum):
 
 TRANSITIONS: Mapping[tuple[JoinState, Answer], JoinState] = {
     (JoinState.CHOOSING, Answer.CHOSEN): JoinState.ASKING,
-    (JoinState.CHOOSING, Answer.NOBODY): JoinState.OVER,
+    (JoinState.CHOOSING, Answer.NO_LISTENER): JoinState.OVER,
     (JoinState.ASKING, Answer.ACCEPTED): JoinState.JOINED,
     (JoinState.ASKING, Answer.DECLINED): JoinState.CHOOSING,
     (JoinState.ASKING, Answer.TIMEOUT): JoinState.CHOOSING,
@@ -75,7 +75,7 @@ TRANSITIONS: Mapping[tuple[JoinState, Answer], JoinState] = {
 
 @attrs.define(eq=False)
 class Join(Generic[HandleT]):
-    """One join. `Broker` drives it; to everybody else it is a name for what was asked."""
+    """One join. Only `Broker` changes it; for the shell it identifies what a listener was asked."""
 
     grant: Grant
     #: The only instance that will do, or None for any.

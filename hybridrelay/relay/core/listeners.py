@@ -1,9 +1,9 @@
-"""Who listens: the connectors that are registered now, by hybrid connection and instance. Pure.
+"""The connectors that are registered now, by hybrid connection and instance. Pure.
 
 The rules:
 
 1. The same instance registers again with a generation that is not lower: the new registration takes the place of the
-   earlier one at once, because the peer that comes back is right and its dead self is not.
+   earlier one at once, because the control channel of a peer that comes back is the one that works.
 2. A lower generation is refused: it comes from an earlier control channel of the instance. That holds for instances
    that have left, too, as long as they are remembered: `DEPARTED_SECONDS` at most.
 3. Another instance is another listener, even with the same key. Nothing is ever "already in use".
@@ -12,8 +12,8 @@ The rules:
    `displacement.py`. For that, an instance that was registered for `SETTLED_SECONDS` keeps its seniority while its
    control channel is down.
 
-The caller makes sure that whoever registers an instance, or declares it gone, has shown its secret. So nobody else
-can keep an instance out with a generation of their own choice.
+The caller makes sure that a peer which registers an instance, or declares it gone, has shown its secret. So no other
+peer can keep an instance out with a generation of its own choice.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class ListenerTable(Generic[HandleT]):
             gone: the instance said that it will never come back, or is known to be dead.
 
         Returns:
-            Whether it was in force. A registration that was displaced meanwhile takes nobody with it.
+            Whether it was in force. A registration that was displaced meanwhile ends no other one.
         """
         known = self._connections.get(listener.connection)
         if known is None or known.listeners.get(listener.instance) is not listener:

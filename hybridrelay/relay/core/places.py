@@ -4,9 +4,9 @@ The rules:
 
 1. A key holds at most as many places as are free, and a hybrid connection at most twice as many as are free. So a
    key alone gets half of them and a hybrid connection two thirds, the next one two thirds of the rest, and there are
-   always some left for later requests. While most places are free, this limits nobody.
+   always some left for later requests. While most places are free, this is no limit.
 2. An operator may set lower limits for each key and each hybrid connection.
-3. A place that was taken is never taken away in favour of somebody else.
+3. A place that was taken is never taken away in favour of another holder.
 """
 
 from __future__ import annotations

@@ -13,13 +13,12 @@ The rules:
 5. Every rendezvous ends in exactly one `Outcome`, whatever ended it. One whose channels are joined ends only when the
    relay has stopped moving bytes between them, so that `Ended` is the last word about it.
 
-The transitions are the table below; a pair that is not in it is impossible and changes nothing. Time and randomness
-are arguments. Times are seconds of any clock that does not run backwards.
+The transitions are in `rendezvous_states.py`. Time and randomness are arguments. Times are seconds of any clock that
+does not run backwards.
 """
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import itertools
 from collections import Counter
@@ -34,127 +33,9 @@ from ...protocol.reasons import Reason
 from ..limits import OPEN_RENDEZVOUS, OPEN_RENDEZVOUS_PER_SENDER_KEY, TICKET_LIFETIME_SECONDS
 from ..model import KeyId
 from .places import Places
+from .rendezvous_states import OPEN, REASONS, TRANSITIONS, UNJOINED, Input, Outcome, Side, State
 
-__all__ = [
-    "TRANSITIONS",
-    "Arrival",
-    "Ended",
-    "Input",
-    "Outcome",
-    "Rendezvous",
-    "RendezvousState",
-    "RendezvousTable",
-    "Side",
-    "State",
-    "Stopping",
-]
-
-
-class Side(enum.Enum):
-    """The two sides of a rendezvous."""
-
-    LISTENER = "listener"
-    SENDER = "sender"
-
-
-class State(enum.Enum):
-    """Where a rendezvous stands."""
-
-    #: No ticket was used.
-    OFFERED = "offered"
-    #: The listener's ticket was used, and the sender's was not.
-    LISTENER_WAITS = "listener waits"
-    SENDER_WAITS = "sender waits"
-    #: Both tickets were used, and at least one of the data channels is not ready.
-    MATCHED = "matched"
-    #: Bytes are moved between the two data channels.
-    JOINED = "joined"
-    #: It has to end, and the relay has not stopped moving bytes yet.
-    STOPPING = "stopping"
-    ENDED = "ended"
-
-
-class Input(enum.Enum):
-    """What can happen to a rendezvous, apart from the use of a ticket, which is a `Side`."""
-
-    #: The second of the two data channels is ready.
-    BOTH_READY = "both ready"
-    #: The lifetime of the tickets is over.
-    EXPIRES = "expires"
-    #: A side whose ticket was used has gone before the two were joined.
-    LEAVES = "leaves"
-    #: The listener was passed over, or said that it cannot come.
-    WITHDRAWN = "withdrawn"
-    #: A key by which one of the two was authorized is no longer valid.
-    REVOKED = "revoked"
-    #: Both directions came to their end of file.
-    FINISHES = "finishes"
-    #: One of the two joined channels broke.
-    BREAKS = "breaks"
-    #: The task that served one of the two joined channels was cancelled.
-    CANCELLED = "cancelled"
-    #: The relay stops.
-    SHUTDOWN = "shutdown"
-
-
-class Outcome(enum.Enum):
-    """How a rendezvous ended. docs/events.md explains them."""
-
-    FINISHED = "finished"
-    CLOSED = "closed by one side"
-    NOBODY_CAME = "nobody came"
-    LISTENER_ABSENT = "listener absent"
-    SENDER_ABSENT = "sender absent"
-    LEFT = "left"
-    WITHDRAWN = "withdrawn"
-    REVOKED = "revoked"
-    CANCELLED = "cancelled"
-    SHUT_DOWN = "shut down"
-
-
-#: Why a rendezvous ended, which is also what a side that waits is told. `RendezvousTable.revoke` has an exception.
-_REASONS = {
-    Outcome.FINISHED: Reason.NO_ERROR,
-    Outcome.CLOSED: Reason.SESSION_LOST,
-    Outcome.NOBODY_CAME: Reason.PEER_ABSENT,
-    Outcome.LISTENER_ABSENT: Reason.PEER_ABSENT,
-    Outcome.SENDER_ABSENT: Reason.PEER_ABSENT,
-    Outcome.LEFT: Reason.PEER_ABSENT,
-    Outcome.WITHDRAWN: Reason.LISTENER_CANNOT_DIAL,
-    Outcome.REVOKED: Reason.KEY_REVOKED,
-    Outcome.CANCELLED: Reason.CANCELLED,
-    Outcome.SHUT_DOWN: Reason.GOING_AWAY,
-}
-
-_OPEN = (State.OFFERED, State.LISTENER_WAITS, State.SENDER_WAITS)
-_UNJOINED = (*_OPEN, State.MATCHED)
-#: What may end a rendezvous at any time.
-_FORCES = {Input.REVOKED: Outcome.REVOKED, Input.SHUTDOWN: Outcome.SHUT_DOWN}
-#: How the moving of bytes ends.
-_STOPS = {Input.FINISHES: Outcome.FINISHED, Input.BREAKS: Outcome.CLOSED, Input.CANCELLED: Outcome.CANCELLED}
-
-#: The next state and, where it decides how the rendezvous ends, the outcome.
-TRANSITIONS: Mapping[tuple[State, Side | Input], tuple[State, Outcome | None]] = {
-    (State.OFFERED, Side.LISTENER): (State.LISTENER_WAITS, None),
-    (State.OFFERED, Side.SENDER): (State.SENDER_WAITS, None),
-    (State.LISTENER_WAITS, Side.SENDER): (State.MATCHED, None),
-    (State.SENDER_WAITS, Side.LISTENER): (State.MATCHED, None),
-    (State.MATCHED, Input.BOTH_READY): (State.JOINED, None),
-    (State.OFFERED, Input.EXPIRES): (State.ENDED, Outcome.NOBODY_CAME),
-    (State.LISTENER_WAITS, Input.EXPIRES): (State.ENDED, Outcome.SENDER_ABSENT),
-    (State.SENDER_WAITS, Input.EXPIRES): (State.ENDED, Outcome.LISTENER_ABSENT),
-    (State.LISTENER_WAITS, Input.LEAVES): (State.ENDED, Outcome.LEFT),
-    (State.SENDER_WAITS, Input.LEAVES): (State.ENDED, Outcome.LEFT),
-    (State.MATCHED, Input.LEAVES): (State.ENDED, Outcome.LEFT),
-    (State.OFFERED, Input.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
-    (State.LISTENER_WAITS, Input.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
-    (State.SENDER_WAITS, Input.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
-    **{(state, force): (State.ENDED, outcome) for state in _UNJOINED for force, outcome in _FORCES.items()},
-    **{(State.JOINED, force): (State.STOPPING, outcome) for force, outcome in _FORCES.items()},
-    **{(State.JOINED, stop): (State.ENDED, outcome) for stop, outcome in _STOPS.items()},
-    # The outcome was decided when it began to stop.
-    **{(State.STOPPING, stop): (State.ENDED, None) for stop in _STOPS},
-}
+__all__ = ["Arrival", "Ended", "Rendezvous", "RendezvousState", "RendezvousTable", "Stopping"]
 
 
 @attrs.frozen
@@ -196,10 +77,10 @@ class Ended:
     connection: str
     outcome: Outcome
     reason: Reason
-    #: The side whose data channel is ready and is still to be told; None where there is none.
+    #: The side whose data channel waits for a status; None where there is none.
     waiting: Side | None
-    #: What to tell it. The same as `reason`, with an exception: see `RendezvousTable.revoke`.
-    told: Reason
+    #: The status for it. The same as `reason`, with an exception: see `RendezvousTable.revoke`.
+    status: Reason
     #: How long the two channels were joined (seconds); 0 where they never were.
     seconds: float = 0.0
 
@@ -240,7 +121,7 @@ class RendezvousTable:
     """All rendezvous of a relay that have not ended. The methods are of three kinds:
 
     - `create`, `use` and `ready` answer a peer.
-    - `expire`, `end`, `revoke` and `end_all` are told of something that happened; they return what ends by it.
+    - `expire`, `end`, `revoke` and `end_all` are for something that happened; they return what ends because of it.
     - `next_deadline`, `open`, `joined` and `states` only look.
     """
 
@@ -332,8 +213,8 @@ class RendezvousTable:
 
         Raises:
             RemoteProtocolError: nothing has changed. With `Reason.TICKET_OF_ANOTHER_RELAY`, it names another relay;
-                with `Reason.TICKET_UNKNOWN`, it is unknown, used, expired or withdrawn. The peer is not told which of
-                these.
+                with `Reason.TICKET_UNKNOWN`, it is unknown, used, expired or withdrawn. The peer does not learn
+                which of these.
         """
         if relay_of_ticket(ticket) not in (self._relay_id, NO_RELAY):
             raise RemoteProtocolError(Reason.TICKET_OF_ANOTHER_RELAY.describe, reason=Reason.TICKET_OF_ANOTHER_RELAY)
@@ -387,15 +268,15 @@ class RendezvousTable:
     def revoke(self, keys: Collection[KeyId], now: float) -> list[Ended | Stopping]:
         """End everything that any of these keys had authorized on either side, joined or not.
 
-        A side that waits is told of its own key only. That the other side's was revoked says nothing about its own
-        rights, so it hears that the other side did not come.
+        A side that waits gets this reason for its own key only. That the other side's key was revoked says nothing
+        about its own rights, so its status is that the other side did not come.
         """
         hit = [entry for entry in self._entries.values() if any(key in keys for key in entry.keys.values())]
         ends = []
         for entry in hit:
             one = self._end(entry, Input.REVOKED, now)
             if isinstance(one, Ended) and (one.waiting is None or entry.keys[one.waiting] not in keys):
-                one = attrs.evolve(one, told=Reason.PEER_ABSENT)
+                one = attrs.evolve(one, status=Reason.PEER_ABSENT)
             if one is not None:
                 ends.append(one)
         return ends
@@ -412,9 +293,9 @@ class RendezvousTable:
         if entry.state is State.STOPPING:
             return Stopping(entry.id)
         assert entry.outcome is not None, "every transition to the end has an outcome, or had one before"
-        waiting = next(iter(entry.ready), None) if before in _UNJOINED and happened is not Input.LEAVES else None
+        waiting = next(iter(entry.ready), None) if before in UNJOINED and happened is not Input.LEAVES else None
         seconds = 0.0 if entry.joined_at is None else now - entry.joined_at
-        reason = _REASONS[entry.outcome]
+        reason = REASONS[entry.outcome]
         return Ended(entry.id, entry.connection, entry.outcome, reason, waiting, reason, seconds)
 
     def _apply(self, entry: _Entry, happened: Side | Input) -> bool:
@@ -425,7 +306,7 @@ class RendezvousTable:
             return False
         entry.state, outcome = transition
         entry.outcome = outcome or entry.outcome
-        if before in _OPEN and entry.state not in _OPEN:
+        if before in OPEN and entry.state not in OPEN:
             del self._open[entry.id]
             self._open_by_sender_key[entry.sender_key] -= 1
             if not self._open_by_sender_key[entry.sender_key]:

@@ -1,1 +1,1 @@
-"""Who listens where: which relay has a listener of which hybrid connection."""
+"""Which relay has a listener of which hybrid connection."""

@@ -20,7 +20,7 @@ class DirectoryEntry:
 
 
 class Directory(Protocol):
-    """Who listens where. Several relays share one; each adds and removes its own entries.
+    """Which listeners are registered at which relays. Relays share one, and each changes only its own entries.
 
     The methods return at once: a directory in another process sends changes in the background, and answers from what
     it has heard last.

@@ -252,21 +252,21 @@ class RelayCertificates:
         """
         if self._files is None:
             return
-        told = ""
+        published = ""
         while True:
             await trio.sleep(POLL_SECONDS)
             try:
                 if self._change.look(await self._thread.run(self._files.stamp)) or self._must_retry:
                     await self.reload()
             except ConfigurationError as exc:
-                if str(exc) != told:
+                if str(exc) != published:
                     event = CertificateNotRenewed(
                         file=str(self._files.certificate), detail=str(exc), remedy=exc.remedy or ""
                     )
                     self._events.publish(event)
-                told = str(exc)
+                published = str(exc)
             else:
-                told = ""
+                published = ""
 
 
 def _stamp_and_load(files: CertificateFiles) -> tuple[Stamp, _Public | ConfigurationError]:

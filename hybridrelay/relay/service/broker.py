@@ -1,7 +1,7 @@
 """The shell of the broker: does what `core.Broker` decides, with streams, listeners and a clock.
 
-Only `authorize`, `join` and `meet` wait. After each input, `carry_out` does what the broker says and publishes its
-events.
+Only `authorize`, `join` and `serve_channel` wait. After each input, `carry_out` does what the broker says, and
+publishes its events.
 """
 
 from __future__ import annotations
@@ -11,43 +11,31 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Protocol
 
-import attrs
 import trio
 
-from ..._exception_groups import leaves
 from ...errors import AuthorizationError
 from ...events import EventStream, logged_events
 from ...protocol import control
-from ...protocol.preamble import encode_status
 from ...protocol.reasons import Reason
 from ...security import Right
 from ..core.authorization import Authorization, Grant, may_have_changed
-from ..core.broker import (
-    AskListener,
-    Broker,
-    CheckListener,
-    EndRegistration,
-    JoinMade,
-    StopMoving,
-    TurnAway,
-)
+from ..core.broker import Broker
+from ..core.commands import AskListener, CheckListener, EndRegistration, JoinMade, StopMoving, TurnAway
 from ..core.join import Answer
 from ..core.listeners import ListenerTable
 from ..core.places import Places
-from ..core.rendezvous import Arrival, Input, RendezvousTable, Side, State
+from ..core.rendezvous import Arrival, RendezvousTable
 from ..limits import BORROWED_PIPES, CONTROL_CHANNELS_PER_KEY, TICKET_LIFETIME_SECONDS, Shares
 from ..model import HybridConnection, StoreChange
 from ..snapshot import RendezvousSnapshot
 from ..store.relay_id import new_relay_id
-from .pump import Direction, PumpOutcome, abort, pump
+from .data_channels import DataChannels
 from .splice import PipePool
 
-__all__ = ["OFFER_SECONDS", "STATUS_SECONDS", "BrokerService", "ListenerHandle"]
+__all__ = ["OFFER_SECONDS", "BrokerService", "ListenerHandle"]
 
 #: After this time without an answer to an offer, another listener is asked (seconds).
 OFFER_SECONDS = 1.0
-#: To get the status out to a side that has waited (seconds).
-STATUS_SECONDS = 10.0
 
 
 class ListenerHandle(Protocol):
@@ -73,33 +61,6 @@ class ListenerHandle(Protocol):
 
     def ended(self, connection: str, reason: Reason) -> None:
         """Its registration is over."""
-
-
-@attrs.define(eq=False)
-class _Channels:
-    """The data channels of one rendezvous that are ready, and the bytes that were moved between them."""
-
-    by_side: dict[Side, trio.abc.HalfCloseableStream] = attrs.field(factory=dict)
-    #: Around the moving of bytes; None before it begins.
-    moving: trio.CancelScope | None = None
-    #: Set when the rendezvous is over.
-    over: trio.Event = attrs.field(factory=trio.Event)
-    #: What the channel that waits is told; NO_ERROR where it was joined.
-    told: Reason = Reason.NO_ERROR
-    moved: dict[Direction, int] = attrs.field(factory=lambda: dict.fromkeys(Direction, 0))
-
-    def count(self, direction: Direction, moved: int) -> None:
-        self.moved[direction] += moved
-
-    # The connector's channel is the first of the two that `pump` joins.
-
-    @property
-    def bytes_to_client(self) -> int:
-        return self.moved[Direction.A_TO_B]
-
-    @property
-    def bytes_to_connector(self) -> int:
-        return self.moved[Direction.B_TO_A]
 
 
 class BrokerService:
@@ -153,8 +114,8 @@ class BrokerService:
             self._rendezvous,
             sender_secret=secrets.token_bytes(32) if sender_secret is None else sender_secret,
         )
-        self._channels: dict[str, _Channels] = {}
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
+        self._channels = DataChannels(self.core, self.carry_out, self._pipes)
         self._deadline_changed = trio.Event()
 
     def carry_out(self) -> None:
@@ -166,13 +127,9 @@ class BrokerService:
                 case EndRegistration(listener, reason):
                     listener.handle.ended(listener.connection, reason)
                 case TurnAway(rendezvous_id, reason):
-                    if channels := self._channels.pop(rendezvous_id, None):
-                        channels.told = Reason.NO_ERROR if channels.moving is not None else reason
-                        channels.over.set()
+                    self._channels.turn_away(rendezvous_id, reason)
                 case StopMoving(rendezvous_id):
-                    moving = self._channels[rendezvous_id].moving
-                    assert moving is not None, "only what is moved can be stopped"
-                    moving.cancel()
+                    self._channels.stop_moving(rendezvous_id)
                 case event:
                     self.events.publish(event)
 
@@ -251,7 +208,7 @@ class BrokerService:
     # --- data channels
 
     def use_ticket(self, ticket: bytes) -> Arrival:
-        """A data channel shows its ticket. Pass what is returned to `meet`, or to `abandon`.
+        """A data channel shows its ticket. Pass what is returned to `serve_channel`, or to `abandon`.
 
         Raises:
             RemoteProtocolError: see `RendezvousTable.use`.
@@ -259,71 +216,12 @@ class BrokerService:
         return self.core.use_ticket(ticket, trio.current_time())
 
     def abandon(self, arrival: Arrival) -> None:
-        """The data channel will not come to `meet`, or has been there. In the latter case nothing happens."""
-        self.core.gone(arrival, trio.current_time())
-        self.carry_out()
+        """See `DataChannels.abandon`."""
+        self._channels.abandon(arrival)
 
-    async def meet(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream) -> None:
-        """Serve one data channel of a rendezvous to its end; closes `stream`, cancelled or not.
-
-        The two channels may come in another order than that in which their tickets were used, and the rendezvous may
-        have ended since then.
-        """
-        state = self.core.ready(arrival, trio.current_time())
-        if state is State.ENDED:
-            await _turn_away(stream, Reason.PEER_ABSENT)
-            return
-        channels = self._channels.setdefault(arrival.rendezvous_id, _Channels())
-        channels.by_side[arrival.side] = stream
-        if state is State.JOINED:
-            channels.moving = trio.CancelScope()
-            self.carry_out()
-            await self._move(arrival.rendezvous_id, channels, channels.moving)
-            return
-        try:
-            await channels.over.wait()
-        except BaseException:
-            # Before anything is awaited: this task may be cancelled.
-            if channels.moving is None:
-                self.abandon(arrival)
-            else:
-                channels.moving.cancel()
-            await abort(stream)
-            raise
-        if channels.told is not Reason.NO_ERROR:
-            await _turn_away(stream, channels.told)
-
-    async def _move(self, rendezvous_id: str, channels: _Channels, moving: trio.CancelScope) -> None:
-        """Tell both sides that they are joined, and move bytes between them until one of them, or both, end it."""
-        listener, sender = channels.by_side[Side.LISTENER], channels.by_side[Side.SENDER]
-        #: Unless something else is found out: cancelled, from outside or by `moving`.
-        how = Input.CANCELLED
-        pumped = False
-        try:
-            with moving:
-                if await _tell_both(listener, sender):
-                    pumped = True
-                    result = await pump(listener, sender, observer=channels.count, pipes=self._pipes)
-                    how = Input.FINISHES if result.outcome is PumpOutcome.FINISHED else Input.BREAKS
-                else:
-                    how = Input.BREAKS
-        except BaseException as exc:
-            if not all(isinstance(leaf, trio.Cancelled) for leaf in leaves(exc)):
-                how = Input.BREAKS
-            raise
-        finally:
-            try:
-                if not pumped:
-                    await abort(listener, sender)
-            finally:
-                self.core.moving_ended(
-                    rendezvous_id,
-                    how,
-                    trio.current_time(),
-                    bytes_to_client=channels.bytes_to_client,
-                    bytes_to_connector=channels.bytes_to_connector,
-                )
-                self.carry_out()
+    async def serve_channel(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream) -> None:
+        """See `DataChannels.serve`."""
+        await self._channels.serve(arrival, stream)
 
     async def expire(self) -> None:
         """End rendezvous that no side has joined in time, until cancelled."""
@@ -342,17 +240,9 @@ class BrokerService:
         now = trio.current_time()
         found = []
         for one in self._rendezvous.states():
-            channels = self._channels.get(one.id)
-            found.append(
-                RendezvousSnapshot(
-                    one.id,
-                    one.connection,
-                    one.state.value,
-                    0.0 if one.joined_at is None else now - one.joined_at,
-                    0 if channels is None else channels.bytes_to_client,
-                    0 if channels is None else channels.bytes_to_connector,
-                )
-            )
+            seconds = 0.0 if one.joined_at is None else now - one.joined_at
+            moved = self._channels.moved(one.id)
+            found.append(RendezvousSnapshot(one.id, one.connection, one.state.value, seconds, *moved))
         return tuple(found)
 
     def statistics(self) -> dict[str, int]:
@@ -365,35 +255,7 @@ class BrokerService:
         }
 
     def close(self) -> None:
-        """The relay stops; all tasks that wait or move bytes are told."""
+        """The relay stops: end all rendezvous, and with them the tasks that wait or move bytes."""
         self.core.shut_down(trio.current_time())
         self.carry_out()
         self._pipes.close()
-
-
-async def _tell_both(listener: trio.abc.HalfCloseableStream, sender: trio.abc.HalfCloseableStream) -> bool:
-    """Send the status by which the two learn that they are joined; False where one of them has left."""
-    status = encode_status(Reason.NO_ERROR)
-    with trio.move_on_after(STATUS_SECONDS):
-        try:
-            await sender.send_all(status)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # With a reset instead, the listener would look for the fault in its own route to the relay.
-            await _turn_away(listener, Reason.PEER_ABSENT)
-            return False
-        try:
-            await listener.send_all(status)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return False
-        return True
-    return False
-
-
-async def _turn_away(stream: trio.abc.HalfCloseableStream, reason: Reason) -> None:
-    with trio.move_on_after(STATUS_SECONDS):
-        try:
-            await stream.send_all(encode_status(reason))
-            await stream.aclose()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it left first
-    await trio.aclose_forcefully(stream)

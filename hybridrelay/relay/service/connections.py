@@ -26,7 +26,7 @@ from .control import ControlPeer
 
 __all__ = ["ConnectionService", "ControlPeers"]
 
-#: What a peer, or the network, may do to a connection at any time: its end, and nobody's fault here.
+#: What a peer, or the network, may do to a connection at any time: it ends by that, and it is no bug of ours.
 _EXPECTED = (
     HybridRelayError,
     OSError,
@@ -175,7 +175,7 @@ class ConnectionService:
         try:
             match await self._authenticator.authenticate(connection):
                 case AuthenticatedDataChannel(arrival, stream):
-                    await self._broker.meet(arrival, stream)
+                    await self._broker.serve_channel(arrival, stream)
                 case AuthenticatedControlChannel() as channel:
                     await self._peers.serve(channel)
         except Exception as exc:  # noqa: BLE001 - it is reported as an event, with its traceback

@@ -40,7 +40,7 @@ class ControlPeer:
         early: a session that has not been taken over; None where `attach` follows at once.
         relay_instance: which run of the relay this is: 32 hexadecimal digits.
         outer_pins: see `control.Welcome`.
-        address: of the peer, as far as it counts as one (`slots.address_group`); connectors tell senders apart by it.
+        address: of the peer, as far as it counts as one (`address_group`); connectors tell senders apart by it.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class ControlPeer:
     async def serve_some(self) -> bool:
         """Receive something and act on it; False at the end of the peer's stream.
 
-        It returns as soon as the peer is authorized. `attach` comes next; the request, and what has arrived behind
+        It returns as soon as the peer is authorized. `attach` comes next; the request, and what has arrived after
         it, wait until then.
 
         Raises:
@@ -262,7 +262,7 @@ class ControlPeer:
 
     def _perform_soon(self, output: Say | Close) -> None:
         if self._session.outcome is not None:
-            return  # nobody is there to be told, and the nursery may be closed
+            return  # the peer has gone, and the nursery may be closed
         if isinstance(output, Close):
             self._close(output)
         else:

@@ -36,8 +36,8 @@ class Direction(enum.Enum):
     B_TO_A = "b to a"
 
 
-#: Told of each burst of bytes that was handed on: which way, and how many. It runs inside the pump, must not raise,
-#: and costs one call per burst (up to 256 KiB).
+#: Called with each burst of bytes that was handed on: which way, and how many. It runs inside the pump, must not
+#: raise, and costs one call per burst (up to 256 KiB).
 Observer: TypeAlias = Callable[[Direction, int], None]
 
 
@@ -78,7 +78,7 @@ async def pump(
     else may use them, and both are closed on every way out.
 
     Args:
-        observer: told of every burst of bytes; the only source of numbers when the pump is cancelled.
+        observer: called with every burst of bytes; the only source of numbers when the pump is cancelled.
         pipes: the pool to borrow from. None makes one for this call, which costs nothing before the first byte.
 
     Raises:

@@ -118,7 +118,7 @@ class Relay:
         transports: by name; None means those that are installed.
         clock: seconds since 1970.
         events: where events go; None means the log.
-        directory: where it says who listens here; None means that nobody is told.
+        directory: where it adds the listeners that are registered here; None means that it adds them nowhere.
 
     Raises:
         ConfigurationError: the configuration names no port, or one that no transport has.
@@ -244,7 +244,7 @@ class Relay:
         stop: trio.Event | None,
         task_status: trio.TaskStatus[RelayInfo],
     ) -> None:
-        """Open all ports, and serve until told to stop; connections are tasks of `nursery`."""
+        """Open all ports, and serve until `stop` is set; connections are tasks of `nursery`."""
         nursery.start_soon(parts.broker.expire)
         nursery.start_soon(self._end_expired_registrations, parts.peers)
         nursery.start_soon(parts.scheduler.run)
@@ -324,7 +324,7 @@ async def run_relay(
     stop: trio.Event | None = None,
     task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled or told to stop; started, with ports and pin, once all ports are open.
+    """Serve until cancelled or until `stop` is set; started, with ports and pin, once all ports are open.
 
     Changes that other processes make in the store act within a second.
 
@@ -332,7 +332,7 @@ async def run_relay(
         config: see `RelayConfig`.
         transports: by name; None means those that are installed.
         events: where events go; None means the log.
-        stop: set it for a graceful end: peers are told when to come back, and what is under way gets a second.
+        stop: set it for a graceful end: peers hear when to come back, and what is under way gets a second.
 
     Raises:
         StateError: the state directory is unusable, of another user, another relay's, or from a newer version.

@@ -169,7 +169,7 @@ class PipePool:
             self._idle.append(pipe)
 
     def refused(self, error: OSError) -> Spliced:
-        """A splice has failed with an error that is not a socket's. What the one who tried does now."""
+        """A splice has failed with an error that is not a socket's. Returns what the caller does now."""
         if error.errno == errno.EINVAL:
             return Spliced.UNSUPPORTED
         if trio.current_time() >= self._suspended_until:
@@ -205,7 +205,7 @@ async def splice(
     """Move bytes from `source` to `sink` until there is a reason to stop.
 
     Args:
-        count: told how many bytes have reached the sink's socket, after each burst.
+        count: called with how many bytes have reached the sink's socket, after each burst.
 
     Returns:
         Why it stopped; nothing is lost, and the end of the source has not been passed on.

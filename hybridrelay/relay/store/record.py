@@ -69,7 +69,7 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
         _fail("is not JSON")
     if isinstance(content, dict) and content.get("format") == AUTHORITY_FORMAT:
         raise ConfigurationError(
-            "this is an authority file, which must never be on a relay: whoever has it can pose as either side",
+            "this is an authority file, which must never be on a relay: anybody who has it can pose as either side",
             remedy="remove it from this machine, and give the file that was written as --relay-file",
         )
     if not isinstance(content, dict) or content.get("format") != _FORMAT:

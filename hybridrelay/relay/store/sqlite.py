@@ -4,7 +4,7 @@ The rules:
 
 1. One process changes at a time, in one transaction for each change; readers never wait for it (write-ahead log).
 2. A key's generation is an AUTOINCREMENT row id: SQLite never gives it to another key, so that a key which is
-   replaced, or deleted and made again, can be told from its successor.
+   replaced, or deleted and made again, can be distinguished from its successor.
 3. What is deleted is overwritten (`secure_delete`), in the log as well.
    A file system without shared memory (some network and emulated ones) cannot have that log. There, SQLite keeps the
    pages that a change replaces in a file which it deletes afterwards, and readers wait for a change.
@@ -143,7 +143,7 @@ class SQLiteStore:
         return cls(database, path, clock, reserve, events)
 
     def close(self) -> None:
-        """Close the file. Idempotent."""
+        """See `Store.close`."""
         self._database.close()
         # Only now: the last process that closes the file deletes the log and its index, which had used the space.
         self._reserve.restore_released()
@@ -159,36 +159,28 @@ class SQLiteStore:
     # --- reading
 
     def data_version(self) -> tuple[int, int]:
-        """Something that is different after every change, whoever made it. Costs tens of microseconds."""
+        """See `Store.data_version`. Costs tens of microseconds."""
         with _state_errors(self._path):
             # SQLite counts what others committed, and what we did, each on its own.
             (others,) = self._database.execute("PRAGMA data_version").fetchone()
             return others, self._database.total_changes
 
     def snapshot(self) -> Mapping[str, HybridConnection]:
-        """All hybrid connections at one moment, by name; immutable."""
+        """See `Store.snapshot`."""
         return MappingProxyType({connection.name: connection for connection in self._read("")})
 
     def list(self) -> tuple[HybridConnection, ...]:
-        """All hybrid connections, by name in order."""
+        """See `Store.list`."""
         return tuple(self._read(""))
 
     def get(self, name: str) -> HybridConnection:
-        """One hybrid connection.
-
-        Raises:
-            ConfigurationError: there is none of this name; says which there are.
-        """
+        """See `Store.get`."""
         for connection in self._read(" WHERE connections.name = ?", name):
             return connection
         raise self._unknown_connection(name)
 
     def rule(self, name: str, rule: str) -> Rule:
-        """One rule of a hybrid connection.
-
-        Raises:
-            ConfigurationError: there is no such hybrid connection or rule; says which there are.
-        """
+        """See `Store.rule`."""
         known = self.get(name)
         found = known.rule(rule)
         if found is None:
@@ -198,19 +190,11 @@ class SQLiteStore:
     # --- changing
 
     def create(self, name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> HybridConnection:
-        """Add a hybrid connection.
-
-        Raises:
-            ConfigurationError: the name is taken or impossible, a host is impossible, or the rules are.
-        """
+        """See `Store.create`."""
         return self.import_(valid_record(name, hosts, rules))
 
     def import_(self, record: RelayRecord) -> HybridConnection:
-        """Add a hybrid connection that was made on another machine.
-
-        Raises:
-            ConfigurationError: the name is taken.
-        """
+        """See `Store.import_`."""
         with self._change() as database:
             if database.execute("SELECT 1 FROM connections WHERE name = ?", (record.name,)).fetchone():
                 raise name_is_taken(record.name)
@@ -224,11 +208,7 @@ class SQLiteStore:
         return self.get(record.name)
 
     def change_hosts(self, name: str, hosts: Iterable[str]) -> HybridConnection:
-        """Change which relays serve a hybrid connection. Its keys, and everything that uses it, stay.
-
-        Raises:
-            ConfigurationError: there is none of this name, or a host is impossible.
-        """
+        """See `Store.change_hosts`."""
         checked = valid_hosts(hosts)
         with self._change() as database:
             change = "UPDATE connections SET hosts = ? WHERE name = ?"
@@ -237,11 +217,7 @@ class SQLiteStore:
         return self.get(name)
 
     def delete(self, name: str) -> None:
-        """Remove a hybrid connection and all that was known about it. Works on a full disk, too.
-
-        Raises:
-            ConfigurationError: there is none of this name; says which there are.
-        """
+        """See `Store.delete`. Works on a full disk, too."""
         self._with_reserve(lambda: self._delete(name))
 
     def _delete(self, name: str) -> None:
@@ -252,32 +228,13 @@ class SQLiteStore:
     def regenerate_key(
         self, name: str, rule: str, slot: KeySlot, key: Secret | None = None, *, known: Rule | None = None
     ) -> Secret:
-        """Put a new key into a slot, revoked or not, and return it. The old one ends at once.
-
-        Args:
-            name: the hybrid connection.
-            rule: one of its rules.
-            slot: which of the rule's keys.
-            key: the one that another relay has made; None makes one.
-            known: the rule as the caller has read it; None accepts any.
-
-        Raises:
-            ConfigurationError: no such hybrid connection or rule; says which there are. Or the rule has that key
-                already: in the other slot, where it would outlive its own revocation. Or the rule is not as it is
-                `known` any more. Nothing was changed.
-        """
+        """See `Store.regenerate_key`. Works on a full disk, too."""
         key = generate_key() if key is None else key
         self._with_reserve(lambda: self._replace_key(name, rule, slot, key, known))
         return key
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot) -> None:
-        """Take the key out of a slot. What it authorized ends at once. Harmless when it is revoked already.
-
-        Works on a full disk, too.
-
-        Raises:
-            ConfigurationError: no such hybrid connection or rule; says which there are.
-        """
+        """See `Store.revoke_key`. Works on a full disk, too."""
         self._with_reserve(lambda: self._replace_key(name, rule, slot, None))
 
     # --- how

@@ -64,7 +64,7 @@ def prepare_state_directory(path: Path, *, create: bool = True) -> None:
     except OSError as exc:
         raise StateError(
             f"the state directory {path} cannot be used: {exc.strerror}",
-            remedy="name a directory that this user may write to, or run as the user who may",
+            remedy="name a directory that this user may write to, or run as a user who may",
         ) from exc
     if not stat.S_ISDIR(status.st_mode):
         raise StateError(f"{path} is not a directory", remedy="name a directory for the relay's state")
@@ -114,7 +114,7 @@ def _lock(path: Path, held: int) -> None:
             f"another relay runs on the state directory {path}{f' (process {holder})' if holder.isdecimal() else ''}",
             remedy="stop that one first, or name another directory",
         )
-    with contextlib.suppress(OSError):  # on a full disk; the number is only for whoever is refused
+    with contextlib.suppress(OSError):  # on a full disk; the number is only for an error message
         os.ftruncate(held, 0)
         os.write(held, f"{os.getpid()}\n".encode())
 

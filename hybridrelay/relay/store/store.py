@@ -32,7 +32,7 @@ class Store(Protocol):
     # --- reading
 
     def data_version(self) -> Hashable:
-        """A value that is different after every change, whoever made it. Cheap: it is asked for all the time."""
+        """A value that is different after every change, of this process or another. Cheap: it is read often."""
 
     def snapshot(self) -> Mapping[str, HybridConnection]:
         """All hybrid connections at one moment, by name; immutable."""

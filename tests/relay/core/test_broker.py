@@ -28,9 +28,9 @@ from hybridrelay.events import (
 from hybridrelay.protocol.errors import RemoteProtocolError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.authorization import Authorization, Grant
-from hybridrelay.relay.core.broker import (
+from hybridrelay.relay.core.broker import Broker
+from hybridrelay.relay.core.commands import (
     AskListener,
-    Broker,
     CheckListener,
     EndRegistration,
     JoinFailed,
@@ -42,7 +42,8 @@ from hybridrelay.relay.core.join import Answer
 from hybridrelay.relay.core.listener import Listener
 from hybridrelay.relay.core.listeners import ListenerTable
 from hybridrelay.relay.core.places import Places
-from hybridrelay.relay.core.rendezvous import Arrival, Input, RendezvousTable, State
+from hybridrelay.relay.core.rendezvous import Arrival, RendezvousTable
+from hybridrelay.relay.core.rendezvous_states import Input, State
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, Right, Rule

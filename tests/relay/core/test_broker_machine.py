@@ -20,12 +20,14 @@ from hybridrelay.events import (
 from hybridrelay.protocol.errors import RemoteProtocolError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.authorization import Authorization, Grant
-from hybridrelay.relay.core.broker import AskListener, Broker, EndRegistration, JoinMade, StopMoving, TurnAway
+from hybridrelay.relay.core.broker import Broker
+from hybridrelay.relay.core.commands import AskListener, EndRegistration, JoinMade, StopMoving, TurnAway
 from hybridrelay.relay.core.join import Answer
 from hybridrelay.relay.core.listener import Listener
 from hybridrelay.relay.core.listeners import ListenerTable
 from hybridrelay.relay.core.places import Places
-from hybridrelay.relay.core.rendezvous import Arrival, Input, Outcome, RendezvousTable, State
+from hybridrelay.relay.core.rendezvous import Arrival, RendezvousTable
+from hybridrelay.relay.core.rendezvous_states import Input, Outcome, State
 from hybridrelay.relay.model import KeyId, StoreChange
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, Right, Rule
@@ -88,7 +90,7 @@ class BrokerMachine(RuleBasedStateMachine):
             match output:
                 case StopMoving(name):
                     assert name in self.moving
-                    assert name not in self.stopping, "it is told once"
+                    assert name not in self.stopping, "it is commanded once"
                     self.stopping.add(name)
                 case TurnAway(name):
                     self.channels = [one for one in self.channels if one.arrival.rendezvous_id != name]
@@ -156,7 +158,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def answer(self, data: st.DataObject, answer: Answer, reason: Reason) -> None:
         ask = data.draw(st.sampled_from(self.asks))
         self.asks.remove(ask)
-        if answer in (Answer.CHOSEN, Answer.NOBODY, Answer.CANCELLED):
+        if answer in (Answer.CHOSEN, Answer.NO_LISTENER, Answer.CANCELLED):
             self.broker.cancel_join(ask, self.now)
             self.carry_out()
             assert self.ends[ask.rendezvous_id] == 1

@@ -15,18 +15,8 @@ from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.errors import RemoteProtocolError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.places import Places
-from hybridrelay.relay.core.rendezvous import (
-    TRANSITIONS,
-    Arrival,
-    Ended,
-    Input,
-    Outcome,
-    Rendezvous,
-    RendezvousTable,
-    Side,
-    State,
-    Stopping,
-)
+from hybridrelay.relay.core.rendezvous import Arrival, Ended, Rendezvous, RendezvousTable, Stopping
+from hybridrelay.relay.core.rendezvous_states import TRANSITIONS, Input, Outcome, Side, State
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
 
@@ -229,10 +219,10 @@ def test_a_revoked_key_ends_what_it_authorized_on_either_side() -> None:
 
 
 @pytest.mark.parametrize("side", Side)
-def test_who_waits_hears_of_their_own_key_only(side: Side) -> None:
+def test_a_side_that_waits_hears_of_its_own_key_only(side: Side) -> None:
     """A revoked key is final to a sender. That the listener's was revoked is no reason for it to end."""
     key, other = (LISTENER, SENDER) if side is Side.LISTENER else (SENDER, LISTENER)
-    for revoked, told in [
+    for revoked, status in [
         ({other}, Reason.PEER_ABSENT),
         ({key}, Reason.KEY_REVOKED),
         ({key, other}, Reason.KEY_REVOKED),
@@ -244,7 +234,7 @@ def test_who_waits_hears_of_their_own_key_only(side: Side) -> None:
         (ended,) = rendezvous.revoke(revoked, 0.0)
         assert isinstance(ended, Ended)
         assert (ended.outcome, ended.reason) == (Outcome.REVOKED, Reason.KEY_REVOKED)
-        assert (ended.waiting, ended.told) == (side, told)
+        assert (ended.waiting, ended.status) == (side, status)
 
 
 def test_every_rendezvous_has_a_place_until_it_ends() -> None:

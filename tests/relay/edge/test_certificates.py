@@ -55,7 +55,7 @@ async def test_a_renewed_certificate(certificates: RelayCertificates, files: Cer
     pin = renew(files)
 
     assert await certificates.reload()
-    # Who shook hands a moment ago has seen the other one.
+    # A peer that made its handshake a moment ago has seen the other one.
     assert certificates.outer_pins == (pin, before)
     assert certificates.outer_context is not context
     assert certificates.control_context(by_authority=False) is own
@@ -185,7 +185,7 @@ async def test_a_certificate_that_cannot_be_used_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What was wrong with it does not show in the files' times and sizes. It is told once."""
+    """What was wrong with it does not show in the files' times and sizes. It is logged once."""
     pin = renew(files)
     load = CertificateFiles.load
 

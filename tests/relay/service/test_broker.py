@@ -147,7 +147,7 @@ async def test_a_revoked_key_holds_no_control_channels(
 async def test_a_registration_that_came_late_harms_nobody_when_its_key_is_revoked(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
-    """Its control channel is over, and so is the nursery in which its peer would have been told."""
+    """Its control channel is over, and so is the nursery in which a message would have been sent to its peer."""
     broker = make_broker(registry)
     connectors = Registering(broker)
     async with trio.open_nursery() as nursery:
@@ -170,10 +170,10 @@ async def test_a_listener_hears_that_the_sender_has_left(registry: SQLiteStore, 
     sender, sender_far = trio.testing.memory_stream_pair()
     listener, listener_far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(broker.meet, broker.use_ticket(joined.ticket), sender)
+        nursery.start_soon(broker.serve_channel, broker.use_ticket(joined.ticket), sender)
         await trio.testing.wait_all_tasks_blocked()
         await trio.aclose_forcefully(sender_far)
-        nursery.start_soon(broker.meet, broker.use_ticket(handle.ticket), listener)
+        nursery.start_soon(broker.serve_channel, broker.use_ticket(handle.ticket), listener)
         status = await receive_exactly(listener_far, STATUS_SIZE)
     assert decode_status_untrusted(status) is Reason.PEER_ABSENT
     assert await listener_far.receive_some() == b""
@@ -188,21 +188,21 @@ async def test_a_listener_can_tell_senders_apart_and_learns_nothing_else_of_them
     secondary = await broker.authorize("db", token_for(rules[1], slot=KeySlot.SECONDARY), Right.SEND)
     handle = willing()
     broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
-    told = []
+    names = []
     for grant, address in [(primary, "192.0.2.1"), (primary, "192.0.2.2"), (secondary, "192.0.2.1")]:
         await broker.join(grant, None, address)
-        told.append(handle.sender)
+        names.append(handle.sender)
         await broker.join(grant, None, address)
-        assert handle.sender == told[-1]
-    assert len(set(told)) == 3
-    assert all(len(name) == 16 and "192.0" not in name for name in told)
+        assert handle.sender == names[-1]
+    assert len(set(names)) == 3
+    assert all(len(name) == 16 and "192.0" not in name for name in names)
 
 
 async def test_what_senders_are_called_cannot_be_computed_by_a_connector(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
     """It knows the names of keys, and can guess addresses. It takes a secret of the relay's to compute the name."""
-    told = set()
+    names = set()
     for secret in (b"1" * 32, b"2" * 32, None, None):
         broker = make_broker(registry, sender_secret=secret)
         listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
@@ -210,8 +210,8 @@ async def test_what_senders_are_called_cannot_be_computed_by_a_connector(
         handle = willing()
         broker.listeners.register(Listener("db", "0" * 32, 1, listen.key, handle))
         await broker.join(send, None, "192.0.2.1")
-        told.add(handle.sender)
-    assert len(told) == 4
+        names.add(handle.sender)
+    assert len(names) == 4
 
 
 async def _accepted_join(broker: BrokerService, rules: tuple[Rule, ...]) -> tuple[Arrival, Arrival]:
@@ -236,7 +236,7 @@ async def test_data_channels_come_in_any_order_after_their_tickets_were_used(
         for arrival in (arrivals[first], arrivals[1 - first]):
             ours, far = trio.testing.memory_stream_pair()
             far_ends.append(far)
-            nursery.start_soon(broker.meet, arrival, ours)
+            nursery.start_soon(broker.serve_channel, arrival, ours)
             await trio.testing.wait_all_tasks_blocked()
         for far in far_ends:
             assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.NO_ERROR
@@ -256,7 +256,7 @@ async def test_a_data_channel_that_never_comes_ends_the_rendezvous(
     arrivals = await _accepted_join(broker, rules)
     ours, far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(broker.meet, arrivals[first], ours)
+        nursery.start_soon(broker.serve_channel, arrivals[first], ours)
         await trio.testing.wait_all_tasks_blocked()
         broker.abandon(arrivals[1 - first])
         assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
@@ -273,7 +273,7 @@ async def test_a_data_channel_that_comes_after_the_end_is_turned_away(
     for arrival in arrivals:
         ours, far = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(broker.meet, arrival, ours)
+            nursery.start_soon(broker.serve_channel, arrival, ours)
             assert decode_status_untrusted(await receive_exactly(far, STATUS_SIZE)) is Reason.PEER_ABSENT
             assert await far.receive_some() == b""
     assert broker.statistics()["joined_pairs"] == 0

@@ -193,7 +193,7 @@ async def test_a_reply_still_flows_after_one_side_has_ended(
 
 @each_kind
 @each_end
-async def test_a_break_of_one_leg_never_looks_like_an_end_to_the_other(
+async def test_a_break_of_one_stream_never_looks_like_an_end_to_the_other(
     kind: str, a_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pairs_of(kind, monkeypatch) as four, running(four) as results:
@@ -208,7 +208,7 @@ async def test_a_break_of_one_leg_never_looks_like_an_end_to_the_other(
 
 @sockets_only
 @each_end
-async def test_a_leg_that_breaks_while_it_is_written_to(
+async def test_a_stream_that_breaks_while_it_is_written_to(
     kind: str, a_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pairs_of(kind, monkeypatch) as four, running(four) as results:
@@ -317,7 +317,7 @@ async def test_an_idle_pair_holds_no_pipe(monkeypatch: pytest.MonkeyPatch) -> No
             await four.far_b.aclose()
 
 
-async def test_a_stream_that_breaks_its_contract_breaks_both_legs(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_that_breaks_its_contract_breaks_both_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     class Odd(Wrapped):
         async def receive_some(self, max_bytes: int | None = None) -> bytes:
             raise ZeroDivisionError
@@ -331,7 +331,7 @@ async def test_a_stream_that_breaks_its_contract_breaks_both_legs(monkeypatch: p
 
 
 @each_end
-async def test_a_leg_that_breaks_just_when_the_end_is_passed_on(
+async def test_a_stream_that_breaks_just_when_the_end_is_passed_on(
     a_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Odd(Wrapped):

@@ -1,4 +1,4 @@
-"""What a client is told of a listener's refusal: only what the relay decides, and nothing that ends it for good."""
+"""What a client hears of a listener's refusal: only what the relay decides, and nothing that ends it for good."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ async def test_nothing_that_a_listener_says_is_final(
 ) -> None:
     await _register(broker, rules, FakeListener(control.Failed(1, reason, "fetch the current key")))
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
-    told = await broker.join(send, None)
-    assert isinstance(told, control.Failed)
-    assert not told.reason.is_permanent
-    assert told.detail == "", "what it wrote is not passed on"
+    answer = await broker.join(send, None)
+    assert isinstance(answer, control.Failed)
+    assert not answer.reason.is_permanent
+    assert answer.detail == "", "what it wrote is not passed on"
     passed_on = {Reason.LISTENER_ABSENT, Reason.LISTENER_CANNOT_DIAL, Reason.LIMIT, Reason.GOING_AWAY}
     expected = reason if reason in passed_on else Reason.LISTENER_DECLINED
-    assert told.reason is (Reason.LIMIT if reason is Reason.BUSY else expected)
+    assert answer.reason is (Reason.LIMIT if reason is Reason.BUSY else expected)
 
 
 async def test_others_are_asked_when_one_refuses(broker: BrokerService, rules: tuple[Rule, ...]) -> None:
@@ -76,7 +76,7 @@ async def test_a_peer_that_waits_does_not_hear_that_the_other_key_was_revoked(
     assert isinstance(joined, control.Joined)
     ours, far = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(broker.meet, broker.use_ticket(joined.ticket), ours)
+        nursery.start_soon(broker.serve_channel, broker.use_ticket(joined.ticket), ours)
         await trio.testing.wait_all_tasks_blocked()
         registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
         update(broker, registry)

@@ -61,11 +61,11 @@ class Scene:
         scope = trio.CancelScope()
         self.scopes.append(scope)
 
-        async def meet() -> None:
+        async def serve() -> None:
             with scope:
-                await self.broker.meet(self.broker.use_ticket(ticket), ours)
+                await self.broker.serve_channel(self.broker.use_ticket(ticket), ours)
 
-        nursery.start_soon(meet)
+        nursery.start_soon(serve)
         await trio.testing.wait_all_tasks_blocked()
 
     async def come_both(self, nursery: trio.Nursery) -> None:

@@ -116,7 +116,7 @@ SOCKET_ERRORS = (errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNRE
 
 @pytest.mark.parametrize("number", SOCKET_ERRORS, ids=errno.errorcode.__getitem__)
 @pytest.mark.parametrize(("call", "outcome"), [(1, PumpOutcome.A_BROKE), (2, PumpOutcome.B_BROKE)])
-async def test_the_leg_whose_splice_fails_is_the_broken_one(
+async def test_the_stream_whose_splice_fails_is_the_broken_one(
     call: int, number: int, outcome: PumpOutcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing_splice(monkeypatch, call=call, number=number)

@@ -1,0 +1,122 @@
+"""The states of a rendezvous, what can happen to it, and how it ends: the table of transitions. Pure.
+
+A pair of state and input that is not in the table is impossible and changes nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+from ...protocol.reasons import Reason
+
+__all__ = ["OPEN", "REASONS", "TRANSITIONS", "UNJOINED", "Input", "Outcome", "Side", "State"]
+
+
+class Side(enum.Enum):
+    """The two sides of a rendezvous."""
+
+    LISTENER = "listener"
+    SENDER = "sender"
+
+
+class State(enum.Enum):
+    """Where a rendezvous stands."""
+
+    #: No ticket was used.
+    OFFERED = "offered"
+    #: The listener's ticket was used, and the sender's was not.
+    LISTENER_WAITS = "listener waits"
+    SENDER_WAITS = "sender waits"
+    #: Both tickets were used, and at least one of the data channels is not ready.
+    MATCHED = "matched"
+    #: Bytes are moved between the two data channels.
+    JOINED = "joined"
+    #: It has to end, and the relay has not stopped moving bytes yet.
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+class Input(enum.Enum):
+    """What can happen to a rendezvous, apart from the use of a ticket, which is a `Side`."""
+
+    #: The second of the two data channels is ready.
+    BOTH_READY = "both ready"
+    #: The lifetime of the tickets is over.
+    EXPIRES = "expires"
+    #: A side whose ticket was used has gone before the two were joined.
+    LEAVES = "leaves"
+    #: The listener was passed over, or said that it cannot come.
+    WITHDRAWN = "withdrawn"
+    #: A key by which one of the two was authorized is no longer valid.
+    REVOKED = "revoked"
+    #: Both directions came to their end of file.
+    FINISHES = "finishes"
+    #: One of the two joined channels broke.
+    BREAKS = "breaks"
+    #: The task that served one of the two joined channels was cancelled.
+    CANCELLED = "cancelled"
+    #: The relay stops.
+    SHUTDOWN = "shutdown"
+
+
+class Outcome(enum.Enum):
+    """How a rendezvous ended. docs/events.md explains them."""
+
+    FINISHED = "finished"
+    CLOSED = "closed by one side"
+    NOBODY_CAME = "nobody came"
+    LISTENER_ABSENT = "listener absent"
+    SENDER_ABSENT = "sender absent"
+    LEFT = "left"
+    WITHDRAWN = "withdrawn"
+    REVOKED = "revoked"
+    CANCELLED = "cancelled"
+    SHUT_DOWN = "shut down"
+
+
+#: Why a rendezvous ended, which is also the status for a side that waits. `RendezvousTable.revoke` has an exception.
+REASONS = {
+    Outcome.FINISHED: Reason.NO_ERROR,
+    Outcome.CLOSED: Reason.SESSION_LOST,
+    Outcome.NOBODY_CAME: Reason.PEER_ABSENT,
+    Outcome.LISTENER_ABSENT: Reason.PEER_ABSENT,
+    Outcome.SENDER_ABSENT: Reason.PEER_ABSENT,
+    Outcome.LEFT: Reason.PEER_ABSENT,
+    Outcome.WITHDRAWN: Reason.LISTENER_CANNOT_DIAL,
+    Outcome.REVOKED: Reason.KEY_REVOKED,
+    Outcome.CANCELLED: Reason.CANCELLED,
+    Outcome.SHUT_DOWN: Reason.GOING_AWAY,
+}
+
+#: Not both tickets were used.
+OPEN = (State.OFFERED, State.LISTENER_WAITS, State.SENDER_WAITS)
+#: Bytes have not been moved.
+UNJOINED = (*OPEN, State.MATCHED)
+#: What may end a rendezvous at any time.
+_FORCES = {Input.REVOKED: Outcome.REVOKED, Input.SHUTDOWN: Outcome.SHUT_DOWN}
+#: How the moving of bytes ends.
+_STOPS = {Input.FINISHES: Outcome.FINISHED, Input.BREAKS: Outcome.CLOSED, Input.CANCELLED: Outcome.CANCELLED}
+
+#: The next state and, where it decides how the rendezvous ends, the outcome.
+TRANSITIONS: Mapping[tuple[State, Side | Input], tuple[State, Outcome | None]] = {
+    (State.OFFERED, Side.LISTENER): (State.LISTENER_WAITS, None),
+    (State.OFFERED, Side.SENDER): (State.SENDER_WAITS, None),
+    (State.LISTENER_WAITS, Side.SENDER): (State.MATCHED, None),
+    (State.SENDER_WAITS, Side.LISTENER): (State.MATCHED, None),
+    (State.MATCHED, Input.BOTH_READY): (State.JOINED, None),
+    (State.OFFERED, Input.EXPIRES): (State.ENDED, Outcome.NOBODY_CAME),
+    (State.LISTENER_WAITS, Input.EXPIRES): (State.ENDED, Outcome.SENDER_ABSENT),
+    (State.SENDER_WAITS, Input.EXPIRES): (State.ENDED, Outcome.LISTENER_ABSENT),
+    (State.LISTENER_WAITS, Input.LEAVES): (State.ENDED, Outcome.LEFT),
+    (State.SENDER_WAITS, Input.LEAVES): (State.ENDED, Outcome.LEFT),
+    (State.MATCHED, Input.LEAVES): (State.ENDED, Outcome.LEFT),
+    (State.OFFERED, Input.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
+    (State.LISTENER_WAITS, Input.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
+    (State.SENDER_WAITS, Input.WITHDRAWN): (State.ENDED, Outcome.WITHDRAWN),
+    **{(state, force): (State.ENDED, outcome) for state in UNJOINED for force, outcome in _FORCES.items()},
+    **{(State.JOINED, force): (State.STOPPING, outcome) for force, outcome in _FORCES.items()},
+    **{(State.JOINED, stop): (State.ENDED, outcome) for stop, outcome in _STOPS.items()},
+    # The outcome was decided when it began to stop.
+    **{(State.STOPPING, stop): (State.ENDED, None) for stop in _STOPS},
+}

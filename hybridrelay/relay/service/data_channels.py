@@ -1,0 +1,180 @@
+"""Serves the data channels of rendezvous: each waits for the other one, and then bytes are moved between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic
+
+import attrs
+import trio
+
+from ..._exception_groups import leaves
+from ...protocol.preamble import encode_status
+from ...protocol.reasons import Reason
+from ..core.broker import Broker
+from ..core.listener import HandleT
+from ..core.rendezvous import Arrival
+from ..core.rendezvous_states import Input, Side, State
+from .pump import Direction, PumpOutcome, abort, pump
+from .splice import PipePool
+
+__all__ = ["STATUS_SECONDS", "DataChannels"]
+
+#: To get the status out to a side that has waited (seconds).
+STATUS_SECONDS = 10.0
+
+
+@attrs.define(eq=False)
+class _Channels:
+    """The data channels of one rendezvous that are ready, and the bytes that were moved between them."""
+
+    by_side: dict[Side, trio.abc.HalfCloseableStream] = attrs.field(factory=dict)
+    #: Around the moving of bytes; None before it begins.
+    moving: trio.CancelScope | None = None
+    #: Set when the rendezvous is over.
+    over: trio.Event = attrs.field(factory=trio.Event)
+    #: For the channel that waits; NO_ERROR where it was joined.
+    status: Reason = Reason.NO_ERROR
+    moved: dict[Direction, int] = attrs.field(factory=lambda: dict.fromkeys(Direction, 0))
+
+    def count(self, direction: Direction, moved: int) -> None:
+        self.moved[direction] += moved
+
+    # The connector's channel is the first of the two that `pump` joins.
+
+    @property
+    def bytes_to_client(self) -> int:
+        return self.moved[Direction.A_TO_B]
+
+    @property
+    def bytes_to_connector(self) -> int:
+        return self.moved[Direction.B_TO_A]
+
+
+class DataChannels(Generic[HandleT]):
+    """See the module.
+
+    Args:
+        core: decides.
+        carry_out: does what `core` has decided; called after each input.
+        pipes: for moving bytes in the kernel.
+    """
+
+    def __init__(self, core: Broker[HandleT], carry_out: Callable[[], None], pipes: PipePool) -> None:
+        self._core = core
+        self._carry_out = carry_out
+        self._pipes = pipes
+        self._channels: dict[str, _Channels] = {}
+
+    def abandon(self, arrival: Arrival) -> None:
+        """The data channel will not come to `serve`, or has been there. In the latter case nothing happens."""
+        self._core.gone(arrival, trio.current_time())
+        self._carry_out()
+
+    def turn_away(self, rendezvous_id: str, reason: Reason) -> None:
+        """See `TurnAway`."""
+        if channels := self._channels.pop(rendezvous_id, None):
+            channels.status = Reason.NO_ERROR if channels.moving is not None else reason
+            channels.over.set()
+
+    def stop_moving(self, rendezvous_id: str) -> None:
+        """See `StopMoving`."""
+        moving = self._channels[rendezvous_id].moving
+        assert moving is not None, "only what is moved can be stopped"
+        moving.cancel()
+
+    def moved(self, rendezvous_id: str) -> tuple[int, int]:
+        """Bytes that were handed to the client's and to the connector's channel so far."""
+        channels = self._channels.get(rendezvous_id)
+        return (0, 0) if channels is None else (channels.bytes_to_client, channels.bytes_to_connector)
+
+    async def serve(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream) -> None:
+        """Serve one data channel of a rendezvous to its end; closes `stream`, cancelled or not.
+
+        The two channels may come in another order than that in which their tickets were used, and the rendezvous may
+        have ended since then.
+        """
+        state = self._core.ready(arrival, trio.current_time())
+        if state is State.ENDED:
+            await _send_status(stream, Reason.PEER_ABSENT)
+            return
+        channels = self._channels.setdefault(arrival.rendezvous_id, _Channels())
+        channels.by_side[arrival.side] = stream
+        if state is State.JOINED:
+            channels.moving = trio.CancelScope()
+            self._carry_out()
+            await self._move(arrival.rendezvous_id, channels, channels.moving)
+            return
+        try:
+            await channels.over.wait()
+        except BaseException:
+            # Before anything is awaited: this task may be cancelled.
+            if channels.moving is None:
+                self.abandon(arrival)
+            else:
+                channels.moving.cancel()
+            await abort(stream)
+            raise
+        if channels.status is not Reason.NO_ERROR:
+            await _send_status(stream, channels.status)
+
+    async def _move(self, rendezvous_id: str, channels: _Channels, moving: trio.CancelScope) -> None:
+        """Tell both sides that they are joined, and move bytes between them until one of them, or both, end it."""
+        listener, sender = channels.by_side[Side.LISTENER], channels.by_side[Side.SENDER]
+        #: Unless something else is found out: cancelled, from outside or by `moving`.
+        how = Input.CANCELLED
+        pumped = False
+        try:
+            with moving:
+                if await _announce_join(listener, sender):
+                    pumped = True
+                    result = await pump(listener, sender, observer=channels.count, pipes=self._pipes)
+                    how = Input.FINISHES if result.outcome is PumpOutcome.FINISHED else Input.BREAKS
+                else:
+                    how = Input.BREAKS
+        except BaseException as exc:
+            if not all(isinstance(leaf, trio.Cancelled) for leaf in leaves(exc)):
+                how = Input.BREAKS
+            raise
+        finally:
+            try:
+                if not pumped:
+                    await abort(listener, sender)
+            finally:
+                self._core.moving_ended(
+                    rendezvous_id,
+                    how,
+                    trio.current_time(),
+                    bytes_to_client=channels.bytes_to_client,
+                    bytes_to_connector=channels.bytes_to_connector,
+                )
+                self._carry_out()
+
+
+async def _announce_join(listener: trio.abc.HalfCloseableStream, sender: trio.abc.HalfCloseableStream) -> bool:
+    """Send the status by which the two learn that they are joined; False where one of them has left."""
+    status = encode_status(Reason.NO_ERROR)
+    with trio.move_on_after(STATUS_SECONDS):
+        try:
+            await sender.send_all(status)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # With a reset instead, the listener would look for the fault in its own route to the relay.
+            await _send_status(listener, Reason.PEER_ABSENT)
+            return False
+        try:
+            await listener.send_all(status)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False
+        return True
+    return False
+
+
+async def _send_status(stream: trio.abc.HalfCloseableStream, reason: Reason) -> None:
+    """Send a status to a data channel that is not joined, and close it."""
+    with trio.move_on_after(STATUS_SECONDS):
+        try:
+            await stream.send_all(encode_status(reason))
+            await stream.aclose()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it left first
+    await trio.aclose_forcefully(stream)
