@@ -12,7 +12,8 @@ import pytest
 
 from hybridrelay.cli import main
 from hybridrelay.cli.logs import StderrHandler
-from hybridrelay.security import ENVIRONMENT_VARIABLE
+from hybridrelay.relay import SQLiteStore
+from hybridrelay.security import ENVIRONMENT_VARIABLE, KeySlot, Secret
 
 
 @attrs.frozen
@@ -61,6 +62,17 @@ class Created:
     application: Path
     authority: Path
 
+    def key(self, rule: str, slot: KeySlot) -> Secret | None:
+        """A key as the relay has it; None if it was revoked."""
+        with SQLiteStore.open(self.state, create=False) as store:
+            return store.rule("orders", rule).key(slot)
+
+    def key_text(self, rule: str, slot: KeySlot) -> str:
+        """The text of a key that is valid."""
+        key = self.key(rule, slot)
+        assert key is not None
+        return key.reveal()
+
     def secrets(self) -> set[str]:
         """Every key, shared access or private, that stands in one of the files."""
         found = set()
@@ -69,6 +81,14 @@ class Created:
             found.update(re.findall(r"(?:SharedAccessKey|PrivateKey)=([^;\s]+)", text))
             found.update(re.findall(r'"(?:key|private_key)": "([^"]+)"', text))
         return found
+
+
+def regenerate(run: Run, created: Created, *more: str | Path, key: str = "primary") -> tuple[int, str, str]:
+    """Replace a key of the rule ``application``; the exit code, and what was printed."""
+    result = run(
+        "keys", "regenerate", "orders", "--rule", "application", "--key", key, "--state", created.state, *more
+    )
+    return result.code, result.out, result.err
 
 
 @pytest.fixture

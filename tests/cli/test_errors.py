@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,18 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from hybridrelay.cli import main
-from hybridrelay.cli.commands import connector, probe
+from hybridrelay.cli.commands import connector
 from hybridrelay.cli.parser import build_parser
-from hybridrelay.errors import ConfigurationError, RelayUnreachable
-from hybridrelay.protocol.reasons import Reason
+from hybridrelay.errors import ConfigurationError
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import ENVIRONMENT_VARIABLE
 
-from ..deployments import HYBRIDRELAY
 from .conftest import Created, Run
 
 KEY = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3I="
+
+
 STRING = f"Endpoint=hr://relay.example.com/;SharedAccessKeyName=application;SharedAccessKey={KEY};EntityPath=orders"
 
 
@@ -276,130 +272,6 @@ def test_commands_as_another_user_are_refused(run: Run, created: Created, comman
     assert "sudo -u" in result.err
 
 
-# --- whatever else happens
-
-
-def _failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def run_probe(args: object) -> int:
-        raise error
-
-    monkeypatch.setattr(probe, "run", run_probe)
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "says"),
-    [
-        (ConfigurationError("a", remedy="b"), 2, "hybridrelay: error: a\n  try: b\n"),
-        (RelayUnreachable("a"), 1, "hybridrelay: error: a\n"),
-        (RelayUnreachable("a\x1b[2J\nb"), 1, "hybridrelay: error: a [2J b\n"),
-        (OSError(errno.ENOSPC, "No space left", "f"), 1, "hybridrelay: error: No space left: f\n"),
-        (
-            ExceptionGroup("", [RelayUnreachable("a"), ExceptionGroup("", [ConfigurationError("b")])]),
-            2,
-            "hybridrelay: error: a\nhybridrelay: error: b\n",
-        ),
-    ],
-)
-def test_errors_are_lines(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, says: str) -> None:
-    _failing(monkeypatch, error)
-    result = run("probe")
-
-    assert (result.code, result.out, result.err) == (code, "", says)
-
-
-def test_a_shortage_behind_an_error_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = ConfigurationError("relay.lock cannot be opened", remedy="run as the user who owns the directory")
-    error.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    _failing(monkeypatch, error)
-    result = run("probe")
-
-    assert result.code == 2
-    message, remedy = result.err.splitlines()
-    assert message == (
-        "hybridrelay: error: relay.lock cannot be opened (this machine has run out of file descriptors)"
-    )
-    assert "ulimit -n" in remedy
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-@pytest.mark.parametrize("descriptors", range(7, 20, 2))
-def test_too_few_descriptors_are_never_told_as_something_else(
-    created: Created, tmp_path: Path, descriptors: int
-) -> None:
-    command = [
-        *HYBRIDRELAY,
-        "relay",
-        "--state",
-        created.state,
-        "--host",
-        "127.0.0.1",
-        "--ports",
-        "probe=0,control=0,data=0,http=0,https=0",
-    ]
-    limited = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *map(str, command)]
-    done = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False)
-
-    assert done.returncode in (1, 2), done.stderr
-    assert "file descriptors" in done.stderr
-    assert "disk" not in done.stderr
-    assert done.stderr.splitlines()[-1] == (
-        "  try: raise the limit of open files: ulimit -n, LimitNOFILE= in the service's unit"
-    )
-
-
-def test_a_bug_shows_neither_its_text_nor_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    _failing(monkeypatch, ValueError(KEY))
-    result = run("probe")
-
-    assert result.code == 70
-    assert result.err.startswith("hybridrelay: error: internal error: ValueError at test_errors.py:")
-    assert "--log-level debug" in result.err
-    assert "Traceback" not in result.err
-    assert KEY not in result.err
-
-
-def test_a_bug_at_the_level_debug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    _failing(monkeypatch, ValueError("why"))
-    result = run("probe", "--log-level", "debug")
-
-    assert result.code == 70
-    assert "Traceback" in result.err
-    assert "ValueError: why" in result.err
-
-
-def test_errors_as_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    _failing(monkeypatch, RelayUnreachable("a", reason=Reason.BUSY, remedy="b"))
-    result = run("--log-json", "probe")
-
-    assert result.code == 1
-    (entry,) = map(json.loads, result.err.splitlines())
-    assert entry["level"] == "error"
-    assert entry["message"] == "a"
-    assert entry["fields"] == {"reason": "busy", "remedy": "b"}
-
-
-@pytest.mark.parametrize("error", [ConfigurationError("a"), RelayUnreachable("a")])
-def test_an_error_without_a_reason_has_none_in_json(
-    run: Run, monkeypatch: pytest.MonkeyPatch, error: ConfigurationError | RelayUnreachable
-) -> None:
-    """An alert on internal-error is for bugs."""
-    _failing(monkeypatch, error)
-    assert "reason" not in json.loads(run("--log-json", "probe").err)["fields"]
-
-    _failing(monkeypatch, ValueError("a bug"))
-    assert json.loads(run("--log-json", "probe").err)["fields"]["reason"] == "internal-error"
-
-
-@pytest.mark.parametrize("arguments", [("forward", "--listen", "15"), ("forward", "--port", "1"), ("frward",)])
-def test_wrong_arguments_as_json(run: Run, arguments: tuple[str, ...]) -> None:
-    result = run("--log-json", *arguments)
-
-    assert result.code == 2
-    (entry,) = map(json.loads, result.err.splitlines())
-    assert entry["level"] == "error"
-    assert entry["fields"]["remedy"].endswith("--help")
-
-
 def test_the_address_to_listen_on(run: Run) -> None:
     assert "unknown argument --port; did you mean --listen?" in run("forward", "--port", "15433").err
     assert "expected host:port, such as 127.0.0.1:5432" in run("forward", "--listen", "15433").err
@@ -420,37 +292,6 @@ def test_a_missing_file_has_a_remedy(run: Run, tmp_path: Path, command: tuple[st
     assert f"cannot read {what}" in missing.err
     assert "  try: check the path" in missing.err
     assert "  try: name a file, not a directory" in directory.err
-
-
-def test_an_interrupt_where_nothing_runs_for_long(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    _failing(monkeypatch, KeyboardInterrupt())
-    result = run("probe")
-
-    assert (result.code, result.err) == (128 + signal.SIGINT, "")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no /dev/full there")
-def test_a_reader_that_goes_away(created: Created) -> None:
-    """``hybridrelay ... | head -0``: silence, and no error of the interpreter behind it."""
-    for arguments in (["--help"], ["connections", "list", "--state", str(created.state)]):
-        reading, writing = os.pipe()
-        os.close(reading)
-        with open(writing, "wb") as closed_pipe:
-            done = subprocess.run(
-                [sys.executable, "-m", "hybridrelay", *arguments],
-                check=False,
-                stdout=closed_pipe,
-                stderr=subprocess.PIPE,
-                timeout=60,
-            )
-
-        assert (done.returncode, done.stderr) == (0, b"")
-
-
-def test_the_exit_code_of_argparse_is_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
-    assert main(["--nonsense"]) == 2
-    capsys.readouterr()
 
 
 def test_a_policy_file_is_read_before_anything_starts(created: Created, tmp_path: Path) -> None:
