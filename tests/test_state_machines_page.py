@@ -37,8 +37,8 @@ def test_every_transition_table_is_shown(generator: ModuleType) -> None:
     shown = {id(machine.table) for machine in generator.MACHINES}
     missing = []
     for info in pkgutil.walk_packages(hybridrelay.__path__, "hybridrelay."):
-        if info.name.endswith("__main__"):
-            continue
+        if info.name.endswith("__main__") or info.name.startswith("hybridrelay._benchmarks."):
+            continue  # the benchmark suite, which a wheel has in there, needs more packages
         module = importlib.import_module(info.name)
         table = vars(module).get("TRANSITIONS")
         if table is not None and id(table) not in shown:

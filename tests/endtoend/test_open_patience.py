@@ -126,7 +126,7 @@ async def test_while_one_connector_drains_new_connections_go_to_the_other(
         await until_reported(first, "sessions to be finished: 1")
         async with new_connections(forward):
             pass
-        assert "session.opened" in second.err
+        await until_reported(second, "session.opened")
         await held.send_all(b"y")
         assert await held.receive_some(1) == b"y", "an open connection stays where it is"
     nursery.cancel_scope.cancel()
