@@ -12,6 +12,7 @@ from functools import partial
 import attrs
 import trio
 
+from .. import events
 from .._defaults import OPEN_PATIENCE
 from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery
@@ -81,10 +82,11 @@ class Client:
         open_patience: float = OPEN_PATIENCE,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._events = events.logged_events()
         string.require_application()
         identity, _ = string.require_identity()
         if expires_soon(identity, now=clock()):
-            logger.warning("%s: this application's identity expires soon: issue a new one", string.entity_path)
+            self._events.publish(events.IdentityExpiresSoon(connection=string.entity_path))
         self._string = string
         self._clock = clock
         self._end_to_end = EndToEnd.from_connection_string(string)
@@ -254,7 +256,7 @@ class Client:
             self._nursery.start_soon(kept.leave, sender)
 
     def _jumped(self, what: str) -> None:
-        logger.info("%s: %s: checking whether the other side still answers", self.connection, what)
+        self._events.publish(events.NetworkChanged(detail=what))
         for sender in self._senders.all:
             sender.jumped()
         for kept in self._live:
@@ -347,13 +349,12 @@ class Client:
                     backoff.reset()
             if self._tell_key and not self._updated.is_set():
                 self._tell_key = False
-                self._log_key_in_use()
+                self._publish_key_in_use()
 
-    def _log_key_in_use(self) -> None:
-        untried = [sender.link.host for sender in self._senders.all if not sender.has_accepted_key]
-        note = f"; not accepted yet at {', '.join(untried)}" if untried else ""
+    def _publish_key_in_use(self) -> None:
+        missing = tuple(sender.link.host for sender in self._senders.all if not sender.has_accepted_key)
         key = key_fingerprint(self._string.key)
-        logger.info("%s: everything uses the key %s now%s", self.connection, key, note)
+        self._events.publish(events.KeyInUse(connection=self.connection, key=key, missing=missing))
 
     async def _finish(self, kept: KeptSession) -> None:
         """A session that has been replaced ends with its last stream."""

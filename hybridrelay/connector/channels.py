@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 from collections.abc import Callable, Hashable
 from functools import partial
 from typing import NoReturn
@@ -14,7 +13,6 @@ import attrs
 import trio
 
 from .. import events
-from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import open_data_channel
@@ -41,8 +39,6 @@ from .published import Publication, Published
 from .serving import Origin, StreamService
 from .shares import Shares
 from .unproven import Newcomer, Unproven
-
-logger = LimitedLogger("hybridrelay.connector")
 
 #: Sessions of one identity. Several processes may share a connection string; defends tasks and target connections.
 MAX_SESSIONS_PER_IDENTITY = 256
@@ -207,7 +203,7 @@ class DataChannels:
 
     async def drain(self, grace: float) -> None:
         """Let open streams finish for up to `grace` seconds, and end all sessions."""
-        logger.info("sessions to be finished: %d", len(self._served))
+        self._events.publish(events.ProgramStopping(role="connector", open=len(self._served)))
         async with trio.open_nursery() as nursery:
             for served in self._served.values():
                 nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))
@@ -220,7 +216,7 @@ class DataChannels:
         newcomer: Newcomer,
         key: Secret | None = None,
     ) -> None:
-        """One data channel, from the relay's offer to its end. Every failure ends in a log line and nowhere else.
+        """One data channel, from the relay's offer to its end. Every failure ends in an event and nowhere else.
 
         Args:
             publication: whose offer it is.
@@ -241,9 +237,13 @@ class DataChannels:
                     link.endpoint, candidate, offer.ticket, published.end_to_end, dialer=link.dialer
                 )
             if opened is None:
-                logger.debug(
-                    "%s: a data channel was closed to make room for newer ones, or proved no identity in time",
-                    published.name,
+                self._events.publish(
+                    events.DataChannelDeclined(
+                        connection=published.name,
+                        host=link.host,
+                        reason=Reason.LIMIT,
+                        detail="it was closed to make room for newer ones, or no identity was proved in time",
+                    )
                 )
                 with contextlib.suppress(RelayUnreachable):
                     await control_channel.send(control.Failed(offer.id, Reason.LIMIT))
@@ -255,22 +255,44 @@ class DataChannels:
                 return
             await self._serve_session(ProvenChannel(published, tls, peer, link, candidate, arrival))
         except HybridRelayError as exc:
-            hint = f"; {exc.remedy}" if exc.remedy else ""
-            # Our acceptance was lost with the control channel: the relay asks again over the next one.
-            is_stale = exc.reason is Reason.TICKET_UNKNOWN and control_channel.has_ended
-            level = logging.INFO if is_stale else logging.WARNING
-            logger.log(level, "%s: data channel failed: %s%s", published.name, exc, hint)
+            self._publish_failure(publication, exc, is_lost=control_channel.has_ended)
             if isinstance(exc, RelayUnreachable):
                 # The client need not wait for us. Where the control channel is gone too, the relay knows already.
                 link.forget()
                 with contextlib.suppress(RelayUnreachable):
                     await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
-        except Exception:
+        except Exception as exc:  # noqa: BLE001
             # A bug of ours. It must not end the connector for all others, and it has to be logged.
-            logger.exception("%s: a data channel failed unexpectedly", published.name)
+            self._events.publish(events.InternalError(where="data channel", connection=published.name, exception=exc))
         finally:
             publication.unproven.leave(newcomer)
             self._arriving.discard(arrival)
+
+    def _publish_failure(self, publication: Publication, error: HybridRelayError, *, is_lost: bool) -> None:
+        """Publish why a data channel failed. `is_lost`: the control channel over which it was offered has ended."""
+        name, host = publication.published.name, publication.link.host
+        if error.reason is Reason.TICKET_UNKNOWN and is_lost:
+            # Our acceptance was lost with the control channel: the relay asks again over the next one.
+            self._events.publish(
+                events.DataChannelDeclined(connection=name, host=host, reason=error.reason, detail=str(error))
+            )
+        else:
+            self._events.publish(
+                events.DataChannelFailed(
+                    connection=name,
+                    host=host,
+                    reason=error.reason,
+                    detail=str(error),
+                    remedy=error.remedy or "",
+                )
+            )
+
+    def _publish_refusal(self, published: Published, peer: PeerIdentity, reason: Reason, detail: str) -> None:
+        self._events.publish(
+            events.SessionRefused(
+                connection=published.name, label=peer.label, serial=peer.serial, reason=reason, detail=detail
+            )
+        )
 
     async def _serve_session(self, channel: ProvenChannel) -> None:
         """A proven data channel: the first of a new session, or the next one of a session that we have."""
@@ -279,7 +301,7 @@ class DataChannels:
         limit = MAX_GREETING_CHANNELS + self._sessions_of(published, peer)
         newcomer = greeting.admit("", limit)
         if newcomer is None:
-            logger.warning("%s: too many channels of %s (%s) wait for HELLO", published.name, peer.label, peer.serial)
+            self._publish_refusal(published, peer, Reason.LIMIT, "too many of its data channels wait for HELLO")
             await abort_stream(stream)
             return
         received: tuple[Hello, bytes] | None = None
@@ -313,7 +335,7 @@ class DataChannels:
             return reason
         if hello.attach or self._sessions_of(published, peer) < MAX_SESSIONS_PER_IDENTITY:
             return None
-        logger.warning("%s: too many sessions of %s (%s)", published.name, peer.label, peer.serial)
+        self._publish_refusal(published, peer, Reason.LIMIT, "it has too many sessions")
         return Reason.LIMIT
 
     def _sessions_of(self, published: Published, peer: PeerIdentity) -> int:
@@ -327,7 +349,7 @@ class DataChannels:
             refusal = served.session.attach_refusal(hello)
         if served is None or refusal is not None:
             refusal = refusal or Reason.SESSION_UNKNOWN
-            logger.warning("%s: %s cannot resume: %s", published.name, peer.label, refusal.describe)
+            self._publish_refusal(published, peer, refusal, "its session cannot be resumed")
             await refuse_session(channel.stream, refusal)
             return
         self._events.publish(
@@ -351,8 +373,7 @@ class DataChannels:
             await refuse_session(channel.stream, Reason.PROTOCOL_ERROR)
             return
         if not self._shares.descriptors.take(owner):
-            why = self._shares.descriptors.why_refused(owner)
-            logger.warning("%s: refused a session of %s (%s): %s", published.name, peer.label, peer.serial, why)
+            self._publish_refusal(published, peer, Reason.LIMIT, self._shares.descriptors.why_refused(owner))
             await refuse_session(channel.stream, Reason.LIMIT)
             return
         number = next(self._numbers)

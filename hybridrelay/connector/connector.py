@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,8 @@ from functools import partial
 import attrs
 import trio
 
-from .._log_limit import LimitedLogger, report_left_out
+from .. import events
+from .._log_limit import report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Dialer, Transport
 from ..connectivity.data import EndToEnd
@@ -22,7 +22,6 @@ from ..connectivity.link import UPGRADE_INTERVAL_SECONDS, RelayLink, usable_link
 from ..connectivity.network import watch_jumps
 from ..connectivity.refusals import all_failed
 from ..errors import ConfigurationError, HybridRelayError
-from ..events import EventStream, logged_events
 from ..mux import DATA_CONFIG
 from ..protocol import control
 from ..security import (
@@ -39,9 +38,6 @@ from .instance_file import InstanceFile
 from .policy import Policy, PolicyFile
 from .published import Publication, Published
 from .registrar import Registrar
-
-logger = LimitedLogger("hybridrelay.connector")
-
 
 #: Between two looks whether something depends on an earlier key still (seconds).
 _FOLLOW_SECONDS = 1.0
@@ -69,7 +65,7 @@ class Connector:
         upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
         instance_file: InstanceFile | None = None,
         clock: Callable[[], float] = time.time,
-        stream: EventStream | None = None,
+        stream: events.EventStream | None = None,
     ) -> None:
         if isinstance(strings, str | bytes | os.PathLike | ConnectionString):
             raise TypeError(
@@ -81,7 +77,7 @@ class Connector:
         self._clock = clock
         policy = policy_file.policy if policy_file else policy or Policy()
         config = attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline)
-        self._events = stream or logged_events()
+        self._events = stream or events.logged_events()
         self._channels = DataChannels(policy, config, self._events, lost=self._data_channel_lost)
         self._policy_file = policy_file
         instance = instance_file.instance if instance_file else new_instance()
@@ -121,7 +117,7 @@ class Connector:
         for published in self._published:
             identity, _ = published.string.require_identity()
             if expires_soon(identity, now=clock()):
-                logger.warning("%s: this connector's identity expires soon: issue a new one", published.name)
+                self._events.publish(events.IdentityExpiresSoon(connection=published.name))
             self._publish(published, self._find_links(published, published.string))
 
     # --- what is published, and where
@@ -182,10 +178,10 @@ class Connector:
         if registrar.is_stopping and self._registrars.get(link) is registrar:
             del self._registrars[link]
             self._links = {key: other for key, other in self._links.items() if other is not link}
-        if any(one.link.host == link.host for one in published.publications):
-            logger.info("%s: the earlier registration at %s was replaced", published.name, link.host)
-        else:
-            logger.info("%s: no longer published at %s", published.name, link.host)
+        replaced = any(one.link.host == link.host for one in published.publications)
+        self._events.publish(
+            events.RegistrationWithdrawn(connection=published.name, host=link.host, replaced=replaced)
+        )
 
     def update(self, number: int, string: ConnectionString) -> StringUpdate:
         """Use a changed connection string instead of one that is published; open streams are not affected.
@@ -227,10 +223,9 @@ class Connector:
             while not (published.has_settled and await self._channels.follow_key(published)):
                 with trio.move_on_after(_FOLLOW_SECONDS):
                     await self._change.wait()
-            missing = [one.link.host for one in published.publications if not one.state.is_registered]
-            note = f"; not registered yet at {', '.join(missing)}" if missing else ""
+            missing = tuple(one.link.host for one in published.publications if not one.state.is_registered)
             key = key_fingerprint(published.string.key)
-            logger.info("%s: everything uses the key %s now%s", published.name, key, note)
+            self._events.publish(events.KeyInUse(connection=published.name, key=key, missing=missing))
 
     async def reload_policy(self) -> None:
         """Read the policy file again at once, whether it has changed or not, and put it into force.
@@ -270,7 +265,7 @@ class Connector:
                 for registrar in self._registrars.values():
                     nursery.start_soon(registrar.run, nursery)
                 await self._settled.wait()
-                self._tell_missing()
+                self._publish_missing()
                 task_status.started(tuple(one.string for one in self._published if not one.is_refused))
                 await wait_stop(stop)
                 await self._drain(grace)
@@ -303,17 +298,26 @@ class Connector:
         await self._over.wait()
         raise _why_refused(self._published[0])
 
-    def _tell_missing(self) -> None:
-        """Say what runs without some of its relays, or not at all."""
+    def _publish_missing(self) -> None:
+        """Publish an event for each hybrid connection and each relay that is missing at the start."""
         for published in self._published:
+            name = published.name
             if published.is_refused:
-                logger.error("%s is not published: %s", published.name, _why_refused(published))
+                error = _why_refused(published)
+                self._events.publish(events.NotPublished(connection=name, reason=error.reason, detail=str(error)))
                 continue
             for one in published.publications:
-                if not one.state.is_registered:
-                    level = logging.WARNING if one.state.failure else logging.INFO
-                    why = one.state.failure or "it has not answered"
-                    logger.log(level, "%s: not registered yet at %s: %s", published.name, one.link.host, why)
+                if one.state.is_registered:
+                    continue
+                host, failure = one.link.host, one.state.failure
+                if failure is None:
+                    self._events.publish(events.RegistrationPending(connection=name, host=host))
+                else:
+                    self._events.publish(
+                        events.RegistrationMissing(
+                            connection=name, host=host, reason=failure.reason, detail=str(failure)
+                        )
+                    )
 
     async def _drain(self, grace: float) -> None:
         """Take no new work, and let open streams finish for up to `grace` seconds."""
@@ -325,13 +329,11 @@ class Connector:
         if registrar := self._registrars.get(link):  # the string may name this relay no longer
             registrar.check_channels()
 
-    @staticmethod
-    def _policy_failed(error: ConfigurationError) -> None:
-        remedy = f"; {error.remedy}" if error.remedy else ""
-        logger.error("%s; the last valid deny list stays in force%s", error, remedy)
+    def _policy_failed(self, error: ConfigurationError) -> None:
+        self._events.publish(events.PolicyNotReloaded(detail=str(error), remedy=error.remedy or ""))
 
     def _jumped(self, what: str) -> None:
-        logger.info("%s: checking whether the other sides still answer", what)
+        self._events.publish(events.NetworkChanged(detail=what))
         for registrar in self._registrars.values():
             registrar.network_changed()
         self._channels.check_alive()
@@ -354,6 +356,7 @@ async def run_connector(
     resume_deadline: float = DATA_CONFIG.resume_deadline,
     upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
     instance_file: InstanceFile | None = None,
+    stream: events.EventStream | None = None,
     stop: trio.Event | None = None,
     grace: float = 0.0,
     task_status: trio.TaskStatus[tuple[ConnectionString, ...]] = trio.TASK_STATUS_IGNORED,
@@ -375,6 +378,7 @@ async def run_connector(
         upgrade_interval: while a fallback is in use, how soon a better route is looked for (seconds). It then grows.
         instance_file: remembers which instance this connector was before, so that clients of a connector that was
             killed hear of it as soon as it is back.
+        stream: gets the events; None means a stream that only the log subscribes to.
         stop: set it for a graceful end: no new streams, and open ones have up to `grace` seconds to finish.
 
     Raises:
@@ -393,5 +397,6 @@ async def run_connector(
         resume_deadline=resume_deadline,
         upgrade_interval=upgrade_interval,
         instance_file=instance_file,
+        stream=stream,
     )
     await connector.run(stop=stop, grace=grace, task_status=task_status)

@@ -15,10 +15,7 @@ __all__ = [
     "DataChannelDeclined",
     "DataChannelFailed",
     "EarlierKeyUsed",
-    "IdentityExpiresSoon",
     "InstanceReplaced",
-    "KeyInUse",
-    "NetworkChanged",
     "NotPublished",
     "NothingRegistered",
     "RefusalsChecked",
@@ -110,17 +107,6 @@ class BetterRouteFound(Event):
 
     host: str
     route: str
-
-
-@attrs.frozen(kw_only=True)
-class NetworkChanged(Event):
-    """The machine slept or is in another network. Whether the other sides are still there is checked."""
-
-    name: ClassVar = "network.changed"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "Checking whether the other sides still answer"
-
-    detail: str
 
 
 @attrs.frozen(kw_only=True)
@@ -342,7 +328,7 @@ class RegistrationPending(Event):
     host: str
 
 
-# --- keys and identities
+# --- keys
 
 
 @attrs.frozen(kw_only=True)
@@ -358,32 +344,6 @@ class EarlierKeyUsed(Event):
     reason: Reason
     detail: str
     remedy: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class KeyInUse(Event):
-    """Nothing depends on an earlier key any more: it can be regenerated or revoked."""
-
-    name: ClassVar = "key.in-use"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "Everything uses the new key now"
-
-    connection: str
-    #: A fingerprint of the key.
-    key: str
-    #: Relays at which the hybrid connection is not registered yet.
-    missing: tuple[str, ...] = ()
-
-
-@attrs.frozen(kw_only=True)
-class IdentityExpiresSoon(Event):
-    """The certificate in a connection string is about to expire."""
-
-    name: ClassVar = "identity.expires-soon"
-    level: ClassVar = Level.WARNING
-    summary: ClassVar = "The identity of this connector expires soon: issue a new one"
-
-    connection: str
 
 
 # --- data channels

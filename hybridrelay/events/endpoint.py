@@ -1,4 +1,4 @@
-"""Events of connector and client: sessions, streams and policy.
+"""Events of connector and client: sessions, streams, keys, networks and policy.
 
 ``activity_id`` is the session's id in the events of sessions. In those of streams it is the stream's own id, and
 ``session`` is the session's number in the process.
@@ -14,13 +14,14 @@ from ..protocol.reasons import Reason
 from .base import Event, Level
 
 __all__ = [
-    "PolicyChanged",
+    "IdentityExpiresSoon",
+    "KeyInUse",
+    "NetworkChanged",
     "PolicyNotReloaded",
     "PolicyRefused",
     "SessionEnded",
-    "SessionLost",
-    "SessionMoved",
     "SessionOpened",
+    "SessionRefused",
     "SessionResumed",
     "StreamClosed",
     "StreamOpened",
@@ -50,17 +51,19 @@ class SessionOpened(Event):
 
 
 @attrs.frozen(kw_only=True)
-class SessionLost(Event):
-    """The data channel of a session was lost, and the session waits to be resumed."""
+class SessionRefused(Event):
+    """The connector does not accept a session, or its resumption, although the policy admits the identity."""
 
-    name: ClassVar = "session.lost"
+    name: ClassVar = "session.refused"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The data channel of a session was lost, and the session is to be resumed"
+    summary: ClassVar = "A session was refused"
 
     connection: str
-    activity_id: str = ""
-    route: str
-    detail: str = ""
+    label: str
+    serial: str
+    #: `Reason.LIMIT`, or why the session cannot be resumed.
+    reason: Reason
+    detail: str
 
 
 @attrs.frozen(kw_only=True)
@@ -74,19 +77,6 @@ class SessionResumed(Event):
     connection: str
     activity_id: str = ""
     label: str = ""
-    route: str
-
-
-@attrs.frozen(kw_only=True)
-class SessionMoved(Event):
-    """A session has moved to another data channel without an interruption."""
-
-    name: ClassVar = "session.moved"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "A session has moved to another data channel"
-
-    connection: str
-    activity_id: str = ""
     route: str
 
 
@@ -187,6 +177,46 @@ class StreamStillOpen(Event):
     seconds: float
 
 
+# --- keys, identities and networks
+
+
+@attrs.frozen(kw_only=True)
+class KeyInUse(Event):
+    """Nothing depends on an earlier key any more: it can be regenerated or revoked."""
+
+    name: ClassVar = "key.in-use"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "Everything uses the key now"
+
+    connection: str
+    #: A fingerprint of the key.
+    key: str
+    #: Relays that have not accepted it yet.
+    missing: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class IdentityExpiresSoon(Event):
+    """The certificate in a connection string is about to expire."""
+
+    name: ClassVar = "identity.expires-soon"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The identity in a connection string expires soon: issue a new one"
+
+    connection: str
+
+
+@attrs.frozen(kw_only=True)
+class NetworkChanged(Event):
+    """The machine slept or is in another network. Whether the other sides are still there is checked."""
+
+    name: ClassVar = "network.changed"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "Checking whether the other sides still answer"
+
+    detail: str
+
+
 # --- policy
 
 
@@ -206,18 +236,6 @@ class PolicyRefused(Event):
 
 
 @attrs.frozen(kw_only=True)
-class PolicyChanged(Event):
-    """The policy was read again, and is another one."""
-
-    name: ClassVar = "policy.changed"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "The policy has changed"
-
-    file: str
-    detail: str
-
-
-@attrs.frozen(kw_only=True)
 class PolicyNotReloaded(Event):
     """The file of the policy cannot be used."""
 
@@ -225,6 +243,5 @@ class PolicyNotReloaded(Event):
     level: ClassVar = Level.ERROR
     summary: ClassVar = "The policy cannot be read, and the last valid one stays in force"
 
-    file: str
     detail: str
     remedy: str = ""

@@ -24,7 +24,7 @@ from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.registration import Registration
 from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import HybridRelayError, RelayUnreachable, RendezvousError
-from hybridrelay.events import EventStream, logged_events
+from hybridrelay.events import DataChannelDeclined, DataChannelFailed, Event, EventStream, Level, logged_events
 from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, EarlySession, Session
 from hybridrelay.mux import Role as MuxRole
 from hybridrelay.protocol import control
@@ -550,7 +550,7 @@ async def _again(scene: Scene, nursery: trio.Nursery) -> Scene:
 
 @pytest.mark.parametrize("has_ended", [True, False], ids=["lost", "open"])
 async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, has_ended: bool
+    monkeypatch: pytest.MonkeyPatch, has_ended: bool
 ) -> None:
     """It forgets the offer with the control channel, and makes another one over the next."""
 
@@ -558,6 +558,7 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
         raise RendezvousError("unknown", reason=Reason.TICKET_UNKNOWN)
 
     class Link:
+        host = "relay.example"
         endpoint = dialer = None
 
         async def choose(self) -> Candidate:
@@ -572,8 +573,10 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
     publication = Publication(made, Link(), Registration(made.name, made.string))
     newcomer = publication.unproven.admit("", 1)
     assert newcomer is not None
-    served = channels.DataChannels(Policy(), DATA_CONFIG, EventStream(), lost=lambda _: None)
-    caplog.set_level(logging.INFO)
+    published_events: list[Event] = []
+    served = channels.DataChannels(Policy(), DATA_CONFIG, EventStream(published_events.append), lost=lambda _: None)
     await served.serve(publication, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0), newcomer)
-    assert [record.levelno for record in caplog.records] == [logging.INFO if has_ended else logging.WARNING]
+    (event,) = published_events
+    assert type(event) is (DataChannelDeclined if has_ended else DataChannelFailed)
+    assert event.level is (Level.INFO if has_ended else Level.WARNING)
     assert len(publication.unproven) == 0

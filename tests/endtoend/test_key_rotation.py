@@ -210,7 +210,7 @@ async def test_signals_without_end(machine: Machine, nursery: trio.Nursery) -> N
             (deployment.folder / f"orders.{role}").write_bytes(content)
             await machine.run(use.format(role, "secondary"))
         for service in machine.services:
-            await machine.run(f"systemctl reload {service}  # wait for its log: everything uses the key")
+            await machine.run(f"systemctl reload {service}  # wait for its log: Everything uses the key now")
         for role in good:
             await machine.run(
                 f"hybridrelay keys regenerate orders --rule {role} --key primary --state /var/lib/hybridrelay"

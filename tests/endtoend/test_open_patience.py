@@ -123,7 +123,7 @@ async def test_while_one_connector_drains_new_connections_go_to_the_other(
         assert await held.receive_some(1) == b"x"
         second = deployment.start_connector(published)
         first.process.terminate()
-        await until_reported(first, "sessions to be finished: 1")
+        await until_reported(first, "The program is stopping: role=connector open=1")
         async with new_connections(forward):
             pass
         await until_reported(second, "session.opened")

@@ -102,7 +102,7 @@ async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest
             string = attrs.evolve(string, key=key)
             assert scene.connector.update(0, string).taken_up == ("shared access key",)
             await answers(stream)
-            await said(caplog, "everything uses the key")
+            await said(caplog, "Everything uses the key now")
             caplog.clear()
             scene.regenerate(slot.other)
             await scene.relay_has_noticed()
@@ -160,7 +160,7 @@ async def test_other_relays(
         await said(caplog, "registered at a relay: connection=db host=localhost")
         await answers(stream)
         # The pins have changed, so that the first relay is another one as well, to be sure of it.
-        await said(caplog, "db: the earlier registration at 127.0.0.1 was replaced")
+        await said(caplog, "no longer published at a relay: connection=db host=127.0.0.1 replaced=True")
         scene.connector.update(0, attrs.evolve(scene.string, endpoints=both[1:], relay_pins=pins))
         await answers(stream)
         application = scene.deployment.string(scene.published, Role.APPLICATION, relay_pins=pins)
@@ -190,9 +190,9 @@ async def test_the_other_key_at_two_relays(
     async with deployment.client(application) as client:
         stream = await client.open_stream()
         connector.update(0, attrs.evolve(string, key=listener))
-        await said(caplog, f"everything uses the key {key_fingerprint(listener)}")
+        await said(caplog, f"Everything uses the key now: connection=db key={key_fingerprint(listener)}")
         client.update(attrs.evolve(application, key=sender))
-        await said(caplog, f"everything uses the key {key_fingerprint(sender)}")
+        await said(caplog, f"Everything uses the key now: connection=db key={key_fingerprint(sender)}")
         await answers(stream)
         caplog.clear()
         for state_dir in (deployment.state_dir, second.state_dir):
@@ -245,12 +245,12 @@ async def test_many_updates_at_once(scene: Scene, nursery: trio.Nursery, caplog:
         for number in range(21):
             scene.connector.update(0, attrs.evolve(scene.string, key=keys[(number + 1) % 2]))
             await answers(stream)
-        await said(caplog, f"everything uses the key {key_fingerprint(keys[1])}")
+        await said(caplog, f"Everything uses the key now: connection=db key={key_fingerprint(keys[1])}")
         scene.revoke(KeySlot.PRIMARY)
         await scene.relay_has_noticed()
         await answers(stream)
         await answers(await client.open_stream())
-        last = [record.message for record in caplog.records if "everything uses the key" in record.message][-1]
+        last = [record.message for record in caplog.records if "Everything uses the key now" in record.message][-1]
         assert key_fingerprint(keys[1]) in last
     nursery.cancel_scope.cancel()
 

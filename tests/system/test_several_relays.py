@@ -243,7 +243,7 @@ async def test_a_string_that_no_relay_takes_ends_nobody_else(
     bad = pair.string(pair.publish("bad"), Role.CONNECTOR, relays=(0,), key=generate_key())
     served = await nursery.start(run_connector, [bad, good])
     assert served == (good,)
-    assert "bad is not published" in caplog.text
+    assert "A hybrid connection is not published: connection=bad" in caplog.text
     nursery.cancel_scope.cancel()
 
 
