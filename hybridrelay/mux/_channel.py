@@ -22,6 +22,7 @@ from ..protocol.reasons import Reason
 from ..protocol.session import SessionCore, State
 from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, Turn, nowait
 from ._waiter import Waiter
+from .pace import Pace
 
 #: Seconds to get a final GOAWAY out, and then to close the channel.
 CLOSING_TIMEOUT = 2.0
@@ -149,16 +150,22 @@ class Channel:
 
     async def _read(self) -> None:
         core, port = self._core, self._port
-        read_bytes = SMALL_READ_BYTES if core.config.is_control else READ_BYTES
+        read_bytes, pace = READ_BYTES, None
+        if core.config.is_control:
+            read_bytes, pace = SMALL_READ_BYTES, Pace(trio.current_time())
         data: Buffer = self._initial
         turn = Turn()
         while True:
+            before = core.frames_received
             if data and core.ended is None:  # afterwards: what the peer wrote before it saw our GOAWAY
                 self._take_in(data)
                 while core.has_input:
                     await trio.lowlevel.checkpoint()
                     self._take_in(b"")
-            if turn.is_over(len(data)):
+            if pace is not None:
+                # Others run after every read, so that many channels together keep nobody waiting.
+                await trio.sleep(pace.take(core.frames_received - before, len(data), trio.current_time()))
+            elif turn.is_over(len(data)):
                 await trio.lowlevel.checkpoint()
                 turn = Turn()
             try:

@@ -20,6 +20,12 @@ from .stream import MuxStream
 
 __all__ = ["EarlySession"]
 
+#: What a session may bring before its peer has authenticated: a few requests of at most 8 KiB each, and what belongs
+#: to them. Defends the processor, because a frame and a read cost as much as any other, whatever is in them.
+MAX_EARLY_BYTES = 128 * 1024
+MAX_EARLY_FRAMES = 512
+MAX_EARLY_READS = 512
+
 
 class EarlySession:
     """The acceptor's side of a session with one stream, driven by one task: each method is called by that task.
@@ -29,7 +35,7 @@ class EarlySession:
         config: of the session.
     """
 
-    __slots__ = ("_channel", "_core", "_port", "_stream")
+    __slots__ = ("_bytes", "_channel", "_core", "_port", "_reads", "_stream")
 
     def __init__(self, channel: trio.abc.Stream, *, config: SessionConfig = CONTROL_CONFIG) -> None:
         self._channel = channel
@@ -38,6 +44,8 @@ class EarlySession:
         self._core.channel_opened(trio.current_time())
         #: The peer's stream, once it has opened one. It is accepted at once.
         self._stream: Stream | None = None
+        #: What was received so far.
+        self._bytes = self._reads = 0
 
     async def receive_some(self, *, held: int = 0) -> bytes:
         """Receive what arrives on the peer's stream, or b"" at its end. It is accepted as soon as it is opened.
@@ -47,7 +55,8 @@ class EarlySession:
                 about `HELD_FOR_STRANGER`: a peer that begins a longer frame or TLS record ends the session.
 
         Raises:
-            trio.BrokenResourceError: the channel was lost, the session ended, or the stream was reset.
+            trio.BrokenResourceError: the channel was lost, the session ended (also because the peer has sent too much
+                before it has authenticated), or the stream was reset.
         """
         core = self._core
         while True:
@@ -67,7 +76,15 @@ class EarlySession:
             received = await self._channel.receive_some(SMALL_READ_BYTES)
             if not received:
                 raise trio.BrokenResourceError("the channel was lost")
+            self._reads += 1
+            self._bytes += len(received)
             self._dispatch(core.receive_data(received, trio.current_time()))
+            if (
+                self._bytes > MAX_EARLY_BYTES
+                or self._reads > MAX_EARLY_READS
+                or core.frames_received > MAX_EARLY_FRAMES
+            ):
+                self._dispatch(core.close(Reason.LIMIT, "too much before a valid token"))
             await self._write()
 
     async def send_whole(self, data: bytes) -> None:

@@ -29,7 +29,7 @@ class Offer:
     @property
     def metadata(self) -> Metadata:
         """What the opener sent with OPEN; untrusted, at most 1,024 bytes. Critical entries have known types."""
-        return self._state.metadata
+        return self._stream.metadata
 
     @property
     def stream_id(self) -> int:

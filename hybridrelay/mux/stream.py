@@ -10,7 +10,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from ..errors import StreamRefused, StreamReset
-from ..protocol import Metadata, SessionCore
+from ..protocol import SessionCore
 from ..protocol.config import BASE_WINDOW
 from ..protocol.reasons import Reason
 from ..protocol.sending import STREAM_SHARE
@@ -50,6 +50,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._core = session.core
         self._output = session.output
         self._state = state
+        #: What the opener sent with OPEN; at most 1,024 bytes.
+        self.metadata = state.metadata
         state.listen(self)
         self._closed = False
         self._send_conflict = ConflictDetector("another task is sending on this stream")
@@ -71,11 +73,6 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     def stream_id(self) -> int:
         """Unique within the session, and the same on both sides."""
         return self._state.id
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the opener sent with OPEN; at most 1,024 bytes."""
-        return self._state.metadata
 
     @property
     def reset_reason(self) -> Reason:

@@ -46,9 +46,6 @@ MAX_PONGS_OWED = 64
 #: every PING; so a peer may send a hundred of them a second, and cannot keep us busy with nothing else.
 MAX_IGNORED_IN_A_ROW = 1024
 
-#: Refused streams that may await acknowledgement beyond `SessionConfig.max_streams`.
-MAX_REFUSED_STREAMS = 256
-
 
 def _check_metadata_types(instance: object, attribute: object, types: frozenset[int]) -> None:
     if not all(1 <= one <= MAX_METADATA_TYPE for one in types):
@@ -61,6 +58,8 @@ class SessionConfig:
 
     #: Streams that the peer may have open at a time. Defends tables and tasks; 10,000 idle streams must fit.
     max_streams: int = attrs.field(default=12_000, validator=attrs.validators.ge(0))
+    #: Refused streams that may await acknowledgement, beyond `max_streams`. Each is kept until then.
+    max_refused_streams: int = attrs.field(default=256, validator=attrs.validators.ge(1))
     #: The greatest id of a stream that this side opens; after it the session goes away, and its owner opens another.
     #: Smaller only in tests.
     last_stream_id: int = attrs.field(default=MAX_STREAM_ID, validator=attrs.validators.in_(range(MAX_STREAM_ID + 1)))
@@ -103,6 +102,7 @@ class SessionConfig:
 #: For control channels, and for anything that has not authenticated itself: few streams, little memory.
 CONTROL_CONFIG = SessionConfig(
     max_streams=1,
+    max_refused_streams=4,
     max_backlog=1,
     initial_window=BASE_WINDOW,
     max_window=BASE_WINDOW,

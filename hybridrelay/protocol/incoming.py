@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from . import frames
-from .config import BASE_WINDOW, MAX_REFUSED_STREAMS, SessionConfig
+from .config import BASE_WINDOW, SessionConfig
 from .delivery import Inbox
 from .errors import RemoteProtocolError
 from .events import Event, StreamAborted, StreamAnswered, StreamOffered, StreamReadable, StreamWritable
 from .features import NO_FEATURES, may_open
+from .metadata import NO_METADATA
 from .output import Output
 from .reasons import Reason
 from .states import Input, Opening, Receiving, Sending, StreamStates
@@ -70,17 +71,17 @@ class Incoming:
         table = self._table
         if table.is_own(frame.stream) or frame.stream <= table.last_peer_id:
             raise RemoteProtocolError(f"OPEN for stream {frame.stream}")
-        if table.peer_count >= self._config.max_streams + MAX_REFUSED_STREAMS:
+        if table.peer_count >= self._config.max_streams + self._config.max_refused_streams:
             raise RemoteProtocolError("too many streams")
         refusal = self._open_refusal(frame)
         # A refused stream has to be kept until that is acknowledged, and what was sent after OPEN is counted; but
         # none of it is stored, so its window belongs to a budget of its own.
-        budget = self._budget
+        budget, metadata = self._budget, frame.metadata
         if refusal is not Reason.NO_ERROR:
-            budget = Budget(BASE_WINDOW)
+            budget, metadata = Budget(BASE_WINDOW), NO_METADATA
             budget.reserve_base()
         window = ReceiveWindow(budget, self._config.max_window)
-        stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.kind, frame.metadata)
+        stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.kind, metadata)
         # The opener's limit holds from OPENED on, which we have to send first anyway.
         stream.send_window.raise_to(frame.limit)
         table.add_offered(stream)

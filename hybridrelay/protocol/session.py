@@ -88,6 +88,8 @@ class SessionCore:
         self.budget = Budget(self.config.budget, budget)
         #: Set once, when the session ends.
         self.ended: events.SessionEnded | None = None
+        #: Frames that the peer has sent, on all channels.
+        self.frames_received = 0
         self.peer_going_away = False
         self.going_away = False
         self._hello_due = False
@@ -215,6 +217,7 @@ class SessionCore:
         decoded = self._decoder.decode_untrusted(data)
         try:
             for frame in itertools.islice(decoded, max_frames):
+                self.frames_received += 1
                 self._receive_frame_untrusted(frame, now)
                 if self.ended is not None:
                     break

@@ -62,7 +62,8 @@ class Stream:
     receive_window: ReceiveWindow
     #: What the stream is for: one of `Kind`. A stream of an unknown kind is refused at once.
     kind: int = Kind.STREAM
-    #: What the opener stated about the stream, for the acceptor's application.
+    #: What the opener stated about the stream, for the acceptor's application. Forgotten when the stream is aborted:
+    #: a peer that acknowledges nothing could have us keep much of it.
     metadata: Metadata = NO_METADATA
     send_window: SendWindow = attrs.field(factory=SendWindow)
     #: Why the stream was aborted, or why the peer stopped reading; NO_ERROR while neither happened.
@@ -287,6 +288,7 @@ class Stream:
 
     def abort(self, reason: Reason, text: str, outbox: Outbox) -> None:
         """Bookkeeping of a stream whose states are ABORTED already."""
+        self.metadata = NO_METADATA
         self.reason, self.text = reason, text
         self.drop_output(outbox)
         self.drop_input()

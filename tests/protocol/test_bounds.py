@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hybridrelay.protocol import Budget, Reason, SessionConfig, frames
-from hybridrelay.protocol.config import BASE_WINDOW, MAX_PONGS_OWED, MAX_REFUSED_STREAMS, MAX_WRITTEN_AGAIN
+from hybridrelay.protocol import Budget, Metadata, Reason, SessionConfig, frames
+from hybridrelay.protocol.config import BASE_WINDOW, CONTROL_CONFIG, MAX_PONGS_OWED, MAX_WRITTEN_AGAIN
 from hybridrelay.protocol.events import StreamOffered
+from hybridrelay.protocol.metadata import MetadataEntry
 from hybridrelay.testing.cores import CorePair
 
 SMALL = SessionConfig(max_streams=10, max_backlog=5, budget=8 * BASE_WINDOW)
@@ -31,13 +32,13 @@ def test_a_flood_of_ping() -> None:
 
 def test_more_streams_than_allowed_are_refused_and_then_cut_off() -> None:
     pair = CorePair.established(SMALL)
-    opens = [frames.Open(2 * n + 1, 0) for n in range(10 + MAX_REFUSED_STREAMS + 1)]
+    opens = [frames.Open(2 * n + 1, 0) for n in range(10 + SMALL.max_refused_streams + 1)]
     assert attack(pair, *opens[:-1]) is None
     offered = [event for event in pair.acceptor.take_events() if isinstance(event, StreamOffered)]
     assert len(offered) == 5
     core = pair.acceptor.core
     assert core.budget.base == 5 * BASE_WINDOW
-    assert len(core.streams) == 10 + MAX_REFUSED_STREAMS
+    assert len(core.streams) == 10 + SMALL.max_refused_streams
     pair.write(pair.acceptor)
     assert sum(isinstance(frame, frames.Refused) for frame in pair.acceptor.take_wire()) == len(opens) - 1 - 5
     assert attack(pair, opens[-1]) is Reason.PROTOCOL_ERROR
@@ -74,7 +75,7 @@ def test_opening_and_resetting_without_end(clogged: bool, answer: str) -> None:
             pair.acceptor.wire.clear()
         if attack(pair, frames.Reset(2 * n + 1, Reason.CANCELLED)) is not None:
             break
-        assert len(core.streams) <= SMALL.max_streams + MAX_REFUSED_STREAMS
+        assert len(core.streams) <= SMALL.max_streams + SMALL.max_refused_streams
         assert core._outbox.kept_bytes <= 4 * 500 * len(core.streams)
     assert core.ended is not None
     assert core.ended.reason is Reason.PROTOCOL_ERROR
@@ -162,3 +163,33 @@ def test_stating_many_written_frames_forgives_late_frames_and_nothing_else() -> 
     pair.write(pair.acceptor)
     assert attack(pair, frames.Fin(1)) is None
     assert attack(pair, frames.Data(1, b"after the end")) is Reason.PROTOCOL_ERROR
+
+
+def test_metadata_is_kept_no_longer_than_its_stream() -> None:
+    """Of a stream that is refused or reset, however long the peer leaves that unacknowledged."""
+    pair = CorePair.established(SMALL)
+    core = pair.acceptor.core
+    metadata = Metadata([MetadataEntry(0x4000 + n, bytes(32)) for n in range(16)])
+    ids = [2 * n + 1 for n in range(SMALL.max_streams + SMALL.max_refused_streams)]
+    assert attack(pair, *(frames.Open(one, 0, metadata=metadata) for one in ids)) is None
+    offered = [event.stream for event in pair.acceptor.take_events() if isinstance(event, StreamOffered)]
+
+    def with_metadata() -> set[int]:
+        return {stream.id for stream in core.streams.values() if stream.metadata.entries}
+
+    assert with_metadata() == {one.id for one in offered}
+    accepted, refused, reset, *left = offered
+    core.accept(accepted, pair.now)
+    core.refuse(refused, Reason.LIMIT)
+    assert attack(pair, frames.Reset(reset.id, Reason.CANCELLED)) is None
+    assert with_metadata() == {one.id for one in (accepted, *left)}
+
+
+def test_few_refused_streams_are_kept_before_the_peer_has_authenticated() -> None:
+    pair = CorePair.established(CONTROL_CONFIG)
+    core = pair.acceptor.core
+    metadata = Metadata([MetadataEntry(0x4000, bytes(512))])
+    for n in range(1 + CONTROL_CONFIG.max_refused_streams):
+        assert attack(pair, frames.Open(2 * n + 1, 0, metadata=metadata)) is None
+    assert len(core.streams) <= 8
+    assert attack(pair, frames.Open(99, 0)) is Reason.PROTOCOL_ERROR

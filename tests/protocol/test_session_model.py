@@ -26,6 +26,7 @@ from hybridrelay.protocol import (
 )
 from hybridrelay.protocol.events import StreamOffered
 from hybridrelay.protocol.frames import Hello, Ignorable
+from hybridrelay.protocol.metadata import NO_METADATA
 from hybridrelay.protocol.session import State
 from hybridrelay.protocol.states import Opening
 from hybridrelay.protocol.stream import Stream
@@ -246,7 +247,8 @@ class SessionModel(RuleBasedStateMachine):
                     opener = self.pair.other(side).core.streams.get(event.stream.id)
                     peer = next(e for e in self.ends if e.side is not side and e.stream.id == event.stream.id)
                     assert opener is None or opener is peer.stream
-                    assert (event.stream.kind, event.stream.metadata) == (peer.stream.kind, METADATA)
+                    expected = NO_METADATA if event.stream.is_aborted else METADATA
+                    assert (event.stream.kind, event.stream.metadata) == (peer.stream.kind, expected)
                     end = End(side, event.stream, peer)
                     peer.peer = end
                     self.ends.append(end)
