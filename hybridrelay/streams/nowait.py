@@ -81,8 +81,12 @@ class NowaitStream(ABC):
         """
 
     def limit_held(self, max_bytes: int | None) -> None:  # noqa: B027  # most streams hold nothing
-        """Have this stream and those below hold no more than about `max_bytes` of what is incomplete; None lifts the
-        limit. If the peer begins a longer unit, receiving raises `UnitTooLong`. By default nothing is limited."""
+        """Treat the peer as one that has not authenticated, or, with None, as one that has.
+
+        This stream and those below then hold no more than about `max_bytes` of what is incomplete: if the peer begins
+        a longer unit of a protocol, receiving raises `UnitTooLong`. Very many short units break the stream. May be
+        called again with another number. By default nothing is limited.
+        """
 
     @property
     def unsent_bytes(self) -> int:

@@ -19,6 +19,8 @@ _MAX_RECORD = 16 * 1024 + 2048
 _RECORD_OVERHEAD = 256
 #: The shortest limit for records. A short record is never refused, whatever else is held.
 _MIN_RECORD_LIMIT = 1024
+#: Records that a peer may send while there is a limit: a handshake and a few messages take a dozen.
+MAX_RECORDS_OF_STRANGER = 512
 #: OpenSSL gets a record in pieces of this size: the buffer between us and it never shrinks.
 _SLICE_BYTES = 1024
 
@@ -31,7 +33,7 @@ class RecordFeeder:
         limit: how many bytes a record may carry, or None; may be changed at any time.
     """
 
-    __slots__ = ("_feeding", "_incoming", "_partial", "limit")
+    __slots__ = ("_feeding", "_incoming", "_partial", "_records", "limit")
 
     def __init__(self, incoming: ssl.MemoryBIO, limit: int | None) -> None:
         self.limit = limit
@@ -39,6 +41,8 @@ class RecordFeeder:
         self._partial = bytearray()
         #: Of `_partial`, the rest of a whole record.
         self._feeding = 0
+        #: Records that were fed while there was a limit.
+        self._records = 0
 
     @property
     def held_bytes(self) -> int:
@@ -51,9 +55,14 @@ class RecordFeeder:
         return bool(self._feeding or _whole_record(self._partial))
 
     def add_untrusted(self, data: bytes | bytearray | memoryview) -> bool:
-        """Take what has arrived; False where the record that has begun is longer than `limit` allows."""
+        """Take what has arrived; False if that is more than a stranger may send: a longer record than `limit` allows,
+        or too many records."""
         self._partial += data
-        if self.limit is None or self._feeding or len(self._partial) < _RECORD_HEADER:
+        if self.limit is None:
+            return True
+        if self._records > MAX_RECORDS_OF_STRANGER:
+            return False
+        if self._feeding or len(self._partial) < _RECORD_HEADER:
             return True
         length = self._partial[3] << 8 | self._partial[4]
         return length <= max(self.limit, _MIN_RECORD_LIMIT) + _RECORD_OVERHEAD
@@ -64,6 +73,7 @@ class RecordFeeder:
             self._feeding = _whole_record(self._partial)
             if not self._feeding:
                 return False
+            self._records += self.limit is not None
         size = min(self._feeding, _SLICE_BYTES)
         self._incoming.write(self._partial[:size])
         del self._partial[:size]

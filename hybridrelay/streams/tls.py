@@ -61,7 +61,7 @@ _CLOSE_SECONDS = 1.0
 _LINGER_BYTES = 256 * 1024
 
 
-_TOO_LONG = "the peer sent a longer TLS record than it may before it has authenticated"
+_TOO_LONG = "the peer sent a longer TLS record, or more of them, than it may before it has authenticated"
 
 
 #: Up to here in the buffer, a record can begin; see `_Scratch`.

@@ -11,8 +11,10 @@ import trio
 import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Role, Session
-from hybridrelay.protocol import frames
+from hybridrelay.mux.early import MAX_EARLY_FRAMES
+from hybridrelay.protocol import control, frames
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
 from hybridrelay.streams.nowait import HELD_FOR_STRANGER
 
 HELLO = frames.Hello(bytes(range(16)), bytes(32), 1, 0, 0, 0).encode()
@@ -167,3 +169,42 @@ async def test_many_messages_of_the_dialing_side_at_once_are_never_too_long(
             received = 0
             while received < 50 * len(message):
                 received += len(await early.receive_some())
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        frames.Ack(0).encode(),
+        frames.Pong(bytes(8)).encode(),
+        frames.HEADER.pack(0x80 << 24, 0) + frames.Ack(0).encode(),
+        frames.data_header(1, 1) + b"x",
+    ],
+    ids=["acknowledgements", "pongs", "unknown frames", "small data"],
+)
+async def test_a_stranger_sends_few_frames(autojump_clock: trio.testing.MockClock, flood: bytes) -> None:
+    ours, _, early = await _early(b"")
+    await ours.send_all(flood * MAX_EARLY_FRAMES)
+
+    async def receive_all() -> None:
+        while await early.receive_some():
+            pass
+
+    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError, match=Reason.LIMIT.describe):
+        await receive_all()
+
+
+async def test_all_requests_that_may_be_refused_fit_into_what_a_stranger_may_send(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    message = bytes(control.MAX_MESSAGE_SIZE)
+    async with _pair() as (stream, early, _, nursery):
+
+        async def send() -> None:
+            for _ in range(REFUSALS_BEFORE_AUTHORIZED + 1):
+                await stream.send_all(message)
+
+        nursery.start_soon(send)
+        left = len(message) * (REFUSALS_BEFORE_AUTHORIZED + 1)
+        with trio.fail_after(5):
+            while left:
+                left -= len(await early.receive_some())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.streams.records import RecordFeeder
+from hybridrelay.streams.records import MAX_RECORDS_OF_STRANGER, RecordFeeder
 
 
 def _record(length: int, kind: int = 23) -> bytes:
@@ -70,3 +70,19 @@ def test_what_can_be_no_record_is_left_to_openssl() -> None:
     feeder = RecordFeeder(incoming, None)
     feeder.add_untrusted(b"GET / HTTP/1.1\r\n")
     assert _fed(feeder, incoming) == b"GET / HTTP/1.1\r\n"
+
+
+def test_a_stranger_may_send_few_records() -> None:
+    incoming = ssl.MemoryBIO()
+    feeder = RecordFeeder(incoming, 8192)
+    for _ in range(MAX_RECORDS_OF_STRANGER):
+        assert feeder.add_untrusted(_record(1))
+        assert _fed(feeder, incoming)
+    feeder.limit = None
+    for _ in range(MAX_RECORDS_OF_STRANGER):
+        assert feeder.add_untrusted(_record(1))
+        assert _fed(feeder, incoming)
+    feeder.limit = 8192
+    assert feeder.add_untrusted(_record(1))
+    assert _fed(feeder, incoming)
+    assert not feeder.add_untrusted(_record(1))

@@ -9,6 +9,7 @@ import trio.testing
 from hybridrelay.streams import sockets
 from hybridrelay.testing import tcp_pair
 from hybridrelay_websocket.frames import (
+    MAX_FRAMES_OF_STRANGER,
     Close,
     Data,
     EndOfData,
@@ -297,10 +298,28 @@ async def test_pings_are_answered_while_we_only_read():
 
 async def test_of_many_pings_only_the_last_is_answered():
     peer = Peer()
-    await peer.raw.send_all(b"".join(ping(b"%d" % number) for number in range(200)) + END)
+    await peer.raw.send_all(b"".join(ping(b"%d" % number) for number in range(4_000)) + END)
     assert await peer.stream.receive_some() == b""
     await trio.testing.wait_all_tasks_blocked()
-    assert pongs(await peer.raw.receive_some()) == [b"199"]
+    assert pongs(await peer.raw.receive_some()) == [b"3999"]
+
+
+async def test_frames_are_few_until_the_peer_has_authenticated():
+    peer = Peer()
+    peer.stream.limit_held(8192)
+    for _ in range(MAX_FRAMES_OF_STRANGER // 2):
+        await peer.raw.send_all(ping(b"") + message(b"x"))
+        assert await peer.stream.receive_some() == b"x"
+        peer.stream.limit_held(4096)  # another number begins nothing
+    peer.stream.limit_held(None)
+    await peer.raw.send_all(message(b"y") * MAX_FRAMES_OF_STRANGER)
+    left = MAX_FRAMES_OF_STRANGER
+    while left:
+        left -= len(await peer.stream.receive_some())
+    peer.stream.limit_held(8192)
+    await peer.raw.send_all(ping(b"") * (MAX_FRAMES_OF_STRANGER + 1))
+    with pytest.raises(trio.BrokenResourceError, match="before authentication"):
+        await peer.stream.receive_some()
 
 
 async def test_a_reader_is_not_stopped_by_a_clogged_writer():

@@ -50,11 +50,9 @@ _MAX_CONTROL_PAYLOAD = 125
 #: So many more frames without data than with data may come at once, that is, in what is received at a time. Each
 #: costs as much as any other, and the reader sees nothing by which it could tell that others should run.
 MAX_IDLE_FRAMES = 4096
-#: The same at the beginning of a connection, whatever comes at once: the peer need not have authenticated yet, and
-#: could otherwise keep the relay busy with frames that carry nothing.
-MAX_IDLE_FRAMES_AT_FIRST = 256
-#: The beginning is over after this much data (bytes): more than any peer sends before it has authenticated.
-FIRST_BYTES = 64 * 1024
+#: Frames that a peer may send before it has authenticated, with data or without: each costs as much as any other. An
+#: honest one sends a few dozen, and some intermediaries cut these into smaller ones.
+MAX_FRAMES_OF_STRANGER = 1024
 _UINT16 = struct.Struct(">H")
 _UINT64 = struct.Struct(">Q")
 _KEY_SIZE = 4
@@ -160,6 +158,8 @@ class FrameDecoder:
 
     #: Whether the peer must mask its frames, that is, whether it is the client.
     masked: bool
+    #: How many more frames the peer may send before it has authenticated; None: as many as it likes.
+    frames_left: int | None = attrs.field(default=None, init=False)
     _input: Buffer = attrs.field(default=b"", init=False, repr=False)
     #: How much of `_input` has been used.
     _position: int = attrs.field(default=0, init=False)
@@ -174,8 +174,6 @@ class FrameDecoder:
     _end_of_data: bool = attrs.field(default=False, init=False)
     #: Since something was received: how many more frames came without data than with data.
     _idle_frames: int = attrs.field(default=0, init=False)
-    #: What the frames with data have announced so far (bytes).
-    _data_bytes: int = attrs.field(default=0, init=False)
     _error: str | None = attrs.field(default=None, init=False)
     _close: Close | None = attrs.field(default=None, init=False)
 
@@ -188,8 +186,7 @@ class FrameDecoder:
         """
         rest = self._input[self._position :]
         self._input, self._position = b"".join((rest, data)) if rest else data, 0
-        if self._data_bytes > FIRST_BYTES:
-            self._idle_frames = 0
+        self._idle_frames = 0
 
     def keep(self) -> None:
         """What was received is going to be overwritten: keep a copy of what is not decoded yet."""
@@ -221,22 +218,29 @@ class FrameDecoder:
             header = self._peek_header()
             if header is None:
                 return None
-            if not header.length or header.opcode >= Opcode.CLOSE:
-                self._idle_frames += 1
-                limit = MAX_IDLE_FRAMES if self._data_bytes > FIRST_BYTES else MAX_IDLE_FRAMES_AT_FIRST
-                if self._idle_frames > limit:
-                    raise FrameError("a flood of frames without data")
-            else:
-                self._data_bytes += header.length
-                self._idle_frames -= self._idle_frames > 0
-            if header.opcode < Opcode.CLOSE:
+            is_control = header.opcode >= Opcode.CLOSE
+            if is_control and len(self._input) - self._position < header.size + header.length:
+                return None
+            self._count(has_data=bool(header.length) and not is_control)
+            if not is_control:
                 if self._begin_frame(header):
                     return EndOfData()
-            elif len(self._input) - self._position < header.size + header.length:
-                return None
             elif event := self._take_control(header):
                 return event
         return self._take_payload(max_bytes)
+
+    def _count(self, *, has_data: bool) -> None:
+        """Count a frame that is about to be taken."""
+        if not has_data:
+            self._idle_frames += 1
+            if self._idle_frames > MAX_IDLE_FRAMES:
+                raise FrameError("a flood of frames without data")
+        elif self._idle_frames:
+            self._idle_frames -= 1
+        if self.frames_left is not None:
+            self.frames_left -= 1
+            if self.frames_left < 0:
+                raise FrameError("too many frames before authentication")
 
     def _peek_header(self) -> _Header | None:
         """Parse the header at the current position, without moving. None while it is incomplete."""

@@ -18,6 +18,7 @@ from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn, n
 
 from .frames import (
     END_OF_DATA,
+    MAX_FRAMES_OF_STRANGER,
     Close,
     Data,
     EndOfData,
@@ -118,7 +119,14 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         return self._send(buffers[0] if len(buffers) == 1 else b"".join(buffers))
 
     def limit_held(self, max_bytes: int | None) -> None:
-        """Passed on to the stream below: incomplete frames are not held here. See `NowaitStream.limit_held`."""
+        """Passed on to the stream below: incomplete frames are not held here. See `NowaitStream.limit_held`.
+
+        While there is a limit, the peer is a stranger, and may send `MAX_FRAMES_OF_STRANGER` frames and no more.
+        """
+        if max_bytes is None:
+            self._decoder.frames_left = None
+        elif self._decoder.frames_left is None:
+            self._decoder.frames_left = MAX_FRAMES_OF_STRANGER
         self._port.limit_held(max_bytes)
 
     async def flush(self) -> None:

@@ -20,6 +20,7 @@ from ...protocol.preamble import PROBE_SIZE
 from ...protocol.reasons import Reason
 from ...streams import TLSStream, receive_exactly
 from ...streams.listening import StreamListener
+from ...streams.nowait import HELD_FOR_STRANGER, NowaitStream
 from ...streams.outer_tls import accept_outer_tls
 from ...streams.sockets import abort_stream, tune_socket
 from ..core.rendezvous import Arrival
@@ -112,6 +113,8 @@ class Authenticator(Generic[PeerT]):
             if established is None:
                 return None
             stream = _movable(established)
+            if isinstance(stream, NowaitStream):
+                stream.limit_held(HELD_FOR_STRANGER)
             if connection.port.outer_tls:
                 self.slots.advance(connection.slot)
             request = await self.requests.read(connection.port, stream)
@@ -128,6 +131,8 @@ class Authenticator(Generic[PeerT]):
                 await stream.aclose()
                 return None
             case DataRequest(arrival):
+                if isinstance(stream, NowaitStream):
+                    stream.limit_held(None)
                 return AuthenticatedDataChannel(arrival, stream)
             case ControlRequest():
                 return await self._open_control_channel(connection, stream, request)
