@@ -184,10 +184,6 @@ class SendWindow:
     limit: int = BASE_WINDOW
     sent: int = 0
 
-    @property
-    def available(self) -> int:
-        return self.limit - self.sent
-
     def raise_to(self, limit: int) -> bool:
         """Apply a limit that the peer stated; True if it is higher than the one before."""
         if limit <= self.limit:
