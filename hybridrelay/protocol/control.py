@@ -1,9 +1,9 @@
 """Control messages between a connector or client and the relay. SPEC.md, section 7.
 
 On the wire: u32 length, then that many bytes of UTF-8 JSON, an object whose ``type`` names the message. The classes
-below are the list of messages (which makes the module long); their attributes are the fields. A value that may not travel cannot be constructed:
-the validators serve our own callers (`ValueError`, `TypeError`) and, through the decoder, the peer
-(`RemoteProtocolError`).
+below are the list of messages, which makes the module long; their attributes are the fields. A value that may not
+travel cannot be constructed: the validators serve our own callers (`ValueError`, `TypeError`) and, through the
+decoder, the peer (`RemoteProtocolError`).
 
 Requests carry an id chosen by their sender, unique among its own unanswered ones; the answer repeats it. Times of day
 are seconds since 1970, in UTC.

@@ -1,7 +1,7 @@
 """The session: many streams over one channel, and over its successors. SPEC.md, sections 3, 5 and 6.
 
-`SessionCore` knows no socket, no clock and no randomness. The module is long because it has the whole life of a session
-in one place: greeting, channels, resumption, end. A driver calls it like this::
+`SessionCore` knows no socket, no clock and no randomness. The module is long because it has the whole
+life of a session in one place: greeting, channels, resumption, end. A driver calls it like this::
 
     core.channel_opened(now)                    # a channel is there; the initiator's HELLO is due
     for event in core.receive_data(data, now):  # whatever arrived

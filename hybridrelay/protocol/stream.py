@@ -20,7 +20,8 @@ _JOIN_RECEIVED = 4096
 
 
 class StreamListener(Protocol):
-    """What a driver is told about one stream. The driver calls it for the core's events; nothing here may raise or wait."""
+    """What a driver is told about one stream. The driver calls it for the core's events. Nothing here may raise
+    or wait."""
 
     def on_answered(self) -> None:
         """The peer accepted the stream."""
