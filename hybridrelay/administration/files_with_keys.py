@@ -97,7 +97,7 @@ class ConnectionStringFile(FileWithKeys):
             return None
         if old is not None and has != old:
             raise self._unknown_key(known)
-        # Where the old key was revoked, nobody knows it any more: a file with an unknown key is taken to be its user.
+        # If the old key was revoked, it is no longer known: a file with an unknown key is assumed to carry it.
         return self._with(key)
 
     def using(self, known: Rule, slot: KeySlot) -> str:
