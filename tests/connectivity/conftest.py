@@ -100,7 +100,7 @@ async def serve_relay(
             await stream.send_all(bytes(100))
         tls = TLSStream(stream, context, server_side=True)
         await tls.do_handshake()
-        await tls.receive_some()  # no session: who begins one finds the connection closed
+        await tls.receive_some()  # no session: a client that begins one finds the connection closed
         return
     else:
         await stream.send_all(preamble.credential)
@@ -183,7 +183,7 @@ def fake_transports() -> dict[str, Transport]:
 
 
 class FakeNetwork:
-    """A host whose ports behave as told; `dial` reaches it."""
+    """A host whose ports behave as the test wants; `dial` reaches it."""
 
     def __init__(self, nursery: trio.Nursery, certificates: Certificates) -> None:
         self._nursery = nursery

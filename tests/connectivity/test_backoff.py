@@ -1,4 +1,4 @@
-"""Waits grow, are spread, are bounded, and start anew only after a success that held."""
+"""Waits grow, are spread, are bounded, and start again from the shortest only after a success that lasted."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def test_endpoint_from_a_connection_string(certificates, tcp):
     assert RelayEndpoint("x").missing_ports(route) == ()
 
 
-# --- what is said first
+# --- what is sent first
 
 
 STRING = "Endpoint=hr://relay.test/;SharedAccessKeyName=send;SharedAccessKey=abc;EntityPath=sql"
@@ -237,8 +237,8 @@ STRING = "Endpoint=hr://relay.test/;SharedAccessKeyName=send;SharedAccessKey=abc
 def test_a_control_channel_begins_with_a_proof_of_the_key(certificates: Certificates, pinned: bool) -> None:
     text = f"{STRING};RelayPin={certificates.pin}" if pinned else STRING
     (endpoint,) = RelayEndpoint.all_from(parse_connection_string_untrusted(text), clock=lambda: 1234.5)
-    said = decode_preamble_untrusted(endpoint.preamble(Purpose.CONTROL).encode())
-    assert said == Preamble(Purpose.CONTROL, make_admission_proof(Secret("abc"), 1234.5), by_authority=not pinned)
+    preamble = decode_preamble_untrusted(endpoint.preamble(Purpose.CONTROL).encode())
+    assert preamble == Preamble(Purpose.CONTROL, make_admission_proof(Secret("abc"), 1234.5), by_authority=not pinned)
     another = endpoint.with_key(Secret("xyz"))
     assert another == endpoint
     assert another.addresses is endpoint.addresses

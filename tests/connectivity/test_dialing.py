@@ -1,4 +1,4 @@
-"""Dialing, and what people are told when it fails."""
+"""Dialing, and the failures that are reported."""
 
 from __future__ import annotations
 
@@ -155,5 +155,5 @@ def test_why_there_is_no_connection(error, kind):
 def test_the_text_of_an_applications_dial_is_kept():
     failure = dial_failure(OSError("the gateway hung up"))
     assert (failure.text, failure.remedy) == ("the gateway hung up", None)
-    told = Failure.of(K.OTHER).with_text("the gateway is closed", "open it")
-    assert dial_failure(DialError(told)) == told.at(Step.DIAL)
+    failure = Failure.of(K.OTHER).with_text("the gateway is closed", "open it")
+    assert dial_failure(DialError(failure)) == failure.at(Step.DIAL)

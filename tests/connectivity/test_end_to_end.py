@@ -1,5 +1,5 @@
-"""Who may be at the other end of a data channel: this hybrid connection's other role, and after the first channel
-exactly the same identity."""
+"""The identities that are accepted at the other end of a data channel: of this hybrid connection's other role, and
+after the first channel exactly the same one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who opens the outer TLS: certificates compared, failures explained."""
+"""Interception of the outer TLS: certificates are compared, failures explained."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ async def test_a_wrong_identity_is_what_the_operator_hears_first(network, transp
 
 
 async def test_a_survey_does_not_choose_a_route_that_leads_to_somebody_else(network, transports, autojump_clock):
-    """The probe alone proves nothing: the relay is asked over the route, and has to prove who it is."""
+    """The probe alone proves nothing: the relay is asked over the route, and has to prove its identity."""
     network.behaviours = {443: "wrong-pin", 80: "right"}
     report = await make_prober(network, transports).survey()
     assert report.chosen == "ws"

@@ -549,12 +549,12 @@ async def test_a_proxys_certificate_has_to_be_trusted(
         with pytest.raises(ProxyError) as caught:
             await ProxyDial(settings, ssl_context=client)(RELAY, 443)
         assert caught.value.failure.kind is K.PROXY_UNTRUSTED
-        assert proxy.heads == [], "nothing was said to it"
+        assert proxy.heads == [], "nothing was sent to it"
     nursery.cancel_scope.cancel()
 
 
 async def test_a_proxys_certificate_has_to_be_for_its_name(nursery: trio.Nursery, tmp_path: Path) -> None:
-    """Whoever has a certificate of a trusted authority has one for some name."""
+    """A certificate of a trusted authority for another name is not enough."""
     certificate = make_certificate(tmp_path / "other.pem", "other.example.com")
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(certificate)
@@ -563,7 +563,7 @@ async def test_a_proxys_certificate_has_to_be_for_its_name(nursery: trio.Nursery
     with pytest.raises(ProxyError) as caught:
         await ProxyDial(settings, ssl_context=ssl.create_default_context(cafile=str(certificate)))(RELAY, 443)
     assert caught.value.failure.kind is K.PROXY_UNTRUSTED
-    assert proxy.heads == [], "nothing was said to it"
+    assert proxy.heads == [], "nothing was sent to it"
     nursery.cancel_scope.cancel()
 
 

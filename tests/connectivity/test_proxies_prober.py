@@ -51,11 +51,12 @@ async def test_refused_native_ports(make_prober, network, autojump_clock):
     assert decision.candidate.route.name == "wss"
     assert trio.current_time() < 1
     report = await prober.survey()
-    told = json.loads(report.as_json())["attempts"]
-    assert [attempt["reason"] for attempt in told] == ["proxy-refused"] * 3 + [None] * 2
-    assert {attempt["proxy"] for attempt in told} == {"http://proxy.corp:3128"}
+    attempts = json.loads(report.as_json())["attempts"]
+    assert [attempt["reason"] for attempt in attempts] == ["proxy-refused"] * 3 + [None] * 2
+    assert {attempt["proxy"] for attempt in attempts} == {"http://proxy.corp:3128"}
     assert (
-        "the proxy http://proxy.corp:3128 refuses port 9350 of relay.example.com (403 Forbidden)" in told[0].values()
+        "the proxy http://proxy.corp:3128 refuses port 9350 of relay.example.com (403 Forbidden)"
+        in attempts[0].values()
     )
     assert "through http://proxy.corp:3128)" in report.as_table()
     assert "hunter2" not in report.as_table() + report.as_json()

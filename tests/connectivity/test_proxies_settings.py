@@ -141,7 +141,7 @@ def test_the_environment(environment: dict[str, str], used: str | None) -> None:
 )
 def test_this_machine_is_reached_directly(host: str) -> None:
     assert ProxySettings.from_environment({"ALL_PROXY": "http://a"}).proxy_for(host, 1) is None
-    assert ProxySettings.explicit("http://a").proxy_for(host, 1) is not None, "who asks for it explicitly gets it"
+    assert ProxySettings.explicit("http://a").proxy_for(host, 1) is not None, "it was asked for explicitly"
 
 
 # Entry, host, port, whether it is reached directly.

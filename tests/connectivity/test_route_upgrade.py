@@ -1,4 +1,4 @@
-"""When a better route is looked for, and what the owner of a link is told."""
+"""When a better route is looked for, and what the owner of a link learns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token for a relay: it is made anew for each request, and good for an hour."""
+"""The token for a relay: a new one is made for each request, and it is valid for an hour."""
 
 from __future__ import annotations
 

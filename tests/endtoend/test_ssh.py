@@ -97,7 +97,7 @@ def ssh(deployment: Deployment, tmp_path: Path) -> Iterator[Ssh]:
             try:
                 yield Ssh(program, command, folder)
             finally:
-                # First those who use it: processes of its sessions would keep its standard error open.
+                # First the programs that use it: processes of its sessions would keep its standard error open.
                 for user in reversed(deployment.programs[1:]):
                     user.close()
     finally:

@@ -131,7 +131,7 @@ ROUTES = (
 
 @attrs.define
 class Observed:
-    """What a service said about what it served."""
+    """What a service reported about what it served."""
 
     accesses: list[Access] = attrs.field(factory=list)
     crashes: list[Exception] = attrs.field(factory=list)

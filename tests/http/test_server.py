@@ -199,7 +199,7 @@ async def test_an_answer_survives_what_was_not_read() -> None:
 
 
 async def test_many_requests_ahead_without_reading() -> None:
-    """The responses that are not read hold up the requests behind them, which stay in the sockets."""
+    """The responses that are not read hold up the requests after them, which stay in the sockets."""
     observed = Observed()
     async with serving(make_service(observed, Limits(write_seconds=1000, max_requests=10**6))) as (port, _, _):
         client = await connect(port)

@@ -70,11 +70,11 @@ class Site:
         """No attempt says anything but the truth."""
         for attempt in report.attempts:
             state = self.state(attempt.port)
-            told = None if attempt.failure is None else str(attempt.failure.kind)
+            kind = None if attempt.failure is None else str(attempt.failure.kind)
             if attempt.outcome == "PASS":
                 assert state is State.OPEN, self.describe(report)
             elif attempt.outcome == "FAIL":
-                assert told == state.value, self.describe(report)
+                assert kind == state.value, self.describe(report)
 
     def describe(self, report: Report) -> str:
         states = ", ".join(f"{port} {state.value}" for port, state in zip(PORTS, self.combination, strict=True))

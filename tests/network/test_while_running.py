@@ -1,4 +1,4 @@
-"""Real processes whose firewall changes, and who are killed or stopped, while applications talk all the time."""
+"""Real processes whose firewall changes, or that are killed or stopped, while applications talk all the time."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def find(name: str, *folders: Path) -> str:
-    """Where a program is. Without it the test is skipped, but for CI, which has to install it."""
+    """Where a program is. Without it the test is skipped, except in CI, which has to install it."""
     path = os.pathsep.join([*map(str, folders), os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     found = shutil.which(name, path=path)
     if found is None:

@@ -33,7 +33,7 @@ class RealProxy:
     strays: list[tuple[str, int]] = attrs.field(factory=list)
 
     def dial(self, *, user: str = USER, password: str = PASSWORD, anonymous: bool = False) -> ProxyDial:
-        """A dial through it, with the right credentials unless told otherwise."""
+        """A dial through it, with the right credentials unless others are given."""
 
         async def watched(host: str, port: int) -> object:
             if port != self.port:

@@ -15,6 +15,7 @@ from hybridrelay.errors import RelayUnreachable
 from hybridrelay.security import Role
 
 from ..system.deployment import Deployment, Published, deploy, receive_all, serve_target
+from ..waiting import async_wait_until
 from . import proxies
 from .proxies import RealProxy, Starter, laboratory
 
@@ -134,14 +135,18 @@ async def test_authentication_is_demanded(starter: Starter, tmp_path: Path, *, a
 
 async def relay_is_gone(deployment: Deployment) -> None:
     """Wait until no port of the relay accepts connections."""
-    for port in deployment.ports.values():
-        with trio.fail_after(30):
-            while True:
-                try:
-                    stream = await trio.open_tcp_stream("127.0.0.1", port)
-                except OSError:
-                    break
-                await trio.aclose_forcefully(stream)
+
+    async def all_refuse() -> bool:
+        for port in deployment.ports.values():
+            try:
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+            except OSError:
+                continue
+            await trio.aclose_forcefully(stream)
+            return False
+        return True
+
+    await async_wait_until(all_refuse, seconds=30, what="the end of the relay")
 
 
 @pytest.mark.parametrize("starter", [proxies.tinyproxy, proxies.squid, proxies.microsocks, proxies.dante])

@@ -37,7 +37,7 @@ async def handshake(stream):
 
 
 def request(method="GET", target=PATH, version="1.1", **changes):
-    """A good upgrade request but for ``changes``: underscores for dashes, None to leave a header out."""
+    """A good upgrade request, except for ``changes``: underscores for dashes, None to leave a header out."""
     headers = {**UPGRADE, **{name.replace("_", "-"): value for name, value in changes.items()}}
     lines = [f"{method} {target} HTTP/{version}", *(f"{k}: {v}" for k, v in headers.items() if v is not None)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
@@ -187,7 +187,7 @@ GOOD = {
 async def test_upgrade(name):
     client, server = await tcp_pair()
     async with client, server, trio.open_nursery() as nursery:
-        # Frames right behind the head, as an eager client sends them.
+        # Frames right after the head, as an eager client sends them.
         frames = b"".join(b"".join(encode_data(payload, masked=True)) for payload in (b"early", b""))
         nursery.start_soon(client.send_all, request(**GOOD[name]) + frames)
         stream = await handshake(server)
