@@ -27,7 +27,7 @@ from ._descriptors import is_reserved
 from ._shortage import OUT_OF_DESCRIPTORS, Shortage, shortage_of
 from .events import EventStream, ResourcesRestored, ResourcesShort
 
-__all__ = ["serve_listeners"]
+__all__ = ["ShortageReport", "serve_listeners"]
 
 Handler = Callable[[trio.SocketStream], Awaitable[object]]
 
@@ -62,10 +62,10 @@ async def serve_listeners(
     """
     async with trio.open_nursery() as nursery:
         with _Reserve() as reserve:
-            turned_away = _TurnedAway(events, what)
-            nursery.start_soon(turned_away.report)
+            report = ShortageReport(events, what)
+            nursery.start_soon(report.run)
             for listener in listeners:
-                nursery.start_soon(_accept, listener, handler, handler_nursery, reserve, turned_away)
+                nursery.start_soon(_accept, listener, handler, handler_nursery, reserve, report)
             task_status.started()
             await trio.sleep_forever()
 
@@ -75,7 +75,7 @@ async def _accept(
     handler: Handler,
     handler_nursery: trio.Nursery,
     reserve: _Reserve,
-    turned_away: _TurnedAway,
+    report: ShortageReport,
 ) -> None:
     while True:
         try:
@@ -85,13 +85,13 @@ async def _accept(
             if shortage is None:
                 raise
             reset = reserve.turn_away(listener)
-            turned_away.note(shortage, reset)
+            report.note(shortage, reset)
             if not reset:
                 await trio.sleep(_PAUSE_SECONDS)
             continue
         if is_reserved(stream.socket.fileno()):
             _reset(stream.socket)
-            turned_away.note(OUT_OF_DESCRIPTORS, 1)
+            report.note(OUT_OF_DESCRIPTORS, 1)
         else:
             handler_nursery.start_soon(_handle, handler, stream)
 
@@ -151,8 +151,8 @@ class _Reserve:
             self._descriptor = None
 
 
-class _TurnedAway:
-    """Counts the connections that were reset, for two events: at the beginning, and at the end."""
+class ShortageReport:
+    """Publishes one event when something has run out, and one at the end with the number of connections reset."""
 
     def __init__(self, events: EventStream, what: str) -> None:
         self._events = events
@@ -169,7 +169,7 @@ class _TurnedAway:
         self._shortage = shortage
         self._began.set()
 
-    async def report(self) -> None:
+    async def run(self) -> None:
         """Publish events until cancelled."""
         while True:
             await self._began.wait()

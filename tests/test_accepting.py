@@ -132,17 +132,17 @@ async def test_the_log_says_when_it_is_over(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    turned_away = _accepting._TurnedAway(logged_events(), "port x")
-    nursery.start_soon(turned_away.report)
+    report = _accepting.ShortageReport(logged_events(), "port x")
+    nursery.start_soon(report.run)
     for _ in range(4):
-        turned_away.note(_accepting.OUT_OF_DESCRIPTORS, 1)
+        report.note(_accepting.OUT_OF_DESCRIPTORS, 1)
         await trio.sleep(QUIET_SECONDS - 1)
     assert len(_messages(caplog)) == 1
     await trio.sleep(2 * QUIET_SECONDS)
     (_, over) = _messages(caplog)
     assert over.startswith("New connections are accepted again after a resource had run out: where='port x' ")
     assert over.endswith(" connections_reset=4")
-    turned_away.note(_accepting.OUT_OF_DESCRIPTORS, 1)
+    report.note(_accepting.OUT_OF_DESCRIPTORS, 1)
     await trio.sleep(0.1)
     assert len(_messages(caplog)) == 3
     nursery.cancel_scope.cancel()

@@ -13,14 +13,14 @@ from typing import Self
 import attrs
 import trio
 
-from ..._accepting import serve_listeners
+from ..._accepting import ShortageReport, serve_listeners
 from ..._listening import explain_listen_error
 from ..._nursery import FlatNursery
 from ..._shortage import shortage_of
 from ...abc import Binding, Incoming, Listener, Port, Purpose, Transport
 from ...connectivity.discovery import all_ports, local_ports, purposes_by_port, transports_by_port
 from ...errors import ConfigurationError
-from ...events import EventStream, ListenAddressSkipped, ResourcesShort
+from ...events import EventStream, ListenAddressSkipped
 from ...streams.listening import StreamListener
 from ..store.state_dir import local_socket
 
@@ -108,7 +108,7 @@ class Ports:
             try:
                 await self._listen(port, Binding("", 0, path))
             except OSError as exc:
-                # Such as a system without Unix sockets. Whoever comes over the network does not need it.
+                # Such as a system without Unix sockets. Peers that come over the network do not need it.
                 self._events.publish(ListenAddressSkipped(address=str(path), detail=exc.strerror or str(exc)))
 
     async def _listen(self, port: Port, binding: Binding) -> None:
@@ -164,18 +164,20 @@ async def _accept_from(
     events: EventStream,
 ) -> None:
     """Accept from a listener that accepts by itself."""
-    while True:
-        try:
-            incoming = await port.listener.accept()
-        except OSError as exc:
-            shortage = shortage_of(exc)
-            if shortage is None:
-                raise
-            detail = f"this program {shortage.text}"
-            events.publish(ResourcesShort(where=f"port {port.name}", detail=detail, remedy=shortage.remedy))
-            await trio.sleep(_SHORTAGE_PAUSE_SECONDS)
-        else:
-            handler_nursery.start_soon(handle, incoming)
+    report = ShortageReport(events, f"port {port.name}")
+    async with FlatNursery() as nursery:
+        nursery.start_soon(report.run)
+        while True:
+            try:
+                incoming = await port.listener.accept()
+            except OSError as exc:
+                shortage = shortage_of(exc)
+                if shortage is None:
+                    raise
+                report.note(shortage, 0)
+                await trio.sleep(_SHORTAGE_PAUSE_SECONDS)
+            else:
+                handler_nursery.start_soon(handle, incoming)
 
 
 def _cannot_listen(name: str, binding: Binding, error: OSError) -> ConfigurationError:

@@ -11,6 +11,7 @@ import trio
 
 from hybridrelay.abc import Address, Binding, Connection, Dialer, Incoming, Listener, Port, Purpose, Route, Transport
 from hybridrelay.errors import ConfigurationError
+from hybridrelay.events import Event, EventStream, ResourcesShort
 from hybridrelay.protocol.preamble import PROBE_SIZE, STATUS_SIZE, Preamble, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import RelayConfig, RelayInfo, run_relay
@@ -55,7 +56,9 @@ class OwnTransport(Transport):
 async def test_its_connections_are_served_like_all_others(tmp_path: Path, nursery: trio.Nursery) -> None:
     transport = OwnTransport(Port("own", 1))
     config = RelayConfig(state_dir=tmp_path / "state", bindings={"own": (Binding("127.0.0.1", 0),)})
-    info: RelayInfo = await nursery.start(partial(run_relay, config, transports={"own": transport}))
+    events: list[Event] = []
+    run = partial(run_relay, config, transports={"own": transport}, events=EventStream(events.append))
+    info: RelayInfo = await nursery.start(run)
     (binding,) = info.bound["own"]
     for _ in range(2):
         async with await trio.open_tcp_stream(binding.host, binding.port) as stream:
@@ -65,6 +68,8 @@ async def test_its_connections_are_served_like_all_others(tmp_path: Path, nurser
                 await stream.send_all(b"x" * PROBE_SIZE)
                 assert await receive_exactly(stream, PROBE_SIZE) == b"x" * PROBE_SIZE
                 assert await stream.receive_some() == b""
+    (short,) = [event for event in events if isinstance(event, ResourcesShort)]
+    assert short.where == "port own", "one event for both attempts that failed"
     nursery.cancel_scope.cancel()
 
 
