@@ -37,17 +37,11 @@ __all__ = [
 ]
 
 
-# --- control channels
+# --- fields that several events have
 
 
 @attrs.frozen(kw_only=True)
-class RelayUnavailable(Event):
-    """There is no usable control channel to a relay. Published when the reason changes, and once a minute."""
-
-    name: ClassVar = "relay.unavailable"
-    level: ClassVar = Level.WARNING
-    summary: ClassVar = "A relay cannot be used at the moment"
-
+class _RelayFailure(Event):
     #: The relay.
     host: str
     reason: Reason
@@ -57,32 +51,50 @@ class RelayUnavailable(Event):
 
 
 @attrs.frozen(kw_only=True)
-class RelayStillUnavailable(Event):
+class _Failure(Event):
+    connection: str
+    #: The relay.
+    host: str
+    reason: Reason
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class _FailureWithRemedy(_Failure):
+    remedy: str = ""
+
+
+# --- control channels
+
+
+@attrs.frozen(kw_only=True)
+class RelayUnavailable(_RelayFailure):
+    """There is no usable control channel to a relay. Published when the reason changes, and once a minute."""
+
+    name: ClassVar = "relay.unavailable"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A relay cannot be used at the moment"
+
+
+@attrs.frozen(kw_only=True)
+class RelayStillUnavailable(_RelayFailure):
     """As `RelayUnavailable`, for the same reason as before."""
 
     name: ClassVar = "relay.still-unavailable"
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A relay still cannot be used"
 
-    host: str
-    reason: Reason
-    detail: str
-    retry_seconds: float
-
 
 @attrs.frozen(kw_only=True)
-class RelayRejected(Event):
-    """A relay cannot be used until somebody has corrected something: it is not the expected one, for instance."""
+class RelayRejected(_RelayFailure):
+    """A relay cannot be used until a person has corrected something: it is not the expected one, for instance.
+
+    If another relay keeps the connector running, the next attempt begins after `retry_seconds`, or after SIGHUP.
+    """
 
     name: ClassVar = "relay.rejected"
     level: ClassVar = Level.ERROR
     summary: ClassVar = "A relay cannot be used until this is corrected"
-
-    host: str
-    reason: Reason
-    detail: str
-    #: If another relay keeps the connector running, the next attempt begins after this time, or after SIGHUP.
-    retry_seconds: float
 
 
 @attrs.frozen(kw_only=True)
@@ -179,47 +191,30 @@ class RegistrationEnded(Event):
 
 
 @attrs.frozen(kw_only=True)
-class RegistrationRefused(Event):
+class RegistrationRefused(_FailureWithRemedy):
     """A relay has refused a hybrid connection, or ended its registration, for a permanent reason."""
 
     name: ClassVar = "registration.refused"
     level: ClassVar = Level.ERROR
     summary: ClassVar = "A relay refuses a hybrid connection"
 
-    connection: str
-    host: str
-    reason: Reason
-    detail: str
-    remedy: str = ""
-
 
 @attrs.frozen(kw_only=True)
-class RegistrationFailed(Event):
+class RegistrationFailed(_FailureWithRemedy):
     """A relay does not register a hybrid connection now, or has ended its registration; it is asked again soon."""
 
     name: ClassVar = "registration.failed"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A relay does not register a hybrid connection at the moment"
 
-    connection: str
-    host: str
-    reason: Reason
-    detail: str
-    remedy: str = ""
-
 
 @attrs.frozen(kw_only=True)
-class RegistrationStays(Event):
+class RegistrationStays(_Failure):
     """A hybrid connection could not be registered over the newest control channel, and stays where it is."""
 
     name: ClassVar = "registration.stays"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A hybrid connection stays registered over an earlier control channel"
-
-    connection: str
-    host: str
-    reason: Reason
-    detail: str
 
 
 @attrs.frozen(kw_only=True)
@@ -303,17 +298,12 @@ class NotPublished(Event):
 
 
 @attrs.frozen(kw_only=True)
-class RegistrationMissing(Event):
+class RegistrationMissing(_Failure):
     """The connector is ready, but a hybrid connection is not registered at one of its relays."""
 
     name: ClassVar = "registration.missing"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A hybrid connection is not registered at one of its relays"
-
-    connection: str
-    host: str
-    reason: Reason
-    detail: str
 
 
 @attrs.frozen(kw_only=True)
@@ -332,47 +322,30 @@ class RegistrationPending(Event):
 
 
 @attrs.frozen(kw_only=True)
-class EarlierKeyUsed(Event):
+class EarlierKeyUsed(_FailureWithRemedy):
     """A relay refuses the changed connection string, and what it has accepted before stays in use."""
 
     name: ClassVar = "key.earlier-used"
     level: ClassVar = Level.ERROR
     summary: ClassVar = "A relay refuses the changed connection string, and the earlier key stays in use"
 
-    connection: str
-    host: str
-    reason: Reason
-    detail: str
-    remedy: str = ""
-
 
 # --- data channels
 
 
 @attrs.frozen(kw_only=True)
-class DataChannelFailed(Event):
+class DataChannelFailed(_FailureWithRemedy):
     """A data channel ended before there was a session on it."""
 
     name: ClassVar = "data-channel.failed"
     level: ClassVar = Level.WARNING
     summary: ClassVar = "A data channel failed"
 
-    connection: str
-    host: str
-    reason: Reason
-    detail: str
-    remedy: str = ""
-
 
 @attrs.frozen(kw_only=True)
-class DataChannelDeclined(Event):
+class DataChannelDeclined(_Failure):
     """A data channel came to nothing for a reason that needs no attention."""
 
     name: ClassVar = "data-channel.declined"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A data channel was not used"
-
-    connection: str
-    host: str
-    reason: Reason
-    detail: str

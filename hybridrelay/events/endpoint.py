@@ -30,21 +30,37 @@ __all__ = [
 ]
 
 
+# --- fields that several events have
+
+
+@attrs.frozen(kw_only=True)
+class _Session(Event):
+    connection: str
+    activity_id: str = ""
+    #: Of the other side's identity, as its certificate has it; so is ``serial`` where there is one.
+    label: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class _Stream(Event):
+    connection: str
+    activity_id: str
+    label: str = ""
+    serial: str = ""
+    target: str = ""
+
+
 # --- sessions
 
 
 @attrs.frozen(kw_only=True)
-class SessionOpened(Event):
+class SessionOpened(_Session):
     """A session between client and connector has begun."""
 
     name: ClassVar = "session.opened"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A session was opened"
 
-    connection: str
-    activity_id: str = ""
-    #: Of the other side's identity, as its certificate has it.
-    label: str = ""
     serial: str = ""
     #: Of its data channel: ``tcp at relay.example.com``.
     route: str
@@ -67,30 +83,24 @@ class SessionRefused(Event):
 
 
 @attrs.frozen(kw_only=True)
-class SessionResumed(Event):
+class SessionResumed(_Session):
     """A session that had lost its data channel has another one."""
 
     name: ClassVar = "session.resumed"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A session was resumed"
 
-    connection: str
-    activity_id: str = ""
-    label: str = ""
     route: str
 
 
 @attrs.frozen(kw_only=True)
-class SessionEnded(Event):
+class SessionEnded(_Session):
     """A session is over. There is exactly one such event for every session, whatever ended it."""
 
     name: ClassVar = "session.ended"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A session has ended"
 
-    connection: str
-    activity_id: str = ""
-    label: str = ""
     reason: Reason
     detail: str = ""
 
@@ -99,25 +109,20 @@ class SessionEnded(Event):
 
 
 @attrs.frozen(kw_only=True)
-class StreamOpened(Event):
+class StreamOpened(_Stream):
     """An application asks for a stream; at the connector, before the target is dialed."""
 
     name: ClassVar = "stream.opened"
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A stream was opened"
 
-    connection: str
-    activity_id: str
-    label: str = ""
-    serial: str = ""
-    target: str = ""
     session: int
     stream: int
     route: str = ""
 
 
 @attrs.frozen(kw_only=True)
-class StreamRefused(Event):
+class StreamRefused(_Stream):
     """A stream is over without having reached the target."""
 
     name: ClassVar = "stream.refused"
@@ -125,29 +130,19 @@ class StreamRefused(Event):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A stream was refused"
 
-    connection: str
-    activity_id: str
-    label: str = ""
-    serial: str = ""
-    target: str = ""
     reason: Reason
     detail: str = ""
     seconds: float = 0.0
 
 
 @attrs.frozen(kw_only=True)
-class StreamClosed(Event):
+class StreamClosed(_Stream):
     """A stream is over. There is exactly one such event, or `StreamRefused`, whatever ended it."""
 
     name: ClassVar = "stream.closed"
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A stream was closed"
 
-    connection: str
-    activity_id: str
-    label: str = ""
-    serial: str = ""
-    target: str = ""
     #: ``closed``, ``closed-with-reset`` or ``broken``: see docs/operating.md.
     outcome: str
     reason: Reason
@@ -160,18 +155,13 @@ class StreamClosed(Event):
 
 
 @attrs.frozen(kw_only=True)
-class StreamStillOpen(Event):
+class StreamStillOpen(_Stream):
     """Once a day, for a stream that is open."""
 
     name: ClassVar = "stream.still-open"
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A stream has been open for long"
 
-    connection: str
-    activity_id: str
-    label: str = ""
-    serial: str = ""
-    target: str = ""
     bytes_to_target: int
     bytes_to_client: int
     seconds: float

@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+import hybridrelay
 from hybridrelay.cli.logs import JSONFormatter, LineFormatter
 from hybridrelay.events import Event, Level, LogSubscriber, all_events, event_fields, event_text
 from hybridrelay.events.catalogue import reference
@@ -45,6 +46,14 @@ def test_operations_are_those_of_azure() -> None:
 
 def test_the_docs_are_current() -> None:
     assert reference() in DOCS.read_text(), "write the output of `python -m hybridrelay.events` to docs/events.md"
+
+
+def test_every_event_is_published_by_something() -> None:
+    package = Path(hybridrelay.__file__).parent
+    sources = [path for path in package.rglob("*.py") if package / "events" not in path.parents]
+    text = "\n".join(path.read_text() for path in sources)
+    unused = [event.__name__ for event in all_events() if not re.search(rf"\b{event.__name__}\b", text)]
+    assert unused == []
 
 
 @pytest.mark.parametrize("event", all_events(), ids=lambda event: event.name)
