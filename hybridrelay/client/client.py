@@ -1,8 +1,11 @@
-"""The client: one session per hybrid connection, opened when first needed and used for every stream."""
+"""The client: one session per hybrid connection, opened when first needed and used for every stream.
+
+Half of the module documents what an application calls. The work is done in `opening.py` (waiting for a session),
+`sessions.py` (the sessions that live), and `senders.py` (the relays).
+"""
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -25,10 +28,10 @@ from ..connectivity.instance import new_instance
 from ..connectivity.link import UPGRADE_INTERVAL_SECONDS, RelayLink, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
-from ..errors import HybridRelayError, PeerIdentityError, SessionError, StreamRefused
-from ..mux import DATA_CONFIG, Budget, MuxStream, Role, Session
+from ..errors import StreamRefused
+from ..mux import DATA_CONFIG, Budget, MuxStream, Session
 from ..protocol import control
-from ..protocol.reasons import Category, Reason
+from ..protocol.reasons import Reason
 from ..security import (
     ConnectionString,
     Secret,
@@ -40,21 +43,18 @@ from ..security import (
     update_string,
 )
 from .kept import KeptSession
-from .listeners import AvoidedListeners, ListenerSearch
 from .opening import SessionOpener
 from .patience import check_patience
 from .sender import Sender
 from .senders import Senders
+from .sessions import DELIVERY_SECONDS, Sessions
 
 logger = LimitedLogger("hybridrelay.client")
 
 #: Memory that all sessions of this process together may promise to their peers, where no other budget is given.
 _PROCESS_BUDGET = Budget(1 << 30)
-#: How often the data channels are looked at for whether they have to be renewed (seconds).
-_RENEW_CHECK_SECONDS = 60.0
-#: For closed streams to deliver their last bytes, and then to end the session in good order (seconds).
-_DELIVERY_SECONDS = 10.0
-_FAREWELL_SECONDS = _DELIVERY_SECONDS + 3.0
+#: For sessions to end in good order, after their streams had time to deliver their last bytes (seconds).
+_FAREWELL_SECONDS = DELIVERY_SECONDS + 3.0
 #: The longest wait before another try to move a session that depends on an earlier connection string (seconds).
 _FOLLOW_MAX_SECONDS = 30.0
 #: The same where a relay refuses the new key: it costs a data channel each time, and an operator has to do something.
@@ -91,10 +91,6 @@ class Client:
         self._clock = clock
         self._end_to_end = EndToEnd.from_connection_string(string)
         self._nursery = nursery
-        self._budget = _PROCESS_BUDGET if budget is None else budget
-        self._config = attrs.evolve(
-            DATA_CONFIG, resume_deadline=resume_deadline, max_streams=0
-        )  # a connector opens no streams
         self._new_link = partial(
             RelayLink,
             role=control.Role.CLIENT,
@@ -117,13 +113,20 @@ class Client:
         #: In which better routes are looked for, while `watch` runs.
         self._watching: trio.Nursery | None = None
         self._upgrading: dict[Sender, trio.CancelScope] = {}
-        self._avoided = AvoidedListeners()
+        self._sessions = Sessions(
+            self.connection,
+            self._senders,
+            self._end_to_end,
+            nursery,
+            config=attrs.evolve(
+                DATA_CONFIG, resume_deadline=resume_deadline, max_streams=0
+            ),  # a connector opens none
+            budget=_PROCESS_BUDGET if budget is None else budget,
+        )
         self._open_patience = check_patience(open_patience)
         self._opener = SessionOpener(
-            nursery, self._open_session, replaced=lambda kept: nursery.start_soon(self._finish, kept)
+            nursery, self._open_session, replaced=lambda kept: nursery.start_soon(self._sessions.finish, kept)
         )
-        #: Sessions that have not ended: the present one, and earlier ones that finish their streams.
-        self._live: set[KeptSession] = set()
 
     def __repr__(self) -> str:
         return f"<Client {self.connection} at {', '.join(self._string.hosts)}, {self.route or 'not connected'}>"
@@ -158,7 +161,7 @@ class Client:
     @property
     def open_streams(self) -> int:
         """Streams that are not over, of all sessions."""
-        return sum(kept.session.stream_count for kept in self._live)
+        return self._sessions.stream_count
 
     @property
     def is_connected(self) -> bool:
@@ -198,6 +201,10 @@ class Client:
     def _deadline(self, patience: float | None) -> float:
         return trio.current_time() + (self._open_patience if patience is None else check_patience(patience))
 
+    async def _aclose(self) -> None:
+        self._opener.close()
+        await self._sessions.aclose()
+
     # --- what keeps a session on the best path, in the background
 
     async def watch(self) -> None:
@@ -209,7 +216,7 @@ class Client:
                     self._start_upgrading(sender)
                 nursery.start_soon(report_left_out)
                 nursery.start_soon(watch_jumps, self._jumped)
-                nursery.start_soon(self._renew)
+                nursery.start_soon(self._sessions.renew)
                 nursery.start_soon(self._follow_string)
                 await trio.sleep_forever()
             finally:
@@ -226,7 +233,7 @@ class Client:
 
     def _in_use(self, sender: Sender) -> Candidate | None:
         """The worst route to this relay over which a session goes; None if there is none."""
-        routes = [kept.channel.candidate for kept in self._live if kept.goes_through(sender)]
+        routes = [kept.channel.candidate for kept in self._sessions if kept.goes_through(sender)]
         return max(routes, key=lambda candidate: candidate.route.rank, default=None)
 
     async def _upgraded(self, sender: Sender, candidate: Candidate) -> None:
@@ -241,34 +248,17 @@ class Client:
         def is_worse(kept: KeptSession) -> bool:
             return kept.goes_through(sender) and kept.channel.candidate.route.rank > candidate.route.rank
 
-        await self._move_all(is_worse, lambda: [sender])
-
-    async def _move_all(
-        self, is_needed: Callable[[KeptSession], bool], senders: Callable[[], Sequence[Sender]]
-    ) -> None:
-        """Move all sessions that need it, those that have been replaced and finish their streams too."""
-        for kept in list(self._live):
-            if is_needed(kept):
-                await kept.move(senders(), is_needed=partial(is_needed, kept))
+        await self._sessions.move(is_worse, lambda: [sender])
 
     def _draining(self, sender: Sender) -> None:
-        for kept in self._live:
+        for kept in self._sessions:
             self._nursery.start_soon(kept.leave, sender)
 
     def _jumped(self, what: str) -> None:
         self._events.publish(events.NetworkChanged(detail=what))
         for sender in self._senders.all:
             sender.jumped()
-        for kept in self._live:
-            kept.session.check_alive()
-
-    async def _renew(self) -> None:
-        while True:
-            await trio.sleep(_RENEW_CHECK_SECONDS)
-            for kept in list(self._live):
-                if kept.is_worn():
-                    logger.info("%s: renewing the data channel", self.connection)
-                    await kept.move(self._senders.in_order(kept.channel.sender), is_needed=kept.is_worn)
+        self._sessions.check_alive()
 
     # --- another connection string
 
@@ -338,8 +328,8 @@ class Client:
             backoff = Backoff(first_seconds=1.0, max_seconds=_FOLLOW_MAX_SECONDS, min_seconds=0.1)
             while True:
                 self._updated = trio.Event()
-                await self._move_all(self._is_stale, self._senders.in_order)
-                if not any(map(self._is_stale, self._live)) and not any(
+                await self._sessions.move(self._is_stale, self._senders.in_order)
+                if not any(map(self._is_stale, self._sessions)) and not any(
                     key != self._string.key for key in self._attempts
                 ):
                     break
@@ -355,16 +345,6 @@ class Client:
         missing = tuple(sender.link.host for sender in self._senders.all if not sender.has_accepted_key)
         key = key_fingerprint(self._string.key)
         self._events.publish(events.KeyInUse(connection=self.connection, key=key, missing=missing))
-
-    async def _finish(self, kept: KeptSession) -> None:
-        """A session that has been replaced ends with its last stream."""
-        await kept.session.aclose(grace=math.inf)
-        outcome = await kept.session.wait_ended()
-        logger.info(
-            "%s: the session that was replaced has ended: %s",
-            self.connection,
-            outcome.text or outcome.reason.describe,
-        )
 
     async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         """Open a stream to the target: returns when the connector has connected.
@@ -401,7 +381,7 @@ class Client:
         key = self._string.key
         self._attempts[key] += 1
         try:
-            kept = await self._search_session()
+            kept = await self._sessions.open()
         finally:
             self._attempts[key] -= 1
             self._attempts += Counter()  # forgets those without any
@@ -410,46 +390,6 @@ class Client:
         if self._is_stale(kept):
             self._updated.set()
         return kept
-
-    async def _search_session(self) -> KeptSession:
-        """A session with any listener that will do. Which one fails, and why, is final for none of the others."""
-        search = ListenerSearch(self._avoided)
-        while True:
-            channel = await self._senders.open_data_channel(search, self._senders.in_order())
-            session = Session(Role.INITIATOR, config=self._config, budget=self._budget)
-            kept = KeptSession(session, channel, self.connection, self._senders)
-            try:
-                await self._nursery.start(self._keep, kept)
-            except SessionError as exc:
-                # The connector's verdict on us arrives only now: as an alert, or as the reason of its GOAWAY.
-                error = self._explain(exc)
-                if not search.failed(channel.peer.instance, error, trio.current_time()):
-                    raise error from exc
-            else:
-                return kept
-
-    def _explain(self, exc: SessionError) -> HybridRelayError:
-        if exc.reason.category is Category.IDENTITY:
-            return PeerIdentityError(
-                f"this application's identity is not acceptable to the connector: {exc.reason.describe}",
-                reason=exc.reason,
-            )
-        return self._end_to_end.explain(exc)
-
-    async def _keep(self, kept: KeptSession, *, task_status: trio.TaskStatus[None]) -> None:
-        self._live.add(kept)
-        try:
-            await kept.run(task_status=task_status)
-        finally:
-            self._live.discard(kept)
-
-    async def _aclose(self) -> None:
-        self._opener.close()
-        async with trio.open_nursery() as nursery:
-            for kept in self._live:
-                # Streams that were closed still deliver what they were given; those that were not are cut off.
-                kept.session.reset_open_streams(Reason.CANCELLED)
-                nursery.start_soon(partial(kept.session.aclose, grace=_DELIVERY_SECONDS))
 
 
 async def _open_stream(session: Session, wait_opened: bool) -> MuxStream:

@@ -35,7 +35,8 @@ async def test_each_is_checked_after_the_machine_slept(
     monkeypatch.setattr(client_module, "watch_jumps", watch_jumps)
     client = Client(connection_string(), nursery, clock=time.time)
     present, earlier = Scene(count=1), Scene(count=1)
-    client._live.update({await present.start(nursery), await earlier.start(nursery)})
+    for scene in (present, earlier):
+        await nursery.start(client._sessions.run, await scene.make())
     nursery.start_soon(client.watch)
     await trio.sleep(1)
     jumped[0]("slept")
@@ -77,7 +78,8 @@ async def test_each_follows_to_a_better_route(
     (sender,) = client._senders.all
     tcp, wss = candidates(discover(), "auto")[:2]
     present, earlier = Kept(sender, tcp), Kept(sender, wss)
-    client._live.update({present, earlier})
+    for kept in (present, earlier):
+        await nursery.start(client._sessions.run, kept)
     assert in_use() is wss
     await improved(tcp)
     assert earlier.moved_to == [sender]

@@ -121,9 +121,11 @@ class Scene:
     async def open_any(self) -> DataChannel:
         return await self.senders.open_data_channel(ListenerSearch(AvoidedListeners()), self.senders.in_order())
 
+    async def make(self) -> KeptSession:
+        return KeptSession(self.session, await self.open_any(), "db", self.senders)
+
     async def start(self, nursery: trio.Nursery) -> KeptSession:
-        channel: DataChannel = await self.open_any()
-        kept = KeptSession(self.session, channel, "db", self.senders)
+        kept = await self.make()
         await nursery.start(kept.run)
         return kept
 

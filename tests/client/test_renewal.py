@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.client import Client
 from hybridrelay.client.kept import MAX_CHANNEL_BYTES, MAX_CHANNEL_SECONDS, KeptSession
 from hybridrelay.client.sender import DataChannel, Sender
+from hybridrelay.client.senders import Senders
+from hybridrelay.client.sessions import Sessions
+from hybridrelay.connectivity.data import EndToEnd
+from hybridrelay.mux import DATA_CONFIG, Budget
 from hybridrelay.protocol.reasons import Reason
 
 from .fakes import ANY, CARRIER, FakeSender
@@ -52,7 +54,8 @@ class Kept(KeptSession):
 
     def __init__(self, session: AgingSession) -> None:
         stream, _ = trio.testing.memory_stream_pair()
-        super().__init__(session, DataChannel(stream, ANY, FakeSender("a.example"), CARRIER), "db", None)
+        sender = FakeSender("a.example")
+        super().__init__(session, DataChannel(stream, ANY, sender, CARRIER), "db", Senders([sender]))
         self.moved_at: list[float] = []
 
     async def move(self, senders: Sequence[Sender], *, is_needed: Callable[[], bool]) -> Reason:
@@ -62,12 +65,25 @@ class Kept(KeptSession):
         return Reason.NO_ERROR
 
 
+async def start_renewing(nursery: trio.Nursery, *all_kept: Kept) -> None:
+    string = connection_string()
+    sessions = Sessions(
+        "db",
+        Senders([FakeSender("a.example")]),
+        EndToEnd.from_connection_string(string),
+        nursery,
+        config=DATA_CONFIG,
+        budget=Budget(1 << 20),
+    )
+    for kept in all_kept:
+        await nursery.start(sessions.run, kept)
+    nursery.start_soon(sessions.renew)
+
+
 async def test_a_channel_is_renewed_each_day(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    client = Client(connection_string(), nursery, clock=time.time)
     present, replaced = Kept(AgingSession()), Kept(AgingSession())
-    client._live.update({present, replaced})
     began = trio.current_time()
-    nursery.start_soon(client._renew)
+    await start_renewing(nursery, present, replaced)
     await trio.sleep(DAY - 1)
     assert not present.moved_at
     await trio.sleep(2 * DAY)
@@ -81,10 +97,8 @@ async def test_a_channel_is_renewed_each_day(autojump_clock: trio.testing.MockCl
 async def test_a_channel_is_renewed_after_128_gib(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, carried: int, renewed: bool
 ) -> None:
-    client = Client(connection_string(), nursery, clock=time.time)
     kept = Kept(AgingSession(carried))
-    client._live.add(kept)
-    nursery.start_soon(client._renew)
+    await start_renewing(nursery, kept)
     await trio.sleep(200)
     assert bool(kept.moved_at) is renewed
     nursery.cancel_scope.cancel()
