@@ -136,11 +136,8 @@ class ListenerTable(Generic[HandleT]):
         known.listeners[listener.instance] = listener
         return displaced
 
-    def remove(self, listener: Listener[HandleT], *, gone: bool = False) -> bool:
+    def remove(self, listener: Listener[HandleT]) -> bool:
         """A registration has ended, because its control channel has, or because it asked for that.
-
-        Args:
-            gone: the instance said that it will never come back, or is known to be dead.
 
         Returns:
             Whether it was in force. A registration that was displaced meanwhile ends no other one.
@@ -148,7 +145,7 @@ class ListenerTable(Generic[HandleT]):
         known = self._connections.get(listener.connection)
         if known is None or known.listeners.get(listener.instance) is not listener:
             return False
-        self._depart(known, listener.instance, gone=gone)
+        self._depart(known, listener.instance, gone=False)
         return True
 
     def declare_gone(self, connection: str, instance: str) -> Listener[HandleT] | None:

@@ -103,7 +103,8 @@ def test_gone_and_absent_are_told_apart() -> None:
     assert listeners.why_not("sql", "never seen") is Reason.LISTENER_GONE
     leaving = listener("b")
     listeners.register(leaving)
-    assert listeners.remove(leaving, gone=True)
+    assert listeners.declare_gone("sql", "b") is leaving
+    assert not listeners.remove(leaving), "its control channel ends later"
     assert listeners.why_not("sql", "b") is Reason.LISTENER_GONE
 
 
@@ -122,7 +123,7 @@ def test_the_departed_are_forgotten_after_a_while() -> None:
     listeners: ListenerTable[str] = ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: now)
     current = listener(generation=9)
     listeners.register(current)
-    listeners.remove(current, gone=True)
+    listeners.declare_gone("sql", "a")
     now = DEPARTED_SECONDS - 1
     assert listeners.why_not("sql", "a") is Reason.LISTENER_GONE
     with pytest.raises(RendezvousError):
@@ -373,16 +374,16 @@ class ListenerMachine(RuleBasedStateMachine):
             assert displaced is model.registered
         self.models[name] = self.Model(one, generation)
 
-    @rule(data=st.data(), gone=st.booleans())
-    def remove(self, data: st.DataObject, gone: bool) -> None:
+    @rule(data=st.data())
+    def remove(self, data: st.DataObject) -> None:
         if not self.ever:
             return
         one = data.draw(st.sampled_from(self.ever))
         model = self.models[one.instance]
-        assert self.table.remove(one, gone=gone) is (model.registered is one)
+        assert self.table.remove(one) is (model.registered is one)
         if model.registered is one:
             model.registered = None
-            model.gone = gone
+            model.gone = False
 
     @rule(name=st.sampled_from(INSTANCES))
     def declare_gone(self, name: str) -> None:
