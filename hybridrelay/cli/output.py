@@ -30,8 +30,8 @@ class _State:
 def open_standard_streams() -> None:
     """Make sure that the standard streams exist, before anything else is opened.
 
-    Whoever starts a program with one of them closed (``>&-``) wants nothing from it. Without this, a socket or the
-    registry would get its number, and Python has None in its place.
+    A program that is started with one of them closed (``>&-``) is to write nothing there. Without this, a socket or
+    the registry would get its number, and Python has None in its place.
     """
     for number in range(3):
         try:

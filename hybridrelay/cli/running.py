@@ -152,7 +152,7 @@ class _Stopper:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             found.append(signal.SIGINT)
         if sys.platform != "win32" and self._reloads is None:
-            # Whoever started the program with nohup wants it to survive its terminal.
+            # A program that was started with nohup is to survive its terminal.
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
                 found.append(signal.SIGHUP)
         return found

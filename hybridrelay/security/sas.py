@@ -29,7 +29,7 @@ from .names import bracketed, normal_host
 from .rules import MAX_RULE_NAME, KeySlot, Right, Rule
 from .secret import Secret
 
-#: How far the clocks of the relay and of whoever made a token may differ (seconds).
+#: How far the clocks of the relay and of the program that made a token may differ (seconds).
 CLOCK_SKEW_SECONDS = 300
 #: An audience of 260 characters, every one of them escaped twice, fits; so does every token of the public SDKs.
 MAX_TOKEN = 4096
