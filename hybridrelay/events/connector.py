@@ -18,7 +18,6 @@ __all__ = [
     "InstanceReplaced",
     "NotPublished",
     "NothingRegistered",
-    "RefusalsChecked",
     "RegistrationEnded",
     "RegistrationFailed",
     "RegistrationMissing",
@@ -27,6 +26,7 @@ __all__ = [
     "RegistrationStays",
     "RegistrationSucceeded",
     "RegistrationWithdrawn",
+    "RelayAskedAgain",
     "RelayDraining",
     "RelayNamedTwice",
     "RelayRejected",
@@ -246,7 +246,7 @@ class NothingRegistered(Event):
 
 
 @attrs.frozen(kw_only=True)
-class RefusalsChecked(Event):
+class RelayAskedAgain(Event):
     """A relay that has refused a while ago is asked again, because no other relay accepts this connector."""
 
     name: ClassVar = "registration.asked-again"

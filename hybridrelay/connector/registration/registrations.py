@@ -98,7 +98,7 @@ class Registrations(Mapping[str, Registration]):
         for one in outdated:
             one.ask_again(now)
         if outdated:
-            self._out.append(events.RefusalsChecked(host=self._host))
+            self._out.append(events.RelayAskedAgain(host=self._host))
         return bool(outdated)
 
     # --- what the relay does

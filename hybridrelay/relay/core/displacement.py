@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from .listener import Listener
 
-__all__ = ["ROTATION_SECONDS", "who_gives_way"]
+__all__ = ["ROTATION_SECONDS", "choose_displaced"]
 
 #: How often a listener gives way although nothing tells it from the others (seconds). Its sessions go on, and it asks
 #: for its place again within seconds. Rare, because an honest connector may be hit.
@@ -47,7 +47,7 @@ _HOLDERS: Sequence[Callable[[Listener[Any]], Hashable]] = (
 )
 
 
-def who_gives_way(
+def choose_displaced(
     listeners: Sequence[ListenerT],
     since: Mapping[str, float],
     newcomer: ListenerT,

@@ -29,7 +29,7 @@ from ...errors import RendezvousError
 from ...protocol.reasons import Reason
 from ..limits import DEPARTED_PER_CONNECTION, DEPARTED_SECONDS, LISTENERS_PER_CONNECTION, SETTLED_SECONDS
 from ..model import KeyId
-from .displacement import ROTATION_SECONDS, who_gives_way
+from .displacement import ROTATION_SECONDS, choose_displaced
 from .listener import HandleT, Listener
 
 __all__ = ["Listener", "ListenerTable"]
@@ -115,7 +115,7 @@ class ListenerTable(Generic[HandleT]):
         settled = known.settled.get(listener.instance)
         since = known.since.get(listener.instance, now if settled is None else settled.since)
         if displaced is None and len(known.listeners) >= self._max_per_connection:
-            displaced = who_gives_way(
+            displaced = choose_displaced(
                 tuple(known.listeners.values()),
                 known.since,
                 listener,

@@ -133,10 +133,10 @@ class ConnectionService:
         self._broker = broker
         self._peers = peers
         self._events = events
-        #: Set by `keep_waiting`.
+        #: Set by `watch_unauthenticated`.
         self._waiting: UnauthenticatedConnections | None = None
 
-    async def keep_waiting(
+    async def watch_unauthenticated(
         self,
         nursery: trio.Nursery,
         *,

@@ -251,7 +251,7 @@ class Relay:
         nursery.start_soon(parts.certificates.watch)
         nursery.start_soon(report_left_out)
         if sys.platform == "linux":
-            await nursery.start(parts.connections.keep_waiting, nursery)
+            await nursery.start(parts.connections.watch_unauthenticated, nursery)
         await ports.open(self._config.bindings, self._config.state_dir)
         # The tasks that accept end before their sockets are closed.
         async with FlatNursery() as accepting:
