@@ -1,30 +1,16 @@
-"""Data channels at the connector: whose they are, the sessions on them, and the streams of those."""
+"""Data channels at the connector, from the relay's offer to the first message of a client with a proved identity."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Callable, Hashable
-from functools import partial
-from typing import NoReturn
-from weakref import WeakValueDictionary
 
-import attrs
 import trio
 
 from .. import events
-from .._nursery import FlatNursery
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import open_data_channel
-from ..connectivity.discovery import Candidate
-from ..connectivity.link import RelayLink
 from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
 from ..mux import (
-    Account,
-    Budget,
-    Role,
-    Session,
-    SessionConfig,
     receive_hello,
     refuse_session,
 )
@@ -34,14 +20,10 @@ from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
 from ..streams import TLSStream
 from ..streams.sockets import abort_stream
-from .policy import Action, Policy, Resource
 from .published import Publication, Published
-from .serving import Origin, StreamService
-from .shares import Shares
+from .sessions import Arrival, ProvenChannel, Sessions
 from .unproven import Newcomer, Unproven
 
-#: Sessions of one identity. Several processes may share a connection string; defends tasks and target connections.
-MAX_SESSIONS_PER_IDENTITY = 256
 #: Data channels whose other end has not proved its identity, per hybrid connection and relay. Defends memory and the
 #: machine against a relay (or a holder of a Send key) that asks for channels without end; a real client needs one.
 #: `unproven.py` decides which one makes room.
@@ -54,159 +36,21 @@ UNPROVEN_SECONDS = 35.0
 MAX_GREETING_CHANNELS = 16
 #: From the end-to-end handshake to the client's HELLO, which comes right after it (seconds).
 HELLO_SECONDS = 10.0
-#: Memory that all data channels together may promise to their peers (bytes).
-PROCESS_BUDGET = 1 << 30
-#: Between two sessions that are moved to a better route: all at once would be a storm (seconds).
-_MOVE_SPACING_SECONDS = 0.1
-
-
-@attrs.define(eq=False)
-class Served:
-    """One session that lives."""
-
-    session: Session
-    published: Published
-    peer: PeerIdentity
-    #: The relay through which its data channel goes. The session belongs to the connector only: the client may move
-    #: it to another relay at any time.
-    link: RelayLink
-    #: The route of its data channel, which need not be the one that would be chosen now.
-    candidate: Candidate
-    #: The key by which we were registered when the relay made the data channel; it ends with this key.
-    key: Secret | None = None
-    #: The same in all events of the session.
-    activity_id: str = ""
-
-    def is_of(self, published: Published, peer: PeerIdentity) -> bool:
-        """Whether the session belongs to this identity. Serials say something only under the same authority."""
-        return self.published is published and self.peer.serial == peer.serial
-
-
-@attrs.frozen(eq=False)
-class _Arrival:
-    """A data channel that is being opened."""
-
-    published: Published
-    #: By which we were registered when it was offered.
-    key: Secret | None
-
-
-@attrs.frozen(eq=False)
-class ProvenChannel:
-    """A data channel whose other end has proved its identity."""
-
-    published: Published
-    #: What follows the end-to-end handshake.
-    stream: trio.abc.Stream
-    peer: PeerIdentity
-    #: The relay and the route over which it goes.
-    link: RelayLink
-    candidate: Candidate
-    #: What is being opened, until a session has the channel.
-    arrival: _Arrival | None = None
-
-    @property
-    def route(self) -> str:
-        """``tcp at relay.example.com``."""
-        return f"{self.candidate.route.name} at {self.link.host}"
-
-    @property
-    def owner(self) -> tuple[Published, str]:
-        """The identity, as shares and limits tell identities apart."""
-        return self.published, self.peer.serial
 
 
 class DataChannels:
-    """All sessions of a connector. They are touched by nothing that happens to control channels.
+    """The data channels of a connector, from the relay's offer until a session has them.
 
     Args:
-        policy: which identities are denied.
-        config: of every session.
+        sessions: get the channels.
         stream: gets the events.
-        lost: called when a session has lost its data channel, with the relay through which it went.
     """
 
-    def __init__(
-        self, policy: Policy, config: SessionConfig, stream: events.EventStream, *, lost: Callable[[RelayLink], None]
-    ) -> None:
-        self._lost = lost
-        self._policy = policy
-        self._config = config
-        self._budget = Budget(PROCESS_BUDGET)
-        self._shares = Shares()
+    def __init__(self, sessions: Sessions, stream: events.EventStream) -> None:
+        self._sessions = sessions
         self._events = stream
-        self.streams = StreamService(lambda: self._policy, self._shares, stream)
-        #: What each identity's sessions hold together, for as long as there are any.
-        self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
-        #: Of sessions, for the audit log.
-        self._numbers = itertools.count(1)
-        #: By session id.
-        self._served: dict[bytes, Served] = {}
-        #: Data channels that are being opened.
-        self._arriving: set[_Arrival] = set()
         #: Proven channels whose HELLO has not arrived, by identity.
         self._greeting: dict[tuple[Published, str], Unproven] = {}
-
-    def set_policy(self, policy: Policy) -> None:
-        """Put a policy into force: sessions of identities that it denies end at once."""
-        self._policy = policy
-        for served in list(self._served.values()):
-            peer = served.peer
-            if reason := self._denied(served.published, peer):
-                served.session.close(reason)
-
-    def _denied(self, published: Published, peer: PeerIdentity) -> Reason | None:
-        """Why the policy that is in force now allows this identity no session, or None."""
-        decision = self._policy.decide(peer, Action.OPEN_SESSION, Resource(published.name, published.target))
-        if decision.reason is not None:
-            self._events.publish(
-                events.PolicyRefused(
-                    connection=published.name,
-                    label=peer.label,
-                    serial=peer.serial,
-                    reason=decision.reason,
-                    detail=decision.rule,
-                )
-            )
-        return decision.reason
-
-    def of(self, link: RelayLink) -> list[Served]:
-        """The sessions whose present or last data channel goes through one relay."""
-        return [served for served in self._served.values() if served.link is link]
-
-    def check_alive(self) -> None:
-        """Ask every peer at once whether it is there."""
-        for served in self._served.values():
-            served.session.check_alive()
-
-    async def move(self, link: RelayLink, candidate: Candidate) -> None:
-        """Let sessions follow to a better route: each resumes over a new data channel, one after the other."""
-        for served in self.of(link):
-            if served.session.is_open and served.candidate.route.rank > candidate.route.rank:
-                served.session.drop_channel()
-                await trio.sleep(_MOVE_SPACING_SECONDS)
-
-    async def follow_key(self, published: Published) -> bool:
-        """Let sessions whose data channel was made with an earlier key resume over another one, one after the other.
-
-        Returns:
-            Whether nothing depends on an earlier key any more.
-        """
-        key = published.string.key
-        for served in list(self._served.values()):
-            if served.published is published and served.key != key and served.session.is_open:
-                served.session.drop_channel()
-                await trio.sleep(_MOVE_SPACING_SECONDS)
-        return not any(one.published is published and one.key != key for one in self._served.values()) and not any(
-            one.published is published and one.key != key for one in self._arriving
-        )
-
-    async def drain(self, grace: float) -> None:
-        """Let open streams finish for up to `grace` seconds, and end all sessions."""
-        self._events.publish(events.ProgramStopping(role="connector", open=len(self._served)))
-        async with trio.open_nursery() as nursery:
-            for served in self._served.values():
-                nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))
 
     async def serve(
         self,
@@ -228,8 +72,8 @@ class DataChannels:
         published, link = publication.published, publication.link
         newcomer.scope.deadline = trio.current_time() + UNPROVEN_SECONDS
         opened: tuple[TLSStream, PeerIdentity] | None = None
-        arrival = _Arrival(published, key)
-        self._arriving.add(arrival)
+        arrival = Arrival(published, key)
+        self._sessions.arriving.add(arrival)
         try:
             with newcomer.scope:
                 candidate = await link.choose()
@@ -250,10 +94,10 @@ class DataChannels:
                 return
             publication.unproven.leave(newcomer)
             tls, peer = opened
-            if reason := self._denied(published, peer):
+            if reason := self._sessions.denied(published, peer):
                 await refuse_session(tls, reason)
                 return
-            await self._serve_session(ProvenChannel(published, tls, peer, link, candidate, arrival))
+            await self.greet(ProvenChannel(published, tls, peer, link, candidate, arrival))
         except HybridRelayError as exc:
             self._publish_failure(publication, exc, is_lost=control_channel.has_ended)
             if isinstance(exc, RelayUnreachable):
@@ -266,7 +110,7 @@ class DataChannels:
             self._events.publish(events.InternalError(where="data channel", connection=published.name, exception=exc))
         finally:
             publication.unproven.leave(newcomer)
-            self._arriving.discard(arrival)
+            self._sessions.arriving.discard(arrival)
 
     def _publish_failure(self, publication: Publication, error: HybridRelayError, *, is_lost: bool) -> None:
         """Publish why a data channel failed. `is_lost`: the control channel over which it was offered has ended."""
@@ -287,21 +131,16 @@ class DataChannels:
                 )
             )
 
-    def _publish_refusal(self, published: Published, peer: PeerIdentity, reason: Reason, detail: str) -> None:
-        self._events.publish(
-            events.SessionRefused(
-                connection=published.name, label=peer.label, serial=peer.serial, reason=reason, detail=detail
-            )
-        )
-
-    async def _serve_session(self, channel: ProvenChannel) -> None:
-        """A proven data channel: the first of a new session, or the next one of a session that we have."""
+    async def greet(self, channel: ProvenChannel) -> None:
+        """Receive the first message on a proven data channel: it belongs to a new session, or to one that we have."""
         published, peer, stream = channel.published, channel.peer, channel.stream
         greeting = self._greeting.setdefault(channel.owner, Unproven())
-        limit = MAX_GREETING_CHANNELS + self._sessions_of(published, peer)
+        limit = MAX_GREETING_CHANNELS + self._sessions.count_of(published, peer)
         newcomer = greeting.admit("", limit)
         if newcomer is None:
-            self._publish_refusal(published, peer, Reason.LIMIT, "too many of its data channels wait for HELLO")
+            self._sessions.publish_refusal(
+                published, peer, Reason.LIMIT, "too many of its data channels wait for HELLO"
+            )
             await abort_stream(stream)
             return
         received: tuple[Hello, bytes] | None = None
@@ -322,109 +161,4 @@ class DataChannels:
             await abort_stream(stream)
             raise RendezvousError(f"{peer.label} ({peer.serial}) sent no HELLO in time", reason=Reason.PEER_SILENT)
         hello, initial = received
-        if refusal := self._refusal(published, peer, hello):
-            await refuse_session(stream, refusal)
-        elif hello.attach:
-            await self._attach(channel, hello, initial)
-        else:
-            await self._run_session(channel, hello.session_id, initial)
-
-    def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
-        """Check the policy again, which may have changed while HELLO was in transit, and a limit."""
-        if reason := self._denied(published, peer):
-            return reason
-        if hello.attach or self._sessions_of(published, peer) < MAX_SESSIONS_PER_IDENTITY:
-            return None
-        self._publish_refusal(published, peer, Reason.LIMIT, "it has too many sessions")
-        return Reason.LIMIT
-
-    def _sessions_of(self, published: Published, peer: PeerIdentity) -> int:
-        return sum(1 for served in self._served.values() if served.is_of(published, peer))
-
-    async def _attach(self, channel: ProvenChannel, hello: Hello, initial: bytes) -> None:
-        published, peer = channel.published, channel.peer
-        served = self._served.get(hello.session_id)
-        refusal: Reason | None = Reason.SESSION_UNKNOWN
-        if served is not None and served.is_of(published, peer):
-            refusal = served.session.attach_refusal(hello)
-        if served is None or refusal is not None:
-            refusal = refusal or Reason.SESSION_UNKNOWN
-            self._publish_refusal(published, peer, refusal, "its session cannot be resumed")
-            await refuse_session(channel.stream, refusal)
-            return
-        self._events.publish(
-            events.SessionResumed(
-                connection=published.name, activity_id=served.activity_id, label=peer.label, route=channel.route
-            )
-        )
-        served.link, served.candidate, served.key = channel.link, channel.candidate, self._arrived(channel.arrival)
-        await served.session.replace_channel(channel.stream, initial)
-
-    def _arrived(self, arrival: _Arrival | None) -> Secret | None:
-        """A session has the data channel now; the key with which it was made."""
-        if arrival is None:
-            return None
-        self._arriving.discard(arrival)
-        return arrival.key
-
-    async def _run_session(self, channel: ProvenChannel, session_id: bytes, initial: bytes) -> None:
-        published, peer, owner = channel.published, channel.peer, channel.owner
-        if session_id in self._served:
-            await refuse_session(channel.stream, Reason.PROTOCOL_ERROR)
-            return
-        if not self._shares.descriptors.take(owner):
-            self._publish_refusal(published, peer, Reason.LIMIT, self._shares.descriptors.why_refused(owner))
-            await refuse_session(channel.stream, Reason.LIMIT)
-            return
-        number = next(self._numbers)
-        account = self._accounts.setdefault(owner, Account())
-        session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget, account=account)
-        key, activity_id = self._arrived(channel.arrival), f"{self.streams.run}session-{number}"
-        self._served[session_id] = served = Served(
-            session, published, peer, channel.link, channel.candidate, key, activity_id
-        )
-        try:
-            await self._serve_offers(served, channel, number, initial)
-        finally:
-            del self._served[session_id]
-            self._shares.descriptors.give_back(owner)
-
-    async def _serve_offers(self, served: Served, channel: ProvenChannel, number: int, initial: bytes) -> None:
-        """Run a session to its end. Publishes one event when it is open, and then exactly one when it is over."""
-        session, published, peer = served.session, served.published, served.peer
-
-        async def wait_for_client() -> NoReturn:
-            self._lost(served.link)
-            await trio.sleep_forever()
-
-        is_open = False
-        try:
-            async with FlatNursery() as nursery:
-                await nursery.start(partial(session.run, channel.stream, initial=initial, reconnect=wait_for_client))
-                is_open = True
-                self._events.publish(
-                    events.SessionOpened(
-                        connection=published.name,
-                        activity_id=served.activity_id,
-                        label=peer.label,
-                        serial=peer.serial,
-                        route=channel.route,
-                    )
-                )
-                async for offer in session.offers:
-                    where = f"{served.candidate.route.name} at {served.link.host}"
-                    origin = Origin(published, peer, number, where)
-                    nursery.start_soon(self.streams.serve, offer, origin)
-            await session.wait_ended()
-        finally:
-            if is_open:
-                outcome = session.outcome
-                self._events.publish(
-                    events.SessionEnded(
-                        connection=published.name,
-                        activity_id=served.activity_id,
-                        label=peer.label,
-                        reason=Reason.GOING_AWAY if outcome is None else outcome.reason,
-                        detail="" if outcome is None else outcome.text,
-                    )
-                )
+        await self._sessions.take(channel, hello, initial)

@@ -38,6 +38,7 @@ from .instance_file import InstanceFile
 from .policy import Policy, PolicyFile
 from .published import Publication, Published
 from .registrar import Registrar
+from .sessions import Sessions
 
 #: Between two looks whether something depends on an earlier key still (seconds).
 _FOLLOW_SECONDS = 1.0
@@ -48,8 +49,8 @@ _LinkKey = tuple[str, frozenset[tuple[str, int | None]], tuple[str, ...]]
 class Connector:
     """Publishes hybrid connections until cancelled. `run_connector` is enough where nothing changes while it runs.
 
-    A `Registrar` keeps what is published registered at one relay; `DataChannels` has what comes of that, through
-    whichever relay.
+    A `Registrar` keeps what is published registered at one relay; `DataChannels` opens what it
+    offers, and `Sessions` has what comes of that, through whichever relay.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class Connector:
         policy = policy_file.policy if policy_file else policy or Policy()
         config = attrs.evolve(DATA_CONFIG, resume_deadline=resume_deadline)
         self._events = stream or events.logged_events()
-        self._channels = DataChannels(policy, config, self._events, lost=self._data_channel_lost)
+        self._sessions = Sessions(policy, config, self._events, lost=self._data_channel_lost)
         self._policy_file = policy_file
         instance = instance_file.instance if instance_file else new_instance()
         replaces = instance_file.dead if instance_file else ()
@@ -103,7 +104,8 @@ class Connector:
         )
         self._new_registrar = partial(
             Registrar,
-            channels=self._channels,
+            channels=DataChannels(self._sessions, self._events),
+            sessions=self._sessions,
             replaces=replaces,
             clock=clock,
             stream=self._events,
@@ -220,7 +222,7 @@ class Connector:
         if published in self._following:
             self._following[published].cancel()
         with trio.CancelScope() as self._following[published]:
-            while not (published.has_settled and await self._channels.follow_key(published)):
+            while not (published.has_settled and await self._sessions.follow_key(published)):
                 with trio.move_on_after(_FOLLOW_SECONDS):
                     await self._change.wait()
             missing = tuple(one.link.host for one in published.publications if not one.state.is_registered)
@@ -234,7 +236,7 @@ class Connector:
             ConfigurationError: it cannot be read or understood; the last valid deny list stays in force.
         """
         if self._policy_file is not None:
-            self._channels.set_policy(await self._policy_file.reload())
+            self._sessions.set_policy(await self._policy_file.reload())
 
     # --- running
 
@@ -247,7 +249,7 @@ class Connector:
     ) -> None:
         """See `run_connector`."""
         # For as long as streams may end, that is until the nursery is closed.
-        with self._events.subscribed(AuditLog(self._channels.streams.run)):
+        with self._events.subscribed(AuditLog(self._sessions.streams.run)):
             await self._run(stop, grace, task_status)
 
     async def _run(
@@ -258,9 +260,9 @@ class Connector:
             try:
                 nursery.start_soon(report_left_out)
                 nursery.start_soon(watch_jumps, self._jumped)
-                nursery.start_soon(self._channels.streams.keep_reporting)
+                nursery.start_soon(self._sessions.streams.keep_reporting)
                 if self._policy_file is not None:
-                    nursery.start_soon(self._policy_file.watch, self._channels.set_policy, self._policy_failed)
+                    nursery.start_soon(self._policy_file.watch, self._sessions.set_policy, self._policy_failed)
                 nursery.start_soon(self._end_when_over)
                 for registrar in self._registrars.values():
                     nursery.start_soon(registrar.run, nursery)
@@ -323,7 +325,7 @@ class Connector:
         """Take no new work, and let open streams finish for up to `grace` seconds."""
         for registrar in self._registrars.values():
             registrar.stop()
-        await self._channels.drain(grace)
+        await self._sessions.drain(grace)
 
     def _data_channel_lost(self, link: RelayLink) -> None:
         if registrar := self._registrars.get(link):  # the string may name this relay no longer
@@ -336,7 +338,7 @@ class Connector:
         self._events.publish(events.NetworkChanged(detail=what))
         for registrar in self._registrars.values():
             registrar.network_changed()
-        self._channels.check_alive()
+        self._sessions.check_alive()
 
 
 def _why_refused(published: Published) -> HybridRelayError:

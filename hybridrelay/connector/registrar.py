@@ -24,6 +24,7 @@ from ..security import Secret
 from .channels import MAX_UNPROVEN_CHANNELS, DataChannels
 from .published import Publication, Published
 from .registration import Machine, commands, inputs
+from .sessions import Sessions
 
 __all__ = ["Registrar"]
 
@@ -54,7 +55,8 @@ class Registrar:
 
     Args:
         link: the relay.
-        channels: serve what comes of it.
+        channels: serve what the relay offers.
+        sessions: of the connector, through whichever relay.
         replaces: earlier instances of this connector that are dead.
         clock: seconds since 1970.
         stream: gets the events.
@@ -67,6 +69,7 @@ class Registrar:
         self,
         link: RelayLink,
         channels: DataChannels,
+        sessions: Sessions,
         *,
         replaces: tuple[OwnInstance, ...],
         clock: Callable[[], float],
@@ -76,6 +79,7 @@ class Registrar:
     ) -> None:
         self.link = link
         self._data_channels = channels
+        self._served = sessions
         self._replaces = tuple(instance.secret for instance in replaces)
         self._clock = clock
         self._stream = stream
@@ -193,7 +197,7 @@ class Registrar:
                 self._execute(output)
 
     def _look_at_sessions(self) -> None:
-        open_ones = [served.session.is_open for served in self._data_channels.of(self.link)]
+        open_ones = [served.session.is_open for served in self._served.of(self.link)]
         sessions = inputs.Sessions.NONE
         if open_ones:
             sessions = inputs.Sessions.CONNECTED if all(open_ones) else inputs.Sessions.INTERRUPTED
@@ -233,7 +237,7 @@ class Registrar:
                 self.link.forget(network_changed=network_changed)
             case commands.MoveSessions(route):
                 assert self._nursery is not None
-                self._nursery.start_soon(self._data_channels.move, self.link, route)
+                self._nursery.start_soon(self._served.move, self.link, route)
             case commands.AnswerRoute():
                 self._question.answer = command
                 self._question.answered.set()
@@ -337,7 +341,7 @@ class Registrar:
 
     def _worst_route(self) -> Candidate | None:
         """The worst route that carries anything now."""
-        routes = [served.candidate for served in self._data_channels.of(self.link) if served.session.is_open]
+        routes = [served.candidate for served in self._served.of(self.link) if served.session.is_open]
         if self._machine.route is not None:
             routes.append(self._machine.route)
         return max(routes, key=lambda candidate: candidate.route.rank, default=None)
@@ -356,7 +360,7 @@ class Registrar:
         if question.answer.error is not None:
             raise question.answer.error
         if question.answer.move_sessions:
-            await self._data_channels.move(self.link, better)
+            await self._served.move(self.link, better)
 
 
 async def _send(channel: ControlChannel, message: control.Message) -> None:

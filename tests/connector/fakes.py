@@ -160,6 +160,7 @@ class Scene:
         self.registrar = Registrar(
             self.relay,
             self.channels,
+            self.channels,
             replaces=(),
             clock=self.relay.clock,
             stream=EventStream(LogSubscriber(), self.events.append),

@@ -12,18 +12,17 @@ import trio.testing
 from hybridrelay import security
 from hybridrelay.connectivity import Candidate
 from hybridrelay.connector import channels
+from hybridrelay.connector import sessions as sessions_module
 from hybridrelay.connector.channels import (
     HELLO_SECONDS,
     MAX_GREETING_CHANNELS,
-    MAX_SESSIONS_PER_IDENTITY,
     UNPROVEN_SECONDS,
     DataChannels,
-    ProvenChannel,
-    Served,
 )
 from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Publication, Published
 from hybridrelay.connector.registration import Registration
+from hybridrelay.connector.sessions import MAX_SESSIONS_PER_IDENTITY, ProvenChannel, Served, Sessions
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
@@ -49,7 +48,9 @@ class Scene:
         self.one, self.two = published("one"), published("two")
         self.link = FakeRelay()
         self.events: list[Event] = []
-        self.served = DataChannels(Policy(), DATA_CONFIG, EventStream(self.events.append), lost=lambda _: None)
+        stream = EventStream(self.events.append)
+        self.sessions = Sessions(Policy(), DATA_CONFIG, stream, lost=lambda _: None)
+        self.channels = DataChannels(self.sessions, stream)
         #: What serving a channel raised.
         self.errors: list[Exception] = []
 
@@ -59,7 +60,7 @@ class Scene:
 
         async def serve() -> None:
             try:
-                await self.served._serve_session(ProvenChannel(whose or self.one, theirs, peer, self.link, WSS))
+                await self.channels.greet(ProvenChannel(whose or self.one, theirs, peer, self.link, WSS))
             except (RendezvousError, SessionError) as exc:
                 self.errors.append(exc)
 
@@ -117,7 +118,7 @@ async def test_a_session_has_one_event_at_its_end_whatever_ended_it(
         if how == "closed by the client":
             session.close()
         elif how == "revoked":
-            scene.served.set_policy(Policy(frozenset({PEER.label})))
+            scene.sessions.set_policy(Policy(frozenset({PEER.label})))
         else:
             connector.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
@@ -142,7 +143,7 @@ async def test_nobody_else_resumes_it(
     assert not await scene.attach(session, whose, peer)
     assert session.outcome is not None
     assert session.outcome.reason is Reason.SESSION_UNKNOWN
-    (served,) = scene.served._served.values()
+    (served,) = scene.sessions._served.values()
     assert served.session.outcome is None, "the one that it belongs to can still resume"
     nursery.cancel_scope.cancel()
 
@@ -175,7 +176,7 @@ async def test_sessions_of_one_identity_are_limited(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = Scene(nursery)
-    monkeypatch.setattr(channels, "MAX_SESSIONS_PER_IDENTITY", 3)
+    monkeypatch.setattr(sessions_module, "MAX_SESSIONS_PER_IDENTITY", 3)
     sessions = [await scene.session() for _ in range(3)]
     with pytest.raises(SessionError) as refused:
         await scene.session()
@@ -194,7 +195,7 @@ async def test_sessions_count_towards_the_share_of_descriptors(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene(nursery)
-    scene.served._shares = Shares(limit=lambda: 16)  # 8 can be used, and so 4 by one application
+    scene.sessions._shares = Shares(limit=lambda: 16)  # 8 can be used, and so 4 by one application
     sessions = [await scene.session() for _ in range(4)]
     with pytest.raises(SessionError) as refused:
         await scene.session()
@@ -243,7 +244,7 @@ async def test_a_channel_without_hello_has_a_deadline(
     await trio.testing.wait_all_tasks_blocked()
     (error,) = scene.errors
     assert "no HELLO" in str(error)
-    assert not scene.served._greeting
+    assert not scene.channels._greeting
     nursery.cancel_scope.cancel()
 
 
@@ -298,7 +299,7 @@ async def test_a_channel_that_proves_nothing_ends_and_the_client_is_told(
     newcomer = publication.unproven.admit("", 1)
     assert newcomer is not None
     offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)
-    nursery.start_soon(scene.served.serve, publication, said, offer, newcomer, None)
+    nursery.start_soon(scene.channels.serve, publication, said, offer, newcomer, None)
     if why == "gave way":
         await trio.sleep(TENURE_SECONDS)
         assert publication.unproven.admit("", 1) is not None
@@ -321,7 +322,7 @@ async def test_an_identity_that_is_denied_at_any_time_has_no_session(
     if when == "while it is open":
         session = await scene.session()
         beside = await scene.session(peer=ANOTHER)
-        scene.served.set_policy(denied)
+        scene.sessions.set_policy(denied)
         await trio.testing.wait_all_tasks_blocked()
         assert session.outcome is not None
         assert session.outcome.reason is Reason.IDENTITY_DENIED
@@ -332,7 +333,7 @@ async def test_an_identity_that_is_denied_at_any_time_has_no_session(
     elif when == "before HELLO":
         channel = scene.channel()
         await trio.testing.wait_all_tasks_blocked()
-        scene.served.set_policy(denied)
+        scene.sessions.set_policy(denied)
         late = Session(Role.INITIATOR, config=DATA_CONFIG)
         with pytest.raises(SessionError) as refused:
             await late.run(channel)
@@ -345,14 +346,14 @@ async def test_an_identity_that_is_denied_at_any_time_has_no_session(
             return theirs, PEER
 
         monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
-        scene.served.set_policy(denied)
+        scene.sessions.set_policy(denied)
         publication = Publication(scene.one, FakeLink(), Registration(scene.one.name, scene.one.string))  # type: ignore[arg-type]
         newcomer = publication.unproven.admit("", 1)
         assert newcomer is not None
         offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)
-        nursery.start_soon(scene.served.serve, publication, FakeControl(), offer, newcomer, None)
+        nursery.start_soon(scene.channels.serve, publication, FakeControl(), offer, newcomer, None)
         # It is answered at once: HELLO is not waited for.
         goaway = await ours.receive_some()
         assert goaway[8:10] == Reason.IDENTITY_DENIED.to_bytes(2, "big")
-    assert not scene.served._greeting
+    assert not scene.channels._greeting
     nursery.cancel_scope.cancel()

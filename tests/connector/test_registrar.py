@@ -446,8 +446,9 @@ async def test_one_relay_under_two_names_is_registered_under_one(
 ) -> None:
     """The second registration would take the place of the first, and so on."""
     relay = FakeRelay(identity)
+    channels = Channels()
     registrar = Registrar(
-        relay, Channels(), replaces=(), clock=relay.clock, stream=logged_events(), changed=lambda: None
+        relay, channels, channels, replaces=(), clock=relay.clock, stream=logged_events(), changed=lambda: None
     )
     registrar.publish(scene.one.published)
     start(nursery, scene)

@@ -22,6 +22,7 @@ from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Publication
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.registration import Registration
+from hybridrelay.connector.sessions import Sessions
 from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import HybridRelayError, RelayUnreachable, RendezvousError
 from hybridrelay.events import DataChannelDeclined, DataChannelFailed, Event, EventStream, Level, logged_events
@@ -162,7 +163,7 @@ class Place:
 
 
 class Offers:
-    """In place of `DataChannels`: counts the offers, and goes to none of them."""
+    """In place of `DataChannels` and `Sessions`: counts the offers, and goes to none of them."""
 
     def __init__(self) -> None:
         self.moved: list[Candidate] = []
@@ -197,7 +198,13 @@ class Scene:
         self.place = place
         self.offers = Offers()
         self.registrar = Registrar(
-            place, self.offers, replaces=(), clock=trio.current_time, stream=logged_events(), changed=lambda: None
+            place,
+            self.offers,
+            self.offers,
+            replaces=(),
+            clock=trio.current_time,
+            stream=logged_events(),
+            changed=lambda: None,
         )
         self.registrations = {}
         self.keys = keys
@@ -574,7 +581,9 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
     newcomer = publication.unproven.admit("", 1)
     assert newcomer is not None
     published_events: list[Event] = []
-    served = channels.DataChannels(Policy(), DATA_CONFIG, EventStream(published_events.append), lost=lambda _: None)
+    stream = EventStream(published_events.append)
+    sessions = Sessions(Policy(), DATA_CONFIG, stream, lost=lambda _: None)
+    served = channels.DataChannels(sessions, stream)
     await served.serve(publication, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0), newcomer)
     (event,) = published_events
     assert type(event) is (DataChannelDeclined if has_ended else DataChannelFailed)
