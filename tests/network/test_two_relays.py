@@ -100,7 +100,7 @@ async def test_the_firewall_drops_everything_to_the_first_relay_from_the_start(
         f"everything to the first of two relays dropped: both sides ready after {trio.current_time() - began:.1f} s"
     )
     async with pair.talking(lab, forward):
-        assert f"connected over tcp at {SECOND}" in forward.program.err
+        await said(forward.program, f"connected over tcp at {SECOND}")
 
 
 async def test_everything_to_the_first_relay_is_dropped_while_streams_run(
@@ -109,7 +109,7 @@ async def test_everything_to_the_first_relay_is_dropped_while_streams_run(
     connector, forward = pair.start_both_sides()
     await said(connector, f"registered at a relay: connection=live host={SECOND}")
     async with pair.talking(lab, forward) as talkers:
-        assert f"connected over tcp at {FIRST}" in forward.program.err
+        await said(forward.program, f"connected over tcp at {FIRST}")
         lab.set(State.DROPPED)
         began = trio.current_time()
         await said(forward.program, f"resumed over tcp at {SECOND}")

@@ -73,20 +73,22 @@ class Scene:
 
     def routes(self) -> tuple[str, str]:
         """Over which route the last data channel of the client, and of the connector, goes, as their logs say."""
-        # A line of the log is written a moment after what it reports.
-        client = wait_until(
-            lambda: re.findall(_CHANNEL, self.forward.program.err), seconds=10, what="the client's route in its log"
-        )
         connector = wait_until(
             lambda: re.findall(r"session\.(?:opened|resumed): .* route='(\w+) at ", self.connector.err),
             seconds=10,
             what="the connector's route in its log",
         )
-        return client[-1], connector[-1]
+        return self._client_routes()[-1], connector[-1]
 
     def channels(self) -> int:
         """How many data channels there have been."""
-        return len(re.findall(_CHANNEL, self.forward.program.err))
+        return len(self._client_routes())
+
+    def _client_routes(self) -> list[str]:
+        # A line of the log is written a moment after what it reports.
+        return wait_until(
+            lambda: re.findall(_CHANNEL, self.forward.program.err), seconds=10, what="the client's route in its log"
+        )
 
     async def another_channel(self, before: int) -> None:
         async def there() -> bool:
