@@ -194,7 +194,7 @@ def test_a_stated_limit_only_rises(limits: list[int]) -> None:
     for limit in limits:
         assert theirs.raise_to(limit) == (limit > highest)
         highest = max(highest, limit)
-        assert theirs.available == highest
+        assert theirs.limit == highest
 
 
 # --- the windows in a session
