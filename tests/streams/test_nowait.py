@@ -16,7 +16,6 @@ import trio.testing
 
 from hybridrelay.streams.nowait import READ_BYTES, TURN_BYTES, TURN_SECONDS, NowaitStream, Turn, nowait
 from hybridrelay.testing import tcp_pair
-from hybridrelay_websocket.frames import FIRST_BYTES
 from hybridrelay_websocket.stream import MAX_PIECES, WebSocketStream
 
 from ..stream_pairs import MAKERS, MAKERS_OVER_SOCKETS, Maker, Pair, names, tls, websocket
@@ -247,19 +246,6 @@ async def test_a_reset_is_no_end_of_file() -> None:
             stream.send_nowait(b"x")
 
 
-async def established_websocket(ours: trio.SocketStream, theirs: trio.SocketStream) -> WebSocketStream:
-    """A client's stream that has received so much data that many frames without data are allowed. It is readable."""
-    stream = WebSocketStream(ours, client=True)
-    data = bytes(FIRST_BYTES + 1)
-    await theirs.send_all(b"\x82\x7f" + len(data).to_bytes(8, "big") + data)
-    left = len(data)
-    while left:
-        left -= len(await receive(stream))
-    await theirs.send_all(PING_FRAME)
-    await stream.wait_readable()
-    return stream
-
-
 @posix
 @pytest.mark.parametrize("layer", ["socket", "websocket"])
 async def test_a_socket_that_always_has_more_lets_others_run(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +261,7 @@ async def test_a_socket_that_always_has_more_lets_others_run(layer: str, monkeyp
         return READ_BYTES
 
     async with ours, theirs:
-        stream = nowait(ours) if layer == "socket" else await established_websocket(ours, theirs)
+        stream = nowait(ours if layer == "socket" else WebSocketStream(ours, client=True))
         monkeypatch.setattr(os, "readv", flood)
         while stream.receive_nowait() is not None:
             pass
@@ -329,7 +315,7 @@ async def test_pings_alone_are_received_for_no_longer_than_a_turn(monkeypatch: p
         return READ_BYTES
 
     async with ours, theirs:
-        stream = await established_websocket(ours, theirs)
+        stream = WebSocketStream(ours, client=True)
         monkeypatch.setattr(os, "readv", flood)
         assert stream.receive_nowait() is None
     assert reads == 1
