@@ -13,11 +13,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import attrs
 import pytest
+import trio
 
 from .waiting import wait_until
 
@@ -128,6 +130,14 @@ class Program:
             state = f"exit code {self.process.wait(STOP_SECONDS)}" if look() else "it still runs"
             raise EndedEarly(f"{self.name}: no line {pattern!r} ({state})\n{self.out}\n{self.err}")
         return found[0]
+
+    async def logs(self, pattern: str) -> re.Match[str]:
+        """The first line of the log that matches. A log may come a moment after what it is about.
+
+        Raises:
+            EndedEarly: as by `wait_for_line`.
+        """
+        return await trio.to_thread.run_sync(partial(self.wait_for_line, pattern, where="err"))
 
     def wait(self, seconds: float = STOP_SECONDS) -> int:
         """The exit code, once the process has ended and all of its output is here."""

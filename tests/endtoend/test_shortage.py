@@ -122,8 +122,10 @@ async def test_a_forward_without_descriptors(
     served = await mine.connect_all(FEW + 50)
     assert FEW // 2 < served < FEW
     assert await mine.all_answer()
-    assert _said(forward.program, "new connections are reset: .*this program has run out of file desc") == 1
-    assert "LimitNOFILE=" in forward.program.err
+    told = "new connections are reset: .*this program has run out of file desc"
+    await forward.program.logs(told)
+    assert _said(forward.program, told) == 1
+    await forward.program.logs("LimitNOFILE=")
     assert "network address changed" not in forward.program.err
     await mine.close()
 
@@ -143,8 +145,8 @@ async def test_a_connector_without_descriptors(
     served = await mine.connect_all(FEW)
     assert 16 < served < FEW
     assert await mine.all_answer()
-    assert _said(connector, "event='refused' .* reason='(limit|out-of-resources)'")
-    assert "LimitNOFILE=" in connector.err
+    await connector.logs("event='refused' .* reason='(limit|out-of-resources)'")
+    await connector.logs("LimitNOFILE=")
     assert "unreachable" not in connector.err + forward.program.err
     assert "network address changed" not in connector.err
     await mine.close()
@@ -165,7 +167,7 @@ async def test_one_application_leaves_descriptors_to_others(
     applications += [greedy, modest]
     assert await greedy.connect_all(256) < 128
     assert await modest.connect_all(20) == 20
-    assert "this application's share of the descriptors" in connector.err
+    await connector.logs("this application's share of the descriptors")
 
 
 async def test_a_relay_without_descriptors(deployment: Deployment, published: Published) -> None:
@@ -198,12 +200,8 @@ async def test_no_program_needs_a_thread(
     applications += [mine, failing]
     assert await mine.connect_all(5) == 5
     assert not await failing.connect()
-
-    async def is_told() -> bool:
-        return "cannot start another thread" in connector.err
-
-    await async_wait_until(is_told, seconds=20, what="a word about threads")
-    assert "reason='out-of-resources'" in connector.err
+    await connector.logs("cannot start another thread")
+    await connector.logs("reason='out-of-resources'")
     await mine.close()
     for program in (forward.program, connector, relay):
         assert await trio.to_thread.run_sync(program.terminate) == 0

@@ -124,5 +124,5 @@ except ConnectionResetError:
     command = [*machine.wrapper, sys.executable, "-c", script]
     await trio.run_process(command, capture_stdout=True, capture_stderr=True)
     connector.wait_for_line("has no local port left for the connection; widen", where="err")
-    assert "reason='out-of-resources'" in connector.err
+    await connector.logs("reason='out-of-resources'")
     assert "unreachable" not in connector.err

@@ -156,8 +156,8 @@ async def test_a_connector_goes_on_without_its_instance_file(tmp_path: Path, dis
         fill(disk)
         for file, says in ((old, ""), (disk / "new", "instance file")):
             connector = deployment.start_connector(published, arguments=("--instance-file", str(file)))
-            assert says in connector.err
             assert await trio.to_thread.run_sync(connector.terminate) == 0
+            assert says in connector.err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
