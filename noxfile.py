@@ -97,8 +97,9 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types, strictly."""
+    """Types of the product and of the tests, strictly."""
     group(session, "lint")
+    group(session, "test")
     session.install("--quiet", "--editable", ".")
     session.run("mypy")
 

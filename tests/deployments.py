@@ -12,10 +12,10 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import IO, Any, NoReturn, Self
 
 import attrs
 import pytest
@@ -76,6 +76,8 @@ class Program:
             assert self.process.stdin is not None
             self.process.stdin.write(text_in)
             self.process.stdin.close()
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
         pipes = {"out": self.process.stdout, "err": self.process.stderr}
         self._readers = [
             threading.Thread(target=self._read, args=(which, pipe), daemon=True) for which, pipe in pipes.items()
@@ -83,12 +85,12 @@ class Program:
         for reader in self._readers:
             reader.start()
 
-    def _read(self, which: str, pipe: Iterator[str]) -> None:
+    def _read(self, which: str, pipe: IO[str]) -> None:
         for line in pipe:
             with self._heard:
                 self.lines[which].append(line.rstrip("\n"))
                 self._heard.notify_all()
-        pipe.close()  # type: ignore[attr-defined]
+        pipe.close()
         with self._heard:
             self._heard.notify_all()
 
@@ -166,7 +168,7 @@ class Program:
         self.wait()
 
     def statistics(self) -> dict[str, Any]:
-        """What it answers to SIGUSR1; see docs/operating.md."""
+        """What it answers to SIGUSR1, as in JSON; see docs/operating.md."""
 
         def answers() -> list[str]:
             return [line for line in self.lines["err"] if _STATISTICS in line]
@@ -176,7 +178,8 @@ class Program:
         with self._heard:
             if not self._heard.wait_for(lambda: len(answers()) > known, ANSWER_SECONDS):
                 raise EndedEarly(f"{self.name} does not answer\n{self.err}")
-        return json.loads(answers()[known].partition(_STATISTICS)[2])
+        found: dict[str, Any] = json.loads(answers()[known].partition(_STATISTICS)[2])
+        return found
 
     @property
     def sockets(self) -> int:
@@ -242,11 +245,11 @@ class Deployment:
             for program in self.programs:
                 assert "Traceback" not in program.err, f"{program.name}:\n{program.err}"
 
-    def run(self, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
             [*HYBRIDRELAY, *map(str, arguments)],
-            check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options,
+            check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
     def start(
@@ -255,11 +258,12 @@ class Deployment:
         ready: str = "^ready",
         descriptors: int | None = None,
         wrapper: Sequence[str | Path] = (),
-        **options: object,
+        environment: dict[str, str] | None = None,
     ) -> Program:
         """Start a command, with no more than so many descriptors or by a wrapper, and wait for a line."""
         limit = () if descriptors is None else ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh")
-        program = Program([*limit, *wrapper, *HYBRIDRELAY, *arguments], name=f"hybridrelay {arguments[0]}", **options)
+        command = [*limit, *wrapper, *HYBRIDRELAY, *arguments]
+        program = Program(command, name=f"hybridrelay {arguments[0]}", environment=environment)
         self.programs.append(program)
         program.wait_for_line(ready)
         return program

@@ -18,6 +18,7 @@ import trio.testing
 
 from hybridrelay import _accepting
 from hybridrelay._accepting import QUIET_SECONDS, serve_listeners
+from hybridrelay._shortage import OUT_OF_DESCRIPTORS
 from hybridrelay.events import logged_events
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of descriptors")
@@ -135,14 +136,14 @@ async def test_the_log_says_when_it_is_over(
     report = _accepting.ShortageReport(logged_events(), "port x")
     nursery.start_soon(report.run)
     for _ in range(4):
-        report.note(_accepting.OUT_OF_DESCRIPTORS, 1)
+        report.note(OUT_OF_DESCRIPTORS, 1)
         await trio.sleep(QUIET_SECONDS - 1)
     assert len(_messages(caplog)) == 1
     await trio.sleep(2 * QUIET_SECONDS)
     (_, over) = _messages(caplog)
     assert over.startswith("New connections are accepted again after a resource had run out: where='port x' ")
     assert over.endswith(" connections_reset=4")
-    report.note(_accepting.OUT_OF_DESCRIPTORS, 1)
+    report.note(OUT_OF_DESCRIPTORS, 1)
     await trio.sleep(0.1)
     assert len(_messages(caplog)) == 3
     nursery.cancel_scope.cancel()

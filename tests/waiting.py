@@ -13,7 +13,7 @@ T = TypeVar("T")
 _PAUSE_SECONDS = 0.02
 
 
-def wait_until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
+def wait_until(condition: Callable[[], T | None], *, seconds: float, what: str) -> T:
     """Poll until `condition` gives something true, and return that.
 
     Raises:
@@ -27,7 +27,7 @@ def wait_until(condition: Callable[[], T], *, seconds: float, what: str) -> T:
     return result
 
 
-async def async_wait_until(condition: Callable[[], Awaitable[T]], *, seconds: float, what: str) -> T:
+async def async_wait_until(condition: Callable[[], Awaitable[T | None]], *, seconds: float, what: str) -> T:
     """`wait_until` for a condition that takes its time, while other tasks run."""
     with trio.move_on_after(seconds):
         while not (result := await condition()):

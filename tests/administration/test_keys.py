@@ -172,7 +172,9 @@ def test_revoking(scene: Scene) -> None:
     )
     assert (done.ended, done.hosts, done.has_other_key) == (old, ("a.example.com",), True)
     ((before,),) = called
-    assert before.rule("application").secondary == old
+    rule = before.rule("application")
+    assert rule is not None
+    assert rule.secondary == old
     assert revoke_key(scene.store, "orders", "application", SECONDARY).ended is None
     assert not revoke_key(scene.store, "orders", "application", PRIMARY).has_other_key
     with pytest.raises(ConfigurationError, match="no rule"):

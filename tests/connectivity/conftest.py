@@ -6,7 +6,7 @@ import contextlib
 import errno
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 
 import attrs
@@ -241,9 +241,12 @@ def transports() -> dict[str, Transport]:
 
 # --- real sockets
 
+#: Starts a server with this behaviour on 127.0.0.1, and gives its port.
+Listen = Callable[[str], Awaitable[int]]
+
 
 @pytest.fixture
-async def listen(nursery: trio.Nursery, certificates: Certificates) -> Callable[[str], Awaitable[int]]:
+async def listen(nursery: trio.Nursery, certificates: Certificates) -> Listen:
     """Start a server of some behaviour on 127.0.0.1 and give its port."""
 
     async def start(behaviour: str) -> int:
@@ -256,7 +259,7 @@ async def listen(nursery: trio.Nursery, certificates: Certificates) -> Callable[
 
 
 @pytest.fixture
-async def refusing_port():
+async def refusing_port() -> AsyncIterator[int]:
     """A port on 127.0.0.1 that is taken and not listened on."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from hybridrelay.connectivity import Proxy, ProxyDial, ProxySettings
+from hybridrelay.connectivity import Proxy, ProxyAuthenticator, ProxyDial, ProxySettings
+from hybridrelay.connectivity.proxies.http import basic_authentication
 from hybridrelay.errors import TransportError
 from hybridrelay.streams import TLSStream, receive_exactly
 
@@ -51,8 +52,11 @@ class ScriptedProxy:
         self._nursery.start_soon(serve)
         return ours
 
-    def through(self, url: str = "http://proxy.corp:3128", **options: object) -> ProxyDial:
-        return ProxyDial(ProxySettings(Proxy.parse_untrusted(url)), dial=self.dial, **options)
+    def through(
+        self, url: str = "http://proxy.corp:3128", authenticator: ProxyAuthenticator = basic_authentication
+    ) -> ProxyDial:
+        settings = ProxySettings(Proxy.parse_untrusted(url))
+        return ProxyDial(settings, authenticator=authenticator, dial=self.dial)
 
     async def assert_all_closed(self) -> None:
         for stream in self.ours:

@@ -29,6 +29,7 @@ from hybridrelay.connectivity.addresses import MAX_ADDRESSES, AddressBook, first
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousError
 from hybridrelay.protocol.reasons import Reason
 
+from ..resolving import FixedResolver
 from .conftest import Certificates, make_server, run_server, serve_badly
 
 RELAY, OTHER = "127.0.0.1", "127.0.0.2"
@@ -38,25 +39,12 @@ TCP = candidates(discover(), "tcp")[0]
 NO_RELAY = ["stalled", "closed", "reset", "http", "garbage", "refused"]
 
 
-class Names(trio.abc.HostnameResolver):
-    """Resolves every name to the same addresses."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = addresses
-
-    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002
-        await trio.lowlevel.checkpoint()
-        return [
-            (socket.AF_INET6 if ":" in one else socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, int(port or 0)))
-            for one in self.addresses
-        ]
-
-    async def getnameinfo(self, sockaddr, flags):
-        raise NotImplementedError
+#: Behaviours by address to the port on which they are served.
+ServeAt = Callable[[dict[str, str]], Awaitable[int]]
 
 
 @pytest.fixture
-async def serve_at(nursery: trio.Nursery, certificates: Certificates) -> Callable[..., Awaitable[int]]:
+async def serve_at(nursery: trio.Nursery, certificates: Certificates) -> ServeAt:
     """Start servers with one behaviour at each address, all on one port; gives the port."""
 
     async def start(behaviours: dict[str, str]) -> int:
@@ -80,9 +68,9 @@ def endpoint(port: int, certificates: Certificates) -> RelayEndpoint:
 
 @pytest.mark.parametrize("behaviour", [*NO_RELAY, "wrong-pin", "altered"])
 async def test_the_prober_finds_the_address_that_is_a_relay(
-    behaviour: str, serve_at, certificates: Certificates, nursery: trio.Nursery
+    behaviour: str, serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
 ) -> None:
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     port = await serve_at({RELAY: "right", OTHER: behaviour})
     relay = endpoint(port, certificates)
     decision = await Prober(relay, mode="tcp").choose()
@@ -99,9 +87,9 @@ async def test_the_prober_finds_the_address_that_is_a_relay(
 
 
 async def test_where_no_address_is_a_relay_the_report_names_the_most_telling(
-    serve_at, certificates: Certificates, nursery: trio.Nursery
+    serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
 ) -> None:
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, "127.0.0.3", RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, "127.0.0.3", RELAY))
     port = await serve_at({RELAY: "refused", OTHER: "closed", "127.0.0.3": "http"})
     with pytest.raises(NoRouteWorks) as caught:
         await Prober(endpoint(port, certificates), mode="tcp").choose()
@@ -114,9 +102,9 @@ async def test_where_no_address_is_a_relay_the_report_names_the_most_telling(
 
 @pytest.mark.parametrize("behaviour", [*NO_RELAY, "wrong-pin"])
 async def test_a_control_channel_goes_on_to_the_next_address(
-    behaviour: str, serve_at, certificates: Certificates, nursery: trio.Nursery
+    behaviour: str, serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
 ) -> None:
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: behaviour}), certificates)
     with trio.fail_after(30):
         stream = await open_control_stream(relay, TCP.transport, TCP.route)
@@ -126,9 +114,9 @@ async def test_a_control_channel_goes_on_to_the_next_address(
 
 
 async def test_the_wrong_certificate_is_told_where_no_address_has_the_right_one(
-    serve_at, certificates: Certificates, nursery: trio.Nursery
+    serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
 ) -> None:
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "wrong-pin", OTHER: "closed"}), certificates)
     with pytest.raises(RelayIdentityError):
         await open_control_stream(relay, TCP.transport, TCP.route)
@@ -137,9 +125,9 @@ async def test_the_wrong_certificate_is_told_where_no_address_has_the_right_one(
 
 @pytest.mark.parametrize("behaviour", [one for one in NO_RELAY if one != "stalled"])
 async def test_a_data_channel_goes_on_to_the_next_address_with_its_ticket(
-    behaviour: str, serve_at, certificates: Certificates, nursery: trio.Nursery
+    behaviour: str, serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
 ) -> None:
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: behaviour}), certificates)
     stream = await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=b"t" * 32)
     assert await stream.receive_some() == b"t" * 32
@@ -147,9 +135,11 @@ async def test_a_data_channel_goes_on_to_the_next_address_with_its_ticket(
     nursery.cancel_scope.cancel()
 
 
-async def test_a_relay_that_says_no_is_an_answer(serve_at, certificates: Certificates, nursery: trio.Nursery) -> None:
+async def test_a_relay_that_says_no_is_an_answer(
+    serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
+) -> None:
     """A ticket is good for one use: it must not be shown at the next address."""
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "right"}), certificates)
     with pytest.raises(RendezvousError) as caught:
         await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=bytes(32))
@@ -163,10 +153,10 @@ async def test_a_relay_that_says_no_is_an_answer(serve_at, certificates: Certifi
 
 
 async def test_what_answered_the_probe_is_dialed_first(
-    serve_at, certificates: Certificates, nursery: trio.Nursery
+    serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
 ) -> None:
     """A data channel cannot tell silence from a peer that has not come yet: it must not begin with the silent one."""
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "stalled"}), certificates)
     await Prober(relay, mode="tcp").choose()
     with trio.fail_after(5):
@@ -176,11 +166,11 @@ async def test_what_answered_the_probe_is_dialed_first(
 
 
 async def test_a_data_channel_that_was_silent_for_so_long_is_not_tried_elsewhere(
-    serve_at, certificates: Certificates, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By then its ticket has expired: another address could only say that it does not know it."""
     monkeypatch.setattr("hybridrelay.connectivity.channel.RENDEZVOUS_SECONDS", 0.2)
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "stalled"}), certificates)
     with pytest.raises(RelayUnreachable, match=OTHER):
         await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=b"t" * 32)
@@ -191,7 +181,7 @@ async def test_a_data_channel_that_was_silent_for_so_long_is_not_tried_elsewhere
 @pytest.mark.parametrize("behaviour", ["stalled", "closed", "reset", "garbage", "refused"])
 @pytest.mark.parametrize("scheme", ["http", "socks5"])
 async def test_a_proxys_name_may_have_several_addresses_too(
-    scheme: str, behaviour: str, certificates: Certificates, nursery: trio.Nursery, serve_at
+    scheme: str, behaviour: str, certificates: Certificates, nursery: trio.Nursery, serve_at: ServeAt
 ) -> None:
     async def proxy(stream: trio.abc.HalfCloseableStream) -> None:
         if scheme == "http":
@@ -204,7 +194,7 @@ async def test_a_proxys_name_may_have_several_addresses_too(
             await stream.send_all(b"\x05\x00\x00\x01" + bytes(6) + b"hello")
         await trio.sleep_forever()
 
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     port = await serve_at({OTHER: behaviour})
     listeners = await trio.open_tcp_listeners(port, host=RELAY)
     nursery.start_soon(partial(trio.serve_listeners, partial(run_server, proxy), listeners))
@@ -229,7 +219,7 @@ async def test_a_proxys_refusal_is_an_answer(nursery: trio.Nursery) -> None:
         listeners = await trio.open_tcp_listeners(port, host=address)
         port = listeners[0].socket.getsockname()[1]
         nursery.start_soon(partial(trio.serve_listeners, partial(run_server, partial(refuse, address)), listeners))
-    trio.socket.set_custom_hostname_resolver(Names(OTHER, RELAY))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     with pytest.raises(OSError, match="refuses port 443"):
         await ProxyDial(ProxySettings.explicit(f"http://proxy.example.com:{port}"))(NAME, 443)
     assert asked == [OTHER]
@@ -240,9 +230,11 @@ async def test_a_proxys_refusal_is_an_answer(nursery: trio.Nursery) -> None:
 
 
 async def test_addresses_of_a_name() -> None:
-    trio.socket.set_custom_hostname_resolver(Names("10.0.0.1", "10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2"))
+    trio.socket.set_custom_hostname_resolver(
+        FixedResolver("10.0.0.1", "10.0.0.1", "10.0.0.2", "2001:db8::1", "2001:db8::2")
+    )
     assert await resolve(NAME, 443) == ["10.0.0.1", "2001:db8::1", "10.0.0.2", "2001:db8::2"]
-    trio.socket.set_custom_hostname_resolver(Names(*(f"10.0.0.{n}" for n in range(200))))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(*(f"10.0.0.{n}" for n in range(200))))
     assert len(await resolve(NAME, 443)) == MAX_ADDRESSES
     assert await resolve("192.0.2.7", 443) == ["192.0.2.7"]
     with pytest.raises(socket.gaierror):

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from hybridrelay.connectivity import Backoff
 
 
-def at_most(**kwargs):
+def at_most(**kwargs: float) -> Backoff:
     """A back-off without luck: every wait is its upper bound."""
     return Backoff(random=lambda: 1.0, **kwargs)
 
 
-def test_waits_grow_to_the_bound():
+def test_waits_grow_to_the_bound() -> None:
     backoff = at_most(first_seconds=0.5, max_seconds=10)
     assert [backoff.next_wait() for _ in range(7)] == [0.5, 1, 2, 4, 8, 10, 10]
 
 
-def test_jitter_is_full():
+def test_jitter_is_full() -> None:
     backoff = Backoff(first_seconds=64, max_seconds=64, random=random.Random(1).random)
     waits = [backoff.next_wait() for _ in range(1000)]
     assert min(waits) < 1
@@ -29,12 +29,12 @@ def test_jitter_is_full():
     assert 30 < sum(waits) / len(waits) < 34
 
 
-def test_no_wait_is_next_to_nothing():
+def test_no_wait_is_next_to_nothing() -> None:
     backoff = Backoff(min_seconds=0.1, random=lambda: 0.0)
     assert [backoff.next_wait() for _ in range(3)] == [0.1] * 3
 
 
-def test_a_deadline_and_a_hint_bound_one_wait():
+def test_a_deadline_and_a_hint_bound_one_wait() -> None:
     backoff = at_most(first_seconds=4, max_seconds=30)
     assert backoff.next_wait(at_most=2) == 2
     assert backoff.next_wait(at_least=3) == 3 + 8
@@ -44,19 +44,19 @@ def test_a_deadline_and_a_hint_bound_one_wait():
     assert backoff.next_wait(at_least=30, at_most=2) == 1.5, "not all at the same moment"
 
 
-def test_a_relay_that_was_away_is_called_every_five_seconds():
+def test_a_relay_that_was_away_is_called_every_five_seconds() -> None:
     backoff = at_most()
     assert max(backoff.next_wait() for _ in range(100)) == 5
 
 
-def test_attempts_that_take_long_are_rarer():
+def test_attempts_that_take_long_are_rarer() -> None:
     backoff = at_most()
     assert [backoff.next_wait(took_seconds=12) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 24, 24]
     assert backoff.next_wait(took_seconds=1e9) == 30
     assert backoff.next_wait(took_seconds=2.4) == 5
 
 
-def test_only_a_success_that_held_counts():
+def test_only_a_success_that_held_counts() -> None:
     backoff = at_most(first_seconds=1, held_seconds=10)
     backoff.next_wait()
     backoff.next_wait()
@@ -69,13 +69,13 @@ def test_only_a_success_that_held_counts():
 
 
 @pytest.mark.parametrize("name", ["first_seconds", "max_seconds"])
-def test_nonsense_is_refused(name):
+def test_nonsense_is_refused(name: str) -> None:
     with pytest.raises(ValueError):
         Backoff(**{name: 0})
 
 
 @given(st.integers(0, 5000), st.floats(0, 1, exclude_max=True))
-def test_every_wait_is_within_bounds(failures, luck):
+def test_every_wait_is_within_bounds(failures: int, luck: float) -> None:
     backoff = Backoff(random=lambda: luck)
     backoff.failures = failures
     assert backoff.min_seconds <= backoff.next_wait() <= backoff.max_seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -29,18 +30,26 @@ from hybridrelay.security import (
 )
 from hybridrelay.streams import TLSStream, receive_exactly
 
-from .conftest import Certificates
+from .conftest import Certificates, FakeNetwork, Listen
 
 TICKET = bytes(range(1, 33))
+#: A transport, and the one of its routes that is used.
+TransportAndRoute = tuple[Transport, Route]
+
 RIGHT = {9350: "right", 5671: "right", 9352: "right", 443: "right", 80: "right"}
 
 
 @pytest.fixture
-def tcp(transports):
+def tcp(transports: dict[str, Transport]) -> TransportAndRoute:
     return transports["tcp"], transports["tcp"].routes[0]
 
 
-def opener(network, transport_and_route, purpose=Purpose.DATA, ticket=TICKET):
+def opener(
+    network: FakeNetwork,
+    transport_and_route: TransportAndRoute,
+    purpose: Purpose = Purpose.DATA,
+    ticket: bytes = TICKET,
+) -> Callable[[], Awaitable[trio.abc.Stream]]:
     if purpose is Purpose.CONTROL:
         return partial(open_control_stream, network.endpoint, *transport_and_route, dialer=Dialer(network.dial))
     return partial(
@@ -51,7 +60,7 @@ def opener(network, transport_and_route, purpose=Purpose.DATA, ticket=TICKET):
 # --- real sockets
 
 
-async def test_over_a_real_socket(listen, certificates):
+async def test_over_a_real_socket(listen: Listen, certificates: Certificates) -> None:
     port = await listen("right")
     endpoint = RelayEndpoint("127.0.0.1", dict.fromkeys(("probe", "control", "data"), port), (certificates.pin,))
     transport = discover()["tcp"]
@@ -74,7 +83,9 @@ async def test_over_a_real_socket(listen, certificates):
         ("newer", {FailureKind.VERSION_MISMATCH}),
     ],
 )
-async def test_what_is_no_relay(behaviour, kinds, listen, certificates):
+async def test_what_is_no_relay(
+    behaviour: str, kinds: set[FailureKind], listen: Listen, certificates: Certificates
+) -> None:
     port = await listen(behaviour)
     endpoint = RelayEndpoint("127.0.0.1", {"data": port}, (certificates.pin,))
     transport = discover()["tcp"]
@@ -84,7 +95,7 @@ async def test_what_is_no_relay(behaviour, kinds, listen, certificates):
     assert caught.value.failure.step is Step.STATUS
 
 
-async def test_nobody_listens(refusing_port):
+async def test_nobody_listens(refusing_port: int) -> None:
     endpoint = RelayEndpoint("127.0.0.1", {"data": refusing_port})
     transport = discover()["tcp"]
     with pytest.raises(RelayUnreachable, match="connection refused"):
@@ -92,7 +103,7 @@ async def test_nobody_listens(refusing_port):
 
 
 @pytest.mark.parametrize("pins", ["wrong", "none"])
-async def test_whoever_is_not_the_relay_gets_nothing(pins, listen, certificates):
+async def test_whoever_is_not_the_relay_gets_nothing(pins: str, listen: Listen, certificates: Certificates) -> None:
     port = await listen("wrong-pin")
     endpoint = RelayEndpoint("127.0.0.1", {"control": port}, (certificates.pin,) if pins == "wrong" else ())
     transport = discover()["tcp"]
@@ -117,16 +128,16 @@ RENDEZVOUS = {
 
 
 @pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.NO_ERROR])
-async def test_the_relay_says_no(reason, transports, nursery):
+async def test_the_relay_says_no(reason: Reason, transports: dict[str, Transport], nursery: trio.Nursery) -> None:
     transport = transports["tcp"]
     ours, theirs = trio.testing.memory_stream_pair()
 
-    async def relay():
+    async def relay() -> None:
         preamble = decode_preamble_untrusted(await receive_exactly(theirs, PREAMBLE_SIZE))
         assert (preamble.purpose, preamble.credential) == (Purpose.DATA, TICKET)
         await theirs.send_all(encode_status(reason))
 
-    async def dial(host, port):
+    async def dial(host: str, port: int) -> trio.abc.HalfCloseableStream:
         assert (host, port) == ("relay.example.com", 9352)
         return ours
 
@@ -160,7 +171,16 @@ async def test_the_relay_says_no(reason, transports, nursery):
         ("wss", "stalled", Purpose.DATA, 10, FailureKind.STALLED),
     ],
 )
-async def test_silence_ends(route, behaviour, purpose, seconds, kind, network, transports, autojump_clock):
+async def test_silence_ends(
+    route: str,
+    behaviour: str,
+    purpose: Purpose,
+    seconds: float,
+    kind: FailureKind,
+    network: FakeNetwork,
+    transports: dict[str, Transport],
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     network.behaviours = dict.fromkeys(RIGHT, behaviour)
     pair = next((t, r) for t in transports.values() for r in t.routes if r.name == route)
     began = trio.current_time()
@@ -172,7 +192,9 @@ async def test_silence_ends(route, behaviour, purpose, seconds, kind, network, t
     await network.assert_all_closed()
 
 
-async def test_the_transports_deadline_begins_when_tcp_is_connected(network, transports, autojump_clock):
+async def test_the_transports_deadline_begins_when_tcp_is_connected(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = RIGHT
     network.latencies = {443: 4.0}
     transport = transports["websocket"]
@@ -190,7 +212,13 @@ async def test_the_transports_deadline_begins_when_tcp_is_connected(network, tra
 
 @pytest.mark.parametrize("purpose", [Purpose.DATA, Purpose.CONTROL])
 @pytest.mark.parametrize("name", ["tcp", "websocket"])
-async def test_cancelled_nothing_stays_open(purpose, name, network, transports, autojump_clock):
+async def test_cancelled_nothing_stays_open(
+    purpose: Purpose,
+    name: str,
+    network: FakeNetwork,
+    transports: dict[str, Transport],
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     network.behaviours = RIGHT
     network.latencies = dict.fromkeys(RIGHT, 1.0)
     open_it = opener(network, (transports[name], transports[name].routes[0]), purpose)
@@ -203,7 +231,7 @@ async def test_cancelled_nothing_stays_open(purpose, name, network, transports, 
     await network.assert_all_closed()
 
 
-async def test_a_port_that_is_off_is_the_callers_mistake(network, tcp):
+async def test_a_port_that_is_off_is_the_callers_mistake(network: FakeNetwork, tcp: TransportAndRoute) -> None:
     endpoint = attrs.evolve(network.endpoint, ports={"data": None})
     with pytest.raises(ValueError, match="does not serve port data"):
         await open_channel(endpoint, *tcp, Purpose.DATA, ticket=TICKET, dialer=Dialer(network.dial))
@@ -212,7 +240,7 @@ async def test_a_port_that_is_off_is_the_callers_mistake(network, tcp):
 # --- endpoints
 
 
-def test_endpoint_from_a_connection_string(certificates, tcp):
+def test_endpoint_from_a_connection_string(certificates: Certificates, tcp: TransportAndRoute) -> None:
     string = parse_connection_string_untrusted(
         "Endpoint=hr://[2001:db8::1]/;SharedAccessKeyName=send;SharedAccessKey=abc;EntityPath=sql;"
         f"RelayPin={certificates.pin};Ports=probe=off,data=1234"
@@ -316,7 +344,9 @@ class Odd(Transport):
 
 
 @pytest.mark.parametrize("how", ["never dials", "dials late", "dials again and again"])
-async def test_the_callers_deadline_holds_whatever_the_transport_does(how, network, tcp, autojump_clock):
+async def test_the_callers_deadline_holds_whatever_the_transport_does(
+    how: str, network: FakeNetwork, tcp: TransportAndRoute, autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours.update(RIGHT)
     _, route = tcp
     began = trio.current_time()

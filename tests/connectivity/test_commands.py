@@ -71,7 +71,7 @@ async def test_a_forceful_close_does_not_wait_and_the_process_ends() -> None:
         assert not is_alive(pid)
 
 
-async def test_one_that_ignores_its_input_and_sigterm_is_killed(autojump_clock: object) -> None:
+async def test_one_that_ignores_its_input_and_sigterm_is_killed(autojump_clock: trio.testing.MockClock) -> None:
     async with Commands(("sh", "-c", "trap '' TERM; echo $$; while :; do sleep 100; done")) as commands:
         stream = await commands.dial()
         pid = await receive_pid(stream)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 
 import attrs
 import pytest
 
-from hybridrelay.abc import Port, Purpose, Route
+from hybridrelay.abc import Port, Purpose, Route, Transport
 from hybridrelay.connectivity import AUTO, BrokenTransport, all_ports, candidates, discover
 from hybridrelay.connectivity.discovery import purposes_by_port, transports_by_port
 from hybridrelay.errors import ConfigurationError
@@ -21,21 +22,21 @@ class Point:
     gives: object
 
     @property
-    def value(self):
+    def value(self) -> str:
         return f"package_of_{self.name}:transport"
 
-    def load(self):
+    def load(self) -> object:
         if isinstance(self.gives, Exception):
             raise self.gives
         return self.gives
 
 
-def found(*points):
+def found(*points: Point) -> tuple[Mapping[str, Transport], list[BrokenTransport]]:
     broken = []
     return discover(points, on_broken=broken.append), broken
 
 
-def test_ours_are_installed():
+def test_ours_are_installed() -> None:
     broken = []
     transports = discover(on_broken=broken.append)
     assert not broken
@@ -46,7 +47,7 @@ def test_ours_are_installed():
     assert ours == ["tcp", "wss", "ws"]
 
 
-def test_by_name_whatever_the_order(transports):
+def test_by_name_whatever_the_order(transports: dict[str, Transport]) -> None:
     points = [Point(name, transport) for name, transport in transports.items()]
     for order in (points, points[::-1]):
         discovered, broken = found(*order)
@@ -68,7 +69,9 @@ class NoName:
         (NoName(), "NoName is not an instance of hybridrelay.abc.Transport"),
     ],
 )
-def test_what_does_not_load_is_told_and_left_out(breakage, problem, transports):
+def test_what_does_not_load_is_told_and_left_out(
+    breakage: object, problem: str, transports: dict[str, Transport]
+) -> None:
     discovered, broken = found(Point("aaa", breakage), Point("tcp", transports["tcp"]))
     assert discovered == {"tcp": transports["tcp"]}
     assert broken == [BrokenTransport("aaa", "package_of_aaa:transport", problem)]
@@ -102,7 +105,9 @@ GOOD = Route("x", 5, PORT)
         ("x", (GOOD, Route("y", 6, Port("x", 2))), "it defines port x in two ways"),
     ],
 )
-def test_what_breaks_the_contract_is_told_and_left_out(name, routes, problem, transports):
+def test_what_breaks_the_contract_is_told_and_left_out(
+    name: str, routes: Sequence[Route], problem: str, transports: dict[str, Transport]
+) -> None:
     other = type(transports["tcp"])(name, *([] if isinstance(routes, list) else routes))
     if isinstance(routes, list):
         other.routes = routes
@@ -112,35 +117,35 @@ def test_what_breaks_the_contract_is_told_and_left_out(name, routes, problem, tr
     assert problem in broken.problem
 
 
-def test_a_port_is_for_what_the_routes_use_it_for(transports):
+def test_a_port_is_for_what_the_routes_use_it_for(transports: dict[str, Transport]) -> None:
     purposes = purposes_by_port(transports)
     assert purposes["probe"] == {Purpose.PROBE}
     assert purposes["data"] == {Purpose.DATA}
     assert purposes["https"] == set(Purpose)
 
 
-def test_a_port_serves_one_transport(transports):
+def test_a_port_serves_one_transport(transports: dict[str, Transport]) -> None:
     assert transports_by_port(transports)["https"] is transports["websocket"]
     same = type(transports["tcp"])("other", *transports["tcp"].routes)
     with pytest.raises(ConfigurationError, match=r"port \w+ belongs to the transport tcp"):
         transports_by_port({**transports, "other": same})
 
 
-def test_one_transport_may_use_a_port_for_several_routes(transports):
+def test_one_transport_may_use_a_port_for_several_routes(transports: dict[str, Transport]) -> None:
     twice = type(transports["tcp"])("x", GOOD, attrs.evolve(GOOD, name="y"))
     discovered, broken = found(Point("x", twice))
     assert discovered == {"x": twice}
     assert not broken
 
 
-def test_without_a_listener_it_is_logged(caplog):
+def test_without_a_listener_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert discover([Point("bad", None)]) == {}
     assert "transport bad (package_of_bad:transport) is not used" in caplog.text
 
 
-def test_candidates_by_rank_and_mode(transports):
-    def names(mode):
+def test_candidates_by_rank_and_mode(transports: dict[str, Transport]) -> None:
+    def names(mode: str) -> list[str]:
         return [candidate.route.name for candidate in candidates(transports, mode)]
 
     assert names(AUTO) == ["tcp", "wss", "ws"]
@@ -154,7 +159,7 @@ def test_candidates_by_rank_and_mode(transports):
         candidates({})
 
 
-def test_nothing_found_can_be_changed(transports):
+def test_nothing_found_can_be_changed(transports: dict[str, Transport]) -> None:
     with pytest.raises(TypeError):
         discover([])["x"] = transports["tcp"]
     with pytest.raises(TypeError):

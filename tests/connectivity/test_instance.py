@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import trio
 
-from hybridrelay.connectivity import RelayEndpoint, candidates, discover
+from hybridrelay.abc import Dialer
+from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, discover
 from hybridrelay.connectivity import link as link_module
+from hybridrelay.connectivity.control import Introduction
 from hybridrelay.connectivity.instance import OwnInstance, new_instance
 from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.protocol import control
@@ -26,7 +28,14 @@ def introduced(monkeypatch: pytest.MonkeyPatch) -> list[OwnInstance]:
     """As whom control channels were opened, instead of opening them."""
     seen: list[OwnInstance] = []
 
-    async def run(endpoint, candidate, introduction, *, dialer, task_status):
+    async def run(
+        endpoint: RelayEndpoint,
+        candidate: Candidate,
+        introduction: Introduction,
+        *,
+        dialer: Dialer,
+        task_status: trio.TaskStatus[FakeChannel],
+    ) -> None:
         seen.append(introduction.instance)
         task_status.started(FakeChannel(introduction.generation))
 

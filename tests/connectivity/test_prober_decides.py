@@ -8,29 +8,35 @@ import json
 import attrs
 import pytest
 import trio
+import trio.testing
 
-from hybridrelay.abc import Dialer
-from hybridrelay.connectivity import AUTO, NoRouteWorks, Prober, RelayEndpoint
+from hybridrelay.abc import Dialer, Transport
+from hybridrelay.connectivity import AUTO, NoRouteWorks, Prober, RelayEndpoint, Report
 from hybridrelay.errors import ConfigurationError, RelayUnreachable
 from hybridrelay.protocol.reasons import Reason
+
+from .conftest import FakeNetwork
 
 RIGHT = {9350: "right", 5671: "right", 9352: "right", 443: "right", 80: "right"}
 NATIVE = (9350, 5671, 9352)
 
 
-def make_prober(network, transports, **kwargs):
-    kwargs.setdefault("endpoint", network.endpoint)
-    return Prober(transports=transports, dialer=Dialer(network.dial), **kwargs)
+def make_prober(
+    network: FakeNetwork, transports: dict[str, Transport], *, endpoint: RelayEndpoint | None = None, mode: str = AUTO
+) -> Prober:
+    return Prober(endpoint or network.endpoint, transports=transports, dialer=Dialer(network.dial), mode=mode)
 
 
-def rows(report):
+def rows(report: Report) -> list[str]:
     return [
         f"{attempt.route} {attempt.step} {attempt.outcome}" + (f" {attempt.failure.kind}" if attempt.failure else "")
         for attempt in report.attempts
     ]
 
 
-async def test_native_is_chosen_where_it_works(network, transports, autojump_clock):
+async def test_native_is_chosen_where_it_works(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = RIGHT
     decision = await make_prober(network, transports).choose()
     assert decision.candidate.route.name == decision.report.chosen == "tcp"
@@ -73,7 +79,13 @@ BAD = [
 
 
 @pytest.mark.parametrize(("port", "bad"), BAD)
-async def test_one_bad_native_port_is_enough_to_fall_back(port, bad, network, transports, autojump_clock):
+async def test_one_bad_native_port_is_enough_to_fall_back(
+    port: int,
+    bad: tuple[str, str],
+    network: FakeNetwork,
+    transports: dict[str, Transport],
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     behaviour, kind = bad
     network.behaviours = {**RIGHT, port: behaviour}
     decision = await make_prober(network, transports).choose()
@@ -99,7 +111,9 @@ async def test_one_bad_native_port_is_enough_to_fall_back(port, bad, network, tr
     await network.assert_all_closed()
 
 
-async def test_a_busy_data_port_works(network, transports, autojump_clock):
+async def test_a_busy_data_port_works(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = {**RIGHT, 9352: "busy"}
     decision = await make_prober(network, transports).choose()
     assert decision.candidate.route.name == "tcp"
@@ -110,7 +124,13 @@ STATES = ["right", "refused", "dropped", "stalled"]
 
 @pytest.mark.parametrize("mode", [AUTO, "tcp", "websocket"])
 @pytest.mark.parametrize("states", list(itertools.product(STATES, repeat=3)))
-async def test_every_combination(states, mode, network, transports, autojump_clock):
+async def test_every_combination(
+    states: tuple[str, str, str],
+    mode: str,
+    network: FakeNetwork,
+    transports: dict[str, Transport],
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     native, https, http = states
     network.behaviours = {**dict.fromkeys(NATIVE, native), 443: https, 80: http}
     usable = [route for route, state in zip(("tcp", "wss", "ws"), states, strict=True) if state == "right"]
@@ -137,14 +157,22 @@ async def test_every_combination(states, mode, network, transports, autojump_clo
 
 @pytest.mark.parametrize("silence", ["dropped", "stalled"])
 @pytest.mark.parametrize("port", NATIVE)
-async def test_silence_costs_a_stagger_and_a_grace(silence, port, network, transports, autojump_clock):
+async def test_silence_costs_a_stagger_and_a_grace(
+    silence: str,
+    port: int,
+    network: FakeNetwork,
+    transports: dict[str, Transport],
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     network.behaviours = {**RIGHT, port: silence}
     report = (await make_prober(network, transports).choose()).report
     assert report.chosen == "wss"
     assert report.seconds == pytest.approx(0.25 + 0.3)
 
 
-async def test_refusal_costs_nothing(network, transports, autojump_clock):
+async def test_refusal_costs_nothing(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = {443: "right"}
     report = (await make_prober(network, transports).choose()).report
     assert report.chosen == "wss"
@@ -159,7 +187,9 @@ async def test_refusal_costs_nothing(network, transports, autojump_clock):
     assert report.attempts[4].explanation == "not needed"
 
 
-async def test_rank_beats_speed_far_away(network, transports, autojump_clock):
+async def test_rank_beats_speed_far_away(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     # Six round trips of native against five of WebSocket, which starts a quarter of a second later.
     network.behaviours = RIGHT
     network.latencies = {**dict.fromkeys(NATIVE, 0.6), 443: 0.1, 80: 0.1}
@@ -168,7 +198,9 @@ async def test_rank_beats_speed_far_away(network, transports, autojump_clock):
     assert (await make_prober(network, transports).choose()).report.chosen == "tcp"
 
 
-async def test_ports_that_are_off_are_skipped(network, transports, autojump_clock):
+async def test_ports_that_are_off_are_skipped(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = RIGHT
     endpoint = attrs.evolve(network.endpoint, ports={"probe": None})
     report = (await make_prober(network, transports, endpoint=endpoint).choose()).report
@@ -182,7 +214,9 @@ async def test_ports_that_are_off_are_skipped(network, transports, autojump_cloc
     assert (await make_prober(network, transports, endpoint=endpoint, mode="tcp").survey()).chosen is None
 
 
-async def test_ports_with_other_numbers(network, transports, autojump_clock):
+async def test_ports_with_other_numbers(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = {1: "right", 2: "right", 3: "right"}
     endpoint = attrs.evolve(network.endpoint, ports={"probe": 1, "control": 2, "data": 3})
     report = (await make_prober(network, transports, endpoint=endpoint).choose()).report
@@ -190,12 +224,14 @@ async def test_ports_with_other_numbers(network, transports, autojump_clock):
     assert report.chosen == "tcp"
 
 
-async def test_an_unknown_mode_is_refused_at_once(network, transports):
+async def test_an_unknown_mode_is_refused_at_once(network: FakeNetwork, transports: dict[str, Transport]) -> None:
     with pytest.raises(ConfigurationError, match="'quic'"):
         make_prober(network, transports, mode="quic")
 
 
-async def test_no_route_works(network, transports, autojump_clock):
+async def test_no_route_works(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = {443: "http"}
     with pytest.raises(RelayUnreachable) as caught:
         await make_prober(network, transports).choose()
@@ -205,7 +241,9 @@ async def test_no_route_works(network, transports, autojump_clock):
     assert "check that the relay is running" in caught.value.remedy
 
 
-async def test_where_everything_fails_alike_it_is_said_once(network, transports, autojump_clock):
+async def test_where_everything_fails_alike_it_is_said_once(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     with pytest.raises(NoRouteWorks) as caught:
         await make_prober(network, transports).choose()
     assert str(caught.value) == (
@@ -214,14 +252,18 @@ async def test_where_everything_fails_alike_it_is_said_once(network, transports,
     assert "the connection string must name them ('connections create --public-ports'" in caught.value.remedy
 
 
-async def test_ports_of_the_connection_string_are_named_as_well(network, transports, autojump_clock):
+async def test_ports_of_the_connection_string_are_named_as_well(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     endpoint = RelayEndpoint("relay.example.com", {"https": 8443, "http": None, "probe": None}, ())
     with pytest.raises(NoRouteWorks) as caught:
         await make_prober(network, transports, endpoint=endpoint).choose()
     assert str(caught.value) == "the relay relay.example.com cannot be reached at port 8443: connection refused"
 
 
-async def test_a_wrong_identity_is_what_the_operator_hears_first(network, transports, autojump_clock):
+async def test_a_wrong_identity_is_what_the_operator_hears_first(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = {**dict.fromkeys(NATIVE, "right"), 5671: "wrong-pin"}
     with pytest.raises(NoRouteWorks) as caught:
         await make_prober(network, transports).choose()
@@ -230,7 +272,9 @@ async def test_a_wrong_identity_is_what_the_operator_hears_first(network, transp
     assert caught.value.reason is Reason.TLS_FAILED
 
 
-async def test_a_survey_does_not_choose_a_route_that_leads_to_somebody_else(network, transports, autojump_clock):
+async def test_a_survey_does_not_choose_a_route_that_leads_to_somebody_else(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     """The probe alone proves nothing: the relay is asked over the route, and has to prove its identity."""
     network.behaviours = {443: "wrong-pin", 80: "right"}
     report = await make_prober(network, transports).survey()
@@ -243,7 +287,9 @@ async def test_a_survey_does_not_choose_a_route_that_leads_to_somebody_else(netw
     await network.assert_all_closed()
 
 
-async def test_cancelled_nothing_stays_open(network, transports, autojump_clock):
+async def test_cancelled_nothing_stays_open(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = RIGHT
     network.latencies = dict.fromkeys(RIGHT, 0.05)
     for step in range(40):
@@ -271,7 +317,9 @@ with --update); if a firewall rejects the connection, ask the network administra
 this host and port"""
 
 
-async def test_report_for_people_and_for_programs(network, transports, autojump_clock):
+async def test_report_for_people_and_for_programs(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = {**RIGHT, 9350: "dropped", 443: "refused"}
     report = await make_prober(network, transports).survey()
     assert report.as_table() == TABLE
@@ -300,7 +348,9 @@ async def test_report_for_people_and_for_programs(network, transports, autojump_
     assert value["attempts"][1]["reason"] is value["attempts"][1]["remedy"] is None
 
 
-async def test_report_of_ports_that_are_off(network, transports, autojump_clock):
+async def test_report_of_ports_that_are_off(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     endpoint = RelayEndpoint("2001:db8::1", {"probe": None}, network.endpoint.pins)
     table = (await make_prober(network, transports, endpoint=endpoint).survey()).as_table()
     assert "[2001:db8::1]:443" in table
@@ -308,14 +358,18 @@ async def test_report_of_ports_that_are_off(network, transports, autojump_clock)
     assert "tcp    all    2001:db8::1        SKIP" in table
 
 
-async def test_report_of_a_single_port_that_is_off(network, transports, autojump_clock):
+async def test_report_of_a_single_port_that_is_off(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
     endpoint = RelayEndpoint("2001:db8::1", {"https": None}, network.endpoint.pins)
     table = (await make_prober(network, transports, endpoint=endpoint).survey()).as_table()
     assert "2001:db8::1 (off)" in table
 
 
-async def test_what_a_peer_says_cannot_forge_a_report(transports, autojump_clock):
-    async def dial(host, port):
+async def test_what_a_peer_says_cannot_forge_a_report(
+    transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
+    async def dial(host: str, port: int) -> trio.abc.HalfCloseableStream:
         raise OSError("line\r\nResult: all is well\x1b[2J")
 
     report = await Prober(RelayEndpoint("relay.example.com"), transports=transports, dialer=Dialer(dial)).survey()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import attrs
 import pytest
 import trio
 
-from hybridrelay.abc import Binding
+from hybridrelay.abc import Binding, Port
 from hybridrelay.connectivity import (
     CheckTiming,
     NoRouteWorks,
@@ -25,14 +27,19 @@ from hybridrelay.connectivity import (
 from hybridrelay.errors import TransportError
 from hybridrelay.protocol.preamble import Purpose
 from hybridrelay.security import load_or_create_relay_certificate, outer_server_context
+from hybridrelay.streams.listening import StreamListener
 from hybridrelay.streams.outer_tls import accept_outer_tls
+
+from .conftest import Certificates, Listen, Server
 
 NATIVE = ("probe", "control", "data")
 PORTS = (*NATIVE, "https", "http")
 
 
 @pytest.fixture
-async def relay(nursery, certificates, tmp_path, make_server):
+async def relay(
+    nursery: trio.Nursery, certificates: Certificates, tmp_path: Path, make_server: Callable[[str], Server]
+) -> RelayEndpoint:
     """Every port of every transport on a free port of 127.0.0.1, as the relay would serve them."""
     outer = outer_server_context(load_or_create_relay_certificate(tmp_path, now=time.time(), name="outer"))
     transports = discover()
@@ -41,7 +48,7 @@ async def relay(nursery, certificates, tmp_path, make_server):
     }
     numbers = {}
 
-    async def handle(port, listener, stream):
+    async def handle(port: Port, listener: StreamListener, stream: trio.abc.HalfCloseableStream) -> None:
         with contextlib.suppress(TransportError, trio.BrokenResourceError):
             dressed = await accept_outer_tls(stream, outer) if port.outer_tls else stream
             accepted = await listener.incoming(dressed, "127.0.0.1").handshake()
@@ -72,7 +79,9 @@ async def relay(nursery, certificates, tmp_path, make_server):
         ("tcp", ("data",), None),
     ],
 )
-async def test_chosen_route_carries_channels(mode, broken, chosen, relay, refusing_port):
+async def test_chosen_route_carries_channels(
+    mode: str, broken: tuple[str, ...], chosen: str | None, relay: RelayEndpoint, refusing_port: int
+) -> None:
     endpoint = attrs.evolve(relay, ports={**relay.ports, **dict.fromkeys(broken, refusing_port)})
     prober = Prober(endpoint, mode=mode)
     if chosen is None:
@@ -97,7 +106,7 @@ async def test_chosen_route_carries_channels(mode, broken, chosen, relay, refusi
 
 @pytest.mark.parametrize("port", PORTS)
 @pytest.mark.parametrize("behaviour", ["stalled", "closed", "reset", "garbage", "http", "wrong-pin"])
-async def test_one_port_misbehaves(port, behaviour, relay, listen):
+async def test_one_port_misbehaves(port: str, behaviour: str, relay: RelayEndpoint, listen: Listen) -> None:
     endpoint = attrs.evolve(relay, ports={**relay.ports, port: await listen(behaviour)})
     # Short deadlines where silence has to be waited for; a slow machine may then find others silent, too.
     stalled = behaviour == "stalled"

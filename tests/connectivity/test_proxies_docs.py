@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from hybridrelay.connectivity import Proxy
+from hybridrelay.connectivity import FailureKind, Proxy, ProxyAuthenticator
 
 from .proxies import ScriptedProxy, echo, read_head
 
@@ -29,20 +29,21 @@ class Context:
 
 
 @pytest.fixture
-def example(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+def negotiate(monkeypatch: pytest.MonkeyPatch) -> ProxyAuthenticator:
+    """The authenticator that the example defines."""
     found = re.search(r"<!-- example: authenticator -->\n```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
     assert found
     spnego = types.ModuleType("spnego")
-    spnego.client = Context  # type: ignore[attr-defined]
+    vars(spnego)["client"] = Context
     monkeypatch.setitem(sys.modules, "spnego", spnego)
     # Not inherited: the example begins without `annotations` of this file.
     code = compile(found[1], str(DOCS), "exec", dont_inherit=True)
-    namespace: dict[str, object] = {}
+    namespace: dict[str, ProxyAuthenticator] = {}
     exec(code, namespace)
-    return namespace
+    return namespace["negotiate"]
 
 
-async def test_the_example_opens_a_tunnel(nursery: trio.Nursery, example: dict[str, object]) -> None:
+async def test_the_example_opens_a_tunnel(nursery: trio.Nursery, negotiate: ProxyAuthenticator) -> None:
     tokens: list[str] = []
 
     async def proxy(stream: trio.abc.HalfCloseableStream) -> None:
@@ -54,23 +55,21 @@ async def test_the_example_opens_a_tunnel(nursery: trio.Nursery, example: dict[s
         await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
         await echo(stream)
 
-    dial = ScriptedProxy(nursery, proxy).through(authenticator=example["negotiate"])
+    dial = ScriptedProxy(nursery, proxy).through(authenticator=negotiate)
     async with await dial("relay.example.com", 443) as stream:
         await stream.send_all(b"hello")
         assert await stream.receive_some() == b"hello"
     assert tokens == [f"Negotiate {base64.b64encode(token).decode()}" for token in (b"first", b"second")]
 
 
-async def test_the_example_gives_up(example: dict[str, object]) -> None:
-    answer = example["negotiate"](Proxy("http", "proxy.corp", 3128))  # type: ignore[operator]
+async def test_the_example_gives_up(negotiate: ProxyAuthenticator) -> None:
+    answer = negotiate(Proxy("http", "proxy.corp", 3128))
     assert await answer([]) is None
     assert await answer(["Basic realm=x"]) is None
     assert await answer([f"Negotiate {base64.b64encode(b'rejected').decode()}"]) is None
 
 
 def test_every_reason_is_in_the_docs() -> None:
-    from hybridrelay.connectivity import FailureKind
-
     text = DOCS.read_text("utf-8")
     unexplained = {FailureKind.OTHER, FailureKind.FORBIDDEN_LOCALLY}
     assert [kind for kind in FailureKind if f"`{kind}`" not in text and kind not in unexplained] == []

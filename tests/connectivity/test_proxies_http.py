@@ -16,13 +16,23 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridrelay.connectivity import FailureKind, Proxy, ProxyDial, ProxyError, ProxySettings
-from hybridrelay.connectivity.proxies.http import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_ROUNDS
+from hybridrelay.connectivity import (
+    Failure,
+    FailureKind,
+    Proxy,
+    ProxyAnswer,
+    ProxyAuthenticator,
+    ProxyDial,
+    ProxyError,
+    ProxySettings,
+)
+from hybridrelay.connectivity.proxies.http import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_ROUNDS, basic_authentication
 from hybridrelay.security import load_or_create_relay_certificate
 
 from .proxies import Script, ScriptedProxy, echo, make_certificate, read_head, saying, silence, start_connect_proxy
 
 K = FailureKind
+PROXY = "http://proxy.corp:3128"
 RELAY = "relay.example.com"
 OK = b"HTTP/1.1 200 Connection established\r\n\r\n"
 AUTHENTICATE = (
@@ -38,10 +48,12 @@ async def assert_echoes(stream: trio.abc.HalfCloseableStream, expected: bytes = 
     assert received == expected + b"hello"
 
 
-async def fail(proxy: ScriptedProxy, url: str = "http://proxy.corp:3128", port: int = 9350, **options: object):
+async def fail(
+    proxy: ScriptedProxy, url: str = PROXY, authenticator: ProxyAuthenticator = basic_authentication
+) -> Failure:
     """The failure of dialing through it; nothing stays open."""
     with pytest.raises(ProxyError) as caught:
-        await proxy.through(url, **options)(RELAY, port)
+        await proxy.through(url, authenticator)(RELAY, 9350)
     await proxy.assert_all_closed()
     failure = caught.value.failure
     assert "hunter2" not in f"{failure} {caught.value!r} {caught.value.__cause__!r}"
@@ -270,7 +282,7 @@ async def test_authentication_is_demanded(
     assert remedy in (failure.remedy or "")
 
 
-def ticket_authenticator(proxy: Proxy, *, seen: list[list[str]], rounds: int = 2):
+def ticket_authenticator(proxy: Proxy, *, seen: list[list[str]], rounds: int = 2) -> ProxyAnswer:
     """Like Negotiate: each answer is made from the last challenge."""
     assert proxy.host == "proxy.corp"
     number = 0
@@ -374,7 +386,7 @@ async def test_an_authenticators_own_error_leaves_as_itself(nursery: trio.Nurser
     class NoTicketError(Exception):
         pass
 
-    def authenticator(proxy: Proxy):
+    def authenticator(proxy: Proxy) -> ProxyAnswer:
         async def answer(challenges: Sequence[str]) -> str | None:
             if challenges:
                 raise NoTicketError
@@ -414,7 +426,7 @@ async def drips_a_body(stream: trio.abc.HalfCloseableStream) -> None:
 @pytest.mark.parametrize("seconds", [0.5, 4.0, float("inf")])
 @pytest.mark.parametrize("scheme", ["http", "https", "socks5"])
 async def test_a_slow_proxy_is_given_up_and_named(
-    nursery: trio.Nursery, autojump_clock: object, script: Script, seconds: float, scheme: str
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, script: Script, seconds: float, scheme: str
 ) -> None:
     if scheme != "http":
         script = silence
@@ -429,7 +441,7 @@ async def test_a_slow_proxy_is_given_up_and_named(
     await proxy.assert_all_closed()
 
 
-async def test_a_proxy_that_is_not_there(nursery: trio.Nursery, autojump_clock: object) -> None:
+async def test_a_proxy_that_is_not_there(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
     async def drop(host: str, port: int) -> trio.abc.HalfCloseableStream:
         await trio.sleep_forever()
         raise AssertionError
@@ -455,7 +467,9 @@ async def test_a_shortage_of_this_machine_is_not_the_proxys_fault(nursery: trio.
     assert caught.value.failure.text == "this machine has run out of file descriptors"
 
 
-async def test_cancelled_at_any_point_nothing_stays_open(nursery: trio.Nursery, autojump_clock: object) -> None:
+async def test_cancelled_at_any_point_nothing_stays_open(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
     async def slow(stream: trio.abc.HalfCloseableStream) -> None:
         heads: list[str] = []
         inner = ticket_proxy(heads=heads)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 import pytest
 import trio
+import trio.testing
 
-from hybridrelay.abc import Dialer
+from hybridrelay.abc import Dialer, Transport
 from hybridrelay.connectivity import NoRouteWorks, Prober, ProxyDial, ProxySettings
 
+from .conftest import FakeNetwork
 from .proxies import ScriptedProxy, join, read_head
 
 NATIVE = (9350, 5671, 9352)
 
 
-async def serve(stream, *, network, refused=(), dropped=()):
+async def serve(
+    stream: trio.abc.HalfCloseableStream,
+    *,
+    network: FakeNetwork,
+    refused: Sequence[int] = (),
+    dropped: Sequence[int] = (),
+) -> None:
     """A CONNECT proxy in front of the network of the other prober tests."""
     host, _, digits = (await read_head(stream)).split()[1].rpartition(":")
     port = int(digits)
@@ -35,16 +45,24 @@ async def serve(stream, *, network, refused=(), dropped=()):
         await join(stream, onward)
 
 
+class MakeProber(Protocol):
+    """Makes a prober behind a proxy that refuses some ports, and drops what goes to others."""
+
+    def __call__(self, url: str = ..., *, refused: Sequence[int] = (), dropped: Sequence[int] = ()) -> Prober: ...
+
+
 @pytest.fixture
-def make_prober(nursery, network, transports):
-    def make(url="http://proxy.corp:3128", **options):
+def make_prober(nursery: trio.Nursery, network: FakeNetwork, transports: dict[str, Transport]) -> MakeProber:
+    def make(url: str = "http://proxy.corp:3128", **options: Sequence[int]) -> Prober:
         proxy = ScriptedProxy(nursery, partial(serve, network=network, **options))
         return Prober(network.endpoint, transports=transports, dialer=Dialer(proxy.through(url)))
 
     return make
 
 
-async def test_refused_native_ports(make_prober, network, autojump_clock):
+async def test_refused_native_ports(
+    make_prober: MakeProber, network: FakeNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = dict.fromkeys((*NATIVE, 443, 80), "right")
     prober = make_prober("http://me:hunter2@proxy.corp:3128", refused=NATIVE)
     decision = await prober.choose()
@@ -62,7 +80,9 @@ async def test_refused_native_ports(make_prober, network, autojump_clock):
     assert "hunter2" not in report.as_table() + report.as_json()
 
 
-async def test_a_proxy_that_drops_packets_to_native_ports_costs_little(make_prober, network, autojump_clock):
+async def test_a_proxy_that_drops_packets_to_native_ports_costs_little(
+    make_prober: MakeProber, network: FakeNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = dict.fromkeys((443, 80), "right")
     began = trio.current_time()
     decision = await make_prober(dropped=NATIVE).choose()
@@ -72,21 +92,27 @@ async def test_a_proxy_that_drops_packets_to_native_ports_costs_little(make_prob
     assert [a.failure and a.failure.kind for a in report.attempts] == ["proxy-silent"] * 3 + [None] * 2
 
 
-async def test_behind_the_proxy_nothing_is_there(make_prober, network, autojump_clock):
+async def test_behind_the_proxy_nothing_is_there(
+    make_prober: MakeProber, network: FakeNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
     with pytest.raises(NoRouteWorks) as caught:
         await make_prober().choose()
     assert "cannot connect to relay.example.com:9350 (503 Service Unavailable)" in str(caught.value)
     assert "the relay serves this port" in caught.value.remedy
 
 
-async def test_a_stalled_port_behind_the_proxy_is_no_fault_of_the_proxys(make_prober, network, autojump_clock):
+async def test_a_stalled_port_behind_the_proxy_is_no_fault_of_the_proxys(
+    make_prober: MakeProber, network: FakeNetwork, autojump_clock: trio.testing.MockClock
+) -> None:
     network.behaviours = dict.fromkeys((*NATIVE, 443, 80), "stalled")
     report = await make_prober().survey()
     assert {a.failure.kind for a in report.attempts if a.failure} == {"stalled"}
 
 
-async def test_no_proxy_there(network, transports, autojump_clock):
-    async def dial(host, port):
+async def test_no_proxy_there(
+    network: FakeNetwork, transports: dict[str, Transport], autojump_clock: trio.testing.MockClock
+) -> None:
+    async def dial(host: str, port: int) -> trio.abc.HalfCloseableStream:
         assert (host, port) == ("proxy.corp", 1080)
         raise ConnectionRefusedError(111, "refused")
 

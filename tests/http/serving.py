@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import TypedDict, Unpack
 
 import attrs
 import h11
@@ -13,7 +14,9 @@ from hybridrelay.http import (
     Access,
     ClientGone,
     Failure,
+    Handler,
     Limits,
+    RenderFailure,
     Request,
     RequestError,
     Response,
@@ -109,7 +112,7 @@ async def flood(request: Request) -> StreamedResponse:
     return StreamedResponse(200, write)
 
 
-ROUTES = (
+ROUTES: Sequence[Route[Handler]] = (
     Route("GET", "/", hello),
     Route("POST", "/echo", echo),
     Route("POST", "/small", echo, max_body_bytes=10),
@@ -129,6 +132,14 @@ ROUTES = (
 )
 
 
+class Changes(TypedDict, total=False):
+    """What differs from the service of most tests."""
+
+    routes: Sequence[Route[Handler]]
+    hosts: Collection[str]
+    render_failure: RenderFailure
+
+
 @attrs.define
 class Observed:
     """What a service reported about what it served."""
@@ -139,10 +150,13 @@ class Observed:
     ended: BaseException | Upgraded | None = None
 
 
-def make_service(observed: Observed | None = None, limits: Limits | None = None, **changes: object) -> Service:
+def make_service(
+    observed: Observed | None = None, limits: Limits | None = None, **changes: Unpack[Changes]
+) -> Service:
     observed = observed or Observed()
+    routes = changes.pop("routes", ROUTES)
     return Service(
-        router=Router(changes.pop("routes", ROUTES)),
+        router=Router(routes),
         limits=limits or Limits(),
         on_access=observed.accesses.append,
         on_crash=observed.crashes.append,
@@ -164,7 +178,7 @@ async def served(
     limits: Limits | None = None,
     *,
     stop: Stop | None = None,
-    **changes: object,
+    **changes: Unpack[Changes],
 ) -> AsyncIterator[tuple[trio.abc.Stream, Observed]]:
     """A client's stream whose other end is served. At the end the server has to end by itself."""
     observed = Observed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Unpack
 
 import h11
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hybridrelay.http import (
     ClientGone,
     Failure,
+    Handler,
     Limits,
     Request,
     RequestError,
@@ -29,7 +31,7 @@ from hybridrelay.http import (
 from hybridrelay.testing import tcp_pair
 
 from ..stream_pairs import MAKERS, Maker, memory, names, sockets
-from .serving import Client, Observed, make_service, receive_until_end, run_connection, served
+from .serving import Changes, Client, Observed, make_service, receive_until_end, run_connection, served
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -39,7 +41,7 @@ HELLO = (
 )
 
 
-async def exchange(sent: bytes, limits: Limits | None = None, **changes: object) -> tuple[bytes, Observed]:
+async def exchange(sent: bytes, limits: Limits | None = None, **changes: Unpack[Changes]) -> tuple[bytes, Observed]:
     """What comes back for ``sent``, after which the client ends its sending."""
     async with served(trio.testing.memory_stream_pair(), limits, **changes) as (client, observed):
         await client.send_all(sent)
@@ -373,26 +375,26 @@ async def failure_with_a_bad_field(request: Request) -> Response:
     raise RequestError(Failure(409, "x", (("X", "a\r\nb"),)))
 
 
-async def cannot_upgrade(request: Request) -> object:
+async def cannot_upgrade(request: Request) -> SwitchProtocols:
     return SwitchProtocols((("Upgrade", "other"),))
 
 
-async def too_long(request: Request) -> object:
-    async def write(send) -> None:
+async def too_long(request: Request) -> StreamedResponse:
+    async def write(send: Send) -> None:
         await send(b"12345")
 
     return StreamedResponse(200, write, length=4)
 
 
-async def too_short(request: Request) -> object:
-    async def write(send) -> None:
+async def too_short(request: Request) -> StreamedResponse:
+    async def write(send: Send) -> None:
         await send(b"123")
 
     return StreamedResponse(200, write, length=4)
 
 
 @pytest.mark.parametrize("handler", [bad_field, failure_with_a_bad_field, cannot_upgrade])
-async def test_replies_that_cannot_be_sent(handler: object) -> None:
+async def test_replies_that_cannot_be_sent(handler: Handler) -> None:
     received, observed = await exchange(GET, routes=[Route("GET", "/", handler)])
 
     assert received.startswith(b"HTTP/1.1 500 ")
@@ -400,7 +402,7 @@ async def test_replies_that_cannot_be_sent(handler: object) -> None:
 
 
 @pytest.mark.parametrize("handler", [too_long, too_short])
-async def test_bodies_of_another_length_than_announced(handler: object) -> None:
+async def test_bodies_of_another_length_than_announced(handler: Handler) -> None:
     async with served(await tcp_pair(), routes=[Route("GET", "/", handler)]) as (client, observed):
         await client.send_all(GET)
         with pytest.raises(trio.BrokenResourceError):

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import attrs
 import h11
 import pytest
 
-from hybridrelay.http import Failure, Limits, Response, StreamedResponse, SwitchProtocols, plain_text, problem_json
+from hybridrelay.http import (
+    Failure,
+    Limits,
+    Response,
+    Send,
+    StreamedResponse,
+    SwitchProtocols,
+    plain_text,
+    problem_json,
+)
 from hybridrelay.http.encoding import ResponseEncoder, encode_switch
 from hybridrelay.http.head import Head, HeadReader
 from hybridrelay.http.persistence import BodyState, Next, announce, conclude
@@ -59,7 +69,7 @@ def test_concluded(announced: Next, body: BodyState, expected: Next) -> None:
     assert conclude(announced, body, is_stopping=True) is Next.CLOSE
 
 
-async def write(send: object) -> None: ...
+async def write(send: Send) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -82,7 +92,7 @@ async def write(send: object) -> None: ...
         lambda: Limits(write_seconds=0),
     ],
 )
-def test_values_that_cannot_be(make: object) -> None:
+def test_values_that_cannot_be(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"."):
         make()
 

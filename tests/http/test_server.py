@@ -6,16 +6,17 @@ import contextlib
 import math
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import pytest
 import trio
 import trio.testing
 
 from hybridrelay.errors import TLSHandshakeError
-from hybridrelay.http import Limits, Service, Stop, Upgraded, serve
+from hybridrelay.http import Limits, Prepare, Service, Stop, Upgraded, serve
 from hybridrelay.streams import TLSStream
 from hybridrelay.testing._pairs import outer_context
 
@@ -33,8 +34,17 @@ PATIENT = Limits(
 )
 
 
+class Options(TypedDict, total=False):
+    """Of `serve`."""
+
+    max_connections: int
+    grace_seconds: float
+    prepare: Prepare
+    on_upgrade: Callable[[Upgraded], Awaitable[None]]
+
+
 @asynccontextmanager
-async def serving(service: Service, **options: object) -> AsyncIterator[tuple[int, Stop, trio.Event]]:
+async def serving(service: Service, **options: Unpack[Options]) -> AsyncIterator[tuple[int, Stop, trio.Event]]:
     """A server; its port, its stop, and an event for when it has ended."""
     stop, ended = Stop(), trio.Event()
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

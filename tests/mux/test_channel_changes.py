@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
@@ -40,7 +41,9 @@ class _Lingering(trio.abc.Stream):
             await self._stream.aclose()
 
 
-async def _started(nursery: trio.Nursery, reconnect=None) -> tuple[Session, Session]:
+async def _started(
+    nursery: trio.Nursery, reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None = None
+) -> tuple[Session, Session]:
     """Two sessions that can resume; the client reconnects by `reconnect`."""
     ours, theirs = trio.testing.memory_stream_pair()
     client, server = Session(Role.INITIATOR, config=DATA_CONFIG), Session(Role.ACCEPTOR, config=DATA_CONFIG)

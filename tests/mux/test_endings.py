@@ -7,12 +7,12 @@ import trio
 import trio.testing
 
 from hybridrelay.errors import SessionError, StreamRefused, StreamReset
-from hybridrelay.mux import Kind, Role, Session, SessionConfig, refuse_session
+from hybridrelay.mux import Kind, MuxStream, Role, Session, SessionConfig, refuse_session
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
 
-async def _open(client: Session, server: Session):
+async def _open(client: Session, server: Session) -> tuple[MuxStream, MuxStream]:
     ours = client.open_stream_nowait()
     theirs = (await server.offers.receive()).accept()
     await ours.wait_opened()
@@ -23,7 +23,7 @@ async def _open(client: Session, server: Session):
 async def test_a_lost_channel_is_a_reset_on_both_sides_and_no_end_of_file(cut: str, nursery: trio.Nursery) -> None:
     ends: list[trio.abc.Stream] = []
 
-    def channels():
+    def channels() -> tuple[trio.abc.Stream, trio.abc.Stream]:
         ends[:] = trio.testing.memory_stream_pair()
         return ends[0], ends[1]
 

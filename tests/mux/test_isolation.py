@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import CONTROL_CONFIG, Role, Session, SessionConfig
+from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Role, Session, SessionConfig
 from hybridrelay.mux.stream import QUEUED_PER_SESSION
 from hybridrelay.protocol import Reason
 from hybridrelay.streams.nowait import TURN_BYTES
 from hybridrelay.testing import session_pair
 
 
-async def _open(client: Session, server: Session):
+async def _open(client: Session, server: Session) -> tuple[MuxStream, MuxStream]:
     ours = client.open_stream_nowait()
     theirs = (await server.offers.receive()).accept()
     await ours.wait_opened()
     return ours, theirs
 
 
-async def _receive_all(stream) -> bytes:
+async def _receive_all(stream: trio.abc.ReceiveStream) -> bytes:
     received = b""
     while data := await stream.receive_some():
         received += data
@@ -132,7 +134,7 @@ def _add_valve(stream: trio.testing.MemorySendStream, closed: trio.Event) -> Non
     stream.send_all_hook = hook
 
 
-def _valved_pair(closed: trio.Event):
+def _valved_pair(closed: trio.Event) -> Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]:
     """Makes channels that drop everything from some moment on, as a middlebox does that forgot a connection."""
 
     def channels() -> tuple[trio.abc.Stream, trio.abc.Stream]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 import trio.testing
@@ -11,10 +13,15 @@ from hybridrelay.mux import Feature, Kind, Metadata, MetadataEntry, MuxStream, S
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
+#: Gives the two ends of a channel.
+Channels = Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
+
 TINY = SessionConfig(send_queue=1024, initial_window=16 * 1024, max_window=16 * 1024)
 
 
-async def _connected(nursery: trio.Nursery, channels, config) -> tuple[MuxStream, MuxStream]:
+async def _connected(
+    nursery: trio.Nursery, channels: Channels, config: SessionConfig | None
+) -> tuple[MuxStream, MuxStream]:
     client, server = await session_pair(nursery, channels=channels, config=config)
     ours = client.open_stream_nowait()
     offer = await server.offers.receive()
@@ -24,7 +31,7 @@ async def _connected(nursery: trio.Nursery, channels, config) -> tuple[MuxStream
 
 
 @pytest.mark.parametrize("channels", [trio.testing.memory_stream_pair, trio.testing.lockstep_stream_pair])
-async def test_is_a_half_closeable_stream(channels, nursery: trio.Nursery) -> None:
+async def test_is_a_half_closeable_stream(channels: Channels, nursery: trio.Nursery) -> None:
     async def make() -> tuple[MuxStream, MuxStream]:
         return await _connected(nursery, channels, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -211,9 +212,9 @@ def test_is_malformed(data: bytes) -> None:
         lambda: Hello(ID, b"", 1),
     ],
 )
-def test_cannot_be_constructed(make: object) -> None:
+def test_cannot_be_constructed(make: Callable[[], object]) -> None:
     with pytest.raises(ValueError):
-        make()  # type: ignore[operator]
+        make()
 
 
 def test_later_versions_may_add_to_hello() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import TypedDict, Unpack
 from urllib.parse import quote
 
 import pytest
@@ -48,6 +49,16 @@ LOWER = (
 HOSTS = ["Contoso.ServiceBus.Windows.Net", "localhost", "::1"]
 
 
+class Request(TypedDict, total=False):
+    """What a token is shown for, where it differs from the usual."""
+
+    entity: str
+    right: Right
+    entity_rules: list[Rule]
+    relay_rules: list[Rule]
+    now: float
+
+
 def verify(
     token: str,
     *,
@@ -68,9 +79,9 @@ def verify(
     )
 
 
-def refusal(token: str, **arguments: object) -> AuthorizationError:
+def refusal(token: str, **arguments: Unpack[Request]) -> AuthorizationError:
     with pytest.raises(AuthorizationError) as caught:
-        verify(token, **arguments)  # type: ignore[arg-type]
+        verify(token, **arguments)
     assert KEY.reveal() not in str(caught.value)
     return caught.value
 

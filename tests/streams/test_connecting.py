@@ -14,19 +14,7 @@ from hybridrelay.security import HostPort
 from hybridrelay.streams import connecting
 from hybridrelay.streams.connecting import open_tcp
 
-
-class Resolver(trio.abc.HostnameResolver):
-    """Knows these addresses under every name."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = addresses
-
-    async def getaddrinfo(self, host, port, family=0, type=0, proto=0, flags=0):  # noqa: A002
-        await trio.lowlevel.checkpoint()
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
-
-    async def getnameinfo(self, sockaddr, flags):
-        raise NotImplementedError
+from ..resolving import FixedResolver
 
 
 @pytest.fixture
@@ -52,7 +40,7 @@ def how_it_ended(server: socket.socket) -> str:
 async def test_a_cancelled_attempt_is_reset(target: socket.socket, addresses: tuple[str, ...], dial: str) -> None:
     """It is cancelled when the kernel has opened the connection, before the task that waits for it hears of that."""
     port = target.getsockname()[1]
-    trio.socket.set_custom_hostname_resolver(Resolver(*addresses))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(*addresses))
 
     async def cancel_once_connected(scope: trio.CancelScope) -> None:
         while not select.select([target], [], [], 0)[0]:
@@ -79,7 +67,7 @@ async def test_a_cancelled_attempt_is_reset(target: socket.socket, addresses: tu
 
 async def test_the_losers_of_a_race_are_reset(target: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "STAGGER_SECONDS", 0)
-    trio.socket.set_custom_hostname_resolver(Resolver(*(f"127.0.0.{number}" for number in range(1, 6))))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(*(f"127.0.0.{number}" for number in range(1, 6))))
     losers = 0
     for _ in range(40):  # how many have begun when the first one is connected is a matter of luck
         stream = await open_tcp("db.example", target.getsockname()[1])
@@ -101,7 +89,7 @@ async def test_the_losers_of_a_race_are_reset(target: socket.socket, monkeypatch
 async def test_the_one_that_is_used_ends_as_its_owner_decides(
     target: socket.socket, addresses: tuple[str, ...], keep_reset: bool, ending: str
 ) -> None:
-    trio.socket.set_custom_hostname_resolver(Resolver(*addresses))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(*addresses))
     stream = await open_tcp("db.example", target.getsockname()[1], keep_reset=keep_reset)
     await stream.aclose()
     assert how_it_ended(target) == ending
@@ -110,7 +98,7 @@ async def test_the_one_that_is_used_ends_as_its_owner_decides(
 async def test_of_several_addresses_each_failure_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         refusing = other.getsockname()[1]
-    trio.socket.set_custom_hostname_resolver(Resolver("127.0.0.1", "127.0.0.2"))
+    trio.socket.set_custom_hostname_resolver(FixedResolver("127.0.0.1", "127.0.0.2"))
     with pytest.raises(OSError, match="all attempts") as caught:
         await open_tcp("db.example", refusing)
     assert isinstance(caught.value.__cause__, ExceptionGroup)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 
@@ -47,7 +49,7 @@ async def test_something_else_asks(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("side", [connect_outer_tls, accept_outer_tls])
-async def test_cancelled_it_closes_the_connection(side) -> None:
+async def test_cancelled_it_closes_the_connection(side: Callable[..., Awaitable[object]]) -> None:
     near, far = await tcp_pair()
     async with far:
         with trio.move_on_after(0.01):

@@ -25,7 +25,7 @@ from hybridrelay.testing import tcp_pair
         (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", sockets.USER_TIMEOUT * 1000),
     ],
 )
-async def test_options(level, name, expected):
+async def test_options(level: int, name: str, expected: int) -> None:
     if not hasattr(socket, name):
         pytest.skip(f"no {name} here")
     near, far = await tcp_pair()
@@ -36,13 +36,13 @@ async def test_options(level, name, expected):
             assert near.getsockopt(level, getattr(socket, name)) == expected
 
 
-def test_silence_ends_alike_with_and_without_a_user_timeout():
+def test_silence_ends_alike_with_and_without_a_user_timeout() -> None:
     given_up = sockets.KEEPALIVE_IDLE + sockets.KEEPALIVE_COUNT * sockets.KEEPALIVE_INTERVAL
     assert given_up == sockets.USER_TIMEOUT >= 60
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="no TCP_USER_TIMEOUT here")
-async def test_without_user_timeout():
+async def test_without_user_timeout() -> None:
     near, far = await tcp_pair()
     async with near, far:
         sockets.tune_socket(near.socket, user_timeout=False)
@@ -50,7 +50,7 @@ async def test_without_user_timeout():
         assert near.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-def test_platforms_that_lack_options(monkeypatch):
+def test_platforms_that_lack_options(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TCP_NOTSENT_LOWAT", "TCP_KEEPIDLE", "TCP_KEEPALIVE", "TCP_USER_TIMEOUT"):
         monkeypatch.delattr(socket, name, raising=False)
     with socket.socket() as sock:
@@ -58,7 +58,7 @@ def test_platforms_that_lack_options(monkeypatch):
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-async def test_what_is_no_live_tcp_socket_is_left_alone():
+async def test_what_is_no_live_tcp_socket_is_left_alone() -> None:
     for sock in socket.socketpair():
         with sock:
             sockets.tune_socket(sock)
@@ -68,7 +68,7 @@ async def test_what_is_no_live_tcp_socket_is_left_alone():
     sockets.tune_stream(one)
 
 
-async def test_abort_resets():
+async def test_abort_resets() -> None:
     near, far = await tcp_pair()
     async with near, far:
         await sockets.abort_stream(near)
@@ -78,7 +78,7 @@ async def test_abort_resets():
             await far.receive_some()
 
 
-async def test_abort_of_another_stream_closes_it():
+async def test_abort_of_another_stream_closes_it() -> None:
     one, other = trio.testing.memory_stream_pair()
     with trio.CancelScope() as scope:
         scope.cancel()

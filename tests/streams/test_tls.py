@@ -294,9 +294,9 @@ async def test_who_closes_first_waits_for_a_second_at_most(autojump_clock: trio.
 async def test_closing_wakes_blocked_tasks() -> None:
     client, _ = await lockstep_pair()
 
-    async def blocked(operation: Callable[[], object]) -> None:
+    async def blocked(operation: Callable[[], Awaitable[object]]) -> None:
         with pytest.raises(trio.ClosedResourceError):
-            await operation()  # type: ignore[misc]
+            await operation()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(blocked, client.receive_some)

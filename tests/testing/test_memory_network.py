@@ -7,11 +7,11 @@ import trio
 import trio.testing
 
 import hybridrelay_websocket
-from hybridrelay.abc import Address, Binding, Dialer
+from hybridrelay.abc import Address, Binding, Dialer, Listener
 from hybridrelay.testing import MemoryNetwork
 
 
-async def test_delivers():
+async def test_delivers() -> None:
     network = MemoryNetwork()
     async with network.listen("relay", 9352) as listener:
         assert listener.address == ("relay", 9352)
@@ -22,7 +22,7 @@ async def test_delivers():
             assert await far.receive_some() == b"x"
 
 
-async def test_refuses():
+async def test_refuses() -> None:
     network = MemoryNetwork()
     with pytest.raises(ConnectionRefusedError):
         await network.dial("relay", 1)
@@ -41,12 +41,12 @@ async def test_refuses():
     await network.listen("relay", 1).aclose()
 
 
-async def test_a_full_backlog_waits(monkeypatch):
+async def test_a_full_backlog_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybridrelay.testing.memory.BACKLOG", 0)
     network = MemoryNetwork()
     listener = network.listen("relay", 1)
 
-    async def dial_refused():
+    async def dial_refused() -> None:
         with pytest.raises(ConnectionRefusedError):
             await network.dial("relay", 1)
 
@@ -60,10 +60,10 @@ async def test_a_full_backlog_waits(monkeypatch):
         await listener.aclose()
 
 
-async def test_close_wakes_accept():
+async def test_close_wakes_accept() -> None:
     listener = MemoryNetwork().listen("relay", 1)
 
-    async def accept():
+    async def accept() -> None:
         with pytest.raises(trio.ClosedResourceError):
             await listener.accept()
 
@@ -73,13 +73,14 @@ async def test_close_wakes_accept():
         await listener.aclose()
 
 
-async def test_carries_a_transport():
+async def test_carries_a_transport() -> None:
     transport = hybridrelay_websocket.transport
     network = MemoryNetwork()
     binding = Binding("relay", 80, acceptors=(network.listen("relay", 80),))
 
-    async def echo(listener):
+    async def echo(listener: Listener) -> None:
         connection = await (await listener.accept()).handshake()
+        assert connection is not None
         async with connection.stream as stream:
             await stream.send_all(await stream.receive_some())
 

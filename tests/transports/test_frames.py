@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.utils import apply_mask
 
+from hybridrelay.streams.nowait import Buffer
 from hybridrelay_websocket.frames import (
     END_OF_DATA,
     MAX_IDLE_FRAMES,
     Close,
     Data,
     EndOfData,
+    Event,
     FrameDecoder,
     FrameError,
     Ping,
@@ -82,13 +85,13 @@ TABLE = {
 }
 
 
-def encoded(frames, key):
+def encoded(frames: Iterable[tuple[int, bytes]], key: bytes | None) -> bytes:
     return b"".join(frame(first, payload, key=key) for first, payload in frames)
 
 
-def events(decoder, data, *, cut=None, max_bytes=1 << 20):
+def events(decoder: FrameDecoder, data: bytes, *, cut: int | None = None, max_bytes: int = 1 << 20) -> list[Event]:
     """Feed ``data`` in pieces; neighbouring `Data` joined, because where it is cut means nothing."""
-    found = []
+    found: list[Event] = []
     for start in range(0, len(data), cut or len(data)):
         decoder.receive_untrusted(data[start : start + (cut or len(data))])
         while (event := decoder.next_event(max_bytes)) is not None:
@@ -98,11 +101,12 @@ def events(decoder, data, *, cut=None, max_bytes=1 << 20):
     return found
 
 
-def joined(found):
-    result = []
+def joined(found: Iterable[Event]) -> list[Event]:
+    result: list[Event] = []
     for event in found:
-        if isinstance(event, Data) and result and isinstance(result[-1], Data):
-            event = Data(result.pop().payload + event.payload)
+        if isinstance(event, Data) and result and isinstance(before := result[-1], Data):
+            result[-1] = Data(before.payload + event.payload)
+            continue
         result.append(event)
     return result
 
@@ -110,7 +114,7 @@ def joined(found):
 @pytest.mark.parametrize("key", [None, KEY, bytes(4)], ids=["server", "client", "zero key"])
 @pytest.mark.parametrize("cut", [None, 1, 2, 3, 7], ids=lambda cut: f"cut{cut}")
 @pytest.mark.parametrize("name", TABLE)
-def test_table(name, cut, key):
+def test_table(name: str, cut: int | None, key: bytes | None) -> None:
     frames, expected = TABLE[name]
     found = events(FrameDecoder(masked=key is not None), encoded(frames, key), cut=cut)
     assert joined(found) == joined(expected)
@@ -122,7 +126,7 @@ IDLE = pytest.mark.parametrize(
 
 
 @IDLE
-def test_a_flood_of_frames_without_data_is_an_error(idle):
+def test_a_flood_of_frames_without_data_is_an_error(idle: tuple[int, bytes]) -> None:
     decoder = FrameDecoder(masked=False)
     decoder.receive_untrusted(encoded([(MORE, b"x")], None))
     assert decoder.next_event(1) == Data(b"x")
@@ -137,7 +141,7 @@ def test_a_flood_of_frames_without_data_is_an_error(idle):
 
 
 @IDLE
-def test_a_stranger_may_send_few_frames_of_any_kind(idle):
+def test_a_stranger_may_send_few_frames_of_any_kind(idle: tuple[int, bytes]) -> None:
     decoder = FrameDecoder(masked=False)
     decoder.frames_left = 8
     decoder.receive_untrusted(encoded([(MORE, b"x")], None))
@@ -151,7 +155,7 @@ def test_a_stranger_may_send_few_frames_of_any_kind(idle):
         list(iter(lambda: decoder.next_event(200), None))
 
 
-def test_small_messages_with_an_empty_end_are_no_flood():
+def test_small_messages_with_an_empty_end_are_no_flood() -> None:
     """As some intermediaries send them."""
     decoder = FrameDecoder(masked=False)
     decoder.receive_untrusted(encoded([(MORE, b"x"), (LAST, b"")] * (MAX_IDLE_FRAMES + 1), None))
@@ -160,7 +164,7 @@ def test_small_messages_with_an_empty_end_are_no_flood():
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["server", "client"])
 @pytest.mark.parametrize("name", [name for name in TABLE if "close" not in name and "end of data" not in name])
-def test_what_follows_is_not_lost(name, key):
+def test_what_follows_is_not_lost(name: str, key: bytes | None) -> None:
     frames, expected = TABLE[name]
     found = events(FrameDecoder(masked=key is not None), encoded([*frames, (0x89, b"next")], key))
     assert joined(found) == [*joined(expected), Ping(b"next")]
@@ -168,7 +172,7 @@ def test_what_follows_is_not_lost(name, key):
 
 @pytest.mark.parametrize("max_bytes", [1, 2, 3, 5, 1000])
 @pytest.mark.parametrize("key", [None, KEY], ids=["server", "client"])
-def test_max_bytes(max_bytes, key):
+def test_max_bytes(max_bytes: int, key: bytes | None) -> None:
     found = events(
         FrameDecoder(masked=key is not None), encoded([(MORE, LONG), (LAST, LONG)], key), max_bytes=max_bytes
     )
@@ -176,7 +180,7 @@ def test_max_bytes(max_bytes, key):
     assert joined(found) == [Data(LONG + LONG)]
 
 
-def test_the_example_of_the_standard():
+def test_the_example_of_the_standard() -> None:
     assert events(FrameDecoder(masked=False), bytes.fromhex("8205 48656c6c6f")) == [Data(b"Hello")]
     assert events(FrameDecoder(masked=True), bytes.fromhex("8285 37fa213d 7f9f4d5158")) == [Data(b"Hello")]
 
@@ -184,14 +188,14 @@ def test_the_example_of_the_standard():
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65_535, 65_536, 300_000])
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
-def test_encoded_data_is_decoded(size, masked, kind):
+def test_encoded_data_is_decoded(size: int, masked: bool, kind: Callable[[bytes], Buffer]) -> None:
     payload = (bytes(range(256)) * (size // 256 + 1))[:size]
     header, body = encode_data(kind(payload), masked=masked)
     found = events(FrameDecoder(masked=masked), header + bytes(body))
     assert found == ([Data(payload)] if payload else [EndOfData()])
 
 
-def test_encoded_bytes():
+def test_encoded_bytes() -> None:
     assert encode_data(b"Hello", masked=False) == (bytes.fromhex("8205"), b"Hello")
     assert encode_data(END_OF_DATA, masked=False) == (bytes.fromhex("8200"), b"")
     assert encode_pong(b"Hello", masked=False) == bytes.fromhex("8a05 48656c6c6f")
@@ -199,13 +203,13 @@ def test_encoded_bytes():
     assert events(FrameDecoder(masked=True), encode_close(1002, masked=True)) == [Close(1002)]
 
 
-def test_every_frame_has_a_key_of_its_own():
+def test_every_frame_has_a_key_of_its_own() -> None:
     keys = {encode_data(b"x", masked=True)[0][2:] for _ in range(100)}
     assert len(keys) > 90
     assert {len(key) for key in keys} == {4}
 
 
-def test_unmasked_payload_is_not_copied():
+def test_unmasked_payload_is_not_copied() -> None:
     payload = memoryview(bytes(1000))
     assert encode_data(payload, masked=False)[1] is payload
 
@@ -235,7 +239,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("cut", [None, 1])
 @pytest.mark.parametrize("name", BROKEN)
-def test_violations(name, cut):
+def test_violations(name: str, cut: int | None) -> None:
     decoder = FrameDecoder(masked=False)
     with pytest.raises(FrameError) as first:
         events(decoder, BROKEN[name], cut=cut)
@@ -244,25 +248,25 @@ def test_violations(name, cut):
         decoder.next_event(1)
 
 
-def test_unmasked_by_the_client():
+def test_unmasked_by_the_client() -> None:
     with pytest.raises(FrameError, match="not masked"):
         events(FrameDecoder(masked=True), frame(BINARY, b"x"))
 
 
-def test_nothing_is_decoded_after_a_close():
+def test_nothing_is_decoded_after_a_close() -> None:
     decoder = FrameDecoder(masked=False)
     decoder.receive_untrusted(frame(0x88) + frame(0x81))
     assert decoder.next_event(1) == decoder.next_event(1) == Close(None)
 
 
-def test_a_message_longer_than_any_memory_is_only_a_number():
+def test_a_message_longer_than_any_memory_is_only_a_number() -> None:
     decoder = FrameDecoder(masked=False)
     decoder.receive_untrusted(b"\x82\x7f" + ((1 << 63) - 1).to_bytes(8) + b"x")
     assert decoder.next_event(1 << 30) == Data(b"x")
     assert decoder.next_event(1 << 30) is None
 
 
-def test_an_idle_decoder_holds_nothing():
+def test_an_idle_decoder_holds_nothing() -> None:
     decoder = FrameDecoder(masked=False)
     data = frame(BINARY, HUGE)
     events(decoder, data)
@@ -284,7 +288,7 @@ all_frames = b"".join(
     st.lists(st.integers(1, 50), min_size=1),
     st.integers(1, 100),
 )
-def test_only_the_one_exception_escapes(mutations, cuts, max_bytes):
+def test_only_the_one_exception_escapes(mutations: list[tuple[int, int]], cuts: list[int], max_bytes: int) -> None:
     data = bytearray(all_frames)
     for position, value in mutations:
         data[position] = value
@@ -309,7 +313,9 @@ def test_only_the_one_exception_escapes(mutations, cuts, max_bytes):
     st.lists(st.integers(1, 400), min_size=1),
     st.booleans(),
 )
-def test_data_survives_any_fragmentation(messages, fragments, cuts, masked):
+def test_data_survives_any_fragmentation(
+    messages: list[bytes], fragments: list[int], cuts: list[int], masked: bool
+) -> None:
     key = KEY if masked else None
     sizes = itertools.cycle([*fragments, 7])  # empty fragments too, but not only
     wire = bytearray()

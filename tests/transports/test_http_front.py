@@ -29,27 +29,27 @@ UPGRADE = {
 }
 
 
-async def handshake(stream):
+async def handshake(stream: trio.abc.Stream) -> trio.abc.HalfCloseableStream | None:
     """The server's side of the transport's handshake; its stream, or None."""
     async with await transport.listen(Binding("127.0.0.1", 0)) as listener:
         connection = await listener.incoming(stream, "127.0.0.1").handshake()
     return None if connection is None else connection.stream
 
 
-def request(method="GET", target=PATH, version="1.1", **changes):
+def request(method: str = "GET", target: str = PATH, version: str = "1.1", **changes: str | None) -> bytes:
     """A good upgrade request, except for ``changes``: underscores for dashes, None to leave a header out."""
     headers = {**UPGRADE, **{name.replace("_", "-"): value for name, value in changes.items()}}
     lines = [f"{method} {target} HTTP/{version}", *(f"{k}: {v}" for k, v in headers.items() if v is not None)]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-async def accept(sent: bytes, *, refused=False):
+async def accept(sent: bytes, *, refused: bool = False) -> bytes:
     """Be a client that sends ``sent``; returns what comes back. ``refused``: accept is to raise TransportError."""
     client, server = await tcp_pair()
     ended = None
     async with client, server, trio.open_nursery() as nursery:
 
-        async def serve():
+        async def serve() -> None:
             nonlocal ended
             try:
                 ended = await handshake(server)
@@ -104,7 +104,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_answers(name):
+async def test_answers(name: str) -> None:
     sent, status = REFUSED[name]
     head, _, body = (await accept(sent)).partition(b"\r\n\r\n")
     lines = head.decode().lower().split("\r\n")
@@ -121,7 +121,7 @@ async def test_answers(name):
         assert "sec-websocket-version: 13" in lines
 
 
-async def test_health_by_head():
+async def test_health_by_head() -> None:
     received = await accept(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert received.startswith(b"HTTP/1.1 200 ")
     assert received.endswith(b"\r\n\r\n")
@@ -143,7 +143,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_garbage(name):
+async def test_garbage(name: str) -> None:
     sent, status = BAD[name]
     received = await accept(sent, refused=True)
     assert received.startswith(f"HTTP/1.1 {status} ".encode())
@@ -151,11 +151,11 @@ async def test_garbage(name):
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET / HTTP/1.1\r\n", request()[:-1]])
-async def test_an_end_before_the_head_does(sent):
+async def test_an_end_before_the_head_does(sent: bytes) -> None:
     assert await accept(sent, refused=True) == b""
 
 
-async def test_the_answer_survives_what_was_not_read():
+async def test_the_answer_survives_what_was_not_read() -> None:
     sent = b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 10_000
     assert LONGEST < len(sent) < LONGEST + front.LIMITS.linger_bytes
     received = await accept(sent, refused=True)
@@ -184,7 +184,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("name", GOOD)
-async def test_upgrade(name):
+async def test_upgrade(name: str) -> None:
     client, server = await tcp_pair()
     async with client, server, trio.open_nursery() as nursery:
         # Frames right after the head, as an eager client sends them.
@@ -232,7 +232,7 @@ async def accept_inside_outer_tls(sent: bytes, record_bytes: int) -> bytes:
     return received
 
 
-async def test_health_inside_outer_tls():
+async def test_health_inside_outer_tls() -> None:
     received = await accept_inside_outer_tls(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 16_384)
     assert received.startswith(b"HTTP/1.1 200 ")
     assert received.endswith(b"ok\n")
@@ -243,7 +243,7 @@ async def test_health_inside_outer_tls():
     ("size", "status"),
     [(LONGEST, 200), (LONGEST + 1, 431), (LONGEST + 1000, 431), (2 * LONGEST, 431), (5 * LONGEST, 431)],
 )
-async def test_heads_are_as_long_on_both_ports(size: int, status: int, record_bytes: int):
+async def test_heads_are_as_long_on_both_ports(size: int, status: int, record_bytes: int) -> None:
     """However many TLS records they come in on port 443."""
     sent = b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: \r\n\r\n"
     sent = sent.replace(b"A: ", b"A: " + b"a" * (size - len(sent)))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from hybridrelay.abc import Transport
 from hybridrelay.testing import transport_checks
 
 README = Path(__file__).parents[2] / "transports" / "README.md"
 
 
-def example():
+def example() -> Transport:
     code = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)[0]
     namespace = {}
     exec(compile(code, str(README), "exec"), namespace)
@@ -20,5 +22,5 @@ def example():
 
 
 @pytest.mark.parametrize("check", [pytest.param(check, id=name) for name, check in transport_checks(example())])
-async def test_conformance(check):
+async def test_conformance(check: Callable[[], Awaitable[None]]) -> None:
     await check()

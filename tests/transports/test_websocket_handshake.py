@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -23,7 +24,7 @@ def accept_key(head: bytes) -> str:
     return base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
 
 
-def answer(head: bytes, **changes) -> bytes:
+def answer(head: bytes, **changes: str | None) -> bytes:
     headers = {
         "Upgrade": "websocket",
         "Connection": "Upgrade",
@@ -35,17 +36,19 @@ def answer(head: bytes, **changes) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-async def connect(respond, *, host="127.0.0.1", port=1, then_close=False):
+async def connect(
+    respond: Callable[[bytes], bytes], *, host: str = "127.0.0.1", port: int = 1, then_close: bool = False
+) -> tuple[bytes, trio.abc.HalfCloseableStream]:
     """Connect to a server that answers the head with ``respond(head)``; returns the head and the stream."""
     near, far = await tcp_pair()
-    heads = []
-    result = None
+    heads: list[bytes] = []
+    result: trio.abc.HalfCloseableStream | TransportError
 
-    async def dial(dialed_host, dialed_port):
+    async def dial(dialed_host: str, dialed_port: int) -> trio.abc.Stream:
         assert (dialed_host, dialed_port) == (host, port)
         return near
 
-    async def serve():
+    async def serve() -> None:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += await far.receive_some()
@@ -66,7 +69,7 @@ async def connect(respond, *, host="127.0.0.1", port=1, then_close=False):
     return heads.pop(), result
 
 
-async def test_request():
+async def test_request() -> None:
     head, stream = await connect(answer, host="relay.example.com", port=8080)
     await trio.aclose_forcefully(stream)
     lines = head.decode().split("\r\n")
@@ -79,13 +82,13 @@ async def test_request():
     ("host", "port", "expected"),
     [("h", 80, "h"), ("h", 443, "h:443"), ("::1", 80, "[::1]"), ("::1", 81, "[::1]:81"), ("1.2.3.4", 80, "1.2.3.4")],
 )
-async def test_host_header(host, port, expected):
+async def test_host_header(host: str, port: int, expected: str) -> None:
     head, stream = await connect(answer, host=host, port=port)
     await trio.aclose_forcefully(stream)
     assert f"Host: {expected}\r\n".encode() in head
 
 
-async def test_frames_right_behind_the_head():
+async def test_frames_right_behind_the_head() -> None:
     early = b"".join(encode_data(b"early", masked=False)) + b"\x82"
     _, stream = await connect(lambda head: answer(head) + early)
     assert await stream.receive_some() == b"early"
@@ -105,7 +108,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-async def test_refusals(name):
+async def test_refusals(name: str) -> None:
     response, why = REFUSALS[name]
     with pytest.raises(TransportError, match=why):
         await connect(lambda _: response)
@@ -114,7 +117,7 @@ async def test_refusals(name):
 @pytest.mark.parametrize(
     ("status", "says"), [(426, "the headers Upgrade and Connection"), (404, f"passes {PATH} on")]
 )
-async def test_a_refusal_says_what_to_check(status, says):
+async def test_a_refusal_says_what_to_check(status: int, says: str) -> None:
     with pytest.raises(TransportError) as caught:
         await connect(lambda _: b"HTTP/1.1 %d No\r\n\r\n" % status)
     assert says in caught.value.remedy
@@ -139,27 +142,27 @@ BAD_HANDSHAKES = {
 
 
 @pytest.mark.parametrize("name", BAD_HANDSHAKES)
-async def test_bad_handshakes(name):
+async def test_bad_handshakes(name: str) -> None:
     with pytest.raises(TransportError, match=r"not a WebSocket handshake|not a relay"):
         await connect(lambda head: answer(head, **BAD_HANDSHAKES[name]))
 
 
-async def test_the_reason_is_told():
+async def test_the_reason_is_told() -> None:
     with pytest.raises(TransportError, match="Bad accept token"):
         await connect(lambda head: answer(head, Sec_WebSocket_Accept="AAAA"))
 
 
 @pytest.mark.parametrize("size", [0, 1, 20, 100])
-async def test_half_an_answer(size):
+async def test_half_an_answer(size: int) -> None:
     with pytest.raises(TransportError, match="closed"):
         await connect(lambda head: answer(head)[:size], then_close=True)
 
 
-async def test_lost_connection():
+async def test_lost_connection() -> None:
     near, far = trio.testing.memory_stream_pair()
     await far.aclose()
 
-    async def dial(host, port):
+    async def dial(host: str, port: int) -> trio.abc.Stream:
         return near
 
     with pytest.raises(TransportError, match="closed"):
@@ -168,13 +171,13 @@ async def test_lost_connection():
         await near.send_all(b"x")
 
 
-async def test_reset_connection():
+async def test_reset_connection() -> None:
     near, far = await tcp_pair()
 
-    async def dial(host, port):
+    async def dial(host: str, port: int) -> trio.abc.Stream:
         return near
 
-    async def reset():
+    async def reset() -> None:
         while not (await far.receive_some()).endswith(b"\r\n\r\n"):
             pass
         await sockets.abort_stream(far)
@@ -186,9 +189,9 @@ async def test_reset_connection():
     assert near.socket.fileno() == -1
 
 
-async def test_what_trio_websocket_is_given_can_not_be_closed():
+async def test_what_trio_websocket_is_given_can_not_be_closed() -> None:
     # It closes a connection whose head is no handshake, and its caller would wait for ever.
-    async def read_head():
+    async def read_head() -> bytes:
         return b"head"
 
     near, far = trio.testing.memory_stream_pair()
@@ -201,8 +204,8 @@ async def test_what_trio_websocket_is_given_can_not_be_closed():
     assert await far.receive_some() == b"x"
 
 
-async def test_a_failed_dial_is_not_translated():
-    async def dial(host, port):
+async def test_a_failed_dial_is_not_translated() -> None:
+    async def dial(host: str, port: int) -> trio.abc.Stream:
         raise ConnectionRefusedError("nobody")
 
     with pytest.raises(ConnectionRefusedError):

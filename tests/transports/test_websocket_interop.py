@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import trio
@@ -12,20 +13,24 @@ import trio_websocket
 import websockets.exceptions
 import websockets.sync.client
 
-from hybridrelay.abc import Binding, Purpose
+from hybridrelay.abc import Binding, Incoming, Listener, Purpose
 from hybridrelay_websocket import PATH, SUBPROTOCOL, transport
+
+#: Gets the stream of each connection, which is closed after it.
+Handler = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def serving(handler):
+async def serving(handler: Handler) -> AsyncIterator[int]:
     """A WebSocket server on loopback; yields its port. The handler gets our stream."""
 
-    async def accept(listener):
+    async def accept(listener: Listener) -> None:
         while True:
             nursery.start_soon(serve, await listener.accept())
 
-    async def serve(incoming):
+    async def serve(incoming: Incoming) -> None:
         connection = await incoming.handshake()
+        assert connection is not None
         async with connection.stream:
             await handler(connection.stream)
 
@@ -36,7 +41,7 @@ async def serving(handler):
 
 
 @contextlib.asynccontextmanager
-async def foreign_client(port):
+async def foreign_client(port: int) -> AsyncIterator[trio_websocket.WebSocketConnection]:
     """trio-websocket, on a connection that we close: its client leaves that to the garbage collector."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as connection, trio.open_nursery() as nursery:
         async with await trio_websocket.wrap_client_stream(
@@ -45,13 +50,13 @@ async def foreign_client(port):
             yield ws
 
 
-async def echo(stream):
+async def echo(stream: trio.abc.HalfCloseableStream) -> None:
     while data := await stream.receive_some():
         await stream.send_all(data)
     await stream.send_eof()
 
 
-def blocking_client(port, messages):
+def blocking_client(port: int, messages: list[bytes]) -> bytes:
     """Speaks blocking `websockets`, with every kind of message, and pings in between."""
     with websockets.sync.client.connect(
         f"ws://127.0.0.1:{port}{PATH}", subprotocols=[SUBPROTOCOL], max_size=None, compression="deflate"
@@ -71,14 +76,14 @@ def blocking_client(port, messages):
     return bytes(received)
 
 
-async def test_blocking_websockets_client():
+async def test_blocking_websockets_client() -> None:
     messages = [random.Random(size).randbytes(size) for size in (1, 126, 70_000, 1_000_000)]
     async with serving(echo) as port:
         received = await trio.to_thread.run_sync(blocking_client, port, messages, abandon_on_cancel=True)
     assert hashlib.sha256(received).digest() == hashlib.sha256(b"".join(messages)).digest()
 
 
-async def test_trio_websocket_client():
+async def test_trio_websocket_client() -> None:
     async with serving(echo) as port:
         async with foreign_client(port) as ws:
             await ws.send_message(b"hello")
@@ -91,10 +96,10 @@ async def test_trio_websocket_client():
     assert caught.value.reason.code == 1000
 
 
-async def test_a_text_message_is_a_violation():
+async def test_a_text_message_is_a_violation() -> None:
     outcome = []
 
-    async def read(stream):
+    async def read(stream: trio.abc.HalfCloseableStream) -> None:
         with pytest.raises(trio.BrokenResourceError, match="opcode 1") as caught:
             await stream.receive_some()
         outcome.append(caught)
@@ -108,10 +113,10 @@ async def test_a_text_message_is_a_violation():
     assert outcome
 
 
-async def test_a_foreign_close_is_a_break():
+async def test_a_foreign_close_is_a_break() -> None:
     broke = trio.Event()
 
-    async def read(stream):
+    async def read(stream: trio.abc.HalfCloseableStream) -> None:
         assert await stream.receive_some() == b"half a"
         with pytest.raises(trio.BrokenResourceError, match="1000"):
             await stream.receive_some()
@@ -123,5 +128,5 @@ async def test_a_foreign_close_is_a_break():
         await broke.wait()
 
 
-def test_all_purposes_share_a_port():
+def test_all_purposes_share_a_port() -> None:
     assert all(route.port_for(purpose) == route.port for route in transport.routes for purpose in Purpose)

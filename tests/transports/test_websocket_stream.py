@@ -13,6 +13,7 @@ from hybridrelay_websocket.frames import (
     Close,
     Data,
     EndOfData,
+    Event,
     FrameDecoder,
     Ping,
     encode_close,
@@ -22,7 +23,9 @@ from hybridrelay_websocket.frames import (
 from hybridrelay_websocket.stream import CLOSE_TIMEOUT, MAX_MESSAGE, WebSocketStream
 
 
-def wrap(client, server):
+def wrap(
+    client: trio.abc.HalfCloseableStream, server: trio.abc.HalfCloseableStream
+) -> tuple[WebSocketStream, WebSocketStream]:
     return WebSocketStream(client, client=True), WebSocketStream(server, client=False)
 
 
@@ -49,26 +52,27 @@ class Peer:
         self.stream = WebSocketStream(below, client=False)
         self._decoder = FrameDecoder(masked=False)
 
-    async def next_event(self):
+    async def next_event(self) -> Event | None:
+        """The next event of what the server sends, or None at the end of file."""
         while (event := self._decoder.next_event(1 << 20)) is None:
             data = await self.raw.receive_some()
             if not data:
-                return "end of file"
+                return None
             self._decoder.receive_untrusted(bytes(data))
         return event
 
 
-async def test_contract():
-    async def make_pair():
+async def test_contract() -> None:
+    async def make_pair() -> tuple[WebSocketStream, WebSocketStream]:
         return wrap(*trio.testing.memory_stream_pair())
 
-    async def make_clogged_pair():
+    async def make_clogged_pair() -> tuple[WebSocketStream, WebSocketStream]:
         return wrap(*trio.testing.lockstep_stream_pair())
 
-    async def make_pair_swapped():
+    async def make_pair_swapped() -> tuple[WebSocketStream, WebSocketStream]:
         return wrap(*trio.testing.memory_stream_pair())[::-1]
 
-    async def make_clogged_pair_swapped():
+    async def make_clogged_pair_swapped() -> tuple[WebSocketStream, WebSocketStream]:
         return wrap(*trio.testing.lockstep_stream_pair())[::-1]
 
     await trio.testing.check_half_closeable_stream(make_pair, make_clogged_pair)
@@ -77,7 +81,7 @@ async def test_contract():
 
 @pytest.mark.parametrize("size", [1, 125, 126, 65535, 65536, MAX_MESSAGE, 3 * MAX_MESSAGE + 5])
 @pytest.mark.parametrize("client_sends", [True, False])
-async def test_sizes(size, client_sends):
+async def test_sizes(size: int, client_sends: bool) -> None:
     client, server = wrap(*trio.testing.memory_stream_pair())
     source, sink = (client, server) if client_sends else (server, client)
     data = bytes(range(256)) * (size // 256 + 1)
@@ -89,7 +93,7 @@ async def test_sizes(size, client_sends):
     assert received == data[:size]
 
 
-async def test_long_data_becomes_many_messages():
+async def test_long_data_becomes_many_messages() -> None:
     peer = Peer()
     await peer.stream.send_all(bytes(2 * MAX_MESSAGE + 1))
     await peer.stream.send_eof()
@@ -100,14 +104,14 @@ async def test_long_data_becomes_many_messages():
     assert event == EndOfData()
 
 
-async def test_small_messages_that_are_there_come_together():
+async def test_small_messages_that_are_there_come_together() -> None:
     peer = Peer()
     await peer.raw.send_all(message(b"a") + ping(b"") + message(b"b") + message(b"c") + END)
     assert await peer.stream.receive_some() == b"abc"
     assert await peer.stream.receive_some() == b""
 
 
-async def test_what_came_with_the_handshake_is_read_first():
+async def test_what_came_with_the_handshake_is_read_first() -> None:
     _, below = trio.testing.memory_stream_pair()
     stream = WebSocketStream(below, client=False, received=message(b"early") + END)
     assert await stream.receive_some(2) == b"ea"
@@ -126,7 +130,7 @@ async def test_what_came_with_the_handshake_is_read_first():
     ],
     ids=["end of file", "close", "half a frame", "unmasked", "text"],
 )
-async def test_breaks(sent, why):
+async def test_breaks(sent: bytes, why: str) -> None:
     peer = Peer()
     await peer.raw.send_all(message(b"before") + sent)
     await peer.raw.send_eof()
@@ -149,7 +153,7 @@ async def test_breaks(sent, why):
     assert await peer.next_event() == Close(1002 if violation else 1000), "and no end of data before it"
 
 
-async def test_goodbye():
+async def test_goodbye() -> None:
     peer = Peer()
     await peer.stream.send_all(b"x")
     await peer.stream.aclose()
@@ -158,7 +162,7 @@ async def test_goodbye():
     assert await peer.raw.receive_some() == b""
 
 
-async def test_the_end_of_data_is_said_once():
+async def test_the_end_of_data_is_said_once() -> None:
     peer = Peer()
     await peer.stream.send_eof()
     await peer.stream.send_eof()
@@ -166,13 +170,13 @@ async def test_the_end_of_data_is_said_once():
     assert [await peer.next_event() for _ in range(2)] == [EndOfData(), Close(1000)]
 
 
-async def test_a_forceful_close_says_nothing():
+async def test_a_forceful_close_says_nothing() -> None:
     peer = Peer()
     await trio.aclose_forcefully(peer.stream)
-    assert await peer.next_event() == "end of file"
+    assert await peer.next_event() is None
 
 
-async def test_a_goodbye_that_nobody_takes_has_a_deadline(autojump_clock):
+async def test_a_goodbye_that_nobody_takes_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
     peer = Peer(lockstep=True)
     start = trio.current_time()
     await peer.stream.aclose()
@@ -180,10 +184,10 @@ async def test_a_goodbye_that_nobody_takes_has_a_deadline(autojump_clock):
     assert await peer.raw.receive_some() != b"x"
 
 
-async def test_close_does_not_wait_for_a_blocked_sender(autojump_clock):
+async def test_close_does_not_wait_for_a_blocked_sender(autojump_clock: trio.testing.MockClock) -> None:
     peer = Peer(lockstep=True)
 
-    async def send():
+    async def send() -> None:
         with pytest.raises(trio.ClosedResourceError):
             await peer.stream.send_all(b"x")
 
@@ -195,7 +199,7 @@ async def test_close_does_not_wait_for_a_blocked_sender(autojump_clock):
     assert trio.current_time() == start
 
 
-async def test_close_of_a_lost_connection():
+async def test_close_of_a_lost_connection() -> None:
     peer = Peer()
     await peer.raw.aclose()
     with pytest.raises(trio.BrokenResourceError, match="lost"):
@@ -203,7 +207,7 @@ async def test_close_of_a_lost_connection():
     await peer.stream.aclose()
 
 
-async def test_waiting_on_a_lost_connection():
+async def test_waiting_on_a_lost_connection() -> None:
     near, far = await tcp_pair()
     async with near, far:
         stream = WebSocketStream(near, client=True)
@@ -214,10 +218,10 @@ async def test_waiting_on_a_lost_connection():
             await stream.wait_send_all_might_not_block()
 
 
-async def test_a_loss_found_by_waiting():
+async def test_a_loss_found_by_waiting() -> None:
     _, below = trio.testing.memory_stream_pair()
 
-    async def fail():
+    async def fail() -> None:
         raise trio.BrokenResourceError
 
     below.send_stream.wait_send_all_might_not_block_hook = fail
@@ -225,13 +229,13 @@ async def test_a_loss_found_by_waiting():
         await WebSocketStream(below, client=True).wait_send_all_might_not_block()
 
 
-async def test_close_of_a_connection_that_is_found_lost_then():
+async def test_close_of_a_connection_that_is_found_lost_then() -> None:
     peer = Peer()
     await peer.raw.aclose()
     await peer.stream.aclose()
 
 
-async def test_a_cancelled_send_can_not_be_continued():
+async def test_a_cancelled_send_can_not_be_continued() -> None:
     peer = Peer(lockstep=True)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -249,7 +253,7 @@ async def test_a_cancelled_send_can_not_be_continued():
     await peer.stream.aclose()
 
 
-async def test_a_send_cancelled_before_it_began_tears_nothing():
+async def test_a_send_cancelled_before_it_began_tears_nothing() -> None:
     peer = Peer()
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -258,7 +262,7 @@ async def test_a_send_cancelled_before_it_began_tears_nothing():
     assert await peer.next_event() == Data(b"x")
 
 
-async def test_a_cancelled_receive_loses_nothing():
+async def test_a_cancelled_receive_loses_nothing() -> None:
     peer = Peer()
     sent = message(b"abc")
     await peer.raw.send_all(sent[:-1])
@@ -286,7 +290,7 @@ def pongs(data: bytes) -> list[bytes]:
     return found
 
 
-async def test_pings_are_answered_while_we_only_read():
+async def test_pings_are_answered_while_we_only_read() -> None:
     peer = Peer()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.stream.receive_some)
@@ -296,7 +300,7 @@ async def test_pings_are_answered_while_we_only_read():
         nursery.cancel_scope.cancel()
 
 
-async def test_of_many_pings_only_the_last_is_answered():
+async def test_of_many_pings_only_the_last_is_answered() -> None:
     peer = Peer()
     await peer.raw.send_all(b"".join(ping(b"%d" % number) for number in range(4_000)) + END)
     assert await peer.stream.receive_some() == b""
@@ -304,7 +308,7 @@ async def test_of_many_pings_only_the_last_is_answered():
     assert pongs(await peer.raw.receive_some()) == [b"3999"]
 
 
-async def test_frames_are_few_until_the_peer_has_authenticated():
+async def test_frames_are_few_until_the_peer_has_authenticated() -> None:
     peer = Peer()
     peer.stream.limit_held(8192)
     for _ in range(MAX_FRAMES_OF_STRANGER // 2):
@@ -322,10 +326,10 @@ async def test_frames_are_few_until_the_peer_has_authenticated():
         await peer.stream.receive_some()
 
 
-async def test_a_reader_is_not_stopped_by_a_clogged_writer():
+async def test_a_reader_is_not_stopped_by_a_clogged_writer() -> None:
     peer = Peer(lockstep=True)
 
-    async def send_pings():
+    async def send_pings() -> None:
         for number in range(100):
             await peer.raw.send_all(ping(b"%d" % number) + message(b"x"))
 
@@ -343,7 +347,7 @@ async def test_a_reader_is_not_stopped_by_a_clogged_writer():
         assert pongs(found) == [b"0", b"99"]
 
 
-async def test_a_clogged_pong_stops_neither_reading_nor_closing(autojump_clock):
+async def test_a_clogged_pong_stops_neither_reading_nor_closing(autojump_clock: trio.testing.MockClock) -> None:
     peer = Peer(lockstep=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(peer.raw.send_all, ping(b"p") + message(b"x"))
@@ -360,10 +364,10 @@ async def test_a_clogged_pong_stops_neither_reading_nor_closing(autojump_clock):
         await peer.stream.aclose()
 
 
-async def test_a_pong_that_fails_is_reported_to_the_next_sender():
+async def test_a_pong_that_fails_is_reported_to_the_next_sender() -> None:
     raw, below = trio.testing.memory_stream_pair()
 
-    async def fail():
+    async def fail() -> None:
         raise RuntimeError("a bug below")
 
     below.send_stream.send_all_hook = fail
@@ -377,7 +381,7 @@ async def test_a_pong_that_fails_is_reported_to_the_next_sender():
     await stream.aclose()
 
 
-async def test_no_pong_after_close():
+async def test_no_pong_after_close() -> None:
     peer = Peer()
     await peer.raw.send_all(ping(b"p") + message(b"x"))
     assert await peer.stream.receive_some() == b"x"
@@ -386,7 +390,7 @@ async def test_no_pong_after_close():
     assert await peer.raw.receive_some() in (b"", encode_pong(b"p", masked=False))
 
 
-async def test_ping_from_the_server_is_answered_masked():
+async def test_ping_from_the_server_is_answered_masked() -> None:
     raw, below = trio.testing.memory_stream_pair()
     stream = WebSocketStream(below, client=True)
     await raw.send_all(b"\x89\x01p" + b"".join(encode_data(b"x", masked=False)))
