@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from ..peers import HOST, make_broker, token_for, update
 
 
 @pytest.fixture
-def registry(tmp_path: Path, rules: tuple[Rule, ...]):
+def registry(tmp_path: Path, rules: tuple[Rule, ...]) -> Iterator[SQLiteStore]:
     with SQLiteStore.open(tmp_path) as registry:
         registry.create("db", [HOST], rules)
         yield registry

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ NAMES = ("db", "other", "third")
 
 
 @pytest.fixture
-def registry(tmp_path: Path, rules: tuple[Rule, ...]):
+def registry(tmp_path: Path, rules: tuple[Rule, ...]) -> Iterator[SQLiteStore]:
     with SQLiteStore.open(tmp_path) as registry:
         for name in NAMES:
             registry.create(name, [HOST], rules)
