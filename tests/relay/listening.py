@@ -61,7 +61,7 @@ def willing() -> FakeListener:
     return FakeListener(control.Accept(1))
 
 
-def leaving(leave: Callable[[], None]) -> FakeListener:
+def leaving(leave: Callable[[], object]) -> FakeListener:
     """A listener whose control channel ends while it is asked; `leave` is called at that moment."""
 
     async def answer() -> Answer:

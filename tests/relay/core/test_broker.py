@@ -110,9 +110,9 @@ class Scene:
         ask = self.ask()
         made = self.answer(ask, Answer.ACCEPTED)
         assert isinstance(made, JoinMade)
-        arrivals = [self.broker.use_ticket(ticket, self.now) for ticket in (ask.ticket, made.ticket)]
+        of_listener, of_sender = (self.broker.use_ticket(ticket, self.now) for ticket in (ask.ticket, made.ticket))
         assert self.broker.take() == []
-        return ask.rendezvous_id, *arrivals
+        return ask.rendezvous_id, of_listener, of_sender
 
     def joined(self) -> str:
         name, *arrivals = self.matched()

@@ -59,6 +59,9 @@ class Scene:
     channel: ControlChannelCore[str]
     places: Places
 
+    def state(self) -> ChannelState:
+        return self.channel.state
+
     def grant(self, rule: str, name: str = "db", slot: KeySlot = KeySlot.PRIMARY, expires_at: float = 1e9) -> Grant:
         connection = self.broker.authorization.connections[name]
         key = connection.key_id(rule, slot)
@@ -149,12 +152,12 @@ def test_the_table_leads_to_the_end_from_everywhere() -> None:
 
 def test_a_connector(scene: Scene) -> None:
     channel, broker = scene.channel, scene.broker
-    assert channel.state is ChannelState.NEW
+    assert scene.state() is ChannelState.NEW
     channel.receive(CONNECTOR)
-    assert channel.state is ChannelState.GREETED
+    assert scene.state() is ChannelState.GREETED
     grant = scene.grant("listener", expires_at=77.0)
     assert scene.request(REGISTER, grant) == Say(control.Registered(1, 77.0))
-    assert (channel.state, channel.authorized, channel.connections) == (ChannelState.AUTHORIZED, True, ("db",))
+    assert (scene.state(), channel.authorized, channel.connections) == (ChannelState.AUTHORIZED, True, ("db",))
     assert broker.take() == [ListenerRegistered(connection="db", peer=PEER, instance=INSTANCE)]
     answer = control.Accept(7)
     assert channel.receive(answer) == OfferAnswered(7, answer)
@@ -168,7 +171,7 @@ def test_a_connector(scene: Scene) -> None:
     for _ in range(2):
         channel.lost()
     assert broker.take()[-1] == left
-    assert (channel.state, len(scene.places), broker.authorization.held) == (ChannelState.OVER, 0, 0)
+    assert (scene.state(), len(scene.places), broker.authorization.held) == (ChannelState.OVER, 0, 0)
 
 
 def test_an_instance_without_its_secret_may_not_register(scene: Scene) -> None:
@@ -180,7 +183,7 @@ def test_an_instance_without_its_secret_may_not_register(scene: Scene) -> None:
         control.Failed(1, Reason.VERSION_MISMATCH, str(caught.value))
     )
     assert [type(event) for event in scene.broker.take()] == [ListenerRefused]
-    assert (scene.channel.state, len(scene.places)) == (ChannelState.GREETED, 0)
+    assert (scene.state(), len(scene.places)) == (ChannelState.GREETED, 0)
 
 
 def test_registrations_are_limited(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,14 +243,14 @@ def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> No
     scene.store.revoke_key("db", "sender", KeySlot.SECONDARY)
     scene.update()
     assert scene.channel.check_keys() == [Say(control.Ended("db", Reason.KEY_REVOKED))]
-    assert scene.channel.state is ChannelState.AUTHORIZED
+    assert scene.state() is ChannelState.AUTHORIZED
     scene.store.delete("web")
     scene.update()
     assert scene.channel.check_keys() == [
         Say(control.Ended("web", Reason.UNKNOWN_CONNECTION)),
         Close(Reason.KEY_REVOKED, gracefully=True),
     ]
-    assert scene.channel.state is ChannelState.REVOKED
+    assert scene.state() is ChannelState.REVOKED
     assert scene.channel.check_keys() == []
     assert (len(scene.places), scene.broker.authorization.held) == (1, 0), "the channel is not over yet"
     scene.channel.lost()
@@ -266,6 +269,6 @@ def test_a_token_that_was_verified_when_the_channel_was_lost_already(scene: Scen
     scene.channel.receive(CONNECTOR)
     scene.channel.lost()
     assert isinstance(scene.request(REGISTER, scene.grant("listener")), Say)
-    assert scene.channel.state is ChannelState.OVER
+    assert scene.state() is ChannelState.OVER
     scene.channel.lost()
     assert scene.broker.listeners.count() == len(scene.places) == scene.broker.authorization.held == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import attrs
 import pytest
@@ -17,6 +18,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.core.rendezvous import Arrival, Ended, Rendezvous, RendezvousTable, Stopping
 from hybridrelay.relay.core.rendezvous_states import TRANSITIONS, Input, Outcome, Side, State
+from hybridrelay.relay.limits import OPEN_RENDEZVOUS, OPEN_RENDEZVOUS_PER_SENDER_KEY, TICKET_LIFETIME_SECONDS
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
 
@@ -28,8 +30,22 @@ OTHER = KeyId("sql", "other", KeySlot.SECONDARY, 3)
 RELAY_ID = b"\x01\x02\x03\x04"
 
 
-def table(**limits: float) -> RendezvousTable:
-    return RendezvousTable(RELAY_ID, token_bytes=random.Random(1).randbytes, **limits)  # type: ignore[arg-type]
+def table(
+    *,
+    lifetime: float = TICKET_LIFETIME_SECONDS,
+    max_open: int = OPEN_RENDEZVOUS,
+    max_open_per_sender_key: int = OPEN_RENDEZVOUS_PER_SENDER_KEY,
+    places: Places | None = None,
+) -> RendezvousTable:
+    """An empty table whose tickets are the same in every run; see `RendezvousTable` for the arguments."""
+    return RendezvousTable(
+        RELAY_ID,
+        token_bytes=random.Random(1).randbytes,
+        lifetime=lifetime,
+        max_open=max_open,
+        max_open_per_sender_key=max_open_per_sender_key,
+        places=places,
+    )
 
 
 def refused(of: RendezvousTable, ticket: bytes, now: float = 0.0) -> bool:
@@ -66,12 +82,16 @@ def apply(to: RendezvousTable, made: Rendezvous, event: Side | Input) -> Arrival
         states = [to.ready(Arrival(made.id, "sql", side), 0.0) for side in Side]
         assert states[0] is State.MATCHED
         return states[1]
-    happens = {
-        Input.EXPIRES: lambda: to.expire(made.expires_at),
-        Input.REVOKED: lambda: to.revoke({LISTENER}, 0.0),
-        Input.SHUTDOWN: lambda: to.end_all(0.0),
-    }.get(event, lambda: [one for one in [to.end(made.id, event, 0.0)] if one])
-    ended = list(happens())
+    ended: Sequence[Ended | Stopping]
+    match event:
+        case Input.EXPIRES:
+            ended = to.expire(made.expires_at)
+        case Input.REVOKED:
+            ended = to.revoke({LISTENER}, 0.0)
+        case Input.SHUTDOWN:
+            ended = to.end_all(0.0)
+        case _:
+            return to.end(made.id, event, 0.0)
     return ended[0] if ended else None
 
 
@@ -79,7 +99,7 @@ def apply(to: RendezvousTable, made: Rendezvous, event: Side | Input) -> Arrival
 @pytest.mark.parametrize("state", State, ids=str)
 def test_every_input_in_every_state(state: State, event: Side | Input) -> None:
     places = Places("data channels", 4)
-    rendezvous = table(places=places)  # type: ignore[arg-type]
+    rendezvous = table(places=places)
     made = rendezvous.create("sql", LISTENER, SENDER, 0.0)
     for step in PATHS[state]:
         apply(rendezvous, made, step)

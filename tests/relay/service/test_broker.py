@@ -16,7 +16,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.join import MAX_ASKED
 from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.core.rendezvous import Arrival
-from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
+from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService, ListenerHandle
 from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule
@@ -77,7 +77,7 @@ class Registering:
         self.peers: list[ControlPeer] = []
         self.sessions: list[Session] = []
 
-    async def register(self, nursery: trio.Nursery, *tokens: str) -> list[control.Message]:
+    async def register(self, nursery: trio.Nursery, *tokens: str) -> list[control.Message | control.Unknown]:
         """One of them; the answers."""
         session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
         self.sessions.append(relay_side)
@@ -90,7 +90,8 @@ class Registering:
         peer = ControlPeer(self._broker)
         peer.attach(relay_side, (await relay_side.offers.receive()).accept(), nursery)
         self.peers.append(peer)
-        decoder, answers = control.ControlDecoder(), []
+        decoder = control.ControlDecoder()
+        answers: list[control.Message | control.Unknown] = []
         while len(answers) <= len(tokens):
             await peer.serve_some()
             await trio.testing.wait_all_tasks_blocked()
@@ -290,7 +291,7 @@ async def test_an_offer_that_was_lost_with_a_control_channel_goes_over_its_succe
     broker = make_broker(registry)
     listen = await broker.authorize("db", token_for(rules[0]), Right.LISTEN)
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
-    successor = Listener("db", INSTANCE, 2, listen.key, willing())
+    successor: Listener[ListenerHandle] = Listener("db", INSTANCE, 2, listen.key, willing())
     handle = leaving(lambda: broker.listeners.register(successor))
     broker.listeners.register(Listener("db", INSTANCE, 1, listen.key, handle))
     joined = await broker.join(send, wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,7 +71,7 @@ def test_the_version_is_different_after_every_change_and_only_then(store: Store,
         store.list()
         assert store.data_version() == versions[-1]
 
-    changes = [
+    changes: list[Callable[[], object]] = [
         lambda: store.create("sql", ["relay.example.com"], rules),
         lambda: store.change_hosts("sql", ["a"]),
         lambda: store.regenerate_key("sql", "sender", PRIMARY),

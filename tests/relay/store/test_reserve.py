@@ -7,12 +7,14 @@ import os
 import shutil
 import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from hybridrelay.errors import StateError
+from hybridrelay.events import EventStream
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.store.reserve import RESERVE_BYTES, RESERVE_FILE, SECOND_FILE, Reserve, is_disk_full
 
@@ -113,7 +115,7 @@ def test_a_directory_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 
 def _sqlite(code: int) -> sqlite3.Error:
     error = sqlite3.OperationalError("x")
-    error.sqlite_errorcode = code  # type: ignore[misc]
+    error.sqlite_errorcode = code
     return error
 
 
@@ -180,14 +182,16 @@ def test_what_was_released_to_open_the_registry_is_taken_back(
 ) -> None:
     with SQLiteStore.open(tmp_path) as registry:
         registry.create("sql", ["relay.example.com"], rules)
-    opening = SQLiteStore._open.__func__  # type: ignore[attr-defined]
+    opening = SQLiteStore._open
 
-    def open_without_reserve(cls: type[SQLiteStore], *arguments: object) -> SQLiteStore:
+    def open_without_reserve(
+        state_dir: Path, create: bool, clock: Callable[[], float], reserve: Reserve, events: EventStream
+    ) -> SQLiteStore:
         if fails or (tmp_path / RESERVE_FILE).exists():
             raise StateError("full") from _sqlite(sqlite3.SQLITE_CANTOPEN)
-        return opening(cls, *arguments)  # type: ignore[no-any-return]
+        return opening(state_dir, create, clock, reserve, events)
 
-    monkeypatch.setattr(SQLiteStore, "_open", classmethod(open_without_reserve))
+    monkeypatch.setattr(SQLiteStore, "_open", open_without_reserve)
     if fails:
         with pytest.raises(StateError):
             SQLiteStore.open(tmp_path, create=False)

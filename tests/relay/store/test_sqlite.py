@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ def test_many_may_migrate_at_the_same_moment(tmp_path: Path) -> None:
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_version_1(tmp_path / "state")
-    monkeypatch.setitem(MIGRATIONS, 1, (*MIGRATIONS[1], "INSERT INTO nowhere VALUES (1)"))  # type: ignore[arg-type]
+    monkeypatch.setitem(MIGRATIONS, 1, (*MIGRATIONS[1], "INSERT INTO nowhere VALUES (1)"))
     with pytest.raises(StateError, match="nowhere"):
         SQLiteStore.open(tmp_path / "state")
     with contextlib.closing(sqlite3.connect(path)) as database:
@@ -195,33 +196,31 @@ def test_damaged_content_is_reported_as_such(registry: SQLiteStore, rules: Rules
         registry.snapshot()
 
 
-class Refusing:
-    """A database that refuses the first calls."""
+class Refusing(sqlite3.Connection):
+    """An empty database in memory that refuses the first statements, with these error codes."""
 
     def __init__(self, *codes: int) -> None:
+        super().__init__(":memory:")
         self.codes = list(codes)
 
-    def execute(self, statement: str) -> Refusing:
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         if self.codes:
             error = sqlite3.OperationalError("no")
             error.sqlite_errorcode = self.codes.pop(0)
             raise error
-        return self
-
-    def fetchall(self) -> None:
-        pass
+        return super().execute(sql, *parameters)
 
 
 def test_a_lock_that_sqlite_does_not_wait_for_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = Refusing(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
-    registry_module._set_journal_mode(busy, "WAL")  # type: ignore[arg-type]
-    assert busy.codes == []
+    with contextlib.closing(Refusing(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)) as busy:
+        registry_module._set_journal_mode(busy, "WAL")
+        assert busy.codes == []
 
-    with pytest.raises(sqlite3.OperationalError):
-        registry_module._set_journal_mode(Refusing(sqlite3.SQLITE_FULL), "WAL")  # type: ignore[arg-type]
+    with contextlib.closing(Refusing(sqlite3.SQLITE_FULL)) as full, pytest.raises(sqlite3.OperationalError):
+        registry_module._set_journal_mode(full, "WAL")
     monkeypatch.setattr(registry_module, "_BUSY_TIMEOUT_SECONDS", 0.0)
-    with pytest.raises(sqlite3.OperationalError):
-        registry_module._set_journal_mode(Refusing(sqlite3.SQLITE_BUSY), "WAL")  # type: ignore[arg-type]
+    with contextlib.closing(Refusing(sqlite3.SQLITE_BUSY)) as busy, pytest.raises(sqlite3.OperationalError):
+        registry_module._set_journal_mode(busy, "WAL")
 
 
 def test_many_may_make_it_at_the_same_moment(tmp_path: Path) -> None:
