@@ -22,15 +22,15 @@ Pair = tuple[trio.abc.Stream, trio.abc.Stream]
 Maker = Callable[[trio.Nursery], Awaitable[Pair]]
 
 
-async def sockets(_nursery: trio.Nursery) -> Pair:
+async def sockets(_nursery: trio.Nursery) -> tuple[trio.SocketStream, trio.SocketStream]:
     return await tcp_pair()
 
 
-async def memory(_nursery: trio.Nursery) -> Pair:
+async def memory(_nursery: trio.Nursery) -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
     return trio.testing.memory_stream_pair()
 
 
-async def tls(below: Pair) -> Pair:
+async def tls(below: Pair) -> tuple[TLSStream, TLSStream]:
     pair = TLSStream(below[0], CLIENT), TLSStream(below[1], SERVER, server_side=True)
     async with trio.open_nursery() as shaking:
         for one in pair:
@@ -38,7 +38,7 @@ async def tls(below: Pair) -> Pair:
     return pair
 
 
-def websocket(below: Pair) -> Pair:
+def websocket(below: Pair) -> tuple[WebSocketStream, WebSocketStream]:
     return WebSocketStream(below[0], client=True), WebSocketStream(below[1], client=False)
 
 
@@ -64,8 +64,8 @@ async def session_streams(nursery: trio.Nursery) -> Pair:
     return ours, (await server.offers.receive()).accept()
 
 
-MAKERS_OVER_SOCKETS = [sockets, tls_over_sockets, websocket_over_sockets, all_of_wss]
-MAKERS = [*MAKERS_OVER_SOCKETS, memory, tls_over_memory, session_streams]
+MAKERS_OVER_SOCKETS: list[Maker] = [sockets, tls_over_sockets, websocket_over_sockets, all_of_wss]
+MAKERS: list[Maker] = [*MAKERS_OVER_SOCKETS, memory, tls_over_memory, session_streams]
 
 
 def names(maker: Maker) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 import trio
@@ -33,7 +32,7 @@ async def _pair() -> AsyncIterator[tuple[MuxStream, EarlySession, trio.abc.Strea
         nursery.cancel_scope.cancel()
 
 
-async def _early(sent: bytes) -> tuple[trio.StapledStream[Any, Any], trio.abc.Stream, EarlySession]:
+async def _early(sent: bytes) -> tuple[trio.abc.HalfCloseableStream, trio.abc.Stream, EarlySession]:
     """A session that a bare channel has opened: that channel, the acceptor's end, and what has received `x` there.
 
     Args:
@@ -57,7 +56,7 @@ async def _early(sent: bytes) -> tuple[trio.StapledStream[Any, Any], trio.abc.St
 
 
 async def test_the_stream_goes_both_ways_before_and_after_it_is_taken_over(
-    autojump_clock: trio.testing.Clock,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     with trio.fail_after(5):
         async with _pair() as (stream, early, channel, nursery):
@@ -76,7 +75,7 @@ async def test_the_stream_goes_both_ways_before_and_after_it_is_taken_over(
 
 
 async def test_a_frame_of_which_a_part_has_arrived_is_completed_after_the_session_was_taken_over(
-    autojump_clock: trio.testing.Clock,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     rest = frames.data_header(1, 4) + b"rest"
     ours, theirs, early = await _early(rest[:-2])
@@ -107,7 +106,7 @@ async def test_no_frame_is_longer_than_what_may_be_held(held: int) -> None:
 
 
 async def test_after_the_session_was_taken_over_frames_may_be_as_long_as_the_window(
-    autojump_clock: trio.testing.Clock,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     ours, theirs, early = await _early(b"")
     longest = CONTROL_CONFIG.max_window - 1
@@ -138,7 +137,7 @@ async def test_the_end_of_the_stream_its_reset_and_the_loss_of_the_channel_are_t
                     await early.receive_some()
 
 
-async def test_the_reason_of_the_end_is_told_and_the_channel_closed(autojump_clock: trio.testing.Clock) -> None:
+async def test_the_reason_of_the_end_is_told_and_the_channel_closed(autojump_clock: trio.testing.MockClock) -> None:
     ours, _, early = await _early(b"")
     await ours.receive_some()  # OPENED
     with trio.fail_after(10):
@@ -150,7 +149,7 @@ async def test_the_reason_of_the_end_is_told_and_the_channel_closed(autojump_clo
 
 
 async def test_many_messages_of_the_dialing_side_at_once_are_never_too_long(
-    autojump_clock: trio.testing.Clock,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     """As when a client asks for many rendezvous over a control channel that was just opened."""
     message = bytes(700)

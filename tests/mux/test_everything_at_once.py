@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from functools import partial
 
 import attrs
@@ -29,16 +28,12 @@ from hybridrelay.mux import (
     receive_hello,
 )
 from hybridrelay.protocol import Reason
-from hybridrelay.security import Role as IdentityRole
-from hybridrelay.security import create_authority, data_client_context, data_server_context
 from hybridrelay.streams import TLSStream
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import tcp_pair
 
-NOW = time.time()
-AUTHORITY = create_authority("orders", now=NOW)
-SERVER = data_server_context(AUTHORITY.issue(IdentityRole.CONNECTOR, "a", now=NOW), AUTHORITY.certificate)
-CLIENT = data_client_context(AUTHORITY.issue(IdentityRole.APPLICATION, "b", now=NOW), AUTHORITY.certificate)
+from ..stream_pairs import CLIENT, SERVER
+
 PATTERN = random.Random(0).randbytes(3_000_000)
 CONNECTIONS = 12
 NUMBERS = itertools.count()

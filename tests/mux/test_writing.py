@@ -335,7 +335,7 @@ async def test_a_flood_of_small_frames_lets_others_run(
     async with trio.open_nursery() as starting:
         starting.start_soon(nursery.start, client.run, channel)
         starting.start_soon(nursery.start, server.run, channel.far_end)
-    seen = 0
+    seen = turns = 0
     take = client.core._on_ack
 
     async def count_turns() -> None:
@@ -349,7 +349,6 @@ async def test_a_flood_of_small_frames_lets_others_run(
         seen += 1
         take(frame, now)
 
-    turns = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(_HANDLERS, frames.Ack, on_ack)
         channel.frames = frames.Ack(0).encode() * 10_000

@@ -368,9 +368,10 @@ async def test_a_peer_that_takes_nothing_is_left_within_a_second(
     how: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Whatever carries TLS: what is below does not try again to say goodbye."""
-    ours, theirs = await tls(websocket(trio.testing.memory_stream_pair()))
+    below = websocket(trio.testing.memory_stream_pair())
+    ours, theirs = await tls(below)
     clogged, _ = trio.testing.lockstep_stream_pair()
-    ours.transport_stream._port = nowait(clogged)
+    below[0]._port = nowait(clogged)
     async with trio.open_nursery() as nursery:
         if how == "send_all":
             nursery.start_soon(ours.send_all, bytes(100_000))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -14,14 +13,11 @@ from hypothesis import strategies as st
 
 from hybridrelay.errors import TLSHandshakeError
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
+from hybridrelay.security import Role, create_authority, data_client_context
 from hybridrelay.streams import TLSStream, receive_exactly
 from hybridrelay.streams.nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, UnitTooLong
 
-NOW = time.time()
-AUTHORITY = create_authority("orders", now=NOW)
-SERVER = data_server_context(AUTHORITY.issue(Role.CONNECTOR, "a", now=NOW), AUTHORITY.certificate)
-CLIENT = data_client_context(AUTHORITY.issue(Role.APPLICATION, "b", now=NOW), AUTHORITY.certificate)
+from ..stream_pairs import AUTHORITY, CLIENT, NOW, SERVER
 
 Pair = tuple[TLSStream, TLSStream]
 
@@ -211,7 +207,11 @@ async def cancel_in_the_middle(sending: Callable[[], Awaitable[None]]) -> None:
 async def test_a_cancelled_send_breaks_sending_only() -> None:
     client, server = await lockstep_pair()
     await cancel_in_the_middle(lambda: client.send_all(b"x" * 100_000))
-    for operation in (lambda: client.send_all(b"y"), client.wait_send_all_might_not_block):
+    operations: list[Callable[[], Awaitable[None]]] = [
+        lambda: client.send_all(b"y"),
+        client.wait_send_all_might_not_block,
+    ]
+    for operation in operations:
         with trio.testing.assert_checkpoints(), pytest.raises(trio.BrokenResourceError):
             await operation()
     async with trio.open_nursery() as nursery:
