@@ -13,6 +13,7 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .client import Client as Client
+    from .client import ClientConfig as ClientConfig
     from .client import forward_in_thread as forward_in_thread
     from .client import open_client as open_client
     from .client import run_forward as run_forward
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from .security import parse_connection_string_untrusted as parse_connection_string_untrusted
 
 _HOMES = {
-    "client": ("Client", "forward_in_thread", "open_client", "run_forward"),
+    "client": ("Client", "ClientConfig", "forward_in_thread", "open_client", "run_forward"),
     "connectivity": ("ProxyDial", "ProxySettings"),
     "connector": ("Connector", "InstanceFile", "Policy", "PolicyFile", "run_connector"),
     "errors": (

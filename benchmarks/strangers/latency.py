@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from hybridrelay import HybridRelayError, open_client, parse_connection_string_untrusted
+from hybridrelay import ClientConfig, HybridRelayError, open_client, parse_connection_string_untrusted
 
 from ..ports import HOST, free_port
 from ..programs import environment, module, run
@@ -129,7 +129,7 @@ def enter(scene: Scene, mode: str, count: int) -> list[float]:
         began = time.perf_counter()
         while (took := time.perf_counter() - began) < ENTER_SECONDS:
             with contextlib.suppress(HybridRelayError), trio.move_on_after(ENTER_SECONDS - took):
-                async with open_client(string, mode=mode) as client:
+                async with open_client(ClientConfig(string, mode=mode)) as client:
                     stream = await client.open_stream()
                     await stream.send_all(b"x")
                     await stream.receive_some(1)

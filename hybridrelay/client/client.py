@@ -15,20 +15,19 @@ from functools import partial
 import attrs
 import trio
 
-from .. import events
-from .._defaults import OPEN_PATIENCE
 from .._log_limit import LimitedLogger, report_left_out
 from .._nursery import FlatNursery
-from ..abc import Dialer, Transport
+from ..abc import Transport
 from ..connectivity.backoff import Backoff
 from ..connectivity.data import EndToEnd
-from ..connectivity.discovery import AUTO, Candidate
+from ..connectivity.discovery import Candidate
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
-from ..connectivity.link import UPGRADE_INTERVAL_SECONDS, RelayLink, usable_links
+from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
 from ..errors import StreamRefused
+from ..events import EventStream, IdentityExpiresSoon, KeyInUse, NetworkChanged, logged_events
 from ..mux import DATA_CONFIG, Budget, MuxStream, Session
 from ..protocol import control
 from ..protocol.reasons import Reason
@@ -36,12 +35,11 @@ from ..security import (
     ConnectionString,
     Secret,
     StringUpdate,
-    check_is_connection_string,
     expires_soon,
     key_fingerprint,
-    parse_connection_string_untrusted,
     update_string,
 )
+from .config import ClientConfig, to_connection_string
 from .kept import KeptSession
 from .opening import SessionOpener
 from .patience import check_patience
@@ -70,23 +68,18 @@ class Client:
 
     def __init__(
         self,
-        string: ConnectionString,
+        config: ClientConfig,
         nursery: trio.Nursery,
         *,
-        mode: str = AUTO,
-        dialer: Dialer | None = None,
         transports: Mapping[str, Transport] | None = None,
-        budget: Budget | None = None,
-        resume_deadline: float = DATA_CONFIG.resume_deadline,
-        upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
-        open_patience: float = OPEN_PATIENCE,
+        events: EventStream | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._events = events.logged_events()
-        string.require_application()
+        self._events = logged_events() if events is None else events
+        string = config.string
         identity, _ = string.require_identity()
         if expires_soon(identity, now=clock()):
-            self._events.publish(events.IdentityExpiresSoon(connection=string.entity_path))
+            self._events.publish(IdentityExpiresSoon(connection=string.entity_path))
         self._string = string
         self._clock = clock
         self._end_to_end = EndToEnd.from_connection_string(string)
@@ -95,10 +88,10 @@ class Client:
             RelayLink,
             role=control.Role.CLIENT,
             instance=new_instance(),
-            mode=mode,
-            dialer=dialer,
+            mode=config.mode,
+            dialer=config.dialer,
             transports=transports,
-            upgrade_interval=upgrade_interval,
+            upgrade_interval=config.upgrade_interval,
         )
         self._new_sender = partial(
             Sender, end_to_end=self._end_to_end, nursery=nursery, clock=clock, on_draining=self._draining
@@ -118,12 +111,11 @@ class Client:
             self._senders,
             self._end_to_end,
             nursery,
-            config=attrs.evolve(
-                DATA_CONFIG, resume_deadline=resume_deadline, max_streams=0
-            ),  # a connector opens none
-            budget=_PROCESS_BUDGET if budget is None else budget,
+            # A connector opens no streams.
+            config=attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline, max_streams=0),
+            budget=_PROCESS_BUDGET if config.budget is None else config.budget,
         )
-        self._open_patience = check_patience(open_patience)
+        self._open_patience = config.open_patience
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda kept: nursery.start_soon(self._sessions.finish, kept)
         )
@@ -255,7 +247,7 @@ class Client:
             self._nursery.start_soon(kept.leave, sender)
 
     def _jumped(self, what: str) -> None:
-        self._events.publish(events.NetworkChanged(detail=what))
+        self._events.publish(NetworkChanged(detail=what))
         for sender in self._senders.all:
             sender.jumped()
         self._sessions.check_alive()
@@ -296,7 +288,7 @@ class Client:
             ConnectionStringError: the text is malformed.
             ConfigurationError: the string cannot be used here. Nothing was changed.
         """
-        string = _parsed(connection_string)
+        string = to_connection_string(connection_string)
         update = update_string(self._string, string)
         EndToEnd.from_connection_string(string)
         before, senders = self._senders.all, self._find_senders(update.string, self._senders.all)
@@ -344,7 +336,7 @@ class Client:
     def _publish_key_in_use(self) -> None:
         missing = tuple(sender.link.host for sender in self._senders.all if not sender.has_accepted_key)
         key = key_fingerprint(self._string.key)
-        self._events.publish(events.KeyInUse(connection=self.connection, key=key, missing=missing))
+        self._events.publish(KeyInUse(connection=self.connection, key=key, missing=missing))
 
     async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         """Open a stream to the target: returns when the connector has connected.
@@ -396,23 +388,12 @@ async def _open_stream(session: Session, wait_opened: bool) -> MuxStream:
     return await session.open_stream() if wait_opened else session.open_stream_nowait()
 
 
-def _parsed(connection_string: str | ConnectionString) -> ConnectionString:
-    if isinstance(connection_string, str):
-        return parse_connection_string_untrusted(connection_string)
-    return check_is_connection_string(connection_string)
-
-
 @asynccontextmanager
 async def open_client(
-    connection_string: str | ConnectionString,
+    config: ClientConfig | ConnectionString | str,
     *,
-    mode: str = AUTO,
-    dialer: Dialer | None = None,
     transports: Mapping[str, Transport] | None = None,
-    budget: Budget | None = None,
-    resume_deadline: float = DATA_CONFIG.resume_deadline,
-    upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
-    open_patience: float = OPEN_PATIENCE,
+    events: EventStream | None = None,
 ) -> AsyncIterator[Client]:
     """``async with open_client(text) as client``: streams to the target of a hybrid connection.
 
@@ -421,37 +402,19 @@ async def open_client(
     block raises, and our own errors, leave as themselves, never in a group.
 
     Args:
-        connection_string: an application's, as text or parsed.
-        mode: ``auto``, or the name of the only transport allowed (``tcp``, ``websocket``).
-        dialer: opens connections to the relay; None means through the proxy that the environment names
-            (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
+        config: an application's connection string, as text or parsed; or a `ClientConfig` with one.
         transports: by name; None means those that are installed.
-        budget: memory shared with other sessions; None means one of a GiB for the whole process.
-        resume_deadline: how long a session that lost its channel may take to resume before its streams are reset, in
-            seconds. The connector has one of its own; the shorter counts.
-        upgrade_interval: while a fallback is in use, how soon a better route is looked for (seconds). It then grows.
-        open_patience: how long a new stream waits for a session while the relay or the connector is away, in seconds.
-            Errors that waiting cannot change are raised at once. With 0 there is one attempt.
+        events: where events go; None means the log.
 
     Raises:
-        ValueError: `open_patience` is negative or not a number.
         ConnectionStringError: the text is malformed; `part` names the field.
         ConfigurationError: it is a connector's string, its identity is damaged, the mode is unknown, or the
             environment names an impossible proxy.
     """
-    string = _parsed(connection_string)
+    if not isinstance(config, ClientConfig):
+        config = ClientConfig(config)
     async with FlatNursery() as nursery:
-        client = Client(
-            string,
-            nursery,
-            mode=mode,
-            dialer=dialer,
-            transports=transports,
-            budget=budget,
-            resume_deadline=resume_deadline,
-            upgrade_interval=upgrade_interval,
-            open_patience=open_patience,
-        )
+        client = Client(config, nursery, transports=transports, events=events)
         try:
             nursery.start_soon(client.watch)
             yield client

@@ -10,13 +10,11 @@ from functools import partial
 
 import trio
 
-from .._defaults import OPEN_PATIENCE
 from .._nursery import FlatNursery
 from .._threads import thread_errors
-from ..abc import Dialer
-from ..connectivity.discovery import AUTO
 from ..security import ConnectionString
 from .client import open_client
+from .config import ClientConfig
 from .forward import run_forward
 
 #: For connections that the program has just closed to come to their end in good order (seconds).
@@ -25,12 +23,7 @@ _GRACE_SECONDS = 1.0
 
 @contextmanager
 def forward_in_thread(
-    connection_string: str | ConnectionString,
-    *,
-    listen: tuple[str, int] = ("127.0.0.1", 0),
-    mode: str = AUTO,
-    dialer: Dialer | None = None,
-    open_patience: float = OPEN_PATIENCE,
+    config: ClientConfig | ConnectionString | str, *, listen: tuple[str, int] = ("127.0.0.1", 0)
 ) -> Iterator[tuple[str, int]]:
     """``with forward_in_thread(text) as (host, port)``: a local port that leads to the target.
 
@@ -38,11 +31,9 @@ def forward_in_thread(
     reset.
 
     Args:
-        connection_string: an application's, as text or parsed.
+        config: an application's connection string, as text or parsed; or a `ClientConfig` with one, whose `dialer` is
+            called in that thread.
         listen: local address; port 0 takes any that is free.
-        mode: ``auto``, or the name of the only transport allowed.
-        dialer: as in `open_client`. It is called in that thread.
-        open_patience: as in `open_client`: how long a connection waits for a session, in seconds.
 
     Raises:
         HybridRelayError: before the block: the string is wrong, or the relay refuses it for good. An error that ends
@@ -56,7 +47,7 @@ def forward_in_thread(
     async def main() -> None:
         stop = trio.Event()
         async with (
-            open_client(connection_string, mode=mode, dialer=dialer, open_patience=open_patience) as client,
+            open_client(config) as client,
             FlatNursery() as nursery,
         ):
             serve = partial(run_forward, client, [listen], stop=stop, grace=_GRACE_SECONDS)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 
 from hybridrelay import __version__
 from hybridrelay.cli import INTERRUPTED, exits
 from hybridrelay.cli import parser as parser_module
 from hybridrelay.cli.command import Command
-from hybridrelay.client import open_client
+from hybridrelay.client import ClientConfig
 
 from .conftest import Run
 
@@ -111,7 +111,7 @@ def test_without_a_command_the_help_is_printed(run: Run, arguments: tuple[str, .
 
 def test_the_default_in_the_help_is_the_one_in_force(run: Run) -> None:
     shown = " ".join(run("forward", "--help").out.split())
-    in_force = {name: parameter.default for name, parameter in inspect.signature(open_client).parameters.items()}
+    in_force = {field.name: field.default for field in attrs.fields(ClientConfig)}
 
     for option, name in (
         ("--resume-deadline", "resume_deadline"),

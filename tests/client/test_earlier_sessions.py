@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
@@ -11,6 +10,7 @@ import trio.testing
 
 from hybridrelay.client import client as client_module
 from hybridrelay.client.client import Client
+from hybridrelay.client.config import ClientConfig
 from hybridrelay.client.kept import KeptSession
 from hybridrelay.client.sender import DataChannel, Sender
 from hybridrelay.client.senders import Senders
@@ -33,7 +33,7 @@ async def test_each_is_checked_after_the_machine_slept(
         jumped.append(callback)
 
     monkeypatch.setattr(client_module, "watch_jumps", watch_jumps)
-    client = Client(connection_string(), nursery, clock=time.time)
+    client = Client(ClientConfig(connection_string()), nursery)
     present, earlier = Scene(count=1), Scene(count=1)
     for scene in (present, earlier):
         await nursery.start(client._sessions.run, await scene.make())
@@ -71,7 +71,7 @@ async def test_each_follows_to_a_better_route(
         asked.append((in_use, improved))
 
     monkeypatch.setattr(RelayLink, "upgrade_route", upgrade_route)
-    client = Client(connection_string(), nursery, clock=time.time)
+    client = Client(ClientConfig(connection_string()), nursery)
     nursery.start_soon(client.watch)
     await trio.sleep(1)
     ((in_use, improved),) = asked

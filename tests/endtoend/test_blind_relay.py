@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Transport
-from hybridrelay.client import open_client
+from hybridrelay.client import ClientConfig, open_client
 from hybridrelay.connectivity import discover
 from hybridrelay.connector import run_connector
 from hybridrelay.relay import RelayConfig, SQLiteStore, run_relay
@@ -134,7 +134,7 @@ async def test_the_relay_never_handles_plaintext(tmp_path: Path, nursery: trio.N
     connector = string(Role.CONNECTOR, rules[0], HostPort(*address))
     application = string(Role.APPLICATION, rules[1], None)
     await nursery.start(partial(run_connector, [connector], mode=mode))
-    async with open_client(application, mode=mode) as client, await client.open_stream() as stream:
+    async with open_client(ClientConfig(application, mode=mode)) as client, await client.open_stream() as stream:
         async with trio.open_nursery() as inner:
 
             async def send() -> None:

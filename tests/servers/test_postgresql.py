@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from hybridrelay.client import forward_in_thread
+from hybridrelay.client import ClientConfig, forward_in_thread
 
 from ..deployments import Deployment, Published
 from ..waiting import wait_until
@@ -85,7 +85,7 @@ def test_psycopg_in_a_program_without_trio(published: Published, mode: str) -> N
     data = os.urandom(1_000_000)
     text = published.application.read_text()
     with (
-        forward_in_thread(text, mode=mode) as (host, port),
+        forward_in_thread(ClientConfig(text, mode=mode)) as (host, port),
         psycopg.connect(host=host, port=port, user="postgres", dbname="postgres") as connection,
     ):
         assert connection.execute("SELECT 6 * 7").fetchone() == (42,)

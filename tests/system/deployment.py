@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from hybridrelay.client import open_client
+from hybridrelay.client import ClientConfig, open_client
 from hybridrelay.connector import run_connector
 from hybridrelay.relay import Binding, RelayConfig, RelayInfo, SQLiteStore, run_relay
 from hybridrelay.security import (
@@ -116,7 +116,7 @@ class Deployment:
         return await self.nursery.start(run)
 
     def client(self, string: ConnectionString, **options: object):
-        return open_client(string, **options)
+        return open_client(ClientConfig(string, **options))
 
 
 async def deploy(nursery: trio.Nursery, state_dir: Path, *, host: str = HOST, **bindings: int) -> Deployment:

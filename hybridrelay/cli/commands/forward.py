@@ -11,7 +11,7 @@ from itertools import starmap
 import trio
 
 from ..._nursery import FlatNursery
-from ...client import Client, open_client, run_forward
+from ...client import Client, ClientConfig, open_client, run_forward
 from ...connectivity import format_address
 from ...errors import AuthorizationError, ConfigurationError
 from ...security import ConnectionString, Role, StringUpdate
@@ -52,14 +52,15 @@ def run(args: argparse.Namespace) -> int:
     clients: dict[int, Client] = {}
 
     async def serve(number: int, *, task_status: Started) -> None:
-        async with open_client(
+        config = ClientConfig(
             strings[number],
             mode=args.mode,
             dialer=dialer,
             resume_deadline=args.resume_deadline,
             upgrade_interval=args.upgrade_interval,
             open_patience=args.open_patience,
-        ) as client:
+        )
+        async with open_client(config) as client:
             clients[number] = client
             try:
                 await run_forward(

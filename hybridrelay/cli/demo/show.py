@@ -14,7 +14,7 @@ import trio
 from ... import __version__
 from ..._nursery import FlatNursery
 from ...administration.new_files import new_files
-from ...client import Client, open_client, run_forward
+from ...client import Client, ClientConfig, open_client, run_forward
 from ...connectivity import Prober, RelayEndpoint
 from ...mux import MuxStream
 from .. import async_output, output
@@ -97,7 +97,7 @@ class Show:
         await async_output.say(re.sub(r"\bFAIL\b", self._palette.red("FAIL"), table))
 
     async def _try(self, stage: Stage, mode: str, title: str) -> Result:
-        async with open_client(stage.application, mode=mode) as client:
+        async with open_client(ClientConfig(stage.application, mode=mode)) as client:
             began = trio.current_time()
             await client.connect()
             connect = _milliseconds(began)

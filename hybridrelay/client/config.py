@@ -1,0 +1,69 @@
+"""The configuration of a client."""
+
+from __future__ import annotations
+
+import attrs
+
+from .._defaults import OPEN_PATIENCE
+from ..abc import Dialer
+from ..connectivity.discovery import AUTO
+from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
+from ..mux import DATA_CONFIG, Budget
+from ..security import ConnectionString, check_is_connection_string, parse_connection_string_untrusted
+from .patience import check_patience
+
+__all__ = ["ClientConfig", "to_connection_string"]
+
+
+def to_connection_string(connection_string: str | ConnectionString) -> ConnectionString:
+    """The connection string, parsed if it is text.
+
+    Raises:
+        ConnectionStringError: the text is malformed; `part` names the field.
+        TypeError: it is neither text nor a `ConnectionString`.
+    """
+    if isinstance(connection_string, str):
+        return parse_connection_string_untrusted(connection_string)
+    return check_is_connection_string(connection_string)
+
+
+def _check_application(_: object, __: attrs.Attribute[ConnectionString], string: ConnectionString) -> None:
+    string.require_application()
+
+
+def _check_patience(_: object, __: attrs.Attribute[float], seconds: float) -> None:
+    check_patience(seconds)
+
+
+@attrs.frozen
+class ClientConfig:
+    """What a client needs to know.
+
+    Raises:
+        ConnectionStringError: the text is malformed; `part` names the field.
+        ConfigurationError: it is a connector's connection string.
+        TypeError: `string` is neither text nor a `ConnectionString`.
+        ValueError: a number of seconds is negative or not a number.
+    """
+
+    #: An application's connection string, as text or parsed.
+    string: ConnectionString = attrs.field(converter=to_connection_string, validator=_check_application)
+    #: ``auto``, or the name of the only transport allowed (``tcp``, ``websocket``).
+    mode: str = attrs.field(default=AUTO, kw_only=True)
+    #: Opens connections to the relays. None: through the proxy that the environment names (``HTTPS_PROXY``,
+    #: ``ALL_PROXY``, ``NO_PROXY``), if any.
+    dialer: Dialer | None = attrs.field(default=None, kw_only=True)
+    #: How long a new stream waits for a session while the relay or the connector is away (seconds). Errors that
+    #: waiting cannot change are raised at once. 0: there is one attempt.
+    open_patience: float = attrs.field(default=OPEN_PATIENCE, kw_only=True, validator=_check_patience)
+    #: How long a session that has lost its data channel may take to resume before its streams are reset (seconds).
+    #: The connector has a deadline of its own, and the shorter one counts. 0: sessions do not resume.
+    resume_deadline: float = attrs.field(
+        default=DATA_CONFIG.resume_deadline, kw_only=True, validator=attrs.validators.ge(0)
+    )
+    #: While a route is in use that is not the best, how soon a better one is looked for (seconds). It then grows.
+    upgrade_interval: float = attrs.field(
+        default=UPGRADE_INTERVAL_SECONDS, kw_only=True, validator=attrs.validators.gt(0)
+    )
+    #: Memory that the sessions may promise to their peers. None: one GiB, shared by all clients of the process.
+    budget: Budget | None = attrs.field(default=None, kw_only=True)
