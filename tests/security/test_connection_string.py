@@ -9,7 +9,9 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import TypedDict
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -211,6 +213,16 @@ def test_what_is_needed_and_absent() -> None:
         assert caught.value.remedy
 
 
+class Changes(TypedDict, total=False):
+    """Fields of a connection string."""
+
+    endpoints: tuple[Endpoint, ...]
+    key: Secret
+    entity_path: str
+    authority: bytes
+    relay_pins: tuple[str, ...]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -224,15 +236,10 @@ def test_what_is_needed_and_absent() -> None:
         {"relay_pins": (PIN,) * 9},
     ],
 )
-def test_cannot_be_constructed_wrong(changes: dict[str, object]) -> None:
-    fields: dict[str, object] = {
-        "endpoints": (Endpoint("a"),),
-        "key_name": "b",
-        "key": Secret("c"),
-        "entity_path": "d",
-    }
+def test_cannot_be_constructed_wrong(changes: Changes) -> None:
+    right = ConnectionString(endpoints=(Endpoint("a"),), key_name="b", key=Secret("c"), entity_path="d")
     with pytest.raises(ValueError):
-        ConnectionString(**(fields | changes))  # type: ignore[arg-type]
+        attrs.evolve(right, **changes)
 
 
 @pytest.mark.parametrize(("host", "ports"), [("a/b", {}), ("a", {"data": 0}), ("a", {"da;ta": 1}), ("a", {"a|b": 1})])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict
 
 import attrs
 import pytest
@@ -44,6 +45,13 @@ STRANGER = THEIRS.issue(Role.APPLICATION, "x", now=NOW)
 IMPOSTOR = THEIRS.issue(Role.CONNECTOR, "x", now=NOW)
 
 Outcome = PeerIdentity | PeerIdentityError
+
+
+class Trust(TypedDict, total=False):
+    """Whose authority each side trusts, where it is not `OURS`."""
+
+    client_trusts: Authority
+    server_trusts: Authority
 
 
 async def meet(
@@ -125,9 +133,7 @@ FUTURE = {"now": NOW + 4 * DAY}
         "server not yet valid",
     ],
 )
-async def test_refusals(
-    client: Identity, server: Identity, trust: dict[str, Authority], faulty: Role, reason: Reason
-) -> None:
+async def test_refusals(client: Identity, server: Identity, trust: Trust, faulty: Role, reason: Reason) -> None:
     outcomes = await meet(client, server, **trust)
     for role, outcome in zip((Role.APPLICATION, Role.CONNECTOR), outcomes, strict=True):
         assert isinstance(outcome, PeerIdentityError)

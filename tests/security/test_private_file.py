@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -37,11 +38,11 @@ def test_where_there_is_none_in_memory(fault: str, monkeypatch: pytest.MonkeyPat
 
     real_open = open
 
-    def fail_once(file: object, *args: object, **kwargs: object) -> object:
+    def fail_once(file: str | int, mode: str, *, closefd: bool = True) -> IO[Any]:
         if isinstance(file, str) and file.startswith("/proc/self/fd/"):
             monkeypatch.setattr("builtins.open", real_open)
             raise FileNotFoundError
-        return real_open(file, *args, **kwargs)  # type: ignore[call-overload]
+        return real_open(file, mode, closefd=closefd)
 
     if fault == "missing":
         monkeypatch.delattr(os, "memfd_create")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TypedDict, Unpack
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ from hybridrelay.security import (
     Endpoint,
     HostPort,
     Role,
+    Secret,
     create_authority,
     generate_key,
     update_string,
@@ -23,7 +25,18 @@ AUTHORITY = create_authority("orders", now=NOW)
 PIN = "sha256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 
-def string(**changes: object) -> ConnectionString:
+class Changes(TypedDict, total=False):
+    """The fields of a connection string that these tests change."""
+
+    endpoints: tuple[Endpoint, ...]
+    key_name: str
+    key: Secret
+    entity_path: str
+    relay_pins: tuple[str, ...]
+    target: HostPort | None
+
+
+def string(**changes: Unpack[Changes]) -> ConnectionString:
     made = ConnectionString(
         endpoints=(Endpoint("relay.example.com"),),
         key_name="listener",
@@ -54,7 +67,7 @@ CURRENT = string()
         ),
     ],
 )
-def test_what_is_taken_up(changes: dict[str, object], says: str) -> None:
+def test_what_is_taken_up(changes: Changes, says: str) -> None:
     new = attrs.evolve(CURRENT, **changes)
     update = update_string(CURRENT, new)
 
@@ -74,7 +87,7 @@ def test_another_identity_is_not(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"entity_path": "billing"}, {"target": None}])
-def test_what_is_refused(changes: dict[str, object]) -> None:
+def test_what_is_refused(changes: Changes) -> None:
     with pytest.raises(ConfigurationError):
         update_string(CURRENT, attrs.evolve(CURRENT, **changes))
 
