@@ -3,5 +3,5 @@
 from .client import Client as Client
 from .client import open_client as open_client
 from .config import ClientConfig as ClientConfig
-from .forward import run_forward as run_forward
-from .threaded import forward_in_thread as forward_in_thread
+from .ingress.ports import run_forward as run_forward
+from .ingress.threaded import forward_in_thread as forward_in_thread

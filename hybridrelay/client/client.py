@@ -43,8 +43,8 @@ from .config import ClientConfig, to_connection_string
 from .kept import KeptSession
 from .opening import SessionOpener
 from .patience import check_patience
-from .sender import Sender
-from .senders import Senders
+from .relays.sender import Sender
+from .relays.senders import Senders
 from .sessions import DELIVERY_SECONDS, Sessions
 
 logger = LimitedLogger("hybridrelay.client")

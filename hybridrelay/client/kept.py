@@ -16,8 +16,8 @@ from ..errors import HybridRelayError, PeerIdentityError, RendezvousError, Sessi
 from ..mux import Session
 from ..protocol.reasons import Reason
 from ..streams import TLSStream
-from .sender import DataChannel, Sender
-from .senders import Senders
+from .relays.sender import DataChannel, Sender
+from .relays.senders import Senders
 
 logger = LimitedLogger("hybridrelay.client")
 

@@ -14,9 +14,9 @@ from ..errors import HybridRelayError, PeerIdentityError, SessionError
 from ..mux import Budget, Role, Session, SessionConfig
 from ..protocol.reasons import Category, Reason
 from .kept import KeptSession
-from .listeners import AvoidedListeners, ListenerSearch
-from .sender import Sender
-from .senders import Senders
+from .relays.listeners import AvoidedListeners, ListenerSearch
+from .relays.sender import Sender
+from .relays.senders import Senders
 
 __all__ = ["DELIVERY_SECONDS", "Sessions"]
 

@@ -7,8 +7,8 @@ import math
 import trio
 import trio.testing
 
-from hybridrelay.client.listeners import ListenerSearch
-from hybridrelay.client.sender import DataChannel, Peer
+from hybridrelay.client.relays.listeners import ListenerSearch
+from hybridrelay.client.relays.sender import DataChannel, Peer
 from hybridrelay.connectivity import candidates, discover
 from hybridrelay.errors import HybridRelayError
 from hybridrelay.security import PeerIdentity, Role

@@ -12,15 +12,15 @@ from hybridrelay.client import client as client_module
 from hybridrelay.client.client import Client
 from hybridrelay.client.config import ClientConfig
 from hybridrelay.client.kept import KeptSession
-from hybridrelay.client.sender import DataChannel, Sender
-from hybridrelay.client.senders import Senders
+from hybridrelay.client.relays.sender import DataChannel, Sender
+from hybridrelay.client.relays.senders import Senders
 from hybridrelay.connectivity import Candidate, candidates, discover
 from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.protocol.reasons import Reason
 
 from .fakes import ANY
+from .relays.test_sender import connection_string
 from .test_kept import FakeSession, Scene
-from .test_sender import connection_string
 
 
 async def test_each_is_checked_after_the_machine_slept(

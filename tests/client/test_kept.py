@@ -10,9 +10,9 @@ import trio
 import trio.testing
 
 from hybridrelay.client.kept import KeptSession
-from hybridrelay.client.listeners import AvoidedListeners, ListenerSearch
-from hybridrelay.client.sender import DataChannel
-from hybridrelay.client.senders import Senders
+from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
+from hybridrelay.client.relays.sender import DataChannel
+from hybridrelay.client.relays.senders import Senders
 from hybridrelay.errors import (
     AuthorizationError,
     HybridRelayError,

@@ -9,16 +9,16 @@ import trio
 import trio.testing
 
 from hybridrelay.client.kept import MAX_CHANNEL_BYTES, MAX_CHANNEL_SECONDS, KeptSession
-from hybridrelay.client.sender import DataChannel, Sender
-from hybridrelay.client.senders import Senders
+from hybridrelay.client.relays.sender import DataChannel, Sender
+from hybridrelay.client.relays.senders import Senders
 from hybridrelay.client.sessions import Sessions
 from hybridrelay.connectivity.data import EndToEnd
 from hybridrelay.mux import DATA_CONFIG, Budget
 from hybridrelay.protocol.reasons import Reason
 
 from .fakes import ANY, CARRIER, FakeSender
+from .relays.test_sender import connection_string
 from .test_kept import FakeSession
-from .test_sender import connection_string
 
 DAY = 24 * 3600
 GIB = 1 << 30

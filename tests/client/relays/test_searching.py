@@ -7,8 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.listeners import AvoidedListeners, ListenerSearch
-from hybridrelay.client.searching import (
+from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
+from hybridrelay.client.relays.searching import (
     FURTHER_LISTENER_SECONDS,
     MAX_AT_A_TIME,
     NEXT_LISTENER_SECONDS,

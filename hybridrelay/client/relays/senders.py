@@ -18,10 +18,10 @@ from collections.abc import Sequence
 
 import trio
 
-from .._nursery import FlatNursery
-from ..connectivity.refusals import all_failed
-from ..errors import HybridRelayError, RendezvousError
-from ..protocol.reasons import Reason
+from ..._nursery import FlatNursery
+from ...connectivity.refusals import all_failed
+from ...errors import HybridRelayError, RendezvousError
+from ...protocol.reasons import Reason
 from .listeners import ListenerSearch
 from .sender import DataChannel, Peer, Sender
 

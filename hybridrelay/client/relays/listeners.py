@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import attrs
 
-from ..errors import HybridRelayError
-from ..protocol.control import MAX_AVOID
+from ...errors import HybridRelayError
+from ...protocol.control import MAX_AVOID
 
 #: How long a listener that failed is avoided (seconds). Much longer than it takes to try all listeners that a hybrid
 #: connection can have, so that those which failed are not tried again before the others.

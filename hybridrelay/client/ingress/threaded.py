@@ -10,12 +10,12 @@ from functools import partial
 
 import trio
 
-from .._nursery import FlatNursery
-from .._threads import thread_errors
-from ..security import ConnectionString
-from .client import open_client
-from .config import ClientConfig
-from .forward import run_forward
+from ..._nursery import FlatNursery
+from ..._threads import thread_errors
+from ...security import ConnectionString
+from ..client import open_client
+from ..config import ClientConfig
+from .ports import run_forward
 
 #: For connections that the program has just closed to come to their end in good order (seconds).
 _GRACE_SECONDS = 1.0

@@ -20,10 +20,10 @@ from typing import Generic, Protocol, TypeVar
 import attrs
 import trio
 
-from .._nursery import FlatNursery
-from ..errors import HybridRelayError, PeerIdentityError, RendezvousError
-from ..protocol.control import MAX_AVOID
-from ..protocol.reasons import Reason
+from ..._nursery import FlatNursery
+from ...errors import HybridRelayError, PeerIdentityError, RendezvousError
+from ...protocol.control import MAX_AVOID
+from ...protocol.reasons import Reason
 from .listeners import ListenerSearch
 
 #: After this time without a proved identity another listener is tried beside the first (seconds). A handshake over a

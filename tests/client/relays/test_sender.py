@@ -9,9 +9,9 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client import sender as sender_module
-from hybridrelay.client.listeners import AVOID_SECONDS, MAX_TRIED, AvoidedListeners, ListenerSearch
-from hybridrelay.client.sender import Peer, Sender
+from hybridrelay.client.relays import sender as sender_module
+from hybridrelay.client.relays.listeners import AVOID_SECONDS, MAX_TRIED, AvoidedListeners, ListenerSearch
+from hybridrelay.client.relays.sender import Peer, Sender
 from hybridrelay.connectivity.data import EndToEnd
 from hybridrelay.errors import (
     AuthorizationError,
@@ -35,7 +35,7 @@ from hybridrelay.security import (
     verify_token,
 )
 
-from .fakes import CARRIER
+from ..fakes import CARRIER
 
 
 class FakeControl:

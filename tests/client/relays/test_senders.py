@@ -6,12 +6,12 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.listeners import AvoidedListeners, ListenerSearch
-from hybridrelay.client.senders import NEXT_RELAY_SECONDS, SET_BACK_SECONDS, Senders
+from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
+from hybridrelay.client.relays.senders import NEXT_RELAY_SECONDS, SET_BACK_SECONDS, Senders
 from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError
 from hybridrelay.protocol.reasons import Reason
 
-from .fakes import ANY, FakeSender
+from ..fakes import ANY, FakeSender
 
 DOWN = RelayUnreachable("down", remedy="start it")
 NO_LISTENER = RendezvousError("nobody", reason=Reason.NO_LISTENER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridrelay.client.listeners import AVOID_SECONDS, MAX_TRIED, AvoidedListeners, ListenerSearch
+from hybridrelay.client.relays.listeners import AVOID_SECONDS, MAX_TRIED, AvoidedListeners, ListenerSearch
 from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.control import MAX_AVOID, Join
 from hybridrelay.protocol.reasons import Reason

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from .._log_limit import LimitedLogger
-from ..connectivity.control import ControlChannel
-from ..connectivity.data import EndToEnd, open_data_channel
-from ..connectivity.discovery import Candidate
-from ..connectivity.link import RelayLink, make_connection_token
-from ..connectivity.refusals import failure_error
-from ..errors import AuthorizationError, HybridRelayError, RelayUnreachable
-from ..protocol import control
-from ..protocol.reasons import Reason
-from ..security import ConnectionString, PeerIdentity, Secret
-from ..streams import TLSStream
+from ..._log_limit import LimitedLogger
+from ...connectivity.control import ControlChannel
+from ...connectivity.data import EndToEnd, open_data_channel
+from ...connectivity.discovery import Candidate
+from ...connectivity.link import RelayLink, make_connection_token
+from ...connectivity.refusals import failure_error
+from ...errors import AuthorizationError, HybridRelayError, RelayUnreachable
+from ...protocol import control
+from ...protocol.reasons import Reason
+from ...security import ConnectionString, PeerIdentity, Secret
+from ...streams import TLSStream
 from .listeners import ListenerSearch
 from .searching import Find
 

@@ -1,0 +1,100 @@
+"""Local ports that look like the on-premises host: every TCP connection becomes one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import trio
+
+from ..._accepting import serve_listeners
+from ..._listening import explain_listen_error, open_listeners
+from ..._log_limit import LimitedLogger
+from ..._nursery import FlatNursery, wait_stop
+from ...connectivity.endpoint import format_address
+from ...errors import ConfigurationError
+from ...events import logged_events
+from ...security import bracketed
+from ..client import Client
+from .connections import serve_connection
+from .readiness import keep_connected
+
+__all__ = ["run_forward"]
+
+logger = LimitedLogger("hybridrelay.client")
+
+
+async def run_forward(
+    client: Client,
+    listen: Sequence[tuple[str, int]],
+    *,
+    stop: trio.Event | None = None,
+    grace: float = 0.0,
+    task_status: trio.TaskStatus[list[tuple[str, int]]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Listen, and forward every connection through `client` until cancelled or stopped.
+
+    `task_status.started` gives the addresses that are bound, port 0 replaced, once the first attempt to connect has
+    ended one way or the other. Whenever the session is lost it is opened again, for as long as the key is valid.
+
+    Where the target or the tunnel breaks, the application's connection is reset; it never sees a false end of file.
+
+    Args:
+        client: from `open_client`.
+        listen: (host, port); port 0 for any free one.
+        stop: set it for a graceful end: nothing new is accepted, and connections that are open have up to `grace`
+            seconds to finish.
+
+    Raises:
+        ConfigurationError: an address cannot be bound.
+        RelayIdentityError: at the first attempt to connect, what answered was not the relay.
+        AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
+    """
+    listeners: list[trio.SocketListener] = []
+    cut_off = 0
+
+    async def serve(local: trio.SocketStream) -> None:
+        nonlocal cut_off
+        try:
+            await serve_connection(client, local)
+        except trio.Cancelled:
+            cut_off += 1
+            raise
+
+    async with FlatNursery() as nursery:
+        try:
+            for host, port in listen:
+                listeners += await _listen(host, port)
+            await nursery.start(keep_connected, client)
+            bound = [listener.socket.getsockname()[:2] for listener in listeners]
+            addresses = ", ".join(format_address(*address) for address in bound)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    accept = partial(
+                        serve_listeners,
+                        serve,
+                        listeners,
+                        handler_nursery=connections,
+                        events=logged_events(),
+                        what=f"{client.connection} at {addresses}",
+                    )
+                    await accepting.start(accept)
+                    task_status.started(bound)
+                    await wait_stop(stop)
+                    accepting.cancel_scope.cancel()
+                connections.cancel_scope.deadline = trio.current_time() + grace
+            if cut_off:
+                logger.warning("%s: connections that were still open, and were reset: %d", client.connection, cut_off)
+            nursery.cancel_scope.cancel()
+        finally:
+            for listener in listeners:
+                listener.socket.close()
+
+
+async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await open_listeners(host, port, logger=logger)
+    except OSError as exc:
+        otherwise = "or choose another --listen address, port 0 for any that is free"
+        text, remedy = explain_listen_error(exc, port, otherwise=otherwise)
+        raise ConfigurationError(f"cannot listen on {bracketed(host)}:{port}: {text}", remedy=remedy) from exc

@@ -1,0 +1,60 @@
+"""Keeps a session open for an ingress, so that no application has to wait for one."""
+
+from __future__ import annotations
+
+import trio
+
+from ..._log_limit import LimitedLogger
+from ...connectivity.backoff import Backoff
+from ...connectivity.refusals import is_final
+from ...connectivity.repeated_failure import RepeatedFailure
+from ...errors import HybridRelayError, RelayIdentityError
+from ..client import Client
+
+__all__ = ["keep_connected"]
+
+logger = LimitedLogger("hybridrelay.client")
+
+
+async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) -> None:
+    """Have a session at all times, so that no application waits for one.
+
+    Raises:
+        AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
+            A closed port is clearer to an application than one that accepts and resets for ever. Other refusals that
+            look final may be temporary: an identity can be admitted again, and another connector may accept it.
+        RelayIdentityError: at the start, what answers is not the relay.
+    """
+    backoff = Backoff()
+    failure = RepeatedFailure()
+    first = True
+    while True:
+        began = trio.current_time()
+        try:
+            session = await client.connect(patience=0)
+        except HybridRelayError as exc:
+            if is_final(exc) and (first or not client.open_streams):
+                raise
+            if first and isinstance(exc, RelayIdentityError):
+                raise
+            text = failure.describe(exc)
+            logger.log(failure.level(trio.current_time()), "%s", text)
+            wait = backoff.next_wait(took_seconds=trio.current_time() - began)
+        else:
+            failure.succeeded()
+            if first:
+                first = False
+                task_status.started()
+            await session.wait_leaving()
+            if (outcome := session.outcome) is not None:
+                logger.warning(
+                    "%s: the session ended: %s", client.connection, outcome.text or outcome.reason.describe
+                )
+            else:
+                logger.info("%s: the session takes no further connections, opening another", client.connection)
+            backoff.succeeded(held_seconds=trio.current_time() - began)
+            wait = backoff.next_wait()
+        if first:
+            first = False
+            task_status.started()
+        await trio.sleep(wait)
