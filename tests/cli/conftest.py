@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 import pytest
@@ -25,12 +26,15 @@ class Result:
     err: str
 
 
-Run = Callable[..., Result]
+class Run(Protocol):
+    """Runs a command: ``run("connections", "list", "--state", path)``."""
+
+    def __call__(self, *arguments: str | Path) -> Result: ...
 
 
 @pytest.fixture
 def logs_restored() -> Iterator[None]:
-    """What `set_up_logs` does ends with the test."""
+    """Undoes what the test did with `set_up_logs`."""
     root = logging.getLogger()
     level = root.level
     yield
@@ -41,7 +45,7 @@ def logs_restored() -> Iterator[None]:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, logs_restored: None) -> Run:
-    """Runs a command: ``run("connections", "list", "--state", path)``."""
+    """Runs a command in this process."""
     monkeypatch.delenv(ENVIRONMENT_VARIABLE, raising=False)
 
     def run_command(*arguments: str | Path) -> Result:
@@ -62,19 +66,26 @@ class Created:
     application: Path
     authority: Path
 
-    def key(self, rule: str, slot: KeySlot) -> Secret | None:
-        """A key as the relay has it; None if it was revoked."""
+    def _key(self, rule: str, slot: KeySlot) -> Secret | None:
         with SQLiteStore.open(self.state, create=False) as store:
             return store.rule("orders", rule).key(slot)
 
+    def is_revoked(self, rule: str, slot: KeySlot) -> bool:
+        """Whether the relay has no key in this place."""
+        return self._key(rule, slot) is None
+
+    def key(self, rule: str, slot: KeySlot) -> Secret:
+        """A key as the relay has it. Fails where it was revoked."""
+        key = self._key(rule, slot)
+        assert key is not None, f"the {slot.value} key of the rule {rule} was revoked"
+        return key
+
     def key_text(self, rule: str, slot: KeySlot) -> str:
-        """The text of a key that is valid."""
-        key = self.key(rule, slot)
-        assert key is not None
-        return key.reveal()
+        """The text of a key as the relay has it."""
+        return self.key(rule, slot).reveal()
 
     def secrets(self) -> set[str]:
-        """Every key, shared access or private, that stands in one of the files."""
+        """Every key, shared access or private, in any of the files."""
         found = set()
         for path in (self.connector, self.application, self.authority):
             text = path.read_text()

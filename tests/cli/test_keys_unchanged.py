@@ -16,7 +16,7 @@ from hybridrelay._file_lock import locked_files
 from hybridrelay._replace_file import create_file
 from hybridrelay.errors import StateError
 from hybridrelay.relay import SQLiteStore
-from hybridrelay.security import KeySlot, load_connection_string
+from hybridrelay.security import KeySlot, Rule, Secret, load_connection_string
 
 from .conftest import Created, Run, regenerate
 
@@ -153,7 +153,6 @@ def test_a_file_that_is_not_written_in_spite_of_all_is_named_and_the_key_is_not_
     assert f"{created.application}: Input/output error" in err
     assert f"updated {created.authority}" in out
     new = created.key("application", KeySlot.PRIMARY)
-    assert new is not None
     assert (tmp_path / "new").read_text() == new.reveal() + "\n"
     assert load_connection_string(created.application).key != new
     monkeypatch.undo()
@@ -216,10 +215,18 @@ def test_a_key_that_another_command_has_changed_meanwhile_is_left_alone(
     """It works on other files, so nothing makes it wait."""
     regenerate_key = SQLiteStore.regenerate_key
 
-    def too_late(self: SQLiteStore, *args: object, **options: object) -> object:
+    def too_late(
+        self: SQLiteStore,
+        name: str,
+        rule: str,
+        slot: KeySlot,
+        key: Secret | None = None,
+        *,
+        known: Rule | None = None,
+    ) -> Secret:
         with SQLiteStore.open(created.state, create=False) as other:
-            regenerate_key(other, "orders", "application", KeySlot.PRIMARY)
-        return regenerate_key(self, *args, **options)
+            regenerate_key(other, name, rule, slot)
+        return regenerate_key(self, name, rule, slot, key, known=known)
 
     monkeypatch.setattr(SQLiteStore, "regenerate_key", too_late)
     before = created.application.read_bytes()

@@ -1,4 +1,4 @@
-"""A port that cannot be listened on: what is said, by whom."""
+"""What the commands say when they cannot listen on a port."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -15,6 +14,7 @@ import trio
 from hybridrelay._listening import explain_listen_error, open_listeners
 from hybridrelay._log_limit import LimitedLogger
 
+from ..resolving import FixedResolver
 from .conftest import Created, Run
 
 
@@ -40,24 +40,17 @@ def test_what_can_be_done(number: int, port: int, says: str) -> None:
     assert number == errno.EMFILE or remedy.endswith("or choose another")
 
 
-def _resolves_to(*addresses: tuple[socket.AddressFamily, str]) -> Any:
-    async def getaddrinfo(host: str, port: int, **hints: object) -> list[Any]:
-        return [(family, socket.SOCK_STREAM, 0, "", (address, port)) for family, address in addresses]
-
-    return getaddrinfo
-
-
-#: Of the documentation: no machine has them.
-_ABSENT = (socket.AF_INET, "192.0.2.1"), (socket.AF_INET, "198.51.100.1")
-_HERE = (socket.AF_INET, "127.0.0.1")
+#: Reserved for documentation (RFC 5737), so no machine has them.
+_ABSENT = ("192.0.2.1", "198.51.100.1")
+_HERE = "127.0.0.1"
 
 
 @pytest.mark.parametrize("addresses", [(_ABSENT[0], _HERE), (_HERE, _ABSENT[0])])
 async def test_an_address_that_is_not_there_is_left_out(
-    addresses: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    addresses: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(trio.socket, "getaddrinfo", _resolves_to(*addresses))
+    trio.socket.set_custom_hostname_resolver(FixedResolver(*addresses))
     (listener,) = await open_listeners("localhost", 0, logger=LimitedLogger("hybridrelay.test"))
     async with listener:
         assert listener.socket.getsockname()[0] == "127.0.0.1"
@@ -65,19 +58,19 @@ async def test_an_address_that_is_not_there_is_left_out(
 
 
 @pytest.mark.parametrize("addresses", [_ABSENT, _ABSENT[:1]])
-async def test_an_error_where_no_address_is_there(addresses: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trio.socket, "getaddrinfo", _resolves_to(*addresses))
+async def test_an_error_where_no_address_is_there(addresses: tuple[str, ...]) -> None:
+    trio.socket.set_custom_hostname_resolver(FixedResolver(*addresses))
     with pytest.raises(OSError) as caught:
         await open_listeners("localhost", 0, logger=LimitedLogger("hybridrelay.test"))
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
-async def test_a_port_that_is_taken_at_one_address_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_port_that_is_taken_at_one_address_is_an_error() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.2", 0))
         other.listen()
         port = other.getsockname()[1]
-        monkeypatch.setattr(trio.socket, "getaddrinfo", _resolves_to(_HERE, (socket.AF_INET, "127.0.0.2")))
+        trio.socket.set_custom_hostname_resolver(FixedResolver(_HERE, "127.0.0.2"))
         with pytest.raises(OSError) as caught:
             await open_listeners("localhost", port, logger=LimitedLogger("hybridrelay.test"))
         assert caught.value.errno == errno.EADDRINUSE

@@ -86,8 +86,8 @@ def test_a_relay_serves_and_ends_gracefully_all_the_same(tmp_path: Path, redirec
     state = tmp_path / "state"
     line = f"exec {PROGRAM} relay --state {state} --host 127.0.0.1 --ports {ANY_PORTS} {redirection}"
     relay = subprocess.Popen(["sh", "-c", line], stderr=subprocess.PIPE, text=True)
+    assert relay.stderr is not None
     try:
-        assert relay.stderr is not None
         said = ""
         while "/dev/full" in redirection and "it would have said: ready relay " not in said:
             line = relay.stderr.readline()

@@ -185,7 +185,7 @@ def test_a_signal_before_the_program_is_ready(
         pytest.skip("no nohup")
     relay = deployment.programs[0]
     relay.terminate()
-    command = (*prefix, *HYBRIDRELAY, "connector", "--connection-string-file", published.connector)
+    command: list[str | Path] = [*prefix, *HYBRIDRELAY, "connector", "--connection-string-file", published.connector]
     with Program(command, name="connector") as connector:
         connector.wait_for_line("127.0.0.1", where="err")  # tried, and not there
         use_key(deployment, published, "connector", "secondary")

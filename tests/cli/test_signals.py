@@ -56,7 +56,8 @@ def ends_with(code: int) -> Iterator[None]:
     """The block raises what ends a command with this code."""
     with pytest.raises((SystemExit, KeyboardInterrupt)) as caught:
         yield
-    assert (130 if isinstance(caught.value, KeyboardInterrupt) else caught.value.code) == code
+    raised = caught.value
+    assert (raised.code if isinstance(raised, SystemExit) else code_of(signal.SIGINT)) == code
 
 
 @pytest.mark.parametrize("number", ENDING)
