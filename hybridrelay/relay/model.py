@@ -12,7 +12,13 @@ import attrs
 
 from ..security import KeySlot, Rule, check_connection_name, check_hosts, check_rules
 
-__all__ = ["HybridConnection", "KeyId", "RelayRecord", "StoreChange", "diff"]
+__all__ = ["NO_DESCRIPTION", "Description", "HybridConnection", "KeyId", "RelayRecord", "StoreChange", "diff"]
+
+#: Limits of what administrators write about a hybrid connection (characters).
+MAX_DESCRIPTION = 1024
+MAX_METADATA = 32
+MAX_METADATA_NAME = 64
+MAX_METADATA_VALUE = 256
 
 
 @attrs.frozen
@@ -55,6 +61,44 @@ class RelayRecord:
     rules: tuple[Rule, ...] = attrs.field(converter=check_rules)
 
 
+def _check_text(text: str, what: str, limit: int, *, lines: bool = False) -> None:
+    if len(text) > limit:
+        raise ValueError(f"{what} has more than {limit} characters")
+    # Surrogates cannot be encoded; control characters would act on the terminal of whoever reads it.
+    if any(not (character.isprintable() or (lines and character == "\n")) for character in text):
+        raise ValueError(f"{what} contains characters that cannot be printed")
+
+
+def _frozen_text(value: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(sorted(value.items())))
+
+
+@attrs.frozen
+class Description:
+    """What administrators write about a hybrid connection. It means nothing to the relay.
+
+    Raises:
+        ValueError: a text is too long or contains control characters, or there are too many of them.
+    """
+
+    text: str = ""
+    #: By name, in order of the names: an owner, a ticket, an environment.
+    metadata: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen_text)
+
+    def __attrs_post_init__(self) -> None:
+        _check_text(self.text, "the description", MAX_DESCRIPTION, lines=True)
+        if len(self.metadata) > MAX_METADATA:
+            raise ValueError(f"a hybrid connection has at most {MAX_METADATA} entries of metadata")
+        for name, value in self.metadata.items():
+            if not name:
+                raise ValueError("the name of an entry of metadata is empty")
+            _check_text(name, "the name of an entry of metadata", MAX_METADATA_NAME)
+            _check_text(value, "the value of an entry of metadata", MAX_METADATA_VALUE)
+
+
+NO_DESCRIPTION = Description()
+
+
 def _frozen_generations(value: Mapping[tuple[str, KeySlot], int]) -> Mapping[tuple[str, KeySlot], int]:
     return MappingProxyType(dict(value))
 
@@ -72,6 +116,12 @@ class HybridConnection:
     created_at: float
     #: Of every key that is not revoked, by rule and slot: `KeyId.generation`.
     generations: Mapping[tuple[str, KeySlot], int] = attrs.field(converter=_frozen_generations)
+    description: Description = NO_DESCRIPTION
+    #: Seconds since 1970: when it was created or last changed.
+    updated_at: float = 0.0
+    #: Grows with every change of this hybrid connection, and is never that of another one or of an earlier one of the
+    #: same name.
+    version: int = 0
 
     def rule(self, name: str) -> Rule | None:
         """The rule called `name`, or None."""

@@ -11,9 +11,20 @@ from typing import Self
 import attrs
 
 from ...errors import StateError
-from ...security import KeySlot, Rule, Secret, generate_key
-from ..model import HybridConnection, RelayRecord
-from .store import check_new_key, name_is_taken, no_connection, no_rule, valid_hosts, valid_record
+from ...security import KeySlot, Right, Rule, Secret, generate_key
+from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
+from .store import (
+    check_generation,
+    check_new_key,
+    check_version,
+    name_is_taken,
+    no_connection,
+    no_rule,
+    valid_hosts,
+    valid_record,
+    with_rule,
+    without_rule,
+)
 
 __all__ = ["MemoryStore"]
 
@@ -77,47 +88,90 @@ class MemoryStore:
 
     # --- changing
 
-    def create(self, name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> HybridConnection:
+    def create(
+        self, name: str, hosts: Iterable[str], rules: Iterable[Rule], description: Description = NO_DESCRIPTION
+    ) -> HybridConnection:
         """See `Store.create`."""
-        return self.import_(valid_record(name, hosts, rules))
+        return self.import_(valid_record(name, hosts, rules), description)
 
-    def import_(self, record: RelayRecord) -> HybridConnection:
+    def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
         """See `Store.import_`."""
         if record.name in self._read():
             raise name_is_taken(record.name)
-        generations = {
-            (rule.name, slot): next(self._generations)
-            for rule in record.rules
-            for slot in KeySlot
-            if rule.key(slot) is not None
-        }
         rules = tuple(sorted(record.rules, key=lambda rule: rule.name))
-        return self._put(HybridConnection(record.name, record.hosts, rules, self._clock(), generations))
+        generations = self._new_generations(rules)
+        created = HybridConnection(record.name, record.hosts, rules, self._clock(), generations, description)
+        return self._put(created)
 
-    def change_hosts(self, name: str, hosts: Iterable[str]) -> HybridConnection:
+    def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
         """See `Store.change_hosts`."""
         checked = valid_hosts(hosts)
-        return self._put(attrs.evolve(self.get(name), hosts=checked))
+        return self._put(attrs.evolve(self._get(name, version), hosts=checked))
 
-    def delete(self, name: str) -> None:
+    def describe(self, name: str, description: Description, *, version: int | None = None) -> HybridConnection:
+        """See `Store.describe`."""
+        return self._put(attrs.evolve(self._get(name, version), description=description))
+
+    def put_rule(
+        self, name: str, rule: str, rights: Iterable[Right], *, version: int | None = None
+    ) -> HybridConnection:
+        """See `Store.put_rule`."""
+        known = self._get(name, version)
+        rules = with_rule(known, rule, rights)
+        generations = dict(known.generations)
+        if known.rule(rule) is None:
+            generations |= self._new_generations(one for one in rules if one.name == rule)
+        return self._put(attrs.evolve(known, rules=rules, generations=generations))
+
+    def delete_rule(self, name: str, rule: str, *, version: int | None = None) -> HybridConnection:
+        """See `Store.delete_rule`."""
+        known = self._get(name, version)
+        rules = without_rule(known, rule)
+        generations = {where: number for where, number in known.generations.items() if where[0] != rule}
+        return self._put(attrs.evolve(known, rules=rules, generations=generations))
+
+    def delete(self, name: str, *, version: int | None = None) -> None:
         """See `Store.delete`."""
-        self.get(name)
+        self._get(name, version)
         self._replace({key: one for key, one in self._connections.items() if key != name})
 
     def regenerate_key(
-        self, name: str, rule: str, slot: KeySlot, key: Secret | None = None, *, known: Rule | None = None
+        self,
+        name: str,
+        rule: str,
+        slot: KeySlot,
+        key: Secret | None = None,
+        *,
+        known: Rule | None = None,
+        generation: int | None = None,
     ) -> Secret:
         """See `Store.regenerate_key`."""
         key = generate_key() if key is None else key
-        self._replace_key(name, rule, slot, key, known)
+        self._replace_key(name, rule, slot, key, known, generation)
         return key
 
-    def revoke_key(self, name: str, rule: str, slot: KeySlot) -> None:
+    def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
         """See `Store.revoke_key`."""
-        self._replace_key(name, rule, slot, None, None)
+        self._replace_key(name, rule, slot, None, None, generation)
 
-    def _replace_key(self, name: str, rule: str, slot: KeySlot, key: Secret | None, known: Rule | None) -> None:
+    def _get(self, name: str, version: int | None) -> HybridConnection:
+        known = self.get(name)
+        check_version(known, version)
+        return known
+
+    def _new_generations(self, rules: Iterable[Rule]) -> dict[tuple[str, KeySlot], int]:
+        return {
+            (rule.name, slot): next(self._generations)
+            for rule in rules
+            for slot in KeySlot
+            if rule.key(slot) is not None
+        }
+
+    def _replace_key(
+        self, name: str, rule: str, slot: KeySlot, key: Secret | None, known: Rule | None, generation: int | None
+    ) -> None:
         before = self.rule(name, rule)
+        check_generation(self.get(name), rule, slot, generation)
         check_new_key(name, before, key, known)
         after = before.with_key(slot, key)
         connection = self._connections[name]
@@ -133,8 +187,9 @@ class MemoryStore:
         return self._connections
 
     def _put(self, connection: HybridConnection) -> HybridConnection:
-        self._replace({**self._connections, connection.name: connection})
-        return connection
+        changed = attrs.evolve(connection, updated_at=self._clock(), version=self._changes + 1)
+        self._replace({**self._connections, changed.name: changed})
+        return changed
 
     def _replace(self, connections: Mapping[str, HybridConnection]) -> None:
         self._connections = MappingProxyType(dict(sorted(connections.items())))

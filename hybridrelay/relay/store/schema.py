@@ -14,14 +14,22 @@ from typing import Final
 
 from ...errors import StateError
 
-__all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "check_version", "make_schema", "migrate", "transaction"]
+__all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "check_schema_version", "make_schema", "migrate", "transaction"]
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
-#: hosts: of all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces.
+#: hosts: of all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces. metadata:
+#: JSON. version: the number of changes of the whole registry when the hybrid connection was last changed, which
+#: ``meta`` has as ``changes``.
 SCHEMA: Final[Sequence[str]] = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE connections (name TEXT PRIMARY KEY, hosts TEXT NOT NULL, created_at REAL NOT NULL) WITHOUT ROWID",
+    "INSERT INTO meta VALUES ('changes', '0')",
+    """
+    CREATE TABLE connections (
+        name TEXT PRIMARY KEY, hosts TEXT NOT NULL, created_at REAL NOT NULL, updated_at REAL NOT NULL DEFAULT 0,
+        version INTEGER NOT NULL DEFAULT 0, description TEXT NOT NULL DEFAULT '', metadata TEXT NOT NULL DEFAULT '{}'
+    ) WITHOUT ROWID
+    """,
     """
     CREATE TABLE rules (
         connection TEXT NOT NULL REFERENCES connections ON DELETE CASCADE, name TEXT NOT NULL, rights TEXT NOT NULL,
@@ -41,6 +49,14 @@ SCHEMA: Final[Sequence[str]] = (
 #: By version: the statements that lead from it to the next one.
 MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
     1: ("ALTER TABLE connections RENAME COLUMN endpoint_host TO hosts",),
+    2: (
+        "INSERT INTO meta VALUES ('changes', '0')",
+        "ALTER TABLE connections ADD COLUMN updated_at REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE connections ADD COLUMN version INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE connections ADD COLUMN description TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE connections ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'",
+        "UPDATE connections SET updated_at = created_at",
+    ),
 }
 
 
@@ -56,7 +72,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
     database.commit()
 
 
-def check_version(database: sqlite3.Connection, path: Path) -> int:
+def check_schema_version(database: sqlite3.Connection, path: Path) -> int:
     """The schema version of a file that has tables.
 
     Raises:
@@ -87,13 +103,13 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
     """Bring the tables of an earlier version up to date, in one transaction. Does nothing where they are.
 
     Raises:
-        StateError: as `check_version`.
+        StateError: as `check_schema_version`.
     """
-    if check_version(database, path) == SCHEMA_VERSION:
+    if check_schema_version(database, path) == SCHEMA_VERSION:
         return
     with transaction(database):
         # Again: another process may have done it, or have replaced it by a newer one, before we got the lock.
-        for version in range(check_version(database, path), SCHEMA_VERSION):
+        for version in range(check_schema_version(database, path), SCHEMA_VERSION):
             for statement in MIGRATIONS[version]:
                 database.execute(statement)
         database.execute("UPDATE meta SET value = ? WHERE name = 'schema_version'", (str(SCHEMA_VERSION),))

@@ -19,10 +19,9 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from ..._descriptors import missing_descriptors
 from ..._shortage import OUT_OF_DESCRIPTORS
@@ -31,11 +30,23 @@ from ...events.plain_log import plainly_logged_events
 from ...events.relay_resources import StoreDiskFull
 from ...events.stream import EventStream
 from ...security import KeySlot, Right, Rule, Secret, generate_key
-from ..model import HybridConnection, RelayRecord
+from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from .reserve import Reserve, is_disk_full
-from .schema import check_version, make_schema, migrate, transaction
+from .rows import insert_key, insert_rule, read_connections, rights_text, set_description
+from .schema import check_schema_version, make_schema, migrate, transaction
 from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
-from .store import check_new_key, name_is_taken, no_connection, no_rule, valid_hosts, valid_record
+from .store import (
+    check_generation,
+    check_new_key,
+    check_version,
+    name_is_taken,
+    no_connection,
+    no_rule,
+    valid_hosts,
+    valid_record,
+    with_rule,
+    without_rule,
+)
 
 __all__ = ["SQLiteStore"]
 
@@ -51,15 +62,6 @@ _DAMAGED = (
     "check the disk's space and the permissions, and that the directory is on a local file system; if the file is "
     "damaged, restore it from a backup"
 )
-
-# One statement, so that what it returns is one moment's truth.
-_READ = """
-SELECT connections.name, hosts, created_at, rules.name, rights, slot, generation, key
-FROM connections
-LEFT JOIN rules ON rules.connection = connections.name
-LEFT JOIN keys ON keys.connection = connections.name AND keys.rule = rules.name
-"""
-_ORDER = " ORDER BY connections.name, rules.name, slot"
 
 
 class SQLiteStore:
@@ -189,53 +191,89 @@ class SQLiteStore:
 
     # --- changing
 
-    def create(self, name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> HybridConnection:
+    def create(
+        self, name: str, hosts: Iterable[str], rules: Iterable[Rule], description: Description = NO_DESCRIPTION
+    ) -> HybridConnection:
         """See `Store.create`."""
-        return self.import_(valid_record(name, hosts, rules))
+        return self.import_(valid_record(name, hosts, rules), description)
 
-    def import_(self, record: RelayRecord) -> HybridConnection:
+    def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
         """See `Store.import_`."""
         with self._change() as database:
             if database.execute("SELECT 1 FROM connections WHERE name = ?", (record.name,)).fetchone():
                 raise name_is_taken(record.name)
-            hosts = " ".join(record.hosts)
-            database.execute("INSERT INTO connections VALUES (?, ?, ?)", (record.name, hosts, self._clock()))
+            database.execute(
+                "INSERT INTO connections (name, hosts, created_at) VALUES (?, ?, ?)",
+                (record.name, " ".join(record.hosts), self._clock()),
+            )
+            set_description(database, record.name, description)
             for rule in record.rules:
-                rights = " ".join(sorted(rule.rights))
-                database.execute("INSERT INTO rules VALUES (?, ?, ?)", (record.name, rule.name, rights))
-                for slot in KeySlot:
-                    _insert_key(database, record.name, rule.name, slot, rule.key(slot))
+                insert_rule(database, record.name, rule)
+            self._touch(database, record.name)
         return self.get(record.name)
 
-    def change_hosts(self, name: str, hosts: Iterable[str]) -> HybridConnection:
+    def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
         """See `Store.change_hosts`."""
         checked = valid_hosts(hosts)
-        with self._change() as database:
-            change = "UPDATE connections SET hosts = ? WHERE name = ?"
-            if not database.execute(change, (" ".join(checked), name)).rowcount:
-                raise self._unknown_connection(name)
+        with self._change_of(name, version) as (database, _):
+            database.execute("UPDATE connections SET hosts = ? WHERE name = ?", (" ".join(checked), name))
         return self.get(name)
 
-    def delete(self, name: str) -> None:
-        """See `Store.delete`. Works on a full disk, too."""
-        self._with_reserve(lambda: self._delete(name))
+    def describe(self, name: str, description: Description, *, version: int | None = None) -> HybridConnection:
+        """See `Store.describe`."""
+        with self._change_of(name, version) as (database, _):
+            set_description(database, name, description)
+        return self.get(name)
 
-    def _delete(self, name: str) -> None:
-        with self._change() as database:
-            if not database.execute("DELETE FROM connections WHERE name = ?", (name,)).rowcount:
-                raise self._unknown_connection(name)
+    def put_rule(
+        self, name: str, rule: str, rights: Iterable[Right], *, version: int | None = None
+    ) -> HybridConnection:
+        """See `Store.put_rule`."""
+        with self._change_of(name, version) as (database, known):
+            (new,) = (one for one in with_rule(known, rule, rights) if one.name == rule)
+            if known.rule(rule) is None:
+                insert_rule(database, name, new)
+            else:
+                change = "UPDATE rules SET rights = ? WHERE connection = ? AND name = ?"
+                database.execute(change, (rights_text(new), name, rule))
+        return self.get(name)
+
+    def delete_rule(self, name: str, rule: str, *, version: int | None = None) -> HybridConnection:
+        """See `Store.delete_rule`. Works on a full disk, too."""
+        self._with_reserve(lambda: self._delete_rule(name, rule, version))
+        return self.get(name)
+
+    def _delete_rule(self, name: str, rule: str, version: int | None) -> None:
+        with self._change_of(name, version) as (database, known):
+            without_rule(known, rule)
+            database.execute("DELETE FROM rules WHERE connection = ? AND name = ?", (name, rule))
+
+    def delete(self, name: str, *, version: int | None = None) -> None:
+        """See `Store.delete`. Works on a full disk, too."""
+        self._with_reserve(lambda: self._delete(name, version))
+
+    def _delete(self, name: str, version: int | None) -> None:
+        with self._change_of(name, version) as (database, _):
+            database.execute("DELETE FROM connections WHERE name = ?", (name,))
 
     def regenerate_key(
-        self, name: str, rule: str, slot: KeySlot, key: Secret | None = None, *, known: Rule | None = None
+        self,
+        name: str,
+        rule: str,
+        slot: KeySlot,
+        key: Secret | None = None,
+        *,
+        known: Rule | None = None,
+        generation: int | None = None,
     ) -> Secret:
         """See `Store.regenerate_key`. Works on a full disk, too."""
         key = generate_key() if key is None else key
-        self._with_reserve(lambda: self._replace_key(name, rule, slot, key, known))
+        self._with_reserve(lambda: self._replace_key(name, rule, slot, key, known, generation))
         return key
 
-    def revoke_key(self, name: str, rule: str, slot: KeySlot) -> None:
+    def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
         """See `Store.revoke_key`. Works on a full disk, too."""
-        self._with_reserve(lambda: self._replace_key(name, rule, slot, None))
+        self._with_reserve(lambda: self._replace_key(name, rule, slot, None, None, generation))
 
     # --- how
 
@@ -243,13 +281,32 @@ class SQLiteStore:
         return _with_reserve(self._reserve, change, self._path, self._events)
 
     def _replace_key(
-        self, name: str, rule: str, slot: KeySlot, key: Secret | None, known: Rule | None = None
+        self, name: str, rule: str, slot: KeySlot, key: Secret | None, known: Rule | None, generation: int | None
     ) -> None:
-        with self._change() as database:
+        with self._change_of(name, None) as (database, connection):
+            check_generation(connection, rule, slot, generation)
             check_new_key(name, self.rule(name, rule), key, known)
             where = (name, rule, slot.value)
             database.execute("DELETE FROM keys WHERE connection = ? AND rule = ? AND slot = ?", where)
-            _insert_key(database, name, rule, slot, key)
+            insert_key(database, name, rule, slot, key)
+
+    @contextmanager
+    def _change_of(self, name: str, version: int | None) -> Iterator[tuple[sqlite3.Connection, HybridConnection]]:
+        """One transaction that changes one hybrid connection, with the hybrid connection as it was before."""
+        with self._change() as database:
+            known = self.get(name)
+            check_version(known, version)
+            yield database, known
+            self._touch(database, name)
+
+    def _touch(self, database: sqlite3.Connection, name: str) -> None:
+        """Count a change of a hybrid connection, which may have been deleted."""
+        database.execute("UPDATE meta SET value = value + 1 WHERE name = 'changes'")
+        database.execute(
+            "UPDATE connections SET updated_at = ?, "
+            "version = (SELECT CAST(value AS INTEGER) FROM meta WHERE meta.name = 'changes') WHERE name = ?",
+            (self._clock(), name),
+        )
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -271,30 +328,14 @@ class SQLiteStore:
         self._reserve.restore()
 
     def _read(self, where: str, *parameters: str) -> Iterator[HybridConnection]:
-        with _state_errors(self._path):
-            rows = self._database.execute(_READ + where + _ORDER, parameters).fetchall()
         try:
-            yield from _connections(rows)
+            with _state_errors(self._path):
+                yield from read_connections(self._database, where, *parameters)
         except ValueError as exc:
             raise StateError(f"the registry {self._path} is damaged: {exc}", remedy=_DAMAGED) from exc
 
     def _unknown_connection(self, name: str) -> ConfigurationError:
         return no_connection(name, (connection.name for connection in self.list()))
-
-
-def _connections(rows: Iterable[tuple[Any, ...]]) -> Iterator[HybridConnection]:
-    """Put the rows of `_READ` together. Raises ValueError where they are not what this program writes."""
-    for (name, hosts, created_at), of_connection in groupby(rows, key=lambda row: row[:3]):
-        rules = []
-        generations = {}
-        for (rule, rights), of_rule in groupby(of_connection, key=lambda row: row[3:5]):
-            if rule is None:
-                continue
-            keys = {KeySlot(slot): (generation, Secret(key)) for *_, slot, generation, key in of_rule if slot}
-            generations.update({(rule, slot): generation for slot, (generation, _) in keys.items()})
-            secrets = {slot.value: key for slot, (_, key) in keys.items()}
-            rules.append(Rule(rule, map(Right, rights.split()), **secrets))
-        yield HybridConnection(name, tuple(hosts.split()), tuple(rules), created_at, generations)
 
 
 def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> None:
@@ -306,7 +347,7 @@ def _prepare(database: sqlite3.Connection, path: Path, *, write_ahead: bool) -> 
         database.execute("PRAGMA locking_mode = NORMAL").fetchall()
     is_new = database.execute("SELECT 1 FROM sqlite_master WHERE type = 'table'").fetchone() is None
     if not is_new:
-        check_version(database, path)
+        check_schema_version(database, path)
     # These are remembered by the file (the log) or by the connection (the rest), and are no part of a transaction.
     if write_ahead:
         _set_journal_mode(database, "WAL")
@@ -331,14 +372,6 @@ def _set_journal_mode(database: sqlite3.Connection, mode: str) -> None:
             time.sleep(0.01)
         else:
             return
-
-
-def _insert_key(database: sqlite3.Connection, connection: str, rule: str, slot: KeySlot, key: Secret | None) -> None:
-    if key is not None:
-        database.execute(
-            "INSERT INTO keys (connection, rule, slot, key) VALUES (?, ?, ?, ?)",
-            (connection, rule, slot.value, key.reveal()),
-        )
 
 
 def _with_reserve(reserve: Reserve, change: Callable[[], T], path: Path, events: EventStream) -> T:

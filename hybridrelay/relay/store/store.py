@@ -10,10 +10,37 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Protocol
 
 from ...errors import ConfigurationError
-from ...security import KeySlot, Rule, Secret, check_hosts
-from ..model import HybridConnection, RelayRecord
+from ...security import KeySlot, Right, Rule, Secret, check_hosts, check_rules
+from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 
-__all__ = ["Store", "check_new_key", "name_is_taken", "no_connection", "no_rule", "valid_hosts", "valid_record"]
+__all__ = [
+    "ChangedMeanwhile",
+    "NameTaken",
+    "NotFound",
+    "Store",
+    "check_generation",
+    "check_new_key",
+    "check_version",
+    "name_is_taken",
+    "no_connection",
+    "no_rule",
+    "valid_hosts",
+    "valid_record",
+    "with_rule",
+    "without_rule",
+]
+
+
+class NotFound(ConfigurationError):
+    """The store has no such hybrid connection or rule. Says which there are."""
+
+
+class NameTaken(ConfigurationError):
+    """A hybrid connection of that name exists already."""
+
+
+class ChangedMeanwhile(ConfigurationError):
+    """What the caller wants to change is not what it has read. Nothing was changed."""
 
 
 class Store(Protocol):
@@ -44,48 +71,86 @@ class Store(Protocol):
         """One hybrid connection.
 
         Raises:
-            ConfigurationError: there is none with this name; says which there are.
+            NotFound: there is none with this name.
         """
 
     def rule(self, name: str, rule: str) -> Rule:
         """One rule of a hybrid connection.
 
         Raises:
-            ConfigurationError: there is no such hybrid connection or rule; says which there are.
+            NotFound: there is no such hybrid connection or rule.
         """
 
-    # --- changing: each call changes everything that it says, or nothing
+    # --- changing: each call changes everything that it says, or nothing. `version` is the one that the caller has
+    # read (`HybridConnection.version`); if it is given and is not the current one, `ChangedMeanwhile` is raised.
 
-    def create(self, name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> HybridConnection:
+    def create(
+        self, name: str, hosts: Iterable[str], rules: Iterable[Rule], description: Description = NO_DESCRIPTION
+    ) -> HybridConnection:
         """Add a hybrid connection.
 
         Raises:
-            ConfigurationError: the name is taken or not valid, a host is not valid, or the rules are not.
+            NameTaken: there is one with this name.
+            ConfigurationError: the name, a host, or the rules are not valid.
         """
 
-    def import_(self, record: RelayRecord) -> HybridConnection:
+    def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
         """Add a hybrid connection that was made on another machine.
 
         Raises:
-            ConfigurationError: the name is taken.
+            NameTaken: there is one with this name.
         """
 
-    def change_hosts(self, name: str, hosts: Iterable[str]) -> HybridConnection:
+    def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
         """Change which relays serve a hybrid connection. Its keys, and everything that uses it, stay.
 
         Raises:
-            ConfigurationError: there is none with this name, or a host is not valid.
+            NotFound: there is none with this name.
+            ConfigurationError: a host is not valid.
         """
 
-    def delete(self, name: str) -> None:
+    def describe(self, name: str, description: Description, *, version: int | None = None) -> HybridConnection:
+        """Replace the description of a hybrid connection.
+
+        Raises:
+            NotFound: there is none with this name.
+        """
+
+    def put_rule(
+        self, name: str, rule: str, rights: Iterable[Right], *, version: int | None = None
+    ) -> HybridConnection:
+        """Add a rule with two new keys, or change the rights of the one that has this name.
+
+        What a key has authorized ends if its rule loses a right.
+
+        Raises:
+            NotFound: there is no hybrid connection with this name.
+            ConfigurationError: the name or the rights are not valid, or there are 12 rules already.
+        """
+
+    def delete_rule(self, name: str, rule: str, *, version: int | None = None) -> HybridConnection:
+        """Remove a rule and its keys. What they have authorized ends.
+
+        Raises:
+            NotFound: there is no such hybrid connection or rule.
+        """
+
+    def delete(self, name: str, *, version: int | None = None) -> None:
         """Remove a hybrid connection and everything that was known about it.
 
         Raises:
-            ConfigurationError: there is none with this name; says which there are.
+            NotFound: there is none with this name.
         """
 
     def regenerate_key(
-        self, name: str, rule: str, slot: KeySlot, key: Secret | None = None, *, known: Rule | None = None
+        self,
+        name: str,
+        rule: str,
+        slot: KeySlot,
+        key: Secret | None = None,
+        *,
+        known: Rule | None = None,
+        generation: int | None = None,
     ) -> Secret:
         """Put a new key into a slot, revoked or not, and return it. The old key ends at once.
 
@@ -95,18 +160,27 @@ class Store(Protocol):
             slot: which of the rule's keys.
             key: the one that another relay has made; None makes one.
             known: the rule as the caller has read it; None accepts any.
+            generation: of the key that the caller knows to be in the slot, 0 if it is empty; None accepts any.
 
         Raises:
-            ConfigurationError: no such hybrid connection or rule; says which there are. Or the rule has that key
-                already: in the other slot, where it would outlive its own revocation. Or the rule has changed since
-                the caller read it as `known`.
+            NotFound: there is no such hybrid connection or rule.
+            ChangedMeanwhile: the rule is not `known`, or another key is in the slot than that of `generation`.
+            ConfigurationError: the rule has that key already: in the other slot, where it would outlive its own
+                revocation.
         """
 
-    def revoke_key(self, name: str, rule: str, slot: KeySlot) -> None:
+    def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
         """Take the key out of a slot. What it authorized ends at once. No error when it is revoked already.
 
+        Args:
+            name: the hybrid connection.
+            rule: one of its rules.
+            slot: which of the rule's keys.
+            generation: as for `regenerate_key`.
+
         Raises:
-            ConfigurationError: no such hybrid connection or rule; says which there are.
+            NotFound: there is no such hybrid connection or rule.
+            ChangedMeanwhile: another key is in the slot.
         """
 
 
@@ -129,28 +203,28 @@ def valid_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
         raise ConfigurationError(str(exc)) from None
 
 
-def name_is_taken(name: str) -> ConfigurationError:
+def name_is_taken(name: str) -> NameTaken:
     """The error of `Store.create` and `Store.import_`."""
-    return ConfigurationError(
+    return NameTaken(
         f"there is a hybrid connection {name!r} already",
         remedy="choose another name; to change the relays or the target of the existing one, see "
         "'hybridrelay connections endpoints --help' and 'connections target --help'",
     )
 
 
-def no_connection(name: str, known: Iterable[str]) -> ConfigurationError:
+def no_connection(name: str, known: Iterable[str]) -> NotFound:
     """The error where there is no hybrid connection with this name."""
     names = ", ".join(known)
-    return ConfigurationError(
+    return NotFound(
         f"there is no hybrid connection {name!r}",
         remedy=f"the hybrid connections of this relay are: {names}" if names else "this relay has none yet",
     )
 
 
-def no_rule(connection: HybridConnection, rule: str) -> ConfigurationError:
+def no_rule(connection: HybridConnection, rule: str) -> NotFound:
     """The error where a hybrid connection has no such rule."""
     names = ", ".join(one.name for one in connection.rules)
-    return ConfigurationError(
+    return NotFound(
         f"the hybrid connection {connection.name!r} has no rule {rule!r}", remedy=f"its rules are: {names or 'none'}"
     )
 
@@ -165,7 +239,7 @@ def check_new_key(name: str, rule: Rule, key: Secret | None, known: Rule | None)
         known: see `Store.regenerate_key`.
     """
     if known is not None and rule != known:
-        raise ConfigurationError(
+        raise ChangedMeanwhile(
             f"another command has changed the keys of rule {rule.name} of {name}; nothing was changed",
             remedy="look at them with 'keys list', and run the command again if it is still needed",
         )
@@ -175,3 +249,44 @@ def check_new_key(name: str, rule: Rule, key: Secret | None, known: Rule | None)
                 f"this is the {taken} key of rule {rule.name} of {name} already; nothing was changed",
                 remedy="compare the fingerprints of the relays with: keys list",
             )
+
+
+def check_version(known: HybridConnection, version: int | None) -> None:
+    """Check that a hybrid connection is the one that the caller has read. Raises ChangedMeanwhile."""
+    if version is not None and version != known.version:
+        raise ChangedMeanwhile(
+            f"the hybrid connection {known.name} was changed meanwhile; nothing was changed",
+            remedy="read it again, and repeat the change if it is still needed",
+        )
+
+
+def check_generation(known: HybridConnection, rule: str, slot: KeySlot, generation: int | None) -> None:
+    """Check that a slot has the key that the caller knows; see `Store.regenerate_key`. Raises ChangedMeanwhile."""
+    current = known.generations.get((rule, slot), 0)
+    if generation is not None and generation != current:
+        has = f"has generation {current}" if current else "is revoked"
+        raise ChangedMeanwhile(
+            f"the {slot} key of rule {rule} of {known.name} {has}; nothing was changed",
+            remedy="look at the keys again, and repeat the change if it is still needed",
+        )
+
+
+def with_rule(known: HybridConnection, name: str, rights: Iterable[Right]) -> tuple[Rule, ...]:
+    """The rules after `Store.put_rule`, in order of their names. Raises ConfigurationError."""
+    before = known.rule(name)
+    try:
+        if before is None:
+            rule = Rule.generate(name, rights)
+        else:
+            rule = Rule(name, frozenset(rights), before.primary, before.secondary)
+    except ValueError as exc:
+        raise ConfigurationError(str(exc)) from None
+    rules = {one.name: one for one in known.rules} | {name: rule}
+    return check_rules(rules[key] for key in sorted(rules))
+
+
+def without_rule(known: HybridConnection, name: str) -> tuple[Rule, ...]:
+    """The rules after `Store.delete_rule`. Raises NotFound."""
+    if known.rule(name) is None:
+        raise no_rule(known, name)
+    return tuple(rule for rule in known.rules if rule.name != name)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hybridrelay.errors import ConfigurationError, StateError
-from hybridrelay.relay.model import RelayRecord, diff
+from hybridrelay.relay.model import Description, RelayRecord, diff
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.relay.store.sqlite import SQLiteStore
-from hybridrelay.relay.store.store import Store
+from hybridrelay.relay.store.store import ChangedMeanwhile, NameTaken, NotFound, Store
 from hybridrelay.security import KeySlot, Right, Rule, generate_key
 
 PRIMARY, SECONDARY = KeySlot.PRIMARY, KeySlot.SECONDARY
@@ -74,6 +74,10 @@ def test_the_version_is_different_after_every_change_and_only_then(store: Store,
     changes: list[Callable[[], object]] = [
         lambda: store.create("sql", ["relay.example.com"], rules),
         lambda: store.change_hosts("sql", ["a"]),
+        lambda: store.describe("sql", Description("orders")),
+        lambda: store.put_rule("sql", "manager", [Right.MANAGE]),
+        lambda: store.put_rule("sql", "manager", [Right.SEND]),
+        lambda: store.delete_rule("sql", "manager"),
         lambda: store.regenerate_key("sql", "sender", PRIMARY),
         lambda: store.revoke_key("sql", "sender", PRIMARY),
         lambda: store.delete("sql"),
@@ -212,3 +216,148 @@ def test_hosts_that_cannot_be(store: Store, rules: Rules, name: str, hosts: list
     with pytest.raises(ConfigurationError):
         store.change_hosts(name, hosts)
     assert store.list() == (before,)
+
+
+DESCRIPTION = Description("Orders, read only\nsee the wiki", {"owner": "Ann", "ticket": "4711 \u00fc"})
+
+
+def test_a_description_is_kept_and_replaced(store: Store, rules: Rules) -> None:
+    created = store.create("sql", ["relay.example.com"], rules, DESCRIPTION)
+    assert created.description == DESCRIPTION
+    assert list(created.description.metadata) == ["owner", "ticket"]
+    other = Description("Orders")
+    assert store.describe("sql", other).description == other
+    assert store.get("sql").rules == rules
+    imported = store.import_(RelayRecord("web", ["h"], rules), DESCRIPTION)
+    assert store.get("web").description == imported.description == DESCRIPTION
+
+
+@pytest.mark.parametrize(
+    ("text", "metadata"),
+    [
+        ("x" * 1025, {}),
+        ("\x1b[2J", {}),
+        ("\ud800", {}),
+        ("", {"": "x"}),
+        ("", {"x" * 65: "x"}),
+        ("", {"x": "x" * 257}),
+        ("", {"x": "two\nlines"}),
+        ("", {str(number): "x" for number in range(33)}),
+    ],
+)
+def test_what_a_description_cannot_be(text: str, metadata: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"description|metadata"):
+        Description(text, metadata)
+
+
+def test_rules_are_added_changed_and_deleted(store: Store, rules: Rules) -> None:
+    before = store.create("sql", ["relay.example.com"], rules)
+    added = store.put_rule("sql", "billing", [Right.SEND])
+    billing = added.rule("billing")
+    assert billing is not None
+    assert billing.rights == {Right.SEND}
+    assert [rule.name for rule in added.rules] == ["billing", "listener", "sender"]
+    assert None not in (billing.primary, billing.secondary)
+    assert diff({"sql": before}, {"sql": added}) == frozenset()
+    more = store.put_rule("sql", "billing", [Right.SEND, Right.LISTEN])
+    assert more.rule("billing") == Rule("billing", [Right.SEND, Right.LISTEN], billing.primary, billing.secondary)
+    assert more.generations == added.generations
+    less = store.put_rule("sql", "billing", [Right.LISTEN])
+    ended = {added.key_id("billing", slot) for slot in KeySlot}
+    assert diff({"sql": more}, {"sql": less}) == ended
+    gone = store.delete_rule("sql", "billing")
+    assert gone.rules == before.rules
+    assert gone.generations == before.generations
+    assert diff({"sql": less}, {"sql": gone}) == ended
+    again = store.put_rule("sql", "billing", [Right.SEND])
+    assert not ended & {again.key_id("billing", slot) for slot in KeySlot}
+    assert store.get("sql") == again
+
+
+def test_a_hybrid_connection_has_at_most_twelve_rules(store: Store) -> None:
+    store.create("sql", ["relay.example.com"], [])
+    for number in range(12):
+        store.put_rule("sql", f"rule{number}", [Right.SEND])
+    before = store.get("sql")
+    with pytest.raises(ConfigurationError, match="at most 12"):
+        store.put_rule("sql", "one-more", [Right.SEND])
+    for name, rights in (("no/name", [Right.SEND]), ("rule0", [])):
+        with pytest.raises(ConfigurationError, match="rule"):
+            store.put_rule("sql", name, rights)
+    assert store.get("sql") == before
+
+
+def test_every_change_has_a_version_of_its_own(store: Store, rules: Rules) -> None:
+    versions = [store.create("sql", ["a"], rules).version, store.create("web", ["a"], rules).version]
+    changes: list[Callable[[], object]] = [
+        lambda: store.change_hosts("sql", ["b"]),
+        lambda: store.describe("sql", DESCRIPTION),
+        lambda: store.put_rule("sql", "manager", [Right.MANAGE]),
+        lambda: store.delete_rule("sql", "manager"),
+        lambda: store.regenerate_key("sql", "sender", PRIMARY),
+        lambda: store.revoke_key("sql", "sender", PRIMARY),
+    ]
+    web = store.get("web")
+    for change in changes:
+        change()
+        versions.append(store.get("sql").version)
+    store.delete("sql")
+    versions.append(store.create("sql", ["a"], rules).version)
+    assert versions == sorted(set(versions))
+    assert store.get("web") == web
+
+
+def test_only_what_the_caller_has_read_is_changed(store: Store, rules: Rules) -> None:
+    old = store.create("sql", ["a"], rules).version
+    current = store.describe("sql", DESCRIPTION)
+    changes: list[Callable[[int], object]] = [
+        lambda version: store.change_hosts("sql", ["b"], version=version),
+        lambda version: store.describe("sql", Description(), version=version),
+        lambda version: store.put_rule("sql", "manager", [Right.MANAGE], version=version),
+        lambda version: store.delete_rule("sql", "sender", version=version),
+        lambda version: store.delete("sql", version=version),
+    ]
+    for change in changes:
+        with pytest.raises(ChangedMeanwhile):
+            change(old)
+        assert store.get("sql") == current
+    for change in changes:
+        change(store.get("sql").version)
+    assert store.list() == ()
+
+
+def test_only_the_key_that_the_caller_knows_is_replaced_or_revoked(store: Store, rules: Rules) -> None:
+    before = store.create("sql", ["a"], rules)
+    known = before.generations["sender", PRIMARY]
+    for generation in (0, known + 1000):
+        with pytest.raises(ChangedMeanwhile, match=f"has generation {known}"):
+            store.regenerate_key("sql", "sender", PRIMARY, generation=generation)
+        with pytest.raises(ChangedMeanwhile):
+            store.revoke_key("sql", "sender", PRIMARY, generation=generation)
+    assert store.get("sql") == before
+    store.regenerate_key("sql", "sender", PRIMARY, generation=known)
+    # The same request once more, because its answer was lost.
+    with pytest.raises(ChangedMeanwhile):
+        store.regenerate_key("sql", "sender", PRIMARY, generation=known)
+    store.revoke_key("sql", "sender", PRIMARY, generation=store.get("sql").generations["sender", PRIMARY])
+    with pytest.raises(ChangedMeanwhile, match="is revoked"):
+        store.regenerate_key("sql", "sender", PRIMARY, generation=known)
+    store.regenerate_key("sql", "sender", PRIMARY, generation=0)
+
+
+def test_errors_can_be_told_apart(store: Store, rules: Rules) -> None:
+    store.create("sql", ["a"], rules)
+    with pytest.raises(NameTaken):
+        store.create("sql", ["a"], rules)
+    missing: list[Callable[[], object]] = [
+        lambda: store.get("web"),
+        lambda: store.delete("web"),
+        lambda: store.describe("web", DESCRIPTION),
+        lambda: store.put_rule("web", "sender", [Right.SEND]),
+        lambda: store.delete_rule("web", "sender"),
+        lambda: store.delete_rule("sql", "nobody"),
+        lambda: store.revoke_key("sql", "nobody", PRIMARY),
+    ]
+    for ask in missing:
+        with pytest.raises(NotFound):
+            ask()

@@ -145,10 +145,10 @@ def test_a_change_that_finds_no_space_is_tried_again_without_the_reserve(
         registry.create("sql", ["relay.example.com"], rules)
         delete = registry._delete
 
-        def delete_without_reserve(name: str) -> None:
+        def delete_without_reserve(name: str, version: int | None) -> None:
             if (tmp_path / RESERVE_FILE).exists():
                 raise StateError("full") from _sqlite(sqlite3.SQLITE_FULL)
-            delete(name)
+            delete(name, version)
 
         monkeypatch.setattr(registry, "_delete", delete_without_reserve)
         registry.delete("sql")
@@ -161,7 +161,7 @@ def test_without_a_reserve_the_error_is_told(tmp_path: Path, rules: Rules, monke
         registry.create("sql", ["relay.example.com"], rules)
         tries = []
 
-        def fail(name: str) -> None:
+        def fail(name: str, version: int | None) -> None:
             tries.append(name)
             raise StateError("full") from _sqlite(sqlite3.SQLITE_FULL)
 

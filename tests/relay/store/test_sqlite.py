@@ -78,6 +78,7 @@ def test_an_earlier_version_is_migrated_and_keeps_everything(tmp_path: Path, rul
         (Rule("sender", [Right.SEND], Secret("the-key")),),
         1.0,
         {("sender", PRIMARY): 7},
+        updated_at=1.0,
     )
     for _ in range(2):
         with SQLiteStore.open(tmp_path / "state", create=False) as registry:
@@ -85,7 +86,7 @@ def test_an_earlier_version_is_migrated_and_keeps_everything(tmp_path: Path, rul
     with SQLiteStore.open(tmp_path / "state") as registry:
         assert min(registry.create("new", ["a"], rules).generations.values()) > 7
     with contextlib.closing(sqlite3.connect(path)) as database:
-        (version,) = database.execute("SELECT value FROM meta").fetchone()
+        (version,) = database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
     assert version == str(SCHEMA_VERSION)
 
 
@@ -186,7 +187,14 @@ def test_garbage_is_no_registry(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "statement",
-    ["UPDATE rules SET rights = 'Fly'", "UPDATE rules SET rights = ''", "UPDATE keys SET slot = 'third'"],
+    [
+        "UPDATE connections SET metadata = '[]'",
+        "UPDATE connections SET metadata = '{\"a\": 1}'",
+        "UPDATE connections SET metadata = '{'",
+        "UPDATE rules SET rights = 'Fly'",
+        "UPDATE rules SET rights = ''",
+        "UPDATE keys SET slot = 'third'",
+    ],
 )
 def test_damaged_content_is_reported_as_such(registry: SQLiteStore, rules: Rules, statement: str) -> None:
     registry.create("sql", ["relay.example.com"], rules[:1])

@@ -1,0 +1,95 @@
+"""Hybrid connections as rows of the registry's tables (`schema`)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from itertools import groupby
+
+from ...security import KeySlot, Right, Rule, Secret
+from ..model import Description, HybridConnection
+
+__all__ = ["insert_key", "insert_rule", "read_connections", "rights_text", "set_description"]
+
+# One statement, so that what it returns is one moment's truth.
+_READ = """
+SELECT connections.name, hosts, created_at, updated_at, version, description, metadata,
+    rules.name, rights, slot, generation, key
+FROM connections
+LEFT JOIN rules ON rules.connection = connections.name
+LEFT JOIN keys ON keys.connection = connections.name AND keys.rule = rules.name
+"""
+_ORDER = " ORDER BY connections.name, rules.name, slot"
+
+
+def read_connections(database: sqlite3.Connection, where: str = "", *parameters: str) -> Iterator[HybridConnection]:
+    """Read hybrid connections, in order of their names, as they are at one moment.
+
+    Args:
+        database: the registry.
+        where: `` WHERE`` and a condition with placeholders; empty for all hybrid connections.
+        parameters: for the placeholders.
+
+    Raises:
+        sqlite3.Error: they cannot be read.
+        ValueError: the rows are not what this program writes.
+    """
+    rows = database.execute(_READ + where + _ORDER, parameters).fetchall()
+    for fields, of_connection in groupby(rows, key=lambda row: row[:7]):
+        name, hosts, created_at, updated_at, version, text, metadata = fields
+        rules = []
+        generations = {}
+        for (rule, rights), of_rule in groupby(of_connection, key=lambda row: row[7:9]):
+            if rule is None:
+                continue
+            keys = {KeySlot(slot): (generation, Secret(key)) for *_, slot, generation, key in of_rule if slot}
+            generations.update({(rule, slot): generation for slot, (generation, _) in keys.items()})
+            secrets = {slot.value: key for slot, (_, key) in keys.items()}
+            rules.append(Rule(rule, map(Right, rights.split()), **secrets))
+        yield HybridConnection(
+            name,
+            tuple(hosts.split()),
+            tuple(rules),
+            created_at,
+            generations,
+            Description(text, _metadata(metadata)),
+            updated_at,
+            version,
+        )
+
+
+def _metadata(text: str) -> dict[str, str]:
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError("the metadata of a hybrid connection is not an object of texts")
+    return found
+
+
+def set_description(database: sqlite3.Connection, connection: str, description: Description) -> None:
+    """Replace the description of a hybrid connection."""
+    database.execute(
+        "UPDATE connections SET description = ?, metadata = ? WHERE name = ?",
+        (description.text, json.dumps(dict(description.metadata)), connection),
+    )
+
+
+def insert_rule(database: sqlite3.Connection, connection: str, rule: Rule) -> None:
+    """Add a rule with its keys."""
+    database.execute("INSERT INTO rules VALUES (?, ?, ?)", (connection, rule.name, rights_text(rule)))
+    for slot in KeySlot:
+        insert_key(database, connection, rule.name, slot, rule.key(slot))
+
+
+def rights_text(rule: Rule) -> str:
+    """The rights of a rule, as they are stored."""
+    return " ".join(sorted(rule.rights))
+
+
+def insert_key(database: sqlite3.Connection, connection: str, rule: str, slot: KeySlot, key: Secret | None) -> None:
+    """Put a key into an empty slot; None leaves it empty."""
+    if key is not None:
+        database.execute(
+            "INSERT INTO keys (connection, rule, slot, key) VALUES (?, ?, ?, ?)",
+            (connection, rule, slot.value, key.reveal()),
+        )
