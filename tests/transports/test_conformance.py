@@ -46,7 +46,7 @@ async def test_check_transport_names_the_check_that_failed() -> None:
         async def listen(self, binding: Binding) -> Listener:
             return await StreamListener.open(binding, close)
 
-    async def close(stream: trio.abc.HalfCloseableStream) -> None:
+    async def close(stream: trio.abc.Stream) -> None:
         await stream.aclose()
 
     with pytest.raises(AssertionError) as caught:
@@ -62,6 +62,8 @@ async def test_native_tcp_does_not_run_inside_outer_tls() -> None:
 async def test_open_pair_closes_both() -> None:
     transport = MemoryTransport()
     async with open_pair(transport, transport.routes[0]) as (client, server):
+        assert isinstance(client, trio.SocketStream)
+        assert isinstance(server, trio.SocketStream)
         await client.send_all(b"x")
         assert await server.receive_some() == b"x"
     assert client.socket.fileno() == server.socket.fileno() == -1

@@ -11,6 +11,7 @@ import trio.testing
 from hybridrelay.abc import Binding
 from hybridrelay.errors import TransportError
 from hybridrelay.streams import sockets
+from hybridrelay.streams.listening import StreamListener
 from hybridrelay.streams.outer_tls import accept_outer_tls, connect_outer_tls
 from hybridrelay.testing import tcp_pair
 from hybridrelay.testing._pairs import outer_context
@@ -32,6 +33,7 @@ UPGRADE = {
 async def handshake(stream: trio.abc.Stream) -> trio.abc.HalfCloseableStream | None:
     """The server's side of the transport's handshake; its stream, or None."""
     async with await transport.listen(Binding("127.0.0.1", 0)) as listener:
+        assert isinstance(listener, StreamListener)
         connection = await listener.incoming(stream, "127.0.0.1").handshake()
     return None if connection is None else connection.stream
 
@@ -46,7 +48,7 @@ def request(method: str = "GET", target: str = PATH, version: str = "1.1", **cha
 async def accept(sent: bytes, *, refused: bool = False) -> bytes:
     """Be a client that sends ``sent``; returns what comes back. ``refused``: accept is to raise TransportError."""
     client, server = await tcp_pair()
-    ended = None
+    ended: trio.abc.Stream | TransportError | None = None
     async with client, server, trio.open_nursery() as nursery:
 
         async def serve() -> None:
@@ -191,6 +193,7 @@ async def test_upgrade(name: str) -> None:
         frames = b"".join(b"".join(encode_data(payload, masked=True)) for payload in (b"early", b""))
         nursery.start_soon(client.send_all, request(**GOOD[name]) + frames)
         stream = await handshake(server)
+        assert stream is not None
         assert await stream.receive_some() == b"early"
         assert await stream.receive_some() == b""
         head = b""

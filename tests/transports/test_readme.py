@@ -16,7 +16,7 @@ README = Path(__file__).parents[2] / "transports" / "README.md"
 
 def example() -> Transport:
     code = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)[0]
-    namespace = {}
+    namespace: dict[str, Transport] = {}
     exec(compile(code, str(README), "exec"), namespace)
     return namespace["transport"]
 

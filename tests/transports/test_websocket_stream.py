@@ -47,8 +47,9 @@ class Peer:
     """A client that speaks in frames, and the stream of the server that it talks to."""
 
     def __init__(self, *, lockstep: bool = False) -> None:
-        make_pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
-        self.raw, below = make_pair()
+        self.raw: trio.abc.HalfCloseableStream
+        below: trio.abc.HalfCloseableStream
+        self.raw, below = trio.testing.lockstep_stream_pair() if lockstep else trio.testing.memory_stream_pair()
         self.stream = WebSocketStream(below, client=False)
         self._decoder = FrameDecoder(masked=False)
 
@@ -279,13 +280,13 @@ async def test_a_cancelled_receive_loses_nothing() -> None:
 # --- pings
 
 
-def pongs(data: bytes) -> list[bytes]:
+def pongs(data: bytes | bytearray) -> list[bytes]:
     """The payloads of the pongs in ``data``, which is nothing but whole small frames."""
-    found = []
+    found: list[bytes] = []
     while data:
         size = data[1]
         assert data[0] == 0x8A, data
-        found.append(data[2 : 2 + size])
+        found.append(bytes(data[2 : 2 + size]))
         data = data[2 + size :]
     return found
 
