@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from .._defaults import RESUME_DEADLINE
@@ -47,6 +49,10 @@ MAX_PONGS_OWED = 64
 MAX_IGNORED_IN_A_ROW = 1024
 
 
+def _as_frozenset(types: Iterable[int]) -> frozenset[int]:
+    return frozenset(types)
+
+
 def _check_metadata_types(instance: object, attribute: object, types: frozenset[int]) -> None:
     if not all(1 <= one <= MAX_METADATA_TYPE for one in types):
         raise ValueError(f"a type of metadata is a number from 1 to {MAX_METADATA_TYPE:#x}")
@@ -70,7 +76,7 @@ class SessionConfig:
     #: The types of metadata that this side's application understands. A stream whose metadata has a critical entry of
     #: another type is refused.
     metadata_types: frozenset[int] = attrs.field(
-        default=frozenset(), converter=frozenset, validator=_check_metadata_types
+        default=frozenset(), converter=_as_frozenset, validator=_check_metadata_types
     )
     #: Receive window after OPENED.
     initial_window: int = attrs.field(default=256 * KIB, validator=attrs.validators.ge(BASE_WINDOW))

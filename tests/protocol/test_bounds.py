@@ -10,6 +10,8 @@ from hybridrelay.protocol.events import StreamOffered
 from hybridrelay.protocol.metadata import MetadataEntry
 from hybridrelay.testing.cores import CorePair
 
+from .endings import end_reason
+
 SMALL = SessionConfig(max_streams=10, max_backlog=5, budget=8 * BASE_WINDOW)
 
 
@@ -77,8 +79,7 @@ def test_opening_and_resetting_without_end(clogged: bool, answer: str) -> None:
             break
         assert len(core.streams) <= SMALL.max_streams + SMALL.max_refused_streams
         assert core._outbox.kept_bytes <= 4 * 500 * len(core.streams)
-    assert core.ended is not None
-    assert core.ended.reason is Reason.PROTOCOL_ERROR
+    assert end_reason(core) is Reason.PROTOCOL_ERROR
 
 
 def test_an_offer_that_is_withdrawn_before_anybody_looked_leaves_nothing() -> None:

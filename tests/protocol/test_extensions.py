@@ -22,6 +22,8 @@ from hybridrelay.protocol.session import Role
 from hybridrelay.protocol.stream import Stream
 from hybridrelay.testing.cores import CorePair, CoreSide
 
+from .endings import end_reason
+
 DATAGRAMS = SessionConfig(features=Feature.DATAGRAMS, resume_deadline=30)
 ISSUE = SessionConfig(features=Feature.ISSUE, resume_deadline=30)
 BOTH = SessionConfig(features=Feature.DATAGRAMS | Feature.ISSUE, resume_deadline=30)
@@ -134,8 +136,7 @@ def test_an_ignored_frame_is_a_sign_of_life(receiver: int) -> None:
     side.core.handle_timeout(pair.now)
     pair.now += 16.0
     side.core.handle_timeout(pair.now)
-    assert side.core.ended is not None
-    assert side.core.ended.reason is Reason.PEER_SILENT
+    assert end_reason(side.core) is Reason.PEER_SILENT
 
 
 @sides
@@ -149,8 +150,7 @@ def test_ignored_frames_in_a_row_have_a_limit(receiver: int) -> None:
     send(pair, side, many)
     assert side.core.ended is None
     send(pair, side, frames.Ignorable(0xFF, 9).encode())
-    assert side.core.ended is not None
-    assert side.core.ended.reason is Reason.PROTOCOL_ERROR
+    assert end_reason(side.core) is Reason.PROTOCOL_ERROR
 
 
 @pytest.mark.parametrize("config", [CONTROL_CONFIG, DIALED_CONTROL_CONFIG, SessionConfig()])
@@ -158,8 +158,7 @@ def test_an_ignorable_frame_that_is_too_long_ends_the_session_by_its_header(conf
     pair = CorePair.established(config)
     data = frames.Ignorable(0x80, 0).encode()
     send(pair, pair.acceptor, data[:1] + (1281).to_bytes(3, "big") + data[4:])
-    assert pair.acceptor.core.ended is not None
-    assert pair.acceptor.core.ended.reason is Reason.PROTOCOL_ERROR
+    assert end_reason(pair.acceptor.core) is Reason.PROTOCOL_ERROR
 
 
 @sides
@@ -168,8 +167,7 @@ def test_an_unknown_type_below_them_ends_the_session(receiver: int, type_: int) 
     pair = CorePair.established()
     side = pair.sides[receiver]
     send(pair, side, frames.HEADER.pack(type_ << 24, 0))
-    assert side.core.ended is not None
-    assert side.core.ended.reason is Reason.PROTOCOL_ERROR
+    assert end_reason(side.core) is Reason.PROTOCOL_ERROR
 
 
 # --- kinds
@@ -277,5 +275,4 @@ def test_malformed_metadata_ends_the_session_whatever_the_kind(metadata: bytes, 
     pair = CorePair.established()
     payload = bytes(8) + bytes([kind]) + metadata
     send(pair, pair.acceptor, frames.HEADER.pack(frames.Open.TYPE << 24 | len(payload), 1) + payload)
-    assert pair.acceptor.core.ended is not None
-    assert pair.acceptor.core.ended.reason is Reason.PROTOCOL_ERROR
+    assert end_reason(pair.acceptor.core) is Reason.PROTOCOL_ERROR

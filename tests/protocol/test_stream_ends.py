@@ -32,9 +32,10 @@ def test_both_ends_finish() -> None:
     pair.initiator.core.send_data(ours, b"request")
     pair.initiator.core.send_fin(ours)
     pair.pump()
-    assert not theirs.at_eof
+    at_eof = [theirs.at_eof]
     assert pair.acceptor.core.read(theirs, 100, pair.now) == b"request"
-    assert theirs.at_eof
+    at_eof.append(theirs.at_eof)
+    assert at_eof == [False, True]
     pair.acceptor.core.send_data(theirs, b"reply")
     pair.acceptor.core.send_fin(theirs)
     pair.pump()

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from hybridrelay.protocol import Budget, SessionConfig, frames
 from hybridrelay.protocol.config import BASE_WINDOW
+from hybridrelay.protocol.reasons import Reason
 from hybridrelay.protocol.windows import ReceiveWindow, SendWindow
 from hybridrelay.testing.cores import CorePair
 
@@ -234,7 +235,7 @@ def test_memory_that_was_short_at_open_is_stated_when_it_is_there() -> None:
     second = pair.initiator.core.open_stream()
     pair.pump()
     assert second.receive_window.limit < 256 * KIB
-    pair.initiator.core.reset(first, frames.Reason.CANCELLED)
+    pair.initiator.core.reset(first, Reason.CANCELLED)
     pair.pump()
     theirs = pair.acceptor.core.streams[second.id]
     pair.acceptor.core.accept(theirs, pair.now)
