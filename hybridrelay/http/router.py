@@ -26,7 +26,9 @@ from .target import Form, Target
 
 __all__ = ["Allowed", "Match", "Route", "Router"]
 
-H = TypeVar("H")
+#: What a route leads to. Covariant: routes to functions that return a `Response` are also routes to functions that
+#: return any `Reply`.
+H_co = TypeVar("H_co", covariant=True)
 
 #: Methods that a server recognizes: RFC 9110 section 9, PATCH (RFC 5789), QUERY. CONNECT is left out, because this
 #: server is no proxy.
@@ -38,7 +40,7 @@ _LITERAL = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-F]{2})*")
 
 
 @attrs.frozen
-class Route(Generic[H]):
+class Route(Generic[H_co]):
     """One row of the table.
 
     Raises:
@@ -49,7 +51,7 @@ class Route(Generic[H]):
     method: str
     #: ``/v1/things/{name}``.
     pattern: str
-    handler: H
+    handler: H_co
     #: The largest body that is accepted (bytes); None means `Limits.max_body_bytes`.
     max_body_bytes: int | None = attrs.field(default=None, kw_only=True)
     #: Whether the handler and its streamed response are cancelled when the client ends its sending. For long polls
@@ -76,10 +78,10 @@ class Route(Generic[H]):
 
 
 @attrs.frozen
-class Match(Generic[H]):
+class Match(Generic[H_co]):
     """The route that serves a request, and the values of its parameters, percent-encoded."""
 
-    route: Route[H]
+    route: Route[H_co]
     params: Mapping[str, str]
 
 
@@ -92,18 +94,18 @@ class Allowed:
 
 
 @attrs.define
-class _Node(Generic[H]):
+class _Node(Generic[H_co]):
     """Patterns that begin with the same segments."""
 
-    literals: dict[str, _Node[H]] = attrs.field(factory=dict)
-    parameter: _Node[H] | None = None
+    literals: dict[str, _Node[H_co]] = attrs.field(factory=dict)
+    parameter: _Node[H_co] | None = None
     #: By method: the routes whose pattern ends here.
-    routes: dict[str, Route[H]] = attrs.field(factory=dict)
+    routes: dict[str, Route[H_co]] = attrs.field(factory=dict)
     #: By method: the names of their parameters, and at which segments these are.
     names: dict[str, list[tuple[str, int]]] = attrs.field(factory=dict)
 
 
-class Router(Generic[H]):
+class Router(Generic[H_co]):
     """Routes by path and method.
 
     Args:
@@ -113,14 +115,14 @@ class Router(Generic[H]):
         ValueError: two routes are for the same method and the same paths.
     """
 
-    def __init__(self, routes: Iterable[Route[H]]) -> None:
+    def __init__(self, routes: Iterable[Route[H_co]]) -> None:
         self.routes = tuple(routes)
-        self._root: _Node[H] = _Node()
+        self._root: _Node[H_co] = _Node()
         for route in self.routes:
             self._add(route)
         self._methods = tuple(sorted({"OPTIONS"}.union(*(_methods(node.routes) for node in _nodes(self._root)))))
 
-    def _add(self, route: Route[H]) -> None:
+    def _add(self, route: Route[H_co]) -> None:
         node = self._root
         for segment in route.segments:
             if _PARAMETER.fullmatch(segment):
@@ -134,7 +136,7 @@ class Router(Generic[H]):
         places = enumerate(route.segments)
         node.names[route.method] = [(match[1], at) for at, name in places if (match := _PARAMETER.fullmatch(name))]
 
-    def resolve(self, method: str, target: Target) -> Match[H] | Allowed | Failure:
+    def resolve(self, method: str, target: Target) -> Match[H_co] | Allowed | Failure:
         """Find the route that serves a request, or the answer if there is none."""
         if method not in _RECOGNIZED and method not in self._methods:
             return Failure(501, "this server does not know the method")
@@ -155,7 +157,7 @@ class Router(Generic[H]):
         return Failure(405, "this method is not allowed here", (("Allow", ", ".join(allowed)),))
 
 
-def _find(node: _Node[H], segments: list[str], index: int) -> _Node[H] | None:
+def _find(node: _Node[H_co], segments: list[str], index: int) -> _Node[H_co] | None:
     # Each node is visited once at most, so the work is bounded by the size of the table.
     if index == len(segments):
         return node if node.routes else None
@@ -169,11 +171,11 @@ def _find(node: _Node[H], segments: list[str], index: int) -> _Node[H] | None:
     return None
 
 
-def _methods(routes: Mapping[str, Route[H]]) -> set[str]:
+def _methods(routes: Mapping[str, Route[H_co]]) -> set[str]:
     return {*routes, "OPTIONS", *({"HEAD"} if "GET" in routes else ())}
 
 
-def _nodes(node: _Node[H]) -> Iterable[_Node[H]]:
+def _nodes(node: _Node[H_co]) -> Iterable[_Node[H_co]]:
     if node.routes:
         yield node
     for child in node.literals.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from typing import TypedDict, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 import attrs
 import h11
@@ -28,6 +28,7 @@ from hybridrelay.http import (
     StreamedResponse,
     SwitchProtocols,
     Upgraded,
+    plain_text,
     serve_connection,
 )
 
@@ -154,14 +155,14 @@ def make_service(
     observed: Observed | None = None, limits: Limits | None = None, **changes: Unpack[Changes]
 ) -> Service:
     observed = observed or Observed()
-    routes = changes.pop("routes", ROUTES)
     return Service(
-        router=Router(routes),
+        router=Router(changes.get("routes", ROUTES)),
+        hosts=changes.get("hosts"),
+        render_failure=changes.get("render_failure", plain_text),
         limits=limits or Limits(),
         on_access=observed.accesses.append,
         on_crash=observed.crashes.append,
         clock=lambda: 0.0,
-        **changes,
     )
 
 
@@ -172,14 +173,17 @@ async def run_connection(stream: trio.abc.Stream, service: Service, observed: Ob
         observed.ended = exc
 
 
+S = TypeVar("S", bound=trio.abc.Stream)
+
+
 @asynccontextmanager
 async def served(
-    pair: tuple[trio.abc.Stream, trio.abc.Stream],
+    pair: tuple[S, trio.abc.Stream],
     limits: Limits | None = None,
     *,
     stop: Stop | None = None,
     **changes: Unpack[Changes],
-) -> AsyncIterator[tuple[trio.abc.Stream, Observed]]:
+) -> AsyncIterator[tuple[S, Observed]]:
     """A client's stream whose other end is served. At the end the server has to end by itself."""
     observed = Observed()
     client, server = pair
@@ -234,7 +238,8 @@ class Client:
 
     async def next_event(self) -> h11.Event:
         while (event := self.connection.next_event()) is h11.NEED_DATA:
-            self.connection.receive_data(await self.stream.receive_some(65536))
+            self.connection.receive_data(bytes(await self.stream.receive_some(65536)))
+        assert isinstance(event, h11.Event)
         return event
 
     async def answer(self) -> Answer:

@@ -195,7 +195,8 @@ async def test_an_event_stream_ends_when_its_client_leaves(autojump_clock: trio.
     async with served(trio.testing.memory_stream_pair(), LIMITS) as (client, observed):
         await client.send_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
         await trio.sleep(1000)
-        assert observed.ended is None
+        ended = observed.ended
+        assert ended is None
         await client.send_eof()
         await trio.sleep(0.1)
         assert isinstance(observed.ended, ClientGone)

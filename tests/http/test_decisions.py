@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import TypedDict
 
 import attrs
 import h11
@@ -33,6 +34,15 @@ def make_head(data: bytes = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") -> Head:
     return reader.take()[0]
 
 
+class Situation(TypedDict, total=False):
+    """What else than the body decides whether the connection is used again."""
+
+    keep_alive: bool
+    wants_close: bool
+    is_stopping: bool
+    served: int
+
+
 @pytest.mark.parametrize(
     ("body", "changes", "expected"),
     [
@@ -48,11 +58,18 @@ def make_head(data: bytes = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") -> Head:
         (BodyState(False, 1, is_waited_for=True), {}, Next.CLOSE),
     ],
 )
-def test_announced(body: BodyState, changes: dict[str, object], expected: Next) -> None:
-    given = {"wants_close": False, "is_stopping": False, "served": 1, "keep_alive": True, **changes}
-    head = attrs.evolve(make_head(), keep_alive=given.pop("keep_alive"))
+def test_announced(body: BodyState, changes: Situation, expected: Next) -> None:
+    head = attrs.evolve(make_head(), keep_alive=changes.get("keep_alive", True))
 
-    assert announce(head, body, LIMITS, **given) is expected
+    found = announce(
+        head,
+        body,
+        LIMITS,
+        wants_close=changes.get("wants_close", False),
+        is_stopping=changes.get("is_stopping", False),
+        served=changes.get("served", 1),
+    )
+    assert found is expected
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hybridrelay.http import Limits, RequestError
 from hybridrelay.http.head import Head, HeadReader
-from hybridrelay.http.target import Authority
+from hybridrelay.http.target import Authority, Target
 
 LIMITS = Limits(max_target_bytes=200, max_head_bytes=1000, max_fields=10)
 
@@ -236,7 +236,7 @@ def test_mutations_are_parsed_or_refused(data: st.DataObject) -> None:
         mutated[start:end] = data.draw(
             st.one_of(st.binary(max_size=4), st.sampled_from([b"\r\n", b"\n", b": ", b"Content-Length: 9\r\n", b"%"]))
         )
-    outcomes = []
+    outcomes: list[tuple[str, Target, bytes] | int | None] = []
     for size in (None, 1):
         try:
             result = read(bytes(mutated), size=size)
