@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .connectivity import ProxyDial as ProxyDial
     from .connectivity import ProxySettings as ProxySettings
     from .connector import Connector as Connector
+    from .connector import ConnectorConfig as ConnectorConfig
     from .connector import InstanceFile as InstanceFile
     from .connector import Policy as Policy
     from .connector import PolicyFile as PolicyFile
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "client": ("Client", "ClientConfig", "forward_in_thread", "open_client", "run_forward"),
     "connectivity": ("ProxyDial", "ProxySettings"),
-    "connector": ("Connector", "InstanceFile", "Policy", "PolicyFile", "run_connector"),
+    "connector": ("Connector", "ConnectorConfig", "InstanceFile", "Policy", "PolicyFile", "run_connector"),
     "errors": (
         "AuthorizationError",
         "ConfigurationError",

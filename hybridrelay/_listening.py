@@ -9,9 +9,9 @@ from typing import Any
 
 import trio
 
-from ._log_limit import LimitedLogger
 from ._shortage import shortage_of
 from ._threads import thread_errors
+from .events import EventStream, ListenAddressSkipped
 
 #: Connections that wait to be accepted. The system has a limit of its own (net.core.somaxconn).
 _BACKLOG = 0xFFFF
@@ -29,7 +29,7 @@ _PRIVILEGE = (
 )
 
 
-async def open_listeners(host: str | None, port: int, *, logger: LimitedLogger) -> list[trio.SocketListener]:
+async def open_listeners(host: str | None, port: int, *, events: EventStream) -> list[trio.SocketListener]:
     """Listen on all addresses of a host, or on those of them that this machine has.
 
     In many containers `localhost` has an address of IPv6 in the hosts file that no interface has.
@@ -37,7 +37,7 @@ async def open_listeners(host: str | None, port: int, *, logger: LimitedLogger) 
     Args:
         host: a name or an address; None for all addresses of this machine.
         port: 0 for any that is free, which gives each address a different port.
-        logger: gets a line for each address that was left out.
+        events: gets an event for each address that was left out.
 
     Raises:
         OSError: the name cannot be resolved, no address can be used, or one of them for another reason than that it
@@ -58,7 +58,7 @@ async def open_listeners(host: str | None, port: int, *, logger: LimitedLogger) 
                     raise
                 absent.append(exc)
                 if len(addresses) > 1:
-                    logger.info("not listening on %s (%s)", address[0], exc.strerror)
+                    events.publish(ListenAddressSkipped(address=str(address[0]), detail=exc.strerror or str(exc)))
         if not listeners:
             raise absent[0]
     except BaseException:

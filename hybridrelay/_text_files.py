@@ -9,7 +9,6 @@ the content: most of these files hold secrets.
 from __future__ import annotations
 
 import codecs
-import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import ConfigurationError
-
-_logger = logging.getLogger(__name__)
+from .events.plain_log import plainly_logged_events
+from .events.program import FileReadableByOthers
 
 #: Invisible characters that `str.strip` keeps: byte-order mark, zero-width space, joiners, direction marks.
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u200e\u200f\u2060"
@@ -174,4 +173,4 @@ def _line_number(before: str) -> int:
 
 def _warn_if_open(path: str | os.PathLike[str], mode: int) -> None:
     if os.name == "posix" and stat.S_ISREG(mode) and mode & (stat.S_IRWXG | stat.S_IRWXO):
-        _logger.warning("%s can be read by others: chmod 600 it", path)
+        plainly_logged_events().publish(FileReadableByOthers(file=os.fspath(path)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import attrs
 from .._file_lock import locked_files
 from .._replace_file import prepared_replacements, remove_leftovers
 from ..errors import HybridRelayError
+from ..events.plain_log import plainly_logged_events
+from ..events.program import LeftoverRemoved
 from .new_files import new_files
-
-logger = logging.getLogger("hybridrelay.administration")
 
 #: How long a command waits for another one that changes the same files (seconds).
 _LOCK_SECONDS = 30.0
@@ -35,7 +34,7 @@ def only_change_of(paths: Iterable[Path]) -> Iterator[None]:
         with locked_files(paths, seconds=_LOCK_SECONDS):
             for path in paths:
                 for removed in remove_leftovers(path):
-                    logger.warning("removed %s, which a command that was killed had left", removed)
+                    plainly_logged_events().publish(LeftoverRemoved(file=str(removed)))
             yield
     except TimeoutError as exc:
         raise HybridRelayError(

@@ -18,20 +18,17 @@ from typing import Self
 
 import trio
 
-from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from .._printable import printable
+from ..events import CommandFailed, CommandPrinted, EventStream, logged_events
 
 __all__ = ["Commands"]
-
-#: What the commands print to standard error is logged here.
-logger = LimitedLogger("hybridrelay.command")
 
 #: How long a command may take to end after its standard input was closed, and again after SIGTERM (seconds).
 _GRACE_SECONDS = 2.0
 #: How long standard error is read after the command has ended (seconds): something that it started may keep it open.
 _LAST_WORDS_SECONDS = 0.5
-#: The longest line of standard error that is logged (bytes).
+#: The longest line of standard error that is reported in one event (bytes).
 _MAX_LINE = 500
 
 
@@ -41,9 +38,11 @@ class Commands:
 
     Args:
         command: the program and its arguments; no shell is involved. None: there is no command.
+        events: where events go; None means the log.
     """
 
-    def __init__(self, command: Sequence[str] | None) -> None:
+    def __init__(self, command: Sequence[str] | None, *, events: EventStream | None = None) -> None:
+        self._events = logged_events() if events is None else events
         self._command = None if command is None else tuple(command)
         #: During the block.
         self._manager: FlatNursery | None = None
@@ -74,7 +73,7 @@ class Commands:
         if self._command is None or self._nursery is None:
             await trio.lowlevel.checkpoint()
             raise OSError(errno.EOPNOTSUPP, "no command is configured for reaching the relay")
-        stream: trio.abc.HalfCloseableStream = await self._nursery.start(_run, self._command)
+        stream: trio.abc.HalfCloseableStream = await self._nursery.start(_run, self._command, self._events)
         return stream
 
 
@@ -107,7 +106,12 @@ class _CommandStream(trio.abc.HalfCloseableStream):
         await self.reaped.wait()
 
 
-async def _run(command: Sequence[str], *, task_status: trio.TaskStatus[trio.abc.HalfCloseableStream]) -> None:
+async def _run(
+    command: Sequence[str],
+    events: EventStream,
+    *,
+    task_status: trio.TaskStatus[trio.abc.HalfCloseableStream],
+) -> None:
     """Run one process until its stream is closed or it ends by itself. Cancelled, it is killed.
 
     Raises:
@@ -119,15 +123,15 @@ async def _run(command: Sequence[str], *, task_status: trio.TaskStatus[trio.abc.
     try:
         task_status.started(stream)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_log_errors, process, nursery.cancel_scope)
+            nursery.start_soon(_report_errors, process, events, command[0], nursery.cancel_scope)
             nursery.start_soon(_end_when_closed, process, stream)
             await process.wait()
-            # Standard error may have something left to be logged.
+            # Standard error may have something left to be reported.
             await trio.sleep(_LAST_WORDS_SECONDS)
             nursery.cancel_scope.cancel()
         ended = True
         if process.returncode and not stream.closed.is_set():
-            logger.warning("the command %s ended with code %d", command[0], process.returncode)
+            events.publish(CommandFailed(command=command[0], code=process.returncode))
     finally:
         with trio.CancelScope(shield=True):
             _signal(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
@@ -180,24 +184,25 @@ def _signal(process: trio.Process, number: signal.Signals) -> None:
             os.killpg(process.pid, number)
 
 
-async def _log_errors(process: trio.Process, everything: trio.CancelScope) -> None:
-    """Log what the process prints to standard error, line by line, until it closes that."""
+async def _report_errors(
+    process: trio.Process, events: EventStream, command: str, everything: trio.CancelScope
+) -> None:
+    """Publish what the process prints to standard error, line by line, until it closes that."""
     assert process.stderr is not None
+
+    def report(line: bytes) -> None:
+        if text := printable(line[:_MAX_LINE].decode("utf-8", "replace").strip()):
+            events.publish(CommandPrinted(command=command, detail=text))
+
     line = b""
     async for data in process.stderr:
         *lines, line = (line + data).split(b"\n")
         for one in lines:
-            _log_line(one)
+            report(one)
         if len(line) > _MAX_LINE:
-            _log_line(line)
+            report(line)
             line = b""
     if line:
-        _log_line(line)
+        report(line)
     await process.wait()
     everything.cancel()
-
-
-def _log_line(line: bytes) -> None:
-    text = printable(line[:_MAX_LINE].decode("utf-8", "replace").strip())
-    if text:
-        logger.warning("%s", text)

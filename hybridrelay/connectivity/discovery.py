@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -12,12 +11,12 @@ import attrs
 
 from ..abc import Port, Purpose, Route, Transport
 from ..errors import ConfigurationError
+from ..events import TransportUnusable
+from ..events.plain_log import plainly_logged_events
 
 GROUP = "hybridrelay.transports"
 #: The mode that allows every route; any other mode is the name of a transport.
 AUTO = "auto"
-
-_logger = logging.getLogger(__name__)
 
 
 class EntryPoint(Protocol):
@@ -49,13 +48,14 @@ class Candidate:
     transport: Transport
 
 
-def log_broken(broken: BrokenTransport) -> None:
-    """Warn in the log: the default of `discover`."""
-    _logger.warning("transport %s (%s) is not used: %s", broken.name, broken.value, broken.problem)
+def publish_broken(broken: BrokenTransport) -> None:
+    """Publish an event that only the log gets: the default of `discover`."""
+    event = TransportUnusable(transport=broken.name, entry_point=broken.value, detail=broken.problem)
+    plainly_logged_events().publish(event)
 
 
 def discover(
-    points: Iterable[EntryPoint] | None = None, *, on_broken: Callable[[BrokenTransport], None] = log_broken
+    points: Iterable[EntryPoint] | None = None, *, on_broken: Callable[[BrokenTransport], None] = publish_broken
 ) -> Mapping[str, Transport]:
     """Load every installed transport, by name.
 

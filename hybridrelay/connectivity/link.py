@@ -8,9 +8,9 @@ from functools import partial
 import trio
 
 from .. import _defaults
-from .._log_limit import LimitedLogger
 from ..abc import Dialer, Transport
 from ..errors import ConfigurationError, HybridRelayError
+from ..events import BetterRouteRejected, EventStream, RelayLeftOut, TLSIntercepted, logged_events
 from ..protocol import control
 from ..security import ConnectionString, Secret, audience_for, make_token
 from .backoff import Backoff
@@ -22,8 +22,6 @@ from .network import network_key
 from .prober import Prober
 from .proxies.dial import resolve_dialer
 from .report import Report
-
-logger = LimitedLogger("hybridrelay.connectivity")
 
 #: A new token is made for each request, so it needs to be valid only as long as a registration (seconds).
 TOKEN_SECONDS = 3600.0
@@ -61,10 +59,19 @@ def make_connection_token(string: ConnectionString, host: str, now: float) -> st
     return make_token(audience, string.key_name, string.key, now + TOKEN_SECONDS)
 
 
-def usable_links(endpoints: Iterable[RelayEndpoint], make: Callable[[RelayEndpoint], RelayLink]) -> list[RelayLink]:
+def usable_links(
+    endpoints: Iterable[RelayEndpoint],
+    make: Callable[[RelayEndpoint], RelayLink],
+    events: EventStream | None = None,
+) -> list[RelayLink]:
     """A link to each of a hybrid connection's relays, in their order.
 
     A relay that serves no port which the mode could use is left out, as long as there is another one.
+
+    Args:
+        endpoints: the relays.
+        make: makes the link to one of them.
+        events: where events go; None means the log.
 
     Raises:
         ConfigurationError: none is left.
@@ -78,8 +85,9 @@ def usable_links(endpoints: Iterable[RelayEndpoint], make: Callable[[RelayEndpoi
             unusable.append(exc)
     if not links:
         raise unusable[0]
+    events = logged_events() if events is None else events
     for error in unusable:
-        logger.warning("%s: left out", error)
+        events.publish(RelayLeftOut(detail=str(error), remedy=error.remedy or ""))
     return links
 
 
@@ -98,6 +106,7 @@ class RelayLink:
         dialer: opens connections; None means through the proxy that the environment names, if any.
         transports: by name; None means those that are installed.
         upgrade_interval: how soon a better route than the one in use is looked for (seconds). It then grows.
+        events: where events go; None means the log.
     """
 
     def __init__(
@@ -110,7 +119,9 @@ class RelayLink:
         dialer: Dialer | None = None,
         transports: Mapping[str, Transport] | None = None,
         upgrade_interval: float = UPGRADE_INTERVAL_SECONDS,
+        events: EventStream | None = None,
     ) -> None:
+        self._events = logged_events() if events is None else events
         transports = discover() if transports is None else transports
         usable = candidates(transports, mode)
         if all(endpoint.missing_ports(candidate.route) for candidate in usable):
@@ -231,7 +242,7 @@ class RelayLink:
             try:
                 await improved(better)
             except HybridRelayError as exc:
-                logger.info("%s: staying on %s: %s", self.host, current.route.name, exc)
+                self._events.publish(BetterRouteRejected(host=self.host, route=current.route.name, detail=str(exc)))
                 if self._candidate == better:
                     self.forget()
                     self._candidate = before
@@ -257,7 +268,7 @@ class RelayLink:
                 self.forget()
             raise
         if channel.intercepted_by is not None:
-            self._tell_interception(route, channel.intercepted_by)
+            self._report_interception(route, channel.intercepted_by)
         return channel
 
     def renew_instance(self, superseded: ControlChannel) -> OwnInstance | None:
@@ -275,11 +286,7 @@ class RelayLink:
         self._instance = new_instance()
         return self._instance
 
-    def _tell_interception(self, candidate: Candidate, issuer: str) -> None:
+    def _report_interception(self, candidate: Candidate, issuer: str) -> None:
         if self.report is not None:
             self.report = self.report.with_interception(candidate.route.name, issuer)
-        logger.info(
-            "%s: the outer TLS is intercepted (its certificate was issued by %s); the interceptor sees no plaintext",
-            self.endpoint.host,
-            issuer,
-        )
+        self._events.publish(TLSIntercepted(host=self.endpoint.host, issuer=issuer))

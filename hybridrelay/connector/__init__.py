@@ -1,5 +1,6 @@
 """The connector: runs in the private network, dials out only, opens the target."""
 
+from .config import ConnectorConfig as ConnectorConfig
 from .connector import Connector as Connector
 from .connector import run_connector as run_connector
 from .instance_file import InstanceFile as InstanceFile

@@ -6,14 +6,11 @@ import contextlib
 
 import trio
 
-from .. import events
 from ..connectivity.control import ControlChannel
 from ..connectivity.data import open_data_channel
 from ..errors import HybridRelayError, RelayUnreachable, RendezvousError, SessionError
-from ..mux import (
-    receive_hello,
-    refuse_session,
-)
+from ..events import DataChannelDeclined, DataChannelFailed, EventStream, InternalError
+from ..mux import receive_hello, refuse_session
 from ..protocol import control
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
@@ -43,12 +40,12 @@ class DataChannels:
 
     Args:
         sessions: get the channels.
-        stream: gets the events.
+        events: gets the events.
     """
 
-    def __init__(self, sessions: Sessions, stream: events.EventStream) -> None:
+    def __init__(self, sessions: Sessions, events: EventStream) -> None:
         self._sessions = sessions
-        self._events = stream
+        self._events = events
         #: Proven channels whose HELLO has not arrived, by identity.
         self._greeting: dict[tuple[Published, str], Unproven] = {}
 
@@ -82,7 +79,7 @@ class DataChannels:
                 )
             if opened is None:
                 self._events.publish(
-                    events.DataChannelDeclined(
+                    DataChannelDeclined(
                         connection=published.name,
                         host=link.host,
                         reason=Reason.LIMIT,
@@ -107,7 +104,7 @@ class DataChannels:
                     await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
         except Exception as exc:  # noqa: BLE001
             # A bug of ours. It must not end the connector for all others, and it has to be logged.
-            self._events.publish(events.InternalError(where="data channel", connection=published.name, exception=exc))
+            self._events.publish(InternalError(where="data channel", connection=published.name, exception=exc))
         finally:
             publication.unproven.leave(newcomer)
             self._sessions.arriving.discard(arrival)
@@ -118,11 +115,11 @@ class DataChannels:
         if error.reason is Reason.TICKET_UNKNOWN and is_lost:
             # Our acceptance was lost with the control channel: the relay asks again over the next one.
             self._events.publish(
-                events.DataChannelDeclined(connection=name, host=host, reason=error.reason, detail=str(error))
+                DataChannelDeclined(connection=name, host=host, reason=error.reason, detail=str(error))
             )
         else:
             self._events.publish(
-                events.DataChannelFailed(
+                DataChannelFailed(
                     connection=name,
                     host=host,
                     reason=error.reason,

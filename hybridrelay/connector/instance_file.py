@@ -16,15 +16,23 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
+
+import attrs
 
 from .._file_lock import lock_file
-from .._log_limit import LimitedLogger
 from ..connectivity.instance import OwnInstance, new_instance
 from ..errors import ConfigurationError
+from ..events import EventStream, InstanceFileNotUsed, InstanceFileNotWritten, logged_events
 from ..protocol.control import MAX_REPLACES
 
-logger = LimitedLogger("hybridrelay.connector")
+__all__ = [
+    "InstanceFile",
+    "Instances",
+    "UnrecordedInstances",
+    "default_instance_file",
+    "state_folder",
+]
 
 #: Connectors of one user on one machine that publish the same hybrid connections.
 MAX_BESIDE: Final = 16
@@ -40,23 +48,57 @@ _NAME_ANOTHER: Final = "name another file with --instance-file, or 'none' for no
 _CANNOT_WRITE: Final = frozenset({errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
+class Instances(Protocol):
+    """The instances of one connector."""
+
+    @property
+    def instance(self) -> OwnInstance:
+        """The instance with which this process begins."""
+
+    @property
+    def dead(self) -> tuple[OwnInstance, ...]:
+        """Earlier instances that are known to be dead, the last one first."""
+
+    def add(self, instance: OwnInstance) -> None:
+        """This process is another instance as well from now on."""
+
+
+@attrs.define
+class UnrecordedInstances:
+    """The instances of a connector without an instance file: nothing is known about earlier processes."""
+
+    instance: OwnInstance = attrs.field(factory=new_instance)
+    dead: tuple[OwnInstance, ...] = ()
+
+    def add(self, instance: OwnInstance) -> None:
+        """See `Instances.add`."""
+
+
 class InstanceFile:
     """A file that a connector keeps locked while it runs, with the secrets of its instances in it.
 
     The lock ends with the process, however that ends, so a connector that gets it knows that the instances in the
     file are dead. If another connector holds the lock, both run beside each other, and neither says anything about
-    the other. A file that cannot be written (a full disk) is used as far as it can be read; the log says so.
+    the other. A file that cannot be written (a full disk) is used as far as it can be read, and an event says so.
 
     Args:
         path: of the file, which belongs to one connector. It is created if it is missing, and gets mode 0600.
         clock: seconds since 1970.
+        events: where events go; None means the log.
 
     Raises:
         ConfigurationError: the file cannot be opened.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Callable[[], float] = time.time,
+        events: EventStream | None = None,
+    ) -> None:
         self.path = Path(path)
+        self._events = logged_events() if events is None else events
         #: The instance with which this process begins.
         self.instance = new_instance()
         #: Instances before this one that are known to be dead, the last one first.
@@ -77,7 +119,7 @@ class InstanceFile:
                     f"cannot use the instance file {self.path}: {exc.strerror or exc}",
                     remedy="name a file in a directory that this user may write to, or leave --instance-file out",
                 ) from exc
-            self._tell(exc)
+            self._report(exc)
         except BaseException:
             self.close()
             raise
@@ -144,15 +186,11 @@ class InstanceFile:
             os.ftruncate(self._file, os.lseek(self._file, 0, os.SEEK_CUR))
             os.fsync(self._file)
         except OSError as exc:
-            self._tell(exc)
+            self._report(exc)
 
-    def _tell(self, error: OSError) -> None:
-        logger.warning(
-            "cannot write the instance file %s: %s; if this connector is killed, its clients will notice only after "
-            "their resume deadline",
-            self.path,
-            error.strerror or error,
-        )
+    def _report(self, error: OSError) -> None:
+        detail = error.strerror or str(error)
+        self._events.publish(InstanceFileNotWritten(file=str(self.path), detail=detail))
 
 
 def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
@@ -180,7 +218,9 @@ def state_folder(environ: Mapping[str, str], home: Path | None) -> Path | None:
     return None if home is None else home / ".local" / "state" / "hybridrelay"
 
 
-def default_instance_file(folder: Path, published: Iterable[tuple[str, str]]) -> InstanceFile | None:
+def default_instance_file(
+    folder: Path, published: Iterable[tuple[str, str]], *, events: EventStream | None = None
+) -> InstanceFile | None:
     """The instance file that a connector uses if nobody names one; None if there cannot be one. Never raises.
 
     There is a file for each set of hybrid connections, and another one for each further connector that publishes the
@@ -189,16 +229,18 @@ def default_instance_file(folder: Path, published: Iterable[tuple[str, str]]) ->
     Args:
         folder: is created if it is missing.
         published: the host of a relay and the name of a hybrid connection, for each pair that is published.
+        events: where events go; None means the log.
     """
+    events = logged_events() if events is None else events
     told = "\n".join(sorted(f"{host}/{name}" for host, name in published))
     digest = hashlib.sha256(told.encode()).hexdigest()[:16]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in range(1, MAX_BESIDE + 1):
-            file = InstanceFile(folder / f"connector-{digest}{'' if number == 1 else f'-{number}'}")
+            file = InstanceFile(folder / f"connector-{digest}{'' if number == 1 else f'-{number}'}", events=events)
             if file.is_held:
                 return file
             file.close()
     except (OSError, ConfigurationError) as exc:
-        logger.info("running without an instance file: %s", exc)
+        events.publish(InstanceFileNotUsed(detail=str(exc)))
     return None

@@ -10,18 +10,18 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from .. import events
 from .._nursery import FlatNursery
 from ..connectivity.control import ControlChannel
 from ..connectivity.discovery import Candidate
-from ..connectivity.instance import OwnInstance
 from ..connectivity.link import RelayLink, make_connection_token
 from ..connectivity.refusals import failure_error
 from ..errors import HybridRelayError, RelayUnreachable
+from ..events import Event, EventStream, InstanceReplaced
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import Secret
 from .channels import MAX_UNPROVEN_CHANNELS, DataChannels
+from .instance_file import Instances
 from .published import Publication, Published
 from .registration import Machine, commands, inputs
 from .sessions import Sessions
@@ -57,12 +57,10 @@ class Registrar:
         link: the relay.
         channels: serve what the relay offers.
         sessions: of the connector, through whichever relay.
-        replaces: earlier instances of this connector that are dead.
+        instances: of this connector; the relay is told which earlier ones are dead.
         clock: seconds since 1970.
-        stream: gets the events.
+        events: gets the events.
         changed: called when a registration has come or gone.
-        renewed: called with the instance as which this connector registers from now on at this relay, because another
-            process has used the one before.
     """
 
     def __init__(
@@ -70,21 +68,20 @@ class Registrar:
         link: RelayLink,
         channels: DataChannels,
         sessions: Sessions,
+        instances: Instances,
         *,
-        replaces: tuple[OwnInstance, ...],
         clock: Callable[[], float],
-        stream: events.EventStream,
+        events: EventStream,
         changed: Callable[[], None],
-        renewed: Callable[[OwnInstance], None] = lambda _: None,
     ) -> None:
         self.link = link
         self._data_channels = channels
         self._served = sessions
-        self._replaces = tuple(instance.secret for instance in replaces)
+        self._instances = instances
+        self._replaces = tuple(instance.secret for instance in instances.dead)
         self._clock = clock
-        self._stream = stream
+        self._events = events
         self._changed = changed
-        self._renewed = renewed
         self._machine = Machine(link.host, random=random.random)
         self._publications: dict[str, Publication] = {}
         #: Inputs that came while another one was being handled.
@@ -191,8 +188,8 @@ class Registrar:
     def _handle(self, given: inputs.Input) -> None:
         now = trio.current_time() if trio.lowlevel.in_trio_run() else 0.0
         for output in self._machine.handle(given, now):
-            if isinstance(output, events.Event):
-                self._stream.publish(output)
+            if isinstance(output, Event):
+                self._events.publish(output)
             else:
                 self._execute(output)
 
@@ -334,8 +331,8 @@ class Registrar:
     def _renew_instance(self, running: _Running) -> None:
         assert running.channel is not None
         if (instance := self.link.renew_instance(running.channel)) is not None:
-            self._stream.publish(events.InstanceReplaced(host=self.link.host, instance=instance.id))
-            self._renewed(instance)
+            self._events.publish(InstanceReplaced(host=self.link.host, instance=instance.id))
+            self._instances.add(instance)
 
     # --- better routes
 

@@ -11,8 +11,16 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from .. import events
-from .._log_limit import LimitedLogger
+from ..events import (
+    EventStream,
+    InternalError,
+    ShareUsedUp,
+    StreamClosed,
+    StreamOpened,
+    StreamRefused,
+    StreamStillOpen,
+    TargetOutOfResources,
+)
 from ..mux import BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity
@@ -23,8 +31,6 @@ from .shares import Shares
 from .targets import TargetError, open_target
 
 __all__ = ["REPEAT_SECONDS", "Origin", "ServedStream", "StreamService"]
-
-logger = LimitedLogger("hybridrelay.connector")
 
 #: After how long an open stream is reported again (seconds).
 REPEAT_SECONDS = 24 * 3600.0
@@ -50,7 +56,7 @@ class StreamService:
     Args:
         policy: gives the policy that is in force now.
         shares: how many connections to targets each application may have.
-        stream: gets the events.
+        events: gets the events.
         clock: seconds that never run backwards.
     """
 
@@ -58,13 +64,13 @@ class StreamService:
         self,
         policy: Callable[[], Policy],
         shares: Shares,
-        stream: events.EventStream,
+        events: EventStream,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
         self.shares = shares
         self.clock = clock
-        self.events = stream
+        self.events = events
         #: The ids of all streams begin with this: unique among the runs of connectors.
         self.run = f"{secrets.token_hex(4)}-"
         self._numbers = itertools.count(1)
@@ -117,7 +123,7 @@ class ServedStream:
         except Exception as exc:  # noqa: BLE001
             # A bug of ours. It must not end the connector for all others, and it has to be logged.
             name = origin.published.name
-            self._service.events.publish(events.InternalError(where="stream", connection=name, exception=exc))
+            self._service.events.publish(InternalError(where="stream", connection=name, exception=exc))
             outcome = Refused(Reason.INTERNAL_ERROR)
         finally:
             if self._progress is not None:
@@ -137,8 +143,14 @@ class ServedStream:
             for share in (shares.descriptors, shares.ports(self._target)):
                 if not share.take(owner):
                     why = share.why_refused(owner)
-                    logger.warning(
-                        "%s: refused %s (%s): %s; %s", published.name, peer.label, peer.serial, why, share.remedy
+                    self._service.events.publish(
+                        ShareUsedUp(
+                            connection=published.name,
+                            label=peer.label,
+                            serial=peer.serial,
+                            detail=why,
+                            remedy=share.remedy,
+                        )
                     )
                     return Refused(Reason.LIMIT, why, why)
                 taken.callback(share.give_back, owner)
@@ -153,7 +165,10 @@ class ServedStream:
                 return await open_target(self._target)
         except TargetError as exc:
             if exc.remedy is not None:
-                logger.warning("%s: %s; %s", self._origin.published.name, exc, exc.remedy)
+                name, target = self._origin.published.name, str(self._target)
+                self._service.events.publish(
+                    TargetOutOfResources(connection=name, target=target, detail=str(exc), remedy=exc.remedy)
+                )
             return Refused(exc.reason, str(exc.__cause__ or exc), str(exc))
         return Refused(Reason.CANCELLED)
 
@@ -166,7 +181,7 @@ class ServedStream:
     def _publish_opened(self) -> None:
         origin = self._origin
         self._service.events.publish(
-            events.StreamOpened(
+            StreamOpened(
                 connection=origin.published.name,
                 activity_id=self._id,
                 label=origin.peer.label,
@@ -180,9 +195,9 @@ class ServedStream:
 
     def _publish_outcome(self, outcome: Outcome) -> None:
         name, peer = self._origin.published.name, self._origin.peer
-        event: events.StreamRefused | events.StreamClosed
+        event: StreamRefused | StreamClosed
         if isinstance(outcome, Refused):
-            event = events.StreamRefused(
+            event = StreamRefused(
                 connection=name,
                 activity_id=self._id,
                 label=peer.label,
@@ -193,7 +208,7 @@ class ServedStream:
                 seconds=self._seconds,
             )
         else:
-            event = events.StreamClosed(
+            event = StreamClosed(
                 connection=name,
                 activity_id=self._id,
                 label=peer.label,
@@ -217,7 +232,7 @@ class ServedStream:
         self._reported = now
         so_far = self._progress.so_far()
         self._service.events.publish(
-            events.StreamStillOpen(
+            StreamStillOpen(
                 connection=self._origin.published.name,
                 activity_id=self._id,
                 label=self._origin.peer.label,

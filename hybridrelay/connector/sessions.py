@@ -11,10 +11,18 @@ from weakref import WeakValueDictionary
 import attrs
 import trio
 
-from .. import events
 from .._nursery import FlatNursery
 from ..connectivity.discovery import Candidate
 from ..connectivity.link import RelayLink
+from ..events import (
+    EventStream,
+    PolicyRefused,
+    ProgramStopping,
+    SessionEnded,
+    SessionOpened,
+    SessionRefused,
+    SessionResumed,
+)
 from ..mux import Account, Budget, Role, Session, SessionConfig, refuse_session
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
@@ -96,20 +104,20 @@ class Sessions:
     Args:
         policy: which identities are denied.
         config: of every session.
-        stream: gets the events.
+        events: gets the events.
         lost: called when a session has lost its data channel, with the relay through which it went.
     """
 
     def __init__(
-        self, policy: Policy, config: SessionConfig, stream: events.EventStream, *, lost: Callable[[RelayLink], None]
+        self, policy: Policy, config: SessionConfig, events: EventStream, *, lost: Callable[[RelayLink], None]
     ) -> None:
         self._lost = lost
         self._policy = policy
         self._config = config
         self._budget = Budget(PROCESS_BUDGET)
         self._shares = Shares()
-        self._events = stream
-        self.streams = StreamService(lambda: self._policy, self._shares, stream)
+        self._events = events
+        self.streams = StreamService(lambda: self._policy, self._shares, events)
         #: What each identity's sessions hold together, for as long as there are any.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
         #: Of sessions, for the audit log.
@@ -132,7 +140,7 @@ class Sessions:
         decision = self._policy.decide(peer, Action.OPEN_SESSION, Resource(published.name, published.target))
         if decision.reason is not None:
             self._events.publish(
-                events.PolicyRefused(
+                PolicyRefused(
                     connection=published.name,
                     label=peer.label,
                     serial=peer.serial,
@@ -175,7 +183,7 @@ class Sessions:
 
     async def drain(self, grace: float) -> None:
         """Let open streams finish for up to `grace` seconds, and end all sessions."""
-        self._events.publish(events.ProgramStopping(role="connector", open=len(self._served)))
+        self._events.publish(ProgramStopping(role="connector", open=len(self._served)))
         async with trio.open_nursery() as nursery:
             for served in self._served.values():
                 nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))
@@ -211,7 +219,7 @@ class Sessions:
     def publish_refusal(self, published: Published, peer: PeerIdentity, reason: Reason, detail: str) -> None:
         """Publish that a session of this identity is not accepted."""
         self._events.publish(
-            events.SessionRefused(
+            SessionRefused(
                 connection=published.name, label=peer.label, serial=peer.serial, reason=reason, detail=detail
             )
         )
@@ -228,7 +236,7 @@ class Sessions:
             await refuse_session(channel.stream, refusal)
             return
         self._events.publish(
-            events.SessionResumed(
+            SessionResumed(
                 connection=published.name, activity_id=served.activity_id, label=peer.label, route=channel.route
             )
         )
@@ -278,7 +286,7 @@ class Sessions:
                 await nursery.start(partial(session.run, channel.stream, initial=initial, reconnect=wait_for_client))
                 is_open = True
                 self._events.publish(
-                    events.SessionOpened(
+                    SessionOpened(
                         connection=published.name,
                         activity_id=served.activity_id,
                         label=peer.label,
@@ -295,7 +303,7 @@ class Sessions:
             if is_open:
                 outcome = session.outcome
                 self._events.publish(
-                    events.SessionEnded(
+                    SessionEnded(
                         connection=published.name,
                         activity_id=served.activity_id,
                         label=peer.label,

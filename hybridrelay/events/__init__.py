@@ -14,7 +14,9 @@ from .._lazy import load_when_used
 from .base import Event as Event
 from .base import Level as Level
 from .catalogue import all_events as all_events
+from .connectivity import *  # noqa: F403
 from .connector import *  # noqa: F403
+from .connector_resources import *  # noqa: F403
 from .endpoint import *  # noqa: F403
 from .plain_log import PlainLogSubscriber as PlainLogSubscriber
 from .plain_log import event_fields as event_fields

@@ -1,4 +1,4 @@
-"""Events of connector and client: sessions, streams, keys, networks and policy.
+"""Events of connector and client: sessions, streams, keys and networks.
 
 ``activity_id`` is the session's id in the events of sessions. In those of streams it is the stream's own id, and
 ``session`` is the session's number in the process.
@@ -17,8 +17,6 @@ __all__ = [
     "IdentityExpiresSoon",
     "KeyInUse",
     "NetworkChanged",
-    "PolicyNotReloaded",
-    "PolicyRefused",
     "SessionEnded",
     "SessionOpened",
     "SessionRefused",
@@ -205,33 +203,3 @@ class NetworkChanged(Event):
     summary: ClassVar = "Checking whether the other sides still answer"
 
     detail: str
-
-
-# --- policy
-
-
-@attrs.frozen(kw_only=True)
-class PolicyRefused(Event):
-    """The connector's policy does not admit an identity."""
-
-    name: ClassVar = "policy.refused"
-    level: ClassVar = Level.WARNING
-    summary: ClassVar = "An application was refused by the connector's policy"
-
-    connection: str
-    label: str
-    serial: str
-    reason: Reason
-    detail: str = ""
-
-
-@attrs.frozen(kw_only=True)
-class PolicyNotReloaded(Event):
-    """The file of the policy cannot be used."""
-
-    name: ClassVar = "policy.not-reloaded"
-    level: ClassVar = Level.ERROR
-    summary: ClassVar = "The policy cannot be read, and the last valid one stays in force"
-
-    detail: str
-    remedy: str = ""

@@ -12,7 +12,9 @@ __all__ = [
     "CertificateNotRenewed",
     "CertificateRenewed",
     "CertificateUnchanged",
+    "FileReadableByOthers",
     "InternalError",
+    "LeftoverRemoved",
     "ListenAddressSkipped",
     "ProgramReady",
     "ProgramStarted",
@@ -143,6 +145,28 @@ class ListenAddressSkipped(Event):
 
     address: str
     detail: str
+
+
+@attrs.frozen(kw_only=True)
+class FileReadableByOthers(Event):
+    """A file with secrets in it can be read by other users of this machine."""
+
+    name: ClassVar = "file.readable-by-others"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A file with secrets can be read by others: chmod 600 it"
+
+    file: str
+
+
+@attrs.frozen(kw_only=True)
+class LeftoverRemoved(Event):
+    """A command that was killed had left a file beside the one that it was to replace, perhaps with a key in it."""
+
+    name: ClassVar = "file.leftover-removed"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A file that a command had left when it was killed was removed"
+
+    file: str
 
 
 @attrs.frozen(kw_only=True)

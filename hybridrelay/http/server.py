@@ -8,7 +8,6 @@ from functools import partial
 import trio
 
 from .._accepting import serve_listeners
-from .._log_limit import LimitedLogger
 from ..errors import HybridRelayError
 from ..events import logged_events
 from ..streams.sockets import abort_stream
@@ -19,8 +18,6 @@ from .service import Service
 from .stopping import Stop
 
 __all__ = ["Prepare", "serve"]
-
-logger = LimitedLogger("hybridrelay.http")
 
 #: Turns an accepted connection into the stream to serve and what is known about the peer (`Request.peer`): it makes a
 #: TLS handshake, or reads the peer's credentials. Raises OSError, `HybridRelayError` or `trio.BrokenResourceError` if

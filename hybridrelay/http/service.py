@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import traceback
 from collections.abc import Callable, Collection
 
 import attrs
 
+from ..events import InternalError, logged_events
 from .failure import RenderFailure, plain_text
 from .limits import Limits
 from .request import Handler
 from .router import Router
 
-__all__ = ["Access", "Service", "log_crash"]
-
-logger = logging.getLogger("hybridrelay.http")
+__all__ = ["Access", "HandlerFailed", "Service", "publish_crash"]
 
 
 @attrs.frozen(kw_only=True)
@@ -43,10 +40,17 @@ class Access:
     seconds: float
 
 
-def log_crash(exc: Exception) -> None:
-    """Log where a handler failed, without the exception's message, which may contain what the peer sent."""
-    stack = "".join(traceback.format_tb(exc.__traceback__))
-    logger.error("a request handler failed with %s; this is a bug\n%s", type(exc).__name__, stack)
+class HandlerFailed(Exception):
+    """Stands for the exception of a request handler in the log: its type and traceback, without its message."""
+
+
+def publish_crash(exc: Exception) -> None:
+    """Publish where a handler failed, without the exception's message, which may contain what the peer sent.
+
+    Only the log gets the event.
+    """
+    failed = HandlerFailed(type(exc).__name__).with_traceback(exc.__traceback__)
+    logged_events().publish(InternalError(where="a request handler", exception=failed))
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -65,6 +69,6 @@ class Service:
     on_access: Callable[[Access], None] | None = None
     #: Called when a handler raised an unexpected exception, after the client was answered with 500. An exception from
     #: this hook propagates out of `serve_connection`.
-    on_crash: Callable[[Exception], None] = log_crash
+    on_crash: Callable[[Exception], None] = publish_crash
     #: Seconds since the epoch, for the Date field.
     clock: Callable[[], float] = time.time

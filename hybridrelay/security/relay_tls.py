@@ -8,7 +8,6 @@ client side verifies nothing.
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import os
 import ssl
 import stat
@@ -17,12 +16,12 @@ from pathlib import Path
 
 from .._replace_file import replace_file
 from ..errors import ConfigurationError, RelayIdentityError, StateError, TLSHandshakeError
+from ..events.plain_log import plainly_logged_events
+from ..events.program import FileReadableByOthers
 from ..protocol.reasons import Reason
 from .identity import BACKDATE_SECONDS
 from .pem_files import load_authorities, load_chain, read_pem
 from .pins import check_pin, spki_pin
-
-_logger = logging.getLogger(__name__)
 
 #: RFC 5280, 4.1.2.5: "no well-defined expiration date". The certificate is known by its key, not by its time.
 _NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
@@ -55,7 +54,7 @@ def load_or_create_relay_certificate(directory: str | os.PathLike[str], *, now: 
             _create(path, now)
         else:
             if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-                _logger.warning("%s can be read by others: chmod 600 it", path)
+                plainly_logged_events().publish(FileReadableByOthers(file=str(path)))
             with path.open("rb"):
                 pass
     except OSError as exc:

@@ -10,17 +10,15 @@ from pathlib import Path
 import trio
 
 from .._listening import open_listeners
-from .._log_limit import LimitedLogger
 from .._nursery import FlatNursery
 from ..abc import Binding, Connection, Incoming, Listener
+from ..events import logged_events
 from .unix_sockets import listen_unix_socket
 
 __all__ = ["LOCAL", "StreamHandshake", "StreamListener", "remote_of"]
 
 #: `Incoming.remote` of connections from this machine that have no IP address.
 LOCAL = "local"
-
-_logger = LimitedLogger("hybridrelay")
 
 #: The server's side of a transport's handshake on a stream that was just accepted, or None if the peer was answered
 #: and needs nothing more. On any exception, cancellation included, and if it returns None, the stream is closed.
@@ -66,7 +64,7 @@ class StreamListener(Listener):
             return cls(binding.acceptors, handshake)
         if binding.path is not None:
             return cls([await listen_unix_socket(binding.path)], handshake, path=binding.path)
-        return cls(await open_listeners(binding.host or None, binding.port, logger=_logger), handshake)
+        return cls(await open_listeners(binding.host or None, binding.port, events=logged_events()), handshake)
 
     @property
     def sockets(self) -> tuple[trio.SocketListener, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import trio
 
 from hybridrelay._listening import explain_listen_error, open_listeners
-from hybridrelay._log_limit import LimitedLogger
+from hybridrelay.events import Event, EventStream, ListenAddressSkipped, logged_events
 
 from ..resolving import FixedResolver
 from .conftest import Created, Run
@@ -46,22 +45,20 @@ _HERE = "127.0.0.1"
 
 
 @pytest.mark.parametrize("addresses", [(_ABSENT[0], _HERE), (_HERE, _ABSENT[0])])
-async def test_an_address_that_is_not_there_is_left_out(
-    addresses: tuple[str, ...], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
+async def test_an_address_that_is_not_there_is_left_out(addresses: tuple[str, ...]) -> None:
+    happened: list[Event] = []
     trio.socket.set_custom_hostname_resolver(FixedResolver(*addresses))
-    (listener,) = await open_listeners("localhost", 0, logger=LimitedLogger("hybridrelay.test"))
+    (listener,) = await open_listeners("localhost", 0, events=EventStream(happened.append))
     async with listener:
         assert listener.socket.getsockname()[0] == "127.0.0.1"
-    assert f"not listening on 192.0.2.1 ({os.strerror(errno.EADDRNOTAVAIL)})" in caplog.text
+    assert happened == [ListenAddressSkipped(address="192.0.2.1", detail=os.strerror(errno.EADDRNOTAVAIL))]
 
 
 @pytest.mark.parametrize("addresses", [_ABSENT, _ABSENT[:1]])
 async def test_an_error_where_no_address_is_there(addresses: tuple[str, ...]) -> None:
     trio.socket.set_custom_hostname_resolver(FixedResolver(*addresses))
     with pytest.raises(OSError) as caught:
-        await open_listeners("localhost", 0, logger=LimitedLogger("hybridrelay.test"))
+        await open_listeners("localhost", 0, events=logged_events())
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
@@ -72,7 +69,7 @@ async def test_a_port_that_is_taken_at_one_address_is_an_error() -> None:
         port = other.getsockname()[1]
         trio.socket.set_custom_hostname_resolver(FixedResolver(_HERE, "127.0.0.2"))
         with pytest.raises(OSError) as caught:
-            await open_listeners("localhost", port, logger=LimitedLogger("hybridrelay.test"))
+            await open_listeners("localhost", port, events=logged_events())
         assert caught.value.errno == errno.EADDRINUSE
         with socket.socket() as again:  # nothing stays open
             again.bind(("127.0.0.1", port))

@@ -81,7 +81,7 @@ async def test_one_that_ignores_its_input_and_sigterm_is_killed(autojump_clock: 
 
 async def test_an_end_of_the_process_is_an_end_of_file_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def logged() -> bool:
-        return "ended with code 3" in caplog.text
+        return "command=sh code=3" in caplog.text
 
     async with Commands(("sh", "-c", "echo the reason >&2; printf last; exit 3")) as commands:
         async with await commands.dial() as stream:

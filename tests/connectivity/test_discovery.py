@@ -141,7 +141,7 @@ def test_one_transport_may_use_a_port_for_several_routes(transports: dict[str, T
 def test_without_a_listener_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert discover([Point("bad", None)]) == {}
-    assert "transport bad (package_of_bad:transport) is not used" in caplog.text
+    assert "transport=bad entry_point=package_of_bad:transport" in caplog.text
 
 
 def test_candidates_by_rank_and_mode(transports: dict[str, Transport]) -> None:

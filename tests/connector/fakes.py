@@ -9,6 +9,7 @@ import trio
 
 from hybridrelay.connectivity import Candidate, candidates, discover
 from hybridrelay.connectivity.instance import OwnInstance, new_instance
+from hybridrelay.connector.instance_file import UnrecordedInstances
 from hybridrelay.connector.published import Publication, Published
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.errors import RelayUnreachable
@@ -107,6 +108,17 @@ class FakeRelay:
         return [when for when, asked in self.asked if asked == name]
 
 
+class FakeInstances(UnrecordedInstances):
+    """Remembers the instances that the connector has had to take because another process uses the earlier one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.renewed: list[OwnInstance] = []
+
+    def add(self, instance: OwnInstance) -> None:
+        self.renewed.append(instance)
+
+
 @attrs.frozen
 class FakeSession:
     is_open: bool
@@ -151,8 +163,9 @@ def published(name: str, key: str | None = None) -> Published:
 class Scene:
     """A registrar for `one` and `two`."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self) -> None:
         self.relay = FakeRelay()
+        self.instances = FakeInstances()
         self.changes = 0
         self.channels = Channels()
         #: What was published.
@@ -161,11 +174,10 @@ class Scene:
             self.relay,
             self.channels,
             self.channels,
-            replaces=(),
+            self.instances,
             clock=self.relay.clock,
-            stream=EventStream(LogSubscriber(), self.events.append),
+            events=EventStream(LogSubscriber(), self.events.append),
             changed=self._count,
-            **options,
         )
         made = published("one"), published("two")
         for each in made:

@@ -14,6 +14,7 @@ from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connector import InstanceFile, default_instance_file, state_folder
 from hybridrelay.connector.instance_file import MAX_BESIDE
 from hybridrelay.errors import ConfigurationError
+from hybridrelay.events import Event, EventStream, InstanceFileNotUsed, InstanceFileNotWritten
 from hybridrelay.protocol.control import MAX_REPLACES
 
 PUBLISHED = [("relay.example", "orders"), ("relay.example", "billing")]
@@ -102,8 +103,9 @@ def test_a_path_that_cannot_be_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EROFS])
 def test_a_full_disk_stops_nobody_and_what_can_be_read_is_used(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
+    happened: list[Event] = []
     first = InstanceFile(path)
     first.close()
 
@@ -111,27 +113,27 @@ def test_a_full_disk_stops_nobody_and_what_can_be_read_is_used(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "write", write)
-    second = InstanceFile(path)
+    second = InstanceFile(path, events=EventStream(happened.append))
     assert second.dead == (first.instance,)
     second.add(new_instance())
     second.close()
-    assert caplog.text.count("cannot write the instance file") == 2
+    assert happened == [InstanceFileNotWritten(file=str(path), detail=os.strerror(code))] * 2
     monkeypatch.undo()
     third = InstanceFile(path)
     assert third.dead == (first.instance,), "what was there is there still"
     third.close()
 
 
-def test_a_disk_on_which_nothing_can_be_created_stops_nobody(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_disk_on_which_nothing_can_be_created_stops_nobody(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[Event] = []
+
     def no_open(*_: object, **__: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "open", no_open)
-    file = InstanceFile(path)
+    file = InstanceFile(path, events=EventStream(happened.append))
     assert (file.dead, file.is_held) == ((), False)
-    assert "No space left on device" in caplog.text
+    assert happened == [InstanceFileNotWritten(file=str(path), detail="No space left on device")]
     file.close()
 
 
@@ -208,7 +210,9 @@ def test_without_a_place_for_it_a_connector_goes_on(
             raise OSError(errno.ENOLCK, "No locks available")
 
         monkeypatch.setattr("hybridrelay.connector.instance_file.lock_file", no_locks)
-    assert default_instance_file(folder, PUBLISHED) is None
+    happened: list[Event] = []
+    assert default_instance_file(folder, PUBLISHED, events=EventStream(happened.append)) is None
+    assert [type(event) for event in happened] == [InstanceFileNotUsed]
 
 
 @pytest.mark.parametrize("content", ["Endpoint=hr://relay.example/;SharedAccessKey=x", "-----BEGIN", "notes\n"])

@@ -12,6 +12,7 @@ import trio.testing
 from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.connectivity.backoff import Backoff
 from hybridrelay.connector import connector as connector_module
+from hybridrelay.connector.config import ConnectorConfig
 from hybridrelay.connector.connector import Connector
 from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
 from hybridrelay.errors import AuthorizationError, RelayUnreachable
@@ -45,7 +46,7 @@ class Scene:
         monkeypatch.setattr(connector_module, "watch_jumps", watch_nothing)
         endpoints = tuple(map(Endpoint, hosts))
         strings = [attrs.evolve(published(name).string, endpoints=endpoints) for name in names]
-        self._connector = Connector(strings, clock=trio.current_time)
+        self._connector = Connector(ConnectorConfig(strings), clock=trio.current_time)
         self.error: Exception | None = None
         self.ended = trio.Event()
         self.a.answers["one"] = Reason.UNKNOWN_CONNECTION

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from hybridrelay.connectivity.backoff import Backoff
-from hybridrelay.connectivity.instance import OwnInstance
+from hybridrelay.connector.instance_file import UnrecordedInstances
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.registration.channel import MAX_NOTICES
 from hybridrelay.connector.registration.entry import ASK_AGAIN_SECONDS
@@ -448,7 +448,13 @@ async def test_one_relay_under_two_names_is_registered_under_one(
     relay = FakeRelay(identity)
     channels = Channels()
     registrar = Registrar(
-        relay, channels, channels, replaces=(), clock=relay.clock, stream=logged_events(), changed=lambda: None
+        relay,
+        channels,
+        channels,
+        UnrecordedInstances(),
+        clock=relay.clock,
+        events=logged_events(),
+        changed=lambda: None,
     )
     registrar.publish(scene.one.published)
     start(nursery, scene)
@@ -476,14 +482,13 @@ async def test_an_instance_that_another_process_uses_is_given_up(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, is_foreign: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Backoff, "next_wait", _without_jitter(Backoff.next_wait))
-    renewed: list[OwnInstance] = []
-    scene = Scene(renewed=renewed.append)
+    scene = Scene()
     scene.relay.is_foreign = is_foreign
     scene.relay.answers["one"] = Reason.SUPERSEDED
     start(nursery, scene)
     await trio.sleep(0.1)
     assert scene.relay.superseded == [scene.relay.control]
-    assert len(renewed) == is_foreign
+    assert len(scene.instances.renewed) == is_foreign
     del scene.relay.answers["one"]
     await trio.sleep(5)
     assert state(scene.one) == state(scene.two) == (True, False)

@@ -18,6 +18,7 @@ import trio.testing
 from hybridrelay.connectivity import Candidate
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connector import channels
+from hybridrelay.connector.instance_file import UnrecordedInstances
 from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Publication
 from hybridrelay.connector.registrar import Registrar
@@ -201,9 +202,9 @@ class Scene:
             place,
             self.offers,
             self.offers,
-            replaces=(),
+            UnrecordedInstances(),
             clock=trio.current_time,
-            stream=logged_events(),
+            events=logged_events(),
             changed=lambda: None,
         )
         self.registrations = {}

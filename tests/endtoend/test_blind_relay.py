@@ -15,7 +15,7 @@ import trio
 from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Transport
 from hybridrelay.client import ClientConfig, open_client
 from hybridrelay.connectivity import discover
-from hybridrelay.connector import run_connector
+from hybridrelay.connector import ConnectorConfig, run_connector
 from hybridrelay.relay import RelayConfig, SQLiteStore, run_relay
 from hybridrelay.security import ConnectionString, Endpoint, HostPort, Right, Role, Rule, create_authority
 from hybridrelay.streams.listening import StreamListener
@@ -133,7 +133,7 @@ async def test_the_relay_never_handles_plaintext(tmp_path: Path, nursery: trio.N
 
     connector = string(Role.CONNECTOR, rules[0], HostPort(*address))
     application = string(Role.APPLICATION, rules[1], None)
-    await nursery.start(partial(run_connector, [connector], mode=mode))
+    await nursery.start(run_connector, ConnectorConfig([connector], mode=mode))
     async with open_client(ClientConfig(application, mode=mode)) as client, await client.open_stream() as stream:
         async with trio.open_nursery() as inner:
 

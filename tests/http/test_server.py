@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.cli.logs import LineFormatter
 from hybridrelay.errors import TLSHandshakeError
 from hybridrelay.http import Limits, Prepare, Service, Stop, Upgraded, serve
 from hybridrelay.streams import TLSStream
@@ -366,6 +367,7 @@ async def test_the_log_of_a_crash_quotes_nobody(caplog: pytest.LogCaptureFixture
         async with await connect(port) as client:
             assert (await Client(client).request("GET", "/crash")).status == 500
     [record] = caplog.records
-    assert "KeyError" in record.getMessage()
-    assert "in crash" in record.getMessage()
-    assert "secret of" not in record.getMessage().replace('raise KeyError("a secret of the peer")', "")
+    text = LineFormatter().format(record)
+    assert "KeyError" in text
+    assert "in crash" in text
+    assert "secret of" not in text.replace('raise KeyError("a secret of the peer")', "")

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from hybridrelay.client import ClientConfig, open_client
-from hybridrelay.connector import run_connector
+from hybridrelay.connector import ConnectorConfig, run_connector
 from hybridrelay.relay import Binding, RelayConfig, RelayInfo, SQLiteStore, run_relay
 from hybridrelay.security import (
     Authority,
@@ -110,7 +110,7 @@ class Deployment:
         async def run(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(partial(run_connector, strings, **options))
+                    await nursery.start(run_connector, ConnectorConfig(strings, **options))
                     task_status.started(scope)
 
         return await self.nursery.start(run)

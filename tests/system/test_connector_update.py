@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 
-from hybridrelay.connector import Connector
+from hybridrelay.connector import Connector, ConnectorConfig
 from hybridrelay.errors import AuthorizationError, ConfigurationError, StreamRefused
 from hybridrelay.mux import MuxStream
 from hybridrelay.relay import SQLiteStore
@@ -67,7 +67,7 @@ class Scene:
 async def scene(deployment: Deployment, nursery: trio.Nursery) -> Scene:
     published = deployment.publish()
     string = deployment.string(published, Role.CONNECTOR, await serve_target(nursery, echo))
-    connector = Connector([string])
+    connector = Connector(ConnectorConfig([string]))
     await nursery.start(connector.run)
     return Scene(deployment, published, string, connector)
 
@@ -184,7 +184,7 @@ async def test_the_other_key_at_two_relays(
     listener, sender = (rule.secondary for rule in published.rules)
     assert listener is not None
     assert sender is not None
-    connector = Connector([string])
+    connector = Connector(ConnectorConfig([string]))
     await nursery.start(connector.run)
     await said(caplog, "registered at a relay: connection=db host=localhost")
     async with deployment.client(application) as client:
@@ -257,7 +257,7 @@ async def test_many_updates_at_once(scene: Scene, nursery: trio.Nursery, caplog:
 
 async def test_stopped_while_it_updates(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
-        connector, stop = Connector([scene.string]), trio.Event()
+        connector, stop = Connector(ConnectorConfig([scene.string])), trio.Event()
         await nursery.start(partial(connector.run, stop=stop))
         key = scene.listener.secondary
         connector.update(0, attrs.evolve(scene.string, key=key))

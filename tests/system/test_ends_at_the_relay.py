@@ -10,7 +10,7 @@ import trio
 
 from hybridrelay.abc import Dialer
 from hybridrelay.connectivity import dial_directly
-from hybridrelay.connector import run_connector
+from hybridrelay.connector import ConnectorConfig, run_connector
 from hybridrelay.mux import MuxStream
 from hybridrelay.security import ConnectionString, Role
 from hybridrelay.streams.sockets import abort_stream
@@ -95,7 +95,9 @@ async def test_a_connector_that_stops(
 
     async def connector(*, task_status: trio.TaskStatus[None]) -> None:
         listening = _string(deployment, published, Role.CONNECTOR, to_connector, target=target)
-        await run_connector([listening], mode=ROUTES[to_connector][0], stop=stop, grace=10, task_status=task_status)
+        await run_connector(
+            ConnectorConfig([listening], mode=ROUTES[to_connector][0]), stop=stop, grace=10, task_status=task_status
+        )
 
     await nursery.start(connector)
     string = _string(deployment, published, Role.APPLICATION, to_client)

@@ -12,7 +12,7 @@ import trio.testing
 from hybridrelay.abc import Dialer
 from hybridrelay.client import run_forward
 from hybridrelay.connectivity import dial_directly
-from hybridrelay.connector import InstanceFile, run_connector
+from hybridrelay.connector import ConnectorConfig, InstanceFile, run_connector
 from hybridrelay.connector import serving as serving_module
 from hybridrelay.connector.unproven import Unproven
 from hybridrelay.errors import (
@@ -60,7 +60,7 @@ async def test_the_last_relay_that_refuses_ends_the_connector(deployment: Deploy
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
         with pytest.raises(AuthorizationError):
-            await run_connector([string], task_status=task_status)
+            await run_connector(ConnectorConfig([string]), task_status=task_status)
         ended.set()
 
     ended = trio.Event()
@@ -135,7 +135,7 @@ async def test_a_connector_that_stops_lets_open_streams_finish(deployment: Deplo
     string = deployment.string(published, Role.CONNECTOR, target)
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
-        await run_connector([string], stop=stop, grace=30, task_status=task_status)
+        await run_connector(ConnectorConfig([string]), stop=stop, grace=30, task_status=task_status)
         stopped.set()
 
     await nursery.start(run)

@@ -7,7 +7,7 @@ import time
 import pytest
 import trio
 
-from hybridrelay.connector import run_connector
+from hybridrelay.connector import ConnectorConfig, run_connector
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import HostPort, Right, Role, Rule, create_authority
@@ -56,4 +56,4 @@ async def test_an_impossible_proxy_is_said_at_once(deployment: Deployment, monke
             raise AssertionError
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY"):
-        await run_connector([deployment.string(published, Role.CONNECTOR)])
+        await run_connector(ConnectorConfig([deployment.string(published, Role.CONNECTOR)]))

@@ -52,7 +52,7 @@ async def test_a_connector_that_shuts_us_out_is_passed_over(deployment: Deployme
     deny = tmp_path / "deny"
     deny.write_text("lab\n")
     for _ in range(3):
-        await deployment.connector(deployment.string(published, Role.CONNECTOR, target), policy_file=PolicyFile(deny))
+        await deployment.connector(deployment.string(published, Role.CONNECTOR, target), policy=PolicyFile(deny))
     await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
     for _ in range(5):
         async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:

@@ -16,7 +16,7 @@ import trio
 from hybridrelay.abc import Dialer
 from hybridrelay.client import Client
 from hybridrelay.connectivity import dial_directly
-from hybridrelay.connector import run_connector
+from hybridrelay.connector import ConnectorConfig, run_connector
 from hybridrelay.connector.registration import entry
 from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError
 from hybridrelay.mux import MuxStream
@@ -241,7 +241,7 @@ async def test_a_string_that_no_relay_takes_ends_nobody_else(
     """At one relay, at the start."""
     good = pair.string(pair.publish("good"), Role.CONNECTOR, relays=(0,))
     bad = pair.string(pair.publish("bad"), Role.CONNECTOR, relays=(0,), key=generate_key())
-    served = await nursery.start(run_connector, [bad, good])
+    served = await nursery.start(run_connector, ConnectorConfig([bad, good]))
     assert served == (good,)
     assert "A hybrid connection is not published: connection=bad" in caplog.text
     nursery.cancel_scope.cancel()
@@ -250,7 +250,7 @@ async def test_a_string_that_no_relay_takes_ends_nobody_else(
 async def test_nothing_left_at_any_relay_ends_the_connector(pair: Pair, nursery: trio.Nursery) -> None:
     bad = pair.string(pair.publish(), Role.CONNECTOR, key=generate_key())
     with trio.fail_after(SOON), pytest.raises(AuthorizationError) as caught:
-        await run_connector([bad])
+        await run_connector(ConnectorConfig([bad]))
     assert caught.value.reason is Reason.WRONG_KEY
     assert all(host in str(caught.value) for host in HOSTS)
     nursery.cancel_scope.cancel()
@@ -264,7 +264,7 @@ async def test_keys_are_revoked_at_each_relay(pair: Pair, nursery: trio.Nursery)
 
     async def connector(*, task_status: trio.TaskStatus[object]) -> None:
         with pytest.raises(AuthorizationError):
-            await run_connector([string], task_status=task_status)
+            await run_connector(ConnectorConfig([string]), task_status=task_status)
         ended.set()
 
     await nursery.start(connector)

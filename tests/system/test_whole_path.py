@@ -16,7 +16,7 @@ import trio
 from hybridrelay.abc import Dialer
 from hybridrelay.client import run_forward
 from hybridrelay.connectivity import Prober, RelayEndpoint, dial_directly
-from hybridrelay.connector import Connector, PolicyFile, run_connector
+from hybridrelay.connector import Connector, ConnectorConfig, PolicyFile, run_connector
 from hybridrelay.errors import (
     AuthorizationError,
     ConfigurationError,
@@ -211,7 +211,7 @@ async def test_a_connector_with_the_wrong_key_ends_with_the_reason(
     ]:
         string = deployment.string(published, Role.CONNECTOR, **changes)
         with pytest.raises(AuthorizationError) as caught:
-            await run_connector([string])
+            await run_connector(ConnectorConfig([string]))
         assert caught.value.reason is reason
     nursery.cancel_scope.cancel()
 
@@ -362,7 +362,7 @@ async def test_an_identity_that_is_denied_is_closed_at_once_and_does_not_come_ba
     file = tmp_path / "deny-list"
     file.write_text("# nobody yet\n")
     string = deployment.string(published, Role.CONNECTOR, target)
-    await deployment.connector(string, policy_file=PolicyFile(file))
+    await deployment.connector(string, policy=PolicyFile(file))
     good = deployment.string(published, Role.APPLICATION, label="good")
     bad = deployment.string(published, Role.APPLICATION, label="bad")
     async with deployment.client(good) as welcome, deployment.client(bad) as unwelcome:
@@ -386,7 +386,7 @@ async def test_connected_is_said_when_it_is_true(
     target = await serve_target(nursery, echo)
     file = tmp_path / "deny-list"
     file.write_text("bad\n")
-    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), policy_file=PolicyFile(file))
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), policy=PolicyFile(file))
     with caplog.at_level("INFO"):
         async with deployment.client(deployment.string(published, Role.APPLICATION, label="bad")) as unwelcome:
             with pytest.raises(PeerIdentityError):
@@ -409,7 +409,7 @@ async def test_a_clock_that_is_set_right_heals_an_expired_token(
         return time.time() if is_right else 1_000_000_000.0
 
     string = deployment.string(published, Role.CONNECTOR)
-    connector = Connector([string], clock=clock)
+    connector = Connector(ConnectorConfig([string]), clock=clock)
     registered = trio.Event()
 
     async def run() -> None:

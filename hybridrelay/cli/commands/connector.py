@@ -9,8 +9,17 @@ from functools import partial
 from pathlib import Path
 
 from ..._nursery import FlatNursery
-from ...connector import Connector, InstanceFile, PolicyFile, default_instance_file, state_folder
+from ...connector import (
+    Connector,
+    ConnectorConfig,
+    InstanceFile,
+    Policy,
+    PolicyFile,
+    default_instance_file,
+    state_folder,
+)
 from ...errors import ConfigurationError
+from ...events import EventStream, logged_events
 from ...security import ConnectionString, Role
 from .. import exits
 from ..config_file import use_config_file
@@ -20,16 +29,18 @@ from ..reloading import log_not_reloaded
 from ..running import GracefulStop, run_until_stopped
 
 
-def _instance_file(named: Path | None, strings: Sequence[ConnectionString]) -> InstanceFile | None:
+def _instance_file(
+    named: Path | None, strings: Sequence[ConnectionString], events: EventStream
+) -> InstanceFile | None:
     if named is not None:
-        return None if named.name == "none" else InstanceFile(named)
+        return None if named.name == "none" else InstanceFile(named, events=events)
     try:
         home: Path | None = Path.home()
     except RuntimeError:  # a user that the system does not know
         home = None
     folder = state_folder(os.environ, home)
     published = [(endpoint.host, string.entity_path) for string in strings for endpoint in string.endpoints]
-    return None if folder is None else default_instance_file(folder, published)
+    return None if folder is None else default_instance_file(folder, published, events=events)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,28 +49,25 @@ def run(args: argparse.Namespace) -> int:
     commands = make_commands(args)
     dialer = make_dialer(args, commands)
     strings = load_all(args.files, Role.CONNECTOR)
-    policy_file = None if args.deny_list is None else PolicyFile(args.deny_list)
-    instance_file = _instance_file(args.instance_file, strings)
-
-    stop = GracefulStop(args.grace)
-
-    connector = Connector(
+    events = logged_events()
+    config = ConnectorConfig(
         strings,
         mode=args.mode,
         dialer=dialer,
-        policy_file=policy_file,
+        policy=Policy() if args.deny_list is None else PolicyFile(args.deny_list),
         resume_deadline=args.resume_deadline,
-        instance_file=instance_file,
         upgrade_interval=args.upgrade_interval,
+        instance_file=_instance_file(args.instance_file, strings, events),
     )
+    connector = Connector(config, events=events)
+    stop = GracefulStop(args.grace)
 
     async def reload() -> None:
         await reload_each(args.files, Role.CONNECTOR, connector.update)
-        if policy_file is not None:
-            try:
-                await connector.reload_policy()
-            except ConfigurationError as exc:
-                log_not_reloaded(exc)
+        try:
+            await connector.reload_policy()
+        except ConfigurationError as exc:
+            log_not_reloaded(exc)
 
     async def main() -> None:
         async with commands, FlatNursery() as nursery:

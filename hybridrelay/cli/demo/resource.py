@@ -10,11 +10,8 @@ import trio
 
 from ..._accepting import serve_listeners
 from ..._listening import open_listeners
-from ..._log_limit import LimitedLogger
 from ...events import logged_events
 from .http import BLOCK, Wire
-
-logger = LimitedLogger("hybridrelay.cli")
 
 GREETING = "Hello from the private network: this HTTP server has no port that is open to the outside."
 
@@ -24,10 +21,10 @@ async def serve_resource(*, task_status: trio.TaskStatus[int]) -> None:
 
     ``GET /`` greets, ``GET /bytes`` never ends, ``POST /bytes`` counts what it is sent.
     """
-    (listener,) = await open_listeners("127.0.0.1", 0, logger=logger)
+    events = logged_events()
+    (listener,) = await open_listeners("127.0.0.1", 0, events=events)
     task_status.started(listener.socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
-        events = logged_events()
         await serve_listeners(_serve, [listener], handler_nursery=nursery, events=events, what="the sample resource")
 
 

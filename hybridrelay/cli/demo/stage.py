@@ -13,7 +13,7 @@ import attrs
 from ..._nursery import FlatNursery
 from ...administration.provisioning import provision
 from ...connectivity import all_ports, discover
-from ...connector import run_connector
+from ...connector import ConnectorConfig, run_connector
 from ...relay import Binding, RelayConfig, RelayInfo, SQLiteStore, run_relay
 from ...security import ConnectionString, Endpoint, HostPort, load_or_create_relay_certificate, relay_pin
 from .resource import serve_resource
@@ -47,6 +47,6 @@ async def open_stage(state_dir: Path) -> AsyncIterator[Stage]:
         relay: RelayInfo = await nursery.start(partial(run_relay, config))
         endpoints = (Endpoint(HOST, {name: bound[0].port for name, bound in relay.bound.items()}),)
         connector = attrs.evolve(made.connector, endpoints=endpoints)
-        await nursery.start(partial(run_connector, [connector]))
+        await nursery.start(partial(run_connector, ConnectorConfig([connector])))
         yield Stage(relay, target, attrs.evolve(made.application, endpoints=endpoints))
         nursery.cancel_scope.cancel()

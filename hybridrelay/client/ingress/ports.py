@@ -93,7 +93,7 @@ async def run_forward(
 
 async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     try:
-        return await open_listeners(host, port, logger=logger)
+        return await open_listeners(host, port, events=logged_events())
     except OSError as exc:
         otherwise = "or choose another --listen address, port 0 for any that is free"
         text, remedy = explain_listen_error(exc, port, otherwise=otherwise)

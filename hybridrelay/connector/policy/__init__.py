@@ -5,3 +5,4 @@ from .decision import Decision as Decision
 from .decision import Policy as Policy
 from .decision import Resource as Resource
 from .file import PolicyFile as PolicyFile
+from .file import PolicyReading as PolicyReading

@@ -18,7 +18,7 @@ from ...errors import ConfigurationError
 from ...security import check_label
 from ...security.identity import format_serial
 
-#: Entries in one log line, and warnings that are reported individually.
+#: Entries in one event, and warnings that are reported individually.
 MAX_SHOWN = 20
 #: Serials of certificates have about 40 digits; one with fewer than this was probably cut off.
 _FULL_SERIAL = 30
@@ -39,7 +39,7 @@ class DenyList:
 
     #: Labels and serials (upper case hexadecimal) of identities that are denied.
     names: frozenset[str] = frozenset()
-    #: The same for people to read: quoted labels, and serials; one for each entry.
+    #: The same for people to read, one for each entry: a label as it is, a serial as ``serial 3F...``.
     entries: frozenset[str] = frozenset()
     #: Sentences about lines that perhaps do not mean what was intended.
     warnings: tuple[str, ...] = ()
@@ -71,7 +71,7 @@ def parse_deny_list(text: str) -> DenyList:
             parts = _parts(line)
             entries.update(map(_entry, parts or readings[:1]))
             if parts and (len(parts) > 1 or not _FIELD.fullmatch(readings[0])):
-                shown = ", ".join(map(_entry, parts[:MAX_SHOWN]))
+                shown = ", ".join(map(_quoted, parts[:MAX_SHOWN]))
                 warnings.append(
                     f"line {number} looks like a list or has a character too many: {shown} "
                     f"{'is' if len(parts) == 1 else 'are'} denied, and the line as a whole. Write one label or "
@@ -89,28 +89,24 @@ def parse_deny_list(text: str) -> DenyList:
     return DenyList(frozenset(names), frozenset(entries), tuple(warnings))
 
 
-def describe(before: DenyList | None, now: DenyList) -> str:
-    """How many entries there are, who is newly denied and who no longer is; None is the first reading."""
-    count = len(now.entries)
-    text = f"{count} {'entry' if count == 1 else 'entries'}"
-    if before is None:
-        return f"{text}; denied: {_shown(now.entries)}" if now.entries else f"{text}; nobody is denied"
-    come, gone = now.entries - before.entries, before.entries - now.entries
-    if not come and not gone:
-        return f"{text}, the same as before"
-    text += f"; newly denied: {_shown(come)}" if come else ""
-    return text + (f"; no longer denied: {_shown(gone)}" if gone else "")
-
-
-def _shown(entries: Iterable[str]) -> str:
-    known = sorted(entries)
-    more = f" and {len(known) - MAX_SHOWN} more" if len(known) > MAX_SHOWN else ""
-    return ", ".join(known[:MAX_SHOWN]) + more
+def shorten(entries: Iterable[str]) -> tuple[str, ...]:
+    """The entries in order. If there are more than `MAX_SHOWN`, the last element says how many were left out."""
+    ordered = sorted(entries)
+    more = (f"and {len(ordered) - MAX_SHOWN} more",) if len(ordered) > MAX_SHOWN else ()
+    return (*ordered[:MAX_SHOWN], *more)
 
 
 def _entry(text: str) -> str:
+    return _serial_entry(text) or text
+
+
+def _quoted(text: str) -> str:
+    return _serial_entry(text) or repr(text)
+
+
+def _serial_entry(text: str) -> str | None:
     serial = _serial(text)
-    return f"serial {serial}" if serial and _LIKE_A_SERIAL.match(text) else repr(text)
+    return f"serial {serial}" if serial and _LIKE_A_SERIAL.match(text) else None
 
 
 def _readings(line: str) -> Iterator[str]:

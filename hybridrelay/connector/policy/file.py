@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import trio
 
 from ..._file_thread import FileThread
 from ..._text_files import read_text
 from ...errors import ConfigurationError
+from ...events import Event, PolicyLoaded, PolicyUnclear
 from .decision import Policy
-from .deny_list import DenyList, describe, parse_deny_list
+from .deny_list import DenyList, parse_deny_list, shorten
 
-logger = logging.getLogger("hybridrelay.connector")
+__all__ = ["PolicyFile", "PolicyReading"]
 
 #: How soon a changed file takes effect (seconds).
 POLL_SECONDS = 0.5
@@ -23,8 +24,38 @@ POLL_SECONDS = 0.5
 MAX_FILE_SIZE = 1 << 20
 
 
+@attrs.frozen
+class PolicyReading:
+    """What a file said when it was read."""
+
+    path: Path
+    deny_list: DenyList
+    #: What it said before; None is the first reading.
+    before: DenyList | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """The policy to be put into force."""
+        return Policy(self.deny_list.names)
+
+    def events(self) -> list[Event]:
+        """What there is to report about it: the changes, then one event for each line that may be a mistake."""
+        now = self.deny_list.entries
+        before = frozenset[str]() if self.before is None else self.before.entries
+        loaded = PolicyLoaded(
+            file=str(self.path),
+            entries=len(now),
+            denied=shorten(now - before),
+            no_longer_denied=shorten(before - now),
+        )
+        return [loaded, *(PolicyUnclear(file=str(self.path), detail=text) for text in self.deny_list.warnings)]
+
+
 class PolicyFile:
-    """The policy in a file, read again when the file changes. The log says what was read, with warnings.
+    """The policy in a file, read again when the file changes.
+
+    Args:
+        path: of the deny list.
 
     Raises:
         ConfigurationError: the file cannot be read or understood.
@@ -37,18 +68,13 @@ class PolicyFile:
         self._files = FileThread(str(self.path))
         #: Why the file could not be read the last time.
         self._error: str | None = None
-        self._list = self._read()
-        self._log(f"the deny list {self.path}", None)
+        #: What the file said when it could last be read.
+        self.reading = PolicyReading(self.path, self._read())
 
     @property
     def policy(self) -> Policy:
-        """What the file said when it could last be read."""
-        return Policy(self._list.names)
-
-    def _log(self, what: str, before: DenyList | None) -> None:
-        logger.info("%s: %s", what, describe(before, self._list))
-        for warning in self._list.warnings:
-            logger.warning("the deny list %s: %s", self.path, warning)
+        """The policy of the last reading."""
+        return self.reading.policy
 
     def _read(self) -> DenyList:
         try:
@@ -73,23 +99,24 @@ class PolicyFile:
             return True  # reading it will say why
         return (stat.st_mtime_ns, stat.st_size, stat.st_ino) != self._stamp
 
-    async def reload(self) -> Policy:
-        """Read the file now, changed or not, and return the policy that is in it.
+    async def reload(self) -> PolicyReading:
+        """Read the file now, whether it has changed or not.
 
         Raises:
-            ConfigurationError: it cannot be read or understood; the last policy stays in `policy`.
+            ConfigurationError: it cannot be read or understood; `reading` stays as it is.
         """
         async with self._reading:  # so that what was read earlier is never kept later
-            before, self._list = self._list, await self._files.run(self._read)
+            self.reading = PolicyReading(self.path, await self._files.run(self._read), self.reading.deny_list)
             self._error = None
-            self._log(f"reloaded the deny list {self.path}", before)
-            return self.policy
+            return self.reading
 
-    async def watch(self, changed: Callable[[Policy], None], failed: Callable[[ConfigurationError], None]) -> None:
+    async def watch(
+        self, changed: Callable[[PolicyReading], None], failed: Callable[[ConfigurationError], None]
+    ) -> None:
         """Poll until cancelled. A file that cannot be read leaves the last policy in force.
 
         Args:
-            changed: called with the policy of a file that was read again.
+            changed: called when the file was read again.
             failed: called with the reason why the file cannot be read, once for each reason in a row.
         """
         while True:
@@ -98,10 +125,10 @@ class PolicyFile:
                 # After an error, the file may be put back just as it was.
                 if not await self._files.run(self._changed) and self._error is None:
                     continue
-                policy = await self.reload()
+                reading = await self.reload()
             except ConfigurationError as exc:
                 if str(exc) != self._error:
                     failed(exc)
                 self._error = str(exc)
             else:
-                changed(policy)
+                changed(reading)

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
-from hybridrelay import forward_in_thread, run_connector
+from hybridrelay import ConnectorConfig, forward_in_thread
 from hybridrelay.errors import ConnectionStringError
 
 
@@ -34,7 +33,7 @@ def test_other_files_are_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [Path("orders.application"), b"Endpoint=x", None, ["Endpoint=x"]])
 def test_what_is_no_connection_string_is_a_type_error_that_says_how_to_read_one(value: Any) -> None:
-    for use in (lambda: forward_in_thread(value).__enter__(), lambda: trio.run(run_connector, [value])):
+    for use in (lambda: forward_in_thread(value).__enter__(), lambda: ConnectorConfig([value])):
         with pytest.raises(TypeError, match=r"expected a ConnectionString, not .*load_connection_string\(path\)"):
             use()
 
@@ -42,7 +41,7 @@ def test_what_is_no_connection_string_is_a_type_error_that_says_how_to_read_one(
 @pytest.mark.parametrize("value", ["Endpoint=x", b"Endpoint=x", Path("orders.connector")])
 def test_a_connector_takes_a_list(value: Any) -> None:
     with pytest.raises(TypeError, match="expected a list of ConnectionString, not"):
-        trio.run(run_connector, value)
+        ConnectorConfig(value)
 
 
 def test_the_traceback_of_an_error_shows_what_to_do() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import pytest
 import trio
 
 from hybridrelay.connector import Policy, PolicyFile
-from hybridrelay.connector.policy import Action, Resource
-from hybridrelay.connector.policy.deny_list import MAX_SHOWN, describe, parse_deny_list
+from hybridrelay.connector.policy import Action, PolicyReading, Resource
+from hybridrelay.connector.policy.deny_list import MAX_SHOWN, DenyList, parse_deny_list
 from hybridrelay.errors import ConfigurationError
+from hybridrelay.events import PolicyLoaded, PolicyUnclear, event_text
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import HostPort, PeerIdentity, Role
 
@@ -125,7 +125,7 @@ def test_each_part_of_what_looks_like_a_list_is_denied_too(line: str) -> None:
     found = parse_deny_list(line)
 
     assert _refuses(Policy(found.names), "application")
-    assert "'application'" in found.entries
+    assert "application" in found.entries
     assert bool(found.warnings) is not line.startswith("label")
     assert all("line 1" in warning for warning in found.warnings)
 
@@ -141,7 +141,7 @@ def test_a_label_in_quotes_is_not_split() -> None:
 
     assert not _refuses(Policy(found.names), "application")
     assert found.warnings == ()
-    assert found.entries == {"'billing, application'"}
+    assert found.entries == {"billing, application"}
 
 
 @pytest.mark.parametrize(
@@ -169,25 +169,48 @@ def test_the_number_of_warnings_is_bounded() -> None:
 def test_a_change_says_who_is_newly_denied_and_who_no_longer_is() -> None:
     before, now = parse_deny_list("billing\nreporting\n"), parse_deny_list(f"reporting\n{'7B' * 20}\n")
 
-    assert describe(None, before) == "2 entries; denied: 'billing', 'reporting'"
-    assert describe(None, parse_deny_list("")) == "0 entries; nobody is denied"
-    assert describe(before, before) == "2 entries, the same as before"
-    assert describe(before, now) == (f"2 entries; newly denied: serial {'7B' * 20}; no longer denied: 'billing'")
-    many = parse_deny_list("".join(f"label{number}\n" for number in range(100)))
-    assert describe(before, many).count("label") == MAX_SHOWN
-    assert "and 80 more" in describe(before, many)
+    def loaded(deny_list: DenyList, before: DenyList | None = None) -> PolicyLoaded:
+        (event,) = PolicyReading(Path("file"), deny_list, before).events()
+        assert isinstance(event, PolicyLoaded)
+        return event
+
+    assert loaded(before) == PolicyLoaded(file="file", entries=2, denied=("billing", "reporting"))
+    assert loaded(parse_deny_list("")) == PolicyLoaded(file="file", entries=0)
+    assert loaded(before, before) == PolicyLoaded(file="file", entries=2)
+    assert loaded(now, before) == PolicyLoaded(
+        file="file", entries=2, denied=(f"serial {'7B' * 20}",), no_longer_denied=("billing",)
+    )
+    many = loaded(parse_deny_list("".join(f"label{number}\n" for number in range(100))), before)
+    assert len(many.denied) == MAX_SHOWN + 1
+    assert many.denied[-1] == "and 80 more"
+
+
+def test_the_docs_show_what_the_log_shows() -> None:
+    before, now = parse_deny_list("billing\nreporting\n"), parse_deny_list("reporting\npayroll\n")
+    readings = PolicyReading(Path("deny-list.txt"), before), PolicyReading(Path("deny-list.txt"), now, before)
+    lines = [f"{event.name}: {event_text(event)}" for reading in readings for event in reading.events()]
+
+    assert "\n".join(lines) in (Path(__file__).parents[3] / "docs" / "operating.md").read_text()
+
+
+def test_a_line_that_may_be_a_mistake_is_an_event_of_its_own() -> None:
+    (_, unclear) = PolicyReading(Path("file"), parse_deny_list("fine\nbilling, x\n")).events()
+
+    assert isinstance(unclear, PolicyUnclear)
+    assert "line 2 looks like a list" in unclear.detail
+    assert "'billing', 'x' are denied" in unclear.detail
 
 
 async def test_every_different_error_is_reported_and_the_recovery(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hybridrelay.connector.policy.file.POLL_SECONDS", 0.01)
-    caplog.set_level(logging.INFO)
     path, aside = tmp_path / "file", tmp_path / "aside"
     path.write_text("application\n")
     file = PolicyFile(path)
-    assert "1 entry; denied: 'application'" in caplog.text
-    changed, failed = trio.open_memory_channel[Policy](9), trio.open_memory_channel[ConfigurationError](9)
+    first = file.reading
+    assert first.deny_list.entries == {"application"}
+    changed, failed = trio.open_memory_channel[PolicyReading](9), trio.open_memory_channel[ConfigurationError](9)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
         path.rename(aside)
@@ -196,18 +219,17 @@ async def test_every_different_error_is_reported_and_the_recovery(
         assert "Is a directory" in str(await failed[1].receive())
         path.rmdir()
         assert "No such file" in str(await failed[1].receive())
-        caplog.clear()
         aside.rename(path)  # with the time and size that it had
 
-        assert await changed[1].receive() == file.policy
-        assert "reloaded the deny list" in caplog.text
-        assert "1 entry, the same as before" in caplog.text
+        second = await changed[1].receive()
+        assert second.before == first.deny_list
+        assert second.policy == file.policy == first.policy
 
         aside.write_text("application\nbilling, x\n")
         aside.replace(path)
-        await changed[1].receive()
-        assert "newly denied: 'billing', 'x'" in caplog.text
-        assert "line 2 looks like a list" in caplog.text
+        third = await changed[1].receive()
+        assert third.before == second.deny_list
+        assert third.deny_list.entries - second.deny_list.entries == {"billing", "x"}
         nursery.cancel_scope.cancel()
 
 
@@ -226,7 +248,7 @@ async def test_a_change_that_means_nothing_keeps_the_last_policy(
     path = tmp_path / "file"
     path.write_text("application\n")
     file = PolicyFile(path)
-    changed, failed = trio.open_memory_channel[Policy](9), trio.open_memory_channel[ConfigurationError](9)
+    changed, failed = trio.open_memory_channel[PolicyReading](9), trio.open_memory_channel[ConfigurationError](9)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
         path.write_bytes(b"application\nreporting\xff\n")
@@ -238,7 +260,7 @@ async def test_a_change_that_means_nothing_keeps_the_last_policy(
         path.write_bytes(b"reporting\n")
         os.utime(path, ns=(2, 2))
 
-        assert await changed[1].receive() == file.policy
+        assert (await changed[1].receive()).policy == file.policy
         assert _refuses(file.policy, "reporting")
         nursery.cancel_scope.cancel()
 
@@ -251,7 +273,7 @@ async def test_a_file_that_blocks_is_an_error_and_is_watched_on(
     path = tmp_path / "file"
     path.write_text("application\n")
     file = PolicyFile(path)
-    changed, failed = trio.open_memory_channel[Policy](9), trio.open_memory_channel[ConfigurationError](9)
+    changed, failed = trio.open_memory_channel[PolicyReading](9), trio.open_memory_channel[ConfigurationError](9)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(file.watch, changed[0].send_nowait, failed[0].send_nowait)
         path.unlink()
@@ -261,6 +283,6 @@ async def test_a_file_that_blocks_is_an_error_and_is_watched_on(
 
         path.unlink()
         path.write_text("reporting\n")
-        assert await changed[1].receive() == file.policy
+        assert (await changed[1].receive()).policy == file.policy
         assert _refuses(file.policy, "reporting")
         nursery.cancel_scope.cancel()

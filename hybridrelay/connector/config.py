@@ -1,0 +1,64 @@
+"""The configuration of a connector."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import attrs
+
+from ..abc import Dialer
+from ..connectivity.discovery import AUTO
+from ..connectivity.link import UPGRADE_INTERVAL_SECONDS
+from ..errors import ConfigurationError
+from ..mux import DATA_CONFIG
+from ..security import ConnectionString, check_is_connection_string
+from .instance_file import InstanceFile
+from .policy import Policy, PolicyFile
+
+__all__ = ["ConnectorConfig"]
+
+
+def _to_strings(strings: Iterable[ConnectionString]) -> tuple[ConnectionString, ...]:
+    if isinstance(strings, str | bytes | os.PathLike | ConnectionString):
+        raise TypeError(
+            f"expected a list of ConnectionString, not {type(strings).__name__}: [load_connection_string(path)]"
+        )
+    found = tuple(map(check_is_connection_string, strings))
+    if not found:
+        raise ConfigurationError("a connector needs at least one connection string")
+    return found
+
+
+@attrs.frozen
+class ConnectorConfig:
+    """What a connector needs to know.
+
+    Raises:
+        ConfigurationError: there is no connection string.
+        TypeError: `strings` is not a list of `ConnectionString`.
+        ValueError: a number of seconds is negative.
+    """
+
+    #: Connectors' connection strings, one for each hybrid connection to be published. Those that name the same relay
+    #: share a control channel.
+    strings: tuple[ConnectionString, ...] = attrs.field(converter=_to_strings)
+    #: ``auto``, or the name of the only transport allowed.
+    mode: str = attrs.field(default=AUTO, kw_only=True)
+    #: Opens connections to the relays. None: through the proxy that the environment names (``HTTPS_PROXY``,
+    #: ``ALL_PROXY``, ``NO_PROXY``), if any.
+    dialer: Dialer | None = attrs.field(default=None, kw_only=True)
+    #: Which identities are denied; or the file that says so, which is read again whenever it changes.
+    policy: Policy | PolicyFile = attrs.field(factory=Policy, kw_only=True)
+    #: How long a session that has lost its data channel may take to resume before its streams are reset (seconds).
+    #: 0: sessions do not resume.
+    resume_deadline: float = attrs.field(
+        default=DATA_CONFIG.resume_deadline, kw_only=True, validator=attrs.validators.ge(0)
+    )
+    #: While a route is in use that is not the best, how soon a better one is looked for (seconds). It then grows.
+    upgrade_interval: float = attrs.field(
+        default=UPGRADE_INTERVAL_SECONDS, kw_only=True, validator=attrs.validators.gt(0)
+    )
+    #: Stores which instance this connector is: after a crash, clients are notified as soon as the connector is back,
+    #: instead of after their resume deadline. None: clients wait.
+    instance_file: InstanceFile | None = attrs.field(default=None, kw_only=True)

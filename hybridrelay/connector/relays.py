@@ -1,0 +1,175 @@
+"""The relays of a connector, and what it publishes at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import trio
+
+from .._nursery import FlatNursery
+from ..connectivity.endpoint import RelayEndpoint
+from ..connectivity.link import RelayLink, usable_links
+from ..errors import ConfigurationError
+from ..events import EventStream, RegistrationWithdrawn
+from ..security import ConnectionString
+from .published import Publication, Published
+from .registrar import Registrar
+
+__all__ = ["Links", "Relays"]
+
+#: What tells links apart: the relay's host, its ports and its pins.
+_LinkKey: TypeAlias = tuple[str, frozenset[tuple[str, int | None]], tuple[str, ...]]
+#: The links to the relays of one connection string.
+Links: TypeAlias = Mapping[_LinkKey, RelayLink]
+
+
+class Relays:
+    """The relays at which a connector registers, with one link and one `Registrar` for each.
+
+    Connection strings that name the same relay share its link, and so its control channel.
+
+    Args:
+        new_link: makes the link to a relay. Raises `ConfigurationError` if the relay cannot be used.
+        new_registrar: makes the registrar of a relay.
+        changed: called when a registration has come or gone.
+        events: gets the events.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        *,
+        new_link: Callable[[RelayEndpoint], RelayLink],
+        new_registrar: Callable[[RelayLink, Callable[[], None]], Registrar],
+        changed: Callable[[], None],
+        events: EventStream,
+        clock: Callable[[], float],
+    ) -> None:
+        self._new_link = new_link
+        self._new_registrar = new_registrar
+        self._changed = changed
+        self._events = events
+        self._clock = clock
+        self._published: list[Published] = []
+        self._links: dict[_LinkKey, RelayLink] = {}
+        self._registrars: dict[RelayLink, Registrar] = {}
+        #: Set, and replaced by another one, whenever a registration has come or gone.
+        self._change = trio.Event()
+        #: In which registrars and data channels run; None before and after.
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        """Keep everything registered, and serve the data channels that come of it, until cancelled."""
+        async with FlatNursery() as self._nursery:
+            try:
+                for registrar in self._registrars.values():
+                    self._nursery.start_soon(registrar.run, self._nursery)
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    async def wait_changed(self) -> None:
+        """Wait until a registration has come or gone."""
+        await self._change.wait()
+
+    # --- what is published, and where
+
+    def find_links(self, published: Published, string: ConnectionString) -> Links:
+        """The links to the relays that a connection string names: those that exist, and new ones. Changes nothing.
+
+        Args:
+            published: what is, or is to be, published by this string.
+            string: the string.
+
+        Raises:
+            ConfigurationError: no relay can be used, or another string is for the same hybrid connection at one.
+        """
+        found: dict[_LinkKey, RelayLink] = {}
+
+        def link_to(endpoint: RelayEndpoint) -> RelayLink:
+            key = (endpoint.host, frozenset(endpoint.ports.items()), endpoint.pins)
+            found[key] = self._links.get(key) or self._new_link(endpoint)
+            return found[key]
+
+        usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to, self._events)
+        others = [one for one in self._published if one is not published and one.name == published.name]
+        taken = {publication.link.host for one in others for publication in one.publications}
+        for link in found.values():
+            if link.host in taken:
+                raise ConfigurationError(f"two connection strings are for {published.name} at {link.host}")
+        return found
+
+    def publish(self, published: Published, links: Links) -> None:
+        """Register it at the relays of these links, and withdraw it from all others once one of these has it."""
+        if published not in self._published:
+            self._published.append(published)
+        for publication in list(published.publications):
+            if publication.link not in links.values():
+                published.publications.remove(publication)
+                published.retiring.append(publication)
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._retire, publication)
+        for key, link in links.items():
+            if link not in self._registrars:
+                self._add(key, link)
+            known = self._registrars[link].find(published.name)
+            if known is None:
+                self._registrars[link].publish(published)
+            elif known in published.retiring:  # the string names this relay again before it was withdrawn there
+                published.retiring.remove(known)
+                published.publications.append(known)
+
+    def _add(self, key: _LinkKey, link: RelayLink) -> None:
+        self._links[key] = link
+        self._registrars[link] = self._new_registrar(link, self._registration_changed)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._registrars[link].run, self._nursery)
+
+    def update(self, published: Published) -> None:
+        """Register it again everywhere, because its connection string has changed."""
+        for publication in published.publications:
+            self._registrars[publication.link].update(published)
+
+    async def _retire(self, publication: Publication) -> None:
+        """End the registration at a relay that the string does not name any more, once another relay has it."""
+        published, link = publication.published, publication.link
+        while not published.is_registered:
+            await self.wait_changed()
+        if publication not in published.retiring:
+            return
+        published.retiring.remove(publication)
+        registrar = self._registrars[link]
+        registrar.unpublish(publication)
+        if registrar.is_stopping and self._registrars.get(link) is registrar:
+            del self._registrars[link]
+            self._links = {key: other for key, other in self._links.items() if other is not link}
+        replaced = any(one.link.host == link.host for one in published.publications)
+        self._events.publish(RegistrationWithdrawn(connection=published.name, host=link.host, replaced=replaced))
+
+    def _registration_changed(self) -> None:
+        change, self._change = self._change, trio.Event()
+        change.set()
+        self._changed()
+
+    # --- what concerns all of them
+
+    def check_channels(self, link: RelayLink) -> None:
+        """A data channel through this relay was lost: ask the relay whether its control channels work."""
+        if registrar := self._registrars.get(link):  # the string may name this relay no longer
+            registrar.check_channels()
+
+    def check_refusals(self) -> None:
+        """Ask every relay again about what it refused a while ago."""
+        for registrar in self._registrars.values():
+            registrar.check_refusals()
+
+    def network_changed(self) -> None:
+        """The machine slept, or changed networks."""
+        for registrar in self._registrars.values():
+            registrar.network_changed()
+
+    def stop(self) -> None:
+        """Close all control channels, so that no relay offers anything more."""
+        for registrar in self._registrars.values():
+            registrar.stop()

@@ -1,0 +1,146 @@
+"""Events of the connector's policy, files and resources."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import attrs
+
+from ..protocol.reasons import Reason
+from .base import Event, Level
+
+__all__ = [
+    "InstanceFileNotUsed",
+    "InstanceFileNotWritten",
+    "PolicyLoaded",
+    "PolicyNotReloaded",
+    "PolicyRefused",
+    "PolicyUnclear",
+    "ShareUsedUp",
+    "TargetOutOfResources",
+]
+
+
+# --- policy
+
+
+@attrs.frozen(kw_only=True)
+class PolicyLoaded(Event):
+    """The deny list was read: at the start, because it has changed, or because that was requested.
+
+    `denied` and `no_longer_denied` say what has changed since it was last read. They have at most 20 entries; if
+    there are more, another element says how many were left out.
+    """
+
+    name: ClassVar = "policy.loaded"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The deny list was read"
+
+    file: str
+    #: How many entries the deny list has.
+    entries: int
+    #: Labels, and serials as ``serial 3F...``.
+    denied: tuple[str, ...] = ()
+    no_longer_denied: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class PolicyUnclear(Event):
+    """A line of the deny list can be read in several ways; each of them is denied."""
+
+    name: ClassVar = "policy.unclear"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A line of the deny list may not mean what was intended"
+
+    file: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class PolicyNotReloaded(Event):
+    """The file of the policy cannot be used."""
+
+    name: ClassVar = "policy.not-reloaded"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "The policy cannot be read, and the last valid one stays in force"
+
+    detail: str
+    remedy: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class PolicyRefused(Event):
+    """The connector's policy does not admit an identity."""
+
+    name: ClassVar = "policy.refused"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "An application was refused by the connector's policy"
+
+    connection: str
+    label: str
+    serial: str
+    reason: Reason
+    detail: str = ""
+
+
+# --- resources
+
+
+@attrs.frozen(kw_only=True)
+class ShareUsedUp(Event):
+    """An application may open no further stream until it closes one, so that other applications get some as well."""
+
+    name: ClassVar = "share.used-up"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "An application has used up its share of a resource, and a stream was refused"
+
+    connection: str
+    label: str
+    serial: str
+    detail: str
+    remedy: str
+
+
+@attrs.frozen(kw_only=True)
+class TargetOutOfResources(Event):
+    """This machine has no descriptor, local port or memory left for a connection to the target."""
+
+    name: ClassVar = "target.out-of-resources"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The target cannot be connected to, because a resource of this machine has run out"
+
+    connection: str
+    target: str
+    detail: str
+    remedy: str
+
+
+# --- the instance file
+
+
+@attrs.frozen(kw_only=True)
+class InstanceFileNotWritten(Event):
+    """The instance file cannot be written."""
+
+    name: ClassVar = "instance-file.not-written"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = (
+        "The instance file cannot be written: if this connector is killed, its clients notice only after their "
+        "resume deadline"
+    )
+
+    file: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class InstanceFileNotUsed(Event):
+    """There is no directory in which a connector could keep its instance file."""
+
+    name: ClassVar = "instance-file.not-used"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = (
+        "The connector has no instance file: if it is killed, its clients notice only after their resume deadline"
+    )
+
+    detail: str

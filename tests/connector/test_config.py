@@ -1,0 +1,67 @@
+"""The configuration of a connector: what it accepts, and what the errors say."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hybridrelay.connector import Connector, ConnectorConfig, PolicyFile
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.events import Event, EventStream
+
+from .fakes import published
+
+
+def test_defaults() -> None:
+    string = published("orders").string
+    config = ConnectorConfig([string])
+    assert config.strings == (string,)
+    assert config.mode == "auto"
+    assert config.resume_deadline == 25.0
+    assert config.upgrade_interval == 30.0
+    assert config.policy.denied == frozenset()
+    assert config.instance_file is None
+
+
+def test_it_is_frozen_and_shows_no_secret() -> None:
+    string = published("orders").string
+    config = ConnectorConfig([string])
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        config.mode = "tcp"  # type: ignore[misc]
+    assert string.key.reveal() not in repr(config)
+
+
+def test_without_a_connection_string_there_is_nothing_to_do() -> None:
+    with pytest.raises(ConfigurationError, match="at least one connection string"):
+        ConnectorConfig([])
+
+
+@pytest.mark.parametrize("value", ["Endpoint=x", b"Endpoint=x", Path("orders.connector"), published("orders").string])
+def test_one_connection_string_is_no_list(value: object) -> None:
+    with pytest.raises(TypeError, match="expected a list of ConnectionString, not"):
+        ConnectorConfig(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "seconds", [{"resume_deadline": -1.0}, {"resume_deadline": math.nan}, {"upgrade_interval": 0.0}]
+)
+def test_impossible_times(seconds: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(seconds))):
+        ConnectorConfig([published("orders").string], **seconds)  # type: ignore[arg-type]
+
+
+async def test_two_strings_for_the_same_hybrid_connection_at_one_relay() -> None:
+    string = published("orders").string
+    with pytest.raises(ConfigurationError, match="two connection strings are for orders"):
+        Connector(ConnectorConfig([string, string]))
+
+
+async def test_the_deny_list_is_reported_when_the_connector_is_made(tmp_path: Path) -> None:
+    (tmp_path / "deny").write_text("billing\nbilling, x\n")
+    happened: list[Event] = []
+    config = ConnectorConfig([published("orders").string], policy=PolicyFile(tmp_path / "deny"))
+    Connector(config, events=EventStream(happened.append))
+    assert [event.name for event in happened] == ["policy.loaded", "policy.unclear"]
