@@ -91,6 +91,7 @@ async def test_what_is_no_relay(
     transport = discover()["tcp"]
     with pytest.raises(RelayUnreachable, match=f"127.0.0.1:{port}") as caught:
         await open_channel(endpoint, transport, transport.routes[0], Purpose.DATA, ticket=TICKET)
+    assert caught.value.failure is not None
     assert caught.value.failure.kind in kinds
     assert caught.value.failure.step is Step.STATUS
 
@@ -187,6 +188,7 @@ async def test_silence_ends(
     with pytest.raises(RelayUnreachable) as caught:
         await opener(network, pair, purpose)()
     assert trio.current_time() - began == pytest.approx(seconds)
+    assert caught.value.failure is not None
     assert caught.value.failure.kind is kind
     assert {FailureKind.DROPPED: "dropped", FailureKind.STALLED: "accepted"}[kind] in str(caught.value)
     await network.assert_all_closed()

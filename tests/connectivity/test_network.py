@@ -47,7 +47,7 @@ def test_addresses_are_unknown_without_descriptors(
     def fail(*args: object) -> socket.socket:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(network.socket, "socket", fail)
+    monkeypatch.setattr(socket, "socket", fail)
     assert local_addresses() == found
     assert (network_key() is None) == (found is None)
 

@@ -58,7 +58,8 @@ async def relay(
 
     for port in all_ports(transports).values():
         listener = await serving[port.name].listen(Binding("127.0.0.1", 0))
-        nursery.start_soon(trio.serve_listeners, partial(handle, port, listener), listener.sockets)
+        assert isinstance(listener, StreamListener)
+        nursery.start_soon(partial(trio.serve_listeners, partial(handle, port, listener), list(listener.sockets)))
         numbers[port.name] = listener.bound[0].port
     return RelayEndpoint("127.0.0.1", numbers, (certificates.pin,))
 

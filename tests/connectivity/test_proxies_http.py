@@ -26,7 +26,8 @@ from hybridrelay.connectivity import (
     ProxyError,
     ProxySettings,
 )
-from hybridrelay.connectivity.proxies.http import MAX_BODY_BYTES, MAX_HEAD_BYTES, MAX_ROUNDS, basic_authentication
+from hybridrelay.connectivity.proxies.head import MAX_HEAD_BYTES
+from hybridrelay.connectivity.proxies.http import MAX_BODY_BYTES, MAX_ROUNDS, basic_authentication
 from hybridrelay.security import load_or_create_relay_certificate
 
 from .proxies import Script, ScriptedProxy, echo, make_certificate, read_head, saying, silence, start_connect_proxy
@@ -40,7 +41,7 @@ AUTHENTICATE = (
 )
 
 
-async def assert_echoes(stream: trio.abc.HalfCloseableStream, expected: bytes = b"") -> None:
+async def assert_echoes(stream: trio.abc.Stream, expected: bytes = b"") -> None:
     await stream.send_all(b"hello")
     received = b""
     while len(received) < len(expected) + 5:
@@ -546,6 +547,7 @@ async def test_a_proxy_behind_tls(nursery: trio.Nursery, tls: tuple[ssl.SSLConte
     async with await dial("127.0.0.1", target[0].socket.getsockname()[1]) as stream:
         await assert_echoes(stream)
         await stream.wait_send_all_might_not_block()
+        assert isinstance(stream, trio.abc.HalfCloseableStream)
         await stream.send_eof()
         with pytest.raises(trio.ClosedResourceError):
             await stream.send_all(b"x")

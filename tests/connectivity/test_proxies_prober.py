@@ -53,8 +53,10 @@ class MakeProber(Protocol):
 
 @pytest.fixture
 def make_prober(nursery: trio.Nursery, network: FakeNetwork, transports: dict[str, Transport]) -> MakeProber:
-    def make(url: str = "http://proxy.corp:3128", **options: Sequence[int]) -> Prober:
-        proxy = ScriptedProxy(nursery, partial(serve, network=network, **options))
+    def make(
+        url: str = "http://proxy.corp:3128", *, refused: Sequence[int] = (), dropped: Sequence[int] = ()
+    ) -> Prober:
+        proxy = ScriptedProxy(nursery, partial(serve, network=network, refused=refused, dropped=dropped))
         return Prober(network.endpoint, transports=transports, dialer=Dialer(proxy.through(url)))
 
     return make
@@ -98,7 +100,7 @@ async def test_behind_the_proxy_nothing_is_there(
     with pytest.raises(NoRouteWorks) as caught:
         await make_prober().choose()
     assert "cannot connect to relay.example.com:9350 (503 Service Unavailable)" in str(caught.value)
-    assert "the relay serves this port" in caught.value.remedy
+    assert "the relay serves this port" in (caught.value.remedy or "")
 
 
 async def test_a_stalled_port_behind_the_proxy_is_no_fault_of_the_proxys(
@@ -123,4 +125,4 @@ async def test_no_proxy_there(
         "the relay relay.example.com cannot be reached at the default ports 9350, 443, 80: "
         "the proxy socks5://proxy.corp:1080 cannot be reached: connection refused"
     )
-    assert "check the proxy's address" in caught.value.remedy
+    assert "check the proxy's address" in (caught.value.remedy or "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import pytest
 import trio
 import trio.testing
@@ -31,10 +33,10 @@ def socks(
         said.append(head + await receive_exactly(stream, head[1]))
         await stream.send_all(method)
         if status is not None:
-            said.append(await stream.receive_some())
+            said.append(bytes(await stream.receive_some()))
             await stream.send_all(status)
         if method[1] != 0xFF:
-            said.append(await stream.receive_some())
+            said.append(bytes(await stream.receive_some()))
             for byte in reply:
                 await stream.send_all(bytes([byte]))
                 await trio.testing.wait_all_tasks_blocked()
@@ -115,9 +117,17 @@ FAILURES: list[tuple[str, dict[str, bytes], FailureKind, str]] = [
 ]
 
 
+class Answers(TypedDict, total=False):
+    """Of `socks`, where they are not the usual ones."""
+
+    method: bytes
+    status: bytes
+    reply: bytes
+
+
 @pytest.mark.parametrize(("url", "answers", "kind", "text"), FAILURES)
 async def test_every_failure_is_reported_as_such(
-    nursery: trio.Nursery, url: str, answers: dict[str, bytes], kind: FailureKind, text: str
+    nursery: trio.Nursery, url: str, answers: Answers, kind: FailureKind, text: str
 ) -> None:
     proxy = ScriptedProxy(nursery, socks(then=silence, **answers))
     with pytest.raises(ProxyError) as caught:
