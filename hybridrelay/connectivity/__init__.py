@@ -9,7 +9,7 @@ from .dialing import DIRECTLY, DialError, ProxyError, dial_directly
 from .discovery import AUTO, BrokenTransport, Candidate, all_ports, candidates, discover
 from .endpoint import RelayEndpoint, format_address
 from .port_check import CheckTiming
-from .prober import Decision, Prober, ProbeTiming
+from .prober import Prober, ProbeTiming, RouteChoice
 from .proxies import Proxy, ProxyAnswer, ProxyAuthenticator, ProxyDial, ProxySettings, resolve_dialer
 from .report import Attempt, NoRouteWorks, Outcome, Report
 
@@ -21,7 +21,6 @@ __all__ = [
     "BrokenTransport",
     "Candidate",
     "CheckTiming",
-    "Decision",
     "DialError",
     "Failure",
     "FailureKind",
@@ -37,6 +36,7 @@ __all__ = [
     "ProxySettings",
     "RelayEndpoint",
     "Report",
+    "RouteChoice",
     "Step",
     "all_ports",
     "candidates",

@@ -33,8 +33,8 @@ from .selection import (
     ONE_AFTER_THE_OTHER,
     Command,
     Decide,
-    Policy,
     RouteSelection,
+    SelectionRules,
     Start,
     StepId,
     StepState,
@@ -56,13 +56,13 @@ class ProbeTiming:
     """When routes are tried, and how long each step may take."""
 
     check: CheckTiming = attrs.field(factory=CheckTiming)
-    selection: Policy = attrs.field(factory=Policy)
+    selection: SelectionRules = attrs.field(factory=SelectionRules)
     #: The relay's own list of its outer certificates, in a survey that saw one (seconds).
     welcome_seconds: float = 3.0
 
 
 @attrs.frozen
-class Decision:
+class RouteChoice:
     """The route to use, and how it was found."""
 
     candidate: Candidate
@@ -102,7 +102,7 @@ class Prober:
         self._timing = ProbeTiming() if timing is None else timing
         self._random_bytes = random_bytes
 
-    async def choose(self) -> Decision:
+    async def choose(self) -> RouteChoice:
         """Find the route to use, as fast as that can be known.
 
         Raises:
@@ -115,7 +115,7 @@ class Prober:
         report = self._report(probing, chosen)
         if chosen is None:
             raise NoRouteWorks(report)
-        return Decision(chosen, report)
+        return RouteChoice(chosen, report)
 
     async def find_better(self, candidate: Candidate) -> Candidate | None:
         """The best usable route among those that rank before that of `candidate`, or None.
@@ -162,9 +162,9 @@ class Prober:
                 return exc, ()
         return None, pins
 
-    def _probing(self, tried: Sequence[Candidate], policy: Policy) -> _Probing:
+    def _probing(self, tried: Sequence[Candidate], rules: SelectionRules) -> _Probing:
         check = PortCheck(self.endpoint, self._dialer, self._timing.check, self._random_bytes)
-        return _Probing(tried, policy, check)
+        return _Probing(tried, rules, check)
 
     def _report(self, probing: _Probing, chosen: Candidate | None, pins: Sequence[str] = ()) -> Report:
         return Report(
@@ -203,7 +203,7 @@ class Prober:
 class _Probing:
     """One selection while it runs: the commands become tasks, and their results inputs."""
 
-    def __init__(self, tried: Sequence[Candidate], policy: Policy, check: PortCheck) -> None:
+    def __init__(self, tried: Sequence[Candidate], rules: SelectionRules, check: PortCheck) -> None:
         self.candidates = tried
         #: What the steps that have ended by themselves showed.
         self.results: dict[StepId, PortResult] = {}
@@ -220,7 +220,7 @@ class _Probing:
                 ]
                 for route in (candidate.route for candidate in tried)
             ],
-            policy,
+            rules,
             unavailable={
                 index for index, candidate in enumerate(tried) if check.endpoint.missing_ports(candidate.route)
             },

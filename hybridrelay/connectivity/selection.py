@@ -29,8 +29,8 @@ __all__ = [
     "TRANSITIONS",
     "Command",
     "Decide",
-    "Policy",
     "RouteSelection",
+    "SelectionRules",
     "Start",
     "StepEvent",
     "StepId",
@@ -115,7 +115,7 @@ Command = Start | Stop | Decide
 
 
 @attrs.frozen
-class Policy:
+class SelectionRules:
     """When routes start, and how long a better one is waited for. All in seconds."""
 
     #: The next route starts when the one before it has failed, or after this. RFC 8305 advises 250 ms: most answers
@@ -134,9 +134,9 @@ class Policy:
 
 
 #: One route after the other, best first; the first that is usable is taken.
-ONE_AFTER_THE_OTHER = Policy(stagger_seconds=math.inf, min_grace_seconds=0.0, max_grace_seconds=0.0)
+ONE_AFTER_THE_OTHER = SelectionRules(stagger_seconds=math.inf, min_grace_seconds=0.0, max_grace_seconds=0.0)
 #: Every port of every route.
-COMPLETE = Policy(complete=True)
+COMPLETE = SelectionRules(complete=True)
 
 
 @attrs.define
@@ -153,14 +153,14 @@ class RouteSelection:
 
     Args:
         routes: for each route, best first, the purposes of its ports in the order of use; the first is the probe.
-        policy: when to start what.
+        rules: when to start what.
         unavailable: indices of routes that are not tried, because the relay does not serve one of their ports.
     """
 
     def __init__(
-        self, routes: Sequence[Sequence[Purpose]], policy: Policy, *, unavailable: Collection[int] = ()
+        self, routes: Sequence[Sequence[Purpose]], rules: SelectionRules, *, unavailable: Collection[int] = ()
     ) -> None:
-        self._policy = policy
+        self._rules = rules
         self.steps: Mapping[StepId, StepRecord] = {
             StepId(route, purpose): StepRecord(StepState.UNAVAILABLE if route in unavailable else StepState.WAITING)
             for route, purposes in enumerate(routes)
@@ -197,7 +197,7 @@ class RouteSelection:
         """The port does not work."""
         commands: list[Command] = []
         if self._apply(step, StepEvent.FAIL, now) is StepState.FAILED:
-            if self._policy.complete:
+            if self._rules.complete:
                 commands += self._start_others(step, now) if self._is_probe(step) else []
             else:
                 commands += self._give_up(step.route, now)
@@ -257,11 +257,11 @@ class RouteSelection:
 
     @property
     def _next_start(self) -> float:
-        if self._policy.complete or not self._started or self._has_failed(self._started[-1]):
+        if self._rules.complete or not self._started or self._has_failed(self._started[-1]):
             return -math.inf
         began = self.steps[self._by_route[self._started[-1]][0]].began
         assert began is not None
-        return began + self._policy.stagger_seconds
+        return began + self._rules.stagger_seconds
 
     def _advance(self, now: float) -> list[Command]:
         """Start the routes that are due, and decide if that is possible."""
@@ -277,7 +277,7 @@ class RouteSelection:
         return commands
 
     def _is_settled(self, now: float) -> bool:
-        if self._policy.complete:
+        if self._rules.complete:
             return not any(record.state in _UNDER_WAY for record in self.steps.values())
         if self._best is None:
             return not self._waiting and all(map(self._has_failed, self._started))
@@ -288,10 +288,10 @@ class RouteSelection:
         if self._best is not None and self._best < route:
             return
         self._best = route
-        if not self._policy.complete:
+        if not self._rules.complete:
             began = self.steps[self._by_route[route][0]].began
             assert began is not None
-            self._grace_ends = min(self._grace_ends, now + self._policy.grace(now - began))
+            self._grace_ends = min(self._grace_ends, now + self._rules.grace(now - began))
 
     def _start(self, step: StepId, now: float) -> list[Command]:
         self._apply(step, StepEvent.START, now)

@@ -18,7 +18,7 @@ from ..security import PeerIdentity, Secret
 from ..streams import TLSStream
 from ..streams.sockets import abort_stream
 from .published import Publication, Published
-from .sessions import Arrival, ProvenChannel, Sessions
+from .sessions import OpeningChannel, ProvenChannel, Sessions
 from .unproven import Newcomer, Unproven
 
 #: Data channels whose other end has not proved its identity, per hybrid connection and relay. Defends memory and the
@@ -69,8 +69,8 @@ class DataChannels:
         published, link = publication.published, publication.link
         newcomer.scope.deadline = trio.current_time() + UNPROVEN_SECONDS
         opened: tuple[TLSStream, PeerIdentity] | None = None
-        arrival = Arrival(published, key)
-        self._sessions.arriving.add(arrival)
+        opening = OpeningChannel(published, key)
+        self._sessions.opening.add(opening)
         try:
             with newcomer.scope:
                 candidate = await link.choose()
@@ -94,7 +94,7 @@ class DataChannels:
             if reason := self._sessions.denied(published, peer):
                 await refuse_session(tls, reason)
                 return
-            await self.greet(ProvenChannel(published, tls, peer, link, candidate, arrival))
+            await self.greet(ProvenChannel(published, tls, peer, link, candidate, opening))
         except HybridRelayError as exc:
             self._publish_failure(publication, exc, is_lost=control_channel.has_ended)
             if isinstance(exc, RelayUnreachable):
@@ -107,7 +107,7 @@ class DataChannels:
             self._events.publish(InternalError(where="data channel", connection=published.name, exception=exc))
         finally:
             publication.unproven.leave(newcomer)
-            self._sessions.arriving.discard(arrival)
+            self._sessions.opening.discard(opening)
 
     def _publish_failure(self, publication: Publication, error: HybridRelayError, *, is_lost: bool) -> None:
         """Publish why a data channel failed. `is_lost`: the control channel over which it was offered has ended."""

@@ -9,7 +9,7 @@ import attrs
 from ..mux import Bridged, Party
 from ..protocol.reasons import Reason
 
-__all__ = ["Ended", "Ending", "Outcome", "Refused", "outcome_of"]
+__all__ = ["Disconnected", "Ending", "NotConnected", "StreamOutcome", "outcome_of"]
 
 
 class Ending(enum.StrEnum):
@@ -26,7 +26,7 @@ class Ending(enum.StrEnum):
 
 
 @attrs.frozen
-class Refused:
+class NotConnected:
     """The stream never reached the target: it was refused or given up, or the connector stopped."""
 
     reason: Reason
@@ -37,7 +37,7 @@ class Refused:
 
 
 @attrs.frozen
-class Ended:
+class Disconnected:
     """The stream reached the target, and is over."""
 
     #: ``closed``, ``closed-with-reset`` or ``broken``.
@@ -50,10 +50,10 @@ class Ended:
 
 
 #: What a stream comes to: exactly one of these, whatever ended it, cancellation and revocation included.
-Outcome = Refused | Ended
+StreamOutcome = NotConnected | Disconnected
 
 
-def outcome_of(bridged: Bridged) -> Ended:
+def outcome_of(bridged: Bridged) -> Disconnected:
     """How a bridge between an application's stream and its target ended.
 
     A stream is *closed* if both directions finished. It is *closed with a reset* if one of them finished and the side
@@ -76,7 +76,7 @@ def outcome_of(bridged: Bridged) -> Ended:
         reason = Reason.NO_ERROR
     elif bridged.ended_by is Party.CALLER:  # the bridge was cancelled, because this connector goes away
         reason = Reason.GOING_AWAY
-    return Ended(kind, to_target, to_client, reason, bridged.received, bridged.sent)
+    return Disconnected(kind, to_target, to_client, reason, bridged.received, bridged.sent)
 
 
 def _kind(to_target: Ending, to_client: Ending) -> str:

@@ -87,14 +87,14 @@ class Registrar:
         #: Inputs that came while another one was being handled.
         self._inputs: deque[inputs.Input] = deque()
         self._is_handling = False
-        self._sessions = inputs.Sessions.NONE
+        self._sessions = inputs.SessionHealth.NONE
         self._running: dict[int, _Running] = {}
         #: In which control channels run, and in which what they offer runs.
         self._nursery: trio.Nursery | None = None
         self._data_nursery: trio.Nursery | None = None
         #: Set when the machine's deadline has changed.
         self._rearm = trio.Event()
-        #: What is being asked by `BetterRouteFound`.
+        #: What is being asked by `inputs.MoveToRoute`.
         self._question = _RouteQuestion()
 
     # --- what is published
@@ -134,7 +134,7 @@ class Registrar:
 
     def network_changed(self) -> None:
         """The machine slept, or changed networks."""
-        self._feed(inputs.NetworkChanged())
+        self._feed(inputs.RoutesUncertain())
 
     def check_channels(self) -> None:
         """A data channel was lost, and clients come back over a control channel that works: ask whether it does."""
@@ -195,9 +195,9 @@ class Registrar:
 
     def _look_at_sessions(self) -> None:
         open_ones = [served.session.is_open for served in self._served.of(self.link)]
-        sessions = inputs.Sessions.NONE
+        sessions = inputs.SessionHealth.NONE
         if open_ones:
-            sessions = inputs.Sessions.CONNECTED if all(open_ones) else inputs.Sessions.INTERRUPTED
+            sessions = inputs.SessionHealth.CONNECTED if all(open_ones) else inputs.SessionHealth.INTERRUPTED
         if sessions is not self._sessions:
             self._sessions = sessions
             self._handle(inputs.SessionsChanged(sessions))
@@ -217,9 +217,9 @@ class Registrar:
             case commands.CheckChannel(number):
                 if (channel := self._channel(number)) is not None:
                     channel.check_alive()
-            case commands.Register(number):
+            case commands.RequestRegistration(number):
                 self._begin_request(self._running[number], command)
-            case commands.Unregister(number, request, name):
+            case commands.WithdrawRegistration(number, request, name):
                 running = self._running[number]
                 assert running.channel is not None
                 assert running.nursery is not None
@@ -268,7 +268,7 @@ class Registrar:
             if trio.current_effective_deadline() == -math.inf:
                 self._feed(inputs.Stop())  # the connector is cancelled, and this is no loss
             del self._running[number]
-            self._feed(inputs.ChannelEnded(number) if failure is None else inputs.ChannelFailed(number, failure))
+            self._feed(inputs.ChannelEnded(number) if failure is None else inputs.OpeningFailed(number, failure))
 
     async def _receive(self, number: int, running: _Running, channel: ControlChannel) -> None:
         """Handle what the relay says, until the channel ends. No message is taken before the last one is answered."""
@@ -280,9 +280,9 @@ class Registrar:
                     case control.Registered(id=request):
                         self._feed(inputs.Confirmed(number, request))
                     case control.Ended(connection=name, reason=reason):
-                        self._feed(inputs.RegistrationEnded(number, name, reason))
+                        self._feed(inputs.EndedByRelay(number, name, reason))
                     case control.Draining(retry_after_seconds=seconds):
-                        self._feed(inputs.Draining(number, float(seconds)))
+                        self._feed(inputs.RestartAnnounced(number, float(seconds)))
                     case _:
                         pass
                 while running.replies:
@@ -301,7 +301,7 @@ class Registrar:
         self._data_nursery.start_soon(self._data_channels.serve, publication, running.channel, offer, newcomer, key)
         running.replies.append(control.Accept(offer.id))
 
-    def _begin_request(self, running: _Running, command: commands.Register) -> None:
+    def _begin_request(self, running: _Running, command: commands.RequestRegistration) -> None:
         assert running.channel is not None
         assert running.nursery is not None
         publication = self._publications[command.name]
@@ -311,7 +311,7 @@ class Registrar:
         else:
             running.nursery.start_soon(self._request, running.channel, command)
 
-    async def _request(self, channel: ControlChannel, command: commands.Register) -> None:
+    async def _request(self, channel: ControlChannel, command: commands.RequestRegistration) -> None:
         """Ask the relay to register, and tell the machine the answer."""
         token = make_connection_token(command.string, self.link.host, self._clock())
         asked = command.channel, command.request
@@ -322,9 +322,9 @@ class Registrar:
             return
         match answer:
             case control.Registered(expires_at=expires_at):
-                self._feed(inputs.Registered(*asked, expires_at - self._clock()))
+                self._feed(inputs.RequestGranted(*asked, expires_at - self._clock()))
             case control.Failed():
-                self._feed(inputs.Refused(*asked, failure_error(command.name, answer)))
+                self._feed(inputs.RequestRefused(*asked, failure_error(command.name, answer)))
             case _:
                 raise AssertionError(answer)
 
@@ -352,7 +352,7 @@ class Registrar:
         if self._machine.is_stopped:
             raise RelayUnreachable("the connector is stopping", reason=Reason.CANCELLED)
         question = self._question = _RouteQuestion()
-        self._feed(inputs.BetterRouteFound(better))
+        self._feed(inputs.MoveToRoute(better))
         await question.answered.wait()
         if question.answer.error is not None:
             raise question.answer.error

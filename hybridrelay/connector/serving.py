@@ -16,15 +16,15 @@ from ..events import (
     InternalError,
     ShareUsedUp,
     StreamClosed,
+    StreamNotConnected,
     StreamOpened,
-    StreamRefused,
     StreamStillOpen,
     TargetOutOfResources,
 )
 from ..mux import BridgeProgress, Offer, bridge
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity
-from .outcome import Outcome, Refused, outcome_of
+from .outcome import NotConnected, StreamOutcome, outcome_of
 from .policy import Action, Policy, Resource
 from .published import Published
 from .shares import Shares
@@ -117,26 +117,26 @@ class ServedStream:
         self._publish_opened()
         # Whatever is not caught below is a cancellation. GOING_AWAY means that the stream was not processed, and that
         # another session may open it.
-        outcome: Outcome = Refused(Reason.GOING_AWAY)
+        outcome: StreamOutcome = NotConnected(Reason.GOING_AWAY)
         try:
             outcome = await self._serve()
         except Exception as exc:  # noqa: BLE001
             # A bug of ours. It must not end the connector for all others, and it has to be logged.
             name = origin.published.name
             self._service.events.publish(InternalError(where="stream", connection=name, exception=exc))
-            outcome = Refused(Reason.INTERNAL_ERROR)
+            outcome = NotConnected(Reason.INTERNAL_ERROR)
         finally:
             if self._progress is not None:
                 outcome = outcome_of(self._progress.so_far())
-            elif isinstance(outcome, Refused):
+            elif isinstance(outcome, NotConnected):
                 offer.refuse(outcome.reason, outcome.told)  # does nothing if the application has given it up
             self._publish_outcome(outcome)
 
-    async def _serve(self) -> Outcome:
+    async def _serve(self) -> StreamOutcome:
         peer, published = self._origin.peer, self._origin.published
         decision = self._service.policy().decide(peer, Action.OPEN_STREAM, Resource(published.name, self._target))
         if decision.reason is not None:
-            return Refused(decision.reason)
+            return NotConnected(decision.reason)
         owner = (published, peer.serial)
         shares = self._service.shares
         with contextlib.ExitStack() as taken:
@@ -152,12 +152,12 @@ class ServedStream:
                             remedy=share.remedy,
                         )
                     )
-                    return Refused(Reason.LIMIT, why, why)
+                    return NotConnected(Reason.LIMIT, why, why)
                 taken.callback(share.give_back, owner)
             target = await self._connect()
-            return target if isinstance(target, Refused) else await self._join(target)
+            return target if isinstance(target, NotConnected) else await self._join(target)
 
-    async def _connect(self) -> trio.SocketStream | Refused:
+    async def _connect(self) -> trio.SocketStream | NotConnected:
         """Connect to the target. The attempt ends when the application gives up, because nobody waits for it."""
         try:
             with trio.CancelScope() as scope:
@@ -169,10 +169,10 @@ class ServedStream:
                 self._service.events.publish(
                     TargetOutOfResources(connection=name, target=target, detail=str(exc), remedy=exc.remedy)
                 )
-            return Refused(exc.reason, str(exc.__cause__ or exc), str(exc))
-        return Refused(Reason.CANCELLED)
+            return NotConnected(exc.reason, str(exc.__cause__ or exc), str(exc))
+        return NotConnected(Reason.CANCELLED)
 
-    async def _join(self, target: trio.SocketStream) -> Outcome:
+    async def _join(self, target: trio.SocketStream) -> StreamOutcome:
         self._progress = BridgeProgress()
         return outcome_of(await bridge(self._offer.accept(), target, progress=self._progress))
 
@@ -193,11 +193,11 @@ class ServedStream:
             )
         )
 
-    def _publish_outcome(self, outcome: Outcome) -> None:
+    def _publish_outcome(self, outcome: StreamOutcome) -> None:
         name, peer = self._origin.published.name, self._origin.peer
-        event: StreamRefused | StreamClosed
-        if isinstance(outcome, Refused):
-            event = StreamRefused(
+        event: StreamNotConnected | StreamClosed
+        if isinstance(outcome, NotConnected):
+            event = StreamNotConnected(
                 connection=name,
                 activity_id=self._id,
                 label=peer.label,

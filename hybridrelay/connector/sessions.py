@@ -32,7 +32,7 @@ from .published import Published
 from .serving import Origin, StreamService
 from .shares import Shares
 
-__all__ = ["Arrival", "ProvenChannel", "Served", "Sessions"]
+__all__ = ["OpeningChannel", "ProvenChannel", "Served", "Sessions"]
 
 #: Sessions of one identity. Several processes may share a connection string; defends tasks and target connections.
 MAX_SESSIONS_PER_IDENTITY = 256
@@ -65,7 +65,7 @@ class Served:
 
 
 @attrs.frozen(eq=False)
-class Arrival:
+class OpeningChannel:
     """A data channel that is being opened."""
 
     published: Published
@@ -85,7 +85,7 @@ class ProvenChannel:
     link: RelayLink
     candidate: Candidate
     #: What is being opened, until a session has the channel.
-    arrival: Arrival | None = None
+    opening: OpeningChannel | None = None
 
     @property
     def route(self) -> str:
@@ -125,7 +125,7 @@ class Sessions:
         #: By session id.
         self._served: dict[bytes, Served] = {}
         #: Data channels that are being opened, until a session has them.
-        self.arriving: set[Arrival] = set()
+        self.opening: set[OpeningChannel] = set()
 
     def set_policy(self, policy: Policy) -> None:
         """Put a policy into force: sessions of identities that it denies end at once."""
@@ -178,7 +178,7 @@ class Sessions:
                 served.session.drop_channel()
                 await trio.sleep(_MOVE_SPACING_SECONDS)
         return not any(one.published is published and one.key != key for one in self._served.values()) and not any(
-            one.published is published and one.key != key for one in self.arriving
+            one.published is published and one.key != key for one in self.opening
         )
 
     async def drain(self, grace: float) -> None:
@@ -240,15 +240,16 @@ class Sessions:
                 connection=published.name, activity_id=served.activity_id, label=peer.label, route=channel.route
             )
         )
-        served.link, served.candidate, served.key = channel.link, channel.candidate, self._arrived(channel.arrival)
+        served.link, served.candidate = channel.link, channel.candidate
+        served.key = self._finish_opening(channel.opening)
         await served.session.replace_channel(channel.stream, initial)
 
-    def _arrived(self, arrival: Arrival | None) -> Secret | None:
+    def _finish_opening(self, opening: OpeningChannel | None) -> Secret | None:
         """A session has the data channel now; the key with which it was made."""
-        if arrival is None:
+        if opening is None:
             return None
-        self.arriving.discard(arrival)
-        return arrival.key
+        self.opening.discard(opening)
+        return opening.key
 
     async def _run_session(self, channel: ProvenChannel, session_id: bytes, initial: bytes) -> None:
         published, peer, owner = channel.published, channel.peer, channel.owner
@@ -262,7 +263,7 @@ class Sessions:
         number = next(self._numbers)
         account = self._accounts.setdefault(owner, Account())
         session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget, account=account)
-        key, activity_id = self._arrived(channel.arrival), f"{self.streams.run}session-{number}"
+        key, activity_id = self._finish_opening(channel.opening), f"{self.streams.run}session-{number}"
         self._served[session_id] = served = Served(
             session, published, peer, channel.link, channel.candidate, key, activity_id
         )

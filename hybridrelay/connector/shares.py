@@ -13,7 +13,7 @@ from pathlib import Path
 from .._descriptors import RAISE_LIMIT, descriptor_limit, reserved_descriptors
 from ..security import HostPort
 
-__all__ = ["Share", "Shares", "local_ports"]
+__all__ = ["Share", "Shares", "count_local_ports"]
 
 #: Where Linux says which ports it gives to connections: the first and the last.
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -78,7 +78,7 @@ class Shares:
     ) -> None:
         """`limit` gives the descriptors that the process may have, `ports` the local ports of the machine."""
         self.descriptors = Share("descriptors", RAISE_LIMIT, lambda: _usable_descriptors(limit()))
-        self._ports = local_ports if ports is None else ports
+        self._ports = count_local_ports if ports is None else ports
         self._by_target: dict[HostPort, Share] = {}
 
     def ports(self, target: HostPort) -> Share:
@@ -97,7 +97,7 @@ def _usable_descriptors(limit: int | None) -> int | None:
     return None if limit is None else limit - 2 * reserved_descriptors(limit)
 
 
-def local_ports() -> int:
+def count_local_ports() -> int:
     """How many connections to one address and port this machine can have at the same time."""
     try:
         first, last = map(int, _PORT_RANGE.read_text("ascii").split())

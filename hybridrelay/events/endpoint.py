@@ -22,8 +22,8 @@ __all__ = [
     "SessionRefused",
     "SessionResumed",
     "StreamClosed",
+    "StreamNotConnected",
     "StreamOpened",
-    "StreamRefused",
     "StreamStillOpen",
 ]
 
@@ -120,13 +120,13 @@ class StreamOpened(_Stream):
 
 
 @attrs.frozen(kw_only=True)
-class StreamRefused(_Stream):
+class StreamNotConnected(_Stream):
     """A stream is over without having reached the target."""
 
-    name: ClassVar = "stream.refused"
+    name: ClassVar = "stream.not-connected"
     operation: ClassVar = "ListenerRejectedConnection"
     level: ClassVar = Level.DEBUG
-    summary: ClassVar = "A stream was refused"
+    summary: ClassVar = "A stream was not connected to the target"
 
     reason: Reason
     detail: str = ""
@@ -135,7 +135,7 @@ class StreamRefused(_Stream):
 
 @attrs.frozen(kw_only=True)
 class StreamClosed(_Stream):
-    """A stream is over. There is exactly one such event, or `StreamRefused`, whatever ended it."""
+    """A stream is over. There is exactly one such event, or `StreamNotConnected`, whatever ended it."""
 
     name: ClassVar = "stream.closed"
     level: ClassVar = Level.DEBUG

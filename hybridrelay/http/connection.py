@@ -16,7 +16,7 @@ import h11
 import trio
 
 from .body import ClientGone
-from .exchange import Exchange, Sender, unparsed_request
+from .exchange import Exchange, ResponseSender, unparsed_request
 from .failure import Failure, RequestError
 from .head import Head, HeadReader
 from .request import Request
@@ -82,7 +82,7 @@ async def refuse_connection(stream: trio.abc.Stream, service: Service, failure: 
     """
     wire = Wire(stream, service.limits)
     try:
-        await Sender(wire, h11.Connection(h11.SERVER), service, is_head=False).send(failure, close=True)
+        await ResponseSender(wire, h11.Connection(h11.SERVER), service, is_head=False).send(failure, close=True)
         await wire.linger()
     except ClientGone:
         pass
@@ -162,7 +162,7 @@ def _take(wire: Wire, reader: HeadReader) -> Head:
 async def _send_failure(wire: Wire, service: Service, reader: HeadReader, failure: Failure, peer: object) -> None:
     # h11 may not have parsed the request line, and would then expect a body after the answer to HEAD.
     connection = unparsed_request("HEAD") if reader.is_head_request else reader.connection
-    sender = Sender(wire, connection, service, is_head=reader.is_head_request)
+    sender = ResponseSender(wire, connection, service, is_head=reader.is_head_request)
     try:
         await sender.send(failure, close=True)
     finally:

@@ -20,10 +20,10 @@ from .service import Access, Service
 from .stopping import Stop
 from .wire import Wire
 
-__all__ = ["Exchange", "Sender"]
+__all__ = ["Exchange", "ResponseSender"]
 
 
-class Sender:
+class ResponseSender:
     """Sends one response.
 
     Args:
@@ -97,7 +97,7 @@ class Sender:
 class _Source:
     """The `BodySource` of a request."""
 
-    def __init__(self, wire: Wire, sender: Sender) -> None:
+    def __init__(self, wire: Wire, sender: ResponseSender) -> None:
         self.receive = wire.receive
         self.unreceive = wire.unreceive
         self.has_received = wire.has_received
@@ -131,7 +131,7 @@ class Exchange:
         self._peer = peer
         self._head = head
         self._served = served
-        self._sender = Sender(wire, connection, service, is_head=head.method == "HEAD")
+        self._sender = ResponseSender(wire, connection, service, is_head=head.method == "HEAD")
         resolved = self._resolve()
         self._resolved = resolved
         limit = resolved.route.max_body_bytes if isinstance(resolved, Match) else None
@@ -269,7 +269,9 @@ class Exchange:
         if self._sender.status is None:
             # h11 accepts nothing more after it has refused a malformed response.
             is_head = self._head.method == "HEAD"
-            self._sender = Sender(self._wire, unparsed_request(self._head.method), self._service, is_head=is_head)
+            self._sender = ResponseSender(
+                self._wire, unparsed_request(self._head.method), self._service, is_head=is_head
+            )
             try:
                 await self._sender.send(
                     text_response(500, "this request failed; the server's log says why"), close=True

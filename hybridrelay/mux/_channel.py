@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import trio
 
-from ..protocol.events import Event
+from ..protocol.events import SessionEvent
 from ..protocol.reasons import Reason
 from ..protocol.session import SessionCore, State
 from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, Turn, nowait
@@ -52,7 +52,11 @@ class Channel:
     """
 
     def __init__(
-        self, core: SessionCore, stream: trio.abc.Stream, initial: bytes, dispatch: Callable[[list[Event]], None]
+        self,
+        core: SessionCore,
+        stream: trio.abc.Stream,
+        initial: bytes,
+        dispatch: Callable[[list[SessionEvent]], None],
     ) -> None:
         self._core = core
         self._stream = stream

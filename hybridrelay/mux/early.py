@@ -131,7 +131,7 @@ class EarlySession:
             core.pending_events()
             await self._channel.send_all(b"".join(buffers))
 
-    def _dispatch(self, happened: list[events.Event]) -> None:
+    def _dispatch(self, happened: list[events.SessionEvent]) -> None:
         for event in happened:
             if not isinstance(event, events.StreamOffered) or event.stream.is_aborted:
                 continue

@@ -133,7 +133,7 @@ class Session:
         return self.core.accepts_streams
 
     @property
-    def outcome(self) -> events.SessionEnded | None:
+    def outcome(self) -> events.SessionOutcome | None:
         """How the session ended, or None while it has not."""
         return self.core.ended
 
@@ -153,7 +153,7 @@ class Session:
             "unacknowledged_bytes": core.unacknowledged_bytes,
         }
 
-    async def wait_ended(self) -> events.SessionEnded:
+    async def wait_ended(self) -> events.SessionOutcome:
         """Wait for the session's one outcome."""
         await self._ended.wait()
         assert self.core.ended is not None
@@ -247,7 +247,7 @@ class Session:
         reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
         greeting_timeout: float = GREETING_TIMEOUT,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> events.SessionEnded:
+    ) -> events.SessionOutcome:
         """Serve the session until it ends, on `channel` and on those that come after it; all of them are closed.
 
         `task_status.started()` comes with the peer's HELLO. When a channel is lost, the session waits up to
@@ -279,7 +279,7 @@ class Session:
         reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None,
         greeting_timeout: float,
         task_status: trio.TaskStatus[None],
-    ) -> events.SessionEnded:
+    ) -> events.SessionOutcome:
         self._task_status = task_status
         self._next = (channel, initial)
         try:
@@ -395,22 +395,22 @@ class Session:
         if self._channel is not None:
             self._channel.output()
 
-    def _dispatch(self, happened: list[events.Event]) -> None:
+    def _dispatch(self, happened: list[events.SessionEvent]) -> None:
         for event in happened:
             match event:
                 case events.StreamReadable(stream):
-                    stream.listener.on_readable()
+                    stream.observer.on_readable()
                 case events.StreamWritable(stream):
-                    stream.listener.on_writable()
+                    stream.observer.on_writable()
                 case events.StreamOffered(stream):
                     # The peer may have reset it already: everything that was read with OPEN has been applied.
                     offer = Offer(self, stream)
                     if not offer.is_withdrawn and not self._offers.put(offer):
                         self.core.refuse(stream, Reason.LIMIT)
                 case events.StreamAnswered(stream):
-                    stream.listener.on_answered()
+                    stream.observer.on_answered()
                 case events.StreamAborted(stream):
-                    stream.listener.on_aborted()
+                    stream.observer.on_aborted()
                 case events.Established():
                     if self._channel is not None:
                         self._channel.greeted()
@@ -419,7 +419,7 @@ class Session:
                     if not self._is_started:
                         self._is_started = True
                         self._task_status.started()
-                case events.SessionEnded(reason=reason):
+                case events.SessionOutcome(reason=reason):
                     self._attached.set()
                     self._leaving.set()
                     self._offers.close()

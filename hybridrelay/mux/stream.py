@@ -52,7 +52,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._state = state
         #: What the opener sent with OPEN; at most 1,024 bytes.
         self.metadata = state.metadata
-        state.listen(self)
+        state.observe(self)
         self._closed = False
         self._send_conflict = ConflictDetector("another task is sending on this stream")
         self._receive_conflict = ConflictDetector("another task is receiving on this stream")
@@ -332,7 +332,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         if scope is not None and self._state.is_aborted:
             scope.cancel()
 
-    # --- `StreamListener`, for the session
+    # --- `StreamObserver`, for the session
 
     def on_answered(self) -> None:
         """The peer has accepted the stream, or we have."""

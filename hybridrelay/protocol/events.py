@@ -59,7 +59,7 @@ class GoingAway:
 
 
 @attrs.frozen
-class SessionEnded:
+class SessionOutcome:
     """The last event: the session's one outcome. All streams have been aborted or were over."""
 
     reason: Reason
@@ -68,7 +68,7 @@ class SessionEnded:
     by_peer: bool
 
 
-Event = (
+SessionEvent = (
     Established
     | StreamOffered
     | StreamAnswered
@@ -76,5 +76,5 @@ Event = (
     | StreamWritable
     | StreamAborted
     | GoingAway
-    | SessionEnded
+    | SessionOutcome
 )

@@ -12,7 +12,7 @@ from . import frames
 from .config import BASE_WINDOW, SessionConfig
 from .delivery import Inbox
 from .errors import RemoteProtocolError
-from .events import Event, StreamAborted, StreamAnswered, StreamOffered, StreamReadable, StreamWritable
+from .events import SessionEvent, StreamAborted, StreamAnswered, StreamOffered, StreamReadable, StreamWritable
 from .features import NO_FEATURES, may_open
 from .metadata import NO_METADATA
 from .output import Output
@@ -38,7 +38,7 @@ class Incoming:
         table: StreamTable,
         output: Output,
         inbox: Inbox,
-        events: list[Event],
+        events: list[SessionEvent],
     ) -> None:
         self._config = config
         self._budget = budget

@@ -20,7 +20,7 @@ from . import frames
 from .config import FAIR_DATA, MAX_DATA, MAX_PONGS_OWED, SessionConfig
 from .delivery import EMPTY, Buffer, Inbox, Outbox
 from .errors import RemoteProtocolError
-from .events import Event, StreamWritable
+from .events import SessionEvent, StreamWritable
 from .liveness import Liveness
 from .reasons import Reason
 from .sending import SESSION_SHARE
@@ -42,7 +42,7 @@ class Output:
         outbox: Outbox,
         inbox: Inbox,
         liveness: Liveness,
-        events: list[Event],
+        events: list[SessionEvent],
     ) -> None:
         self._config = config
         self._table = table

@@ -1,4 +1,4 @@
-"""Why something ended: the one registry of reasons, on the wire and in every error we raise. SPEC.md, section 4.
+"""Why something ended: the one list of reasons, on the wire and in every error we raise. SPEC.md, section 4.
 
 The same numbers appear in REFUSED, RESET, STOP and GOAWAY frames, in the status after a preamble, and (by name) in
 control messages. A number is never reused. To add a reason, add its number to `Reason` and its line to the table.

@@ -30,7 +30,7 @@ from . import events, frames
 from .config import MAX_DATA, MAX_IGNORED_IN_A_ROW, MAX_STREAM_ID, MAX_WRITTEN_AGAIN, SessionConfig
 from .delivery import Buffer, Inbox, Outbox
 from .errors import LocalProtocolError, RemoteProtocolError
-from .events import Event
+from .events import SessionEvent
 from .features import NO_FEATURES, Kind, may_open, used_features
 from .incoming import Incoming
 from .liveness import Liveness
@@ -88,7 +88,7 @@ class SessionCore:
         self.features = NO_FEATURES
         self.budget = Budget(self.config.budget, budget)
         #: Set once, when the session ends.
-        self.ended: events.SessionEnded | None = None
+        self.ended: events.SessionOutcome | None = None
         #: Frames that the peer has sent, on all channels.
         self.frames_received = 0
         self.peer_going_away = False
@@ -99,7 +99,7 @@ class SessionCore:
         self._decoder = self._make_decoder()
         #: Frames of unknown types in a row.
         self._ignored = 0
-        self._events: list[Event] = []
+        self._events: list[SessionEvent] = []
         #: What is queued and not acknowledged, against the process's budget.
         self.sending = SendingMemory(budget, account)
         self._outbox = Outbox(self.config.max_unacknowledged, self.sending)
@@ -197,17 +197,17 @@ class SessionCore:
 
     def channel_lost(
         self, now: float, text: str = "the channel was lost", *, reason: Reason = Reason.SESSION_LOST
-    ) -> list[Event]:
+    ) -> list[SessionEvent]:
         """The channel broke or ended without final GOAWAY. Without a resume deadline the session ends."""
         self._lose_channel(now, text, reason)
         return self._take_events()
 
     def receive_data(
         self, data: bytes | bytearray | memoryview, now: float, *, max_frames: int | None = None
-    ) -> list[Event]:
+    ) -> list[SessionEvent]:
         """Take bytes of the peer; `data` itself is not kept.
 
-        Whatever the peer does wrong ends the session with `SessionEnded`, never an exception.
+        Whatever the peer does wrong ends the session with `SessionOutcome`, never an exception.
 
         Args:
             max_frames: go no further; while `has_input`, go on with ``receive_data(b"", now)``.
@@ -232,7 +232,7 @@ class SessionCore:
         """`receive_data` stopped at `max_frames`: there is more to process."""
         return self.state in (State.GREETING, State.ESTABLISHED) and self._decoder.has_frames
 
-    def handle_timeout(self, now: float) -> list[Event]:
+    def handle_timeout(self, now: float) -> list[SessionEvent]:
         """Do what is due; harmless when nothing is.
 
         Where the peer fell silent the channel is lost, as by `channel_lost`: the driver finds the session DETACHED
@@ -342,7 +342,7 @@ class SessionCore:
             self._output.withdraw(stream)
             self._table.settle(stream)
 
-    def reset_open_streams(self, reason: Reason) -> list[Event]:
+    def reset_open_streams(self, reason: Reason) -> list[SessionEvent]:
         """Abort every stream except those of which the application has ended both directions; these go on until all
         that was queued for them has been delivered."""
         for stream in list(self.streams.values()):
@@ -372,7 +372,7 @@ class SessionCore:
             self.going_away = True
             self._output.go_away(frames.GoAway(reason, self._table.last_peer_id, text=frames.clip_text(text)))
 
-    def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> list[Event]:
+    def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> list[SessionEvent]:
         """End the session: what remains open is reset on both sides, with this reason. Idempotent."""
         self._close(reason, text)
         return self._take_events()
@@ -399,13 +399,13 @@ class SessionCore:
             out.append(farewell)
         return out
 
-    def pending_events(self) -> list[Event]:
+    def pending_events(self) -> list[SessionEvent]:
         """Events that `data_to_send` caused (room in a send queue)."""
         return self._take_events()
 
     # --- inside
 
-    def _take_events(self) -> list[Event]:
+    def _take_events(self) -> list[SessionEvent]:
         if not self._events:
             return []
         taken = self._events[:]
@@ -457,7 +457,7 @@ class SessionCore:
     def _end(self, reason: Reason, text: str, *, by_peer: bool, last_stream: int = MAX_STREAM_ID) -> None:
         """`last_stream` is the last stream of ours that the peer looked at."""
         self.state = State.CLOSED
-        self.ended = events.SessionEnded(reason, text, by_peer)
+        self.ended = events.SessionOutcome(reason, text, by_peer)
         self._detached_at = None
         self._hello_due = False
         lost = Reason.SESSION_LOST if reason is Reason.NO_ERROR else reason

@@ -19,7 +19,7 @@ from .windows import ReceiveWindow, SendWindow
 _JOIN_RECEIVED = 4096
 
 
-class StreamListener(Protocol):
+class StreamObserver(Protocol):
     """What a driver is told about one stream. The driver calls it for the core's events. Nothing here may raise
     or wait."""
 
@@ -36,8 +36,8 @@ class StreamListener(Protocol):
         """The stream was refused or reset by the peer, or lost with the session."""
 
 
-class _NoListener:
-    """In place of a listener while there is none."""
+class _NoObserver:
+    """In place of an observer while there is none."""
 
     def on_answered(self) -> None: ...
 
@@ -48,7 +48,7 @@ class _NoListener:
     def on_aborted(self) -> None: ...
 
 
-_NO_LISTENER = _NoListener()
+_NO_OBSERVER = _NoObserver()
 
 
 @attrs.define(eq=False)
@@ -92,8 +92,8 @@ class Stream:
     wants_room: bool = False
     receive_queue: list[Buffer] = attrs.field(factory=list)
     readable_bytes: int = 0
-    #: What the events about this stream are for.
-    listener: StreamListener = _NO_LISTENER
+    #: Is informed of the events about this stream.
+    observer: StreamObserver = _NO_OBSERVER
 
     @property
     def at_eof(self) -> bool:
@@ -125,9 +125,9 @@ class Stream:
 
     # --- the driver
 
-    def listen(self, listener: StreamListener) -> None:
-        """Have `listener` told what happens to this stream."""
-        self.listener = listener
+    def observe(self, observer: StreamObserver) -> None:
+        """Have `observer` informed of what happens to this stream."""
+        self.observer = observer
 
     def ask_for_room(self) -> None:
         """Cause one `StreamWritable` as soon as the send queue has room."""

@@ -126,7 +126,7 @@ SPLICE_RETRY_SECONDS = 60.0
 CLOSE_DEADLINE_SECONDS = 5.0
 
 #: Refusals of one control channel that has not shown a valid token yet. Honest peers stop at the first or go on with
-#: their next hybrid connection; defends the registry, which is looked at before a token is refused.
+#: their next hybrid connection; defends the store, which is looked at before a token is refused.
 REFUSALS_BEFORE_AUTHORIZED = 8
 
 #: Control channels that one key may have authorized at a time: about 60 KiB and a descriptor each. Many processes may
@@ -136,9 +136,9 @@ CONTROL_CHANNELS_PER_KEY = 8192
 #: How long a control channel lives on after the last key that had opened it was revoked, so that its peer hears why.
 REVOKED_CHANNEL_SECONDS = 5.0
 
-#: How often a running relay looks whether another process changed the registry. Changes act within a second; one look
+#: How often a running relay looks whether another process changed the store. Changes act within a second; one look
 #: is a read of shared memory, tens of microseconds.
-REGISTRY_POLL_SECONDS = 0.25
+STORE_POLL_SECONDS = 0.25
 
 #: A relay record is about 600 bytes for each rule; there are at most twelve.
 RELAY_RECORD_BYTES = 64 * 1024

@@ -28,7 +28,7 @@ class KeyId:
     connection: str
     rule: str
     slot: KeySlot
-    #: Unique among all keys that one registry has ever held, and growing: a key that was regenerated, or whose hybrid
+    #: Unique among all keys that one store has ever held, and growing: a key that was regenerated, or whose hybrid
     #: connection was deleted and created again, is another key.
     generation: int
 
@@ -105,7 +105,7 @@ def _frozen_generations(value: Mapping[tuple[str, KeySlot], int]) -> Mapping[tup
 
 @attrs.frozen
 class HybridConnection:
-    """One hybrid connection as the registry has it."""
+    """One hybrid connection as the store has it."""
 
     name: str
     #: As in `RelayRecord`.

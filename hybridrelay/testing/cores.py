@@ -6,7 +6,7 @@ Nothing moves by itself: a test decides what is written, how much of it arrives,
 from __future__ import annotations
 
 from ..protocol.config import SessionConfig
-from ..protocol.events import Event
+from ..protocol.events import SessionEvent
 from ..protocol.frames import Frame, FrameDecoder, Hello
 from ..protocol.session import Role, SessionCore, State
 from ..protocol.stream import Stream
@@ -18,11 +18,11 @@ class CoreSide:
 
     def __init__(self, core: SessionCore) -> None:
         self.core = core
-        self.events: list[Event] = []
+        self.events: list[SessionEvent] = []
         #: Written, and not yet delivered to the peer.
         self.wire = bytearray()
 
-    def take_events(self) -> list[Event]:
+    def take_events(self) -> list[SessionEvent]:
         """What was reported since the last time."""
         taken, self.events = self.events, []
         return taken
@@ -174,7 +174,7 @@ class CorePair:
             if self.now >= end:
                 return
 
-    def take_events(self) -> tuple[list[Event], list[Event]]:
+    def take_events(self) -> tuple[list[SessionEvent], list[SessionEvent]]:
         return self.initiator.take_events(), self.acceptor.take_events()
 
     # --- streams

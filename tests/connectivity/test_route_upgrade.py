@@ -9,7 +9,7 @@ import trio.testing
 from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, discover
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import UPGRADE_INTERVAL_SECONDS, RelayLink
-from hybridrelay.connectivity.prober import Decision
+from hybridrelay.connectivity.prober import RouteChoice
 from hybridrelay.connectivity.report import Report
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import control
@@ -69,9 +69,9 @@ async def test_stays_where_nothing_works_over_the_better_route(
     async def find_better(current: Candidate) -> Candidate | None:
         return tcp
 
-    async def choose() -> Decision:
+    async def choose() -> RouteChoice:
         report = Report(host="relay.example", mode="auto", attempts=(), chosen="wss", seconds=0.1)
-        return Decision(wss, report)
+        return RouteChoice(wss, report)
 
     monkeypatch.setattr(link._prober, "find_better", find_better)
     monkeypatch.setattr(link._prober, "choose", choose)

@@ -17,8 +17,8 @@ from hybridrelay.connectivity.selection import (
     TRANSITIONS,
     Command,
     Decide,
-    Policy,
     RouteSelection,
+    SelectionRules,
     Start,
     StepEvent,
     StepId,
@@ -30,7 +30,7 @@ from hybridrelay.protocol.preamble import Purpose
 P, C, D = Purpose.PROBE, Purpose.CONTROL, Purpose.DATA
 #: A native route with three ports, and two fallbacks with one port each.
 ROUTES = [[P, C, D], [P], [P]]
-POLICY = Policy(stagger_seconds=1, min_grace_seconds=2, max_grace_seconds=8)
+POLICY = SelectionRules(stagger_seconds=1, min_grace_seconds=2, max_grace_seconds=8)
 NEVER = 1000.0
 
 
@@ -304,7 +304,7 @@ def test_every_combination_of_what_a_firewall_may_do() -> None:
         results = {step: PORT_STATES[state] for step, state in zip(PORTS, combination, strict=True)}
         expected = expected_route(combination)
 
-        quick = RouteSelection(ROUTES, Policy())
+        quick = RouteSelection(ROUTES, SelectionRules())
         outcome = simulate(quick, results.__getitem__)
         assert outcome.chosen == expected, combination
         # Never tens of seconds: three silent routes that start a quarter of a second apart, and their deadlines.
@@ -328,14 +328,14 @@ routes = st.lists(st.sampled_from([[P], [P, C], [P, D], [P, C, D]]), max_size=5)
 seconds = st.one_of(st.sampled_from([0.0, 0.25, 1.0, 2.0]), st.floats(0, 20))
 
 
-@given(st.data(), routes, st.sampled_from([POLICY, Policy(), COMPLETE, ONE_AFTER_THE_OTHER]))
+@given(st.data(), routes, st.sampled_from([POLICY, SelectionRules(), COMPLETE, ONE_AFTER_THE_OTHER]))
 def test_whatever_happens_there_is_one_decision_and_it_is_usable(
-    data: st.DataObject, chosen_from: list[list[Purpose]], policy: Policy
+    data: st.DataObject, chosen_from: list[list[Purpose]], rules: SelectionRules
 ) -> None:
     ids = [StepId(route, purpose) for route, purposes in enumerate(chosen_from) for purpose in purposes]
     results = {step: data.draw(st.tuples(seconds, st.booleans())) for step in ids}
     off = data.draw(st.sets(st.sampled_from(range(len(chosen_from))))) if chosen_from else set[int]()
-    selection = RouteSelection(chosen_from, policy, unavailable=off)
+    selection = RouteSelection(chosen_from, rules, unavailable=off)
     outcome = simulate(selection, results.__getitem__)
     works = [
         route
@@ -345,7 +345,7 @@ def test_whatever_happens_there_is_one_decision_and_it_is_usable(
     assert (outcome.chosen is None) == (not works)
     if outcome.chosen is not None:
         assert outcome.chosen in works
-        if policy in (COMPLETE, ONE_AFTER_THE_OTHER):
+        if rules in (COMPLETE, ONE_AFTER_THE_OTHER):
             assert outcome.chosen == works[0]
         assert all(
             record.state is StepState.PASSED

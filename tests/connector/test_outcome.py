@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from hybridrelay.connector.outcome import Ended, Ending, outcome_of
+from hybridrelay.connector.outcome import Disconnected, Ending, outcome_of
 from hybridrelay.mux import Bridged, Party
 from hybridrelay.protocol.reasons import Reason
 
@@ -49,4 +49,4 @@ def test_how_a_bridge_ended(
     bridged: dict[str, object], kind: str, to_target: Ending, to_client: Ending, reason: Reason
 ) -> None:
     outcome = outcome_of(attrs.evolve(Bridged(7, 5, Reason.NO_ERROR), **bridged))
-    assert outcome == Ended(kind, to_target, to_client, reason, bytes_to_target=5, bytes_to_client=7)
+    assert outcome == Disconnected(kind, to_target, to_client, reason, bytes_to_target=5, bytes_to_client=7)

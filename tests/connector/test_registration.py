@@ -52,13 +52,13 @@ def test_the_first_registration_and_its_renewal() -> None:
     made = machine("one")
     assert kinds(made.handle(inputs.Start(), 0.0)) == ["OpenChannel"]
     (register,) = made.handle(inputs.ChannelOpened(1, WSS, RELAY), 1.0)
-    assert register == commands.Register(1, 1, "one", ONE)
+    assert register == commands.RequestRegistration(1, 1, "one", ONE)
     assert made.deadline is None
-    assert kinds(made.handle(inputs.Registered(1, 1, 600.0), 2.0)) == ["RegistrationSucceeded", "ReportChange"]
+    assert kinds(made.handle(inputs.RequestGranted(1, 1, 600.0), 2.0)) == ["RegistrationSucceeded", "ReportChange"]
     assert made.deadline == 2.0 + 600 * RENEW_AFTER
-    assert made.handle(inputs.Due(), 422.0) == [commands.Register(1, 2, "one", ONE)]
+    assert made.handle(inputs.Due(), 422.0) == [commands.RequestRegistration(1, 2, "one", ONE)]
     # It is registered already: nothing has happened that is worth an event.
-    assert kinds(made.handle(inputs.Registered(1, 2, 1e9), 423.0)) == ["ReportChange"]
+    assert kinds(made.handle(inputs.RequestGranted(1, 2, 1e9), 423.0)) == ["ReportChange"]
     # A longer grant counts as an hour, from when it was asked for.
     assert made.deadline == 423.0 + (MAX_GRANT - 1.0) * RENEW_AFTER
 
@@ -67,7 +67,7 @@ def test_a_lost_channel_is_replaced_after_a_wait() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)
     made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
-    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
     lost = made.handle(inputs.ChannelEnded(1), 5.0)
     assert kinds(lost) == ["RegistrationEnded", "ForgetRoute", "ControlChannelLost", "ReportChange"]
     assert made.phase is Phase.WAITING
@@ -79,15 +79,15 @@ def test_a_successor_takes_over_before_the_earlier_channel_is_closed() -> None:
     made = machine("one", "two")
     made.handle(inputs.Start(), 0.0)
     made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
-    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
-    made.handle(inputs.Registered(1, 2, 600.0), 0.0)
+    made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
+    made.handle(inputs.RequestGranted(1, 2, 600.0), 0.0)
     assert made.route is WSS
-    assert made.handle(inputs.BetterRouteFound(TCP), 10.0)[-1] == commands.OpenChannel(2, TCP)
-    assert made.handle(inputs.ChannelOpened(2, TCP, RELAY), 11.0) == [commands.Register(2, 3, "one", ONE)]
-    assert made.handle(inputs.Registered(2, 3, 600.0), 12.0)[-1] == commands.Register(2, 4, "two", TWO)
+    assert made.handle(inputs.MoveToRoute(TCP), 10.0)[-1] == commands.OpenChannel(2, TCP)
+    assert made.handle(inputs.ChannelOpened(2, TCP, RELAY), 11.0) == [commands.RequestRegistration(2, 3, "one", ONE)]
+    assert made.handle(inputs.RequestGranted(2, 3, 600.0), 12.0)[-1] == commands.RequestRegistration(2, 4, "two", TWO)
     # The relay tells the earlier channel, which is no loss.
-    assert made.handle(inputs.RegistrationEnded(1, "one", Reason.SUPERSEDED), 12.0) == []
-    done = made.handle(inputs.Registered(2, 4, 600.0), 13.0)
+    assert made.handle(inputs.EndedByRelay(1, "one", Reason.SUPERSEDED), 12.0) == []
+    done = made.handle(inputs.RequestGranted(2, 4, 600.0), 13.0)
     assert [output for output in done if not isinstance(output, events.Event)] == [
         commands.AnswerRoute(None, move_sessions=True),
         commands.ReportChange(),
@@ -101,10 +101,10 @@ def test_a_successor_that_cannot_be_opened_changes_nothing() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)
     made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
-    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
     before = made.deadline
-    made.handle(inputs.BetterRouteFound(TCP), 10.0)
-    assert made.handle(inputs.ChannelFailed(2, UNREACHABLE), 11.0) == [commands.AnswerRoute(UNREACHABLE)]
+    made.handle(inputs.MoveToRoute(TCP), 10.0)
+    assert made.handle(inputs.OpeningFailed(2, UNREACHABLE), 11.0) == [commands.AnswerRoute(UNREACHABLE)]
     assert made.route is WSS
     assert made.deadline == before
 
@@ -113,11 +113,11 @@ def test_a_network_that_changes_while_only_a_successor_is_open_begins_again() ->
     made = machine("one")
     made.handle(inputs.Start(), 0.0)
     made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
-    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
-    made.handle(inputs.BetterRouteFound(TCP), 10.0)
+    made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
+    made.handle(inputs.MoveToRoute(TCP), 10.0)
     made.handle(inputs.ChannelOpened(2, TCP, RELAY), 11.0)
     made.handle(inputs.ChannelEnded(1), 12.0)
-    outputs = made.handle(inputs.NetworkChanged(), 13.0)
+    outputs = made.handle(inputs.RoutesUncertain(), 13.0)
     assert commands.AbandonChannel(2) in outputs
     assert made.phase is Phase.WAITING
     assert made.deadline is not None
@@ -128,16 +128,18 @@ def test_a_changed_key_that_is_refused_leaves_the_earlier_one_in_use() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)
     made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
-    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
     made.handle(inputs.Confirmed(1, 1), 0.0)
     assert made.registrations["one"].key == ONE.key
     changed = attrs.evolve(ONE, key=generate_key())
     assert made.handle(inputs.StringChanged("one", changed), 100.0) == [commands.UseKey(changed.key)]
     # Until the relay has answered, it is not known by which key it offers.
     assert made.registrations["one"].key is None
-    assert made.handle(inputs.Due(), 100.0) == [commands.Register(1, 2, "one", changed)]
-    assert made.handle(inputs.Refused(1, 2, REFUSED), 101.0) == [commands.Register(1, 3, "one", ONE)]
-    outputs = made.handle(inputs.Registered(1, 3, 600.0), 102.0)
+    assert made.handle(inputs.Due(), 100.0) == [commands.RequestRegistration(1, 2, "one", changed)]
+    assert made.handle(inputs.RequestRefused(1, 2, REFUSED), 101.0) == [
+        commands.RequestRegistration(1, 3, "one", ONE)
+    ]
+    outputs = made.handle(inputs.RequestGranted(1, 3, 600.0), 102.0)
     assert kinds(outputs) == ["EarlierKeyUsed", "UseKey", "ReportChange"]
     made.handle(inputs.Confirmed(1, 3), 102.0)
     assert made.registrations["one"].key == ONE.key
@@ -147,7 +149,7 @@ def test_a_relay_that_refuses_everything_is_asked_again_much_later() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)
     made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
-    made.handle(inputs.Refused(1, 1, REFUSED), 0.0)
+    made.handle(inputs.RequestRefused(1, 1, REFUSED), 0.0)
     # The channel is closed when it is certain that nobody wants the refusal to be checked.
     assert made.deadline == 0.0
     assert made.handle(inputs.Due(), 0.0)[-1] == commands.CloseChannel(1)
@@ -160,7 +162,7 @@ def test_offers_are_opened_only_for_what_is_published() -> None:
     made = machine("one")
     made.handle(inputs.Start(), 0.0)
     made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
-    made.handle(inputs.Registered(1, 1, 600.0), 0.0)
+    made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
     made.handle(inputs.Confirmed(1, 1), 0.0)
     known = control.Offer(1, "one", bytes(TICKET_SIZE), 30.0)
     other = control.Offer(2, "other", bytes(TICKET_SIZE), 30.0)
@@ -214,11 +216,15 @@ class Executor:
             case commands.AbandonChannel(number):
                 assert number in self.opening | self.open
                 self.forget(number)
-            case commands.Register(channel, request):
+            case commands.RequestRegistration(channel, request):
                 assert channel in self.open
                 assert not self.requests, "one request at a time"
                 self.requests[request] = channel
-            case commands.Unregister(channel) | commands.OpenDataChannel(channel) | commands.DeclineOffer(channel):
+            case (
+                commands.WithdrawRegistration(channel)
+                | commands.OpenDataChannel(channel)
+                | commands.DeclineOffer(channel)
+            ):
                 assert channel in self.open
             case commands.AnswerRoute():
                 self.questions -= 1
@@ -264,7 +270,7 @@ class Executor:
 
     def fail_channel(self, number: int, error: HybridRelayError) -> None:
         self.opening.remove(number)
-        self.feed(inputs.ChannelFailed(number, error))
+        self.feed(inputs.OpeningFailed(number, error))
 
     def end_channel(self, number: int) -> None:
         self.forget(number)
@@ -275,11 +281,11 @@ class Executor:
         if confirmed:
             self.feed(inputs.Confirmed(channel, request))
         self.requests.clear()
-        self.feed(inputs.Registered(channel, request, seconds))
+        self.feed(inputs.RequestGranted(channel, request, seconds))
 
     def refuse(self, error: HybridRelayError) -> None:
         request, channel = self.requests.popitem()
-        self.feed(inputs.Refused(channel, request, error))
+        self.feed(inputs.RequestRefused(channel, request, error))
 
     def fail_request(self) -> None:
         request, channel = self.requests.popitem()
@@ -287,7 +293,7 @@ class Executor:
 
     def find_better(self, route: Candidate) -> None:
         self.questions = 1
-        self.feed(inputs.BetterRouteFound(route))
+        self.feed(inputs.MoveToRoute(route))
 
 
 #: What may happen next, where it can.
@@ -303,14 +309,14 @@ STEPS: dict[str, tuple[Callable[[Executor], object], Callable[[Executor], None]]
     "superseded": (lambda it: it.requests, lambda it: it.refuse(SUPERSEDED)),
     "request fails": (lambda it: it.requests, lambda it: it.fail_request()),
     "better route": (lambda it: not it.questions and not it.is_stopped, lambda it: it.find_better(TCP)),
-    "network changes": (lambda it: True, lambda it: it.feed(inputs.NetworkChanged())),
+    "network changes": (lambda it: True, lambda it: it.feed(inputs.RoutesUncertain())),
     "string changes": (
         lambda it: not it.is_stopped,
         lambda it: it.feed(inputs.StringChanged("one", attrs.evolve(ONE, key=OTHER_KEY))),
     ),
     "relay ends one": (
         lambda it: it.open,
-        lambda it: it.feed(inputs.RegistrationEnded(min(it.open), "one", Reason.KEY_REVOKED)),
+        lambda it: it.feed(inputs.EndedByRelay(min(it.open), "one", Reason.KEY_REVOKED)),
     ),
     "a minute passes": (lambda it: True, lambda it: it.pass_time(60.0)),
 }
@@ -387,9 +393,9 @@ class Walk(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted(self.executor.open)))
         offer = control.Offer(1, name, bytes(TICKET_SIZE), 30.0)
         for given in (
-            inputs.RegistrationEnded(number, name, reason),
+            inputs.EndedByRelay(number, name, reason),
             inputs.Offered(number, offer),
-            inputs.Draining(number, 5.0),
+            inputs.RestartAnnounced(number, 5.0),
         ):
             self.executor.feed(given)
             if number not in self.executor.open:
@@ -406,7 +412,7 @@ class Walk(RuleBasedStateMachine):
             [
                 inputs.CheckChannels(),
                 inputs.CheckRefusals(),
-                *map(inputs.SessionsChanged, inputs.Sessions),
+                *map(inputs.SessionsChanged, inputs.SessionHealth),
             ]
         )
     )

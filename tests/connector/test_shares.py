@@ -8,7 +8,7 @@ import pytest
 
 from hybridrelay._descriptors import reserved_descriptors
 from hybridrelay.connector import shares as shares_module
-from hybridrelay.connector.shares import Share, Shares, local_ports
+from hybridrelay.connector.shares import Share, Shares, count_local_ports
 from hybridrelay.security import HostPort
 
 LIMIT = 1024
@@ -81,4 +81,4 @@ def test_how_many_ports_there_are(
     if text is not None:
         path.write_text(text)
     monkeypatch.setattr(shares_module, "_PORT_RANGE", path)
-    assert local_ports() == ports
+    assert count_local_ports() == ports

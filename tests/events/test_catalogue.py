@@ -31,7 +31,7 @@ OPERATIONS = {
     "token.invalid": "InvalidSasToken",
     "token.refused": "AuthorizationFailed",
     "token.expired": "ListenerClosingFromExpiredToken",
-    "stream.refused": "ListenerRejectedConnection",
+    "stream.not-connected": "ListenerRejectedConnection",
 }
 
 

@@ -14,7 +14,7 @@ from hybridrelay.protocol import (
     SessionCore,
     frames,
 )
-from hybridrelay.protocol.events import SessionEnded, StreamOffered
+from hybridrelay.protocol.events import SessionOutcome, StreamOffered
 from hybridrelay.protocol.preamble import (
     Preamble,
     Purpose,
@@ -112,7 +112,7 @@ def test_the_cut_of_the_stream_makes_no_difference(chunks: list[bytes]) -> None:
 
 
 def feed(core: SessionCore, chunks: list[bytes]) -> None:
-    """The session goes on, or ends with one SessionEnded, its last event; and everything is given back."""
+    """The session goes on, or ends with one SessionOutcome, its last event; and everything is given back."""
     happened = []
     for chunk in chunks:
         events = core.receive_data(chunk, 0.0)
@@ -121,7 +121,7 @@ def feed(core: SessionCore, chunks: list[bytes]) -> None:
             if isinstance(event, StreamOffered) and core.ended is None and not event.stream.is_aborted:
                 core.accept(event.stream, 0.0)
         core.data_to_send(0.0)
-    ends = [event for event in happened if isinstance(event, SessionEnded)]
+    ends = [event for event in happened if isinstance(event, SessionOutcome)]
     if core.ended is None:
         assert not ends
         assert core.state in (State.GREETING, State.ESTABLISHED)

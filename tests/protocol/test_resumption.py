@@ -8,7 +8,7 @@ import attrs
 import pytest
 
 from hybridrelay.protocol import Reason, SessionConfig, frames
-from hybridrelay.protocol.events import Established, GoingAway, SessionEnded, StreamAborted
+from hybridrelay.protocol.events import Established, GoingAway, SessionOutcome, StreamAborted
 from hybridrelay.protocol.session import State
 from hybridrelay.testing.cores import CorePair
 
@@ -284,7 +284,7 @@ def test_without_a_new_channel_the_session_ends_at_its_deadline() -> None:
     pair.advance(0.1)
     assert pair.initiator.take_events() == [
         StreamAborted(ours),
-        SessionEnded(Reason.SESSION_LOST, "no new channel within the deadline", by_peer=False),
+        SessionOutcome(Reason.SESSION_LOST, "no new channel within the deadline", by_peer=False),
     ]
 
 
@@ -385,5 +385,5 @@ def test_without_a_deadline_a_session_dies_with_its_channel() -> None:
     ours, theirs = pair.open()
     pair.cut()
     for side, stream in zip(pair.sides, (ours, theirs), strict=True):
-        assert [type(event) for event in side.take_events()] == [StreamAborted, SessionEnded]
+        assert [type(event) for event in side.take_events()] == [StreamAborted, SessionOutcome]
         assert stream.reason is Reason.SESSION_LOST

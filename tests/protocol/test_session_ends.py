@@ -6,7 +6,7 @@ import pytest
 
 from hybridrelay.protocol import Kind, LocalProtocolError, Reason, SessionConfig, frames
 from hybridrelay.protocol.config import BASE_WINDOW
-from hybridrelay.protocol.events import GoingAway, SessionEnded, StreamAborted
+from hybridrelay.protocol.events import GoingAway, SessionOutcome, StreamAborted
 from hybridrelay.protocol.session import State
 from hybridrelay.testing.cores import CorePair
 
@@ -20,14 +20,14 @@ def test_a_violation_by_the_peer_is_reported_to_every_stream() -> None:
     events = pair.acceptor.core.receive_data(frames.Fin(99).encode(), pair.now)
 
     assert events[0] == StreamAborted(theirs)
-    assert isinstance(events[1], SessionEnded)
+    assert isinstance(events[1], SessionOutcome)
     assert events[1].reason is Reason.PROTOCOL_ERROR
     assert not events[1].by_peer
     assert len(events) == 2
     pair.pump()
     told = pair.initiator.take_events()
     assert told[0] == StreamAborted(ours)
-    assert told[1] == SessionEnded(Reason.PROTOCOL_ERROR, events[1].text, by_peer=True)
+    assert told[1] == SessionOutcome(Reason.PROTOCOL_ERROR, events[1].text, by_peer=True)
 
 
 def test_close_resets_what_is_open_and_tells_the_peer() -> None:
@@ -37,12 +37,12 @@ def test_close_resets_what_is_open_and_tells_the_peer() -> None:
 
     events = pair.initiator.core.close(Reason.GOING_AWAY, "enough")
 
-    assert events == [StreamAborted(ours), SessionEnded(Reason.GOING_AWAY, "enough", by_peer=False)]
+    assert events == [StreamAborted(ours), SessionOutcome(Reason.GOING_AWAY, "enough", by_peer=False)]
     assert pair.initiator.core.close() == []
     pair.pump()
     assert pair.acceptor.take_events() == [
         StreamAborted(theirs),
-        SessionEnded(Reason.GOING_AWAY, "enough", by_peer=True),
+        SessionOutcome(Reason.GOING_AWAY, "enough", by_peer=True),
     ]
     assert theirs.reason is Reason.GOING_AWAY
     assert not theirs.at_eof
@@ -71,7 +71,7 @@ def test_a_clean_close_still_resets_open_streams() -> None:
     pair.initiator.core.close()
     pair.pump()
     assert ours.reason is theirs.reason is Reason.SESSION_LOST
-    assert pair.acceptor.core.ended == SessionEnded(Reason.NO_ERROR, "", by_peer=True)
+    assert pair.acceptor.core.ended == SessionOutcome(Reason.NO_ERROR, "", by_peer=True)
 
 
 def test_what_arrived_complete_can_be_read_after_the_end() -> None:
@@ -83,7 +83,7 @@ def test_what_arrived_complete_can_be_read_after_the_end() -> None:
     pair.pump()
     pair.cut()
 
-    assert pair.initiator.take_events()[-1] == SessionEnded(
+    assert pair.initiator.take_events()[-1] == SessionOutcome(
         Reason.SESSION_LOST, "the channel was lost", by_peer=False
     )
     assert not ours.at_eof
@@ -172,7 +172,9 @@ def test_a_session_that_was_never_greeted_ends_with_its_channel() -> None:
     pair.write(pair.initiator)
     pair.lose_channel(pair.initiator)
     assert pair.initiator.core.state is State.CLOSED
-    assert pair.initiator.take_events() == [SessionEnded(Reason.SESSION_LOST, "the channel was lost", by_peer=False)]
+    assert pair.initiator.take_events() == [
+        SessionOutcome(Reason.SESSION_LOST, "the channel was lost", by_peer=False)
+    ]
 
 
 def test_a_refusal_instead_of_hello_ends_the_session() -> None:
@@ -181,7 +183,7 @@ def test_a_refusal_instead_of_hello_ends_the_session() -> None:
     pair.write(pair.initiator)
     refusal = frames.GoAway(Reason.IDENTITY_DENIED, 0, final=True, text="not you")
     assert pair.initiator.core.receive_data(refusal.encode(), 0.0) == [
-        SessionEnded(Reason.IDENTITY_DENIED, "not you", by_peer=True)
+        SessionOutcome(Reason.IDENTITY_DENIED, "not you", by_peer=True)
     ]
 
 
@@ -190,7 +192,7 @@ def test_closing_before_hello_says_goodbye_only() -> None:
     pair.connect()
     pair.initiator.core.close(Reason.CANCELLED)
     pair.pump()
-    assert pair.acceptor.core.ended == SessionEnded(Reason.CANCELLED, "", by_peer=True)
+    assert pair.acceptor.core.ended == SessionOutcome(Reason.CANCELLED, "", by_peer=True)
 
 
 def test_draining_lets_open_streams_finish_and_resets_unseen_ones() -> None:

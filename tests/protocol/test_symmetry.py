@@ -9,9 +9,9 @@ import pytest
 from hybridrelay.protocol import Metadata, MetadataEntry, Reason
 from hybridrelay.protocol.events import (
     Established,
-    Event,
     GoingAway,
-    SessionEnded,
+    SessionEvent,
+    SessionOutcome,
     StreamAborted,
     StreamAnswered,
     StreamOffered,
@@ -57,7 +57,7 @@ def test_opening(opener: int) -> None:
     assert theirs.send_window.limit == ours.receive_window.limit
 
 
-ACTIONS: dict[str, tuple[Callable[[SessionCore, Stream], object], Callable[[Stream], Event]]] = {
+ACTIONS: dict[str, tuple[Callable[[SessionCore, Stream], object], Callable[[Stream], SessionEvent]]] = {
     "data": (lambda core, stream: core.send_data(stream, b"abc"), StreamReadable),
     "fin": (lambda core, stream: core.send_fin(stream), StreamReadable),
     "stop": (lambda core, stream: core.stop(stream, Reason.LIMIT), StreamWritable),
@@ -105,4 +105,4 @@ def test_draining_and_closing(direction: int) -> None:
     assert them.take_events() == [GoingAway(Reason.GOING_AWAY, "soon")]
     us.core.close(Reason.GOING_AWAY, "now")
     pair.pump()
-    assert them.take_events() == [SessionEnded(Reason.GOING_AWAY, "now", by_peer=True)]
+    assert them.take_events() == [SessionOutcome(Reason.GOING_AWAY, "now", by_peer=True)]

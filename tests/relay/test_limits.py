@@ -12,7 +12,7 @@ def test_the_limits_fit_together() -> None:
     assert limits.UNAUTHENTICATED_SHARE_OF_ADDRESS < 1
     assert limits.OPEN_RENDEZVOUS_PER_SENDER_KEY < limits.OPEN_RENDEZVOUS
     assert limits.AUTHENTICATION_DEADLINE_SECONDS < limits.TICKET_LIFETIME_SECONDS
-    assert limits.REGISTRY_POLL_SECONDS < 1, "a running relay acts on changes within a second"
+    assert limits.STORE_POLL_SECONDS < 1, "a running relay acts on changes within a second"
     assert limits.PIPE_BYTES <= limits.PUMP_YIELD_BYTES
 
 

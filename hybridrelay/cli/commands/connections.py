@@ -68,8 +68,8 @@ def run_issue(args: argparse.Namespace) -> int:
 
 def run_list(args: argparse.Namespace) -> int:
     """List all."""
-    with SQLiteStore.open(args.state, create=False) as registry:
-        found = registry.list()
+    with SQLiteStore.open(args.state, create=False) as store:
+        found = store.list()
     if args.json:
         output.say_json([_as_dict(connection) for connection in found])
     elif not found:
@@ -100,9 +100,9 @@ def run_show(args: argparse.Namespace) -> int:
 
 def run_delete(args: argparse.Namespace) -> int:
     """Delete one."""
-    with SQLiteStore.open(args.state, create=False) as registry:
+    with SQLiteStore.open(args.state, create=False) as store:
         args.signals.hold()
-        registry.delete(args.name)
+        store.delete(args.name)
     output.say(f"deleted {args.name}: its connection strings no longer work")
     return exits.OK
 

@@ -13,8 +13,8 @@ from ..key_table import key_rows, keys_as_dicts, tell_ended
 
 def run_list(args: argparse.Namespace) -> int:
     """List the keys."""
-    with SQLiteStore.open(args.state, create=False) as registry:
-        connection = registry.get(args.name)
+    with SQLiteStore.open(args.state, create=False) as store:
+        connection = store.get(args.name)
     if args.json:
         output.say_json(keys_as_dicts(connection, show_keys=args.show_keys))
     else:

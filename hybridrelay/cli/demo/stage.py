@@ -37,11 +37,11 @@ async def open_stage(state_dir: Path) -> AsyncIterator[Stage]:
     """Run the roles behind the block. What fails in one of them, or in the block, leaves as itself."""
     async with FlatNursery() as nursery:
         target = HostPort(HOST, await nursery.start(serve_resource))
-        with SQLiteStore.open(state_dir) as registry:
+        with SQLiteStore.open(state_dir) as store:
             now = time.time()
             pin = relay_pin(load_or_create_relay_certificate(state_dir, now=now))
             made = provision(NAME, target=target, endpoints=[Endpoint(HOST)], pins=(pin,), now=now)
-            registry.import_(made.record)
+            store.import_(made.record)
         bindings = {name: (Binding(HOST, 0),) for name in all_ports(discover())}
         config = RelayConfig(state_dir=state_dir, bindings=bindings)
         relay: RelayInfo = await nursery.start(partial(run_relay, config))

@@ -15,7 +15,9 @@ from ... import events
 
 __all__ = ["AuditLog"]
 
-_StreamEvent: TypeAlias = events.StreamOpened | events.StreamRefused | events.StreamClosed | events.StreamStillOpen
+_StreamEvent: TypeAlias = (
+    events.StreamOpened | events.StreamNotConnected | events.StreamClosed | events.StreamStillOpen
+)
 
 logger = logging.getLogger("hybridrelay.audit")
 
@@ -38,7 +40,7 @@ class AuditLog:
         match event:
             case events.StreamOpened():
                 self._write(event, "open", session=event.session, stream=event.stream, route=event.route)
-            case events.StreamRefused():
+            case events.StreamNotConnected():
                 detail = {"detail": event.detail} if event.detail else {}
                 self._write(event, "refused", reason=event.reason.slug, **_amounts(event), **detail)
             case events.StreamClosed():
@@ -70,8 +72,8 @@ class AuditLog:
         logger.info("%s", line, extra={"fields": fields})
 
 
-def _amounts(event: events.StreamRefused | events.StreamClosed | events.StreamStillOpen) -> dict[str, float]:
+def _amounts(event: events.StreamNotConnected | events.StreamClosed | events.StreamStillOpen) -> dict[str, float]:
     to_client, to_target = (
-        (0, 0) if isinstance(event, events.StreamRefused) else (event.bytes_to_client, event.bytes_to_target)
+        (0, 0) if isinstance(event, events.StreamNotConnected) else (event.bytes_to_client, event.bytes_to_target)
     )
     return {"bytes_to_client": to_client, "bytes_to_target": to_target, "seconds": event.seconds}

@@ -9,7 +9,7 @@ from ...connectivity.repeated_failure import RepeatedFailure
 from ...errors import HybridRelayError, RelayUnreachable
 from . import commands
 from .commands import Output
-from .inputs import Sessions
+from .inputs import SessionHealth
 from .registrations import Registrations
 
 __all__ = ["Attempts"]
@@ -36,7 +36,7 @@ class Attempts:
         self._repeated = RepeatedFailure()
         #: When the next one begins; None unless one is waited for.
         self.due: float | None = None
-        self.sessions = Sessions.NONE
+        self.sessions = SessionHealth.NONE
         #: Something was registered here once.
         self._has_worked = False
         #: The relay could be reached by the last attempt, and registered nothing.
@@ -107,8 +107,8 @@ class Attempts:
         else:
             # If the relay is out of reach, sessions that look healthy count too: the loss of a data channel may be
             # detected later than that of the control channel.
-            interrupted = self.sessions is Sessions.INTERRUPTED
-            urgent = interrupted or (self.sessions is Sessions.CONNECTED and not self._has_answered)
+            interrupted = self.sessions is SessionHealth.INTERRUPTED
+            urgent = interrupted or (self.sessions is SessionHealth.CONNECTED and not self._has_answered)
             wait = self._backoff.next_wait(
                 at_least=retry_after, at_most=RESUME_BACKOFF if urgent else None, took_seconds=took
             )

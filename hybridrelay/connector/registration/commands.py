@@ -16,7 +16,7 @@ from ...security import ConnectionString, Secret
 
 @attrs.frozen
 class OpenChannel:
-    """Open a control channel: `ChannelOpened` and later `ChannelEnded`, or `ChannelFailed`."""
+    """Open a control channel: `ChannelOpened` and later `ChannelEnded`, or `OpeningFailed`."""
 
     channel: int
     #: The route; None means the one that is best as far as is known.
@@ -45,8 +45,8 @@ class CheckChannel:
 
 
 @attrs.frozen
-class Register:
-    """Ask the relay to register: `Registered`, `Refused`, `RequestFailed` or `SameRelay`."""
+class RequestRegistration:
+    """Ask the relay to register: `RequestGranted`, `RequestRefused`, `RequestFailed` or `SameRelay`."""
 
     channel: int
     request: int
@@ -56,7 +56,7 @@ class Register:
 
 
 @attrs.frozen
-class Unregister:
+class WithdrawRegistration:
     """Tell the relay that a registration is not needed any more. Nothing is reported."""
 
     channel: int
@@ -106,7 +106,7 @@ class MoveSessions:
 
 @attrs.frozen
 class AnswerRoute:
-    """The answer to `BetterRouteFound`."""
+    """The answer to `MoveToRoute`."""
 
     #: Why the route is not used; None means that it is.
     error: HybridRelayError | None = None
@@ -132,8 +132,8 @@ Command: TypeAlias = (
     | CloseChannel
     | AbandonChannel
     | CheckChannel
-    | Register
-    | Unregister
+    | RequestRegistration
+    | WithdrawRegistration
     | OpenDataChannel
     | DeclineOffer
     | UseKey

@@ -17,7 +17,7 @@ from ...security import ConnectionString
 RelayIdentity: TypeAlias = tuple[str, str]
 
 
-class Sessions(enum.Enum):
+class SessionHealth(enum.Enum):
     """The sessions whose data channel goes through this relay."""
 
     NONE = "none"
@@ -66,7 +66,7 @@ class ChannelOpened:
 
 
 @attrs.frozen
-class ChannelFailed:
+class OpeningFailed:
     """A control channel could not be opened."""
 
     channel: int
@@ -81,7 +81,7 @@ class ChannelEnded:
 
 
 @attrs.frozen
-class Registered:
+class RequestGranted:
     """The relay has registered what a request asked for."""
 
     channel: int
@@ -91,7 +91,7 @@ class Registered:
 
 
 @attrs.frozen
-class Refused:
+class RequestRefused:
     """The relay has refused what a request asked for."""
 
     channel: int
@@ -135,7 +135,7 @@ class Offered:
 
 
 @attrs.frozen
-class RegistrationEnded:
+class EndedByRelay:
     """The relay has ended a registration on its own account."""
 
     channel: int
@@ -144,7 +144,7 @@ class RegistrationEnded:
 
 
 @attrs.frozen
-class Draining:
+class RestartAnnounced:
     """The relay is about to restart."""
 
     channel: int
@@ -153,14 +153,14 @@ class Draining:
 
 
 @attrs.frozen
-class BetterRouteFound:
+class MoveToRoute:
     """A route that is better than the one in use works. Answered by `commands.AnswerRoute`."""
 
     route: Candidate
 
 
 @attrs.frozen
-class NetworkChanged:
+class RoutesUncertain:
     """The machine slept, or is in another network: nothing that was known about routes is certain."""
 
 
@@ -178,7 +178,7 @@ class CheckRefusals:
 class SessionsChanged:
     """How the sessions through this relay are now."""
 
-    sessions: Sessions
+    sessions: SessionHealth
 
 
 @attrs.frozen
@@ -197,18 +197,18 @@ Input: TypeAlias = (
     | Unpublish
     | StringChanged
     | ChannelOpened
-    | ChannelFailed
+    | OpeningFailed
     | ChannelEnded
-    | Registered
-    | Refused
+    | RequestGranted
+    | RequestRefused
     | RequestFailed
     | SameRelay
     | Confirmed
     | Offered
-    | RegistrationEnded
-    | Draining
-    | BetterRouteFound
-    | NetworkChanged
+    | EndedByRelay
+    | RestartAnnounced
+    | MoveToRoute
+    | RoutesUncertain
     | CheckChannels
     | CheckRefusals
     | SessionsChanged

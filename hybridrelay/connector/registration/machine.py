@@ -38,7 +38,7 @@ from .attempts import Attempts
 from .channel import MAX_NOTICES, Channel, Channels
 from .commands import Output
 from .registrations import MAX_GRANT, Registrations
-from .rounds import Purpose, Round, Rounds
+from .rounds import Round, RoundPurpose, Rounds
 from .states import PHASES, ChannelState, Phase, PhaseCause
 from .upgrade import Upgrade
 
@@ -112,13 +112,13 @@ class Machine:
                 self._change_string(name, string, now)
             case inputs.ChannelOpened(number, route, relay):
                 self._opened(number, route, relay)
-            case inputs.ChannelFailed(number, error):
+            case inputs.OpeningFailed(number, error):
                 self._opening_failed(number, error, now)
             case inputs.ChannelEnded(number):
                 self._ended(number, now)
-            case inputs.Registered(_, request, seconds):
+            case inputs.RequestGranted(_, request, seconds):
                 self._rounds.registered(request, min(seconds, MAX_GRANT), now)
-            case inputs.Refused(_, request, error):
+            case inputs.RequestRefused(_, request, error):
                 if (aborted := self._rounds.refused(request, error, now)) is not None:
                     self._round_aborted(aborted, error, now)
             case inputs.RequestFailed(_, request, error):
@@ -130,16 +130,16 @@ class Machine:
                 self._rounds.confirmed(request)
             case inputs.Offered(number, offer):
                 self._offered(number, offer)
-            case inputs.RegistrationEnded(number, name, reason):
+            case inputs.EndedByRelay(number, name, reason):
                 if (channel := self._admit_notice(number, now)) is not None:
                     self._registration_ended(channel, name, reason, now)
-            case inputs.Draining(number, seconds):
+            case inputs.RestartAnnounced(number, seconds):
                 if (channel := self._admit_notice(number, now)) is not None and channel.retry_after is None:
                     channel.retry_after = seconds
                     self._out.append(events.RelayDraining(host=self.host, retry_seconds=seconds))
-            case inputs.BetterRouteFound(route):
+            case inputs.MoveToRoute(route):
                 self._upgrade.begin(route)
-            case inputs.NetworkChanged():
+            case inputs.RoutesUncertain():
                 self._out.append(commands.ForgetRoute(network_changed=True))
                 self._give_up_successor(now)
                 self.channels.check()
@@ -161,7 +161,7 @@ class Machine:
         for channel in self.channels:
             if channel.due is not None and now >= channel.due:
                 channel.due = None
-                self._rounds.add(channel, Purpose.RENEW)
+                self._rounds.add(channel, RoundPurpose.RENEW)
 
     # --- what is published
 
@@ -170,7 +170,7 @@ class Machine:
         if not self.registrations:
             self._stop()
         elif registration.over is not None:
-            self._out.append(commands.Unregister(registration.over, self._rounds.next_number(), name))
+            self._out.append(commands.WithdrawRegistration(registration.over, self._rounds.next_number(), name))
             self.registrations.lose(registration, Reason.NO_ERROR)
 
     def _change_string(self, name: str, string: ConnectionString, now: float) -> None:
@@ -196,7 +196,7 @@ class Machine:
             return  # it was given up at the same moment
         self.phase = PHASES[self.phase, PhaseCause.CHANNEL_OPENED]
         channel.opened(route, relay)
-        self._rounds.add(channel, Purpose.TAKE_OVER)
+        self._rounds.add(channel, RoundPurpose.TAKE_OVER)
 
     def _opening_failed(self, number: int, error: HybridRelayError, now: float) -> None:
         if self.channels.ended(number) is None:
@@ -272,7 +272,7 @@ class Machine:
         wait = min((done.until - now) * RENEW_AFTER, self.registrations.asks_again_in(now))
         if temporary is not None:
             wait = min(wait, channel.retry.next_wait())
-        if done.purpose is Purpose.TAKE_OVER:
+        if done.purpose is RoundPurpose.TAKE_OVER:
             if temporary is not None and not self.registrations.are_over(channel.number):
                 self._take_over_failed(channel, temporary, now)
                 return
@@ -298,7 +298,7 @@ class Machine:
         channel = aborted.channel
         if error.reason is Reason.SUPERSEDED:
             self._out.append(commands.RenewInstance(channel.number))
-        if aborted.purpose is Purpose.TAKE_OVER:
+        if aborted.purpose is RoundPurpose.TAKE_OVER:
             self._take_over_failed(channel, error, now)
             return
         self._out.append(events.RenewalFailed(host=self.host, reason=error.reason, detail=str(error)))

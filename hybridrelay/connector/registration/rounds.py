@@ -23,10 +23,10 @@ from .entry import Registration
 from .registrations import MAX_GRANT, Registrations
 from .states import ChannelState
 
-__all__ = ["Purpose", "Round", "Rounds"]
+__all__ = ["Round", "RoundPurpose", "Rounds"]
 
 
-class Purpose(enum.Enum):
+class RoundPurpose(enum.Enum):
     """Why a round of requests is made."""
 
     #: The channel is new, and registers everything.
@@ -50,7 +50,7 @@ class Round:
     """Requests to register everything over one channel, one after the other."""
 
     channel: Channel
-    purpose: Purpose
+    purpose: RoundPurpose
     #: Until when what was registered is good.
     until: float = math.inf
     #: What failed, and may succeed soon.
@@ -67,7 +67,7 @@ class Round:
     @property
     def may_begin(self) -> bool:
         """The channel is still in the state for which the round was meant."""
-        if self.purpose is Purpose.TAKE_OVER:
+        if self.purpose is RoundPurpose.TAKE_OVER:
             return self.channel.state is ChannelState.TAKING_OVER
         return self.channel.is_serving
 
@@ -101,7 +101,7 @@ class Rounds:
         """The number of another request."""
         return next(self._numbers)
 
-    def add(self, channel: Channel, purpose: Purpose) -> None:
+    def add(self, channel: Channel, purpose: RoundPurpose) -> None:
         """Have everything registered over this channel when its turn has come."""
         self._waiting.append(Round(channel, purpose))
 
@@ -148,7 +148,7 @@ class Rounds:
         present.request = _Request(number, registration, string)
         present.has_asked = True
         self._asked[number] = channel, registration, string.key
-        self._out.append(commands.Register(channel, number, registration.name, string))
+        self._out.append(commands.RequestRegistration(channel, number, registration.name, string))
 
     # --- answers
 

@@ -22,7 +22,7 @@ class KeyIndex:
         """Make an index without keys."""
         #: Ids have 64 bits, so that two keys hardly ever share one; but if they do, either proves itself.
         self._by_id: dict[bytes, tuple[Secret, ...]] = {}
-        #: By the text of the key: comparing two `Secret`s takes much longer, and a registry may have thousands.
+        #: By the text of the key: comparing two `Secret`s takes much longer, and a store may have thousands.
         self._ids: dict[str, bytes] = {}
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from ..._threads import run_in_thread
 from ...errors import StateError
 from ...events import EventStream, StoreReadable, StoreUnreadable, logged_events
 from ..core.admission import KeyIndex
-from ..limits import REGISTRY_POLL_SECONDS
+from ..limits import STORE_POLL_SECONDS
 from ..model import HybridConnection, StoreChange
 from ..store.store import Store
 
@@ -28,7 +28,7 @@ class StoreWatcher:
     """
 
     def __init__(
-        self, store: Store, *, interval: float = REGISTRY_POLL_SECONDS, events: EventStream | None = None
+        self, store: Store, *, interval: float = STORE_POLL_SECONDS, events: EventStream | None = None
     ) -> None:
         self._store = store
         self._events = logged_events() if events is None else events

@@ -40,7 +40,9 @@ def lines() -> Iterator[list[dict[str, object]]]:
     [
         (OPENED, {"event": "open", "session": 3, "stream": 17, "route": "tcp at relay.example"}),
         (
-            events.StreamRefused(**STREAM, reason=Reason.TARGET_REFUSED, detail="Connection refused", seconds=1.25),
+            events.StreamNotConnected(
+                **STREAM, reason=Reason.TARGET_REFUSED, detail="Connection refused", seconds=1.25
+            ),
             {
                 "event": "refused",
                 "reason": "target-refused",
@@ -79,7 +81,7 @@ def test_a_line_has_the_facts(event: events.Event, fields: dict[str, object], li
 
 
 def test_a_refusal_without_a_detail_has_none(lines: list[dict[str, object]]) -> None:
-    AuditLog()(events.StreamRefused(**STREAM, reason=Reason.LIMIT))
+    AuditLog()(events.StreamNotConnected(**STREAM, reason=Reason.LIMIT))
 
     assert "detail" not in lines[0]
 
