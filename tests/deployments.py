@@ -245,10 +245,14 @@ class Deployment:
             for program in self.programs:
                 assert "Traceback" not in program.err, f"{program.name}:\n{program.err}"
 
+    def command(self, *arguments: str | Path) -> list[str]:
+        """The command line that runs ``hybridrelay`` with these arguments."""
+        return [*HYBRIDRELAY, *map(str, arguments)]
+
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
-            [*HYBRIDRELAY, *map(str, arguments)],
+            self.command(*arguments),
             check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
@@ -262,7 +266,7 @@ class Deployment:
     ) -> Program:
         """Start a command, with no more than so many descriptors or by a wrapper, and wait for a line."""
         limit = () if descriptors is None else ("sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh")
-        command = [*limit, *wrapper, *HYBRIDRELAY, *arguments]
+        command = [*limit, *wrapper, *self.command(*arguments)]
         program = Program(command, name=f"hybridrelay {arguments[0]}", environment=environment)
         self.programs.append(program)
         program.wait_for_line(ready)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from ..deployments import HYBRIDRELAY, Deployment, Program, Published
+from ..deployments import Deployment, Program, Published
 from .lab import CLIENT, PRIVATE, RELAY, RELAY_HOST, Lab, missing
 
 #: For people, at the end of the run; nothing is asserted about it.
@@ -44,27 +43,17 @@ class NetworkDeployment(Deployment):
         super().__init__(folder)
         self.lab = lab
 
-    def _command(self, arguments: tuple[str | Path, ...]) -> list[str]:
-        command = [*HYBRIDRELAY, *map(str, arguments)]
+    def command(self, *arguments: str | Path) -> list[str]:
+        command = super().command(*arguments)
         place = _PLACES.get(str(arguments[0]))
         return command if place is None else self.lab.command(place, *command)
 
-    def run(self, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self._command(arguments),
-            check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, **options,
-        )  # fmt: skip
-
-    def start(
-        self, *arguments: str | Path, ready: str = "^ready", wrapper: Sequence[str | Path] = (), **options: object
+    def start_relay(
+        self, *arguments: str, descriptors: int | None = None, wrapper: Sequence[str | Path] = ()
     ) -> Program:
-        program = Program([*wrapper, *self._command(arguments)], name=f"hybridrelay {arguments[0]}", **options)
-        self.programs.append(program)
-        program.wait_for_line(ready)
-        return program
-
-    def start_relay(self, *arguments: str) -> Program:
-        return self.start("relay", "--state", self.state, "--host", "0.0.0.0", *arguments)
+        return self.start(
+            "relay", "--state", self.state, "--host", "0.0.0.0", *arguments, descriptors=descriptors, wrapper=wrapper
+        )
 
     def create(self, name: str, target: tuple[str, int], *, endpoint: str = RELAY_HOST) -> Published:
         return super().create(name, target, endpoint=endpoint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -102,7 +102,7 @@ def sites(endpoint: RelayEndpoint, lab: Lab) -> Iterator[list[Site]]:
     lab.reset()
 
 
-async def for_each(sites: Sequence[Site], together: int, try_one: Callable[[Site], object]) -> None:
+async def for_each(sites: Sequence[Site], together: int, try_one: Callable[[Site], Awaitable[None]]) -> None:
     limit = trio.CapacityLimiter(together)
 
     async def run(site: Site) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 
 import attrs
@@ -110,7 +110,7 @@ class Scene:
             raise
 
     @contextlib.contextmanager
-    def timed(self, what: str):
+    def timed(self, what: str) -> Iterator[None]:
         began = trio.current_time()
         yield
         self.remark(f"{what}: after {trio.current_time() - began:.1f} s")
@@ -163,10 +163,13 @@ def calm(namespaces: Lab, tmp_path_factory: pytest.TempPathFactory) -> list[Hold
         return trio.run(measure)
 
 
+SetScene = Callable[[], contextlib.AbstractAsyncContextManager[Scene]]
+
+
 @pytest.fixture
 async def set_scene(
     calm: list[Holdings], deployment: NetworkDeployment, lab: Lab, remark: Callable[[str], None]
-) -> AsyncIterator[Callable[[], contextlib.AbstractAsyncContextManager[Scene]]]:
+) -> SetScene:
     """Starts the scene and lets everybody talk in it. Afterwards, with the network open again, nobody holds more than
     after a calm one."""
 
@@ -188,9 +191,6 @@ async def _serve_echo(stream: trio.SocketStream) -> None:
     async with stream:
         with contextlib.suppress(trio.BrokenResourceError):
             await echo(stream)
-
-
-SetScene = Callable[[], contextlib.AbstractAsyncContextManager[Scene]]
 
 
 @pytest.mark.parametrize(
@@ -241,9 +241,8 @@ async def test_falls_where_one_native_port_is_dropped(set_scene: SetScene, lab: 
         else:
 
             async def noticed() -> bool:
-                return "registered at a relay: connection=live" in scene.connector.err and re.search(
-                    r"route=wss$", scene.connector.err, re.MULTILINE
-                )
+                patterns = ("registered at a relay: connection=live", "route=wss$")
+                return all(re.search(pattern, scene.connector.err, re.MULTILINE) for pattern in patterns)
 
             await async_wait_until(noticed, seconds=CHANGE_SECONDS, what=scene.logs())
         await scene.everybody_talks()

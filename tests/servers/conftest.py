@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import attrs
 import pytest
 
-from ..deployments import Deployment, EndedEarly, Program, free_port, wait_for_port
+from ..deployments import Deployment, EndedEarly, Program, Published, free_port, wait_for_port
 
 MODES = ("tcp", "websocket")
 #: A port that was free a moment ago may be taken now.
@@ -74,13 +74,19 @@ def serving(command: Callable[[int], Sequence[str | Path]], name: str) -> Iterat
             return
 
 
-def run(command: Sequence[str | Path], **options: object) -> str:
-    """Run a client to its end; its standard output."""
+def run(command: Sequence[str | Path], *, text_in: str = "", environment: Mapping[str, str] | None = None) -> str:
+    """Run a client to its end; its standard output.
+
+    Args:
+        command: a program and its arguments.
+        text_in: its standard input.
+        environment: variables that are added to those of this process.
+    """
     done = subprocess.run(
         [str(part) for part in command],
-        check=False,
-        **{"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 100, **options},
-    )
+        check=False, input=text_in, env={**os.environ, **(environment or {})},
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
     assert done.returncode == 0, f"{command[0]} exited {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -210,7 +216,7 @@ class Site:
             yield local
 
     @contextmanager
-    def _forward(self, published: object, mode: str) -> Iterator[int]:
+    def _forward(self, published: Published, mode: str) -> Iterator[int]:
         forward = self.deployment.start_forward(published, mode=mode)
         with forward.program:
             yield forward.port
@@ -229,4 +235,5 @@ def site() -> Iterator[Site]:
 @pytest.fixture(scope="module", params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
     """Every transport."""
-    return request.param
+    mode: str = request.param
+    return mode

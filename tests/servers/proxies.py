@@ -35,7 +35,7 @@ class RealProxy:
     def dial(self, *, user: str = USER, password: str = PASSWORD, anonymous: bool = False) -> ProxyDial:
         """A dial through it, with the right credentials unless others are given."""
 
-        async def watched(host: str, port: int) -> object:
+        async def watched(host: str, port: int) -> trio.abc.Stream:
             if port != self.port:
                 self.strays.append((host, port))
             return await dial_directly(host, port)

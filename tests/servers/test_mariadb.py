@@ -21,8 +21,9 @@ def sql(port: int, script: str) -> str:
     address = ["--protocol=tcp", "-h", "127.0.0.1", "-P", str(port), "-u", "app"]
     return run(
         [find("mariadb"), "--no-defaults", *address, "--max-allowed-packet=64M", "-B", "-N", "app"],
-        stdin=None, input=script, env={**os.environ, "MYSQL_PWD": "secret"},
-    ).strip()  # fmt: skip
+        text_in=script,
+        environment={"MYSQL_PWD": "secret"},
+    ).strip()
 
 
 def test_a_table_is_made_filled_and_read(port: int) -> None:

@@ -12,7 +12,7 @@ import trio
 from hybridrelay.abc import Dialer
 from hybridrelay.connectivity import FailureKind, NoRouteWorks, Prober, ProxyDial, RelayEndpoint, Report
 from hybridrelay.errors import RelayUnreachable
-from hybridrelay.security import Role
+from hybridrelay.security import ConnectionString, Role
 
 from ..system.deployment import Deployment, Published, deploy, receive_all, serve_target
 from ..waiting import async_wait_until
@@ -137,7 +137,7 @@ async def relay_is_gone(deployment: Deployment) -> None:
     """Wait until no port of the relay accepts connections."""
 
     async def all_refuse() -> bool:
-        for port in deployment.ports.values():
+        for port in filter(None, deployment.ports.values()):
             try:
                 stream = await trio.open_tcp_stream("127.0.0.1", port)
             except OSError:
@@ -174,10 +174,11 @@ async def test_no_proxy_where_one_should_be(nursery: trio.Nursery, tmp_path: Pat
 # --- interception
 
 
-def secrets_of(*strings: object) -> list[bytes]:
+def secrets_of(*strings: ConnectionString) -> list[bytes]:
     """What nobody on the way may see."""
-    found = []
+    found: list[bytes] = []
     for string in strings:
+        assert string.identity is not None
         found += [string.key.reveal().encode(), string.identity.private_key.reveal().encode()]
     return found
 

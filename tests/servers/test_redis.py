@@ -16,8 +16,8 @@ def port(site: Site, redis: int, mode: str) -> Iterator[int]:
         yield port
 
 
-def cli(port: int, *arguments: str, **options: object) -> str:
-    return run([find("redis-cli"), "-h", "127.0.0.1", "-p", str(port), *arguments], **options).strip()
+def cli(port: int, *arguments: str, text_in: str = "") -> str:
+    return run([find("redis-cli"), "-h", "127.0.0.1", "-p", str(port), *arguments], text_in=text_in).strip()
 
 
 def test_values_are_kept(port: int) -> None:
@@ -28,7 +28,7 @@ def test_values_are_kept(port: int) -> None:
 
 def test_a_pipeline_of_ten_thousand_commands(port: int) -> None:
     cli(port, "DEL", "counter")
-    answer = cli(port, "--pipe", stdin=None, input="INCR counter\r\n" * 10_000)
+    answer = cli(port, "--pipe", text_in="INCR counter\r\n" * 10_000)
     assert "errors: 0, replies: 10000" in answer
     assert cli(port, "GET", "counter") == "10000"
 
