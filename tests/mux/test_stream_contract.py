@@ -8,10 +8,12 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.errors import StreamRefused, StreamReset
+from hybridrelay.errors import StreamRefused
 from hybridrelay.mux import Feature, Kind, Metadata, MetadataEntry, MuxStream, SessionConfig
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
+
+from ..resets import reset_reason
 
 #: Gives the two ends of a channel.
 Channels = Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
@@ -57,8 +59,7 @@ async def test_leaving_by_an_exception_resets(nursery: trio.Nursery) -> None:
     with pytest.raises(trio.BrokenResourceError) as caught:  # noqa: PT012
         while await theirs.receive_some():
             pass
-    assert isinstance(caught.value.__cause__, StreamReset)
-    assert caught.value.__cause__.reason is Reason.CANCELLED
+    assert reset_reason(caught.value) is Reason.CANCELLED
     nursery.cancel_scope.cancel()
 
 

@@ -4,29 +4,67 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import attrs
 import trio
 
-from hybridrelay.client import ClientConfig, open_client
-from hybridrelay.connector import ConnectorConfig, run_connector
+from hybridrelay.abc import Dialer
+from hybridrelay.client import Client, ClientConfig, open_client
+from hybridrelay.connector import ConnectorConfig, InstanceFile, Policy, PolicyFile, run_connector
+from hybridrelay.mux import Budget
 from hybridrelay.relay import Binding, RelayConfig, RelayInfo, SQLiteStore, run_relay
 from hybridrelay.security import (
     Authority,
     ConnectionString,
     Endpoint,
     HostPort,
+    Identity,
     Right,
     Role,
     Rule,
+    Secret,
     create_authority,
 )
 
 HOST = "127.0.0.1"
 PORTS = ("probe", "control", "data", "http", "https")
+
+
+class StringChanges(TypedDict, total=False):
+    """Fields of a connection string that tests replace."""
+
+    endpoints: tuple[Endpoint, ...]
+    key: Secret
+    entity_path: str
+    identity: Identity
+    relay_pins: tuple[str, ...]
+
+
+class Options(TypedDict, total=False):
+    """Of connectors and clients."""
+
+    mode: str
+    dialer: Dialer
+    resume_deadline: float
+    upgrade_interval: float
+
+
+class ConnectorOptions(Options, total=False):
+    """Of `ConnectorConfig`."""
+
+    policy: Policy | PolicyFile
+    instance_file: InstanceFile
+
+
+class ClientOptions(Options, total=False):
+    """Of `ClientConfig`."""
+
+    open_patience: float
+    budget: Budget
 
 
 @attrs.define
@@ -87,7 +125,7 @@ class Deployment:
         label: str = "lab",
         host: str = HOST,
         ports: Mapping[str, int | None] | None = None,
-        **changes: object,
+        **changes: Unpack[StringChanges],
     ) -> ConnectionString:
         identity = published.authority.issue(role, label, now=time.time())
         rule = published.rules[0 if role is Role.CONNECTOR else 1]
@@ -104,7 +142,7 @@ class Deployment:
         )
         return attrs.evolve(string, **changes)
 
-    async def connector(self, *strings: ConnectionString, **options: object) -> trio.CancelScope:
+    async def connector(self, *strings: ConnectionString, **options: Unpack[ConnectorOptions]) -> trio.CancelScope:
         """Start a connector; registered on return. Cancel what is returned to kill it without ceremony."""
 
         async def run(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
@@ -113,16 +151,21 @@ class Deployment:
                     await nursery.start(run_connector, ConnectorConfig(strings, **options))
                     task_status.started(scope)
 
-        return await self.nursery.start(run)
+        scope: trio.CancelScope = await self.nursery.start(run)
+        return scope
 
-    def client(self, string: ConnectionString, **options: object):
+    def client(
+        self, string: ConnectionString, **options: Unpack[ClientOptions]
+    ) -> AbstractAsyncContextManager[Client]:
         return open_client(ClientConfig(string, **options))
 
 
-async def deploy(nursery: trio.Nursery, state_dir: Path, *, host: str = HOST, **bindings: int) -> Deployment:
-    """Start a relay. `bindings` gives ports that are to be the same as before."""
+async def deploy(
+    nursery: trio.Nursery, state_dir: Path, *, host: str = HOST, ports: Mapping[str, int] | None = None
+) -> Deployment:
+    """Start a relay. `ports` gives those that are to have certain numbers, such as those of an earlier relay."""
     config = RelayConfig(
-        state_dir=state_dir, bindings={name: (Binding(host, bindings.get(name, 0)),) for name in PORTS}
+        state_dir=state_dir, bindings={name: (Binding(host, (ports or {}).get(name, 0)),) for name in PORTS}
     )
     stop = trio.Event()
 

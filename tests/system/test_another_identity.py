@@ -15,8 +15,9 @@ from hybridrelay.mux import receive_hello
 from hybridrelay.protocol.frames import Hello
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.listeners import ListenerTable
-from hybridrelay.security import Role
+from hybridrelay.security import ConnectionString, Role
 
+from ..resets import reset_reason
 from ..waiting import async_wait_until
 from .deployment import Deployment, echo, serve_target
 
@@ -49,14 +50,14 @@ def hellos(monkeypatch: pytest.MonkeyPatch) -> list[Hello]:
 def swap_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
     """A relay that says it asks the wanted instance, and asks another."""
 
-    def find(table: ListenerTable, connection: str, instance: str) -> object:
+    def find(table: ListenerTable[object], connection: str, instance: str) -> object:
         other = next(one for one in table.of(connection) if one.instance != instance)
         return attrs.evolve(other, instance=instance)
 
     monkeypatch.setattr(ListenerTable, "find", find)
 
 
-async def two_connectors(deployment: Deployment, nursery: trio.Nursery) -> tuple[str, ...]:
+async def two_connectors(deployment: Deployment, nursery: trio.Nursery) -> ConnectionString:
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     for label in ("one", "two"):
@@ -90,7 +91,7 @@ async def test_a_session_is_never_resumed_with_another_identity(
         assert "two" in outcome.text
         with pytest.raises(trio.BrokenResourceError) as lost:
             await stream.receive_some()
-        assert lost.value.__cause__.reason is Reason.IDENTITY_CHANGED
+        assert reset_reason(lost.value) is Reason.IDENTITY_CHANGED
         assert len(hellos) == 1, "the session's secret reached another identity"
         # Somebody else is as good as any for a new session, which has a secret of its own.
         async with await client.open_stream() as again:

@@ -23,6 +23,7 @@ from hybridrelay.security import (
     key_fingerprint,
 )
 
+from ..keys import key_of
 from ..waiting import async_wait_until
 from .deployment import Deployment, Published, echo, serve_target
 
@@ -101,7 +102,7 @@ async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest
 
 async def test_before_it_is_connected(scene: Scene, nursery: trio.Nursery) -> None:
     async with scene.deployment.client(scene.string) as client:
-        client.update(attrs.evolve(scene.string, key=scene.sender.secondary).format())
+        client.update(attrs.evolve(scene.string, key=key_of(scene.sender, KeySlot.SECONDARY)).format())
         scene.regenerate(KeySlot.PRIMARY)
         await answers(await client.open_stream())
     nursery.cancel_scope.cancel()
@@ -109,7 +110,7 @@ async def test_before_it_is_connected(scene: Scene, nursery: trio.Nursery) -> No
 
 async def test_while_new_streams_are_opened(scene: Scene, nursery: trio.Nursery) -> None:
     """20 changes back and forth: none of the streams fails, and all of them work at the end."""
-    keys = [scene.string.key, scene.sender.secondary]
+    keys = [scene.string.key, key_of(scene.sender, KeySlot.SECONDARY)]
     streams: list[MuxStream] = []
     async with scene.deployment.client(scene.string) as client:
 
@@ -203,18 +204,18 @@ async def test_a_key_that_only_the_relay_in_use_has(
 
 @pytest.mark.parametrize("what", ["name", "role", "relays", "text"])
 async def test_what_cannot_be_used_changes_nothing(scene: Scene, nursery: trio.Nursery, what: str) -> None:
-    changed = {
+    changes: dict[str, str | ConnectionString] = {
         "name": scene.deployment.string(scene.deployment.publish("other"), Role.APPLICATION),
         "role": scene.deployment.string(scene.published, Role.CONNECTOR),
         "relays": attrs.evolve(
             scene.string, endpoints=(Endpoint("127.0.0.1", dict.fromkeys(scene.deployment.ports)),)
         ),
         "text": "Endpoint=hr://x/;what",
-    }[what]
+    }
     async with scene.deployment.client(scene.string) as client:
         stream = await client.open_stream()
         with pytest.raises((ConfigurationError, ConnectionStringError)):
-            client.update(changed)
+            client.update(changes[what])
         await answers(stream)
         await answers(await client.open_stream())
     nursery.cancel_scope.cancel()
@@ -223,6 +224,6 @@ async def test_what_cannot_be_used_changes_nothing(scene: Scene, nursery: trio.N
 async def test_after_its_end(scene: Scene, nursery: trio.Nursery) -> None:
     async with scene.deployment.client(scene.string) as client:
         await client.open_stream()
-        client.update(attrs.evolve(scene.string, key=scene.sender.secondary))
+        client.update(attrs.evolve(scene.string, key=key_of(scene.sender, KeySlot.SECONDARY)))
     client.update(scene.string)
     nursery.cancel_scope.cancel()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import attrs
 import pytest
 import trio
 
+from hybridrelay.client import Client
 from hybridrelay.connector import Connector, ConnectorConfig
 from hybridrelay.errors import AuthorizationError, ConfigurationError, StreamRefused
 from hybridrelay.mux import MuxStream
@@ -26,8 +29,9 @@ from hybridrelay.security import (
     key_fingerprint,
 )
 
+from ..keys import key_of
 from ..waiting import async_wait_until
-from .deployment import Deployment, Published, echo, serve_target
+from .deployment import ClientOptions, Deployment, Published, StringChanges, echo, serve_target
 
 SECONDS = 30
 
@@ -59,7 +63,7 @@ class Scene:
             with pytest.raises(AuthorizationError):
                 await client.connect()
 
-    def client(self, **options: object):
+    def client(self, **options: Unpack[ClientOptions]) -> AbstractAsyncContextManager[Client]:
         return self.deployment.client(self.deployment.string(self.published, Role.APPLICATION), **options)
 
 
@@ -178,7 +182,7 @@ async def test_the_other_key_at_two_relays(
     published = deployment.publish()
     second = await deployment.add_relay(published, tmp_path / "second")
     endpoints = (Endpoint("127.0.0.1", deployment.ports), Endpoint("localhost", second.ports))
-    changes = {"endpoints": endpoints, "relay_pins": (deployment.info.pin, second.info.pin)}
+    changes: StringChanges = {"endpoints": endpoints, "relay_pins": (deployment.info.pin, second.info.pin)}
     string = deployment.string(published, Role.CONNECTOR, await serve_target(nursery, echo), **changes)
     application = deployment.string(published, Role.APPLICATION, **changes)
     listener, sender = (rule.secondary for rule in published.rules)
@@ -238,8 +242,7 @@ async def test_another_identity_needs_a_restart(scene: Scene, nursery: trio.Nurs
 async def test_many_updates_at_once(scene: Scene, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
     """Back and forth while streams run: the last one counts."""
     caplog.set_level("INFO")
-    keys = [scene.string.key, scene.listener.secondary]
-    assert keys[1] is not None
+    keys = [scene.string.key, key_of(scene.listener, KeySlot.SECONDARY)]
     async with scene.client() as client:
         stream = await client.open_stream()
         for number in range(21):
@@ -259,7 +262,7 @@ async def test_stopped_while_it_updates(scene: Scene) -> None:
     async with trio.open_nursery() as nursery:
         connector, stop = Connector(ConnectorConfig([scene.string])), trio.Event()
         await nursery.start(partial(connector.run, stop=stop))
-        key = scene.listener.secondary
+        key = key_of(scene.listener, KeySlot.SECONDARY)
         connector.update(0, attrs.evolve(scene.string, key=key))
         stop.set()
         await trio.lowlevel.checkpoint()

@@ -21,6 +21,7 @@ from hybridrelay.errors import RelayUnreachable
 from hybridrelay.protocol import Reason, control
 from hybridrelay.security import ConnectionString, Role
 
+from ..logged_events import logged_fields
 from .deployment import Deployment, echo, serve_target
 
 REPLACEMENTS = 30
@@ -162,7 +163,7 @@ async def test_the_relays_log_says_where_a_listener_is(
     connector, _ = sides
     await connector.register()
 
-    (registered,) = [record for record in caplog.records if record.event == "listener.registered"]
-    assert registered.fields["peer"].startswith("127.0.0.")
-    assert re.fullmatch("[0-9a-f]{32}", registered.fields["instance"])
+    (registered,) = logged_fields(caplog, "listener.registered")
+    assert registered["peer"].startswith("127.0.0.")
+    assert re.fullmatch("[0-9a-f]{32}", registered["instance"])
     nursery.cancel_scope.cancel()

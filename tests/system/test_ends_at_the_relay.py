@@ -12,14 +12,19 @@ from hybridrelay.abc import Dialer
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import ConnectorConfig, run_connector
 from hybridrelay.mux import MuxStream
-from hybridrelay.security import ConnectionString, Role
+from hybridrelay.security import ConnectionString, HostPort, Role
 from hybridrelay.streams.sockets import abort_stream
 
+from ..logged_events import logged_fields
 from ..waiting import async_wait_until
 from .deployment import Deployment, Published, echo, receive_all, serve_target
 
 #: By route: the mode that leads there, and the port that must be closed.
-ROUTES = {"tcp": ("tcp", None), "wss": ("websocket", None), "ws": ("websocket", "https")}
+ROUTES: dict[str, tuple[str, str | None]] = {
+    "tcp": ("tcp", None),
+    "wss": ("websocket", None),
+    "ws": ("websocket", "https"),
+}
 END_SECONDS = 20
 
 SOME_DATA = bytes(100_000)
@@ -27,12 +32,14 @@ SOME_DATA = bytes(100_000)
 
 @pytest.fixture(params=ROUTES)
 def to_client(request: pytest.FixtureRequest) -> str:
-    return request.param
+    param: str = request.param
+    return param
 
 
 @pytest.fixture(params=ROUTES)
 def to_connector(request: pytest.FixtureRequest) -> str:
-    return request.param
+    param: str = request.param
+    return param
 
 
 @pytest.fixture
@@ -41,8 +48,7 @@ def first_end(caplog: pytest.LogCaptureFixture) -> Callable[[], Awaitable[str]]:
     caplog.set_level(logging.INFO, "hybridrelay.events")
 
     async def ends() -> list[str]:
-        events = [record for record in caplog.records if getattr(record, "event", "") == "rendezvous.ended"]
-        return [record.fields["outcome"] for record in events]  # type: ignore[attr-defined]
+        return [fields["outcome"] for fields in logged_fields(caplog, "rendezvous.ended")]
 
     async def wait() -> str:
         return (await async_wait_until(ends, seconds=END_SECONDS, what="the end of a pair"))[0]
@@ -50,10 +56,12 @@ def first_end(caplog: pytest.LogCaptureFixture) -> Callable[[], Awaitable[str]]:
     return wait
 
 
-def _string(deployment: Deployment, published: Published, role: Role, route: str, **more: object) -> ConnectionString:
+def _string(
+    deployment: Deployment, published: Published, role: Role, route: str, target: HostPort | None = None
+) -> ConnectionString:
     closed = ROUTES[route][1]
     ports = deployment.ports if closed is None else {**deployment.ports, closed: None}
-    return deployment.string(published, role, ports=ports, **more)
+    return deployment.string(published, role, target, ports=ports)
 
 
 async def _exchange(stream: MuxStream) -> None:
@@ -93,7 +101,7 @@ async def test_a_connector_that_stops(
     target = await serve_target(nursery, echo)
     stop = trio.Event()
 
-    async def connector(*, task_status: trio.TaskStatus[None]) -> None:
+    async def connector(*, task_status: trio.TaskStatus[tuple[ConnectionString, ...]]) -> None:
         listening = _string(deployment, published, Role.CONNECTOR, to_connector, target=target)
         await run_connector(
             ConnectorConfig([listening], mode=ROUTES[to_connector][0]), stop=stop, grace=10, task_status=task_status

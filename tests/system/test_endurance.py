@@ -14,6 +14,7 @@ from hybridrelay.client import run_forward
 from hybridrelay.connectivity import dial_directly
 from hybridrelay.connector import ConnectorConfig, InstanceFile, run_connector
 from hybridrelay.connector import serving as serving_module
+from hybridrelay.connector.targets import open_target
 from hybridrelay.connector.unproven import Unproven
 from hybridrelay.errors import (
     AuthorizationError,
@@ -25,7 +26,7 @@ from hybridrelay.errors import (
 )
 from hybridrelay.protocol import Reason
 from hybridrelay.relay import SQLiteStore
-from hybridrelay.security import HostPort, KeySlot, Role
+from hybridrelay.security import ConnectionString, HostPort, KeySlot, Role
 
 from .deployment import HOST, Deployment, deploy, echo, receive_all, serve_target
 
@@ -58,7 +59,7 @@ async def test_the_last_relay_that_refuses_ends_the_connector(deployment: Deploy
         with SQLiteStore.open(deployment.state_dir) as registry:
             registry.revoke_key("db", "listener", KeySlot.PRIMARY)
 
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+    async def run(*, task_status: trio.TaskStatus[tuple[ConnectionString, ...]]) -> None:
         with pytest.raises(AuthorizationError):
             await run_connector(ConnectorConfig([string]), task_status=task_status)
         ended.set()
@@ -78,15 +79,15 @@ async def test_a_bug_in_one_stream_ends_that_stream(
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
-    good = serving_module.open_target
+    good = open_target
     calls = iter([RuntimeError("a bug"), None])
 
-    async def open_target(target: HostPort) -> trio.SocketStream:
+    async def fail_once(target: HostPort) -> trio.SocketStream:
         if bug := next(calls):
             raise bug
         return await good(target)
 
-    monkeypatch.setattr(serving_module, "open_target", open_target)
+    monkeypatch.setattr(serving_module, "open_target", fail_once)
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
         with pytest.raises(HybridRelayError):
             await client.open_stream()
@@ -134,7 +135,7 @@ async def test_a_connector_that_stops_lets_open_streams_finish(deployment: Deplo
     stop, stopped = trio.Event(), trio.Event()
     string = deployment.string(published, Role.CONNECTOR, target)
 
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+    async def run(*, task_status: trio.TaskStatus[tuple[ConnectionString, ...]]) -> None:
         await run_connector(ConnectorConfig([string]), stop=stop, grace=30, task_status=task_status)
         stopped.set()
 

@@ -30,8 +30,8 @@ def publish(deployment: Deployment) -> Published:
 async def test_everything_goes_through_it(
     deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, *, refuse_native: bool
 ) -> None:
-    refused = [deployment.ports[name] for name in ("probe", "control", "data")] if refuse_native else []
-    proxy = await start_connect_proxy(nursery, names={NAME: HOST}, refused_ports=refused)
+    native = [deployment.info.bound[name][0].port for name in ("probe", "control", "data")]
+    proxy = await start_connect_proxy(nursery, names={NAME: HOST}, refused_ports=native if refuse_native else [])
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
     monkeypatch.setenv("NO_PROXY", "example.com,10.0.0.0/8")
     published = publish(deployment)

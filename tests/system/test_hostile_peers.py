@@ -87,8 +87,9 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
             if isinstance(message, control.Registered):
                 continue
             assert isinstance(message, control.Offer)
-            answers = control.Accept(message.id), control.Failed(message.id, Reason.LISTENER_CANNOT_DIAL)
-            await listener._stream.send_whole(b"".join(map(control.encode_message, answers)))
+            accepted = control.encode_message(control.Accept(message.id))
+            failed = control.encode_message(control.Failed(message.id, Reason.LISTENER_CANNOT_DIAL))
+            await listener._stream.send_whole(accepted + failed)
 
     nursery.start_soon(accept_and_refuse)
     sender = await _control(deployment, sending, control.Role.CLIENT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Unpack
 
 import pytest
 import trio
@@ -17,11 +18,11 @@ from hybridrelay.mux import Budget
 from hybridrelay.protocol import Reason
 from hybridrelay.relay.core.rendezvous import RendezvousTable
 from hybridrelay.relay.service import broker as broker_module
-from hybridrelay.security import HostPort, Role, generate_key
+from hybridrelay.security import ConnectionString, HostPort, Role, generate_key
 
 from ..leaks import SETTLING_SECONDS, assert_back_to, of_this_run, settled
 from ..waiting import async_wait_until
-from .deployment import HOST, Deployment, Published, echo, receive_all, serve_target
+from .deployment import HOST, Deployment, Options, Published, echo, receive_all, serve_target
 
 CYCLES = 2
 STREAMS = 10
@@ -30,7 +31,8 @@ SOME_DATA = bytes(100_000)
 
 @pytest.fixture(params=["tcp", "websocket"])
 def mode(request: pytest.FixtureRequest) -> str:
-    return request.param
+    param: str = request.param
+    return param
 
 
 async def assert_cycles_leave_nothing(cycle: Callable[[], Awaitable[None]]) -> None:
@@ -42,10 +44,10 @@ async def assert_cycles_leave_nothing(cycle: Callable[[], Awaitable[None]]) -> N
         await assert_back_to(base, of_this_run, what=f"cycle {number}")
 
 
-async def _publish(deployment: Deployment, mode: str, target: HostPort | None = None, **options: object) -> Published:
+async def _publish(deployment: Deployment, target: HostPort | None = None, **options: Unpack[Options]) -> Published:
     published = deployment.publish()
     target = target or await serve_target(deployment.nursery, echo)
-    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), mode=mode, **options)
+    await deployment.connector(deployment.string(published, Role.CONNECTOR, target), **options)
     return published
 
 
@@ -57,7 +59,7 @@ async def _exchange(client: Client) -> None:
 
 
 async def test_clients_that_come_and_go(deployment: Deployment, nursery: trio.Nursery, mode: str) -> None:
-    published = await _publish(deployment, mode)
+    published = await _publish(deployment, mode=mode)
     string = deployment.string(published, Role.APPLICATION)
     budget = Budget(1 << 24)
 
@@ -74,7 +76,7 @@ async def test_clients_that_come_and_go(deployment: Deployment, nursery: trio.Nu
 
 async def test_clients_that_leave_in_the_middle(deployment: Deployment, nursery: trio.Nursery, mode: str) -> None:
     """Of a write, so that they cannot say goodbye: the connector waits for them until its deadline."""
-    published = await _publish(deployment, mode, resume_deadline=0.5)
+    published = await _publish(deployment, mode=mode, resume_deadline=0.5)
     string = deployment.string(published, Role.APPLICATION)
     budget = Budget(1 << 24)
 
@@ -96,7 +98,7 @@ async def test_clients_that_leave_in_the_middle(deployment: Deployment, nursery:
 
 
 async def test_streams_that_are_reset_or_not_read(deployment: Deployment, nursery: trio.Nursery, mode: str) -> None:
-    published = await _publish(deployment, mode)
+    published = await _publish(deployment, mode=mode)
     async with deployment.client(deployment.string(published, Role.APPLICATION), mode=mode) as client:
 
         async def cycle() -> None:
@@ -149,7 +151,7 @@ async def test_opens_that_the_target_refuses(deployment: Deployment, nursery: tr
     (unused,) = await trio.open_tcp_listeners(0, host=HOST)
     port = unused.socket.getsockname()[1]
     await unused.aclose()
-    published = await _publish(deployment, mode, HostPort(HOST, port))
+    published = await _publish(deployment, HostPort(HOST, port), mode=mode)
     async with deployment.client(deployment.string(published, Role.APPLICATION), mode=mode) as client:
 
         async def cycle() -> None:
@@ -174,7 +176,7 @@ async def test_opens_that_are_cancelled(
         raise AssertionError
 
     monkeypatch.setattr(serving_module, "open_target", open_target)
-    published = await _publish(deployment, mode)
+    published = await _publish(deployment, mode=mode)
     async with deployment.client(deployment.string(published, Role.APPLICATION), mode=mode) as client:
 
         async def cycle() -> None:
@@ -195,7 +197,7 @@ async def test_clients_that_are_refused(deployment: Deployment, nursery: trio.Nu
     right = deployment.string(published, Role.APPLICATION)
     wrong = deployment.string(published, Role.APPLICATION, key=generate_key())
 
-    async def refused(string: object, error: type[HybridRelayError]) -> None:
+    async def refused(string: ConnectionString, error: type[HybridRelayError]) -> None:
         async with deployment.client(string, mode=mode) as client:
             with pytest.raises(error):
                 await client.open_stream(patience=0)
@@ -219,7 +221,7 @@ async def test_connections_that_are_cancelled_on_their_way(
     short_tickets: None, deployment: Deployment, nursery: trio.Nursery, mode: str
 ) -> None:
     """At every step: with the first TCP connection of a client, with the second, and so on."""
-    published = await _publish(deployment, mode)
+    published = await _publish(deployment, mode=mode)
     string = deployment.string(published, Role.APPLICATION)
 
     async def cancelled_at(step: int) -> bool:

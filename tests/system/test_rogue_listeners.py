@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
 
 import attrs
 import pytest
@@ -46,7 +47,9 @@ async def test_every_new_session_finds_the_honest_connector(deployment: Deployme
     nursery.cancel_scope.cancel()
 
 
-async def test_a_connector_that_shuts_us_out_is_passed_over(deployment: Deployment, nursery: trio.Nursery, tmp_path):
+async def test_a_connector_that_shuts_us_out_is_passed_over(
+    deployment: Deployment, nursery: trio.Nursery, tmp_path: Path
+) -> None:
     published = deployment.publish()
     target = await serve_target(nursery, echo)
     deny = tmp_path / "deny"

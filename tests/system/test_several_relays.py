@@ -6,8 +6,9 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Unpack
 
 import attrs
 import pytest
@@ -31,12 +32,13 @@ from hybridrelay.security import (
     Right,
     Role,
     Rule,
+    Secret,
     create_authority,
     generate_key,
 )
 
 from ..waiting import async_wait_until
-from .deployment import Deployment, Published, deploy, echo, serve_target
+from .deployment import ClientOptions, ConnectorOptions, Deployment, Published, deploy, echo, serve_target
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
 #: For what takes a moment on a busy machine; nothing here waits for it to pass.
@@ -64,18 +66,21 @@ class Pair:
             registry.create(published.name, HOSTS, published.rules)
 
     def string(
-        self, published: Published, role: Role, *, relays: tuple[int, ...] = (0, 1), **changes: object
+        self, published: Published, role: Role, *, relays: tuple[int, ...] = (0, 1), key: Secret | None = None
     ) -> ConnectionString:
         """A connection string that names these relays."""
         endpoints = tuple(Endpoint(HOSTS[index], self.relays[index].ports) for index in relays)
         pins = tuple(relay.info.pin for relay in self.relays)
         target = self.target if role is Role.CONNECTOR else None
-        return self.relays[0].string(published, role, target, endpoints=endpoints, relay_pins=pins, **changes)
+        string = self.relays[0].string(published, role, target, endpoints=endpoints, relay_pins=pins)
+        return string if key is None else attrs.evolve(string, key=key)
 
-    async def connector(self, *strings: ConnectionString, **options: object) -> trio.CancelScope:
+    async def connector(self, *strings: ConnectionString, **options: Unpack[ConnectorOptions]) -> trio.CancelScope:
         return await self.relays[0].connector(*strings, **options)
 
-    def client(self, string: ConnectionString, **options: object):
+    def client(
+        self, string: ConnectionString, **options: Unpack[ClientOptions]
+    ) -> AbstractAsyncContextManager[Client]:
         return self.relays[0].client(string, **options)
 
     def revoke(self, index: int, rule: str) -> None:
@@ -338,7 +343,7 @@ async def test_where_no_other_relay_has_the_listener_a_session_stays(
                 await until(lambda: "resuming" in caplog.text)
                 with trio.fail_after(20):
                     await first.relay_ended.wait()  # it lets go of its state directory last
-                await deploy(nursery, first.state_dir, host=first.host, **ports)
+                await deploy(nursery, first.state_dir, host=first.host, ports=ports)
                 await two_more()
                 assert client.relay == HOSTS[0]
     nursery.cancel_scope.cancel()
@@ -358,7 +363,7 @@ async def test_with_one_relay_a_drain_is_waited_for(
                 await until(lambda: "resuming" in caplog.text)
                 with trio.fail_after(20):
                     await first.relay_ended.wait()  # it lets go of its state directory last
-                await deploy(nursery, first.state_dir, host=first.host, **ports)
+                await deploy(nursery, first.state_dir, host=first.host, ports=ports)
                 await two_more()
     assert "stays where it is" not in caplog.text
     assert "moved to" not in caplog.text

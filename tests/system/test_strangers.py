@@ -6,8 +6,9 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import attrs
 import pytest
@@ -24,7 +25,7 @@ from hybridrelay.relay import SQLiteStore
 from hybridrelay.relay.edge import permits
 from hybridrelay.relay.limits import UNAUTHENTICATED_SLOTS, RateLimit
 from hybridrelay.relay.service import relay
-from hybridrelay.security import KeySlot, Right, Role, Rule, create_authority, generate_key
+from hybridrelay.security import KeySlot, Right, Role, Rule, Secret, create_authority, generate_key
 
 from ..waiting import async_wait_until
 from .deployment import HOST, Deployment, Published, deploy
@@ -207,6 +208,13 @@ async def test_clients_with_a_key_use_nothing_up(
     nursery.cancel_scope.cancel()
 
 
+class Changes(TypedDict, total=False):
+    """Fields of a `RelayEndpoint` that these tests replace."""
+
+    key: Secret | None
+    clock: Callable[[], float]
+
+
 @attrs.frozen
 class Behind:
     """Clients behind an address whose limit, and that of all strangers, is used up."""
@@ -214,7 +222,7 @@ class Behind:
     deployment: Deployment
     published: Published
 
-    def link(self, mode: str = "tcp", **changes: object) -> RelayLink:
+    def link(self, mode: str = "tcp", **changes: Unpack[Changes]) -> RelayLink:
         # Only the routes on which TLS comes first: a look at another one would use up a handshake now and then.
         ports = dict(self.deployment.ports, http=None)
         string = self.deployment.string(self.published, Role.APPLICATION, ports=ports)

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import attrs
@@ -20,6 +21,7 @@ from hybridrelay.connector import Connector, ConnectorConfig, PolicyFile, run_co
 from hybridrelay.errors import (
     AuthorizationError,
     ConfigurationError,
+    HybridRelayError,
     PeerIdentityError,
     RelayIdentityError,
     RelayUnreachable,
@@ -29,15 +31,20 @@ from hybridrelay.errors import (
 )
 from hybridrelay.protocol import Reason
 from hybridrelay.relay import SQLiteStore
-from hybridrelay.security import HostPort, KeySlot, Role, create_authority, generate_key
+from hybridrelay.security import ConnectionString, HostPort, KeySlot, Role, create_authority, generate_key
 
+from ..keys import key_of
+from ..resets import reset_reason
 from ..waiting import async_wait_until
-from .deployment import HOST, Deployment, deploy, echo, receive_all, serve_target
+from .deployment import HOST, Deployment, Published, deploy, echo, receive_all, serve_target
 
 MODES = ["tcp", "websocket"]
 
 
-async def _serve(deployment: Deployment, handler=echo, name: str = "db"):
+async def _serve(
+    deployment: Deployment, handler: Callable[[trio.SocketStream], Awaitable[None]] = echo, name: str = "db"
+) -> tuple[Published, trio.CancelScope]:
+    """Publish a target; what was published, and what kills its connector."""
     published = deployment.publish(name)
     target = await serve_target(deployment.nursery, handler)
     connector = await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
@@ -141,7 +148,7 @@ async def test_a_forward_resets_the_application_where_the_target_resets(
 # --- errors, each with its own reason
 
 
-async def _reason_of(deployment: Deployment, string, expected: type[Exception]) -> Reason:
+async def _reason_of(deployment: Deployment, string: ConnectionString, expected: type[HybridRelayError]) -> Reason:
     async with deployment.client(string) as client:
         with pytest.raises(expected) as caught:
             await client.open_stream(patience=0)
@@ -179,14 +186,13 @@ async def test_the_target_has_no_such_name(deployment: Deployment, nursery: trio
 async def test_refusals_of_the_relay(deployment: Deployment, nursery: trio.Nursery) -> None:
     published, _ = await _serve(deployment)
     good = deployment.string(published, Role.APPLICATION)
-    listen_key = published.rules[0].primary
-    for changes, reason in [
-        ({"key": generate_key()}, Reason.WRONG_KEY),
-        ({"key_name": "listener"}, Reason.WRONG_KEY),
-        ({"key_name": "listener", "key": listen_key}, Reason.RIGHT_MISSING),
-        ({"key_name": "nobody"}, Reason.UNKNOWN_RULE),
+    listen_key = key_of(published.rules[0])
+    for string, reason in [
+        (attrs.evolve(good, key=generate_key()), Reason.WRONG_KEY),
+        (attrs.evolve(good, key_name="listener"), Reason.WRONG_KEY),
+        (attrs.evolve(good, key_name="listener", key=listen_key), Reason.RIGHT_MISSING),
+        (attrs.evolve(good, key_name="nobody"), Reason.UNKNOWN_RULE),
     ]:
-        string = deployment.string(published, Role.APPLICATION, **changes)
         assert await _reason_of(deployment, string, AuthorizationError) is reason
     elsewhere = attrs.evolve(published, name="elsewhere", authority=create_authority("elsewhere", now=time.time()))
     string = deployment.string(elsewhere, Role.APPLICATION)
@@ -205,11 +211,11 @@ async def test_a_connector_with_the_wrong_key_ends_with_the_reason(
     deployment: Deployment, nursery: trio.Nursery
 ) -> None:
     published, _ = await _serve(deployment)
-    for changes, reason in [
-        ({"key": generate_key()}, Reason.WRONG_KEY),
-        ({"key_name": "sender", "key": published.rules[1].primary}, Reason.RIGHT_MISSING),
+    right = deployment.string(published, Role.CONNECTOR)
+    for string, reason in [
+        (attrs.evolve(right, key=generate_key()), Reason.WRONG_KEY),
+        (attrs.evolve(right, key_name="sender", key=key_of(published.rules[1])), Reason.RIGHT_MISSING),
     ]:
-        string = deployment.string(published, Role.CONNECTOR, **changes)
         with pytest.raises(AuthorizationError) as caught:
             await run_connector(ConnectorConfig([string]))
         assert caught.value.reason is reason
@@ -298,7 +304,7 @@ async def test_sessions_outlive_the_relay(mode: str, nursery: trio.Nursery, tmp_
             while len(received) < len(data) // 4:
                 received += await stream.receive_some()
             await first.kill_relay()
-            second = await deploy(nursery, tmp_path / "state", **ports)
+            second = await deploy(nursery, tmp_path / "state", ports=ports)
             assert second.info.pin == first.info.pin
             received += await receive_all(stream)
         assert hashlib.sha256(received).digest() == hashlib.sha256(data).digest()
@@ -332,8 +338,7 @@ async def test_a_connector_that_does_not_come_back_is_a_reset_in_the_end(
             await trio.aclose_forcefully(one)
         with pytest.raises(trio.BrokenResourceError) as caught:
             await stream.receive_some()
-        assert isinstance(caught.value.__cause__, StreamReset)
-        assert caught.value.__cause__.reason is Reason.SESSION_LOST
+        assert reset_reason(caught.value) is Reason.SESSION_LOST
     nursery.cancel_scope.cancel()
 
 
@@ -348,7 +353,7 @@ async def test_a_revoked_key_ends_what_it_had_authorized(deployment: Deployment,
         with pytest.raises(AuthorizationError):
             await client.open_stream()
     # The rule's other key goes on.
-    other = deployment.string(published, Role.APPLICATION, key=published.rules[1].secondary)
+    other = deployment.string(published, Role.APPLICATION, key=key_of(published.rules[1], KeySlot.SECONDARY))
     async with deployment.client(other) as client:
         await client.open_stream()
     nursery.cancel_scope.cancel()
@@ -370,7 +375,7 @@ async def test_an_identity_that_is_denied_is_closed_at_once_and_does_not_come_ba
         file.write_text("bad\n")
         with pytest.raises(trio.BrokenResourceError) as caught:
             await lost.receive_some()
-        assert caught.value.__cause__.reason is Reason.IDENTITY_DENIED
+        assert reset_reason(caught.value) is Reason.IDENTITY_DENIED
         with pytest.raises(PeerIdentityError) as refused:
             await unwelcome.open_stream()
         assert refused.value.reason is Reason.IDENTITY_DENIED
