@@ -53,12 +53,16 @@ class Disconnected:
 StreamOutcome = NotConnected | Disconnected
 
 
-def outcome_of(bridged: Bridged) -> Disconnected:
+def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWAY) -> Disconnected:
     """How a bridge between an application's stream and its target ended.
 
     A stream is *closed* if both directions finished. It is *closed with a reset* if one of them finished and the side
     that had received all of it then reset the connection, or read no more, instead of ending its own direction: many
     programs end like that. Everything else is *broken*.
+
+    Args:
+        bridged: what the bridge says.
+        cancelled_because: why this connector cancelled the bridge, if it did.
     """
     broke = {
         Party.NOBODY: Ending.FINISHED,
@@ -74,8 +78,8 @@ def outcome_of(bridged: Bridged) -> Disconnected:
     kind, reason = _kind(to_target, to_client), bridged.reason
     if kind == "closed":
         reason = Reason.NO_ERROR
-    elif bridged.ended_by is Party.CALLER:  # the bridge was cancelled, because this connector goes away
-        reason = Reason.GOING_AWAY
+    elif bridged.ended_by is Party.CALLER:
+        reason = cancelled_because
     return Disconnected(kind, to_target, to_client, reason, bridged.received, bridged.sent)
 
 

@@ -29,8 +29,9 @@ from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
 from .policy import Action, Policy, Resource
 from .published import Published
-from .serving import Origin, StreamService
+from .serving import StreamService
 from .shares import Shares
+from .stream_events import Origin
 
 __all__ = ["OpeningChannel", "ProvenChannel", "Served", "Sessions"]
 
@@ -58,6 +59,14 @@ class Served:
     key: Secret | None = None
     #: The same in all events of the session.
     activity_id: str = ""
+    #: Tells the sessions of this process apart in the audit log.
+    number: int = 0
+
+    @property
+    def origin(self) -> Origin:
+        """Where a stream comes from that is opened now."""
+        route = f"{self.candidate.route.name} at {self.link.host}"
+        return Origin(self.published, self.peer, self.number, route)
 
     def is_of(self, published: Published, peer: PeerIdentity) -> bool:
         """Whether the session belongs to this identity. Serials say something only under the same authority."""
@@ -262,18 +271,22 @@ class Sessions:
             return
         number = next(self._numbers)
         account = self._accounts.setdefault(owner, Account())
-        session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget, account=account)
+
+        def refused(stream: int, reason: Reason) -> None:
+            self.streams.refused(stream, reason, served.origin)
+
+        session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget, account=account, refused=refused)
         key, activity_id = self._finish_opening(channel.opening), f"{self.streams.run}session-{number}"
         self._served[session_id] = served = Served(
-            session, published, peer, channel.link, channel.candidate, key, activity_id
+            session, published, peer, channel.link, channel.candidate, key, activity_id, number
         )
         try:
-            await self._serve_offers(served, channel, number, initial)
+            await self._serve_offers(served, channel, initial)
         finally:
             del self._served[session_id]
             self._shares.descriptors.give_back(owner)
 
-    async def _serve_offers(self, served: Served, channel: ProvenChannel, number: int, initial: bytes) -> None:
+    async def _serve_offers(self, served: Served, channel: ProvenChannel, initial: bytes) -> None:
         """Run a session to its end. Publishes one event when it is open, and then exactly one when it is over."""
         session, published, peer = served.session, served.published, served.peer
 
@@ -296,9 +309,7 @@ class Sessions:
                     )
                 )
                 async for offer in session.offers:
-                    where = f"{served.candidate.route.name} at {served.link.host}"
-                    origin = Origin(published, peer, number, where)
-                    nursery.start_soon(self.streams.serve, offer, origin)
+                    nursery.start_soon(self.streams.serve, offer, served.origin)
             await session.wait_ended()
         finally:
             if is_open:

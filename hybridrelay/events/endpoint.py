@@ -121,7 +121,7 @@ class StreamOpened(_Stream):
 
 @attrs.frozen(kw_only=True)
 class StreamNotConnected(_Stream):
-    """A stream is over without having reached the target."""
+    """A stream is over without having reached the target: it was refused or given up, or its session ended."""
 
     name: ClassVar = "stream.not-connected"
     operation: ClassVar = "ListenerRejectedConnection"

@@ -41,6 +41,11 @@ class Offer:
         """The opener gave up, or the session ended."""
         return self._state.is_aborted
 
+    @property
+    def withdrawn_reason(self) -> Reason:
+        """The opener's reason for giving up, or that of the session's end; `NO_ERROR` if it was not withdrawn."""
+        return self._stream.reset_reason
+
     def accept(self) -> MuxStream:
         """Answer OPENED. Where the offer was withdrawn, the stream is broken from the start."""
         self._stream.cancel_when_aborted(None)

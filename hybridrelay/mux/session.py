@@ -42,7 +42,9 @@ class Session:
         config: limits and timers.
         budget: the process's memory budget, shared among sessions.
         account: shared by all sessions with the same peer; see `protocol.sending`.
-        core: see `take_over`; the other arguments are of no effect then.
+        refused: called with the id of each stream that the peer wanted to open and that the session has refused by
+            itself, and with the reason. Such a stream is not among `offers`. Must not raise or wait.
+        core: see `take_over`; the arguments before `refused` are of no effect then.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class Session:
         config: SessionConfig | None = None,
         budget: Budget | None = None,
         account: Account | None = None,
+        refused: Callable[[int, Reason], None] = lambda _stream, _reason: None,
         core: SessionCore | None = None,
     ) -> None:
+        self._refused = refused
         initiator = role is Role.INITIATOR
         self.core = core or SessionCore(
             role,
@@ -407,6 +411,9 @@ class Session:
                     offer = Offer(self, stream)
                     if not offer.is_withdrawn and not self._offers.put(offer):
                         self.core.refuse(stream, Reason.LIMIT)
+                        self._refused(stream.id, Reason.LIMIT)
+                case events.OpenRefused(stream_id, reason):
+                    self._refused(stream_id, reason)
                 case events.StreamAnswered(stream):
                     stream.observer.on_answered()
                 case events.StreamAborted(stream):

@@ -23,6 +23,16 @@ class StreamOffered:
 
 
 @attrs.frozen
+class OpenRefused:
+    """The peer asked for a stream, which the session has refused by itself. Nothing else is reported about it."""
+
+    #: The stream's id.
+    stream: int
+    #: `Reason.LIMIT`, `GOING_AWAY`, `KIND_NOT_OFFERED` or `METADATA_NOT_UNDERSTOOD`.
+    reason: Reason
+
+
+@attrs.frozen
 class StreamAnswered:
     """The peer accepted a stream of ours."""
 
@@ -71,6 +81,7 @@ class SessionOutcome:
 SessionEvent = (
     Established
     | StreamOffered
+    | OpenRefused
     | StreamAnswered
     | StreamReadable
     | StreamWritable

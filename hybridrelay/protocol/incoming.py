@@ -12,7 +12,15 @@ from . import frames
 from .config import BASE_WINDOW, SessionConfig
 from .delivery import Inbox
 from .errors import RemoteProtocolError
-from .events import SessionEvent, StreamAborted, StreamAnswered, StreamOffered, StreamReadable, StreamWritable
+from .events import (
+    OpenRefused,
+    SessionEvent,
+    StreamAborted,
+    StreamAnswered,
+    StreamOffered,
+    StreamReadable,
+    StreamWritable,
+)
 from .features import NO_FEATURES, may_open
 from .metadata import NO_METADATA
 from .output import Output
@@ -89,6 +97,7 @@ class Incoming:
             self._events.append(StreamOffered(stream))
         else:
             self._output.refuse(stream, refusal, "")
+            self._events.append(OpenRefused(stream.id, refusal))
 
     def _open_refusal(self, frame: frames.Open) -> Reason:
         """Why the stream has to be refused; `Reason.NO_ERROR`: it has not, and its base window is reserved."""

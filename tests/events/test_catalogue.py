@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -48,12 +50,34 @@ def test_the_docs_are_current() -> None:
     assert reference() in DOCS.read_text(), "write the output of `python -m hybridrelay.events` to docs/events.md"
 
 
+def _name(node: ast.expr | None) -> str | None:
+    """The last part of a name: ``X`` for ``X`` and for ``events.X``."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def _constructed(source: str) -> Iterator[str | None]:
+    """The names that are called, or assigned in order to be called; not those that are only imported or compared."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Call(func=function):
+                yield _name(function)
+            case ast.Assign(value=value):
+                yield _name(value)
+            case ast.IfExp(body=body, orelse=orelse):
+                yield from (_name(body), _name(orelse))
+
+
 def test_every_event_is_published_by_something() -> None:
     package = Path(hybridrelay.__file__).parent
     sources = [path for path in package.rglob("*.py") if package / "events" not in path.parents]
-    text = "\n".join(path.read_text() for path in sources)
-    unused = [event.__name__ for event in all_events() if not re.search(rf"\b{event.__name__}\b", text)]
-    assert unused == []
+    made = {name for path in sources for name in _constructed(path.read_text(encoding="utf-8"))}
+    assert [event.__name__ for event in all_events() if event.__name__ not in made] == []
+
+
+def test_an_event_that_is_only_imported_and_compared_is_not_published() -> None:
+    source = "from hybridrelay.events import X\ndef f(event: X) -> bool:\n    return isinstance(event, X)\n"
+    assert "X" not in set(_constructed(source))
+    assert "X" in set(_constructed(source + "stream.publish(X())\n"))
 
 
 @pytest.mark.parametrize("event", all_events(), ids=lambda event: event.name)
