@@ -3,32 +3,53 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
-import attrs
 import trio
 
-from hybridrelay.connectivity import Candidate, candidates, discover
+from hybridrelay.connectivity import DIRECTLY, Candidate, RelayEndpoint, candidates, discover
+from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.instance import OwnInstance, new_instance
+from hybridrelay.connectivity.link import RelayLink
+from hybridrelay.connector.channels import DataChannels
 from hybridrelay.connector.instance_file import UnrecordedInstances
+from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Publication, Published
 from hybridrelay.connector.registrar import Registrar
+from hybridrelay.connector.sessions import Served, Sessions
+from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import RelayUnreachable
-from hybridrelay.events import Event, EventStream, LogSubscriber
+from hybridrelay.events import Event, EventStream, LogSubscriber, logged_events
+from hybridrelay.mux import DATA_CONFIG, Session
+from hybridrelay.mux import Role as MuxRole
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import ConnectionString, Endpoint, HostPort, Role, Secret, create_authority, generate_key
+from hybridrelay.security import (
+    ConnectionString,
+    Endpoint,
+    HostPort,
+    PeerIdentity,
+    Role,
+    Secret,
+    create_authority,
+    generate_key,
+)
 
+#: The relay, as connection strings name it.
+HOST = "relay.example"
 GRANT = 3600.0
+DATABASE = HostPort("db", 1)
 TCP, WSS, *_ = candidates(discover(), "auto")
 
 
-class FakeControl:
-    """A control channel whose other end is a `FakeRelay`."""
+class FakeControl(ControlChannel):
+    """A control channel whose other end is a `FakeRelay`. There is no session below it."""
 
     def __init__(self, relay: FakeRelay, candidate: Candidate) -> None:
         self._relay = relay
         self.candidate = candidate
         self.relay = relay.identity
+        self.has_ended = False
         self.said, self.messages = trio.open_memory_channel[control.Message](10)
         self.closed = trio.Event()
         #: What the connector has said, requests apart.
@@ -45,7 +66,7 @@ class FakeControl:
         self.closed.set()
         self.said.close()
 
-    async def request(self, message: control.Register) -> control.Message:
+    async def request(self, message: control.Register | control.Join) -> control.Message:
         await trio.lowlevel.checkpoint()
         if self.closed.is_set():
             raise RelayUnreachable("lost", reason=Reason.SESSION_LOST)
@@ -56,12 +77,11 @@ class FakeControl:
         return control.Registered(1, self._relay.clock() + self._relay.grant)
 
 
-class FakeRelay:
-    """Stands in for `RelayLink`: what it answers, and what it was asked."""
+class FakeRelay(RelayLink):
+    """The link to a relay that is played: what it answers, and what it was asked."""
 
-    host = "relay.example"
-
-    def __init__(self, identity: str = "relay") -> None:
+    def __init__(self, identity: str = "relay", host: str = HOST) -> None:
+        super().__init__(RelayEndpoint(host), control.Role.CONNECTOR, instance=new_instance(), dialer=DIRECTLY)
         self.identity = identity, "run"
         #: Refusals, by hybrid connection.
         self.answers: dict[str, Reason] = {}
@@ -73,26 +93,34 @@ class FakeRelay:
         self.takes = 0.0
         self.opened: list[float] = []
         self.asked: list[tuple[float, str]] = []
-        self.control: FakeControl | None = None
+        #: Every control channel that was opened.
+        self.controls: list[FakeControl] = []
         #: For which channels another instance was asked for, and whether there is one.
-        self.superseded: list[FakeControl] = []
+        self.superseded: list[ControlChannel] = []
         self.is_foreign = False
-        #: The key with which control channels would be opened now.
-        self.key: Secret | None = None
+
+    @property
+    def control(self) -> FakeControl:
+        """The control channel that was opened last."""
+        return self.controls[-1]
+
+    @property
+    def key(self) -> Secret | None:
+        """The key with which control channels would be opened now."""
+        return self.endpoint.key
 
     def clock(self) -> float:
         return trio.current_time()
 
-    async def upgrade_route(self, *_: object) -> None:
+    async def choose(self) -> Candidate:
+        return WSS
+
+    async def upgrade_route(
+        self, in_use: Callable[[], Candidate | None], improved: Callable[[Candidate], Awaitable[None]]
+    ) -> None:
         await trio.sleep_forever()
 
-    def forget(self, **_: object) -> None:
-        pass
-
-    def use_key(self, key: Secret) -> None:
-        self.key = key
-
-    def renew_instance(self, superseded: FakeControl) -> OwnInstance | None:
+    def renew_instance(self, superseded: ControlChannel) -> OwnInstance | None:
         self.superseded.append(superseded)
         return new_instance() if self.is_foreign else None
 
@@ -101,7 +129,7 @@ class FakeRelay:
         self.opened.append(trio.current_time())
         if self.error is not None:
             raise self.error
-        self.control = FakeControl(self, candidate or WSS)
+        self.controls.append(FakeControl(self, candidate or WSS))
         return self.control
 
     def asked_for(self, name: str) -> list[float]:
@@ -119,41 +147,62 @@ class FakeInstances(UnrecordedInstances):
         self.renewed.append(instance)
 
 
-@attrs.frozen
-class FakeSession:
-    is_open: bool
+class FakeSession(Session):
+    """A session without a peer, which says of itself that it is open, or not."""
+
+    def __init__(self, *, is_open: bool) -> None:
+        super().__init__(MuxRole.ACCEPTOR)
+        self._says_open = is_open
+
+    @property
+    def is_open(self) -> bool:
+        return self._says_open
 
 
-@attrs.frozen
-class FakeServed:
-    session: FakeSession
-
-
-class Channels:
-    """The sessions that go through the relay."""
+class FakeSessions(Sessions):
+    """The sessions that go through the relay, as the test wants them."""
 
     def __init__(self) -> None:
-        self.sessions: list[FakeServed] = []
-        #: Data channels that were begun; none of them gets anywhere.
+        super().__init__(Policy(), DATA_CONFIG, logged_events(), lost=lambda _: None)
+        self.found: list[Served] = []
+
+    def add(self, *, is_open: bool) -> None:
+        peer = PeerIdentity("one", Role.APPLICATION, "app", "0A", 4e9)
+        self.found.append(Served(FakeSession(is_open=is_open), published("one"), peer, FakeRelay(), WSS))
+
+    def of(self, link: RelayLink) -> list[Served]:
+        return self.found
+
+
+class FakeDataChannels(DataChannels):
+    """Data channels of which none gets anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__(FakeSessions(), logged_events())
+        #: How many were begun.
         self.serving = 0
 
-    def of(self, link: object) -> list[FakeServed]:
-        return self.sessions
-
-    async def serve(self, *_: object) -> None:
+    async def serve(
+        self,
+        publication: Publication,
+        control_channel: ControlChannel,
+        offer: control.Offer,
+        newcomer: Newcomer,
+        key: Secret | None = None,
+    ) -> None:
         self.serving += 1
         await trio.sleep_forever()
 
 
-def published(name: str, key: str | None = None) -> Published:
+def published(name: str, key: Secret | None = None, target: HostPort = DATABASE) -> Published:
     authority = create_authority(name, now=time.time())
     return Published(
         ConnectionString(
-            endpoints=(Endpoint(FakeRelay.host),),
+            endpoints=(Endpoint(HOST),),
             key_name="listener",
             key=key or generate_key(),
             entity_path=name,
-            target=HostPort("db", 1),
+            target=target,
             identity=authority.issue(Role.CONNECTOR, "x", now=time.time()),
             authority=authority.certificate,
         )
@@ -167,13 +216,14 @@ class Scene:
         self.relay = FakeRelay()
         self.instances = FakeInstances()
         self.changes = 0
-        self.channels = Channels()
+        self.channels = FakeDataChannels()
+        self.sessions = FakeSessions()
         #: What was published.
         self.events: list[Event] = []
         self.registrar = Registrar(
             self.relay,
             self.channels,
-            self.channels,
+            self.sessions,
             self.instances,
             clock=self.relay.clock,
             events=EventStream(LogSubscriber(), self.events.append),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TypedDict
 
 import attrs
 import pytest
 
 from hybridrelay.connector import Connector, ConnectorConfig, PolicyFile
+from hybridrelay.connector.policy import Policy
 from hybridrelay.errors import ConfigurationError
 from hybridrelay.events import Event, EventStream
 
@@ -22,7 +24,7 @@ def test_defaults() -> None:
     assert config.mode == "auto"
     assert config.resume_deadline == 25.0
     assert config.upgrade_interval == 30.0
-    assert config.policy.denied == frozenset()
+    assert config.policy == Policy()
     assert config.instance_file is None
 
 
@@ -45,12 +47,17 @@ def test_one_connection_string_is_no_list(value: object) -> None:
         ConnectorConfig(value)  # type: ignore[arg-type]
 
 
+class Times(TypedDict, total=False):
+    resume_deadline: float
+    upgrade_interval: float
+
+
 @pytest.mark.parametrize(
     "seconds", [{"resume_deadline": -1.0}, {"resume_deadline": math.nan}, {"upgrade_interval": 0.0}]
 )
-def test_impossible_times(seconds: dict[str, float]) -> None:
+def test_impossible_times(seconds: Times) -> None:
     with pytest.raises(ValueError, match=next(iter(seconds))):
-        ConnectorConfig([published("orders").string], **seconds)  # type: ignore[arg-type]
+        ConnectorConfig([published("orders").string], **seconds)
 
 
 async def test_two_strings_for_the_same_hybrid_connection_at_one_relay() -> None:

@@ -10,7 +10,6 @@ import trio
 import trio.testing
 
 from hybridrelay import security
-from hybridrelay.connectivity import Candidate
 from hybridrelay.connector import channels
 from hybridrelay.connector import sessions as sessions_module
 from hybridrelay.connector.channels import (
@@ -34,7 +33,7 @@ from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import PeerIdentity
 
-from .fakes import WSS, FakeRelay, published
+from .fakes import WSS, FakeControl, FakeRelay, FakeSession, published
 
 PEER = PeerIdentity("one", security.Role.APPLICATION, "app", "0A", 4e9)
 ANOTHER = attrs.evolve(PEER, serial="0B")
@@ -123,13 +122,14 @@ async def test_a_session_has_one_event_at_its_end_whatever_ended_it(
             connector.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         connector.cancel_scope.cancel()
-    sessions = [one for one in scene.events if not isinstance(one, PolicyRefused)]
-    assert [type(one) for one in sessions] == [SessionOpened, SessionResumed, SessionEnded]
-    assert len({one.activity_id for one in sessions}) == 1  # type: ignore[attr-defined]
+    opened, resumed, session_ended = [one for one in scene.events if not isinstance(one, PolicyRefused)]
+    assert isinstance(opened, SessionOpened)
+    assert isinstance(resumed, SessionResumed)
+    assert isinstance(session_ended, SessionEnded)
+    assert opened.activity_id == resumed.activity_id == session_ended.activity_id
     refused = [one.detail for one in scene.events if isinstance(one, PolicyRefused)]
     assert refused == (["deny list: label app"] if how == "revoked" else [])
-    reason = sessions[-1].reason  # type: ignore[attr-defined]
-    assert (reason is Reason.IDENTITY_DENIED) is (how == "revoked")
+    assert (session_ended.reason is Reason.IDENTITY_DENIED) is (how == "revoked")
 
 
 @pytest.mark.parametrize("changed", ["identity", "hybrid connection"])
@@ -165,7 +165,7 @@ async def test_the_id_of_a_session_cannot_be_used_for_a_second_one(
 
 def test_serials_count_under_one_authority_only() -> None:
     one, two = published("one"), published("two")
-    served = Served(None, one, PEER, None, WSS)  # type: ignore[arg-type]
+    served = Served(FakeSession(is_open=True), one, PEER, FakeRelay(), WSS)
     assert served.is_of(one, PEER)
     assert served.is_of(one, attrs.evolve(PEER, label="renamed"))
     assert not served.is_of(one, ANOTHER)
@@ -268,24 +268,6 @@ async def ended(stream: trio.abc.ReceiveStream) -> None:
             pass
 
 
-class FakeLink:
-    host, endpoint, dialer = "relay.example", None, None
-
-    async def choose(self) -> Candidate:
-        return WSS
-
-
-class FakeControl:
-    has_ended = False
-
-    def __init__(self) -> None:
-        self.sent: list[control.Message] = []
-
-    async def send(self, message: control.Message) -> None:
-        await trio.lowlevel.checkpoint()
-        self.sent.append(message)
-
-
 @pytest.mark.parametrize("why", ["too slow", "gave way"])
 async def test_a_channel_that_proves_nothing_ends_and_the_client_is_told(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, why: str
@@ -294,8 +276,9 @@ async def test_a_channel_that_proves_nothing_ends_and_the_client_is_told(
         await trio.sleep_forever()
 
     monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
-    scene, said = Scene(nursery), FakeControl()
-    publication = Publication(scene.one, FakeLink(), Registration(scene.one.name, scene.one.string))  # type: ignore[arg-type]
+    scene = Scene(nursery)
+    said = FakeControl(scene.link, WSS)
+    publication = Publication(scene.one, scene.link, Registration(scene.one.name, scene.one.string))
     newcomer = publication.unproven.admit("", 1)
     assert newcomer is not None
     offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)
@@ -347,11 +330,11 @@ async def test_an_identity_that_is_denied_at_any_time_has_no_session(
 
         monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
         scene.sessions.set_policy(denied)
-        publication = Publication(scene.one, FakeLink(), Registration(scene.one.name, scene.one.string))  # type: ignore[arg-type]
+        publication = Publication(scene.one, scene.link, Registration(scene.one.name, scene.one.string))
         newcomer = publication.unproven.admit("", 1)
         assert newcomer is not None
         offer = control.Offer(7, "one", bytes(TICKET_SIZE), 30.0)
-        nursery.start_soon(scene.channels.serve, publication, FakeControl(), offer, newcomer, None)
+        nursery.start_soon(scene.channels.serve, publication, FakeControl(scene.link, WSS), offer, newcomer, None)
         # It is answered at once: HELLO is not waited for.
         goaway = await ours.receive_some()
         assert goaway[8:10] == Reason.IDENTITY_DENIED.to_bytes(2, "big")

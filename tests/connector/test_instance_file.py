@@ -198,10 +198,10 @@ def test_without_a_place_for_it_a_connector_goes_on(
     elif trouble == "may not write":
         real_open = os.open
 
-        def refuse(path: object, *arguments: object, **keywords: object) -> int:
+        def refuse(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
             if str(path).startswith(str(folder)):
                 raise PermissionError(errno.EACCES, "Permission denied")
-            return real_open(path, *arguments, **keywords)  # type: ignore[arg-type]
+            return real_open(path, flags, mode, dir_fd=dir_fd)
 
         monkeypatch.setattr(os, "open", refuse)
     else:

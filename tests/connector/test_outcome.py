@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import attrs
 import pytest
 
@@ -14,6 +16,17 @@ RUDELY = "closed-with-reset"
 GOING_AWAY = Reason.GOING_AWAY
 FINISHED, STOPPED = Ending.FINISHED, Ending.STOPPED_BY_APPLICATION
 BY_TARGET, BY_APPLICATION, GONE = Ending.RESET_BY_TARGET, Ending.RESET_BY_APPLICATION, Ending.LOST
+
+
+class Changes(TypedDict, total=False):
+    """What a bridge says of its end, where it is not the usual."""
+
+    sent_all: bool
+    received_all: bool
+    peer_stopped: bool
+    refusal: str
+    ended_by: Party
+    reason: Reason
 
 
 @pytest.mark.parametrize(
@@ -46,7 +59,7 @@ BY_TARGET, BY_APPLICATION, GONE = Ending.RESET_BY_TARGET, Ending.RESET_BY_APPLIC
     ],
 )  # fmt: skip
 def test_how_a_bridge_ended(
-    bridged: dict[str, object], kind: str, to_target: Ending, to_client: Ending, reason: Reason
+    bridged: Changes, kind: str, to_target: Ending, to_client: Ending, reason: Reason
 ) -> None:
     outcome = outcome_of(attrs.evolve(Bridged(7, 5, Reason.NO_ERROR), **bridged))
     assert outcome == Disconnected(kind, to_target, to_client, reason, bytes_to_target=5, bytes_to_client=7)

@@ -31,10 +31,8 @@ class Scene:
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, *, names: Sequence[str] = ("one",), hosts: Sequence[str] = HOSTS
     ) -> None:
-        self.a, self.b = self.relays = [FakeRelay(host) for host in HOSTS]
+        self.a, self.b = self.relays = [FakeRelay(host, host) for host in HOSTS]
         by_host = dict(zip(HOSTS, self.relays, strict=True))
-        for host, relay in by_host.items():
-            relay.host = host
 
         def link(endpoint: RelayEndpoint, *_: object, **__: object) -> FakeRelay:
             return by_host[endpoint.host]

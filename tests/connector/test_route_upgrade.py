@@ -15,8 +15,10 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.connectivity import Candidate
+from hybridrelay.connectivity import DIRECTLY, Candidate, RelayEndpoint
 from hybridrelay.connectivity.control import ControlChannel
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.connector import channels
 from hybridrelay.connector.instance_file import UnrecordedInstances
 from hybridrelay.connector.policy import Policy
@@ -37,7 +39,8 @@ from hybridrelay.relay.service.control import ControlPeer
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import Right, Rule, Secret, audience_for, make_token
 
-from .fakes import TCP, WSS, FakeRelay, published, state
+from ..keys import key_of
+from .fakes import HOST, TCP, WSS, FakeControl, FakeDataChannels, FakeRelay, FakeSessions, published, state
 
 SECRET = "0" * 64
 INSTANCE = control.instance_of(SECRET)
@@ -51,7 +54,7 @@ class Control(ControlChannel):
 
     place: Place
 
-    async def request(self, message: control.Register) -> control.Message:
+    async def request(self, message: control.Register | control.Join) -> control.Message:
         self.place.requests += 1
         await trio.sleep(DELAY)
         if reason := self.place.refusals.get((self.candidate.route.name, message.connection)):
@@ -72,13 +75,11 @@ class Opened:
     channel: Control = attrs.field(init=False)
 
 
-class Place:
-    """A `RelayLink` to a relay in the same process; a test says when there is a better route."""
-
-    host = FakeRelay.host
-    use_key = FakeRelay.use_key
+class Place(RelayLink):
+    """The link to a relay in the same process; a test says when there is a better route."""
 
     def __init__(self, broker: BrokerService, relay: trio.Nursery) -> None:
+        super().__init__(RelayEndpoint(HOST), control.Role.CONNECTOR, instance=new_instance(), dialer=DIRECTLY)
         self.broker = broker
         self._relay = relay
         #: Raised in place of opening another channel.
@@ -96,11 +97,13 @@ class Place:
         self.on_answer: Callable[[Control, str], None] = lambda channel, name: None
         self.improved: Callable[[Candidate], Awaitable[None]]
 
-    async def upgrade_route(self, in_use: object, improved: Callable[[Candidate], Awaitable[None]]) -> None:
+    async def upgrade_route(
+        self, in_use: Callable[[], Candidate | None], improved: Callable[[Candidate], Awaitable[None]]
+    ) -> None:
         self.improved = improved
         await trio.sleep_forever()
 
-    def forget(self, **_: object) -> None:
+    def forget(self, *, network_changed: bool = False) -> None:
         self.forgotten += 1
 
     def renew_instance(self, superseded: ControlChannel) -> None:
@@ -163,45 +166,46 @@ class Place:
         return {name: listener.generation for name, listener in found.items() if listener is not None}
 
 
-class Offers:
-    """In place of `DataChannels` and `Sessions`: counts the offers, and goes to none of them."""
+class MovingSessions(FakeSessions):
+    """Remembers the routes to which sessions were to move."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.moved: list[Candidate] = []
-        self.served = 0
 
-    def of(self, link: object) -> list[object]:
-        return []
+    async def move(self, link: RelayLink, candidate: Candidate) -> None:
+        self.moved.append(candidate)
 
-    async def move(self, link: object, better: Candidate) -> None:
-        self.moved.append(better)
+
+class FailingChannels(FakeDataChannels):
+    """Fails all data channels."""
 
     async def serve(
         self,
         publication: Publication,
-        channel: ControlChannel,
+        control_channel: ControlChannel,
         offer: control.Offer,
         newcomer: Newcomer,
-        key: Secret | None,
+        key: Secret | None = None,
     ) -> None:
-        self.served += 1
+        self.serving += 1
         publication.unproven.leave(newcomer)
         await trio.sleep(0.001)
         with suppress(RelayUnreachable):
             # So that rendezvous do not add up to a limit.
-            await channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
+            await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
 
 
 class Scene:
     """A connector that is registered over the worse route, for `one` and `two`."""
 
-    def __init__(self, place: Place, keys: dict[str, str]) -> None:
+    def __init__(self, place: Place, keys: dict[str, Secret]) -> None:
         self.place = place
-        self.offers = Offers()
+        self.channels, self.sessions = FailingChannels(), MovingSessions()
         self.registrar = Registrar(
             place,
-            self.offers,
-            self.offers,
+            self.channels,
+            self.sessions,
             UnrecordedInstances(),
             clock=trio.current_time,
             events=logged_events(),
@@ -260,9 +264,9 @@ async def scene(nursery: trio.Nursery, tmp_path: Path) -> Scene:
     rules = {name: Rule.generate("listener", [Right.LISTEN, Right.SEND]) for name in NAMES}
     with SQLiteStore.open(tmp_path / "state") as registry:
         for name, rule in rules.items():
-            registry.create(name, [Place.host], [rule])
+            registry.create(name, [HOST], [rule])
         snapshot = registry.snapshot()
-    keys = {name: rule.primary for name, rule in rules.items()}
+    keys = {name: key_of(rule) for name, rule in rules.items()}
 
     async def refresh() -> None:
         pass
@@ -314,9 +318,9 @@ async def test_there_is_a_listener_at_every_moment(
             await trio.sleep(0.1)
     assert scene.place.routes == ["tcp"]
     assert scene.place.forgotten == 0
-    assert scene.offers.moved == [TCP]
+    assert scene.sessions.moved == [TCP]
     assert scene.states == [(True, False)] * 2
-    assert scene.offers.served > 100
+    assert scene.channels.serving > 100
     requests = scene.place.requests
     await trio.sleep(3600)
     # Renewed by the new one alone.
@@ -336,7 +340,7 @@ async def test_nothing_changes_where_no_control_channel_can_be_opened(
         await trio.sleep(3600)
     assert scene.place.routes == ["wss"]
     assert scene.states == [(True, False)] * 2
-    assert scene.offers.moved == []
+    assert scene.sessions.moved == []
     assert scene.place.forgotten == 0
     nursery.cancel_scope.cancel()
 
@@ -413,6 +417,7 @@ async def test_an_end_right_behind_the_answer_is_not_overlooked(
         if channel.candidate == TCP and name == "one" and not ended:
             ended = True
             listener = scene.place.broker.listeners.find("one", INSTANCE)
+            assert listener is not None
             scene.place.broker.listeners.remove(listener)
             channel._deliver(control.Ended("one", reason))
 
@@ -565,27 +570,19 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
     async def open_data_channel(*_: object, **__: object) -> None:
         raise RendezvousError("unknown", reason=Reason.TICKET_UNKNOWN)
 
-    class Link:
-        host = "relay.example"
-        endpoint = dialer = None
-
-        async def choose(self) -> Candidate:
-            return WSS
-
-    class Channel:
-        def __init__(self) -> None:
-            self.has_ended = has_ended
-
     monkeypatch.setattr(channels, "open_data_channel", open_data_channel)
     made = published("one")
-    publication = Publication(made, Link(), Registration(made.name, made.string))
+    link = FakeRelay()
+    channel = FakeControl(link, WSS)
+    channel.has_ended = has_ended
+    publication = Publication(made, link, Registration(made.name, made.string))
     newcomer = publication.unproven.admit("", 1)
     assert newcomer is not None
     published_events: list[Event] = []
     stream = EventStream(published_events.append)
     sessions = Sessions(Policy(), DATA_CONFIG, stream, lost=lambda _: None)
     served = channels.DataChannels(sessions, stream)
-    await served.serve(publication, Channel(), control.Offer(1, "one", bytes(TICKET_SIZE), 30.0), newcomer)
+    await served.serve(publication, channel, control.Offer(1, "one", bytes(TICKET_SIZE), 30.0), newcomer)
     (event,) = published_events
     assert type(event) is (DataChannelDeclined if has_ended else DataChannelFailed)
     assert event.level is (Level.INFO if has_ended else Level.WARNING)

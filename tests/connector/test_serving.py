@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
-import attrs
 import pytest
 import trio
 import trio.testing
@@ -15,8 +14,9 @@ from hybridrelay import events
 from hybridrelay.connector import serving
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.connector.policy import Policy
-from hybridrelay.connector.serving import REPEAT_SECONDS, Origin, StreamService
+from hybridrelay.connector.serving import REPEAT_SECONDS, StreamService
 from hybridrelay.connector.shares import Shares
+from hybridrelay.connector.stream_events import Origin
 from hybridrelay.errors import StreamRefused
 from hybridrelay.events import Event, EventStream, StreamOpened, StreamStillOpen
 from hybridrelay.mux import MuxStream, Session
@@ -25,13 +25,9 @@ from hybridrelay.security import HostPort, PeerIdentity, Role
 from hybridrelay.streams.sockets import abort_stream
 from hybridrelay.testing import session_pair
 
+from .fakes import published
+
 PEER = PeerIdentity("orders", Role.APPLICATION, "shop", "0A", 4e9)
-
-
-@attrs.define(eq=False)
-class FakePublished:
-    target: HostPort
-    name: str = "orders"
 
 
 class Scene:
@@ -40,7 +36,7 @@ class Scene:
     def __init__(self, client: Session, server: Session, target: HostPort, policy: Policy) -> None:
         self.client = client
         self.server = server
-        self.published = FakePublished(target)
+        self.published = published("orders", target=target)
         self.policy = policy
         self.events: list[Event] = []
         stream = EventStream(AuditLog(), self.events.append)
@@ -60,17 +56,17 @@ class Scene:
         with self.scope:
             async with trio.open_nursery() as nursery:
                 async for offer in self.server.offers:
-                    origin = Origin(self.published, PEER, 1, "tcp at relay.example")  # type: ignore[arg-type]
+                    origin = Origin(self.published, PEER, 1, "tcp at relay.example")
                     nursery.start_soon(self.service.serve, offer, origin)
         self.over.set()
 
 
 @pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[tuple[object, ...]]]]:
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[tuple[object, ...]]]:
     caplog.set_level(logging.INFO, "hybridrelay.audit")
 
     def told() -> list[tuple[object, ...]]:
-        fields = [record.fields for record in caplog.records if record.name == "hybridrelay.audit"]  # type: ignore[attr-defined]
+        fields = [vars(record)["fields"] for record in caplog.records if record.name == "hybridrelay.audit"]
         assert len({one["id"] for one in fields}) <= 1
         names = ("event", "reason", "to_target", "to_client", "bytes_to_target", "bytes_to_client")
         return [tuple(one.get(name) for name in names) for one in fields]
@@ -93,7 +89,7 @@ class Target:
 
 
 @pytest.fixture
-async def target() -> Target:
+async def target() -> AsyncIterator[Target]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
         yield Target(listener)

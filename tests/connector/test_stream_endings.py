@@ -72,7 +72,7 @@ class Scene:
 
     async def _serve(self, channel: trio.abc.Stream) -> None:
         with self.scope:
-            await self.channels.greet(ProvenChannel(self.published, channel, PEER, FakeRelay(), WSS))  # type: ignore[arg-type]
+            await self.channels.greet(ProvenChannel(self.published, channel, PEER, FakeRelay(), WSS))
 
     async def connect(self) -> tuple[MuxStream, trio.SocketStream]:
         """A stream that has reached the target, and has moved five bytes to it and seven back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import TypedDict
 
 import pytest
 
@@ -11,10 +12,35 @@ from hybridrelay import events
 from hybridrelay.connector.audit import AuditLog
 from hybridrelay.protocol.reasons import Reason
 
-STREAM = {"connection": "orders", "activity_id": "ab-1", "label": "web shop", "serial": "0A", "target": "db:5432"}
+
+class Stream(TypedDict):
+    """What every event of a stream says."""
+
+    connection: str
+    activity_id: str
+    label: str
+    serial: str
+    target: str
+
+
+class Amounts(TypedDict):
+    """What the events at the end of a stream, and those meanwhile, say of it."""
+
+    bytes_to_client: int
+    bytes_to_target: int
+    seconds: float
+
+
+STREAM: Stream = {
+    "connection": "orders",
+    "activity_id": "ab-1",
+    "label": "web shop",
+    "serial": "0A",
+    "target": "db:5432",
+}
 SHOWN = {"id": "ab-1", "connection": "orders", "label": "web shop", "serial": "0A", "target": "db:5432"}
 OPENED = events.StreamOpened(**STREAM, session=3, stream=17, route="tcp at relay.example")
-AMOUNTS = {"bytes_to_client": 7, "bytes_to_target": 5, "seconds": 1.25}
+AMOUNTS: Amounts = {"bytes_to_client": 7, "bytes_to_target": 5, "seconds": 1.25}
 
 
 @pytest.fixture
@@ -24,7 +50,7 @@ def lines() -> Iterator[list[dict[str, object]]]:
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.fields)  # type: ignore[attr-defined]
+            found.append(vars(record)["fields"])
 
     logger, handler = logging.getLogger("hybridrelay.audit"), Collector()
     logger.addHandler(handler)
