@@ -1,4 +1,4 @@
-"""What administrators do: create, import, issue, change and delete hybrid connections and their keys.
+"""What administrators do: create, import, issue, change and delete hybrid connections, their rules and their keys.
 
 Use cases with typed arguments and results, for the commands and for anything else that administers. They are
 synchronous, touch files and a relay's store, print nothing, and read no arguments. What they raise is a
@@ -25,4 +25,7 @@ from .keys import revoke_key as revoke_key
 from .keys import use_key as use_key
 from .relays import ChangedRelays as ChangedRelays
 from .relays import change_relays as change_relays
+from .rules import ChangedRule as ChangedRule
+from .rules import delete_rule as delete_rule
+from .rules import set_rule as set_rule
 from .targets import change_target as change_target

@@ -23,14 +23,16 @@ from ..security import (
     Identity,
     KeySlot,
     Role,
+    Rule,
     load_or_create_relay_certificate,
     relay_pin,
 )
 from ..security.authority_file import MAX_AUTHORITY_FILE
 from ..security.identity import DEFAULT_VALID_YEARS
 from ..security.loading import naming
-from .authority_content import rule_of
+from .authority_content import RIGHTS, rule_of
 from .changes import nothing
+from .files_with_keys import read_key
 from .new_files import check_new_files, new_files
 from .provisioning import issue_string, pair_hosts_and_ports, provision
 
@@ -227,8 +229,10 @@ def issue_connection_string(
     *,
     authority_path: Path,
     out: Path,
+    rule: str | None = None,
     slot: KeySlot = KeySlot.PRIMARY,
     open_store: Callable[[], Store] | None = None,
+    key_file: Path | None = None,
     valid_years: float = DEFAULT_VALID_YEARS,
     now: float,
 ) -> Identity:
@@ -240,8 +244,12 @@ def issue_connection_string(
         label: the identity's name in the connector's audit log.
         authority_path: the authority file of the hybrid connection.
         out: the file to be written; must not exist.
-        slot: which of the rule's two keys the string carries.
-        open_store: opens the store that the key is taken from; None takes the key that the authority file has.
+        rule: the rule whose key the string carries; None means the one that strings of `role` usually use. The
+            authority file has no key of another rule: `open_store` or `key_file` is needed then.
+        slot: which of the rule's two keys the string carries; with `key_file`, of no importance.
+        open_store: opens the store that the key is taken from.
+        key_file: a file that contains nothing but the key. If neither is given, the key is the one that the authority
+            file has.
         valid_years: of the identity.
         now: seconds since 1970.
 
@@ -250,20 +258,37 @@ def issue_connection_string(
 
     Raises:
         ConfigurationError: the authority file is damaged, expired, or another hybrid connection's; there is no such
-            key; or `out` exists.
+            key, or it does not give the right that `role` needs; or `out` exists.
         OSError: `out` cannot be written.
     """
     check_new_files([out])
     authority_file = read_authority_file(authority_path, name)
     with naming(authority_path):
-        rule = rule_of(authority_file, role)
+        usual = rule_of(authority_file, role)
     known = None
     if open_store is not None:
         with contextlib.closing(open_store()) as store:
-            known = store.rule(name, rule.name)
+            known = store.rule(name, rule or usual.name)
+        _check_right(known, role)
+    elif key_file is not None:
+        known, slot = Rule(rule or usual.name, usual.rights, primary=read_key(key_file)), KeySlot.PRIMARY
+    elif rule is not None and rule != usual.name:
+        raise ConfigurationError(
+            f"{authority_path} has no key of rule {rule}",
+            remedy="take the key from the relay with --state, or from a file with --key-file",
+        )
     with naming(authority_path):
         string = issue_string(authority_file, role, label, now=now, valid_years=valid_years, slot=slot, known=known)
     with new_files({out: string.format() + "\n"}):
         pass
     identity, _ = string.require_identity()
     return identity
+
+
+def _check_right(rule: Rule, role: Role) -> None:
+    right = RIGHTS[role]
+    if not rule.allows(right):
+        raise ConfigurationError(
+            f"rule {rule.name} does not carry the right {right}, which the {role} needs",
+            remedy="name another rule, or give it the right with: hybridrelay rules set",
+        )

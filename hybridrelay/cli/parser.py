@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .._version import __version__
 from . import exits
-from .arguments import bench, connections, connector, demo, forward, keys, probe, relay, relay_stdio
+from .arguments import bench, connections, connector, demo, forward, keys, probe, relay, relay_stdio, rules
 from .command import Command
 from .parsing import HelpFormatter, Parser
 
@@ -54,6 +54,7 @@ COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
     relay.COMMAND,
     connections.COMMAND,
+    rules.COMMAND,
     keys.COMMAND,
     connector.COMMAND,
     forward.COMMAND,

@@ -18,7 +18,7 @@ from ..protocol.reasons import Category, Reason
 _REMEDIES = {
     Reason.WRONG_KEY: "the key was regenerated or mistyped: fetch it again ('keys list --show-keys' on the relay)",
     Reason.KEY_REVOKED: "fetch the current key ('keys list --show-keys' on the relay), or use the other one",
-    Reason.UNKNOWN_RULE: "compare SharedAccessKeyName with 'keys list' on the relay",
+    Reason.UNKNOWN_RULE: "compare SharedAccessKeyName with 'rules list' on the relay",
     Reason.RIGHT_MISSING: "a connector needs a key with the right Listen, an application one with Send",
     Reason.UNKNOWN_CONNECTION: "compare EntityPath with 'connections list' on the relay; import its relay file there",
     Reason.TOKEN_EXPIRED: "compare the clocks of this machine and the relay",

@@ -40,7 +40,7 @@ from .relay_tls import (
     relay_identity_error,
     relay_pin,
 )
-from .rules import KeySlot, Right, Rule, check_key, check_rules, generate_key, key_fingerprint
+from .rules import KeySlot, Right, Rule, check_key, check_rule_name, check_rules, generate_key, key_fingerprint
 from .sas import Authorization, SasToken, audience_for, make_token, parse_token_untrusted, verify_token
 from .secret import Secret
 from .string_update import StringUpdate, update_string
@@ -79,6 +79,7 @@ __all__ = [
     "check_peer",
     "check_pin",
     "check_relay_pin",
+    "check_rule_name",
     "check_rules",
     "control_client_context",
     "control_server_context",

@@ -26,6 +26,8 @@ COMMANDS = [
     *(("connections", name) for name in ("create", "import", "issue", "endpoints", "list", "show", "delete")),
     ("keys",),
     *(("keys", name) for name in ("list", "regenerate", "revoke")),
+    ("rules",),
+    *(("rules", name) for name in ("list", "set", "delete")),
     ("connector",),
     ("forward",),
     ("probe",),

@@ -20,8 +20,12 @@ Issue a further connection string: for another application (with its own label i
 it can be denied access separately), for a second connector, or before an identity expires. Needs only the authority
 file; neither the relay nor the connector has to be changed.
 
-The string carries the rule's primary key, or with --key the secondary one, as the authority file has it. If that
-file may be out of date, --state takes the key from the relay.
+The string carries the primary key of the rule 'connector' or 'application', or with --key the secondary one, as the
+authority file has it. If that file may be out of date, --state takes the key from the relay.
+
+--rule names another rule, so that the key of one application can be changed or revoked without affecting others:
+hybridrelay rules set --help. Its key is taken from the relay (--state) or, on another machine, from a file that
+'keys use --out' has written at the relay (--key-file).
 """
 
 
@@ -48,7 +52,15 @@ def _add_issue_arguments(parser: Parser) -> None:
         default="primary",
         help="which of the rule's two keys (default: primary)",
     )
-    parser.add_argument("--state", metavar="DIR", type=values.path, help="take the key from this relay")
+    parser.add_argument(
+        "--rule",
+        metavar="RULE",
+        type=values.rule_name,
+        help="the rule whose key it carries (default: that of the role)",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--state", metavar="DIR", type=values.path, help="take the key from this relay")
+    source.add_argument("--key-file", metavar="F", type=values.path, help="take the key from this file")
     add_years(parser)
 
 

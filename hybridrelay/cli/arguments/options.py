@@ -149,7 +149,9 @@ def add_years(parser: argparse.ArgumentParser) -> None:
 def add_rule(parser: argparse.ArgumentParser) -> None:
     """Add ``NAME`` and ``--rule``."""
     add_name(parser)
-    parser.add_argument("--rule", required=True, metavar="RULE", help="connector or application")
+    parser.add_argument(
+        "--rule", required=True, metavar="RULE", type=values.rule_name, help="connector, application, or another rule"
+    )
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from ...security import HostPort
+    from ...security import HostPort, Right
 
 T = TypeVar("T")
 
@@ -76,6 +76,26 @@ def label(text: str) -> str:
     from ...security import check_label
 
     return check_label(text)
+
+
+@_argument
+def rule_name(text: str) -> str:
+    """The name of a rule."""
+    from ...security import check_rule_name
+
+    return check_rule_name(text)
+
+
+@_argument
+def rights(text: str) -> frozenset[Right]:
+    """Rights of a rule, separated by commas, in upper or lower case."""
+    from ...security import Right
+
+    known = {right.lower(): right for right in Right}
+    names = [name.strip().lower() for name in text.split(",")]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is not a right; the rights are {', '.join(known)}")
+    return frozenset(known[name] for name in names)
 
 
 @_argument

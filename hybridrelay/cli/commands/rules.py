@@ -1,0 +1,69 @@
+"""``hybridrelay rules``: list, set, delete."""
+
+from __future__ import annotations
+
+import argparse
+
+from ...administration import ChangedRule, delete_rule, set_rule
+from ...relay import SQLiteStore
+from ...security import KeySlot, Rule
+from .. import exits, output
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """List the rules."""
+    with SQLiteStore.open(args.state, create=False) as store:
+        connection = store.get(args.name)
+    if args.json:
+        output.say_json([_as_dict(rule) for rule in connection.rules])
+    elif not connection.rules:
+        output.say("none: hybridrelay rules set --help")
+    else:
+        rows = [(rule.name, _rights(rule), ", ".join(_valid_keys(rule)) or "none") for rule in connection.rules]
+        output.say(output.table(("RULE", "RIGHTS", "VALID KEYS"), rows))
+    return exits.OK
+
+
+def run_set(args: argparse.Namespace) -> int:
+    """Add a rule, or change its rights."""
+    with SQLiteStore.open(args.state, create=False) as store:
+        done = set_rule(store, args.name, args.rule, args.rights, before_change=args.signals.hold)
+    assert done.after is not None
+    if done.before is None:
+        output.say(f"added rule {args.rule} of {args.name}, with two new keys: {_rights(done.after)}")
+    elif done.before == done.after:
+        output.say(f"rule {args.rule} of {args.name} already has these rights: {_rights(done.after)}")
+    else:
+        output.say(f"changed rule {args.rule} of {args.name}: {_rights(done.after)}, before: {_rights(done.before)}")
+    _tell_consequences(args.name, args.rule, done)
+    return exits.OK
+
+
+def run_delete(args: argparse.Namespace) -> int:
+    """Delete a rule."""
+    with SQLiteStore.open(args.state, create=False) as store:
+        done = delete_rule(store, args.name, args.rule, before_change=args.signals.hold)
+    output.say(f"deleted rule {args.rule} of {args.name} and its keys")
+    _tell_consequences(args.name, args.rule, done)
+    return exits.OK
+
+
+def _tell_consequences(name: str, rule: str, done: ChangedRule) -> None:
+    if done.ends_access:
+        what = "stop working" if done.after is None else "lose what the rule does not allow any more"
+        output.say(f"Connection strings of {name} with SharedAccessKeyName={rule} {what}, now.")
+    if len(done.hosts) > 1 and done.before != done.after:
+        output.say(f"Its relays are {', '.join(done.hosts)}: the others have rules of their own.")
+
+
+def _rights(rule: Rule) -> str:
+    return ", ".join(sorted(rule.rights))
+
+
+def _valid_keys(rule: Rule) -> list[str]:
+    return [slot.value for slot in KeySlot if rule.key(slot) is not None]
+
+
+def _as_dict(rule: Rule) -> dict[str, object]:
+    """For JSON. Keys are only ever added."""
+    return {"rule": rule.name, "rights": sorted(rule.rights), "valid_keys": _valid_keys(rule)}
