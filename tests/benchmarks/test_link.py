@@ -57,11 +57,11 @@ async def test_rate_in_both_directions_at_once(
     size = int(rate)  # one second's worth
     took = {}
 
-    async def send(stream: trio.testing.StapledStream) -> None:
+    async def send(stream: trio.abc.HalfCloseableStream) -> None:
         await stream.send_all(bytes(size))
         await stream.send_eof()
 
-    async def receive(stream: trio.testing.StapledStream, name: str) -> None:
+    async def receive(stream: trio.abc.HalfCloseableStream, name: str) -> None:
         received = 0
         while block := await stream.receive_some():
             received += len(block)

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import trio
 import trio.testing
 
 from hybridrelay.client.relays.listeners import ListenerSearch
-from hybridrelay.client.relays.sender import DataChannel, Peer
-from hybridrelay.connectivity import candidates, discover
+from hybridrelay.client.relays.sender import DataChannel, Peer, Sender
+from hybridrelay.connectivity import DIRECTLY, RelayEndpoint, candidates, discover
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.errors import HybridRelayError
+from hybridrelay.protocol import control
 from hybridrelay.security import PeerIdentity, Role
+from hybridrelay.streams import TLSStream
+
+from ..stream_pairs import CLIENT
 
 #: What a search for any listener finds.
 ANY = Peer("any", PeerIdentity("db", Role.CONNECTOR, "lab", "01", 4e9, b"hash"))
 CARRIER = candidates(discover(), "tcp")[0]
 
 
-class FakeLink:
-    """The part of a `RelayLink` that is looked at."""
+class FakeSender(Sender):
+    """A relay that answers as a test wants: after some time, with a channel or an error.
+
+    It has the interface of a `Sender`, and nothing of its state.
+    """
 
     def __init__(self, host: str) -> None:
-        self.host = host
-
-
-class FakeSender:
-    """A relay that answers as a test wants: after some time, with a channel or an error."""
-
-    def __init__(self, host: str) -> None:
-        self.link = FakeLink(host)
+        self.link = RelayLink(RelayEndpoint(host), control.Role.CLIENT, instance=new_instance(), dialer=DIRECTLY)
         self.away_until = self.failed_at = -math.inf
         self.takes = 0.01
         #: What the answer waits for after that.
@@ -40,13 +43,11 @@ class FakeSender:
         self.wanted: list[Peer | ListenerSearch] = []
         self.opened: list[DataChannel] = []
         self.cancelled = self.channels_lost = 0
+        #: Called when a data channel was opened.
+        self.on_opened: Callable[[], None] = lambda: None
 
-    def on_opened(self) -> None:
-        """Called when a data channel was opened; for tests to replace."""
-
-    @property
-    def is_away(self) -> bool:
-        return trio.current_time() < self.away_until
+    def __repr__(self) -> str:
+        return f"<FakeSender at {self.link.host}>"
 
     async def open_data_channel(self, to: Peer | ListenerSearch) -> DataChannel:
         self.asked.append(trio.current_time())
@@ -59,15 +60,18 @@ class FakeSender:
             raise
         if self.error is not None:
             raise self.error
-        ours, _ = trio.testing.memory_stream_pair()
-        self.opened.append(DataChannel(ours, to if isinstance(to, Peer) else ANY, self, CARRIER))
+        self.opened.append(data_channel(self, to if isinstance(to, Peer) else ANY))
         self.on_opened()
         return self.opened[-1]
-
-    def failed(self) -> None:
-        self.failed_at = trio.current_time()
 
     def data_channel_lost(self) -> None:
         self.channels_lost += 1
 
-    open_data_channel_probing = open_data_channel
+    async def open_data_channel_probing(self, to: Peer | ListenerSearch) -> DataChannel:
+        return await self.open_data_channel(to)
+
+
+def data_channel(sender: Sender, peer: Peer = ANY) -> DataChannel:
+    """A data channel through that relay. Nobody is at its other end."""
+    ours, _ = trio.testing.memory_stream_pair()
+    return DataChannel(TLSStream(ours, CLIENT), peer, sender, CARRIER)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypedDict
 
 import attrs
 import pytest
@@ -19,12 +20,24 @@ def test_a_connection_string_is_enough_as_text_or_parsed() -> None:
     assert ClientConfig(string.format()).string == ClientConfig(string).string == string
 
 
-@pytest.mark.parametrize("name", ["open_patience", "resume_deadline", "upgrade_interval"])
-@pytest.mark.parametrize("seconds", [-1.0, math.nan])
-def test_seconds_are_not_negative(name: str, seconds: float) -> None:
+class Times(TypedDict, total=False):
+    open_patience: float
+    resume_deadline: float
+    upgrade_interval: float
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {name: seconds}
+        for name in ("open_patience", "resume_deadline", "upgrade_interval")
+        for seconds in (-1.0, math.nan)
+    ],
+)
+def test_seconds_are_not_negative(times: Times) -> None:
     config = ClientConfig(connection_string())
-    with pytest.raises(ValueError, match=name):
-        attrs.evolve(config, **{name: seconds})
+    with pytest.raises(ValueError, match=next(iter(times))):
+        attrs.evolve(config, **times)
 
 
 def test_what_is_no_connection_string_of_an_application_is_rejected() -> None:

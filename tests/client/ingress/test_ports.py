@@ -7,28 +7,41 @@ from functools import partial
 import pytest
 import trio
 
-from hybridrelay.client import run_forward
+from hybridrelay.client import Client, run_forward
 from hybridrelay.errors import RelayUnreachable
+from hybridrelay.mux import MuxStream, Session
 
 
-class FakeClient:
+class FakeClient(Client):
     """A client without a session: every stream waits for one."""
-
-    connection = "db"
-    is_connected = False
-    open_streams = 0
-    open_patience = 60.0
 
     def __init__(self) -> None:
         self.is_waiting = trio.Event()
 
-    async def connect(self, *, patience: float) -> None:
+    @property
+    def connection(self) -> str:
+        return "db"
+
+    @property
+    def is_connected(self) -> bool:
+        return False
+
+    @property
+    def open_streams(self) -> int:
+        return 0
+
+    @property
+    def open_patience(self) -> float:
+        return 60.0
+
+    async def connect(self, *, patience: float | None = None) -> Session:
         await trio.lowlevel.checkpoint()
         raise RelayUnreachable("down")
 
-    async def open_stream(self, *, wait_opened: bool) -> None:
+    async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         self.is_waiting.set()
         await trio.sleep_forever()
+        raise AssertionError("unreachable")
 
 
 @pytest.mark.parametrize("count", [0, 1])

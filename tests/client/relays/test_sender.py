@@ -9,10 +9,15 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.abc import Dialer
 from hybridrelay.client.relays import sender as sender_module
 from hybridrelay.client.relays.listeners import AVOID_SECONDS, MAX_TRIED, AvoidedListeners, ListenerSearch
 from hybridrelay.client.relays.sender import Peer, Sender
+from hybridrelay.connectivity import DIRECTLY, Candidate, RelayEndpoint
+from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.data import EndToEnd
+from hybridrelay.connectivity.instance import new_instance
+from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.errors import (
     AuthorizationError,
     HybridRelayError,
@@ -37,9 +42,11 @@ from hybridrelay.security import (
 
 from ..fakes import CARRIER
 
+HOST = "relay.example"
 
-class FakeControl:
-    """Accepts every join."""
+
+class FakeControl(ControlChannel):
+    """Accepts every join. There is no session below it."""
 
     def __init__(self) -> None:
         self.said, self.messages = trio.open_memory_channel[control.Message](1)
@@ -52,34 +59,24 @@ class FakeControl:
         self.closed = True
         self.said.close()
 
-    async def request(self, message: control.Join) -> control.Message:
+    async def request(self, message: control.Register | control.Join) -> control.Message:
         await trio.lowlevel.checkpoint()
         return control.Joined(1, bytes(32), "0" * 32, 30)
 
 
-class FakeLink:
-    """A relay whose control channels work, and to which no data channel can be opened."""
-
-    host = "relay.example"
-    remembers = False
+class FakeLink(RelayLink):
+    """The link to a relay whose control channels work, and to which no data channel can be opened."""
 
     def __init__(self) -> None:
+        super().__init__(RelayEndpoint(HOST), control.Role.CLIENT, instance=new_instance(), dialer=DIRECTLY)
         self.opened: list[FakeControl] = []
-        #: The key with which control channels would be opened now.
-        self.key: Secret | None = None
 
-    def forget(self, **_: object) -> None:
-        pass
-
-    def use_key(self, key: Secret) -> None:
-        self.key = key
-
-    async def start_control(self, nursery: trio.Nursery) -> FakeControl:
+    async def start_control(self, nursery: trio.Nursery, candidate: Candidate | None = None) -> FakeControl:
         await trio.lowlevel.checkpoint()
         self.opened.append(FakeControl())
         return self.opened[-1]
 
-    async def choose(self) -> None:
+    async def choose(self) -> Candidate:
         await trio.lowlevel.checkpoint()
         raise RelayUnreachable("dropped")
 
@@ -91,7 +88,7 @@ def search() -> ListenerSearch:
 def connection_string() -> ConnectionString:
     authority = create_authority("db", now=time.time())
     return ConnectionString(
-        endpoints=(Endpoint(FakeLink.host),),
+        endpoints=(Endpoint(HOST),),
         key_name="sender",
         key=generate_key(),
         entity_path="db",
@@ -166,13 +163,12 @@ async def test_the_earlier_key_is_used_at_a_relay_that_was_never_asked_before_th
     assert not sender.has_accepted_key
     channel = await sender.open_data_channel(search())
     assert channel.key == string.key
-    assert sender.falls_back
-    assert not sender.has_accepted_key
+    found = [(sender.falls_back, sender.has_accepted_key)]
     relay.valid = changed.key
     channel = await sender.open_data_channel(search())
     assert channel.key == changed.key
-    assert sender.has_accepted_key
-    assert not sender.falls_back
+    found.append((sender.falls_back, sender.has_accepted_key))
+    assert found == [(True, False), (False, True)]
     # The earlier key has been replaced: it is not tried any more.
     relay.valid, before = generate_key(), len(relay.joins)
     with pytest.raises(AuthorizationError):
@@ -196,45 +192,37 @@ async def test_where_both_keys_are_refused_the_present_one_is_reported(
 # --- which listener
 
 
-class Relay:
+class Relay(RelayLink):
     """A relay with listeners: some of them are of no use, each for a reason of its own."""
 
-    host = "relay.example"
-    remembers = True
-    endpoint = dialer = None
-    #: The key with which control channels would be opened now.
-    key: Secret | None = None
-    #: The only key that it accepts; None: any.
-    valid: Secret | None = None
-
-    def use_key(self, key: Secret) -> None:
-        self.key = key
-
     def __init__(self, listeners: dict[str, HybridRelayError | None]) -> None:
+        super().__init__(RelayEndpoint(HOST), control.Role.CLIENT, instance=new_instance(), dialer=DIRECTLY)
         self.listeners = listeners
         self.joins: list[control.Join] = []
         #: The relay knows nothing of `Join.avoid`.
         self.is_old = False
-        self.messages = trio.open_memory_channel[control.Message](1)[1]
+        #: The only key that it accepts; None: any.
+        self.valid: Secret | None = None
 
-    async def start_control(self, nursery: trio.Nursery) -> Relay:
+    @property
+    def key(self) -> Secret | None:
+        """The key with which control channels would be opened now."""
+        return self.endpoint.key
+
+    @property
+    def remembers(self) -> bool:
+        return True
+
+    async def start_control(self, nursery: trio.Nursery, candidate: Candidate | None = None) -> ControlChannel:
         await trio.lowlevel.checkpoint()
-        return self
+        return RelayControl(self)
 
-    async def choose(self) -> object:
+    async def choose(self) -> Candidate:
         await trio.lowlevel.checkpoint()
         return CARRIER
 
-    def forget(self, **_: object) -> None:
-        pass
-
-    def next_id(self) -> int:
-        return 1
-
-    def close(self) -> None:
-        pass
-
-    async def request(self, message: control.Join) -> control.Message:
+    async def join(self, message: control.Join) -> control.Message:
+        """Answer a request to join."""
         await trio.lowlevel.checkpoint()
         self.joins.append(message)
         if self.valid is not None:
@@ -257,13 +245,32 @@ class Relay:
         return control.Joined(1, bytes.fromhex(left[0]) * 2, left[0], 30)
 
     async def open_data_channel(
-        self, endpoint: object, candidate: object, ticket: bytes, *_: object, pinned: object, dialer: object
+        self,
+        endpoint: RelayEndpoint,
+        candidate: Candidate,
+        ticket: bytes,
+        end_to_end: EndToEnd,
+        *,
+        pinned: PeerIdentity | None,
+        dialer: Dialer,
     ) -> tuple[object, PeerIdentity]:
         await trio.lowlevel.checkpoint()
         error = self.listeners[ticket[:16].hex()]
         if error is not None:
             raise error
         return object(), IDENTITY
+
+
+class RelayControl(FakeControl):
+    """A control channel to a `Relay`."""
+
+    def __init__(self, relay: Relay) -> None:
+        super().__init__()
+        self._relay = relay
+
+    async def request(self, message: control.Register | control.Join) -> control.Message:
+        assert isinstance(message, control.Join)
+        return await self._relay.join(message)
 
 
 IDENTITY = PeerIdentity("db", Role.CONNECTOR, "lab", "01", 4e9, b"hash")
