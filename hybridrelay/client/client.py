@@ -1,7 +1,7 @@
 """The client: one session per hybrid connection, opened when first needed and used for every stream.
 
-Half of the module documents what an application calls. The work is done in `opening.py` (waiting for a session),
-`sessions.py` (the sessions that live), and `senders.py` (the relays).
+The module is long because half of it documents what an application calls. The work is done in `opening.py` (waiting
+for a session), `sessions.py` (the sessions that live), and `senders.py` (the relays).
 """
 
 from __future__ import annotations

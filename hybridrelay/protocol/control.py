@@ -36,7 +36,8 @@ from .reasons import Reason
 MAX_MESSAGE_SIZE = 7 * 1024 + 500
 #: The longest name of a hybrid connection, as in the published service.
 MAX_CONNECTION_NAME = 260
-#: Tokens made by the public SDKs have 150 to 400 characters.
+#: An audience of 260 characters, every one of them escaped twice, fits. Tokens made by the public SDKs have 150 to
+#: 400 characters.
 MAX_TOKEN = 4096
 #: Previous instances that one registration may declare dead: more restarts than that within a session's deadline
 #: are not worth remembering.

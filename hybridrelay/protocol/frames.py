@@ -1,8 +1,9 @@
 """Frames and their bytes. SPEC.md, sections 2 and 3.
 
-One class per kind, the same in both directions, and all of them in this module; a frame with an impossible payload
-cannot be constructed. `encode` gives the header and payload as one bytes object; DATA is written by `data_header` and
-its payload separately, so that nothing is copied. `FrameDecoder` turns arbitrary pieces of a byte stream into frames.
+One class per kind, the same in both directions. The module is long because all of them are in it. A frame with an
+impossible payload cannot be constructed. `encode` gives the header and payload as one bytes object; DATA is written
+by `data_header` and its payload separately, so that nothing is copied. `FrameDecoder` turns arbitrary pieces of a
+byte stream into frames.
 """
 
 from __future__ import annotations

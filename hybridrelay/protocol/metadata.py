@@ -16,8 +16,7 @@ MAX_METADATA_VALUE = 512
 #: All entries of one OPEN, headers included. A peer can make us keep this much for every stream that it opens.
 MAX_METADATA = 1024
 MAX_METADATA_ENTRIES = 16
-#: Types from here to `MAX_METADATA_TYPE` are for applications; this format will never assign a meaning to them.
-FIRST_APPLICATION_TYPE = 0x4000
+#: Types from 0x4000 to this one are for applications; this format will never assign a meaning to them.
 MAX_METADATA_TYPE = 0x7FFF
 
 _ENTRY = struct.Struct(">HH")

@@ -7,8 +7,9 @@ import re
 
 import attrs
 
-#: As in the public service: paths of up to 260 characters. Letters, digits and ``._-`` survive every URL encoder.
-MAX_CONNECTION_NAME = 260
+from ..protocol.control import MAX_CONNECTION_NAME
+
+#: As in the public service. These characters survive every URL encoder.
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 #: RFC 1035, 2.3.4, plus the underscore that Windows networks use.
 _MAX_HOST = 253

@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 import attrs
 
 from ..errors import AuthorizationError
+from ..protocol.control import MAX_TOKEN
 from ..protocol.reasons import Reason
 from .names import bracketed, normal_host
 from .rules import MAX_RULE_NAME, KeySlot, Right, Rule
@@ -31,8 +32,6 @@ from .secret import Secret
 
 #: How far the clocks of the relay and of the program that made a token may differ (seconds).
 CLOCK_SKEW_SECONDS = 300
-#: An audience of 260 characters, every one of them escaped twice, fits; so does every token of the public SDKs.
-MAX_TOKEN = 4096
 _PREFIX = "sharedaccesssignature "
 _FIELDS = frozenset({"sr", "sig", "se", "skn"})
 _SCHEMES = frozenset({"http", "https", "sb", "hr", "ws", "wss"})

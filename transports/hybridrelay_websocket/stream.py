@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import trio
 
+from hybridrelay.streams.arguments import check_max_bytes
 from hybridrelay.streams.conflict import ConflictDetector
 from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn, nowait, read_below
 
@@ -164,10 +165,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
 
         Cancelled, it loses nothing.
         """
-        if max_bytes is not None and not isinstance(max_bytes, int):
-            raise TypeError("max_bytes must be an integer or None")
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
+        check_max_bytes(max_bytes)
         with self._receiving:
             await trio.lowlevel.checkpoint_if_cancelled()
             waited = False

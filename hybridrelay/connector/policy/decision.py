@@ -44,11 +44,6 @@ class Decision:
     #: The rule that denies it, as an administrator would recognize it; empty if it is allowed.
     rule: str = ""
 
-    @property
-    def is_allowed(self) -> bool:
-        """Nothing forbids it."""
-        return self.reason is None
-
 
 ALLOWED = Decision()
 

@@ -10,7 +10,8 @@ The rules:
    pages that a change replaces in a file which it deletes afterwards, and readers wait for a change.
 4. Ending a key or a hybrid connection works on a full disk, too, out of space that is kept for it (`Reserve`).
 
-All methods are synchronous: the relay calls them in a worker thread.
+All methods are synchronous: the relay calls them in a worker thread. The module is long because every change of the
+store is a method of one class.
 """
 
 from __future__ import annotations

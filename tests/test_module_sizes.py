@@ -1,0 +1,40 @@
+"""Modules are small: a long one says why, and none is very long. CONTRIBUTING.md has the rule."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(path for folder in ("hybridrelay", "transports") for path in (ROOT / folder).rglob("*.py"))
+
+#: A module over this gives its reason: its docstring says why it is long.
+LONG = 400
+#: A module over this is split.
+TOO_LONG = 650
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def gives_a_reason(source: str) -> bool:
+    return re.search(r"\blong\b", ast.get_docstring(ast.parse(source)) or "") is not None
+
+
+def test_no_module_is_too_long() -> None:
+    assert [str(path.relative_to(ROOT)) for path in MODULES if lines_of(path) > TOO_LONG] == []
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if lines_of(path) > LONG], ids=lambda path: path.name)
+def test_a_long_module_says_why(path: Path) -> None:
+    assert gives_a_reason(path.read_text(encoding="utf-8")), "split it, or say in its docstring why it is long"
+
+
+def test_a_docstring_without_a_reason_is_noticed() -> None:
+    assert gives_a_reason('"""Frames. The module is long because all of them are in it."""')
+    assert not gives_a_reason('"""Frames, along with their headers."""')
+    assert not gives_a_reason("x = 1")
