@@ -35,6 +35,16 @@ MAX_GREETING_CHANNELS = 16
 HELLO_SECONDS = 10.0
 
 
+#: To tell the relay that an identity was proved (seconds). It takes that long only if the relay does not read.
+REPORT_SECONDS = 1.0
+
+
+async def _report_proved(control_channel: ControlChannel, offer: control.Offer) -> None:
+    """Let the relay know that the data channel is worth its place there. The session does not depend on it."""
+    with trio.move_on_after(REPORT_SECONDS), contextlib.suppress(RelayUnreachable):
+        await control_channel.send(control.Proved(offer.id))
+
+
 class DataChannels:
     """The data channels of a connector, from the relay's offer until a session has them.
 
@@ -94,6 +104,11 @@ class DataChannels:
             if reason := self._sessions.denied(published, peer):
                 await refuse_session(tls, reason)
                 return
+            try:
+                await _report_proved(control_channel, offer)
+            except BaseException:
+                await trio.aclose_forcefully(tls)
+                raise
             await self.greet(ProvenChannel(published, tls, peer, link, candidate, opening))
         except HybridRelayError as exc:
             self._publish_failure(publication, exc, is_lost=control_channel.has_ended)

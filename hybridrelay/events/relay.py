@@ -13,6 +13,7 @@ __all__ = [
     "ChannelFailed",
     "ConnectionCreated",
     "ConnectionDeleted",
+    "ControlChannelDisplaced",
     "KeyChanged",
     "KeyRevoked",
     "ListenerDeclined",
@@ -126,6 +127,24 @@ class ListenerReplaced(Event):
     #: The one that gave way.
     instance: str
     #: The one that registered.
+    successor: str
+
+
+@attrs.frozen(kw_only=True)
+class ControlChannelDisplaced(Event):
+    """A key had all the control channels that it may have, and one of them was closed to make room for another.
+
+    The one that is closed is idle if there is such a one, of the holder that has the most.
+    """
+
+    name: ClassVar = "control.displaced"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A key has too many control channels, and one was closed to make room for another"
+
+    connection: str
+    rule: str
+    #: The address of the one that was closed, and of the one that has its place.
+    peer: str
     successor: str
 
 

@@ -336,6 +336,17 @@ class Accept:
 
 
 @attrs.frozen
+class Proved:
+    """The listener says that the client at the other end of an accepted offer's data channel has proved its identity.
+
+    Until then, the relay may close the data channel to make room for others of the same key. Not answered.
+    """
+
+    #: Of the offer.
+    id: int = attrs.field(validator=_integer)
+
+
+@attrs.frozen
 class Failed:
     """The answer to any request that fails."""
 
@@ -369,13 +380,26 @@ class Unknown:
 
 
 Message: TypeAlias = (
-    Hello | Welcome | Register | Registered | Unregister | Join | Joined | Offer | Accept | Failed | Ended | Draining
+    Hello
+    | Welcome
+    | Register
+    | Registered
+    | Unregister
+    | Join
+    | Joined
+    | Offer
+    | Accept
+    | Proved
+    | Failed
+    | Ended
+    | Draining
 )
 
 _CLASSES: Mapping[str, type[Message]] = {
     cls.__name__.lower(): cls
     for cls in (
-        Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Failed, Ended, Draining,
+        Hello, Welcome, Register, Registered, Unregister, Join, Joined, Offer, Accept, Proved, Failed, Ended,
+        Draining,
     )
 }  # fmt: skip
 _TYPES = {cls: name for name, cls in _CLASSES.items()}

@@ -129,9 +129,21 @@ CLOSE_DEADLINE_SECONDS = 5.0
 #: their next hybrid connection; defends the store, which is looked at before a token is refused.
 REFUSALS_BEFORE_AUTHORIZED = 8
 
-#: Control channels that one key may have authorized at a time: about 60 KiB and a descriptor each. Many processes may
-#: share one application key; defends the relay against anybody who has obtained one.
+#: Control channels of which one key may have been the first to authorize anything: about 60 KiB and a descriptor
+#: each. Many processes may share one application key; defends the relay against anybody who has obtained one.
 CONTROL_CHANNELS_PER_KEY = 8192
+
+#: How long the control channel of a client counts as in use after a listener has accepted one of its joins. After
+#: that, it is among the first that make room for others; a client opens another one when it needs it.
+IDLE_CLIENT_SECONDS = 60.0
+
+#: How long a control channel over which nothing is registered, because that was refused, may stay. A connector waits
+#: for a shorter time between two attempts.
+REFUSED_CHANNEL_SECONDS = 60.0
+
+#: A pair of data channels of this age counts as proved although its listener has not said so, because the control
+#: channel for that was lost: a connector closes those that have proved nothing earlier.
+PROVED_AFTER_SECONDS = 90.0
 
 #: How long a control channel lives on after the last key that had opened it was revoked, so that its peer hears why.
 REVOKED_CHANNEL_SECONDS = 5.0

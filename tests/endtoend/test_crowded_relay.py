@@ -110,3 +110,52 @@ async def test_somebody_else_is_served_as_before(
             await trio.aclose_forcefully(stream)
     assert "Too many open files" not in relay.err
     nursery.cancel_scope.cancel()
+
+
+async def ask_without_end(application: Path, joined: list[bytes]) -> None:
+    """With a Send key and no identity: join, go to each rendezvous and say nothing there."""
+    string = load_connection_string(application)
+    (endpoint,) = RelayEndpoint.all_from(string)
+    link = RelayLink(endpoint, control.Role.CLIENT, instance=new_instance(), mode="tcp")
+
+    async def hold(ticket: bytes) -> None:
+        with suppress(HybridRelayError, trio.BrokenResourceError):
+            stream = await _open_data_channel(string, candidate, ticket)
+            async with stream:
+                while await stream.receive_some():
+                    pass
+
+    async with trio.open_nursery() as nursery:
+        sender = await link.start_control(nursery)
+        candidate = await link.choose()
+        while True:
+            token = make_connection_token(string, link.host, time.time())
+            answer = await sender.request(control.Join(sender.next_id(), string.entity_path, token))
+            if isinstance(answer, control.Joined):
+                joined.append(answer.ticket)
+                nursery.start_soon(hold, answer.ticket)
+            await trio.sleep(0.1)
+
+
+async def test_a_holder_of_a_key_without_an_identity_keeps_no_other_holder_out(
+    deployment: Deployment, nursery: trio.Nursery
+) -> None:
+    """All of them come from one address, so that nothing but a proved identity tells them apart."""
+    relay = deployment.start_relay("--max-pairs-per-key", "4")
+    db = deployment.create("db", await serve(nursery, echo))
+    await trio.to_thread.run_sync(deployment.start_connector, db)
+    forward = await trio.to_thread.run_sync(deployment.start_forward, db)
+    assert await _echo(forward.port) == b"hello"
+    tickets: list[bytes] = []
+    nursery.start_soon(ask_without_end, db.application, tickets)
+    with trio.fail_after(60):
+        while len(tickets) < 8:  # more than there is room for: some of its own made room
+            await trio.sleep(0.1)
+    newcomer = await trio.to_thread.run_sync(deployment.start_forward, db)
+    assert await _echo(newcomer.port) == b"hello"
+    assert await _echo(forward.port) == b"hello"
+    assert await relay.logs("outcome=displaced")
+    # Nothing was said over any of these: the pairs that have proved an identity stayed.
+    displaced = [line for line in relay.err.splitlines() if "outcome=displaced" in line]
+    assert not [line for line in displaced if "bytes_to_client=0" not in line]
+    nursery.cancel_scope.cancel()

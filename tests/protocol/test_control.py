@@ -32,6 +32,7 @@ from hybridrelay.protocol.control import (
     Joined,
     Message,
     Offer,
+    Proved,
     Register,
     Registered,
     Role,
@@ -126,6 +127,7 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
         },
     ),
     (Accept(0), {"type": "accept", "id": 0}),
+    (Proved(5), {"type": "proved", "id": 5}),
     (
         Failed(6, Reason.NO_LISTENER, "ask again"),
         {"type": "failed", "id": 6, "reason": "no-listener", "detail": "ask again"},

@@ -25,6 +25,8 @@ class FakeListener:
         #: Of the last offer.
         self.ticket = b""
         self.sender = ""
+        #: Says that the sender of the last offer has proved its identity.
+        self.prove: Callable[[], None] = lambda: None
 
     async def offer(
         self,
@@ -32,10 +34,11 @@ class FakeListener:
         ticket: bytes,
         lifetime_seconds: float,
         withdraw: Callable[[], None],
+        proved: Callable[[], None],
         sender: str = "",
     ) -> Answer:
         self.offers += 1
-        self.ticket, self.sender = ticket, sender
+        self.ticket, self.sender, self.prove = ticket, sender, proved
         if self.answer is None:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
@@ -49,6 +52,9 @@ class FakeListener:
 
     def ended(self, connection: str, reason: Reason) -> None:
         pass
+
+    def end(self, reason: Reason) -> None:
+        raise AssertionError("it has no place")
 
 
 def deaf() -> FakeListener:

@@ -10,10 +10,10 @@ from hybridrelay.events import EventStream
 from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.relay.core.places import Places
-from hybridrelay.relay.limits import CONTROL_CHANNELS_PER_KEY
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.service.control import ControlPeer
+from hybridrelay.relay.service.listener_handle import ListenerHandle
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Rule, audience_for, make_token
 from hybridrelay.testing import session_pair
@@ -26,9 +26,8 @@ def make_broker(
     registry: SQLiteStore,
     events: EventStream | None = None,
     *,
-    pairs: Places | None = None,
-    control_channels: Places | None = None,
-    channels_per_key: int = CONTROL_CHANNELS_PER_KEY,
+    pairs: Places[str] | None = None,
+    control_channels: Places[ListenerHandle] | None = None,
     sender_secret: bytes | None = None,
 ) -> BrokerService:
     """A broker that knows what is in the registry now; see `BrokerService` for the arguments."""
@@ -42,7 +41,6 @@ def make_broker(
         events=events,
         pairs=pairs,
         control_channels=control_channels,
-        channels_per_key=channels_per_key,
         sender_secret=sender_secret,
     )
 

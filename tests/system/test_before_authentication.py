@@ -172,7 +172,7 @@ async def test_what_registers_too_late_is_forgotten(
         await registered.wait()
 
     async def forgotten() -> bool:
-        return brokers[0].listeners.count() == 0 and len(brokers[0].authorization.control_channels) == 0
+        return brokers[0].listeners.count() == 0 and len(brokers[0].core.control_channels) == 0
 
     await async_wait_until(forgotten, seconds=PATIENCE_SECONDS, what="the relay to forget it")
     nursery.cancel_scope.cancel()

@@ -1,18 +1,15 @@
-"""Which token gives which right, and how many control channels a key has authorized. Pure."""
+"""Which token gives which right. Pure."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import attrs
 
-from ...errors import AuthorizationError, RendezvousError
+from ...errors import AuthorizationError
 from ...protocol.reasons import Reason
 from ...security import Right, verify_token
-from ..limits import CONTROL_CHANNELS_PER_KEY
 from ..model import HybridConnection, KeyId
-from .places import Places
 
 __all__ = ["Authorization", "Grant", "may_have_changed"]
 
@@ -41,22 +38,10 @@ class Authorization:
 
     Args:
         connections: by name.
-        control_channels: places for control channels that a key has authorized.
-        channels_per_key: how many of them one key may authorize at a time.
     """
 
-    def __init__(
-        self,
-        connections: Mapping[str, HybridConnection],
-        control_channels: Places,
-        *,
-        channels_per_key: int = CONTROL_CHANNELS_PER_KEY,
-    ) -> None:
+    def __init__(self, connections: Mapping[str, HybridConnection]) -> None:
         self.connections = connections
-        self.control_channels = control_channels
-        self._channels_per_key = channels_per_key
-        #: How many control channels each key has authorized.
-        self._holders: Counter[KeyId] = Counter()
 
     def verify(self, connection: str, token: str, right: Right, now: float) -> Grant:
         """Verify a token; `now` in seconds since 1970.
@@ -80,34 +65,3 @@ class Authorization:
         if known is None:
             return Reason.UNKNOWN_CONNECTION
         return None if known.key_id(key.rule, key.slot) == key else Reason.KEY_REVOKED
-
-    def hold(self, key: KeyId, *, first: bool) -> None:
-        """Count a control channel that `key` is about to authorize, until `let_go`.
-
-        Args:
-            key: the key.
-            first: it is the first that authorizes anything there. It takes the place that the channel has, until
-                `leave`, whatever other keys follow.
-
-        Raises:
-            RendezvousError: with `Reason.LIMIT`, it has as many as it may. Nothing has changed.
-        """
-        if self._holders[key] >= self._channels_per_key:
-            raise RendezvousError("too many control channels of one key", reason=Reason.LIMIT)
-        if first:
-            self.control_channels.take(key)
-        self._holders[key] += 1
-
-    def leave(self, key: KeyId) -> None:
-        """A control channel that has a place, for which this key had been the first, is over."""
-        self.control_channels.give_back(key)
-
-    def let_go(self, keys: Iterable[KeyId]) -> None:
-        """The opposite of `hold`."""
-        self._holders.subtract(list(keys))  # of a mapping, it would subtract the values
-        self._holders += Counter()  # forgets those without any
-
-    @property
-    def held(self) -> int:
-        """Control channels, each counted once for every key that has authorized it."""
-        return self._holders.total()

@@ -19,6 +19,7 @@ from ...events.base import Event
 from ...events.relay import (
     ConnectionCreated,
     ConnectionDeleted,
+    ControlChannelDisplaced,
     KeyChanged,
     KeyRevoked,
     ListenerDeclined,
@@ -34,12 +35,13 @@ from ...events.relay import (
     TokenExpired,
 )
 from ...protocol.reasons import Reason
-from ..model import KeyId, StoreChange
+from ..model import StoreChange
 from .authorization import Authorization, Grant
 from .commands import (
     AskListener,
     CheckListener,
     Command,
+    EndControlChannel,
     EndRegistration,
     JoinFailed,
     JoinMade,
@@ -47,9 +49,11 @@ from .commands import (
     StopMoving,
     TurnAway,
 )
+from .holders import Holder
 from .join import MAX_ASKED, PASSED_ON, Answer, Join
 from .listener import HandleT, Listener
 from .listeners import ListenerTable
+from .places import Place, Places
 from .rendezvous import Arrival, Ended, RendezvousTable, Stopping
 from .rendezvous_states import Input, Outcome, State
 
@@ -68,6 +72,7 @@ class Broker(Generic[HandleT]):
 
     Args:
         authorization: the hybrid connections and keys that are known now.
+        control_channels: places for control channels that a key has authorized.
         listeners: those that are registered.
         rendezvous: tickets and data channels.
         sender_secret: 32 random bytes, from which the names of senders are computed.
@@ -77,6 +82,7 @@ class Broker(Generic[HandleT]):
     def __init__(
         self,
         authorization: Authorization,
+        control_channels: Places[HandleT],
         listeners: ListenerTable[HandleT],
         rendezvous: RendezvousTable,
         *,
@@ -84,6 +90,7 @@ class Broker(Generic[HandleT]):
         max_asked: int = MAX_ASKED,
     ) -> None:
         self.authorization = authorization
+        self.control_channels = control_channels
         self.listeners = listeners
         self.rendezvous = rendezvous
         self._sender_secret = sender_secret
@@ -179,11 +186,18 @@ class Broker(Generic[HandleT]):
     # --- joins
 
     def join(
-        self, grant: Grant, wanted: str | None, address: str, *, avoid: Collection[str] = (), now: float
+        self,
+        grant: Grant,
+        wanted: str | None,
+        address: str,
+        *,
+        avoid: Collection[str] = (),
+        instance: str = "",
+        now: float,
     ) -> JoinStep[HandleT]:
         """Find a listener for a sender that has the right to it; see `Join` for the arguments."""
         self._outputs.append(SenderJoining(connection=grant.connection.name, peer=address))
-        return self._choose(Join(grant, wanted, tuple(avoid), address), now)
+        return self._choose(Join(grant, wanted, tuple(avoid), Holder(grant.key, address), instance), now)
 
     def answered(self, ask: AskListener[HandleT], answer: Answer, now: float, *, reason: Reason) -> JoinStep[HandleT]:
         """A listener has answered, or has not.
@@ -230,18 +244,20 @@ class Broker(Generic[HandleT]):
         if listener is None:
             return self._fail(join, join.why if join.passed_over else self.listeners.why_not(name, join.wanted))
         try:
-            made = self.rendezvous.create(name, listener.key, key, now)
+            made = self.rendezvous.create(name, listener.key, join.sender, now, instance=join.instance)
         except RendezvousError as exc:
             return self._fail(join, exc.reason, str(exc))
+        for ended in made.displaced:
+            self._ended(ended)
         join.apply(Answer.CHOSEN)
         join.asked += 1
         join.listener, join.rendezvous_id, join.sender_ticket = listener, made.id, made.sender_ticket
-        return AskListener(join, listener, made.id, made.listener_ticket, self._sender_name(key, join.address))
+        return AskListener(join, listener, made.id, made.listener_ticket, self._sender_name(join.sender))
 
     def _fail(self, join: Join[HandleT], reason: Reason, detail: str = "") -> JoinFailed:
         join.apply(Answer.NO_LISTENER)
         self._outputs.append(
-            SenderRefused(connection=join.connection, peer=join.address, reason=reason, detail=detail)
+            SenderRefused(connection=join.connection, peer=join.sender.address, reason=reason, detail=detail)
         )
         return JoinFailed(reason, detail)
 
@@ -249,12 +265,39 @@ class Broker(Generic[HandleT]):
         successor = self.listeners.find(listener.connection, listener.instance)
         return successor is not None and successor.handle is not listener.handle
 
-    def _sender_name(self, key: KeyId, address: str) -> str:
+    def _sender_name(self, sender: Holder) -> str:
         """See `control.Offer.sender`. It tells a connector neither the key nor the address."""
-        text = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{address}"
+        key = sender.key
+        text = f"{key.connection}\n{key.rule}\n{key.slot}\n{key.generation}\n{sender.address}"
         return hashlib.blake2b(text.encode(), key=self._sender_secret, digest_size=8).hexdigest()
 
+    # --- control channels
+
+    def admit(self, holder: Holder, handle: HandleT, instance: str) -> Place[HandleT]:
+        """Give a place to a control channel whose peer has shown its first valid token, until `Places.leave`.
+
+        Args:
+            holder: the key of the token, and the address of the peer.
+            handle: of the channel.
+            instance: of the peer.
+
+        Raises:
+            RendezvousError: with `Reason.LIMIT`: there is none. Nothing has changed.
+        """
+        if (displaced := self.control_channels.choose_displaced(holder, instance)) is not None:
+            self.control_channels.leave(displaced)
+            name, rule, address = displaced.holder.key.connection, displaced.holder.key.rule, displaced.holder.address
+            self._outputs += [
+                EndControlChannel(displaced.owner, Reason.LIMIT),
+                ControlChannelDisplaced(connection=name, rule=rule, peer=address, successor=holder.address),
+            ]
+        return self.control_channels.take(holder, handle)
+
     # --- data channels
+
+    def proved(self, rendezvous_id: str) -> None:
+        """The listener says that the sender at the other end of the data channel has proved its identity."""
+        self.rendezvous.prove(rendezvous_id)
 
     def withdraw(self, rendezvous_id: str, now: float) -> None:
         """The listener does not come to this rendezvous."""

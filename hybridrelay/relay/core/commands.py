@@ -14,6 +14,7 @@ __all__ = [
     "AskListener",
     "CheckListener",
     "Command",
+    "EndControlChannel",
     "EndRegistration",
     "JoinFailed",
     "JoinMade",
@@ -39,6 +40,14 @@ class EndRegistration(Generic[HandleT]):
 
 
 @attrs.frozen
+class EndControlChannel(Generic[HandleT]):
+    """End a control channel, whose place another one has now."""
+
+    handle: HandleT
+    reason: Reason
+
+
+@attrs.frozen
 class TurnAway:
     """Give a reason to the data channel that waits for this rendezvous, if there is one, and close it."""
 
@@ -53,7 +62,9 @@ class StopMoving:
     rendezvous_id: str
 
 
-Command: TypeAlias = CheckListener[HandleT] | EndRegistration[HandleT] | TurnAway | StopMoving
+Command: TypeAlias = (
+    CheckListener[HandleT] | EndRegistration[HandleT] | EndControlChannel[HandleT] | TurnAway | StopMoving
+)
 
 
 # --- the next step of a join, for the task that serves the sender

@@ -18,11 +18,13 @@ from ...events.relay import ListenerRefused, SenderRefused, TokenInvalid, TokenR
 from ...protocol import RemoteProtocolError, control
 from ...protocol.reasons import Reason
 from ...security import Right
-from ..limits import REFUSALS_BEFORE_AUTHORIZED
+from ..limits import IDLE_CLIENT_SECONDS, REFUSALS_BEFORE_AUTHORIZED, REFUSED_CHANNEL_SECONDS
 from ..model import KeyId
 from .authorization import Grant
 from .broker import Broker
+from .holders import Holder
 from .listener import HandleT, Listener
+from .places import Place
 
 __all__ = [
     "MAX_JOINS",
@@ -36,6 +38,7 @@ __all__ = [
     "ControlChannelCore",
     "OfferAnswered",
     "Say",
+    "SenderProved",
     "StartJoin",
 ]
 
@@ -90,7 +93,13 @@ TRANSITIONS: Mapping[tuple[ChannelState, ChannelInput], ChannelState] = {
 
 #: The messages that each role may send after its hello.
 MAY_SEND: Mapping[control.Role, tuple[type[control.Message], ...]] = {
-    control.Role.CONNECTOR: (control.Register, control.Unregister, control.Accept, control.Failed),
+    control.Role.CONNECTOR: (
+        control.Register,
+        control.Unregister,
+        control.Accept,
+        control.Failed,
+        control.Proved,
+    ),
     control.Role.CLIENT: (control.Join,),
 }
 
@@ -130,6 +139,13 @@ class OfferAnswered:
 
 
 @attrs.frozen
+class SenderProved:
+    """A listener says that the sender of an offer, which it has accepted, has proved its identity."""
+
+    id: int
+
+
+@attrs.frozen
 class Close:
     """Close the control channel: at once, or gracefully so that the peer hears the reason."""
 
@@ -137,7 +153,7 @@ class Close:
     gracefully: bool
 
 
-Output: TypeAlias = Say | Authorize | StartJoin | OfferAnswered | Close
+Output: TypeAlias = Say | Authorize | StartJoin | OfferAnswered | SenderProved | Close
 
 
 @attrs.frozen
@@ -172,9 +188,11 @@ class ControlChannelCore(Generic[HandleT]):
         self._registrations: dict[str, _Registration[HandleT]] = {}
         #: The keys that have authorized something here.
         self._keys: set[KeyId] = set()
-        #: The one that has the place of this control channel, from the first grant to the end.
-        self._first_key: KeyId | None = None
+        #: From the first grant to the end.
+        self._place: Place[HandleT] | None = None
         self._refusals = 0
+        #: A registration was refused.
+        self._was_refused = False
         self._joins = 0
 
     @property
@@ -203,8 +221,11 @@ class ControlChannelCore(Generic[HandleT]):
             case control.Unregister(connection=name):
                 if registration := self._registrations.pop(name, None):
                     self._broker.unregister(registration.listener)
+                    self._note_use()
             case control.Accept(id=id_) | control.Failed(id=id_):
                 return OfferAnswered(id_, message)
+            case control.Proved(id=id_):
+                return SenderProved(id_)
         return None
 
     def _greet(self, message: control.Message) -> Say:
@@ -228,10 +249,10 @@ class ControlChannelCore(Generic[HandleT]):
                 raise RendezvousError("this relay needs a newer connector", reason=Reason.VERSION_MISMATCH)
             if request.connection not in self._registrations and len(self._registrations) >= MAX_REGISTRATIONS:
                 raise RendezvousError("too many registrations on one control channel", reason=Reason.LIMIT)
-        if grant.key not in self._keys:
-            self._broker.authorization.hold(grant.key, first=self._first_key is None)
-            self._first_key = self._first_key or grant.key
-            self._keys.add(grant.key)
+        if self._place is None:
+            assert self.hello is not None
+            self._place = self._broker.admit(Holder(grant.key, self.address), self._handle, self.hello.instance)
+        self._keys.add(grant.key)
         self._apply(ChannelInput.GRANT)
         self.authorized = True
 
@@ -242,6 +263,7 @@ class ControlChannelCore(Generic[HandleT]):
             RemoteProtocolError: the peer has shown no valid token, and has been refused too often.
         """
         self._refusals += 1
+        self._was_refused = self._was_refused or isinstance(request, control.Register)
         if not self.authorized and self._refusals > REFUSALS_BEFORE_AUTHORIZED:
             raise RemoteProtocolError("too many requests without a right", reason=error.reason)
         self._broker.note(self._refusal(request, error))
@@ -274,33 +296,57 @@ class ControlChannelCore(Generic[HandleT]):
         except RendezvousError as exc:
             return self.refuse(request, exc)
         self._registrations[name] = _Registration(listener, grant.expires_at)
+        self._note_use()
         return Say(control.Registered(request.id, grant.expires_at))
 
-    def join_ended(self) -> None:
-        """A join that `StartJoin` has begun is over, cancelled or not."""
+    def join_ended(self, *, joined: bool = False) -> None:
+        """A join that `StartJoin` has begun is over, cancelled or not; `joined`: a listener comes."""
         self._joins -= 1
+        if joined and self._place is not None:
+            self._broker.control_channels.establish(self._place, IDLE_CLIENT_SECONDS)
+
+    def _note_use(self) -> None:
+        """A connector's channel is of use while something is registered over it."""
+        if self._place is None:
+            return
+        if self._registrations:
+            self._broker.control_channels.establish(self._place)
+        else:
+            self._broker.control_channels.make_provisional(self._place)
 
     # --- what else happens
 
     def ended(self, connection: str, reason: Reason) -> Say | Close:
         """A registration, or the right to join, is over. With its last registration, a superseded channel ends."""
         self._registrations.pop(connection, None)
+        self._note_use()
         if reason is Reason.SUPERSEDED and not self._registrations:
             return Close(reason, gracefully=False)
         return Say(control.Ended(connection, reason))
 
-    def expire(self, now: float) -> None:
-        """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed."""
+    def expire(self, now: float) -> Close | None:
+        """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed.
+
+        A channel over which nothing has been registered for long, because that was refused, ends.
+        """
         for registration in list(self._registrations.values()):
             if now > registration.expires_at:
                 self._broker.token_expired(registration.listener)
+        if self._registrations or not self._was_refused or self._place is None:
+            return None
+        if not self._broker.control_channels.is_provisional(self._place, REFUSED_CHANNEL_SECONDS):
+            return None
+        self._was_refused = False  # it ends once
+        return Close(Reason.LIMIT, gracefully=True)
 
     def check_keys(self) -> list[Say | Close]:
         """The store may have changed: end what keys that are gone had authorized, the channel with the last one."""
-        authorization = self._broker.authorization
-        gone = {key: reason for key in self._keys if (reason := authorization.why_revoked(key))}
-        authorization.let_go(gone.keys())
+        why_revoked = self._broker.authorization.why_revoked
+        gone = {key: reason for key in self._keys if (reason := why_revoked(key))}
         self._keys -= gone.keys()
+        if self._place is not None and self._place.holder.key in gone and self._keys:
+            key = min(self._keys, key=lambda one: one.generation)
+            self._place = self._broker.control_channels.pass_on(self._place, Holder(key, self.address))
         outputs: list[Say | Close] = []
         if self.hello is not None and self.hello.role is control.Role.CLIENT:  # the broker tells listeners
             still = {key.connection for key in self._keys}
@@ -317,11 +363,10 @@ class ControlChannelCore(Generic[HandleT]):
         registrations, self._registrations = self._registrations, {}
         for registration in registrations.values():
             self._broker.unregister(registration.listener)
-        self._broker.authorization.let_go(self._keys)
         self._keys.clear()
-        if self._first_key is not None:
-            self._broker.authorization.leave(self._first_key)
-            self._first_key = None
+        if self._place is not None:
+            self._broker.control_channels.leave(self._place)
+            self._place = None
 
     def _apply(self, happened: ChannelInput) -> None:
         self.state = TRANSITIONS[self.state, happened]

@@ -3,46 +3,33 @@
 A Listen key in the wrong hands must not fill up a hybrid connection and so keep connectors out. The rules, in order:
 
 1. The newest listener of the holder that has the most gives way to a holder that has fewer. Holders are compared
-   by their key alone; then by key and network (IPv4 /24, IPv6 /48); then by key and address.
+   by their key alone; then, those with the same key, by network (IPv4 /24, IPv6 /48); then, those of the same
+   network, by address.
 2. An instance that comes back displaces the newest listener of a holder that has more, or of its own holder, if that
    listener is newer than it. An instance that gave way before is as new as any other.
 3. Otherwise nothing tells the listeners apart. Then one of a holder that has the most, chosen at random, gives way
-   to the first that asks `ROTATION_SECONDS` after one was refused. So a connector gets in after a while, and one that
-   gave way comes back.
+   to one of those that were refused, which is drawn by lot (`lottery.py`). So a connector gets in after a while
+   however often others ask, and one that gave way comes back.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from .holders import network_of
 from .listener import Listener
 
-__all__ = ["ROTATION_SECONDS", "choose_displaced"]
-
-#: How often a listener gives way although nothing tells it from the others (seconds). Its sessions go on, and it asks
-#: for its place again within seconds. Rare, because an honest connector may be hit.
-ROTATION_SECONDS = 10.0
+__all__ = ["choose_displaced"]
 
 ListenerT = TypeVar("ListenerT", bound=Listener[Any])
-
-
-def _network(address: str) -> str:
-    """The network of an address, as far as it counts as one (`address_group`)."""
-    try:
-        network = ipaddress.ip_network(address)
-    except ValueError:
-        return address
-    length = 24 if network.version == 4 else 48
-    return str(network.supernet(new_prefix=min(length, network.prefixlen)))
 
 
 #: From coarse to fine: what counts as one holder.
 _HOLDERS: Sequence[Callable[[Listener[Any]], Hashable]] = (
     lambda one: one.key,
-    lambda one: (one.key, _network(one.address)),
+    lambda one: (one.key, network_of(one.address)),
     lambda one: (one.key, one.address),
 )
 
@@ -53,7 +40,7 @@ def choose_displaced(
     newcomer: ListenerT,
     newcomer_since: float,
     *,
-    may_rotate: bool,
+    is_drawn: bool,
     randbelow: Callable[[int], int],
 ) -> ListenerT | None:
     """Decide which listener makes room for a newcomer; None refuses the newcomer.
@@ -63,20 +50,24 @@ def choose_displaced(
         since: when the instance of each registered first, on any clock.
         newcomer: is not among them.
         newcomer_since: when its instance registered first.
-        may_rotate: whether another one was refused `ROTATION_SECONDS` ago.
+        is_drawn: whether the newcomer was drawn by lot.
         randbelow: a random number from 0 up to its argument, exclusively.
     """
 
     def newest(among: Sequence[ListenerT]) -> ListenerT:
         return max(among, key=lambda one: since[one.instance])
 
+    alike: Sequence[ListenerT] = listeners
     for holder in _HOLDERS:
-        held = Counter(map(holder, listeners))
-        most = max(held.values())
+        held = Counter(map(holder, alike))
+        most = max(held.values(), default=0)
         # Two holders that have about the same must not displace each other without end.
         if held[holder(newcomer)] < most - 1:
-            return newest([one for one in listeners if held[holder(one)] == most])
+            return newest([one for one in alike if held[holder(one)] == most])
+        alike = [one for one in alike if holder(one) == holder(newcomer)]
     # By the finest of them.
+    held = Counter(map(holder, listeners))
+    most = max(held.values())
     own = holder(newcomer)
     junior = [
         one
@@ -85,7 +76,7 @@ def choose_displaced(
     ]
     if junior:
         return newest(junior)
-    if not may_rotate:
+    if not is_drawn:
         return None
     alike = [one for one in listeners if held[holder(one)] == most]
     return alike[randbelow(len(alike))]

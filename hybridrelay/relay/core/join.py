@@ -14,6 +14,7 @@ import attrs
 
 from ...protocol.reasons import Reason
 from .authorization import Grant
+from .holders import Holder
 from .listener import HandleT, Listener
 
 __all__ = ["MAX_ASKED", "PASSED_ON", "TRANSITIONS", "Answer", "Join", "JoinState"]
@@ -82,8 +83,9 @@ class Join(Generic[HandleT]):
     wanted: str | None
     #: Instances that are not asked, where any will do.
     avoid: Collection[str]
-    #: The sender's network address, as far as it counts as one (`address_group`).
-    address: str
+    sender: Holder
+    #: Of the sender.
+    instance: str = ""
     state: JoinState = JoinState.CHOOSING
     asked: int = 0
     #: Instances that were asked and do not come.

@@ -29,8 +29,10 @@ from ...errors import RendezvousError
 from ...protocol.reasons import Reason
 from ..limits import DEPARTED_PER_CONNECTION, DEPARTED_SECONDS, LISTENERS_PER_CONNECTION, SETTLED_SECONDS
 from ..model import KeyId
-from .displacement import ROTATION_SECONDS, choose_displaced
+from .displacement import choose_displaced
+from .holders import network_of
 from .listener import HandleT, Listener
+from .lottery import Lottery
 
 __all__ = ["Listener", "ListenerTable"]
 
@@ -55,6 +57,8 @@ class _Settled:
 class _Connection(Generic[HandleT]):
     """What is known about one hybrid connection."""
 
+    #: Who is admitted next where nothing tells the listeners apart.
+    lottery: Lottery
     listeners: dict[str, Listener[HandleT]] = attrs.field(factory=dict)
     #: Instances that are not registered any more, the longest departed first.
     departed: OrderedDict[str, _Departed] = attrs.field(factory=OrderedDict)
@@ -62,8 +66,6 @@ class _Connection(Generic[HandleT]):
     since: dict[str, float] = attrs.field(factory=dict)
     #: The same of departed instances that were registered for `SETTLED_SECONDS`.
     settled: dict[str, _Settled] = attrs.field(factory=dict)
-    #: When one of the listeners gives way although nothing tells it from the others; set at the first refusal.
-    rotates_at: float = math.inf
 
 
 class ListenerTable(Generic[HandleT]):
@@ -107,7 +109,7 @@ class ListenerTable(Generic[HandleT]):
                 `Reason.LIMIT` the hybrid connection has too many listeners. Nothing has changed.
         """
         now = self._clock()
-        known = self._connections.get(listener.connection) or _Connection()
+        known = self._connections.get(listener.connection) or _Connection(Lottery(self._randbelow))
         displaced = known.listeners.get(listener.instance)
         earlier = displaced or self._departed(known, listener.instance)
         if earlier is not None and listener.generation < earlier.generation:
@@ -115,18 +117,9 @@ class ListenerTable(Generic[HandleT]):
         settled = known.settled.get(listener.instance)
         since = known.since.get(listener.instance, now if settled is None else settled.since)
         if displaced is None and len(known.listeners) >= self._max_per_connection:
-            displaced = choose_displaced(
-                tuple(known.listeners.values()),
-                known.since,
-                listener,
-                since,
-                may_rotate=now >= known.rotates_at,
-                randbelow=self._randbelow,
-            )
+            displaced = self._choose_displaced(known, listener, since)
             if displaced is None:
-                known.rotates_at = min(known.rotates_at, now + ROTATION_SECONDS)
                 raise RendezvousError("too many listeners of this hybrid connection", reason=Reason.LIMIT)
-            known.rotates_at = math.inf
             known.since[displaced.instance] = now  # so that it cannot take its place back at once
             self._depart(known, displaced.instance, gone=False)
         self._connections[listener.connection] = known
@@ -154,7 +147,8 @@ class ListenerTable(Generic[HandleT]):
         Returns:
             The registration that ended by this, or None.
         """
-        known = self._connections.setdefault(connection, _Connection())
+        known = self._connections.get(connection) or _Connection(Lottery(self._randbelow))
+        self._connections[connection] = known
         listener = known.listeners.get(instance)
         self._depart(known, instance, gone=True)
         return listener
@@ -202,6 +196,24 @@ class ListenerTable(Generic[HandleT]):
     def count(self) -> int:
         """Registrations in force."""
         return sum(len(known.listeners) for known in self._connections.values())
+
+    def _choose_displaced(
+        self, known: _Connection[HandleT], newcomer: Listener[HandleT], since: float
+    ) -> Listener[HandleT] | None:
+        def choose(is_drawn: bool) -> Listener[HandleT] | None:
+            return choose_displaced(
+                tuple(known.listeners.values()),
+                known.since,
+                newcomer,
+                since,
+                is_drawn=is_drawn,
+                randbelow=self._randbelow,
+            )
+
+        if (displaced := choose(is_drawn=False)) is not None:
+            return displaced
+        group = f"{newcomer.key}\n{network_of(newcomer.address)}"
+        return choose(is_drawn=True) if known.lottery.ask(group, newcomer.instance, self._clock()) else None
 
     def _departed(self, known: _Connection[HandleT], instance: str) -> _Departed | None:
         departed = known.departed.get(instance)

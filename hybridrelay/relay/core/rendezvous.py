@@ -6,8 +6,10 @@ The rules:
    within the lifetime. A use that comes second, or late, is refused and changes nothing.
 2. Only hashes of tickets are kept: a lookup takes as long for a ticket that is nearly right as for any other, and a
    copy of the relay's memory opens no channel. The relay's id is not secret, and is compared openly.
-3. A rendezvous is *open* from its creation until both tickets have been used, and counts against limits of its own
-   then. Until it ends, it has one of the places for pairs of data channels (`Places`), which its sender's key takes.
+3. A rendezvous is *open* from its creation until both tickets have been used, and has one of the places for open
+   rendezvous then. Until it ends, it has one of the places for pairs of data channels as well. Its sender's key takes
+   both. The place of a pair is established when the listener says that the sender has proved its identity. Until
+   then, and while it is open, a rendezvous may have to make room for one of another holder of the key (`places.py`).
 4. The two data channels may come in another order than that in which their tickets were used: a channel that has
    shown its ticket may still have to wait for its handshake.
 5. Every rendezvous ends in exactly one `Outcome`, whatever ended it. One whose channels are joined ends only when the
@@ -21,18 +23,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 import attrs
 
-from ...errors import RendezvousError
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import NO_RELAY, RELAY_ID_SIZE, TICKET_SIZE, relay_of_ticket
 from ...protocol.reasons import Reason
-from ..limits import OPEN_RENDEZVOUS, OPEN_RENDEZVOUS_PER_SENDER_KEY, TICKET_LIFETIME_SECONDS
+from ..limits import TICKET_LIFETIME_SECONDS
 from ..model import KeyId
-from .places import Places
+from .holders import Holder
+from .places import Place, Places
 from .rendezvous_states import OPEN, REASONS, TRANSITIONS, UNJOINED, Input, Outcome, Side, State
 
 __all__ = ["Arrival", "Ended", "Rendezvous", "RendezvousState", "RendezvousTable", "Stopping"]
@@ -51,6 +52,8 @@ class Rendezvous:
     expires_at: float
     listener_ticket: bytes = attrs.field(repr=False)
     sender_ticket: bytes = attrs.field(repr=False)
+    #: What has made room for it.
+    displaced: tuple[Ended | Stopping, ...] = ()
 
 
 @attrs.frozen
@@ -89,11 +92,13 @@ class Ended:
 class _Entry:
     id: str
     connection: str
-    sender_key: KeyId
     keys: Mapping[Side, KeyId]
     expires_at: float
     #: Hashes of the tickets that were not used.
     tickets: dict[Side, bytes] = attrs.field(repr=False)
+    #: See rule 3.
+    place: Place[str]
+    open_place: Place[str]
     state: State = State.OFFERED
     #: The sides whose data channel is ready.
     ready: set[Side] = attrs.field(factory=set)
@@ -120,7 +125,7 @@ class RendezvousState:
 class RendezvousTable:
     """All rendezvous of a relay that have not ended. The methods are of three kinds:
 
-    - `create`, `use` and `ready` answer a peer.
+    - `create`, `use`, `ready` and `prove` answer a peer.
     - `expire`, `end`, `revoke` and `end_all` are for something that happened; they return what ends because of it.
     - `next_deadline`, `open`, `joined` and `states` only look.
     """
@@ -130,31 +135,27 @@ class RendezvousTable:
         relay_id: bytes,
         *,
         token_bytes: Callable[[int], bytes],
+        places: Places[str],
+        open_places: Places[str],
         lifetime: float = TICKET_LIFETIME_SECONDS,
-        max_open: int = OPEN_RENDEZVOUS,
-        max_open_per_sender_key: int = OPEN_RENDEZVOUS_PER_SENDER_KEY,
-        places: Places | None = None,
     ) -> None:
         """Make an empty table.
 
         Args:
             relay_id: of this relay, `RELAY_ID_SIZE` bytes.
             token_bytes: that many bytes that nobody can predict: `secrets.token_bytes`.
+            places: for those that have not ended, see rule 3.
+            open_places: for those that are open.
             lifetime: of a ticket, in seconds.
-            max_open: limit on open rendezvous in total.
-            max_open_per_sender_key: limit on open rendezvous that one sender key has asked for.
-            places: for those that have not ended; None means that their number has no limit.
         """
         self._relay_id = relay_id
         self._token_bytes = token_bytes
         self._lifetime = lifetime
-        self._max_open = max_open
-        self._max_open_per_sender_key = max_open_per_sender_key
         self._places = places
+        self._open_places = open_places
         self._entries: dict[str, _Entry] = {}
         # In order of creation, which is the order of expiry because the lifetime is one constant.
         self._open: dict[str, _Entry] = {}
-        self._open_by_sender_key: Counter[KeyId] = Counter()
         self._by_ticket: dict[bytes, tuple[_Entry, Side]] = {}
 
     @property
@@ -172,38 +173,56 @@ class RendezvousTable:
         for entry in self._entries.values():
             yield RendezvousState(entry.id, entry.connection, entry.state, entry.joined_at)
 
-    def create(self, connection: str, listener_key: KeyId, sender_key: KeyId, now: float) -> Rendezvous:
+    def create(
+        self, connection: str, listener_key: KeyId, sender: Holder, now: float, *, instance: str = ""
+    ) -> Rendezvous:
         """Make a rendezvous between a listener and a sender that have both been authorized.
 
+        Args:
+            connection: the name of the hybrid connection.
+            listener_key: what authorized the listener.
+            sender: what authorized the sender, and its address.
+            now: the time.
+            instance: of the sender.
+
         Raises:
-            RendezvousError: with `Reason.LIMIT` this sender key has too many open, or there is no place for this key
-                or hybrid connection; with `Reason.BUSY` the relay has too many open. Nothing has changed.
+            RendezvousError: with `Reason.LIMIT`: there is no place for it. Nothing has changed.
         """
-        if self._open_by_sender_key[sender_key] >= self._max_open_per_sender_key:
-            raise RendezvousError(
-                f"the key {sender_key.rule!r} has too many rendezvous that have not been joined", reason=Reason.LIMIT
-            )
-        if len(self._open) >= self._max_open:
-            raise RendezvousError("the relay has too many open rendezvous", reason=Reason.BUSY)
-        if self._places is not None:
-            self._places.take(sender_key)
+        displaced = self._make_room(sender, instance, now)
         made = Rendezvous(
             id=self._token_bytes(16).hex(),
             connection=connection,
             listener_key=listener_key,
-            sender_key=sender_key,
+            sender_key=sender.key,
             expires_at=now + self._lifetime,
             listener_ticket=self._new_ticket(),
             sender_ticket=self._new_ticket(),
+            displaced=tuple(displaced),
         )
         tickets = {Side.LISTENER: _hash(made.listener_ticket), Side.SENDER: _hash(made.sender_ticket)}
-        keys = {Side.LISTENER: listener_key, Side.SENDER: sender_key}
-        entry = _Entry(made.id, connection, sender_key, keys, made.expires_at, tickets)
+        keys = {Side.LISTENER: listener_key, Side.SENDER: sender.key}
+        place, open_place = (places.take(sender, made.id) for places in (self._places, self._open_places))
+        entry = _Entry(made.id, connection, keys, made.expires_at, tickets, place, open_place)
         self._entries[made.id] = self._open[made.id] = entry
-        self._open_by_sender_key[sender_key] += 1
         for side, hashed in tickets.items():
             self._by_ticket[hashed] = (entry, side)
         return made
+
+    def _make_room(self, sender: Holder, instance: str, now: float) -> list[Ended | Stopping]:
+        """End what has to make room for a rendezvous of this sender; raises as `create` does."""
+        displaced: list[Ended | Stopping] = []
+        freed: set[KeyId] = set()
+        # All that can be refused comes before anything ends.
+        chosen = [places.choose_displaced(sender, instance) for places in (self._open_places, self._places)]
+        for place in chosen:
+            # What made room among the open ones has made room among the pairs of its key as well.
+            if place is not None and place.holder.key not in freed:
+                entry = self._entries[place.owner]
+                if (ended := self._end(entry, Input.DISPLACED, now)) is not None:  # None: it is being stopped
+                    displaced.append(ended)
+                self._places.leave(entry.place)  # at once: its bytes are moved for a moment only
+                freed.add(place.holder.key)
+        return displaced
 
     def _new_ticket(self) -> bytes:
         return self._relay_id + self._token_bytes(TICKET_SIZE - RELAY_ID_SIZE)
@@ -244,6 +263,12 @@ class RendezvousTable:
             entry.joined_at = now
         return entry.state
 
+    def prove(self, rendezvous_id: str) -> None:
+        """The listener says that the sender has proved its identity. Ignored where the two are not joined."""
+        entry = self._entries.get(rendezvous_id)
+        if entry is not None and entry.state is State.JOINED:
+            self._places.establish(entry.place)
+
     def next_deadline(self) -> float | None:
         """When `expire` has something to do next; None while nothing is open."""
         return next((entry.expires_at for entry in self._open.values()), None)
@@ -253,7 +278,7 @@ class RendezvousTable:
         late = list(itertools.takewhile(lambda entry: entry.expires_at <= now, self._open.values()))
         return [one for entry in late if isinstance(one := self._end(entry, Input.EXPIRES, now), Ended)]
 
-    def end(self, rendezvous_id: str, happened: Input, now: float) -> Ended | None:
+    def end(self, rendezvous_id: str, happened: Input, now: float) -> Ended | Stopping | None:
         """Something happened that is neither a use of a ticket nor a change of keys.
 
         Returns:
@@ -261,9 +286,7 @@ class RendezvousTable:
             is unknown here, and that is no error.
         """
         entry = self._entries.get(rendezvous_id)
-        ended = None if entry is None else self._end(entry, happened, now)
-        assert not isinstance(ended, Stopping)
-        return ended
+        return None if entry is None else self._end(entry, happened, now)
 
     def revoke(self, keys: Collection[KeyId], now: float) -> list[Ended | Stopping]:
         """End everything that any of these keys had authorized on either side, joined or not.
@@ -308,13 +331,10 @@ class RendezvousTable:
         entry.outcome = outcome or entry.outcome
         if before in OPEN and entry.state not in OPEN:
             del self._open[entry.id]
-            self._open_by_sender_key[entry.sender_key] -= 1
-            if not self._open_by_sender_key[entry.sender_key]:
-                del self._open_by_sender_key[entry.sender_key]
+            self._open_places.leave(entry.open_place)
         if entry.state is State.ENDED:
             del self._entries[entry.id]
-            if self._places is not None:
-                self._places.give_back(entry.sender_key)
+            self._places.leave(entry.place)
             for hashed in entry.tickets.values():
                 del self._by_ticket[hashed]
         return True

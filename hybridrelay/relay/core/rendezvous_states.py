@@ -56,6 +56,8 @@ class Input(enum.Enum):
     BREAKS = "breaks"
     #: The task that served one of the two joined channels was cancelled.
     CANCELLED = "cancelled"
+    #: Its place is needed for another one.
+    DISPLACED = "displaced"
     #: The relay stops.
     SHUTDOWN = "shutdown"
 
@@ -72,6 +74,7 @@ class Outcome(enum.Enum):
     WITHDRAWN = "withdrawn"
     REVOKED = "revoked"
     CANCELLED = "cancelled"
+    DISPLACED = "displaced"
     SHUT_DOWN = "shut down"
 
 
@@ -86,6 +89,7 @@ REASONS = {
     Outcome.WITHDRAWN: Reason.LISTENER_CANNOT_DIAL,
     Outcome.REVOKED: Reason.KEY_REVOKED,
     Outcome.CANCELLED: Reason.CANCELLED,
+    Outcome.DISPLACED: Reason.LIMIT,
     Outcome.SHUT_DOWN: Reason.GOING_AWAY,
 }
 
@@ -94,7 +98,11 @@ OPEN = (State.OFFERED, State.LISTENER_WAITS, State.SENDER_WAITS)
 #: Bytes have not been moved.
 UNJOINED = (*OPEN, State.MATCHED)
 #: What may end a rendezvous at any time.
-_FORCES = {Input.REVOKED: Outcome.REVOKED, Input.SHUTDOWN: Outcome.SHUT_DOWN}
+_FORCES = {
+    Input.REVOKED: Outcome.REVOKED,
+    Input.DISPLACED: Outcome.DISPLACED,
+    Input.SHUTDOWN: Outcome.SHUT_DOWN,
+}
 #: How the moving of bytes ends.
 _STOPS = {Input.FINISHES: Outcome.FINISHED, Input.BREAKS: Outcome.CLOSED, Input.CANCELLED: Outcome.CANCELLED}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Protocol
 
 import trio
 
@@ -20,47 +19,32 @@ from ...protocol.reasons import Reason
 from ...security import Right
 from ..core.authorization import Authorization, Grant, may_have_changed
 from ..core.broker import Broker
-from ..core.commands import AskListener, CheckListener, EndRegistration, JoinMade, StopMoving, TurnAway
+from ..core.commands import (
+    AskListener,
+    CheckListener,
+    EndControlChannel,
+    EndRegistration,
+    JoinMade,
+    StopMoving,
+    TurnAway,
+)
 from ..core.join import Answer
 from ..core.listeners import ListenerTable
 from ..core.places import Places
 from ..core.rendezvous import Arrival, RendezvousTable
-from ..limits import BORROWED_PIPES, CONTROL_CHANNELS_PER_KEY, TICKET_LIFETIME_SECONDS, Shares
+from ..limits import BORROWED_PIPES, TICKET_LIFETIME_SECONDS, Shares
 from ..model import HybridConnection, StoreChange
 from ..snapshot import RendezvousSnapshot
 from ..store.relay_id import new_relay_id
 from .data_channels import DataChannels
+from .listener_handle import ListenerHandle
+from .places import places_for_control_channels, places_for_open_rendezvous, places_for_pairs
 from .splice import PipePool
 
-__all__ = ["OFFER_SECONDS", "BrokerService", "ListenerHandle"]
+__all__ = ["OFFER_SECONDS", "BrokerService"]
 
 #: After this time without an answer to an offer, another listener is asked (seconds).
 OFFER_SECONDS = 1.0
-
-
-class ListenerHandle(Protocol):
-    """What the broker needs of a listener's control channel."""
-
-    async def offer(
-        self,
-        connection: str,
-        ticket: bytes,
-        lifetime_seconds: float,
-        withdraw: Callable[[], None],
-        sender: str = "",
-    ) -> control.Accept | control.Failed:
-        """Ask the listener to come; `withdraw` is called should it accept, and say later that it cannot come.
-
-        `sender` is what `control.Offer` says of the sender.
-
-        The caller sets the deadline. Raises `trio.BrokenResourceError` when the listener is gone.
-        """
-
-    def check_alive(self) -> None:
-        """It did not answer: find out whether it is alive."""
-
-    def ended(self, connection: str, reason: Reason) -> None:
-        """Its registration is over."""
 
 
 class BrokerService:
@@ -70,13 +54,12 @@ class BrokerService:
         connections: what is in the store now.
         refresh: looks whether the store has changed; does not raise.
         clock: seconds since 1970.
-        pairs: places for data channels that are joined or wait for each other.
-        control_channels: places for control channels that a key has authorized.
+        pairs: places for pairs of data channels; None: as many as there can be.
+        control_channels: places for control channels that a key has authorized; None: as many as there can be.
         max_pipes: for `PipePool`.
         relay_id: of this relay; None means a new one for this run.
         events: where events go; None means the log.
         sender_secret: 32 random bytes, from which `control.Offer.sender` is computed; None makes them.
-        channels_per_key: how many control channels one key may authorize at a time.
     """
 
     def __init__(
@@ -85,31 +68,31 @@ class BrokerService:
         *,
         refresh: Callable[[], Awaitable[None]],
         clock: Callable[[], float] = time.time,
-        pairs: Places | None = None,
-        control_channels: Places | None = None,
+        pairs: Places[str] | None = None,
+        control_channels: Places[ListenerHandle] | None = None,
         max_pipes: int = BORROWED_PIPES,
         relay_id: bytes | None = None,
         events: EventStream | None = None,
         sender_secret: bytes | None = None,
-        channels_per_key: int = CONTROL_CHANNELS_PER_KEY,
     ) -> None:
         self.events = logged_events() if events is None else events
         self._refresh = refresh
         self._clock = clock
         shares = Shares.of(None)
-        places = Places("control channels", shares.control_channels) if control_channels is None else control_channels
-        self.authorization = Authorization(connections, places, channels_per_key=channels_per_key)
+        self.authorization = Authorization(connections)
         self.listeners: ListenerTable[ListenerHandle] = ListenerTable(
             randbelow=secrets.randbelow, clock=trio.current_time
         )
         self._rendezvous = RendezvousTable(
             new_relay_id() if relay_id is None else relay_id,
             token_bytes=secrets.token_bytes,
-            places=Places("data channels", shares.pairs) if pairs is None else pairs,
+            places=places_for_pairs(shares.pairs) if pairs is None else pairs,
+            open_places=places_for_open_rendezvous(),
         )
         #: What decides. After a call of one of its methods that changes something, call `carry_out`.
         self.core: Broker[ListenerHandle] = Broker(
             self.authorization,
+            places_for_control_channels(shares.control_channels) if control_channels is None else control_channels,
             self.listeners,
             self._rendezvous,
             sender_secret=secrets.token_bytes(32) if sender_secret is None else sender_secret,
@@ -126,6 +109,8 @@ class BrokerService:
                     listener.handle.check_alive()
                 case EndRegistration(listener, reason):
                     listener.handle.ended(listener.connection, reason)
+                case EndControlChannel(handle, reason):
+                    handle.end(reason)
                 case TurnAway(rendezvous_id, reason):
                     self._channels.turn_away(rendezvous_id, reason)
                 case StopMoving(rendezvous_id):
@@ -158,7 +143,13 @@ class BrokerService:
     # --- joins
 
     async def join(
-        self, grant: Grant, wanted: str | None, address: str = "", *, avoid: Collection[str] = ()
+        self,
+        grant: Grant,
+        wanted: str | None,
+        address: str = "",
+        *,
+        avoid: Collection[str] = (),
+        instance: str = "",
     ) -> control.Joined | control.Failed:
         """Find a listener that comes, for a sender that has the right to it. The id of the answer is 0.
 
@@ -167,10 +158,11 @@ class BrokerService:
             wanted: the only instance that will do, or None for any.
             address: the sender's network address, as far as it counts as one (`address_group`).
             avoid: instances that are not asked, where any will do.
+            instance: of the sender.
 
         Cancelled, the offer that is under way is withdrawn.
         """
-        step = self.core.join(grant, wanted, address, avoid=avoid, now=trio.current_time())
+        step = self.core.join(grant, wanted, address, avoid=avoid, instance=instance, now=trio.current_time())
         while isinstance(step, AskListener):
             self.carry_out()
             self._deadline_changed.set()
@@ -192,11 +184,14 @@ class BrokerService:
             self.core.withdraw(ask.rendezvous_id, trio.current_time())
             self.carry_out()
 
+        def proved() -> None:
+            self.core.proved(ask.rendezvous_id)
+
         listener = ask.listener
         with trio.move_on_after(OFFER_SECONDS):
             try:
                 answer = await listener.handle.offer(
-                    listener.connection, ask.ticket, TICKET_LIFETIME_SECONDS, withdraw, ask.sender
+                    listener.connection, ask.ticket, TICKET_LIFETIME_SECONDS, withdraw, proved, ask.sender
                 )
             except trio.BrokenResourceError:
                 return Answer.LOST, Reason.LISTENER_SILENT

@@ -17,20 +17,38 @@ from ...mux import EarlySession, MuxStream, Session
 from ...protocol import control
 from ...protocol.reasons import Reason
 from ..core.authorization import Grant
-from ..core.control_channel import Authorize, Close, ControlChannelCore, OfferAnswered, Output, Say, StartJoin
+from ..core.control_channel import (
+    Authorize,
+    Close,
+    ControlChannelCore,
+    OfferAnswered,
+    Output,
+    Say,
+    SenderProved,
+    StartJoin,
+)
 from ..limits import REVOKED_CHANNEL_SECONDS
-from .broker import BrokerService, ListenerHandle
+from .broker import BrokerService
+from .listener_handle import ListenerHandle
 
 __all__ = ["CHECK_SECONDS", "ControlPeer"]
 
 #: A listener that did not answer an offer, and sends nothing at all for this time, is dropped (seconds).
 CHECK_SECONDS = 5.0
-#: Accepted offers whose listener may still say that it cannot come.
+#: Accepted offers whose listener may still say that it cannot come, or that the sender has proved its identity.
 _MAX_WATCHED = 256
 
 
+@attrs.frozen(eq=False)
+class _Offer:
+    """What is called when the listener says something after its acceptance; see `ListenerHandle.offer`."""
+
+    withdraw: Callable[[], None]
+    proved: Callable[[], None]
+
+
 class ControlPeer:
-    """A connector or client on its control channel. Implements `broker.ListenerHandle`.
+    """A connector or client on its control channel. Implements `ListenerHandle`.
 
     Until its peer has authenticated, it is driven by one task and holds little. As soon as `authorized` is true,
     `attach` gives it a session with tasks of its own; only then is the request granted that had a valid token.
@@ -67,11 +85,11 @@ class ControlPeer:
         self._decoder = control.ControlDecoder()
         self._sending = trio.Lock()
         self._ids = itertools.count(1)
-        #: Offers that wait for their answer: where it goes, and what a refusal after an acceptance calls.
-        self._answers: dict[
-            int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], Callable[[], None]]
-        ] = {}
-        self._accepted: OrderedDict[int, Callable[[], None]] = OrderedDict()
+        #: Offers that wait for their answer, and where it goes.
+        self._answers: dict[int, tuple[trio.MemorySendChannel[control.Accept | control.Failed], _Offer]] = {}
+        self._accepted: OrderedDict[int, _Offer] = OrderedDict()
+        #: Why the channel ends as soon as it is attached; None: it does not.
+        self._must_end: Reason | None = None
         self._heard = trio.Event()
         self._checking = False
 
@@ -149,6 +167,8 @@ class ControlPeer:
         """
         self._early = None
         self._session, self._stream, self._nursery = session, stream, nursery
+        if self._must_end is not None:
+            session.close(self._must_end)
 
     async def _perform(self, output: Output) -> None:
         match output:
@@ -160,6 +180,9 @@ class ControlPeer:
                 self._nursery.start_soon(self._join, request, grant)
             case OfferAnswered(id_, answer):
                 self._answered(id_, answer)
+            case SenderProved(id_):
+                if offer := self._accepted.pop(id_, None):
+                    offer.proved()
             case Close():
                 self._close(output)
 
@@ -185,10 +208,14 @@ class ControlPeer:
         await self._perform(output)
 
     async def _join(self, request: control.Join, grant: Grant) -> None:
+        joined = False
         try:
-            answer = await self._broker.join(grant, request.listener, self.address, avoid=request.avoid)
+            answer = await self._broker.join(
+                grant, request.listener, self.address, avoid=request.avoid, instance=self.instance
+            )
+            joined = isinstance(answer, control.Joined)
         finally:
-            self._channel.join_ended()
+            self._channel.join_ended(joined=joined)
         await self.send(attrs.evolve(answer, id=request.id))
 
     # --- what we say
@@ -209,12 +236,13 @@ class ControlPeer:
         ticket: bytes,
         lifetime_seconds: float,
         withdraw: Callable[[], None],
+        proved: Callable[[], None],
         sender: str = "",
     ) -> control.Accept | control.Failed:
-        """Ask the listener to come to a rendezvous; see `broker.ListenerHandle`."""
+        """Ask the listener to come to a rendezvous; see `ListenerHandle`."""
         id_ = next(self._ids)
         answer_in, answer_out = trio.open_memory_channel[control.Accept | control.Failed](1)
-        self._answers[id_] = answer_in, withdraw
+        self._answers[id_] = answer_in, _Offer(withdraw, proved)
         try:
             await self.send(control.Offer(id_, connection, ticket, lifetime_seconds, sender))
             try:
@@ -229,15 +257,15 @@ class ControlPeer:
     def _answered(self, id_: int, answer: control.Accept | control.Failed) -> None:
         waiting = self._answers.pop(id_, None)
         if waiting is not None:
-            answer_in, withdraw = waiting
+            answer_in, offer = waiting
             if isinstance(answer, control.Accept):
                 # Here and not where the answer is awaited: a refusal may come right after it, in the same bytes.
-                self._accepted[id_] = withdraw
+                self._accepted[id_] = offer
                 while len(self._accepted) > _MAX_WATCHED:
                     self._accepted.popitem(last=False)
             answer_in.send_nowait(answer)
         elif isinstance(answer, control.Failed) and id_ in self._accepted:
-            self._accepted.pop(id_)()
+            self._accepted.pop(id_).withdraw()
 
     def check_alive(self) -> None:
         """Drop the peer unless it says something soon."""
@@ -260,6 +288,12 @@ class ControlPeer:
         """Our registration of `connection` is over; with the last one, a superseded channel ends."""
         self._perform_soon(self._channel.ended(connection, reason))
 
+    def end(self, reason: Reason) -> None:
+        """Our place is needed for another control channel."""
+        self._must_end = reason
+        if self._early is None:
+            self._session.close(reason)
+
     def _perform_soon(self, output: Say | Close) -> None:
         if self._session.outcome is not None:
             return  # the peer has gone, and the nursery may be closed
@@ -278,8 +312,9 @@ class ControlPeer:
     # --- the relay's housekeeping
 
     def expire(self, now: float) -> None:
-        """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed."""
-        self._channel.expire(now)
+        """See `ControlChannelCore.expire`; `now` in seconds since 1970."""
+        if (close := self._channel.expire(now)) is not None:
+            self._perform_soon(close)
         self._broker.carry_out()
 
     def check_keys(self) -> None:

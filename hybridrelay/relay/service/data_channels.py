@@ -111,9 +111,12 @@ class DataChannels(Generic[HandleT]):
             # Before anything is awaited: this task may be cancelled.
             if channels.moving is None:
                 self.abandon(arrival)
+                await abort(stream)
             else:
+                # The task that moves the bytes closes the stream: closed here, it would be in use there for a moment.
                 channels.moving.cancel()
-            await abort(stream)
+                with trio.CancelScope(shield=True):  # which does not take long, as that task is cancelled
+                    await channels.over.wait()
             raise
         if channels.status is not Reason.NO_ERROR:
             await _send_status(stream, channels.status)

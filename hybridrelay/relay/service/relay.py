@@ -50,6 +50,8 @@ from ..store.state_dir import occupy_state_directory
 from .broker import BrokerService
 from .connections import ConnectionService, ControlPeers
 from .control import ControlPeer
+from .listener_handle import ListenerHandle
+from .places import places_for_control_channels, places_for_pairs
 from .watcher import StoreWatcher
 
 __all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
@@ -69,8 +71,8 @@ class _Parts:
     certificates: RelayCertificates
     broker: BrokerService
     peers: ControlPeers
-    pairs: Places
-    control_channels: Places
+    pairs: Places[str]
+    control_channels: Places[ListenerHandle]
     slots: Slots
     scheduler: HandshakeScheduler
     connections: ConnectionService
@@ -200,7 +202,7 @@ class Relay:
         if slots.total < UNAUTHENTICATED_SLOTS:
             self._events.publish(FewDescriptors(descriptors=descriptors or 0, unauthenticated=slots.total))
         pairs = self._places_for_pairs(shares, descriptors)
-        control_channels = Places("control channels", shares.control_channels)
+        control_channels = places_for_control_channels(shares.control_channels)
         broker = BrokerService(
             watcher.snapshot,
             refresh=watcher.refresh,
@@ -225,12 +227,11 @@ class Relay:
         connections = ConnectionService(authenticator, broker, peers, self._events)
         return _Parts(certificates, broker, peers, pairs, control_channels, slots, scheduler, connections)
 
-    def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places:
+    def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places[str]:
         config = self._config
         if config.max_pairs is not None and config.max_pairs > shares.pairs:
             self._events.publish(FewPairs(descriptors=descriptors or 0, pairs=shares.pairs, wanted=config.max_pairs))
-        return Places(
-            "data channels",
+        return places_for_pairs(
             min(shares.pairs, config.max_pairs or shares.pairs),
             per_connection=config.max_pairs_per_connection,
             per_key=config.max_pairs_per_key,

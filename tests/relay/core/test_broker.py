@@ -48,6 +48,8 @@ from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, Right, Rule
 
+from ..places import make_places
+
 NAME = "db"
 
 
@@ -57,7 +59,7 @@ class Scene:
 
     store: MemoryStore
     broker: Broker[str]
-    pairs: Places
+    pairs: Places[str]
     now: float = 100.0
 
     @classmethod
@@ -66,13 +68,19 @@ class Scene:
         store.create(
             NAME, ["relay"], [Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])]
         )
-        pairs = Places("data channels", 100)
+        pairs = make_places("data channels", 100)
         randomness = random.Random(1)
         scene: Scene
         broker: Broker[str] = Broker(
-            Authorization(store.snapshot(), Places("control channels", 100)),
+            Authorization(store.snapshot()),
+            make_places("control channels", 100),
             ListenerTable(randbelow=lambda below: 0, clock=lambda: scene.now, max_per_connection=listeners),
-            RendezvousTable(b"\1\2\3\4", token_bytes=randomness.randbytes, places=pairs),
+            RendezvousTable(
+                b"\1\2\3\4",
+                token_bytes=randomness.randbytes,
+                places=pairs,
+                open_places=make_places("open", 100),
+            ),
             sender_secret=bytes(32),
         )
         scene = cls(store, broker, pairs)

@@ -25,12 +25,13 @@ from hybridrelay.relay.core.commands import AskListener, EndRegistration, JoinMa
 from hybridrelay.relay.core.join import Answer
 from hybridrelay.relay.core.listener import Listener
 from hybridrelay.relay.core.listeners import ListenerTable
-from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.core.rendezvous import Arrival, RendezvousTable
 from hybridrelay.relay.core.rendezvous_states import Input, Outcome, State
 from hybridrelay.relay.model import KeyId, StoreChange
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, Right, Rule
+
+from ..places import make_places
 
 NAMES = ("db", "web")
 INSTANCES = ("a", "b", "c")
@@ -58,13 +59,18 @@ class BrokerMachine(RuleBasedStateMachine):
         for name in NAMES:
             rules = [Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])]
             self.store.create(name, ["relay"], rules)
-        self.pairs = Places("data channels", PAIRS, per_key=PAIRS_OF_KEY)
+        self.pairs = make_places("data channels", PAIRS, per_key=PAIRS_OF_KEY)
         self.table = RendezvousTable(
-            b"\1\2\3\4", token_bytes=random.Random(3).randbytes, places=self.pairs, lifetime=LIFETIME
+            b"\1\2\3\4",
+            token_bytes=random.Random(3).randbytes,
+            places=self.pairs,
+            open_places=make_places("open", 100),
+            lifetime=LIFETIME,
         )
         randomness = random.Random(5)
         self.broker: Broker[int] = Broker(
-            Authorization(self.store.snapshot(), Places("control channels", 100)),
+            Authorization(self.store.snapshot()),
+            make_places("control channels", 100),
             ListenerTable(randbelow=randomness.randrange, clock=lambda: self.now, max_per_connection=2),
             self.table,
             sender_secret=bytes(32),

@@ -9,6 +9,7 @@ import pytest
 
 from hybridrelay.errors import AuthorizationError, RendezvousError
 from hybridrelay.events import (
+    ControlChannelDisplaced,
     ListenerLeft,
     ListenerRefused,
     ListenerRegistered,
@@ -21,6 +22,7 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core import control_channel
 from hybridrelay.relay.core.authorization import Authorization, Grant
 from hybridrelay.relay.core.broker import Broker
+from hybridrelay.relay.core.commands import EndControlChannel
 from hybridrelay.relay.core.control_channel import (
     MAX_JOINS,
     MAY_SEND,
@@ -32,15 +34,18 @@ from hybridrelay.relay.core.control_channel import (
     ControlChannelCore,
     OfferAnswered,
     Say,
+    SenderProved,
     StartJoin,
 )
 from hybridrelay.relay.core.listeners import ListenerTable
-from hybridrelay.relay.core.places import Places
+from hybridrelay.relay.core.places import TENURE_SECONDS, Places
 from hybridrelay.relay.core.rendezvous import RendezvousTable
-from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
+from hybridrelay.relay.limits import IDLE_CLIENT_SECONDS, REFUSALS_BEFORE_AUTHORIZED, REFUSED_CHANNEL_SECONDS
 from hybridrelay.relay.model import StoreChange
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, Right, Rule
+
+from ..places import make_places
 
 SECRET = "1" * 64
 INSTANCE = control.instance_of(SECRET)
@@ -57,7 +62,7 @@ class Scene:
     store: MemoryStore
     broker: Broker[str]
     channel: ControlChannelCore[str]
-    places: Places
+    places: Places[str]
 
     def state(self) -> ChannelState:
         return self.channel.state
@@ -86,11 +91,17 @@ def scene() -> Scene:
     rules = [Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])]
     for name in ("db", "web"):
         store.create(name, ["relay"], rules if name == "db" else [attrs.evolve(rule) for rule in rules])
-    places = Places("control channels", 100)
+    places = make_places("control channels", 100)
     broker: Broker[str] = Broker(
-        Authorization(store.snapshot(), places),
+        Authorization(store.snapshot()),
+        places,
         ListenerTable(randbelow=lambda below: 0, clock=lambda: 0.0),
-        RendezvousTable(b"\1\2\3\4", token_bytes=random.Random(1).randbytes),
+        RendezvousTable(
+            b"\1\2\3\4",
+            token_bytes=random.Random(1).randbytes,
+            places=make_places("data channels", 100),
+            open_places=make_places("open", 100),
+        ),
         sender_secret=bytes(32),
     )
     return Scene(store, broker, ControlChannelCore(broker, "this channel", WELCOME, PEER), places)
@@ -103,6 +114,7 @@ MESSAGES: list[control.Message] = [
     JOIN,
     control.Unregister(1, "db"),
     control.Accept(1),
+    control.Proved(1),
     control.Failed(1, Reason.LIMIT),
     CONNECTOR,
     CLIENT,
@@ -171,7 +183,7 @@ def test_a_connector(scene: Scene) -> None:
     for _ in range(2):
         channel.lost()
     assert broker.take()[-1] == left
-    assert (scene.state(), len(scene.places), broker.authorization.held) == (ChannelState.OVER, 0, 0)
+    assert (scene.state(), len(scene.places)) == (ChannelState.OVER, 0)
 
 
 def test_an_instance_without_its_secret_may_not_register(scene: Scene) -> None:
@@ -222,13 +234,13 @@ def test_refusals_of_a_peer_without_a_right_are_limited(scene: Scene, reason: Re
     assert scene.broker.take() == [expected] * REFUSALS_BEFORE_AUTHORIZED
 
 
-def test_a_key_counts_once_for_each_channel(scene: Scene) -> None:
+def test_a_channel_has_one_place(scene: Scene) -> None:
     scene.channel.receive(CLIENT)
     for slot in (KeySlot.PRIMARY, KeySlot.PRIMARY, KeySlot.SECONDARY):
         scene.request(JOIN, scene.grant("sender", slot=slot))
-    assert (len(scene.places), scene.broker.authorization.held) == (1, 2)
+    assert len(scene.places) == 1
     scene.channel.lost()
-    assert (len(scene.places), scene.broker.authorization.held) == (0, 0)
+    assert len(scene.places) == 0
 
 
 def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> None:
@@ -252,7 +264,7 @@ def test_a_client_whose_keys_are_revoked_one_after_the_other(scene: Scene) -> No
     ]
     assert scene.state() is ChannelState.REVOKED
     assert scene.channel.check_keys() == []
-    assert (len(scene.places), scene.broker.authorization.held) == (1, 0), "the channel is not over yet"
+    assert len(scene.places) == 1, "the channel is not over yet"
     scene.channel.lost()
     assert len(scene.places) == 0
 
@@ -271,4 +283,124 @@ def test_a_token_that_was_verified_when_the_channel_was_lost_already(scene: Scen
     assert isinstance(scene.request(REGISTER, scene.grant("listener")), Say)
     assert scene.state() is ChannelState.OVER
     scene.channel.lost()
-    assert scene.broker.listeners.count() == len(scene.places) == scene.broker.authorization.held == 0
+    assert scene.broker.listeners.count() == len(scene.places) == 0
+
+
+@attrs.define
+class Crowd:
+    """Control channels of keys that may have three each, and a clock."""
+
+    scene: Scene
+    now: float = 0.0
+    channels: dict[str, ControlChannelCore[str]] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, scene: Scene) -> Crowd:
+        crowd = cls(scene)
+        scene.broker.control_channels = make_places("control channels", 100, clock=lambda: crowd.now, per_key=3)
+        return crowd
+
+    def client(self, name: str, address: str, *, joined: bool = False) -> None:
+        self._open(name, address, CLIENT, JOIN, "sender")
+        if joined:
+            self.channels[name].join_ended(joined=True)
+
+    def connector(self, name: str, address: str) -> None:
+        secret = name.encode().hex().ljust(64, "0")
+        hello = control.Hello(control.Role.CONNECTOR, control.instance_of(secret), 1, "test", secret)
+        self._open(name, address, hello, REGISTER, "listener")
+
+    def _open(
+        self, name: str, address: str, hello: control.Hello, request: control.Register | control.Join, rule: str
+    ) -> None:
+        channel = ControlChannelCore(self.scene.broker, name, WELCOME, address)
+        channel.receive(hello)
+        grant = self.scene.grant(rule)
+        channel.authorize(request, grant)
+        channel.grant(request, grant)
+        self.channels[name] = channel
+
+    def ended(self) -> list[str]:
+        """Which control channels the broker has ended since the last call."""
+        outputs = self.scene.broker.take()
+        names = [one.handle for one in outputs if isinstance(one, EndControlChannel)]
+        assert len([one for one in outputs if isinstance(one, ControlChannelDisplaced)]) == len(names)
+        for name in names:
+            self.channels[name].lost()
+        return names
+
+
+def test_a_holder_with_fewer_control_channels_gets_one_from_the_holder_with_most(scene: Scene) -> None:
+    crowd = Crowd.of(scene)
+    for name in "abc":
+        crowd.client(name, PEER)
+    crowd.client("honest", "198.51.100.7")
+    assert crowd.ended() == ["a"]
+    assert len(scene.broker.control_channels) == 3
+    with pytest.raises(RendezvousError) as caught:
+        crowd.client("d", PEER)
+    assert caught.value.reason is Reason.LIMIT
+
+
+def test_idle_clients_make_room_first(scene: Scene) -> None:
+    crowd = Crowd.of(scene)
+    crowd.client("busy", PEER, joined=True)
+    crowd.client("idle", PEER)
+    crowd.client("busy too", PEER, joined=True)
+    crowd.client("honest", "198.51.100.7", joined=True)
+    crowd.now += TENURE_SECONDS
+    assert crowd.ended() == ["idle"]
+    # A join is of use for a while only.
+    crowd.now = IDLE_CLIENT_SECONDS + TENURE_SECONDS
+    crowd.client("another", "198.51.100.7")
+    assert crowd.ended() == ["busy"]
+
+
+def test_connectors_with_a_registration_stay(scene: Scene) -> None:
+    crowd = Crowd.of(scene)
+    for name in "abc":
+        crowd.connector(name, PEER)
+    crowd.channels["b"].receive(control.Unregister(1, "db"))
+    crowd.now += TENURE_SECONDS
+    crowd.connector("d", PEER)
+    assert crowd.ended() == ["b"]
+    crowd.channels["c"].ended("db", Reason.TOKEN_EXPIRED)
+    crowd.now += TENURE_SECONDS
+    crowd.connector("e", PEER)
+    assert crowd.ended() == ["c"]
+    with pytest.raises(RendezvousError):
+        crowd.connector("f", PEER)
+
+
+def test_a_channel_whose_registrations_are_refused_ends_after_a_while(scene: Scene) -> None:
+    crowd = Crowd.of(scene)
+    scene.broker.listeners = ListenerTable(randbelow=lambda below: 0, clock=lambda: crowd.now, max_per_connection=1)
+    crowd.connector("a", PEER)
+    crowd.connector("b", PEER)
+    for name, close in [("a", None), ("b", Close(Reason.LIMIT, gracefully=True))]:
+        crowd.now = REFUSED_CHANNEL_SECONDS - 1
+        assert crowd.channels[name].expire(0.0) is None
+        crowd.now = REFUSED_CHANNEL_SECONDS
+        assert crowd.channels[name].expire(0.0) == close
+        assert crowd.channels[name].expire(0.0) is None, "once"
+
+
+def test_a_channel_with_a_registration_does_not_end_because_another_one_is_refused(scene: Scene) -> None:
+    crowd = Crowd.of(scene)
+    crowd.connector("a", PEER)
+    crowd.channels["a"].refuse(control.Register(2, "web", "token"), AuthorizationError("no", reason=Reason.WRONG_KEY))
+    crowd.now = 2 * REFUSED_CHANNEL_SECONDS
+    assert crowd.channels["a"].expire(0.0) is None
+
+
+def test_a_listener_that_has_withdrawn_everything_keeps_its_channel(scene: Scene) -> None:
+    crowd = Crowd.of(scene)
+    crowd.connector("a", PEER)
+    crowd.channels["a"].receive(control.Unregister(1, "db"))
+    crowd.now = 2 * REFUSED_CHANNEL_SECONDS
+    assert crowd.channels["a"].expire(0.0) is None
+
+
+def test_a_listener_says_that_a_sender_has_proved_its_identity(scene: Scene) -> None:
+    scene.channel.receive(CONNECTOR)
+    assert scene.channel.receive(control.Proved(7)) == SenderProved(7)

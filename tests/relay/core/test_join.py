@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybridrelay.relay.core.authorization import Grant
+from hybridrelay.relay.core.holders import Holder
 from hybridrelay.relay.core.join import PASSED_ON, TRANSITIONS, Answer, Join, JoinState
 from hybridrelay.relay.model import HybridConnection, KeyId
 from hybridrelay.security import KeySlot
@@ -15,7 +16,7 @@ GRANT = Grant(HybridConnection("db", (), (), 0.0, {}), KeyId("db", "sender", Key
 @pytest.mark.parametrize("answer", Answer, ids=str)
 @pytest.mark.parametrize("state", JoinState, ids=str)
 def test_every_answer_in_every_state(state: JoinState, answer: Answer) -> None:
-    join: Join[None] = Join(GRANT, None, (), "", state=state)
+    join: Join[None] = Join(GRANT, None, (), Holder(GRANT.key), state=state)
     assert join.apply(answer) == ((state, answer) in TRANSITIONS)
     assert join.state is TRANSITIONS.get((state, answer), state)
 

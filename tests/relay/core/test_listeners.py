@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.relay.core.displacement import ROTATION_SECONDS
 from hybridrelay.relay.core.listeners import Listener, ListenerTable
+from hybridrelay.relay.core.lottery import ROTATION_SECONDS
 from hybridrelay.relay.limits import DEPARTED_SECONDS, SETTLED_SECONDS
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
@@ -271,6 +271,37 @@ def test_nobody_is_kept_out_for_ever_where_nothing_tells_listeners_apart() -> No
     with pytest.raises(RendezvousError):
         listeners.register(at("192.0.2.2", "another"))
     assert listeners.find("sql", "honest") is honest
+
+
+def test_who_asks_often_does_not_win_every_place() -> None:
+    """Rogues in more networks than there are places ask without a pause, and a connector now and then."""
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(
+        randbelow=random.Random(3).randrange, clock=lambda: now, max_per_connection=8
+    )
+    rogues = [at(f"10.{number}.0.1", f"rogue {number}") for number in range(10)]
+    honest = at("192.0.2.1", "honest")
+    for step in range(1200):
+        now += 0.1
+        for one in rogues:
+            if listeners.find("sql", one.instance) is None:
+                with contextlib.suppress(RendezvousError):
+                    listeners.register(one)
+        if step % 50 == 49:
+            with contextlib.suppress(RendezvousError):
+                listeners.register(honest)
+            if listeners.find("sql", "honest") is honest:
+                return
+    pytest.fail("it was not registered in two minutes")
+
+
+def test_another_address_of_a_network_that_has_its_share_displaces_nobody_elsewhere() -> None:
+    listeners = table(max_per_connection=6)
+    for number in range(3):
+        listeners.register(at(f"10.0.0.{number}", f"rogue {number}"))
+        listeners.register(at("192.0.2.1", f"honest {number}"))
+    with pytest.raises(RendezvousError):
+        listeners.register(at("10.0.0.9", "rogue"))
 
 
 @pytest.mark.parametrize("rogue_addresses", [1, 8])

@@ -15,16 +15,20 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.errors import RemoteProtocolError
 from hybridrelay.protocol.reasons import Reason
+from hybridrelay.relay.core.holders import Holder
 from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.core.rendezvous import Arrival, Ended, Rendezvous, RendezvousTable, Stopping
 from hybridrelay.relay.core.rendezvous_states import TRANSITIONS, Input, Outcome, Side, State
-from hybridrelay.relay.limits import OPEN_RENDEZVOUS, OPEN_RENDEZVOUS_PER_SENDER_KEY, TICKET_LIFETIME_SECONDS
+from hybridrelay.relay.limits import TICKET_LIFETIME_SECONDS
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
 
+from ..places import make_places
+
 LISTENER = KeyId("sql", "listener", KeySlot.PRIMARY, 1)
-SENDER = KeyId("sql", "sender", KeySlot.PRIMARY, 2)
-OTHER = KeyId("sql", "other", KeySlot.SECONDARY, 3)
+SENDER_KEY = KeyId("sql", "sender", KeySlot.PRIMARY, 2)
+OTHER_KEY = KeyId("sql", "other", KeySlot.SECONDARY, 3)
+SENDER, OTHER = Holder(SENDER_KEY, "192.0.2.1"), Holder(OTHER_KEY, "192.0.2.1")
 
 
 RELAY_ID = b"\x01\x02\x03\x04"
@@ -33,18 +37,16 @@ RELAY_ID = b"\x01\x02\x03\x04"
 def table(
     *,
     lifetime: float = TICKET_LIFETIME_SECONDS,
-    max_open: int = OPEN_RENDEZVOUS,
-    max_open_per_sender_key: int = OPEN_RENDEZVOUS_PER_SENDER_KEY,
-    places: Places | None = None,
+    places: Places[str] | None = None,
+    open_places: Places[str] | None = None,
 ) -> RendezvousTable:
     """An empty table whose tickets are the same in every run; see `RendezvousTable` for the arguments."""
     return RendezvousTable(
         RELAY_ID,
         token_bytes=random.Random(1).randbytes,
         lifetime=lifetime,
-        max_open=max_open,
-        max_open_per_sender_key=max_open_per_sender_key,
-        places=places,
+        places=make_places("data channels", 1000) if places is None else places,
+        open_places=make_places("open", 1000) if open_places is None else open_places,
     )
 
 
@@ -98,7 +100,7 @@ def apply(to: RendezvousTable, made: Rendezvous, event: Side | Input) -> Arrival
 @pytest.mark.parametrize("event", [*Side, *Input], ids=str)
 @pytest.mark.parametrize("state", State, ids=str)
 def test_every_input_in_every_state(state: State, event: Side | Input) -> None:
-    places = Places("data channels", 4)
+    places = make_places("data channels", 4)
     rendezvous = table(places=places)
     made = rendezvous.create("sql", LISTENER, SENDER, 0.0)
     for step in PATHS[state]:
@@ -169,7 +171,12 @@ def test_an_unknown_ticket_is_refused(ticket: bytes) -> None:
 
 def test_a_ticket_of_another_relay_is_refused_with_a_reason_of_its_own() -> None:
     rendezvous = table()
-    other = RendezvousTable(b"\x01\x02\x03\x05", token_bytes=random.Random(2).randbytes)
+    other = RendezvousTable(
+        b"\x01\x02\x03\x05",
+        token_bytes=random.Random(2).randbytes,
+        places=make_places("data channels", 10),
+        open_places=make_places("open", 10),
+    )
     ours, theirs = (one.create("sql", LISTENER, SENDER, 0.0) for one in (rendezvous, other))
     for ticket in (
         theirs.sender_ticket,
@@ -204,7 +211,7 @@ def test_a_joined_rendezvous_never_expires() -> None:
 
 
 def test_the_limit_of_one_sender_key_leaves_others_alone() -> None:
-    rendezvous = table(max_open_per_sender_key=2, max_open=3)
+    rendezvous = table(open_places=make_places("open", 100, per_key=2))
     first = rendezvous.create("sql", LISTENER, SENDER, 0.0)
     rendezvous.create("sql", LISTENER, SENDER, 0.0)
     with pytest.raises(RendezvousError) as caught:
@@ -212,9 +219,6 @@ def test_the_limit_of_one_sender_key_leaves_others_alone() -> None:
     assert caught.value.reason is Reason.LIMIT
 
     rendezvous.create("sql", LISTENER, OTHER, 0.0)
-    with pytest.raises(RendezvousError) as caught:
-        rendezvous.create("sql", LISTENER, OTHER, 0.0)
-    assert caught.value.reason is Reason.BUSY
 
     # Joined ones do not count.
     rendezvous.use(first.sender_ticket, 0.0)
@@ -225,12 +229,12 @@ def test_the_limit_of_one_sender_key_leaves_others_alone() -> None:
 def test_a_revoked_key_ends_what_it_authorized_on_either_side() -> None:
     rendezvous = table()
     by_sender = rendezvous.create("sql", LISTENER, SENDER, 0.0)
-    by_listener = rendezvous.create("sql", OTHER, LISTENER, 0.0)
-    untouched = rendezvous.create("sql", LISTENER, LISTENER, 0.0)
+    by_listener = rendezvous.create("sql", OTHER_KEY, Holder(LISTENER), 0.0)
+    untouched = rendezvous.create("sql", LISTENER, Holder(LISTENER), 0.0)
     rendezvous.use(by_sender.sender_ticket, 0.0)
     rendezvous.use(by_sender.listener_ticket, 0.0)
 
-    ended = rendezvous.revoke({SENDER, OTHER}, 0.0)
+    ended = rendezvous.revoke({SENDER_KEY, OTHER_KEY}, 0.0)
 
     assert {one.rendezvous_id for one in ended} == {by_sender.id, by_listener.id}
     assert all(isinstance(one, Ended) and one.outcome is Outcome.REVOKED for one in ended)
@@ -241,7 +245,7 @@ def test_a_revoked_key_ends_what_it_authorized_on_either_side() -> None:
 @pytest.mark.parametrize("side", Side)
 def test_a_side_that_waits_hears_of_its_own_key_only(side: Side) -> None:
     """A revoked key is final to a sender. That the listener's was revoked is no reason for it to end."""
-    key, other = (LISTENER, SENDER) if side is Side.LISTENER else (SENDER, LISTENER)
+    key, other = (LISTENER, SENDER_KEY) if side is Side.LISTENER else (SENDER_KEY, LISTENER)
     for revoked, status in [
         ({other}, Reason.PEER_ABSENT),
         ({key}, Reason.KEY_REVOKED),
@@ -258,7 +262,7 @@ def test_a_side_that_waits_hears_of_its_own_key_only(side: Side) -> None:
 
 
 def test_every_rendezvous_has_a_place_until_it_ends() -> None:
-    places = Places("data channels", 4)
+    places = make_places("data channels", 4)
     rendezvous = table(places=places)
     made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(2)]
     with pytest.raises(RendezvousError) as caught:
@@ -270,7 +274,7 @@ def test_every_rendezvous_has_a_place_until_it_ends() -> None:
     assert len(places) == 2, "also when it is joined"
     for side in Side:
         rendezvous.ready(Arrival(made[0].id, "sql", side), 0.0)
-    (stopping,) = [one for one in rendezvous.revoke({SENDER}, 0.0) if isinstance(one, Stopping)]
+    (stopping,) = [one for one in rendezvous.revoke({SENDER_KEY}, 0.0) if isinstance(one, Stopping)]
     assert stopping.rendezvous_id == made[0].id
     assert len(places) == 1, "until the bytes are not moved any longer"
     assert rendezvous.end(made[0].id, Input.CANCELLED, 0.0)
@@ -279,6 +283,107 @@ def test_every_rendezvous_has_a_place_until_it_ends() -> None:
     assert len(places) == 1
     rendezvous.expire(made[1].expires_at)
     assert len(places) == 0
+
+
+#: Another holder of the sender's key than `SENDER`.
+OTHER_HOLDER = Holder(SENDER_KEY, "198.51.100.7")
+
+
+def use_both(rendezvous: RendezvousTable, made: Rendezvous) -> None:
+    for ticket in (made.sender_ticket, made.listener_ticket):
+        rendezvous.use(ticket, 0.0)
+
+
+def join_both(rendezvous: RendezvousTable, made: Rendezvous) -> None:
+    use_both(rendezvous, made)
+    for side in Side:
+        rendezvous.ready(Arrival(made.id, "sql", side), 0.0)
+
+
+def test_open_rendezvous_of_one_holder_make_room_for_another_one() -> None:
+    places = make_places("data channels", 100)
+    rendezvous = table(places=places, open_places=make_places("open", 1000, per_key=4))
+    made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(4)]
+    first = rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0)
+    (ended,) = first.displaced
+    assert isinstance(ended, Ended)
+    assert (ended.rendezvous_id, ended.outcome, ended.status) == (made[0].id, Outcome.DISPLACED, Reason.LIMIT)
+    assert refused(rendezvous, made[0].sender_ticket)
+    assert (rendezvous.open, len(places)) == (4, 4)
+    # One that was joined is not open, and makes no room there.
+    use_both(rendezvous, made[1])
+    assert rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0).displaced == ()
+
+
+def test_a_side_that_waits_hears_that_its_rendezvous_made_room() -> None:
+    rendezvous = table(open_places=make_places("open", 1000, per_key=2))
+    made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(2)]
+    rendezvous.ready(rendezvous.use(made[0].sender_ticket, 0.0), 0.0)
+    (ended,) = rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0).displaced
+    assert isinstance(ended, Ended)
+    assert (ended.waiting, ended.status) == (Side.SENDER, Reason.LIMIT)
+
+
+def test_pairs_that_proved_nothing_make_room_and_those_that_did_stay() -> None:
+    places = make_places("data channels", 100, per_key=3, spares_established=True)
+    rendezvous = table(places=places)
+    made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(3)]
+    for one in made:
+        join_both(rendezvous, one)
+    rendezvous.prove(made[0].id)
+    new = rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0)
+    assert new.displaced == (Stopping(made[1].id),)
+    assert len(places) == 3, "what is stopped has no place"
+    ended = rendezvous.end(made[1].id, Input.CANCELLED, 0.0)
+    assert isinstance(ended, Ended)
+    assert (ended.outcome, ended.reason) == (Outcome.DISPLACED, Reason.LIMIT)
+    assert len(places) == 3
+
+
+def test_nothing_is_proved_before_the_channels_are_joined() -> None:
+    places = make_places("data channels", 100, per_key=2, spares_established=True)
+    rendezvous = table(places=places)
+    made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(2)]
+    use_both(rendezvous, made[1])
+    for one in made:
+        rendezvous.prove(one.id)
+    rendezvous.prove("unknown")
+    (ended,) = rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0).displaced
+    assert ended.rendezvous_id == made[0].id
+
+
+def test_one_place_is_made_where_both_limits_are_met() -> None:
+    places = make_places("data channels", 100, per_key=3)
+    rendezvous = table(places=places, open_places=make_places("open", 1000, per_key=3))
+    for _ in range(3):
+        rendezvous.create("sql", LISTENER, SENDER, 0.0)
+    assert len(rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0).displaced) == 1
+    assert (rendezvous.open, len(places)) == (3, 3)
+
+
+def test_nothing_ends_where_one_of_the_limits_leaves_no_room() -> None:
+    places = make_places("data channels", 100, per_key=2)
+    rendezvous = table(places=places, open_places=make_places("open", 1000, per_key=2))
+    joined = rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0)
+    join_both(rendezvous, joined)
+    rendezvous.create("sql", LISTENER, SENDER, 0.0)
+    with pytest.raises(RendezvousError):
+        rendezvous.create("sql", LISTENER, SENDER, 0.0)
+    assert (rendezvous.open, rendezvous.joined) == (1, 1)
+
+
+def test_a_pair_that_is_being_stopped_makes_room() -> None:
+    places = make_places("data channels", 100, per_key=2)
+    rendezvous = table(places=places)
+    made = [rendezvous.create("sql", LISTENER, SENDER, 0.0) for _ in range(2)]
+    join_both(rendezvous, made[0])
+    assert rendezvous.revoke({LISTENER}, 0.0)[0] == Stopping(made[0].id)
+    assert len(places) == 1
+    rendezvous.create("sql", LISTENER, SENDER, 0.0)
+    assert rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0).displaced == ()
+    assert len(places) == 2
+    assert rendezvous.end(made[0].id, Input.CANCELLED, 0.0)
+    assert len(places) == 2
 
 
 def test_tickets_are_large_different_and_do_not_print() -> None:
@@ -299,7 +404,7 @@ class RendezvousMachine(RuleBasedStateMachine):
     """Against a model that looks at every rendezvous ever made and keeps no books."""
 
     LIFETIME = 10.0
-    MAX_OPEN = 6
+    MAX_OPEN = 6  # of two keys
     MAX_PER_KEY = 3
 
     made = Bundle("made")
@@ -328,26 +433,25 @@ class RendezvousMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.places = Places("data channels", 1000)
+        self.places = make_places("data channels", 1000)
         self.table = RendezvousTable(
             RELAY_ID,
             token_bytes=random.Random(7).randbytes,
             lifetime=self.LIFETIME,
-            max_open=self.MAX_OPEN,
-            max_open_per_sender_key=self.MAX_PER_KEY,
             places=self.places,
+            open_places=make_places("open", 1000, per_key=self.MAX_PER_KEY),
         )
         self.models: dict[str, RendezvousMachine.Model] = {}
         self.generations = itertools.count(10)
 
     @rule(target=made, sender=st.sampled_from([SENDER, OTHER]))
-    def create(self, sender: KeyId) -> str | None:
+    def create(self, sender: Holder) -> str | None:
         opened = [model for model in self.models.values() if model.is_open]
-        of_key = [model for model in opened if model.made.sender_key == sender]
-        if len(of_key) >= self.MAX_PER_KEY or len(opened) >= self.MAX_OPEN:
+        of_key = [model for model in opened if model.made.sender_key == sender.key]
+        if len(of_key) >= self.MAX_PER_KEY:  # its clock stands still, so that none has to make room
             with pytest.raises(RendezvousError) as caught:
                 self.table.create("sql", LISTENER, sender, self.now)
-            assert caught.value.reason is (Reason.LIMIT if len(of_key) >= self.MAX_PER_KEY else Reason.BUSY)
+            assert caught.value.reason is Reason.LIMIT
             return None
         one = self.table.create("sql", LISTENER, sender, self.now)
         self.models[one.id] = self.Model(one)
@@ -414,10 +518,11 @@ class RendezvousMachine(RuleBasedStateMachine):
             possible = model.is_joined
         assert (ended is not None) == possible
         if ended is not None:
+            assert isinstance(ended, Ended)
             assert not model.stopping or ended.outcome is model.outcome
             model.outcome, model.stopping = ended.outcome, False
 
-    @rule(key=st.sampled_from([SENDER, OTHER]))
+    @rule(key=st.sampled_from([SENDER_KEY, OTHER_KEY]))
     def revoke(self, key: KeyId) -> None:
         hit = [one for one in self.models.values() if one.outcome is None and one.made.sender_key == key]
         ended = {one.rendezvous_id: one for one in self.table.revoke({key}, self.now)}
@@ -444,7 +549,7 @@ class RendezvousMachine(RuleBasedStateMachine):
             assert self.table.end(name, Input.CANCELLED, self.now)
         # Nothing is kept of what has ended, unused tickets included.
         assert len(self.places) == 0
-        assert not any(vars(self.table)[name] for name in ("_entries", "_open", "_open_by_sender_key", "_by_ticket"))
+        assert not any(vars(self.table)[name] for name in ("_entries", "_open", "_by_ticket"))
 
 
 TestRendezvousMachine = RendezvousMachine.TestCase

@@ -16,8 +16,9 @@ from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.join import MAX_ASKED
 from hybridrelay.relay.core.listeners import Listener
 from hybridrelay.relay.core.rendezvous import Arrival
-from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService, ListenerHandle
+from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
 from hybridrelay.relay.service.control import ControlPeer
+from hybridrelay.relay.service.listener_handle import ListenerHandle
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule
 from hybridrelay.streams import receive_exactly
@@ -25,6 +26,7 @@ from hybridrelay.testing import session_pair
 
 from ..listening import FakeListener, deaf, leaving, willing
 from ..peers import HOST, make_broker, token_for, update
+from ..places import make_places
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ class Registering:
 async def test_a_key_opens_so_many_control_channels_and_no_more(
     registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    broker = make_broker(registry, channels_per_key=2)
+    broker = make_broker(registry, control_channels=make_places("control channels", 10, per_key=2))
     connectors = Registering(broker)
     token = token_for(rules[0])
     for _ in range(2):
@@ -128,7 +130,7 @@ async def test_a_key_opens_so_many_control_channels_and_no_more(
 async def test_a_revoked_key_holds_no_control_channels(
     registry: SQLiteStore, rules: tuple[Rule, ...], monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    broker = make_broker(registry, channels_per_key=1)
+    broker = make_broker(registry, control_channels=make_places("control channels", 10, per_key=1))
     connectors = Registering(broker)
     primary, secondary = token_for(rules[0]), token_for(rules[0], slot=KeySlot.SECONDARY)
     answers = await connectors.register(nursery, primary, secondary)

@@ -14,7 +14,6 @@ from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core import control_channel
 from hybridrelay.relay.core.control_channel import MAX_JOINS, MAX_REGISTRATIONS
-from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
 from hybridrelay.relay.service import control as relay_control
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
@@ -23,6 +22,7 @@ from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 
 from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for
+from ..places import make_places
 
 SECRET = "1" * 64
 NAMES = ("db", "other", "third")
@@ -219,7 +219,7 @@ async def test_hello_comes_first(broker: BrokerService, nursery: trio.Nursery) -
 async def test_a_control_channel_has_one_place_whatever_keys_it_shows(
     registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
 ) -> None:
-    places = Places("control channels", 4)
+    places = make_places("control channels", 4)
     broker = make_broker(registry, control_channels=places)
     connector = await _connector(broker, nursery)
     for name in NAMES:

@@ -14,7 +14,6 @@ from hybridrelay.protocol.preamble import STATUS_SIZE, decode_status_untrusted
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.join import MAX_ASKED
 from hybridrelay.relay.core.listeners import Listener
-from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule
@@ -22,6 +21,7 @@ from hybridrelay.streams import receive_exactly
 
 from ..listening import FakeListener
 from ..peers import HOST, make_broker, token_for, update
+from ..places import make_places
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ async def test_a_peer_that_waits_does_not_hear_that_the_other_key_was_revoked(
 async def test_a_join_beyond_the_limit_is_refused_before_a_listener_is_asked(
     registry: SQLiteStore, rules: tuple[Rule, ...]
 ) -> None:
-    broker = make_broker(registry, pairs=Places("data channels", 100, per_key=2))
+    broker = make_broker(registry, pairs=make_places("data channels", 100, per_key=2))
     willing = FakeListener(control.Accept(1))
     await _register(broker, rules, willing)
     send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
@@ -99,3 +99,34 @@ async def test_a_join_beyond_the_limit_is_refused_before_a_listener_is_asked(
     assert refused.reason is Reason.LIMIT
     assert "as many data channels" in refused.detail
     assert willing.offers == 2
+
+
+async def test_a_pair_that_makes_room_for_another_holder(registry: SQLiteStore, rules: tuple[Rule, ...]) -> None:
+    """The pair that has proved nothing is aborted; the one that has goes on."""
+    pairs = make_places("data channels", 100, per_key=3, spares_established=True)
+    broker = make_broker(registry, pairs=pairs)
+    listener = FakeListener(control.Accept(1))
+    await _register(broker, rules, listener)
+    send = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+    far: list[list[trio.abc.HalfCloseableStream]] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            joined = await broker.join(send, None, "192.0.2.1")
+            assert isinstance(joined, control.Joined)
+            legs = [trio.testing.memory_stream_pair() for _ in range(2)]
+            far.append([leg[1] for leg in legs])
+            for ticket, leg in zip((joined.ticket, listener.ticket), legs, strict=True):
+                nursery.start_soon(broker.serve_channel, broker.use_ticket(ticket), leg[0])
+            for stream in far[-1]:
+                await receive_exactly(stream, STATUS_SIZE)
+            if len(far) == 1:
+                listener.prove()
+        newcomer = await broker.join(send, None, "198.51.100.7")
+        assert isinstance(newcomer, control.Joined)
+        for stream in far[1]:
+            assert await stream.receive_some() == b""  # an abort looks like that in memory
+        for pair in (far[0], far[2]):
+            await pair[0].send_all(b"data")
+            assert await receive_exactly(pair[1], 4) == b"data"
+        assert len(pairs) == 3
+        nursery.cancel_scope.cancel()

@@ -225,3 +225,32 @@ async def test_one_that_a_listener_declined(scene: Scene) -> None:
         await _prepare(scene, nursery)
         assert scene.ends() == [("withdrawn", 0, 0)]
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("steps", range(16))
+async def test_a_cancelled_leg_leaves_the_closing_to_the_task_that_moves_the_bytes(scene: Scene, steps: int) -> None:
+    """Closed at once, its socket would be waited for by that task, at whatever step it is."""
+    scope = trio.CancelScope()
+    far: list[trio.socket.SocketType] = []
+
+    async def serve(ticket: bytes, within: trio.CancelScope) -> None:
+        ours, theirs = trio.socket.socketpair()
+        far.append(theirs)
+        with within:
+            await scene.broker.serve_channel(scene.broker.use_ticket(ticket), trio.SocketStream(ours))
+
+    async with trio.open_nursery() as nursery:
+        await _prepare(scene, nursery)
+        assert isinstance(scene.joined, control.Joined)
+        nursery.start_soon(serve, scene.joined.ticket, scope)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(serve, scene.listener.ticket, trio.CancelScope())
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    for one in far:
+        one.close()
+    assert len(scene.ends()) == 1
+    assert scene.is_empty()

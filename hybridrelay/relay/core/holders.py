@@ -1,0 +1,40 @@
+"""Who holds a place: a key at a network address, and from what distance two of them count as one. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import cached_property, lru_cache
+
+import attrs
+
+from ..model import KeyId
+
+__all__ = ["Holder", "network_of"]
+
+
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """The network of an address: the /24 of an IPv4 address, the /48 of an IPv6 address or /64.
+
+    What is no IP address (a Unix socket, a memory transport) is a network of its own.
+    """
+    try:
+        network = ipaddress.ip_network(address)
+    except ValueError:
+        return address
+    length = 24 if network.version == 4 else 48
+    return str(network.supernet(new_prefix=min(length, network.prefixlen)))
+
+
+@attrs.frozen(slots=False)
+class Holder:
+    """A key at one network address. Whoever has the key can use it from any address at their disposal."""
+
+    key: KeyId
+    #: As far as it counts as one (`address_group`).
+    address: str = ""
+
+    @cached_property
+    def network(self) -> str:
+        """See `network_of`."""
+        return network_of(self.address)

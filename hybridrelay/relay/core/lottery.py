@@ -1,0 +1,103 @@
+"""Who gets the next place where nothing tells applicants apart: drawn by lot among those that were refused. Pure.
+
+Without it, the place would go to whoever asks most often. The rules:
+
+1. All applicants that were refused since the last draw take part, each once, however often it asks, and in equal
+   parts by group.
+2. A draw takes place `period` seconds after the first refusal at the earliest, and as long after the previous winner
+   took its place.
+3. The right to the place is kept for the winner for `kept_seconds`, which is longer than an honest program waits
+   between two attempts. After that, there is another draw.
+
+The winner is the one whose group and name have the smallest hash, under a random key that is new for each draw. So
+the memory needed does not depend on the number of applicants, and nobody can choose a name that wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+
+__all__ = ["KEPT_SECONDS", "ROTATION_SECONDS", "Lottery"]
+
+#: How often a place changes hands by lot (seconds). What gives way may be an honest program's; its sessions go on,
+#: and it takes part in the next draws.
+ROTATION_SECONDS = 10.0
+#: How long a place is kept for the winner (seconds). Connectors and clients wait for 30 at most, plus the time that
+#: an attempt takes.
+KEPT_SECONDS = 45.0
+
+_SALT_SIZE = 16
+
+
+class Lottery:
+    """See the module.
+
+    Args:
+        randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
+        period: see rule 2.
+        kept_seconds: see rule 3.
+    """
+
+    def __init__(
+        self,
+        randbelow: Callable[[int], int],
+        *,
+        period: float = ROTATION_SECONDS,
+        kept_seconds: float = KEPT_SECONDS,
+    ) -> None:
+        self._randbelow = randbelow
+        self._period = period
+        self._kept_seconds = kept_seconds
+        self._salt = self._new_salt()
+        #: Of the one that wins the next draw unless somebody with a smaller hash is refused, and its name.
+        self._smallest: tuple[bytes, bytes] | None = None
+        self._leads = ""
+        #: When the next draw is due; infinite until somebody was refused.
+        self._draws_at = math.inf
+        #: No draw takes place before that.
+        self._rests_until = -math.inf
+        self._winner: str | None = None
+        self._kept_until = -math.inf
+
+    def ask(self, group: str, name: str, now: float) -> bool:
+        """An applicant is about to be refused: whether it is the winner, who is admitted instead.
+
+        Args:
+            group: to which it belongs.
+            name: tells it from the others of its group.
+            now: seconds of any clock that does not run backwards.
+        """
+        winner = f"{group}\n{name}"
+        if self._winner is not None and now >= self._kept_until:
+            self._winner = None
+        if self._winner is None:
+            self._enter(group, winner, now)
+            if now < self._draws_at:
+                return False
+            self._draw(now)
+        if winner != self._winner:
+            self._enter(group, winner, now)
+            return False
+        self._winner = None
+        self._rests_until = now + self._period
+        self._draws_at = max(self._draws_at, self._rests_until) if self._smallest is not None else math.inf
+        return True
+
+    def _enter(self, group: str, name: str, now: float) -> None:
+        if self._smallest is None:
+            self._draws_at = max(now + self._period, self._rests_until)
+        hashes = self._hash(group), self._hash(name)
+        if self._smallest is None or hashes < self._smallest:
+            self._smallest, self._leads = hashes, name
+
+    def _draw(self, now: float) -> None:
+        self._winner, self._kept_until = self._leads, now + self._kept_seconds
+        self._smallest, self._salt, self._draws_at = None, self._new_salt(), math.inf
+
+    def _hash(self, text: str) -> bytes:
+        return hashlib.blake2b(text.encode(), key=self._salt, digest_size=16).digest()
+
+    def _new_salt(self) -> bytes:
+        return self._randbelow(1 << 8 * _SALT_SIZE).to_bytes(_SALT_SIZE, "big")

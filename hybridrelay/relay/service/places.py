@@ -1,0 +1,61 @@
+"""The places of a relay, with Trio's clock and the system's randomness."""
+
+from __future__ import annotations
+
+import secrets
+
+import trio
+
+from ..core.places import Places
+from ..limits import (
+    CONTROL_CHANNELS_PER_KEY,
+    OPEN_RENDEZVOUS,
+    OPEN_RENDEZVOUS_PER_SENDER_KEY,
+    PROVED_AFTER_SECONDS,
+)
+from .listener_handle import ListenerHandle
+
+__all__ = ["places_for_control_channels", "places_for_open_rendezvous", "places_for_pairs"]
+
+
+def places_for_pairs(total: int, *, per_connection: int | None = None, per_key: int | None = None) -> Places[str]:
+    """Places for pairs of data channels that are joined, or may be; see `Places` for the arguments.
+
+    One is established when the listener says that the sender has proved its identity. Later, a session depends on it.
+    """
+    return Places(
+        "data channels",
+        total,
+        clock=trio.current_time,
+        randbelow=secrets.randbelow,
+        per_connection=per_connection,
+        per_key=per_key,
+        spares_established=True,
+        settles_after=PROVED_AFTER_SECONDS,
+    )
+
+
+def places_for_open_rendezvous() -> Places[str]:
+    """Places for rendezvous that have not been joined. None is ever established."""
+    return Places(
+        "rendezvous that have not been joined",
+        OPEN_RENDEZVOUS,
+        clock=trio.current_time,
+        randbelow=secrets.randbelow,
+        per_key=OPEN_RENDEZVOUS_PER_SENDER_KEY,
+    )
+
+
+def places_for_control_channels(total: int) -> Places[ListenerHandle]:
+    """Places for control channels that a key has authorized; see `Places` for the argument.
+
+    One is established while something is registered over it, or for a while after a listener has accepted a join.
+    Sessions do not depend on control channels.
+    """
+    return Places(
+        "control channels",
+        total,
+        clock=trio.current_time,
+        randbelow=secrets.randbelow,
+        per_key=min(total, CONTROL_CHANNELS_PER_KEY),
+    )
