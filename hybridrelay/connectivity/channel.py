@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import trio
 
-from ..abc import Dialer, Purpose, Route, Transport
+from ..abc import Dialer, Purpose, Route
 from ..errors import HybridRelayError, RelayIdentityError, RelayUnreachable, RendezvousError
 from ..failure import Failure, FailureKind, Step
 from ..protocol.reasons import Category, Reason
@@ -21,6 +21,7 @@ from ..streams import TLSStream
 from ..streams.sockets import abort_stream
 from .addresses import first_answer
 from .dialing import DIRECTLY
+from .discovery import Candidate
 from .endpoint import RelayEndpoint, format_address
 from .proxies.dial import resolves_here
 from .steps import DIAL_SECONDS, StepFailed, connect, greet, resolve_relay, secure
@@ -40,8 +41,7 @@ StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
 
 async def open_channel(
     endpoint: RelayEndpoint,
-    transport: Transport,
-    route: Route,
+    candidate: Candidate,
     purpose: Purpose,
     *,
     ticket: bytes | None = None,
@@ -54,8 +54,7 @@ async def open_channel(
 
     Args:
         endpoint: the relay.
-        transport: goes the route.
-        route: has to be one whose ports the relay serves.
+        candidate: the route, one whose ports the relay serves, and its transport.
         purpose: what the connection is for.
         ticket: for `Purpose.DATA`.
         dialer: opens what the transport needs.
@@ -67,14 +66,13 @@ async def open_channel(
 
     Every step has a deadline. Cancelled, nothing stays open.
     """
-    attempt = partial(_open, endpoint, transport, route, purpose, ticket, dialer, on_outer_certificate)
-    return await _over_addresses(endpoint, route, purpose, dialer, attempt)
+    attempt = partial(_open, endpoint, candidate, purpose, ticket, dialer, on_outer_certificate)
+    return await _over_addresses(endpoint, candidate.route, purpose, dialer, attempt)
 
 
 async def open_control_stream(
     endpoint: RelayEndpoint,
-    transport: Transport,
-    route: Route,
+    candidate: Candidate,
     *,
     dialer: Dialer = DIRECTLY,
     on_outer_certificate: Callable[[bytes], None] | None = None,
@@ -89,16 +87,15 @@ async def open_control_stream(
     """
 
     async def attempt(address: str | None) -> TLSStream:
-        stream = await _open(endpoint, transport, route, Purpose.CONTROL, None, dialer, on_outer_certificate, address)
+        stream = await _open(endpoint, candidate, Purpose.CONTROL, None, dialer, on_outer_certificate, address)
         return await secure(stream, endpoint, seconds=TLS_SECONDS)
 
-    return await _over_addresses(endpoint, route, Purpose.CONTROL, dialer, attempt)
+    return await _over_addresses(endpoint, candidate.route, Purpose.CONTROL, dialer, attempt)
 
 
 async def _open(
     endpoint: RelayEndpoint,
-    transport: Transport,
-    route: Route,
+    candidate: Candidate,
     purpose: Purpose,
     ticket: bytes | None,
     dialer: Dialer,
@@ -108,8 +105,7 @@ async def _open(
     """`open_channel` to one address of the relay. Raises `StepFailed`, or `_Answered`."""
     stream = await connect(
         endpoint,
-        transport,
-        route,
+        candidate,
         purpose,
         dialer=dialer,
         address=address,

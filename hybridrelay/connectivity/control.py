@@ -196,9 +196,7 @@ async def run_control_channel(
         RelayIdentityError: likewise: the relay's certificate is not the right one.
     """
     certificates: list[bytes] = []
-    tls = await open_control_stream(
-        endpoint, candidate.transport, candidate.route, dialer=dialer, on_outer_certificate=certificates.append
-    )
+    tls = await open_control_stream(endpoint, candidate, dialer=dialer, on_outer_certificate=certificates.append)
     certificate = OuterCertificate.from_der_untrusted(certificates[-1]) if certificates else None
     session = Session(Role.INITIATOR, config=DIALED_CONTROL_CONFIG)
     started = False

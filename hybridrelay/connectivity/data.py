@@ -138,7 +138,5 @@ async def open_data_channel(
 
     Every step has a deadline. Cancelled, nothing stays open.
     """
-    stream = await open_channel(
-        endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=ticket, dialer=dialer
-    )
+    stream = await open_channel(endpoint, candidate, Purpose.DATA, ticket=ticket, dialer=dialer)
     return await end_to_end.secure(stream, pinned=pinned)

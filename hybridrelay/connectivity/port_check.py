@@ -23,7 +23,7 @@ from .discovery import Candidate
 from .endpoint import RelayEndpoint
 from .interception import OuterCertificate, explain_failure
 from .proxies.dial import resolves_here
-from .steps import StepFailed, connect, echo, greet, resolve_relay, secure
+from .steps import ConnectTiming, StepFailed, connect, echo, greet, resolve_relay, secure
 
 # What a usable port answers. A busy data port has carried the round trip too, and is no reason to go elsewhere.
 _EXPECTED = {
@@ -145,13 +145,11 @@ class PortCheck:
         timing = self.timing
         plain = await connect(
             self.endpoint,
-            candidate.transport,
-            candidate.route,
+            candidate,
             purpose,
             dialer=self.dialer,
             address=address,
-            dial_seconds=timing.dial_seconds,
-            transport_seconds=timing.transport_seconds,
+            timing=ConnectTiming(timing.dial_seconds, timing.transport_seconds),
             on_outer_certificate=see,
         )
         stream: trio.abc.Stream = plain

@@ -15,7 +15,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from ..abc import Address, Dialer, Purpose, Route, Transport
+from ..abc import Address, Dialer, Purpose
 from ..errors import RelayIdentityError, TLSHandshakeError, TransportError
 from ..failure import Failure, FailureKind, Step, lost_connection
 from ..protocol.errors import RemoteProtocolError
@@ -26,6 +26,7 @@ from ..streams import TLSStream, receive_exactly
 from ..streams.outer_tls import connect_outer_tls
 from .addresses import resolve
 from .dialing import DIRECTLY, DialError, dial_failure
+from .discovery import Candidate
 from .endpoint import RelayEndpoint
 from .proxies.dial import proxy_of
 
@@ -33,10 +34,23 @@ from .proxies.dial import proxy_of
 DIAL_SECONDS = 5.0
 #: What a proxy gets on top: it looks the name up, authenticates us, and connects itself (seconds).
 PROXY_SECONDS = 5.0
-#: The transport's own handshake after that, up to four round trips.
+#: The transport's own handshake after that, up to four round trips (seconds).
 TRANSPORT_SECONDS = 10.0
 
 OpenedT = TypeVar("OpenedT")
+
+
+@attrs.frozen
+class ConnectTiming:
+    """How long connecting may take."""
+
+    #: For a TCP connection, a UDP socket, or the start of a command (seconds).
+    dial_seconds: float = DIAL_SECONDS
+    #: For the outer TLS and the transport's own handshake after that (seconds).
+    transport_seconds: float = TRANSPORT_SECONDS
+
+
+_DEFAULT_TIMING = ConnectTiming()
 
 
 class StepFailed(Exception):
@@ -64,14 +78,12 @@ async def resolve_relay(endpoint: RelayEndpoint, port: int, *, seconds: float) -
 
 async def connect(
     endpoint: RelayEndpoint,
-    transport: Transport,
-    route: Route,
+    candidate: Candidate,
     purpose: Purpose,
     *,
     dialer: Dialer = DIRECTLY,
     address: str | None = None,
-    dial_seconds: float = DIAL_SECONDS,
-    transport_seconds: float = TRANSPORT_SECONDS,
+    timing: ConnectTiming = _DEFAULT_TIMING,
     on_outer_certificate: Callable[[bytes], None] | None = None,
 ) -> trio.abc.HalfCloseableStream:
     """Connect to the route's port for `purpose`; nothing is sent except what the transport itself needs.
@@ -81,23 +93,23 @@ async def connect(
 
     Args:
         endpoint: the relay.
-        transport: goes the route.
-        route: has to be one whose ports the relay serves.
+        candidate: the route, one whose ports the relay serves, and its transport.
         purpose: what the connection is for.
         dialer: opens what the transport needs.
         address: which of the relay's addresses to connect to; None leaves the choice to `dialer`.
-        dial_seconds: for a TCP connection, a UDP socket, or the start of a command.
-        transport_seconds: for the outer TLS and the transport's own handshake.
+        timing: how long dialing and the transport may take.
         on_outer_certificate: called with the certificate (DER) that the other end of the outer TLS showed, before
             anything is sent through it. It is not verified, and shows who intercepts the outer TLS.
 
     Raises:
         StepFailed: `Step.DIAL`: no connection; `Step.TRANSPORT`: the transport's handshake failed or took more than
-            `transport_seconds`, or the transport never asked for a connection.
+            its time, or the transport never asked for a connection.
         ValueError: the relay does not serve that port (see `RelayEndpoint.missing_ports`).
 
     Cancelled, nothing stays open.
     """
+    route, transport = candidate.route, candidate.transport
+    dial_seconds, transport_seconds = timing.dial_seconds, timing.transport_seconds
     port = route.port_for(purpose)
     number = endpoint.number_of(port)
     if number is None:

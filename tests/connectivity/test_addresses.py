@@ -107,7 +107,7 @@ async def test_a_control_channel_goes_on_to_the_next_address(
     trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: behaviour}), certificates)
     with trio.fail_after(30):
-        stream = await open_control_stream(relay, TCP.transport, TCP.route)
+        stream = await open_control_stream(relay, TCP)
     assert relay.addresses.answered == RELAY
     await trio.aclose_forcefully(stream)
     nursery.cancel_scope.cancel()
@@ -119,7 +119,7 @@ async def test_the_wrong_certificate_is_told_where_no_address_has_the_right_one(
     trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "wrong-pin", OTHER: "closed"}), certificates)
     with pytest.raises(RelayIdentityError):
-        await open_control_stream(relay, TCP.transport, TCP.route)
+        await open_control_stream(relay, TCP)
     nursery.cancel_scope.cancel()
 
 
@@ -129,7 +129,7 @@ async def test_a_data_channel_goes_on_to_the_next_address_with_its_ticket(
 ) -> None:
     trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: behaviour}), certificates)
-    stream = await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=b"t" * 32)
+    stream = await open_channel(relay, TCP, Purpose.DATA, ticket=b"t" * 32)
     assert await stream.receive_some() == b"t" * 32
     await trio.aclose_forcefully(stream)
     nursery.cancel_scope.cancel()
@@ -142,12 +142,12 @@ async def test_a_relay_that_says_no_is_an_answer(
     trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "right"}), certificates)
     with pytest.raises(RendezvousError) as caught:
-        await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=bytes(32))
+        await open_channel(relay, TCP, Purpose.DATA, ticket=bytes(32))
     assert caught.value.reason is Reason.TICKET_UNKNOWN
     assert relay.addresses.answered == OTHER
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "busy"}), certificates)
     with pytest.raises(RelayUnreachable) as busy:
-        await open_channel(relay, TCP.transport, TCP.route, Purpose.CONTROL)
+        await open_channel(relay, TCP, Purpose.CONTROL)
     assert busy.value.reason is Reason.BUSY
     nursery.cancel_scope.cancel()
 
@@ -160,7 +160,7 @@ async def test_what_answered_the_probe_is_dialed_first(
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "stalled"}), certificates)
     await Prober(relay, mode="tcp").choose()
     with trio.fail_after(5):
-        stream = await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=b"t" * 32)
+        stream = await open_channel(relay, TCP, Purpose.DATA, ticket=b"t" * 32)
     await trio.aclose_forcefully(stream)
     nursery.cancel_scope.cancel()
 
@@ -173,7 +173,7 @@ async def test_a_data_channel_that_was_silent_for_so_long_is_not_tried_elsewhere
     trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "stalled"}), certificates)
     with pytest.raises(RelayUnreachable, match=OTHER):
-        await open_channel(relay, TCP.transport, TCP.route, Purpose.DATA, ticket=b"t" * 32)
+        await open_channel(relay, TCP, Purpose.DATA, ticket=b"t" * 32)
     assert relay.addresses.answered is None
     nursery.cancel_scope.cancel()
 

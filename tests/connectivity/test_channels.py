@@ -14,9 +14,18 @@ import trio
 import trio.testing
 
 from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Purpose, Route, Transport
-from hybridrelay.connectivity import FailureKind, RelayEndpoint, Step, discover, open_channel, open_control_stream
+from hybridrelay.connectivity import (
+    Candidate,
+    FailureKind,
+    RelayEndpoint,
+    Step,
+    candidates,
+    discover,
+    open_channel,
+    open_control_stream,
+)
 from hybridrelay.connectivity.channel import _refusal
-from hybridrelay.connectivity.steps import StepFailed, connect, secure
+from hybridrelay.connectivity.steps import ConnectTiming, StepFailed, connect, secure
 from hybridrelay.errors import RelayIdentityError, RelayUnreachable, RendezvousError, TLSHandshakeError
 from hybridrelay.protocol.preamble import PREAMBLE_SIZE, Preamble, decode_preamble_untrusted, encode_status
 from hybridrelay.protocol.reasons import Reason
@@ -33,28 +42,23 @@ from hybridrelay.streams import TLSStream, receive_exactly
 from .conftest import Certificates, FakeNetwork, Listen
 
 TICKET = bytes(range(1, 33))
-#: A transport, and the one of its routes that is used.
-TransportAndRoute = tuple[Transport, Route]
-
 RIGHT = {9350: "right", 5671: "right", 9352: "right", 443: "right", 80: "right"}
 
 
 @pytest.fixture
-def tcp(transports: dict[str, Transport]) -> TransportAndRoute:
-    return transports["tcp"], transports["tcp"].routes[0]
+def tcp(transports: dict[str, Transport]) -> Candidate:
+    return Candidate(transports["tcp"].routes[0], transports["tcp"])
 
 
 def opener(
     network: FakeNetwork,
-    transport_and_route: TransportAndRoute,
+    candidate: Candidate,
     purpose: Purpose = Purpose.DATA,
     ticket: bytes = TICKET,
 ) -> Callable[[], Awaitable[trio.abc.Stream]]:
     if purpose is Purpose.CONTROL:
-        return partial(open_control_stream, network.endpoint, *transport_and_route, dialer=Dialer(network.dial))
-    return partial(
-        open_channel, network.endpoint, *transport_and_route, purpose, ticket=ticket, dialer=Dialer(network.dial)
-    )
+        return partial(open_control_stream, network.endpoint, candidate, dialer=Dialer(network.dial))
+    return partial(open_channel, network.endpoint, candidate, purpose, ticket=ticket, dialer=Dialer(network.dial))
 
 
 # --- real sockets
@@ -63,11 +67,11 @@ def opener(
 async def test_over_a_real_socket(listen: Listen, certificates: Certificates) -> None:
     port = await listen("right")
     endpoint = RelayEndpoint("127.0.0.1", dict.fromkeys(("probe", "control", "data"), port), (certificates.pin,))
-    transport = discover()["tcp"]
-    async with await open_channel(endpoint, transport, transport.routes[0], Purpose.DATA, ticket=TICKET) as stream:
+    (tcp,) = candidates(discover(), "tcp")
+    async with await open_channel(endpoint, tcp, Purpose.DATA, ticket=TICKET) as stream:
         # The relay saw the ticket, and what follows the status is there to be read.
         assert await receive_exactly(stream, 32) == TICKET
-    async with await open_control_stream(endpoint, transport, transport.routes[0]) as tls:
+    async with await open_control_stream(endpoint, tcp) as tls:
         assert tls.version() == "TLSv1.3"
 
 
@@ -88,9 +92,9 @@ async def test_what_is_no_relay(
 ) -> None:
     port = await listen(behaviour)
     endpoint = RelayEndpoint("127.0.0.1", {"data": port}, (certificates.pin,))
-    transport = discover()["tcp"]
+    (tcp,) = candidates(discover(), "tcp")
     with pytest.raises(RelayUnreachable, match=f"127.0.0.1:{port}") as caught:
-        await open_channel(endpoint, transport, transport.routes[0], Purpose.DATA, ticket=TICKET)
+        await open_channel(endpoint, tcp, Purpose.DATA, ticket=TICKET)
     assert caught.value.failure is not None
     assert caught.value.failure.kind in kinds
     assert caught.value.failure.step is Step.STATUS
@@ -98,18 +102,18 @@ async def test_what_is_no_relay(
 
 async def test_nobody_listens(refusing_port: int) -> None:
     endpoint = RelayEndpoint("127.0.0.1", {"data": refusing_port})
-    transport = discover()["tcp"]
+    (tcp,) = candidates(discover(), "tcp")
     with pytest.raises(RelayUnreachable, match="connection refused"):
-        await open_channel(endpoint, transport, transport.routes[0], Purpose.DATA, ticket=TICKET)
+        await open_channel(endpoint, tcp, Purpose.DATA, ticket=TICKET)
 
 
 @pytest.mark.parametrize("pins", ["wrong", "none"])
 async def test_whoever_is_not_the_relay_gets_nothing(pins: str, listen: Listen, certificates: Certificates) -> None:
     port = await listen("wrong-pin")
     endpoint = RelayEndpoint("127.0.0.1", {"control": port}, (certificates.pin,) if pins == "wrong" else ())
-    transport = discover()["tcp"]
+    (tcp,) = candidates(discover(), "tcp")
     with pytest.raises(RelayIdentityError) as caught:
-        await open_control_stream(endpoint, transport, transport.routes[0])
+        await open_control_stream(endpoint, tcp)
     assert caught.value.remedy
 
 
@@ -146,8 +150,7 @@ async def test_the_relay_says_no(reason: Reason, transports: dict[str, Transport
     with pytest.raises((RendezvousError, RelayUnreachable)) as caught:
         await open_channel(
             RelayEndpoint("relay.example.com"),
-            transport,
-            transport.routes[0],
+            Candidate(transport.routes[0], transport),
             Purpose.DATA,
             ticket=TICKET,
             dialer=Dialer(dial),
@@ -183,10 +186,10 @@ async def test_silence_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     network.behaviours = dict.fromkeys(RIGHT, behaviour)
-    pair = next((t, r) for t in transports.values() for r in t.routes if r.name == route)
+    candidate = next(Candidate(r, t) for t in transports.values() for r in t.routes if r.name == route)
     began = trio.current_time()
     with pytest.raises(RelayUnreachable) as caught:
-        await opener(network, pair, purpose)()
+        await opener(network, candidate, purpose)()
     assert trio.current_time() - began == pytest.approx(seconds)
     assert caught.value.failure is not None
     assert caught.value.failure.kind is kind
@@ -202,12 +205,10 @@ async def test_the_transports_deadline_begins_when_tcp_is_connected(
     transport = transports["websocket"]
     stream = await connect(
         network.endpoint,
-        transport,
-        transport.routes[0],
+        Candidate(transport.routes[0], transport),
         Purpose.DATA,
         dialer=Dialer(network.dial),
-        dial_seconds=4.5,
-        transport_seconds=4.5,
+        timing=ConnectTiming(4.5, 4.5),
     )
     await trio.aclose_forcefully(stream)
 
@@ -223,7 +224,7 @@ async def test_cancelled_nothing_stays_open(
 ) -> None:
     network.behaviours = RIGHT
     network.latencies = dict.fromkeys(RIGHT, 1.0)
-    open_it = opener(network, (transports[name], transports[name].routes[0]), purpose)
+    open_it = opener(network, Candidate(transports[name].routes[0], transports[name]), purpose)
     opened = 0
     for tenths in range(60):
         with trio.move_on_after(tenths / 10 + 0.05):
@@ -233,16 +234,16 @@ async def test_cancelled_nothing_stays_open(
     await network.assert_all_closed()
 
 
-async def test_a_port_that_is_off_is_the_callers_mistake(network: FakeNetwork, tcp: TransportAndRoute) -> None:
+async def test_a_port_that_is_off_is_the_callers_mistake(network: FakeNetwork, tcp: Candidate) -> None:
     endpoint = attrs.evolve(network.endpoint, ports={"data": None})
     with pytest.raises(ValueError, match="does not serve port data"):
-        await open_channel(endpoint, *tcp, Purpose.DATA, ticket=TICKET, dialer=Dialer(network.dial))
+        await open_channel(endpoint, tcp, Purpose.DATA, ticket=TICKET, dialer=Dialer(network.dial))
 
 
 # --- endpoints
 
 
-def test_endpoint_from_a_connection_string(certificates: Certificates, tcp: TransportAndRoute) -> None:
+def test_endpoint_from_a_connection_string(certificates: Certificates, tcp: Candidate) -> None:
     string = parse_connection_string_untrusted(
         "Endpoint=hr://[2001:db8::1]/;SharedAccessKeyName=send;SharedAccessKey=abc;EntityPath=sql;"
         f"RelayPin={certificates.pin};Ports=probe=off,data=1234"
@@ -250,7 +251,7 @@ def test_endpoint_from_a_connection_string(certificates: Certificates, tcp: Tran
     (endpoint,) = RelayEndpoint.all_from(string)
     assert endpoint.host == "2001:db8::1"
     assert endpoint.pins == (certificates.pin,)
-    _, route = tcp
+    route = tcp.route
     numbers = {port.name: endpoint.number_of(port) for port in route.ports}
     assert numbers == {"probe": None, "control": 5671, "data": 1234}
     assert endpoint.missing_ports(route) == ("probe",)
@@ -347,15 +348,15 @@ class Odd(Transport):
 
 @pytest.mark.parametrize("how", ["never dials", "dials late", "dials again and again"])
 async def test_the_callers_deadline_holds_whatever_the_transport_does(
-    how: str, network: FakeNetwork, tcp: TransportAndRoute, autojump_clock: trio.testing.MockClock
+    how: str, network: FakeNetwork, tcp: Candidate, autojump_clock: trio.testing.MockClock
 ) -> None:
     network.behaviours.update(RIGHT)
-    _, route = tcp
+    route = tcp.route
     began = trio.current_time()
     with pytest.raises(StepFailed) as caught:
         await connect(
-            network.endpoint, Odd(how, route), route, Purpose.DATA,
-            dialer=Dialer(network.dial), dial_seconds=5, transport_seconds=10,
+            network.endpoint, Candidate(route, Odd(how, route)), Purpose.DATA,
+            dialer=Dialer(network.dial), timing=ConnectTiming(5, 10),
         )  # fmt: skip
     assert trio.current_time() - began == pytest.approx(15)
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, FailureKind.STALLED)

@@ -94,14 +94,12 @@ async def test_chosen_route_carries_channels(
     assert decision.candidate.route.name == chosen
     assert (await prober.survey()).chosen == chosen
     ticket = bytes(range(1, 33))
-    async with await open_channel(
-        endpoint, decision.candidate.transport, decision.candidate.route, Purpose.DATA, ticket=ticket
-    ) as stream:
+    async with await open_channel(endpoint, decision.candidate, Purpose.DATA, ticket=ticket) as stream:
         received = b""
         while len(received) < len(ticket):
             received += await stream.receive_some()
         assert received == ticket
-    async with await open_control_stream(endpoint, decision.candidate.transport, decision.candidate.route) as tls:
+    async with await open_control_stream(endpoint, decision.candidate) as tls:
         assert tls.version() == "TLSv1.3"
 
 

@@ -13,8 +13,8 @@ import trio
 import trio.testing
 
 from hybridrelay.abc import Address, Binding, Connection, Dialer, Listener, Port, Purpose, Route, Transport
-from hybridrelay.connectivity import Failure, FailureKind, ProxyError, RelayEndpoint, Step, open_channel
-from hybridrelay.connectivity.steps import StepFailed, connect, echo, greet, resolve_relay
+from hybridrelay.connectivity import Candidate, Failure, FailureKind, ProxyError, RelayEndpoint, Step, open_channel
+from hybridrelay.connectivity.steps import ConnectTiming, StepFailed, connect, echo, greet, resolve_relay
 from hybridrelay.errors import RelayUnreachable, TLSHandshakeError, TransportError
 from hybridrelay.protocol.preamble import PREAMBLE_SIZE, STATUS_SIZE, Preamble
 from hybridrelay.protocol.reasons import Reason
@@ -98,7 +98,7 @@ async def test_a_dial_that_fails(error: OSError, kind: FailureKind) -> None:
         raise error
 
     with pytest.raises(StepFailed) as caught:
-        await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dialer=Dialer(dial))
+        await connect(ENDPOINT, Candidate(ROUTE, FakeTransport()), Purpose.DATA, dialer=Dialer(dial))
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, kind)
 
 
@@ -117,7 +117,9 @@ async def test_the_dialer_opens_whatever_the_transport_asks_for() -> None:
     for opens in ("udp", "process"):
         dialer = Dialer(connected, udp, process)
         transport = OtherTransport(opens)
-        stream = await connect(ENDPOINT, transport, ROUTE, Purpose.DATA, dialer=dialer, address="192.0.2.1")
+        stream = await connect(
+            ENDPOINT, Candidate(ROUTE, transport), Purpose.DATA, dialer=dialer, address="192.0.2.1"
+        )
         await stream.aclose()
     assert opened == [("192.0.2.1", 9352), "process"]
 
@@ -135,7 +137,13 @@ async def test_something_else_that_cannot_be_opened(opens: str, autojump_clock: 
     for dial, kind in ((refuse, K.UNREACHABLE), (never, K.DROPPED)):
         dialer = Dialer(connected, dial, dial)
         with pytest.raises(StepFailed) as caught:
-            await connect(ENDPOINT, OtherTransport(opens), ROUTE, Purpose.DATA, dialer=dialer, dial_seconds=2.0)
+            await connect(
+                ENDPOINT,
+                Candidate(ROUTE, OtherTransport(opens)),
+                Purpose.DATA,
+                dialer=dialer,
+                timing=ConnectTiming(dial_seconds=2.0),
+            )
         assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, kind)
     assert trio.current_time() == 2.0
 
@@ -146,7 +154,13 @@ async def test_a_dial_that_takes_too_long(autojump_clock: trio.testing.MockClock
         raise AssertionError
 
     with pytest.raises(StepFailed) as caught:
-        await connect(ENDPOINT, FakeTransport(), ROUTE, Purpose.DATA, dialer=Dialer(dial), dial_seconds=2.0)
+        await connect(
+            ENDPOINT,
+            Candidate(ROUTE, FakeTransport()),
+            Purpose.DATA,
+            dialer=Dialer(dial),
+            timing=ConnectTiming(dial_seconds=2.0),
+        )
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.DIAL, K.DROPPED)
     assert trio.current_time() == 2.0
 
@@ -166,7 +180,9 @@ async def test_a_dial_that_takes_too_long(autojump_clock: trio.testing.MockClock
 )
 async def test_a_transports_handshake_that_fails(error: Exception, kind: FailureKind) -> None:
     with pytest.raises(StepFailed) as caught:
-        await connect(ENDPOINT, FakeTransport(raising(error)), ROUTE, Purpose.DATA, dialer=Dialer(connected))
+        await connect(
+            ENDPOINT, Candidate(ROUTE, FakeTransport(raising(error))), Purpose.DATA, dialer=Dialer(connected)
+        )
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, kind)
     assert caught.value.__cause__ is error
 
@@ -174,16 +190,22 @@ async def test_a_transports_handshake_that_fails(error: Exception, kind: Failure
 async def test_a_transports_handshake_that_takes_too_long(autojump_clock: trio.testing.MockClock) -> None:
     transport = FakeTransport(trio.sleep_forever)
     with pytest.raises(StepFailed) as caught:
-        await connect(ENDPOINT, transport, ROUTE, Purpose.DATA, dialer=Dialer(connected), transport_seconds=3.0)
+        await connect(
+            ENDPOINT,
+            Candidate(ROUTE, transport),
+            Purpose.DATA,
+            dialer=Dialer(connected),
+            timing=ConnectTiming(transport_seconds=3.0),
+        )
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, K.STALLED)
     assert trio.current_time() == 3.0
 
 
 async def test_only_the_inner_tls_says_who_the_relay_is() -> None:
     """A transport whose own TLS does not trust the other end does not accuse the relay."""
-    transport = FakeTransport(raising(TLSHandshakeError("x", untrusted="expired")))
+    candidate = Candidate(ROUTE, FakeTransport(raising(TLSHandshakeError("x", untrusted="expired"))))
     with pytest.raises(RelayUnreachable) as caught:
-        await open_channel(ENDPOINT, transport, ROUTE, Purpose.DATA, ticket=bytes(32), dialer=Dialer(connected))
+        await open_channel(ENDPOINT, candidate, Purpose.DATA, ticket=bytes(32), dialer=Dialer(connected))
     assert caught.value.failure is not None
     assert (caught.value.failure.step, caught.value.failure.kind) == (Step.TRANSPORT, K.WRONG_IDENTITY)
 
@@ -191,7 +213,10 @@ async def test_only_the_inner_tls_says_who_the_relay_is() -> None:
 async def test_a_bug_of_a_transport_stays_one() -> None:
     with pytest.raises(ZeroDivisionError):
         await connect(
-            ENDPOINT, FakeTransport(raising(ZeroDivisionError())), ROUTE, Purpose.DATA, dialer=Dialer(connected)
+            ENDPOINT,
+            Candidate(ROUTE, FakeTransport(raising(ZeroDivisionError()))),
+            Purpose.DATA,
+            dialer=Dialer(connected),
         )
 
 

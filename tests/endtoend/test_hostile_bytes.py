@@ -193,7 +193,7 @@ async def attack_port(site: Site, port: str, data: bytes) -> None:
 
 async def attack_transport(site: Site, candidate: Candidate, purpose: Purpose, data: bytes) -> None:
     """Bytes inside a transport that is used as it should be."""
-    stream = await connect(site.endpoint, candidate.transport, candidate.route, purpose)
+    stream = await connect(site.endpoint, candidate, purpose)
     async with stream:
         await say(stream, data)
         await cut_off(stream)
@@ -201,14 +201,14 @@ async def attack_transport(site: Site, candidate: Candidate, purpose: Purpose, d
 
 async def attack_session(site: Site, candidate: Candidate, data: bytes) -> None:
     """TLS as it should be, and then no session."""
-    async with await open_control_stream(site.endpoint, candidate.transport, candidate.route) as stream:
+    async with await open_control_stream(site.endpoint, candidate) as stream:
         await say(stream, data)
         await cut_off(stream)
 
 
 @asynccontextmanager
 async def control_session(site: Site, candidate: Candidate) -> AsyncIterator[Session]:
-    tls = await open_control_stream(site.endpoint, candidate.transport, candidate.route)
+    tls = await open_control_stream(site.endpoint, candidate)
     session = Session(Role.INITIATOR, config=CONTROL_CONFIG)
     async with trio.open_nursery() as nursery:
         await nursery.start(session.run, tls)
@@ -252,9 +252,7 @@ async def attack_the_connector(site: Site, candidate: Candidate, data: bytes) ->
         token = make_connection_token(site.application, site.endpoint.host, time.time())
         answer = await channel.request(control.Join(1, site.application.entity_path, token))
         assert isinstance(answer, control.Joined)
-        stream = await open_channel(
-            site.endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=answer.ticket
-        )
+        stream = await open_channel(site.endpoint, candidate, Purpose.DATA, ticket=answer.ticket)
         async with stream:
             await say(stream, data)
             await cut_off(stream)
@@ -263,7 +261,7 @@ async def attack_the_connector(site: Site, candidate: Candidate, data: bytes) ->
 
 async def assert_ticket_is_refused(site: Site, candidate: Candidate) -> None:
     """What a guesser learns: the relay did not make this ticket."""
-    stream = await connect(site.endpoint, candidate.transport, candidate.route, Purpose.DATA)
+    stream = await connect(site.endpoint, candidate, Purpose.DATA)
     async with stream:
         await stream.send_all(Preamble(Purpose.DATA, secrets.token_bytes(TICKET_SIZE)).encode())
         answer = b"".join([bytes(data) async for data in stream])

@@ -101,8 +101,7 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
     with trio.fail_after(10), pytest.raises(RendezvousError) as caught:
         await open_channel(
             link.endpoint,
-            candidate.transport,
-            candidate.route,
+            candidate,
             Purpose.DATA,
             ticket=joined.ticket,
             dialer=link.dialer,

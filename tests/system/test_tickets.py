@@ -9,14 +9,14 @@ import pytest
 import trio
 
 from hybridrelay.abc import Purpose
-from hybridrelay.connectivity import RelayEndpoint, discover, open_channel
+from hybridrelay.connectivity import RelayEndpoint, candidates, discover, open_channel
 from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.store.relay_id import RELAY_ID_FILE
 
 from .deployment import HOST, Deployment, deploy
 
-TCP = discover()["tcp"]
+TCP = candidates(discover(), "tcp")[0]
 
 
 def relay_id(relay: Deployment) -> bytes:
@@ -26,7 +26,7 @@ def relay_id(relay: Deployment) -> bytes:
 async def refusal(relay: Deployment, ticket: bytes) -> RendezvousError:
     endpoint = RelayEndpoint(HOST, relay.ports, (relay.info.pin,))
     with trio.fail_after(30), pytest.raises(RendezvousError) as caught:
-        await open_channel(endpoint, TCP, TCP.routes[0], Purpose.DATA, ticket=ticket)
+        await open_channel(endpoint, TCP, Purpose.DATA, ticket=ticket)
     return caught.value
 
 
