@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 DESCRIPTION = """\
-Measure hybridrelay over native TCP, ws and wss, in turns with what one would use instead: no tunnel, three plaintext
+Measure hybridrelay over native TCP, ws and wss, in alternation with its alternatives: no tunnel, three plaintext
 forwarders, ssh, and other tunnels that are on PATH. Every role runs in a process of its own on this machine; nothing
-leaves the loopback interface. The short form takes about ten minutes; Ctrl-C leaves what was measured until then.
+leaves the loopback interface. The short form takes about ten minutes. Ctrl-C ends it early and keeps what was
+measured until then.
 
-Absolute figures are this machine's. Ratios within one run are what can be compared.
+Absolute figures depend on the machine. Only ratios within one run can be compared with those of other machines.
 """
 EXAMPLES = """\
 examples:
@@ -33,16 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="run",
         choices=ACTIONS,
         metavar="ACTION",
-        help="run (default); list: cases and systems; show FILE: a run again; compare OLD NEW: all figures; "
-        "check OLD NEW: our ratios to the baselines; micro: parts of the code, by pyperf",
+        help="run (default); list: show cases and systems; show FILE: show an earlier run; compare OLD NEW: compare "
+        "all figures; check OLD NEW: fail if a ratio to a baseline got worse; micro: measure parts of the code with "
+        "pyperf",
     )
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="results of earlier runs (JSON)")
-    parser.add_argument("--full", action="store_true", help="everything, long enough to be quoted: more than an hour")
     parser.add_argument(
-        "--only", metavar="CASE", action="append", help="only cases that begin so, such as bulk or requests/64"
+        "--full", action="store_true", help="measure everything, long enough for precise figures: more than an hour"
+    )
+    parser.add_argument(
+        "--only",
+        metavar="CASE",
+        action="append",
+        help="only cases whose names begin with this, such as bulk or requests/64; may be repeated",
     )
     parser.add_argument("--systems", metavar="A,B", type=_names, help="only these systems")
-    parser.add_argument("--seconds", metavar="S", type=_positive, help="of each measurement")
+    parser.add_argument("--seconds", metavar="S", type=_positive, help="the length of each measurement")
     parser.add_argument("--rounds", metavar="N", type=_count, help="how often each measurement is made")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results here")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with tables and plots here")

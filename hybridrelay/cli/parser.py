@@ -16,14 +16,14 @@ from .parsing import HelpFormatter, Parser
 LEVELS = ("debug", "info", "warning", "error")
 
 _DESCRIPTION = """\
-Self-hosted Hybrid Connections: reach one TCP resource inside a private network that opens no inbound port.
+Self-hosted Hybrid Connections: reach one TCP resource inside a private network that has no open inbound port.
 
   relay       on a public host: authenticates both sides, pairs them, and moves
               bytes that it cannot read
-  connector   in the private network: dials out only, and opens the target
-              (a database, an HTTP API ...)
-  client      beside the application: 'forward' gives it a local port,
-              'import hybridrelay' a library
+  connector   in the private network: only dials out, and connects to the
+              target (a database, an HTTP API ...)
+  client      beside the application: either the command 'forward', which opens
+              a local port, or the Python library ('import hybridrelay')
 """
 
 _EXAMPLES = """\
@@ -44,8 +44,8 @@ set it up (each command has its own --help):
         --listen 127.0.0.1:5432
 
 exit codes:
-  0 ended as asked for, 1 failed, 2 what was given cannot be used, 70 a bug,
-  128+N ended by signal N (130: Ctrl-C); docs/operating.md says more
+  0 success, or stopped on request; 1 failure; 2 unusable input; 70 a bug;
+  128+N ended by signal N (130: Ctrl-C); see docs/operating.md
 """
 
 
@@ -138,7 +138,7 @@ def _importing(command: Command) -> Callable[[argparse.Namespace], int]:
 def _add_common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
     """Options that may stand before the command or after it; where one is not given, it must not reset the other."""
     default = argparse.SUPPRESS if suppress else None
-    group = parser.add_argument_group("everywhere")
+    group = parser.add_argument_group("common options")
     group.add_argument("--version", action="version", version=f"hybridrelay {__version__}")
     group.add_argument(
         "--log-level",
@@ -146,8 +146,9 @@ def _add_common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
         type=str.lower,
         default=default,
         metavar="LEVEL",
-        help="debug, info, warning or error; logs go to standard error (default: info for what runs for long)",
+        help="debug, info, warning or error; logs go to standard error (default: info for relay, connector and "
+        "forward, otherwise warning)",
     )
     group.add_argument(
-        "--log-json", action="store_true", default=default, help="one JSON object for each line of the log"
+        "--log-json", action="store_true", default=default, help="write each line of the log as a JSON object"
     )

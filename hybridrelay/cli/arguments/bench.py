@@ -9,13 +9,13 @@ from ..command import Command
 from ..parsing import Parser
 
 NOT_FOUND = """\
-Measure hybridrelay, and what one would use instead. The benchmark suite is not installed here: run it from a checkout
-of the project, with 'python -m benchmarks'.
+Measure hybridrelay and its alternatives. The benchmark suite is not installed here: run it from a checkout of the
+project, with 'python -m benchmarks'.
 """
 
 
 def _command() -> Command:
-    summary = "measure it, on this machine, beside what one would use instead"
+    summary = "measure hybridrelay and its alternatives, on this machine"
     package = find_suite()
     if package is None:
         return Command("bench", summary, NOT_FOUND, "", _add_rest, run="bench:explain")

@@ -45,7 +45,9 @@ def _add_issue_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--authority-file", metavar="F", type=values.path, required=True, help="of this hybrid connection"
     )
-    parser.add_argument("--out", metavar="F", type=values.path, required=True, help="to be written")
+    parser.add_argument(
+        "--out", metavar="F", type=values.path, required=True, help="the file to write the connection string to"
+    )
     parser.add_argument(
         "--key",
         choices=("primary", "secondary"),

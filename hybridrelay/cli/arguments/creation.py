@@ -23,8 +23,8 @@ There are two ways to register it at the relay:
                    sees the authority, so not even its owner can pose as one
                    side to the other.
   --state DIR      on the relay's machine, with the relay's state directory:
-                   one step instead of two. But then the authority was made
-                   there: move its file to your own machine, leave no copy.
+                   one step instead of two. But the authority is then made
+                   there: move its file to your own machine and leave no copy.
 
 Several relays (--endpoint for each, at most 8, first choice first) make the
 relay redundant. The connector registers at all of them. A client uses the
@@ -57,34 +57,49 @@ def _add_arguments(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the name of the hybrid connection")
     add_target(parser)
     add_endpoint(parser, means="the relay, as client and connector reach it; give it again for each further relay")
-    parser.add_argument("--connector-file", metavar="F", type=values.path, required=True, help="to be written")
-    parser.add_argument("--application-file", metavar="F", type=values.path, required=True, help="to be written")
+    parser.add_argument(
+        "--connector-file",
+        metavar="F",
+        type=values.path,
+        required=True,
+        help="the file to write with the connector's connection string",
+    )
+    parser.add_argument(
+        "--application-file",
+        metavar="F",
+        type=values.path,
+        required=True,
+        help="the file to write with the application's connection string",
+    )
     parser.add_argument(
         "--authority-file",
         metavar="F",
         type=values.path,
-        help="to be written (default: NAME.authority beside the connector file)",
+        help="the file to write with the authority (default: NAME.authority in the connector file's directory)",
     )
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--state", metavar="DIR", type=values.path, help="the state directory of the relay here")
-    where.add_argument("--relay-file", metavar="F", type=values.path, help="to be written, for the relay elsewhere")
+    where.add_argument(
+        "--state", metavar="DIR", type=values.path, help="the state directory of the relay on this machine"
+    )
+    where.add_argument(
+        "--relay-file", metavar="F", type=values.path, help="the file to write for a relay on another machine"
+    )
     parser.add_argument(
         "--relay-pin",
         metavar="PIN",
         type=values.pin,
         action="append",
         help="with --relay-file: the relay's pin; may be repeated, and any of them is accepted for any of the "
-        "relays; without any, the relay "
-        "needs a certificate from a CA",
+        "relays; without a pin, the relay needs a certificate from a CA",
     )
     parser.add_argument(
         "--public-ports",
         metavar="PORTS",
         type=values.public_ports,
         action="append",
-        help="the relay's ports that are not the defaults, such as http=8080,probe=off; with several relays once for "
-        "all of them, or once for each --endpoint in the same order ('' for the defaults) "
-        "(default: with --state the ports of the relay there, with --relay-file the usual ones)",
+        help="the relay's ports that differ from the default ports, such as http=8080,probe=off; for several relays "
+        "once for all of them, or once for each --endpoint in the same order ('' means the default ports) "
+        "(default: with --state, the ports of that relay; with --relay-file, the default ports)",
     )
     add_years(parser)
 

@@ -49,7 +49,10 @@ def _add_arguments(parser: Parser) -> None:
         help="the state directory of the relay on this machine, to be changed",
     )
     parser.add_argument(
-        "--relay-file", metavar="F", type=values.path, help="with --state: to be written, for a relay elsewhere"
+        "--relay-file",
+        metavar="F",
+        type=values.path,
+        help="with --state: the file to write for a relay on another machine",
     )
     add_update(parser, means="connection string files and authority files: give them the new list")
     parser.add_argument(
@@ -64,8 +67,8 @@ def _add_arguments(parser: Parser) -> None:
         metavar="PORTS",
         type=values.public_ports,
         action="append",
-        help="with --update: as for 'connections create' (default: for relays that the file names already, the "
-        "ports there; for others the usual ones)",
+        help="with --update: as for 'connections create' (default: a relay that the file already names keeps its "
+        "ports, and a new one gets the default ports)",
     )
 
 

@@ -76,7 +76,7 @@ def _add_use_arguments(parser: Parser) -> None:
     source.add_argument("--state", metavar="DIR", type=values.path, help="take the key from this relay")
     source.add_argument("--authority-file", metavar="F", type=values.path, help="take the key from this file")
     source.add_argument(
-        "--key-file", metavar="F", type=values.path, help="take the key that is in this file; needs no --key"
+        "--key-file", metavar="F", type=values.path, help="use the key in this file; --key is then not needed"
     )
     parser.add_argument("--out", metavar="F", type=values.path, help="write the key to this new file, for --key-file")
     add_update(parser, means="connection string files and authority files that are to use this key")
