@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from hybridrelay.protocol import Reason, Role, SessionCore
+from hybridrelay.protocol import Reason, SessionCore, SessionRole
 from hybridrelay.protocol.events import StreamOffered
 from hybridrelay.protocol.frames import FrameDecoder, data_header
 from hybridrelay.protocol.stream import Stream
@@ -49,8 +49,8 @@ class _Pair:
     """Two cores, joined by a loop. Time stands still."""
 
     def __init__(self) -> None:
-        self.ours = SessionCore(Role.INITIATOR, session_id=bytes(16), secret=bytes(32))
-        self.theirs = SessionCore(Role.ACCEPTOR)
+        self.ours = SessionCore(SessionRole.INITIATOR, session_id=bytes(16), secret=bytes(32))
+        self.theirs = SessionCore(SessionRole.ACCEPTOR)
         self.offered: list[Stream] = []
         for core in (self.ours, self.theirs):
             core.channel_opened(_NOW)

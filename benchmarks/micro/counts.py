@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import trio
 
-from hybridrelay.mux import DATA_CONFIG, Account, Budget, Role, Session, bridge
+from hybridrelay.mux import DATA_CONFIG, Account, Budget, Session, SessionRole, bridge
 from hybridrelay.streams import nowait as nowait_module
 from hybridrelay.streams.nowait import NowaitStream, nowait
 
@@ -100,8 +100,8 @@ _CASES: dict[str, tuple[str, Callable[[_Tunnel, int], Awaitable[None]], int, int
 async def _main(case: Callable[[_Tunnel, int], Awaitable[None]], count: int) -> None:
     channels = await tls()
     # Budget and account as the connector has them: the accounts of memory are a part of the cost.
-    client = Session(Role.INITIATOR, config=DATA_CONFIG, budget=Budget(1 << 30))
-    server = Session(Role.ACCEPTOR, config=DATA_CONFIG, budget=Budget(1 << 30), account=Account())
+    client = Session(SessionRole.INITIATOR, config=DATA_CONFIG, budget=Budget(1 << 30))
+    server = Session(SessionRole.ACCEPTOR, config=DATA_CONFIG, budget=Budget(1 << 30), account=Account())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.run, channels[0])
         nursery.start_soon(server.run, channels[1])

@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from hybridrelay.mux import Role as SessionRole
-from hybridrelay.mux import Session, bridge
+from hybridrelay.mux import Session, SessionRole, bridge
 from hybridrelay.security import Role, create_authority, data_client_context, data_server_context
 from hybridrelay.streams import TLSStream
 from hybridrelay.streams.nowait import NowaitStream, nowait

@@ -86,7 +86,7 @@ class Client:
         self._nursery = nursery
         self._new_link = partial(
             RelayLink,
-            role=control.Role.CLIENT,
+            role=control.PeerRole.CLIENT,
             instance=new_instance(),
             mode=config.mode,
             dialer=config.dialer,

@@ -11,7 +11,7 @@ import trio
 from .._log_limit import LimitedLogger
 from ..connectivity.data import EndToEnd
 from ..errors import HybridRelayError, PeerIdentityError, SessionError
-from ..mux import Budget, Role, Session, SessionConfig
+from ..mux import Budget, Session, SessionConfig, SessionRole
 from ..protocol.reasons import Category, Reason
 from .kept import KeptSession
 from .relays.listeners import AvoidedListeners, ListenerSearch
@@ -76,7 +76,7 @@ class Sessions:
         search = ListenerSearch(self._avoided)
         while True:
             channel = await self._senders.open_data_channel(search, self._senders.in_order())
-            session = Session(Role.INITIATOR, config=self._config, budget=self._budget)
+            session = Session(SessionRole.INITIATOR, config=self._config, budget=self._budget)
             kept = KeptSession(session, channel, self._connection, self._senders)
             try:
                 await self._nursery.start(self.run, kept)

@@ -12,7 +12,7 @@ from .._nursery import FlatNursery
 from .._version import __version__
 from ..abc import Dialer
 from ..errors import RelayUnreachable, SessionError
-from ..mux import DIALED_CONTROL_CONFIG, MuxStream, Role, Session
+from ..mux import DIALED_CONTROL_CONFIG, MuxStream, Session, SessionRole
 from ..protocol import RemoteProtocolError, control
 from ..protocol.reasons import Reason
 from ..security import spki_pin
@@ -169,13 +169,13 @@ def _lost() -> RelayUnreachable:
 class Introduction:
     """How this process introduces itself to a relay."""
 
-    role: control.Role
+    role: control.PeerRole
     instance: OwnInstance
     #: Greater on each control channel of this instance.
     generation: int
 
     def hello(self) -> control.Hello:
-        secret = self.instance.secret if self.role is control.Role.CONNECTOR else None
+        secret = self.instance.secret if self.role is control.PeerRole.CONNECTOR else None
         return control.Hello(self.role, self.instance.id, self.generation, SOFTWARE, secret)
 
 
@@ -198,7 +198,7 @@ async def run_control_channel(
     certificates: list[bytes] = []
     tls = await open_control_stream(endpoint, candidate, dialer=dialer, on_outer_certificate=certificates.append)
     certificate = OuterCertificate.from_der_untrusted(certificates[-1]) if certificates else None
-    session = Session(Role.INITIATOR, config=DIALED_CONTROL_CONFIG)
+    session = Session(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
     started = False
     try:
         async with FlatNursery() as nursery:

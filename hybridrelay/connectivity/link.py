@@ -112,7 +112,7 @@ class RelayLink:
     def __init__(
         self,
         endpoint: RelayEndpoint,
-        role: control.Role,
+        role: control.PeerRole,
         *,
         instance: OwnInstance,
         mode: str = AUTO,

@@ -149,7 +149,7 @@ class Prober:
         Returns:
             Why it is not the relay that answers, if that shows; and the pins of the certificates.
         """
-        introduction = Introduction(control.Role.CLIENT, new_instance(), 1)
+        introduction = Introduction(control.PeerRole.CLIENT, new_instance(), 1)
         pins: tuple[str, ...] = ()
         with trio.move_on_after(self._timing.welcome_seconds), contextlib.suppress(HybridRelayError):
             try:

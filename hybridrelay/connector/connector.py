@@ -89,7 +89,7 @@ class Connector:
         self._relays = Relays(
             new_link=partial(
                 RelayLink,
-                role=control.Role.CONNECTOR,
+                role=control.PeerRole.CONNECTOR,
                 instance=instances.instance,
                 mode=config.mode,
                 dialer=config.dialer,

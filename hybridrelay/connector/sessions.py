@@ -23,7 +23,7 @@ from ..events import (
     SessionRefused,
     SessionResumed,
 )
-from ..mux import Account, Budget, Role, Session, SessionConfig, refuse_session
+from ..mux import Account, Budget, Session, SessionConfig, SessionRole, refuse_session
 from ..protocol.frames import Hello
 from ..protocol.reasons import Reason
 from ..security import PeerIdentity, Secret
@@ -275,7 +275,9 @@ class Sessions:
         def refused(stream: int, reason: Reason) -> None:
             self.streams.refused(stream, reason, served.origin)
 
-        session = Session(Role.ACCEPTOR, config=self._config, budget=self._budget, account=account, refused=refused)
+        session = Session(
+            SessionRole.ACCEPTOR, config=self._config, budget=self._budget, account=account, refused=refused
+        )
         key, activity_id = self._finish_opening(channel.opening), f"{self.streams.run}session-{number}"
         self._served[session_id] = served = Served(
             session, published, peer, channel.link, channel.candidate, key, activity_id, number

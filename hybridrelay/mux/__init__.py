@@ -4,7 +4,7 @@ from ..protocol import Feature as Feature
 from ..protocol import Kind as Kind
 from ..protocol import Metadata as Metadata
 from ..protocol import MetadataEntry as MetadataEntry
-from ..protocol import Role as Role
+from ..protocol import SessionRole as SessionRole
 from ..protocol.config import CONTROL_CONFIG as CONTROL_CONFIG
 from ..protocol.config import DATA_CONFIG as DATA_CONFIG
 from ..protocol.config import DIALED_CONTROL_CONFIG as DIALED_CONTROL_CONFIG

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import trio
 
-from ..protocol import Role, SessionCore, events
+from ..protocol import SessionCore, SessionRole, events
 from ..protocol.config import CONTROL_CONFIG, SessionConfig
 from ..protocol.reasons import Reason
 from ..protocol.stream import Stream
@@ -40,7 +40,7 @@ class EarlySession:
     def __init__(self, channel: trio.abc.Stream, *, config: SessionConfig = CONTROL_CONFIG) -> None:
         self._channel = channel
         self._port = nowait(channel)
-        self._core = SessionCore(Role.ACCEPTOR, config=config)
+        self._core = SessionCore(SessionRole.ACCEPTOR, config=config)
         self._core.channel_opened(trio.current_time())
         #: The peer's stream, once it has opened one. It is accepted at once.
         self._stream: Stream | None = None

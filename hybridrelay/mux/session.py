@@ -15,7 +15,7 @@ import trio
 
 from .._statistics import reporting
 from ..errors import HybridRelayError, SessionError, StreamRefused
-from ..protocol import Feature, Kind, Metadata, Role, SessionCore, events
+from ..protocol import Feature, Kind, Metadata, SessionCore, SessionRole, events
 from ..protocol.config import SessionConfig
 from ..protocol.errors import LocalProtocolError
 from ..protocol.frames import SESSION_ID_SIZE, SESSION_SECRET_SIZE, Hello
@@ -38,7 +38,7 @@ class Session:
     """Many streams over one channel at a time.
 
     Args:
-        role: `Role.INITIATOR` for the side that dialed.
+        role: `SessionRole.INITIATOR` for the side that dialed.
         config: limits and timers.
         budget: the process's memory budget, shared among sessions.
         account: shared by all sessions with the same peer; see `protocol.sending`.
@@ -49,7 +49,7 @@ class Session:
 
     def __init__(
         self,
-        role: Role,
+        role: SessionRole,
         *,
         config: SessionConfig | None = None,
         budget: Budget | None = None,
@@ -58,7 +58,7 @@ class Session:
         core: SessionCore | None = None,
     ) -> None:
         self._refused = refused
-        initiator = role is Role.INITIATOR
+        initiator = role is SessionRole.INITIATOR
         self.core = core or SessionCore(
             role,
             config=config,

@@ -14,5 +14,5 @@ from .metadata import Metadata as Metadata
 from .metadata import MetadataEntry as MetadataEntry
 from .reasons import Reason as Reason
 from .session import SessionCore as SessionCore
-from .table import Role as Role
+from .table import SessionRole as SessionRole
 from .windows import Budget as Budget

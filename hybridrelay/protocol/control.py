@@ -85,7 +85,7 @@ def instance_of(secret: InstanceSecret) -> Instance:
     return hashlib.sha256(b"hybridrelay instance\n" + bytes.fromhex(secret)).hexdigest()[:32]
 
 
-class Role(enum.StrEnum):
+class PeerRole(enum.StrEnum):
     """Who dials a control channel."""
 
     CONNECTOR = "connector"
@@ -219,7 +219,7 @@ def _strings_from_json(value: object) -> tuple[object, ...]:
 _FROM_JSON: Mapping[object, Callable[[object], object]] = {
     bytes: _ticket_from_json,
     Reason: lambda value: Reason.from_name(_string_from_json(value)),
-    Role: lambda value: Role(_string_from_json(value)),
+    PeerRole: lambda value: PeerRole(_string_from_json(value)),
     tuple[str, ...]: _strings_from_json,
 }
 
@@ -239,7 +239,7 @@ def _to_json(value: object) -> object:
 class Hello:
     """The dialing side's first message, once per control channel."""
 
-    role: Role = attrs.field(converter=Role)
+    role: PeerRole = attrs.field(converter=PeerRole)
     instance: Instance = attrs.field(validator=_one_instance)
     #: Grows with each control channel of an instance; the highest replaces the others.
     generation: int = attrs.field(validator=_integer)

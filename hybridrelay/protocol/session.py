@@ -40,10 +40,10 @@ from .reasons import Reason
 from .sending import Account, SendingMemory
 from .states import Input, Opening, Receiving, Sending, StreamStates
 from .stream import Stream
-from .table import Role, StreamTable
+from .table import SessionRole, StreamTable
 from .windows import Budget, ReceiveWindow
 
-__all__ = ["Role", "SessionCore", "State"]
+__all__ = ["SessionCore", "SessionRole", "State"]
 
 
 class State(enum.Enum):
@@ -68,7 +68,7 @@ class SessionCore:
 
     def __init__(
         self,
-        role: Role,
+        role: SessionRole,
         *,
         config: SessionConfig | None = None,
         budget: Budget | None = None,
@@ -191,7 +191,7 @@ class SessionCore:
         self._decoder = self._make_decoder()
         self._ignored = 0
         self._liveness.restart(now)
-        if self.role is Role.INITIATOR:
+        if self.role is SessionRole.INITIATOR:
             self.epoch += 1
             self._hello_due = True
 
@@ -421,7 +421,7 @@ class SessionCore:
         stream.states.apply(cause)
 
     def _our_hello(self) -> frames.Hello:
-        initiator = self.role is Role.INITIATOR
+        initiator = self.role is SessionRole.INITIATOR
         return frames.Hello(
             self.session_id,
             self._secret if initiator else bytes(frames.SESSION_SECRET_SIZE),
@@ -503,7 +503,7 @@ class SessionCore:
         if frame.min_version > 1 or frame.version < 1:
             raise RemoteProtocolError("no version in common", reason=Reason.VERSION_MISMATCH)
         resumed = self.peer_hello is not None
-        if self.role is Role.ACCEPTOR:
+        if self.role is SessionRole.ACCEPTOR:
             self._check_initiator_untrusted(frame, resumed)
         elif not hmac.compare_digest(frame.session_id, self.session_id) or frame.epoch != self.epoch:
             raise RemoteProtocolError("HELLO of another session")
@@ -516,7 +516,7 @@ class SessionCore:
         self._incoming.replayed_until = frame.written
         if not resumed:
             self.features = self._incoming.features = used_features(self.config.features, frame.features)
-        if self.role is Role.ACCEPTOR:
+        if self.role is SessionRole.ACCEPTOR:
             self.session_id, self._secret, self.epoch = frame.session_id, frame.secret, frame.epoch
             self._hello_due = True
         self.peer_hello = frame

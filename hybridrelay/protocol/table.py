@@ -14,7 +14,7 @@ from .delivery import Outbox
 from .stream import Stream
 
 
-class Role(enum.Enum):
+class SessionRole(enum.Enum):
     """Who dialed: the initiator sends the first HELLO, opens odd streams, and alone attaches."""
 
     INITIATOR = 1
@@ -24,10 +24,10 @@ class Role(enum.Enum):
 class StreamTable:
     """The streams of one session."""
 
-    def __init__(self, role: Role, outbox: Outbox) -> None:
+    def __init__(self, role: SessionRole, outbox: Outbox) -> None:
         self.streams: dict[int, Stream] = {}
         #: The id of the next stream that we open, and of the last one that the peer opened.
-        self.next_id = 1 if role is Role.INITIATOR else 2
+        self.next_id = 1 if role is SessionRole.INITIATOR else 2
         self.last_peer_id = 0
         #: Streams that count, ours and the peer's.
         self.own_count = 0

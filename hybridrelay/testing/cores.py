@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..protocol.config import SessionConfig
 from ..protocol.events import SessionEvent
 from ..protocol.frames import Frame, FrameDecoder, Hello
-from ..protocol.session import Role, SessionCore, State
+from ..protocol.session import SessionCore, SessionRole, State
 from ..protocol.stream import Stream
 from ..protocol.windows import Budget
 
@@ -45,10 +45,12 @@ class CorePair:
         budgets: tuple[Budget | None, Budget | None] = (None, None),
     ) -> None:
         initiator = SessionCore(
-            Role.INITIATOR, config=config, budget=budgets[0], session_id=b"session id 16 by", secret=b"s" * 32
+            SessionRole.INITIATOR, config=config, budget=budgets[0], session_id=b"session id 16 by", secret=b"s" * 32
         )
         self.initiator = CoreSide(initiator)
-        self.acceptor = CoreSide(SessionCore(Role.ACCEPTOR, config=acceptor_config or config, budget=budgets[1]))
+        self.acceptor = CoreSide(
+            SessionCore(SessionRole.ACCEPTOR, config=acceptor_config or config, budget=budgets[1])
+        )
         self.now = 0.0
         #: What arrived on a channel that the acceptor's session does not have yet: HELLO decides.
         self._greeting: bytes | None = None

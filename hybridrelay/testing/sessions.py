@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 import trio.testing
 
-from ..mux import Budget, Role, Session, SessionConfig
+from ..mux import Budget, Session, SessionConfig, SessionRole
 
 
 async def session_pair(
@@ -22,8 +22,8 @@ async def session_pair(
     With `trio.testing.MockClock` everything happens in virtual time.
     """
     client_channel, server_channel = channels()
-    client = Session(Role.INITIATOR, config=config, budget=budgets[0])
-    server = Session(Role.ACCEPTOR, config=config, budget=budgets[1])
+    client = Session(SessionRole.INITIATOR, config=config, budget=budgets[0])
+    server = Session(SessionRole.ACCEPTOR, config=config, budget=budgets[1])
     async with trio.open_nursery() as starting:
         starting.start_soon(nursery.start, client.run, client_channel)
         starting.start_soon(nursery.start, server.run, server_channel)

@@ -32,7 +32,7 @@ class FakeSender(Sender):
     """
 
     def __init__(self, host: str) -> None:
-        self.link = RelayLink(RelayEndpoint(host), control.Role.CLIENT, instance=new_instance(), dialer=DIRECTLY)
+        self.link = RelayLink(RelayEndpoint(host), control.PeerRole.CLIENT, instance=new_instance(), dialer=DIRECTLY)
         self.away_until = self.failed_at = -math.inf
         self.takes = 0.01
         #: What the answer waits for after that.

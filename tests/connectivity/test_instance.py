@@ -44,7 +44,7 @@ def introduced(monkeypatch: pytest.MonkeyPatch) -> list[OwnInstance]:
 
 
 def link(instance: OwnInstance, host: str = "relay.example") -> RelayLink:
-    return RelayLink(RelayEndpoint(host=host), control.Role.CONNECTOR, instance=instance, mode="tcp")
+    return RelayLink(RelayEndpoint(host=host), control.PeerRole.CONNECTOR, instance=instance, mode="tcp")
 
 
 async def test_the_latest_channel_can_only_be_superseded_by_another_process(

@@ -33,7 +33,7 @@ class Owner:
 @pytest.fixture
 def link() -> RelayLink:
     endpoint = RelayEndpoint("relay.example")
-    return RelayLink(endpoint, control.Role.CLIENT, instance=new_instance())
+    return RelayLink(endpoint, control.PeerRole.CLIENT, instance=new_instance())
 
 
 async def test_upgrades_from_the_route_in_use_after_the_choice_was_forgotten(

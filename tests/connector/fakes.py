@@ -20,8 +20,7 @@ from hybridrelay.connector.sessions import Served, Sessions
 from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.events import Event, EventStream, LogSubscriber, logged_events
-from hybridrelay.mux import DATA_CONFIG, Session
-from hybridrelay.mux import Role as MuxRole
+from hybridrelay.mux import DATA_CONFIG, Session, SessionRole
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import (
@@ -81,7 +80,7 @@ class FakeRelay(RelayLink):
     """The link to a relay that is played: what it answers, and what it was asked."""
 
     def __init__(self, identity: str = "relay", host: str = HOST) -> None:
-        super().__init__(RelayEndpoint(host), control.Role.CONNECTOR, instance=new_instance(), dialer=DIRECTLY)
+        super().__init__(RelayEndpoint(host), control.PeerRole.CONNECTOR, instance=new_instance(), dialer=DIRECTLY)
         self.identity = identity, "run"
         #: Refusals, by hybrid connection.
         self.answers: dict[str, Reason] = {}
@@ -151,7 +150,7 @@ class FakeSession(Session):
     """A session without a peer, which says of itself that it is open, or not."""
 
     def __init__(self, *, is_open: bool) -> None:
-        super().__init__(MuxRole.ACCEPTOR)
+        super().__init__(SessionRole.ACCEPTOR)
         self._says_open = is_open
 
     @property

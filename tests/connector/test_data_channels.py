@@ -26,7 +26,7 @@ from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
 from hybridrelay.events import Event, EventStream, PolicyRefused, SessionEnded, SessionOpened, SessionResumed
-from hybridrelay.mux import DATA_CONFIG, Role, Session
+from hybridrelay.mux import DATA_CONFIG, Session, SessionRole
 from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
 from hybridrelay.protocol.preamble import TICKET_SIZE
@@ -74,7 +74,7 @@ class Scene:
         Raises:
             SessionError: it was refused.
         """
-        session = Session(Role.INITIATOR, config=DATA_CONFIG, core=core)
+        session = Session(SessionRole.INITIATOR, config=DATA_CONFIG, core=core)
 
         async def run(task_status: trio.TaskStatus[None]) -> None:
             try:
@@ -154,7 +154,10 @@ async def test_the_id_of_a_session_cannot_be_used_for_a_second_one(
     scene = Scene(nursery)
     session = await scene.session()
     impostor = SessionCore(
-        Role.INITIATOR, config=DATA_CONFIG, session_id=session.core.session_id, secret=bytes(SESSION_SECRET_SIZE)
+        SessionRole.INITIATOR,
+        config=DATA_CONFIG,
+        session_id=session.core.session_id,
+        secret=bytes(SESSION_SECRET_SIZE),
     )
     with pytest.raises(SessionError) as refused:
         await scene.session(core=impostor)
@@ -317,7 +320,7 @@ async def test_an_identity_that_is_denied_at_any_time_has_no_session(
         channel = scene.channel()
         await trio.testing.wait_all_tasks_blocked()
         scene.sessions.set_policy(denied)
-        late = Session(Role.INITIATOR, config=DATA_CONFIG)
+        late = Session(SessionRole.INITIATOR, config=DATA_CONFIG)
         with pytest.raises(SessionError) as refused:
             await late.run(channel)
         assert refused.value.reason is Reason.IDENTITY_DENIED

@@ -29,8 +29,7 @@ from hybridrelay.connector.sessions import Sessions
 from hybridrelay.connector.unproven import Newcomer
 from hybridrelay.errors import HybridRelayError, RelayUnreachable, RendezvousError
 from hybridrelay.events import DataChannelDeclined, DataChannelFailed, Event, EventStream, Level, logged_events
-from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, EarlySession, Session
-from hybridrelay.mux import Role as MuxRole
+from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, EarlySession, Session, SessionRole
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
@@ -79,7 +78,7 @@ class Place(RelayLink):
     """The link to a relay in the same process; a test says when there is a better route."""
 
     def __init__(self, broker: BrokerService, relay: trio.Nursery) -> None:
-        super().__init__(RelayEndpoint(HOST), control.Role.CONNECTOR, instance=new_instance(), dialer=DIRECTLY)
+        super().__init__(RelayEndpoint(HOST), control.PeerRole.CONNECTOR, instance=new_instance(), dialer=DIRECTLY)
         self.broker = broker
         self._relay = relay
         #: Raised in place of opening another channel.
@@ -115,12 +114,12 @@ class Place(RelayLink):
             raise self.error
         generation = len(self.opened) + 1
         ours, theirs = trio.testing.memory_stream_pair()
-        session = Session(MuxRole.INITIATOR, config=CONTROL_CONFIG)
+        session = Session(SessionRole.INITIATOR, config=CONTROL_CONFIG)
         opened = Opened(session)
         self._relay.start_soon(self._serve_peer, theirs, opened)
         await nursery.start(session.run, ours)
         stream = session.open_stream_nowait()
-        hello = control.Hello(control.Role.CONNECTOR, INSTANCE, generation, "test", SECRET)
+        hello = control.Hello(control.PeerRole.CONNECTOR, INSTANCE, generation, "test", SECRET)
         await stream.send_all(control.encode_message(hello))
         channel = Control(session, stream, control.Welcome("f" * 32, "test"), candidate or WSS, pin="pin")
         channel.place = self

@@ -30,16 +30,15 @@ from hybridrelay.events import (
     StreamOpened,
     TargetOutOfResources,
 )
-from hybridrelay.mux import DATA_CONFIG, BridgeProgress, MuxStream, Role, Session, bridge
+from hybridrelay.mux import DATA_CONFIG, BridgeProgress, MuxStream, Session, SessionRole, bridge
 from hybridrelay.protocol.config import BASE_WINDOW, SessionConfig
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import HostPort, PeerIdentity
-from hybridrelay.security import Role as IdentityRole
+from hybridrelay.security import HostPort, PeerIdentity, Role
 from hybridrelay.streams.sockets import abort_stream
 
 from .fakes import WSS, FakeRelay, published
 
-PEER = PeerIdentity("one", IdentityRole.APPLICATION, "app", "0A", 4e9)
+PEER = PeerIdentity("one", Role.APPLICATION, "app", "0A", 4e9)
 #: In which a session must have resumed.
 RESUME_SECONDS = 0.2
 
@@ -61,7 +60,7 @@ class Scene:
         self.scope = trio.CancelScope()
         #: The target's connections.
         self.accepted: list[trio.SocketStream] = []
-        self.client = Session(Role.INITIATOR, config=attrs.evolve(DATA_CONFIG, resume_deadline=100.0))
+        self.client = Session(SessionRole.INITIATOR, config=attrs.evolve(DATA_CONFIG, resume_deadline=100.0))
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         ours, theirs = trio.testing.memory_stream_pair()

@@ -51,7 +51,7 @@ async def take_all(connector: Path, application: Path) -> tuple[list[trio.abc.St
 
     async with trio.open_nursery() as channels:
         links = []
-        for string, role in ((listening, control.Role.CONNECTOR), (sending, control.Role.CLIENT)):
+        for string, role in ((listening, control.PeerRole.CONNECTOR), (sending, control.PeerRole.CLIENT)):
             (endpoint,) = RelayEndpoint.all_from(string)
             links.append(RelayLink(endpoint, role, instance=new_instance(), mode="tcp"))
         listener, sender = [await link.start_control(channels) for link in links]
@@ -116,7 +116,7 @@ async def ask_without_end(application: Path, joined: list[bytes]) -> None:
     """With a Send key and no identity: join, go to each rendezvous and say nothing there."""
     string = load_connection_string(application)
     (endpoint,) = RelayEndpoint.all_from(string)
-    link = RelayLink(endpoint, control.Role.CLIENT, instance=new_instance(), mode="tcp")
+    link = RelayLink(endpoint, control.PeerRole.CLIENT, instance=new_instance(), mode="tcp")
 
     async def hold(ticket: bytes) -> None:
         with suppress(HybridRelayError, trio.BrokenResourceError):

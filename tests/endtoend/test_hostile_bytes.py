@@ -22,7 +22,7 @@ from hybridrelay.connectivity import Candidate, RelayEndpoint, candidates, disco
 from hybridrelay.connectivity.instance import new_instance
 from hybridrelay.connectivity.link import RelayLink, make_connection_token
 from hybridrelay.connectivity.steps import connect
-from hybridrelay.mux import CONTROL_CONFIG, Role, Session
+from hybridrelay.mux import CONTROL_CONFIG, Session, SessionRole
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import (
     PREAMBLE_SIZE,
@@ -125,7 +125,7 @@ def message(text: str | bytes) -> bytes:
     return struct.pack(">I", len(payload)) + payload
 
 
-HELLO = control.encode_message(control.Hello(control.Role.CLIENT, "0" * 32, 1, "test"))
+HELLO = control.encode_message(control.Hello(control.PeerRole.CLIENT, "0" * 32, 1, "test"))
 #: Sent on the control stream, before the peer has shown a token.
 CONTROL_MESSAGES = {
     "nothing": b"",
@@ -155,7 +155,7 @@ LATE_MESSAGES = {name: CONTROL_MESSAGES[name] for name in ("an endless message",
     "garbage": os.urandom(100_000),
 }
 #: Answers and withdrawals cross: from a connector the relay has to take an answer to an offer that it has forgotten.
-NO_ATTACK = (control.Role.CONNECTOR, "an answer to nothing")
+NO_ATTACK = (control.PeerRole.CONNECTOR, "an answer to nothing")
 
 
 @attrs.frozen
@@ -167,7 +167,7 @@ class Site:
     #: Of an application of the hybrid connection that is in use.
     application: ConnectionString
     #: Of a hybrid connection that nobody uses but us: by role.
-    unused: Mapping[control.Role, ConnectionString]
+    unused: Mapping[control.PeerRole, ConnectionString]
 
 
 async def cut_off(stream: trio.abc.ReceiveStream) -> None:
@@ -209,7 +209,7 @@ async def attack_session(site: Site, candidate: Candidate, data: bytes) -> None:
 @asynccontextmanager
 async def control_session(site: Site, candidate: Candidate) -> AsyncIterator[Session]:
     tls = await open_control_stream(site.endpoint, candidate)
-    session = Session(Role.INITIATOR, config=CONTROL_CONFIG)
+    session = Session(SessionRole.INITIATOR, config=CONTROL_CONFIG)
     async with trio.open_nursery() as nursery:
         await nursery.start(session.run, tls)
         yield session
@@ -224,7 +224,7 @@ async def attack_control(site: Site, candidate: Candidate, data: bytes) -> None:
         await cut_off(stream)
 
 
-async def attack_with_a_key(site: Site, candidate: Candidate, who: control.Role, data: bytes) -> None:
+async def attack_with_a_key(site: Site, candidate: Candidate, who: control.PeerRole, data: bytes) -> None:
     """Somebody with a good key, who talks nonsense after the relay has accepted it."""
     string = site.unused[who]
     async with control_session(site, candidate) as session:
@@ -232,7 +232,7 @@ async def attack_with_a_key(site: Site, candidate: Candidate, who: control.Role,
         instance = new_instance()
         hello = control.Hello(who, instance.id, 1, "test", instance.secret)
         token = make_connection_token(string, string.hosts[0], time.time())
-        request = control.Join if who is control.Role.CLIENT else control.Register
+        request = control.Join if who is control.PeerRole.CLIENT else control.Register
         await say(stream, control.encode_message(hello))
         await say(stream, control.encode_message(request(1, string.entity_path, token)))
         decoder = control.ControlDecoder()
@@ -246,7 +246,7 @@ async def attack_with_a_key(site: Site, candidate: Candidate, who: control.Role,
 
 async def attack_the_connector(site: Site, candidate: Candidate, data: bytes) -> None:
     """Somebody with a good key but no identity reaches the connector, and talks nonsense to it."""
-    link = RelayLink(site.endpoint, control.Role.CLIENT, instance=new_instance(), mode=candidate.transport.name)
+    link = RelayLink(site.endpoint, control.PeerRole.CLIENT, instance=new_instance(), mode=candidate.transport.name)
     async with trio.open_nursery() as nursery:
         channel = await link.start_control(nursery)
         token = make_connection_token(site.application, site.endpoint.host, time.time())
@@ -290,7 +290,7 @@ def attacks(site: Site) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
             add(f"{route}, connector: {name}", attack_the_connector, candidate, data)
         for name, data in CONTROL_MESSAGES.items():
             add(f"{route}, control: {name}", attack_control, candidate, data)
-        for who in control.Role:
+        for who in control.PeerRole:
             for name, data in LATE_MESSAGES.items():
                 if (who, name) != NO_ATTACK:
                     add(f"{route}, {who}: {name}", attack_with_a_key, candidate, who, data)
@@ -338,7 +338,7 @@ async def test_hostile_bytes(deployment: Deployment, nursery: trio.Nursery) -> N
     forwards = [deployment.start_forward(published, mode=mode) for mode in ("tcp", "websocket")]
     application = load(published.application)
     unused = deployment.create("unused", ("127.0.0.1", free_port()))
-    strings = {control.Role.CLIENT: load(unused.application), control.Role.CONNECTOR: load(unused.connector)}
+    strings = {control.PeerRole.CLIENT: load(unused.application), control.PeerRole.CONNECTOR: load(unused.connector)}
     site = Site(deployment, RelayEndpoint.all_from(application)[0], application, strings)
     async with steady_echo(forwards[0].port) as tcp, steady_echo(forwards[1].port) as websocket:
         before = {program.pid: program.sockets for program in (relay, connector)}

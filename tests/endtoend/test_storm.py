@@ -46,7 +46,7 @@ async def test_a_storm_after_a_restart(
     tries = 0
 
     def make_link() -> RelayLink:
-        return RelayLink(endpoint, control.Role.CLIENT, instance=new_instance(), mode=mode, transports=transports)
+        return RelayLink(endpoint, control.PeerRole.CLIENT, instance=new_instance(), mode=mode, transports=transports)
 
     route = await make_link().choose()
 

@@ -10,7 +10,7 @@ import attrs
 import trio
 import trio.testing
 
-from hybridrelay.mux import DATA_CONFIG, Role, Session, receive_hello
+from hybridrelay.mux import DATA_CONFIG, Session, SessionRole, receive_hello
 from hybridrelay.protocol import Reason, SessionCore
 from hybridrelay.testing import session_pair
 
@@ -46,7 +46,10 @@ async def _started(
 ) -> tuple[Session, Session]:
     """Two sessions that can resume; the client reconnects by `reconnect`."""
     ours, theirs = trio.testing.memory_stream_pair()
-    client, server = Session(Role.INITIATOR, config=DATA_CONFIG), Session(Role.ACCEPTOR, config=DATA_CONFIG)
+    client, server = (
+        Session(SessionRole.INITIATOR, config=DATA_CONFIG),
+        Session(SessionRole.ACCEPTOR, config=DATA_CONFIG),
+    )
     nursery.start_soon(server.run, theirs)
     await nursery.start(partial(client.run, ours, reconnect=reconnect))
     return client, server

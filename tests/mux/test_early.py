@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Role, Session
+from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, MuxStream, Session, SessionRole
 from hybridrelay.mux.early import MAX_EARLY_FRAMES
 from hybridrelay.protocol import control, frames
 from hybridrelay.protocol.reasons import Reason
@@ -24,7 +24,7 @@ OPEN = frames.Open(1, 65536).encode()
 async def _pair() -> AsyncIterator[tuple[MuxStream, EarlySession, trio.abc.Stream, trio.Nursery]]:
     """The initiator's stream, and the acceptor with its channel."""
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(Role.INITIATOR, config=DIALED_CONTROL_CONFIG)
+    session = Session(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
     early = EarlySession(theirs)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run, ours)

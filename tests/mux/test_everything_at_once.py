@@ -22,8 +22,8 @@ from hybridrelay.mux import (
     Metadata,
     MetadataEntry,
     MuxStream,
-    Role,
     Session,
+    SessionRole,
     bridge,
     receive_hello,
 )
@@ -94,7 +94,7 @@ class Link:
                 return  # cut already
             raise
         if self.server is None:
-            self.server = Session(Role.ACCEPTOR, config=DATA_CONFIG)
+            self.server = Session(SessionRole.ACCEPTOR, config=DATA_CONFIG)
             await self.server.run(channel, initial=initial)
         else:
             assert self.server.attach_refusal(hello) is None
@@ -224,7 +224,7 @@ async def test_bytes_arrive_whatever_happens(seed: int) -> None:
     with trio.fail_after(120):
         async with trio.open_nursery() as nursery:
             link = Link(nursery)
-            client = Session(Role.INITIATOR, config=DATA_CONFIG)
+            client = Session(SessionRole.INITIATOR, config=DATA_CONFIG)
             await nursery.start(partial(client.run, await link.connect(), reconnect=link.reconnect))
             assert link.server is not None
             nursery.start_soon(serve_targets, link.server, nursery, theirs)

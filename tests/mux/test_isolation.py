@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Role, Session, SessionConfig
+from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session, SessionConfig, SessionRole
 from hybridrelay.mux.stream import QUEUED_PER_SESSION
 from hybridrelay.protocol import Reason
 from hybridrelay.streams.nowait import TURN_BYTES
@@ -90,7 +90,10 @@ async def test_a_dead_peer_is_noticed_though_the_writer_is_stuck(
     closed = trio.Event()
     client_channel, server_channel = _valved_pair(closed)()
     # The server is patient: it must be the client that notices.
-    client, server = Session(Role.INITIATOR), Session(Role.ACCEPTOR, config=SessionConfig(ping_timeout=1000))
+    client, server = (
+        Session(SessionRole.INITIATOR),
+        Session(SessionRole.ACCEPTOR, config=SessionConfig(ping_timeout=1000)),
+    )
     nursery.start_soon(server.run, server_channel)
     await nursery.start(client.run, client_channel)
     ours, _ = await _open(client, server)
@@ -160,7 +163,7 @@ async def test_a_clogged_channel_does_not_hold_up_the_end(
 
 
 async def test_role_of_a_session_is_visible() -> None:
-    assert "initiator" in repr(Session(Role.INITIATOR))
+    assert "initiator" in repr(Session(SessionRole.INITIATOR))
 
 
 async def test_a_message_is_queued_whole_or_not_at_all(nursery: trio.Nursery) -> None:

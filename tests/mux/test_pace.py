@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, Role, Session
+from hybridrelay.mux import CONTROL_CONFIG, DATA_CONFIG, Session, SessionRole
 from hybridrelay.mux.pace import BURST, PER_SECOND, Pace
 from hybridrelay.protocol import SessionConfig, frames
 
@@ -41,7 +41,7 @@ async def test_a_flood_on_a_control_channel_is_read_with_pauses(
     autojump_clock: trio.testing.MockClock, config: SessionConfig
 ) -> None:
     ours, theirs = trio.testing.memory_stream_pair()
-    session = Session(Role.ACCEPTOR, config=config)
+    session = Session(SessionRole.ACCEPTOR, config=config)
     count = int(BURST) + 10 * int(PER_SECOND)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(session.run, theirs)

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import DATA_CONFIG, MuxStream, Offer, Role, Session, SessionConfig
+from hybridrelay.mux import DATA_CONFIG, MuxStream, Offer, Session, SessionConfig, SessionRole
 from hybridrelay.protocol import Reason, SessionCore, frames
 from hybridrelay.protocol.session import _HANDLERS
 from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, nowait
@@ -90,7 +90,7 @@ class Pair:
 @pytest.fixture
 async def pair(nursery: trio.Nursery) -> Pair:
     channel = Channel()
-    client, server = Session(Role.INITIATOR), Session(Role.ACCEPTOR)
+    client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR)
     async with trio.open_nursery() as starting:
         starting.start_soon(nursery.start, client.run, channel)
         starting.start_soon(nursery.start, server.run, channel.far_end)
@@ -244,7 +244,7 @@ async def test_cancelled_within_a_write_the_peer_is_told_behind_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, in_time: bool
 ) -> None:
     channel = Channel()
-    client, server = Session(Role.INITIATOR), Session(Role.ACCEPTOR, config=DATA_CONFIG)
+    client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR, config=DATA_CONFIG)
     ending = trio.CancelScope()
 
     async def run(*, task_status: trio.TaskStatus[None]) -> None:
@@ -280,9 +280,9 @@ async def test_cancelled_in_the_middle_of_much_the_last_word_is_goodbye(maker: M
     """Whatever the channel is made of: half a record, or half a frame, is finished first."""
     channel, far = await maker(nursery)
     port = nowait(far)
-    server = SessionCore(Role.ACCEPTOR, config=SessionConfig(initial_window=BUSY_BYTES))
+    server = SessionCore(SessionRole.ACCEPTOR, config=SessionConfig(initial_window=BUSY_BYTES))
     server.channel_opened(trio.current_time())
-    client = Session(Role.INITIATOR)
+    client = Session(SessionRole.INITIATOR)
 
     async def read_on() -> None:
         while server.ended is None:
@@ -331,7 +331,7 @@ async def test_a_flood_of_small_frames_lets_others_run(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     channel = Flooding()
-    client, server = Session(Role.INITIATOR), Session(Role.ACCEPTOR)
+    client, server = Session(SessionRole.INITIATOR), Session(SessionRole.ACCEPTOR)
     async with trio.open_nursery() as starting:
         starting.start_soon(nursery.start, client.run, channel)
         starting.start_soon(nursery.start, server.run, channel.far_end)

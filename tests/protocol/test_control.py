@@ -32,10 +32,10 @@ from hybridrelay.protocol.control import (
     Joined,
     Message,
     Offer,
+    PeerRole,
     Proved,
     Register,
     Registered,
-    Role,
     Unknown,
     Unregister,
     Welcome,
@@ -74,7 +74,7 @@ TABLE: list[tuple[Message, dict[str, object]]] = [
         },
     ),
     (
-        Hello(Role.CLIENT, TWO, 0, ""),
+        Hello(PeerRole.CLIENT, TWO, 0, ""),
         {"type": "hello", "role": "client", "instance": TWO, "generation": 0, "software": "", "secret": None},
     ),
     (Welcome(ONE, "x"), {"type": "welcome", "relay_instance": ONE, "software": "x", "outer_pins": []}),
@@ -456,9 +456,9 @@ def test_fuzz_mutated(position: int, inserted: bytes, removed: int, size: int) -
 def test_an_instance_belongs_to_one_secret_and_does_not_tell_it() -> None:
     instance = instance_of(SECRET)
     assert instance == "fe59310c4a6342fc5c41514e1483d180", "other implementations depend on it"
-    assert Hello(Role.CONNECTOR, instance, 1, "", SECRET).instance == instance
+    assert Hello(PeerRole.CONNECTOR, instance, 1, "", SECRET).instance == instance
     assert instance_of("f" * 64) != instance
-    for message in (Hello(Role.CONNECTOR, instance, 1, "", SECRET), Register(1, "sql", "t", (SECRET,))):
+    for message in (Hello(PeerRole.CONNECTOR, instance, 1, "", SECRET), Register(1, "sql", "t", (SECRET,))):
         assert SECRET not in repr(message)
 
 

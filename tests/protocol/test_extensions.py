@@ -18,7 +18,7 @@ from hybridrelay.protocol import (
 )
 from hybridrelay.protocol.config import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, MAX_IGNORED_IN_A_ROW
 from hybridrelay.protocol.events import StreamAborted, StreamOffered
-from hybridrelay.protocol.session import Role
+from hybridrelay.protocol.session import SessionRole
 from hybridrelay.protocol.stream import Stream
 from hybridrelay.testing.cores import CorePair, CoreSide
 
@@ -69,7 +69,7 @@ def test_a_feature_is_used_where_both_sides_offer_it(
 
 
 def test_unknown_feature_bits_are_ignored_and_never_used() -> None:
-    core = SessionCore(Role.ACCEPTOR, config=BOTH)
+    core = SessionCore(SessionRole.ACCEPTOR, config=BOTH)
     core.channel_opened(0.0)
     core.receive_data(frames.Hello(b"i" * 16, b"s" * 32, 10, features=0xFFFF_FFFD).encode(), 0.0)
     assert core.is_established

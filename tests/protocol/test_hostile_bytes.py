@@ -22,7 +22,7 @@ from hybridrelay.protocol.preamble import (
     decode_status_untrusted,
     encode_status,
 )
-from hybridrelay.protocol.session import Role, State
+from hybridrelay.protocol.session import SessionRole, State
 from hybridrelay.testing.cores import CorePair
 
 stream_ids = st.one_of(st.integers(1, 9), st.integers(1, 0xFFFFFFFF))
@@ -134,8 +134,8 @@ def feed(core: SessionCore, chunks: list[bytes]) -> None:
     assert (core.budget.base, core.budget.elastic) == (0, 0)
 
 
-@given(chunked(), st.sampled_from(Role))
-def test_a_core_that_waits_for_hello_never_raises(chunks: list[bytes], role: Role) -> None:
+@given(chunked(), st.sampled_from(SessionRole))
+def test_a_core_that_waits_for_hello_never_raises(chunks: list[bytes], role: SessionRole) -> None:
     core = SessionCore(role)
     core.channel_opened(0.0)
     feed(core, chunks)

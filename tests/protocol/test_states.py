@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from hybridrelay.protocol import LocalProtocolError, Reason, RemoteProtocolError, SessionConfig, SessionCore, frames
-from hybridrelay.protocol.session import Role, State
+from hybridrelay.protocol.session import SessionRole, State
 from hybridrelay.protocol.states import (
     ABORTS,
     OPENING,
@@ -137,7 +137,7 @@ KINDS = [f"{type(frame).__name__}{'-final' if frame is FINAL else ''}" for frame
 
 @pytest.mark.parametrize("frame", ALL_FRAMES, ids=KINDS)
 def test_before_the_peers_hello(frame: frames.Frame) -> None:
-    core = SessionCore(Role.ACCEPTOR)
+    core = SessionCore(SessionRole.ACCEPTOR)
     core.channel_opened(0.0)
     core.receive_data(frame.encode(), 0.0)
     if frame is HELLO:
@@ -150,7 +150,7 @@ def test_before_the_peers_hello(frame: frames.Frame) -> None:
 
 @pytest.mark.parametrize("frame", ALL_FRAMES, ids=KINDS)
 def test_before_our_hello(frame: frames.Frame) -> None:
-    core = SessionCore(Role.ACCEPTOR)
+    core = SessionCore(SessionRole.ACCEPTOR)
     core.channel_opened(0.0)
     core.receive_data(HELLO.encode() + frame.encode(), 0.0)
     assert end_reason(core) is (Reason.BUSY if frame is FINAL else Reason.PROTOCOL_ERROR)
@@ -220,7 +220,7 @@ def test_ids_only_grow_and_belong_to_their_side(stream: int) -> None:
     ],
 )
 def test_a_first_hello_that_cannot_be(hello: frames.Hello) -> None:
-    core = SessionCore(Role.ACCEPTOR)
+    core = SessionCore(SessionRole.ACCEPTOR)
     core.channel_opened(0.0)
     core.receive_data(hello.encode(), 0.0)
     assert core.ended is not None
@@ -235,7 +235,7 @@ def test_a_first_hello_that_cannot_be(hello: frames.Hello) -> None:
 
 
 def test_a_later_version_that_also_speaks_ours_is_welcome() -> None:
-    core = SessionCore(Role.ACCEPTOR)
+    core = SessionCore(SessionRole.ACCEPTOR)
     core.channel_opened(0.0)
     core.receive_data(frames.Hello(b"i" * 16, b"s" * 32, 10, version=7).encode(), 0.0)
     assert core.is_established
@@ -243,7 +243,7 @@ def test_a_later_version_that_also_speaks_ours_is_welcome() -> None:
 
 def test_the_answer_has_to_be_for_our_session() -> None:
     for hello in (frames.Hello(b"x" * 16, bytes(32), 1), frames.Hello(b"i" * 16, bytes(32), 1, epoch=1)):
-        core = SessionCore(Role.INITIATOR, session_id=b"i" * 16, secret=b"s" * 32)
+        core = SessionCore(SessionRole.INITIATOR, session_id=b"i" * 16, secret=b"s" * 32)
         core.channel_opened(0.0)
         core.receive_data(hello.encode(), 0.0)
         assert core.ended is not None

@@ -117,9 +117,9 @@ def hello_of(
 ) -> control.Hello:
     """What a connector says first; `shown` is another secret than its own, or None for none."""
     instance = control.instance_of(secret) if instance is None else instance
-    return control.Hello(control.Role.CONNECTOR, instance, generation, "test", secret if shown == "" else shown)
+    return control.Hello(control.PeerRole.CONNECTOR, instance, generation, "test", secret if shown == "" else shown)
 
 
 def client_hello() -> control.Hello:
     """What a client says first."""
-    return control.Hello(control.Role.CLIENT, "c" * 32, 1, "test")
+    return control.Hello(control.PeerRole.CLIENT, "c" * 32, 1, "test")

@@ -134,7 +134,7 @@ async def test_a_key_that_is_revoked_while_it_authorizes_opens_nothing(
     monkeypatch.setattr(ControlPeer, "send", slow_send)
     string = deployment.string(published, Role.CONNECTOR)
     (endpoint,) = RelayEndpoint.all_from(string)
-    link = RelayLink(endpoint, control.Role.CONNECTOR, instance=new_instance(), mode="tcp")
+    link = RelayLink(endpoint, control.PeerRole.CONNECTOR, instance=new_instance(), mode="tcp")
     channel = await link.start_control(nursery)
     token = make_connection_token(string, HOST, time.time())
     await channel.send(control.Register(channel.next_id(), "db", token))
@@ -164,9 +164,9 @@ async def test_what_registers_too_late_is_forgotten(
     monkeypatch.setattr(ControlPeer, "_grant", late)
     string = deployment.string(deployment.publish(), Role.CONNECTOR)
     (endpoint,) = RelayEndpoint.all_from(string)
-    channel = await RelayLink(endpoint, control.Role.CONNECTOR, instance=new_instance(), mode="tcp").start_control(
-        nursery
-    )
+    channel = await RelayLink(
+        endpoint, control.PeerRole.CONNECTOR, instance=new_instance(), mode="tcp"
+    ).start_control(nursery)
     await channel.send(control.Register(channel.next_id(), "db", make_connection_token(string, HOST, time.time())))
     with trio.fail_after(PATIENCE_SECONDS):
         await registered.wait()
@@ -192,7 +192,7 @@ async def test_a_data_channel_that_is_lost_before_it_meets_the_other_ends_the_re
     strings = {role: deployment.string(published, role) for role in (Role.CONNECTOR, Role.APPLICATION)}
     for role, string in strings.items():
         (endpoint,) = RelayEndpoint.all_from(string)
-        who = control.Role.CONNECTOR if role is Role.CONNECTOR else control.Role.CLIENT
+        who = control.PeerRole.CONNECTOR if role is Role.CONNECTOR else control.PeerRole.CLIENT
         link = RelayLink(endpoint, who, instance=new_instance(), mode="tcp")
         channels[role] = await link.start_control(nursery)
     listener, sender = channels[Role.CONNECTOR], channels[Role.APPLICATION]

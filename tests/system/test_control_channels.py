@@ -37,7 +37,7 @@ class Side:
     link: RelayLink
 
     @classmethod
-    def make(cls, deployment: Deployment, string: ConnectionString, role: control.Role) -> Side:
+    def make(cls, deployment: Deployment, string: ConnectionString, role: control.PeerRole) -> Side:
         (endpoint,) = RelayEndpoint.all_from(string)
         return cls(deployment, string, RelayLink(endpoint, role, instance=new_instance(), mode="tcp"))
 
@@ -61,8 +61,8 @@ class Side:
 def sides(deployment: Deployment) -> tuple[Side, Side]:
     published = deployment.publish()
     return (
-        Side.make(deployment, deployment.string(published, Role.CONNECTOR), control.Role.CONNECTOR),
-        Side.make(deployment, deployment.string(published, Role.APPLICATION), control.Role.CLIENT),
+        Side.make(deployment, deployment.string(published, Role.CONNECTOR), control.PeerRole.CONNECTOR),
+        Side.make(deployment, deployment.string(published, Role.APPLICATION), control.PeerRole.CLIENT),
     )
 
 

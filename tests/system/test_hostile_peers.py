@@ -27,7 +27,7 @@ from hybridrelay.streams import receive_exactly
 from .deployment import HOST, Deployment, echo, serve_target
 
 
-async def _control(deployment: Deployment, string: ConnectionString, role: control.Role) -> ControlChannel:
+async def _control(deployment: Deployment, string: ConnectionString, role: control.PeerRole) -> ControlChannel:
     link = RelayLink(RelayEndpoint.all_from(string)[0], role, instance=new_instance(), mode="tcp")
     return await link.start_control(deployment.nursery)
 
@@ -46,7 +46,7 @@ async def test_a_peer_without_a_right_may_not_ask_for_ever_and_does_not_fill_the
     string = deployment.string(published, Role.APPLICATION, entity_path="other")
     caplog.set_level(logging.WARNING, "hybridrelay.events")
     for _ in range(10):
-        channel = await _control(deployment, string, control.Role.CLIENT)
+        channel = await _control(deployment, string, control.PeerRole.CLIENT)
         with pytest.raises(RelayUnreachable):  # noqa: PT012
             for _ in range(100):
                 assert await _join(channel, string) is Reason.UNKNOWN_CONNECTION
@@ -61,7 +61,7 @@ async def test_a_control_channel_ends_with_the_last_key_that_opened_it(
     monkeypatch.setattr(relay_control, "REVOKED_CHANNEL_SECONDS", 1.0)
     published = deployment.publish()
     string = deployment.string(published, Role.APPLICATION)
-    channel = await _control(deployment, string, control.Role.CLIENT)
+    channel = await _control(deployment, string, control.PeerRole.CLIENT)
     assert await _join(channel, string) is Reason.NO_LISTENER
     with SQLiteStore.open(deployment.state_dir) as registry:
         registry.regenerate_key("db", published.rules[1].name, KeySlot.PRIMARY)
@@ -76,7 +76,7 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
     published = deployment.publish()
     listening = deployment.string(published, Role.CONNECTOR)
     sending = deployment.string(published, Role.APPLICATION)
-    listener = await _control(deployment, listening, control.Role.CONNECTOR)
+    listener = await _control(deployment, listening, control.PeerRole.CONNECTOR)
     token = make_connection_token(listening, HOST, time.time())
     assert isinstance(
         await listener.request(control.Register(listener.next_id(), listening.entity_path, token)), control.Registered
@@ -92,11 +92,11 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
             await listener._stream.send_whole(accepted + failed)
 
     nursery.start_soon(accept_and_refuse)
-    sender = await _control(deployment, sending, control.Role.CLIENT)
+    sender = await _control(deployment, sending, control.PeerRole.CLIENT)
     token = make_connection_token(sending, HOST, time.time())
     joined = await sender.request(control.Join(sender.next_id(), sending.entity_path, token))
     assert isinstance(joined, control.Joined)
-    link = RelayLink(RelayEndpoint.all_from(sending)[0], control.Role.CLIENT, instance=new_instance(), mode="tcp")
+    link = RelayLink(RelayEndpoint.all_from(sending)[0], control.PeerRole.CLIENT, instance=new_instance(), mode="tcp")
     candidate = await link.choose()
     with trio.fail_after(10), pytest.raises(RendezvousError) as caught:
         await open_channel(
@@ -120,9 +120,9 @@ async def test_a_connector_whose_instance_another_process_uses_goes_on_as_anothe
     file = InstanceFile(tmp_path / "instance")
     await deployment.connector(string, mode="tcp", instance_file=file)
     endpoint = RelayEndpoint.all_from(string)[0]
-    link = RelayLink(endpoint, control.Role.CONNECTOR, instance=file.instance, mode="tcp")
+    link = RelayLink(endpoint, control.PeerRole.CONNECTOR, instance=file.instance, mode="tcp")
     candidate = await link.choose()
-    introduction = Introduction(control.Role.CONNECTOR, file.instance, control.MAX_INTEGER)
+    introduction = Introduction(control.PeerRole.CONNECTOR, file.instance, control.MAX_INTEGER)
     async with trio.open_nursery() as attack:
         channel = await attack.start(partial(run_control_channel, endpoint, candidate, introduction))
         token = make_connection_token(string, HOST, time.time())

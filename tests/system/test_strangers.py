@@ -195,7 +195,7 @@ async def test_clients_with_a_key_use_nothing_up(
     deployment = await deploy(nursery, tmp_path / "state")
     published = deployment.publish()
     string = deployment.string(published, Role.APPLICATION)
-    link = RelayLink(RelayEndpoint.all_from(string)[0], control.Role.CLIENT, instance=new_instance(), mode=mode)
+    link = RelayLink(RelayEndpoint.all_from(string)[0], control.PeerRole.CLIENT, instance=new_instance(), mode=mode)
     with trio.fail_after(60):
         for _ in range(15):
             async with trio.open_nursery() as channels:
@@ -227,7 +227,7 @@ class Behind:
         ports = dict(self.deployment.ports, http=None)
         string = self.deployment.string(self.published, Role.APPLICATION, ports=ports)
         endpoint = attrs.evolve(RelayEndpoint.all_from(string)[0], **changes)
-        return RelayLink(endpoint, control.Role.CLIENT, instance=new_instance(), mode=mode)
+        return RelayLink(endpoint, control.PeerRole.CLIENT, instance=new_instance(), mode=mode)
 
     async def gets_in(self, link: RelayLink) -> bool:
         """Whether a control channel can be opened; if it cannot, its handshake waits for a long time."""
@@ -307,7 +307,7 @@ async def test_a_client_gets_in_beside_a_flood_from_another_address(
     for stream in held:
         await stream.send_all(preamble(CONTROL) + HELLO)
     string = deployment.string(deployment.publish(), Role.APPLICATION)
-    link = RelayLink(RelayEndpoint.all_from(string)[0], control.Role.CLIENT, instance=new_instance(), mode="tcp")
+    link = RelayLink(RelayEndpoint.all_from(string)[0], control.PeerRole.CLIENT, instance=new_instance(), mode="tcp")
     with trio.fail_after(20):
         await link.start_control(nursery)
     nursery.cancel_scope.cancel()

@@ -92,15 +92,15 @@ TRANSITIONS: Mapping[tuple[ChannelState, ChannelInput], ChannelState] = {
 }
 
 #: The messages that each role may send after its hello.
-MAY_SEND: Mapping[control.Role, tuple[type[control.Message], ...]] = {
-    control.Role.CONNECTOR: (
+MAY_SEND: Mapping[control.PeerRole, tuple[type[control.Message], ...]] = {
+    control.PeerRole.CONNECTOR: (
         control.Register,
         control.Unregister,
         control.Accept,
         control.Failed,
         control.Proved,
     ),
-    control.Role.CLIENT: (control.Join,),
+    control.PeerRole.CLIENT: (control.Join,),
 }
 
 
@@ -348,7 +348,7 @@ class ControlChannelCore(Generic[HandleT]):
             key = min(self._keys, key=lambda one: one.generation)
             self._place = self._broker.control_channels.pass_on(self._place, Holder(key, self.address))
         outputs: list[Say | Close] = []
-        if self.hello is not None and self.hello.role is control.Role.CLIENT:  # the broker tells listeners
+        if self.hello is not None and self.hello.role is control.PeerRole.CLIENT:  # the broker tells listeners
             still = {key.connection for key in self._keys}
             reasons = {key.connection: reason for key, reason in gone.items()}
             outputs += [self.ended(name, reason) for name, reason in reasons.items() if name not in still]

@@ -104,7 +104,7 @@ class ControlPeer:
         return self._channel.hello
 
     @property
-    def role(self) -> control.Role | None:
+    def role(self) -> control.PeerRole | None:
         """Connector or client; None before it has said so."""
         return None if self.hello is None else self.hello.role
 

@@ -93,7 +93,7 @@ class _Parts:
                 ListenerSnapshot(one.connection, one.instance, one.address, one.key.rule)
                 for one in self.broker.listeners.all()
             ),
-            tuple(_sender(peer) for peer in self.peers if peer.role is control.Role.CLIENT),
+            tuple(_sender(peer) for peer in self.peers if peer.role is control.PeerRole.CLIENT),
             self.broker.rendezvous(),
             PlacesSnapshot(len(self.slots), self.slots.total),
             self.scheduler.waiting,

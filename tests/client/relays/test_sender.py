@@ -68,7 +68,7 @@ class FakeLink(RelayLink):
     """The link to a relay whose control channels work, and to which no data channel can be opened."""
 
     def __init__(self) -> None:
-        super().__init__(RelayEndpoint(HOST), control.Role.CLIENT, instance=new_instance(), dialer=DIRECTLY)
+        super().__init__(RelayEndpoint(HOST), control.PeerRole.CLIENT, instance=new_instance(), dialer=DIRECTLY)
         self.opened: list[FakeControl] = []
 
     async def start_control(self, nursery: trio.Nursery, candidate: Candidate | None = None) -> FakeControl:
@@ -196,7 +196,7 @@ class Relay(RelayLink):
     """A relay with listeners: some of them are of no use, each for a reason of its own."""
 
     def __init__(self, listeners: dict[str, HybridRelayError | None]) -> None:
-        super().__init__(RelayEndpoint(HOST), control.Role.CLIENT, instance=new_instance(), dialer=DIRECTLY)
+        super().__init__(RelayEndpoint(HOST), control.PeerRole.CLIENT, instance=new_instance(), dialer=DIRECTLY)
         self.listeners = listeners
         self.joins: list[control.Join] = []
         #: The relay knows nothing of `Join.avoid`.

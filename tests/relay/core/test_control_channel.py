@@ -50,8 +50,8 @@ from ..places import make_places
 SECRET = "1" * 64
 INSTANCE = control.instance_of(SECRET)
 WELCOME = control.Welcome("0" * 32, "test", ())
-CONNECTOR = control.Hello(control.Role.CONNECTOR, INSTANCE, 1, "test", SECRET)
-CLIENT = control.Hello(control.Role.CLIENT, "c" * 32, 1, "test")
+CONNECTOR = control.Hello(control.PeerRole.CONNECTOR, INSTANCE, 1, "test", SECRET)
+CLIENT = control.Hello(control.PeerRole.CLIENT, "c" * 32, 1, "test")
 PEER = "192.0.2.1"
 
 
@@ -307,7 +307,7 @@ class Crowd:
 
     def connector(self, name: str, address: str) -> None:
         secret = name.encode().hex().ljust(64, "0")
-        hello = control.Hello(control.Role.CONNECTOR, control.instance_of(secret), 1, "test", secret)
+        hello = control.Hello(control.PeerRole.CONNECTOR, control.instance_of(secret), 1, "test", secret)
         self._open(name, address, hello, REGISTER, "listener")
 
     def _open(

@@ -85,7 +85,7 @@ class Registering:
         self.sessions.append(relay_side)
         stream = session.open_stream_nowait()
         secret = f"{len(self.peers):064x}"
-        hello = control.Hello(control.Role.CONNECTOR, control.instance_of(secret), 1, "test", secret)
+        hello = control.Hello(control.PeerRole.CONNECTOR, control.instance_of(secret), 1, "test", secret)
         await stream.send_all(control.encode_message(hello))
         for token in tokens:
             await stream.send_all(control.encode_message(control.Register(1, "db", token)))
