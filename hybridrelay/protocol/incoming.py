@@ -54,6 +54,8 @@ class Incoming:
         self._output = output
         self._inbox = inbox
         self._events = events
+        #: For streams that are refused, which cannot be more than that.
+        self._refused_budget = Budget((config.max_streams + config.max_refused_streams) * BASE_WINDOW)
         #: The features in use.
         self.features = NO_FEATURES
         #: Counted frames up to this number were written before the reattachment, and may be for streams that have
@@ -81,12 +83,15 @@ class Incoming:
             raise RemoteProtocolError(f"OPEN for stream {frame.stream}")
         if table.peer_count >= self._config.max_streams + self._config.max_refused_streams:
             raise RemoteProtocolError("too many streams")
+        sending = self._output.outbox.sending
+        if sending.ended_streams >= self._config.max_refused_streams and sending.keeps_too_many_streams:
+            raise RemoteProtocolError("too many streams that are over were not acknowledged", reason=Reason.LIMIT)
         refusal = self._open_refusal(frame)
         # A refused stream has to be kept until that is acknowledged, and what was sent after OPEN is counted; but
         # none of it is stored, so its window belongs to a budget of its own.
         budget, metadata = self._budget, frame.metadata
         if refusal is not Reason.NO_ERROR:
-            budget, metadata = Budget(BASE_WINDOW), NO_METADATA
+            budget, metadata = self._refused_budget, NO_METADATA
             budget.reserve_base()
         window = ReceiveWindow(budget, self._config.max_window)
         stream = Stream(frame.stream, StreamStates(Opening.OFFERED), window, frame.kind, metadata)

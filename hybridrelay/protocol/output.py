@@ -109,6 +109,7 @@ class Output:
         self._table.offered -= 1
         stream.abort(reason, text, self.outbox)
         self.control(stream, frames.Refused(stream.id, reason, frames.clip_text(text)))
+        self._table.settle(stream)
 
     def open(self, stream: Stream) -> None:
         self._opens[stream] = None

@@ -16,6 +16,10 @@ of sessions. Four rules:
 4. Memory is counted until it is free: a buffer that was read at once and leaves in several frames counts in full
    until the last of them is acknowledged, since each frame is a view of the same buffer. What a frame costs beyond
    its bytes is counted with the buffers that end in it, so that a small message is counted once and released once.
+
+A stream of the peer that is over is kept as well, until the peer has acknowledged how it ended. These streams have a
+part of the budget of their own, which is shared among peers by rule 2. A session that has many of them while its peer
+has used up its share is ended: unlike data, they come into being by what the peer sends.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ STREAM_SHARE = 4 * KIB
 #: What a session may keep of frames that are not acknowledged although it is short (bytes): two full frames. Less
 #: would make each frame wait for the peer's acknowledgement timer.
 SESSION_SHARE = 128 * KIB
+#: What a stream costs that is over and not acknowledged (bytes).
+ENDED_STREAM = KIB
 #: What a queued buffer costs beyond its bytes; with that of the frame in which it will end.
 BUFFER_OVERHEAD = 64 + FRAME_OVERHEAD
 
@@ -42,6 +48,8 @@ class Account:
 
     #: Bytes, overhead included.
     held: int = attrs.field(default=0, init=False)
+    #: Bytes of streams that are over and not acknowledged.
+    ended: int = attrs.field(default=0, init=False)
 
 
 @attrs.define
@@ -54,6 +62,24 @@ class SendingMemory:
     account: Account | None = None
     #: Bytes, overhead included.
     held: int = attrs.field(default=0, init=False)
+    #: Streams of the peer that are over and not acknowledged.
+    ended_streams: int = attrs.field(default=0, init=False)
+
+    @property
+    def keeps_too_many_streams(self) -> bool:
+        """The peer has used up its share of the memory for streams that are over and not acknowledged."""
+        if (budget := self.budget) is None:
+            return False
+        ended = self.ended_streams * ENDED_STREAM if self.account is None else self.account.ended
+        return ended > budget.ended_room
+
+    def keep_streams(self, count: int) -> None:
+        """Count so many more streams that are over and not acknowledged; negative: fewer."""
+        self.ended_streams += count
+        if (budget := self.budget) is not None:
+            budget.ended += count * ENDED_STREAM
+            if (account := self.account) is not None:
+                account.ended += count * ENDED_STREAM
 
     @property
     def available(self) -> int:

@@ -82,6 +82,8 @@ class Stream:
     queued_controls: int = 0
     #: It counts against the limit of its opener.
     counts: bool = True
+    #: It is over and counted as such.
+    waits: bool = False
     #: It is in the queue of the streams that have something to write.
     scheduled: bool = False
     send_queue: list[Buffer] = attrs.field(factory=list)
@@ -232,6 +234,11 @@ class Stream:
     def written(self, number: int) -> None:
         """A counted frame other than DATA was written."""
         self.last_number = number
+
+    def start_waiting(self) -> bool:
+        """It is over and may wait for an acknowledgement; False if that was known."""
+        waited, self.waits = self.waits, True
+        return not waited
 
     def stop_counting(self) -> bool:
         """From now on it does not count against the limit of its opener; False if it did not before."""

@@ -58,7 +58,11 @@ class StreamTable:
 
     def settle(self, stream: Stream) -> None:
         """Let go of the stream as far as that may be; harmless at any time."""
-        if not stream.states.is_over or stream.queued_controls or stream.id not in self.streams:
+        if not stream.states.is_over or stream.id not in self.streams:
+            return
+        if not self.is_own(stream.id) and stream.start_waiting():
+            self._outbox.sending.keep_streams(1)
+        if stream.queued_controls:
             return
         if stream.last_number > self._outbox.acknowledged:
             heapq.heappush(self._over, (stream.last_number, stream.id))
@@ -68,6 +72,7 @@ class StreamTable:
                 self.own_count -= 1
             else:
                 self.peer_count -= 1
+                self._outbox.sending.keep_streams(-1)
         if not stream.receive_queue:
             del self.streams[stream.id]
             stream.receive_window.close()
@@ -81,5 +86,6 @@ class StreamTable:
 
     def clear(self) -> None:
         """The session is over."""
+        self._outbox.sending.keep_streams(-self._outbox.sending.ended_streams)
         self.streams.clear()
         self._over.clear()

@@ -22,6 +22,8 @@ from .frames import MAX_LIMIT
 _ELASTIC_SHARE = 0.4
 #: The share that may be used for what is sent; see `sending.py`.
 _SENDING_SHARE = 0.125
+#: The share on top that may be used for streams that are over and not acknowledged; see `sending.py`.
+_ENDED_SHARE = 0.0625
 
 
 @attrs.define
@@ -42,6 +44,15 @@ class Budget:
     @sending_limit.default
     def _sending_limit(self) -> int:
         return int(self.limit * _SENDING_SHARE)
+
+    #: Bytes that all sessions of the process hold of streams that are over and not acknowledged. Only the process's
+    #: budget counts them.
+    ended: int = attrs.field(default=0, init=False)
+
+    @property
+    def ended_room(self) -> int:
+        """What is left for streams that are over and not acknowledged."""
+        return int(self.limit * _ENDED_SHARE) - self.ended
 
     @property
     def sending_room(self) -> int:

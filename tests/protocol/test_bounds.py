@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from hybridrelay.protocol import Budget, Metadata, Reason, SessionConfig, frames
-from hybridrelay.protocol.config import BASE_WINDOW, CONTROL_CONFIG, MAX_PONGS_OWED, MAX_WRITTEN_AGAIN
+from hybridrelay.protocol.config import BASE_WINDOW, CONTROL_CONFIG, MAX_PONGS_OWED, MAX_WRITTEN_AGAIN, MIB
 from hybridrelay.protocol.events import StreamOffered
 from hybridrelay.protocol.metadata import MetadataEntry
+from hybridrelay.protocol.sending import ENDED_STREAM, Account
 from hybridrelay.testing.cores import CorePair
 
 from .endings import end_reason
@@ -54,6 +55,7 @@ def test_refused_streams_are_forgotten_when_that_is_acknowledged() -> None:
         pair.write(pair.acceptor)
         assert attack(pair, frames.Ack(pair.acceptor.core._outbox.written)) is None
     assert len(pair.acceptor.core.streams) == 5
+    assert pair.acceptor.core.sending.ended_streams == 0
 
 
 @pytest.mark.parametrize("clogged", [False, True])
@@ -134,6 +136,70 @@ def test_many_sessions_share_the_memory_of_the_process() -> None:
     for pair in pairs:
         pair.acceptor.core.close()
     assert (process.base, process.elastic) == (0, 0)
+
+
+def _open_refused(pair: CorePair, first: int, count: int, *, clogged: bool = False) -> Reason | None:
+    """Open so many streams that are refused, and acknowledge nothing; why the session ended, if it did."""
+    for n in range(first, first + count):
+        if (reason := attack(pair, frames.Open(2 * n + 1, 0, kind=7))) is not None:
+            return reason
+        if not clogged:
+            pair.write(pair.acceptor)
+            pair.acceptor.take_wire()
+    return None
+
+
+@pytest.mark.parametrize("clogged", [False, True])
+def test_streams_that_are_over_and_not_acknowledged_are_shared_among_the_peers_of_a_process(clogged: bool) -> None:
+    process = Budget(64 * MIB)
+    room = process.ended_room // ENDED_STREAM
+    greedy, honest = Account(), Account()
+    pairs = [CorePair.established(budgets=(None, process)) for _ in range(9)]
+    other = CorePair.established(budgets=(None, process))
+    for pair in pairs:
+        pair.acceptor.core.sending.account = greedy
+    other.acceptor.core.sending.account = honest
+    ends = [_open_refused(pair, 0, 500, clogged=clogged) for pair in pairs]
+    # It may keep as many as it leaves to others.
+    assert ends == [None] * (room // 2 // 500) + [Reason.LIMIT] * (9 - room // 2 // 500)
+    assert room - process.ended_room // ENDED_STREAM <= room // 2 + 1
+    assert _open_refused(other, 0, 500) is None
+    # A few of each session are always kept; those of sessions that have ended are not.
+    late = CorePair.established(budgets=(None, process))
+    late.acceptor.core.sending.account = greedy
+    few = late.acceptor.core.config.max_refused_streams
+    assert _open_refused(late, 0, few) is None
+    assert _open_refused(late, few, 500) is Reason.LIMIT
+    for pair in (*pairs, other):
+        pair.acceptor.core.close()
+    assert process.ended_room // ENDED_STREAM == room
+    assert (greedy.ended, honest.ended) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["reset", "finished", "refused"])
+def test_a_peer_that_acknowledges_keeps_no_streams_that_are_over(how: str) -> None:
+    process = Budget(64 * MIB)
+    pair = CorePair.established(budgets=(None, process))
+    initiator, acceptor = pair.initiator.core, pair.acceptor.core
+    for _ in range(3):
+        stream = initiator.open_stream()
+        pair.pump()
+        if how == "reset":
+            initiator.reset(stream, Reason.CANCELLED)
+        elif how == "refused":
+            acceptor.refuse(acceptor.streams[stream.id], Reason.LIMIT)
+        elif how == "finished":
+            acceptor.accept(acceptor.streams[stream.id], pair.now)
+            initiator.send_fin(stream)
+            acceptor.send_fin(acceptor.streams[stream.id])
+        pair.pump()
+        pair.now += 1.0
+        for side in pair.sides:
+            side.core.handle_timeout(pair.now)
+        pair.pump()
+    assert not acceptor.streams
+    assert acceptor.sending.ended_streams == 0
+    assert process.ended_room == Budget(64 * MIB).ended_room
 
 
 @pytest.mark.parametrize(
