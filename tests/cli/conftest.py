@@ -14,7 +14,9 @@ import pytest
 from hybridrelay.cli import main
 from hybridrelay.cli.logs import StderrHandler
 from hybridrelay.relay import SQLiteStore
-from hybridrelay.security import ENVIRONMENT_VARIABLE, KeySlot, Secret
+from hybridrelay.security import ENVIRONMENT_VARIABLE, KeySlot, Rule, Secret
+
+from ..keys import key_of
 
 
 @attrs.frozen
@@ -66,19 +68,17 @@ class Created:
     application: Path
     authority: Path
 
-    def _key(self, rule: str, slot: KeySlot) -> Secret | None:
+    def _rule(self, rule: str) -> Rule:
         with SQLiteStore.open(self.state, create=False) as store:
-            return store.rule("orders", rule).key(slot)
+            return store.rule("orders", rule)
 
     def is_revoked(self, rule: str, slot: KeySlot) -> bool:
         """Whether the relay has no key in this place."""
-        return self._key(rule, slot) is None
+        return self._rule(rule).key(slot) is None
 
     def key(self, rule: str, slot: KeySlot) -> Secret:
         """A key as the relay has it. Fails where it was revoked."""
-        key = self._key(rule, slot)
-        assert key is not None, f"the {slot.value} key of the rule {rule} was revoked"
-        return key
+        return key_of(self._rule(rule), slot)
 
     def key_text(self, rule: str, slot: KeySlot) -> str:
         """The text of a key as the relay has it."""

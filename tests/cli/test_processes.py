@@ -211,7 +211,7 @@ async def test_no_secret_is_ever_printed(deployment: Deployment, nursery: trio.N
     programs = (relay, connector, forward)
     for program in programs:
         program.terminate()
-    deployment.programs.remove(forward)  # it has ended with its key, and with a traceback for who wants to debug it
+    deployment.programs.remove(forward)  # it has ended with its key, and its log has a traceback
     texts = [revoked.stdout, revoked.stderr, *(text for program in programs for text in (program.out, program.err))]
     assert not [secret for secret in secrets for text in texts if secret in text]
     nursery.cancel_scope.cancel()

@@ -41,4 +41,5 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 @pytest.fixture(params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
     """Every transport."""
-    return request.param
+    mode: str = request.param
+    return mode

@@ -21,12 +21,13 @@ async def serve(nursery: trio.Nursery, handler: Handler) -> tuple[str, int]:
 
     async def handle(stream: trio.SocketStream) -> None:
         async with stream:
-            # Who breaks connections here is asked at the other end.
+            # A test that wants to know whether a connection broke looks at its other end.
             with suppress(trio.BrokenResourceError):
                 await handler(stream)
 
-    listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
-    return listeners[0].socket.getsockname()[:2]
+    listeners: list[trio.SocketListener] = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
+    address, port = listeners[0].socket.getsockname()
+    return address, port
 
 
 async def echo(stream: trio.SocketStream) -> None:

@@ -21,6 +21,7 @@ from hybridrelay.security import ConnectionString, Endpoint, HostPort, Right, Ro
 from hybridrelay.streams.listening import StreamListener
 
 from ..deployments import PORT_NAMES
+from ..keys import key_of
 from .targets import receive_all, serve
 
 MARKER = os.urandom(64)
@@ -127,7 +128,7 @@ async def test_the_relay_never_handles_plaintext(tmp_path: Path, nursery: trio.N
 
     def string(role: Role, rule: Rule, target: HostPort | None) -> ConnectionString:
         return ConnectionString(
-            endpoints=endpoints, key_name=rule.name, key=rule.primary, entity_path="blind", target=target,
+            endpoints=endpoints, key_name=rule.name, key=key_of(rule), entity_path="blind", target=target,
             identity=identities[role], authority=authority.certificate, relay_pins=(relay.pin,),
         )  # fmt: skip
 

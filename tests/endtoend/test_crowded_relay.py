@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +31,7 @@ TRIES = 200
 
 async def _open_data_channel(string: ConnectionString, candidate: Candidate, ticket: bytes) -> trio.abc.Stream:
     (endpoint,) = RelayEndpoint.all_from(string)
-    return await open_channel(endpoint, candidate.transport, candidate.route, Purpose.DATA, ticket=ticket)
+    return await open_channel(endpoint, candidate, Purpose.DATA, ticket=ticket)
 
 
 async def take_all(connector: Path, application: Path) -> tuple[list[trio.abc.Stream], Reason | None]:
@@ -81,7 +82,7 @@ async def _echo(port: int) -> bytes:
 
 
 @pytest.fixture
-def deployment(tmp_path: Path):
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
     with Deployment(tmp_path) as deployment:
         yield deployment
 

@@ -1,4 +1,4 @@
-"""Whoever reaches a port of the relay may send anything: it goes on serving others, and nothing is left behind."""
+"""Peers that send arbitrary bytes to the relay's ports: others are served as before, and nothing stays open."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TypeVarTuple
 
 import attrs
 import pytest
@@ -40,7 +41,9 @@ from ..deployments import PORT_NAMES, Deployment, Program, free_port
 from ..waiting import async_wait_until
 from .targets import echo, is_served, serve, steady_echo
 
-#: The relay's deadline for authentication is 15 s; whoever keeps silent for longer is cut off.
+Ts = TypeVarTuple("Ts")
+
+#: The relay's deadline for authentication is 15 s. A peer that stays silent for longer is cut off.
 CUT_OFF_SECONDS = 40
 #: More than the relay has slots for connections that have not authenticated themselves.
 FLOOD = 1200
@@ -224,15 +227,15 @@ async def attack_control(site: Site, candidate: Candidate, data: bytes) -> None:
         await cut_off(stream)
 
 
-async def attack_with_a_key(site: Site, candidate: Candidate, who: control.PeerRole, data: bytes) -> None:
-    """Somebody with a good key, who talks nonsense after the relay has accepted it."""
-    string = site.unused[who]
+async def attack_with_a_key(site: Site, candidate: Candidate, role: control.PeerRole, data: bytes) -> None:
+    """A peer with a valid key that sends invalid messages after the relay has accepted it."""
+    string = site.unused[role]
     async with control_session(site, candidate) as session:
         stream = session.open_stream_nowait()
         instance = new_instance()
-        hello = control.Hello(who, instance.id, 1, "test", instance.secret)
+        hello = control.Hello(role, instance.id, 1, "test", instance.secret)
         token = make_connection_token(string, string.hosts[0], time.time())
-        request = control.Join if who is control.PeerRole.CLIENT else control.Register
+        request = control.Join if role is control.PeerRole.CLIENT else control.Register
         await say(stream, control.encode_message(hello))
         await say(stream, control.encode_message(request(1, string.entity_path, token)))
         decoder = control.ControlDecoder()
@@ -273,8 +276,8 @@ def attacks(site: Site) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
     """All of them, with names."""
     found: list[tuple[str, Callable[[], Awaitable[None]]]] = []
 
-    def add(name: str, attack: Callable[..., Awaitable[None]], *arguments: object) -> None:
-        found.append((name, partial(attack, site, *arguments)))
+    def add(name: str, attack: Callable[[Site, *Ts], Awaitable[None]], *arguments: *Ts) -> None:
+        found.append((name, lambda: attack(site, *arguments)))
 
     for port in PORT_NAMES:
         for name, data in RAW.items():
@@ -290,10 +293,10 @@ def attacks(site: Site) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
             add(f"{route}, connector: {name}", attack_the_connector, candidate, data)
         for name, data in CONTROL_MESSAGES.items():
             add(f"{route}, control: {name}", attack_control, candidate, data)
-        for who in control.PeerRole:
+        for role in control.PeerRole:
             for name, data in LATE_MESSAGES.items():
-                if (who, name) != NO_ATTACK:
-                    add(f"{route}, {who}: {name}", attack_with_a_key, candidate, who, data)
+                if (role, name) != NO_ATTACK:
+                    add(f"{route}, {role}: {name}", attack_with_a_key, candidate, role, data)
     return found
 
 
@@ -355,7 +358,7 @@ async def test_hostile_bytes(deployment: Deployment, nursery: trio.Nursery) -> N
 
 @pytest.mark.parametrize("descriptors", [None, 400], ids=["many descriptors", "few descriptors"])
 async def test_a_flood_of_silent_connections(tmp_path: Path, nursery: trio.Nursery, descriptors: int | None) -> None:
-    """They take all slots; who comes later and means it is served all the same, and what runs goes on."""
+    """They take all slots. A forward that connects afterwards is served nevertheless, and open streams go on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * FLOOD)), hard))
     with Deployment(tmp_path) as deployment:

@@ -73,7 +73,7 @@ async def test_a_killed_connector_resets_its_applications(
 
     async def sender(port: int) -> None:
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            # Nobody reads here: of a reset, the kernel tells the first who asks, and then reports an end of file.
+            # Nothing reads here: the kernel reports a reset to one system call only, and then an end of file.
             with pytest.raises(trio.BrokenResourceError):
                 await flood(stream)
 

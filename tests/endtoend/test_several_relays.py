@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -150,7 +151,7 @@ async def test_a_relay_that_is_stopped_is_left_before_it_goes(pair: Pair, nurser
 
 
 async def test_a_second_relay_is_added_while_applications_talk(pair: Pair, nursery: trio.Nursery) -> None:
-    """As docs/operating.md has it; who still has the old string is served as before."""
+    """With the commands of docs/operating.md. A forward that still uses the old string is served as before."""
     published = pair.first.create("orders", await serve(nursery, echo), endpoint=HOSTS[0])
     connector = pair.first.start_connector(published)
     old_forward = pair.first.start_forward(published)
@@ -158,12 +159,13 @@ async def test_a_second_relay_is_added_while_applications_talk(pair: Pair, nurse
     both = [part for host in HOSTS for part in ("--endpoint", host)]
     change = ("connections", "endpoints", "orders")
     async with talking(old_forward):
-        for arguments in (
+        commands: list[tuple[str | Path, ...]] = [
             (*change, *both, "--state", pair.first.state, "--relay-file", record),
             ("connections", "import", record, "--state", pair.deployments[1].state),
             (*change, *pair.options(), "--update", published.authority, published.connector, published.application),
-        ):
-            await trio.to_thread.run_sync(pair.run, *arguments)
+        ]
+        for command in commands:
+            await trio.to_thread.run_sync(partial(pair.run, *command))
     await trio.to_thread.run_sync(connector.terminate)
     connector = pair.first.start_connector(published)
     for host in HOSTS:

@@ -19,7 +19,8 @@ import attrs
 import pytest
 import trio
 
-from ..deployments import HYBRIDRELAY, Deployment, Program, free_port, skip_unless_ci, wait_for_port, wait_until
+from ..deployments import HYBRIDRELAY, Deployment, Program, free_port, skip_unless_ci, wait_for_port
+from ..waiting import wait_until
 from .talking import Talker
 from .targets import exchange, random_pieces, receive_hash, serve
 
@@ -154,7 +155,7 @@ async def test_a_killed_ssh_costs_a_pause_and_no_stream(
 
 async def test_probe_through_ssh(deployment: Deployment, ssh: Ssh) -> None:
     published = deployment.create("probed", ("127.0.0.1", 9))
-    arguments = ["--json", "--mode", "exec", "--connection-string-file", published.application]
+    arguments = ("--json", "--mode", "exec", "--connection-string-file", published.application)
     done = deployment.run("probe", *arguments, "--exec-command", ssh.command)
     assert done.returncode == 0, done.stderr + ssh.sshd.err
     assert json.loads(done.stdout)["chosen"] == "exec"

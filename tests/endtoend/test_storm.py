@@ -35,7 +35,7 @@ AT_ONCE = {"tcp": CLIENTS, "websocket": 500}
 async def test_a_storm_after_a_restart(
     deployment: Deployment, nursery: trio.Nursery, mode: str, remark: Callable[[str], None]
 ) -> None:
-    """Each client is answered in the end, who talks goes on meanwhile, and nothing is left of it."""
+    """Every client gets an answer in the end, open streams go on meanwhile, and nothing is left behind."""
     published = deployment.create("storm", await serve(nursery, echo))
     deployment.start_connector(published, arguments=["--mode", mode])
     forward = deployment.start_forward(published, mode=mode)

@@ -177,7 +177,7 @@ async def test_an_identity_of_another_authority(
         assert program.process.poll() is None
 
 
-MALFORMED = {
+MALFORMED: dict[str, Callable[[str], str]] = {
     "Endpoint": lambda text: text.replace("hr://", "http://"),
     "SharedAccessKeyName": lambda text: re.sub(r"SharedAccessKeyName=[^;]*;", "", text),
     "SharedAccessKey": lambda text: re.sub(r"SharedAccessKey=[^;]*;", "SharedAccessKey=;", text),
@@ -236,7 +236,8 @@ async def connect_and_read(sock: trio.socket.SocketType, port: int) -> None:
     pytest.fail(f"no reset, but {await sock.recv(1)!r}")
 
 
-TARGETS = {
+#: Where a target that cannot be opened is, and what the logs call the reason (a regular expression).
+TARGETS: dict[str, tuple[Callable[[], tuple[str, int]], str]] = {
     "refused": (lambda: ("127.0.0.1", free_port()), "refused"),
     # Never leaves this machine: TCP has no broadcast, so the kernel says at once that there is no way.
     "unreachable": (lambda: ("255.255.255.255", 9), "unreachable"),
@@ -284,8 +285,8 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 def test_a_local_port_that_is_taken(published: Published) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        arguments = ["--connection-string-file", published.application, "--listen", f"127.0.0.1:{port}"]
-        with start("forward", *arguments) as program:
+        listen = f"127.0.0.1:{port}"
+        with start("forward", "--connection-string-file", published.application, "--listen", listen) as program:
             expect_failure(program, USAGE, f"{port}", "--listen")
 
 

@@ -18,6 +18,8 @@ from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Rule, audience_for, make_token
 from hybridrelay.testing import session_pair
 
+from ..keys import key_of
+
 HOST = "relay.example.com"
 PATIENCE_SECONDS = 20
 
@@ -52,9 +54,7 @@ def update(broker: BrokerService, registry: SQLiteStore) -> None:
 
 def token_for(rule: Rule, connection: str = "db", slot: KeySlot = KeySlot.PRIMARY) -> str:
     """A token that is good for a minute."""
-    key = rule.primary if slot is KeySlot.PRIMARY else rule.secondary
-    assert key is not None
-    return make_token(audience_for(HOST, connection), rule.name, key, expires_at=time.time() + 60)
+    return make_token(audience_for(HOST, connection), rule.name, key_of(rule, slot), expires_at=time.time() + 60)
 
 
 class FarEnd:

@@ -118,7 +118,7 @@ def test_the_books_agree(total: int, steps: list[tuple[str, int, bool]]) -> None
             if displaced is None:
                 held.append(places.take(Holder(one), "owner"))
         assert len(places) == len(held) <= total
-    if len(held) < total:  # who has nothing yet is never refused while there is a place
+    if len(held) < total:  # a key that holds nothing is never refused while there is a place
         assert places.choose_displaced(Holder(key("newcomer"))) is None
 
 

@@ -1,4 +1,4 @@
-"""Whose an instance is: only who knows its secret may register it, supersede it, or declare it dead."""
+"""Ownership of an instance: only a peer that knows its secret may register it, supersede it or declare it dead."""
 
 from __future__ import annotations
 
