@@ -24,6 +24,8 @@ from typing import Self
 _NEW_MODE = 0o600
 #: What the system says where a file cannot be renamed over another, but perhaps be written to.
 _NO_RENAME = frozenset({errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY})
+#: What a file system says that has no hard links, or does not allow them.
+_NO_LINK = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 #: What a file system says that cannot synchronize a directory.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF})
 #: The system computes these from the content.
@@ -150,6 +152,40 @@ def create_file(path: Path, data: bytes) -> None:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
+
+
+def create_file_once(path: Path, data: bytes) -> bool:
+    """Write a new file of mode 0600, unless there is one. Of several processes that do so at once, one succeeds.
+
+    A symbolic link that leads nowhere is followed. No process ever sees a part of the file, except on a file system
+    without hard links.
+
+    Returns:
+        Whether it was written. False: it exists, perhaps since a moment ago.
+
+    Raises:
+        OSError: it cannot be written; names the file, of which nothing is left.
+    """
+    target = Path(os.path.realpath(path))
+    beside = target.with_name(f"{_fresh_prefix(target)}{secrets.token_hex(4)}")
+    with naming(path):
+        try:
+            create_file(beside, data)
+            try:
+                os.link(beside, target)
+            except FileExistsError:
+                return False
+            except OSError as exc:
+                if exc.errno not in _NO_LINK:
+                    raise
+                try:
+                    create_file(target, data)
+                except FileExistsError:
+                    return False
+        finally:
+            beside.unlink(missing_ok=True)
+        sync_directory(target.parent)
+    return True
 
 
 def sync_directory(path: Path) -> None:

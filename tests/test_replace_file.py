@@ -10,8 +10,10 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ import pytest
 from hybridrelay import _replace_file
 from hybridrelay._replace_file import (
     create_file,
+    create_file_once,
     prepare_replacement,
     prepared_replacements,
     remove_leftovers,
@@ -382,3 +385,39 @@ def test_what_a_killed_process_left_is_removed(path: Path) -> None:
     assert all(other.exists() for other in others)
     assert remove_leftovers(path) == []
     assert remove_leftovers(path.parent / "absent" / "file") == []
+
+
+def test_of_many_that_create_a_file_at_once_one_succeeds(tmp_path: Path) -> None:
+    path, count = tmp_path / "file", 8
+    together = threading.Barrier(count)
+
+    def create(number: int) -> tuple[bool, bytes]:
+        together.wait()
+        return create_file_once(path, b"%d" % number * 1000), path.read_bytes()
+
+    with ThreadPoolExecutor(count) as pool:
+        done = list(pool.map(create, range(count)))
+    (winner,) = [number for number, (created, _) in enumerate(done) if created]
+    assert {content for _, content in done} == {b"%d" % winner * 1000}
+    assert list(tmp_path.iterdir()) == [path]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@posix
+def test_a_file_is_created_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert create_file_once(tmp_path / "link", b"x")
+    assert not create_file_once(tmp_path / "link", b"y")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
+def test_a_file_is_created_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    assert create_file_once(tmp_path / "file", b"x")
+    assert not create_file_once(tmp_path / "file", b"y")
+    assert (tmp_path / "file").read_bytes() == b"x"
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]

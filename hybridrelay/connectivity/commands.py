@@ -21,6 +21,7 @@ import trio
 from .._nursery import FlatNursery
 from .._printable import printable
 from ..events import CommandFailed, CommandPrinted, EventStream, logged_events
+from ..mux.pace import Pace
 
 __all__ = ["Commands"]
 
@@ -30,6 +31,8 @@ _GRACE_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 0.5
 #: The longest line of standard error that is reported in one event (bytes).
 _MAX_LINE = 500
+#: How much of standard error is read before others run (bytes): at most so many lines, a few milliseconds of work.
+_ERRORS_AT_A_TIME = 1024
 
 
 class Commands:
@@ -187,21 +190,27 @@ def _signal(process: trio.Process, number: signal.Signals) -> None:
 async def _report_errors(
     process: trio.Process, events: EventStream, command: str, everything: trio.CancelScope
 ) -> None:
-    """Publish what the process prints to standard error, line by line, until it closes that."""
+    """Publish what the process prints to standard error, line by line, until it closes that.
+
+    Ssh passes on what the other machine prints. A flood of lines is read with pauses, so that the command has to wait
+    and this program does not.
+    """
     assert process.stderr is not None
+    pace = Pace(trio.current_time())
 
     def report(line: bytes) -> None:
         if text := printable(line[:_MAX_LINE].decode("utf-8", "replace").strip()):
             events.publish(CommandPrinted(command=command, detail=text))
 
     line = b""
-    async for data in process.stderr:
+    while data := await process.stderr.receive_some(_ERRORS_AT_A_TIME):
         *lines, line = (line + data).split(b"\n")
         for one in lines:
             report(one)
         if len(line) > _MAX_LINE:
             report(line)
             line = b""
+        await trio.sleep(pace.take(len(lines), len(data), trio.current_time()))
     if line:
         report(line)
     await process.wait()

@@ -37,7 +37,8 @@ SOFTWARE = f"hybridrelay/{__version__}"
 class _Request:
     """A request that waits for its answer."""
 
-    answer: control.Message | None = None
+    message: control.Register | control.Join
+    answer: control.Registered | control.Joined | control.Failed | None = None
     #: Set when the answer has arrived, or can no longer arrive.
     over: trio.Event = attrs.field(factory=trio.Event)
 
@@ -104,13 +105,27 @@ class ControlChannel:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise _lost() from exc
 
-    async def request(self, message: control.Register | control.Join) -> control.Message:
-        """Send a request and wait for its answer; `control.Failed` is an answer like any other.
+    async def register(self, message: control.Register) -> control.Registered | control.Failed:
+        """Ask to register, and wait for the answer.
 
         Raises:
-            RelayUnreachable: the channel was lost meanwhile, or the relay did not answer in time.
+            RelayUnreachable: the channel was lost meanwhile, or the relay did not answer in time. If it answered
+                with something else, the channel is lost.
         """
-        request = self._requests[message.id] = _Request()
+        answer = await self._request(message)
+        assert not isinstance(answer, control.Joined), "checked when it was delivered"
+        return answer
+
+    async def join(self, message: control.Join) -> control.Joined | control.Failed:
+        """Ask to join, and wait for the answer. Raises as `register`."""
+        answer = await self._request(message)
+        assert not isinstance(answer, control.Registered), "checked when it was delivered"
+        return answer
+
+    async def _request(
+        self, message: control.Register | control.Join
+    ) -> control.Registered | control.Joined | control.Failed:
+        request = self._requests[message.id] = _Request(message)
         try:
             with trio.move_on_after(REQUEST_SECONDS):
                 await self.send(message)
@@ -145,6 +160,8 @@ class ControlChannel:
                 if (request := self._requests.get(id_)) is not None:
                     if request.answer is not None:
                         raise RemoteProtocolError("the relay answered twice")
+                    if not _is_answer(message, request.message):
+                        raise RemoteProtocolError("the relay answered with the answer to another kind of request")
                     request.answer = message
                     request.over.set()
                     if isinstance(message, control.Registered):
@@ -159,6 +176,13 @@ class ControlChannel:
             self._messages_in.send_nowait(message)
         except trio.WouldBlock:
             raise RemoteProtocolError("the relay sends messages faster than they can be handled") from None
+
+
+def _is_answer(
+    message: control.Registered | control.Joined | control.Failed, request: control.Register | control.Join
+) -> bool:
+    """Whether the message may be the answer to such a request. `control.Failed` may be the answer to any."""
+    return not isinstance(message, control.Joined if isinstance(request, control.Register) else control.Registered)
 
 
 def _lost() -> RelayUnreachable:

@@ -316,7 +316,7 @@ class Registrar:
         token = make_connection_token(command.string, self.link.host, self._clock())
         asked = command.channel, command.request
         try:
-            answer = await channel.request(control.Register(command.request, command.name, token, self._replaces))
+            answer = await channel.register(control.Register(command.request, command.name, token, self._replaces))
         except HybridRelayError as exc:
             self._feed(inputs.RequestFailed(*asked, exc))
             return
@@ -325,8 +325,6 @@ class Registrar:
                 self._feed(inputs.RequestGranted(*asked, expires_at - self._clock()))
             case control.Failed():
                 self._feed(inputs.RequestRefused(*asked, failure_error(command.name, answer)))
-            case _:
-                raise AssertionError(answer)
 
     def _renew_instance(self, running: _Running) -> None:
         assert running.channel is not None

@@ -1,9 +1,10 @@
-"""How fast the frames of a control channel are taken in. Pure: time comes in as an argument.
+"""How fast something is read that is rarely much. Pure: time comes in as an argument.
 
 A control channel carries a few messages a minute, and sometimes a burst: a connector renews a thousand registrations,
 or a relay offers a thousand rendezvous after its restart. A peer that sends more, whatever it sends, is read with
-pauses, so that it takes little of the processor from everybody else. It is a token bucket; a frame costs one token,
-and one more for each KiB.
+pauses, so that it takes little of the processor from everybody else. The same holds for what a command that leads to
+a relay prints to its standard error. It is a token bucket; a frame, or a line, costs one token, and one more for each
+KiB.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _BYTES_PER_TOKEN = 1024
 
 
 class Pace:
-    """The token bucket of one channel."""
+    """The token bucket of one channel, or of one command."""
 
     __slots__ = ("_tokens", "_updated")
 
@@ -27,7 +28,7 @@ class Pace:
         self._updated = now
 
     def take(self, frames: int, size: int, now: float) -> float:
-        """Count what was taken in: so many frames, of `size` bytes together.
+        """Count what was taken in: so many frames or lines, of `size` bytes together.
 
         Returns:
             How long to wait before more is read (seconds): 0 while there are tokens left.

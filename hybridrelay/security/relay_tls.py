@@ -14,7 +14,7 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from .._replace_file import replace_file
+from .._replace_file import create_file_once
 from ..errors import ConfigurationError, RelayIdentityError, StateError, TLSHandshakeError
 from ..events.plain_log import plainly_logged_events
 from ..events.program import FileReadableByOthers
@@ -198,8 +198,8 @@ def _unverified_context() -> ssl.SSLContext:
 
 
 def _create(path: Path, now: float) -> None:
-    """Write a new certificate to `path`, whole or not at all."""
-    replace_file(path, _self_signed(now).decode("ascii"))
+    """Write a new certificate to `path`, unless another process has done so meanwhile."""
+    create_file_once(path, _self_signed(now))
 
 
 def _self_signed(now: float) -> bytes:

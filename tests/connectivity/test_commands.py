@@ -11,6 +11,8 @@ import pytest
 import trio
 
 from hybridrelay.connectivity.commands import Commands
+from hybridrelay.events import Event, EventStream
+from hybridrelay.mux.pace import BURST
 
 from ..waiting import async_wait_until
 
@@ -92,13 +94,33 @@ async def test_an_end_of_the_process_is_an_end_of_file_and_is_logged(caplog: pyt
 
 
 async def test_what_it_prints_to_standard_error_is_limited(caplog: pytest.LogCaptureFixture) -> None:
-    script = r"yes '\033[31mred' | head -c 300000 >&2; head -c 100000 /dev/zero >&2"
+    script = r"yes '\033[31mred' | head -c 30000 >&2; head -c 100000 /dev/zero >&2"
     async with Commands(("sh", "-c", script)) as commands:
         async with await commands.dial() as stream:
             assert await stream.receive_some() == b""
     lines = [record.getMessage() for record in caplog.records]
     assert 0 < len(lines) < 100
     assert all(line.isprintable() and len(line) < 600 for line in lines)
+
+
+async def test_a_flood_of_short_lines_is_read_with_pauses() -> None:
+    """The command has to wait, and this program does not: it prints for as long as it is read."""
+    printed: list[Event] = []
+    events = EventStream()
+
+    async def burst_is_over() -> bool:
+        return len(printed) > BURST
+
+    with events.subscribed(printed.append):
+        async with Commands(("sh", "-c", "yes >&2"), events=events) as commands:
+            stream = await commands.dial()
+            # The tokens of the burst are used up, so that what follows comes with pauses.
+            await async_wait_until(burst_is_over, seconds=30, what="as many lines as a burst has")
+            before = len(printed)
+            for _ in range(100):
+                await trio.lowlevel.checkpoint()
+            assert len(printed) - before <= 2 * 1024  # a read or two, and not one for each turn
+            await trio.aclose_forcefully(stream)
 
 
 async def test_a_command_that_cannot_be_started() -> None:

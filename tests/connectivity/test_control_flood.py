@@ -8,6 +8,7 @@ import trio.testing
 
 from hybridrelay.connectivity import candidates, discover
 from hybridrelay.connectivity.control import MAX_UNHANDLED, ControlChannel, _receive_welcome
+from hybridrelay.errors import RelayUnreachable
 from hybridrelay.mux import CONTROL_CONFIG
 from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.preamble import TICKET_SIZE
@@ -50,7 +51,7 @@ async def test_a_second_answer_to_one_request_ends_the_channel(nursery: trio.Nur
         ended.set()
 
     async def ask() -> None:
-        answers.append(await channel.request(control.Join(7, "db", "token")))
+        answers.append(await channel.join(control.Join(7, "db", "token")))
 
     nursery.start_soon(serve)
     nursery.start_soon(ask)
@@ -61,6 +62,42 @@ async def test_a_second_answer_to_one_request_ends_the_channel(nursery: trio.Nur
         await ended.wait()
     await trio.testing.wait_all_tasks_blocked()
     assert answers == [good]
+    assert channel.has_ended
+    nursery.cancel_scope.cancel()
+
+
+JOIN, REGISTER = control.Join(7, "db", "token"), control.Register(7, "db", "token")
+REGISTERED, JOINED = control.Registered(7, 3600.0), control.Joined(7, bytes(TICKET_SIZE), "1" * 32, 30.0)
+
+
+@pytest.mark.parametrize(("request_", "answer"), [(JOIN, REGISTERED), (REGISTER, JOINED)], ids=["join", "register"])
+async def test_the_answer_to_another_kind_of_request_ends_the_channel(
+    nursery: trio.Nursery, request_: control.Join | control.Register, answer: control.Message
+) -> None:
+    session, relay = await session_pair(nursery, config=CONTROL_CONFIG)
+    stream = session.open_stream_nowait()
+    theirs = (await relay.offers.receive()).accept()
+    channel = ControlChannel(session, stream, control.Welcome("0" * 32, "relay"), CARRIER)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as tasks:
+
+            async def serve() -> None:
+                with pytest.raises(RemoteProtocolError, match="another kind of request"):
+                    await channel._serve(control.ControlDecoder(), [])
+
+            async def request() -> control.Message:
+                if isinstance(request_, control.Join):
+                    return await channel.join(request_)
+                return await channel.register(request_)
+
+            async def ask() -> None:
+                with pytest.raises(RelayUnreachable, match="lost"):
+                    await request()
+
+            tasks.start_soon(serve)
+            tasks.start_soon(ask)
+            assert await theirs.receive_some()
+            await theirs.send_all(control.encode_message(answer))
     assert channel.has_ended
     nursery.cancel_scope.cancel()
 

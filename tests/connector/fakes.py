@@ -65,7 +65,7 @@ class FakeControl(ControlChannel):
         self.closed.set()
         self.said.close()
 
-    async def request(self, message: control.Register | control.Join) -> control.Message:
+    async def register(self, message: control.Register) -> control.Registered | control.Failed:
         await trio.lowlevel.checkpoint()
         if self.closed.is_set():
             raise RelayUnreachable("lost", reason=Reason.SESSION_LOST)

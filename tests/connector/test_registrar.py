@@ -537,15 +537,15 @@ async def test_a_channel_that_is_lost_while_it_registers_costs_no_instance(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene.relay.is_foreign = True
-    request, lost = FakeControl.request, [True, True]
+    register, lost = FakeControl.register, [True, True]
 
-    async def lose(self: FakeControl, message: control.Register | control.Join) -> control.Message:
+    async def lose(self: FakeControl, message: control.Register) -> control.Registered | control.Failed:
         if lost:
             lost.pop()
             raise RelayUnreachable("lost", reason=Reason.SESSION_LOST)
-        return await request(self, message)
+        return await register(self, message)
 
-    monkeypatch.setattr(FakeControl, "request", lose)
+    monkeypatch.setattr(FakeControl, "register", lose)
     start(nursery, scene)
     await trio.sleep(10)
     assert state(scene.one) == (True, False)

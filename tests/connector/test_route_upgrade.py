@@ -53,12 +53,12 @@ class Control(ControlChannel):
 
     place: Place
 
-    async def request(self, message: control.Register | control.Join) -> control.Message:
+    async def register(self, message: control.Register) -> control.Registered | control.Failed:
         self.place.requests += 1
         await trio.sleep(DELAY)
         if reason := self.place.refusals.get((self.candidate.route.name, message.connection)):
             return control.Failed(message.id, reason)
-        answer = await super().request(message)
+        answer = await super().register(message)
         self.place.on_reply(self, message.connection)
         await trio.sleep(DELAY)
         self.place.on_answer(self, message.connection)

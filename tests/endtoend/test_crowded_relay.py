@@ -58,13 +58,13 @@ async def take_all(connector: Path, application: Path) -> tuple[list[trio.abc.St
         listener, sender = [await link.start_control(channels) for link in links]
         candidate = await links[0].choose()
         token = make_connection_token(listening, links[0].host, time.time())
-        registered = await listener.request(control.Register(listener.next_id(), listening.entity_path, token))
+        registered = await listener.register(control.Register(listener.next_id(), listening.entity_path, token))
         assert isinstance(registered, control.Registered)
         async with trio.open_nursery() as data_channels:
             channels.start_soon(accept_all, listener)
             for _ in range(TRIES):
                 token = make_connection_token(sending, links[1].host, time.time())
-                answer = await sender.request(control.Join(sender.next_id(), sending.entity_path, token))
+                answer = await sender.join(control.Join(sender.next_id(), sending.entity_path, token))
                 if isinstance(answer, control.Failed):
                     refused = answer.reason
                     break
@@ -131,7 +131,7 @@ async def ask_without_end(application: Path, joined: list[bytes]) -> None:
         candidate = await link.choose()
         while True:
             token = make_connection_token(string, link.host, time.time())
-            answer = await sender.request(control.Join(sender.next_id(), string.entity_path, token))
+            answer = await sender.join(control.Join(sender.next_id(), string.entity_path, token))
             if isinstance(answer, control.Joined):
                 joined.append(answer.ticket)
                 nursery.start_soon(hold, answer.ticket)

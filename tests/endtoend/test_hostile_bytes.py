@@ -253,7 +253,7 @@ async def attack_the_connector(site: Site, candidate: Candidate, data: bytes) ->
     async with trio.open_nursery() as nursery:
         channel = await link.start_control(nursery)
         token = make_connection_token(site.application, site.endpoint.host, time.time())
-        answer = await channel.request(control.Join(1, site.application.entity_path, token))
+        answer = await channel.join(control.Join(1, site.application.entity_path, token))
         assert isinstance(answer, control.Joined)
         stream = await open_channel(site.endpoint, candidate, Purpose.DATA, ticket=answer.ticket)
         async with stream:

@@ -56,7 +56,7 @@ async def test_a_storm_after_a_restart(
             channel = await link.start_control(channels)
             token = make_connection_token(string, endpoint.host, time.time())
             request = control.Join(channel.next_id(), string.entity_path, token, new_instance().id)
-            answer = await channel.request(request)
+            answer = await channel.join(request)
             channels.cancel_scope.cancel()
         return answer
 

@@ -7,8 +7,10 @@ import os
 import ssl
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -240,3 +242,16 @@ async def test_a_relay_speaks_nothing_older_either(certificate_file: Path) -> No
 async def test_no_tls_session_can_be_resumed(certificate_file: Path, make: Callable[[Path], ssl.SSLContext]) -> None:
     server = make(certificate_file)
     assert server.num_tickets == 0
+
+
+def test_many_may_make_the_certificate_at_the_same_moment(tmp_path: Path) -> None:
+    """All of them then have the same one: a connection string must not carry the pin of one that was replaced."""
+    together = threading.Barrier(6)
+
+    def make(_: int) -> str:
+        together.wait()
+        return relay_pin(load_or_create_relay_certificate(tmp_path, now=NOW))
+
+    with ThreadPoolExecutor(6) as pool:
+        pins = set(pool.map(make, range(6)))
+    assert pins == {relay_pin(tmp_path / "relay.pem")}

@@ -197,7 +197,7 @@ async def test_a_data_channel_that_is_lost_before_it_meets_the_other_ends_the_re
         channels[role] = await link.start_control(nursery)
     listener, sender = channels[Role.CONNECTOR], channels[Role.APPLICATION]
     token = make_connection_token(strings[Role.CONNECTOR], HOST, time.time())
-    registered = await listener.request(control.Register(listener.next_id(), "db", token))
+    registered = await listener.register(control.Register(listener.next_id(), "db", token))
     assert isinstance(registered, control.Registered)
 
     async def accept() -> None:
@@ -208,7 +208,7 @@ async def test_a_data_channel_that_is_lost_before_it_meets_the_other_ends_the_re
 
     nursery.start_soon(accept)
     token = make_connection_token(strings[Role.APPLICATION], HOST, time.time())
-    joined = await sender.request(control.Join(sender.next_id(), "db", token))
+    joined = await sender.join(control.Join(sender.next_id(), "db", token))
     assert isinstance(joined, control.Joined)
     number = deployment.ports["data"]
     assert number is not None

@@ -47,14 +47,14 @@ class Side:
     async def register(self) -> ControlChannel:
         """Over another control channel, whose generation is higher."""
         channel = await self.link.start_control(self.deployment.nursery)
-        answer = await channel.request(control.Register(channel.next_id(), self.string.entity_path, self.token()))
+        answer = await channel.register(control.Register(channel.next_id(), self.string.entity_path, self.token()))
         assert isinstance(answer, control.Registered)
         assert await channel.messages.receive() == answer  # it is told in its turn as well
         return channel
 
     async def join(self, channel: ControlChannel, listener: str | None = None) -> control.Message:
         request = control.Join(channel.next_id(), self.string.entity_path, self.token(), listener)
-        return await channel.request(request)
+        return await channel.join(request)
 
 
 @pytest.fixture

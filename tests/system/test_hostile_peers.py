@@ -34,7 +34,7 @@ async def _control(deployment: Deployment, string: ConnectionString, role: contr
 
 async def _join(channel: ControlChannel, string: ConnectionString) -> Reason:
     token = make_connection_token(string, HOST, time.time())
-    answer = await channel.request(control.Join(channel.next_id(), string.entity_path, token))
+    answer = await channel.join(control.Join(channel.next_id(), string.entity_path, token))
     assert isinstance(answer, control.Failed)
     return answer.reason
 
@@ -79,7 +79,8 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
     listener = await _control(deployment, listening, control.PeerRole.CONNECTOR)
     token = make_connection_token(listening, HOST, time.time())
     assert isinstance(
-        await listener.request(control.Register(listener.next_id(), listening.entity_path, token)), control.Registered
+        await listener.register(control.Register(listener.next_id(), listening.entity_path, token)),
+        control.Registered,
     )
 
     async def accept_and_refuse() -> None:
@@ -94,7 +95,7 @@ async def test_a_refusal_right_behind_an_acceptance_is_heard(deployment: Deploym
     nursery.start_soon(accept_and_refuse)
     sender = await _control(deployment, sending, control.PeerRole.CLIENT)
     token = make_connection_token(sending, HOST, time.time())
-    joined = await sender.request(control.Join(sender.next_id(), sending.entity_path, token))
+    joined = await sender.join(control.Join(sender.next_id(), sending.entity_path, token))
     assert isinstance(joined, control.Joined)
     link = RelayLink(RelayEndpoint.all_from(sending)[0], control.PeerRole.CLIENT, instance=new_instance(), mode="tcp")
     candidate = await link.choose()
@@ -126,7 +127,7 @@ async def test_a_connector_whose_instance_another_process_uses_goes_on_as_anothe
     async with trio.open_nursery() as attack:
         channel = await attack.start(partial(run_control_channel, endpoint, candidate, introduction))
         token = make_connection_token(string, HOST, time.time())
-        answer = await channel.request(control.Register(1, string.entity_path, token))
+        answer = await channel.register(control.Register(1, string.entity_path, token))
         assert isinstance(answer, control.Registered)
         attack.cancel_scope.cancel()
     async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:

@@ -201,7 +201,7 @@ async def test_clients_with_a_key_use_nothing_up(
             async with trio.open_nursery() as channels:
                 channel = await link.start_control(channels)
                 token = make_connection_token(string, HOST, time.time())
-                answer = await channel.request(control.Join(channel.next_id(), string.entity_path, token))
+                answer = await channel.join(control.Join(channel.next_id(), string.entity_path, token))
                 channels.cancel_scope.cancel()
             assert isinstance(answer, control.Failed)
             assert answer.reason is Reason.NO_LISTENER

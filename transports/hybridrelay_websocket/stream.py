@@ -38,8 +38,15 @@ __all__ = ["WebSocketStream"]
 MAX_MESSAGE = 320 * 1024
 #: Within a piece no limit: what was received does not stay.
 MAX_PIECE = 1 << 62
-#: Pieces that are decoded before the caller gets to see them and can let others run. Of a byte each they take 2 ms.
-MAX_PIECES = 512
+#: Pieces that are decoded before the caller gets to see them. They take up to 0.6 ms.
+MAX_PIECES = 64
+#: If so many pieces at once are smaller than this on average (bytes), others run before more is decoded: each takes
+#: as much time as a large one, and the peer may send them without end.
+SMALL_PIECE = 256
+#: If they are smaller than this, which no frame of ours is, because a TLS record adds 22 bytes to its content, the
+#: stream also pauses for `PAUSE_SECONDS`: the peer then costs us a few percent of a processor, and not all of one.
+TINY_PIECE = 22
+PAUSE_SECONDS = 0.02
 #: How long `WebSocketStream.aclose` tries to send its last frames (seconds) before it just closes: enough for a slow
 #: link to take them, short enough that a peer that reads nothing does not hold up the program.
 CLOSE_TIMEOUT = 5
@@ -68,6 +75,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._kept: Buffer = b""
         #: More frames have arrived than were decoded at once.
         self._undecoded = False
+        #: Nothing is received before `wait_readable` was called, which waits at least until then.
+        self._paused_until: float | None = None
         self._sending = ConflictDetector("another task is sending on this WebSocket stream")
         self._receiving = ConflictDetector("another task is receiving on this WebSocket stream")
         #: Held by the task that waits until frames are written.
@@ -284,6 +293,10 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         return trio.BrokenResourceError(why)
 
     async def _wait_readable(self) -> None:
+        if self._paused_until is not None:
+            await trio.sleep_until(self._paused_until)
+            self._paused_until = None
+            return
         if self._kept or self._undecoded:
             await trio.lowlevel.checkpoint()
             return
@@ -308,6 +321,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         if self._kept:
             kept, self._kept = self._kept, b""
             return kept
+        if self._paused_until is not None:
+            return None
         turn: Turn | None = None
         received = False
         while True:
@@ -337,6 +352,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             if len(pieces) == MAX_PIECES:
                 self._decoder.keep()
                 self._undecoded = True
+                self._maybe_pause(sum(map(len, pieces)))
                 break
             try:
                 event = self._decoder.next_event(MAX_PIECE)
@@ -359,6 +375,12 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                         break
                     raise self._broken(f"the peer closed without an end of data (code {code})", receiving=True)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _maybe_pause(self, size: int) -> None:
+        """`MAX_PIECES` pieces with `size` bytes were decoded at once."""
+        if size < MAX_PIECES * SMALL_PIECE:
+            pause = PAUSE_SECONDS if size < MAX_PIECES * TINY_PIECE else 0
+            self._paused_until = trio.current_time() + pause
 
     def _owe_pong(self, payload: bytes) -> None:
         self._owed_pong = payload

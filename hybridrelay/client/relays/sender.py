@@ -249,10 +249,10 @@ class Sender:
     ) -> control.Joined:
         token = make_connection_token(string, self.link.host, self._clock())
         with self._forgetting_the_route(channel), self._requesting(channel):
-            answer = await channel.request(control.Join(channel.next_id(), self._connection, token, listener, avoid))
+            answer = await channel.join(control.Join(channel.next_id(), self._connection, token, listener, avoid))
             if isinstance(answer, control.Failed):
                 raise failure_error(self._connection, answer)
-            if not isinstance(answer, control.Joined) or listener not in (None, answer.listener):
+            if listener not in (None, answer.listener):
                 raise RelayUnreachable("the relay sent an unexpected answer", reason=Reason.PROTOCOL_ERROR)
             return answer
 

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from ..._replace_file import replace_file
+from ..._replace_file import create_file_once
 from ..._text_files import read_text, strip_blanks
 from ...errors import ConfigurationError, StateError
 from ...events.plain_log import plainly_logged_events
@@ -42,7 +42,8 @@ def load_or_create_relay_id(state_dir: Path, *, events: EventStream | None = Non
         return _load(path)
     made = new_relay_id()
     try:
-        replace_file(path, made.hex() + "\n")
+        if not create_file_once(path, made.hex().encode() + b"\n"):
+            return _load(path)  # another process has made one meanwhile
     except OSError as exc:
         stream = plainly_logged_events() if events is None else events
         stream.publish(RelayIdNotSaved(file=str(path), detail=exc.strerror or str(exc)))

@@ -1,0 +1,66 @@
+"""Small frames cost as much time as large ones: others run between them; tiny ones are received with pauses."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.streams.nowait import NowaitStream
+from hybridrelay_websocket.frames import encode_data
+from hybridrelay_websocket.stream import MAX_PIECES, PAUSE_SECONDS, SMALL_PIECE, TINY_PIECE, WebSocketStream
+
+BLOCKS = 20
+
+
+async def _receive_all(stream: NowaitStream) -> tuple[bytes, int]:
+    """What arrives up to the end, and how often others could run meanwhile."""
+    received, waits = bytearray(), 0
+    while True:
+        block = stream.receive_nowait()
+        if block is None:
+            waits += 1
+            await stream.wait_readable()
+        elif block:
+            received += block
+        else:
+            return bytes(received), waits
+
+
+@pytest.mark.parametrize(
+    ("size", "pauses", "lets_others_run"),
+    [(1, True, True), (TINY_PIECE - 1, True, True), (TINY_PIECE, False, True), (SMALL_PIECE, False, False)],
+)
+async def test_a_flood_of_small_frames(
+    autojump_clock: trio.testing.MockClock, size: int, pauses: bool, lets_others_run: bool
+) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    stream = WebSocketStream(near, client=False)
+    data = bytes(range(256)) * (BLOCKS * MAX_PIECES * size // 256 + 1)
+    frames = [data[at : at + size] for at in range(0, BLOCKS * MAX_PIECES * size, size)]
+    await far.send_all(b"".join(b"".join(encode_data(frame, masked=True)) for frame in (*frames, b"")))
+    began = trio.current_time()
+    received, waits = await _receive_all(stream)
+    assert received == b"".join(frames)
+    assert (waits >= BLOCKS) == lets_others_run
+    assert trio.current_time() - began == pytest.approx(BLOCKS * PAUSE_SECONDS if pauses else 0)
+
+
+async def test_a_few_tiny_frames_are_received_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    stream = WebSocketStream(near, client=False)
+    await far.send_all(b"".join(encode_data(b"x", masked=True)) * (MAX_PIECES - 1))
+    assert await stream.receive_some() == b"x" * (MAX_PIECES - 1)
+    assert trio.current_time() == 0
+
+
+async def test_a_pause_that_is_cancelled_goes_on(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = trio.testing.memory_stream_pair()
+    stream = WebSocketStream(near, client=False)
+    await far.send_all(b"".join(encode_data(b"x", masked=True)) * 2 * MAX_PIECES)
+    assert await stream.receive_some() == b"x" * MAX_PIECES
+    with trio.move_on_after(PAUSE_SECONDS / 2) as scope:
+        await stream.receive_some()
+    assert scope.cancelled_caught
+    assert await stream.receive_some() == b"x" * MAX_PIECES
+    assert trio.current_time() == pytest.approx(PAUSE_SECONDS)
