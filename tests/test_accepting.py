@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from hybridrelay import _accepting
-from hybridrelay._accepting import QUIET_SECONDS, serve_listeners
+from hybridrelay._accepting import QUIET_SECONDS, accept_sockets, serve_listeners
 from hybridrelay._shortage import OUT_OF_DESCRIPTORS
 from hybridrelay.events import logged_events
 
@@ -30,29 +30,42 @@ async def _echo(stream: trio.SocketStream) -> None:
 
 
 class _Served:
-    def __init__(self, nursery: trio.Nursery, listener: trio.SocketListener) -> None:
+    """An echo behind a listener: with a task for each connection from its beginning, or with sockets."""
+
+    def __init__(self, nursery: trio.Nursery, listener: trio.SocketListener, *, sockets: bool) -> None:
         self.port: int = listener.socket.getsockname()[1]
         self._nursery = nursery
         self._listener = listener
+        self._sockets = sockets
 
     async def start(self) -> None:
-        await self._nursery.start(
-            partial(
-                serve_listeners,
-                _echo,
-                [self._listener],
-                handler_nursery=self._nursery,
-                events=logged_events(),
-                what="port x",
-            )
-        )
+        listeners, events, what = [self._listener], logged_events(), "port x"
+        if self._sockets:
+            await self._nursery.start(partial(accept_sockets, self._take, listeners, events=events, what=what))
+        else:
+            serve = partial(serve_listeners, _echo, listeners, handler_nursery=self._nursery)
+            await self._nursery.start(partial(serve, events=events, what=what))
+
+    def _take(self, sock: socket.socket, name: object) -> None:
+        assert name == sock.getpeername()
+        sock.setblocking(False)
+        self._nursery.start_soon(self._echo, trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+
+    async def _echo(self, stream: trio.SocketStream) -> None:
+        async with stream:
+            await _echo(stream)
+
+
+@pytest.fixture(params=[False, True], ids=["tasks", "sockets"])
+def sockets(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 @pytest.fixture
-async def served(nursery: trio.Nursery) -> AsyncIterator[_Served]:
+async def served(nursery: trio.Nursery, sockets: bool) -> AsyncIterator[_Served]:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with listener:
-        served = _Served(nursery, listener)
+        served = _Served(nursery, listener, sockets=sockets)
         await served.start()
         yield served
         nursery.cancel_scope.cancel()
@@ -150,17 +163,17 @@ async def test_the_log_says_when_it_is_over(
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_a_listener_that_was_closed_is_an_error() -> None:
+async def test_a_listener_that_was_closed_is_an_error(sockets: bool) -> None:
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     with pytest.RaisesGroup(trio.ClosedResourceError, flatten_subgroups=True, allow_unwrapped=True):
         async with trio.open_nursery() as nursery:
-            await _Served(nursery, listener).start()
+            await _Served(nursery, listener, sockets=sockets).start()
             await trio.testing.wait_all_tasks_blocked()
             listener.socket.close()
 
 
 def test_a_shortage_of_memory_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sockets: bool
 ) -> None:
     """Nobody can be reset without memory. Nothing loops without a pause, and nothing ends."""
     caplog.set_level(logging.INFO)
@@ -173,14 +186,25 @@ def test_a_shortage_of_memory_is_waited_for(
         await trio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(trio.SocketListener, "accept", accept)
+    really_accept = socket.socket.accept
+
+    def accept_socket(listener: socket.socket) -> tuple[socket.socket, object]:
+        if tries[-1:] != [trio.current_time()]:  # otherwise it is the attempt to accept one and reset it
+            tries.append(trio.current_time())
+        if len(tries) < 10:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return really_accept(listener)
 
     async def main() -> None:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
         async with listener:
-            with trio.move_on_after(60):
+            # Until all attempts were made, there is a connection to be accepted.
+            with socket.create_connection(("127.0.0.1", port)), trio.move_on_after(60):
+                monkeypatch.setattr(trio.SocketListener, "accept", accept)
+                monkeypatch.setattr(socket.socket, "accept", accept_socket)
                 async with trio.open_nursery() as nursery:
-                    await _Served(nursery, listener).start()
+                    await _Served(nursery, listener, sockets=sockets).start()
                     await trio.sleep_forever()
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Self
 import attrs
 import trio
 
-from ..._accepting import ShortageReport, serve_listeners
+from ..._accepting import ShortageReport, accept_sockets, serve_listeners
 from ..._listening import explain_listen_error
 from ..._nursery import FlatNursery
 from ..._shortage import shortage_of
@@ -38,8 +37,6 @@ class OpenPort:
     listener: Listener
     #: What channels on this port may be for; any other is refused with `Reason.WRONG_PORT`.
     purposes: frozenset[Purpose]
-    #: The same descriptors as the listener's, for calls that trio does not have. They do not block.
-    backlog: tuple[socket.socket, ...]
 
     @property
     def name(self) -> str:
@@ -82,8 +79,6 @@ class Ports:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for port in self._open:
-            for duplicate in port.backlog:
-                duplicate.close()
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(port.listener)
 
@@ -113,16 +108,10 @@ class Ports:
 
     async def _listen(self, port: Port, binding: Binding) -> None:
         listener = await self._by_name[port.name].listen(binding)
-        backlog: tuple[socket.socket, ...] = ()
-        try:
-            if isinstance(listener, StreamListener):
-                backlog = tuple(socket.socket(fileno=os.dup(one.socket.fileno())) for one in listener.sockets)
-            elif port.outer_tls:
-                raise ConfigurationError(f"port {port.name} cannot have outer TLS: its transport accepts no streams")
-        except BaseException:
+        if port.outer_tls and not isinstance(listener, StreamListener):
             await trio.aclose_forcefully(listener)
-            raise
-        self._open.append(OpenPort(port, listener, self._purposes[port.name], backlog))
+            raise ConfigurationError(f"port {port.name} cannot have outer TLS: its transport accepts no streams")
+        self._open.append(OpenPort(port, listener, self._purposes[port.name]))
 
     @property
     def bound(self) -> Mapping[str, tuple[Binding, ...]]:
@@ -138,18 +127,25 @@ class Ports:
         handler: Callable[[OpenPort, trio.SocketStream | Incoming], Awaitable[None]],
         handler_nursery: trio.Nursery,
         *,
+        take: Callable[[OpenPort, socket.socket, object], None] | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accept connections until cancelled, and run `handler` with each of them in `handler_nursery`.
 
-        It gets the socket's stream, to which nothing was added yet, if the listener is a `StreamListener`.
+        If the listener is a `StreamListener`, the handler gets the socket's stream, to which nothing was added yet;
+        where there is `take`, that gets the socket and the peer's address instead, without a task. See
+        `accept_sockets`.
         """
         async with FlatNursery() as nursery:
             for port in self._open:
                 handle = partial(handler, port)
                 if isinstance(port.listener, StreamListener):
                     sockets = port.listener.sockets
-                    serve = partial(serve_listeners, handle, sockets, handler_nursery=handler_nursery)
+                    serve = (
+                        partial(serve_listeners, handle, sockets, handler_nursery=handler_nursery)
+                        if take is None
+                        else partial(accept_sockets, partial(take, port), sockets)
+                    )
                     await nursery.start(partial(serve, events=self._events, what=f"port {port.name}"))
                 else:
                     nursery.start_soon(_accept_from, port, handle, handler_nursery, self._events)

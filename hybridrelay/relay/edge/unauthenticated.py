@@ -9,18 +9,15 @@ for it.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import select
 import socket
-import struct
 import sys
 from collections.abc import Callable
 
 import attrs
 import trio
 
-from ..._descriptors import is_reserved
 from ...abc import Incoming
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import PREAMBLE_SIZE, PROBE_SIZE, encode_status
@@ -38,10 +35,8 @@ __all__ = ["UnauthenticatedConnection", "UnauthenticatedConnections"]
 
 #: A peer that has not sent a complete message after this many checks sends it in tiny pieces, to keep the relay busy.
 MAX_LOOKS = 64
-#: Connections that are accepted, and that are looked at, before others run: less than a millisecond.
-_AT_A_TIME = 8
-#: SO_LINGER: on, for no time. Closing the socket then resets the connection.
-_RESET = struct.pack("ii", 1, 0)
+#: Connections that are looked at before other tasks run: about half a millisecond.
+_AT_A_TIME = 4
 
 
 class _Stage(enum.Enum):
@@ -120,16 +115,26 @@ class UnauthenticatedConnections:
         """Connections that wait."""
         return len(self._connections)
 
-    def enter(self, port: OpenPort, sock: socket.socket) -> None:
-        """Take in a connection that was just accepted; it belongs to this object from now on."""
-        try:
-            name = sock.getpeername()
-        except OSError:  # it has gone already
-            sock.close()
-            return
-        address = str(name[0]) if isinstance(name, tuple) else LOCAL
-        sock.setblocking(False)
+    def enter(self, port: OpenPort, sock: socket.socket, name: object) -> None:
+        """Take in a connection that was just accepted; it belongs to this object from now on.
+
+        Args:
+            port: where it was accepted.
+            sock: of the connection.
+            name: of its peer, as `socket.accept` returns it.
+
+        Raises:
+            OSError: the system cannot watch another one; it was closed.
+        """
         fd = sock.fileno()
+        try:
+            sock.setblocking(False)
+            # Edge-triggered: the bytes stay in the socket, and are reported only once.
+            self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+        except BaseException:
+            sock.close()
+            raise
+        address = str(name[0]) if isinstance(name, tuple) else LOCAL
         self._connections[fd] = _Waiting(
             port,
             sock,
@@ -139,27 +144,8 @@ class UnauthenticatedConnections:
             trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS,
             _Stage.PREAMBLE if port.is_plain else _Stage.HELLO if port.outer_tls else _Stage.ANYTHING,
         )
-        # Edge-triggered: the bytes stay in the socket, and are reported only once.
-        self._epoll.register(fd, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
         if len(self._connections) == 1:
             self._poll_scope.deadline = self._first_deadline()
-
-    def enter_waiting(self, port: OpenPort) -> None:
-        """Accept everything else that waits in the backlog.
-
-        Accepting one connection at a time falls behind a flood, and honest peers then wait behind it. Errors are left
-        to the next accept.
-        """
-        for listener in port.backlog:
-            with contextlib.suppress(OSError):  # BlockingIOError among them
-                for _ in range(_AT_A_TIME):
-                    sock, _ = listener.accept()
-                    if is_reserved(sock.fileno()):
-                        # The last descriptors are kept for the relay itself; the next accept publishes the event.
-                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                        sock.close()
-                        break
-                    self.enter(port, sock)
 
     async def run(self) -> None:
         """Watch the connections until cancelled; all of them are closed at the end."""

@@ -156,13 +156,21 @@ class ConnectionService:
         task_status.started()
         await self._waiting.run()
 
+    def take(self, port: OpenPort, sock: socket.socket, name: object) -> None:
+        """Keep a connection that was just accepted until there is something to do for it.
+
+        `watch_unauthenticated` must run.
+
+        Args:
+            port: where it was accepted.
+            sock: of the connection; belongs to this object from now on.
+            name: of its peer, as `socket.accept` returns it.
+        """
+        assert self._waiting is not None
+        self._waiting.enter(port, sock, name)
+
     async def accepted(self, port: OpenPort, arrived: trio.SocketStream | Incoming) -> None:
-        """Serve one connection that was just accepted, or keep it until there is something to do for it."""
-        if self._waiting is not None and isinstance(arrived, trio.SocketStream):
-            sock = arrived.socket
-            self._waiting.enter(port, socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach()))
-            self._waiting.enter_waiting(port)
-            return
+        """Serve one connection that was just accepted."""
         address = arrived.remote if isinstance(arrived, Incoming) else remote_of(arrived)
         scope = trio.CancelScope(deadline=trio.current_time() + AUTHENTICATION_DEADLINE_SECONDS)
         permit = HandshakePermit.of_new_connection(self._authenticator.scheduler, address)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 
 import attrs
@@ -251,12 +252,14 @@ class Relay:
         nursery.start_soon(parts.scheduler.run)
         nursery.start_soon(parts.certificates.watch)
         nursery.start_soon(report_left_out)
+        take = None
         if sys.platform == "linux":
             await nursery.start(parts.connections.watch_unauthenticated, nursery)
+            take = parts.connections.take
         await ports.open(self._config.bindings, self._config.state_dir)
         # The tasks that accept end before their sockets are closed.
         async with FlatNursery() as accepting:
-            await accepting.start(ports.accept, parts.connections.accepted, nursery)
+            await accepting.start(partial(ports.accept, parts.connections.accepted, nursery, take=take))
             info = RelayInfo(MappingProxyType(dict(ports.bound)), parts.certificates.own_pin)
             save_public_ports(self._config.state_dir, self._public_ports(info), events=self._events)
             addresses = tuple(str(one) for bindings in info.bound.values() for one in bindings)
