@@ -54,7 +54,15 @@ def test_what_is_not_there_is_named_before_anything_is_changed(scene: Scene) -> 
         delete_rule(scene.store, "other", "billing", before_change=called)
 
 
-def _issue(scene: Scene, out: Path, **options: object) -> ConnectionString:
+def _issue(
+    scene: Scene,
+    out: Path,
+    *,
+    rule: str | None = None,
+    slot: KeySlot = PRIMARY,
+    open_store: Callable[[], Store] | None = None,
+    key_file: Path | None = None,
+) -> ConnectionString:
     issue_connection_string(
         "orders",
         Role.APPLICATION,
@@ -62,7 +70,10 @@ def _issue(scene: Scene, out: Path, **options: object) -> ConnectionString:
         authority_path=scene.files.authority,
         out=out,
         now=time.time(),
-        **options,  # type: ignore[arg-type]
+        rule=rule,
+        slot=slot,
+        open_store=open_store,
+        key_file=key_file,
     )
     return load_connection_string(out)
 

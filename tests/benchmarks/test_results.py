@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from benchmarks.model import ResultsError, Run, Sample, load_run, read_run
-from benchmarks.plan import FULL, SHORT
+from benchmarks.plan import FULL, SHORT, Plan
 
 from .fabricated import make_run
 
@@ -22,8 +22,8 @@ def test_json_and_back() -> None:
 
 
 @pytest.mark.parametrize("plan", [SHORT, FULL])
-def test_parameters_are_json(plan: object) -> None:
-    run = Run("now", {}, {}, plan.as_parameters())  # type: ignore[attr-defined]
+def test_parameters_are_json(plan: Plan) -> None:
+    run = Run("now", {}, {}, plan.as_parameters())
     assert load_run(run.dump()).parameters == json.loads(json.dumps(run.parameters))
 
 

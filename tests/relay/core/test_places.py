@@ -167,8 +167,9 @@ class Scene:
         return False
 
 
-def filled(holder: Holder, count: int, **options: float) -> Scene:
-    scene = Scene.make(count, **options)  # type: ignore[arg-type]
+def filled(holder: Holder, count: int) -> Scene:
+    """A scene in which one holder has all of the key's places."""
+    scene = Scene.make(count)
     for number in range(count):
         assert scene.enter(holder, f"{number}") is None
     return scene
