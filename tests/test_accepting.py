@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
@@ -20,6 +19,8 @@ from hybridrelay import _accepting
 from hybridrelay._accepting import QUIET_SECONDS, accept_sockets, serve_listeners
 from hybridrelay._shortage import OUT_OF_DESCRIPTORS
 from hybridrelay.events import logged_events
+
+from .descriptors import few_descriptors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of descriptors")
 
@@ -81,20 +82,6 @@ async def _is_served(port: int) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _no_more_descriptors() -> Iterator[None]:
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 def _messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "hybridrelay.events"]
 
@@ -126,7 +113,7 @@ async def test_without_a_descriptor_newcomers_are_reset(
     """The connections are made before the descriptors run out, and wait in the backlog."""
     monkeypatch.setattr(_accepting, "is_reserved", lambda descriptor: False)
     clients = [socket.create_connection(("127.0.0.1", served.port)) for _ in range(20)]
-    with _no_more_descriptors():
+    with few_descriptors(0):
         for client in clients:
             client.setblocking(False)
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))

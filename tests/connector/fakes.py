@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
+import pytest
 import trio
 
-from hybridrelay.connectivity import DIRECTLY, Candidate, RelayEndpoint, candidates, discover
+from hybridrelay.connectivity import DIRECTLY, Backoff, Candidate, RelayEndpoint, candidates, discover
 from hybridrelay.connectivity.control import ControlChannel
 from hybridrelay.connectivity.instance import OwnInstance, new_instance
 from hybridrelay.connectivity.link import RelayLink
@@ -235,6 +236,17 @@ class Scene:
 
     def _count(self) -> None:
         self.changes += 1
+
+
+def without_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every wait of a back-off the longest that it may be, so that nothing depends on chance."""
+    next_wait = Backoff.next_wait
+
+    def wait(self: Backoff, **options: float) -> float:
+        self.random = lambda: 1.0
+        return next_wait(self, **options)
+
+    monkeypatch.setattr(Backoff, "next_wait", wait)
 
 
 def start(nursery: trio.Nursery, scene: Scene) -> None:

@@ -10,7 +10,6 @@ import trio
 import trio.testing
 
 from hybridrelay.connectivity import RelayEndpoint
-from hybridrelay.connectivity.backoff import Backoff
 from hybridrelay.connector import connector as connector_module
 from hybridrelay.connector.config import ConnectorConfig
 from hybridrelay.connector.connector import Connector
@@ -20,7 +19,7 @@ from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import Endpoint
 
-from .fakes import FakeRelay, published
+from .fakes import FakeRelay, published, without_jitter
 
 HOSTS = ("a.example", "b.example")
 
@@ -63,13 +62,7 @@ class Scene:
 
 @pytest.fixture
 async def scene(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    next_wait = Backoff.next_wait
-
-    def without_jitter(self: Backoff, **options: float) -> float:
-        self.random = lambda: 1.0
-        return next_wait(self, **options)
-
-    monkeypatch.setattr(Backoff, "next_wait", without_jitter)
+    without_jitter(monkeypatch)
     scene = Scene(monkeypatch)
     nursery.start_soon(scene.run)
     return scene

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import attrs
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.connectivity.backoff import Backoff
 from hybridrelay.connector.instance_file import UnrecordedInstances
 from hybridrelay.connector.registrar import Registrar
 from hybridrelay.connector.registration.channel import MAX_NOTICES
@@ -22,22 +20,13 @@ from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import generate_key
 
-from .fakes import GRANT, FakeControl, FakeDataChannels, FakeRelay, FakeSessions, Scene, start, state
+from .fakes import GRANT, FakeControl, FakeDataChannels, FakeRelay, FakeSessions, Scene, start, state, without_jitter
 
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
-    # Full jitter would make every test a matter of luck.
-    monkeypatch.setattr(Backoff, "next_wait", _without_jitter(Backoff.next_wait))
+    without_jitter(monkeypatch)
     return Scene()
-
-
-def _without_jitter(next_wait: Callable[..., float]) -> Callable[..., float]:
-    def wait(self: Backoff, **options: float) -> float:
-        self.random = lambda: 1.0
-        return next_wait(self, **options)
-
-    return wait
 
 
 async def test_everything_is_registered_and_renewed_in_time(
@@ -482,7 +471,7 @@ async def test_one_relay_under_two_names_is_registered_under_one(
 async def test_an_instance_that_another_process_uses_is_given_up(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, is_foreign: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Backoff, "next_wait", _without_jitter(Backoff.next_wait))
+    without_jitter(monkeypatch)
     scene = Scene()
     scene.relay.is_foreign = is_foreign
     scene.relay.answers["one"] = Reason.SUPERSEDED

@@ -10,6 +10,8 @@ from functools import partial
 
 import trio
 
+from ..receiving import receive_all
+
 #: One piece of test data: no multiple of any frame, buffer or record.
 PIECE_BYTES = 1_000_003
 
@@ -69,11 +71,6 @@ async def receive_hash(stream: trio.SocketStream) -> tuple[int, bytes]:
         digest.update(data)
         size += len(data)
     return size, digest.digest()
-
-
-async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
-    """Everything up to the end of file."""
-    return b"".join([bytes(data) async for data in stream])
 
 
 async def exchange(port: int, data: bytes) -> bytes:

@@ -22,7 +22,9 @@ from hybridrelay.streams.listening import StreamListener
 
 from ..deployments import PORT_NAMES
 from ..keys import key_of
-from .targets import receive_all, serve
+from ..receiving import receive_all
+from ..wrapped_streams import WrappedHalfCloseableStream
+from .targets import serve
 
 MARKER = os.urandom(64)
 #: Long enough that none of them turns up in 20 MB of ciphertext by chance.
@@ -38,30 +40,21 @@ class Tape:
         self.written = bytearray()
 
 
-class ObservedStream(trio.abc.HalfCloseableStream):
+class ObservedStream(WrappedHalfCloseableStream):
     """Keeps a copy of what passes. It is no socket, so that the pump cannot leave the bytes to the kernel."""
 
     def __init__(self, stream: trio.abc.HalfCloseableStream, tape: Tape) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._tape = tape
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         self._tape.written += data
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
+        await super().send_all(data)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await self._stream.receive_some(max_bytes)
+        data = await super().receive_some(max_bytes)
         self._tape.read += data
         return data
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 class ObservedTransport(Transport):

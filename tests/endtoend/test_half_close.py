@@ -7,7 +7,8 @@ import hashlib
 import trio
 
 from ..deployments import Deployment
-from .targets import exchange, random_pieces, receive_all, receive_hash, serve
+from ..receiving import receive_all
+from .targets import exchange, random_pieces, receive_hash, serve
 
 SIZE = 5_000_000
 

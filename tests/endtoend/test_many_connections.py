@@ -9,7 +9,8 @@ from collections.abc import Callable
 import trio
 
 from ..deployments import Deployment
-from .targets import receive_all, serve
+from ..receiving import receive_all
+from .targets import serve
 
 CONNECTIONS = 500
 

@@ -12,8 +12,9 @@ import pytest
 import trio
 
 from ..deployments import Deployment, Forward, Program
+from ..receiving import receive_all
 from ..waiting import async_wait_until
-from .targets import echo, receive_all, serve
+from .targets import echo, serve
 
 #: For what takes a moment on a busy machine; the patience itself is longer than anything here waits for.
 SOON = 60

@@ -14,8 +14,9 @@ import pytest
 import trio
 
 from ..deployments import HYBRIDRELAY, Deployment, Program
+from ..receiving import receive_all
 from ..waiting import async_wait_until
-from .targets import echo, receive_all, serve
+from .targets import echo, serve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes whose size can be set")
 

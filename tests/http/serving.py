@@ -195,13 +195,6 @@ async def served(
             await trio.aclose_forcefully(client)
 
 
-async def receive_until_end(stream: trio.abc.ReceiveStream) -> bytes:
-    received = bytearray()
-    while chunk := await stream.receive_some(65536):
-        received += chunk
-    return bytes(received)
-
-
 @attrs.frozen
 class Answer:
     """A response as h11's client understands it."""

@@ -30,8 +30,9 @@ from hybridrelay.http import (
 )
 from hybridrelay.testing import tcp_pair
 
+from ..receiving import receive_all
 from ..stream_pairs import MAKERS, Maker, memory, names, sockets
-from .serving import Changes, Client, Observed, make_service, receive_until_end, run_connection, served
+from .serving import Changes, Client, Observed, make_service, run_connection, served
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -46,7 +47,7 @@ async def exchange(sent: bytes, limits: Limits | None = None, **changes: Unpack[
     async with served(trio.testing.memory_stream_pair(), limits, **changes) as (client, observed):
         await client.send_all(sent)
         await client.send_eof()
-        received = await receive_until_end(client)
+        received = await receive_all(client)
     return received, observed
 
 
@@ -139,7 +140,7 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
         client = h11.Connection(h11.CLIENT)
         async with trio.open_nursery() as sending:
             sending.start_soon(stream.send_all, b"".join(requests) + bodies + chunked + LAST)
-            received = await receive_until_end(stream)
+            received = await receive_all(stream)
     client_bodies = []
     for _ in range(205):
         client.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
@@ -292,7 +293,7 @@ async def test_what_a_handler_reads_after_it_began_to_answer() -> None:
         )
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
         await stream.send_all(b"abc")
-        assert (await receive_until_end(stream)).endswith(b"3\r\nabc\r\n0\r\n\r\n")
+        assert (await receive_all(stream)).endswith(b"3\r\nabc\r\n0\r\n\r\n")
 
 
 # --- ends
@@ -406,7 +407,7 @@ async def test_bodies_of_another_length_than_announced(handler: Handler) -> None
     async with served(await tcp_pair(), routes=[Route("GET", "/", handler)]) as (client, observed):
         await client.send_all(GET)
         with pytest.raises(trio.BrokenResourceError):
-            await receive_until_end(client)
+            await receive_all(client)
     assert len(observed.crashes) == 1
     assert not observed.accesses[0].is_complete
 
@@ -421,7 +422,7 @@ async def test_what_on_crash_raises_leaves() -> None:
     await client.send_all(b"GET /crash HTTP/1.1\r\nHost: x\r\n\r\n")
     with pytest.raises(KeyError):
         await run_connection(server, service, Observed(), None)
-    assert (await receive_until_end(client)).startswith(b"HTTP/1.1 500 ")
+    assert (await receive_all(client)).startswith(b"HTTP/1.1 500 ")
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
@@ -431,7 +432,7 @@ async def test_a_response_that_breaks_off_is_a_reset(version: bytes) -> None:
         await client.send_all(b"GET /crash-late HTTP/%s\r\nHost: x\r\n\r\n" % version)
         # An end in good order would raise nothing.
         with pytest.raises(trio.BrokenResourceError):
-            await receive_until_end(client)
+            await receive_all(client)
     assert not observed.accesses[0].is_complete
     assert observed.accesses[0].status == 200
 
@@ -566,7 +567,7 @@ def test_two_cores_however_their_bytes_are_cut(
             for method, path, body, expected in wanted:
                 assert (await client.request(method, path, body)).body == expected
             await stream.send_eof()
-            assert await receive_until_end(stream) == b""
+            assert await receive_all(stream) == b""
         assert observed.ended is None
         assert observed.crashes == []
 
@@ -604,7 +605,7 @@ async def test_stop_within_a_head(make: Maker, size: int, nursery: trio.Nursery)
                 await trio.testing.wait_all_tasks_blocked(0.05)
             stop.set()
         await client.send_all(GET[-1:])
-        received = await receive_until_end(client)
+        received = await receive_all(client)
     assert received.endswith(b"hello\n")
     assert b"\r\nConnection: close\r\n" in received
     assert observed.ended is None
@@ -618,5 +619,5 @@ async def test_stop_is_seen_by_handlers() -> None:
         while not received.endswith(b"first\n\r\n"):
             received += await client.receive_some()
         stop.set()
-        assert (await receive_until_end(client)) == b"5\r\nlast\n\r\n0\r\n\r\n"
+        assert (await receive_all(client)) == b"5\r\nlast\n\r\n0\r\n\r\n"
     assert observed.ended is None

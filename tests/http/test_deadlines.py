@@ -20,7 +20,8 @@ from hybridrelay.http import (
     StreamedResponse,
 )
 
-from .serving import Client, Observed, make_service, receive_until_end, run_connection, served
+from ..receiving import receive_all
+from .serving import Client, Observed, make_service, run_connection, served
 
 LIMITS = Limits(
     head_seconds=10,
@@ -58,7 +59,7 @@ def clogged_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
 async def test_a_client_that_says_nothing(autojump_clock: trio.testing.MockClock) -> None:
     async with served(trio.testing.memory_stream_pair(), LIMITS) as (client, observed):
         begin = trio.current_time()
-        assert await receive_until_end(client) == b""
+        assert await receive_all(client) == b""
         assert trio.current_time() - begin == pytest.approx(10)
     assert isinstance(observed.ended, ClientGone)
     assert observed.accesses == []
@@ -69,7 +70,7 @@ async def test_half_a_head(data: bytes, autojump_clock: trio.testing.MockClock) 
     async with served(trio.testing.memory_stream_pair(), LIMITS) as (client, observed):
         await client.send_all(data)
         begin = trio.current_time()
-        received = await receive_until_end(client)
+        received = await receive_all(client)
         assert trio.current_time() - begin == pytest.approx(10)
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b"Connection: close" in received
@@ -86,7 +87,7 @@ async def test_a_head_that_trickles(before: bytes, autojump_clock: trio.testing.
             await trio.sleep(20)
         begin = trio.current_time()
         nursery.start_soon(trickle, client, b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000, 1)
-        assert (await receive_until_end(client)).startswith(b"HTTP/1.1 408 ")
+        assert (await receive_all(client)).startswith(b"HTTP/1.1 408 ")
         assert trio.current_time() - begin == pytest.approx(10)
         nursery.cancel_scope.cancel()
 
@@ -94,7 +95,7 @@ async def test_a_head_that_trickles(before: bytes, autojump_clock: trio.testing.
 async def test_half_a_head_behind_a_request(autojump_clock: trio.testing.MockClock) -> None:
     async with served(trio.testing.memory_stream_pair(), LIMITS) as (client, _):
         await client.send_all(GET + GET[:10])
-        received = await receive_until_end(client)
+        received = await receive_all(client)
         assert trio.current_time() == pytest.approx(10)
     assert received.count(b"HTTP/1.1 200 ") == received.count(b"HTTP/1.1 408 ") == 1
 
@@ -106,7 +107,7 @@ async def test_silence_between_requests(autojump_clock: trio.testing.MockClock) 
         await trio.sleep(59)
         await client.request("GET", "/")
         begin = trio.current_time()
-        assert await receive_until_end(stream) == b""
+        assert await receive_all(stream) == b""
         assert trio.current_time() - begin == pytest.approx(60)
     assert observed.ended is None
 
@@ -127,7 +128,7 @@ async def test_bodies_that_take_long(
     async with served(trio.testing.memory_stream_pair(), LIMITS) as (client, _), trio.open_nursery() as nursery:
         await client.send_all(b"POST /echo HTTP/1.1\r\nHost: x\r\n" + framing + b"\r\n\r\n")
         nursery.start_soon(trickle, client, data, seconds)
-        received = await receive_until_end(client)
+        received = await receive_all(client)
         # A lingering second at the end; the first byte of a body may come with its head.
         assert trio.current_time() == pytest.approx(expected, abs=2)
         nursery.cancel_scope.cancel()
@@ -137,7 +138,7 @@ async def test_bodies_that_take_long(
 async def test_a_body_that_nobody_reads_and_that_does_not_come(autojump_clock: trio.testing.MockClock) -> None:
     async with served(trio.testing.memory_stream_pair(), LIMITS) as (client, observed):
         await client.send_all(b"POST /ignore HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
-        received = await receive_until_end(client)
+        received = await receive_all(client)
         assert trio.current_time() == pytest.approx(3)
     assert received.endswith(b"hello\n")
     assert observed.ended is None
@@ -240,7 +241,7 @@ async def test_a_long_poll_ends_when_its_client_leaves(autojump_clock: trio.test
         await stream.send_all(GET)
         await trio.sleep(5)
         await stream.send_eof()
-        received = await receive_until_end(stream)
+        received = await receive_all(stream)
     assert received.count(b"nothing new") == 3
     assert cancelled == [pytest.approx(130)]
 
@@ -254,7 +255,7 @@ async def test_a_finished_answer_to_a_client_that_has_left(autojump_clock: trio.
         await client.send_all(GET)
         assert (await client.receive_some()).endswith(b"done")
         await client.send_eof()
-        assert await receive_until_end(client) == b""
+        assert await receive_all(client) == b""
     assert observed.ended is None
 
 
@@ -268,7 +269,7 @@ async def test_stop_closes_what_is_idle_at_once(autojump_clock: trio.testing.Moc
             await trio.testing.wait_all_tasks_blocked()
             begin = trio.current_time()
             stop.set()
-            assert await receive_until_end(client) == b""
+            assert await receive_all(client) == b""
             assert trio.current_time() - begin <= LIMITS.linger_seconds
         assert observed.ended is None
 
@@ -277,7 +278,7 @@ async def test_stop_before_the_beginning(autojump_clock: trio.testing.MockClock)
     stop = Stop()
     stop.set()
     async with served(trio.testing.memory_stream_pair(), LIMITS, stop=stop) as (client, _):
-        assert await receive_until_end(client) == b""
+        assert await receive_all(client) == b""
         assert stop.is_set()
 
 
@@ -294,7 +295,7 @@ async def test_stop_lets_a_request_end(autojump_clock: trio.testing.MockClock) -
         await client.send_all(GET + GET)
         await trio.sleep(1)
         stop.set()
-        received = await receive_until_end(client)
+        received = await receive_all(client)
     assert received.count(b"done") == 1
     assert b"Connection: close" in received
     assert observed.ended is None

@@ -21,7 +21,8 @@ from hybridrelay.http import Limits, Prepare, Service, Stop, Upgraded, serve
 from hybridrelay.streams import TLSStream
 from hybridrelay.testing._pairs import outer_context
 
-from .serving import Client, Observed, make_service, receive_until_end
+from ..receiving import receive_all
+from .serving import Client, Observed, make_service
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 #: Deadlines that no test reaches by itself.
@@ -104,7 +105,7 @@ async def test_503_when_full() -> None:
                 assert (await Client(stream).request("GET", "/")).status == 200
             async with await connect(port) as third:
                 await third.send_all(GET)
-                received = await receive_until_end(third)
+                received = await receive_all(third)
             assert received.startswith(b"HTTP/1.1 503 ")
             assert b"\r\nRetry-After: 1\r\n" in received
             assert b"\r\nConnection: close\r\n" in received
@@ -134,7 +135,7 @@ async def test_a_flood_of_connections_is_reset_beyond_the_refusals() -> None:
                     @nursery.start_soon
                     async def one(stream: trio.SocketStream = stream) -> None:
                         try:
-                            outcomes.append(await receive_until_end(stream))
+                            outcomes.append(await receive_all(stream))
                         except trio.BrokenResourceError:
                             outcomes.append(b"")
 
@@ -152,7 +153,7 @@ async def test_clients_that_do_not_read_delay_no_cancellation(target: bytes) -> 
     assert [one.is_complete for one in observed.accesses] == [False] * 5
     for client in clients:
         with pytest.raises(trio.BrokenResourceError):
-            await receive_until_end(client)
+            await receive_all(client)
         await client.aclose()
 
 
@@ -163,11 +164,11 @@ async def test_clients_that_do_not_read_get_the_grace_and_no_more() -> None:
         idle = await connect(port)
         await Client(idle).request("GET", "/")
         stop.set()
-        assert await receive_until_end(idle) == b""
+        assert await receive_all(idle) == b""
         with trio.fail_after(60):
             await ended.wait()
         with pytest.raises(trio.BrokenResourceError):
-            await receive_until_end(client)
+            await receive_all(client)
         with pytest.raises(OSError, match=r".*"):
             await connect(port)
         await client.aclose()
@@ -181,7 +182,7 @@ async def test_a_client_that_does_not_read_is_aborted_in_time() -> None:
         client = await stuck(port)
         await wait_until(lambda: bool(observed.accesses))
         with pytest.raises(trio.BrokenResourceError):
-            await receive_until_end(client)
+            await receive_all(client)
         await client.aclose()
 
 
@@ -194,8 +195,8 @@ async def test_a_graceful_end() -> None:
             while b"first" not in received:
                 received += await events.receive_some()
             stop.set()
-            assert (await receive_until_end(events)).endswith(b"last\n\r\n0\r\n\r\n")
-            assert await receive_until_end(silent) == b""
+            assert (await receive_all(events)).endswith(b"last\n\r\n0\r\n\r\n")
+            assert await receive_all(silent) == b""
         with trio.fail_after(60):
             await ended.wait()
     assert [one.is_complete for one in observed.accesses] == [True]
@@ -206,7 +207,7 @@ async def test_an_answer_survives_what_was_not_read() -> None:
     async with serving(make_service(observed)) as (port, _, _):
         async with await connect(port) as client:
             await client.send_all(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 8000)
-            assert (await receive_until_end(client)).startswith(b"HTTP/1.1 431 ")
+            assert (await receive_all(client)).startswith(b"HTTP/1.1 431 ")
 
 
 async def test_many_requests_ahead_without_reading() -> None:
@@ -293,7 +294,7 @@ async def test_tls() -> None:
         client = Client(tls)
         assert (await client.request("POST", "/echo", b"a" * 60_000)).body == b"a" * 60_000
         full = await tls_client(port)
-        assert (await receive_until_end(full)).startswith(b"HTTP/1.1 503 ")
+        assert (await receive_all(full)).startswith(b"HTTP/1.1 503 ")
         await full.aclose()
         assert (await client.request("GET", "/", Connection="close")).status == 200
         assert await tls.receive_some() == b""
@@ -308,7 +309,7 @@ async def test_a_response_in_tls_that_breaks_off_does_not_end_in_good_order(vers
         tls = await tls_client(port)
         await tls.send_all(b"GET /crash-late HTTP/%s\r\nHost: x\r\n\r\n" % version)
         with pytest.raises(trio.BrokenResourceError):
-            await receive_until_end(tls)
+            await receive_all(tls)
         await trio.aclose_forcefully(tls)
 
 
@@ -319,7 +320,7 @@ async def test_peers_that_do_not_speak_tls() -> None:
             async with await connect(port) as client:
                 await client.send_all(said)
                 with contextlib.suppress(trio.BrokenResourceError):
-                    await receive_until_end(client)
+                    await receive_all(client)
         tls = await tls_client(port)
         assert (await Client(tls).request("GET", "/")).status == 200
         await trio.aclose_forcefully(tls)

@@ -14,31 +14,24 @@ from hybridrelay.mux import DATA_CONFIG, Session, SessionRole, receive_hello
 from hybridrelay.protocol import Reason, SessionCore
 from hybridrelay.testing import session_pair
 
+from ..wrapped_streams import WrappedStream
+
 _Channels = tuple[trio.abc.Stream, trio.abc.Stream]
 
 
-class _Lingering(trio.abc.Stream):
+class _Lingering(WrappedStream):
     """A stream whose close in good order takes a second."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self.closing = trio.Event()
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
         self.closing.set()
         try:
             await trio.sleep(1)
         finally:
-            await self._stream.aclose()
+            await super().aclose()
 
 
 async def _started(

@@ -7,18 +7,12 @@ import trio
 import trio.testing
 
 from hybridrelay.errors import SessionError, StreamRefused
-from hybridrelay.mux import Kind, MuxStream, Session, SessionConfig, SessionRole, refuse_session
+from hybridrelay.mux import Kind, Session, SessionConfig, SessionRole, refuse_session
 from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
 from ..resets import reset_reason
-
-
-async def _open(client: Session, server: Session) -> tuple[MuxStream, MuxStream]:
-    ours = client.open_stream_nowait()
-    theirs = (await server.offers.receive()).accept()
-    await ours.wait_opened()
-    return ours, theirs
+from .streams import open_stream
 
 
 @pytest.mark.parametrize("cut", ["client", "server"])
@@ -30,7 +24,7 @@ async def test_a_lost_channel_is_a_reset_on_both_sides_and_no_end_of_file(cut: s
         return ends[0], ends[1]
 
     client, server = await session_pair(nursery, channels=channels)
-    ours, theirs = await _open(client, server)
+    ours, theirs = await open_stream(client, server)
     await ours.send_all(b"half")
     assert await theirs.receive_some() == b"half"
     await trio.aclose_forcefully(ends[0 if cut == "client" else 1])
@@ -46,7 +40,7 @@ async def test_a_lost_channel_is_a_reset_on_both_sides_and_no_end_of_file(cut: s
 
 async def test_graceful_end_waits_for_streams_and_then_tells_the_peer(nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery)
-    ours, theirs = await _open(client, server)
+    ours, theirs = await open_stream(client, server)
     nursery.start_soon(_close_after, ours, theirs)
     await client.aclose(grace=30)
     assert (await client.wait_ended()).reason is Reason.NO_ERROR
@@ -67,7 +61,7 @@ async def _close_after(ours: trio.abc.HalfCloseableStream, theirs: trio.abc.Half
 
 async def test_no_stream_opens_on_a_session_that_drains(nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery)
-    ours, theirs = await _open(client, server)
+    ours, theirs = await open_stream(client, server)
     server.drain()
     await trio.testing.wait_all_tasks_blocked()
     assert not client.is_open
@@ -167,8 +161,8 @@ async def test_an_answered_offer_cancels_nothing(nursery: trio.Nursery) -> None:
 
 async def test_a_cancelled_send_harms_no_other_stream(nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery)
-    one, one_far = await _open(client, server)
-    two, two_far = await _open(client, server)
+    one, one_far = await open_stream(client, server)
+    two, two_far = await open_stream(client, server)
     async with trio.open_nursery() as sending:
         sending.start_soon(one.send_all, bytes(30_000_000))
         await trio.testing.wait_all_tasks_blocked()
@@ -185,7 +179,7 @@ async def test_a_cancelled_send_harms_no_other_stream(nursery: trio.Nursery) -> 
 async def test_everything_is_given_back(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
     client, server = await session_pair(nursery)
     for _ in range(20):
-        ours, theirs = await _open(client, server)
+        ours, theirs = await open_stream(client, server)
         await ours.send_all(b"x" * 100_000)
         await ours.aclose()
         while await theirs.receive_some():

@@ -8,31 +8,20 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import CONTROL_CONFIG, MuxStream, Session, SessionConfig, SessionRole
+from hybridrelay.mux import CONTROL_CONFIG, Session, SessionConfig, SessionRole
 from hybridrelay.mux.stream import QUEUED_PER_SESSION
 from hybridrelay.protocol import Reason
 from hybridrelay.streams.nowait import TURN_BYTES
 from hybridrelay.testing import session_pair
 
-
-async def _open(client: Session, server: Session) -> tuple[MuxStream, MuxStream]:
-    ours = client.open_stream_nowait()
-    theirs = (await server.offers.receive()).accept()
-    await ours.wait_opened()
-    return ours, theirs
-
-
-async def _receive_all(stream: trio.abc.ReceiveStream) -> bytes:
-    received = b""
-    while data := await stream.receive_some():
-        received += data
-    return received
+from ..receiving import receive_all
+from .streams import open_stream
 
 
 async def test_a_slow_reader_stalls_only_itself(nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery)
-    slow, slow_far = await _open(client, server)
-    quick, quick_far = await _open(client, server)
+    slow, slow_far = await open_stream(client, server)
+    quick, quick_far = await open_stream(client, server)
     async with trio.open_nursery() as clogging:
         clogging.start_soon(slow.send_all, bytes(50_000_000))
         await trio.testing.wait_all_tasks_blocked()
@@ -40,13 +29,13 @@ async def test_a_slow_reader_stalls_only_itself(nursery: trio.Nursery) -> None:
         payload = bytes(range(256)) * 4096
 
         async def echo() -> None:
-            await quick_far.send_all(await _receive_all(quick_far))
+            await quick_far.send_all(await receive_all(quick_far))
             await quick_far.send_eof()
 
         clogging.start_soon(echo)
         await quick.send_all(payload)
         await quick.send_eof()
-        assert await _receive_all(quick) == payload
+        assert await receive_all(quick) == payload
         clogging.cancel_scope.cancel()
     await slow_far.aclose()
     nursery.cancel_scope.cancel()
@@ -55,7 +44,7 @@ async def test_a_slow_reader_stalls_only_itself(nursery: trio.Nursery) -> None:
 async def test_memory_that_a_sender_may_cause_is_bounded_by_the_window(nursery: trio.Nursery) -> None:
     config = SessionConfig(initial_window=64 * 1024, max_window=64 * 1024)
     client, server = await session_pair(nursery, config=config)
-    ours, theirs = await _open(client, server)
+    ours, theirs = await open_stream(client, server)
     async with trio.open_nursery() as clogging:
         clogging.start_soon(ours.send_all, bytes(10_000_000))
         await trio.testing.wait_all_tasks_blocked()
@@ -67,7 +56,7 @@ async def test_memory_that_a_sender_may_cause_is_bounded_by_the_window(nursery: 
 
 async def test_many_offers_that_nobody_accepts_do_not_stop_the_reader(nursery: trio.Nursery) -> None:
     client, server = await session_pair(nursery)
-    ours, theirs = await _open(client, server)
+    ours, theirs = await open_stream(client, server)
     for _ in range(500):
         client.open_stream_nowait()
     await ours.send_all(b"still here")
@@ -96,7 +85,7 @@ async def test_a_dead_peer_is_noticed_though_the_writer_is_stuck(
     )
     nursery.start_soon(server.run, server_channel)
     await nursery.start(client.run, client_channel)
-    ours, _ = await _open(client, server)
+    ours, _ = await open_stream(client, server)
     closed.set()
     sender_ended = trio.Event()
 
@@ -118,7 +107,7 @@ async def test_a_dead_peer_is_noticed_though_the_writer_is_stuck(
 
 async def test_an_idle_session_lives_on(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
     client, server = await session_pair(nursery)
-    ours, theirs = await _open(client, server)
+    ours, theirs = await open_stream(client, server)
     await trio.sleep(4 * 3600)  # of virtual time
     await ours.send_all(b"good morning")
     assert await theirs.receive_some() == b"good morning"
@@ -154,7 +143,7 @@ async def test_a_clogged_channel_does_not_hold_up_the_end(
 ) -> None:
     closed = trio.Event()
     client, server = await session_pair(nursery, channels=_valved_pair(closed))
-    await _open(client, server)
+    await open_stream(client, server)
     closed.set()
     client.close(Reason.NO_ERROR)
     with trio.fail_after(10):
@@ -169,7 +158,7 @@ async def test_role_of_a_session_is_visible() -> None:
 async def test_a_message_is_queued_whole_or_not_at_all(nursery: trio.Nursery) -> None:
     """However late its sender is cancelled: half a message would spoil all that come after it."""
     client, server = await session_pair(nursery, config=CONTROL_CONFIG)
-    ours, theirs = await _open(client, server)
+    ours, theirs = await open_stream(client, server)
     message = bytes(range(250)) * 3
 
     async def flood() -> None:
@@ -181,7 +170,7 @@ async def test_a_message_is_queued_whole_or_not_at_all(nursery: trio.Nursery) ->
         await trio.testing.wait_all_tasks_blocked()
         sending.cancel_scope.cancel()
     await ours.send_eof()
-    received = await _receive_all(theirs)
+    received = await receive_all(theirs)
     assert received == message * (len(received) // len(message))
     assert len(received) > CONTROL_CONFIG.send_queue
     nursery.cancel_scope.cancel()
@@ -207,7 +196,7 @@ async def test_a_peer_that_reads_nothing_on_many_streams_does_not_fill_our_memor
 async def test_a_long_send_lets_others_run(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the channel takes everything at once."""
     client, server = await session_pair(nursery)
-    ours, _ = await _open(client, server)
+    ours, _ = await open_stream(client, server)
     sent = 0
 
     def send_data(stream: object, data: bytes) -> None:

@@ -9,6 +9,8 @@ from hybridrelay.mux import Budget, MuxStream, Session, SessionConfig
 from hybridrelay.protocol.sending import SESSION_SHARE, STREAM_SHARE
 from hybridrelay.testing import session_pair
 
+from ..wrapped_streams import WrappedStream
+
 KIB = 1024
 LIMIT = 32 * 1024 * KIB
 POOL = LIMIT // 8
@@ -70,26 +72,17 @@ async def test_all_of_it_is_given_back(autojump_clock: trio.testing.MockClock) -
     assert client.core.sending.held == server.core.sending.held == 0
 
 
-class Stuck(trio.abc.Stream):
+class Stuck(WrappedStream):
     """A channel that takes nothing any more, once `stuck` is set."""
 
     def __init__(self, below: trio.abc.Stream) -> None:
-        self.below = below
+        super().__init__(below)
         self.stuck = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if self.stuck:
             await trio.sleep_forever()
-        await self.below.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self.below.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self.below.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self.below.aclose()
+        await super().send_all(data)
 
 
 async def test_what_waits_below_the_session_counts_until_the_channel_is_closed(nursery: trio.Nursery) -> None:

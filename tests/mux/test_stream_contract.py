@@ -14,6 +14,7 @@ from hybridrelay.protocol import Reason
 from hybridrelay.testing import session_pair
 
 from ..resets import reset_reason
+from .streams import open_stream
 
 #: Gives the two ends of a channel.
 Channels = Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
@@ -25,11 +26,7 @@ async def _connected(
     nursery: trio.Nursery, channels: Channels, config: SessionConfig | None
 ) -> tuple[MuxStream, MuxStream]:
     client, server = await session_pair(nursery, channels=channels, config=config)
-    ours = client.open_stream_nowait()
-    offer = await server.offers.receive()
-    theirs = offer.accept()
-    await ours.wait_opened()
-    return ours, theirs
+    return await open_stream(client, server)
 
 
 @pytest.mark.parametrize("channels", [trio.testing.memory_stream_pair, trio.testing.lockstep_stream_pair])

@@ -14,7 +14,8 @@ from hybridrelay.connectivity import FailureKind, NoRouteWorks, Prober, ProxyDia
 from hybridrelay.errors import RelayUnreachable
 from hybridrelay.security import ConnectionString, Role
 
-from ..system.deployment import Deployment, Published, deploy, receive_all, serve_target
+from ..receiving import receive_all
+from ..system.deployment import Deployment, Published, deploy, serve_target
 from ..waiting import async_wait_until
 from . import proxies
 from .proxies import RealProxy, Starter, laboratory

@@ -14,7 +14,8 @@ from hybridrelay.relay import Binding, RelayConfig, run_relay
 from hybridrelay.security import Role
 
 from ..connectivity.proxies import make_certificate
-from ..system.deployment import HOST, Deployment, receive_all, serve_target
+from ..receiving import receive_all
+from ..system.deployment import HOST, Deployment, serve_target
 from .conftest import find, private_folder, serving
 from .test_proxies import digest
 

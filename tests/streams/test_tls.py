@@ -18,6 +18,7 @@ from hybridrelay.streams import TLSStream, receive_exactly
 from hybridrelay.streams.nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, UnitTooLong
 
 from ..stream_pairs import AUTHORITY, CLIENT, NOW, SERVER
+from ..wrapped_streams import WrappedStream
 
 Pair = tuple[TLSStream, TLSStream]
 
@@ -41,11 +42,11 @@ async def lockstep_pair() -> Pair:
     return await shake(tls_over(*trio.testing.lockstep_stream_pair()))
 
 
-class Throttled(trio.abc.Stream):
+class Throttled(WrappedStream):
     """A transport that hands over one byte at a time, and counts."""
 
     def __init__(self, inner: trio.abc.Stream, max_bytes: int | None = 1) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self.max_bytes = max_bytes
         self.sends = 0
         self.receives = 0
@@ -54,18 +55,12 @@ class Throttled(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         self.sends += 1
-        await self.inner.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self.inner.wait_send_all_might_not_block()
+        await super().send_all(data)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         self.receives += 1
         limit = max_bytes if self.max_bytes is None else self.max_bytes
-        return self.tamper(bytes(await self.inner.receive_some(limit)))
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
+        return self.tamper(bytes(await super().receive_some(limit)))
 
 
 async def throttled_pair(max_bytes: int | None) -> tuple[Pair, Throttled, Throttled]:

@@ -199,10 +199,3 @@ async def echo(stream: trio.SocketStream) -> None:
     while data := await stream.receive_some():
         await stream.send_all(data)
     await stream.send_eof()
-
-
-async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
-    received = bytearray()
-    while data := await stream.receive_some():
-        received += data
-    return bytes(received)

@@ -16,8 +16,9 @@ from hybridrelay.security import ConnectionString, HostPort, Role
 from hybridrelay.streams.sockets import abort_stream
 
 from ..logged_events import logged_fields
+from ..receiving import receive_all
 from ..waiting import async_wait_until
-from .deployment import Deployment, Published, echo, receive_all, serve_target
+from .deployment import Deployment, Published, echo, serve_target
 
 #: By route: the mode that leads there, and the port that must be closed.
 ROUTES: dict[str, tuple[str, str | None]] = {

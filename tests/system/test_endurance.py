@@ -28,7 +28,8 @@ from hybridrelay.protocol import Reason
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import ConnectionString, HostPort, KeySlot, Role
 
-from .deployment import HOST, Deployment, deploy, echo, receive_all, serve_target
+from ..receiving import receive_all
+from .deployment import HOST, Deployment, deploy, echo, serve_target
 
 
 async def test_one_relay_that_refuses_does_not_end_the_others(nursery: trio.Nursery, tmp_path: Path) -> None:

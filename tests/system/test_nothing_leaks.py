@@ -21,8 +21,9 @@ from hybridrelay.relay.service import broker as broker_module
 from hybridrelay.security import ConnectionString, HostPort, Role, generate_key
 
 from ..leaks import SETTLING_SECONDS, assert_back_to, of_this_run, settled
+from ..receiving import receive_all
 from ..waiting import async_wait_until
-from .deployment import HOST, Deployment, Options, Published, echo, receive_all, serve_target
+from .deployment import HOST, Deployment, Options, Published, echo, serve_target
 
 CYCLES = 2
 STREAMS = 10

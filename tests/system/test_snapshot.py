@@ -22,8 +22,9 @@ from hybridrelay.events import (
 from hybridrelay.relay import Binding, MemoryDirectory, Relay, RelayConfig, RelaySnapshot
 from hybridrelay.security import Role
 
+from ..receiving import receive_all
 from ..waiting import async_wait_until
-from .deployment import HOST, PORTS, Deployment, echo, receive_all, serve_target
+from .deployment import HOST, PORTS, Deployment, echo, serve_target
 
 DATA = b"x" * 100_000
 

@@ -34,9 +34,10 @@ from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import ConnectionString, HostPort, KeySlot, Role, create_authority, generate_key
 
 from ..keys import key_of
+from ..receiving import receive_all
 from ..resets import reset_reason
 from ..waiting import async_wait_until
-from .deployment import HOST, Deployment, Published, deploy, echo, receive_all, serve_target
+from .deployment import HOST, Deployment, Published, deploy, echo, serve_target
 
 MODES = ["tcp", "websocket"]
 

@@ -19,6 +19,9 @@ from hybridrelay.relay.service.pump import Direction, PumpOutcome, PumpResult, a
 from hybridrelay.relay.service.splice import PipePool
 from hybridrelay.testing import open_pair, tcp_pair
 
+from ...receiving import receive_all
+from ...wrapped_streams import WrappedHalfCloseableStream
+
 MIB = 1024 * 1024
 WS = next(route for route in hybridrelay_websocket.transport.routes if route.name == "ws")
 
@@ -27,28 +30,6 @@ pytestmark = [pytest.mark.usefixtures("no_descriptor_leaks")]
 each_kind = pytest.mark.parametrize("kind", ["spliced", "buffered", "tcp-websocket", "websocket-tcp", "websockets"])
 each_end = pytest.mark.parametrize("a_first", [True, False], ids=["a", "b"])
 sockets_only = pytest.mark.parametrize("kind", ["spliced", "buffered"])
-
-
-class Wrapped(trio.abc.HalfCloseableStream):
-    """A stream that is no socket, for tests to bend."""
-
-    def __init__(self, inner: trio.abc.HalfCloseableStream) -> None:
-        self.inner = inner
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self.inner.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self.inner.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self.inner.receive_some(max_bytes)
-
-    async def send_eof(self) -> None:
-        await self.inner.send_eof()
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
 
 
 @attrs.frozen
@@ -94,10 +75,6 @@ async def send_until_broken(stream: trio.abc.SendStream) -> None:
             await stream.send_all(bytes(MIB))
     except trio.BrokenResourceError:
         pass
-
-
-async def receive_all(stream: trio.abc.ReceiveStream) -> bytes:
-    return b"".join([block async for block in stream])
 
 
 async def digest_of_all(stream: trio.abc.ReceiveStream) -> tuple[int, str]:
@@ -318,7 +295,7 @@ async def test_an_idle_pair_holds_no_pipe(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_a_stream_that_breaks_its_contract_breaks_both_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Odd(Wrapped):
+    class Odd(WrappedHalfCloseableStream):
         async def receive_some(self, max_bytes: int | None = None) -> bytes:
             raise ZeroDivisionError
 
@@ -334,7 +311,7 @@ async def test_a_stream_that_breaks_its_contract_breaks_both_streams(monkeypatch
 async def test_a_stream_that_breaks_just_when_the_end_is_passed_on(
     a_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Odd(Wrapped):
+    class Odd(WrappedHalfCloseableStream):
         async def send_eof(self) -> None:
             raise trio.BrokenResourceError
 
@@ -348,7 +325,7 @@ async def test_a_stream_that_breaks_just_when_the_end_is_passed_on(
 
 
 async def test_a_farewell_that_hangs_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
-    class Hanging(Wrapped):
+    class Hanging(WrappedHalfCloseableStream):
         closed = False
 
         async def aclose(self) -> None:
