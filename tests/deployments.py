@@ -28,14 +28,17 @@ PORT_NAMES = ("probe", "control", "data", "http", "https")
 #: From a command to its `ready` line, or its end.
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
-#: For a word about itself, from a process that may be busy.
+#: For the answer to SIGUSR1, from a process that may be busy.
 ANSWER_SECONDS = 20.0
 _STATISTICS = " hybridrelay.statistics: "
 
 
 def free_port() -> int:
-    """A TCP port that nobody uses now. Below the range from which the system takes ports for outgoing connections, so
-    that it can be given up and opened again."""
+    """A TCP port that is not in use now.
+
+    It is below the range from which the system takes ports for outgoing connections, so that it can be given up and
+    opened again.
+    """
     while True:
         port = random.randrange(10_000, 32_000)
         with socket.socket() as sock:
@@ -50,7 +53,7 @@ class EndedEarly(AssertionError):
 
 
 class Program:
-    """A process whose output is kept. In a `with` block: terminated at its end, killed where that does not help."""
+    """A process whose output is kept. At the end of a `with` block it is terminated, or killed if it goes on."""
 
     def __init__(
         self,
@@ -154,7 +157,7 @@ class Program:
         return self.wait(seconds)
 
     def kill(self) -> None:
-        """SIGKILL: no farewell."""
+        """Send SIGKILL, and wait for the end."""
         self.process.kill()
         self.wait()
 
@@ -289,7 +292,7 @@ class Deployment:
             except EndedEarly as exc:
                 if known or "cannot listen" not in str(exc):
                     raise
-                # Somebody was faster. The relay is the first of the programs, not this one.
+                # Another process has taken a port. Nothing of this attempt stays among the programs.
                 self.programs.pop().close()
 
     def create(self, name: str, target: tuple[str, int], *, endpoint: str = "127.0.0.1") -> Published:

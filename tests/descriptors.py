@@ -1,4 +1,4 @@
-"""A process that may open only a few files more."""
+"""Leaving a process only a few file descriptors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether processes, and a Trio run of our own, still hold what they should have let go."""
+"""Whether processes, and the Trio run of a test, have released everything that they should have released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A name resolver for tests, which asks no name server."""
+"""A name resolver for tests that asks no name server."""
 
 from __future__ import annotations
 

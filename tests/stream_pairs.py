@@ -1,4 +1,4 @@
-"""Two ends of every kind of stream that can be used without waiting, and of stacks of them."""
+"""Both ends of every kind of stream that can be used without waiting, and of such streams on top of each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accepting connections when descriptors have run out: whoever comes is reset, and the log says so once."""
+"""Accepting connections when descriptors have run out: new connections are reset, and the log says so once."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ async def test_a_listener_that_was_closed_is_an_error(sockets: bool) -> None:
 def test_a_shortage_of_memory_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, sockets: bool
 ) -> None:
-    """Nobody can be reset without memory. Nothing loops without a pause, and nothing ends."""
+    """Without memory no connection can be reset. The server neither loops without a pause nor ends."""
     caplog.set_level(logging.INFO)
     tries = []
 

@@ -1,4 +1,4 @@
-"""The limit of open descriptors: raised as far as it goes, and never used up."""
+"""The limit of open descriptors: it is raised as far as possible, and some descriptors are kept in reserve."""
 
 from __future__ import annotations
 

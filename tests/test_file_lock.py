@@ -61,7 +61,7 @@ def test_a_process_that_is_killed_holds_nothing(file: Path) -> None:
 
 
 def test_the_lock_is_of_the_file_that_is_there_now(file: Path) -> None:
-    """One that has replaced the file holds the lock of the earlier one, and whoever comes next must not have that."""
+    """A command that has replaced the file still has the lock of the earlier one. The next must lock the new file."""
     process = holder(file)
     fresh = file.with_name("fresh")
     fresh.write_text("new content")

@@ -1,4 +1,4 @@
-"""How often somebody else can make a program log something."""
+"""How often a peer can make a program log something."""
 
 from __future__ import annotations
 

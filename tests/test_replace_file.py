@@ -1,4 +1,4 @@
-"""Replacing files: attributes stay, links stay, and what fails changes nothing."""
+"""Replacing files: attributes and links are kept, and a failure changes nothing."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_what_may_not_be_written_at_all_is_refused_at_once(path: Path) -> None:
 
 
 def _as_user(uid: int, function: Callable[[], None]) -> str:
-    """Call a function in a child process of another user, who can reach the files of tests; what it said."""
+    """Call a function in a child process of another user, which can reach the files of tests. Returns its output."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of fork() where there are threads

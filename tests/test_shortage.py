@@ -1,4 +1,4 @@
-"""What has run out on this machine is told from what the other side did."""
+"""Resources that have run out on this machine are told apart from failures of the other side."""
 
 from __future__ import annotations
 

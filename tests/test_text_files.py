@@ -1,4 +1,4 @@
-"""Text that people write, with all that editors and shells add to it."""
+"""Text files that people write, with everything that editors and shells add to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short work in threads, and without them where none can be started."""
+"""Short functions run in threads, and in the calling thread if no thread can be started."""
 
 from __future__ import annotations
 

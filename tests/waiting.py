@@ -1,4 +1,4 @@
-"""Waiting for a condition in other processes, where nothing can be awaited: the tests' only sleeps."""
+"""Waiting for conditions in other processes, which cannot be awaited: the only sleeps of the tests."""
 
 from __future__ import annotations
 

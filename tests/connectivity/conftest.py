@@ -104,7 +104,7 @@ async def serve_relay(
         return
     else:
         await stream.send_all(preamble.credential)
-    await trio.sleep_forever()  # until the other side closes, whose end of file nobody waits for here
+    await trio.sleep_forever()  # until the other side closes; its end of file is not waited for
 
 
 async def serve_badly(stream: trio.abc.HalfCloseableStream, answer: bytes | None) -> None:

@@ -1,4 +1,4 @@
-"""Scripted proxies for these tests: streams in memory, or sockets that really lead somewhere."""
+"""Scripted proxies for these tests: some in memory, others with sockets that connect to real targets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A name with several addresses, of which some are no relay: the relay is found, and tried first from then on."""
+"""A name with several addresses of which only one belongs to a relay: it is found, and tried first afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waits grow, are spread, are bounded, and start again from the shortest only after a success that lasted."""
+"""Waits grow to a limit, have jitter, and become short again only after a success that lasted."""
 
 from __future__ import annotations
 

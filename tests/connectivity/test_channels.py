@@ -1,4 +1,4 @@
-"""Opening channels: what is read and what is left, whose error it is, and that nothing waits for ever."""
+"""Opening channels: which bytes are read, whose fault an error is said to be, and that every wait has a deadline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A relay that says more than it was asked, or than anybody can take in, loses the control channel."""
+"""A relay that sends unexpected messages, or more than can be handled, loses the control channel."""
 
 from __future__ import annotations
 

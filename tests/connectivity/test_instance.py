@@ -1,4 +1,4 @@
-"""Which of our control channels may have superseded another, and when it must have been somebody else's."""
+"""When a control channel may have been superseded by one of this process, and when only by another process."""
 
 from __future__ import annotations
 

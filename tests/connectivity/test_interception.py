@@ -1,4 +1,4 @@
-"""Interception of the outer TLS: certificates are compared, failures explained."""
+"""Interception of the outer TLS: certificates are compared, and failures are explained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process without descriptors does not know its network, and so has not changed it."""
+"""A process that has run out of descriptors cannot identify its network, and does not take this for a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP CONNECT: what is asked, and what becomes of every answer."""
+"""HTTP CONNECT: the requests that are sent, and how every answer is handled."""
 
 from __future__ import annotations
 
@@ -339,7 +339,7 @@ async def test_several_rounds_on_one_connection(nursery: trio.Nursery, *, close_
     [
         (b"Content-Length: 4\r\n\r\nbody", 1),
         (b"Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", 1),
-        # Nobody knows where these end, or it is too far: the next request needs another connection.
+        # Their end is unknown or too far away: the next request needs another connection.
         (b"Transfer-Encoding: identity\r\n\r\nbody", 2),
         (b"Content-Length: 4\r\nContent-Length: 5\r\n\r\nbody!", 2),
         (b"Content-Length: 9999999\r\n\r\n" + bytes(2 * MAX_BODY_BYTES), 2),

@@ -1,4 +1,4 @@
-"""The prober behind a proxy, in virtual time: what it finds, and how long a proxy that drops packets costs it."""
+"""The prober behind a proxy, in virtual time: what it finds, and how much time a proxy costs that drops packets."""
 
 from __future__ import annotations
 

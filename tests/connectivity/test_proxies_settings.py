@@ -1,4 +1,4 @@
-"""Which proxy is used for what, and that its password shows nowhere."""
+"""Which proxy is used for which host, and that its password is never shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SOCKS5: what is asked, and what becomes of every answer."""
+"""SOCKS5: the requests that are sent, and how every answer is handled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One error for several relays: it names each, and its reason is the most useful."""
+"""One error for the failures of several relays: it names each relay, and has the most useful reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is logged of a failure that comes again and again."""
+"""How a failure that happens repeatedly is logged."""
 
 from __future__ import annotations
 

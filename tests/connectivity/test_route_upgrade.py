@@ -52,7 +52,7 @@ async def test_upgrades_from_the_route_in_use_after_the_choice_was_forgotten(
     nursery.start_soon(link.upgrade_route, owner.in_use, owner.improved)
     await trio.sleep(24 * 3600)
     assert looks == 0
-    # A day on the best route has made nobody slower.
+    # After a day on the best route, the interval has not grown.
     link.forget()
     owner.on = worst
     await trio.sleep(3 * UPGRADE_INTERVAL_SECONDS)

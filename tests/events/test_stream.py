@@ -1,4 +1,4 @@
-"""Who is called with an event, in which order, and what happens when a subscriber fails."""
+"""Which subscribers get an event, in which order, and what happens if one of them fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What curl makes of it."""
+"""The server's responses as curl understands them."""
 
 from __future__ import annotations
 

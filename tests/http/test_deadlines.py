@@ -1,4 +1,4 @@
-"""Every wait has an end: with a clock that jumps, over streams in memory."""
+"""Every wait of the server has a deadline. In virtual time, over streams in memory."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_half_a_head(data: bytes, autojump_clock: trio.testing.MockClock) 
 
 @pytest.mark.parametrize("before", [b"", GET])
 async def test_a_head_that_trickles(before: bytes, autojump_clock: trio.testing.MockClock) -> None:
-    # The deadline of a head counts from its first byte, whatever came before.
+    # The deadline of a head counts from its first byte.
     async with served(trio.testing.memory_stream_pair(), LIMITS) as (client, _), trio.open_nursery() as nursery:
         await client.send_all(before)
         if before:

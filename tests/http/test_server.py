@@ -1,4 +1,4 @@
-"""Listeners with real sockets: hostile clients, limits, the end."""
+"""The server on real sockets: hostile clients, limits, shutdown."""
 
 from __future__ import annotations
 

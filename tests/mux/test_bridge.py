@@ -1,4 +1,4 @@
-"""A stream and a TCP connection, joined: what one side sent last still reaches the other."""
+"""A stream joined with a TCP connection: the last bytes of one side still reach the other."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ async def test_a_reset_that_is_met_while_delivering_is_no_end_of_file(attempt: i
     await trio.testing.wait_all_tasks_blocked()
     reset_on_close(target, True)
     target.socket.close()
-    # Delivered before anybody hears of the reset: the connection tells only who is the first to use it.
+    # Delivered before the reset is reported: the kernel reports it to one system call only.
     client.core.send_data(client.core.streams[stream.stream_id], b"x")
     carry(client, server)
     with pytest.raises(trio.BrokenResourceError):
@@ -163,7 +163,7 @@ async def test_a_reset_that_is_met_while_delivering_is_no_end_of_file(attempt: i
 
 
 class Application:
-    """An application whose connection is bridged to a stream that nobody has accepted yet."""
+    """An application whose connection is bridged to a stream that has not been accepted yet."""
 
     def __init__(self, client: Session, server: Session) -> None:
         self.client = client

@@ -1,4 +1,4 @@
-"""What a bridge decides, as lists of inputs and of what follows from them."""
+"""The decisions of a bridge, as transcripts of inputs and outputs."""
 
 from __future__ import annotations
 

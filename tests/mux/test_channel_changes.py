@@ -1,4 +1,4 @@
-"""Channels that come and go at bad moments: none is leaked, and nobody waits for ever."""
+"""Channels that are replaced or lost at bad moments: none is leaked, and no task waits for ever."""
 
 from __future__ import annotations
 

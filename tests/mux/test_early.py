@@ -1,4 +1,4 @@
-"""A session that one task drives until its peer has authenticated, and that a `Session` takes over then."""
+"""A session that one task drives until its peer has authenticated, and that a `Session` takes over afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sessions and streams end: once, with a reason, and never looking like something else."""
+"""How sessions and streams end: once, with a reason, and an abort never looks like an end of file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams do not hold each other up, and nobody holds up the session."""
+"""Streams do not block each other, and no stream blocks the session."""
 
 from __future__ import annotations
 

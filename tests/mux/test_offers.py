@@ -1,4 +1,4 @@
-"""Streams that the peer opens faster than anybody looks at them, or withdraws before that."""
+"""Streams that the peer opens faster than they are accepted, or withdraws before they are."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_a_cancelled_receive_takes_nothing() -> None:
 
 
 async def test_streams_that_are_opened_and_reset_in_one_read_do_the_session_no_harm() -> None:
-    """Far more than the queue of offers holds, and all in one read: nobody can take any of them in between."""
+    """Far more than the queue of offers holds, and all in one read: none can be taken out of it in between."""
     ours, theirs = trio.testing.memory_stream_pair()
     session = Session(SessionRole.ACCEPTOR, config=DATA_CONFIG)
     flood = b"".join(

@@ -1,4 +1,4 @@
-"""How fast the frames of a control channel are taken in."""
+"""How fast the frames of a control channel are handled."""
 
 from __future__ import annotations
 

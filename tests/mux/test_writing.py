@@ -1,4 +1,4 @@
-"""Which task writes to a channel: the one that causes output, as far as the channel takes it; then the writer."""
+"""Which task writes to a channel: the one that causes output, as much as the channel takes; then the writer task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Channel(trio.abc.Stream, NowaitStream):
         self._inner, self.far_end = trio.testing.memory_stream_pair()
         self._port = nowait(self._inner)
         self.writes: list[bytes] = []
-        #: How much it takes before it holds back the rest until somebody flushes and `opened` is set.
+        #: How much it takes. It then holds the rest until `flush` is called and `opened` is set.
         self.room = math.inf
         self.opened = trio.Event()
         self.broken = False
@@ -196,7 +196,7 @@ async def test_nor_is_it_while_more_is_to_be_sent(autojump_clock: trio.testing.M
     assert pair.client.outcome is not None
 
 
-# --- who takes what arrives
+# --- which task handles what arrives
 
 
 async def test_a_data_callback_takes_in_place_of_the_task_that_waits(

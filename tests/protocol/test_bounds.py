@@ -1,4 +1,4 @@
-"""What a hostile peer can make us hold, do or owe has a limit."""
+"""What a hostile peer can make a session hold, do or owe is limited."""
 
 from __future__ import annotations
 

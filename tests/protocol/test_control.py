@@ -1,4 +1,4 @@
-"""Control messages: the same in both directions, in pieces of any size, and nothing but one error for bad ones."""
+"""Control messages: encoding and decoding agree, pieces may have any size, and bad messages raise one exception."""
 
 from __future__ import annotations
 

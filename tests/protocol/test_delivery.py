@@ -1,4 +1,4 @@
-"""Counted frames: kept until they are acknowledged, acknowledged before the peer must wait."""
+"""Counted frames: kept until they are acknowledged, and acknowledged before the peer has to wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever bytes arrive, cut in whatever way: they are frames, or RemoteProtocolError, and never anything else."""
+"""Arbitrary bytes in arbitrary pieces are frames or raise `RemoteProtocolError`, and nothing else happens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Silence is noticed in time, in virtual time; and nothing that lives is taken for dead."""
+"""A silent peer is noticed in time, and a live one is never taken for dead. In virtual time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What leaves first; and nobody waits for ever."""
+"""The order in which frames are written, in which none waits for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process holds of what it sends is bounded, whatever its peers do, and every stream goes on."""
+"""The memory that a process uses for sending is bounded, whatever its peers do, and no stream stalls for ever."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_there_is_something_left_for_a_newcomer() -> None:
 def test_everything_arrives_although_another_session_has_taken_all(size: int) -> None:
     """Slowly, but it goes on: each stream has a share of its own."""
     process = Process(2, 8)
-    process.budget.sending += POOL  # somebody holds it all, and will not give it back
+    process.budget.sending += POOL  # other sessions hold all of it
     pair, ends = process.pairs[0], process.ends[0]
     core, theirs = pair.initiator.core, pair.acceptor.core
     left = {ours.id: size for ours, _ in ends}

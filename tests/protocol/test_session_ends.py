@@ -1,4 +1,4 @@
-"""However a session ends, everybody who waits is told, once, and no broken stream looks complete."""
+"""However a session ends, everything that waits is told once, and no stream that broke looks complete."""
 
 from __future__ import annotations
 

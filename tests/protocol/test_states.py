@@ -1,4 +1,4 @@
-"""Every state and every input: legal, ignored, or the right error; and nothing moves by halves."""
+"""Every state and every input: legal, ignored, or the right error; and an error changes nothing by halves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every order in which a stream can come to its end, crossings included; and when it is let go."""
+"""Every order in which a stream can end, with frames that cross; and when its state is released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one side does, the other reports, equal: for every input of a stream, in both directions."""
+"""What one side does is what the other side reports: for every input of a stream, in both directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credit: what is promised is set aside, what is set aside comes back, and nobody waits for another's memory."""
+"""Credit: what is promised is reserved, what is reserved is returned, and no stream waits for another's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Admission proofs, byte for byte, and what is none."""
+"""Admission proofs, byte for byte, and what is not accepted as one."""
 
 from __future__ import annotations
 

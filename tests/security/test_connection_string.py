@@ -1,4 +1,4 @@
-"""Connection strings: round trips, and a clear word about every part that is wrong."""
+"""Connection strings: round trips, and a clear error for every part that is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end-to-end handshake: who gets through, who does not, and what either side is told."""
+"""The end-to-end handshake: which identities are accepted, and which error each side gets otherwise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from hybridrelay.streams import TLSStream
 DAY = 86400.0
 NOW = time.time()
 OURS = create_authority("orders/sql", now=NOW)
-#: The same hybrid connection, created anew: same names, other keys.
+#: The same hybrid connection, created again: the names are the same, the keys are not.
 THEIRS = create_authority("orders/sql", now=NOW)
 CONNECTOR = OURS.issue(Role.CONNECTOR, "hq", now=NOW)
 APPLICATION = OURS.issue(Role.APPLICATION, "web shop/1 é", now=NOW)

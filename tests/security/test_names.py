@@ -1,4 +1,4 @@
-"""Hosts, addresses and ports: what is accepted means the same to everybody who reads it later."""
+"""Hosts, addresses and ports: what is accepted means the same to every program that reads it later."""
 
 from __future__ import annotations
 

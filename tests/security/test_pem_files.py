@@ -1,4 +1,4 @@
-"""Certificates and keys as people have them: every editor's PEM can be used, and each fault has words of its own."""
+"""Certificates and keys in files: the output of every common editor is accepted, and each fault has its own error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file from which OpenSSL reads a private key: in memory if that works, and otherwise on disk; nobody else's."""
+"""The file from which OpenSSL reads a private key: in memory if possible, otherwise on disk, for this user only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control channels know their relay; the outer TLS knows nobody."""
+"""Control channels verify the relay; the outer TLS verifies nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules cannot be constructed wrong."""
+"""Rules cannot be constructed with wrong values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a running program takes up of a changed connection string."""
+"""Which changes of a connection string a running program applies."""
 
 from __future__ import annotations
 

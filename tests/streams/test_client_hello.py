@@ -1,4 +1,4 @@
-"""When a ClientHello is complete, however it is cut, and what is none."""
+"""When a ClientHello is complete, in whatever pieces it arrives, and what is not a ClientHello."""
 
 from __future__ import annotations
 

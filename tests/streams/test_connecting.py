@@ -1,4 +1,4 @@
-"""Connections that are given up are reset, even if the kernel has opened them; the one that is used ends as usual."""
+"""Attempts that are given up are reset, even if the kernel has connected them; the one that is used ends normally."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`receive_exactly` takes what it was asked for and nothing else."""
+"""`receive_exactly` reads as many bytes as it was asked for and no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outer TLS: it verifies nothing, and whatever goes wrong in it is an error of the transport."""
+"""The outer TLS: it verifies nothing, and every failure in it is a `TransportError`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Socket options are set where the platform has them, and never get in the way."""
+"""Socket options are set where the platform has them, and their absence is no error."""
 
 from __future__ import annotations
 

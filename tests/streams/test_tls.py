@@ -192,7 +192,7 @@ async def test_altered_records_break_the_stream_behind_intact_ones() -> None:
 
 
 async def cancel_in_the_middle(sending: Callable[[], Awaitable[None]]) -> None:
-    """Cancel a send that has begun, and that nobody takes."""
+    """Cancel a send that has begun and whose bytes are not read."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sending)
         await trio.testing.wait_all_tasks_blocked()
@@ -271,7 +271,7 @@ async def test_who_closes_first_waits_for_the_other(autojump_clock: trio.testing
         await trio.testing.wait_all_tasks_blocked()
         assert not closed.is_set()
         began = trio.current_time()
-        await server.aclose()  # which waits for nobody: the client has ended
+        await server.aclose()  # it waits for nothing: the client has ended
         await closed.wait()
         assert trio.current_time() == began
     with pytest.raises(trio.ClosedResourceError):

@@ -1,4 +1,4 @@
-"""The network inside the process refuses, delivers and closes like a real one, and carries real transports."""
+"""The network in memory refuses, delivers and closes like a real one, and transports run over it."""
 
 from __future__ import annotations
 

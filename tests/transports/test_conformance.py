@@ -1,4 +1,4 @@
-"""Every transport that is installed keeps the contract; so does the one that we ship for tests."""
+"""Every installed transport passes the conformance suite, and so does the one that is shipped for tests."""
 
 from __future__ import annotations
 

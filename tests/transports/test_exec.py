@@ -1,4 +1,4 @@
-"""The errors if a command does not lead to a relay, or a relay's Unix socket not to a client; and the frames."""
+"""Errors if a command leads to no relay, or if something else than a client connects to the relay; and the frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The WebSocket codec: one table of bytes and events, read in every way; then what must be refused; then chaos."""
+"""The WebSocket codec: one table of bytes and events, read in every way; then violations; then random bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example of transports/README.md is a transport."""
+"""The example in transports/README.md is a working transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client's side of the handshake against servers that answer something else."""
+"""The client's side of the handshake, against servers that answer wrongly."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ async def test_reset_connection() -> None:
 
 
 async def test_what_trio_websocket_is_given_can_not_be_closed() -> None:
-    # It closes a connection whose head is no handshake, and its caller would wait for ever.
+    # trio-websocket closes a connection whose head is not a handshake, and the caller would then wait for ever.
     async def read_head() -> bytes:
         return b"head"
 
