@@ -24,7 +24,7 @@ MEMORY_NOISE_BYTES = 6 << 20
 
 
 def holdings(found: Mapping[str, Any]) -> Holdings:
-    """What has to be the same whenever the same is open: counts and tasks, and no memory.
+    """The counts and tasks that depend only on what is open, without the memory, which varies.
 
     Args:
         found: statistics as in JSON.
@@ -48,7 +48,7 @@ async def of_this_run() -> Holdings:
 
 
 async def settled(look: Callable[[], Awaitable[Holdings]]) -> Holdings:
-    """What is held once nothing moves: no stream is open, all is acknowledged, and the next look finds the same."""
+    """What is held once nothing changes: no stream is open, all is acknowledged, and a second look finds the same."""
     last: Holdings | None = None
 
     async def same_again() -> Holdings | None:
@@ -71,7 +71,7 @@ async def assert_back_to(
     or_less: bool = False,
     seconds: float = SETTLING_SECONDS,
 ) -> None:
-    """Wait until exactly that is held again, or nothing more than that."""
+    """Wait until exactly as much is held as in `base`, or with `or_less` no more than that."""
     wrong: dict[str, tuple[int, int]] = {}
 
     async def back() -> bool:

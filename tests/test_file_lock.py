@@ -92,7 +92,7 @@ def test_what_cannot_be_opened_is_left_to_whatever_reads_it(tmp_path: Path) -> N
 def test_a_file_that_was_replaced_before_it_was_locked_is_not_the_one(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command that had the lock has put a new file in its place meanwhile: the new one has to be locked."""
+    """Another command has replaced the file before the lock was taken: the new file has to be locked."""
     real = lock_file
 
     def replace_and_lock(descriptor: int) -> bool:

@@ -125,7 +125,7 @@ def test_the_default_access_control_list_of_the_directory_opens_no_file(path: Pa
 @posix
 @as_root
 def test_an_owner_who_cannot_be_kept_is_kept_all_the_same(path: Path) -> None:
-    """Another user may write to the file and its directory, and may give nothing away: it is overwritten in place."""
+    """Another user may write to the file, but may not change its owner. So the file is overwritten in place."""
     os.chown(path, 1000, 1000)
     path.chmod(0o666)
     path.parent.chmod(0o777)
@@ -158,7 +158,7 @@ def test_what_may_not_be_written_at_all_is_refused_at_once(path: Path) -> None:
 
 
 def _as_user(uid: int, function: Callable[[], None]) -> str:
-    """Call a function in a child process of another user, which can reach the files of tests. Returns its output."""
+    """Call a function in a child process of another user, which can reach the files. Returns "done", or the error."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of fork() where there are threads

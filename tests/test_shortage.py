@@ -51,7 +51,7 @@ def test_something_else(error: OSError) -> None:
 def test_no_address_is_told_from_no_port(
     number: int | None, is_shortage: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both are EADDRNOTAVAIL to a connection. Where no port is left, none can be bound either."""
+    """Connecting fails with EADDRNOTAVAIL in both cases. If no port is left, binding one fails as well."""
 
     class Sock(socket.socket):
         def bind(self, address: object) -> None:

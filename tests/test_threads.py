@@ -25,7 +25,7 @@ async def test_without_threads_short_work_is_done_at_once(monkeypatch: pytest.Mo
 
 
 async def test_names_that_are_not_resolved_hold_up_no_files() -> None:
-    """Trio resolves names in threads of its default limiter. All of them may wait for a name server."""
+    """Trio resolves names in threads of its default limiter, all of which may be waiting for a name server."""
     limiter = trio.to_thread.current_default_thread_limiter()
     borrowers = [object() for _ in range(int(limiter.total_tokens))]
     for borrower in borrowers:

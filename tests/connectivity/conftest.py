@@ -68,7 +68,7 @@ async def serve_relay(
     alter: bool = False,
     stall_in: str = "",
 ) -> None:
-    """What a relay does as far as this side can see it.
+    """Answer as a relay does, as far as the dialing side can tell.
 
     Args:
         stream: the connection.
@@ -260,7 +260,7 @@ async def listen(nursery: trio.Nursery, certificates: Certificates) -> Listen:
 
 @pytest.fixture
 async def refusing_port() -> AsyncIterator[int]:
-    """A port on 127.0.0.1 that is taken and not listened on."""
+    """A port on 127.0.0.1 that is bound, and on which nothing listens."""
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
         yield sock.getsockname()[1]

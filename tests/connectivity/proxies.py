@@ -28,7 +28,7 @@ Script = Callable[[trio.abc.HalfCloseableStream], Awaitable[None]]
 
 
 class ScriptedProxy:
-    """A proxy in memory; `scripts` say what becomes of each connection, the last one of all further ones."""
+    """A proxy in memory. The nth of `scripts` handles the nth connection, and the last one all further ones."""
 
     def __init__(self, nursery: trio.Nursery, *scripts: Script) -> None:
         self._nursery = nursery
@@ -101,7 +101,7 @@ async def silence(stream: trio.abc.HalfCloseableStream) -> None:
 
 @attrs.define
 class ConnectProxy:
-    """A CONNECT proxy that knows other names than DNS does, and keeps the heads that it was sent."""
+    """A CONNECT proxy with a table of host names of its own, which keeps the heads of the requests."""
 
     port: int
     heads: list[str] = attrs.field(factory=list)
@@ -159,7 +159,7 @@ async def join(one: trio.abc.Stream, other: trio.abc.Stream) -> None:
 
 
 def make_certificate(path: Path, host: str) -> Path:
-    """A certificate for this name or address that vouches for itself, and its key, in one file."""
+    """A self-signed certificate for this name or address, and its key, in one file."""
     now = dt.datetime.now(dt.UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])

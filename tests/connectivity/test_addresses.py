@@ -155,7 +155,7 @@ async def test_a_relay_that_says_no_is_an_answer(
 async def test_what_answered_the_probe_is_dialed_first(
     serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery
 ) -> None:
-    """A data channel cannot tell silence from a peer that has not come yet: it must not begin with the silent one."""
+    """Silence on a data channel may mean that the peer has not come yet: a silent address must not be tried first."""
     trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "stalled"}), certificates)
     await Prober(relay, mode="tcp").choose()
@@ -168,7 +168,7 @@ async def test_what_answered_the_probe_is_dialed_first(
 async def test_a_data_channel_that_was_silent_for_so_long_is_not_tried_elsewhere(
     serve_at: ServeAt, certificates: Certificates, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By then its ticket has expired: another address could only say that it does not know it."""
+    """Its ticket has expired by then, and another address could only answer that the ticket is unknown."""
     monkeypatch.setattr("hybridrelay.connectivity.channel.RENDEZVOUS_SECONDS", 0.2)
     trio.socket.set_custom_hostname_resolver(FixedResolver(OTHER, RELAY))
     relay = endpoint(await serve_at({RELAY: "right", OTHER: "stalled"}), certificates)

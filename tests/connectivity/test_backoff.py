@@ -13,7 +13,7 @@ from hybridrelay.connectivity import Backoff
 
 
 def at_most(**kwargs: float) -> Backoff:
-    """A back-off without luck: every wait is its upper bound."""
+    """A back-off without jitter: every wait is as long as it may be."""
     return Backoff(random=lambda: 1.0, **kwargs)
 
 

@@ -323,7 +323,7 @@ async def test_the_server_name_is_sent_where_no_pin_decides(
 
 
 class Odd(Transport):
-    """A transport that does not go about it as others do."""
+    """A transport that dials late, never, or again and again."""
 
     name = "odd"
 

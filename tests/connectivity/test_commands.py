@@ -150,7 +150,7 @@ async def test_cancelled_at_any_point_no_process_is_left(after: int, tmp_path: P
 
 
 async def test_something_that_it_started_keeps_nothing_waiting() -> None:
-    """As a master connection of ssh does, which keeps standard error open."""
+    """As ssh does with a master connection, which keeps standard error open."""
     async with Commands(("sh", "-c", "sleep 1000 & printf x")) as commands:
         with trio.fail_after(20):
             async with await commands.dial() as stream:

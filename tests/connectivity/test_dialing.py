@@ -62,7 +62,7 @@ async def test_datagrams_that_cannot_be_sent(host: str, kind: FailureKind) -> No
 
 
 async def test_a_dialer_without_datagrams_and_commands() -> None:
-    """That is what a `Dialer` with a proxy is."""
+    """A `Dialer` that leads through a proxy is like this."""
     dialer = Dialer(dial_directly)
     with pytest.raises(OSError, match="UDP"):
         await dialer.udp("127.0.0.1", 1)

@@ -122,7 +122,7 @@ def test_a_string_with_the_identity_of_another_connection_or_role_is_refused(
 async def test_an_identity_of_another_connection_of_the_same_authority_is_refused(
     authority: Authority, stranger: Role
 ) -> None:
-    """No authority is meant to serve two connections, and nothing keeps an administrator from trying."""
+    """An authority is meant for one hybrid connection, but an administrator may try to use it for two."""
     elsewhere = attrs.evolve(authority, connection_name="other")
     sides = {
         role: EndToEnd.from_connection_string(

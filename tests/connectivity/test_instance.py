@@ -25,7 +25,7 @@ class FakeChannel:
 
 @pytest.fixture
 def introduced(monkeypatch: pytest.MonkeyPatch) -> list[OwnInstance]:
-    """As whom control channels were opened, instead of opening them."""
+    """The instances with which control channels would have been opened; none is opened."""
     seen: list[OwnInstance] = []
 
     async def run(

@@ -52,7 +52,7 @@ async def assert_echoes(stream: trio.abc.Stream, expected: bytes = b"") -> None:
 async def fail(
     proxy: ScriptedProxy, url: str = PROXY, authenticator: ProxyAuthenticator = basic_authentication
 ) -> Failure:
-    """The failure of dialing through it; nothing stays open."""
+    """Dial through the proxy, which has to fail. Returns the failure. Checks that nothing stays open."""
     with pytest.raises(ProxyError) as caught:
         await proxy.through(url, authenticator)(RELAY, 9350)
     await proxy.assert_all_closed()

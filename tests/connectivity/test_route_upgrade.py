@@ -16,7 +16,7 @@ from hybridrelay.protocol import control
 
 
 class Owner:
-    """Has one thing on a route, and moves it."""
+    """The owner of one session, which it moves to better routes."""
 
     def __init__(self, on: Candidate | None) -> None:
         self.on = on
@@ -63,7 +63,7 @@ async def test_upgrades_from_the_route_in_use_after_the_choice_was_forgotten(
 async def test_stays_where_nothing_works_over_the_better_route(
     link: RelayLink, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though a probe did; and tries that ever more rarely."""
+    """A probe works over the better route, but the session does not. It is tried at growing intervals."""
     tcp, wss, *_ = candidates(discover(), "auto")
 
     async def find_better(current: Candidate) -> Candidate | None:

@@ -202,7 +202,7 @@ async def test_a_transports_handshake_that_takes_too_long(autojump_clock: trio.t
 
 
 async def test_only_the_inner_tls_says_who_the_relay_is() -> None:
-    """A transport whose own TLS does not trust the other end does not accuse the relay."""
+    """A transport's own TLS that does not trust the other end is not reported as a wrong identity of the relay."""
     candidate = Candidate(ROUTE, FakeTransport(raising(TLSHandshakeError("x", untrusted="expired"))))
     with pytest.raises(RelayUnreachable) as caught:
         await open_channel(ENDPOINT, candidate, Purpose.DATA, ticket=bytes(32), dialer=Dialer(connected))

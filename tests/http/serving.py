@@ -95,7 +95,7 @@ async def upgrade(request: Request) -> SwitchProtocols | Failure:
 
 
 async def endless(request: Request) -> StreamedResponse:
-    """An event stream that ends in good order when the server does."""
+    """An event stream that ends normally when the server stops."""
 
     async def write(send: Send) -> None:
         await send(b"first\n")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is no
 
 
 async def curl(*arguments: str) -> str:
-    """Its output; with ``-v``, what it says about the connection as well."""
+    """Run curl. Returns its output, and with ``-v`` also what it reports about the connection."""
     command = ["curl", "-q", "-sS", "--noproxy", "*", "--max-time", "60", *arguments]
     done = await trio.run_process(command, capture_stdout=True, stderr=subprocess.STDOUT)
     return done.stdout.decode()

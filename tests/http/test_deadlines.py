@@ -36,7 +36,7 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 async def trickle(stream: trio.abc.SendStream, data: bytes, seconds: float) -> None:
-    """Send one byte now and then, for as long as anybody takes them."""
+    """Send one byte at a time, with pauses, until the connection breaks."""
     try:
         for index in range(len(data)):
             await stream.send_all(data[index : index + 1])

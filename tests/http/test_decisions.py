@@ -35,7 +35,7 @@ def make_head(data: bytes = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") -> Head:
 
 
 class Situation(TypedDict, total=False):
-    """What else than the body decides whether the connection is used again."""
+    """What decides, apart from the body, whether the connection is used again."""
 
     keep_alive: bool
     wants_close: bool

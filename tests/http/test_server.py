@@ -64,7 +64,7 @@ async def serving(service: Service, **options: Unpack[Options]) -> AsyncIterator
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    """Let others run until something is true that they are about to make true."""
+    """Let other tasks run until they have made the condition true."""
     with trio.fail_after(60):
         while not condition():
             await trio.lowlevel.checkpoint()
@@ -211,7 +211,7 @@ async def test_an_answer_survives_what_was_not_read() -> None:
 
 
 async def test_many_requests_ahead_without_reading() -> None:
-    """The responses that are not read hold up the requests after them, which stay in the sockets."""
+    """The following requests are not read while the responses are not: they stay in the sockets' buffers."""
     observed = Observed()
     async with serving(make_service(observed, Limits(write_seconds=1000, max_requests=10**6))) as (port, _, _):
         client = await connect(port)

@@ -26,7 +26,7 @@ def _sockets() -> tuple[trio.SocketStream, trio.SocketStream]:
 
 
 def carry(source: Session, sink: Session) -> None:
-    """Carry what is due from one session to the other at this very moment, before any other task runs."""
+    """Deliver what one session has to write to the other one now, before any other task runs."""
     now = trio.current_time()
     sink._dispatch(sink.core.receive_data(b"".join(source.core.data_to_send(now)), now))
 
@@ -71,7 +71,7 @@ async def test_what_was_sent_before_the_close_arrives_whatever_the_target_says_m
 async def test_no_more_is_read_for_a_stream_than_its_share(
     monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
-    """Its peer reads nothing: what was read for it stays in memory."""
+    """The peer reads nothing, so that what was read for it stays in memory."""
     monkeypatch.setattr("hybridrelay.mux.stream.QUEUED_PER_SESSION", 1)
     client, server = await session_pair(nursery)
     client.open_stream_nowait()
@@ -299,7 +299,7 @@ async def test_it_is_opened_again_only_once(application: Application, nursery: t
 async def test_what_may_have_arrived_is_never_sent_again(
     says: bytes, application: Application, nursery: trio.Nursery
 ) -> None:
-    """Where the session is lost before the answer, the target may have had what was said all the same."""
+    """The session is lost before the answer, but the target may have received the request."""
     if says:
         await application.application.send_all(says)
     nursery.start_soon(application.join)
@@ -344,7 +344,7 @@ async def test_an_answer_is_not_waited_for_for_ever(
 
 
 class Watched:
-    """A bridge between a stream and a target, and what it says of itself."""
+    """A bridge between a stream and a target, and what it reports."""
 
     def __init__(self, client: Session, stream: MuxStream, target: trio.SocketStream) -> None:
         self.client = client

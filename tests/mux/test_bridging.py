@@ -28,7 +28,7 @@ REASONS = {
 
 @attrs.frozen
 class Ending:
-    """How a transcript ends; by default with nothing having happened."""
+    """The state at the end of a transcript. The defaults are those of a new bridge."""
 
     finished: bool = False
     reason: Reason = Reason.NO_ERROR

@@ -20,7 +20,7 @@ _Channels = tuple[trio.abc.Stream, trio.abc.Stream]
 
 
 class _Lingering(WrappedStream):
-    """A stream whose close in good order takes a second."""
+    """A stream whose graceful close takes a second."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__(stream)

@@ -151,7 +151,7 @@ async def test_the_reason_of_the_end_is_told_and_the_channel_closed(autojump_clo
 async def test_many_messages_of_the_dialing_side_at_once_are_never_too_long(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    """As when a client asks for many rendezvous over a control channel that was just opened."""
+    """For example when a client asks for many rendezvous over a control channel that has just been opened."""
     message = bytes(700)
     with trio.fail_after(5):
         async with _pair() as (stream, early, _, nursery):

@@ -64,7 +64,7 @@ class User:
 
 @attrs.define(eq=False)
 class Link:
-    """The channel between the sessions, which is cut now and then, and made again."""
+    """The channel between the sessions, which is cut from time to time and replaced."""
 
     nursery: trio.Nursery
     channel: trio.SocketStream | None = None

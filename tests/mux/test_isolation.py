@@ -127,7 +127,7 @@ def _add_valve(stream: trio.testing.MemorySendStream, closed: trio.Event) -> Non
 
 
 def _valved_pair(closed: trio.Event) -> Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]:
-    """Makes channels that drop everything from some moment on, as a middlebox does that forgot a connection."""
+    """Makes channels that drop everything once `closed` is set, like a middlebox that has forgotten a connection."""
 
     def channels() -> tuple[trio.abc.Stream, trio.abc.Stream]:
         left, right = trio.testing.memory_stream_pair()
@@ -156,7 +156,7 @@ async def test_role_of_a_session_is_visible() -> None:
 
 
 async def test_a_message_is_queued_whole_or_not_at_all(nursery: trio.Nursery) -> None:
-    """However late its sender is cancelled: half a message would spoil all that come after it."""
+    """Whenever its sender is cancelled: half a message would make all following ones unreadable."""
     client, server = await session_pair(nursery, config=CONTROL_CONFIG)
     ours, theirs = await open_stream(client, server)
     message = bytes(range(250)) * 3
@@ -194,7 +194,7 @@ async def test_a_peer_that_reads_nothing_on_many_streams_does_not_fill_our_memor
 
 
 async def test_a_long_send_lets_others_run(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the channel takes everything at once."""
+    """Also if the channel takes everything at once."""
     client, server = await session_pair(nursery)
     ours, _ = await open_stream(client, server)
     sent = 0

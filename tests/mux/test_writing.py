@@ -20,7 +20,7 @@ BUSY_BYTES = 16 * 1024 * 1024
 
 
 class Channel(trio.abc.Stream, NowaitStream):
-    """A channel in memory that notes each write, and takes as much as the test allows."""
+    """A channel in memory that records each write, and takes as much as the test allows."""
 
     def __init__(self) -> None:
         self._inner, self.far_end = trio.testing.memory_stream_pair()
@@ -104,7 +104,7 @@ async def pair(nursery: trio.Nursery) -> Pair:
 
 
 async def settle() -> None:
-    """Everything is written, and the next write is no longer directly after the last."""
+    """Wait until everything is written, and until so much time has passed that the next write counts as separate."""
     await trio.testing.wait_all_tasks_blocked()
     await trio.sleep(1)
     await trio.testing.wait_all_tasks_blocked()
@@ -277,7 +277,7 @@ async def test_cancelled_within_a_write_the_peer_is_told_behind_it(
 
 @pytest.mark.parametrize("maker", MAKERS_OVER_SOCKETS, ids=names)
 async def test_cancelled_in_the_middle_of_much_the_last_word_is_goodbye(maker: Maker, nursery: trio.Nursery) -> None:
-    """Whatever the channel is made of: half a record, or half a frame, is finished first."""
+    """With every kind of channel: a TLS record or a WebSocket frame that is half written is finished first."""
     channel, far = await maker(nursery)
     port = nowait(far)
     server = SessionCore(SessionRole.ACCEPTOR, config=SessionConfig(initial_window=BUSY_BYTES))

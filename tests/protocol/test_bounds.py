@@ -17,7 +17,7 @@ SMALL = SessionConfig(max_streams=10, max_backlog=5, budget=8 * BASE_WINDOW)
 
 
 def attack(pair: CorePair, *hostile: frames.Frame) -> Reason | None:
-    """The initiator's frames, not of its core's making; why the acceptor ended the session, if it did."""
+    """Send frames that the initiator's core would not write. Returns why the acceptor ended the session, or None."""
     core = pair.acceptor.core
     pair.acceptor.events += core.receive_data(b"".join(frame.encode() for frame in hostile), pair.now)
     return None if core.ended is None else core.ended.reason
@@ -61,7 +61,7 @@ def test_refused_streams_are_forgotten_when_that_is_acknowledged() -> None:
 @pytest.mark.parametrize("clogged", [False, True])
 @pytest.mark.parametrize("answer", ["accept", "refuse"])
 def test_opening_and_resetting_without_end(clogged: bool, answer: str) -> None:
-    """The peer never acknowledges; where clogged, it does not even read. What we owe it stays bounded."""
+    """The peer acknowledges nothing, or does not even read. What is held for it stays bounded."""
     pair = CorePair.established(SMALL)
     core = pair.acceptor.core
     for n in range(10_000):
@@ -139,7 +139,7 @@ def test_many_sessions_share_the_memory_of_the_process() -> None:
 
 
 def _open_refused(pair: CorePair, first: int, count: int, *, clogged: bool = False) -> Reason | None:
-    """Open so many streams that are refused, and acknowledge nothing; why the session ended, if it did."""
+    """Open this many streams, all of which are refused. Returns why the session ended, or None."""
     for n in range(first, first + count):
         if (reason := attack(pair, frames.Open(2 * n + 1, 0, kind=7))) is not None:
             return reason
@@ -233,7 +233,7 @@ def test_stating_many_written_frames_forgives_late_frames_and_nothing_else() -> 
 
 
 def test_metadata_is_kept_no_longer_than_its_stream() -> None:
-    """Of a stream that is refused or reset, however long the peer leaves that unacknowledged."""
+    """Also if the peer never acknowledges that the stream was refused or reset."""
     pair = CorePair.established(SMALL)
     core = pair.acceptor.core
     metadata = Metadata([MetadataEntry(0x4000 + n, bytes(32)) for n in range(16)])

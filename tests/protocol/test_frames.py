@@ -224,7 +224,7 @@ def test_later_versions_may_add_to_hello() -> None:
 
 @pytest.mark.parametrize("kind", [Refused, Reset, Stop])
 def test_an_abort_without_an_error_was_cancelled(kind: type[Refused | Reset | Stop]) -> None:
-    """No error is what ended well: a peer cannot make an abort look like that."""
+    """NO_ERROR is for a normal end: a peer cannot make an abort look like one."""
     assert decode(kind(1, Reason.NO_ERROR, "x").encode()) == [kind(1, Reason.CANCELLED, "x")]
 
 

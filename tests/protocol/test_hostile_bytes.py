@@ -67,7 +67,7 @@ any_frame = st.one_of(
 
 @st.composite
 def traffic(draw: st.DrawFn) -> bytes:
-    """Frames in an order that makes little sense, as bytes that were tampered with, or not."""
+    """Frames in random order, as bytes, some of which were changed."""
     data = bytearray(b"".join(frame.encode() for frame in draw(st.lists(any_frame, max_size=12))))
     for _ in range(draw(st.integers(0, 3))):
         position = draw(st.integers(0, len(data)))
@@ -112,7 +112,7 @@ def test_the_cut_of_the_stream_makes_no_difference(chunks: list[bytes]) -> None:
 
 
 def feed(core: SessionCore, chunks: list[bytes]) -> None:
-    """The session goes on, or ends with one SessionOutcome, its last event; and everything is given back."""
+    """The session goes on, or ends with one event, which is the last; then all memory has been returned."""
     happened = []
     for chunk in chunks:
         events = core.receive_data(chunk, 0.0)

@@ -16,7 +16,7 @@ from .endings import end_reason
 
 
 def liveness() -> Liveness:
-    """At 100 a channel was opened, and asked for its round trip."""
+    """A channel was opened at the time 100, and its first ping was sent."""
     alive = Liveness(10.0, 5.0)
     alive.restart(100.0)
     alive.ask(100.0)
@@ -51,7 +51,7 @@ def test_deadlines(steps: list[tuple[str, float]], deadline: float, kind: str) -
 
 @pytest.mark.parametrize("traffic", [True, False], ids=["busy", "idle"])
 def test_pings_leave_in_an_even_measure_however_much_is_received(traffic: bool) -> None:
-    """Also on a busy channel: they measure the round trip."""
+    """Pings measure the round trip, and are therefore sent on busy channels as well."""
     pair = CorePair.established()
     ours, theirs = pair.open()
     pair.advance(1)

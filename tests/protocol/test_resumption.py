@@ -32,7 +32,7 @@ def test_a_conversation_survives_a_cut_at_every_byte() -> None:
     """OPEN, data both ways, FIN: cut after each byte that could have arrived, on either direction's wire."""
 
     def converse(pair: CorePair, cut_after: int | None) -> int:
-        """Run the conversation; cut when so many bytes were delivered. Returns the bytes delivered without cut."""
+        """Run the conversation; cut the channel once so many bytes were delivered. Returns how many were."""
         request, reply = bytes(range(256)) * 3, bytes(range(255, -1, -1)) * 3
         core = pair.initiator.core
         ours = core.open_stream()
@@ -252,7 +252,7 @@ def test_counts_that_do_not_fit_lose_the_session(change: Counts, why: str) -> No
 
 
 def test_what_was_not_yet_written_again_cannot_be_acknowledged() -> None:
-    """Acknowledged right after HELLO, the frames that are kept for the new channel would no longer be counted."""
+    """Otherwise frames that wait to be written to the new channel would no longer be counted as memory."""
     pair = CorePair.established(RESUMABLE)
     ours, _ = pair.open()
     pair.advance(1)

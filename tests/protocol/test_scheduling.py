@@ -25,7 +25,7 @@ def written(side: CoreSide, pair: CorePair, max_bytes: int = 1 << 30) -> list[fr
 
 
 def test_the_order() -> None:
-    """Liveness, GOAWAY, WINDOW, control frames, ACK, OPEN, FIN alone, DATA; whatever the order of their causes."""
+    """Liveness, GOAWAY, WINDOW, control frames, ACK, OPEN, FIN alone, DATA: in this order, whatever came up first."""
     pair = CorePair.established()
     (a, a2), (b, b2), (c, c2), (d, _) = open_several(pair, 4)
     pair.advance(1)
@@ -162,7 +162,7 @@ def test_data_and_open_wait_for_acknowledgements_and_nothing_else_does() -> None
 
 
 def test_the_limit_of_the_unacknowledged_is_no_deadlock() -> None:
-    """Both sides are at their limit, and ACK passes."""
+    """ACK is written although both sides have reached their limits."""
     config = SessionConfig(max_unacknowledged=512 * KIB, initial_window=4096 * KIB)
     pair = CorePair.established(config)
     ours, theirs = pair.open()

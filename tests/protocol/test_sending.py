@@ -38,7 +38,7 @@ def retained(core: SessionCore) -> int:
 
 
 def send_as_a_driver_does(core: SessionCore, stream: Stream, amount: int) -> int:
-    """Queue up to `amount` bytes, as `MuxStream` and `bridge` do; how many it were."""
+    """Queue up to `amount` bytes, as `MuxStream` and `bridge` do. Returns how many were queued."""
     share = max(STREAM_SHARE, min(128 * KIB, core.sending.available))
     if not stream.can_send or stream.queued_bytes >= share:
         return 0
@@ -150,7 +150,7 @@ def test_there_is_something_left_for_a_newcomer() -> None:
 
 @pytest.mark.parametrize("size", [1, 300 * KIB])
 def test_everything_arrives_although_another_session_has_taken_all(size: int) -> None:
-    """Slowly, but it goes on: each stream has a share of its own."""
+    """Slowly, because each stream has only its own share."""
     process = Process(2, 8)
     process.budget.sending += POOL  # other sessions hold all of it
     pair, ends = process.pairs[0], process.ends[0]
@@ -188,7 +188,7 @@ def test_a_session_that_is_short_goes_on_writing_up_to_its_share() -> None:
 
 @pytest.mark.parametrize("how", ["reset", "stop"])
 def test_a_buffer_counts_until_its_last_byte_is_acknowledged(how: str) -> None:
-    """A frame is a view of it, and the rest that is dropped is the same buffer."""
+    """A frame is a view of the buffer, so the whole buffer stays in memory when the rest of it is dropped."""
     process = Process(1, 1)
     pair, ((ours, theirs),) = process.pairs[0], process.ends[0]
     core = pair.initiator.core
@@ -213,7 +213,7 @@ def test_a_control_channel_has_limits_of_its_own() -> None:
 
 
 def test_what_is_sent_takes_from_what_can_be_promised() -> None:
-    """All of it together is one budget."""
+    """Sending and receiving share one budget."""
     budget = Budget(100 * BASE_WINDOW)
     budget.sending = 98 * BASE_WINDOW
     assert budget.reserve_base()

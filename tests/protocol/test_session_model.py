@@ -129,7 +129,7 @@ class SessionModel(RuleBasedStateMachine):
 
     @rule(side=sides, size=sizes)
     def open_and_accept(self, side: int, size: int) -> None:
-        """What the other rules would seldom come to on their own."""
+        """An accepted stream, which the other rules would seldom produce."""
         self.open(side, size, False)
         self.recover()
         while self.offered:
@@ -228,7 +228,7 @@ class SessionModel(RuleBasedStateMachine):
 
     @rule()
     def recover(self) -> None:
-        """All that is on the way arrives, and all that follows from it."""
+        """Deliver everything that is on the way, and everything that is sent in response."""
         self.pair.pump()
         self.take_events()
 
@@ -341,7 +341,7 @@ class ResumedSessionModel(SessionModel):
 
     @rule()
     def attach(self) -> None:
-        """Where the present channel lives, this is a move to another."""
+        """Attach another channel; if the present one still works, this moves the session."""
         self.pair.connect()
         self.pair.write(self.pair.initiator)
         self.hellos += [f for f in self.pair.initiator.take_wire() if isinstance(f, Hello)]
@@ -350,7 +350,7 @@ class ResumedSessionModel(SessionModel):
     @precondition(lambda self: self.hellos)
     @rule(pick=picks)
     def attach_that_is_late(self, pick: int) -> None:
-        """Refused without a trace; only the newest may still be on its way."""
+        """A HELLO of an earlier attach, or with a wrong secret, is refused and changes nothing."""
         hello = self.hellos[pick % len(self.hellos)]
         core = self.pair.acceptor.core
         if hello.epoch <= core.epoch:

@@ -84,7 +84,7 @@ def test_every_state_and_input(state: tuple[Opening, Sending, Receiving, bool], 
 
 
 def test_what_is_reachable() -> None:
-    """No stream is half aborted, finished before it was answered, or stopped while it is on offer."""
+    """No stream is half aborted, finished before it was accepted, or stopped while it is offered."""
     for opening, sending, receiving, _ in STATES:
         aborted = [opening is Opening.ABORTED, sending is Sending.ABORTED, receiving is Receiving.ABORTED]
         assert all(aborted) or not any(aborted)
@@ -183,7 +183,7 @@ def test_without_a_channel_and_after_the_end_nothing_is_heard(frame: frames.Fram
 
 @pytest.mark.parametrize("frame", STREAM_FRAMES, ids=KINDS[: len(STREAM_FRAMES)])
 def test_on_a_stream_that_was_let_go(frame: frames.Frame) -> None:
-    """What may have crossed the end is ignored; what cannot have is an error."""
+    """Frames that may have been sent before the peer knew of the end are ignored; others are errors."""
     pair = CorePair.established()
     ours, theirs = pair.open()
     pair.initiator.core.send_fin(ours)

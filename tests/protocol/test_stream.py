@@ -25,7 +25,7 @@ def _stream() -> Stream:
 
 @given(st.lists(st.one_of(st.binary(min_size=1, max_size=30), st.floats(0, 1)), max_size=60))
 def test_bytes_leave_in_order_and_their_memory_is_counted_once(steps: list[bytes | float]) -> None:
-    """Bytes are queued, a float is a frame with that part of what is queued."""
+    """In the list, bytes are queued, and a float stands for a frame with that part of the queue."""
     stream, queued, left = _stream(), b"", b""
     counted = freed = frames = 0
     for step in [*steps, 1.0]:

@@ -12,7 +12,7 @@ RESUMABLE = SessionConfig(resume_deadline=30)
 
 
 def assert_clean(pair: CorePair) -> None:
-    """Nothing is left of any stream on either side, and the session lives."""
+    """Neither side holds anything of any stream, and the session goes on."""
     for side in pair.sides:
         assert side.core.ended is None
         assert side.core.streams == {}
@@ -21,7 +21,7 @@ def assert_clean(pair: CorePair) -> None:
 
 
 def settle(pair: CorePair) -> None:
-    """Pump, acknowledgements that wait for their time included."""
+    """Deliver everything, including acknowledgements that are sent after a delay."""
     pair.pump()
     pair.advance(1)
 
@@ -152,7 +152,7 @@ def test_reset_before_open_has_left_says_nothing() -> None:
 
 
 def test_reset_at_once_after_accepting() -> None:
-    """The opener must see OPENED before RESET, or its own state table calls us a liar."""
+    """The opener must receive OPENED before RESET, or its state table treats RESET as an error."""
     pair = CorePair.established()
     ours = pair.initiator.core.open_stream()
     pair.pump()
@@ -278,7 +278,7 @@ def test_streams_opened_before_hello_beyond_the_peers_limit_are_refused_here() -
 
 
 def test_at_the_limit_a_successor_is_opened_as_soon_as_a_stream_has_ended() -> None:
-    """The acknowledgement that frees the place stands before the OPEN that takes it."""
+    """The acknowledgement that frees the place is written before the OPEN that takes it."""
     pair = CorePair.established(SessionConfig(max_streams=1))
     for _ in range(20):
         ours, theirs = pair.open()
@@ -296,7 +296,7 @@ def test_at_the_limit_a_successor_is_opened_as_soon_as_a_stream_has_ended() -> N
 
 
 def test_open_streams_are_reset_and_closed_ones_are_still_delivered() -> None:
-    """What a client does that ends: nothing that was closed in good order is lost."""
+    """A client does this when it ends: the data of streams that were closed normally still arrives."""
     pair = CorePair.established()
     core, theirs = pair.initiator.core, pair.acceptor.core
     idle, half_closed, closed, stopped = (pair.open() for _ in range(4))

@@ -176,7 +176,7 @@ def test_elastic_memory_never_takes_the_room_of_further_streams() -> None:
 
 
 def test_without_memory_to_lend_the_base_window_is_renewed() -> None:
-    """A stream with nothing but its base window goes on, and does not state a new limit for every byte."""
+    """A stream that has only its base window goes on, and does not send a new limit for every byte."""
     ours = window(Budget(BASE_WINDOW))
     ours.grow_to(256 * KIB, 0.0)
     assert ours.limit == BASE_WINDOW
@@ -202,7 +202,7 @@ def test_a_stated_limit_only_rises(limits: list[int]) -> None:
 
 
 def transfer(pair: CorePair, total: int, *, read: bool = True) -> tuple[int, int]:
-    """Send `total` bytes over a new stream; how much arrived, and how many WINDOW frames that took."""
+    """Send `total` bytes over a new stream. Returns how many arrived, and how many WINDOW frames were sent."""
     ours, theirs = pair.open()
     pair.initiator.core.send_data(ours, bytes(total))
     arrived = windows = 0
@@ -228,7 +228,7 @@ def test_what_nobody_reads_stops_at_the_window() -> None:
 
 
 def test_memory_that_was_short_at_open_is_stated_when_it_is_there() -> None:
-    """OPEN stated the base window only. A limit raised silently at OPENED would never be stated, and stall."""
+    """OPEN stated only the base window. The higher limit has to be stated later, or the peer stalls."""
     config = SessionConfig(budget=20 * 32 * KIB)
     pair = CorePair.established(config)
     first, _ = pair.open()

@@ -62,7 +62,7 @@ async def meet(
     server_trusts: Authority = OURS,
     connection_name: str = "orders/sql",
 ) -> tuple[Outcome, Outcome]:
-    """Let the two shake hands; what each has found out about the other."""
+    """Make a handshake between the two. Returns what each side has found out about the other."""
     left, right = trio.testing.memory_stream_pair()
     streams = {
         Role.APPLICATION: TLSStream(left, data_client_context(client, client_trusts.certificate)),
@@ -312,7 +312,7 @@ def test_keys_are_loaded_where_there_is_no_memfd(monkeypatch: pytest.MonkeyPatch
 
 
 def test_running_needs_no_cryptography() -> None:
-    """It costs 90 ms and is for issuing only."""
+    """Importing it takes 90 ms, and only issuing certificates needs it."""
     check = "import sys, hybridrelay.security, hybridrelay.streams; sys.exit('cryptography' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 

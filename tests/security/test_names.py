@@ -69,7 +69,7 @@ def test_no_hosts(host: str) -> None:
 
 
 def _resolver(host: str) -> set[str]:
-    """What the resolver makes of it without asking anybody."""
+    """What the system's resolver takes it for, without asking a name server."""
     try:
         found = socket.getaddrinfo(host, 1, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):

@@ -31,7 +31,7 @@ def test_where_there_is_none_in_memory(fault: str, monkeypatch: pytest.MonkeyPat
         raise PermissionError
 
     def unreadable(name: str, flags: int) -> int:
-        """As where /proc is not mounted: a number under which nothing is found."""
+        """As if /proc were not mounted: the descriptor's file cannot be opened by its path."""
         descriptor = real(name, flags)
         monkeypatch.setattr("builtins.open", fail_once)
         return descriptor

@@ -245,7 +245,7 @@ async def test_no_tls_session_can_be_resumed(certificate_file: Path, make: Calla
 
 
 def test_many_may_make_the_certificate_at_the_same_moment(tmp_path: Path) -> None:
-    """All of them then have the same one: a connection string must not carry the pin of one that was replaced."""
+    """All of them get the same one, because a connection string must not have the pin of a replaced certificate."""
     together = threading.Barrier(6)
 
     def make(_: int) -> str:

@@ -38,7 +38,7 @@ def how_it_ended(server: socket.socket) -> str:
 @pytest.mark.parametrize("addresses", [("127.0.0.1",), ("127.0.0.1", "127.0.0.2")], ids=["one", "race"])
 @pytest.mark.parametrize("dial", ["open_tcp", "open_target"])
 async def test_a_cancelled_attempt_is_reset(target: socket.socket, addresses: tuple[str, ...], dial: str) -> None:
-    """It is cancelled when the kernel has opened the connection, before the task that waits for it hears of that."""
+    """It is cancelled after the kernel has connected, and before the task that waits for that has run."""
     port = target.getsockname()[1]
     trio.socket.set_custom_hostname_resolver(FixedResolver(*addresses))
 

@@ -164,7 +164,7 @@ async def test_flush_with_nothing_to_do_returns(pair: Pair) -> None:
 
 
 async def clog(stream: NowaitStream) -> bytes:
-    """Send until the socket takes no more; what was sent."""
+    """Send until the socket takes no more. Returns what was sent."""
     sent = bytearray()
     while True:
         block = os.urandom(200_000)
@@ -342,7 +342,7 @@ async def test_a_record_in_pieces_is_received_for_no_longer_than_a_turn(monkeypa
 
 @posix
 async def test_a_websocket_stream_takes_nothing_before_a_flush_either() -> None:
-    """Where a pong was being written, what came after it waits; more would overtake it."""
+    """While a pong is being written, the following data waits. Further data would overtake it."""
     ours, theirs = await tcp_pair()
     async with ours, theirs:
         stream = WebSocketStream(ours, client=True)
@@ -367,7 +367,7 @@ async def test_a_websocket_stream_takes_nothing_before_a_flush_either() -> None:
 async def test_a_peer_that_takes_nothing_is_left_within_a_second(
     how: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Whatever carries TLS: what is below does not try again to say goodbye."""
+    """TLS runs over WebSocket here: the WebSocket stream below does not wait once more for its own close."""
     below = websocket(trio.testing.memory_stream_pair())
     ours, theirs = await tls(below)
     clogged, _ = trio.testing.lockstep_stream_pair()

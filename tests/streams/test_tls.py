@@ -257,7 +257,7 @@ async def test_closing_is_not_held_up_by_a_clogged_transport(autojump_clock: tri
 
 
 async def test_who_closes_first_waits_for_the_other(autojump_clock: trio.testing.MockClock) -> None:
-    """Or the other's goodbye would reach a socket that is closed, and be answered with a reset."""
+    """Otherwise the other side's close_notify would reach a closed socket, and be answered with a reset."""
     (client, server), left, _ = await throttled_pair(None)
     closed = trio.Event()
 
@@ -318,7 +318,7 @@ async def test_reading_never_writes_and_owes_no_more_than_a_bound() -> None:
     right.sends = 0
 
     class Greedy:
-        """Stands for an OpenSSL that wants to answer a flood of key updates."""
+        """In place of OpenSSL's output: as if OpenSSL wanted to answer a flood of key updates."""
 
         pending = 1 << 20
 
@@ -451,7 +451,7 @@ async def test_a_server_certificate_that_is_not_ours_is_reported(autojump_clock:
 
 
 async def _stranger() -> Pair:
-    """A client, and a server that does not know it yet."""
+    """A client, and a server that has not authenticated it yet."""
 
     async def at_once() -> None:
         pass
@@ -497,7 +497,7 @@ async def test_records_of_any_length_pass_once_the_limit_is_lifted_or_much_is_as
 
 
 async def test_the_layers_of_a_stranger_share_what_may_be_held() -> None:
-    """What the inner layer holds of a record, the outer one may not hold as well."""
+    """Both layers together hold no more than one of them may hold alone."""
     outer_client, outer_server = await _stranger()
 
     async def at_once() -> None:

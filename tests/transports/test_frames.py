@@ -90,7 +90,7 @@ def encoded(frames: Iterable[tuple[int, bytes]], key: bytes | None) -> bytes:
 
 
 def events(decoder: FrameDecoder, data: bytes, *, cut: int | None = None, max_bytes: int = 1 << 20) -> list[Event]:
-    """Feed ``data`` in pieces; neighbouring `Data` joined, because where it is cut means nothing."""
+    """Feed ``data`` to the decoder in pieces of ``cut`` bytes. Returns its events."""
     found: list[Event] = []
     for start in range(0, len(data), cut or len(data)):
         decoder.receive_untrusted(data[start : start + (cut or len(data))])

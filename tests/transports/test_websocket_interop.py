@@ -43,7 +43,7 @@ async def serving(handler: Handler) -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def foreign_client(port: int) -> AsyncIterator[trio_websocket.WebSocketConnection]:
-    """trio-websocket, on a connection that we close: its client leaves that to the garbage collector."""
+    """trio-websocket's client on a connection that this function closes, because trio-websocket does not close it."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as connection, trio.open_nursery() as nursery:
         async with await trio_websocket.wrap_client_stream(
             nursery, connection, "127.0.0.1", PATH, subprotocols=[SUBPROTOCOL]
