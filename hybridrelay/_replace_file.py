@@ -3,7 +3,8 @@
 A file that exists keeps its owner, group, mode, access control list and other attributes, also when root replaces it.
 A symbolic link stays, and the file that it leads to is replaced. Normally a complete new file is renamed over the old
 one. Where that is not possible (the file itself is a mount point, its directory is not writable, it has several hard
-links, or its owner cannot be kept), it is overwritten in place, after the space for it has been reserved.
+links, or its owner cannot be kept), it is overwritten in place, after the space for it has been reserved. The module
+is long because it has both ways.
 """
 
 from __future__ import annotations

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from .._file_thread import FileThread
 from ..connectivity.data import EndToEnd
 from ..errors import ConfigurationError
+from ..events import ConnectionStringReloaded, ReloadSkipped, RestartNeeded
+from ..events.plain_log import plainly_logged_events
 from ..security import ConnectionString, Role, StringUpdate, load_connection_string
 from ..security.loading import describe_source, naming
-from .reloading import log_not_reloaded
-
-logger = logging.getLogger("hybridrelay.cli")
+from .reloading import publish_not_reloaded
 
 
 def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionString]:
@@ -32,7 +31,7 @@ def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionS
 
 
 async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, ConnectionString], StringUpdate]) -> None:
-    """Read the files again and use each one that is valid; the log reports the result for each.
+    """Read the files again and use each one that is valid. An event says for each what became of it.
 
     Args:
         files: as for `load_all`. Standard input and the environment cannot be read again.
@@ -41,19 +40,23 @@ async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, Conn
 
     When cancelled, the strings that were applied stay applied.
     """
+    events = plainly_logged_events()
     for number, file in enumerate(files or (None,)):
         if file is None or file == "-":
-            logger.info("%s cannot be read again: a change needs a restart", describe_source(file))
+            detail = f"{describe_source(file)} cannot be read again: a change needs a restart"
+            events.publish(ReloadSkipped(detail=detail))
             continue
         try:
             string = await FileThread(file).run(partial(_load, file, role, regular=True))
             with naming(file):
                 update = use(number, string)
         except ConfigurationError as exc:
-            log_not_reloaded(exc)
+            publish_not_reloaded(exc)
         else:
-            level = logging.WARNING if update.needs_restart else logging.INFO
-            logger.log(level, "%s: %s", file, update)
+            if update.taken_up or not update.needs_restart:
+                events.publish(ConnectionStringReloaded(file=file, changed=update.taken_up))
+            if update.needs_restart:
+                events.publish(RestartNeeded(file=file, changed=update.needs_restart))
 
 
 def _load(file: str | None, role: Role | None, *, regular: bool = False) -> ConnectionString:

@@ -6,7 +6,6 @@ This module is imported before anything that takes long, so that a signal which 
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     import trio
 
     from ..errors import HybridRelayError
-
-logger = logging.getLogger("hybridrelay.cli")
 
 
 class ReloadRequests:
@@ -66,10 +63,13 @@ class ReloadRequests:
     async def serve(self, reload: Callable[[], Awaitable[None]]) -> None:
         """Call `reload` for each request until cancelled.
 
-        An exception that `reload` raises is a bug: it is logged, and ends nothing. Cancelled, a reload that is under
-        way is cancelled as well.
+        An exception that `reload` raises is a bug: it is published, and ends nothing. Cancelled, a reload that is
+        under way is cancelled as well.
         """
         import trio
+
+        from ..events import InternalError
+        from ..events.plain_log import plainly_logged_events
 
         self._token = trio.lowlevel.current_trio_token()
         while True:
@@ -79,11 +79,13 @@ class ReloadRequests:
             self._pending = False
             try:
                 await reload()
-            except Exception:
-                logger.exception("the reload failed unexpectedly")
+            except Exception as exc:  # noqa: BLE001
+                plainly_logged_events().publish(InternalError(where="the reload", exception=exc))
 
 
-def log_not_reloaded(error: HybridRelayError) -> None:
-    """Say that something was not reloaded, and why."""
-    remedy = f"; {error.remedy}" if error.remedy else ""
-    logger.error("not reloaded, what was read before stays in force: %s%s", error, remedy)
+def publish_not_reloaded(error: HybridRelayError) -> None:
+    """Publish that something was not reloaded, and why. Only the log gets the event."""
+    from ..events import ReloadFailed
+    from ..events.plain_log import plainly_logged_events
+
+    plainly_logged_events().publish(ReloadFailed(detail=str(error), remedy=error.remedy or ""))

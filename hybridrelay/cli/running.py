@@ -17,10 +17,11 @@ from .._descriptors import raise_descriptor_limit
 from .._memory import keep_freed_memory
 from .._nursery import FlatNursery
 from .._statistics import program_statistics
+from ..events import ReloadSkipped, StopRequested
+from ..events.plain_log import plainly_logged_events
 from . import async_output, exits
 from .logs import flush_logs, log_python_messages
 
-logger = logging.getLogger("hybridrelay.cli")
 statistics_logger = logging.getLogger("hybridrelay.statistics")
 # A request for the state is answered at any log level.
 statistics_logger.setLevel(logging.INFO)
@@ -70,7 +71,7 @@ class GracefulStop:
 
         async def maybe() -> None:
             if self.event.is_set():
-                logger.info("SIGHUP: nothing is reloaded, because the program is stopping")
+                plainly_logged_events().publish(ReloadSkipped(detail="the program is stopping"))
             else:
                 await reload()
 
@@ -175,7 +176,7 @@ class _Stopper:
 
     def _stop(self) -> None:
         assert self.received is not None
-        logger.info("%s: stopping; send the signal again to stop at once", self.received.name)
+        plainly_logged_events().publish(StopRequested(signal=self.received.name))
         self._end()
 
     def _end(self) -> None:

@@ -12,6 +12,7 @@ __all__ = [
     "CertificateNotRenewed",
     "CertificateRenewed",
     "CertificateUnchanged",
+    "ConnectionStringReloaded",
     "FileReadableByOthers",
     "InternalError",
     "LeftoverRemoved",
@@ -19,8 +20,12 @@ __all__ = [
     "ProgramReady",
     "ProgramStarted",
     "ProgramStopping",
+    "ReloadFailed",
+    "ReloadSkipped",
     "ResourcesRestored",
     "ResourcesShort",
+    "RestartNeeded",
+    "StopRequested",
 ]
 
 
@@ -67,6 +72,72 @@ class ProgramStopping(Event):
 
 
 @attrs.frozen(kw_only=True)
+class StopRequested(Event):
+    """A signal asks a program to stop gracefully."""
+
+    name: ClassVar = "program.stop-requested"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The program was asked to stop; send the signal again to stop at once"
+
+    #: ``SIGTERM`` or ``SIGINT``.
+    signal: str
+
+
+# --- reloading
+
+
+@attrs.frozen(kw_only=True)
+class ReloadFailed(Event):
+    """A file cannot be used. The program goes on with what it has read before."""
+
+    name: ClassVar = "reload.failed"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "A file was not reloaded, and what was read before stays in force"
+
+    detail: str
+    remedy: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ReloadSkipped(Event):
+    """SIGHUP asks for a reload, and there is nothing to reload."""
+
+    name: ClassVar = "reload.skipped"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "Nothing was reloaded"
+
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class ConnectionStringReloaded(Event):
+    """The file of a connection string was read again."""
+
+    name: ClassVar = "connection-string.reloaded"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A connection string was reloaded"
+
+    file: str
+    #: What is different in it and is used from now on; nothing if it is unchanged.
+    changed: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RestartNeeded(Event):
+    """Something that a running program cannot change is different in the file of a connection string."""
+
+    name: ClassVar = "restart.needed"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "A change takes effect only after a restart"
+
+    file: str
+    changed: tuple[str, ...]
+
+
+# --- certificates
+
+
+@attrs.frozen(kw_only=True)
 class _Certificate(Event):
     #: Of the certificate.
     file: str
@@ -103,6 +174,9 @@ class CertificateNotRenewed(_Certificate):
 
     detail: str
     remedy: str = ""
+
+
+# --- resources and files
 
 
 @attrs.frozen(kw_only=True)

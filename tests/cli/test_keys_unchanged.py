@@ -262,5 +262,5 @@ def test_what_a_killed_command_left_is_removed(run: Run, created: Created) -> No
     left.write_text("a key")
     code, _, err = regenerate(run, created, "--update", created.application)
     assert code == 0
-    assert f"removed {left}" in err
+    assert f"was removed: file={left}" in err
     assert not left.exists()

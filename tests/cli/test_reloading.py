@@ -82,7 +82,7 @@ def test_a_relay_reloads_its_certificate(deployment: Deployment) -> None:
     second = serial_shown(port)
     assert second != first
     key.write_bytes(authority.issue("relay.example.com")[1])
-    hang_up(relay, r"not reloaded, what was read before stays in force: .*\.pem")
+    hang_up(relay, r"not reloaded, and what was read before stays in force: .*\.pem")
     assert serial_shown(port) == second
     for _ in range(20):
         relay.process.send_signal(signal.SIGHUP)
@@ -118,10 +118,10 @@ def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, publi
     denied = deployment.folder / "deny"
     denied.write_text("somebody\n")
     connector = deployment.start_connector(published, arguments=["--deny-list", str(denied)])
-    hang_up(connector, "orders.connector: unchanged")
-    hang_up(connector, "reloaded .*deny")
+    hang_up(connector, r"reloaded: file=\S*orders.connector$")
+    hang_up(connector, "The deny list was read: file=.*deny")
     use_key(deployment, published, "connector", "secondary")
-    hang_up(connector, "orders.connector: now uses the changed shared access key")
+    hang_up(connector, "orders.connector changed='shared access key'")
     connector.wait_for_line("Everything uses the key now: connection=orders", where="err")
     good = published.connector.read_bytes()
     for bad, says in (
@@ -132,12 +132,12 @@ def test_a_connector_reloads_strings_and_deny_list(deployment: Deployment, publi
     ):
         published.connector.write_bytes(bad)
         denied.write_text("\x07\n")
-        hang_up(connector, f"not reloaded, .*orders.connector.*{says}")
-        hang_up(connector, "not reloaded, .*deny")
+        hang_up(connector, f"reload.failed: .*orders.connector.*{says}")
+        hang_up(connector, "reload.failed: .*deny")
     published.connector.unlink()
-    hang_up(connector, "not reloaded, .*orders.connector: No such file")
+    hang_up(connector, "reload.failed: .*orders.connector: No such file")
     published.connector.write_bytes(good)
-    hang_up(connector, "orders.connector: unchanged")
+    hang_up(connector, r"reloaded: file=\S*orders.connector$")
     assert connector.terminate() == 0
 
 
@@ -146,13 +146,13 @@ def test_a_forward_reloads_its_strings(deployment: Deployment, published: Publis
     other = deployment.create("billing", ("127.0.0.1", 9))
     deployment.start_connector(published, other)
     forward = deployment.start_forward(published, other).program
-    hang_up(forward, "orders.application: unchanged")
+    hang_up(forward, r"reloaded: file=\S*orders.application$")
     use_key(deployment, published, "application", "secondary")
     good = other.application.read_bytes()
     other.application.write_bytes(good[:-500])
-    hang_up(forward, "orders.application: now uses the changed shared access key")
+    hang_up(forward, "orders.application changed='shared access key'")
     forward.wait_for_line("Everything uses the key now: connection=orders", where="err")
-    forward.wait_for_line("not reloaded, .*billing.application", where="err")
+    forward.wait_for_line("reload.failed: .*billing.application", where="err")
     other.application.write_bytes(good)
     use_key(deployment, other, "application", "secondary")
     hang_up(forward, "Everything uses the key now: connection=billing")
@@ -173,7 +173,7 @@ def test_a_changed_identity_is_said_to_need_a_restart(deployment: Deployment, pu
     assert done.returncode == 0, done.stderr
     assert load_connection_string(reissued).identity != load_connection_string(published.connector).identity
     shutil.copyfile(reissued, published.connector)
-    hang_up(connector, "warning .*orders.connector: the changed identity needs a restart")
+    hang_up(connector, "warning restart.needed: .*orders.connector changed=identity")
 
 
 @pytest.mark.parametrize("prefix", [(), ("nohup",)])
@@ -189,14 +189,14 @@ def test_a_signal_before_the_program_is_ready(
     with Program(command, name="connector") as connector:
         connector.wait_for_line("127.0.0.1", where="err")  # tried, and not there
         use_key(deployment, published, "connector", "secondary")
-        hang_up(connector, "now uses the changed shared access key")
+        hang_up(connector, "reloaded: .* changed='shared access key'")
         deployment.programs.remove(relay)
         deployment.start_relay()
         connector.wait_for_line("^ready connector")
         revoke = ("keys", "revoke", "orders", "--rule", "connector", "--key", "primary")
         assert deployment.run(*revoke, "--state", deployment.state).returncode == 0
         connector.wait_for_line("Everything uses the key now", where="err")
-        hang_up(connector, "unchanged")
+        hang_up(connector, r"reloaded: file=\S*orders.connector$")
         assert connector.terminate() == 0
 
 

@@ -3,7 +3,7 @@
 Every frame is written whole, and a task that has to wait for that holds a lock. Users' calls take turns by contract
 (`trio.BusyResourceError` otherwise); the only other writer answers pings. The reader never writes, so that a peer
 that does not read cannot stop it: it notes the pong that is owed, and a task that lives no longer than that write
-sends it.
+sends it. The module is long because sending, receiving and closing share the state of one class.
 """
 
 from __future__ import annotations

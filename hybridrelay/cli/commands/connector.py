@@ -25,7 +25,7 @@ from .. import exits
 from ..config_file import use_config_file
 from ..connection_strings import load_all, reload_each
 from ..proxies import make_commands, make_dialer
-from ..reloading import log_not_reloaded
+from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
 
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             await connector.reload_policy()
         except ConfigurationError as exc:
-            log_not_reloaded(exc)
+            publish_not_reloaded(exc)
 
     async def main() -> None:
         async with commands, FlatNursery() as nursery:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 from ..._nursery import FlatNursery
 from ...connectivity import all_ports, discover
 from ...errors import ConfigurationError
+from ...events import ReloadSkipped
+from ...events.plain_log import plainly_logged_events
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
 from .. import exits
 from ..arguments import values
 from ..config_file import use_config_file
-from ..reloading import log_not_reloaded
+from ..reloading import publish_not_reloaded
 from ..running import GracefulStop, run_until_stopped
-
-logger = logging.getLogger("hybridrelay.cli")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,12 +27,13 @@ def run(args: argparse.Namespace) -> int:
 
     async def reload() -> None:
         if args.tls_certificate is None:
-            logger.info("SIGHUP: there is no --tls-certificate to reload; changes of the registry need no signal")
+            detail = "there is no --tls-certificate to reload; changes of the registry need no signal"
+            plainly_logged_events().publish(ReloadSkipped(detail=detail))
         else:
             try:
                 await relay.reload_certificates()
             except ConfigurationError as exc:
-                log_not_reloaded(exc)
+                publish_not_reloaded(exc)
 
     async def main() -> None:
         async with FlatNursery() as nursery:
