@@ -1,4 +1,4 @@
-"""A relay whose answers are played, and a registrar for two hybrid connections at it."""
+"""A fake relay whose answers a test chooses, and a registrar for two hybrid connections at it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class FakeControl(ControlChannel):
 
 
 class FakeRelay(RelayLink):
-    """The link to a relay that is played: what it answers, and what it was asked."""
+    """The link to a fake relay: the test sets its answers, and sees what it was asked."""
 
     def __init__(self, identity: str = "relay", host: str = HOST) -> None:
         super().__init__(RelayEndpoint(host), control.PeerRole.CONNECTOR, instance=new_instance(), dialer=DIRECTLY)

@@ -89,7 +89,7 @@ class Scene:
         return session
 
     async def attach(self, session: Session, whose: Published | None = None, peer: PeerIdentity = PEER) -> bool:
-        """Go on with the session over another channel that belongs to `peer`; whether the connector let it."""
+        """Resume the session over another channel of `peer`. Returns whether the connector accepted that."""
         greetings = session.greetings
         await session.replace_channel(self.channel(whose, peer))
         await trio.testing.wait_all_tasks_blocked()
@@ -136,7 +136,7 @@ async def test_a_session_has_one_event_at_its_end_whatever_ended_it(
 async def test_nobody_else_resumes_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, changed: str
 ) -> None:
-    """Not even if the other client knows its id and its secret."""
+    """Another identity cannot resume a session, not even with the session's id and secret."""
     scene = Scene(nursery)
     session = await scene.session()
     whose, peer = (scene.one, ANOTHER) if changed == "identity" else (scene.two, PEER)
@@ -219,7 +219,7 @@ def test_the_limit_of_sessions_is_what_the_documents_say() -> None:
 async def test_channels_without_hello_are_limited(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    """They count like sessions, and the oldest gives way."""
+    """They count like sessions, and the oldest one is closed for a new one."""
     scene = Scene(nursery)
     silent = []
     for _ in range(MAX_GREETING_CHANNELS):
@@ -265,7 +265,7 @@ async def test_all_sessions_of_an_identity_may_resume_at_once(
 
 
 async def ended(stream: trio.abc.ReceiveStream) -> None:
-    """The other end has closed it."""
+    """Wait until the other end has closed the stream."""
     with suppress(trio.BrokenResourceError):
         while await stream.receive_some():
             pass

@@ -19,7 +19,7 @@ BY_TARGET, BY_APPLICATION, GONE = Ending.RESET_BY_TARGET, Ending.RESET_BY_APPLIC
 
 
 class Changes(TypedDict, total=False):
-    """What a bridge says of its end, where it is not the usual."""
+    """Fields of `Bridged` that differ from those of a bridge that ended normally."""
 
     sent_all: bool
     received_all: bool

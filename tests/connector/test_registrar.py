@@ -1,4 +1,4 @@
-"""What a connector does at one relay, whose answers are played: refusals, losses, and when it asks again."""
+"""What a connector does at one relay (a fake): refusals, lost channels, and when it asks again."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ async def test_a_lost_control_channel_is_opened_again(
 async def test_a_relay_that_stays_away_is_reported_in_full_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene
 ) -> None:
-    """And again when something has changed."""
+    """It is reported in full once more when the failure has changed."""
 
     def warnings() -> list[Event]:
         found = [one for one in scene.events if one.level is Level.WARNING]
@@ -226,7 +226,7 @@ async def test_a_relay_that_stays_away_is_reported_in_full_once(
 async def test_with_sessions_it_comes_back_within_two_seconds_however_often_it_was_lost(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, sessions: int
 ) -> None:
-    """Also where the session has not yet noticed that it lost its own channel."""
+    """Also if the session has not yet noticed that its own channel is lost."""
     for _ in range(sessions):
         scene.sessions.add(is_open=True)
     start(nursery, scene)
@@ -391,7 +391,7 @@ async def test_a_relay_that_stays_away_fills_no_log(
 async def test_what_was_taken_by_somebody_else_is_reported_and_needs_another_control_channel(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The relay lets nobody in with a lower generation than that of the channel that has it now."""
+    """The relay accepts no lower generation than that of the channel that is registered now."""
     start(nursery, scene)
     await trio.sleep(1)
     scene.relay.answers["one"] = Reason.SUPERSEDED
@@ -435,7 +435,7 @@ async def test_told_to_stop_while_it_opens_a_control_channel_it_registers_nothin
 async def test_one_relay_under_two_names_is_registered_under_one(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, scene: Scene, identity: str
 ) -> None:
-    """The second registration would take the place of the first, and so on."""
+    """Otherwise the two registrations would supersede each other without end."""
     relay = FakeRelay(identity)
     registrar = Registrar(
         relay,

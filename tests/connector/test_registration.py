@@ -338,7 +338,7 @@ BEGINNINGS = {
 
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_whatever_happens_next(beginning: str) -> None:
-    """All sequences of four things that may happen, from states that matter."""
+    """All sequences of four inputs, from every state of interest."""
 
     def walk(path: list[str], left: int) -> None:
         executor = Executor(["one", "two"])
@@ -353,7 +353,7 @@ def test_whatever_happens_next(beginning: str) -> None:
 
 
 class Walk(RuleBasedStateMachine):
-    """Longer ways, with more kinds of input."""
+    """Longer sequences, with more kinds of input."""
 
     executor: Executor
 

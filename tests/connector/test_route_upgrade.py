@@ -49,7 +49,7 @@ NAMES = ("one", "two")
 
 
 class Control(ControlChannel):
-    """A control channel to the relay, which is some way off, and may refuse."""
+    """A control channel with a delay, to a relay that may refuse registrations."""
 
     place: Place
 
@@ -232,7 +232,7 @@ class Scene:
 
     @asynccontextmanager
     async def joining(self) -> AsyncIterator[None]:
-        """During the block, senders want to be led to this connector all the time, and are."""
+        """During the block, senders join this connector all the time, and succeed."""
         async with trio.open_nursery() as nursery:
             for name in NAMES:
                 nursery.start_soon(self._join, name)
@@ -252,7 +252,7 @@ class Scene:
 
 @pytest.fixture
 def calm(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing was worth a warning."""
+    """Check at the end that no warning was logged."""
     caplog.set_level(logging.INFO)
     yield
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
@@ -286,7 +286,7 @@ async def _open_nursery(*, task_status: trio.TaskStatus[trio.Nursery]) -> None:
 
 @contextmanager
 def always_listening(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever changes in the relay's table, there is a listener for everything."""
+    """Check after every change of the relay's table that there is a listener for every hybrid connection."""
     table = scene.place.broker.listeners
     seen: list[dict[str, int]] = []
 
@@ -388,7 +388,7 @@ async def test_what_cannot_be_registered_yet_stays_where_it_is(
 async def test_an_opening_that_hangs_holds_up_nothing(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, happens: str
 ) -> None:
-    """Should the one channel be lost that works, or the network change, there is no waiting for its successor."""
+    """If the working channel is lost, or the network changes, the channel that is being opened is not waited for."""
     scene.place.takes = 1000.0
     async with trio.open_nursery() as upgrading:
         upgrading.start_soon(_fail_to_upgrade, scene)
@@ -408,7 +408,7 @@ async def test_an_opening_that_hangs_holds_up_nothing(
 async def test_an_end_right_behind_the_answer_is_not_overlooked(
     autojump_clock: trio.testing.MockClock, scene: Scene, nursery: trio.Nursery, reason: Reason
 ) -> None:
-    """Two tasks wake up for the two, in whichever order."""
+    """Two tasks wake up, one for the answer and one for the end, in either order."""
     ended = False
 
     def end(channel: Control, name: str) -> None:
@@ -500,7 +500,7 @@ async def test_what_a_channel_took_before_it_was_lost_is_registered_anew(
     after: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The earlier channel cannot have it back: for the relay, its generation is over."""
+    """The earlier channel cannot register it again: the relay has accepted a higher generation."""
 
     def cut(channel: Control, name: str) -> None:
         if channel.candidate is TCP and name == after:
@@ -552,7 +552,7 @@ async def test_it_may_end_at_any_moment(
 
 
 async def _again(scene: Scene, nursery: trio.Nursery) -> Scene:
-    """The same connector once more."""
+    """Start the same connector again."""
     fresh = Scene(scene.place, scene.keys)
     nursery.start_soon(fresh.run)
     await trio.sleep(1)
@@ -564,7 +564,7 @@ async def _again(scene: Scene, nursery: trio.Nursery) -> Scene:
 async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
     monkeypatch: pytest.MonkeyPatch, has_ended: bool
 ) -> None:
-    """It forgets the offer with the control channel, and makes another one over the next."""
+    """The relay forgets the offer with the control channel, and makes another one over the next."""
 
     async def open_data_channel(*_: object, **__: object) -> None:
         raise RendezvousError("unknown", reason=Reason.TICKET_UNKNOWN)

@@ -78,7 +78,7 @@ OPEN = ("open", None, None, None, None, None)
 
 
 class Target:
-    """A server whose one connection the test has in its hands."""
+    """A server with one connection, which the test controls."""
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self._listener = listener

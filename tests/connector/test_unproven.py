@@ -15,7 +15,7 @@ from hybridrelay.connector.unproven import TENURE_SECONDS, Newcomer, Unproven, w
 
 
 def present(senders: str, *, ages: list[float] | None = None) -> list[Newcomer]:
-    """One for each letter, the oldest first, all old unless stated; now is 0."""
+    """One channel for each letter, the oldest first. All are old unless stated otherwise. The time is 0."""
     times = [-age for age in ages] if ages else [-100.0 + index for index in range(len(senders))]
     return [Newcomer(sender, since) for sender, since in zip(senders, times, strict=True)]
 

@@ -67,7 +67,7 @@ class Site:
         return self.combination[PORTS.index(port or 0)]
 
     def check_attempts(self, report: Report) -> None:
-        """No attempt says anything but the truth."""
+        """Check that every attempt in the report states what the firewall does."""
         for attempt in report.attempts:
             state = self.state(attempt.port)
             kind = None if attempt.failure is None else str(attempt.failure.kind)

@@ -37,7 +37,7 @@ SLOW = pytest.mark.slow
 
 @attrs.frozen
 class Scene:
-    """Everything runs, and applications talk."""
+    """Relay, connector and forward, and applications that talk through them."""
 
     lab: Lab
     deployment: NetworkDeployment
@@ -265,7 +265,7 @@ async def test_everything_is_cut_for_a_while(set_scene: SetScene, lab: Lab) -> N
 
 
 async def test_a_short_silence_is_slept_through(set_scene: SetScene, lab: Lab) -> None:
-    """Three seconds without a packet: TCP alone repairs that."""
+    """Three seconds without a packet, which TCP alone recovers from."""
     async with set_scene() as scene:
         before = scene.channels()
         lab.set(State.DROPPED)
@@ -316,7 +316,7 @@ async def test_the_relay_is_killed_and_started_again(set_scene: SetScene) -> Non
     ],
 )
 async def test_a_stopped_process_goes_on(set_scene: SetScene, who: str, seconds: int) -> None:
-    """Shorter than liveness notices, and longer; always shorter than the deadline of resumption."""
+    """For a shorter and for a longer time than liveness needs to notice; always shorter than the resume deadline."""
     async with set_scene() as scene:
         program = dict(zip(("relay", "connector", "forward"), scene.programs, strict=True))[who]
         program.process.send_signal(signal.SIGSTOP)

@@ -75,7 +75,7 @@ def serving(command: Callable[[int], Sequence[str | Path]], name: str) -> Iterat
 
 
 def run(command: Sequence[str | Path], *, text_in: str = "", environment: Mapping[str, str] | None = None) -> str:
-    """Run a client to its end; its standard output.
+    """Run a client to its end. Returns its standard output.
 
     Args:
         command: a program and its arguments.

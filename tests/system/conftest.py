@@ -1,3 +1,5 @@
+"""One relay for each test that wants one."""
+
 from __future__ import annotations
 
 import sys

@@ -91,7 +91,7 @@ class Deployment:
     relay_ended: trio.Event = attrs.field(factory=trio.Event)
 
     async def kill_relay(self) -> None:
-        """Without ceremony; on return it has let go of its ports and its state directory."""
+        """Cancel the relay. On return its ports and its state directory are free."""
         self.scope.cancel()
         await self.relay_ended.wait()
 
@@ -100,7 +100,7 @@ class Deployment:
         return {name: self.info.bound[name][0].port if name in self.info.bound else None for name in PORTS}
 
     def publish(self, name: str = "db") -> Published:
-        """Create a hybrid connection; a running relay knows it within a second, `wait_known` waits for that."""
+        """Create a hybrid connection. A running relay knows it within a second."""
         rules = (Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND]))
         with SQLiteStore.open(self.state_dir) as registry:
             registry.create(name, [HOST], rules)
@@ -143,7 +143,7 @@ class Deployment:
         return attrs.evolve(string, **changes)
 
     async def connector(self, *strings: ConnectionString, **options: Unpack[ConnectorOptions]) -> trio.CancelScope:
-        """Start a connector; registered on return. Cancel what is returned to kill it without ceremony."""
+        """Start a connector; it is registered on return. Cancelling the scope that is returned kills it."""
 
         async def run(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
             with trio.CancelScope() as scope:
@@ -183,7 +183,7 @@ async def deploy(
 
 
 async def serve_target(nursery: trio.Nursery, handler: Callable[[trio.SocketStream], Awaitable[None]]) -> HostPort:
-    """A target; what a broken connection raises in `handler` ends that connection only."""
+    """Start a target. A connection that breaks in `handler` ends alone."""
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:

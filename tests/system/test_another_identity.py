@@ -48,7 +48,7 @@ def hellos(monkeypatch: pytest.MonkeyPatch) -> list[Hello]:
 
 
 def swap_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relay that says it asks the wanted instance, and asks another."""
+    """Make the relay ask another instance than the one that the client wants, and claim that it is that one."""
 
     def find(table: ListenerTable[object], connection: str, instance: str) -> object:
         other = next(one for one in table.of(connection) if one.instance != instance)

@@ -1,4 +1,4 @@
-"""A client takes up a changed connection string while streams run over it."""
+"""A client applies a changed connection string while its streams run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connector takes up a changed connection string while streams run over it."""
+"""A connector applies a changed connection string while streams run."""
 
 from __future__ import annotations
 

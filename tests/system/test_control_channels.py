@@ -1,4 +1,4 @@
-"""A listener that replaces its control channel: the new one is registered before the old one goes; nobody waits."""
+"""A listener that replaces its control channel: the new one is registered before the old one ends, without a gap."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Side:
         return make_connection_token(self.string, self.link.host, time.time())
 
     async def register(self) -> ControlChannel:
-        """Over another control channel, whose generation is higher."""
+        """Register over another control channel, with a higher generation."""
         channel = await self.link.start_control(self.deployment.nursery)
         answer = await channel.register(control.Register(channel.next_id(), self.string.entity_path, self.token()))
         assert isinstance(answer, control.Registered)
@@ -127,7 +127,7 @@ async def test_there_is_a_listener_at_every_moment(sides: tuple[Side, Side], nur
 async def test_a_lost_data_channel_makes_a_connector_ask_whether_the_relay_is_there(
     deployment: Deployment, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its client comes back over the control channel, of whose loss it would hear with the next ping only."""
+    """The client comes back over the control channel, whose loss would otherwise be noticed at the next ping."""
     dialed: list[trio.SocketStream] = []
     checked = trio.Event()
     check_alive = ControlChannel.check_alive

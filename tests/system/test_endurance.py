@@ -1,4 +1,4 @@
-"""One failure stays one failure; stops are graceful; waiting is shared."""
+"""One failure does not cause others, programs stop gracefully, and callers that wait share attempts."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_no_address_of_several(machine: Machine, deployment: Deployment) -> None
 
 
 async def test_without_local_ports(machine: Machine, deployment: Deployment) -> None:
-    """Every local port is in use, so that nobody can connect: that is not the target's fault, nor the relay's."""
+    """Every local port is in use, so that connecting fails. Neither the target nor the relay is blamed."""
     deployment.start(
         "relay", "--state", deployment.state, "--host", "127.0.0.1", "--ports", ANY_PORTS, wrapper=machine.wrapper
     )

@@ -51,7 +51,7 @@ def fill(disk: Path) -> None:
 
 
 def use_up_files(disk: Path) -> None:
-    """Let no further file be made."""
+    """Use up the inodes, so that no file can be created."""
     with contextlib.suppress(OSError):
         for number in itertools.count(sum(1 for _ in disk.iterdir())):
             (disk / f"{number}").touch()

@@ -37,7 +37,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 async def assert_cycles_leave_nothing(cycle: Callable[[], Awaitable[None]]) -> None:
-    """The first one may leave what the others find: a control channel, a memory of what worked."""
+    """Only the first cycle may leave something behind: a control channel, and the route that worked."""
     await cycle()
     base = await settled(of_this_run)
     for number in range(CYCLES):

@@ -23,7 +23,7 @@ SOON = 30
 
 
 def without_identity(published: Published) -> Published:
-    """What somebody has who got hold of the Listen key, and of nothing else."""
+    """The hybrid connection as an attacker has it who knows the Listen key and nothing else."""
     return attrs.evolve(published, authority=create_authority(published.name, now=time.time()))
 
 

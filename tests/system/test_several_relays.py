@@ -95,7 +95,7 @@ async def pair(nursery: trio.Nursery, tmp_path: Path) -> Pair:
 
 
 async def says(stream: MuxStream) -> None:
-    """Something goes there and comes back."""
+    """Send something, and receive it back."""
     data = os.urandom(1000)
     await stream.send_all(data)
     received = b""
@@ -106,7 +106,7 @@ async def says(stream: MuxStream) -> None:
 
 @asynccontextmanager
 async def talking(client: Client) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """A stream that talks without end during the block. Gives a function that waits for two more of its rounds."""
+    """A stream that sends and receives during the block. Gives a function that waits for two more round trips."""
     rounds = 0
     round_over = trio.Condition()
 

@@ -1,4 +1,4 @@
-"""A relay that is stopped at the very moment at which somebody connects ends in good order."""
+"""A relay that is stopped at the moment at which a connection arrives ends normally."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client that has used up the stream ids of its session opens another one, and nobody notices."""
+"""A client that has used up the stream ids of its session opens another session, and applications notice nothing."""
 
 from __future__ import annotations
 
