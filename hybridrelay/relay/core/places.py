@@ -198,6 +198,11 @@ class Places(Generic[OwnerT]):
         pool = self._find_pool(key)
         return 0 if pool is None else len(pool)
 
+    def of(self, key: KeyId) -> tuple[Place[OwnerT], ...]:
+        """The places that a key has; takes time in proportion to their number."""
+        pool = self._find_pool(key)
+        return () if pool is None else (*pool.provisional.in_order, *pool.established.in_order)
+
     def held_by_connection(self, connection: str) -> int:
         """Places that a hybrid connection has."""
         return sum(map(len, self._connections.get(connection, {}).values()))

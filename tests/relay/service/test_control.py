@@ -10,16 +10,21 @@ import pytest
 import trio
 import trio.testing
 
+from hybridrelay.mux import CONTROL_CONFIG, EarlySession
 from hybridrelay.protocol import control
+from hybridrelay.protocol.preamble import STATUS_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core import control_channel
 from hybridrelay.relay.core.control_channel import MAX_JOINS, MAX_REGISTRATIONS
+from hybridrelay.relay.core.places import TENURE_SECONDS
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
 from hybridrelay.relay.service import control as relay_control
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
-from hybridrelay.relay.service.control import CHECK_SECONDS
+from hybridrelay.relay.service.control import CHECK_SECONDS, ControlPeer
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
+from hybridrelay.streams import receive_exactly
+from hybridrelay.testing import session_pair
 
 from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for
 from ..places import make_places
@@ -291,4 +296,74 @@ async def test_only_so_many_acceptances_may_be_taken_back(
             await listener.say(control.Failed(offer_id, Reason.LISTENER_CANNOT_DIAL))
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert broker.statistics()["open_rendezvous"] == left
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_control_channel_whose_place_is_needed_ends(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    now = 0.0
+    places = make_places("control channels", 10, per_key=1, clock=lambda: now)
+    broker = make_broker(registry, control_channels=places)
+    idle = await _client(broker, nursery)
+    join = control.Join(1, "db", token_for(rules[1]))
+    assert isinstance(await idle.ask(join), control.Failed), "nobody listens"
+    assert idle.peer.authorized
+    now = TENURE_SECONDS
+    newcomer = await _client(broker, nursery)
+    assert isinstance(await newcomer.ask(join), control.Failed)
+    assert newcomer.peer.authorized
+    with trio.fail_after(20):
+        await idle.session.wait_ended()
+    assert len(places) == 1
+    assert newcomer.session.outcome is None
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_whose_place_is_needed_before_it_is_attached_ends_at_once(
+    broker: BrokerService, nursery: trio.Nursery
+) -> None:
+    session, relay_side = await session_pair(nursery, config=CONTROL_CONFIG)
+    stream = session.open_stream_nowait()
+    await stream.send_all(b"x")
+    accepted = (await relay_side.offers.receive()).accept()
+    peer = ControlPeer(broker, EarlySession(trio.testing.memory_stream_pair()[0]))
+    peer.end(Reason.LIMIT)
+    peer.attach(relay_side, accepted, nursery)
+    with trio.fail_after(20):
+        assert (await session.wait_ended()).reason is Reason.LIMIT
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_listener_says_which_client_has_proved_its_identity(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    """*proved* belongs to the offer that it names, and counts once it was accepted and its two sides have met."""
+    pairs = make_places("data channels", 10)
+    broker = make_broker(registry, pairs=pairs)
+    connector = await _connector(broker, nursery)
+    assert isinstance(await connector.ask(control.Register(1, "db", token_for(rules[0]))), control.Registered)
+    client = await _client(broker, nursery)
+    await client.say(control.Join(1, "db", token_for(rules[1])))
+    offer = await connector.hear()
+    assert isinstance(offer, control.Offer)
+    await connector.say(control.Proved(offer.id), control.Accept(offer.id))
+    joined = await client.hear()
+    assert isinstance(joined, control.Joined)
+    far = []
+    for ticket in (joined.ticket, offer.ticket):
+        ours, theirs = trio.testing.memory_stream_pair()
+        nursery.start_soon(broker.serve_channel, broker.use_ticket(ticket), ours)
+        far.append(theirs)
+    for one in far:
+        await receive_exactly(one, STATUS_SIZE)
+    grant = await broker.authorize("db", token_for(rules[1]), Right.SEND)
+
+    def established() -> list[bool]:
+        return [place.is_established for place in pairs.of(grant.key)]
+
+    assert established() == [False]
+    await connector.say(control.Proved(offer.id + 1), control.Proved(offer.id), control.Proved(offer.id))
+    await trio.testing.wait_all_tasks_blocked()
+    assert established() == [True]
     nursery.cancel_scope.cancel()
