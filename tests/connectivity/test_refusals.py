@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridrelay.connectivity.refusals import all_failed, is_hopeless
+from hybridrelay.connectivity.refusals import all_failed, is_final, is_hopeless
 from hybridrelay.errors import (
     AuthorizationError,
     HybridRelayError,
@@ -68,3 +68,17 @@ def test_an_expired_token_is_not_hopeless() -> None:
     assert is_hopeless(WRONG_KEY)
     assert is_hopeless(IMPOSTOR)
     assert not is_hopeless(DOWN)
+
+
+@pytest.mark.parametrize("reason", [Reason.WRONG_KEY, Reason.KEY_REVOKED, Reason.UNKNOWN_CONNECTION])
+def test_only_a_relay_ends_a_client_for_good(reason: Reason) -> None:
+    """Whoever else names such a reason, a connector or somebody on the way, may be one of several."""
+    assert reason.is_permanent
+    assert is_final(AuthorizationError("no", reason=reason))
+    for error in (
+        RendezvousError("no", reason=reason),
+        PeerIdentityError("no", reason=reason),
+        RelayUnreachable("no", reason=reason),
+        AuthorizationError("no", reason=Reason.TOKEN_EXPIRED),
+    ):
+        assert not is_final(error)

@@ -254,7 +254,7 @@ def test_unknown_rule() -> None:
         (FULL.replace("http%3A%2F%2F", "gopher%3A%2F%2F"), "sr is not a URL"),
         (FULL.replace("http%3A%2F%2F", "ftp%3A%2F%2F"), "sr is not a URL"),
         (FULL.replace("RootManage", "R" * 300), "skn is too long"),
-        (FULL + "x" * 5000, "too long"),
+        (FULL + "x" * 5000, "it is too long"),
         (FULL.replace("Root", "R\u00f6\u00f6t"), "ASCII"),
     ],
 )

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Generic
 
 import attrs
@@ -166,8 +166,17 @@ class ListenerTable(Generic[HandleT]):
         return [] if known is None else list(known.listeners.values())
 
     def choose(self, connection: str, *, passed_over: Collection[str] = ()) -> Listener[HandleT] | None:
-        """A random listener whose instance is not among those passed over; None where there is none."""
+        """A random listener whose instance is not among those passed over; None where there is none.
+
+        The first one is any, so that the load is shared evenly. If some were passed over, keys and networks are
+        equally likely: those of one holder that decline must not take all the tries of a sender.
+        """
         candidates = [one for one in self.of(connection) if one.instance not in passed_over]
+        if passed_over and candidates:
+            groups: dict[Hashable, list[Listener[HandleT]]] = {}
+            for one in candidates:
+                groups.setdefault((one.key, network_of(one.address)), []).append(one)
+            candidates = list(groups.values())[self._randbelow(len(groups))]
         return candidates[self._randbelow(len(candidates))] if candidates else None
 
     def find(self, connection: str, instance: str) -> Listener[HandleT] | None:

@@ -81,6 +81,25 @@ def test_those_passed_over_are_not_chosen_again() -> None:
     assert listeners.choose("elsewhere") is None
 
 
+def test_listeners_of_one_network_that_decline_do_not_take_all_tries_of_a_sender() -> None:
+    listeners = table()
+    for number in range(60):
+        listeners.register(at(f"10.0.0.{number}", f"rogue {number}"))
+    listeners.register(at("192.0.2.1", "honest"))
+    found = 0
+    for _ in range(100):
+        passed_over: set[str] = set()
+        for _ in range(8):
+            chosen = listeners.choose("sql", passed_over=passed_over)
+            assert chosen is not None
+            passed_over.add(chosen.instance)
+        found += "honest" in passed_over
+    assert found > 95
+    # Where nobody was passed over, all are equally likely.
+    first = Counter(one.address for _ in range(610) if (one := listeners.choose("sql")))
+    assert first["192.0.2.1"] < 40
+
+
 def test_gone_and_absent_are_told_apart() -> None:
     listeners = table()
     assert listeners.why_not("sql") is Reason.NO_LISTENER

@@ -276,6 +276,7 @@ def test_spared_places_give_way_to_a_holder_without_any_and_seldom() -> None:
     scene.now = ROTATION_SECONDS - 0.1
     assert scene.is_refused(third)
     scene.now = ROTATION_SECONDS
+    assert scene.is_refused(HONEST), "it has one"
     assert scene.enter(third, "third") == "2"
 
 

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.mux import CONTROL_CONFIG, EarlySession
+from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, Session, SessionRole
 from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core import control_channel
 from hybridrelay.relay.core.control_channel import MAX_JOINS, MAX_REGISTRATIONS
 from hybridrelay.relay.core.places import TENURE_SECONDS
+from hybridrelay.relay.edge.authentication import AuthenticatedControlChannel
 from hybridrelay.relay.limits import REFUSALS_BEFORE_AUTHORIZED
 from hybridrelay.relay.service import control as relay_control
 from hybridrelay.relay.service.broker import OFFER_SECONDS, BrokerService
+from hybridrelay.relay.service.connections import ControlPeers
 from hybridrelay.relay.service.control import CHECK_SECONDS, ControlPeer
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
-from hybridrelay.streams import receive_exactly
+from hybridrelay.streams import TLSStream, receive_exactly
 from hybridrelay.testing import session_pair
 
-from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for
+from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for, update
 from ..places import make_places
 
 SECRET = "1" * 64
@@ -366,4 +370,27 @@ async def test_a_listener_says_which_client_has_proved_its_identity(
     await connector.say(control.Proved(offer.id + 1), control.Proved(offer.id), control.Proved(offer.id))
     await trio.testing.wait_all_tasks_blocked()
     assert established() == [True]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_key_that_is_revoked_between_the_token_and_the_attachment_ends_the_channel(
+    registry: SQLiteStore, rules: tuple[Rule, ...], nursery: trio.Nursery
+) -> None:
+    broker = make_broker(registry)
+    peers = ControlPeers(broker, "0" * 32, lambda: ())
+    ours, theirs = trio.testing.memory_stream_pair()
+    far_end = Session(SessionRole.INITIATOR, config=DIALED_CONTROL_CONFIG)
+    nursery.start_soon(far_end.run, ours)
+    early = EarlySession(theirs)
+    stream = far_end.open_stream_nowait()
+    hello = hello_of(SECRET)
+    request = control.Register(1, "db", token_for(rules[0]))
+    await stream.send_all(control.encode_message(hello) + control.encode_message(request))
+    peer = await peers.admit(early, "192.0.2.1")
+    assert peer is not None
+    registry.revoke_key("db", rules[0].name, KeySlot.PRIMARY)
+    update(broker, registry)
+    with trio.fail_after(20), contextlib.suppress(trio.BrokenResourceError):
+        await peers.serve(AuthenticatedControlChannel(peer, early, cast(TLSStream, theirs)))
+    assert len(peers) == broker.listeners.count() == 0
     nursery.cancel_scope.cancel()
