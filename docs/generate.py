@@ -13,6 +13,7 @@ from pathlib import Path
 
 import attrs
 
+from hybridrelay.client import lifecycle
 from hybridrelay.connectivity import selection
 from hybridrelay.connector.registration import states as registration
 from hybridrelay.mux import bridging
@@ -116,6 +117,14 @@ MACHINES = (
         "over before the current channel is closed.",
         registration.CHANNELS,
         (registration.ChannelState.OPENING,),
+    ),
+    Machine(
+        "Session at the client",
+        "hybridrelay.client.lifecycle",
+        "From the search for a connector to the one outcome of the session. The rules are listed in `machine.py`, "
+        "the outcomes in [Events](events.md#how-a-session-ends).",
+        lifecycle.TRANSITIONS,
+        (lifecycle.State.SEARCHING,),
     ),
     Machine(
         "Prober: one step of a route",

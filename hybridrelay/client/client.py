@@ -1,13 +1,12 @@
 """The client: one session per hybrid connection, opened when first needed and used for every stream.
 
-The module is long because half of it documents what an application calls. The work is done in `opening.py` (waiting
-for a session), `sessions.py` (the sessions that live), and `senders.py` (the relays).
+Half of the module documents what an application calls. The work is done in `opening.py` (waiting for a session),
+`sessions.py` (the sessions that live), and `relays/` (the relays).
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,48 +14,40 @@ from functools import partial
 import attrs
 import trio
 
-from .._log_limit import LimitedLogger, report_left_out
+from .._log_limit import report_left_out
 from .._nursery import FlatNursery
 from ..abc import Transport
-from ..connectivity.backoff import Backoff
 from ..connectivity.data import EndToEnd
-from ..connectivity.discovery import Candidate
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.instance import new_instance
 from ..connectivity.link import RelayLink, usable_links
 from ..connectivity.network import watch_jumps
 from ..connectivity.report import Report
 from ..errors import StreamRefused
-from ..events import EventStream, IdentityExpiresSoon, KeyInUse, NetworkChanged, logged_events
+from ..events import EventStream, IdentityExpiresSoon, NetworkChanged, logged_events
 from ..mux import DATA_CONFIG, Budget, MuxStream, Session
 from ..protocol import control
 from ..protocol.reasons import Reason
 from ..security import (
     ConnectionString,
-    Secret,
     StringUpdate,
     expires_soon,
-    key_fingerprint,
     update_string,
 )
 from .config import ClientConfig, to_connection_string
-from .kept import KeptSession
+from .following import Follower
 from .opening import SessionOpener
 from .patience import check_patience
 from .relays.sender import Sender
 from .relays.senders import Senders
+from .session import ClientSession
 from .sessions import DELIVERY_SECONDS, Sessions
-
-logger = LimitedLogger("hybridrelay.client")
+from .upgrades import Upgrades
 
 #: Memory that all sessions of this process together may promise to their peers, where no other budget is given.
 _PROCESS_BUDGET = Budget(1 << 30)
 #: For sessions to end in good order, after their streams had time to deliver their last bytes (seconds).
 _FAREWELL_SECONDS = DELIVERY_SECONDS + 3.0
-#: The longest wait before another try to move a session that depends on an earlier connection string (seconds).
-_FOLLOW_MAX_SECONDS = 30.0
-#: The same where a relay refuses the new key: it costs a data channel each time, and an operator has to do something.
-_REFUSED_SECONDS = 600.0
 #: What a stream that could not be opened says where another session may help: the peer has not looked at it.
 _TRY_ANOTHER_SESSION = frozenset(
     {Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED, Reason.IDENTITY_CHANGED}
@@ -92,20 +83,17 @@ class Client:
             dialer=config.dialer,
             transports=transports,
             upgrade_interval=config.upgrade_interval,
+            events=self._events,
         )
         self._new_sender = partial(
-            Sender, end_to_end=self._end_to_end, nursery=nursery, clock=clock, on_draining=self._draining
+            Sender,
+            end_to_end=self._end_to_end,
+            nursery=nursery,
+            clock=clock,
+            on_draining=self._draining,
+            events=self._events,
         )
         self._senders = Senders(self._find_senders(string, ()))
-        #: Set when the connection string has changed, and not everything may have followed.
-        self._updated = trio.Event()
-        #: Whether the log is to say so once nothing uses an earlier key.
-        self._tell_key = False
-        #: Attempts to open a session that are under way, by the key that they began with.
-        self._attempts: Counter[Secret] = Counter()
-        #: In which better routes are looked for, while `watch` runs.
-        self._watching: trio.Nursery | None = None
-        self._upgrading: dict[Sender, trio.CancelScope] = {}
         self._sessions = Sessions(
             self.connection,
             self._senders,
@@ -114,10 +102,13 @@ class Client:
             # A connector opens no streams.
             config=attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline, max_streams=0),
             budget=_PROCESS_BUDGET if config.budget is None else config.budget,
+            events=self._events,
         )
+        self._upgrades = Upgrades(self._sessions, self._events)
+        self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._open_patience = config.open_patience
         self._opener = SessionOpener(
-            nursery, self._open_session, replaced=lambda kept: nursery.start_soon(self._sessions.finish, kept)
+            nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
         )
 
     def __repr__(self) -> str:
@@ -129,26 +120,31 @@ class Client:
         return self._string.entity_path
 
     @property
+    def events(self) -> EventStream:
+        """What happens to this client; programs may subscribe."""
+        return self._events
+
+    @property
     def report(self) -> Report | None:
         """What the prober found when it last chose a route to the relay that is used now, or would be used first.
 
         None before the first time.
         """
-        kept = self._opener.open
-        sender = self._senders.in_order()[0] if kept is None else kept.channel.sender
+        session = self._opener.open
+        sender = self._senders.in_order()[0] if session is None else session.channel.sender
         return sender.link.report
 
     @property
     def route(self) -> str | None:
         """The route in use (``tcp``, ``wss``, ``ws``), or None."""
-        kept = self._opener.open
-        return None if kept is None else kept.channel.candidate.route.name
+        session = self._opener.open
+        return None if session is None else session.channel.candidate.route.name
 
     @property
     def relay(self) -> str | None:
         """The host of the relay in use, or None."""
-        kept = self._opener.open
-        return None if kept is None else kept.channel.sender.link.host
+        session = self._opener.open
+        return None if session is None else session.channel.sender.link.host
 
     @property
     def open_streams(self) -> int:
@@ -202,49 +198,15 @@ class Client:
     async def watch(self) -> None:
         """Change to better routes, notice sleep and changes of network, renew old data channels; until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._watching = nursery
-            try:
-                for sender in self._senders.all:
-                    self._start_upgrading(sender)
-                nursery.start_soon(report_left_out)
-                nursery.start_soon(watch_jumps, self._jumped)
-                nursery.start_soon(self._sessions.renew)
-                nursery.start_soon(self._follow_string)
-                await trio.sleep_forever()
-            finally:
-                self._watching = None
-
-    def _start_upgrading(self, sender: Sender) -> None:
-        if self._watching is not None:
-            scope = self._upgrading[sender] = trio.CancelScope()
-            self._watching.start_soon(self._upgrade, sender, scope)
-
-    async def _upgrade(self, sender: Sender, scope: trio.CancelScope) -> None:
-        with scope:
-            await sender.link.upgrade_route(partial(self._in_use, sender), partial(self._upgraded, sender))
-
-    def _in_use(self, sender: Sender) -> Candidate | None:
-        """The worst route to this relay over which a session goes; None if there is none."""
-        routes = [kept.channel.candidate for kept in self._sessions if kept.goes_through(sender)]
-        return max(routes, key=lambda candidate: candidate.route.rank, default=None)
-
-    async def _upgraded(self, sender: Sender, candidate: Candidate) -> None:
-        logger.info(
-            "%s: %s works now at %s, moving to this better route",
-            self.connection,
-            candidate.route.name,
-            sender.link.host,
-        )
-        sender.close_control()
-
-        def is_worse(kept: KeptSession) -> bool:
-            return kept.goes_through(sender) and kept.channel.candidate.route.rank > candidate.route.rank
-
-        await self._sessions.move(is_worse, lambda: [sender])
+            nursery.start_soon(self._upgrades.run, self._senders.all)
+            nursery.start_soon(report_left_out)
+            nursery.start_soon(watch_jumps, self._jumped)
+            nursery.start_soon(self._sessions.renew)
+            nursery.start_soon(self._follower.run)
 
     def _draining(self, sender: Sender) -> None:
-        for kept in self._sessions:
-            self._nursery.start_soon(kept.leave, sender)
+        for session in self._sessions:
+            self._nursery.start_soon(session.leave, sender)
 
     def _jumped(self, what: str) -> None:
         self._events.publish(NetworkChanged(detail=what))
@@ -265,7 +227,7 @@ class Client:
         def link_to(endpoint: RelayEndpoint) -> RelayLink:
             return next((link for link in by_link if link.endpoint == endpoint), None) or self._new_link(endpoint)
 
-        links = usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to)
+        links = usable_links(RelayEndpoint.all_from(string, clock=self._clock), link_to, self._events)
         # A relay that is added together with another key may know only the earlier one.
         earlier = self._string if known else None
         return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
@@ -294,49 +256,15 @@ class Client:
         before, senders = self._senders.all, self._find_senders(update.string, self._senders.all)
         # From here on nothing can fail.
         self._string = update.string
-        self._tell_key = self._tell_key or update.key_changed
         for sender in senders:
             sender.use(update.string)
         self._senders.replace(senders)
-        for sender in senders:
-            if sender not in before:
-                self._start_upgrading(sender)
         for sender in before:
             if sender not in senders:
                 sender.retire_control()
-                if scope := self._upgrading.pop(sender, None):
-                    scope.cancel()
-        self._updated.set()
+        self._upgrades.replace(senders)
+        self._follower.use(update.string, key_changed=update.key_changed)
         return update
-
-    def _is_stale(self, kept: KeptSession) -> bool:
-        """Whether it depends on what the connection string does not say any more."""
-        return kept.channel.key != self._string.key or kept.channel.sender not in self._senders.all
-
-    async def _follow_string(self) -> None:
-        """Move what depends on an earlier connection string, and say when nothing does; until cancelled."""
-        while True:
-            await self._updated.wait()
-            backoff = Backoff(first_seconds=1.0, max_seconds=_FOLLOW_MAX_SECONDS, min_seconds=0.1)
-            while True:
-                self._updated = trio.Event()
-                await self._sessions.move(self._is_stale, self._senders.in_order)
-                if not any(map(self._is_stale, self._sessions)) and not any(
-                    key != self._string.key for key in self._attempts
-                ):
-                    break
-                refused = any(sender.falls_back for sender in self._senders.all)
-                with trio.move_on_after(_REFUSED_SECONDS if refused else backoff.next_wait()):
-                    await self._updated.wait()
-                    backoff.reset()
-            if self._tell_key and not self._updated.is_set():
-                self._tell_key = False
-                self._publish_key_in_use()
-
-    def _publish_key_in_use(self) -> None:
-        missing = tuple(sender.link.host for sender in self._senders.all if not sender.has_accepted_key)
-        key = key_fingerprint(self._string.key)
-        self._events.publish(KeyInUse(connection=self.connection, key=key, missing=missing))
 
     async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         """Open a stream to the target: returns when the connector has connected.
@@ -354,34 +282,26 @@ class Client:
             HybridRelayError: no session; see `connect`.
         """
         deadline = self._deadline(patience)
-        kept = await self._opener.get(deadline)
+        opened = await self._opener.get(deadline)
         try:
-            return await _open_stream(kept.session, wait_opened)
+            return await _open_stream(opened.session, wait_opened)
         except StreamRefused as exc:
             if not self.may_try_again(exc):
                 raise
-        # The session ended under our hands: nothing was sent on the stream, so another session may open it.
-        kept = await self._opener.get(deadline)
-        return await _open_stream(kept.session, wait_opened)
+        # The session has ended meanwhile: nothing was sent on the stream, so another session may open it.
+        opened = await self._opener.get(deadline)
+        return await _open_stream(opened.session, wait_opened)
 
     @staticmethod
     def may_try_again(refusal: StreamRefused) -> bool:
         """Whether another session may accept the stream: nobody has refused it."""
         return refusal.reason in _TRY_ANOTHER_SESSION
 
-    async def _open_session(self) -> KeptSession:
-        key = self._string.key
-        self._attempts[key] += 1
-        try:
-            kept = await self._sessions.open()
-        finally:
-            self._attempts[key] -= 1
-            self._attempts += Counter()  # forgets those without any
-            if key != self._string.key:
-                self._updated.set()
-        if self._is_stale(kept):
-            self._updated.set()
-        return kept
+    async def _open_session(self) -> ClientSession:
+        with self._follower.opening():
+            opened = await self._sessions.open()
+        self._follower.opened(opened)
+        return opened
 
 
 async def _open_stream(session: Session, wait_opened: bool) -> MuxStream:

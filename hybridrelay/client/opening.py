@@ -24,8 +24,8 @@ from .._nursery import FlatNursery
 from ..connectivity.backoff import Backoff
 from ..errors import HybridRelayError, RendezvousError, StreamRefused
 from ..protocol.reasons import Reason
-from .kept import KeptSession
 from .patience import max_waiting, may_pass
+from .session import ClientSession
 
 #: How long a session may take to resume before another one is tried beside it (seconds).
 RESUME_PATIENCE = 3.0
@@ -69,9 +69,9 @@ class SessionOpener:
     def __init__(
         self,
         nursery: trio.Nursery,
-        open_session: Callable[[], Awaitable[KeptSession]],
+        open_session: Callable[[], Awaitable[ClientSession]],
         *,
-        replaced: Callable[[KeptSession], None],
+        replaced: Callable[[ClientSession], None],
         limit: Callable[[], int] = max_waiting,
     ) -> None:
         self._nursery = nursery
@@ -88,7 +88,7 @@ class SessionOpener:
         #: How many sessions in a row have not held for `HELD_SECONDS`, the present one included until it has.
         self._ended_early = 0
         #: The session opened last, or None before the first.
-        self.kept: KeptSession | None = None
+        self.latest: ClientSession | None = None
 
     @property
     def waiting(self) -> int:
@@ -96,11 +96,11 @@ class SessionOpener:
         return len(self._waiters)
 
     @property
-    def open(self) -> KeptSession | None:
+    def open(self) -> ClientSession | None:
         """The session on which streams can be opened now, or None."""
-        return self.kept if self.kept is not None and self.kept.session.is_open else None
+        return self.latest if self.latest is not None and self.latest.session.is_open else None
 
-    async def get(self, deadline: float) -> KeptSession:
+    async def get(self, deadline: float) -> ClientSession:
         """The session for a new stream; waits for one where there is none.
 
         Args:
@@ -118,8 +118,8 @@ class SessionOpener:
         while True:
             if self._closed:
                 raise trio.ClosedResourceError("the client was closed")
-            if (kept := self.open) is not None:
-                return kept
+            if (latest := self.open) is not None:
+                return latest
             if ended is not None and trio.current_time() >= deadline:
                 raise ended
             await self._wait(_Waiter(deadline))
@@ -171,9 +171,9 @@ class SessionOpener:
 
     async def _watch_resumption(self, attempts: trio.CancelScope) -> None:
         """Stop the attempts once the session that lost its channel has another."""
-        kept = self.kept
-        if kept is not None and kept.session.accepts_streams:
-            await kept.session.wait_open()
+        latest = self.latest
+        if latest is not None and latest.session.accepts_streams:
+            await latest.session.wait_open()
             if self.open is not None:
                 self._succeeded()
                 attempts.cancel()
@@ -188,11 +188,11 @@ class SessionOpener:
             await trio.sleep(backoff.next_wait())
         while True:
             try:
-                kept = await self._open_session()
+                opened = await self._open_session()
             except HybridRelayError as exc:
                 self._failed(exc, final=not may_pass(exc))
             else:
-                before, self.kept = self.kept, kept
+                before, self.latest = self.latest, opened
                 self._opened_at = trio.current_time()
                 self._ended_early += 1  # until it has held
                 self._succeeded()
@@ -202,14 +202,14 @@ class SessionOpener:
             await trio.sleep(backoff.next_wait())
 
     async def _let_resume(self) -> None:
-        kept = self.kept
-        if kept is None or not kept.session.accepts_streams:
+        latest = self.latest
+        if latest is None or not latest.session.accepts_streams:
             return
-        detached_at = kept.session.detached_at
+        detached_at = latest.session.detached_at
         if detached_at is not None:
             # A point in time and not a duration: it may have passed.
             with trio.move_on_at(detached_at + RESUME_PATIENCE):
-                await kept.wait_absent()
+                await latest.wait_absent()
 
     def _succeeded(self) -> None:
         for waiter in self._waiters:

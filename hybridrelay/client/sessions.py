@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import trio
 
-from .._log_limit import LimitedLogger
 from ..connectivity.data import EndToEnd
 from ..errors import HybridRelayError, PeerIdentityError, SessionError
+from ..events import EventStream
 from ..mux import Budget, Session, SessionConfig, SessionRole
 from ..protocol.reasons import Category, Reason
-from .kept import KeptSession
+from .lifecycle.inputs import MoveCause
 from .relays.listeners import AvoidedListeners, ListenerSearch
 from .relays.sender import Sender
 from .relays.senders import Senders
+from .session import ClientSession
 
 __all__ = ["DELIVERY_SECONDS", "Sessions"]
-
-logger = LimitedLogger("hybridrelay.client")
 
 #: How often the data channels are looked at for whether they have to be renewed (seconds).
 RENEW_CHECK_SECONDS = 60.0
@@ -32,12 +33,13 @@ class Sessions:
     """Opens sessions, runs each to its end, and has them move to other data channels.
 
     Args:
-        connection: the hybrid connection's name, for the log.
+        connection: the hybrid connection's name, for events.
         senders: the client's relays.
         end_to_end: explains why a connector did not accept a session.
         nursery: in which the sessions run.
         config: of each session.
         budget: memory that they share.
+        events: where events go.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Sessions:
         *,
         config: SessionConfig,
         budget: Budget,
+        events: EventStream,
     ) -> None:
         self._connection = connection
         self._senders = senders
@@ -56,37 +59,38 @@ class Sessions:
         self._nursery = nursery
         self._config = config
         self._budget = budget
+        self._events = events
         self._avoided = AvoidedListeners()
-        self._live: set[KeptSession] = set()
+        self._live: set[ClientSession] = set()
+        #: The ids of all sessions begin with this: unique among the runs of clients.
+        self._run_id = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
 
-    def __iter__(self) -> Iterator[KeptSession]:
-        return iter(tuple(self._live))
+    def __iter__(self) -> Iterator[ClientSession]:
+        return iter([one for one in self._live if one.was_opened])
 
     @property
     def stream_count(self) -> int:
         """Streams that are not over, of all sessions."""
-        return sum(kept.session.stream_count for kept in self)
+        return sum(one.session.stream_count for one in self)
 
-    async def open(self) -> KeptSession:
+    async def open(self) -> ClientSession:
         """A session with any connector that will do. Which one fails, and why, is final for none of the others.
 
         Raises:
             HybridRelayError: there is none; see `Client.connect`.
         """
-        search = ListenerSearch(self._avoided)
-        while True:
-            channel = await self._senders.open_data_channel(search, self._senders.in_order())
-            session = Session(SessionRole.INITIATOR, config=self._config, budget=self._budget)
-            kept = KeptSession(session, channel, self._connection, self._senders)
-            try:
-                await self._nursery.start(self.run, kept)
-            except SessionError as exc:
-                # The connector's verdict on us arrives only now: as an alert, or as the reason of its GOAWAY.
-                error = self._explain(exc)
-                if not search.failed(channel.peer.instance, error, trio.current_time()):
-                    raise error from exc
-            else:
-                return kept
+        opened = ClientSession(
+            self._connection,
+            f"{self._run_id}-session-{next(self._numbers)}",
+            self._senders,
+            ListenerSearch(self._avoided),
+            new_session=partial(Session, SessionRole.INITIATOR, config=self._config, budget=self._budget),
+            explain=self._explain,
+            events=self._events,
+        )
+        await self._nursery.start(self.run, opened)
+        return opened
 
     def _explain(self, exc: SessionError) -> HybridRelayError:
         if exc.reason.category is Category.IDENTITY:
@@ -96,48 +100,60 @@ class Sessions:
             )
         return self._end_to_end.explain(exc)
 
-    async def run(self, kept: KeptSession, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Have this session among the others until it ends; see `KeptSession.run`."""
-        self._live.add(kept)
+    async def run(
+        self, opened: ClientSession, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Open a session, and have it among the others until it ends; see `ClientSession.run`."""
+        self._live.add(opened)
         try:
-            await kept.run(task_status=task_status)
+            await opened.run(task_status=task_status)
         finally:
-            self._live.discard(kept)
+            self._live.discard(opened)
 
-    async def finish(self, kept: KeptSession) -> None:
+    async def finish(self, replaced: ClientSession) -> None:
         """Let a session that has been replaced end with its last stream."""
-        await kept.session.aclose(grace=math.inf)
-        outcome = await kept.session.wait_ended()
-        logger.info(
-            "%s: the session that was replaced has ended: %s",
-            self._connection,
-            outcome.text or outcome.reason.describe,
-        )
+        await replaced.session.aclose(grace=math.inf)
 
     def check_alive(self) -> None:
         """Ask at once, on each session, whether the connector is there."""
-        for kept in self:
-            kept.session.check_alive()
+        for one in self:
+            one.session.check_alive()
 
-    async def move(self, is_needed: Callable[[KeptSession], bool], senders: Callable[[], Sequence[Sender]]) -> None:
-        """Move all sessions that need it to one of these relays, one after the other."""
-        for kept in self:
-            if is_needed(kept):
-                await kept.move(senders(), is_needed=partial(is_needed, kept))
+    async def move(
+        self,
+        cause: MoveCause,
+        is_needed: Callable[[ClientSession], bool],
+        senders: Callable[[], Sequence[Sender]],
+    ) -> HybridRelayError | None:
+        """Move all sessions that need it to one of these relays, one after the other.
+
+        Returns:
+            Why none of them has moved; None if one has, or none needed to.
+        """
+        moved, failure = False, None
+        for one in self:
+            if is_needed(one):
+                error = await one.move(senders(), cause, is_needed=partial(is_needed, one))
+                if error is None:
+                    moved = True
+                elif is_needed(one):
+                    failure = error
+        return None if moved else failure
 
     async def renew(self) -> None:
         """Renew data channels that are old or have carried much, until cancelled. An earlier session counts too: a
         connection may live for weeks."""
         while True:
             await trio.sleep(RENEW_CHECK_SECONDS)
-            for kept in self:
-                if kept.is_worn():
-                    logger.info("%s: renewing the data channel", self._connection)
-                    await kept.move(self._senders.in_order(kept.channel.sender), is_needed=kept.is_worn)
+            for one in self:
+                if one.is_worn():
+                    await one.move(
+                        self._senders.in_order(one.channel.sender), MoveCause.RENEWAL, is_needed=one.is_worn
+                    )
 
     async def aclose(self) -> None:
         """End all sessions. Streams that were closed still deliver what they were given; the others are reset."""
         async with trio.open_nursery() as nursery:
-            for kept in self:
-                kept.session.reset_open_streams(Reason.CANCELLED)
-                nursery.start_soon(partial(kept.session.aclose, grace=DELIVERY_SECONDS))
+            for one in self:
+                one.session.reset_open_streams(Reason.CANCELLED)
+                nursery.start_soon(partial(one.session.aclose, grace=DELIVERY_SECONDS))

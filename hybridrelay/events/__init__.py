@@ -14,6 +14,7 @@ from .._lazy import load_when_used
 from .base import Event as Event
 from .base import Level as Level
 from .catalogue import all_events as all_events
+from .client import *  # noqa: F403
 from .connectivity import *  # noqa: F403
 from .connector import *  # noqa: F403
 from .connector_resources import *  # noqa: F403

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import attrs
 
-from . import connectivity, connector, connector_resources, endpoint, program, relay, relay_resources
+from . import client, connectivity, connector, connector_resources, endpoint, program, relay, relay_resources
 from .base import Event
 
 __all__ = ["all_events", "reference"]
@@ -18,6 +18,7 @@ _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of the relay's store and resources", relay_resources),
     ("Events of the connector", connector),
     ("Events of the connector's policy, files and resources", connector_resources),
+    ("Events of the client", client),
     ("Events of connector and client", endpoint),
     ("Events of connectivity", connectivity),
     ("Events of all programs", program),

@@ -10,11 +10,9 @@ from ..protocol.reasons import Reason
 from .base import Event, Level
 
 __all__ = [
-    "BetterRouteFound",
     "ControlChannelLost",
     "DataChannelDeclined",
     "DataChannelFailed",
-    "EarlierKeyUsed",
     "InstanceReplaced",
     "NotPublished",
     "NothingRegistered",
@@ -27,7 +25,6 @@ __all__ = [
     "RegistrationSucceeded",
     "RegistrationWithdrawn",
     "RelayAskedAgain",
-    "RelayDraining",
     "RelayNamedTwice",
     "RelayRejected",
     "RelayStillUnavailable",
@@ -106,31 +103,6 @@ class ControlChannelLost(Event):
     summary: ClassVar = "The control channel to a relay was lost"
 
     host: str
-    retry_seconds: float
-
-
-@attrs.frozen(kw_only=True)
-class BetterRouteFound(Event):
-    """A route that is better than the one in use works, and the connector moves to it."""
-
-    name: ClassVar = "route.better-found"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "A better route to a relay works now, and the connector moves to it"
-
-    host: str
-    route: str
-
-
-@attrs.frozen(kw_only=True)
-class RelayDraining(Event):
-    """A relay has announced that it is about to restart."""
-
-    name: ClassVar = "relay.draining"
-    level: ClassVar = Level.INFO
-    summary: ClassVar = "A relay is about to restart"
-
-    host: str
-    #: The connector comes back no sooner than this after the end of the control channel.
     retry_seconds: float
 
 
@@ -316,18 +288,6 @@ class RegistrationPending(Event):
 
     connection: str
     host: str
-
-
-# --- keys
-
-
-@attrs.frozen(kw_only=True)
-class EarlierKeyUsed(_FailureWithRemedy):
-    """A relay refuses the changed connection string, and what it has accepted before stays in use."""
-
-    name: ClassVar = "key.earlier-used"
-    level: ClassVar = Level.ERROR
-    summary: ClassVar = "A relay refuses the changed connection string, and the earlier key stays in use"
 
 
 # --- data channels

@@ -14,9 +14,12 @@ from ..protocol.reasons import Reason
 from .base import Event, Level
 
 __all__ = [
+    "BetterRouteFound",
+    "EarlierKeyUsed",
     "IdentityExpiresSoon",
     "KeyInUse",
     "NetworkChanged",
+    "RelayDraining",
     "SessionEnded",
     "SessionOpened",
     "SessionRefused",
@@ -93,12 +96,17 @@ class SessionResumed(_Session):
 
 @attrs.frozen(kw_only=True)
 class SessionEnded(_Session):
-    """A session is over. There is exactly one such event for every session, whatever ended it."""
+    """A session is over. There is exactly one such event for every session that was opened, whatever ended it.
+
+    A client publishes `SessionLost` instead if neither side wanted that.
+    """
 
     name: ClassVar = "session.ended"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A session has ended"
 
+    #: At the client: ``closed``, ``closed-by-connector`` or ``cancelled``.
+    outcome: str = ""
     reason: Reason
     detail: str = ""
 
@@ -165,7 +173,52 @@ class StreamStillOpen(_Stream):
     seconds: float
 
 
+# --- relays
+
+
+@attrs.frozen(kw_only=True)
+class BetterRouteFound(Event):
+    """A route that is better than the one in use works; the control channel and the sessions move to it."""
+
+    name: ClassVar = "route.better-found"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A better route to a relay works now, and is used"
+
+    host: str
+    route: str
+
+
+@attrs.frozen(kw_only=True)
+class RelayDraining(Event):
+    """A relay has announced that it is about to restart."""
+
+    name: ClassVar = "relay.draining"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "A relay is about to restart"
+
+    host: str
+    #: A connector comes back no sooner than this after the end of the control channel. A client uses another relay
+    #: meanwhile, if there is one.
+    retry_seconds: float
+
+
 # --- keys, identities and networks
+
+
+@attrs.frozen(kw_only=True)
+class EarlierKeyUsed(Event):
+    """A relay refuses the changed connection string, and what it has accepted before stays in use."""
+
+    name: ClassVar = "key.earlier-used"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "A relay refuses the changed connection string, and the earlier key stays in use"
+
+    connection: str
+    #: The relay.
+    host: str
+    reason: Reason
+    detail: str
+    remedy: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -87,6 +87,7 @@ class Session:
         self._first_error: BaseException | None = None
         self._task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
         self._is_started = False
+        self._on_greeting: Callable[[], None] | None = None
 
     @classmethod
     def take_over(cls, core: SessionCore, stream: Stream) -> tuple[Self, MuxStream]:
@@ -249,6 +250,7 @@ class Session:
         *,
         initial: bytes = b"",
         reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
+        on_greeting: Callable[[], None] | None = None,
         greeting_timeout: float = GREETING_TIMEOUT,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> events.SessionOutcome:
@@ -264,6 +266,7 @@ class Session:
             reconnect: called where a channel was lost; opens another one to the same peer, for as long as it takes:
                 it is cancelled at the deadline, and by `replace_channel`. A `HybridRelayError` says that there is no
                 use in trying, and ends the session.
+            on_greeting: called whenever the peer has greeted on a channel.
             greeting_timeout: for the peer's HELLO, in seconds.
 
         Returns:
@@ -273,6 +276,7 @@ class Session:
         Raises:
             SessionError: the peer never greeted, or refused the session. What the channel raised is the cause.
         """
+        self._on_greeting = on_greeting
         with reporting(self, *([] if self.core.config.is_control else [self.core.budget.root])):
             return await self._run(channel, initial, reconnect, greeting_timeout, task_status)
 
@@ -422,6 +426,8 @@ class Session:
                     if self._channel is not None:
                         self._channel.greeted()
                     self.greetings += 1
+                    if self._on_greeting is not None:
+                        self._on_greeting()
                     self._attached.set()
                     if not self._is_started:
                         self._is_started = True

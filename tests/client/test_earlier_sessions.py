@@ -11,16 +11,18 @@ import trio.testing
 from hybridrelay.client import client as client_module
 from hybridrelay.client.client import Client
 from hybridrelay.client.config import ClientConfig
-from hybridrelay.client.kept import KeptSession
+from hybridrelay.client.lifecycle.inputs import MoveCause
+from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
 from hybridrelay.client.relays.sender import DataChannel, Sender
-from hybridrelay.client.relays.senders import Senders
+from hybridrelay.client.session import ClientSession
 from hybridrelay.connectivity import Candidate, candidates, discover
 from hybridrelay.connectivity.link import RelayLink
-from hybridrelay.protocol.reasons import Reason
+from hybridrelay.errors import HybridRelayError, RelayUnreachable
+from hybridrelay.events import EventStream
 
 from .fakes import ANY
 from .relays.test_sender import connection_string
-from .test_kept import FakeSession, Scene
+from .test_session import Scene
 
 
 async def test_each_is_checked_after_the_machine_slept(
@@ -36,7 +38,7 @@ async def test_each_is_checked_after_the_machine_slept(
     client = Client(ClientConfig(connection_string()), nursery)
     present, earlier = Scene(count=1), Scene(count=1)
     for scene in (present, earlier):
-        await nursery.start(client._sessions.run, await scene.make())
+        await nursery.start(client._sessions.run, scene.make())
     nursery.start_soon(client.watch)
     await trio.sleep(1)
     jumped[0]("slept")
@@ -44,25 +46,46 @@ async def test_each_is_checked_after_the_machine_slept(
     nursery.cancel_scope.cancel()
 
 
-class Kept(KeptSession):
-    """Notes through which relays it was to move."""
+class Moved(ClientSession):
+    """Notes through which relays it was to move, and moves if it can."""
 
     def __init__(self, sender: Sender, candidate: Candidate) -> None:
+        scene = Scene(count=1)
+        super().__init__(
+            "db",
+            "x-session-1",
+            scene.senders,
+            ListenerSearch(AvoidedListeners()),
+            new_session=lambda: scene.session,
+            explain=lambda error: error,
+            events=EventStream(),
+        )
         stream, _ = trio.testing.memory_stream_pair()
-        super().__init__(FakeSession(), DataChannel(stream, ANY, sender, candidate), "db", Senders([sender]))
+        self.present = DataChannel(stream, ANY, sender, candidate)
         self.moved_to: list[Sender] = []
+        self.error: HybridRelayError | None = None
 
-    async def move(self, senders: Sequence[Sender], *, is_needed: Callable[[], bool]) -> Reason:
+    @property
+    def channel(self) -> DataChannel:
+        return self.present
+
+    async def move(
+        self, senders: Sequence[Sender], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
+    ) -> HybridRelayError | None:
         await trio.lowlevel.checkpoint()
+        assert cause is MoveCause.BETTER_ROUTE
         assert is_needed()
         self.moved_to.extend(senders)
-        return Reason.NO_ERROR
+        return self.error
 
 
-async def test_each_follows_to_a_better_route(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[Callable[[], Candidate | None], Callable[[Candidate], Awaitable[None]]]] = []
+Asked = tuple[Callable[[], Candidate | None], Callable[[Candidate], Awaitable[None]]]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Asked]:
+    """What a client's links were asked to look for."""
+    asked: list[Asked] = []
 
     async def upgrade_route(
         self: RelayLink, in_use: Callable[[], Candidate | None], improved: Callable[[Candidate], Awaitable[None]]
@@ -71,17 +94,46 @@ async def test_each_follows_to_a_better_route(
         asked.append((in_use, improved))
 
     monkeypatch.setattr(RelayLink, "upgrade_route", upgrade_route)
+    return asked
+
+
+TCP, WSS = candidates(discover(), "auto")[:2]
+
+
+async def test_each_follows_to_a_better_route(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, asked: list[Asked]
+) -> None:
     client = Client(ClientConfig(connection_string()), nursery)
     nursery.start_soon(client.watch)
     await trio.sleep(1)
     ((in_use, improved),) = asked
     (sender,) = client._senders.all
-    tcp, wss = candidates(discover(), "auto")[:2]
-    present, earlier = Kept(sender, tcp), Kept(sender, wss)
-    for kept in (present, earlier):
-        await nursery.start(client._sessions.run, kept)
-    assert in_use() is wss
-    await improved(tcp)
+    present, earlier = Moved(sender, TCP), Moved(sender, WSS)
+    for one in (present, earlier):
+        await nursery.start(client._sessions.run, one)
+    assert in_use() is WSS
+    await improved(TCP)
     assert earlier.moved_to == [sender]
     assert present.moved_to == []
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+async def test_a_better_route_over_which_no_session_can_move_is_not_used(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, asked: list[Asked], failing: int
+) -> None:
+    client = Client(ClientConfig(connection_string()), nursery)
+    nursery.start_soon(client.watch)
+    await trio.sleep(1)
+    ((_, improved),) = asked
+    (sender,) = client._senders.all
+    both = Moved(sender, WSS), Moved(sender, WSS)
+    for number, one in enumerate(both):
+        one.error = RelayUnreachable("lost at once") if number < failing else None
+        await nursery.start(client._sessions.run, one)
+    if failing == len(both):
+        with pytest.raises(RelayUnreachable, match="lost at once"):
+            await improved(TCP)
+    else:
+        await improved(TCP)  # it works for one of them; the other one may follow later
     nursery.cancel_scope.cancel()

@@ -8,17 +8,20 @@ import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.kept import MAX_CHANNEL_BYTES, MAX_CHANNEL_SECONDS, KeptSession
-from hybridrelay.client.relays.sender import DataChannel, Sender
+from hybridrelay.client.lifecycle.inputs import MoveCause
+from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
+from hybridrelay.client.relays.sender import Sender
 from hybridrelay.client.relays.senders import Senders
+from hybridrelay.client.session import MAX_CHANNEL_BYTES, MAX_CHANNEL_SECONDS, ClientSession
 from hybridrelay.client.sessions import Sessions
 from hybridrelay.connectivity.data import EndToEnd
+from hybridrelay.errors import HybridRelayError
+from hybridrelay.events import EventStream
 from hybridrelay.mux import DATA_CONFIG, Budget
-from hybridrelay.protocol.reasons import Reason
 
-from .fakes import ANY, CARRIER, FakeSender
+from .fakes import FakeSender
 from .relays.test_sender import connection_string
-from .test_kept import FakeSession
+from .test_session import FakeSession, Scene
 
 DAY = 24 * 3600
 GIB = 1 << 30
@@ -49,47 +52,60 @@ class AgingSession(FakeSession):
         pass
 
 
-class Kept(KeptSession):
+class Moved(ClientSession):
     """Notes when it is moved."""
 
-    def __init__(self, session: AgingSession) -> None:
-        stream, _ = trio.testing.memory_stream_pair()
-        sender = FakeSender("a.example")
-        super().__init__(session, DataChannel(stream, ANY, sender, CARRIER), "db", Senders([sender]))
-        self.moved_at: list[float] = []
+    moved_at: list[float]
 
-    async def move(self, senders: Sequence[Sender], *, is_needed: Callable[[], bool]) -> Reason:
+    async def move(
+        self, senders: Sequence[Sender], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
+    ) -> HybridRelayError | None:
         await trio.lowlevel.checkpoint()
+        assert cause is MoveCause.RENEWAL
         self.moved_at.append(trio.current_time())
         self.session._opened_at, self.session._carried = trio.current_time(), 0
-        return Reason.NO_ERROR
+        return None
 
 
-async def start_renewing(nursery: trio.Nursery, *all_kept: Kept) -> None:
-    string = connection_string()
+def moved(session: AgingSession) -> Moved:
+    made = Moved(
+        "db",
+        "x-session-1",
+        Scene(count=1).senders,
+        ListenerSearch(AvoidedListeners()),
+        new_session=lambda: session,
+        explain=lambda error: error,
+        events=EventStream(),
+    )
+    made.moved_at = []
+    return made
+
+
+async def start_renewing(nursery: trio.Nursery, *opened: Moved) -> None:
     sessions = Sessions(
         "db",
         Senders([FakeSender("a.example")]),
-        EndToEnd.from_connection_string(string),
+        EndToEnd.from_connection_string(connection_string()),
         nursery,
         config=DATA_CONFIG,
         budget=Budget(1 << 20),
+        events=EventStream(),
     )
-    for kept in all_kept:
-        await nursery.start(sessions.run, kept)
+    for one in opened:
+        await nursery.start(sessions.run, one)
     nursery.start_soon(sessions.renew)
 
 
 async def test_a_channel_is_renewed_each_day(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
-    present, replaced = Kept(AgingSession()), Kept(AgingSession())
+    present, replaced = moved(AgingSession()), moved(AgingSession())
     began = trio.current_time()
     await start_renewing(nursery, present, replaced)
     await trio.sleep(DAY - 1)
     assert not present.moved_at
     await trio.sleep(2 * DAY)
-    for kept in (present, replaced):
+    for one in (present, replaced):
         # One look a minute.
-        assert [round((at - began) / DAY, 2) for at in kept.moved_at] == [1.0, 2.0]
+        assert [round((at - began) / DAY, 2) for at in one.moved_at] == [1.0, 2.0]
     nursery.cancel_scope.cancel()
 
 
@@ -97,10 +113,10 @@ async def test_a_channel_is_renewed_each_day(autojump_clock: trio.testing.MockCl
 async def test_a_channel_is_renewed_after_128_gib(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, carried: int, renewed: bool
 ) -> None:
-    kept = Kept(AgingSession(carried))
-    await start_renewing(nursery, kept)
+    one = moved(AgingSession(carried))
+    await start_renewing(nursery, one)
     await trio.sleep(200)
-    assert bool(kept.moved_at) is renewed
+    assert bool(one.moved_at) is renewed
     nursery.cancel_scope.cancel()
 
 

@@ -176,7 +176,7 @@ async def test_keys_are_changed_as_documented(machine: Machine, nursery: trio.Nu
     assert all(f'"{key}"' in authority for key in after.values())
     for program in machine.services.values():
         assert program.process.poll() is None
-        assert "ended our right" not in program.err
+        assert "join-right.ended" not in program.err
     nursery.cancel_scope.cancel()
 
 

@@ -49,7 +49,7 @@ async def new_connections(forward: Forward) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
             for stream in streams:
                 nursery.start_soon(echoed, stream)
-    assert "connection reset" not in forward.program.err
+    assert "stream.failed" not in forward.program.err
 
 
 async def test_connections_made_while_the_relay_is_away_wait_for_it(
@@ -60,7 +60,7 @@ async def test_connections_made_while_the_relay_is_away_wait_for_it(
     forward = deployment.start_forward(published, mode=mode, arguments=PATIENCE)
     await served(forward.port)
     deployment.programs[0].kill()
-    await until_reported(forward.program, "the data channel was lost")
+    await until_reported(forward.program, "session.interrupted")
     async with new_connections(forward):
         deployment.start_relay()
     nursery.cancel_scope.cancel()
@@ -94,7 +94,7 @@ async def test_connections_made_while_the_connector_is_killed_wait_for_the_next(
     forward = deployment.start_forward(published, arguments=PATIENCE)
     await served(forward.port)
     connector.kill()
-    await until_reported(forward.program, "not resumed yet: .*not connected at the moment")
+    await until_reported(forward.program, "session.not-resumed-yet: .*not connected at the moment")
     async with new_connections(forward):
         deployment.start_connector(published)
     nursery.cancel_scope.cancel()

@@ -127,11 +127,11 @@ async def test_streams_outlive_the_death_of_either_relay(pair: Pair, nursery: tr
         await said(connector, f"registered at a relay: connection=orders host={host}")
     async with talking(forward) as talkers:
         pair.relays[0].kill()
-        await said(forward.program, f"resumed over .* at {HOSTS[1]}")
+        await said(forward.program, f"session.resumed: .* at {HOSTS[1]}")
         await all_move(talkers)
         await trio.to_thread.run_sync(pair.start_relay, 0)
         pair.relays[1].kill()
-        await said(forward.program, f"resumed over .* at {HOSTS[0]}")
+        await said(forward.program, f"session.resumed: .* at {HOSTS[0]}")
         await all_move(talkers)
         assert await is_served(forward.port)
     nursery.cancel_scope.cancel()
@@ -144,7 +144,7 @@ async def test_a_relay_that_is_stopped_is_left_before_it_goes(pair: Pair, nurser
     await said(connector, f"registered at a relay: connection=orders host={HOSTS[1]}")
     async with talking(forward) as talkers:
         assert await trio.to_thread.run_sync(pair.relays[0].terminate) == 0
-        await said(forward.program, f"(moved to|resumed over) .* at {HOSTS[1]}")
+        await said(forward.program, f"session.(moved|resumed): .* at {HOSTS[1]}")
         await all_move(talkers)
         assert await is_served(forward.port)
     nursery.cancel_scope.cancel()
@@ -174,7 +174,7 @@ async def test_a_second_relay_is_added_while_applications_talk(pair: Pair, nurse
     forward = pair.first.start_forward(published)
     async with talking(forward) as talkers:
         pair.relays[0].kill()
-        await said(forward.program, f"resumed over .* at {HOSTS[1]}")
+        await said(forward.program, f"session.resumed: .* at {HOSTS[1]}")
         await all_move(talkers)
     nursery.cancel_scope.cancel()
 

@@ -230,7 +230,7 @@ async def test_lines_that_an_application_causes_are_limited_and_counted(deployme
     assert await mine.connect_all(attempts) == 0
     for program in (forward.program, connector):
         assert await trio.to_thread.run_sync(program.terminate) == 0
-    lines = [line for line in forward.program.lines["err"] if "refused: connection reset:" in line]
+    lines = [line for line in forward.program.lines["err"] if "The connection of an application was reset" in line]
     (left_out,) = [line for line in lines if "more lines like this were left out" in line]
     assert len(lines) - 1 == LINES
     assert "37 more lines like this" in left_out

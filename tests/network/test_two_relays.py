@@ -100,7 +100,7 @@ async def test_the_firewall_drops_everything_to_the_first_relay_from_the_start(
         f"everything to the first of two relays dropped: both sides ready after {trio.current_time() - began:.1f} s"
     )
     async with pair.talking(lab, forward):
-        await said(forward.program, f"connected over tcp at {SECOND}")
+        await said(forward.program, f"session.opened: .*'tcp at {SECOND}'")
 
 
 async def test_everything_to_the_first_relay_is_dropped_while_streams_run(
@@ -109,10 +109,10 @@ async def test_everything_to_the_first_relay_is_dropped_while_streams_run(
     connector, forward = pair.start_both_sides()
     await said(connector, f"registered at a relay: connection=live host={SECOND}")
     async with pair.talking(lab, forward) as talkers:
-        await said(forward.program, f"connected over tcp at {FIRST}")
+        await said(forward.program, f"session.opened: .*'tcp at {FIRST}'")
         lab.set(State.DROPPED)
         began = trio.current_time()
-        await said(forward.program, f"resumed over tcp at {SECOND}")
+        await said(forward.program, f"session.resumed: .*'tcp at {SECOND}'")
         await all_move(talkers)
         remark(
             f"everything to one of two relays dropped: all streams went on after {trio.current_time() - began:.1f} s"

@@ -25,7 +25,7 @@ UPGRADE_INTERVAL = 1
 #: A black hole is noticed within 15 s, and sessions wait 25 s from then on; the rest is for busy machines.
 CHANGE_SECONDS = 60
 #: What a client's log says of each of its data channels.
-_CHANNEL = r": (?:connected over|resumed over|moved to) (\w+) at "
+_CHANNEL = r"session\.(?:opened|resumed|moved): .* route='(\w+) at "
 #: A firewall that resets one end of a connection leaves the other to keepalive, which asks after 30 s of silence.
 REAPED_SECONDS = 60
 
@@ -255,7 +255,7 @@ async def test_everything_is_cut_for_a_while(set_scene: SetScene, lab: Lab) -> N
 
         # Until the silence has been noticed: less would be no test of resumption.
         async def noticed() -> bool:
-            return "the data channel was lost" in scene.forward.program.err
+            return "session.interrupted" in scene.forward.program.err
 
         await async_wait_until(noticed, seconds=CHANGE_SECONDS, what=f"it is noticed\n{scene.logs()}")
         lab.set(State.OPEN)

@@ -113,6 +113,7 @@ async def test_the_other_key(scene: Scene, nursery: trio.Nursery, caplog: pytest
             await answers(stream)
             await answers(await client.open_stream())
             assert "was lost" not in caplog.text
+            assert "lost its data channel" not in caplog.text
     nursery.cancel_scope.cancel()
 
 
@@ -208,7 +209,8 @@ async def test_the_other_key_at_two_relays(
             await answers(stream)
             await answers(await client.open_stream())
         assert "was lost" not in caplog.text
-        assert "ended our right" not in caplog.text
+        assert "lost its data channel" not in caplog.text
+        assert "ended the right of this client" not in caplog.text
     nursery.cancel_scope.cancel()
 
 

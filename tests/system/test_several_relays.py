@@ -323,8 +323,8 @@ async def test_a_session_leaves_a_relay_that_drains(
                 await two_more()
                 # New sessions go there, too.
                 await says(await client.open_stream())
-    assert "moved to" in caplog.text
-    assert "was lost, resuming" not in caplog.text
+    assert "moved to another data channel" in caplog.text
+    assert "lost its data channel" not in caplog.text
     nursery.cancel_scope.cancel()
 
 
@@ -339,8 +339,8 @@ async def test_where_no_other_relay_has_the_listener_a_session_stays(
         async with pair.client(pair.string(published, Role.APPLICATION)) as client:
             async with talking(client) as two_more:
                 first.stop.set()
-                await until(lambda: "stays where it is" in caplog.text)
-                await until(lambda: "resuming" in caplog.text)
+                await until(lambda: "keeps the present one" in caplog.text)
+                await until(lambda: "is being resumed" in caplog.text)
                 with trio.fail_after(20):
                     await first.relay_ended.wait()  # it lets go of its state directory last
                 await deploy(nursery, first.state_dir, host=first.host, ports=ports)
@@ -360,13 +360,13 @@ async def test_with_one_relay_a_drain_is_waited_for(
         async with pair.client(pair.string(published, Role.APPLICATION, relays=(0,))) as client:
             async with talking(client) as two_more:
                 first.stop.set()
-                await until(lambda: "resuming" in caplog.text)
+                await until(lambda: "is being resumed" in caplog.text)
                 with trio.fail_after(20):
                     await first.relay_ended.wait()  # it lets go of its state directory last
                 await deploy(nursery, first.state_dir, host=first.host, ports=ports)
                 await two_more()
-    assert "stays where it is" not in caplog.text
-    assert "moved to" not in caplog.text
+    assert "keeps the present one" not in caplog.text
+    assert "moved to another data channel" not in caplog.text
     nursery.cancel_scope.cancel()
 
 

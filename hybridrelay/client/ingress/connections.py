@@ -1,91 +1,159 @@
-"""One TCP connection of an application: it gets one stream, and the two are joined to their end."""
+"""The TCP connections of applications: each gets one stream, and the two are joined to their end."""
 
 from __future__ import annotations
 
+import itertools
+import secrets
+
 import trio
 
-from ..._log_limit import LimitedLogger
 from ..._nursery import FlatNursery
 from ...errors import HybridRelayError, StreamRefused
-from ...mux import MuxStream, bridge
+from ...events import InternalError, StreamClosed, StreamFailed, StreamRequested
+from ...mux import BridgeProgress, MuxStream, bridge
 from ...protocol.reasons import Reason
 from ...streams.sockets import abort_stream, reset_on_close, tune_socket, wait_reset
 from ..client import Client
+from .outcome import Disconnected, Ending, outcome_of
 
-__all__ = ["serve_connection"]
-
-logger = LimitedLogger("hybridrelay.client")
+__all__ = ["Connections"]
 
 #: How long the first attempt to open a session may take for an application's connection (seconds). Only a patience
 #: that is greater makes a connection wait longer than this. Database drivers give up after 15 to 60 s.
 OPEN_SECONDS = 30.0
 
 
-async def serve_connection(client: Client, local: trio.SocketStream) -> None:
-    """One connection of an application. Whatever goes wrong ends it, and it alone."""
-    try:
-        await _forward(client, local)
-    except Exception:
-        # A bug of ours. It must not end the forward for all others, and it has to be logged.
-        logger.exception("%s: a connection failed unexpectedly", client.connection)
-        await abort_stream(local)
+class Connections:
+    """Serves connections of applications. Any kind of ingress that has a TCP connection uses it.
+
+    Args:
+        client: opens the streams, and has the stream of events.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        #: The ids of all streams begin with this: unique among the runs of clients.
+        self._run_id = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+
+    async def serve(self, local: trio.SocketStream) -> None:
+        """Serve one connection to its end. Whatever goes wrong ends it, and it alone.
+
+        Publishes one event at the beginning and exactly one at the end. Where the target or the tunnel breaks, the
+        connection is reset; it never sees a false end of file. Cancelled, it is reset as well.
+        """
+        served = _Connection(self._client, local, f"{self._run_id}-{next(self._numbers)}")
+        await served.run()
 
 
-async def _forward(client: Client, local: trio.SocketStream) -> None:
-    tune_socket(local.socket, user_timeout=False)
-    reset_on_close(local, True)
-    try:
-        stream = await _open_stream_unless_reset(client, local)
-    except StreamRefused as exc:
-        logger.warning("%s: connection reset: %s", client.connection, exc)
-        await abort_stream(local)
-        return
-    except BaseException:
-        await abort_stream(local)
-        raise
-    if stream is None:
-        logger.debug("%s: the application reset its connection before there was a session", client.connection)
-        await abort_stream(local)
-        return
+class _Connection:
+    """One connection of an application, until it is over."""
 
-    async def reopen(refusal: StreamRefused) -> MuxStream:
-        if not client.may_try_again(refusal):
-            raise refusal
-        return await _open_stream(client)
+    def __init__(self, client: Client, local: trio.SocketStream, activity_id: str) -> None:
+        self._client = client
+        self._local = local
+        self._id = activity_id
+        self._began = trio.current_time()
+        #: How far it has come; None while it has no stream.
+        self._progress: BridgeProgress | None = None
 
-    result = await bridge(stream, local, reopen=reopen)
-    if result.refusal is not None:
-        logger.warning("%s: connection reset: %s", client.connection, result.refusal)
-    logger.debug("%s: %s (%d sent, %d received)", client.connection, result.reason.slug, result.sent, result.received)
+    async def run(self) -> None:
+        self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._id))
+        refusal: StreamRefused | None = None
+        # If there is no stream, the forward has stopped, unless something else is known.
+        ended = Disconnected("broken", Ending.LOST, Ending.LOST, Reason.CANCELLED)
+        try:
+            if not await self._forward():
+                reset = Ending.RESET_BY_APPLICATION
+                ended = Disconnected("broken", reset, reset, Reason.CANCELLED)
+        except StreamRefused as exc:
+            refusal = exc
+        except Exception as exc:  # noqa: BLE001
+            # A bug of ours. It must not end the forward for all others, and it has to be logged.
+            name = self._client.connection
+            self._client.events.publish(InternalError(where="stream", connection=name, exception=exc))
+            refusal = StreamRefused("internal error", reason=Reason.INTERNAL_ERROR)
+            await abort_stream(self._local)
+        finally:
+            try:
+                if self._progress is None:  # otherwise the bridge has closed it
+                    await abort_stream(self._local)
+            finally:
+                self._publish_end(ended, refusal)
 
+    def _publish_end(self, ended: Disconnected, refusal: StreamRefused | None) -> None:
+        name, seconds = self._client.connection, trio.current_time() - self._began
+        sent = received = 0
+        if self._progress is not None:
+            bridged = self._progress.so_far()
+            ended, sent, received = outcome_of(bridged), bridged.sent, bridged.received
+            if bridged.refusal is not None:
+                refusal = StreamRefused(bridged.refusal, reason=bridged.reason)
+        if refusal is not None:
+            event: StreamFailed | StreamClosed = StreamFailed(
+                connection=name, activity_id=self._id, reason=refusal.reason, detail=str(refusal), seconds=seconds
+            )
+        else:
+            event = StreamClosed(
+                connection=name,
+                activity_id=self._id,
+                outcome=ended.kind,
+                reason=ended.reason,
+                to_target=str(ended.to_target),
+                to_client=str(ended.to_client),
+                bytes_to_target=sent,
+                bytes_to_client=received,
+                seconds=seconds,
+            )
+        self._client.events.publish(event)
 
-async def _open_stream_unless_reset(client: Client, local: trio.SocketStream) -> MuxStream | None:
-    """As `_open_stream`; None if the application resets its connection while that waits for a session."""
-    if client.is_connected:  # nothing to wait for
-        return await _open_stream(client)
-    stream: MuxStream | None = None
-    async with FlatNursery() as nursery:
+    async def _forward(self) -> bool:
+        """Returns False if the application has reset its connection before there was a session."""
+        tune_socket(self._local.socket, user_timeout=False)
+        reset_on_close(self._local, True)
+        stream = await self._open_stream_unless_reset()
+        if stream is None:
+            return False
 
-        async def watch() -> None:
-            await wait_reset(local)
+        async def reopen(refusal: StreamRefused) -> MuxStream:
+            if not self._client.may_try_again(refusal):
+                raise refusal
+            return await self._open_stream()
+
+        self._progress = BridgeProgress()
+        await bridge(stream, self._local, reopen=reopen, progress=self._progress)
+        return True
+
+    async def _open_stream_unless_reset(self) -> MuxStream | None:
+        """As `_open_stream`; None if the application resets its connection while that waits for a session."""
+        if self._client.is_connected:  # nothing to wait for
+            return await self._open_stream()
+        stream: MuxStream | None = None
+        async with FlatNursery() as nursery:
+
+            async def watch() -> None:
+                await wait_reset(self._local)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            stream = await self._open_stream()
             nursery.cancel_scope.cancel()
+        return stream
 
-        nursery.start_soon(watch)
-        stream = await _open_stream(client)
-        nursery.cancel_scope.cancel()
-    return stream
+    async def _open_stream(self) -> MuxStream:
+        """A stream that the connector has been asked for.
 
-
-async def _open_stream(client: Client) -> MuxStream:
-    """A stream that the connector has been asked for. Raises StreamRefused."""
-    try:
-        with trio.fail_after(max(OPEN_SECONDS, client.open_patience)):
-            return await client.open_stream(wait_opened=False)
-    except StreamRefused:
-        raise
-    except trio.TooSlowError as exc:
-        raise StreamRefused("no session in time", reason=Reason.PEER_SILENT) from exc
-    except HybridRelayError as exc:
-        raise StreamRefused(str(exc), reason=exc.reason) from exc
-    except trio.ClosedResourceError as exc:
-        raise StreamRefused(str(exc), reason=Reason.GOING_AWAY) from exc
+        Raises:
+            StreamRefused: there is none; `reason` says why.
+        """
+        try:
+            with trio.fail_after(max(OPEN_SECONDS, self._client.open_patience)):
+                return await self._client.open_stream(wait_opened=False)
+        except StreamRefused:
+            raise
+        except trio.TooSlowError as exc:
+            raise StreamRefused("no session in time", reason=Reason.PEER_SILENT) from exc
+        except HybridRelayError as exc:
+            raise StreamRefused(str(exc), reason=exc.reason) from exc
+        except trio.ClosedResourceError as exc:
+            raise StreamRefused(str(exc), reason=Reason.GOING_AWAY) from exc

@@ -9,19 +9,16 @@ import trio
 
 from ..._accepting import serve_listeners
 from ..._listening import explain_listen_error, open_listeners
-from ..._log_limit import LimitedLogger
 from ..._nursery import FlatNursery, wait_stop
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError
-from ...events import logged_events
+from ...events import ConnectionsCutOff
 from ...security import bracketed
 from ..client import Client
-from .connections import serve_connection
+from .connections import Connections
 from .readiness import keep_connected
 
 __all__ = ["run_forward"]
-
-logger = LimitedLogger("hybridrelay.client")
 
 
 async def run_forward(
@@ -51,12 +48,13 @@ async def run_forward(
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
     """
     listeners: list[trio.SocketListener] = []
+    served = Connections(client)
     cut_off = 0
 
     async def serve(local: trio.SocketStream) -> None:
         nonlocal cut_off
         try:
-            await serve_connection(client, local)
+            await served.serve(local)
         except trio.Cancelled:
             cut_off += 1
             raise
@@ -64,7 +62,7 @@ async def run_forward(
     async with FlatNursery() as nursery:
         try:
             for host, port in listen:
-                listeners += await _listen(host, port)
+                listeners += await _listen(client, host, port)
             await nursery.start(keep_connected, client)
             bound = [listener.socket.getsockname()[:2] for listener in listeners]
             addresses = ", ".join(format_address(*address) for address in bound)
@@ -75,7 +73,7 @@ async def run_forward(
                         serve,
                         listeners,
                         handler_nursery=connections,
-                        events=logged_events(),
+                        events=client.events,
                         what=f"{client.connection} at {addresses}",
                     )
                     await accepting.start(accept)
@@ -84,16 +82,16 @@ async def run_forward(
                     accepting.cancel_scope.cancel()
                 connections.cancel_scope.deadline = trio.current_time() + grace
             if cut_off:
-                logger.warning("%s: connections that were still open, and were reset: %d", client.connection, cut_off)
+                client.events.publish(ConnectionsCutOff(connection=client.connection, connections=cut_off))
             nursery.cancel_scope.cancel()
         finally:
             for listener in listeners:
                 listener.socket.close()
 
 
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+async def _listen(client: Client, host: str, port: int) -> list[trio.SocketListener]:
     try:
-        return await open_listeners(host, port, events=logged_events())
+        return await open_listeners(host, port, events=client.events)
     except OSError as exc:
         otherwise = "or choose another --listen address, port 0 for any that is free"
         text, remedy = explain_listen_error(exc, port, otherwise=otherwise)

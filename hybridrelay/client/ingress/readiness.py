@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import trio
 
-from ..._log_limit import LimitedLogger
 from ...connectivity.backoff import Backoff
 from ...connectivity.refusals import is_final
 from ...connectivity.repeated_failure import RepeatedFailure
 from ...errors import HybridRelayError, RelayIdentityError
+from ...events import ForwardStillUnavailable, ForwardUnavailable, Level, SessionLeaving
 from ..client import Client
 
 __all__ = ["keep_connected"]
 
-logger = LimitedLogger("hybridrelay.client")
-
 
 async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) -> None:
-    """Have a session at all times, so that no application waits for one.
+    """Have a session at all times, until cancelled. Started when the first attempt is over, whatever came of it.
 
     Raises:
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
@@ -37,21 +35,21 @@ async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) 
                 raise
             if first and isinstance(exc, RelayIdentityError):
                 raise
-            text = failure.describe(exc)
-            logger.log(failure.level(trio.current_time()), "%s", text)
-            wait = backoff.next_wait(took_seconds=trio.current_time() - began)
+            now = trio.current_time()
+            wait = backoff.next_wait(took_seconds=now - began)
+            text, is_news = failure.describe(exc), failure.level(now) >= Level.WARNING
+            kind = ForwardUnavailable if is_news else ForwardStillUnavailable
+            client.events.publish(
+                kind(connection=client.connection, reason=exc.reason, detail=text, retry_seconds=wait)
+            )
         else:
             failure.succeeded()
             if first:
                 first = False
                 task_status.started()
             await session.wait_leaving()
-            if (outcome := session.outcome) is not None:
-                logger.warning(
-                    "%s: the session ended: %s", client.connection, outcome.text or outcome.reason.describe
-                )
-            else:
-                logger.info("%s: the session takes no further connections, opening another", client.connection)
+            if session.outcome is None:
+                client.events.publish(SessionLeaving(connection=client.connection))
             backoff.succeeded(held_seconds=trio.current_time() - began)
             wait = backoff.next_wait()
         if first:

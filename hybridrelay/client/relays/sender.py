@@ -10,21 +10,19 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from ..._log_limit import LimitedLogger
 from ...connectivity.control import ControlChannel
 from ...connectivity.data import EndToEnd, open_data_channel
 from ...connectivity.discovery import Candidate
 from ...connectivity.link import RelayLink, make_connection_token
 from ...connectivity.refusals import failure_error
 from ...errors import AuthorizationError, HybridRelayError, RelayUnreachable
+from ...events import ConnectorPassedOver, EarlierKeyUsed, EventStream, JoinRightEnded, RelayDraining
 from ...protocol import control
 from ...protocol.reasons import Reason
 from ...security import ConnectionString, PeerIdentity, Secret
 from ...streams import TLSStream
 from .listeners import ListenerSearch
 from .searching import Find
-
-logger = LimitedLogger("hybridrelay.client")
 
 
 @attrs.frozen
@@ -71,7 +69,7 @@ async def _discard(channel: DataChannel) -> None:
 
 
 class Sender:
-    """What the client is to one of its relays.
+    """The client's connection to one of its relays.
 
     Args:
         link: the relay.
@@ -81,7 +79,8 @@ class Sender:
         end_to_end: for the data channels.
         nursery: in which the control channel runs.
         clock: seconds since 1970.
-        on_draining: called when the relay has said that it is about to go.
+        on_draining: called when the relay has said that it is about to stop.
+        events: where events go.
     """
 
     def __init__(
@@ -94,6 +93,7 @@ class Sender:
         earlier: ConnectionString | None = None,
         clock: Callable[[], float],
         on_draining: Callable[[Sender], None],
+        events: EventStream,
     ) -> None:
         self.link = link
         #: Until when it is not to be called, because the relay asked for that; on trio's clock.
@@ -106,6 +106,7 @@ class Sender:
         self._nursery = nursery
         self._clock = clock
         self._on_draining = on_draining
+        self._events = events
         self._control: ControlChannel | None = None
         self._opening = trio.Lock()
         #: The connection string that the relay accepted last; None before the first time.
@@ -204,7 +205,11 @@ class Sender:
         return await self._open(joined.channel, joined.answer, joined.key, None)
 
     def _listener_failed(self, instance: str, error: HybridRelayError) -> None:
-        logger.warning("%s: trying another connector than %s: %s", self._connection, instance, error)
+        self._events.publish(
+            ConnectorPassedOver(
+                connection=self._connection, instance=instance, reason=error.reason, detail=str(error)
+            )
+        )
 
     async def open_data_channel_probing(self, to: Peer | ListenerSearch) -> DataChannel:
         """The same, where a route that was remembered and fails is probed again, once."""
@@ -234,10 +239,15 @@ class Sender:
             self._accepted = earlier
             if self._refused is not string:  # it is tried again and again
                 self._refused = string
-                logger.error(
-                    "%s: the changed connection string is refused at %s, the earlier key stays in use: %s",
-                    self._connection, self.link.host, exc,
-                )  # fmt: skip
+                self._events.publish(
+                    EarlierKeyUsed(
+                        connection=self._connection,
+                        host=self.link.host,
+                        reason=exc.reason,
+                        detail=str(exc),
+                        remedy=exc.remedy or "",
+                    )
+                )
             self.link.use_key(earlier.key)
             return joined, earlier.key
         self._accepted, self._refused, self._earlier = string, None, None
@@ -302,11 +312,12 @@ class Sender:
         drained = False
         async for message in channel.messages:
             if isinstance(message, control.Ended):
-                reason = message.reason.describe
-                logger.warning("%s: %s ended our right to join: %s", self._connection, self.link.host, reason)
+                self._events.publish(
+                    JoinRightEnded(connection=self._connection, host=self.link.host, reason=message.reason)
+                )
             elif isinstance(message, control.Draining) and not drained:
                 drained = True  # only the first counts, so that repeating it keeps no client away
-                logger.info("%s: the relay %s is about to restart", self._connection, self.link.host)
+                self._events.publish(RelayDraining(host=self.link.host, retry_seconds=message.retry_after_seconds))
                 self.away_until = trio.current_time() + message.retry_after_seconds
                 self._on_draining(self)
         if self._control is channel:

@@ -13,7 +13,6 @@ Nothing is tried twice in here: the caller decides how long to continue.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
 
 import trio
@@ -85,10 +84,13 @@ class Senders:
             raise _error(failures)
         return channel
 
-    async def wait_for_one(self, jitter_seconds: float) -> None:
-        """Wait while every relay has asked not to be called, and then a random moment of up to `jitter_seconds`."""
-        jitter = jitter_seconds * random.random()  # noqa: S311 - spreads load, hides nothing
-        await trio.sleep_until(max(trio.current_time(), min(sender.away_until for sender in self.all)) + jitter)
+    @property
+    def away_until(self) -> float:
+        """When the first relay may be called that has announced its restart, on Trio's clock.
+
+        In the past where one of them may be called now.
+        """
+        return min(sender.away_until for sender in self.all)
 
     async def _try(
         self, senders: Sequence[Sender], to: Peer | ListenerSearch, failures: dict[Sender, HybridRelayError]

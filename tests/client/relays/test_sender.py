@@ -25,6 +25,7 @@ from hybridrelay.errors import (
     RelayUnreachable,
     RendezvousError,
 )
+from hybridrelay.events import EventStream
 from hybridrelay.protocol import control
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.security import (
@@ -102,7 +103,13 @@ async def test_draining_keeps_a_client_away_for_a_minute_at_most(
 ) -> None:
     link, string, drained = FakeLink(), connection_string(), list[Sender]()
     sender = Sender(
-        link, string, EndToEnd.from_connection_string(string), nursery, clock=time.time, on_draining=drained.append
+        link,
+        string,
+        EndToEnd.from_connection_string(string),
+        nursery,
+        clock=time.time,
+        on_draining=drained.append,
+        events=EventStream(),
     )
     await sender._control_channel()
     for _ in range(10):
@@ -123,6 +130,7 @@ async def test_a_control_channel_that_is_given_up_does_not_stay_open(
         nursery,
         clock=time.time,
         on_draining=lambda sender: None,
+        events=EventStream(),
     )
     for count in (1, 2, 3):
         with pytest.raises(RelayUnreachable):
@@ -288,7 +296,9 @@ def sender_at(
     monkeypatch.setattr(sender_module, "open_data_channel", relay.open_data_channel)
     string = string or connection_string()
     end_to_end = EndToEnd.from_connection_string(string)
-    return Sender(relay, string, end_to_end, nursery, clock=time.time, on_draining=lambda _: None)
+    return Sender(
+        relay, string, end_to_end, nursery, clock=time.time, on_draining=lambda _: None, events=EventStream()
+    )
 
 
 async def test_a_listener_of_no_use_is_passed_over_for_the_next(

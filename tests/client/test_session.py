@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
-from hybridrelay.client.kept import KeptSession
-from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
+from hybridrelay.client.lifecycle.inputs import MoveCause
+from hybridrelay.client.relays.listeners import MAX_TRIED, AvoidedListeners, ListenerSearch
 from hybridrelay.client.relays.sender import DataChannel
 from hybridrelay.client.relays.senders import Senders
+from hybridrelay.client.session import ClientSession
 from hybridrelay.errors import (
     AuthorizationError,
     HybridRelayError,
@@ -20,6 +22,18 @@ from hybridrelay.errors import (
     RelayUnreachable,
     RendezvousError,
     SessionError,
+)
+from hybridrelay.events import (
+    ConnectorPassedOver,
+    Event,
+    EventStream,
+    SessionEnded,
+    SessionLost,
+    SessionMoved,
+    SessionNotMoved,
+    SessionNotOpened,
+    SessionOpened,
+    SessionResumed,
 )
 from hybridrelay.protocol.reasons import Reason
 
@@ -33,81 +47,121 @@ STATUS = RelayUnreachable("says a status that nobody has signed", reason=Reason.
 REVOKED = AuthorizationError("revoked", reason=Reason.KEY_REVOKED)
 
 
+@attrs.frozen
+class Outcome:
+    """How a session ended."""
+
+    reason: Reason
+    text: str = ""
+    by_peer: bool = False
+
+
 class FakeSession:
-    """Loses its channel when `lost` is set; a `HybridRelayError` of `reconnect` ends it, as it does the real one."""
+    """Loses its channel when `lost` is set, and goes on over those that `replace_channel` gives it."""
 
     def __init__(self) -> None:
-        self.is_open = True
+        self.is_attached = False
         self.channel_age, self.channel_bytes = 0.0, 0
-        self.outcome: HybridRelayError | None = None
+        self.outcome: Outcome | None = None
+        #: All that it was given, the present one last.
         self.channels: list[trio.abc.Stream] = []
         self.lost = trio.Event()
-        self._resumed = trio.Event()
-        #: Set while there is a channel, or when the session has ended.
-        self._opened = trio.Event()
-        self.greetings = 0
-        #: A channel that `replace_channel` has given it while another one was being opened.
-        self._replacement: trio.abc.Stream | None = None
+        #: How often it has greeted on another channel or ended, and how often a test has waited for that.
+        self._greetings = self._waited_for = 0
+        self._greeted = trio.Event()
         #: On these the connector's greeting does not arrive: each is lost as soon as it is there.
         self.dropped = 0
-        #: It never arrives at all.
-        self.refuses = False
+        #: So often the session ends without any greeting.
+        self.refuses = 0
         #: How often the peer was asked whether it is there.
         self.checks = 0
+        self._change = trio.Event()
+        self._on_greeting: Callable[[], None] = lambda: None
 
     @property
-    def is_attached(self) -> bool:
-        return self.is_open
+    def is_open(self) -> bool:
+        return self.is_attached
 
     async def run(
         self,
         channel: trio.abc.Stream,
         *,
         reconnect: Callable[[], Awaitable[trio.abc.Stream]],
-        task_status: trio.TaskStatus[None],
-    ) -> None:
+        on_greeting: Callable[[], None],
+    ) -> Outcome:
         self.channels.append(channel)
         if self.refuses:
+            self.refuses -= 1
             raise SessionError("no HELLO in time", reason=Reason.PEER_SILENT)
-        self.greetings += 1
-        self._opened.set()
-        task_status.started()
-        while self.outcome is None:
-            await self.lost.wait()
-            self.is_open = False
-            if self._opened.is_set():
-                self._opened = trio.Event()
-            try:
-                reconnected = await reconnect()
-            except HybridRelayError as exc:
-                self.outcome = exc
-            else:
-                if self._replacement is None:
-                    self.channels.append(reconnected)
-                self._replacement = None
+        self._on_greeting = on_greeting
+        self.is_attached = True
+        on_greeting()
+        try:
+            while self.outcome is None:
+                await self.lost.wait()
+                if self.outcome is not None:
+                    break
+                self.is_attached, self.lost = False, trio.Event()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(reconnect)
+                    await self._next_channel(len(self.channels))
+                    nursery.cancel_scope.cancel()
+                if self.outcome is not None:
+                    break
                 if self.dropped:
                     self.dropped -= 1
-                    continue
-                self.greetings += 1
-                self.is_open, self.lost = True, trio.Event()
-            self._opened.set()
-            self._resumed.set()
+                    self.lost.set()
+                else:
+                    self._greet()
+        except trio.Cancelled:
+            self.outcome = self.outcome or Outcome(Reason.GOING_AWAY)
+            raise
+        finally:
+            self.is_attached = False
+            self._note()
+        return self.outcome
+
+    async def _next_channel(self, known: int) -> None:
+        while len(self.channels) == known and self.outcome is None:
+            self._change = trio.Event()
+            await self._change.wait()
+
+    def _greet(self) -> None:
+        self.is_attached = True
+        self._on_greeting()
+        self._note()
+
+    def _note(self) -> None:
+        self._greetings += 1
+        greeted, self._greeted = self._greeted, trio.Event()
+        greeted.set()
+
+    def close(self, reason: Reason = Reason.NO_ERROR, text: str = "", *, by_peer: bool = False) -> None:
+        self.outcome = self.outcome or Outcome(reason, text, by_peer)
+        self.is_attached = False
+        self.lost.set()
+        self._change.set()
 
     def check_alive(self) -> None:
         self.checks += 1
 
-    async def wait_open(self) -> None:
-        await self._opened.wait()
-
     async def resumed(self) -> None:
-        await self._resumed.wait()
-        self._resumed = trio.Event()
+        """Wait until it has greeted on another channel, or ended, since the last call."""
+        while self._greetings == self._waited_for:
+            await self._greeted.wait()
+        self._waited_for = self._greetings
 
     async def replace_channel(self, channel: trio.abc.Stream) -> None:
         await trio.lowlevel.checkpoint()
         self.channels.append(channel)
-        if not self.is_open:
-            self._replacement = channel
+        if self.is_attached:  # a move
+            if self.dropped:
+                self.dropped -= 1
+                self.lost.set()
+            else:
+                self._greet()
+        else:
+            self._change.set()
 
 
 class Scene:
@@ -117,28 +171,46 @@ class Scene:
         self.relays = [FakeSender(f"{letter}.example") for letter in "abc"[:count]]
         self.senders = Senders(self.relays)
         self.session = FakeSession()
+        self.published: list[Event] = []
 
     async def open_any(self) -> DataChannel:
         return await self.senders.open_data_channel(ListenerSearch(AvoidedListeners()), self.senders.in_order())
 
-    async def make(self) -> KeptSession:
-        return KeptSession(self.session, await self.open_any(), "db", self.senders)
+    def make(self) -> ClientSession:
+        return ClientSession(
+            "db",
+            "x-session-1",
+            self.senders,
+            ListenerSearch(AvoidedListeners()),
+            new_session=lambda: self.session,
+            explain=lambda error: error,
+            events=EventStream(self.published.append),
+        )
 
-    async def start(self, nursery: trio.Nursery) -> KeptSession:
-        kept = await self.make()
-        await nursery.start(kept.run)
-        return kept
+    async def start(self, nursery: trio.Nursery) -> ClientSession:
+        opened = self.make()
+        await nursery.start(opened.run)
+        return opened
+
+    def kinds(self) -> list[type[Event]]:
+        """The kinds of events that were published, in their order."""
+        return [type(event) for event in self.published]
+
+    def end(self) -> SessionEnded | SessionLost | SessionNotOpened:
+        """The one event that says how the session ended."""
+        (end,) = [one for one in self.published if isinstance(one, SessionEnded | SessionLost | SessionNotOpened)]
+        return end
 
 
 async def test_the_relay_it_was_on_is_tried_first(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene()
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, second, _ = scene.relays
     scene.session.lost.set()
     await scene.session.resumed()
-    assert kept.channel.sender is first
+    assert opened.channel.sender is first
     assert first.channels_lost == 1
     assert not second.asked
     nursery.cancel_scope.cancel()
@@ -148,14 +220,14 @@ async def test_it_resumes_over_another_with_the_same_connector(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene()
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, second, _ = scene.relays
     first.error = DOWN
     scene.session.lost.set()
     await scene.session.resumed()
-    assert kept.channel.sender is second
-    assert kept.channel.peer == ANY
-    assert scene.session.channels[-1] is kept.channel.stream
+    assert opened.channel.sender is second
+    assert opened.channel.peer == ANY
+    assert scene.session.channels[-1] is opened.channel.stream
     nursery.cancel_scope.cancel()
 
 
@@ -163,7 +235,7 @@ async def test_all_are_tried_in_turn_until_one_has_the_connector(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene()
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     for relay in scene.relays:
         relay.error = ABSENT
     scene.session.lost.set()
@@ -172,7 +244,7 @@ async def test_all_are_tried_in_turn_until_one_has_the_connector(
     assert all(len(relay.asked) > 3 for relay in scene.relays)
     scene.relays[2].error = None
     await scene.session.resumed()
-    assert kept.channel.sender is scene.relays[2]
+    assert opened.channel.sender is scene.relays[2]
     nursery.cancel_scope.cancel()
 
 
@@ -187,7 +259,7 @@ async def test_a_connector_that_is_gone_ends_it(
     scene.relays[which].error = GONE
     scene.session.lost.set()
     await scene.session.resumed()
-    assert scene.session.outcome is GONE
+    assert scene.end().outcome == "connector-gone"
     nursery.cancel_scope.cancel()
 
 
@@ -195,7 +267,7 @@ async def test_only_what_every_relay_refuses_ends_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene()
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, second, third = scene.relays
     second.error = third.error = REVOKED
     # It said that it goes, and comes back.
@@ -203,11 +275,11 @@ async def test_only_what_every_relay_refuses_ends_it(
     scene.session.lost.set()
     await scene.session.resumed()
     assert scene.session.outcome is None
-    assert kept.channel.sender is first
+    assert opened.channel.sender is first
     first.error = REVOKED
     scene.session.lost.set()
     await scene.session.resumed()
-    assert isinstance(scene.session.outcome, AuthorizationError)
+    assert scene.end().outcome == "key-refused"
     nursery.cancel_scope.cancel()
 
 
@@ -215,26 +287,34 @@ async def test_a_relay_that_lets_no_greeting_pass_is_tried_after_the_others(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene()
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, second, _ = scene.relays
     scene.session.dropped = 1
     scene.session.lost.set()
     await scene.session.resumed()
-    assert kept.channel.sender is second
+    assert opened.channel.sender is second
     assert len(first.opened) == 2
     assert (await scene.open_any()).sender is second
     nursery.cancel_scope.cancel()
 
 
 async def test_a_relay_that_lets_no_greeting_pass_is_not_the_first_choice_of_the_next_session(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene()
-    scene.session.refuses = True
-    channel = await scene.open_any()
+    scene.session.refuses = 1
+    opened = await scene.start(nursery)
+    assert opened.channel.sender is scene.relays[1]
+    assert scene.kinds() == [ConnectorPassedOver, SessionOpened]
+    nursery.cancel_scope.cancel()
+
+
+async def test_where_no_connector_greets_there_is_an_error(autojump_clock: trio.testing.MockClock) -> None:
+    scene = Scene()
+    scene.session.refuses = MAX_TRIED
     with pytest.raises(SessionError):
-        await KeptSession(scene.session, channel, "db", scene.senders).run()
-    assert (await scene.open_any()).sender is scene.relays[1]
+        await scene.make().run()
+    assert isinstance(scene.end(), SessionNotOpened)
 
 
 async def test_one_relay_that_lets_no_greeting_pass_is_tried_again(
@@ -265,15 +345,15 @@ async def test_one_relay_that_drains_is_waited_for(
 
 async def test_it_leaves_a_relay_that_drains(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
     scene = Scene()
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, second, third = scene.relays
     second.error = ABSENT
-    await kept.leave(second)
+    await opened.leave(second)
     assert len(scene.session.channels) == 1, "that is not where it is"
     first.away_until = trio.current_time() + 1
-    await kept.leave(first)
-    assert kept.channel.sender is third
-    assert scene.session.channels[-1] is kept.channel.stream
+    await opened.leave(first)
+    assert opened.channel.sender is third
+    assert scene.session.channels[-1] is opened.channel.stream
     assert scene.session.is_open
     nursery.cancel_scope.cancel()
 
@@ -283,16 +363,16 @@ async def test_of_many_that_leave_at_once_some_try_again(
 ) -> None:
     """The connector lets few in at a time that have not proved an identity."""
     scene = Scene(count=2)
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, second = scene.relays
     first.away_until = trio.current_time() + 5
     second.error = RendezvousError("too many", reason=Reason.LIMIT)
-    nursery.start_soon(kept.leave, first)
+    nursery.start_soon(opened.leave, first)
     await trio.sleep(0.7)
-    assert kept.channel.sender is first
+    assert opened.channel.sender is first
     second.error = None
     await trio.sleep(0.3)
-    assert kept.channel.sender is second
+    assert opened.channel.sender is second
     nursery.cancel_scope.cancel()
 
 
@@ -301,13 +381,13 @@ async def test_it_stays_where_nowhere_else_is_better(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, count: int
 ) -> None:
     scene = Scene(count)
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, *others = scene.relays
     for relay in others:
         relay.error = ABSENT
     first.away_until = trio.current_time() + 1
-    await kept.leave(first)
-    assert kept.channel.sender is first
+    await opened.leave(first)
+    assert opened.channel.sender is first
     assert len(scene.session.channels) == 1
     nursery.cancel_scope.cancel()
 
@@ -316,12 +396,14 @@ async def test_another_identity_in_the_connectors_place_ends_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene(count=1)
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     scene.relays[0].error = CHANGED
     scene.session.lost.set()
     await scene.session.resumed()
-    assert scene.session.outcome is CHANGED
-    assert scene.relays[0].wanted[-1] == kept.channel.peer, "the instance, and the identity that it has to have"
+    assert scene.session.outcome is not None
+    assert scene.session.outcome.reason is Reason.IDENTITY_CHANGED
+    assert scene.end().outcome == "identity-changed"
+    assert scene.relays[0].wanted[-1] == opened.channel.peer, "the instance, and the identity that it has to have"
     nursery.cancel_scope.cancel()
 
 
@@ -330,7 +412,7 @@ async def test_another_identity_does_not_end_it_where_another_relay_may_lead_to_
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, elsewhere: HybridRelayError | None
 ) -> None:
     scene = Scene(count=2)
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, second = scene.relays
     first.error, second.error = CHANGED, elsewhere
     scene.session.lost.set()
@@ -338,7 +420,7 @@ async def test_another_identity_does_not_end_it_where_another_relay_may_lead_to_
     assert scene.session.outcome is None
     second.error = None
     await scene.session.resumed()
-    assert kept.channel.sender is second
+    assert opened.channel.sender is second
     nursery.cancel_scope.cancel()
 
 
@@ -346,9 +428,9 @@ async def test_a_move_to_another_identity_is_not_made(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene(count=2)
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     scene.relays[1].error = CHANGED
-    assert await kept.move([scene.relays[1]]) is Reason.IDENTITY_CHANGED
+    assert await opened.move([scene.relays[1]], MoveCause.RENEWAL) is CHANGED
     assert len(scene.session.channels) == 1
     assert scene.session.is_open
     nursery.cancel_scope.cancel()
@@ -358,12 +440,14 @@ async def test_of_two_moves_for_the_same_reason_one_is_made(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene(count=2)
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, second = scene.relays
     for _ in range(2):
-        nursery.start_soon(partial(kept.move, [second], is_needed=lambda: kept.goes_through(first)))
+        nursery.start_soon(
+            partial(opened.move, [second], MoveCause.RENEWAL, is_needed=lambda: opened.goes_through(first))
+        )
     await trio.sleep(1)
-    assert kept.channel.sender is second
+    assert opened.channel.sender is second
     assert len(second.asked) == 1
     nursery.cancel_scope.cancel()
 
@@ -372,10 +456,10 @@ async def test_it_knows_the_channel_of_a_move_that_was_faster_than_resuming(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene(count=2)
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     first, second = scene.relays
     second.ready, first.ready = trio.Event(), trio.Event()
-    nursery.start_soon(kept.move, [second])
+    nursery.start_soon(opened.move, [second], MoveCause.RENEWAL)
     await trio.sleep(1)
     scene.session.lost.set()
     await trio.sleep(1)
@@ -384,40 +468,146 @@ async def test_it_knows_the_channel_of_a_move_that_was_faster_than_resuming(
     first.ready.set()
     await scene.session.resumed()
     assert scene.session.channels[-1] is second.opened[0].stream
-    assert kept.channel is second.opened[0]
+    assert opened.channel is second.opened[0]
     nursery.cancel_scope.cancel()
 
 
-async def test_a_resumption_is_logged_once_however_often_its_channel_was_lost(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+async def test_a_resumption_is_published_once_however_often_its_channel_was_lost(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    caplog.set_level("INFO")
     scene = Scene(count=1)
     await scene.start(nursery)
     scene.session.dropped = 1
     scene.session.lost.set()
     await scene.session.resumed()
     await trio.sleep(1)
-    assert [record.getMessage() for record in caplog.records if "resumed" in record.getMessage()] == [
-        "db: resumed over tcp at a.example"
-    ]
+    (resumed,) = [event for event in scene.published if isinstance(event, SessionResumed)]
+    assert resumed.route == "tcp at a.example"
     nursery.cancel_scope.cancel()
 
 
-async def test_a_move_is_logged_when_the_session_uses_the_channel(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+async def test_a_move_is_published_when_the_session_uses_the_channel(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    caplog.set_level("INFO")
     scene = Scene(count=2)
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     _, second = scene.relays
     second.ready = trio.Event()
-    nursery.start_soon(kept.move, [second])
+    nursery.start_soon(opened.move, [second], MoveCause.RENEWAL)
     await trio.sleep(1)
-    scene.session.outcome = GONE
+    scene.session.close()
     second.ready.set()
     await trio.sleep(1)
-    assert "moved to" not in caplog.text
+    assert SessionMoved not in scene.kinds()
+    for channel in second.opened:
+        with pytest.raises(trio.ClosedResourceError):
+            await channel.stream.send_all(b"x")
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_move_has_failed_if_the_new_channel_is_lost_at_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=2)
+    opened = await scene.start(nursery)
+    first, second = scene.relays
+    scene.session.dropped = 1
+    error = await opened.move([second], MoveCause.BETTER_ROUTE)
+    assert error is not None
+    assert SessionMoved not in scene.kinds()
+    await scene.session.resumed()
+    assert opened.channel.sender is first
+    assert second.failed_at > first.failed_at
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_move_that_is_cancelled_leaves_the_session_as_it_was(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    scene = Scene(count=2)
+    opened = await scene.start(nursery)
+    _, second = scene.relays
+    second.ready = trio.Event()
+    with trio.move_on_after(1):
+        await opened.move([second], MoveCause.RENEWAL)
+    await trio.testing.wait_all_tasks_blocked()
+    assert second.cancelled == 1
+    assert len(scene.session.channels) == 1
+    second.ready.set()
+    assert await opened.move([second], MoveCause.RENEWAL) is None
+    assert opened.channel.sender is second
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_failed_move_is_published(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> None:
+    scene = Scene(count=2)
+    opened = await scene.start(nursery)
+    scene.relays[1].error = DOWN
+    assert await opened.move([scene.relays[1]], MoveCause.BETTER_ROUTE) is DOWN
+    assert scene.kinds() == [SessionOpened, SessionNotMoved]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("resuming", [False, True])
+async def test_a_session_that_is_cancelled_ends_in_one_event(
+    autojump_clock: trio.testing.MockClock, resuming: bool
+) -> None:
+    scene = Scene(count=1)
+    async with trio.open_nursery() as nursery:
+        await scene.start(nursery)
+        if resuming:
+            scene.relays[0].error = DOWN
+            scene.session.lost.set()
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert scene.end().outcome == "cancelled"
+    assert isinstance(scene.end(), SessionEnded)
+
+
+async def test_a_search_that_is_cancelled_ends_in_one_event(autojump_clock: trio.testing.MockClock) -> None:
+    scene = Scene(count=1)
+    scene.relays[0].takes = 10
+    with trio.move_on_after(1):
+        await scene.make().run()
+    assert scene.kinds() == [SessionNotOpened]
+    assert scene.end().outcome == "cancelled"
+
+
+async def test_no_data_channel_is_left_over(autojump_clock: trio.testing.MockClock) -> None:
+    """Cancelled when a data channel has just been opened."""
+    scene = Scene(count=1)
+    async with trio.open_nursery() as nursery:
+        await scene.start(nursery)
+        scene.relays[0].on_opened = nursery.cancel_scope.cancel
+        scene.session.lost.set()
+    channel = scene.relays[0].opened[-1]
+    with pytest.raises(trio.ClosedResourceError):
+        await channel.stream.send_all(b"x")
+
+
+@pytest.mark.parametrize(
+    ("reason", "by_peer", "outcome", "kind"),
+    [
+        (Reason.NO_ERROR, False, "closed", SessionEnded),
+        (Reason.GOING_AWAY, True, "closed-by-connector", SessionEnded),
+        (Reason.SESSION_LOST, False, "not-resumed", SessionLost),
+        (Reason.IDENTITY_DENIED, True, "identity-refused", SessionLost),
+    ],
+)
+async def test_the_end_of_the_session_has_a_name(
+    reason: Reason,
+    by_peer: bool,
+    outcome: str,
+    kind: type[Event],
+    autojump_clock: trio.testing.MockClock,
+    nursery: trio.Nursery,
+) -> None:
+    scene = Scene(count=1)
+    await scene.start(nursery)
+    scene.session.close(reason, by_peer=by_peer)
+    await trio.testing.wait_all_tasks_blocked()
+    assert type(scene.end()) is kind
+    assert scene.end().outcome == outcome
     nursery.cancel_scope.cancel()
 
 
@@ -437,19 +627,19 @@ async def test_it_is_known_while_the_connector_is_not_there(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     scene = Scene(count=1)
-    kept = await scene.start(nursery)
+    opened = await scene.start(nursery)
     scene.relays[0].error = DOWN
     scene.session.lost.set()
     with trio.move_on_after(5) as relay_away:
-        await kept.wait_absent()
+        await opened.wait_absent()
     assert relay_away.cancelled_caught
     scene.relays[0].error = ABSENT
     with trio.fail_after(5):
-        await kept.wait_absent()
+        await opened.wait_absent()
     scene.relays[0].error = None
     await scene.session.resumed()
     with trio.move_on_after(5) as back:
-        await kept.wait_absent()
+        await opened.wait_absent()
     assert back.cancelled_caught
     nursery.cancel_scope.cancel()
 
@@ -491,7 +681,8 @@ async def test_what_is_final_ends_a_session(
     scene.relays[0].error = error
     scene.session.lost.set()
     await scene.session.resumed()
-    assert scene.session.outcome is error
+    assert isinstance(scene.end(), SessionLost)
+    assert str(error) in scene.end().detail
     nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,68 @@
+"""How the connection of an application and its stream ended. Pure."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from ...mux import Bridged, Party
+from ...protocol.reasons import Reason
+
+__all__ = ["Disconnected", "Ending", "outcome_of"]
+
+
+class Ending(enum.StrEnum):
+    """How one direction of a stream ended, as far as this side can tell."""
+
+    #: The sending side ended it, and all of it, the end of file included, was passed on.
+    FINISHED = "finished"
+    #: The target reads no more, and has not reset its connection.
+    STOPPED_BY_TARGET = "stopped-by-target"
+    RESET_BY_APPLICATION = "reset-by-application"
+    #: The target or the connector reset the stream.
+    RESET_BY_TARGET = "reset-by-target"
+    #: The session or the client ended.
+    LOST = "lost"
+
+
+@attrs.frozen
+class Disconnected:
+    """How a stream ended that was opened."""
+
+    #: ``closed``, ``closed-with-reset`` or ``broken``.
+    kind: str
+    to_target: Ending
+    to_client: Ending
+    reason: Reason
+
+
+_BROKEN_BY = {
+    Party.NOBODY: Ending.FINISHED,
+    Party.LOCAL: Ending.RESET_BY_APPLICATION,
+    Party.PEER: Ending.RESET_BY_TARGET,
+    Party.SESSION: Ending.LOST,
+    Party.CALLER: Ending.LOST,
+}
+
+
+def outcome_of(bridged: Bridged) -> Disconnected:
+    """How a bridge between an application's connection and its stream ended.
+
+    A stream is *closed* if both directions finished. It is *closed with a reset* if one of them finished and the side
+    that had received all of it then reset the connection, or read no more, instead of ending its own direction: many
+    programs end like that. Everything else is *broken*.
+    """
+    broke = _BROKEN_BY[bridged.ended_by]
+    to_target = Ending.FINISHED if bridged.sent_all else broke
+    to_client = Ending.FINISHED if bridged.received_all else broke
+    if bridged.peer_stopped and not bridged.sent_all and broke is not Ending.RESET_BY_APPLICATION:
+        to_target = Ending.STOPPED_BY_TARGET
+    if to_target is to_client is Ending.FINISHED:
+        return Disconnected("closed", to_target, to_client, Reason.NO_ERROR)
+    reset_by_application = to_client is Ending.FINISHED and to_target is Ending.RESET_BY_APPLICATION
+    reset_by_target = (to_target is Ending.FINISHED and to_client is Ending.RESET_BY_TARGET) or (
+        to_client is Ending.FINISHED and to_target is Ending.STOPPED_BY_TARGET
+    )
+    kind = "closed-with-reset" if reset_by_application or reset_by_target else "broken"
+    return Disconnected(kind, to_target, to_client, bridged.reason)

@@ -1,0 +1,110 @@
+"""The commands of the session machine. The result of a command is reported to the machine as an input."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+from ... import events
+from ...errors import HybridRelayError
+from ...protocol.reasons import Reason
+from .inputs import MoveCause
+
+
+@attrs.frozen
+class Search:
+    """Open a data channel to any acceptable connector: `ChannelOpened` or `AttemptFailed`."""
+
+    attempt: int
+
+
+@attrs.frozen
+class Resume:
+    """Open a data channel to the connector of the session: `ChannelOpened` or `AttemptFailed`."""
+
+    attempt: int
+    #: The relay of the last data channel is tried before the others.
+    same_relay_first: bool
+
+
+@attrs.frozen
+class OpenForMove:
+    """Open a data channel to the connector of the session, through a relay to which the session is to move:
+    `ChannelOpened` or `AttemptFailed`."""
+
+    attempt: int
+    cause: MoveCause
+
+
+@attrs.frozen
+class Abandon:
+    """Give up an attempt; a data channel that comes of it is closed. Nothing is reported."""
+
+    attempt: int
+
+
+@attrs.frozen
+class RunSession:
+    """Run a new session over this attempt's data channel: `Greeted` or `Rejected`, and later `ChannelLost` and
+    `SessionOver`."""
+
+    attempt: int
+
+
+@attrs.frozen
+class UseChannel:
+    """Let the session go on over this attempt's data channel: `Greeted` or `ChannelLost`."""
+
+    attempt: int
+
+
+@attrs.frozen
+class CloseSession:
+    """End the session, because it cannot be resumed: `SessionOver`."""
+
+    reason: Reason
+    text: str
+
+
+@attrs.frozen
+class AnswerMove:
+    """The answer to `MoveWanted`."""
+
+    #: Why the session has not moved; None: it has.
+    error: HybridRelayError | None = None
+
+
+@attrs.frozen
+class CheckRelay:
+    """The last data channel was lost: probe the routes to its relay, and ask whether the control channel lives."""
+
+
+@attrs.frozen
+class SetBackRelay:
+    """Try the relay of the last data channel after the others for a while: the connector did not greet over it."""
+
+
+@attrs.frozen
+class Fail:
+    """No session was opened: raise this error in the task that wants one."""
+
+    error: HybridRelayError
+
+
+Command: TypeAlias = (
+    Search
+    | Resume
+    | OpenForMove
+    | Abandon
+    | RunSession
+    | UseChannel
+    | CloseSession
+    | AnswerMove
+    | CheckRelay
+    | SetBackRelay
+    | Fail
+)
+
+#: What the machine returns: commands, to be executed in their order, and events, to be published.
+Output: TypeAlias = Command | events.Event

@@ -1,0 +1,348 @@
+"""The life of one session at the client, from the search for a connector to its one outcome. Pure.
+
+`Machine.handle` takes one input and returns commands, to be executed in their order, and events, to be published.
+`inputs.py` and `commands.py` list them; `states.py` has the table. Time comes in as an argument. The rules:
+
+1. A connector is searched for. One that does not greet on its data channel, or does not accept the session, is
+   avoided and another one is sought, as long as the search allows it.
+2. A session that loses its data channel resumes over another one to the same instance of the connector, through
+   whichever relay leads there. It tries, with pauses, until the session's own deadline to resume ends it.
+3. It tries the relay first through which the lost data channel went, unless the connector had not greeted on that
+   data channel: then the relay lets too little pass, and is tried after the others.
+4. No attempt is made while all relays have asked not to be called.
+5. An attempt that fails ends the session only if there is no use in trying again (`resumption.outcome_of_failure`).
+6. A session moves while its present data channel lives, and keeps that one if the move fails. There is one move at a
+   time. If the data channel is lost during the move, whichever data channel is open first is used.
+7. A move has succeeded when the connector has greeted on the new data channel, and has failed otherwise.
+8. A session has exactly one outcome, and one event says so, whatever ended it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ... import events
+from ...errors import HybridRelayError, RelayUnreachable
+from ...protocol.reasons import Reason
+from ..relays.listeners import ListenerSearch
+from . import commands, inputs
+from .commands import Output
+from .resumption import Pauses, is_absence, outcome_of_failure
+from .states import TRANSITIONS, Cause, Outcome, State, outcome_of
+
+__all__ = ["Machine"]
+
+
+class Machine:
+    """One session.
+
+    Args:
+        connection: the hybrid connection's name, for events.
+        activity_id: the same in all events of the session.
+        search: which connectors are avoided. It is told about those that fail.
+        random: gives a number in [0, 1).
+    """
+
+    def __init__(
+        self, connection: str, activity_id: str, search: ListenerSearch, random: Callable[[], float]
+    ) -> None:
+        self._connection = connection
+        self._activity_id = activity_id
+        self._search = search
+        self._pauses = Pauses(random)
+        self._out: list[Output] = []
+        self.state = State.SEARCHING
+        #: The connector has greeted.
+        self.was_opened = False
+        #: How it ended; None while it has not.
+        self.outcome: Outcome | None = None
+        #: The data channel that the session was given last.
+        self.channel: inputs.Channel | None = None
+        #: While it resumes: a relay has said that the connector is not there now.
+        self.is_connector_absent = False
+        self._attempts = 0
+        #: The attempt to find a connector, or to resume; None: none is being made.
+        self._attempt: int | None = None
+        #: The attempt to open the data channel for a move, and why; the attempt is None once that has succeeded.
+        self._move_attempt: int | None = None
+        self._move: inputs.MoveCause | None = None
+        self._resume_at = 0.0
+        self._same_relay_first = True
+        #: The failure to resume that was published last.
+        self._published = ""
+        #: The outcome that was decided here, and its reason; the session is being closed for it.
+        self._verdict: Outcome | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """When to pass in `Due`; None: never."""
+        return self._resume_at if self.state is State.LOST and self._verdict is None else None
+
+    def handle(self, given: inputs.Input, now: float) -> list[Output]:
+        """Take one input. After the end nothing has an effect."""
+        self._out = []
+        if self.state is not State.ENDED:
+            self._handle(given, now)
+        return self._out
+
+    def _handle(self, given: inputs.Input, now: float) -> None:
+        match given:
+            case inputs.Start():
+                self._begin_search()
+            case inputs.ChannelOpened(attempt, channel):
+                self._opened(attempt, channel, now)
+            case inputs.AttemptFailed(attempt, error, tried_every_relay):
+                self._attempt_failed(attempt, error, tried_every_relay, now)
+            case inputs.Greeted():
+                self._greeted()
+            case inputs.Rejected(error):
+                self._rejected(error, now)
+            case inputs.ChannelLost():
+                self._lost(now)
+            case inputs.MoveWanted(cause):
+                self._move_wanted(cause)
+            case inputs.MoveWithdrawn():
+                self._move_withdrawn()
+            case inputs.SessionOver(reason, text, by_connector):
+                outcome = self._verdict or outcome_of(reason, by_connector=by_connector)
+                self._end(outcome, reason, text)
+            case inputs.Cancelled():
+                self._end(Outcome.CANCELLED, Reason.CANCELLED, "")
+            case inputs.Due(relays_away_until):
+                self._due(relays_away_until, now)
+
+    def _go(self, cause: Cause) -> None:
+        self.state = TRANSITIONS[self.state, cause]
+
+    def _next_attempt(self) -> int:
+        self._attempts += 1
+        return self._attempts
+
+    # --- finding a connector
+
+    def _begin_search(self) -> None:
+        self._attempt = self._next_attempt()
+        self._out.append(commands.Search(self._attempt))
+
+    def _rejected(self, error: HybridRelayError, now: float) -> None:
+        channel = self.channel
+        assert channel is not None
+        self._out.append(commands.SetBackRelay())
+        if not self._search.failed(channel.instance, error, now):
+            self._not_opened(error)
+            return
+        self._out.append(
+            events.ConnectorPassedOver(
+                connection=self._connection, instance=channel.instance, reason=error.reason, detail=str(error)
+            )
+        )
+        self._go(Cause.PASSED_OVER)
+        self._begin_search()
+
+    def _not_opened(self, error: HybridRelayError) -> None:
+        self._end(Outcome.NOT_OPENED, error.reason, str(error))
+        self._out.append(commands.Fail(error))
+
+    # --- data channels
+
+    def _opened(self, attempt: int, channel: inputs.Channel, now: float) -> None:
+        if attempt not in (self._attempt, self._move_attempt):
+            return  # it was abandoned
+        searching = self.state is State.SEARCHING
+        if attempt == self._move_attempt:
+            self._move_attempt = None
+            self._abandon_attempt()
+        else:
+            self._attempt = None
+            self._fail_move(_overtaken())
+        self._go(Cause.CHANNEL_OPENED)
+        self.channel = channel
+        self._pauses.given(now)
+        self._out.append(commands.RunSession(attempt) if searching else commands.UseChannel(attempt))
+
+    def _attempt_failed(self, attempt: int, error: HybridRelayError, tried_every_relay: bool, now: float) -> None:
+        if attempt == self._move_attempt:
+            self._move_failed(error)
+        elif attempt == self._attempt:
+            self._attempt = None
+            if self.state is State.SEARCHING:
+                self._not_opened(error)
+            else:
+                self._not_resumed(error, tried_every_relay, now)
+
+    def _greeted(self) -> None:
+        channel = self.channel
+        assert channel is not None
+        before = self.state
+        self._go(Cause.GREETED)
+        self.is_connector_absent, self._published = False, ""
+        if before is State.OPENING:
+            self.was_opened = True
+            self._out.append(
+                events.SessionOpened(
+                    connection=self._connection,
+                    activity_id=self._activity_id,
+                    label=channel.label,
+                    serial=channel.serial,
+                    route=channel.route,
+                )
+            )
+        elif before is State.REATTACHING:
+            self._out.append(
+                events.SessionResumed(
+                    connection=self._connection,
+                    activity_id=self._activity_id,
+                    label=channel.label,
+                    route=channel.route,
+                )
+            )
+        elif self._move is not None:
+            self._out.append(
+                events.SessionMoved(
+                    connection=self._connection,
+                    activity_id=self._activity_id,
+                    label=channel.label,
+                    route=channel.route,
+                    cause=self._move.value,
+                )
+            )
+        if self._move is not None:
+            self._answer_move(None)
+
+    # --- the loss of a data channel
+
+    def _lost(self, now: float) -> None:
+        channel = self.channel
+        assert channel is not None
+        greeted = self.state in (State.CONNECTED, State.MOVING)
+        if self._move_attempt is None:
+            self._fail_move(_lost_at_once())  # if the session was about to move to this data channel
+        self._go(Cause.CHANNEL_LOST)
+        if greeted:
+            self._out.append(
+                events.SessionInterrupted(
+                    connection=self._connection,
+                    activity_id=self._activity_id,
+                    label=channel.label,
+                    route=channel.route,
+                )
+            )
+        self._out.append(commands.CheckRelay())
+        self._same_relay_first = greeted
+        if not greeted:
+            self._out.append(commands.SetBackRelay())
+        self._resume_at = self._pauses.after_loss(now)
+
+    def _due(self, relays_away_until: float, now: float) -> None:
+        if self.state is not State.LOST or now < self._resume_at or self._verdict is not None:
+            return
+        if relays_away_until > now:
+            self._resume_at = self._pauses.spread(relays_away_until)
+            return
+        self._go(Cause.DUE)
+        self._attempt = self._next_attempt()
+        self._out.append(commands.Resume(self._attempt, same_relay_first=self._same_relay_first))
+
+    def _not_resumed(self, error: HybridRelayError, tried_every_relay: bool, now: float) -> None:
+        self._go(Cause.ATTEMPT_FAILED)
+        self.is_connector_absent = self.is_connector_absent or is_absence(error)
+        self._verdict = outcome_of_failure(error, tried_every_relay=tried_every_relay)
+        if self._verdict is not None:
+            self._abandon_move()
+            reason = error.reason if self._verdict is Outcome.IDENTITY_CHANGED else Reason.SESSION_LOST
+            self._out.append(commands.CloseSession(reason, f"the session cannot be resumed: {error}"))
+            return
+        if (text := str(error)) != self._published:  # many attempts fail in the same way
+            self._published = text
+            self._out.append(
+                events.SessionNotResumedYet(
+                    connection=self._connection, activity_id=self._activity_id, reason=error.reason, detail=text
+                )
+            )
+        self._resume_at = self._pauses.after_failure(now)
+
+    # --- moves
+
+    def _move_wanted(self, cause: inputs.MoveCause) -> None:
+        if self.state is not State.CONNECTED:
+            self._out.append(commands.AnswerMove(_overtaken()))
+            return
+        self._go(Cause.MOVE_WANTED)
+        self._move, self._move_attempt = cause, self._next_attempt()
+        self._out.append(commands.OpenForMove(self._move_attempt, cause))
+
+    def _move_failed(self, error: HybridRelayError) -> None:
+        """The data channel for a move could not be opened."""
+        assert self._move is not None
+        self._move_attempt = None
+        if self.state is State.MOVING:
+            self._go(Cause.MOVE_FAILED)
+            self._out.append(
+                events.SessionNotMoved(
+                    connection=self._connection,
+                    activity_id=self._activity_id,
+                    cause=self._move.value,
+                    reason=error.reason,
+                    detail=str(error),
+                )
+            )
+        self._answer_move(error)
+
+    def _move_withdrawn(self) -> None:
+        """Nobody waits for it any more. A data channel that the session was given stays in use."""
+        if self._move_attempt is not None:
+            self._abandon_move()
+            if self.state is State.MOVING:
+                self._go(Cause.MOVE_FAILED)
+            self._move = None
+
+    def _fail_move(self, error: HybridRelayError) -> None:
+        """Another data channel came first, or the new one was lost at once."""
+        if self._move is not None:
+            self._abandon_move()
+            self._answer_move(error)
+
+    def _answer_move(self, error: HybridRelayError | None) -> None:
+        self._move = None
+        self._out.append(commands.AnswerMove(error))
+
+    # --- the end
+
+    def _abandon_move(self) -> None:
+        if self._move_attempt is not None:
+            self._out.append(commands.Abandon(self._move_attempt))
+            self._move_attempt = None
+
+    def _abandon_attempt(self) -> None:
+        if self._attempt is not None:
+            self._out.append(commands.Abandon(self._attempt))
+            self._attempt = None
+
+    def _end(self, outcome: Outcome, reason: Reason, text: str) -> None:
+        self._abandon_attempt()
+        self._fail_move(_overtaken())
+        self._go(Cause.ENDED)
+        self.outcome = outcome
+        label = "" if self.channel is None else self.channel.label
+        kind: type[events.SessionEnded | events.SessionLost | events.SessionNotOpened]
+        kind = events.SessionEnded if outcome.is_in_order else events.SessionLost
+        if not self.was_opened:
+            kind = events.SessionNotOpened
+        self._out.append(
+            kind(
+                connection=self._connection,
+                activity_id=self._activity_id,
+                label=label,
+                outcome=outcome.value,
+                reason=reason,
+                detail=text,
+            )
+        )
+
+
+def _overtaken() -> RelayUnreachable:
+    return RelayUnreachable("the session lost its data channel, or has ended", reason=Reason.SESSION_LOST)
+
+
+def _lost_at_once() -> RelayUnreachable:
+    return RelayUnreachable("the new data channel was lost before the connector greeted", reason=Reason.SESSION_LOST)

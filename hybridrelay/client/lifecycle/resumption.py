@@ -1,0 +1,82 @@
+"""When a session that has lost its data channel is to try to resume, and when there is no use in trying. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from ...connectivity.backoff import Backoff
+from ...connectivity.refusals import is_final
+from ...errors import HybridRelayError, PeerIdentityError, RendezvousError
+from ...protocol.reasons import Reason
+from .states import Outcome
+
+__all__ = ["HELD_SECONDS", "RESUME_BACKOFF", "RESUME_JITTER", "Pauses", "is_absence", "outcome_of_failure"]
+
+#: A data channel that is lost within this time (seconds) counts as a failed attempt: after the second one in a row,
+#: there is a pause before the next attempt.
+HELD_SECONDS = 1.0
+#: The longest pause between two attempts to resume (seconds).
+RESUME_BACKOFF = 2.0
+#: An attempt begins at a random moment within this time (seconds): all sessions of a relay lose it at the same
+#: moment, and must not come back at the same moment.
+RESUME_JITTER = 0.25
+
+
+class Pauses:
+    """The pauses before attempts to resume.
+
+    Args:
+        random: gives a number in [0, 1).
+    """
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+        self._backoff = Backoff(first_seconds=0.5, max_seconds=RESUME_BACKOFF, random=random)
+        #: When the session was given its present data channel.
+        self._given_at = -math.inf
+        #: How many data channels in a row were lost within `HELD_SECONDS`.
+        self._lost_early = 0
+
+    def given(self, now: float) -> None:
+        """The session was given a data channel."""
+        self._given_at = now
+
+    def after_loss(self, now: float) -> float:
+        """When the first attempt begins after the loss of a data channel."""
+        if now - self._given_at >= HELD_SECONDS:
+            self._backoff.reset()
+            self._lost_early = 0
+            return self.spread(now)
+        self._lost_early += 1
+        return self.spread(now + (self._backoff.next_wait() if self._lost_early > 1 else 0.0))
+
+    def after_failure(self, now: float) -> float:
+        """When the next attempt begins after one that has failed."""
+        return self.spread(now + self._backoff.next_wait())
+
+    def spread(self, moment: float) -> float:
+        """A random moment soon after this one."""
+        return moment + RESUME_JITTER * self._random()
+
+
+def outcome_of_failure(error: HybridRelayError, *, tried_every_relay: bool) -> Outcome | None:
+    """How a session ends if an attempt to resume it fails with this error; None: try again.
+
+    A relay has said over its control channel that the connector will never come back; or every relay has refused the
+    key; or a connector with another valid certificate of the same authority is in the peer's place. Every other
+    failure of a data channel comes from something that has proved nothing: whatever answers on the way can send a
+    status, a TLS alert, or a certificate of its own.
+    """
+    if isinstance(error, RendezvousError) and error.reason is Reason.LISTENER_GONE:
+        return Outcome.CONNECTOR_GONE
+    if not tried_every_relay:
+        return None
+    if error.reason is Reason.IDENTITY_CHANGED:
+        return Outcome.IDENTITY_CHANGED
+    return Outcome.KEY_REFUSED if is_final(error) else None
+
+
+def is_absence(error: HybridRelayError) -> bool:
+    """Whether the relay is there and the connector of the session is not."""
+    return isinstance(error, (RendezvousError, PeerIdentityError))

@@ -1,0 +1,346 @@
+"""A session of a client: opened, resumed over other data channels, and moved to better ones.
+
+`lifecycle/machine.py` decides all that. This is the Trio shell around it: it executes the commands, and reports what
+comes of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn
+
+import attrs
+import trio
+
+from .._nursery import FlatNursery
+from ..connectivity.backoff import Backoff
+from ..errors import HybridRelayError, SessionError
+from ..events import Event, EventStream
+from ..mux import Session
+from ..protocol.reasons import Reason
+from ..streams import TLSStream
+from .lifecycle import Machine, State, commands, inputs
+from .lifecycle.inputs import MoveCause
+from .relays.listeners import ListenerSearch
+from .relays.sender import DataChannel, Peer, Sender
+from .relays.senders import Senders
+
+__all__ = ["MAX_CHANNEL_BYTES", "MAX_CHANNEL_SECONDS", "ClientSession"]
+
+#: A relay that drains stays for a second: all sessions that leave it spread over the first half of that, and have the
+#: second half for another attempt where the connector was asked by too many at once (seconds).
+_LEAVE_JITTER = 0.5
+_LEAVE_AGAIN_SECONDS = 0.25
+
+#: A data channel is replaced after this many seconds or bytes, and the identities are checked again: one day, and
+#: 128 GiB, far below what AES-GCM may encrypt under one TLS key schedule with its automatic updates.
+MAX_CHANNEL_SECONDS = 24 * 3600.0
+MAX_CHANNEL_BYTES = 128 << 30
+
+
+@attrs.define(eq=False)
+class _Move:
+    """A move that somebody waits for."""
+
+    #: The relays to try, in this order.
+    senders: Sequence[Sender]
+    over: trio.Event = attrs.field(factory=trio.Event)
+    error: HybridRelayError | None = None
+
+
+class ClientSession:
+    """A session with one instance of the connector, through whichever relay leads there. `run` it once.
+
+    Args:
+        connection: the hybrid connection's name, for events.
+        activity_id: the same in all events of the session.
+        senders: the client's relays.
+        search: which connectors are avoided.
+        new_session: makes a session that does not run yet.
+        explain: the error for a connector that did not accept the session.
+        events: where events go.
+    """
+
+    def __init__(
+        self,
+        connection: str,
+        activity_id: str,
+        senders: Senders,
+        search: ListenerSearch,
+        *,
+        new_session: Callable[[], Session],
+        explain: Callable[[SessionError], HybridRelayError],
+        events: EventStream,
+    ) -> None:
+        self._machine = Machine(connection, activity_id, search, random.random)
+        self._senders = senders
+        self._search = search
+        self._new_session = new_session
+        self._explain = explain
+        self._events = events
+        self._session: Session | None = None
+        self._channel: DataChannel | None = None
+        self._nursery: trio.Nursery | None = None
+        self._scopes: dict[int, trio.CancelScope] = {}
+        #: Data channels that are open and that the session was not given yet, by the number of the attempt.
+        self._opened: dict[int, DataChannel] = {}
+        #: A data channel that the session is about to be given.
+        self._undelivered: DataChannel | None = None
+        #: Set, and renewed, whenever the machine has taken an input.
+        self._changed = trio.Event()
+        #: Set while a relay says that the connector is not there.
+        self._absent = trio.Event()
+        self._failure: HybridRelayError | None = None
+        #: Held during a move.
+        self._moving = trio.Lock()
+        self._move: _Move | None = None
+
+    @property
+    def was_opened(self) -> bool:
+        """The connector has greeted. It may be over by now."""
+        return self._machine.was_opened
+
+    @property
+    def session(self) -> Session:
+        """The session itself. There is one once `run` has started."""
+        assert self._session is not None
+        return self._session
+
+    @property
+    def channel(self) -> DataChannel:
+        """The data channel that the session was given last. There is one once `run` has started."""
+        assert self._channel is not None
+        return self._channel
+
+    def goes_through(self, sender: Sender) -> bool:
+        """Whether it has a channel, and this relay carries that. It need not take further streams."""
+        return self.session.is_attached and self.channel.sender is sender
+
+    def is_worn(self) -> bool:
+        """Whether its data channel has to be renewed."""
+        session = self.session
+        return session.channel_age > MAX_CHANNEL_SECONDS or session.channel_bytes > MAX_CHANNEL_BYTES
+
+    async def wait_absent(self) -> None:
+        """Wait until a relay says that the connector of this session, which lost its channel, is not there now."""
+        await self._absent.wait()
+
+    # --- running
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Open the session, and serve it to its end. Started when the connector has greeted.
+
+        Raises:
+            HybridRelayError: no connector could be found that accepts the session; see `Client.connect`.
+
+        Cancelled, the session ends. Whatever ends it, one event says how.
+        """
+        try:
+            async with FlatNursery() as self._nursery:
+                self._handle(inputs.Start())
+                await self._serve(task_status)
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            self._handle(self._end())
+            for channel in (*self._opened.values(), self._undelivered):
+                if channel is not None:
+                    await trio.aclose_forcefully(channel.stream)
+
+    async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
+        """Tell the machine the time, until the session is over."""
+        machine, is_started = self._machine, False
+        while True:
+            if machine.was_opened and not is_started:
+                is_started = True
+                task_status.started()
+            if self._failure is not None:
+                raise self._failure
+            if machine.state is State.ENDED:
+                return
+            deadline = machine.deadline
+            if deadline is not None and trio.current_time() >= deadline:
+                self._handle(inputs.Due(self._senders.away_until))
+                continue
+            with trio.CancelScope() as scope:
+                if deadline is not None:
+                    scope.deadline = deadline
+                await self._changed.wait()
+
+    def _end(self) -> inputs.Input:
+        outcome = None if self._session is None else self._session.outcome
+        if outcome is None:
+            return inputs.Cancelled()
+        return inputs.SessionOver(outcome.reason, outcome.text, outcome.by_peer)
+
+    def _handle(self, given: inputs.Input) -> None:
+        """Have the machine take an input, and carry out what it returns."""
+        for output in self._machine.handle(given, trio.current_time()):
+            if isinstance(output, Event):
+                self._events.publish(output)
+            else:
+                self._execute(output)
+        if self._machine.is_connector_absent:
+            self._absent.set()
+        elif self._absent.is_set():
+            self._absent = trio.Event()
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def _execute(self, command: commands.Command) -> None:
+        match command:
+            case commands.Search(attempt):
+                self._begin(attempt, self._search, self._senders.in_order())
+            case commands.Resume(attempt, same_relay_first):
+                every = self._senders.in_order(self.channel.sender if same_relay_first else None)
+                here = [sender for sender in every if not sender.is_away] or every
+                self._begin(attempt, self.channel.peer, here, tries_every_relay=here == every)
+            case commands.OpenForMove(attempt, _):
+                assert self._move is not None
+                self._begin(attempt, self.channel.peer, self._move.senders)
+            case commands.Abandon(attempt):
+                self._scopes[attempt].cancel()
+            case commands.RunSession(attempt):
+                self._session, self._channel = self._new_session(), self._opened.pop(attempt)
+                self._start_soon(self._run_session, self._session, self._channel)
+            case commands.UseChannel(attempt):
+                self._channel = self._undelivered = self._opened.pop(attempt)
+                self._start_soon(self._deliver)
+            case commands.CloseSession(reason, text):
+                self.session.close(reason, text)
+            case commands.AnswerMove(error):
+                if self._move is not None:
+                    self._move.error = error
+                    self._move.over.set()
+            case commands.CheckRelay():
+                self.channel.sender.data_channel_lost()
+            case commands.SetBackRelay():
+                self.channel.sender.failed()
+            case commands.Fail(error):
+                self._failure = error
+
+    def _start_soon(self, task: Callable[..., Awaitable[object]], *args: object) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(task, *args)
+
+    # --- data channels
+
+    def _begin(
+        self,
+        attempt: int,
+        to: Peer | ListenerSearch,
+        senders: Sequence[Sender],
+        *,
+        tries_every_relay: bool = True,
+    ) -> None:
+        scope = self._scopes[attempt] = trio.CancelScope()
+        self._start_soon(self._open_channel, attempt, scope, to, senders, tries_every_relay)
+
+    async def _open_channel(
+        self,
+        attempt: int,
+        scope: trio.CancelScope,
+        to: Peer | ListenerSearch,
+        senders: Sequence[Sender],
+        tries_every_relay: bool,
+    ) -> None:
+        result: DataChannel | HybridRelayError | None = None
+        with scope:
+            try:
+                result = await self._senders.open_data_channel(to, senders)
+            except HybridRelayError as exc:
+                result = exc
+        del self._scopes[attempt]
+        if isinstance(result, HybridRelayError):
+            if not scope.cancel_called:
+                self._handle(inputs.AttemptFailed(attempt, result, tries_every_relay))
+        elif result is not None:
+            if scope.cancel_called:
+                await trio.aclose_forcefully(result.stream)
+                return
+            self._opened[attempt] = result
+            identity = result.peer.identity
+            channel = inputs.Channel(str(result), result.peer.instance, identity.label, identity.serial)
+            self._handle(inputs.ChannelOpened(attempt, channel))
+
+    async def _deliver(self) -> None:
+        """Give the session the data channel that it is to use, unless it has taken that already."""
+        channel, self._undelivered = self._undelivered, None
+        if channel is not None:
+            await self.session.replace_channel(channel.stream)
+
+    # --- what the session reports
+
+    async def _run_session(self, session: Session, channel: DataChannel) -> None:
+        try:
+            outcome = await session.run(channel.stream, reconnect=self._reconnect, on_greeting=self._greeted)
+        except SessionError as exc:
+            # The connector's verdict on this client arrives only now: as an alert, or as the reason of its GOAWAY.
+            error = self._explain(exc)
+            if error is not exc:
+                error.__cause__ = exc
+            self._handle(inputs.Rejected(error))
+        else:
+            self._handle(inputs.SessionOver(outcome.reason, outcome.text, outcome.by_peer))
+
+    def _greeted(self) -> None:
+        self._handle(inputs.Greeted())
+
+    async def _reconnect(self) -> TLSStream:
+        """The session has lost its data channel. It gets the next one by `replace_channel`."""
+        channel, self._undelivered = self._undelivered, None
+        if channel is not None:
+            return channel.stream
+        self._handle(inputs.ChannelLost())
+        return await _never()
+
+    # --- moves
+
+    async def move(
+        self, senders: Sequence[Sender], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
+    ) -> HybridRelayError | None:
+        """Go to a fresh data channel through one of these relays while the present one lives; or stay.
+
+        Moves are made one after the other. One ends when the connector has greeted on the new data channel.
+
+        Args:
+            senders: the relays to try, in this order.
+            cause: for events.
+            is_needed: whether there is still a reason to move when other moves have been made. The default is that
+                there is.
+
+        Returns:
+            Why it has not moved; None where it has, or there was nothing to be done.
+
+        Cancelled, the data channel for the move is given up unless the session has it already.
+        """
+        async with self._moving:
+            if self._machine.state is not State.CONNECTED or not self.session.is_attached:
+                return None
+            if not senders or not is_needed():
+                return None
+            move = self._move = _Move(senders)
+            try:
+                self._handle(inputs.MoveWanted(cause))
+                await move.over.wait()
+            finally:
+                self._move = None
+                if not move.over.is_set():
+                    self._handle(inputs.MoveWithdrawn())
+            return move.error
+
+    async def leave(self, sender: Sender) -> None:
+        """One relay is about to go: move to another, if there is one that leads to the same connector."""
+        await trio.sleep(_LEAVE_JITTER * random.random())  # noqa: S311 - spreads load, hides nothing
+        backoff = Backoff(first_seconds=_LEAVE_AGAIN_SECONDS, max_seconds=_LEAVE_AGAIN_SECONDS)
+        while self.goes_through(sender):
+            others = [one for one in self._senders.in_order() if not one.is_away]
+            error = await self.move(others, MoveCause.RELAY_DRAINING, is_needed=lambda: self.goes_through(sender))
+            if error is None or error.reason is not Reason.LIMIT:
+                break
+            await trio.sleep(backoff.next_wait())
+
+
+async def _never() -> NoReturn:
+    await trio.sleep_forever()

@@ -1,0 +1,79 @@
+"""Better routes: they are looked for at each relay while a worse one is in use, and sessions move to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+import trio
+
+from ..connectivity.discovery import Candidate
+from ..events import BetterRouteFound, EventStream
+from .lifecycle.inputs import MoveCause
+from .relays.sender import Sender
+from .session import ClientSession
+from .sessions import Sessions
+
+__all__ = ["Upgrades"]
+
+
+class Upgrades:
+    """Looks for better routes to the relays of a client.
+
+    Args:
+        sessions: those that move.
+        events: where events go.
+    """
+
+    def __init__(self, sessions: Sessions, events: EventStream) -> None:
+        self._sessions = sessions
+        self._events = events
+        #: While `run` runs.
+        self._nursery: trio.Nursery | None = None
+        self._scopes: dict[Sender, trio.CancelScope] = {}
+
+    async def run(self, senders: Iterable[Sender]) -> None:
+        """Look for better routes to these relays, until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            try:
+                self.replace(senders)
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+                self._scopes = {}
+
+    def replace(self, senders: Iterable[Sender]) -> None:
+        """Look for better routes to these relays from now on, and to no others. Does nothing before `run`."""
+        if self._nursery is None:
+            return
+        present = set(senders)
+        for sender in self._scopes.keys() - present:
+            self._scopes.pop(sender).cancel()
+        for sender in present - self._scopes.keys():
+            scope = self._scopes[sender] = trio.CancelScope()
+            self._nursery.start_soon(self._upgrade, sender, scope)
+
+    async def _upgrade(self, sender: Sender, scope: trio.CancelScope) -> None:
+        with scope:
+            await sender.link.upgrade_route(partial(self._in_use, sender), partial(self._move, sender))
+
+    def _in_use(self, sender: Sender) -> Candidate | None:
+        """The worst route to this relay over which a session goes; None if there is none."""
+        routes = [one.channel.candidate for one in self._sessions if one.goes_through(sender)]
+        return max(routes, key=lambda candidate: candidate.route.rank, default=None)
+
+    async def _move(self, sender: Sender, better: Candidate) -> None:
+        """Have everything that goes through this relay on a better route.
+
+        Raises:
+            HybridRelayError: no session could move, so that the earlier route stays in use.
+        """
+        self._events.publish(BetterRouteFound(host=sender.link.host, route=better.route.name))
+        sender.retire_control()  # the next one goes over the better route
+
+        def is_worse(one: ClientSession) -> bool:
+            return one.goes_through(sender) and one.channel.candidate.route.rank > better.route.rank
+
+        error = await self._sessions.move(MoveCause.BETTER_ROUTE, is_worse, lambda: [sender])
+        if error is not None:
+            raise error
