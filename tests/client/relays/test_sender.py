@@ -60,7 +60,7 @@ class FakeControl(ControlChannel):
         self.closed = True
         self.said.close()
 
-    async def request(self, message: control.Register | control.Join) -> control.Message:
+    async def join(self, message: control.Join) -> control.Joined | control.Failed:
         await trio.lowlevel.checkpoint()
         return control.Joined(1, bytes(32), "0" * 32, 30)
 
@@ -229,7 +229,7 @@ class Relay(RelayLink):
         await trio.lowlevel.checkpoint()
         return CARRIER
 
-    async def join(self, message: control.Join) -> control.Message:
+    async def join(self, message: control.Join) -> control.Joined | control.Failed:
         """Answer a request to join."""
         await trio.lowlevel.checkpoint()
         self.joins.append(message)
@@ -276,8 +276,7 @@ class RelayControl(FakeControl):
         super().__init__()
         self._relay = relay
 
-    async def request(self, message: control.Register | control.Join) -> control.Message:
-        assert isinstance(message, control.Join)
+    async def join(self, message: control.Join) -> control.Joined | control.Failed:
         return await self._relay.join(message)
 
 
