@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -20,7 +21,7 @@ from hybridrelay.connectivity.link import RelayLink
 from hybridrelay.errors import HybridRelayError, RelayUnreachable
 from hybridrelay.events import EventStream
 
-from .fakes import ANY
+from .fakes import data_channel
 from .relays.test_sender import connection_string
 from .test_session import Scene
 
@@ -60,8 +61,7 @@ class Moved(ClientSession):
             explain=lambda error: error,
             events=EventStream(),
         )
-        stream, _ = trio.testing.memory_stream_pair()
-        self.present = DataChannel(stream, ANY, sender, candidate)
+        self.present = attrs.evolve(data_channel(sender), candidate=candidate)
         self.moved_to: list[Sender] = []
         self.error: HybridRelayError | None = None
 

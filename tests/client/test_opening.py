@@ -9,20 +9,25 @@ import trio
 import trio.testing
 
 from hybridrelay.client.opening import RESUME_PATIENCE, SessionOpener
+from hybridrelay.client.session import ClientSession
 from hybridrelay.errors import AuthorizationError, HybridRelayError, RendezvousError, StreamRefused
+from hybridrelay.mux import Session
+from hybridrelay.protocol.events import SessionOutcome
 from hybridrelay.protocol.reasons import Reason
 
 AWAY = RendezvousError("no connector", reason=Reason.NO_LISTENER)
 WRONG_KEY = AuthorizationError("wrong key", reason=Reason.WRONG_KEY)
 
 
-class FakeSession:
+class FakeSession(Session):
     """The state of a session, as a `SessionOpener` sees it."""
 
+    is_open = True
+    accepts_streams = True
+    outcome: SessionOutcome | None = None
+    detached_at: float | None = None
+
     def __init__(self) -> None:
-        self.is_open = self.accepts_streams = True
-        self.outcome: object | None = None
-        self.detached_at: float | None = None
         self._opened = trio.Event()
 
     def lose_channel(self) -> None:
@@ -37,18 +42,24 @@ class FakeSession:
 
     def end(self) -> None:
         self.go_away()
-        self.detached_at, self.outcome = None, "ended"
+        self.detached_at, self.outcome = None, SessionOutcome(Reason.NO_ERROR, "ended", by_peer=False)
         self._opened.set()
 
     async def wait_open(self) -> None:
         await self._opened.wait()
 
 
-class FakeKept:
+class FakeClientSession(ClientSession):
+    """A client's session as a `SessionOpener` sees it."""
+
     def __init__(self, name: str) -> None:
         self.name = name
-        self.session = FakeSession()
+        self._fake = FakeSession()
         self.absent = trio.Event()
+
+    @property
+    def session(self) -> FakeSession:
+        return self._fake
 
     async def wait_absent(self) -> None:
         await self.absent.wait()
@@ -63,10 +74,10 @@ class Scene:
         self.goes_away_at_once = False
         self.attempts: list[float] = []
         self.cancelled = 0
-        self.replaced: list[FakeKept] = []
-        self.opener = SessionOpener(nursery, self._open, replaced=self.replaced.append, limit=lambda: limit)
+        self.replaced: list[FakeClientSession] = []
+        self.opener = SessionOpener(nursery, self._open, replaced=self._replaced, limit=lambda: limit)
 
-    async def _open(self) -> FakeKept:
+    async def _open(self) -> FakeClientSession:
         self.attempts.append(trio.current_time())
         try:
             await trio.sleep(self.takes)
@@ -75,13 +86,19 @@ class Scene:
             raise
         if self.error is not None:
             raise self.error
-        kept = FakeKept(f"number {len(self.attempts)}")
+        kept = FakeClientSession(f"number {len(self.attempts)}")
         if self.goes_away_at_once:
             kept.session.go_away()
         return kept
 
-    async def get(self, patience: float = 10.0) -> FakeKept:
-        return await self.opener.get(trio.current_time() + patience)
+    def _replaced(self, session: ClientSession) -> None:
+        assert isinstance(session, FakeClientSession)
+        self.replaced.append(session)
+
+    async def get(self, patience: float = 10.0) -> FakeClientSession:
+        found = await self.opener.get(trio.current_time() + patience)
+        assert isinstance(found, FakeClientSession)
+        return found
 
     def later(self, seconds: float, error: BaseException | None, nursery: trio.Nursery) -> None:
         """The attempts end in another way after so many seconds."""
@@ -107,7 +124,7 @@ async def test_an_open_session_is_given_at_once(autojump_clock: trio.testing.Moc
 
 
 async def test_all_who_wait_share_the_attempts(autojump_clock: trio.testing.MockClock, scene: Scene) -> None:
-    found = []
+    found: list[FakeClientSession] = []
     async with trio.open_nursery() as waiters:
         for _ in range(50):
             waiters.start_soon(lambda: _append(found, scene))
@@ -117,7 +134,7 @@ async def test_all_who_wait_share_the_attempts(autojump_clock: trio.testing.Mock
     assert scene.opener.waiting == 0
 
 
-async def _append(found: list[FakeKept], scene: Scene) -> None:
+async def _append(found: list[FakeClientSession], scene: Scene) -> None:
     found.append(await scene.get())
 
 

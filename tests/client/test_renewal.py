@@ -35,6 +35,10 @@ class AgingSession(FakeSession):
         self._opened_at = trio.current_time()
         self._carried = carried
 
+    def renew(self) -> None:
+        """Begin with another channel."""
+        self._opened_at, self._carried = trio.current_time(), 0
+
     @property
     def channel_age(self) -> float:
         return trio.current_time() - self._opened_at
@@ -63,7 +67,8 @@ class Moved(ClientSession):
         await trio.lowlevel.checkpoint()
         assert cause is MoveCause.RENEWAL
         self.moved_at.append(trio.current_time())
-        self.session._opened_at, self.session._carried = trio.current_time(), 0
+        assert isinstance(self.session, AgingSession)
+        self.session.renew()
         return None
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-import attrs
 import pytest
 import trio
 import trio.testing
@@ -35,6 +35,8 @@ from hybridrelay.events import (
     SessionOpened,
     SessionResumed,
 )
+from hybridrelay.mux import Session
+from hybridrelay.protocol.events import SessionOutcome
 from hybridrelay.protocol.reasons import Reason
 
 from .fakes import ANY, FakeSender
@@ -47,22 +49,18 @@ STATUS = RelayUnreachable("says a status that nobody has signed", reason=Reason.
 REVOKED = AuthorizationError("revoked", reason=Reason.KEY_REVOKED)
 
 
-@attrs.frozen
-class Outcome:
-    """How a session ended."""
+class FakeSession(Session):
+    """Loses its channel when `lost` is set, and goes on over those that `replace_channel` gives it.
 
-    reason: Reason
-    text: str = ""
-    by_peer: bool = False
+    It has the interface of a `Session`, and nothing of its state.
+    """
 
-
-class FakeSession:
-    """Loses its channel when `lost` is set, and goes on over those that `replace_channel` gives it."""
+    is_attached = False
+    channel_age = 0.0
+    channel_bytes = 0
+    outcome: SessionOutcome | None = None
 
     def __init__(self) -> None:
-        self.is_attached = False
-        self.channel_age, self.channel_bytes = 0.0, 0
-        self.outcome: Outcome | None = None
         #: All that it was given, the present one last.
         self.channels: list[trio.abc.Stream] = []
         self.lost = trio.Event()
@@ -76,7 +74,7 @@ class FakeSession:
         #: How often the peer was asked whether it is there.
         self.checks = 0
         self._change = trio.Event()
-        self._on_greeting: Callable[[], None] = lambda: None
+        self._on_greeting: Callable[[], None] | None = None
 
     @property
     def is_open(self) -> bool:
@@ -86,9 +84,14 @@ class FakeSession:
         self,
         channel: trio.abc.Stream,
         *,
-        reconnect: Callable[[], Awaitable[trio.abc.Stream]],
-        on_greeting: Callable[[], None],
-    ) -> Outcome:
+        initial: bytes = b"",
+        reconnect: Callable[[], Awaitable[trio.abc.Stream]] | None = None,
+        on_greeting: Callable[[], None] | None = None,
+        greeting_timeout: float = math.inf,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> SessionOutcome:
+        assert reconnect is not None
+        assert on_greeting is not None
         self.channels.append(channel)
         if self.refuses:
             self.refuses -= 1
@@ -97,16 +100,16 @@ class FakeSession:
         self.is_attached = True
         on_greeting()
         try:
-            while self.outcome is None:
+            while not self.has_ended():
                 await self.lost.wait()
-                if self.outcome is not None:
+                if self.has_ended():
                     break
                 self.is_attached, self.lost = False, trio.Event()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(reconnect)
                     await self._next_channel(len(self.channels))
                     nursery.cancel_scope.cancel()
-                if self.outcome is not None:
+                if self.has_ended():
                     break
                 if self.dropped:
                     self.dropped -= 1
@@ -114,12 +117,16 @@ class FakeSession:
                 else:
                     self._greet()
         except trio.Cancelled:
-            self.outcome = self.outcome or Outcome(Reason.GOING_AWAY)
+            self.outcome = self.outcome or SessionOutcome(Reason.GOING_AWAY, "", by_peer=False)
             raise
         finally:
             self.is_attached = False
             self._note()
+        assert self.outcome is not None
         return self.outcome
+
+    def has_ended(self) -> bool:
+        return self.outcome is not None
 
     async def _next_channel(self, known: int) -> None:
         while len(self.channels) == known and self.outcome is None:
@@ -128,6 +135,7 @@ class FakeSession:
 
     def _greet(self) -> None:
         self.is_attached = True
+        assert self._on_greeting is not None
         self._on_greeting()
         self._note()
 
@@ -137,7 +145,7 @@ class FakeSession:
         greeted.set()
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "", *, by_peer: bool = False) -> None:
-        self.outcome = self.outcome or Outcome(reason, text, by_peer)
+        self.outcome = self.outcome or SessionOutcome(reason, text, by_peer)
         self.is_attached = False
         self.lost.set()
         self._change.set()
@@ -151,7 +159,7 @@ class FakeSession:
             await self._greeted.wait()
         self._waited_for = self._greetings
 
-    async def replace_channel(self, channel: trio.abc.Stream) -> None:
+    async def replace_channel(self, channel: trio.abc.Stream, initial: bytes = b"") -> None:
         await trio.lowlevel.checkpoint()
         self.channels.append(channel)
         if self.is_attached:  # a move
