@@ -19,6 +19,7 @@ from .connectivity import *  # noqa: F403
 from .connector import *  # noqa: F403
 from .connector_resources import *  # noqa: F403
 from .endpoint import *  # noqa: F403
+from .management import *  # noqa: F403
 from .plain_log import PlainLogSubscriber as PlainLogSubscriber
 from .plain_log import event_fields as event_fields
 from .plain_log import event_text as event_text

@@ -7,7 +7,17 @@ from types import ModuleType
 
 import attrs
 
-from . import client, connectivity, connector, connector_resources, endpoint, program, relay, relay_resources
+from . import (
+    client,
+    connectivity,
+    connector,
+    connector_resources,
+    endpoint,
+    management,
+    program,
+    relay,
+    relay_resources,
+)
 from .base import Event
 
 __all__ = ["all_events", "reference"]
@@ -16,6 +26,7 @@ __all__ = ["all_events", "reference"]
 _MODULES: Sequence[tuple[str, ModuleType]] = (
     ("Events of the relay", relay),
     ("Events of the relay's store and resources", relay_resources),
+    ("Events of the management API", management),
     ("Events of the connector", connector),
     ("Events of the connector's policy, files and resources", connector_resources),
     ("Events of the client", client),

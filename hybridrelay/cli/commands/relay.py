@@ -11,6 +11,7 @@ from ...connectivity import all_ports, discover
 from ...errors import ConfigurationError
 from ...events import ReloadSkipped
 from ...events.plain_log import plainly_logged_events
+from ...management import serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
 from .. import exits
 from ..arguments import values
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     async def main() -> None:
         async with FlatNursery() as nursery:
             info = await nursery.start(partial(relay.run, stop=stop.event))
+            await nursery.start(partial(serve_management, args.state, info, relay.snapshot, stop=stop.event))
             fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
             await stop.say_ready("relay", [*fields, ("pin", info.pin)])
 

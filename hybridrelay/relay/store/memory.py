@@ -108,9 +108,18 @@ class MemoryStore:
         checked = valid_hosts(hosts)
         return self._put(attrs.evolve(self._get(name, version), hosts=checked))
 
-    def describe(self, name: str, description: Description, *, version: int | None = None) -> HybridConnection:
+    def describe(
+        self,
+        name: str,
+        description: Description,
+        *,
+        hosts: Iterable[str] | None = None,
+        version: int | None = None,
+    ) -> HybridConnection:
         """See `Store.describe`."""
-        return self._put(attrs.evolve(self._get(name, version), description=description))
+        checked = None if hosts is None else valid_hosts(hosts)
+        known = self._get(name, version)
+        return self._put(attrs.evolve(known, description=description, hosts=checked or known.hosts))
 
     def put_rule(
         self, name: str, rule: str, rights: Iterable[Right], *, version: int | None = None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from ...security import KeySlot, Right, Rule, Secret
 from ..model import Description, HybridConnection
 
-__all__ = ["insert_key", "insert_rule", "read_connections", "rights_text", "set_description"]
+__all__ = ["insert_key", "insert_rule", "read_connections", "rights_text", "set_description", "set_hosts"]
 
 # One statement, so that what it returns is one moment's truth.
 _READ = """
@@ -72,6 +72,11 @@ def set_description(database: sqlite3.Connection, connection: str, description: 
         "UPDATE connections SET description = ?, metadata = ? WHERE name = ?",
         (description.text, json.dumps(dict(description.metadata)), connection),
     )
+
+
+def set_hosts(database: sqlite3.Connection, connection: str, hosts: Sequence[str]) -> None:
+    """Replace the hosts of a hybrid connection."""
+    database.execute("UPDATE connections SET hosts = ? WHERE name = ?", (" ".join(hosts), connection))
 
 
 def insert_rule(database: sqlite3.Connection, connection: str, rule: Rule) -> None:

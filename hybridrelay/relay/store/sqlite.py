@@ -33,7 +33,7 @@ from ...events.stream import EventStream
 from ...security import KeySlot, Right, Rule, Secret, generate_key
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from .reserve import Reserve, is_disk_full
-from .rows import insert_key, insert_rule, read_connections, rights_text, set_description
+from .rows import insert_key, insert_rule, read_connections, rights_text, set_description, set_hosts
 from .schema import check_schema_version, make_schema, migrate, transaction
 from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
 from .store import (
@@ -217,13 +217,23 @@ class SQLiteStore:
         """See `Store.change_hosts`."""
         checked = valid_hosts(hosts)
         with self._change_of(name, version) as (database, _):
-            database.execute("UPDATE connections SET hosts = ? WHERE name = ?", (" ".join(checked), name))
+            set_hosts(database, name, checked)
         return self.get(name)
 
-    def describe(self, name: str, description: Description, *, version: int | None = None) -> HybridConnection:
+    def describe(
+        self,
+        name: str,
+        description: Description,
+        *,
+        hosts: Iterable[str] | None = None,
+        version: int | None = None,
+    ) -> HybridConnection:
         """See `Store.describe`."""
+        checked = None if hosts is None else valid_hosts(hosts)
         with self._change_of(name, version) as (database, _):
             set_description(database, name, description)
+            if checked is not None:
+                set_hosts(database, name, checked)
         return self.get(name)
 
     def put_rule(

@@ -109,11 +109,19 @@ class Store(Protocol):
             ConfigurationError: a host is not valid.
         """
 
-    def describe(self, name: str, description: Description, *, version: int | None = None) -> HybridConnection:
-        """Replace the description of a hybrid connection.
+    def describe(
+        self,
+        name: str,
+        description: Description,
+        *,
+        hosts: Iterable[str] | None = None,
+        version: int | None = None,
+    ) -> HybridConnection:
+        """Replace the description of a hybrid connection and, if they are given, its hosts.
 
         Raises:
             NotFound: there is none with this name.
+            ConfigurationError: a host is not valid.
         """
 
     def put_rule(

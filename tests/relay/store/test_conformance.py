@@ -228,6 +228,12 @@ def test_a_description_is_kept_and_replaced(store: Store, rules: Rules) -> None:
     other = Description("Orders")
     assert store.describe("sql", other).description == other
     assert store.get("sql").rules == rules
+    assert store.get("sql").hosts == ("relay.example.com",)
+    both = store.describe("sql", DESCRIPTION, hosts=["a", "b"])
+    assert (both.description, both.hosts) == (DESCRIPTION, ("a", "b"))
+    with pytest.raises(ConfigurationError, match="host"):
+        store.describe("sql", other, hosts=["not a host"])
+    assert store.get("sql") == both
     imported = store.import_(RelayRecord("web", ["h"], rules), DESCRIPTION)
     assert store.get("web").description == imported.description == DESCRIPTION
 

@@ -1,0 +1,230 @@
+"""One call: checks a request against its operation's row, does it, and makes the response."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import attrs
+import msgspec
+import trio
+
+from .._threads import run_in_thread
+from ..errors import ConfigurationError
+from ..events import EventStream, ManagementCalled
+from ..http import Failure, Handler, Reply, Request, RequestError, Response, problem_json
+from ..relay import RelayInfo, RelaySnapshot, Store
+from ..security import check_connection_name, check_rule_name
+from .callers import Caller
+from .operations import Operation
+from .problems import Problem, problem, problem_of
+
+__all__ = ["Call", "Managed", "handler_of"]
+
+T = TypeVar("T")
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+_JSON = "application/json"
+_HEADERS = (("Content-Type", _JSON), ("Cache-Control", "no-store"))
+_ETAG = re.compile(r'"([0-9]{1,18})"')
+#: msgspec's messages name the place at the end: "Expected `str`, got `int` - at `$.rights[0]`".
+_PLACE = re.compile(r"(.*) - at `(?:key in )?\$(.*)`", re.DOTALL)
+_SUBSCRIPT = re.compile(r"\.([A-Za-z]+)|\[(\d+|\.\.\.)\]")
+
+
+@attrs.frozen(eq=False)
+class Managed:
+    """The relay that is managed."""
+
+    store: Store
+    info: RelayInfo
+    snapshot: Callable[[], RelaySnapshot]
+    events: EventStream
+    #: The store is used by one thread at a time.
+    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
+
+    async def use_store(self, function: Callable[[Store], T]) -> T:
+        """Call `function` with the store, in a thread.
+
+        Raises:
+            ConfigurationError: what the store raises.
+
+        Cancelled, it waits for the function, which reads or changes a local file: no change is left half known.
+        """
+        return await run_in_thread(function, self.store, limiter=self._limiter)
+
+
+@attrs.define(eq=False)
+class Call:
+    """A request whose caller, parameters and body have been checked."""
+
+    managed: Managed
+    caller: Caller
+    params: Mapping[str, str]
+    query: msgspec.Struct | None
+    body: msgspec.Struct | None
+    #: From If-Match: the version that is to be changed. None accepts any.
+    version: int | None
+    #: From If-None-Match: nothing may be there yet.
+    only_create: bool
+    #: Set by the handler: the version of what the response shows.
+    shown_version: int | None = None
+    #: Set by the handler.
+    has_created: bool = False
+
+    @property
+    def name(self) -> str:
+        """The hybrid connection in the path."""
+        return self.params["name"]
+
+    @property
+    def rule(self) -> str:
+        """The authorization rule in the path."""
+        return self.params["rule"]
+
+    def body_as(self, kind: type[StructT]) -> StructT:
+        """The body, of the class that the operation's row says."""
+        assert isinstance(self.body, kind)
+        return self.body
+
+    def query_as(self, kind: type[StructT]) -> StructT:
+        """The query, of the class that the operation's row says."""
+        assert isinstance(self.query, kind)
+        return self.query
+
+
+def handler_of(operation: Operation[Call], managed: Managed) -> Handler:
+    """The handler for the route of an operation. `Request.peer` is the `Caller`."""
+
+    async def handle(request: Request) -> Reply:
+        assert isinstance(request.peer, Caller)
+        try:
+            reply: Response | Failure = await _serve(operation, managed, request, request.peer)
+        except RequestError as exc:
+            reply = exc.failure
+        if operation.is_audited:
+            managed.events.publish(_audit(operation, request, request.peer, reply.status))
+        return problem_json(reply) if isinstance(reply, Failure) else reply
+
+    return handle
+
+
+async def _serve(operation: Operation[Call], managed: Managed, request: Request, caller: Caller) -> Response:
+    if not caller.may(operation.role):
+        role = operation.role.name.lower()
+        raise problem(Problem.FORBIDDEN, f"this needs the role {role}", remedy="ask an administrator of the relay")
+    # The body is checked before the precondition: what is malformed is so whatever the version.
+    call = Call(
+        managed,
+        caller,
+        {name: _param(request, name) for name in request.params},
+        None if operation.query is None else _parse_query_untrusted(request.query, operation.query),
+        await _read_body(operation, request),
+        *_preconditions(operation, request),
+    )
+    try:
+        answer = await operation.handler(call)
+    except ConfigurationError as exc:
+        raise problem_of(exc, conditional=call.version is not None) from exc
+    if answer is None:
+        return Response(204, headers=(("Cache-Control", "no-store"),))
+    etag = () if call.shown_version is None else (("ETag", f'"{call.shown_version}"'),)
+    return Response(201 if call.has_created else 200, msgspec.json.encode(answer), (*_HEADERS, *etag))
+
+
+def _audit(operation: Operation[Call], request: Request, caller: Caller, status: int) -> ManagementCalled:
+    def known(name: str) -> str:
+        try:
+            return _param(request, name) if name in request.params else ""
+        except RequestError:
+            return ""
+
+    return ManagementCalled(
+        operation_id=operation.id,
+        caller=f"{caller.kind} {caller.id}",
+        role=caller.role.name.lower(),
+        connection=known("name"),
+        rule=known("rule"),
+        status=status,
+    )
+
+
+_CHECKS: Mapping[str, Callable[[str], str]] = {"name": check_connection_name, "rule": check_rule_name}
+
+
+def _param(request: Request, name: str) -> str:
+    value: str = request.param(name)
+    try:
+        return _CHECKS[name](value)
+    except ValueError as exc:
+        raise problem(Problem.NOT_FOUND, str(exc)) from exc
+
+
+def _preconditions(operation: Operation[Call], request: Request) -> tuple[int | None, bool]:
+    if not operation.versioned or not operation.is_audited:
+        return None, False
+    return _if_match(request), operation.creates and _if_none_match(request)
+
+
+def _if_match(request: Request) -> int | None:
+    values = request.headers.all("if-match")
+    if not values or values == ["*"]:
+        return None
+    if len(values) == 1 and (match := _ETAG.fullmatch(values[0])):
+        return int(match[1])
+    raise problem(
+        Problem.INVALID,
+        "If-Match is not one ETag of this API",
+        errors=[{"pointer": "If-Match", "detail": "malformed"}],
+    )
+
+
+def _if_none_match(request: Request) -> bool:
+    values = request.headers.all("if-none-match")
+    if values in ([], ["*"]):
+        return bool(values)
+    raise problem(
+        Problem.INVALID,
+        "If-None-Match can only be *, which creates and changes nothing",
+        errors=[{"pointer": "If-None-Match", "detail": "malformed"}],
+    )
+
+
+async def _read_body(operation: Operation[Call], request: Request) -> msgspec.Struct | None:
+    data = await request.body.read()
+    if operation.body is None:
+        if data:
+            raise problem(Problem.INVALID, "this operation takes no body")
+        return None
+    content_type = request.headers.get("content-type")
+    if content_type is None or content_type.partition(";")[0].strip().lower() != _JSON:
+        raise problem(Problem.UNSUPPORTED_MEDIA_TYPE, f"the body has to be {_JSON}")
+    try:
+        return msgspec.json.decode(data, type=operation.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise _invalid("the body is not what this operation takes", exc, "") from exc
+
+
+def _parse_query_untrusted(query: str | None, kind: type[StructT]) -> StructT:
+    """Parse a query string. Raises RequestError."""
+    try:
+        pairs = urllib.parse.parse_qsl(
+            query or "", keep_blank_values=True, strict_parsing=bool(query), errors="strict", max_num_fields=20
+        )
+        if len(dict(pairs)) != len(pairs):
+            raise msgspec.ValidationError("a parameter is there twice")
+        return msgspec.convert(dict(pairs), kind, strict=False)
+    except (msgspec.ValidationError, ValueError) as exc:
+        raise _invalid("the query is not what this operation takes", exc, "?") from exc
+
+
+def _invalid(detail: str, exc: Exception, root: str) -> RequestError:
+    text, pointer = "it is malformed", root
+    if isinstance(exc, msgspec.ValidationError):
+        text = str(exc)
+        if match := _PLACE.fullmatch(text):
+            text = match[1]
+            pointer = root + "".join(f"/{name or index}" for name, index in _SUBSCRIPT.findall(match[2]))
+    return problem(Problem.INVALID, detail, errors=[{"pointer": pointer, "detail": text}])

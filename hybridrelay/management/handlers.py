@@ -1,0 +1,383 @@
+"""What the operations of the management API do, and their table."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+
+from .._version import __version__
+from ..relay import HybridConnection, Store
+from ..relay.model import Description
+from ..relay.store.store import ChangedMeanwhile, NotFound
+from ..security import KeySlot, Right, Role, Rule, Secret, check_connection_name
+from . import callers
+from .calls import Call
+from .operations import Operation, Operations
+from .problems import Problem, problem
+from .values import (
+    AccessKeys,
+    AuthorizationRule,
+    ConnectionBody,
+    ConnectionPage,
+    ConnectionValue,
+    KeyBody,
+    ListenerPage,
+    ListenerValue,
+    NewRule,
+    PageQuery,
+    Places,
+    RelayValue,
+    RevokeBody,
+    RuleBody,
+    RulePage,
+)
+
+__all__ = ["OPERATIONS"]
+
+
+# --- hybrid connections
+
+
+async def _list_connections(call: Call) -> ConnectionPage:
+    query = call.query_as(PageQuery)
+    after = "" if query.cursor is None else _decode_cursor_untrusted(query.cursor)
+    found = await call.managed.use_store(lambda store: store.list())
+    rest = [one for one in found if one.name > after and one.name.startswith(query.prefix)]
+    page, more = rest[: query.limit], len(rest) > query.limit
+    snapshot = call.managed.snapshot()
+    return ConnectionPage(
+        value=tuple(ConnectionValue.of(one, snapshot) for one in page),
+        next_cursor=_encode_cursor(page[-1].name) if more else None,
+    )
+
+
+def _encode_cursor(name: str) -> str:
+    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+
+
+def _decode_cursor_untrusted(cursor: str) -> str:
+    try:
+        name = check_connection_name(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())
+        is_known = _encode_cursor(name) == cursor
+    except ValueError:
+        is_known = False
+    if not is_known:
+        raise problem(
+            Problem.INVALID,
+            "the cursor is not one that this relay has given out",
+            remedy="begin again without a cursor",
+            errors=[{"pointer": "?/cursor", "detail": "unknown"}],
+        )
+    return name
+
+
+async def _get_connection(call: Call) -> ConnectionValue:
+    return _shown(call, await call.managed.use_store(lambda store: store.get(call.name)))
+
+
+async def _put_connection(call: Call) -> ConnectionValue:
+    body = call.body_as(ConnectionBody)
+    try:
+        description = Description(body.description, body.metadata)
+        rules = None if body.authorization_rules is None else [_new_rule(rule) for rule in body.authorization_rules]
+    except ValueError as exc:
+        raise problem(Problem.INVALID, str(exc)) from exc
+    created, connection = await call.managed.use_store(lambda store: _put(call, store, body, description, rules))
+    call.has_created = created
+    return _shown(call, connection)
+
+
+def _put(
+    call: Call, store: Store, body: ConnectionBody, description: Description, rules: list[Rule] | None
+) -> tuple[bool, HybridConnection]:
+    """In a thread: create a hybrid connection, or change the one that is there. Whether it was created."""
+    known = store.snapshot().get(call.name)
+    if known is None:
+        if call.version is not None:
+            raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
+        return True, store.create(call.name, body.endpoints, _usual_rules() if rules is None else rules, description)
+    if call.only_create:
+        raise problem(Problem.PRECONDITION_FAILED, "there is a hybrid connection of this name; nothing was changed")
+    if rules is not None:
+        raise problem(
+            Problem.INVALID,
+            "the authorization rules of an existing hybrid connection are changed one by one",
+            remedy="leave authorizationRules out, and use the operations of authorization rules",
+            errors=[{"pointer": "/authorizationRules", "detail": "only for a new hybrid connection"}],
+        )
+    return False, store.describe(call.name, description, hosts=body.endpoints, version=call.version)
+
+
+def _usual_rules() -> Iterable[Rule]:
+    return (
+        Rule.generate(Role.CONNECTOR.value, {Right.LISTEN}),
+        Rule.generate(Role.APPLICATION.value, {Right.SEND}),
+    )
+
+
+def _new_rule(rule: NewRule) -> Rule:
+    rights = map(Right, rule.rights)
+    if rule.primary_key is None and rule.secondary_key is None:
+        return Rule.generate(rule.name, rights)
+    return Rule(rule.name, rights, _secret(rule.primary_key), _secret(rule.secondary_key))
+
+
+def _secret(key: str | None) -> Secret | None:
+    return None if key is None else Secret(key)
+
+
+async def _delete_connection(call: Call) -> None:
+    def delete(store: Store) -> None:
+        try:
+            store.delete(call.name, version=call.version)
+        except NotFound:
+            if call.version is not None:
+                raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed") from None
+
+    await call.managed.use_store(delete)
+
+
+def _shown(call: Call, connection: HybridConnection) -> ConnectionValue:
+    call.shown_version = connection.version
+    return ConnectionValue.of(connection, call.managed.snapshot())
+
+
+# --- authorization rules and keys
+
+
+async def _list_rules(call: Call) -> RulePage:
+    connection = await call.managed.use_store(lambda store: store.get(call.name))
+    return RulePage(value=tuple(AuthorizationRule.of(connection, rule) for rule in connection.rules))
+
+
+async def _get_rule(call: Call) -> AuthorizationRule:
+    rule, connection = await call.managed.use_store(
+        lambda store: (store.rule(call.name, call.rule), store.get(call.name))
+    )
+    return _shown_rule(call, connection, rule)
+
+
+async def _put_rule(call: Call) -> AuthorizationRule:
+    rights = [Right(right) for right in call.body_as(RuleBody).rights]
+
+    def put(store: Store) -> tuple[bool, HybridConnection]:
+        is_new = store.get(call.name).rule(call.rule) is None
+        if call.only_create and not is_new:
+            raise problem(Problem.PRECONDITION_FAILED, "there is a rule of this name; nothing was changed")
+        return is_new, store.put_rule(call.name, call.rule, rights, version=call.version)
+
+    call.has_created, connection = await call.managed.use_store(put)
+    rule = connection.rule(call.rule)
+    assert rule is not None
+    return _shown_rule(call, connection, rule)
+
+
+async def _delete_rule(call: Call) -> None:
+    def delete(store: Store) -> None:
+        if store.get(call.name).rule(call.rule) is not None or call.version is not None:
+            store.delete_rule(call.name, call.rule, version=call.version)
+
+    await call.managed.use_store(delete)
+
+
+async def _list_keys(call: Call) -> AccessKeys:
+    rule, connection = await call.managed.use_store(
+        lambda store: (store.rule(call.name, call.rule), store.get(call.name))
+    )
+    return AccessKeys.of(connection, rule)
+
+
+async def _regenerate_key(call: Call) -> AccessKeys:
+    body = call.body_as(KeyBody)
+
+    def regenerate(store: Store) -> HybridConnection:
+        slot = KeySlot(body.slot)
+        store.regenerate_key(call.name, call.rule, slot, _secret(body.key), generation=body.generation)
+        return store.get(call.name)
+
+    return _keys(call, await call.managed.use_store(regenerate))
+
+
+async def _revoke_key(call: Call) -> None:
+    body = call.body_as(RevokeBody)
+    await call.managed.use_store(
+        lambda store: store.revoke_key(call.name, call.rule, KeySlot(body.slot), generation=body.generation)
+    )
+
+
+def _keys(call: Call, connection: HybridConnection) -> AccessKeys:
+    rule = connection.rule(call.rule)
+    if rule is None:  # deleted a moment ago
+        raise problem(Problem.NOT_FOUND, "the rule was deleted meanwhile")
+    return AccessKeys.of(connection, rule)
+
+
+def _shown_rule(call: Call, connection: HybridConnection, rule: Rule) -> AuthorizationRule:
+    call.shown_version = connection.version
+    return AuthorizationRule.of(connection, rule)
+
+
+# --- what runs
+
+
+async def _list_listeners(call: Call) -> ListenerPage:
+    await call.managed.use_store(lambda store: store.get(call.name))
+    found = [one for one in call.managed.snapshot().listeners if one.connection == call.name]
+    return ListenerPage(value=tuple(map(ListenerValue.of, found)))
+
+
+async def _get_relay(call: Call) -> RelayValue:
+    info, snapshot = call.managed.info, call.managed.snapshot()
+    connections = await call.managed.use_store(lambda store: store.snapshot())
+    return RelayValue(
+        version=__version__,
+        pin=info.pin,
+        ports={name: tuple(map(str, bindings)) for name, bindings in info.bound.items() if bindings},
+        connection_count=len(connections),
+        listener_count=len(snapshot.listeners),
+        sender_count=len(snapshot.senders),
+        unauthenticated=Places.of(snapshot.unauthenticated),
+        pairs=Places.of(snapshot.pairs),
+        control_channels=Places.of(snapshot.control_channels),
+    )
+
+
+_CONNECTIONS = "/v1/hybridConnections"
+_CONNECTION = f"{_CONNECTIONS}/{{name}}"
+_RULES = f"{_CONNECTION}/authorizationRules"
+_RULE = f"{_RULES}/{{rule}}"
+_VIEWER, _ADMIN = callers.Role.VIEWER, callers.Role.ADMIN
+
+#: Everything that the management API serves, ``/openapi.json`` excepted.
+OPERATIONS: Operations[Call] = Operations(
+    [
+        Operation(
+            id="listHybridConnections",
+            method="GET",
+            path=_CONNECTIONS,
+            summary="List hybrid connections, in order of their names.",
+            role=_VIEWER,
+            handler=_list_connections,
+            query=PageQuery,
+            answer=ConnectionPage,
+        ),
+        Operation(
+            id="getHybridConnection",
+            method="GET",
+            path=_CONNECTION,
+            summary="Get a hybrid connection.",
+            role=_VIEWER,
+            handler=_get_connection,
+            answer=ConnectionValue,
+            versioned=True,
+        ),
+        Operation(
+            id="putHybridConnection",
+            method="PUT",
+            path=_CONNECTION,
+            summary="Create a hybrid connection, or change its endpoints and description.",
+            role=_ADMIN,
+            handler=_put_connection,
+            body=ConnectionBody,
+            answer=ConnectionValue,
+            creates=True,
+            versioned=True,
+        ),
+        Operation(
+            id="deleteHybridConnection",
+            method="DELETE",
+            path=_CONNECTION,
+            summary="Delete a hybrid connection, and end everything that uses it.",
+            role=_ADMIN,
+            handler=_delete_connection,
+            versioned=True,
+        ),
+        Operation(
+            id="listAuthorizationRules",
+            method="GET",
+            path=_RULES,
+            summary="List the authorization rules of a hybrid connection.",
+            role=_VIEWER,
+            handler=_list_rules,
+            answer=RulePage,
+        ),
+        Operation(
+            id="getAuthorizationRule",
+            method="GET",
+            path=_RULE,
+            summary="Get an authorization rule, without its keys.",
+            role=_VIEWER,
+            handler=_get_rule,
+            answer=AuthorizationRule,
+            versioned=True,
+        ),
+        Operation(
+            id="putAuthorizationRule",
+            method="PUT",
+            path=_RULE,
+            summary="Add an authorization rule with two new keys, or change its rights.",
+            role=_ADMIN,
+            handler=_put_rule,
+            body=RuleBody,
+            answer=AuthorizationRule,
+            creates=True,
+            versioned=True,
+        ),
+        Operation(
+            id="deleteAuthorizationRule",
+            method="DELETE",
+            path=_RULE,
+            summary="Delete an authorization rule and its keys, and end what they have authorized.",
+            role=_ADMIN,
+            handler=_delete_rule,
+            versioned=True,
+        ),
+        Operation(
+            id="listKeys",
+            method="POST",
+            path=f"{_RULE}/listKeys",
+            summary="Show the keys of an authorization rule.",
+            role=_ADMIN,
+            handler=_list_keys,
+            answer=AccessKeys,
+            shows_secrets=True,
+        ),
+        Operation(
+            id="regenerateKeys",
+            method="POST",
+            path=f"{_RULE}/regenerateKeys",
+            summary="Replace a key of an authorization rule, and end what it has authorized.",
+            role=_ADMIN,
+            handler=_regenerate_key,
+            body=KeyBody,
+            answer=AccessKeys,
+        ),
+        Operation(
+            id="revokeKeys",
+            method="POST",
+            path=f"{_RULE}/revokeKeys",
+            summary="Revoke a key of an authorization rule, and end what it has authorized.",
+            role=_ADMIN,
+            handler=_revoke_key,
+            body=RevokeBody,
+        ),
+        Operation(
+            id="listListeners",
+            method="GET",
+            path=f"{_CONNECTION}/listeners",
+            summary="List the connectors that are registered at this relay for a hybrid connection.",
+            role=_VIEWER,
+            handler=_list_listeners,
+            answer=ListenerPage,
+        ),
+        Operation(
+            id="getRelay",
+            method="GET",
+            path="/v1/relay",
+            summary="Get this relay: its version, pin and ports, and how much of its room is in use.",
+            role=_VIEWER,
+            handler=_get_relay,
+            answer=RelayValue,
+        ),
+    ]
+)

@@ -1,0 +1,153 @@
+"""The OpenAPI document (3.1) of a table of operations. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from .operations import Operation, Operations
+from .problems import Problem
+
+__all__ = ["openapi_document"]
+
+_REFERENCE = "#/components/schemas/{name}"
+_PARAMETER = re.compile(r"\{([a-z_]+)\}")
+_PROBLEM_SCHEMA = {
+    "title": "Problem",
+    "description": "A problem document (RFC 9457).",
+    "type": "object",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "remedy": {"type": "string", "description": "What the caller can do."},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
+                "required": ["pointer", "detail"],
+            },
+        },
+    },
+    "required": ["title", "status", "detail"],
+}
+_PATH_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "name": {
+        "description": "The name of a hybrid connection; a slash in it is written %2F.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": 260},
+        "example": "orders",
+    },
+    "rule": {
+        "description": "The name of an authorization rule.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,256}$"},
+        "example": "application",
+    },
+}
+_ETAG = {"type": "string", "pattern": '^"[0-9]+"$', "example": '"12"'}
+
+
+def openapi_document(operations: Operations[Any], *, version: str) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        operations: the table.
+        version: of the program.
+    """
+    types = [part for row in operations for part in (row.body, row.answer) if part is not None]
+    _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    paths: dict[str, dict[str, Any]] = {}
+    for row in operations:
+        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "hybridrelay management API",
+            "version": version,
+            "description": "What administrators of a relay see and change. See docs/management.md.",
+        },
+        # Relative to where the document is, because a relay does not know by which name it was reached.
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {"schemas": {**schemas, "Problem": _PROBLEM_SCHEMA}},
+    }
+
+
+def _operation(row: Operation[Any]) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "operationId": row.id,
+        "summary": row.summary,
+        "description": f"Needs the role {row.role.name.lower()}.",
+        "parameters": [*_path_parameters(row), *_query_parameters(row), *_header_parameters(row)],
+        "responses": _responses(row),
+    }
+    if row.body is not None:
+        content = {"application/json": {"schema": _reference(row.body)}}
+        document["requestBody"] = {"required": True, "content": content}
+    return document
+
+
+def _path_parameters(row: Operation[Any]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, **_PATH_PARAMETERS[name]}
+        for name in _PARAMETER.findall(row.path)
+    ]
+
+
+def _query_parameters(row: Operation[Any]) -> list[dict[str, Any]]:
+    if row.query is None:
+        return []
+    schema = msgspec.json.schema(row.query)
+    ((_, definition),) = schema["$defs"].items()
+    return [
+        {"name": name, "in": "query", "required": False, "schema": _without_null(part)}
+        for name, part in definition["properties"].items()
+    ]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter that is absent is not null."""
+    if "anyOf" not in schema:
+        return schema
+    (kept,) = [part for part in schema["anyOf"] if part != {"type": "null"}]
+    return kept  # type: ignore[no-any-return]
+
+
+def _header_parameters(row: Operation[Any]) -> list[dict[str, Any]]:
+    if not row.versioned or row.method == "GET":
+        return []
+    found = [{"name": "If-Match", "in": "header", "required": False, "schema": _ETAG}]
+    if row.creates:
+        only = {"type": "string", "enum": ["*"]}
+        found.append({"name": "If-None-Match", "in": "header", "required": False, "schema": only})
+    return found
+
+
+def _responses(row: Operation[Any]) -> dict[str, Any]:
+    headers = {"ETag": {"schema": _ETAG}} if row.versioned and row.answer is not None else {}
+    responses: dict[str, Any] = {
+        "default": {
+            "description": "A problem: " + ", ".join(f"{kind.status} {kind.value[0]}" for kind in Problem),
+            "content": {"application/problem+json": {"schema": {"$ref": _REFERENCE.format(name="Problem")}}},
+        }
+    }
+    if row.answer is None:
+        responses["204"] = {"description": "It was done."}
+    else:
+        success = {
+            "description": "It was done." if row.is_audited else "What was asked for.",
+            "headers": headers,
+            "content": {"application/json": {"schema": _reference(row.answer)}},
+        }
+        responses["200"] = success
+        if row.creates:
+            responses["201"] = {**success, "description": "It was created."}
+    return responses
+
+
+def _reference(kind: type[msgspec.Struct]) -> dict[str, str]:
+    return {"$ref": _REFERENCE.format(name=kind.__name__)}

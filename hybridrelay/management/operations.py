@@ -1,0 +1,71 @@
+"""The table of operations of the management API. Pure.
+
+Each row says everything about one operation: where it is, who may call it, what it takes and gives. The router, the
+validation of requests, the authorization, the audit log and the OpenAPI document are made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+import attrs
+import msgspec
+
+from .callers import Role
+
+__all__ = ["Operation", "Operations"]
+
+ContextT = TypeVar("ContextT")
+#: Safe methods change nothing (RFC 9110 section 9.2.1).
+_SAFE = frozenset({"GET", "HEAD"})
+
+
+@attrs.frozen(kw_only=True)
+class Operation(Generic[ContextT]):
+    """One operation."""
+
+    #: Unique; ``operationId`` in the OpenAPI document, and what the audit log names.
+    id: str
+    method: str
+    #: ``/v1/hybridConnections/{name}``.
+    path: str
+    #: One sentence for people.
+    summary: str
+    #: The least role that may call it.
+    role: Role
+    #: Does it. Gets the context of the request; returns what the response contains, or None if it contains nothing.
+    handler: Callable[[ContextT], Awaitable[msgspec.Struct | None]]
+    #: What the request contains; None: nothing.
+    body: type[msgspec.Struct] | None = None
+    #: The parameters of the query string.
+    query: type[msgspec.Struct] | None = None
+    #: What the response contains; None: nothing (204).
+    answer: type[msgspec.Struct] | None = None
+    #: Whether the response may also say that something was created (201).
+    creates: bool = False
+    #: Whether If-Match is obeyed, and the response of a change or a read has an ETag.
+    versioned: bool = False
+    #: Whether it is in the audit log although it changes nothing, because it shows secrets.
+    shows_secrets: bool = False
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether each call of it is in the audit log, refused ones too."""
+        return self.method not in _SAFE or self.shows_secrets
+
+
+class Operations(Generic[ContextT]):
+    """The table.
+
+    Raises:
+        ValueError: two rows have the same id.
+    """
+
+    def __init__(self, rows: Iterable[Operation[ContextT]]) -> None:
+        self.rows = tuple(rows)
+        if len({row.id for row in self.rows}) != len(self.rows):
+            raise ValueError("two operations have the same id")
+
+    def __iter__(self) -> Iterator[Operation[ContextT]]:
+        return iter(self.rows)

@@ -1,0 +1,85 @@
+"""The errors of the management API: problem documents (RFC 9457) with a stable type, and what to do. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+
+from ..errors import ConfigurationError, StateError
+from ..http import Failure, Fields, RequestError
+from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound
+
+__all__ = ["Problem", "problem", "problem_of"]
+
+
+class Problem(enum.Enum):
+    """The kinds of errors: the ``type`` of the document, and the status."""
+
+    FORBIDDEN = ("forbidden", 403)
+    NOT_FOUND = ("not-found", 404)
+    #: There is one of this name already.
+    EXISTS = ("exists", 409)
+    #: What is to be changed is not what the caller has read: a generation is out of date.
+    CHANGED = ("changed", 409)
+    #: The same, for a precondition in the request's header.
+    PRECONDITION_FAILED = ("precondition-failed", 412)
+    INVALID = ("invalid", 400)
+    UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", 415)
+    UNAVAILABLE = ("unavailable", 503)
+
+    @property
+    def status(self) -> int:
+        """The status code of the response."""
+        return self.value[1]
+
+    @property
+    def type(self) -> str:
+        """For programs; the problem document's ``type``."""
+        return f"urn:hybridrelay:problem:{self.value[0]}"
+
+
+def problem(
+    kind: Problem,
+    detail: str,
+    *,
+    remedy: str | None = None,
+    errors: Sequence[Mapping[str, str]] = (),
+    headers: Fields = (),
+) -> RequestError:
+    """The exception that answers a request with a problem document.
+
+    Args:
+        kind: its type and status.
+        detail: one sentence for people.
+        remedy: what the caller can do.
+        errors: for an invalid request, what is wrong: ``pointer`` (RFC 6901, or the name of a parameter) and
+            ``detail``.
+        headers: further header fields of the response.
+    """
+    members: dict[str, object] = {"type": kind.type}
+    if remedy is not None:
+        members["remedy"] = remedy
+    if errors:
+        members["errors"] = [dict(error) for error in errors]
+    return RequestError(Failure(kind.status, detail, headers, members))
+
+
+def problem_of(exc: ConfigurationError, *, conditional: bool) -> RequestError:
+    """The answer to a request that the store has refused.
+
+    Args:
+        exc: what the store has raised.
+        conditional: whether the request had a precondition in its header, which is then what has failed.
+    """
+    match exc:
+        case NotFound():
+            kind = Problem.NOT_FOUND
+        case NameTaken():
+            kind = Problem.EXISTS
+        case ChangedMeanwhile():
+            kind = Problem.PRECONDITION_FAILED if conditional else Problem.CHANGED
+        case StateError():
+            kind = Problem.UNAVAILABLE
+        case _:
+            kind = Problem.INVALID
+    return problem(kind, str(exc), remedy=exc.remedy)

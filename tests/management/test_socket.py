@@ -1,0 +1,143 @@
+"""The socket of a running relay: who may connect, how it ends, and two administrators at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from hybridrelay.events import Event, EventStream, ManagementUnavailable
+from hybridrelay.management import serve_management
+from hybridrelay.relay import RelayInfo, RelaySnapshot, SQLiteStore
+from hybridrelay.streams.unix_sockets import connect_unix_socket
+
+from ..deployments import Deployment
+from ..http.serving import Client
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+
+CONNECTIONS = "/v1/hybridConnections"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    SQLiteStore.open(tmp_path / "state").close()
+    return tmp_path / "state"
+
+
+async def start(nursery: trio.Nursery, state: Path, events: list[Event] | None = None) -> trio.Event:
+    stop, stream = trio.Event(), EventStream()
+    if events is not None:
+        stream.subscribe(events.append)
+    serve = partial(serve_management, state, RelayInfo({}, "pin"), RelaySnapshot, stop=stop, events=stream)
+    await nursery.start(serve)
+    return stop
+
+
+async def test_only_its_owner_can_connect_and_nothing_is_left_of_it(state: Path, nursery: trio.Nursery) -> None:
+    path = state / "management.sock"
+    async with trio.open_nursery() as serving:
+        stop = await start(serving, state)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        async with await connect_unix_socket(path) as stream:
+            assert (await Client(stream).request("GET", "/v1/relay")).status == 200
+        stop.set()
+    assert not path.exists()
+
+
+async def test_a_client_that_never_reads_does_not_delay_the_end(state: Path) -> None:
+    with SQLiteStore.open(state) as store:
+        for number in range(50):
+            store.create(f"db{number}", ["relay.example.com"], [])
+    with trio.fail_after(20):
+        async with trio.open_nursery() as serving:
+            stop = await start(serving, state)
+            stream = await connect_unix_socket(state / "management.sock")
+            request = b"GET /v1/hybridConnections HTTP/1.1\r\nHost: x\r\n\r\n"
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            with trio.move_on_after(1):
+                while True:
+                    await stream.send_all(request)
+            stop.set()
+        await stream.aclose()
+
+
+async def test_without_a_socket_the_relay_runs_all_the_same(state: Path) -> None:
+    (state / "management.sock").write_text("not a socket")
+    events: list[Event] = []
+    with trio.fail_after(20):
+        async with trio.open_nursery() as serving:
+            await start(serving, state, events)
+    (event,) = events
+    assert isinstance(event, ManagementUnavailable)
+    assert (state / "management.sock").read_text() == "not a socket"
+
+
+async def test_two_administrators_at_once(state: Path, nursery: trio.Nursery) -> None:
+    """Each of them reads and then changes: every change is made, or its caller is told that it was not."""
+    await start(nursery, state)
+    made = {"first": 0, "second": 0}
+
+    async def change(who: str) -> None:
+        async with await connect_unix_socket(state / "management.sock") as stream:
+            await change_with(Client(stream), who)
+
+    async def change_with(client: Client, who: str) -> None:
+        while made[who] < 10:
+            read = await client.request("GET", f"{CONNECTIONS}/db")
+            count = json.loads(read.body)["metadata"].get(who, "0")
+            metadata = json.loads(read.body)["metadata"] | {who: str(int(count) + 1)}
+            body = json.dumps({"endpoints": ["a"], "metadata": metadata}).encode()
+            answer = await client.request(
+                "PUT", f"{CONNECTIONS}/db", body, Content_Type="application/json", If_Match=read.headers["etag"]
+            )
+            assert answer.status in (200, 412)
+            made[who] += answer.status == 200
+
+    with SQLiteStore.open(state) as store:
+        store.create("db", ["a"], [])
+        async with trio.open_nursery() as administrators:
+            for who in made:
+                administrators.start_soon(change, who)
+        assert store.get("db").description.metadata == {"first": "10", "second": "10"}
+    nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    with Deployment(tmp_path) as deployment:
+        yield deployment
+
+
+def test_of_a_running_relay_with_curl(deployment: Deployment) -> None:
+    """What docs/management.md shows."""
+    relay = deployment.start_relay()
+
+    def curl(*arguments: str) -> str:
+        socket_ = deployment.state / "management.sock"
+        done = subprocess.run(
+            ["curl", "--silent", "--show-error", "--fail", "--unix-socket", socket_, *arguments],
+            check=False, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert json.loads(curl("http://localhost/v1/relay"))["ports"]["control"]
+    body = '{"endpoints": ["127.0.0.1"], "description": "Orders"}'
+    put = ("-X", "PUT", "-H", "Content-Type: application/json", "-d", body)
+    assert json.loads(curl(*put, "http://localhost/v1/hybridConnections/orders"))["description"] == "Orders"
+    listed = deployment.run("connections", "list", "--json", "--state", deployment.state)
+    assert [one["name"] for one in json.loads(listed.stdout)] == ["orders"]
+    relay.wait_for_line("connection.created: .*connection=orders", where="err")
+    relay.wait_for_line(f"management.called: .*caller='local uid {os.geteuid()}'.*connection=orders", where="err")
+    assert relay.terminate() == 0
+    assert not (deployment.state / "management.sock").exists()

@@ -1,0 +1,109 @@
+"""The table of operations: nothing is served outside of it, and its description is valid and true."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from hybridrelay.events import EventStream
+from hybridrelay.management.callers import Caller, Role
+from hybridrelay.management.calls import Managed
+from hybridrelay.management.handlers import OPERATIONS
+from hybridrelay.management.openapi import openapi_document
+from hybridrelay.management.operations import Operations
+from hybridrelay.management.service import make_router
+from hybridrelay.relay import MemoryStore, RelayInfo, RelaySnapshot
+
+from .conftest import CONNECTIONS, Api
+
+DOCUMENT = openapi_document(OPERATIONS, version="1.2.3")
+
+
+async def test_nothing_is_served_outside_of_the_table() -> None:
+    router = make_router(Managed(MemoryStore(), RelayInfo({}, ""), RelaySnapshot, EventStream()))
+    served = {(route.method, route.pattern) for route in router.routes}
+    assert served == {(row.method, row.path) for row in OPERATIONS} | {("GET", "/openapi.json")}
+
+
+def test_the_description_is_valid() -> None:
+    OpenAPIV31SpecValidator(DOCUMENT).validate()
+
+
+def test_the_description_has_every_operation() -> None:
+    described = {
+        operation["operationId"]: (method, path)
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+    }
+    assert described == {row.id: (row.method.lower(), row.path) for row in OPERATIONS}
+
+
+def test_every_operation_that_changes_something_needs_more_than_to_look() -> None:
+    for row in OPERATIONS:
+        assert (row.role > Role.VIEWER) == row.is_audited, row.id
+        if row.method not in {"GET", "HEAD"}:
+            assert row.is_audited, row.id
+
+
+def test_an_id_is_there_once() -> None:
+    row = OPERATIONS.rows[0]
+    with pytest.raises(ValueError, match="same id"):
+        Operations([row, row])
+
+
+@pytest.mark.parametrize("role", Role)
+def test_a_role_may_do_what_those_before_it_may(role: Role) -> None:
+    caller = Caller("test", "x", role)
+    assert [other for other in Role if caller.may(other)] == [other for other in Role if other <= role]
+
+
+async def test_responses_are_as_described(api: Api) -> None:
+    """Every response is checked against the schema that the description has for it."""
+
+    async def check(id_: str, body: object = None, **headers: str) -> None:
+        (row,) = (one for one in OPERATIONS if one.id == id_)
+        path = row.path.replace("{name}", "orders").replace("{rule}", "application")
+        answer, document = await api.call(row.method, path, body, **headers)
+        responses: dict[str, Any] = DOCUMENT["paths"][row.path][row.method.lower()]["responses"]
+        described = responses.get(str(answer.status), responses["default"])
+        if "content" not in described:
+            assert document is None
+            return
+        (content,) = described["content"].items()
+        assert answer.headers["content-type"] == content[0]
+        schema = {**content[1]["schema"], "components": DOCUMENT["components"]}
+        Draft202012Validator(schema).validate(document)
+
+    await check("getHybridConnection")
+    await check("putHybridConnection", {"endpoints": ["relay.example.com"]})
+    await check("putHybridConnection", {"endpoints": ["relay.example.com"]})
+    await check("putHybridConnection", {"endpoints": []})
+    for id_ in ("listHybridConnections", "getHybridConnection", "listAuthorizationRules", "getAuthorizationRule"):
+        await check(id_)
+    for id_ in ("listKeys", "listListeners", "getRelay"):
+        await check(id_)
+    await check("putAuthorizationRule", {"rights": ["Send"]})
+    await check("regenerateKeys", {"slot": "secondary", "generation": 77})
+    await check("revokeKeys", {"slot": "secondary", "generation": 77})
+    generation = api.store.get("orders").generations
+    for (rule, slot), number in generation.items():
+        if rule == "application":
+            await check("regenerateKeys", {"slot": slot.value, "generation": number})
+    await check("deleteAuthorizationRule")
+    await check("deleteHybridConnection", If_Match='"1"')
+    await check("deleteHybridConnection")
+
+
+async def test_the_description_is_served(api: Api) -> None:
+    answer, document = await api.call("GET", "/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    assert document["paths"].keys() == DOCUMENT["paths"].keys()
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", document["info"]["version"])
+    assert msgspec.json.decode(answer.body) == document
+    answer, problem = await api.call("GET", f"{CONNECTIONS}/a/nothing")
+    assert (answer.status, problem["status"]) == (404, 404)
