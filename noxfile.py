@@ -97,7 +97,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types of the product and of the tests, strictly."""
+    """Types of the packages, the benchmarks and the tests, strictly."""
     group(session, "lint")
     group(session, "test")
     session.install("--quiet", "--editable", ".")

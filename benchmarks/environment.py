@@ -70,7 +70,8 @@ def describe_versions() -> dict[str, str]:
 def _config_args() -> str | None:
     import sysconfig
 
-    return sysconfig.get_config_var("CONFIG_ARGS")
+    found: str | None = sysconfig.get_config_var("CONFIG_ARGS")
+    return found
 
 
 def _ask(command: list[str]) -> str:

@@ -32,7 +32,7 @@ class Direction:
         self._sink = sink
         self._shaper = shaper
         #: What is on the line: when it arrives, and what; b"" is the end.
-        self._line: deque[tuple[float, bytes]] = deque()
+        self._line: deque[tuple[float, bytes | bytearray]] = deque()
         self._inside = 0
         self._changed = trio.Event()
 
@@ -43,7 +43,7 @@ class Direction:
             nursery.start_soon(self._leave)
 
     async def _enter(self) -> None:
-        block = b"?"
+        block: bytes | bytearray = b"?"
         while block:
             while self._inside >= self._shaper.capacity:
                 await self._wait()

@@ -63,7 +63,8 @@ def start_redis(folder: Path) -> tuple[Program, Server]:
         raise ProgramError("Redis not found: apt install redis-server redis-tools")
     folder.mkdir()
     port = free_port()
-    command = [redis, "--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no", "--dir", folder]
+    where = ["--port", str(port), "--bind", HOST, "--dir", str(folder)]
+    command = [redis, *where, "--save", "", "--appendonly", "no"]
     program = Program("redis", command, folder)
     try:
         program.wait_for_line("Ready to accept connections")

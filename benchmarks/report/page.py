@@ -24,15 +24,20 @@ figure { margin: 0 0 2rem; } figure svg { max-width: 100%; height: auto; } .note
 
 def write_page(run: Run, file: Path) -> str:
     """Write the page, and say so; also where it has no plots, and how to get them."""
+    charts = _charts(run)
+    file.write_text("".join(_page(run, charts or {})), "utf-8")
+    if charts is None:
+        return f"{file}: without plots, which need matplotlib: pip install matplotlib"
+    return f"{file}: tables and plots"
+
+
+def _charts(run: Run) -> dict[str, tuple[str, bytes] | None] | None:
+    """The plot of each case as SVG and PNG; None where matplotlib is not installed."""
     try:
         from .plots import plot
     except ImportError:
-        plot = None
-    charts = {} if plot is None else {case: plot(run, case) for case in run.cases}
-    file.write_text("".join(_page(run, charts)), "utf-8")
-    if plot is None:
-        return f"{file}: without plots, which need matplotlib: pip install matplotlib"
-    return f"{file}: tables and plots"
+        return None
+    return {case: plot(run, case) for case in run.cases}
 
 
 def _page(run: Run, charts: Mapping[str, tuple[str, bytes] | None]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from ..plan import Plan
@@ -35,5 +35,5 @@ def line(plan: Plan) -> Iterator[Case]:
         )
 
 
-def _measure(stage: Stage, system: System, *, line: Line, kind: str, arguments: dict[str, object]) -> Outcome:
+def _measure(stage: Stage, system: System, *, line: Line, kind: str, arguments: Mapping[str, object]) -> Outcome:
     return stage.load(stage.deployment(system, line=line), kind, **arguments)

@@ -110,10 +110,11 @@ def scene(mode: str) -> Iterator[Scene]:
             "--application-file", application, "--authority-file", folder / "authority",
         ])  # fmt: skip
         strings, entry = "--connection-string-file", free_port()
-        for command in (
+        commands: list[list[str | Path]] = [
             ["connector", strings, connector, "--mode", mode],
             ["forward", strings, application, "--listen", f"{HOST}:{entry}", "--mode", mode],
-        ):
+        ]
+        for command in commands:
             started = stack.enter_context(Program(str(command[0]), [*_COMMAND, *command], folder))
             started.wait_for_line("^ready")
         talker = Actor("talk", entry, INTERVAL_SECONDS)

@@ -45,7 +45,7 @@ def relay(folder: Path) -> Iterator[tuple[Program, dict[str, int]]]:
 
     ports = {name: free_port() for name in PORTS}
     text = ",".join(f"{name}={port}" for name, port in ports.items())
-    command = [sys.executable, "-m", "hybridrelay", "relay", "--state", folder / "state", "--host", HOST]
+    command = [sys.executable, "-m", "hybridrelay", "relay", "--state", str(folder / "state"), "--host", HOST]
     with Program("relay", [*command, "--ports", text], folder) as program:
         program.wait_for_line("^ready")
         yield program, ports

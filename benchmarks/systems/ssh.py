@@ -63,7 +63,7 @@ class Ssh(System):
             "IdentitiesOnly": "yes",
         }
         settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
-        login = ["-i", folder / "user", "-p", str(port), f"{getpass.getuser()}@{HOST}"]
+        login: list[str | Path] = ["-i", folder / "user", "-p", str(port), f"{getpass.getuser()}@{HOST}"]
         return [program("ssh"), "-F", "none", "-N", "-v", *settings, *forward, *login]
 
 
