@@ -1,0 +1,207 @@
+"""Connections of applications: each begins in one event and ends in exactly one, whatever ends it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.client import Client
+from hybridrelay.client.ingress.connections import Connections
+from hybridrelay.errors import RelayUnreachable
+from hybridrelay.events import Event, EventStream, InternalError, StreamClosed, StreamFailed, StreamRequested
+from hybridrelay.mux import MuxStream, Session
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.streams.sockets import abort_stream
+from hybridrelay.testing import session_pair, tcp_pair
+
+
+class FakeClient(Client):
+    """Opens streams on a session of the test's, once `ready` is set."""
+
+    def __init__(self, session: Session) -> None:
+        self.published: list[Event] = []
+        self.stream_of_events = EventStream(self.published.append)
+        self.session = session
+        self.error: Exception | None = None
+        self.ready = trio.Event()
+        self.ready.set()
+
+    @property
+    def connection(self) -> str:
+        return "db"
+
+    @property
+    def events(self) -> EventStream:
+        return self.stream_of_events
+
+    @property
+    def is_connected(self) -> bool:
+        return self.ready.is_set()
+
+    @property
+    def open_patience(self) -> float:
+        return 60.0
+
+    async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
+        await self.ready.wait()
+        if self.error is not None:
+            raise self.error
+        return self.session.open_stream_nowait()
+
+
+@attrs.define
+class Scene:
+    """One connection of an application that is being served."""
+
+    client: FakeClient
+    connector: Session
+    application: trio.SocketStream
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    over: trio.Event = attrs.field(factory=trio.Event)
+
+    async def serve(self, local: trio.SocketStream) -> None:
+        with self.scope:
+            await Connections(self.client).serve(local)
+        self.over.set()
+
+    async def target(self) -> MuxStream:
+        """The connector's end, accepted."""
+        return (await self.connector.offers.receive()).accept()
+
+    async def end(self) -> StreamClosed | StreamFailed:
+        """The one event that says how it ended."""
+        await self.over.wait()
+        first, *others, last = self.client.published
+        assert isinstance(first, StreamRequested)
+        assert isinstance(last, StreamClosed | StreamFailed)
+        assert not any(isinstance(one, StreamClosed | StreamFailed) for one in others)
+        assert first.activity_id == last.activity_id
+        return last
+
+    async def is_reset(self) -> bool:
+        try:
+            return bool(await self.application.receive_some(1)) and False
+        except trio.BrokenResourceError:
+            return True
+
+
+@pytest.fixture
+async def scene(nursery: trio.Nursery) -> AsyncIterator[Scene]:
+    here, there = await session_pair(nursery)
+    application, local = await tcp_pair()
+    made = Scene(FakeClient(here), there, application)
+    made.client.ready = trio.Event()
+    nursery.start_soon(made.serve, local)
+    async with application:
+        yield made
+
+
+async def test_one_that_is_served_to_its_end(scene: Scene, nursery: trio.Nursery) -> None:
+    scene.client.ready.set()
+    await scene.application.send_all(b"question")
+    await scene.application.send_eof()
+    target = await scene.target()
+    assert await target.receive_some() == b"question"
+    await target.send_all(b"answer!")
+    await target.aclose()
+    assert await scene.application.receive_some() == b"answer!"
+    assert await scene.application.receive_some() == b""
+    end = await scene.end()
+    assert isinstance(end, StreamClosed)
+    assert (end.outcome, end.reason) == ("closed", Reason.NO_ERROR)
+    assert (end.bytes_to_target, end.bytes_to_client) == (8, 7)
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_the_target_refuses(scene: Scene, nursery: trio.Nursery) -> None:
+    scene.client.ready.set()
+    offer = await scene.connector.offers.receive()
+    offer.refuse(Reason.TARGET_REFUSED)
+    end = await scene.end()
+    assert isinstance(end, StreamFailed)
+    assert end.reason is Reason.TARGET_REFUSED
+    assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_its_application_resets(scene: Scene, nursery: trio.Nursery) -> None:
+    scene.client.ready.set()
+    await scene.application.send_all(b"x")
+    target = await scene.target()
+    assert await target.receive_some() == b"x"
+    await abort_stream(scene.application)
+    end = await scene.end()
+    assert isinstance(end, StreamClosed)
+    assert (end.outcome, end.to_target, end.to_client) == ("broken", "reset-by-application", "reset-by-application")
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_the_target_resets(scene: Scene, nursery: trio.Nursery) -> None:
+    scene.client.ready.set()
+    (await scene.target()).reset(Reason.TARGET_RESET)
+    end = await scene.end()
+    assert isinstance(end, StreamClosed)
+    assert (end.outcome, end.reason, end.to_client) == ("broken", Reason.TARGET_RESET, "reset-by-target")
+    assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_lost_with_its_session(scene: Scene, nursery: trio.Nursery) -> None:
+    scene.client.ready.set()
+    await (await scene.target()).send_all(b"x")
+    assert await scene.application.receive_some() == b"x"
+    scene.client.session.close(Reason.SESSION_LOST)
+    end = await scene.end()
+    assert isinstance(end, StreamClosed)
+    assert (end.outcome, end.reason, end.to_client) == ("broken", Reason.SESSION_LOST, "lost")
+    assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("has_session", [False, True])
+async def test_one_that_is_cancelled(scene: Scene, nursery: trio.Nursery, has_session: bool) -> None:
+    if has_session:
+        scene.client.ready.set()
+        await scene.target()
+    await trio.testing.wait_all_tasks_blocked()
+    scene.scope.cancel()
+    end = await scene.end()
+    assert isinstance(end, StreamClosed)
+    assert (end.outcome, end.reason, end.to_client) == ("broken", Reason.CANCELLED, "lost")
+    assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_for_which_there_is_no_session(scene: Scene, nursery: trio.Nursery) -> None:
+    scene.client.error = RelayUnreachable("down")
+    scene.client.ready.set()
+    end = await scene.end()
+    assert isinstance(end, StreamFailed)
+    assert end.detail == "down"
+    assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_its_application_resets_before_there_is_a_session(scene: Scene, nursery: trio.Nursery) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    await abort_stream(scene.application)
+    end = await scene.end()
+    assert isinstance(end, StreamClosed)
+    assert (end.to_target, end.bytes_to_target) == ("reset-by-application", 0)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_bug_ends_one_connection_only(scene: Scene, nursery: trio.Nursery) -> None:
+    scene.client.error = KeyError("a bug")
+    scene.client.ready.set()
+    end = await scene.end()
+    assert isinstance(end, StreamFailed)
+    assert end.reason is Reason.INTERNAL_ERROR
+    (bug,) = [event for event in scene.client.published if isinstance(event, InternalError)]
+    assert isinstance(bug.exception, KeyError)
+    assert await scene.is_reset()
+    nursery.cancel_scope.cancel()
