@@ -46,6 +46,27 @@ async def test_a_flood_of_small_frames(
     assert trio.current_time() - began == pytest.approx(BLOCKS * PAUSE_SECONDS if pauses else 0)
 
 
+PING, PONG, EMPTY = b"\x89\xfd", b"\x8a\xfd", b"\x00\x80"
+MASK = bytes(4)
+
+
+@pytest.mark.parametrize(
+    "frame", [PING + MASK + bytes(125), PONG + MASK + bytes(125), EMPTY + MASK], ids=["pings", "pongs", "fragments"]
+)
+async def test_a_flood_of_frames_without_data(autojump_clock: trio.testing.MockClock, frame: bytes) -> None:
+    """Also if there is a little data between them, so that the caller gets something."""
+    near, far = trio.testing.memory_stream_pair()
+    stream = WebSocketStream(near, client=False)
+    begin, end = b"\x02\x81" + MASK + b"x", b"\x80\x80" + MASK
+    data = b"".join(encode_data(b"x", masked=True))
+    few = [data + frame * 40] if frame[0] & 0x0F else [begin + frame * 40 + end]
+    await far.send_all(b"".join(few * (BLOCKS * MAX_PIECES // 40)) + b"".join(encode_data(b"", masked=True)))
+    began = trio.current_time()
+    received, _ = await _receive_all(stream)
+    assert received == b"x" * (BLOCKS * MAX_PIECES // 40)
+    assert trio.current_time() - began >= (BLOCKS - 5) * PAUSE_SECONDS / 2
+
+
 async def test_a_few_tiny_frames_are_received_at_once(autojump_clock: trio.testing.MockClock) -> None:
     near, far = trio.testing.memory_stream_pair()
     stream = WebSocketStream(near, client=False)

@@ -32,6 +32,7 @@ __all__ = [
     "Event",
     "FrameDecoder",
     "FrameError",
+    "Interrupted",
     "Ping",
     "encode_close",
     "encode_data",
@@ -50,6 +51,8 @@ _MAX_CONTROL_PAYLOAD = 125
 #: So many more frames without data than with data may come at once, that is, in what is received at a time. Each
 #: costs as much as any other, and the reader sees nothing by which it could tell that others should run.
 MAX_IDLE_FRAMES = 4096
+#: So many frames that say nothing, such as pongs, are decoded at once.
+IDLE_FRAMES_AT_ONCE = 32
 #: Frames that a peer may send before it has authenticated, with data or without: each costs as much as any other. An
 #: honest one sends a few dozen, and some intermediaries cut these into smaller ones.
 MAX_FRAMES_OF_STRANGER = 1024
@@ -98,7 +101,12 @@ class Close:
     code: int | None
 
 
-Event = Data | EndOfData | Ping | Close
+@attrs.frozen
+class Interrupted:
+    """`IDLE_FRAMES_AT_ONCE` frames were decoded that say nothing; there may be more of them. The caller can pause."""
+
+
+Event = Data | EndOfData | Ping | Close | Interrupted
 
 #: The payload that makes `encode_data` write the end of data.
 END_OF_DATA = b""
@@ -214,7 +222,10 @@ class FrameDecoder:
         return event
 
     def _decode(self, max_bytes: int) -> Event | None:
+        idle = 0
         while not self._frame_left:
+            if idle == IDLE_FRAMES_AT_ONCE:
+                return Interrupted()
             header = self._peek_header()
             if header is None:
                 return None
@@ -227,6 +238,7 @@ class FrameDecoder:
                     return EndOfData()
             elif event := self._take_control(header):
                 return event
+            idle += not self._frame_left
         return self._take_payload(max_bytes)
 
     def _count(self, *, has_data: bool) -> None:

@@ -19,12 +19,14 @@ from hybridrelay.streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn, n
 
 from .frames import (
     END_OF_DATA,
+    IDLE_FRAMES_AT_ONCE,
     MAX_FRAMES_OF_STRANGER,
     Close,
     Data,
     EndOfData,
     FrameDecoder,
     FrameError,
+    Interrupted,
     Ping,
     encode_close,
     encode_data,
@@ -38,9 +40,10 @@ __all__ = ["WebSocketStream"]
 MAX_MESSAGE = 320 * 1024
 #: Within a piece no limit: what was received does not stay.
 MAX_PIECE = 1 << 62
-#: Pieces that are decoded before the caller gets to see them. They take up to 0.6 ms.
+#: Frames that are decoded before the caller gets to see their payload, those without any included. They take up to
+#: 0.6 ms.
 MAX_PIECES = 64
-#: If so many pieces at once are smaller than this on average (bytes), others run before more is decoded: each takes
+#: If so many frames at once are smaller than this on average (bytes), others run before more is decoded: each takes
 #: as much time as a large one, and the peer may send them without end.
 SMALL_PIECE = 256
 #: If they are smaller than this, which no frame of ours is, because a TLS record adds 22 bytes to its content, the
@@ -329,6 +332,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             payload = self._decode()
             if payload or self._eof_received:
                 return payload
+            if self._undecoded:
+                return None
             if received:  # nothing but pings and the like; there may be more of them
                 turn = turn or Turn()
                 if turn.is_over(0):
@@ -347,9 +352,10 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
     def _decode(self) -> Buffer:
         """The payload in what was received; none if more is needed or the end of data has come."""
         pieces: list[Buffer] = []
+        frames = 0
         self._undecoded = False
         while not self._eof_received:
-            if len(pieces) == MAX_PIECES:
+            if frames >= MAX_PIECES:
                 self._decoder.keep()
                 self._undecoded = True
                 self._maybe_pause(sum(map(len, pieces)))
@@ -361,6 +367,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                     break  # first what came before; the decoder raises it again
                 self._close_code = PROTOCOL_ERROR
                 raise self._broken(f"the peer broke the WebSocket protocol: {exc}", receiving=True) from exc
+            frames += 1
             match event:
                 case None:
                     break
@@ -368,6 +375,8 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                     pieces.append(payload)
                 case Ping(payload):
                     self._owe_pong(payload)
+                case Interrupted():
+                    frames += IDLE_FRAMES_AT_ONCE
                 case EndOfData():
                     self._eof_received = True
                 case Close(code):
@@ -377,7 +386,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _maybe_pause(self, size: int) -> None:
-        """`MAX_PIECES` pieces with `size` bytes were decoded at once."""
+        """`MAX_PIECES` frames with `size` bytes of payload were decoded at once."""
         if size < MAX_PIECES * SMALL_PIECE:
             pause = PAUSE_SECONDS if size < MAX_PIECES * TINY_PIECE else 0
             self._paused_until = trio.current_time() + pause
