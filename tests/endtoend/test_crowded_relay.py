@@ -135,7 +135,7 @@ async def ask_without_end(application: Path, joined: list[bytes]) -> None:
             if isinstance(answer, control.Joined):
                 joined.append(answer.ticket)
                 nursery.start_soon(hold, answer.ticket)
-            await trio.sleep(0.1)
+            await trio.sleep(0.5)
 
 
 async def test_a_holder_of_a_key_without_an_identity_keeps_no_other_holder_out(

@@ -59,12 +59,14 @@ class BrokerMachine(RuleBasedStateMachine):
         for name in NAMES:
             rules = [Rule.generate("listener", [Right.LISTEN]), Rule.generate("sender", [Right.SEND])]
             self.store.create(name, ["relay"], rules)
-        self.pairs = make_places("data channels", PAIRS, per_key=PAIRS_OF_KEY)
+        self.pairs = make_places(
+            "data channels", PAIRS, per_key=PAIRS_OF_KEY, clock=lambda: self.now, spares_established=True
+        )
         self.table = RendezvousTable(
             b"\1\2\3\4",
             token_bytes=random.Random(3).randbytes,
             places=self.pairs,
-            open_places=make_places("open", 100),
+            open_places=make_places("open", 100, clock=lambda: self.now),
             lifetime=LIFETIME,
         )
         randomness = random.Random(5)
@@ -152,12 +154,16 @@ class BrokerMachine(RuleBasedStateMachine):
             del self.registered[key]
         self.carry_out()
 
-    @rule(name=st.sampled_from(NAMES), wanted=st.sampled_from([None, *INSTANCES]))
-    def join(self, name: str, wanted: str | None) -> None:
+    @rule(
+        name=st.sampled_from(NAMES),
+        wanted=st.sampled_from([None, *INSTANCES]),
+        address=st.sampled_from(["", "192.0.2.1", "192.0.2.2", "198.51.100.1"]),
+    )
+    def join(self, name: str, wanted: str | None, address: str) -> None:
         connection = self.broker.authorization.connections[name]
         key = connection.key_id("sender", KeySlot.PRIMARY)
         if key is not None:
-            self.step(self.broker.join(Grant(connection, key, 1e9), wanted, "", now=self.now))
+            self.step(self.broker.join(Grant(connection, key, 1e9), wanted, address, now=self.now))
 
     @precondition(lambda self: self.asks)
     @rule(data=st.data(), answer=st.sampled_from([*Answer]), reason=st.sampled_from(Reason))
@@ -210,6 +216,12 @@ class BrokerMachine(RuleBasedStateMachine):
         self.broker.gone(channel.arrival, self.now)
         self.carry_out()
 
+    @precondition(lambda self: self.made)
+    @rule(data=st.data())
+    def prove(self, data: st.DataObject) -> None:
+        self.broker.proved(data.draw(st.sampled_from(sorted(self.made))))
+        self.carry_out()
+
     @precondition(lambda self: self.moving)
     @rule(data=st.data(), how=st.sampled_from([Input.FINISHES, Input.BREAKS, Input.CANCELLED]))
     def moving_ends(self, data: st.DataObject, how: Input) -> None:
@@ -244,13 +256,15 @@ class BrokerMachine(RuleBasedStateMachine):
     def each_rendezvous_ends_once(self) -> None:
         assert not self.ends or max(self.ends.values()) == 1
         assert self.ends.keys() <= self.made.keys()
-        assert len(self.pairs) == len(self.made) - len(self.ends)
+        running = len(self.made) - len(self.ends)
+        # What is stopped because it made room has no place any more.
+        assert running - len(self.stopping) <= len(self.pairs) <= running
+        assert self.table.open + self.table.joined == running
 
     @invariant()
     def nobody_exceeds_the_limits(self) -> None:
         assert len(self.pairs) <= PAIRS
-        assert self.table.open + self.table.joined == len(self.pairs)
-        held = Counter(key for name, key in self.made.items() if not self.ends[name])
+        held = Counter(key for name, key in self.made.items() if not self.ends[name] and name not in self.stopping)
         assert not held or max(held.values()) <= PAIRS_OF_KEY
         for name in NAMES:
             assert len(self.broker.listeners.of(name)) <= 2
