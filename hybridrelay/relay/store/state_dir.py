@@ -143,8 +143,16 @@ def private_file(path: Path, *, create: bool) -> None:
         FileNotFoundError: there is none, and it was not to be made.
         OSError: anything else.
     """
-    os.close(os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600))
-    path.chmod(0o600)
+    try:
+        # A file that exists is not opened: if this process has it open as a database, closing it here would drop
+        # SQLite's locks (POSIX locks belong to the process), and other processes would reset the write-ahead log.
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.chmod(0o600)
+    except FileNotFoundError:
+        if not create:
+            raise
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _check_owner(path: Path, owner: int) -> None:

@@ -6,6 +6,8 @@ import contextlib
 import errno
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -362,3 +364,22 @@ def test_where_it_cannot_be_found_out_the_log_is_used(tmp_path: Path, monkeypatc
     with SQLiteStore.open(tmp_path / "state"):
         pass
     assert _journal_mode(tmp_path / "state") == "wal"
+
+
+def test_two_that_one_process_opens_see_what_other_processes_change(tmp_path: Path, rules: Rules) -> None:
+    """SQLite's locks belong to the process: opening and closing the file beside it would drop them."""
+    program = (
+        "import sys; from pathlib import Path; from hybridrelay.relay.store.sqlite import SQLiteStore\n"
+        "with SQLiteStore.open(Path(sys.argv[1])) as store: store.create(sys.argv[2], ['relay'], [])"
+    )
+    with SQLiteStore.open(tmp_path) as first:
+        first.create("own", ["relay"], rules)
+        with SQLiteStore.open(tmp_path) as second:
+            for number in range(3):
+                before = first.data_version(), second.data_version()
+                subprocess.run(
+                    [sys.executable, "-c", program, str(tmp_path), f"other{number}"], check=True, timeout=60
+                )
+                assert (first.data_version(), second.data_version()) != before
+                for store in (first, second):
+                    assert f"other{number}" in store.snapshot()
