@@ -135,14 +135,14 @@ async def ask_without_end(application: Path, joined: list[bytes]) -> None:
             if isinstance(answer, control.Joined):
                 joined.append(answer.ticket)
                 nursery.start_soon(hold, answer.ticket)
-            await trio.sleep(0.5)
+            await trio.sleep(1.0)
 
 
 async def test_a_holder_of_a_key_without_an_identity_keeps_no_other_holder_out(
     deployment: Deployment, nursery: trio.Nursery
 ) -> None:
     """All of them come from one address, so that nothing but a proved identity tells them apart."""
-    relay = deployment.start_relay("--max-pairs-per-key", "4")
+    relay = deployment.start_relay("--max-pairs-per-key", "6")
     db = deployment.create("db", await serve(nursery, echo))
     await trio.to_thread.run_sync(deployment.start_connector, db)
     forward = await trio.to_thread.run_sync(deployment.start_forward, db)
