@@ -4,10 +4,11 @@ The reader waits for no other task: what it reads goes into the core, which is b
 granted. The timer is separate from reader and writer, so that a dead channel is also detected while the writer is
 blocked.
 
-The task that causes output writes it, as far as the channel takes it without waiting: this saves a small message a
-pass through the scheduler. The rest is left to the writer task, and all later output waits until it has left. So a
-write is never cut off, and a sender that is cancelled leaves only whole frames. Output that follows directly after a
-write is left to the writer as well, because many messages in one write cost all three processes less.
+The task that causes output writes it, as far as the channel accepts it without blocking: for a small message, this
+saves a pass through the scheduler. The writer task writes the rest, and all later output waits until that is done. So
+a write is never interrupted, and a sender that is cancelled leaves only whole frames behind. Output that follows
+immediately after a write is left to the writer task too, because several messages in one write cost less processor
+time in all three processes.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _GOODBYE_TIMEOUT = 0.5
 #: One write: large enough to amortize a system call, small enough not to delay a control frame.
 _WRITE_SIZE = 256 * 1024
 
-#: Output that follows a write within this time is left to the writer task, and so shares the next write with whatever
-#: else is queued until then (seconds). About the cost of a write.
+#: Output that follows a write within this time is left to the writer task, which writes it together with whatever
+#: else is queued by then (seconds). About as long as a write takes.
 _TOGETHER_SECONDS = 50e-6
 
 #: Frames that are processed before other tasks run: what a frame costs does not depend on its size. This many take
@@ -78,7 +79,7 @@ class Channel:
         self._read_all = trio.Event()
         #: A write has begun and not succeeded.
         self._writing = False
-        #: What the stream below holds of that write (bytes); counted as memory for sending.
+        #: How much of that write the stream below has buffered (bytes); counted as memory for sending.
         self._held = 0
         self._wrote_at = -math.inf
         #: The core is taking what was read, and its answers are to leave together.

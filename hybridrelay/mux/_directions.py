@@ -1,6 +1,6 @@
 """The two directions of a bridge: they move bytes, and report what ends them. `bridging.py` decides what follows.
 
-Both are on the hot path: a message passes through each of them without a task switch wherever nothing has to wait.
+Both are on the hot path: a message passes through each of them without a task switch if nothing has to wait.
 """
 
 from __future__ import annotations
@@ -162,8 +162,9 @@ class Outward:
         stream = self._stream
         if stream.reset_reason is not Reason.NO_ERROR:
             raise stream_broke(stream, _reason_of(error)) from error
-        # The application closed right after its last bytes, and the TCP connection answers to the first of them. The
-        # rest has to arrive all the same. Until it has, answers are read and dropped, or both sides would wait.
+        # The application closed right after its last bytes, and the TCP connection answers the first of them. The
+        # rest still has to arrive. Until it has, answers are read and dropped, because otherwise both sides would
+        # wait.
         self._drops = True
         self._report(Input.PEER_STOPPED, _reason_of(error))
 

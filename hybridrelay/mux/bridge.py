@@ -1,13 +1,14 @@
 """Joining a stream of a session with a TCP connection on this machine: the application's, or the target's.
 
-What arrives for the TCP connection is handed to it by the task that reads the channel, as far as the connection takes
-it without waiting; what the TCP connection sends goes through the session to the channel in the same way. So a small
-message wakes one task in each process, and not three.
+The task that reads the channel writes what arrives to the TCP connection, as far as the connection accepts it without
+blocking. In the same way, the task that reads the TCP connection writes to the channel. So a small message wakes one
+task in each process instead of three.
 
-A stream need not be accepted yet: what the application says first follows OPEN at once, which saves a round trip. It
-is kept until the peer has answered, so that another stream may carry it if the peer never looked at this one.
+A stream need not be accepted yet: the first bytes of the application follow OPEN immediately, which saves a round
+    trip.
+They are kept until the peer has answered, so that another stream can carry them if the peer did not process this one.
 
-This file has the life of a bridge. What it decides is in `bridging.py`, how bytes move in `_directions.py`.
+This file has the life cycle of a bridge. `bridging.py` decides how it ends, and `_directions.py` moves the bytes.
 """
 
 from __future__ import annotations
@@ -137,10 +138,10 @@ async def bridge(
     reading, what it had sent is still delivered. Both are closed on every way out; cancelled, both are reset.
 
     Args:
-        stream: may still wait for the peer's answer; what is sent meanwhile goes with OPEN.
-        reopen: called at most once, where the peer refuses the stream and has not looked at what was sent. Gives
+        stream: may still wait for the peer's answer; what is sent meanwhile follows OPEN.
+        reopen: called at most once, if the peer refuses the stream and has not processed what was sent. Returns
             another stream for the same bytes, or raises `StreamRefused`.
-        progress: tells how far it has come at any time, also after a cancellation.
+        progress: shows at any time how far the bridge has come, also after a cancellation.
     """
     reset_on_close(local, True)
     progress = progress or BridgeProgress()

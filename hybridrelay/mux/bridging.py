@@ -1,11 +1,11 @@
 """What a bridge between a stream and a TCP connection decides: which direction has ended, and how the whole ends.
 
-Pure: `bridge.py` moves the bytes and reports here what happens to it. The two directions are a small machine each.
+Pure: `bridge.py` moves the bytes and passes what happens to this module. Each direction is a small state machine.
 *Outgoing* is from the TCP connection into the stream, *incoming* from the stream into the TCP connection. Rules:
 
 1. The end of file travels on its own in each direction. When both have ended, the bridge has finished.
 2. Whatever breaks one side ends the bridge at once. The first reason is its outcome.
-3. Where the peer only reads no more, what the TCP connection sends is dropped, and what the peer had sent is still
+3. If the peer has only stopped reading, what the TCP connection sends is dropped, and what the peer had sent is still
    delivered, within a limited time. Then the bridge has finished, although with a reason.
 """
 

@@ -1,8 +1,8 @@
 """A session whose peer has not authenticated yet: one stream, no tasks, and little memory.
 
 A `Session` runs four tasks for each channel. They are not needed before the peer has authenticated: the task that
-waits for the peer's next message reads the channel, gives what arrives to the core, and writes the answers.
-`take_over` makes a `Session` of it, with the same core, channel and stream, and nothing is lost.
+waits for the peer's next message reads the channel, passes what arrives to the core, and writes the answers.
+`take_over` continues with a `Session` that has the same core, channel and stream; nothing is lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an acceptor does with a channel before it is known to which session it belongs."""
+"""What an acceptor does with a channel before it knows to which session the channel belongs."""
 
 from __future__ import annotations
 

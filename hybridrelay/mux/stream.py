@@ -20,9 +20,9 @@ from ..streams.conflict import ConflictDetector
 from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
 from ._waiter import Waiter
 
-#: What all senders of a session together may run ahead of the writer: each has its share of this, but no more than
-#: `SessionConfig.send_queue`, and no less than a window that every stream has. Defends the memory against a peer that
-#: opens thousands of streams, asks for a lot on each, and reads nothing.
+#: How much all senders of a session together may queue ahead of the writer (bytes): each stream has its share of
+#: this, but no more than `SessionConfig.send_queue`, and no less than `BASE_WINDOW`. Protects the memory from a peer
+#: that opens thousands of streams, requests a lot of data on each, and reads nothing.
 QUEUED_PER_SESSION = 64 * 1024 * 1024
 
 
@@ -121,8 +121,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             await cancel_shielded_checkpoint()
 
     async def send_whole(self, data: bytes) -> None:
-        """As `send_all`, but cancelled, nothing of `data` has been queued: for messages, half of which would spoil
-        all that come after. In return the queue may grow beyond its bound by the length of `data`."""
+        """As `send_all`, but if it is cancelled, nothing of `data` has been queued. For messages: half of one would
+        make all later ones unreadable. The queue may exceed its limit by the length of `data`."""
         await self.wait_send_all_might_not_block()
         self._check_can_send()
         self._core.send_data(self._state, data)
@@ -261,8 +261,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     def set_data_callback(self, callback: Callable[[], bool]) -> None:
         """Have `callback` called for what arrives, inside the task that reads the channel.
 
-        It spares a small message the path through the scheduler. It must neither wait nor raise, and returns whether
-        it has taken everything. Otherwise, and whenever the stream ends, the task in `wait_readable` is woken.
+        This saves a small message a pass through the scheduler. The callback must neither wait nor raise, and returns
+        whether it has taken everything. If not, and whenever the stream ends, the task in `wait_readable` is woken.
         """
         self._data_callback = callback
 
@@ -271,8 +271,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     async def aclose(self) -> None:
         """Close: what was queued is still sent, followed by end of file. The peer learns that we read no more.
 
-        Never waits, and cannot fail: closed even when cancelled. Use `reset` if the peer must not take what it has
-        received for complete.
+        Never waits and never fails, also when cancelled. Use `reset` if what the peer has received is incomplete.
         """
         self._close()
         await checkpoint()

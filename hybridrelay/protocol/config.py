@@ -1,4 +1,4 @@
-"""The limits of a session, for itself and for its peer. The comment at each limit says what it defends."""
+"""The limits of a session, for itself and for its peer. The comment at each limit says what it protects."""
 
 from __future__ import annotations
 
@@ -13,39 +13,42 @@ from .metadata import MAX_METADATA_TYPE
 KIB = 1024
 MIB = 1024 * KIB
 
-#: Credit that every stream owns from OPEN on. Enough for a database handshake or a small request without
+#: Credit that every stream has from OPEN on (bytes). Enough for a database handshake or a small request without
 #: waiting for OPENED; small enough that thousands of idle streams fit in the budget. Part of the wire format.
 BASE_WINDOW = 16 * KIB
 
-#: DATA payload. Larger frames delay control frames and other streams on slow links, smaller ones cost throughput
-#: (measured sweet spot of this and other multiplexers: 16 to 64 KiB). Part of the wire format.
+#: The largest payload of a DATA frame. Larger frames would delay control frames and other streams on slow links,
+#: smaller ones would cost throughput. This and other multiplexers were measured to work best with 16 to 64 KiB. Part
+#: of the wire format.
 MAX_DATA = 64 * KIB
 
-#: DATA payload while several streams have something to send: one turn of the round robin.
+#: The largest payload of a DATA frame while several streams have something to send, in turn (round robin).
 FAIR_DATA = 16 * KIB
 
 #: The greatest id of a stream. Part of the wire format.
 MAX_STREAM_ID = 0xFFFF_FFFF
 
-#: An ACK leaves at the latest after this much: bounds what the sender must keep for a reattachment. Each wakes three
-#: processes: one for every 256 KiB took a tenth of their time when bytes went one way.
+#: An ACK is sent at the latest after this much was received. This bounds what the sender must keep for a
+#: reattachment. Each ACK wakes three processes: with one for every 256 KiB, bulk transfers took a tenth more
+#: processor time.
 ACK_AFTER_BYTES = 1024 * KIB
 ACK_AFTER_FRAMES = 64
 ACK_AFTER_SECONDS = 0.2
 
-#: What one kept frame costs beyond its payload, so that a flood of tiny frames is bounded too.
+#: The memory that a kept frame is assumed to take in addition to its payload (bytes), so that tiny frames are bounded
+#: too.
 FRAME_OVERHEAD = 128
 
-#: Counted frames that a peer may state to have written and we have not received, when it attaches. Until they have
-#: arrived again, frames for streams that have ended are tolerated. Four times what `SessionConfig.max_unacknowledged`
-#: holds of the smallest frames.
+#: The most counted frames that a peer may claim, when it attaches, to have written and we have not received. Until
+#: they have arrived again, frames for streams that have ended are tolerated. Four times as many as the smallest
+#: frames that fit into `SessionConfig.max_unacknowledged`.
 MAX_WRITTEN_AGAIN = 1 << 20
 
-#: Unanswered PINGs that we keep in mind to answer; a peer that causes more is flooding us.
+#: The most PINGs that wait for our answer; a peer that sends more is flooding us.
 MAX_PONGS_OWED = 64
 
-#: Frames of unknown types that are ignored in a row. A frame of a known type must come in between, and one does at
-#: every PING; so a peer may send a hundred of them a second, and cannot keep us busy with nothing else.
+#: The most frames of unknown types in a row, without a frame of a known type in between. As there is a PING every ten
+#: seconds, a peer may send a hundred of them a second, but cannot keep us busy with nothing else.
 MAX_IGNORED_IN_A_ROW = 1024
 
 
@@ -62,16 +65,16 @@ def _check_metadata_types(instance: object, attribute: object, types: frozenset[
 class SessionConfig:
     """Settings of one session. The defaults are what relay, connector and client use on data channels."""
 
-    #: Streams that the peer may have open at a time. Defends tables and tasks; 10,000 idle streams must fit.
+    #: Streams that the peer may have open at a time. Bounds tables and tasks; 10,000 idle streams must fit.
     max_streams: int = attrs.field(default=12_000, validator=attrs.validators.ge(0))
     #: Refused streams that may await acknowledgement, beyond `max_streams`. Each is kept until then.
     max_refused_streams: int = attrs.field(default=256, validator=attrs.validators.ge(1))
     #: The greatest id of a stream that this side opens; after it the session goes away, and its owner opens another.
     #: Smaller only in tests.
     last_stream_id: int = attrs.field(default=MAX_STREAM_ID, validator=attrs.validators.in_(range(MAX_STREAM_ID + 1)))
-    #: Streams of the peer that the application has not looked at yet; beyond, OPEN is refused with LIMIT.
+    #: Streams of the peer that the application has not processed yet; with more, OPEN is refused with LIMIT.
     max_backlog: int = attrs.field(default=1024, validator=attrs.validators.ge(1))
-    #: What this side offers beyond the base protocol; a feature is used where the peer offers it as well.
+    #: What this side offers beyond the base protocol; a feature is used if the peer offers it as well.
     features: Feature = NO_FEATURES
     #: The types of metadata that this side's application understands. A stream whose metadata has a critical entry of
     #: another type is refused.
@@ -84,24 +87,24 @@ class SessionConfig:
     max_window: int = attrs.field(default=16 * MIB, validator=attrs.validators.ge(BASE_WINDOW))
     #: Bytes that one stream's sender may run ahead of the writer.
     send_queue: int = attrs.field(default=128 * KIB, validator=attrs.validators.ge(1))
-    #: Frames written and not acknowledged, in bytes with `FRAME_OVERHEAD` each; at the limit DATA and OPEN wait.
-    #: Twice the largest window, so that one fast stream is never held back by its acknowledgements. With less than
-    #: two ACKs' worth a fast sender waits for the peer's ACK timer now and then.
+    #: The size of all frames that were written and not acknowledged (bytes, with `FRAME_OVERHEAD` for each). At the
+    #: limit, DATA and OPEN wait. Twice the largest window, so that one fast stream never waits for acknowledgements.
+    #: If it were less than twice `ACK_AFTER_BYTES`, a fast sender would sometimes wait for the peer's ACK timer.
     max_unacknowledged: int = attrs.field(default=32 * MIB, validator=attrs.validators.ge(ACK_AFTER_BYTES // 2))
     #: Memory that the peer of this session may make us hold in receive windows: 12,000 streams at `BASE_WINDOW`,
     #: and a share on top for larger windows.
     budget: int = attrs.field(default=320 * MIB, validator=attrs.validators.ge(BASE_WINDOW))
-    #: A PING leaves every so many seconds, however much is sent and received: besides keeping a connection in the
-    #: tables of middleboxes, which forget idle ones after 30 s at the earliest, it measures the round trip by which
-    #: windows grow.
+    #: A PING is sent at this interval (seconds), however much is sent and received. It keeps the connection in the
+    #: tables of middleboxes, which forget idle connections after 30 s at the earliest, and measures the round trip
+    #: time from which window sizes are computed.
     ping_interval: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
-    #: Seconds that a silent peer has for its answer, at least; grows with the measured round trip.
+    #: How long a silent peer has for its answer, at least (seconds); grows with the measured round trip time.
     ping_timeout: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
-    #: How long a session waits for a new channel when it lost the last one. 0: it ends at once.
+    #: How long a session waits for a new channel after it has lost one (seconds). 0: it ends at once.
     resume_deadline: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
-    #: The session is that of a control channel. There may be many of them that carry little, so little is read from
-    #: the channel at a time: large reads cost less for each byte, and memory in every layer below. Statistics count
-    #: such sessions separately.
+    #: Whether this is the session of a control channel. There are many of these, which carry little, so reads from
+    #: the channel are small: large reads cost less for each byte, but more memory in every layer below. Statistics
+    #: count such sessions separately.
     is_control: bool = False
 
 
@@ -121,6 +124,7 @@ CONTROL_CONFIG = SessionConfig(
 #: 8 KiB, whatever their lengths, because the relay takes no longer ones before it has accepted a token.
 DIALED_CONTROL_CONFIG = attrs.evolve(CONTROL_CONFIG, send_queue=KIB // 2)
 
-#: For data channels: a session that lost its channel waits this long for another. 25 seconds outlast the restart of a
-#: relay and most network flaps, and an application whose connector was killed learns about it within 30.
+#: For data channels: a session that lost its channel waits for another one. 25 seconds are longer than the restart of
+#: a relay and most short failures of a network, and an application whose connector was killed learns about it within
+#: 30.
 DATA_CONFIG = SessionConfig(resume_deadline=RESUME_DEADLINE)

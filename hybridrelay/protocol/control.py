@@ -1,9 +1,9 @@
 """Control messages between a connector or client and the relay. SPEC.md, section 7.
 
 On the wire: u32 length, then that many bytes of UTF-8 JSON, an object whose ``type`` names the message. The classes
-below are the list of messages, which makes the module long; their attributes are the fields. A value that may not
-travel cannot be constructed: the validators serve our own callers (`ValueError`, `TypeError`) and, through the
-decoder, the peer (`RemoteProtocolError`).
+below are the list of messages, which makes the module long; their attributes are the fields. An invalid message
+cannot be constructed: the validators raise `ValueError` or `TypeError` for our own callers, which the decoder turns
+into `RemoteProtocolError` for a message from the peer.
 
 Requests carry an id chosen by their sender, unique among its own unanswered ones; the answer repeats it. Times of day
 are seconds since 1970, in UTC.
@@ -31,8 +31,9 @@ from .errors import LocalProtocolError, RemoteProtocolError
 from .preamble import TICKET_SIZE
 from .reasons import Reason
 
-#: A message without its length. Defends the relay's memory before authentication. A join or registration with the
-#: longest name, the longest token and all the instances that it may name has 7.4 KiB, an ordinary one 700 bytes.
+#: The longest message, without its length field. Limits the relay's memory before authentication. A join or
+#: registration with the longest name, the longest token and the most instances has 7.4 KiB, an ordinary one 700
+#: bytes.
 MAX_MESSAGE_SIZE = 7 * 1024 + 500
 #: The longest name of a hybrid connection, as in the published service.
 MAX_CONNECTION_NAME = 260
@@ -42,12 +43,12 @@ MAX_TOKEN = 4096
 #: Previous instances that one registration may declare dead: more restarts than that within a session's deadline
 #: are not worth remembering.
 MAX_REPLACES = 16
-#: Instances that one join may ask not to be sent to. A join with that many has about 2 KiB with a long token.
+#: The most instances that one join can exclude. A join with that many has about 2 KiB with a long token.
 MAX_AVOID = 64
-#: Text for people: cut, never refused.
+#: Text for people. Longer text is cut, not refused.
 MAX_DETAIL = 256
 MAX_SOFTWARE = 128
-#: Outer certificates of one relay: the old and the new one while it changes, and some to spare.
+#: Outer certificates of one relay: the old and the new one during a renewal, and some more.
 MAX_OUTER_PINS = 8
 #: ``sha256:`` and 44 characters; room for another hash.
 MAX_PIN = 128
@@ -96,7 +97,8 @@ class PeerRole(enum.StrEnum):
 
 
 def _cut(text: Any) -> Any:
-    # Cutting text for people is kinder than losing the message that it explains. What is no text, the validator gets.
+    # Text for people is cut rather than refused, because the message would be lost with it. The validator rejects
+    # whatever is not text.
     if not isinstance(text, str):
         return text
     return printable(text[:MAX_DETAIL])
@@ -118,7 +120,7 @@ def _seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -
 
 
 def _at_most(limit: float, value: Any) -> Any:
-    # A duration above its cap is the cap; what is no finite number, the validator gets.
+    # A duration above its limit is read as the limit. The validator rejects whatever is not a finite number.
     if type(value) is int or (type(value) is float and math.isfinite(value)):
         return min(value, limit)
     return value
@@ -136,7 +138,8 @@ def _text(limit: int, *, empty: bool = False) -> Callable[[object, attrs.Attribu
     def validate(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
         if not isinstance(value, str):
             raise TypeError(f"{attribute.name} is not a string")
-        # Unprintable includes lone surrogates, which JSON can express and UTF-8 cannot, and what forges log lines.
+        # Unprintable characters include lone surrogates, which JSON can express and UTF-8 cannot, and characters that
+        # could forge log lines.
         if len(value) > limit or not (value or empty) or not value.isprintable():
             raise ValueError(f"{attribute.name} is empty, too long or unprintable")
 
@@ -257,8 +260,8 @@ class Welcome:
 
     relay_instance: Instance = attrs.field(validator=_one_instance)
     software: str = attrs.field(validator=_software)
-    #: Pins of the relay's outer certificates: who sees another one in the outer TLS knows that it was opened on the
-    #: way. Empty: not known, something else ends the outer TLS in front of the relay.
+    #: Pins of the relay's outer certificates: another certificate in the outer TLS shows that TLS is intercepted.
+    #: Empty if the relay does not know them, because something in front of it terminates the outer TLS.
     outer_pins: tuple[str, ...] = attrs.field(default=(), validator=_pins)
 
 
@@ -298,10 +301,10 @@ class Join:
     id: int = attrs.field(validator=_integer)
     connection: str = attrs.field(validator=_connection)
     token: str = attrs.field(validator=_text(MAX_TOKEN), repr=False)
-    #: Only this instance will do: it has the session that is to be resumed.
+    #: If set, only this instance is acceptable: it has the session that is to be resumed.
     listener: Instance | None = attrs.field(default=None, validator=attrs.validators.optional(_one_instance))
-    #: Any instance but these: they were of no use to this client a moment ago. A relay that does not know the field
-    #: ignores it.
+    #: Instances to avoid, because they have just failed for this client. A relay that does not know the field ignores
+    #: it.
     avoid: tuple[Instance, ...] = attrs.field(default=(), validator=_avoided)
 
 
@@ -317,14 +320,14 @@ class Joined:
 
 @attrs.frozen
 class Offer:
-    """The relay asks a listener to come to a rendezvous. Answered by `Accept` or `Failed`."""
+    """The relay asks a listener to open a data channel for a rendezvous. Answered by `Accept` or `Failed`."""
 
     id: int = attrs.field(validator=_integer)
     connection: str = attrs.field(validator=_connection)
     ticket: bytes = attrs.field(validator=_ticket, repr=False)
     lifetime_seconds: float = attrs.field(converter=_lifetime, validator=_seconds)
-    #: Tells senders apart, so that one of them cannot use up what is meant for all: opaque, and the same for all
-    #: offers that one key caused from one network address during one run of the relay. Empty: not known.
+    #: Identifies the sender, so that a connector can limit each one: an opaque name, the same for all offers that one
+    #: key caused from one network address during one run of the relay. Empty if not known.
     sender: str = attrs.field(default="", validator=_text(MAX_SENDER, empty=True))
 
 

@@ -21,7 +21,7 @@ EMPTY: deque[Any] = deque(maxlen=0)
 
 @attrs.define
 class Outbox:
-    """Our counted frames. The bytes of a frame belong to it until the peer has acknowledged them."""
+    """Our counted frames. It keeps the bytes of each frame until the peer has acknowledged the frame."""
 
     max_bytes: int
     sending: SendingMemory = attrs.field(factory=SendingMemory)
@@ -32,7 +32,7 @@ class Outbox:
     #: How many of the last frames have yet to be written again on the present channel. The peer cannot have received
     #: them, so it may not acknowledge them.
     to_write_again: int = attrs.field(default=0, init=False)
-    #: What the frames in between cost.
+    #: The size of the frames in between (bytes, with `FRAME_OVERHEAD` for each).
     kept_bytes: int = attrs.field(default=0, init=False)
     #: Cost, memory and buffers of each.
     _kept: deque[tuple[int, int, tuple[Buffer, ...]]] = attrs.field(default=EMPTY, init=False)
@@ -80,10 +80,10 @@ class Outbox:
             self._kept[index] = cost, before + memory, buffers
 
     def acknowledge_untrusted(self, count: int) -> bool:
-        """Drop what the peer has received, and return whether that was anything.
+        """Drop the frames up to number `count`, and return whether there were any.
 
         Raises:
-            RemoteProtocolError: less than it stated before, or more than was written on this channel and before it.
+            RemoteProtocolError: `count` is lower than before, or higher than the number of the last frame written.
         """
         most = self.written - self.to_write_again
         if not self.acknowledged <= count <= most:

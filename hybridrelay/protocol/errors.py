@@ -24,7 +24,7 @@ class LocalProtocolError(ProtocolError):
 class RemoteProtocolError(ProtocolError):
     """The peer broke the rules: the one exception that peer bytes can cause.
 
-    `reason` is what to put in the GOAWAY (or status) before hanging up.
+    `reason` is what to put in the GOAWAY (or status) before the connection is closed.
     """
 
     def __init__(self, message: str, *, reason: Reason = Reason.PROTOCOL_ERROR) -> None:

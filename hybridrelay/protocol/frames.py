@@ -28,7 +28,7 @@ MAX_TEXT = 256
 MAX_EPOCH = 0xFFFF_FFFF
 #: Limits are byte counts; a peer that states more than this is lying.
 MAX_LIMIT = 1 << 62
-#: A frame of a type from here on is ignored by a side that does not know the type; below, it is an error.
+#: A side ignores frames of unknown types from here on. An unknown type below this number is an error.
 FIRST_IGNORABLE_TYPE = 0x80
 
 SESSION_ID_SIZE = 16
@@ -337,9 +337,9 @@ _SESSION_TYPES = frozenset({Hello.TYPE, Ack.TYPE, Ping.TYPE, Pong.TYPE, GoAway.T
 
 
 class FrameDecoder:
-    """Cuts a byte stream into frames; holds at most one incomplete frame.
+    """Splits a byte stream into frames; buffers at most one incomplete frame.
 
-    The length of a frame is checked as soon as its header is there, before a byte of it is kept.
+    The length of a frame is checked as soon as its header has arrived, before any of its payload is buffered.
 
     Args:
         max_data: the largest payload of a DATA frame.
@@ -357,7 +357,7 @@ class FrameDecoder:
     def decode_untrusted(self, data: bytes | bytearray | memoryview) -> Generator[Frame, None, None]:
         """Yield the frames that `data` completes. Nothing of `data` is kept: the frames have copies.
 
-        Closed early, the generator leaves the other frames to the next call; see `has_frames`.
+        If the generator is closed early, the next call yields the other frames; see `has_frames`.
 
         Raises:
             RemoteProtocolError: malformed; the decoder must not be used again. Any other exception is a bug.
@@ -400,7 +400,7 @@ class FrameDecoder:
 
     @property
     def has_frames(self) -> bool:
-        """Something may be complete that was not asked for: go on with ``decode_untrusted(b"")``."""
+        """More frames may be complete that were not yielded yet: continue with ``decode_untrusted(b"")``."""
         return len(self._kept) >= self._wanted
 
     def _check_header(self, kind: int, length: int, stream: int) -> None:

@@ -2,8 +2,8 @@
 
 Any received byte is a sign of life: a peer that acknowledges a long upload needs no PING. A PING is requested every
 `interval`. If nothing arrives for that long, and nothing within the timeout after the PING was requested, the peer is
-silent. So a process that was suspended sends a PING first, and a blocked writer does not delay the decision. The
-timeout grows with the round trip, so that a slow path does not count as a dead one.
+silent. So a process that was suspended sends a PING before it declares its peer dead, and a blocked writer does not
+delay the decision. The timeout grows with the round trip time, so that a slow path is not mistaken for a dead one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Liveness:
     #: Smoothed round trip in seconds, or None before the first PONG.
     smoothed: float | None = attrs.field(default=None, init=False)
     _heard_at: float = attrs.field(default=0.0, init=False)
-    #: When a PING was last asked for; it leaves when the writer comes to it.
+    #: When a PING was last requested; the writer sends it later.
     _asked_at: float = attrs.field(default=0.0, init=False)
     _count: int = attrs.field(default=0, init=False)
     #: The PING that awaits its PONG, and when it left.
@@ -48,11 +48,12 @@ class Liveness:
         self._heard_at = now
 
     def ask(self, now: float) -> None:
-        """A PING is to leave."""
+        """A PING is requested."""
         self._asked_at = now
 
     def check(self, now: float) -> None:
-        """Ask the peer now, whenever it was heard last: the PING counts as unanswered until something arrives."""
+        """Request a PING now, however recently the peer was heard: it counts as unanswered until something
+        arrives."""
         # A check during another one does not extend its deadline.
         if not self.is_unanswered or now >= self.deadline:
             self._asked_at = now
@@ -69,7 +70,7 @@ class Liveness:
 
     @property
     def deadline(self) -> float:
-        """When the next PING is due; or, while one is unanswered, when the peer is to be given up."""
+        """When the next PING is due; or, while one is unanswered, when the peer counts as silent."""
         if self.is_unanswered:
             return max(self._heard_at + self.interval, self._asked_at) + self.effective_timeout
         return self._asked_at + self.interval

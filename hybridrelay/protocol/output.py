@@ -33,7 +33,7 @@ _JOIN_BELOW = 4096
 
 
 class Output:
-    """The queues of one session. Everything but `write` only notes what is to be done."""
+    """The queues of one session. Only `write` produces output; all other methods record what has to be written."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Output:
 
     @property
     def is_pending(self) -> bool:
-        """`write` would write something. A driver asks after everything that it does, so this costs no call."""
+        """`write` would write something. A driver checks this after each of its operations, so it must be fast."""
         return bool(
             ((self._ready or self._opens) and not self.outbox.is_full)
             or self._controls
@@ -170,7 +170,7 @@ class Output:
     # --- writing
 
     def write(self, out: list[Buffer], now: float, max_bytes: int) -> None:
-        """Append about `max_bytes` of what is due to `out`."""
+        """Append what has to be written now to `out`: about `max_bytes`."""
         before = len(out)
         room = max_bytes
         if self._pongs or self._ping_due:

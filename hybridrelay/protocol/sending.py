@@ -6,16 +6,17 @@ of sessions. Four rules:
 
 1. All bytes that are queued or not acknowledged count against the process's `Budget`, which lends at most
    `Budget.sending_limit` for this.
-2. A session is *short* while it holds as much as is left in that part of the budget. So one session alone gets half,
-   and of n greedy ones each gets 1 / (n + 1); there is always as much left for a newcomer. Where several peers share
-   a process, the sessions of each have a common `Account`, and the same holds for accounts: a session is short while
-   it and its account together hold as much as is left. So a peer with many sessions takes nothing from another one.
-3. A stream of a session that is short may queue `STREAM_SHARE`, and its session may keep `SESSION_SHARE` of frames
-   that await their acknowledgement, whatever the others do. So every stream goes on while its peer reads and
-   acknowledges. Nobody waits for the memory of another session.
-4. Memory is counted until it is free: a buffer that was read at once and leaves in several frames counts in full
-   until the last of them is acknowledged, since each frame is a view of the same buffer. What a frame costs beyond
-   its bytes is counted with the buffers that end in it, so that a small message is counted once and released once.
+2. A session is *short of memory* while it holds as much as is left in that part of the budget. So a session alone
+   gets half, and each of n sessions that use all they can gets 1 / (n + 1); as much is always left for a new one. If
+   several peers share a process, the sessions of each peer have a common `Account`, and the same holds for accounts:
+   a session is short while it and its account together hold as much as is left. So a peer does not gain by opening
+   more sessions.
+3. If a session is short, each of its streams may still queue `STREAM_SHARE`, and the session may still keep
+   `SESSION_SHARE` of frames that await acknowledgement. So every stream makes progress while its peer reads and
+   acknowledges, and no session waits for memory of another session.
+4. Memory is counted until it is free: a buffer that is sent in several frames counts in full until the last of them
+   is acknowledged, because each frame is a view of the same buffer. The overhead of a frame is counted with the
+   buffers that end in it, so that a small message is counted once and released once.
 
 A stream of the peer that is over is kept as well, until the peer has acknowledged how it ended. These streams have a
 part of the budget of their own, which is shared among peers by rule 2. A session that has many of them while its peer
@@ -44,7 +45,7 @@ BUFFER_OVERHEAD = 64 + FRAME_OVERHEAD
 
 @attrs.define(eq=False, weakref_slot=True)
 class Account:
-    """What all sessions with one peer hold together of what they send."""
+    """How much memory all sessions with one peer hold for sending."""
 
     #: Bytes, overhead included.
     held: int = attrs.field(default=0, init=False)
@@ -54,8 +55,8 @@ class Account:
 
 @attrs.define
 class SendingMemory:
-    """What one session holds of what it sends. Without a budget (control channels) it is never short, since the
-    limits of such a session are small."""
+    """How much memory one session holds for sending. Without a budget (control channels) it is never short, because
+    the limits of such a session are small."""
 
     budget: Budget | None = None
     #: The peer's account; None if this session is the only one of its peer.

@@ -9,13 +9,12 @@ life of a session in one place: greeting, channels, resumption, end. A driver ca
     buffers = core.data_to_send(now)            # after every call that may cause output, until it is empty
     core.next_deadline()                        # when to call handle_timeout(now)
 
-Its methods are of four kinds: getters; those for what the network and the clock bring (`channel_opened`,
-`channel_lost`, `receive_data`, `handle_timeout`); those for the application's wishes (`open_stream`, `accept`,
-`refuse`, `send_data`, `send_fin`, `stop`, `reset`, `read`, `drain`, `close`); and `data_to_send`, the only one that
-writes.
+Its methods are of four kinds: getters; inputs from the network and the clock (`channel_opened`, `channel_lost`,
+`receive_data`, `handle_timeout`); requests of the application (`open_stream`, `accept`, `refuse`, `send_data`,
+`send_fin`, `stop`, `reset`, `read`, `drain`, `close`); and `data_to_send`, the only one that produces output.
 
-This file has the life of the session: channels, HELLO, timers, the end. What the peer's frames do to streams is in
-`incoming.py`, what leaves and in which order in `output.py`, when a stream is let go in `table.py`.
+This file has the life cycle of the session: channels, HELLO, timers, the end. `incoming.py` applies the peer's frames
+to streams, `output.py` decides what is written in which order, and `table.py` decides when a stream is forgotten.
 """
 
 from __future__ import annotations
@@ -61,7 +60,8 @@ class SessionCore:
 
     Args:
         role: which side.
-        session_id, secret: random, of the initiator's making; the acceptor learns them and passes nothing.
+        session_id, secret: random bytes that the initiator chooses. An acceptor passes none: it learns them from
+            HELLO.
         budget: the process's memory budget, of which this session's is a part.
         account: shared by all sessions with the same peer, so that one peer leaves memory for others.
     """
@@ -123,7 +123,7 @@ class SessionCore:
 
     @property
     def unacknowledged_bytes(self) -> int:
-        """What is kept for another channel, frames' overhead included."""
+        """The size of all frames that are kept until they are acknowledged, with `FRAME_OVERHEAD` for each."""
         return self._outbox.kept_bytes
 
     @property
@@ -149,8 +149,8 @@ class SessionCore:
     def attach_refusal(self, hello: frames.Hello) -> Reason | None:
         """Why an acceptor must not give the session to the channel on which `hello` came, or None.
 
-        For drivers, which ask before they take the session off its present channel: a stale, repeated or forged
-        attach is answered on its own channel with a final GOAWAY, and disturbs nothing.
+        A driver asks this before it moves the session away from its present channel. A stale, repeated or forged
+        attach is answered with a final GOAWAY on the channel on which it came, and does not affect the session.
         """
         if self.peer_hello is None or self.ended is not None or not hello.attach:
             return Reason.SESSION_UNKNOWN
@@ -180,7 +180,7 @@ class SessionCore:
         return frames.FrameDecoder(self._max_data)
 
     def channel_opened(self, now: float) -> None:
-        """A channel is there. The initiator greets; an acceptor waits for the greeting.
+        """There is a channel now. The initiator sends HELLO; an acceptor waits for it.
 
         Raises:
             LocalProtocolError: the session has a channel, or is over.
@@ -205,12 +205,12 @@ class SessionCore:
     def receive_data(
         self, data: bytes | bytearray | memoryview, now: float, *, max_frames: int | None = None
     ) -> list[SessionEvent]:
-        """Take bytes of the peer; `data` itself is not kept.
+        """Process bytes from the peer; `data` itself is not kept.
 
-        Whatever the peer does wrong ends the session with `SessionOutcome`, never an exception.
+        A violation of the protocol by the peer ends the session with `SessionOutcome`; it never raises an exception.
 
         Args:
-            max_frames: go no further; while `has_input`, go on with ``receive_data(b"", now)``.
+            max_frames: the most frames to process. While `has_input`, continue with ``receive_data(b"", now)``.
         """
         if self.state not in (State.GREETING, State.ESTABLISHED):
             return self._take_events()
@@ -235,8 +235,8 @@ class SessionCore:
     def handle_timeout(self, now: float) -> list[SessionEvent]:
         """Do what is due; harmless when nothing is.
 
-        Where the peer fell silent the channel is lost, as by `channel_lost`: the driver finds the session DETACHED
-        or CLOSED and gives the channel up.
+        If the peer has been silent for too long, the channel is lost, as by `channel_lost`: the driver finds the
+        session DETACHED or CLOSED, and closes the channel.
         """
         if self._detached_at is not None:
             if now >= self._detached_at + self.config.resume_deadline:
@@ -293,7 +293,11 @@ class SessionCore:
         return stream
 
     def accept(self, stream: Stream, now: float) -> None:
-        """Answer an offered stream with OPENED."""
+        """Answer an offered stream with OPENED.
+
+        Raises:
+            LocalProtocolError: the session is over, or the stream was answered before.
+        """
         self._apply_local(stream, Input.SEND_OPENED)
         self._table.offered -= 1
         stream.receive_window.grow_to(self.config.initial_window, now)
@@ -301,12 +305,21 @@ class SessionCore:
         self._output.schedule(stream)
 
     def refuse(self, stream: Stream, reason: Reason, text: str = "") -> None:
-        """Answer an offered stream with REFUSED."""
+        """Answer an offered stream with REFUSED. `text` is for people; it is cut to `MAX_TEXT` bytes.
+
+        Raises:
+            LocalProtocolError: the session is over, or the stream was answered before.
+        """
         self._check_not_ended()
         self._output.refuse(stream, reason, text)
 
     def send_data(self, stream: Stream, data: bytes) -> None:
-        """Queue data. The core takes any amount; the driver keeps to `SessionConfig.send_queue`."""
+        """Queue data. The core accepts any amount; the driver has to respect `SessionConfig.send_queue`.
+
+        Raises:
+            LocalProtocolError: the session is over, the stream was aborted or not accepted yet, this direction was
+                ended, or the peer has stopped reading.
+        """
         if not data:
             return
         self._apply_local(stream, Input.SEND_DATA)
@@ -314,12 +327,20 @@ class SessionCore:
         self._output.schedule(stream)
 
     def send_fin(self, stream: Stream) -> None:
-        """End our direction after what is queued."""
+        """End our direction: FIN follows what is queued. Idempotent.
+
+        Raises:
+            LocalProtocolError: the session is over, or the stream was aborted or not accepted yet.
+        """
         self._apply_local(stream, Input.SEND_FIN)
         self._output.schedule(stream)
 
     def stop(self, stream: Stream, reason: Reason = Reason.CANCELLED) -> None:
-        """Read no more: what is buffered and what still arrives is dropped."""
+        """Stop reading: drop what is buffered and what still arrives, and send STOP. Idempotent.
+
+        Raises:
+            LocalProtocolError: the session is over, or the stream was aborted or not accepted yet.
+        """
         already = stream.states.receiving is not Receiving.OPEN
         self._apply_local(stream, Input.SEND_STOP)
         stream.stop_receiving(reason)
@@ -328,7 +349,11 @@ class SessionCore:
         self._table.settle(stream)
 
     def reset(self, stream: Stream, reason: Reason, text: str = "") -> None:
-        """Abort both directions. Does nothing if the stream is over."""
+        """Abort both directions. Does nothing if the stream is over. `text` is for people, cut to `MAX_TEXT` bytes.
+
+        Raises:
+            LocalProtocolError: the session is over.
+        """
         if stream.states.is_over:
             return
         if stream.states.opening is Opening.OFFERED:
@@ -343,8 +368,8 @@ class SessionCore:
             self._table.settle(stream)
 
     def reset_open_streams(self, reason: Reason) -> list[SessionEvent]:
-        """Abort every stream except those of which the application has ended both directions; these go on until all
-        that was queued for them has been delivered."""
+        """Abort every stream, except those whose two directions the application has ended: these continue until
+        everything that was queued for them has been delivered."""
         for stream in list(self.streams.values()):
             states = stream.states
             if states.sending is Sending.OPEN or states.receiving is Receiving.OPEN:
@@ -381,13 +406,13 @@ class SessionCore:
 
     @property
     def has_output(self) -> bool:
-        """`data_to_send` would give something, or the session has ended and the driver has to see that."""
+        """`data_to_send` would return something, or the session has ended and the driver has to notice that."""
         return self._hello_due or self.ended is not None or self._output.is_pending
 
     def data_to_send(self, now: float, max_bytes: int = 256 * 1024) -> list[Buffer]:
         """What to write next: about `max_bytes`, in order. Empty if there is nothing to write.
 
-        The buffers must be written whole and in order, or the channel given up.
+        All of the buffers must be written, in order; if that is not possible, the channel has to be closed.
         """
         out: list[Buffer] = []
         if self._hello_due:
@@ -439,7 +464,7 @@ class SessionCore:
         self.state = State.DETACHED
         self._hello_due = False
         self._output.detached()
-        if self._detached_at is None:  # a channel that never got as far as HELLO does not extend the deadline
+        if self._detached_at is None:  # a channel that was lost before HELLO does not extend the deadline
             self._detached_at = now
         if self.peer_hello is None or self.config.resume_deadline <= 0:
             self._end(reason, text, by_peer=False)

@@ -128,7 +128,7 @@ class Stream:
     # --- the driver
 
     def observe(self, observer: StreamObserver) -> None:
-        """Have `observer` informed of what happens to this stream."""
+        """Inform `observer` of events of this stream from now on."""
         self.observer = observer
 
     def ask_for_room(self) -> None:
@@ -138,7 +138,7 @@ class Stream:
     # --- sending
 
     def queue_output(self, data: bytes) -> int:
-        """Append to the send queue; gives the memory that this takes."""
+        """Append to the send queue; return how much memory this takes (bytes)."""
         self.send_queue.append(data)
         size = len(data)
         self.queued_bytes += size
@@ -189,14 +189,14 @@ class Stream:
         self.queued_bytes = 0
 
     def has_room(self, max_queued: int) -> bool:
-        """Whether the driver that asked for room is to be told now; once."""
+        """Whether the driver that asked for room has to be informed now; True only once for each request."""
         if not self.wants_room or self.queued_bytes >= max_queued or not self.can_send:
             return False
         self.wants_room = False
         return True
 
     def stop_sending(self, reason: Reason, text: str, outbox: Outbox) -> None:
-        """Bookkeeping of a stream on which the peer reads no more."""
+        """Update a stream whose peer has stopped reading."""
         self.stopped_by_peer = True
         self.reason, self.text = reason, text
         self.drop_output(outbox)
@@ -286,7 +286,7 @@ class Stream:
         self.readable_bytes = 0
 
     def stop_receiving(self, reason: Reason) -> None:
-        """Bookkeeping of a stream on which we read no more: what still arrives is not kept."""
+        """Update a stream that we have stopped reading: what still arrives is not kept."""
         self.drop_input()
         self.receive_window.close()
         if self.stop_reason is Reason.NO_ERROR:
@@ -295,7 +295,7 @@ class Stream:
     # --- the end
 
     def abort(self, reason: Reason, text: str, outbox: Outbox) -> None:
-        """Bookkeeping of a stream whose states are ABORTED already."""
+        """Update a stream whose states are ABORTED already."""
         self.metadata = NO_METADATA
         self.reason, self.text = reason, text
         self.drop_output(outbox)

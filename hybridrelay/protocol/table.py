@@ -1,8 +1,8 @@
 """Which streams there are, and which of them count against a limit. SPEC.md, section 3.
 
-A stream counts from OPEN on until it is over and the peer has acknowledged all that we wrote for it: a peer that
-opens and resets streams without end, and acknowledges nothing, runs into the limit and not into our memory. It stays
-in the table until, on top of that, the application has read what arrived.
+A stream counts from OPEN on until it is over and the peer has acknowledged all that we wrote for it. So a peer that
+opens and resets streams without end, and acknowledges nothing, reaches the limit of streams before it uses up our
+memory. The stream stays in the table until the application has also read what arrived.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from .stream import Stream
 
 
 class SessionRole(enum.Enum):
-    """Who dialed: the initiator sends the first HELLO, opens odd streams, and alone attaches."""
+    """The side of a session. The initiator sends the first HELLO, opens streams with odd ids, and is the only side
+    that attaches the session to a new channel."""
 
     INITIATOR = 1
     ACCEPTOR = 0
@@ -57,7 +58,7 @@ class StreamTable:
         self.offered += 1
 
     def settle(self, stream: Stream) -> None:
-        """Let go of the stream as far as that may be; harmless at any time."""
+        """Stop counting the stream, and forget it, if that is possible now. May be called at any time."""
         if not stream.states.is_over or stream.id not in self.streams:
             return
         if not self.is_own(stream.id) and stream.start_waiting():

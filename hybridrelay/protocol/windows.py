@@ -88,7 +88,7 @@ class Budget:
             self.parent.release_base()
 
     def borrow(self, wanted: int) -> int:
-        """Lend up to `wanted` bytes of the elastic part; gives what is to be had, maybe 0."""
+        """Lend up to `wanted` bytes of the elastic part; return how many were lent, possibly 0."""
         unused = self.limit - self.base - self.elastic - self.sending
         granted = min(wanted, self.elastic_limit - self.elastic, unused)
         if granted > 0 and self.parent is not None:
@@ -170,8 +170,8 @@ class ReceiveWindow:
         window = BASE_WINDOW + self._borrowed + lent
         rise = min(self.consumed + window, MAX_LIMIT) - self.limit
         self._granted = window >= self.size
-        # Half of what there is, again: where memory is short that is less than half of `size`. The peer has the
-        # other half to go on with.
+        # Half of what the window has, which is less than half of `size` if memory is short. The peer can continue
+        # with the other half.
         if rise <= 0 or rise < window // 2:
             self.budget.give_back(lent)
             return False
