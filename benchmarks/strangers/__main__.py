@@ -12,6 +12,9 @@ def main() -> None:
     memory = what.add_parser("memory", help="the relay's memory per connection, by port and phase")
     memory.add_argument("--connections", type=int, default=500)
     memory.add_argument("--only", default="", help="phases whose port/name contains this")
+    mix = what.add_parser("mix", help="the relay's memory with 1,024 connections, in several phases at once")
+    mix.add_argument("--only", default="", help="mixes whose name contains this")
+    mix.add_argument("--without-rate-limits", action="store_true", help="of handshakes: an upper bound")
     flood = what.add_parser("flood", help="an open stream, and a client that wants to get in, under a flood")
     flood.add_argument("--mode", default="tcp", help="of connector and client: tcp or websocket")
     flood.add_argument("--rate", type=float, default=1500.0, help="handshakes that are asked for in a second")
@@ -23,6 +26,10 @@ def main() -> None:
         from . import memory as measured
 
         measured.report(arguments.connections, arguments.only)
+    elif arguments.what == "mix":
+        from . import mix as mixes
+
+        mixes.report(arguments.only, rate_limits=not arguments.without_rate_limits)
     else:
         from . import latency
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -39,13 +41,18 @@ class Footprint:
 
 
 @contextlib.contextmanager
-def relay(folder: Path) -> Iterator[tuple[Program, dict[str, int]]]:
-    """A fresh relay with default settings, and its ports."""
-    import sys
+def relay(
+    folder: Path, program_arguments: Sequence[str] = ("-m", "hybridrelay")
+) -> Iterator[tuple[Program, dict[str, int]]]:
+    """A fresh relay with default settings, and its ports.
 
+    Args:
+        folder: for its state and its log.
+        program_arguments: with which Python runs the command ``hybridrelay``.
+    """
     ports = {name: free_port() for name in PORTS}
     text = ",".join(f"{name}={port}" for name, port in ports.items())
-    command = [sys.executable, "-m", "hybridrelay", "relay", "--state", str(folder / "state"), "--host", HOST]
+    command = [sys.executable, *program_arguments, "relay", "--state", str(folder / "state"), "--host", HOST]
     with Program("relay", [*command, "--ports", text], folder) as program:
         program.wait_for_line("^ready")
         yield program, ports
@@ -77,7 +84,7 @@ def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[
         time.sleep(SETTLE_SECONDS)
         after, used = memory_bytes(program.pid), cpu_seconds(program.pid) - cpu
         peak = memory_bytes(program.pid, peak=True)
-        alive = sum(map(_is_open, wires))
+        alive = sum(map(is_open, wires))
         for wire in wires:
             wire.close()
     counted = max(1, len(wires) - first)
@@ -93,10 +100,8 @@ def measure(port: str, phase: str, make: Make, count: int, *, started: Callable[
     )
 
 
-def _is_open(wire: object) -> bool:
-    import socket
-
-    assert isinstance(wire, socket.socket)
+def is_open(wire: socket.socket) -> bool:
+    """Whether the relay still has the other end of a connection. Reads what it has sent."""
     wire.setblocking(False)
     try:
         while data := wire.recv(65536):

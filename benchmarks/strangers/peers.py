@@ -159,8 +159,8 @@ def frame(kind: int, stream: int, payload: bytes, announced: int | None = None) 
     return struct.pack(">II", kind << 24 | (len(payload) if announced is None else announced), stream) + payload
 
 
-HELLO = frame(1, 0, struct.pack(">BBHI16s32sIQQ", 1, 1, 0, 1, bytes(range(16)), bytes(32), 0, 0, 0))
-OPEN = frame(2, 1, struct.pack(">Q", 65536))
+HELLO = frame(1, 0, struct.pack(">BBHII16s32sIQQ", 1, 1, 0, 0, 1, bytes(range(16)), bytes(32), 0, 0, 0))
+OPEN = frame(2, 1, struct.pack(">QB", 65536, 0))
 ACK = frame(10, 0, bytes(8))
 
 

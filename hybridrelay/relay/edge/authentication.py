@@ -60,6 +60,7 @@ class Authenticator(Generic[PeerT]):
         certificates: of the relay.
         slots: each connection holds one of them.
         nested: slots for second TLS handshakes, inside outer TLS.
+        layered: slots for TLS inside outer TLS, from the second handshake until the peer has authenticated.
         scheduler: permits handshakes.
         requests: reads preambles.
         admit: lets the peer of a control channel, whose address group is given, show a token; None where it has gone
@@ -71,6 +72,7 @@ class Authenticator(Generic[PeerT]):
     certificates: RelayCertificates
     slots: Slots
     nested: Slots
+    layered: Slots
     scheduler: HandshakeScheduler
     requests: RequestReader
     admit: Callable[[EarlySession, str], Awaitable[PeerT | None]]
@@ -158,14 +160,19 @@ class Authenticator(Generic[PeerT]):
     ) -> AuthenticatedControlChannel[PeerT] | None:
         """TLS with the relay's certificate, and a token."""
         nested: Slot | None = None
+        layered: Slot | None = None
+
+        def take(slots: Slots) -> Slot:
+            slot = slots.take(connection.address, connection.scope.cancel)
+            if request.key_id is not None:
+                slots.prove(slot, request.key_id)
+            return slot
 
         async def before_answer() -> None:
-            nonlocal nested
+            nonlocal nested, layered
             await connection.permit.wait()
             if connection.port.outer_tls:
-                nested = self.nested.take(connection.address, connection.scope.cancel)
-                if request.key_id is not None:
-                    self.nested.prove(nested, request.key_id)
+                nested, layered = take(self.nested), take(self.layered)
 
         context = self.certificates.control_context(by_authority=request.by_authority)
         tls = TLSStream(stream, context, server_side=True, before_answer=before_answer)
@@ -176,6 +183,8 @@ class Authenticator(Generic[PeerT]):
                 if nested is not None:
                     self.nested.release(nested)
             self.slots.advance(connection.slot)
+            if layered is not None:
+                self.layered.advance(layered)
             early = EarlySession(tls)
             try:
                 peer = await self.admit(early, address_group(connection.address))
@@ -191,6 +200,9 @@ class Authenticator(Generic[PeerT]):
         except BaseException:
             await abort_stream(tls)
             raise
+        finally:
+            if layered is not None:
+                self.layered.release(layered)
         return None
 
 

@@ -324,6 +324,9 @@ class ControlPeer:
 
     def lost(self) -> None:
         """The channel is gone, and with it what it had registered."""
+        # This object is in a reference cycle with `_channel`. What a stranger's channel holds must not wait for the
+        # garbage collector, which does not know how much memory OpenSSL has allocated for it.
+        self._early = None
         self._channel.lost()
         self._broker.carry_out()
         for answer, _ in self._answers.values():

@@ -41,7 +41,7 @@ from ..edge.permits import HandshakeScheduler
 from ..edge.ports import Ports
 from ..edge.requests import RequestReader
 from ..edge.slots import Slots
-from ..limits import NESTED_HANDSHAKES, UNAUTHENTICATED_SLOTS, Shares, unauthenticated_slots
+from ..limits import LAYERED_TLS, NESTED_HANDSHAKES, UNAUTHENTICATED_SLOTS, Shares, unauthenticated_slots
 from ..model import StoreChange
 from ..snapshot import ListenerSnapshot, PlacesSnapshot, RelaySnapshot, SenderSnapshot
 from ..store.public_ports import save_public_ports
@@ -219,6 +219,7 @@ class Relay:
             certificates=certificates,
             slots=slots,
             nested=Slots(max(1, int(slots.total * NESTED_HANDSHAKES))),
+            layered=Slots(max(1, int(slots.total * LAYERED_TLS))),
             scheduler=scheduler,
             requests=RequestReader(broker.use_ticket, lambda proof: watcher.keys.prove(proof, self._clock())),
             admit=peers.admit,
