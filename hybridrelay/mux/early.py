@@ -79,6 +79,7 @@ class EarlySession:
             self._reads += 1
             self._bytes += len(received)
             self._dispatch(core.receive_data(received, trio.current_time()))
+            del received  # otherwise it is held while this waits for more
             if (
                 self._bytes > MAX_EARLY_BYTES
                 or self._reads > MAX_EARLY_READS

@@ -14,7 +14,7 @@ import attrs
 import pytest
 import trio
 
-from benchmarks.strangers import memory
+from benchmarks.strangers import memory, mix
 from benchmarks.strangers.peers import CONTROL, PROBE, client_hello, connect, phases, preamble
 from hybridrelay.connectivity import RelayEndpoint
 from hybridrelay.connectivity.instance import new_instance
@@ -38,6 +38,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 #: In this phase both layers of TLS are there, and the inner one is in its handshake: OpenSSL alone holds 61 KiB.
 NESTED = ("https", "a ClientHello and no more")
 LIMITS = {NESTED: 80 * KIB}
+#: In any other phase it is less than 64 KiB; the rest is for what a measurement of 60 connections varies.
+LIMIT = 66 * KIB
 
 
 def _measured(port: str, phase: str, *, held: bool) -> None:
@@ -45,9 +47,9 @@ def _measured(port: str, phase: str, *, held: bool) -> None:
     count = 60
     footprint = memory.measure(port, phase, phases()[port][phase], count)
     assert footprint.opened == count
-    assert footprint.bytes_each < LIMITS.get((port, phase), 64 * KIB), footprint
-    # Otherwise what was measured are connections that the relay has closed.
-    assert bool(footprint.held) == held, footprint
+    assert footprint.bytes_each < LIMITS.get((port, phase), LIMIT), footprint
+    # Otherwise what was measured are connections that the relay has closed or is about to close.
+    assert footprint.held == (count + count // 4 if held else 0), footprint
 
 
 @pytest.mark.parametrize(
@@ -76,11 +78,20 @@ def test_as_many_strangers_as_there_can_be_cost_64_mib_together(port: str, phase
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", mix.MIXES)
+def test_strangers_in_any_mix_of_phases_cost_64_mib_together(name: str) -> None:
+    """Even those that can have as many handshakes as they want."""
+    total = mix.measure(mix.MIXES[name], rate_limits=False)
+    assert total.opened == mix.CONNECTIONS
+    assert total.peak_bytes_more < 64 * KIB * KIB, total
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("port_and_phase", [(p, name) for p, makes in phases().items() for name in makes])
 def test_a_stranger_costs_little_memory_in_every_phase(port_and_phase: tuple[str, str]) -> None:
     port, phase = port_and_phase
     footprint = memory.measure(port, phase, phases()[port][phase], 60)
-    assert footprint.bytes_each < LIMITS.get(port_and_phase, 64 * KIB), footprint
+    assert footprint.bytes_each < LIMITS.get(port_and_phase, LIMIT), footprint
 
 
 async def test_few_handshakes_inside_outer_tls_are_under_way_at_a_time(
@@ -108,6 +119,30 @@ async def test_few_handshakes_inside_outer_tls_are_under_way_at_a_time(
     with trio.move_on_after(0.2):
         await outside.receive_some()
         raise AssertionError("it was closed, or has more to say")
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("phase", ["a ClientHello and no more", "TLS done", "HELLO, OPEN and hello"])
+async def test_few_connections_have_tls_inside_outer_tls_before_they_authenticate(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, tmp_path: Path, phase: str
+) -> None:
+    """The oldest gives way, whether its handshake is over or not."""
+    monkeypatch.setattr(relay, "LAYERED_TLS", 2 / UNAUTHENTICATED_SLOTS)
+    deployment = await deploy(nursery, tmp_path / "state")
+    number = deployment.ports["https"]
+    assert number is not None
+    wires, held = [], []
+    with trio.fail_after(20):
+        for index in range(3):
+            wire = connect(number, f"127.1.1.{index + 1}")
+            wires.append(wire)
+            held.append(await trio.to_thread.run_sync(phases()["https"][phase], wire))
+        assert await trio.to_thread.run_sync(_ends, wires[0])
+    for wire in wires[1:]:
+        wire.settimeout(0.5)
+        assert not await trio.to_thread.run_sync(_ends, wire)
+        wire.close()
+    wires[0].close()
     nursery.cancel_scope.cancel()
 
 

@@ -211,12 +211,17 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             await self.transport_stream.aclose()
             return
         self._closed = True
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            with trio.move_on_after(CLOSE_TIMEOUT):
-                try:
-                    await self._say_goodbye()
-                finally:
-                    await self.transport_stream.aclose()
+        try:
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                with trio.move_on_after(CLOSE_TIMEOUT):
+                    try:
+                        await self._say_goodbye()
+                    finally:
+                        await self.transport_stream.aclose()
+        finally:
+            # The exception refers to this object by its traceback. In such a cycle, what OpenSSL has allocated for
+            # the layers below would wait for the garbage collector, which does not know how much that is.
+            self._torn = None
 
     async def _say_goodbye(self) -> None:
         if self._sending.held:

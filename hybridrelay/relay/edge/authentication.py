@@ -162,17 +162,12 @@ class Authenticator(Generic[PeerT]):
         nested: Slot | None = None
         layered: Slot | None = None
 
-        def take(slots: Slots) -> Slot:
-            slot = slots.take(connection.address, connection.scope.cancel)
-            if request.key_id is not None:
-                slots.prove(slot, request.key_id)
-            return slot
-
         async def before_answer() -> None:
             nonlocal nested, layered
             await connection.permit.wait()
             if connection.port.outer_tls:
-                nested, layered = take(self.nested), take(self.layered)
+                nested = _take(self.nested, connection, request)
+                layered = _take(self.layered, connection, request)
 
         context = self.certificates.control_context(by_authority=request.by_authority)
         tls = TLSStream(stream, context, server_side=True, before_answer=before_answer)
@@ -204,6 +199,13 @@ class Authenticator(Generic[PeerT]):
             if layered is not None:
                 self.layered.release(layered)
         return None
+
+
+def _take(slots: Slots, connection: UnauthenticatedConnection, request: ControlRequest) -> Slot:
+    slot = slots.take(connection.address, connection.scope.cancel)
+    if request.key_id is not None:
+        slots.prove(slot, request.key_id)
+    return slot
 
 
 def _movable(connection: Connection) -> trio.abc.HalfCloseableStream:

@@ -58,6 +58,8 @@ class Slot:
 class _Order:
     """Slots in the order in which they give way: dictionaries used as ordered sets, the oldest first."""
 
+    __slots__ = ("_advanced", "_fresh", "size")
+
     def __init__(self) -> None:
         self._fresh: dict[Slot, None] = {}
         self._advanced: dict[Slot, None] = {}
