@@ -20,7 +20,7 @@ class RateLimit:
 
 #: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against anybody who can
 #: reach a port. Each costs a descriptor, and 2 KiB of memory until it has sent a whole ClientHello and may begin its
-#: handshake. Then it costs up to 65 KiB, whatever it sends, and 77 KiB in one phase: see `NESTED_HANDSHAKES`. The
+#: handshake. Then it costs up to 64 KiB, whatever it sends, and 77 KiB in one phase: see `NESTED_HANDSHAKES`. The
 #: rate limits below let strangers begin at most 728 handshakes before the deadline. Measured with `python -m
 #: benchmarks.strangers memory`: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process. What waits in the
 #: kernel's socket buffers comes on top. Honest clients leave the slots within a few round trips, so that 1024 admit
@@ -33,8 +33,8 @@ UNAUTHENTICATED_SLOTS = 1024
 NESTED_HANDSHAKES = 1 / 8
 
 #: Which part of those slots may have TLS inside outer TLS, in its handshake or after it; one more closes the oldest.
-#: Such a connection costs up to 64.5 KiB after its handshakes. With one half, all slots stay below 64 MiB in any mix:
-#: 128 x 77, 384 x 64.5 and 512 x 57 KiB are 62.3 MiB.
+#: Such a connection costs up to 64 KiB after its handshakes. With one half, all slots stay below 64 MiB in any mix:
+#: 128 x 77, 384 x 64 and 512 x 57 KiB are 62.1 MiB.
 LAYERED_TLS = 1 / 2
 
 #: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest
