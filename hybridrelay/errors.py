@@ -105,6 +105,8 @@ class TLSHandshakeError(TransportError):
 class RelayUnreachable(HybridRelayError):
     """No route to the relay works. `failure` says at which step, and why, if one attempt is the reason."""
 
+    reason: Reason = Reason.RELAY_UNREACHABLE
+
     def __init__(
         self,
         message: str,

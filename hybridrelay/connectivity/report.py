@@ -202,7 +202,7 @@ class NoRouteWorks(RelayUnreachable):
         found = [attempt.failure for attempt in report.failures if attempt.failure is not None]
         found.sort(key=lambda failure: failure.kind is not FailureKind.WRONG_IDENTITY)
         failure = next(iter(found), None)
-        reason = next((failure.reason for failure in found if failure.reason is not None), Reason.INTERNAL_ERROR)
+        reason = next((failure.reason for failure in found if failure.reason is not None), Reason.RELAY_UNREACHABLE)
         remedy = next((failure.remedy for failure in found if failure.remedy is not None), None)
         brief = f"the relay {report.host} cannot be reached"
         super().__init__(report.summary(), reason=reason, remedy=remedy, brief=brief, failure=failure)
