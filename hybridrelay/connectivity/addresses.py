@@ -1,4 +1,4 @@
-"""The addresses of a name, and trying them until one of them gives an answer.
+"""Resolves names, and tries their addresses until one of them answers.
 
 A TCP connection alone proves little: a stale address or a middlebox may accept connections and not be a relay. So an
 attempt counts as successful only when the relay (or the proxy) has answered. The address that answered last is tried
@@ -17,7 +17,7 @@ from ..streams.connecting import resolve_host
 
 AnswerT = TypeVar("AnswerT")
 
-#: Addresses of one name that are tried. Defends against a name with hundreds of them.
+#: The most addresses of one name that are tried. Protects against a name with hundreds of them.
 MAX_ADDRESSES = 8
 
 

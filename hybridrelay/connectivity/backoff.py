@@ -15,17 +15,18 @@ LONGEST_SECONDS = 30.0
 class Backoff:
     """Exponential back-off with full jitter. Pure: it computes how long to wait, and never waits.
 
-    Full jitter, because what makes many connectors fail at once (a relay that restarts) must not bring them back at
-    once: a storm is spread by chance, not by long waits, so that a relay which was away for an hour is in use again
-    within seconds. A connection that ends immediately counts as a failure: only one that held for `held_seconds`
-    resets the back-off. Otherwise a relay that accepts and drops would be called as fast as the network allows.
+    Full jitter, because many connectors that failed at the same moment (when a relay restarted) must not return at
+    the same moment. Randomness spreads their attempts rather than long waits, so that a relay that was away for an
+    hour is in use again within seconds. A connection that ends immediately counts as a failure: only one that lasted
+    for `held_seconds` resets the back-off. Otherwise connectors would connect as fast as the network allows to a
+    relay that accepts connections and drops them.
     """
 
     #: Upper bound of the first wait (seconds).
     first_seconds: float = attrs.field(default=0.5, validator=attrs.validators.gt(0))
     #: Upper bound of every wait after an attempt that failed fast (seconds).
     max_seconds: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
-    #: No wait is shorter than this (seconds); full jitter alone may give next to nothing many times in a row.
+    #: No wait is shorter than this (seconds): with full jitter alone, several waits in a row may be almost zero.
     min_seconds: float = attrs.field(default=0.05, validator=attrs.validators.ge(0))
     #: A success that lasted at least this long (seconds) resets the series.
     held_seconds: float = attrs.field(default=10.0, validator=attrs.validators.ge(0))
@@ -35,7 +36,7 @@ class Backoff:
     failures: int = attrs.field(default=0, init=False)
 
     def next_wait(self, *, at_most: float | None = None, at_least: float = 0.0, took_seconds: float = 0.0) -> float:
-        """Count a failure and say how many seconds to wait before the next try.
+        """Count a failure, and return how long to wait before the next attempt (seconds).
 
         Args:
             at_most: a bound for this wait only, for callers with a deadline. At least half of it is jitter, so that

@@ -48,9 +48,10 @@ async def open_channel(
     dialer: Dialer = DIRECTLY,
     on_outer_certificate: Callable[[bytes], None] | None = None,
 ) -> trio.abc.HalfCloseableStream:
-    """Connect, say what for, and wait until the relay is ready.
+    """Connect, send the preamble, and wait until the relay is ready.
 
-    On a data channel that means: until the other side is there too. After the status every byte is the peer's.
+    For a data channel, the relay is ready when the other side has arrived too. After the status, every byte comes
+    from the peer.
 
     Args:
         endpoint: the relay.
@@ -77,7 +78,7 @@ async def open_control_stream(
     dialer: Dialer = DIRECTLY,
     on_outer_certificate: Callable[[bytes], None] | None = None,
 ) -> TLSStream:
-    """A control channel as far as TLS: the relay has proved who it is, and the session can begin.
+    """Open a control channel up to and including TLS: the relay has proved its identity, and the session can begin.
 
     Raises:
         RelayUnreachable: as `open_channel`, or TLS failed.

@@ -27,8 +27,8 @@ from .interception import OuterCertificate
 WELCOME_SECONDS = 10.0
 #: For the relay's answer to a request: it may ask several listeners, each of which has a second.
 REQUEST_SECONDS = 20.0
-#: Messages without a request that may wait to be handled: as many as a relay keeps rendezvous open, about 5 MiB.
-#: Defends the memory against a relay that sends without end.
+#: How many messages that answer no request may wait to be handled: as many as a relay can have open rendezvous, about
+#: 5 MiB. Protects the memory from a relay that sends without end.
 MAX_UNHANDLED = 8192
 SOFTWARE = f"hybridrelay/{__version__}"
 
@@ -139,7 +139,7 @@ class ControlChannel:
             del self._requests[message.id]
 
     async def _serve(self, decoder: control.ControlDecoder, early: list[control.Message | control.Unknown]) -> None:
-        """Deliver what arrives, until the channel ends."""
+        """Dispatch messages until the channel ends."""
         try:
             for message in early:
                 self._deliver(message)

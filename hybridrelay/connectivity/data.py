@@ -45,7 +45,7 @@ class EndToEnd:
         make = data_server_context if role is Role.CONNECTOR else data_client_context
         context = make(identity, authority)
         name = identity.details.name
-        # Every peer would find out; a connector would wait for peers that refuse it, and seem well.
+        # Every peer would refuse this identity, while a connector would seem to work and wait for peers.
         if (name.connection_name, name.role) != (string.entity_path, role):
             raise ConfigurationError(
                 f"the connection string is {_whose(role)} for {string.entity_path}, and the identity in it is "

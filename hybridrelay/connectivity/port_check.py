@@ -1,8 +1,8 @@
 """Trying one port of one route: all of its steps, at each of the relay's addresses as far as necessary.
 
-A port counts as usable when it carried a round trip of its own purpose, because middleboxes accept connections and
-then stall. The probe port returns 4 KiB of random bytes; the control port proves with TLS that it is the relay; the
-data port knows that a ticket of zeros is none.
+A port counts as usable after a round trip of its own purpose, because middleboxes accept connections and then stall.
+The probe port returns 4 KiB of random bytes; the control port proves with TLS that it is the relay; the data port
+answers that a ticket of zeros is unknown.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Which route to a relay to use, given what trying its ports shows. Pure: time comes in as an argument.
+"""Which route to a relay to use, given the results of trying its ports. Pure: time is an argument.
 
 A route has steps, one for each port that it needs, in the order of use; the first is the probe. The rules:
 
 1. A route is usable when all of its steps have passed. The other steps start when the probe has passed.
 2. Routes start best first: the next one when the one before it has failed, or after a stagger. Once one is usable, no
    further one starts.
-3. A better route is worth waiting for: if a worse route is usable first, a better one that is still under way gets a
-   grace, as long as the worse one took, within limits. Later arrivals never prolong it.
+3. If a worse route is usable first, better ones that are still being tried get a grace period: as long as the worse
+   one took, within limits. Routes that become usable later never prolong it.
 4. The decision stops every step that is still running.
 
 A *complete* selection instead starts every step of every route, waits for all of them, and then takes the best usable

@@ -161,7 +161,7 @@ async def connect(
 
 
 async def greet(stream: trio.abc.HalfCloseableStream, preamble: Preamble, *, seconds: float) -> Reason:
-    """Say what the connection is for, and give the relay's answer.
+    """Send the preamble, which says what the connection is for, and return the relay's answer.
 
     Raises:
         StepFailed: the connection ended or broke before the answer, no answer came within `seconds`, or what answered

@@ -64,7 +64,7 @@ class RelayRecord:
 def _check_text(text: str, what: str, limit: int, *, lines: bool = False) -> None:
     if len(text) > limit:
         raise ValueError(f"{what} has more than {limit} characters")
-    # Surrogates cannot be encoded; control characters would act on the terminal of whoever reads it.
+    # Surrogates cannot be encoded; control characters would affect the terminal that shows it.
     if any(not (character.isprintable() or (lines and character == "\n")) for character in text):
         raise ValueError(f"{what} contains characters that cannot be printed")
 

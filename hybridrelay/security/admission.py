@@ -1,14 +1,14 @@
 """Admission proofs: a peer that shares an access key with the relay says so before its TLS handshake.
 
-A proof authorizes nothing. It decides only whether a handshake comes before those of strangers, so that whoever
-observes one and sends it again gains nothing but that. 32 bytes::
+A proof authorizes nothing. It only decides whether a handshake comes before those of strangers, so that is all that
+anybody gains by observing a proof and repeating it. It has 32 bytes::
 
     8   key id: HMAC-SHA256(key, "hybridrelay key id"), truncated
     4   seconds since 1970, unsigned, big-endian
     20  HMAC-SHA256(key, "hybridrelay admission" + the 4 bytes above + the key id), truncated
 
-The HMAC's key is the UTF-8 text of the shared access key, as for tokens. What is signed here cannot be the signed
-text of a token, because that begins with a URL scheme.
+The HMAC's key is the UTF-8 text of the shared access key, as for tokens. The signed text can never be that of a
+token, which begins with a URL scheme.
 
 Pure: the time is an argument.
 """

@@ -73,8 +73,8 @@ class ConnectionString:
     identity: Identity | None = None
     #: The certificate (DER) of the authority that issued our identity and the peer's.
     authority: bytes | None = attrs.field(default=None, repr=False)
-    #: ``sha256:<base64>`` of a relay's public key, any one of which is right for any of the relays. Empty: a CA has
-    #: to vouch for them.
+    #: ``sha256:<base64>`` of the relays' public keys; any of them is accepted for any relay. If there is none, the
+    #: relays' certificates are verified by a certificate authority.
     relay_pins: tuple[str, ...] = attrs.field(default=())
 
     @endpoints.validator
@@ -222,12 +222,12 @@ def parse_connection_string_untrusted(text: str) -> ConnectionString:
 
 
 def looks_like_connection_string(text: str) -> bool:
-    """Whether this was meant to be one, for messages about files that were mixed up."""
+    """Whether this looks like a connection string, for messages about files that were mixed up."""
     return "sharedaccesskeyname=" in text.lower()
 
 
 def _check_kind(text: str) -> None:
-    """Say what was given instead of a connection string, where that can be told."""
+    """Raise an error that says what was given instead of a connection string, if that can be recognized."""
     if text.startswith("{"):
         raise ConnectionStringError(
             "this is not a connection string; it looks like a relay file or an authority file",

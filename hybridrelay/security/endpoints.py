@@ -146,5 +146,5 @@ def _parse_host(text: str) -> str:
     if host.startswith("[") and host.endswith("]") and ":" in host:
         return check_host(host[1:-1])
     if host.startswith("[") or ":" in host:
-        raise ValueError("it has no port (ports go into Ports), and an IPv6 address stands in brackets")
+        raise ValueError("it has no port (ports go into Ports), and an IPv6 address is written in brackets")
     return check_host(host)

@@ -75,7 +75,7 @@ class IdentityName:
 
     @property
     def uri(self) -> str:
-        """The URI as it stands in the certificate."""
+        """The URI in the certificate."""
         parts = (self.connection_name, self.role.value, self.label)
         return _URI_PREFIX + "/".join(quote(part, safe="") for part in parts)
 
@@ -187,7 +187,7 @@ class Authority:
         if _datetime(now) >= issuer.not_valid_after_utc:
             raise ConfigurationError(
                 f"the authority of {self.connection_name} has expired",
-                remedy="create the hybrid connection anew and give both sides their new connection strings",
+                remedy="create the hybrid connection again, and give both sides their new connection strings",
             )
         key = _new_key()
         usage = ExtendedKeyUsageOID.SERVER_AUTH if role is Role.CONNECTOR else ExtendedKeyUsageOID.CLIENT_AUTH
@@ -251,7 +251,7 @@ def create_authority(connection_name: str, *, now: float, valid_years: float = D
 
 
 def expires_soon(identity: Identity, now: float, within_seconds: float = EXPIRY_WARNING_SECONDS) -> bool:
-    """Whether the identity ends within that time, or has ended: say so to whoever can issue a new one."""
+    """Whether the identity expires within `within_seconds`, or has expired (`now` in seconds since 1970)."""
     return identity.details.not_after - now < within_seconds
 
 

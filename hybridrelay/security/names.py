@@ -1,4 +1,4 @@
-"""What may be a name: of a hybrid connection, a host, an address to dial."""
+"""Which names of hybrid connections, host names and addresses are valid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_HOST = 253
 #: RFC 6874: what needs no encoding in a URL.
 _ZONE = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-#: What the last label of an IPv4 address looks like to some parser: decimal, octal or hexadecimal.
+#: What some parsers accept as the last number of an IPv4 address: decimal, octal or hexadecimal.
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 #: Without a sign, blanks, underscores, leading zeros (octal for some) and the digits of other scripts.
 _PORT = re.compile(r"[1-9][0-9]{0,4}")

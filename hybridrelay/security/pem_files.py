@@ -1,6 +1,7 @@
-"""Certificates and keys in files that people name: PEM as any editor saves it, and what is wrong with it.
+"""Reads certificates and keys from PEM files as any editor saves them, and reports what is wrong with them.
 
-OpenSSL reads files by itself, but understands no byte-order mark and no UTF-16, and says "PEM lib" for most faults.
+OpenSSL can read files by itself, but does not understand byte-order marks and UTF-16, and reports most errors as
+"PEM lib".
 """
 
 from __future__ import annotations

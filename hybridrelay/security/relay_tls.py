@@ -1,8 +1,8 @@
-"""TLS between the relay and everybody else: control channels, and the outer TLS on 443.
+"""TLS between the relay and its peers: control channels, and the outer TLS on 443.
 
-Control channels are verified: by pins of the relay's public key from the connection string, or by CA where it has
-none. The outer TLS exists so that middleboxes see what they expect; everything secret runs in TLS inside it, so its
-client side verifies nothing.
+On control channels, the relay is verified by the pins in the connection string, or by a certificate authority if the
+string has no pin. The outer TLS only exists because middleboxes expect it; everything secret runs in TLS inside it,
+so its client side verifies nothing.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def check_relay_pin(tls: ssl.SSLObject, pins: Collection[str]) -> None:
 
 
 def relay_identity_error(exc: TLSHandshakeError, host: str) -> RelayIdentityError | None:
-    """Say what a failed handshake of a control channel means.
+    """Turn a failed handshake of a control channel into an error about the relay's identity.
 
     Args:
         exc: what the TLS stream raised.
@@ -185,7 +185,7 @@ def outer_server_context(
 def outer_client_context() -> ssl.SSLContext:
     """Our outer TLS on 443. Verifies nothing: all that is secret runs in TLS inside it, which verifies."""
     context = _unverified_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # proxies that open TLS are not always of this decade
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # some proxies that intercept TLS do not support TLS 1.3
     context.set_alpn_protocols(["http/1.1"])
     return context
 

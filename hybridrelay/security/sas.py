@@ -44,7 +44,7 @@ _AUDIENCE = re.compile(
 
 @attrs.frozen
 class SasToken:
-    """A token as it was received: well-formed, and nothing more is known about it."""
+    """A token as it was received. It is well-formed, and has not been verified."""
 
     #: ``sr`` as it stood in the token: this is what was signed.
     signed_audience: str
@@ -62,7 +62,7 @@ class SasToken:
 
 @attrs.frozen
 class Authorization:
-    """What a verified token gives, and by which key: when that key goes, so does everything that it authorized."""
+    """The right that a verified token gives, and the key behind it: what a key authorized ends with the key."""
 
     rule_name: str
     slot: KeySlot

@@ -1,4 +1,4 @@
-"""A text that must not appear anywhere by accident."""
+"""A text that must not be shown or stored by accident."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN: Final = "Secret(...)"
 class Secret:
     """A secret text: does not print, format or pickle, and compares in constant time.
 
-    Not an attrs class on purpose: `attrs.asdict` would walk into it and lay the text open.
+    This is deliberately not an attrs class: `attrs.asdict` would recurse into it and expose the text.
     """
 
     __slots__ = ("_text",)
@@ -22,7 +22,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself. Every call is a place to look at when auditing where secrets go."""
+        """The text itself. To audit where secrets go, look at the calls of this method."""
         return self._text
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""End-to-end TLS between client and connector: contexts, whom we speak with, and why a handshake failed.
+"""End-to-end TLS between client and connector: contexts, the peer's identity, and why a handshake failed.
 
 Everything about chains, signatures, times and extended key usage is verified by OpenSSL, on both sides, under the one
 authority of the hybrid connection. What is added here is the comparison of the URI in the peer's certificate.

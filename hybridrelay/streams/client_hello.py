@@ -1,7 +1,7 @@
 """Inspects the first bytes of a TLS client before anything is allocated for them. Pure.
 
-OpenSSL allocates about 45 KiB for a handshake as soon as it sees the first byte, and computes for a third of a
-millisecond when the ClientHello is complete. A server that collects the ClientHello itself spends neither on peers
+OpenSSL allocates about 45 KiB for a handshake as soon as it sees the first byte, and uses a third of a millisecond of
+processor time when the ClientHello is complete. A server that collects the ClientHello itself spends neither on peers
 that do not send a whole one, and can let the others wait for their turn.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 __all__ = ["MAX_CLIENT_HELLO", "ClientHelloReader"]
 
-#: Of the records that carry the ClientHello, headers included. Ordinary ones have 300 to 2,000 bytes, with a
-#: post-quantum key share; OpenSSL itself would accept 131,396.
+#: The most bytes of the records that carry the ClientHello, headers included. Ordinary ones have 300 to 2,000 bytes,
+#: including a post-quantum key share; OpenSSL itself would accept 131,396.
 MAX_CLIENT_HELLO = 8 * 1024
 
 #: Records that it may come in. Ordinary clients send one, those that hide it from middleboxes a few; each costs us a

@@ -1,9 +1,10 @@
 """Resolving names, and opening TCP connections. An attempt that is given up never looks like a normal end of data.
 
 A socket whose connection attempt is given up (cancelled, too slow, or the loser of a race) may be connected already,
-since the kernel finishes the handshake by itself. Closed as usual, it would show the other end a connection that ends
-in good order after nothing, which a server may take for a complete and empty request. So every socket is set to be
-reset when it is closed, before it connects; only the connection that is handed out ends as its owner decides.
+because the kernel finishes the handshake by itself. If it were closed in the usual way, the other end would see a
+connection that ends normally without any data, which a server may interpret as a complete and empty request. So every
+socket is configured, before it connects, to be reset when it is closed; only the connection that is returned ends as
+its owner decides.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Streams that can also be used without waiting.
 
-A call of a trio stream goes through the scheduler at least once, even where there is nothing to wait for: for a
-message of 64 bytes that is most of the cost. Code that moves bytes for others tries these calls first, and waits only
-where it must.
+A call of a trio stream passes through the scheduler at least once, even if there is nothing to wait for: for a
+    message
+of 64 bytes, that is most of the cost. Code that forwards bytes tries these non-blocking calls first, and awaits only
+when they would block.
 
 Rules for users of a `NowaitStream`:
 
 1. Each direction belongs to one task at a time, and to one kind of call: after `send_nowait` has returned False, call
    `flush` before anything else is sent.
-2. `send_nowait` and `receive_nowait` are no checkpoints: a loop over them has to yield now and then; see `Turn`.
-3. What `receive_nowait` gives may be a view of memory that the next call of any stream in this thread overwrites. Use
-   it or copy it first.
+2. `send_nowait` and `receive_nowait` are not checkpoints: a loop over them has to yield regularly; see `Turn`.
+3. What `receive_nowait` returns may be a view of memory that the next call of any stream in this thread overwrites.
+   Use it or copy it before that.
 """
 
 from __future__ import annotations
@@ -42,20 +43,21 @@ Buffer = bytes | bytearray | memoryview
 #: left a tail of a few hundred bytes, which cost a wake-up and a write of its own. Larger reads gained nothing.
 READ_BYTES = 254 * 1024
 
-#: A reader that asks for at most this much at once makes every stream below it read at most this much, and so hold
-#: little memory. For peers that have not authenticated.
+#: A reader that requests at most this much at once makes every stream below it read at most this much, and so use
+#: little memory (bytes). For peers that have not authenticated.
 SMALL_READ_BYTES = 2 * 1024
 
 #: What all layers of a connection together may hold of incomplete TLS records, frames and messages before its peer
 #: has authenticated (bytes): one control message of the greatest length, and what frames and records add to it.
 HELD_FOR_STRANGER = 8 * 1024
 
-#: A turn is over after so much was moved (bytes), or after so much time (seconds): what a byte costs is up to the
-#: peer, which may put one into each frame.
+#: A turn is over after this much was moved (bytes), or after this time (seconds): the peer determines how much
+#: processor time a byte takes, because it may put a single one into each frame.
 TURN_BYTES = 1024 * 1024
 TURN_SECONDS = 0.005
 
-#: More are joined before they are written: copying costs less than so many, and the system has a limit (IOV_MAX).
+#: More buffers than this are joined before they are written: copying costs less than many buffers do, and the system
+#: has a limit (IOV_MAX).
 _MAX_BUFFERS = 64
 
 
@@ -123,7 +125,7 @@ class NowaitStream(ABC):
 
 
 def nowait(stream: trio.abc.Stream) -> NowaitStream:
-    """The stream itself where it can be used without waiting, else something that does it for the stream.
+    """The stream itself if it is a `NowaitStream`, otherwise an adapter for it.
 
     From now on the stream's own methods for sending and receiving are not to be used.
     """
@@ -159,7 +161,7 @@ class Turn:
         self._until = time.perf_counter() + TURN_SECONDS
 
     def is_over(self, moved: int) -> bool:
-        """So many bytes more were moved: whether others should run now."""
+        """Count `moved` more bytes, and return whether other tasks should run now."""
         self._bytes -= moved
         return self._bytes <= 0 or time.perf_counter() > self._until
 

@@ -1,7 +1,7 @@
-"""The outer TLS: what makes a connection to port 443 look as middleboxes expect.
+"""The outer TLS, which middleboxes expect in a connection to port 443.
 
-It protects nothing, because everything secret runs in TLS inside it, and so it verifies no certificate. It lies below
-the transport: the code that dials or accepts adds it to the stream that it hands to the transport.
+Security does not depend on it, because everything secret runs in TLS inside it; so no certificate is verified. It is
+below the transport: the code that dials or accepts adds it to the stream that it passes to the transport.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""TLS records before OpenSSL sees them: only whole ones, and only as long as they may be.
+"""Passes TLS records to OpenSSL: only whole ones, and none that are too long.
 
-For a part of a record OpenSSL holds a buffer of 17 KiB for the life of the connection. Until a connection is used for
-more than small messages, incomplete records are therefore kept here, where they take no more than they have bytes.
+For an incomplete record, OpenSSL allocates a buffer of 17 KiB for the rest of the connection. Until a connection is
+used for more than small messages, incomplete records are therefore buffered here, where they take no more than their
+size.
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ class RecordFeeder:
 
 
 def _whole_record(data: bytearray) -> int:
-    """The length of the record with which `data` begins; 0 while it is incomplete. What can be no record counts as
-    one, because OpenSSL knows what to say to it."""
+    """The length of the record with which `data` begins; 0 while it is incomplete. Anything that cannot be a record
+    counts as one, so that OpenSSL answers it with the right alert."""
     if not data:
         return 0
     if data[0] not in _RECORD_TYPES or (len(data) > 1 and data[1] != 3):

@@ -1,4 +1,4 @@
-"""TCP options for the sockets of channels: the one place that knows how platforms differ in them."""
+"""TCP options for the sockets of channels, and how platforms differ in them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ _KEEPIDLE_NAMES = ("TCP_KEEPIDLE", "TCP_KEEPALIVE")
 
 
 def tune_socket(sock: socket.socket | trio.socket.SocketType, *, user_timeout: bool = True) -> None:
-    """Set what every socket of a channel wants: TCP_NODELAY, a bounded unsent queue, keepalive, a user timeout.
+    """Set the options that every socket of a channel needs: TCP_NODELAY, a bounded unsent queue, keepalive, user
+    timeout.
 
     Options that the platform or the address family lacks are skipped, and so are errors: a socket that died meanwhile
     says so on its next read.

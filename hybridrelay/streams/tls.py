@@ -1,10 +1,10 @@
-"""A TLS stream over any other stream, made for throughput and for strict ends.
+"""A TLS stream over any other stream, with high throughput and a strict treatment of the end of data.
 
-Theory of operation. An `ssl.SSLObject` turns bytes into bytes between two memory buffers. Nothing that touches
-OpenSSL waits, and only the transport's calls wait, so no lock is needed around it. Rules:
+Theory of operation. An `ssl.SSLObject` converts bytes between two memory buffers. Calls into OpenSSL never wait; only
+calls of the transport wait, so no lock is needed around OpenSSL. Rules:
 
 1. `TLSStream.receive_some` never writes to the transport: a reader must not wait for a peer that does not read. What
-   OpenSSL wants to answer while reading (key updates, alerts) leaves with the next send, or at close.
+   OpenSSL has to answer while reading (key updates, alerts) is sent with the next send, or at close.
 2. One wake-up decrypts everything that has arrived. `trio.SSLStream` wakes once per 16 KiB record; measured, this
    is twice as fast.
 3. The end of the transport without the peer's close_notify is `trio.BrokenResourceError`: something on the way could
@@ -14,9 +14,8 @@ OpenSSL waits, and only the transport's calls wait, so no lock is needed around 
    Handshakes are limited in bytes, and records in length (`limit_held`). Until more than `SMALL_READ_BYTES` are asked
    for at once, OpenSSL gets whole records only: for a part of one it would hold a buffer of 17 KiB.
 
-Records and the ClientHello are handled in `records` and `client_hello`. What is left is one class, and long: the
-handshake, sending, receiving and closing share its state, so that a further split would only hide how they depend on
-each other.
+Records and the ClientHello are handled in `records` and `client_hello`. The rest is one long class: the handshake,
+sending, receiving and closing share its state, and a further split would only hide how they depend on each other.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ from .records import RecordFeeder
 _CHUNK_BYTES = 256 * 1024
 #: The largest plaintext of one record (RFC 8446, 5.1): a read of this size empties a record.
 _RECORD_BYTES = 16 * 1024
-#: What reading may leave unsent. Honest peers cause a few dozen bytes; one that floods us with key updates and never
-#: lets us send would otherwise grow this without end.
+#: How much reading may leave to be sent (bytes). Honest peers cause a few dozen bytes. A peer that floods us with key
+#: updates and never lets us send would otherwise make this grow without limit.
 _MAX_OWED_BYTES = 64 * 1024
 #: The same for peers that may not have authenticated.
 _MAX_OWED_FRUGAL_BYTES = 2 * 1024
@@ -57,7 +56,8 @@ _MAX_SERVER_FLIGHT = 128 * 1024
 #: How long close waits for the transport to take the last record, and for the peer's end. Enough for any path that is
 #: moving.
 _CLOSE_SECONDS = 1.0
-#: How much is read and dropped after our last record was sent, so that a reset does not overtake it.
+#: How much is read and dropped after our last record was sent, because closing with unread data would reset the
+#: connection and the record could be lost (bytes).
 _LINGER_BYTES = 256 * 1024
 
 
@@ -102,9 +102,9 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         server_side: whether we answer the handshake or begin it.
         server_hostname: sent as SNI, and checked where ``ssl_context.check_hostname`` says so; without the final dot
             of an absolute name and the zone of an IPv6 address, which no certificate has.
-        before_answer: on the server, awaited when a whole ClientHello is there and before anything is spent on it.
-            The peer is a stranger then: it may not send long records until `limit_held` allows it, or until more than
-            `SMALL_READ_BYTES` are asked for at once.
+        before_answer: on the server, awaited when the whole ClientHello has arrived and before OpenSSL sees it. The
+            peer is then treated as a stranger: it may not send long records until `limit_held` allows it, or until
+            more than `SMALL_READ_BYTES` are requested at once.
 
     Raises:
         ValueError: `server_hostname` is not a host name.
@@ -139,9 +139,9 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._closed = False
         self._sending = ConflictDetector("another task is sending on this TLS stream")
         self._receiving = ConflictDetector("another task is receiving on this TLS stream")
-        #: A send failed or was cancelled: what follows would have a hole before it.
+        #: A send failed or was cancelled: bytes would be missing before anything that is sent later.
         self._send_broken = False
-        #: Part of a record may be out and the rest never will be: nothing at all can follow.
+        #: A record may have been sent in part, so that nothing at all can be sent after it.
         self._record_torn = False
         #: Why nothing more can be received: the message, and the cause if any.
         self._receive_error: tuple[str, ssl.SSLError | None] | None = None
@@ -190,7 +190,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return self._ssl.cipher()
 
     async def do_handshake(self) -> None:
-        """Make the handshake; once made, calling again does nothing.
+        """Do the handshake. If it was done already, do nothing.
 
         With TLS 1.3 this returns on the client before the server has judged the client's certificate: its refusal
         breaks the first `receive_some`.
@@ -345,7 +345,9 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
 
     async def aclose(self) -> None:
-        """Say close_notify, wait for the peer's end where it has not come, and close the transport: within a second.
+        """Send close_notify, wait for the peer's close_notify if it has not arrived, and close the transport.
+
+        This takes a second at most.
 
         The side that closes first waits, because its socket, once closed, would answer the other's close_notify with
         a reset.

@@ -1,11 +1,11 @@
-"""Joining two byte streams, blindly.
+"""Joins two byte streams without interpreting the bytes.
 
 The rules:
 
 1. The end of file of one stream is passed on to the other after the last byte before it; the other direction goes on.
-2. Only an error aborts: then *both* streams are torn down so that neither far end can mistake it for an end of file.
-3. Whatever happens, both streams are closed when `pump` is done with them.
-4. Back-pressure is the absence of reading: nothing is read before what was read earlier has been handed on.
+2. An error aborts *both* streams, in such a way that neither far end can mistake it for an end of file.
+3. Both streams are closed when `pump` ends, for whatever reason.
+4. Nothing is read before everything that was read earlier has been passed on, which is the back-pressure.
 """
 
 from __future__ import annotations
@@ -201,6 +201,6 @@ async def _close(a: _Stream, b: _Stream) -> None:
 
 
 async def _close_one(stream: _Stream) -> None:
-    # Both ends of file have been passed on: what can still fail is a farewell.
+    # Both ends of file have been passed on, so nothing is lost if closing fails.
     with trio.move_on_after(CLOSE_DEADLINE_SECONDS), suppress(*_STREAM_ERRORS):
         await stream.aclose()

@@ -72,7 +72,7 @@ class SinkBroke(StreamBroke):
 
 
 class Spliced(enum.Enum):
-    """Why `splice` returned. Whatever was taken from the source has reached the sink."""
+    """Why `splice` returned. Everything that was read from the source has been written to the sink."""
 
     #: The source is at its end.
     END = "end"
@@ -109,7 +109,7 @@ class Pipe:
         self.held -= os.splice(self._read_end, sink_fd, self.held, flags=_FLAGS)
 
     def read(self) -> bytes:
-        """Take everything out, for the case that the sink cannot be spliced to."""
+        """Read everything, because it cannot be spliced to the sink."""
         data = b""
         while self.held:
             block = os.read(self._read_end, self.held)

@@ -1,4 +1,4 @@
-"""Keeps a running relay up to date with its store, which other processes may change."""
+"""Watches the relay's store, which other processes may change."""
 
 from __future__ import annotations
 
