@@ -209,7 +209,7 @@ class NothingRegistered(Event):
     name: ClassVar = "registration.none"
     level: ClassVar = Level.ERROR
     summary: ClassVar = (
-        "Nothing can be registered at a relay; if another relay keeps this connector running, it is asked again "
+        "A relay accepts none of the registrations. If others do, it is asked again "
         "after this time, or at once after SIGHUP"
     )
 
