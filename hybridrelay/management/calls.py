@@ -67,6 +67,8 @@ class Call:
     body: msgspec.Struct | None
     #: From If-Match: the version that is to be changed. None accepts any.
     version: int | None
+    #: From If-Match: what is to be changed must be there, in whatever version.
+    must_exist: bool
     #: From If-None-Match: nothing may be there yet.
     only_create: bool
     #: Set by the handler: the version of what the response shows.
@@ -127,7 +129,7 @@ async def _serve(operation: Operation[Call], managed: Managed, request: Request,
     try:
         answer = await operation.handler(call)
     except ConfigurationError as exc:
-        raise problem_of(exc, conditional=call.version is not None) from exc
+        raise problem_of(exc, conditional=call.must_exist) from exc
     if answer is None:
         return Response(204, headers=(("Cache-Control", "no-store"),))
     etag = () if call.shown_version is None else (("ETag", f'"{call.shown_version}"'),)
@@ -162,10 +164,11 @@ def _param(request: Request, name: str) -> str:
         raise problem(Problem.NOT_FOUND, str(exc)) from exc
 
 
-def _preconditions(operation: Operation[Call], request: Request) -> tuple[int | None, bool]:
+def _preconditions(operation: Operation[Call], request: Request) -> tuple[int | None, bool, bool]:
     if not operation.versioned or not operation.is_audited:
-        return None, False
-    return _if_match(request), operation.creates and _if_none_match(request)
+        return None, False, False
+    must_exist = bool(request.headers.all("if-match"))
+    return _if_match(request), must_exist, operation.creates and _if_none_match(request)
 
 
 def _if_match(request: Request) -> int | None:

@@ -93,7 +93,7 @@ def _put(
     """In a thread: create a hybrid connection, or change the one that is there. Whether it was created."""
     known = store.snapshot().get(call.name)
     if known is None:
-        if call.version is not None:
+        if call.must_exist:
             raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
         return True, store.create(call.name, body.endpoints, _usual_rules() if rules is None else rules, description)
     if call.only_create:
@@ -131,7 +131,7 @@ async def _delete_connection(call: Call) -> None:
         try:
             store.delete(call.name, version=call.version)
         except NotFound:
-            if call.version is not None:
+            if call.must_exist:
                 raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed") from None
 
     await call.managed.use_store(delete)
@@ -164,6 +164,8 @@ async def _put_rule(call: Call) -> AuthorizationRule:
         is_new = store.get(call.name).rule(call.rule) is None
         if call.only_create and not is_new:
             raise problem(Problem.PRECONDITION_FAILED, "there is a rule of this name; nothing was changed")
+        if call.must_exist and is_new:
+            raise ChangedMeanwhile("there is no such rule; nothing was changed")
         return is_new, store.put_rule(call.name, call.rule, rights, version=call.version)
 
     call.has_created, connection = await call.managed.use_store(put)
@@ -174,8 +176,10 @@ async def _put_rule(call: Call) -> AuthorizationRule:
 
 async def _delete_rule(call: Call) -> None:
     def delete(store: Store) -> None:
-        if store.get(call.name).rule(call.rule) is not None or call.version is not None:
+        if store.get(call.name).rule(call.rule) is not None:
             store.delete_rule(call.name, call.rule, version=call.version)
+        elif call.must_exist:
+            raise ChangedMeanwhile("there is no such rule; nothing was changed")
 
     await call.managed.use_store(delete)
 

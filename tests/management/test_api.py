@@ -73,11 +73,16 @@ async def test_only_what_the_caller_has_read_is_changed(api: Api) -> None:
         assert (answer.status, problem["type"]) == (412, "urn:hybridrelay:problem:precondition-failed")
     answer, _ = await api.call("PUT", ORDERS, BODY, If_None_Match="*")
     assert answer.status == 412
-    answer, _ = await api.call("PUT", f"{CONNECTIONS}/other", BODY, If_Match='"1"')
-    assert answer.status == 412
-    answer, _ = await api.call("DELETE", f"{CONNECTIONS}/other", If_Match='"1"')
-    assert answer.status == 412
+    for version in ('"1"', "*"):
+        for path in (f"{CONNECTIONS}/other", RULE):
+            body = BODY if path != RULE else {"rights": ["Send"]}
+            for answer, _ in (
+                await api.call("PUT", path, body, If_Match=version),
+                await api.call("DELETE", path, If_Match=version),
+            ):
+                assert answer.status == 412
     assert api.store.list() == before
+    assert (await api.call("PUT", ORDERS, BODY, If_Match="*"))[0].status == 200
     answer, _ = await api.call("PUT", f"{CONNECTIONS}/other", BODY, If_None_Match="*")
     assert answer.status == 201
 

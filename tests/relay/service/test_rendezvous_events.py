@@ -15,6 +15,7 @@ from hybridrelay.protocol import control
 from hybridrelay.protocol.preamble import STATUS_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.listeners import Listener
+from hybridrelay.relay.core.rendezvous import Arrival
 from hybridrelay.relay.limits import TICKET_LIFETIME_SECONDS
 from hybridrelay.relay.service.broker import BrokerService
 from hybridrelay.relay.store.sqlite import SQLiteStore
@@ -233,18 +234,18 @@ async def test_a_cancelled_leg_leaves_the_closing_to_the_task_that_moves_the_byt
     scope = trio.CancelScope()
     far: list[trio.socket.SocketType] = []
 
-    async def serve(ticket: bytes, within: trio.CancelScope) -> None:
+    async def serve(arrival: Arrival, within: trio.CancelScope) -> None:
         ours, theirs = trio.socket.socketpair()
         far.append(theirs)
         with within:
-            await scene.broker.serve_channel(scene.broker.use_ticket(ticket), trio.SocketStream(ours))
+            await scene.broker.serve_channel(arrival, trio.SocketStream(ours))
 
     async with trio.open_nursery() as nursery:
         await _prepare(scene, nursery)
         assert isinstance(scene.joined, control.Joined)
-        nursery.start_soon(serve, scene.joined.ticket, scope)
+        nursery.start_soon(serve, scene.broker.use_ticket(scene.joined.ticket), scope)
         await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(serve, scene.listener.ticket, trio.CancelScope())
+        nursery.start_soon(serve, scene.broker.use_ticket(scene.listener.ticket), trio.CancelScope())
         for _ in range(steps):
             await trio.lowlevel.checkpoint()
         scope.cancel()
