@@ -18,6 +18,7 @@ from .values import (
     AccessKeys,
     AuthorizationRule,
     ConnectionBody,
+    ConnectionCounts,
     ConnectionPage,
     ConnectionValue,
     KeyBody,
@@ -44,9 +45,9 @@ async def _list_connections(call: Call) -> ConnectionPage:
     found = await call.managed.use_store(lambda store: store.list())
     rest = [one for one in found if one.name > after and one.name.startswith(query.prefix)]
     page, more = rest[: query.limit], len(rest) > query.limit
-    snapshot = call.managed.snapshot()
+    counts = ConnectionCounts.of(call.managed.snapshot())
     return ConnectionPage(
-        value=tuple(ConnectionValue.of(one, snapshot) for one in page),
+        value=tuple(ConnectionValue.of(one, counts) for one in page),
         next_cursor=_encode_cursor(page[-1].name) if more else None,
     )
 
@@ -139,7 +140,7 @@ async def _delete_connection(call: Call) -> None:
 
 def _shown(call: Call, connection: HybridConnection) -> ConnectionValue:
     call.shown_version = connection.version
-    return ConnectionValue.of(connection, call.managed.snapshot())
+    return ConnectionValue.of(connection, ConnectionCounts.of(call.managed.snapshot()))
 
 
 # --- authorization rules and keys

@@ -6,8 +6,10 @@ public service.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal, TypeAlias
 
+import attrs
 import msgspec
 
 from ..protocol.control import MAX_CONNECTION_NAME
@@ -26,6 +28,7 @@ __all__ = [
     "AccessKeys",
     "AuthorizationRule",
     "ConnectionBody",
+    "ConnectionCounts",
     "ConnectionPage",
     "ConnectionValue",
     "KeyBody",
@@ -182,6 +185,22 @@ class AccessKeys(_Value, frozen=True):
         )
 
 
+@attrs.frozen
+class ConnectionCounts:
+    """Listeners and senders by hybrid connection, counted in one pass."""
+
+    listeners: Counter[str]
+    senders: Counter[str]
+
+    @classmethod
+    def of(cls, snapshot: RelaySnapshot) -> ConnectionCounts:
+        """Count those of a snapshot."""
+        return cls(
+            Counter(one.connection for one in snapshot.listeners),
+            Counter(name for one in snapshot.senders for name in one.connections),
+        )
+
+
 class ConnectionValue(_Value, frozen=True):
     """A hybrid connection."""
 
@@ -199,7 +218,7 @@ class ConnectionValue(_Value, frozen=True):
     sender_count: int
 
     @classmethod
-    def of(cls, connection: HybridConnection, snapshot: RelaySnapshot) -> ConnectionValue:
+    def of(cls, connection: HybridConnection, counts: ConnectionCounts) -> ConnectionValue:
         """A hybrid connection, with what is known about it at this moment."""
         return cls(
             name=connection.name,
@@ -209,8 +228,8 @@ class ConnectionValue(_Value, frozen=True):
             created_at=connection.created_at,
             updated_at=connection.updated_at,
             authorization_rules=tuple(AuthorizationRule.of(connection, rule) for rule in connection.rules),
-            listener_count=sum(one.connection == connection.name for one in snapshot.listeners),
-            sender_count=sum(connection.name in one.connections for one in snapshot.senders),
+            listener_count=counts.listeners[connection.name],
+            sender_count=counts.senders[connection.name],
         )
 
 
