@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import random
@@ -31,6 +32,7 @@ STOP_SECONDS = 20.0
 #: For the answer to SIGUSR1, from a process that may be busy.
 ANSWER_SECONDS = 20.0
 _STATISTICS = " hybridrelay.statistics: "
+_CLONE_NEWNET = 0x40000000
 
 
 def free_port() -> int:
@@ -46,6 +48,25 @@ def free_port() -> int:
             with contextlib.suppress(OSError):
                 sock.bind(("127.0.0.1", port))
                 return port
+
+
+def _leave_other_namespace() -> None:
+    """Be in the network namespace of the main thread, in which what is started next is to run.
+
+    A thread inherits the namespace of the thread that starts it, and Trio keeps its worker threads for a while. One
+    that was started while a test was in a namespace of its own is therefore still there when the next test uses it.
+    """
+    if sys.platform != "linux" or os.readlink("/proc/thread-self/ns/net") == os.readlink("/proc/self/ns/net"):
+        return
+    descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Not `os.setns`, which Python 3.11 does not have.
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(descriptor, _CLONE_NEWNET) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(descriptor)
 
 
 class EndedEarly(AssertionError):
@@ -66,6 +87,7 @@ class Program:
         self.name = name or Path(str(command[0])).name
         self.lines: dict[str, list[str]] = {"out": [], "err": []}
         self._heard = threading.Condition()
+        _leave_other_namespace()
         self.process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL if text_in is None else subprocess.PIPE,
