@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import trio
 
 from ..deployments import Program
 from .lab import CLIENT, Lab
@@ -18,16 +19,21 @@ def _namespace() -> str:
     return os.readlink("/proc/thread-self/ns/net")
 
 
-async def test_a_program_runs_in_the_namespace_of_the_main_thread(lab: Lab) -> None:
+def test_a_program_runs_in_the_namespace_of_the_main_thread(lab: Lab) -> None:
     here = _namespace()
-    with lab.inside(CLIENT):
-        there = await trio.to_thread.run_sync(_namespace)
-    assert there != here
 
     def start() -> tuple[str, str]:
+        outside.wait()
         before = _namespace()
         with Program(["readlink", "/proc/self/ns/net"]) as program:
             program.wait()
             return before, program.out
 
-    assert await trio.to_thread.run_sync(start) == (there, here), "the thread is used again, and goes back"
+    outside = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        with lab.inside(CLIENT):
+            there = _namespace()
+            started = pool.submit(start)
+        outside.set()
+        assert started.result(60) == (there, here)
+    assert there != here
