@@ -158,7 +158,7 @@ class AuthorizationRule(_Value, frozen=True):
 
 
 class AccessKeys(_Value, frozen=True):
-    """The keys of a rule. Whoever has one has its rights."""
+    """The keys of a rule. Each of them gives the rights of the rule."""
 
     key_name: str
     #: null if it is revoked.

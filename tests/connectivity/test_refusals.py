@@ -72,7 +72,7 @@ def test_an_expired_token_is_not_hopeless() -> None:
 
 @pytest.mark.parametrize("reason", [Reason.WRONG_KEY, Reason.KEY_REVOKED, Reason.UNKNOWN_CONNECTION])
 def test_only_a_relay_ends_a_client_for_good(reason: Reason) -> None:
-    """Whoever else names such a reason, a connector or somebody on the way, may be one of several."""
+    """Such a reason from a connector, or from somebody on the way, says nothing about other connectors and relays."""
     assert reason.is_permanent
     assert is_final(AuthorizationError("no", reason=reason))
     for error in (

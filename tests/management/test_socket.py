@@ -106,8 +106,8 @@ async def test_two_administrators_at_once(state: Path, nursery: trio.Nursery) ->
     with SQLiteStore.open(state) as store:
         store.create("db", ["a"], [])
         async with trio.open_nursery() as administrators:
-            for who in made:
-                administrators.start_soon(change, who)
+            for administrator in made:
+                administrators.start_soon(change, administrator)
         assert store.get("db").description.metadata == {"first": "10", "second": "10"}
     nursery.cancel_scope.cancel()
 

@@ -28,7 +28,7 @@ def network_of(address: str) -> str:
 
 @attrs.frozen(slots=False)
 class Holder:
-    """A key at one network address. Whoever has the key can use it from any address at their disposal."""
+    """A key at one network address. The same key may be used from several addresses."""
 
     key: KeyId
     #: As far as it counts as one (`address_group`).

@@ -1,6 +1,6 @@
 """Who gets the next place where nothing tells applicants apart: drawn by lot among those that were refused. Pure.
 
-Without it, the place would go to whoever asks most often. The rules:
+Without it, the applicant that asks most often would get the place. The rules:
 
 1. All applicants that were refused since the last draw take part, each once, however often it asks, and in equal
    parts by group.

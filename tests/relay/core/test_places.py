@@ -320,7 +320,7 @@ def test_nobody_is_kept_out_where_nothing_tells_holders_apart() -> None:
     for _ in range(99):
         scene.now += ROTATION_SECONDS / 100
         assert scene.is_refused(ROGUE, "impatient")
-    # Whoever wins: at the second draw at the latest, there is nobody else.
+    # At the second draw at the latest, there is no other applicant left.
     scene.now += 60.0
     for _ in range(20):
         scene.now += 60.0
