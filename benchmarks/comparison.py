@@ -76,6 +76,18 @@ def compare_ratios_of_ours(old: Run, new: Run) -> list[Move]:
     return list(compare(old, new, ratios=True, systems=OURS))
 
 
+def missing_ratios_of_ours(old: Run, new: Run) -> list[str]:
+    """What `bench-check` would have to look at, and cannot: the new run tried it, and it failed.
+
+    Returns:
+        ``case system`` for each, in the order of the new run.
+    """
+    compared = {(move.case, move.system) for move in compare_ratios_of_ours(old, new)}
+    had = {(move.case, move.system) for move in compare_ratios_of_ours(old, old)}
+    tried = dict.fromkeys((sample.case, sample.system) for sample in new.samples)
+    return [f"{case} {system}" for case, system in tried if (case, system) in had - compared]
+
+
 def moves_table(moves: Sequence[Move], *, everything: bool = True) -> Table:
     """As people read it; the largest moves first."""
     shown = [move for move in moves if everything or move.is_real]

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
 from .arguments import DESCRIPTION, EXAMPLES, add_arguments
-from .comparison import compare, compare_ratios_of_ours, moves_table
+from .comparison import compare, compare_ratios_of_ours, missing_ratios_of_ours, moves_table
 from .model import ResultsError, Run, read_run
 from .plan import FULL, SHORT, Plan
 from .report.page import write_page
 from .report.speed import speed_table
 from .report.tables import tables
 from .runner import measure_all
-from .scenarios import choose_cases
+from .scenarios import Case, choose_cases
 from .systems import SYSTEMS, choose
 
 _USAGE = 2
@@ -75,24 +75,38 @@ def _measure(args: argparse.Namespace) -> int:
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{file.parent}: no such folder")  # now, and not when all is measured
     systems, skipped = choose(args.systems)
-    for one in skipped:
-        print(f"skipped: {one.system} ({one.reason}); to get it: {one.remedy}", file=sys.stderr)
+    for name, reason, remedy in [*((one.system, one.reason, one.remedy) for one in skipped), *_missing(cases)]:
+        print(f"skipped: {name} ({reason}); to get it: {remedy}", file=sys.stderr)
+    cases = [case for case in cases if case.missing() is None]
     result = measure_all(cases, systems, skipped, plan, sys.stderr)
     if args.json is not None:
         args.json.write_text(result.dump(), "utf-8")
     _print(result, args.html)
-    return 0 if result.complete else _INTERRUPTED
+    if not result.complete:
+        return _INTERRUPTED
+    if failed := result.failed():
+        print(f"{len(failed)} of {len(result.samples)} measurements failed", file=sys.stderr)
+        return _FAILED
+    return 0
+
+
+def _missing(cases: Sequence[Case]) -> Iterator[tuple[str, str, str]]:
+    """The cases that cannot be measured on this machine: name, reason, and how to get what they need."""
+    for case in cases:
+        if (missing := case.missing()) is not None:
+            yield (case.name, *missing)
 
 
 def _list(args: argparse.Namespace) -> int:
     _expect_files(args, 0)
     print("cases:")
     for case in choose_cases(make_plan(args), args.only):
-        print(f"  {case.name:22} {case.title}")
+        missing = case.missing()
+        print(f"  {case.name:22} {case.title}{f' [{missing[0]}: {missing[1]}]' if missing else ''}")
     print("systems:")
     for system in SYSTEMS.values():
-        missing = system.missing()
-        print(f"  {system.name:22} {system.description}{f' [{missing}: {system.remedy}]' if missing else ''}")
+        program = system.missing()
+        print(f"  {system.name:22} {system.description}{f' [{program}: {system.remedy}]' if program else ''}")
     return 0
 
 
@@ -124,7 +138,9 @@ def _check(args: argparse.Namespace) -> int:
         raise ResultsError("the two runs have no ratio in common")
     print(moves_table(moves, everything=False) if moved else "nothing moved by more than the noise")
     print(f"\n{len(moved)} of {len(moves)} ratios moved")
-    return _FAILED if any(move.change < 0 for move in moved) else 0
+    if missing := missing_ratios_of_ours(old, new):
+        print(f"not measured in the new run, although it was tried: {', '.join(missing)}")
+    return _FAILED if missing or any(move.change < 0 for move in moved) else 0
 
 
 def _micro(args: argparse.Namespace) -> int:

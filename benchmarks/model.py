@@ -87,6 +87,10 @@ class Run:
         found = (sample.metrics for sample in self.samples if sample.case == case)
         return list(dict.fromkeys(name for metrics in found for name in metrics))
 
+    def failed(self) -> list[Sample]:
+        """The measurements that gave nothing."""
+        return [sample for sample in self.samples if sample.error is not None]
+
     def usages(self, case: str, system: str) -> dict[str, list[Usage]]:
         """What each role used, round by round."""
         by_role: dict[str, list[Usage]] = {}

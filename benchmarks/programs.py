@@ -38,9 +38,13 @@ def module(name: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """For processes of ours: they find the same packages, and write without delay."""
+    """The environment of the suite's own processes: they import the same packages, and write without delay.
+
+    Without PYTHONSAFEPATH, ``python -m`` would import a package of the same name from the current directory first,
+    such as the sources of another version.
+    """
     path = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def _die_with_parent() -> None:

@@ -119,7 +119,7 @@ def _expected(case: Case, systems: Sequence[System]) -> float:
 
 @contextmanager
 def _sigterm_is_ctrl_c() -> Iterator[None]:
-    """Who sends SIGTERM wants the results as well."""
+    """SIGTERM ends the run as Ctrl-C does: the results so far are kept."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -25,6 +25,20 @@ def find_postgresql(name: str) -> str | None:
     return next((str(folder / name) for folder in folders if (folder / name).exists()), find(name))
 
 
+def missing_postgresql() -> tuple[str, str] | None:
+    """Whether PostgreSQL and pgbench are absent: why, and how to get them."""
+    if all(map(find_postgresql, ("initdb", "postgres", "pgbench"))):
+        return None
+    return "PostgreSQL not found", "apt install postgresql postgresql-contrib"
+
+
+def missing_redis() -> tuple[str, str] | None:
+    """Whether Redis and its benchmark are absent: why, and how to get them."""
+    if find("redis-server") and find("redis-benchmark"):
+        return None
+    return "Redis not found", "apt install redis-server redis-tools"
+
+
 def start_postgresql(folder: Path) -> tuple[Program, Server]:
     """A new cluster with pgbench's tables.
 
@@ -33,7 +47,7 @@ def start_postgresql(folder: Path) -> tuple[Program, Server]:
     """
     initdb, server, pgbench = map(find_postgresql, ("initdb", "postgres", "pgbench"))
     if initdb is None or server is None or pgbench is None:
-        raise ProgramError("PostgreSQL not found: apt install postgresql postgresql-contrib")
+        raise ProgramError("PostgreSQL not found")
     folder.mkdir()
     user = _unprivileged(folder)
     data = folder / "data"
@@ -60,7 +74,7 @@ def start_redis(folder: Path) -> tuple[Program, Server]:
     """
     redis = find("redis-server")
     if redis is None or find("redis-benchmark") is None:
-        raise ProgramError("Redis not found: apt install redis-server redis-tools")
+        raise ProgramError("Redis not found")
     folder.mkdir()
     port = free_port()
     where = ["--port", str(port), "--bind", HOST, "--dir", str(folder)]

@@ -43,6 +43,8 @@ class Stage:
         self._folder = folder
         self._count = 0
         self._servers: dict[str, tuple[Program, Server]] = {}
+        #: Why a server did not start.
+        self._missing: dict[str, str] = {}
         self._deployments: dict[tuple[str, str, Line | None], Deployment] = {}
         #: How often each could not be brought up.
         self._failures: Counter[tuple[str, str, Line | None]] = Counter()
@@ -64,13 +66,19 @@ class Stage:
             self._deployments.clear()
 
     def server(self, kind: str) -> tuple[Program, Server]:
-        """A server of that kind, started when it is wanted first.
+        """A server of that kind, started when it is needed for the first time.
 
         Raises:
-            ProgramError: it cannot be had here.
+            ProgramError: it does not start here. Every later call raises the same error, without another attempt.
         """
         if kind not in self._servers:
-            self._servers[kind] = _SERVERS[kind](self._folder / kind)
+            if kind in self._missing:
+                raise ProgramError(self._missing[kind])
+            try:
+                self._servers[kind] = SERVERS[kind](self._folder / kind)
+            except ProgramError as exc:
+                self._missing[kind] = str(exc)
+                raise
         return self._servers[kind]
 
     def deployment(self, system: System, kind: str = "target", line: Line | None = None) -> Deployment:
@@ -139,7 +147,7 @@ def _start_target(folder: Path) -> tuple[Program, Server]:
         raise
 
 
-_SERVERS: dict[str, Callable[[Path], tuple[Program, Server]]] = {
+SERVERS: dict[str, Callable[[Path], tuple[Program, Server]]] = {
     "target": _start_target,
     "postgresql": start_postgresql,
     "redis": start_redis,

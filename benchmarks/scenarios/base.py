@@ -25,3 +25,5 @@ class Case:
     seconds: float
     #: Which systems it makes sense for.
     suits: Callable[[System], bool] = lambda system: True
+    #: What it needs and this machine lacks, as (reason, how to get it); None: it can be measured.
+    missing: Callable[[], tuple[str, str] | None] = lambda: None

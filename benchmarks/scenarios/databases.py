@@ -11,7 +11,7 @@ from ..model import Usage
 from ..plan import Plan
 from ..ports import HOST
 from ..programs import ProgramError, run
-from ..servers import find_postgresql
+from ..servers import find_postgresql, missing_postgresql, missing_redis
 from ..stage import Outcome, Stage
 from ..systems import System
 from ..usage import Sampler, process_tree
@@ -35,7 +35,7 @@ def pgbench(plan: Plan) -> Iterator[Case]:
             return _run(stage, system, "postgresql", lambda port: _pgbench(port, settings))
 
         title = f"pgbench, {plan.pgbench_clients} clients, simple protocol, {name}"
-        yield Case(f"pgbench/{name}", title, measure, plan.rounds, seconds + 1.0)
+        yield Case(f"pgbench/{name}", title, measure, plan.rounds, seconds + 1.0, missing=missing_postgresql)
 
 
 def redis(plan: Plan) -> Iterator[Case]:
@@ -45,7 +45,8 @@ def redis(plan: Plan) -> Iterator[Case]:
         return _run(stage, system, "redis", lambda port: _redis(port, plan))
 
     title = f"redis-benchmark GET, {plan.redis_clients} clients"
-    yield Case("redis/get", title, measure, plan.rounds, plan.redis_requests / 3000 + 0.5)
+    seconds = plan.redis_requests / 3000 + 0.5
+    yield Case("redis/get", title, measure, plan.rounds, seconds, missing=missing_redis)
 
 
 def _run(stage: Stage, system: System, kind: str, client: _Client) -> Outcome:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 import pytest
 
-from benchmarks.comparison import Move, compare, compare_ratios_of_ours, moves_table
+from benchmarks.comparison import Move, compare, compare_ratios_of_ours, missing_ratios_of_ours, moves_table
+from benchmarks.model import Run, Sample
 
 from .fabricated import make_run
 
@@ -59,3 +61,19 @@ def test_what_moved_comes_first_and_worst() -> None:
     moves = list(compare(old, new, ratios=False))
     assert [row[0] for row in moves_table(moves).rows] == ["a/b ws", "a/b tcp", "a/b direct"]
     assert [row[0] for row in moves_table(moves, everything=False).rows] == ["a/b ws", "a/b tcp"]
+
+
+def with_failure(run: Run, case: str, system: str) -> Run:
+    return attrs.evolve(run, samples=(*run.samples, Sample(case, system, 0, error="would not start")))
+
+
+def test_a_ratio_that_can_no_longer_be_measured_is_missing() -> None:
+    old = make_run("a/b", "mb_per_s", {"ssh": [100], "tcp": [150], "ws": [120]})
+    assert missing_ratios_of_ours(old, old) == []
+    assert missing_ratios_of_ours(old, make_run("a/b", "mb_per_s", {"ssh": [100], "tcp": [150]})) == []  # not tried
+    failed = with_failure(make_run("a/b", "mb_per_s", {"ssh": [100], "tcp": [150]}), "a/b", "ws")
+    assert missing_ratios_of_ours(old, failed) == ["a/b ws"]
+    # The baseline failed: then there is no ratio either.
+    failed = with_failure(make_run("a/b", "mb_per_s", {"tcp": [150]}), "a/b", "ssh")
+    assert missing_ratios_of_ours(old, failed) == ["a/b tcp"]
+    assert missing_ratios_of_ours(make_run("a/c", "mb_per_s", {"ssh": [100]}), failed) == []  # nor was there one

@@ -105,6 +105,14 @@ def test_compare_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["show", old]) == 0
 
 
+def test_check_fails_where_something_was_not_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    partly = attrs.evolve(BULK, samples=tuple(
+        attrs.evolve(one, metrics={}, error="would not start") if one.system == "ws" else one for one in BULK.samples
+    ))  # fmt: skip
+    assert main(["check", save(tmp_path, "old.json", BULK), save(tmp_path, "new.json", partly)]) == 1
+    assert "not measured in the new run, although it was tried: bulk/down/1 ws" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -121,12 +129,26 @@ def test_what_makes_no_sense_is_said_at_once(arguments: list[str], capsys: pytes
 
 
 def test_a_real_but_tiny_run(tmp_path: Path) -> None:
-    """No figure is looked at: only that there are some."""
+    """No figure is looked at: only that there are some.
+
+    The current directory has a package of the suite's name, which is not imported.
+    """
+    (tmp_path / "hybridrelay").mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    for package in ("hybridrelay", "benchmarks"):
+        (tmp_path / package / "__init__.py").write_text("raise ImportError('not this one')\n", "utf-8")
     cases = ["bulk/down/1", "bulk/up/1", "requests/64/16", "open/16"]
-    command = [sys.executable, "-m", "hybridrelay", "bench", *(part for case in cases for part in ("--only", case))]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "hybridrelay",
+        "bench",
+        *(part for case in cases for part in ("--only", case)),
+    ]
     command += ["--systems", "direct,splice", "--rounds", "1", "--seconds", "0.1", "--json", str(tmp_path / "x.json")]
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=100, check=False,
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from benchmarks import main as main_module
+from benchmarks import servers
+from benchmarks.main import main
 from benchmarks.model import Run
 from benchmarks.plan import SHORT
-from benchmarks.programs import ProgramError
+from benchmarks.programs import Program, ProgramError
 from benchmarks.progress import Estimate
 from benchmarks.runner import in_turns, measure_all
 from benchmarks.scenarios import SCENARIOS, Case, choose_cases
-from benchmarks.stage import Outcome, Stage
-from benchmarks.systems import SYSTEMS, Deployment, System, choose
+from benchmarks.stage import SERVERS, Outcome, Stage
+from benchmarks.systems import SYSTEMS, Deployment, Server, System, choose
 from benchmarks.systems import base as systems_base
 
 
@@ -138,3 +142,38 @@ def test_the_estimate_learns_from_what_was_done() -> None:
     assert 90 < estimate.left < 100
     estimate.advance(60)
     assert (estimate.part, estimate.left) == (1, 0)
+
+
+def test_a_server_that_does_not_start_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Path] = []
+
+    def start(folder: Path) -> tuple[Program, Server]:
+        folder.mkdir()
+        started.append(folder)
+        raise ProgramError("target: no such luck")
+
+    monkeypatch.setitem(SERVERS, "target", start)
+    with Stage(tmp_path) as stage:
+        for _ in range(2):
+            with pytest.raises(ProgramError, match="no such luck"):
+                stage.server("target")
+    assert len(started) == 1
+
+
+def test_a_case_whose_server_is_absent_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(servers, "find", lambda name: None)
+    monkeypatch.setattr(main_module, "choose", lambda names: ([A], []))
+    assert main(["--only", "redis"]) == 0
+    assert "skipped: redis/get (Redis not found); to get it: apt install redis-server" in capsys.readouterr().err
+
+
+def test_a_failed_measurement_is_a_failed_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Case("scenario/case", "a case", Measured("b", ProgramError("would not")), 2, 0.1)
+    monkeypatch.setattr(main_module, "choose", lambda names: (SYSTEM_LIST, []))
+    monkeypatch.setattr(main_module, "choose_cases", lambda plan, only: [case])
+    assert main([]) == 1
+    assert "2 of 6 measurements failed" in capsys.readouterr().err
