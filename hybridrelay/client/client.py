@@ -1,7 +1,7 @@
 """The client: one session per hybrid connection, opened when first needed and used for every stream.
 
 Half of the module documents what an application calls. The work is done in `opening.py` (waiting for a session),
-`sessions.py` (the sessions that live), and `relays/` (the relays).
+`sessions.py` (the sessions that have not ended), and `relays/` (the relays).
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from .session import ClientSession
 from .sessions import DELIVERY_SECONDS, Sessions
 from .upgrades import Upgrades
 
-#: Memory that all sessions of this process together may promise to their peers, where no other budget is given.
+#: The memory budget of clients that are given no other: what all their sessions together may promise to their peers.
 _PROCESS_BUDGET = Budget(1 << 30)
-#: For sessions to end in good order, after their streams had time to deliver their last bytes (seconds).
+#: How long closing a client may take (seconds): its streams deliver their last bytes, then its sessions end.
 _FAREWELL_SECONDS = DELIVERY_SECONDS + 3.0
-#: What a stream that could not be opened says where another session may help: the peer has not looked at it.
+#: Reasons for which a stream could not be opened although the peer never considered it: another session may open it.
 _TRY_ANOTHER_SESSION = frozenset(
     {Reason.GOING_AWAY, Reason.SESSION_LOST, Reason.PEER_SILENT, Reason.SUPERSEDED, Reason.IDENTITY_CHANGED}
 )
@@ -121,14 +121,14 @@ class Client:
 
     @property
     def events(self) -> EventStream:
-        """What happens to this client; programs may subscribe."""
+        """The events of this client, to which programs may subscribe."""
         return self._events
 
     @property
     def report(self) -> Report | None:
         """What the prober found when it last chose a route to the relay that is used now, or would be used first.
 
-        None before the first time.
+        None before it has chosen one.
         """
         session = self._opener.open
         sender = self._senders.in_order()[0] if session is None else session.channel.sender
@@ -148,7 +148,7 @@ class Client:
 
     @property
     def open_streams(self) -> int:
-        """Streams that are not over, of all sessions."""
+        """The number of streams that have not ended, in all sessions."""
         return self._sessions.stream_count
 
     @property
@@ -162,27 +162,30 @@ class Client:
         return self._open_patience
 
     async def connect(self, *, patience: float | None = None) -> Session:
-        """The session for new streams; returns at once where there is one.
+        """The session for new streams; returns at once if there is one.
 
         If there is none, one is opened; all waiting callers share the attempts. A session that has lost its channel
-        gets a moment to resume; after that, another one is opened in parallel for new streams. Of several relays, the
-        first that leads to a connector is used. A remembered route that fails is probed again, once.
+        gets a moment to resume; after that, another one is opened in parallel for new streams. If there are several
+        relays, the first that leads to a connector is used. If a remembered route fails, routes are probed again,
+        once.
+
+        Cancelled, the caller stops waiting; the attempt continues if other callers wait for it.
 
         Args:
-            patience: for how many seconds attempts are repeated that failed for a reason which may pass; None means
-                the client's `open_patience`. With 0 there is one attempt.
+            patience: how long to repeat attempts that failed for a temporary reason, in seconds; None means the
+                client's `open_patience`. With 0 there is one attempt.
 
         Raises:
             RelayUnreachable: no route to any relay works.
             RelayIdentityError: what answers is not the relay.
             AuthorizationError: the relay refuses the key; `reason` says why.
-            RendezvousError: no connector is listening, or it did not come.
+            RendezvousError: no connector is listening, or the one that accepted did not open its data channel.
             PeerIdentityError: client and connector do not accept each other.
-            StreamRefused: too many streams wait for a session already (`Reason.LIMIT`).
-            trio.ClosedResourceError: `open_client`'s block is over.
+            StreamRefused: too many streams are already waiting for a session (`Reason.LIMIT`).
+            trio.ClosedResourceError: the block of `open_client` has ended.
 
-        Where several relays fail in different ways, the error names each with its reason, and is of the kind that
-        came nearest to working. Errors that waiting cannot change are raised without waiting.
+        If several relays fail in different ways, the error names each with its reason, and has the type of the
+        failure that came closest to success. Errors that waiting cannot change are raised without waiting.
         """
         return (await self._opener.get(self._deadline(patience))).session
 
@@ -196,7 +199,7 @@ class Client:
     # --- what keeps a session on the best path, in the background
 
     async def watch(self) -> None:
-        """Change to better routes, notice sleep and changes of network, renew old data channels; until cancelled."""
+        """Move to better routes, notice sleep and changes of network, renew old data channels, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._upgrades.run, self._senders.all)
             nursery.start_soon(report_left_out)
@@ -217,7 +220,7 @@ class Client:
     # --- another connection string
 
     def _find_senders(self, string: ConnectionString, known: Sequence[Sender]) -> list[Sender]:
-        """The relays of a string: those that are known, and new ones. Changes nothing.
+        """The relays that a string names: known ones are taken from `known`, others are made. Changes nothing.
 
         Raises:
             ConfigurationError: none of them can be used.
@@ -233,18 +236,17 @@ class Client:
         return [by_link.get(link) or self._new_sender(link, string, earlier=earlier) for link in links]
 
     def update(self, connection_string: str | ConnectionString) -> StringUpdate:
-        """Use a changed connection string from now on: another key, other relays, other pins. Nothing that is open
-        breaks.
+        """Use a changed connection string from now on: another key, other relays, other pins. Open streams continue.
 
-        Sessions that depend on the earlier key, or go through a relay that is not named any more, move to another
-        data channel in the background, without a pause. The log says when nothing uses the earlier key any more, so
-        that it can be regenerated. Where a relay refuses the new key, the earlier one stays in use there.
+        Sessions that depend on the earlier key, or use a relay that is no longer named, move to another data channel
+        in the background, without a pause. An event (`KeyInUse`) says when nothing uses the earlier key any more, so
+        that it can be regenerated. If a relay refuses the new key, the earlier one stays in use there.
 
         Args:
             connection_string: an application's, for the same hybrid connection; as text or parsed.
 
         Returns:
-            What was taken up, and what needs a restart.
+            Which changes are in use now, and which need a restart.
 
         Raises:
             ConnectionStringError: the text is malformed.
@@ -267,19 +269,19 @@ class Client:
         return update
 
     async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
-        """Open a stream to the target: returns when the connector has connected.
+        """Open a stream to the target: returns when the connector has connected to it.
 
-        Cancelled, the connector gives up too.
+        Cancelled, the connector abandons its attempt to connect, too.
 
         Args:
-            wait_opened: False returns as soon as the connector has been asked. What is sent then, up to 16 KiB,
-                saves a round trip; where the connector or the target refuses, the stream breaks
-                (`MuxStream.wait_opened` says why).
-            patience: how long to wait for a session; see `connect`.
+            wait_opened: False: return as soon as the connector has been asked. Up to 16 KiB can then be sent without
+                waiting for a round trip; if the connector or the target refuses, the stream breaks
+                (`MuxStream.wait_opened` raises the reason).
+            patience: how long to wait for a session, in seconds; see `connect`.
 
         Raises:
-            StreamRefused: the target or the connector's policy said no; `reason` says which.
-            HybridRelayError: no session; see `connect`.
+            StreamRefused: the target or the connector refused the stream; `reason` says which and why.
+            HybridRelayError: no session could be opened; see `connect`.
         """
         deadline = self._deadline(patience)
         opened = await self._opener.get(deadline)
@@ -288,13 +290,13 @@ class Client:
         except StreamRefused as exc:
             if not self.may_try_again(exc):
                 raise
-        # The session has ended meanwhile: nothing was sent on the stream, so another session may open it.
+        # The session has ended in the meantime. Nothing was sent on the stream, so another session may open it.
         opened = await self._opener.get(deadline)
         return await _open_stream(opened.session, wait_opened)
 
     @staticmethod
     def may_try_again(refusal: StreamRefused) -> bool:
-        """Whether another session may accept the stream: nobody has refused it."""
+        """Whether another session may accept the stream, because neither connector nor target has refused it."""
         return refusal.reason in _TRY_ANOTHER_SESSION
 
     async def _open_session(self) -> ClientSession:
@@ -318,13 +320,13 @@ async def open_client(
     """``async with open_client(text) as client``: streams to the target of a hybrid connection.
 
     Nothing is connected before the first `Client.open_stream` or `Client.connect`. At the end of the block, streams
-    that were closed have up to ten seconds to deliver their last bytes, and those still open are reset. What the
-    block raises, and our own errors, leave as themselves, never in a group.
+    that were closed have up to ten seconds to deliver their last bytes, and those still open are reset; the same
+    holds if the block is cancelled. A single exception leaves the block as it is, not inside an exception group.
 
     Args:
         config: an application's connection string, as text or parsed; or a `ClientConfig` with one.
         transports: by name; None means those that are installed.
-        events: where events go; None means the log.
+        events: the stream to which events are published; None means one that writes them to the log.
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.
@@ -339,7 +341,7 @@ async def open_client(
             nursery.start_soon(client.watch)
             yield client
         finally:
-            # Also when the block was cancelled: the farewell has a deadline of its own.
+            # Closing has a deadline of its own, and happens also if the block was cancelled.
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _FAREWELL_SECONDS):
                 await client._aclose()
             nursery.cancel_scope.cancel()

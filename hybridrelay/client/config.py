@@ -37,7 +37,7 @@ def _check_patience(_: object, __: attrs.Attribute[float], seconds: float) -> No
 
 @attrs.frozen
 class ClientConfig:
-    """What a client needs to know.
+    """The configuration of a client.
 
     Raises:
         ConnectionStringError: the text is malformed; `part` names the field.
@@ -50,8 +50,8 @@ class ClientConfig:
     string: ConnectionString = attrs.field(converter=to_connection_string, validator=_check_application)
     #: ``auto``, or the name of the only transport allowed (``tcp``, ``websocket``).
     mode: str = attrs.field(default=AUTO, kw_only=True)
-    #: Opens connections to the relays. None: through the proxy that the environment names (``HTTPS_PROXY``,
-    #: ``ALL_PROXY``, ``NO_PROXY``), if any.
+    #: Opens connections to the relays. None: connections go through the proxy that the environment names
+    #: (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
     dialer: Dialer | None = attrs.field(default=None, kw_only=True)
     #: How long a new stream waits for a session while the relay or the connector is away (seconds). Errors that
     #: waiting cannot change are raised at once. 0: there is one attempt.
@@ -61,7 +61,8 @@ class ClientConfig:
     resume_deadline: float = attrs.field(
         default=DATA_CONFIG.resume_deadline, kw_only=True, validator=attrs.validators.ge(0)
     )
-    #: While a route is in use that is not the best, how soon a better one is looked for (seconds). It then grows.
+    #: While the route in use is not the best, how soon the prober first looks for a better one (seconds). The
+    #: interval then grows.
     upgrade_interval: float = attrs.field(
         default=UPGRADE_INTERVAL_SECONDS, kw_only=True, validator=attrs.validators.gt(0)
     )

@@ -1,4 +1,4 @@
-"""A connection string that changes while the client runs: sessions follow, and an event says when all have."""
+"""Moving sessions when the connection string changes while the client runs. An event says when all have moved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ __all__ = ["Follower"]
 
 #: The longest wait before another attempt to move a session that depends on an earlier connection string (seconds).
 _FOLLOW_MAX_SECONDS = 30.0
-#: The same where a relay refuses the new key: it costs a data channel each time, and an operator has to do something.
+#: The wait if a relay refuses the new key (seconds): each attempt costs a data channel, and only an operator can
+#: help.
 _REFUSED_SECONDS = 600.0
 
 
@@ -28,10 +29,10 @@ class Follower:
     """Moves sessions that depend on an earlier connection string.
 
     Args:
-        string: the present one.
+        string: the present connection string.
         senders: the client's relays.
-        sessions: those that move.
-        events: where events go.
+        sessions: the client's sessions.
+        events: the stream to which events are published.
     """
 
     def __init__(self, string: ConnectionString, senders: Senders, sessions: Sessions, events: EventStream) -> None:
@@ -39,22 +40,22 @@ class Follower:
         self._senders = senders
         self._sessions = sessions
         self._events = events
-        #: Set when the connection string has changed, and not everything may have followed.
+        #: Set when something may depend on an earlier connection string.
         self._updated = trio.Event()
-        #: Whether an event is to say so once nothing uses an earlier key.
+        #: Whether to publish an event once nothing uses an earlier key.
         self._reports_key = False
-        #: Attempts to open a session that are under way, by the key that they began with.
+        #: How many attempts to open a session are in progress, by the key with which they began.
         self._attempts: Counter[Secret] = Counter()
 
     def use(self, string: ConnectionString, *, key_changed: bool) -> None:
-        """Have everything follow to this connection string from now on."""
+        """Move everything to this connection string from now on."""
         self._string = string
         self._reports_key = self._reports_key or key_changed
         self._updated.set()
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """A session is being opened in the block, by the present connection string."""
+        """A session is being opened in the block, with the present connection string."""
         key = self._string.key
         self._attempts[key] += 1
         try:
@@ -66,17 +67,17 @@ class Follower:
                 self._updated.set()
 
     def opened(self, session: ClientSession) -> None:
-        """A session was opened. The connection string may have changed meanwhile."""
+        """A session was opened. The connection string may have changed in the meantime."""
         if self._is_stale(session):
             self._updated.set()
 
     def _is_stale(self, session: ClientSession) -> bool:
-        """Whether it depends on what the connection string does not say any more."""
+        """Whether it uses a key or a relay that is no longer in the connection string."""
         return session.channel.key != self._string.key or session.channel.sender not in self._senders.all
 
     @property
     def _has_settled(self) -> bool:
-        """Nothing depends on an earlier connection string, now or soon."""
+        """Nothing depends on an earlier connection string, and no attempt in progress will."""
         key = self._string.key
         return not any(map(self._is_stale, self._sessions)) and all(one == key for one in self._attempts)
 

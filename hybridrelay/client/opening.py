@@ -1,14 +1,14 @@
 """Opening sessions for the callers that wait for one.
 
-One task makes the attempts, as long as any caller waits. Each caller has a deadline of its own. The rules:
+One task makes the attempts while any caller waits. Each caller has a deadline of its own. The rules:
 
-1. A session that lost its channel is given a moment to resume. The moment is over early when a relay says that the
-   session's connector is not there. After that, attempts to open another session are made beside the resumption, and
+1. A session that lost its channel gets `RESUME_PATIENCE` to resume, or less if a relay says that the session's
+   connector is not there. After that, attempts to open another session are made in parallel with the resumption, and
    whichever succeeds first is used.
 2. A session that is going away takes no further streams, so another one is opened at once.
-3. An attempt that fails is repeated after a short random pause. A waiting caller gets its error at once if waiting
-   cannot change it (`patience.may_pass`), else when its deadline passes. The first attempt that a caller waits for
-   always runs to its end, whatever the deadline.
+3. A failed attempt is repeated after a short random pause. If waiting cannot change the error (`patience.may_pass`),
+   it is raised in all waiting callers at once; otherwise in each caller when its deadline passes. The first attempt
+   that a caller waits for is always completed, whatever the deadline.
 4. The attempts stop when no caller waits any more.
 """
 
@@ -27,12 +27,12 @@ from ..protocol.reasons import Reason
 from .patience import max_waiting, may_pass
 from .session import ClientSession
 
-#: How long a session may take to resume before another one is tried beside it (seconds).
+#: How long a session may take to resume before an attempt is made to open another one in parallel (seconds).
 RESUME_PATIENCE = 3.0
-#: Sessions that end, or go away, within this time (seconds) are failed attempts: after the second one in a row, there
-#: is a pause before the next.
+#: A session that ends, or goes away, within this time (seconds) counts as a failed attempt: after the second one in a
+#: row, there is a pause before the next.
 HELD_SECONDS = 1.0
-#: The longest pause between two attempts (seconds): what is back is noticed within a second.
+#: The longest pause between two attempts (seconds), so that a relay or connector is noticed soon after it returns.
 _MAX_PAUSE = 1.0
 
 
@@ -40,16 +40,16 @@ _MAX_PAUSE = 1.0
 class _Waiter:
     """A caller that waits for a session."""
 
-    #: On Trio's clock. It counts once an attempt has failed.
+    #: On Trio's clock. It takes effect once an attempt has failed.
     deadline: float
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    #: Set when there is a session, or an error for which nothing is to be waited.
+    #: Set when there is a session, or an error that waiting cannot change.
     over: trio.Event = attrs.field(factory=trio.Event)
     #: How the last attempt failed.
     failure: BaseException | None = None
 
     def failed(self, error: BaseException, *, final: bool) -> None:
-        """An attempt failed."""
+        """An attempt failed; `final` if waiting cannot change that."""
         self.failure = error
         if final:
             self.over.set()
@@ -61,9 +61,9 @@ class SessionOpener:
 
     Args:
         nursery: runs the attempts.
-        open_session: makes one attempt; gives a session that is open.
-        replaced: called with a session that has been replaced and is not over.
-        limit: how many may wait.
+        open_session: makes one attempt, and returns an open session.
+        replaced: called with a session that has been replaced and has not ended.
+        limit: returns how many callers may wait.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class SessionOpener:
         self._backoff = Backoff(first_seconds=0.25, max_seconds=_MAX_PAUSE, min_seconds=0.1)
         #: When the last session was opened (on Trio's clock).
         self._opened_at = -math.inf
-        #: How many sessions in a row have not held for `HELD_SECONDS`, the present one included until it has.
+        #: How many sessions in a row have not lasted `HELD_SECONDS`, including the present one until it has.
         self._ended_early = 0
         #: The session opened last, or None before the first.
         self.latest: ClientSession | None = None
@@ -101,17 +101,18 @@ class SessionOpener:
         return self.latest if self.latest is not None and self.latest.session.is_open else None
 
     async def get(self, deadline: float) -> ClientSession:
-        """The session for a new stream; waits for one where there is none.
+        """The session for a new stream; waits for one if there is none.
 
         Args:
-            deadline: until when to wait while attempts fail, on Trio's clock. In the past: for one attempt.
+            deadline: until when to wait while attempts fail, on Trio's clock. If it is in the past, one attempt is
+                made.
 
         Raises:
-            HybridRelayError: how the last attempt failed.
-            StreamRefused: too many are waiting (`Reason.LIMIT`).
+            HybridRelayError: the last attempt failed.
+            StreamRefused: too many callers are waiting (`Reason.LIMIT`).
             trio.ClosedResourceError: `close` was called.
 
-        Cancelled, the caller no longer waits; the attempt under way ends if no other caller does.
+        Cancelled, the caller stops waiting; the attempt in progress is cancelled if no other caller waits.
         """
         await trio.lowlevel.checkpoint()
         ended: RendezvousError | None = None
@@ -131,10 +132,10 @@ class SessionOpener:
         self._failed(trio.ClosedResourceError("the client was closed"), final=True)
 
     async def _wait(self, waiter: _Waiter) -> None:
-        """Until there is a session, at least for a moment. Raises what `get` raises."""
+        """Wait until a session was opened; it may have ended since. Raises what `get` raises."""
         if len(self._waiters) >= self._limit():
             raise StreamRefused(
-                f"{len(self._waiters)} connections wait for a session already, which is the limit",
+                f"{len(self._waiters)} connections are already waiting for a session, which is the limit",
                 reason=Reason.LIMIT,
             )
         self._waiters.add(waiter)
@@ -154,7 +155,8 @@ class SessionOpener:
     async def _run(self) -> None:
         try:
             while self._waiters:
-                # Cancelled when the last caller leaves; another may have come by the time that has happened.
+                # Cancelled when the last caller leaves; another may have arrived before the cancellation is
+                # delivered.
                 with trio.CancelScope() as self._scope:
                     await self._serve_waiters()
         finally:
@@ -165,12 +167,12 @@ class SessionOpener:
             nursery.start_soon(self._watch_resumption, nursery.cancel_scope)
             try:
                 await self._attempt_until_open()
-            except Exception as exc:  # noqa: BLE001 - a bug, or a dial of the caller's: raised in the callers
+            except Exception as exc:  # noqa: BLE001 - a bug, here or in the caller's dialer: raised in the callers
                 self._failed(exc, final=True)
             nursery.cancel_scope.cancel()
 
     async def _watch_resumption(self, attempts: trio.CancelScope) -> None:
-        """Stop the attempts once the session that lost its channel has another."""
+        """Stop the attempts once the session that lost its channel has another channel."""
         latest = self.latest
         if latest is not None and latest.session.accepts_streams:
             await latest.session.wait_open()
@@ -194,7 +196,7 @@ class SessionOpener:
             else:
                 before, self.latest = self.latest, opened
                 self._opened_at = trio.current_time()
-                self._ended_early += 1  # until it has held
+                self._ended_early += 1  # reset above once it has lasted
                 self._succeeded()
                 if before is not None and before.session.outcome is None:
                     self._replaced(before)

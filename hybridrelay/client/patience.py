@@ -1,5 +1,5 @@
-"""Which failures may pass while somebody waits for a session, and how many may wait. Pure, except for one limit read
-from the operating system."""
+"""Which failures waiting for a session may overcome, and how many callers may wait. Pure, except that it reads one
+limit of the operating system."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ..errors import HybridRelayError, RelayIdentityError, RelayUnreachable
 from ..failure import FailureKind
 from ..protocol.reasons import Duration
 
-#: Streams that may wait for a session at the same time. Each that comes from an application's connection holds a
+#: How many streams may wait for a session at the same time. Each that belongs to an application's connection holds a
 #: descriptor.
 MAX_WAITING = 1024
-#: Descriptors that waiting connections leave free: the session they wait for needs some, and so does everything else.
+#: Descriptors that waiting connections leave free, for the session that they wait for and for everything else.
 _RESERVED_DESCRIPTORS = 64
 
 
 def may_pass(error: HybridRelayError) -> bool:
     """Whether waiting and trying again may help a stream for which no session could be opened."""
-    # Something answers in the relay's place, or the pin is wrong: a person has to look at that.
+    # Something else answers in place of the relay, or the pin is wrong: a person has to investigate.
     failure = error.failure if isinstance(error, RelayUnreachable) else None
     if isinstance(error, RelayIdentityError) or (failure is not None and failure.kind is FailureKind.WRONG_IDENTITY):
         return False
@@ -26,7 +26,7 @@ def may_pass(error: HybridRelayError) -> bool:
 
 
 def check_patience(seconds: float) -> float:
-    """`seconds`, if that can be a time to wait.
+    """Returns `seconds` if it is a valid duration.
 
     Raises:
         ValueError: it is negative or not a number.
@@ -37,7 +37,7 @@ def check_patience(seconds: float) -> float:
 
 
 def max_waiting() -> int:
-    """How many streams may wait now: `MAX_WAITING`, or fewer where this process may open few descriptors."""
+    """How many streams may wait now: `MAX_WAITING`, or fewer if this process may open only few descriptors."""
     if sys.platform == "win32":
         return MAX_WAITING
     import resource

@@ -1,7 +1,7 @@
 """A session of a client: opened, resumed over other data channels, and moved to better ones.
 
-`lifecycle/machine.py` decides all that. This is the Trio shell around it: it executes the commands, and reports what
-comes of them.
+`lifecycle/machine.py` decides when. This is the Trio shell around it: it executes the commands, and reports their
+results.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from .relays.senders import Senders
 
 __all__ = ["MAX_CHANNEL_BYTES", "MAX_CHANNEL_SECONDS", "ClientSession"]
 
-#: A relay that drains stays for a second: all sessions that leave it spread over the first half of that, and have the
-#: second half for another attempt where the connector was asked by too many at once (seconds).
+#: A relay that is draining stays for one second. The sessions that leave it begin at random moments in the first half
+#: of that second (seconds), so that the second half remains for another attempt if too many asked the connector at
+#: the same time.
 _LEAVE_JITTER = 0.5
 _LEAVE_AGAIN_SECONDS = 0.25
 
@@ -41,7 +42,7 @@ MAX_CHANNEL_BYTES = 128 << 30
 
 @attrs.define(eq=False)
 class _Move:
-    """A move that somebody waits for."""
+    """A move for which a caller waits."""
 
     #: The relays to try, in this order.
     senders: Sequence[Sender]
@@ -50,16 +51,16 @@ class _Move:
 
 
 class ClientSession:
-    """A session with one instance of the connector, through whichever relay leads there. `run` it once.
+    """A session with one instance of the connector, through any relay that leads there. `run` it once.
 
     Args:
         connection: the hybrid connection's name, for events.
         activity_id: the same in all events of the session.
         senders: the client's relays.
-        search: which connectors are avoided.
+        search: knows which connectors are avoided.
         new_session: makes a session that does not run yet.
-        explain: the error for a connector that did not accept the session.
-        events: where events go.
+        explain: returns the error to raise if a connector did not accept the session.
+        events: the stream to which events are published.
     """
 
     def __init__(
@@ -83,11 +84,11 @@ class ClientSession:
         self._channel: DataChannel | None = None
         self._nursery: trio.Nursery | None = None
         self._scopes: dict[int, trio.CancelScope] = {}
-        #: Data channels that are open and that the session was not given yet, by the number of the attempt.
+        #: Open data channels that the session was not given yet, by the number of the attempt.
         self._opened: dict[int, DataChannel] = {}
-        #: A data channel that the session is about to be given.
+        #: The data channel that the session is about to be given.
         self._undelivered: DataChannel | None = None
-        #: Set, and renewed, whenever the machine has taken an input.
+        #: Set, and replaced by a new event, whenever the machine has taken an input.
         self._changed = trio.Event()
         #: Set while a relay says that the connector is not there.
         self._absent = trio.Event()
@@ -98,7 +99,7 @@ class ClientSession:
 
     @property
     def was_opened(self) -> bool:
-        """The connector has greeted. It may be over by now."""
+        """The connector has greeted. The session may have ended since."""
         return self._machine.was_opened
 
     @property
@@ -114,7 +115,7 @@ class ClientSession:
         return self._channel
 
     def goes_through(self, sender: Sender) -> bool:
-        """Whether it has a channel, and this relay carries that. It need not take further streams."""
+        """Whether the session has a data channel now, and it goes through this relay."""
         return self.session.is_attached and self.channel.sender is sender
 
     def is_worn(self) -> bool:
@@ -129,12 +130,12 @@ class ClientSession:
     # --- running
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Open the session, and serve it to its end. Started when the connector has greeted.
+        """Open the session, and run it until it ends. `task_status.started` is called when the connector has greeted.
 
         Raises:
             HybridRelayError: no connector could be found that accepts the session; see `Client.connect`.
 
-        Cancelled, the session ends. Whatever ends it, one event says how.
+        Cancelled, the session ends. Exactly one event says how it ended, whatever ended it.
         """
         try:
             async with FlatNursery() as self._nursery:
@@ -149,7 +150,7 @@ class ClientSession:
                     await trio.aclose_forcefully(channel.stream)
 
     async def _serve(self, task_status: trio.TaskStatus[None]) -> None:
-        """Tell the machine the time, until the session is over."""
+        """Tell the machine when its deadlines are reached, until the session has ended."""
         machine, is_started = self._machine, False
         while True:
             if machine.was_opened and not is_started:
@@ -175,7 +176,7 @@ class ClientSession:
         return inputs.SessionOver(outcome.reason, outcome.text, outcome.by_peer)
 
     def _handle(self, given: inputs.Input) -> None:
-        """Have the machine take an input, and carry out what it returns."""
+        """Pass an input to the machine, and execute or publish what it returns."""
         for output in self._machine.handle(given, trio.current_time()):
             if isinstance(output, Event):
                 self._events.publish(output)
@@ -265,7 +266,7 @@ class ClientSession:
             self._handle(inputs.ChannelOpened(attempt, channel))
 
     async def _deliver(self) -> None:
-        """Give the session the data channel that it is to use, unless it has taken that already."""
+        """Give the session the data channel to use next, unless `_reconnect` has already done so."""
         channel, self._undelivered = self._undelivered, None
         if channel is not None:
             await self.session.replace_channel(channel.stream)
@@ -276,7 +277,8 @@ class ClientSession:
         try:
             outcome = await session.run(channel.stream, reconnect=self._reconnect, on_greeting=self._greeted)
         except SessionError as exc:
-            # The connector's verdict on this client arrives only now: as an alert, or as the reason of its GOAWAY.
+            # Only now does it arrive whether the connector accepts this client: as an alert, or as the reason of
+            # GOAWAY.
             error = self._explain(exc)
             if error is not exc:
                 error.__cause__ = exc
@@ -300,20 +302,19 @@ class ClientSession:
     async def move(
         self, senders: Sequence[Sender], cause: MoveCause, *, is_needed: Callable[[], bool] = lambda: True
     ) -> HybridRelayError | None:
-        """Go to a fresh data channel through one of these relays while the present one lives; or stay.
+        """Move to a new data channel through one of these relays, while the present one works; if that fails, stay.
 
-        Moves are made one after the other. One ends when the connector has greeted on the new data channel.
+        Moves are made one after the other. A move is complete when the connector has greeted on the new data channel.
 
         Args:
             senders: the relays to try, in this order.
             cause: for events.
-            is_needed: whether there is still a reason to move when other moves have been made. The default is that
-                there is.
+            is_needed: asked when earlier moves have been made: is there still a reason to move? By default there is.
 
         Returns:
-            Why it has not moved; None where it has, or there was nothing to be done.
+            Why the session has not moved; None if it has moved, or did not have to.
 
-        Cancelled, the data channel for the move is given up unless the session has it already.
+        Cancelled, the data channel for the move is closed, unless the session already uses it.
         """
         async with self._moving:
             if self._machine.state is not State.CONNECTED or not self.session.is_attached:
@@ -331,7 +332,7 @@ class ClientSession:
             return move.error
 
     async def leave(self, sender: Sender) -> None:
-        """One relay is about to go: move to another, if there is one that leads to the same connector."""
+        """One relay is about to stop: move to another relay, if one leads to the same connector."""
         await trio.sleep(_LEAVE_JITTER * random.random())  # noqa: S311 - spreads load, hides nothing
         backoff = Backoff(first_seconds=_LEAVE_AGAIN_SECONDS, max_seconds=_LEAVE_AGAIN_SECONDS)
         while self.goes_through(sender):

@@ -1,4 +1,4 @@
-"""The sessions of a client that live: the one for new streams, and earlier ones that finish their streams."""
+"""The sessions of a client that have not ended: the one for new streams, and earlier ones whose streams finish."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from .session import ClientSession
 
 __all__ = ["DELIVERY_SECONDS", "Sessions"]
 
-#: How often the data channels are looked at for whether they have to be renewed (seconds).
+#: How often to check whether data channels have to be renewed (seconds).
 RENEW_CHECK_SECONDS = 60.0
-#: For closed streams to deliver their last bytes at the end (seconds).
+#: How long closed streams may take to deliver their last bytes when the client is closed (seconds).
 DELIVERY_SECONDS = 10.0
 
 
 class Sessions:
-    """Opens sessions, runs each to its end, and has them move to other data channels.
+    """Opens sessions, runs each until it ends, and moves them to other data channels.
 
     Args:
         connection: the hybrid connection's name, for events.
         senders: the client's relays.
         end_to_end: explains why a connector did not accept a session.
-        nursery: in which the sessions run.
-        config: of each session.
-        budget: memory that they share.
-        events: where events go.
+        nursery: runs the sessions.
+        config: the configuration of each session.
+        budget: the memory that they share.
+        events: the stream to which events are published.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Sessions:
         self._events = events
         self._avoided = AvoidedListeners()
         self._live: set[ClientSession] = set()
-        #: The ids of all sessions begin with this: unique among the runs of clients.
+        #: The ids of all sessions begin with this. It is different in each run of a client.
         self._run_id = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
@@ -71,11 +71,11 @@ class Sessions:
 
     @property
     def stream_count(self) -> int:
-        """Streams that are not over, of all sessions."""
+        """The number of streams that have not ended, in all sessions."""
         return sum(one.session.stream_count for one in self)
 
     async def open(self) -> ClientSession:
-        """A session with any connector that will do. Which one fails, and why, is final for none of the others.
+        """Open a session with any acceptable connector. The failure of one does not keep others from being tried.
 
         Raises:
             HybridRelayError: there is none; see `Client.connect`.
@@ -103,7 +103,7 @@ class Sessions:
     async def run(
         self, opened: ClientSession, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Open a session, and have it among the others until it ends; see `ClientSession.run`."""
+        """Open a session, and keep it among the others until it ends; see `ClientSession.run`."""
         self._live.add(opened)
         try:
             await opened.run(task_status=task_status)
@@ -111,11 +111,11 @@ class Sessions:
             self._live.discard(opened)
 
     async def finish(self, replaced: ClientSession) -> None:
-        """Let a session that has been replaced end with its last stream."""
+        """Close a session that has been replaced once its last stream has ended."""
         await replaced.session.aclose(grace=math.inf)
 
     def check_alive(self) -> None:
-        """Ask at once, on each session, whether the connector is there."""
+        """Send a ping on each session at once, to find out whether its data channel still works."""
         for one in self:
             one.session.check_alive()
 
@@ -141,8 +141,10 @@ class Sessions:
         return None if moved else failure
 
     async def renew(self) -> None:
-        """Renew data channels that are old or have carried much, until cancelled. An earlier session counts too: a
-        connection may live for weeks."""
+        """Replace data channels that are old or have carried much, until cancelled.
+
+        This includes those of earlier sessions, since a connection of an application may stay open for weeks.
+        """
         while True:
             await trio.sleep(RENEW_CHECK_SECONDS)
             for one in self:
@@ -152,7 +154,7 @@ class Sessions:
                     )
 
     async def aclose(self) -> None:
-        """End all sessions. Streams that were closed still deliver what they were given; the others are reset."""
+        """End all sessions. Closed streams have `DELIVERY_SECONDS` for their last bytes; open ones are reset."""
         async with trio.open_nursery() as nursery:
             for one in self:
                 one.session.reset_open_streams(Reason.CANCELLED)

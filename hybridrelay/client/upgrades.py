@@ -1,4 +1,4 @@
-"""Better routes: they are looked for at each relay while a worse one is in use, and sessions move to them."""
+"""Looking for better routes to each relay while a worse one is in use, and moving sessions to them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Upgrades:
     """Looks for better routes to the relays of a client.
 
     Args:
-        sessions: those that move.
-        events: where events go.
+        sessions: the client's sessions.
+        events: the stream to which events are published.
     """
 
     def __init__(self, sessions: Sessions, events: EventStream) -> None:
@@ -63,7 +63,7 @@ class Upgrades:
         return max(routes, key=lambda candidate: candidate.route.rank, default=None)
 
     async def _move(self, sender: Sender, better: Candidate) -> None:
-        """Have everything that goes through this relay on a better route.
+        """Move everything that goes through this relay to a better route.
 
         Raises:
             HybridRelayError: no session could move, so that the earlier route stays in use.

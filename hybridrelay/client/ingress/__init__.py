@@ -1,5 +1,5 @@
-"""The ways by which connections of applications come to a client.
+"""The ways in which applications connect to a client.
 
-Each kind of ingress is a module here. It accepts what applications open, and joins each connection with one stream
-(`connections.py`). There is one kind so far, the local TCP port (`ports.py`).
+Each kind of ingress is a module here. It accepts connections of applications, and `connections.py` bridges each with
+one stream. There is one kind so far, the local TCP port (`ports.py`).
 """

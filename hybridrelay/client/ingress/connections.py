@@ -1,4 +1,4 @@
-"""The TCP connections of applications: each gets one stream, and the two are joined to their end."""
+"""Serving the TCP connections of applications: each gets one stream, and a bridge moves bytes between the two."""
 
 from __future__ import annotations
 
@@ -18,49 +18,50 @@ from .outcome import Disconnected, Ending, outcome_of
 
 __all__ = ["Connections"]
 
-#: How long the first attempt to open a session may take for an application's connection (seconds). Only a patience
-#: that is greater makes a connection wait longer than this. Database drivers give up after 15 to 60 s.
+#: How long an application's connection waits for its stream at most, unless the client's `open_patience` is greater
+#: (seconds). Database drivers give up after 15 to 60 s.
 OPEN_SECONDS = 30.0
 
 
 class Connections:
-    """Serves connections of applications. Any kind of ingress that has a TCP connection uses it.
+    """Serves connections of applications, for every kind of ingress that has TCP connections.
 
     Args:
-        client: opens the streams, and has the stream of events.
+        client: opens the streams; events are published to its stream of events.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        #: The ids of all streams begin with this: unique among the runs of clients.
+        #: The ids of all streams begin with this. It is different in each run of a client.
         self._run_id = secrets.token_hex(4)
         self._numbers = itertools.count(1)
 
     async def serve(self, local: trio.SocketStream) -> None:
-        """Serve one connection to its end. Whatever goes wrong ends it, and it alone.
+        """Serve one connection until it ends. An error ends this connection only, and is not raised.
 
-        Publishes one event at the beginning and exactly one at the end. Where the target or the tunnel breaks, the
-        connection is reset; it never sees a false end of file. Cancelled, it is reset as well.
+        Publishes one event at the beginning and exactly one at the end. If the target or the tunnel fails, the
+        connection is reset; the application never sees an end of file that the target did not send. If cancelled, the
+        connection is reset, too.
         """
         served = _Connection(self._client, local, f"{self._run_id}-{next(self._numbers)}")
         await served.run()
 
 
 class _Connection:
-    """One connection of an application, until it is over."""
+    """One connection of an application."""
 
     def __init__(self, client: Client, local: trio.SocketStream, activity_id: str) -> None:
         self._client = client
         self._local = local
         self._id = activity_id
         self._began = trio.current_time()
-        #: How far it has come; None while it has no stream.
+        #: What the bridge has moved so far; None while there is no stream.
         self._progress: BridgeProgress | None = None
 
     async def run(self) -> None:
         self._client.events.publish(StreamRequested(connection=self._client.connection, activity_id=self._id))
         refusal: StreamRefused | None = None
-        # If there is no stream, the forward has stopped, unless something else is known.
+        # The ending if the task is cancelled before there is a stream: the forward has stopped.
         ended = Disconnected("broken", Ending.LOST, Ending.LOST, Reason.CANCELLED)
         try:
             if not await self._forward():
@@ -69,7 +70,7 @@ class _Connection:
         except StreamRefused as exc:
             refusal = exc
         except Exception as exc:  # noqa: BLE001
-            # A bug of ours. It must not end the forward for all others, and it has to be logged.
+            # A bug of ours. It must not end the forward for other connections, and it has to be logged.
             name = self._client.connection
             self._client.events.publish(InternalError(where="stream", connection=name, exception=exc))
             refusal = StreamRefused("internal error", reason=Reason.INTERNAL_ERROR)
@@ -108,7 +109,7 @@ class _Connection:
         self._client.events.publish(event)
 
     async def _forward(self) -> bool:
-        """Returns False if the application has reset its connection before there was a session."""
+        """Returns False if the application reset its connection before there was a session."""
         tune_socket(self._local.socket, user_timeout=False)
         reset_on_close(self._local, True)
         stream = await self._open_stream_unless_reset()
@@ -125,7 +126,7 @@ class _Connection:
         return True
 
     async def _open_stream_unless_reset(self) -> MuxStream | None:
-        """As `_open_stream`; None if the application resets its connection while that waits for a session."""
+        """Like `_open_stream`, but None if the application resets its connection during the wait for a session."""
         if self._client.is_connected:  # nothing to wait for
             return await self._open_stream()
         stream: MuxStream | None = None
@@ -141,10 +142,10 @@ class _Connection:
         return stream
 
     async def _open_stream(self) -> MuxStream:
-        """A stream that the connector has been asked for.
+        """A stream that the connector has been asked to open.
 
         Raises:
-            StreamRefused: there is none; `reason` says why.
+            StreamRefused: no stream could be requested; `reason` says why.
         """
         try:
             with trio.fail_after(max(OPEN_SECONDS, self._client.open_patience)):

@@ -15,9 +15,9 @@ __all__ = ["Disconnected", "Ending", "outcome_of"]
 class Ending(enum.StrEnum):
     """How one direction of a stream ended, as far as this side can tell."""
 
-    #: The sending side ended it, and all of it, the end of file included, was passed on.
+    #: The sending side ended it, and everything was passed on, including the end of file.
     FINISHED = "finished"
-    #: The target reads no more, and has not reset its connection.
+    #: The target has stopped reading, and has not reset its connection.
     STOPPED_BY_TARGET = "stopped-by-target"
     RESET_BY_APPLICATION = "reset-by-application"
     #: The target or the connector reset the stream.
@@ -28,7 +28,7 @@ class Ending(enum.StrEnum):
 
 @attrs.frozen
 class Disconnected:
-    """How a stream ended that was opened."""
+    """How a connection and its stream ended."""
 
     #: ``closed``, ``closed-with-reset`` or ``broken``.
     kind: str
@@ -49,9 +49,9 @@ _BROKEN_BY = {
 def outcome_of(bridged: Bridged) -> Disconnected:
     """How a bridge between an application's connection and its stream ended.
 
-    A stream is *closed* if both directions finished. It is *closed with a reset* if one of them finished and the side
-    that had received all of it then reset the connection, or read no more, instead of ending its own direction: many
-    programs end like that. Everything else is *broken*.
+    A stream is *closed* if both directions finished. It is *closed with a reset* if one direction finished and the
+    side that received it then reset the connection or stopped reading, instead of ending its own direction, as many
+    programs do. Everything else is *broken*.
     """
     broke = _BROKEN_BY[bridged.ended_by]
     to_target = Ending.FINISHED if bridged.sent_all else broke

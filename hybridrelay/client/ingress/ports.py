@@ -31,16 +31,20 @@ async def run_forward(
 ) -> None:
     """Listen, and forward every connection through `client` until cancelled or stopped.
 
-    `task_status.started` gives the addresses that are bound, port 0 replaced, once the first attempt to connect has
-    ended one way or the other. Whenever the session is lost it is opened again, for as long as the key is valid.
+    `task_status.started` passes the bound addresses, with port 0 replaced by the actual port, once the first attempt
+    to connect has succeeded or failed. Whenever the session is lost, another one is opened, for as long as the key is
+    valid.
 
-    Where the target or the tunnel breaks, the application's connection is reset; it never sees a false end of file.
+    If the target or the tunnel fails, the application's connection is reset; the application never sees an end of
+    file that the target did not send. If cancelled, all connections are reset.
 
     Args:
         client: from `open_client`.
-        listen: (host, port); port 0 for any free one.
-        stop: set it for a graceful end: nothing new is accepted, and connections that are open have up to `grace`
-            seconds to finish.
+        listen: (host, port) of each local address; port 0 takes any free port.
+        stop: setting it stops gracefully: no connection is accepted any more, and those that are open have up to
+            `grace` seconds to finish.
+        grace: seconds; after that, open connections are reset.
+        task_status: for `nursery.start`.
 
     Raises:
         ConfigurationError: an address cannot be bound.

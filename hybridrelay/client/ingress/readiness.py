@@ -1,4 +1,4 @@
-"""Keeps a session open for an ingress, so that no application has to wait for one."""
+"""Keeping a session open for an ingress, so that applications seldom have to wait for one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ __all__ = ["keep_connected"]
 
 
 async def keep_connected(client: Client, *, task_status: trio.TaskStatus[None]) -> None:
-    """Have a session at all times, until cancelled. Started when the first attempt is over, whatever came of it.
+    """Keep a session open until cancelled: open another one whenever the present one is lost or about to end.
+
+    `task_status.started` is called when the first attempt has succeeded or failed.
 
     Raises:
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
-            A closed port is clearer to an application than one that accepts and resets for ever. Other refusals that
-            look final may be temporary: an identity can be admitted again, and another connector may accept it.
-        RelayIdentityError: at the start, what answers is not the relay.
+            A closed port is clearer to an application than one that accepts every connection and resets it. Other
+            refusals that look permanent may be temporary: an identity can be admitted again, and another connector
+            may accept it.
+        RelayIdentityError: at the first attempt, what answered was not the relay.
     """
     backoff = Backoff()
     failure = RepeatedFailure()

@@ -1,4 +1,4 @@
-"""A forward for programs that do not use Trio: a plain ``with`` block, and a thread that runs it."""
+"""A forward for programs that do not use Trio: a ``with`` block, during which a thread runs the forward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..client import open_client
 from ..config import ClientConfig
 from .ports import run_forward
 
-#: For connections that the program has just closed to come to their end in good order (seconds).
+#: How long connections that the program has just closed may take to finish (seconds).
 _GRACE_SECONDS = 1.0
 
 
@@ -27,8 +27,8 @@ def forward_in_thread(
 ) -> Iterator[tuple[str, int]]:
     """``with forward_in_thread(text) as (host, port)``: a local port that leads to the target.
 
-    A thread runs the forward until the block ends; connections that are open then have a second to finish, and are
-    reset.
+    A thread runs the forward until the block ends. Connections that are open then have one second to finish, and are
+    reset after that.
 
     Args:
         config: an application's connection string, as text or parsed; or a `ClientConfig` with one, whose `dialer` is
@@ -36,8 +36,8 @@ def forward_in_thread(
         listen: local address; port 0 takes any that is free.
 
     Raises:
-        HybridRelayError: before the block: the string is wrong, or the relay refuses it for good. An error that ends
-            the forward later is raised when the block ends, unless the block raises.
+        HybridRelayError: before the block: the connection string is wrong, or the relay refuses it permanently. An
+            error that ends the forward later is raised at the end of the block, unless the block itself raises.
         OSError: no thread can be started (EAGAIN).
     """
     started: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event, tuple[str, int]] | None]
@@ -73,7 +73,7 @@ def forward_in_thread(
     try:
         yield address
     finally:
-        with suppress(trio.RunFinishedError):  # it failed already; said below
+        with suppress(trio.RunFinishedError):  # it has already failed; the error is raised below
             token.run_sync_soon(stop.set)
         thread.join()
     if failure:

@@ -1,4 +1,4 @@
-"""The life of a session at the client, as a pure machine: no Trio, no socket, no clock and no randomness inside."""
+"""The life cycle of a session at the client, as a pure machine: no Trio, no socket, no clock and no randomness."""
 
 from .machine import Machine as Machine
 from .states import TRANSITIONS as TRANSITIONS

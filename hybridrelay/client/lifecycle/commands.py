@@ -39,7 +39,7 @@ class OpenForMove:
 
 @attrs.frozen
 class Abandon:
-    """Give up an attempt; a data channel that comes of it is closed. Nothing is reported."""
+    """Give up an attempt; if it opens a data channel after all, that is closed. Nothing is reported."""
 
     attempt: int
 
@@ -54,7 +54,7 @@ class RunSession:
 
 @attrs.frozen
 class UseChannel:
-    """Let the session go on over this attempt's data channel: `Greeted` or `ChannelLost`."""
+    """Continue the session over this attempt's data channel: `Greeted` or `ChannelLost`."""
 
     attempt: int
 
@@ -77,7 +77,7 @@ class AnswerMove:
 
 @attrs.frozen
 class CheckRelay:
-    """The last data channel was lost: probe the routes to its relay, and ask whether the control channel lives."""
+    """The last data channel was lost: probe the routes to its relay again, and check its control channel."""
 
 
 @attrs.frozen
@@ -87,7 +87,7 @@ class SetBackRelay:
 
 @attrs.frozen
 class Fail:
-    """No session was opened: raise this error in the task that wants one."""
+    """No session was opened: raise this error in the task that asked for one."""
 
     error: HybridRelayError
 
@@ -106,5 +106,5 @@ Command: TypeAlias = (
     | Fail
 )
 
-#: What the machine returns: commands, to be executed in their order, and events, to be published.
+#: What the machine returns: commands, to be executed in order, and events, to be published.
 Output: TypeAlias = Command | events.Event

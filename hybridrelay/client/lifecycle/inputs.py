@@ -1,4 +1,4 @@
-"""The inputs of the session machine. Attempts have the numbers that the machine gave them."""
+"""The inputs of the session machine. `attempt` is the number that the machine gave in the command."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MoveCause(enum.Enum):
 class Channel:
     """What the machine knows about an open data channel."""
 
-    #: ``tcp at relay.example.com``.
+    #: For example ``tcp at relay.example.com``.
     route: str
     #: The connector's instance, and the label and serial of its identity.
     instance: str
@@ -42,7 +42,7 @@ class Start:
 
 @attrs.frozen
 class ChannelOpened:
-    """A data channel is open, and nothing was said on it."""
+    """A data channel is open, and nothing has been sent on it yet."""
 
     attempt: int
     channel: Channel
@@ -54,7 +54,7 @@ class AttemptFailed:
 
     attempt: int
     error: HybridRelayError
-    #: Every relay was tried, also those that are about to stop.
+    #: Every relay was tried, including those that are about to stop.
     tried_every_relay: bool = True
 
 
@@ -77,19 +77,19 @@ class ChannelLost:
 
 @attrs.frozen
 class MoveWanted:
-    """The session is to move to another data channel, if it has one now. Answered by `commands.AnswerMove`."""
+    """The session should move to another data channel, if it has one now. Answered by `commands.AnswerMove`."""
 
     cause: MoveCause
 
 
 @attrs.frozen
 class MoveWithdrawn:
-    """Nobody waits for the move any more."""
+    """No caller waits for the move any more."""
 
 
 @attrs.frozen
 class SessionOver:
-    """The session has ended, on either side's account or because its deadline to resume has passed."""
+    """The session has ended: one of the sides ended it, or its deadline to resume has passed."""
 
     reason: Reason
     text: str = ""
@@ -98,15 +98,15 @@ class SessionOver:
 
 @attrs.frozen
 class Cancelled:
-    """What runs the session was cancelled, or has failed."""
+    """The task that runs the session was cancelled, or has failed."""
 
 
 @attrs.frozen
 class Due:
-    """The time `deadline` has come."""
+    """The machine's `deadline` has been reached."""
 
-    #: When the first of the relays may be called again that have all announced their restart; in the past if one of
-    #: them may be called now.
+    #: If all relays have announced that they stop: when the first of them may be contacted again. A time in the past
+    #: if one of them may be contacted now.
     relays_away_until: float = float("-inf")
 
 

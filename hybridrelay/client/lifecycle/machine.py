@@ -1,20 +1,21 @@
-"""The life of one session at the client, from the search for a connector to its one outcome. Pure.
+"""The life cycle of one session at the client, from the search for a connector to its one outcome. Pure.
 
-`Machine.handle` takes one input and returns commands, to be executed in their order, and events, to be published.
-`inputs.py` and `commands.py` list them; `states.py` has the table. Time comes in as an argument. The rules:
+`Machine.handle` takes one input and returns commands, to be executed in order, and events, to be published.
+`inputs.py` and `commands.py` list them; `states.py` has the transition table. Time is an argument. A connector has
+*greeted* when its HELLO has arrived. The rules:
 
-1. A connector is searched for. One that does not greet on its data channel, or does not accept the session, is
-   avoided and another one is sought, as long as the search allows it.
-2. A session that loses its data channel resumes over another one to the same instance of the connector, through
-   whichever relay leads there. It tries, with pauses, until the session's own deadline to resume ends it.
-3. It tries the relay first through which the lost data channel went, unless the connector had not greeted on that
-   data channel: then the relay lets too little pass, and is tried after the others.
-4. No attempt is made while all relays have asked not to be called.
-5. An attempt that fails ends the session only if there is no use in trying again (`resumption.outcome_of_failure`).
-6. A session moves while its present data channel lives, and keeps that one if the move fails. There is one move at a
-   time. If the data channel is lost during the move, whichever data channel is open first is used.
+1. The machine searches for a connector. A connector that does not greet on its data channel, or does not accept the
+   session, is avoided, and the search continues with another one, as long as the search allows it.
+2. A session that loses its data channel resumes over another one to the same instance of the connector, through any
+   relay that leads there. Attempts are made, with pauses between them, until the session's resume deadline ends it.
+3. The relay of the lost data channel is tried first, unless the connector had not greeted on that data channel: then
+   that relay may not let enough data through, and is tried after the others.
+4. No attempt is made while all relays have asked not to be contacted.
+5. A failed attempt ends the session only if further attempts are pointless (`resumption.outcome_of_failure`).
+6. A session moves while its present data channel works, and keeps that channel if the move fails. There is one move
+   at a time. If the data channel is lost during the move, the first data channel to open is used.
 7. A move has succeeded when the connector has greeted on the new data channel, and has failed otherwise.
-8. A session has exactly one outcome, and one event says so, whatever ended it.
+8. A session has exactly one outcome, and exactly one event publishes it, whatever ended the session.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Machine:
     Args:
         connection: the hybrid connection's name, for events.
         activity_id: the same in all events of the session.
-        search: which connectors are avoided. It is told about those that fail.
-        random: gives a number in [0, 1).
+        search: knows which connectors are avoided; those that fail are added.
+        random: returns a number in [0, 1).
     """
 
     def __init__(
@@ -54,32 +55,41 @@ class Machine:
         self.state = State.SEARCHING
         #: The connector has greeted.
         self.was_opened = False
-        #: How it ended; None while it has not.
+        #: How the session ended; None before that.
         self.outcome: Outcome | None = None
         #: The data channel that the session was given last.
         self.channel: inputs.Channel | None = None
-        #: While it resumes: a relay has said that the connector is not there now.
+        #: While the session resumes: an attempt found the relay, but not the session's connector.
         self.is_connector_absent = False
         self._attempts = 0
-        #: The attempt to find a connector, or to resume; None: none is being made.
+        #: The attempt to find a connector, or to resume; None if there is none.
         self._attempt: int | None = None
-        #: The attempt to open the data channel for a move, and why; the attempt is None once that has succeeded.
+        #: The attempt to open the data channel for a move, and the cause of the move. The attempt is None once the
+        #: data channel is open.
         self._move_attempt: int | None = None
         self._move: inputs.MoveCause | None = None
         self._resume_at = 0.0
         self._same_relay_first = True
-        #: The failure to resume that was published last.
+        #: The text of the last failure to resume that was published.
         self._published = ""
-        #: The outcome that was decided here, and its reason; the session is being closed for it.
+        #: The outcome for which this machine is closing the session.
         self._verdict: Outcome | None = None
 
     @property
     def deadline(self) -> float | None:
-        """When to pass in `Due`; None: never."""
+        """When to pass in `Due`, on the clock of `now`; None if it is not needed."""
         return self._resume_at if self.state is State.LOST and self._verdict is None else None
 
     def handle(self, given: inputs.Input, now: float) -> list[Output]:
-        """Take one input. After the end nothing has an effect."""
+        """Take one input.
+
+        Args:
+            given: the input. After the session has ended, inputs have no effect.
+            now: seconds, on any monotonic clock.
+
+        Returns:
+            Commands to execute and events to publish, in order.
+        """
         self._out = []
         if self.state is not State.ENDED:
             self._handle(given, now)
@@ -216,7 +226,7 @@ class Machine:
         assert channel is not None
         greeted = self.state in (State.CONNECTED, State.MOVING)
         if self._move_attempt is None:
-            self._fail_move(_lost_at_once())  # if the session was about to move to this data channel
+            self._fail_move(_lost_at_once())  # in case the session was moving to this data channel
         self._go(Cause.CHANNEL_LOST)
         if greeted:
             self._out.append(
@@ -289,7 +299,7 @@ class Machine:
         self._answer_move(error)
 
     def _move_withdrawn(self) -> None:
-        """Nobody waits for it any more. A data channel that the session was given stays in use."""
+        """No caller waits for the move any more. A data channel that the session was given stays in use."""
         if self._move_attempt is not None:
             self._abandon_move()
             if self.state is State.MOVING:
@@ -297,7 +307,7 @@ class Machine:
             self._move = None
 
     def _fail_move(self, error: HybridRelayError) -> None:
-        """Another data channel came first, or the new one was lost at once."""
+        """Another data channel was opened first, or the new one was lost at once."""
         if self._move is not None:
             self._abandon_move()
             self._answer_move(error)

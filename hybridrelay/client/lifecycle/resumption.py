@@ -1,4 +1,4 @@
-"""When a session that has lost its data channel is to try to resume, and when there is no use in trying. Pure."""
+"""When a session that has lost its data channel tries to resume, and when further attempts are pointless. Pure."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["HELD_SECONDS", "RESUME_BACKOFF", "RESUME_JITTER", "Pauses", "is_abse
 HELD_SECONDS = 1.0
 #: The longest pause between two attempts to resume (seconds).
 RESUME_BACKOFF = 2.0
-#: An attempt begins at a random moment within this time (seconds): all sessions of a relay lose it at the same
-#: moment, and must not come back at the same moment.
+#: An attempt begins at a random moment within this time (seconds): when a relay fails, all its sessions lose their
+#: data channels at the same moment, and must not all try to resume at the same moment.
 RESUME_JITTER = 0.25
 
 
@@ -27,7 +27,7 @@ class Pauses:
     """The pauses before attempts to resume.
 
     Args:
-        random: gives a number in [0, 1).
+        random: returns a number in [0, 1).
     """
 
     def __init__(self, random: Callable[[], float]) -> None:
@@ -43,7 +43,7 @@ class Pauses:
         self._given_at = now
 
     def after_loss(self, now: float) -> float:
-        """When the first attempt begins after the loss of a data channel."""
+        """When the first attempt after the loss of a data channel begins."""
         if now - self._given_at >= HELD_SECONDS:
             self._backoff.reset()
             self._lost_early = 0
@@ -52,7 +52,7 @@ class Pauses:
         return self.spread(now + (self._backoff.next_wait() if self._lost_early > 1 else 0.0))
 
     def after_failure(self, now: float) -> float:
-        """When the next attempt begins after one that has failed."""
+        """When the next attempt begins, after one has failed."""
         return self.spread(now + self._backoff.next_wait())
 
     def spread(self, moment: float) -> float:
@@ -61,12 +61,12 @@ class Pauses:
 
 
 def outcome_of_failure(error: HybridRelayError, *, tried_every_relay: bool) -> Outcome | None:
-    """How a session ends if an attempt to resume it fails with this error; None: try again.
+    """How a session ends if an attempt to resume it fails with this error; None means to try again.
 
-    A relay has said over its control channel that the connector will never come back; or every relay has refused the
-    key; or a connector with another valid certificate of the same authority is in the peer's place. Every other
-    failure of a data channel comes from something that has proved nothing: whatever answers on the way can send a
-    status, a TLS alert, or a certificate of its own.
+    A session ends if a relay has said over its control channel that the connector will never come back, if every
+    relay has refused the key, or if a connector with another valid certificate of the same authority has taken the
+    place of the session's connector. No other failure of a data channel is authenticated: anything in the path can
+    send a status, a TLS alert, or a certificate of its own.
     """
     if isinstance(error, RendezvousError) and error.reason is Reason.LISTENER_GONE:
         return Outcome.CONNECTOR_GONE
@@ -78,5 +78,5 @@ def outcome_of_failure(error: HybridRelayError, *, tried_every_relay: bool) -> O
 
 
 def is_absence(error: HybridRelayError) -> bool:
-    """Whether the relay is there and the connector of the session is not."""
+    """Whether the error means that the relay was reached and the connector of the session was not."""
     return isinstance(error, (RendezvousError, PeerIdentityError))

@@ -14,7 +14,7 @@ __all__ = ["TRANSITIONS", "Cause", "Outcome", "State", "outcome_of"]
 
 
 class State(enum.Enum):
-    """Where a session stands."""
+    """The states of a session."""
 
     #: A data channel to any acceptable connector is being opened.
     SEARCHING = "searching"
@@ -22,11 +22,11 @@ class State(enum.Enum):
     OPENING = "opening"
     #: The connector has greeted on the session's data channel.
     CONNECTED = "connected"
-    #: The same, and another data channel is being opened, to which the session is to move.
+    #: As in CONNECTED; in addition, the data channel to which the session will move is being opened.
     MOVING = "moving"
     #: The session was given that data channel, and the connector has not greeted on it yet.
     SWITCHING = "switching"
-    #: The session has lost its data channel, and the next attempt to open another one begins when its time has come.
+    #: The session has lost its data channel, and waits for the time of its next attempt to open another one.
     LOST = "lost"
     #: Another data channel to the same connector is being opened.
     RESUMING = "resuming"
@@ -42,18 +42,18 @@ class Cause(enum.Enum):
     CHANNEL_OPENED = "data channel opened"
     #: The connector has greeted.
     GREETED = "connector greeted"
-    #: The connector of the first data channel did not accept the session, and another one is sought.
+    #: The connector of the first data channel did not accept the session, and the search continues with another one.
     PASSED_OVER = "connector passed over"
-    #: Somebody wants the session on another data channel.
+    #: A caller asks to move the session to another data channel.
     MOVE_WANTED = "move wanted"
-    #: The data channel for a move could not be opened, or nobody wants the move any more.
+    #: The data channel for a move could not be opened, or the caller no longer waits for the move.
     MOVE_FAILED = "move failed"
     CHANNEL_LOST = "data channel lost"
     #: It is time for another attempt to resume.
     DUE = "due"
-    #: The data channel with which the session was to resume could not be opened.
+    #: The data channel for resuming could not be opened.
     ATTEMPT_FAILED = "attempt failed"
-    #: Whatever ends a session; `Outcome` says what.
+    #: The session has ended; `Outcome` says how.
     ENDED = "ended"
 
 
@@ -71,7 +71,7 @@ TRANSITIONS: Mapping[tuple[State, Cause], State] = {
     (State.MOVING, Cause.CHANNEL_LOST): State.LOST,
     (State.SWITCHING, Cause.CHANNEL_LOST): State.LOST,
     (State.LOST, Cause.DUE): State.RESUMING,
-    # A move had begun before the loss, and its data channel came first.
+    # A move had begun before the loss, and its data channel is open first.
     (State.LOST, Cause.CHANNEL_OPENED): State.REATTACHING,
     (State.RESUMING, Cause.ATTEMPT_FAILED): State.LOST,
     (State.RESUMING, Cause.CHANNEL_OPENED): State.REATTACHING,
@@ -88,28 +88,28 @@ class Outcome(enum.Enum):
     NOT_OPENED = "not-opened"
     #: This client closed it.
     CLOSED = "closed"
-    #: The connector closed it, because it stops or because nothing is open.
+    #: The connector closed it, because it is stopping or because no stream is open.
     CLOSED_BY_CONNECTOR = "closed-by-connector"
-    #: What runs the session was cancelled.
+    #: The task that runs the session was cancelled.
     CANCELLED = "cancelled"
     #: It lost its data channel, and could not be resumed in time.
     NOT_RESUMED = "not-resumed"
     #: It lost its data channel, and a relay said that its connector will never come back.
     CONNECTOR_GONE = "connector-gone"
-    #: It lost its data channel, and every relay refuses the key: it was revoked, for instance.
+    #: It lost its data channel, and every relay refuses the key, for instance because it was revoked.
     KEY_REFUSED = "key-refused"
-    #: A connector with another identity answers in the place of its own.
+    #: A connector with another identity answers in place of the session's connector.
     IDENTITY_CHANGED = "identity-changed"
     #: The connector does not accept this client's identity any more.
     IDENTITY_REFUSED = "identity-refused"
-    #: The connector does not know it any more.
+    #: The connector does not know the session any more.
     FORGOTTEN = "forgotten"
     #: One of the two sides violated the protocol or failed otherwise.
     FAILED = "failed"
 
     @property
     def is_in_order(self) -> bool:
-        """Whether one of the two sides wanted this end."""
+        """Whether one of the two sides ended the session deliberately."""
         return self in (Outcome.CLOSED, Outcome.CLOSED_BY_CONNECTOR, Outcome.CANCELLED)
 
 

@@ -1,1 +1,1 @@
-"""The client at its relays: control channels, joins, and the data channels that result from them."""
+"""The client's connections to its relays: control channels, joins, and the data channels that result from joins."""

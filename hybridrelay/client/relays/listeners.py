@@ -1,8 +1,9 @@
 """Which listeners a client avoids. Pure: no I/O.
 
-A relay sends a client to any connector that is registered, and every holder of a Listen key can register. So a
-listener without an acceptable identity, or that never comes, says nothing about the others: the client asks the relay
-for another one, and avoids the one that failed for a while. No listener is avoided once there is no other.
+A relay may choose any registered listener for a client, and anyone with a Listen key can register one. A listener
+that has no acceptable identity, or never opens its data channel, therefore says nothing about the others: the client
+asks the relay for another one, and avoids the failed one for a while. When no other listener is left, none is
+avoided.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import attrs
 from ...errors import HybridRelayError
 from ...protocol.control import MAX_AVOID
 
-#: How long a listener that failed is avoided (seconds). Much longer than it takes to try all listeners that a hybrid
-#: connection can have, so that those which failed are not tried again before the others.
+#: How long a listener that failed is avoided (seconds). This is much longer than trying all listeners that a hybrid
+#: connection can have, so that failed ones are not tried again before the others.
 AVOID_SECONDS = 600.0
-#: Listeners that one attempt to open a session may try: all that a hybrid connection can have at a relay.
+#: How many listeners one attempt to open a session may try: all that a hybrid connection can have at a relay.
 MAX_TRIED = 64
 
 
 @attrs.define
 class AvoidedListeners:
-    """Instances that failed recently, kept from one attempt to the next. At most `MAX_AVOID`."""
+    """Instances that failed recently, at most `MAX_AVOID`. Shared by successive attempts to open a session."""
 
     _until: dict[str, float] = attrs.field(factory=dict, init=False)
 
@@ -44,7 +45,7 @@ class AvoidedListeners:
 
 @attrs.define
 class ListenerSearch:
-    """One attempt to find an acceptable listener. Its parts share it, at whichever relay they look."""
+    """One attempt to find an acceptable listener. The parts of the attempt share it, also those at other relays."""
 
     _avoided: AvoidedListeners
     #: How the listener that was tried last failed.
@@ -56,7 +57,7 @@ class ListenerSearch:
         return self._avoided.at(now)
 
     def failed(self, instance: str, error: HybridRelayError, now: float) -> bool:
-        """A listener failed or was not acceptable. Returns whether to ask for another one."""
+        """A listener failed or was not acceptable. Returns whether to ask the relay for another one."""
         self._avoided.add(instance, now)
         self.failure = error
         self._tried += 1
@@ -67,14 +68,14 @@ class ListenerSearch:
         self._avoided.add(instance, now)
 
     def nobody_else(self, error: HybridRelayError, now: float) -> HybridRelayError | None:
-        """A relay has no listener but those to avoid.
+        """A relay has no listener, except perhaps those to avoid.
 
         Args:
-            error: how the relay says so.
-            now: seconds, on the clock of all methods.
+            error: the relay's answer.
+            now: seconds, on the same clock as for the other methods.
 
         Returns:
-            The error with which this attempt ends; None: ask again, now that none is avoided any more.
+            The error with which this attempt ends; None means to ask again, since no listener is avoided any more.
         """
         were_avoided = bool(self._avoided.at(now))
         self._avoided.clear()

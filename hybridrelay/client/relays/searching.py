@@ -1,12 +1,13 @@
 """Finding an acceptable listener: several are tried in parallel, because one may be silent.
 
-Every holder of a Listen key can register, accept all offers, and then never come, or stall in the handshake. It takes
-time to tell such a listener from one that is far away. So a search does not wait for one listener alone:
+Anyone with a Listen key can register, accept all offers, and then never open a data channel, or stall in the
+handshake. It takes time to distinguish such a listener from one that is far away. A search therefore does not wait
+for one listener alone:
 
-1. When a listener has not proved its identity after `NEXT_LISTENER_SECONDS`, another is asked for beside it, and
-   further ones every `FURTHER_LISTENER_SECONDS`. The first that proves an acceptable identity is used, and the others
-   are cancelled. When `MAX_AT_A_TIME` are being tried, the one that has stalled longest gives way, if that is
-   `STALLED_SECONDS` or more.
+1. When a listener has not proved its identity after `NEXT_LISTENER_SECONDS`, the relay is asked for a second one, and
+   for further ones every `FURTHER_LISTENER_SECONDS`. The first that proves an acceptable identity is used, and the
+   others are cancelled. When `MAX_AT_A_TIME` are being tried, the one that has stalled longest is cancelled for the
+   next one, once it has stalled for `STALLED_SECONDS`.
 2. A listener that fails is replaced by another one at once.
 3. Listeners that failed, or had stalled when another one was found, are avoided by later searches.
 """
@@ -26,24 +27,25 @@ from ...protocol.control import MAX_AVOID
 from ...protocol.reasons import Reason
 from .listeners import ListenerSearch
 
-#: After this time without a proved identity another listener is tried beside the first (seconds). A handshake over a
-#: slow path takes about a second; asking once too often costs a rendezvous that is given up.
+#: If a listener has not proved its identity after this time (seconds), another one is tried in parallel. A handshake
+#: over a slow path takes about a second; an unnecessary request costs a rendezvous that is abandoned.
 NEXT_LISTENER_SECONDS = 2.0
-#: After that, one more is tried every so often (seconds).
+#: After that, one more listener is tried each time this much time has passed (seconds).
 FURTHER_LISTENER_SECONDS = 0.5
-#: Listeners that are tried at the same time.
+#: How many listeners are tried at the same time.
 MAX_AT_A_TIME = 8
-#: A listener that has not proved its identity for this time gives way when all places are taken, and is avoided by
-#: later searches if another one is found (seconds). A handshake over the slowest of paths takes less.
+#: A listener that has not proved its identity after this time (seconds) is cancelled if its place is needed for
+#: another one, and is avoided by later searches if another one is found. Even over the slowest paths a handshake
+#: takes less.
 STALLED_SECONDS = 4.0
 
 
 class Answer(Protocol):
-    """What a relay answers to a join."""
+    """A relay's answer to a join."""
 
     @property
     def listener(self) -> str:
-        """The instance that is going to come."""
+        """The instance that has accepted the join."""
 
 
 AnswerT = TypeVar("AnswerT", bound=Answer)
@@ -63,23 +65,23 @@ class _Trial:
 class Find(Generic[AnswerT, ChannelT]):
     """One search at one relay. `run` it once."""
 
-    #: What was tried so far, and what is avoided.
+    #: Which listeners were tried so far, and which are avoided.
     search: ListenerSearch
-    #: Asks the relay for a listener other than these instances, at most `MAX_AVOID`.
+    #: Asks the relay for a listener other than these instances, at most `MAX_AVOID` of them.
     ask: Callable[[tuple[str, ...]], Awaitable[AnswerT]]
-    #: Goes to the rendezvous with it.
+    #: Opens the data channel to the listener of this answer.
     open_channel: Callable[[AnswerT], Awaitable[ChannelT]]
     #: Closes a channel that is not needed after all, without blocking.
     discard: Callable[[ChannelT], Awaitable[None]]
-    #: Called with each listener that failed while another one is going to be tried.
+    #: Called with each listener that failed, and how, if another one will be tried.
     on_failure: Callable[[str, HybridRelayError], None]
-    #: Instances that are being tried, the longest tried first.
+    #: Instances that are being tried; the one that has been tried longest is first.
     _trying: dict[str, _Trial] = attrs.field(factory=dict, init=False)
-    #: How many times the relay is being asked for a listener.
+    #: How many requests for a listener the relay has not answered yet.
     _asking: int = attrs.field(default=0, init=False)
-    #: When the next one is asked for (on Trio's clock).
+    #: When to ask for the next listener (on Trio's clock).
     _next_at: float = attrs.field(default=-math.inf, init=False)
-    #: Set whenever an attempt is over.
+    #: Set whenever a request was answered or an attempt has ended.
     _changed: trio.Event = attrs.field(factory=trio.Event, init=False)
     _found: list[ChannelT] = attrs.field(factory=list, init=False)
     _error: HybridRelayError | None = attrs.field(default=None, init=False)
@@ -88,7 +90,7 @@ class Find(Generic[AnswerT, ChannelT]):
         """Open a channel to any acceptable listener.
 
         Raises:
-            HybridRelayError: how the last listener failed, or why none could be asked for.
+            HybridRelayError: the last listener failed, or the relay could not be asked for one.
 
         Cancelled, no channel stays open.
         """
@@ -124,13 +126,13 @@ class Find(Generic[AnswerT, ChannelT]):
         return self._asking + len(self._trying)
 
     def _room_at(self) -> float:
-        """When another listener can be tried at the earliest (on Trio's clock)."""
+        """The earliest time at which there is a place to try another listener (on Trio's clock)."""
         if self._busy < MAX_AT_A_TIME:
             return -math.inf
         return min((trial.since + STALLED_SECONDS for trial in self._trying.values()), default=math.inf)
 
     def _make_room(self, now: float) -> None:
-        """Give up the listener that has stalled longest, where all places are taken."""
+        """Cancel the listener that has stalled longest, if all places are taken."""
         if self._busy >= MAX_AT_A_TIME:
             instance, trial = next(iter(self._trying.items()))
             del self._trying[instance]
@@ -152,7 +154,7 @@ class Find(Generic[AnswerT, ChannelT]):
             self._asking -= 1
             self._changed.set()
         instance = answer.listener
-        if instance in self._trying:  # the relay pays no attention to what is avoided
+        if instance in self._trying:  # the relay ignores which instances to avoid
             self._next_at = now + NEXT_LISTENER_SECONDS
             return
         trial = self._trying[instance] = _Trial(now)
@@ -164,14 +166,14 @@ class Find(Generic[AnswerT, ChannelT]):
         except HybridRelayError as exc:
             self._error = exc
         finally:
-            if self._trying.get(instance) is trial:  # otherwise it has given way
+            if self._trying.get(instance) is trial:  # otherwise it was cancelled for another one
                 del self._trying[instance]
             self._changed.set()
 
     def _nobody_to_try(self, error: RendezvousError) -> None:
         now = trio.current_time()
         if self._busy > 1:
-            # Those that are being tried may still do, and another one may register meanwhile.
+            # Those that are being tried may still succeed, and another one may register in the meantime.
             self._next_at = now + NEXT_LISTENER_SECONDS
         elif error.reason is Reason.NO_LISTENER:
             self._next_at = now

@@ -1,4 +1,4 @@
-"""A client at one relay: its control channel there, and the data channels that come of it."""
+"""A client's connection to one relay: its control channel, and the data channels that it opens through the relay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .searching import Find
 
 @attrs.frozen
 class Peer:
-    """The other end of a session: what every later data channel of it has to lead to."""
+    """The other end of a session, to which every later data channel of the session has to lead."""
 
     #: The instance of the connector.
     instance: str
@@ -37,14 +37,14 @@ class Peer:
 
 @attrs.frozen(eq=False)
 class DataChannel:
-    """A data channel on which nothing was said yet, and where it goes."""
+    """A data channel on which nothing has been sent yet, and where it leads."""
 
     stream: TLSStream = attrs.field(repr=False)
     peer: Peer
     sender: Sender
     #: Its route, which need not be the one that would be chosen now.
     candidate: Candidate
-    #: The key by which it was asked for; it ends with this key.
+    #: The key that authorized it; the relay closes it when this key is revoked.
     key: Secret | None = None
 
     def __str__(self) -> str:
@@ -73,14 +73,14 @@ class Sender:
 
     Args:
         link: the relay.
-        string: whose hybrid connection and key are used.
-        earlier: the connection string before that, if it was changed while the client runs. It is used where the
-            relay refuses the key of `string`.
-        end_to_end: for the data channels.
-        nursery: in which the control channel runs.
-        clock: seconds since 1970.
+        string: names the hybrid connection and has the key.
+        earlier: the previous connection string, if it was changed while the client runs. It is used if the relay
+            refuses the key of `string`.
+        end_to_end: the end-to-end TLS of the data channels.
+        nursery: runs the control channel.
+        clock: returns seconds since 1970.
         on_draining: called when the relay has said that it is about to stop.
-        events: where events go.
+        events: the stream to which events are published.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class Sender:
         events: EventStream,
     ) -> None:
         self.link = link
-        #: Until when it is not to be called, because the relay asked for that; on trio's clock.
+        #: Until when not to contact the relay, because it asked for that; on Trio's clock.
         self.away_until = -math.inf
-        #: When it failed last, on trio's clock.
+        #: When it failed last, on Trio's clock.
         self.failed_at = -math.inf
         self._connection = string.entity_path
         self._string = string
@@ -111,13 +111,13 @@ class Sender:
         self._opening = trio.Lock()
         #: The connection string that the relay accepted last; None before the first time.
         self._accepted: ConnectionString | None = None
-        #: What is used instead of that where the relay was never asked before the connection string was changed.
+        #: The previous connection string: tried instead of `_accepted` if the relay has accepted none yet.
         self._earlier = earlier
-        #: The connection string that the relay has refused, while an earlier one is in use. The refusal was logged.
+        #: The connection string that the relay has refused, while an earlier one is in use. The event was published.
         self._refused: ConnectionString | None = None
         #: How many requests wait for their answer, by control channel.
         self._requests: Counter[ControlChannel] = Counter()
-        #: Control channels that end with their last request.
+        #: Control channels that are closed when their last request is answered.
         self._retired: set[ControlChannel] = set()
 
     def __repr__(self) -> str:
@@ -129,17 +129,17 @@ class Sender:
         return trio.current_time() < self.away_until
 
     def failed(self) -> None:
-        """It has just failed: `Senders` tries the others first for a while."""
+        """The relay has just failed: `Senders` tries it after the others for a while."""
         self.failed_at = trio.current_time()
 
     def close_control(self) -> None:
-        """End the control channel; the next use opens another, over whatever route is chosen then."""
+        """Close the control channel; the next use opens another, over the route that is chosen then."""
         if self._control is not None:
             self._control.close()
             self._control = None
 
     def retire_control(self) -> None:
-        """Use another control channel from now on; the present one ends once its requests are answered."""
+        """Use another control channel from now on; the present one is closed once its requests are answered."""
         channel, self._control = self._control, None
         if channel is not None:
             if self._requests[channel]:
@@ -148,9 +148,9 @@ class Sender:
                 channel.close()
 
     def use(self, string: ConnectionString) -> None:
-        """Ask by another connection string from now on. Should the relay refuse it, the earlier one stays in use."""
+        """Use another connection string from now on. If the relay refuses its key, the earlier one stays in use."""
         if not _same_key(string, self._string):
-            self.retire_control()  # so that nothing is left that ends with the earlier key
+            self.retire_control()  # so that no control channel depends on the earlier key
             if self._earlier is None:
                 self._earlier = self._string
         self._string = string
@@ -167,28 +167,29 @@ class Sender:
         return self._accepted is not None and _same_key(self._accepted, self._string)
 
     def data_channel_lost(self) -> None:
-        """A data channel through this relay was lost: probe again, and check the control channel as well."""
-        # A probe is cheap, and a dial into a black hole is not.
+        """A data channel through this relay was lost: forget the route, and check the control channel."""
+        # A probe is cheap; dialing an address where packets are silently dropped is not.
         self.link.forget()
         if self._control is not None:
             self._control.check_alive()
 
     def jumped(self) -> None:
-        """The machine slept, or changed networks: nothing that worked is known to work still."""
+        """The machine slept or changed networks: what worked before may not work any more."""
         self.link.forget(network_changed=True)
         if self._control is not None:
             self._control.check_alive()
 
     async def open_data_channel(self, to: Peer | ListenerSearch) -> DataChannel:
-        """Join, and go to the rendezvous. A route that fails is forgotten.
+        """Join, and open the data channel with the ticket. A route that fails is forgotten.
 
         Args:
-            to: the only peer that will do; or a search for any listener, which tries others beside one that is
-                silent and in place of one that fails.
+            to: the only acceptable peer; or a search for any listener, which tries others in parallel with one that
+                is silent, and instead of one that fails.
 
         Raises:
             HybridRelayError: see `Client.connect`.
-            PeerIdentityError: with `Reason.IDENTITY_CHANGED` somebody else answers in that peer's place.
+            PeerIdentityError: with `Reason.IDENTITY_CHANGED`, a connector with another identity answered instead of
+                `to`.
 
         Every step has a deadline. Cancelled, no data channel stays open.
         """
@@ -212,7 +213,7 @@ class Sender:
         )
 
     async def open_data_channel_probing(self, to: Peer | ListenerSearch) -> DataChannel:
-        """The same, where a route that was remembered and fails is probed again, once."""
+        """Like `open_data_channel`; if a remembered route fails, routes are probed again, once."""
         remembered = self.link.remembers
         try:
             return await self.open_data_channel(to)
@@ -224,20 +225,20 @@ class Sender:
     async def _join(
         self, channel: ControlChannel, listener: str | None, avoid: tuple[str, ...] = ()
     ) -> tuple[control.Joined, Secret]:
-        """What the relay answers, and the key by which it was asked."""
+        """The relay's answer to a join, and the key that was used."""
         string, earlier = self._string, self._accepted or self._earlier
         try:
             joined = await self._ask(channel, string, listener, avoid)
         except AuthorizationError as exc:
             if earlier is None or _same_key(earlier, string):
                 raise
-            # The key was changed while the client runs. The one before may still be valid at this relay.
+            # The key was changed while the client runs. The previous key may still be valid at this relay.
             try:
                 joined = await self._ask(channel, earlier, listener, avoid)
             except AuthorizationError:
                 raise exc from None
             self._accepted = earlier
-            if self._refused is not string:  # it is tried again and again
+            if self._refused is not string:  # published once, although every join tries the new key again
                 self._refused = string
                 self._events.publish(
                     EarlierKeyUsed(
@@ -292,7 +293,7 @@ class Sender:
 
     @contextmanager
     def _forgetting_the_route(self, channel: ControlChannel) -> Iterator[None]:
-        """Where the relay cannot be reached in the block, neither the route nor the control channel is used again."""
+        """If the relay cannot be reached in the block, neither the route nor the control channel is used again."""
         try:
             yield
         except RelayUnreachable:
@@ -316,7 +317,7 @@ class Sender:
                     JoinRightEnded(connection=self._connection, host=self.link.host, reason=message.reason)
                 )
             elif isinstance(message, control.Draining) and not drained:
-                drained = True  # only the first counts, so that repeating it keeps no client away
+                drained = True  # only the first counts, so that a relay cannot keep clients away by repeating it
                 self._events.publish(RelayDraining(host=self.link.host, retry_seconds=message.retry_after_seconds))
                 self.away_until = trio.current_time() + message.retry_after_seconds
                 self._on_draining(self)

@@ -1,13 +1,13 @@
-"""The relays of a client: which one is tried next when one fails.
+"""The relays of a client, and in which order they are tried.
 
 The rules:
 
 1. The relay that worked last is tried first, for as long as it works; the others follow in the order of the
-   connection string. One that failed is tried after the others for a while, and one that is draining last.
-2. The next one is tried when one has failed, and in parallel when that takes longer than a failed probe: a remembered
-   route on which packets are dropped would take up to a minute.
+   connection string. A relay that failed is tried after the others for a while, and a relay that is draining last.
+2. The next relay is tried when one has failed, or in parallel if it has neither succeeded nor failed after
+   `NEXT_RELAY_SECONDS`: a remembered route on which packets are dropped takes up to a minute to fail.
 
-Nothing is tried twice in here: the caller decides how long to continue.
+Each relay is tried once per call; the caller decides whether to try again.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from .listeners import ListenerSearch
 from .sender import DataChannel, Peer, Sender
 
 #: How long to wait for one relay before the next is tried in parallel (seconds). A probe fails after 2.5 s if all
-#: packets are dropped. A relay that is merely far away seldom takes longer, and nothing is lost if it does.
+#: packets are dropped. A working relay seldom takes longer, and if it does, trying another does no harm.
 NEXT_RELAY_SECONDS = 3.0
 #: How long a relay that failed is tried after the others (seconds). If packets to it are dropped, each attempt costs
-#: those 2.5 s, so it must not precede every new session; and nothing is lost meanwhile, because all relays are
-#: equivalent.
+#: those 2.5 s, which must not delay every new session. Using another relay meanwhile costs nothing, because all
+#: relays are equivalent.
 SET_BACK_SECONDS = 60.0
 
 
 class Senders:
-    """The client at each of its relays.
+    """The client's connections to its relays.
 
     Args:
         senders: in the order of the connection string.
@@ -42,7 +42,7 @@ class Senders:
 
     def __init__(self, senders: Sequence[Sender]) -> None:
         self.all = tuple(senders)
-        #: At the relay that worked last.
+        #: The one at the relay that worked last.
         self._preferred = self.all[0]
 
     def replace(self, senders: Sequence[Sender]) -> None:
@@ -52,7 +52,7 @@ class Senders:
             self._preferred = self.all[0]
 
     def in_order(self, first: Sender | None = None) -> list[Sender]:
-        """The relays to try, in their order; `first` comes before the others unless its relay is draining."""
+        """The relays in the order in which to try them; `first` precedes the others unless its relay is draining."""
         set_back_before = trio.current_time() - SET_BACK_SECONDS
 
         def key(sender: Sender) -> tuple[bool, bool, bool, bool]:
@@ -66,17 +66,17 @@ class Senders:
         return sorted(self.all, key=key)
 
     async def open_data_channel(self, to: Peer | ListenerSearch, senders: Sequence[Sender]) -> DataChannel:
-        """A data channel through the first of the relays that gives one.
+        """Open a data channel through the first of these relays that leads to an acceptable peer.
 
         Args:
-            to: the only peer that will do, or the search for any.
+            to: the only acceptable peer, or the search for any.
             senders: the relays to try, in this order.
 
         Raises:
-            HybridRelayError: none did; names each with its reason. `Reason.LISTENER_GONE` of one counts, since the
-                others may not have heard of it.
+            HybridRelayError: all failed; the message names each with its reason. If one relay answered
+                `Reason.LISTENER_GONE`, that error is raised, since the other relays may not know.
 
-        Cancelled, nothing stays open.
+        Cancelled, no data channel stays open.
         """
         failures: dict[Sender, HybridRelayError] = {}
         channel = await self._try(senders, to, failures)
@@ -86,16 +86,16 @@ class Senders:
 
     @property
     def away_until(self) -> float:
-        """When the first relay may be called that has announced its restart, on Trio's clock.
+        """If all relays have announced that they stop: when the first may be contacted again, on Trio's clock.
 
-        In the past where one of them may be called now.
+        A time in the past if one of them may be contacted now.
         """
         return min(sender.away_until for sender in self.all)
 
     async def _try(
         self, senders: Sequence[Sender], to: Peer | ListenerSearch, failures: dict[Sender, HybridRelayError]
     ) -> DataChannel | None:
-        """One round; None where all have failed, with why in `failures`."""
+        """Try each relay once. Returns None if all have failed, and puts their errors into `failures`."""
         opened: list[DataChannel] = []
 
         async def attempt(sender: Sender, failed: trio.Event) -> None:
@@ -123,7 +123,7 @@ class Senders:
             for channel in opened:
                 await trio.aclose_forcefully(channel.stream)
             raise
-        # Two may have arrived at the same moment.
+        # Two may have been opened at the same moment.
         for channel in opened[1:]:
             await trio.aclose_forcefully(channel.stream)
         if not opened:
