@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import trio
@@ -21,6 +23,17 @@ SETTLING_SECONDS = 30
 #: it within the first ten rounds, while the allocator finds its level. What grows by more than 600 KiB in each round,
 #: 12 KiB for each of its streams, is found.
 MEMORY_NOISE_BYTES = 6 << 20
+
+
+@contextmanager
+def no_garbage_collector() -> Iterator[None]:
+    """In the block, only objects that are in no reference cycle are freed."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def holdings(found: Mapping[str, Any]) -> Holdings:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import attrs
 
+from .._defaults import RESUME_DEADLINE
+
 
 @attrs.frozen
 class RateLimit:
@@ -149,6 +151,16 @@ REFUSED_CHANNEL_SECONDS = 60.0
 #: A pair of data channels of this age counts as proved although its listener has not said so, because the control
 #: channel for that was lost: a connector closes those that have proved nothing earlier.
 PROVED_AFTER_SECONDS = 90.0
+
+#: How long the place of a pair that has proved an identity is kept for its holder after one of its data channels
+#: broke: as long as its session waits to be resumed. Defends open sessions against a holder of the same key that
+#: takes every place as soon as it is free.
+KEPT_AFTER_BREAK_SECONDS = RESUME_DEADLINE
+
+#: The same where both data channels ended without an error. Most often the session has ended, and others should not
+#: wait for its place. But something on the way may have closed the channels; then both sides know it, and the client
+#: asks for another pair at once.
+KEPT_AFTER_END_SECONDS = 3.0
 
 #: How long a control channel lives on after the last key that had opened it was revoked, so that its peer hears why.
 REVOKED_CHANNEL_SECONDS = 5.0

@@ -64,6 +64,7 @@ class RelaySnapshot:
     unauthenticated: PlacesSnapshot = PlacesSnapshot(0, 0)
     #: Those of them that wait until they may begin a TLS handshake.
     waiting_handshakes: int = 0
-    #: Places for pairs of data channels, and for control channels that have authenticated.
+    #: Places for pairs of data channels, including those that are kept for sessions that may resume.
     pairs: PlacesSnapshot = PlacesSnapshot(0, 0)
+    #: Places for control channels that have authenticated.
     control_channels: PlacesSnapshot = PlacesSnapshot(0, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import trio
 import trio.testing
@@ -21,6 +23,8 @@ from hybridrelay_websocket.frames import (
     encode_pong,
 )
 from hybridrelay_websocket.stream import CLOSE_TIMEOUT, MAX_MESSAGE, MAX_PIECES, WebSocketStream
+
+from ..leaks import no_garbage_collector
 
 
 def wrap(
@@ -383,6 +387,29 @@ async def test_a_pong_that_fails_is_reported_to_the_next_sender() -> None:
         await stream.send_all(b"x")
     assert isinstance(caught.value.__cause__, RuntimeError)
     await stream.aclose()
+
+
+@pytest.mark.parametrize("cause", ["the peer has gone", "cancelled in the middle of a frame"])
+async def test_a_stream_that_failed_is_freed_once_it_is_closed(cause: str) -> None:
+    """Without the garbage collector, which does not know how much memory OpenSSL has allocated below."""
+    peer = Peer(lockstep=True)
+    with no_garbage_collector():
+        if cause == "the peer has gone":
+            await peer.raw.aclose()
+        try:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(peer.stream.send_all, b"x")
+                    await trio.testing.wait_all_tasks_blocked()
+                    scope.cancel()
+        except* trio.BrokenResourceError:
+            pass
+        with pytest.raises(trio.BrokenResourceError):
+            await peer.stream.send_all(b"x")
+        await peer.stream.aclose()
+        freed = weakref.ref(peer.stream)
+        del peer
+        assert freed() is None
 
 
 async def test_no_pong_after_close() -> None:

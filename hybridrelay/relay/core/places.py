@@ -17,12 +17,21 @@ address:
    the most, it is one of its own. So a holder that asks without end displaces itself.
 4. Otherwise, a holder that has fewer places even with the newcomer than another one has established ones gets the
    oldest provisional place however young it is, or if there is none, the newest established one of the holder that
-   has the most. Where established places are spared, it does so only if it has no place at all, and only once every
-   `ROTATION_SECONDS`.
+   has the most. Where established places are spared, this happens only once every `ROTATION_SECONDS`, and only if the
+   newcomer's address has no place at all or the other holder has more than `FAR_MORE` times as many, even with the
+   newcomer.
 5. Otherwise the newcomer is refused, and takes part in a draw (`lottery.py`). The winner displaces the oldest
    provisional place; or an established one, chosen at random, unless they are spared.
 
 Two holders that have about the same do not displace each other in turns, because of "even with the newcomer".
+
+The owner of an established place may end although its holder still needs the place: a session whose data channel
+broke asks for another one. Such a place is *kept* for its holder (`Places.keep`):
+
+6. It still counts as an established place of its holder, so the rules above apply to it. The next newcomer of the
+   same holder (key and address) gets it, whatever the limits are. So keeping places gives no holder more of them.
+7. It ends at a fixed time. A newcomer that gets it must establish it before that time. If the newcomer ends without
+   having done so, the place is kept again, until the same time.
 """
 
 from __future__ import annotations
@@ -32,20 +41,24 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-import attrs
-
 from ...errors import RendezvousError
 from ...protocol.reasons import Reason
 from ..model import KeyId
 from .holders import Holder
+from .holdings import Holdings, Place
 from .lottery import ROTATION_SECONDS, Lottery
-from .tally import Tally
 
-__all__ = ["TENURE_SECONDS", "Place", "Places"]
+__all__ = ["FAR_MORE", "TENURE_SECONDS", "Place", "Places"]
 
 #: How long a provisional place is kept although its holder, or one that has as many, asks for another (seconds). An
 #: honest program shows the use of its place within this time, unless the way to it is very slow.
 TENURE_SECONDS = 3.0
+
+#: Where established places are spared, a holder that has some already gets one of a holder that has more than this
+#: many times as many. What gives way is in use, so a mere difference is not reason enough. With a factor of two, the
+#: holder that has lost a place cannot get it back in the same way, and of the places of a key, a holder that took all
+#: of them keeps about two thirds.
+FAR_MORE = 2
 
 OwnerT = TypeVar("OwnerT")
 
@@ -57,85 +70,12 @@ class _Whose(enum.Enum):
     CONNECTION = enum.auto()
 
 
-@attrs.define(eq=False)
-class Place(Generic[OwnerT]):
-    """One place that is taken. `Places` changes it."""
-
-    holder: Holder
-    #: Whose it is.
-    owner: OwnerT
-    #: Since when it has been provisional, or established.
-    since: float
-    is_established: bool = False
-    #: When an established one becomes provisional again.
-    until: float = math.inf
-
-
-class _Kind(Generic[OwnerT]):
-    """The places of one key that are provisional, or that are established."""
-
-    def __init__(self) -> None:
-        self.in_order: dict[Place[OwnerT], None] = {}
-        self._by_network: Tally[Place[OwnerT]] = Tally()
-        #: For each network.
-        self._by_address: dict[str, Tally[Place[OwnerT]]] = {}
-
-    def add(self, place: Place[OwnerT]) -> None:
-        holder = place.holder
-        self.in_order[place] = None
-        self._by_network.add(holder.network, place)
-        self._by_address.setdefault(holder.network, Tally()).add(holder.address, place)
-
-    def remove(self, place: Place[OwnerT]) -> None:
-        network = place.holder.network
-        del self.in_order[place]
-        self._by_network.remove(network, place)
-        self._by_address[network].remove(place.holder.address, place)
-        if not self._by_address[network].most:
-            del self._by_address[network]
-
-    def count(self, holder: Holder) -> tuple[int, int]:
-        """What the holder's network has, and what its address has."""
-        addresses = self._by_address.get(holder.network)
-        return self._by_network.count(holder.network), 0 if addresses is None else addresses.count(holder.address)
-
-    def greatest(self, newcomer: Holder, own: tuple[int, int]) -> tuple[Tally[Place[OwnerT]], str] | None:
-        """The holder that has the most, if the newcomer's has fewer even with the newcomer, or None.
-
-        Args:
-            newcomer: who needs a place. Networks are compared first, and then the addresses of the same network.
-            own: what the newcomer's network and address have, as `count` returns it.
-        """
-        network, address = own
-        if network < self._by_network.most - 1:
-            addresses = self._by_address[self._by_network.largest()]
-            return addresses, addresses.largest()
-        own_addresses = self._by_address.get(newcomer.network)
-        if own_addresses is not None and address < own_addresses.most - 1:
-            return own_addresses, own_addresses.largest()
-        return None
-
-    def oldest_for(self, newcomer: Holder) -> Place[OwnerT]:
-        """The oldest place of the holder that has the most; of the newcomer's own if that is one of them."""
-        network, address = newcomer.network, newcomer.address
-        if self._by_network.count(network) != self._by_network.most:
-            network = self._by_network.largest()
-        addresses = self._by_address[network]
-        return addresses.oldest(address if addresses.count(address) == addresses.most else addresses.largest())
-
-    def of_largest_networks(self) -> list[Place[OwnerT]]:
-        """The places of all networks that have the most."""
-        return list(self._by_network.of_largest())
-
-
 class _Pool(Generic[OwnerT]):
     """The places of one key."""
 
     def __init__(self, lottery: Lottery) -> None:
-        self.provisional: _Kind[OwnerT] = _Kind()
-        self.established: _Kind[OwnerT] = _Kind()
-        #: Established places that become provisional again, in the order of that time.
-        self.ending: dict[Place[OwnerT], None] = {}
+        self.provisional: Holdings[OwnerT] = Holdings()
+        self.established: Holdings[OwnerT] = Holdings()
         self.lottery = lottery
         #: When an established place may give way although they are spared.
         self.spared_until = -math.inf
@@ -143,7 +83,8 @@ class _Pool(Generic[OwnerT]):
     def __len__(self) -> int:
         return len(self.provisional.in_order) + len(self.established.in_order)
 
-    def kind(self, place: Place[OwnerT]) -> _Kind[OwnerT]:
+    def holdings(self, place: Place[OwnerT]) -> Holdings[OwnerT]:
+        """Those that the place is one of, or would be."""
         return self.established if place.is_established else self.provisional
 
 
@@ -188,10 +129,21 @@ class Places(Generic[OwnerT]):
         self._settles_after = settles_after
         self._connections: dict[str, dict[KeyId, _Pool[OwnerT]]] = {}
         self._taken = 0
+        #: Places that are kept, the oldest first.
+        self._kept: dict[Holder, dict[Place[OwnerT], None]] = {}
+        #: Places to which something happens at the time `Place.until`, by `Place.term`: so each is in order of time.
+        self._ending: dict[float, dict[Place[OwnerT], None]] = {}
 
     def __len__(self) -> int:
-        """Places taken."""
+        """Places taken, including those that are kept."""
+        self._pass_time()
         return self._taken
+
+    @property
+    def kept(self) -> int:
+        """Places that are kept; takes time in proportion to the number of their holders."""
+        self._pass_time()
+        return sum(map(len, self._kept.values()))
 
     def held(self, key: KeyId) -> int:
         """Places that a key has."""
@@ -208,9 +160,9 @@ class Places(Generic[OwnerT]):
         return sum(map(len, self._connections.get(connection, {}).values()))
 
     def choose_displaced(self, newcomer: Holder, name: str = "") -> Place[OwnerT] | None:
-        """Which place makes room for a newcomer; None: there is a free one.
+        """Which place makes room for a newcomer; None: there is a free one, or one that is kept for its holder.
 
-        The caller ends what has that place, and calls `leave` with it and `take`, in this order.
+        The caller ends what has that place, unless it `is_kept`, and calls `leave` with it and `take`, in this order.
 
         Args:
             newcomer: who needs a place.
@@ -220,7 +172,8 @@ class Places(Generic[OwnerT]):
             RendezvousError: with `Reason.LIMIT`: there is none. Nothing has changed, except that it takes part in the
                 next draw.
         """
-        whose = self._met_limit(newcomer.key)
+        self._pass_time()
+        whose = None if newcomer in self._kept else self._met_limit(newcomer.key)
         if whose is None:
             return None
         pool = self._find_pool(newcomer.key)
@@ -243,7 +196,19 @@ class Places(Generic[OwnerT]):
         return None
 
     def take(self, holder: Holder, owner: OwnerT) -> Place[OwnerT]:
-        """Take a place, until `leave`. There must be one: see `choose_displaced`."""
+        """Take a place, until `leave` or `keep`. There must be one: see `choose_displaced`.
+
+        If one is kept for the holder, it is that one, and stays established until the time when it would have ended.
+        """
+        self._pass_time()
+        if holder not in self._kept:
+            return self._add(holder, owner)
+        place = next(iter(self._kept[holder]))
+        self._forget_kept(place)
+        place.owner = owner
+        return place
+
+    def _add(self, holder: Holder, owner: OwnerT) -> Place[OwnerT]:
         place = Place(holder, owner, self._clock())
         pools = self._connections.setdefault(holder.key.connection, {})
         if holder.key not in pools:
@@ -256,10 +221,11 @@ class Places(Generic[OwnerT]):
         """Give a place back. Idempotent."""
         key = place.holder.key
         pool = self._find_pool(key)
-        if pool is None or place not in pool.kind(place).in_order:
+        if pool is None or place not in pool.holdings(place).in_order:
             return
-        pool.kind(place).remove(place)
-        pool.ending.pop(place, None)
+        pool.holdings(place).remove(place)
+        self._end_at(place, math.inf)
+        self._forget_kept(place)
         self._taken -= 1
         if not len(pool):
             pools = self._connections[key.connection]
@@ -267,11 +233,53 @@ class Places(Generic[OwnerT]):
             if not pools:
                 del self._connections[key.connection]
 
+    def keep(self, place: Place[OwnerT], seconds: float) -> None:
+        """Give a place back, and keep it for its holder if it is established; see rules 6 and 7.
+
+        Does nothing where it has been given back.
+
+        Args:
+            place: its owner has ended.
+            seconds: how long it is kept. For one that was kept before and has not been established again since,
+                the time that was set then counts instead.
+        """
+        self._pass_time()
+        pool = self._find_pool(place.holder.key)
+        if pool is None or place.is_kept or place not in pool.holdings(place).in_order:
+            return
+        self._settle(pool)
+        if not place.is_established or (place.until == math.inf and seconds <= 0):
+            self.leave(place)
+            return
+        if place.until == math.inf:
+            self._end_at(place, self._clock() + seconds, seconds)
+        place.is_kept = True
+        self._kept.setdefault(place.holder, {})[place] = None
+        # It is the newest now: of the places of this holder, it is the first one to give way.
+        pool.established.remove(place)
+        pool.established.add(place)
+
+    def drop_kept(self, key: KeyId) -> None:
+        """Keep no place for this key any longer: it is not valid any more."""
+        for place in self.of(key):
+            if place.is_kept:
+                self.leave(place)
+
+    def _forget_kept(self, place: Place[OwnerT]) -> None:
+        if place.is_kept:
+            place.is_kept = False
+            of_holder = self._kept[place.holder]
+            del of_holder[place]
+            if not of_holder:
+                del self._kept[place.holder]
+
     def pass_on(self, place: Place[OwnerT], holder: Holder) -> Place[OwnerT]:
         """Let a place belong to another holder, whatever its limits are. Returns the place that it is then."""
+        until, term = place.until, place.term
         self.leave(place)
-        another = self.take(holder, place.owner)
-        self._turn(another, established=place.is_established, now=place.since, until=place.until)
+        another = self._add(holder, place.owner)
+        self._turn(another, established=place.is_established, now=place.since)
+        self._end_at(another, until, term)
         return another
 
     def establish(self, place: Place[OwnerT], seconds: float = math.inf) -> None:
@@ -279,50 +287,69 @@ class Places(Generic[OwnerT]):
 
         Args:
             place: whose owner has shown that.
-            seconds: after this time it is provisional again. The same at every call, or infinite.
+            seconds: after this time it is provisional again.
         """
-        self._turn(place, established=True, now=self._clock(), until=self._clock() + seconds)
+        now = self._clock()
+        if self._turn(place, established=True, now=now):
+            self._end_at(place, now + seconds, seconds)
 
     def make_provisional(self, place: Place[OwnerT]) -> None:
         """It has no use any longer. Does nothing where it has been given back."""
-        if place.is_established:
-            self._turn(place, established=False, now=self._clock())
+        if place.is_established and self._turn(place, established=False, now=self._clock()):
+            self._end_at(place, math.inf)
 
     def is_provisional(self, place: Place[OwnerT], seconds: float) -> bool:
         """Whether it has been provisional for this time."""
+        self._pass_time()
         if (pool := self._find_pool(place.holder.key)) is not None:
-            self._pass_time(pool)
+            self._settle(pool)
         return not place.is_established and self._clock() - place.since >= seconds
 
     def _find_pool(self, key: KeyId) -> _Pool[OwnerT] | None:
         return self._connections.get(key.connection, {}).get(key)
 
-    def _turn(self, place: Place[OwnerT], *, established: bool, now: float, until: float = math.inf) -> None:
+    def _turn(self, place: Place[OwnerT], *, established: bool, now: float) -> bool:
+        """Make it established or provisional; False where it has been given back."""
         pool = self._find_pool(place.holder.key)
-        if pool is None or place not in pool.kind(place).in_order:
-            return
+        if pool is None or place not in pool.holdings(place).in_order:
+            return False
         if place.is_established != established:
-            pool.kind(place).remove(place)
+            pool.holdings(place).remove(place)
             place.is_established, place.since = established, now
-            pool.kind(place).add(place)
-        pool.ending.pop(place, None)
-        place.until = until
-        if until < math.inf:
-            pool.ending[place] = None
+            pool.holdings(place).add(place)
+        return True
 
-    def _pass_time(self, pool: _Pool[OwnerT]) -> None:
-        """Turn what has to be turned at a time that has passed."""
+    def _end_at(self, place: Place[OwnerT], until: float, term: float = math.inf) -> None:
+        if (ending := self._ending.get(place.term)) is not None:
+            ending.pop(place, None)
+            if not ending:
+                del self._ending[place.term]
+        place.until, place.term = until, term
+        if until < math.inf:
+            self._ending.setdefault(term, {})[place] = None
+
+    def _pass_time(self) -> None:
+        """Do what was due at a time that has passed, except in `_settle`."""
         now = self._clock()
-        for place in _while(pool.ending, lambda one: one.until <= now):
-            self._turn(place, established=False, now=place.until)
+        for ending in list(self._ending.values()):
+            for place in _while(ending, lambda one: one.until <= now):
+                if place.is_kept:
+                    self.leave(place)
+                else:
+                    self._turn(place, established=False, now=place.until)
+                    self._end_at(place, math.inf)
+
+    def _settle(self, pool: _Pool[OwnerT]) -> None:
+        """Establish what has been provisional for long enough."""
         if self._settles_after < math.inf:
+            now = self._clock()
             for place in _while(pool.provisional.in_order, lambda one: one.since + self._settles_after <= now):
                 self._turn(place, established=True, now=now)
 
     def _choose(self, pool: _Pool[OwnerT], newcomer: Holder, name: str) -> Place[OwnerT] | None:
         """Choose among the places of one key: the newcomer's, or another one that has more."""
         now = self._clock()
-        self._pass_time(pool)
+        self._settle(pool)
         if (chosen := self._by_share(pool, newcomer, now)) is not None:
             return chosen
         if not pool.lottery.ask(newcomer.network, f"{newcomer.address}\n{name}", now):
@@ -345,10 +372,11 @@ class Places(Generic[OwnerT]):
         if is_own:
             in_network, at_address = established.count(newcomer)
             own = own[0] + in_network, own[1] + at_address
-        if (found := established.greatest(newcomer, own)) is None:
+        times = FAR_MORE if self._spares_established and own[1] > 0 else 1
+        if (found := established.greatest(newcomer, own, times=times)) is None:
             return None
         if self._spares_established:
-            if own[1] > 0 or now < pool.spared_until:
+            if now < pool.spared_until:
                 return None
             pool.spared_until = now + ROTATION_SECONDS
         if provisional.in_order:

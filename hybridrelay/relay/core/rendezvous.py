@@ -10,6 +10,8 @@ The rules:
    rendezvous then. Until it ends, it has one of the places for pairs of data channels as well. Its sender's key takes
    both. The place of a pair is established when the listener says that the sender has proved its identity. Until
    then, and while it is open, a rendezvous may have to make room for one of another holder of the key (`places.py`).
+   When an established pair ends by itself, its place is kept for a while for the next rendezvous of its sender, so
+   that the session can be resumed.
 4. The two data channels may come in another order than that in which their tickets were used: a channel that has
    shown its ticket may still have to wait for its handshake.
 5. Every rendezvous ends in exactly one `Outcome`, whatever ended it. One whose channels are joined ends only when the
@@ -30,7 +32,7 @@ import attrs
 from ...protocol.errors import RemoteProtocolError
 from ...protocol.preamble import NO_RELAY, RELAY_ID_SIZE, TICKET_SIZE, relay_of_ticket
 from ...protocol.reasons import Reason
-from ..limits import TICKET_LIFETIME_SECONDS
+from ..limits import KEPT_AFTER_BREAK_SECONDS, KEPT_AFTER_END_SECONDS, TICKET_LIFETIME_SECONDS
 from ..model import KeyId
 from .holders import Holder
 from .places import Place, Places
@@ -105,6 +107,24 @@ class _Entry:
     joined_at: float | None = None
     #: Set once it is known how the rendezvous ends.
     outcome: Outcome | None = None
+
+
+#: How long the place of an established pair is kept for its holder, see rule 3. It is not kept after other outcomes.
+_KEPT_SECONDS = {
+    Outcome.CLOSED: KEPT_AFTER_BREAK_SECONDS,
+    Outcome.FINISHED: KEPT_AFTER_END_SECONDS,
+    # These were not established. But a place that was kept for such a one is kept for the next attempt, too.
+    **dict.fromkeys(
+        (
+            Outcome.NOBODY_CAME,
+            Outcome.LISTENER_ABSENT,
+            Outcome.SENDER_ABSENT,
+            Outcome.LEFT,
+            Outcome.WITHDRAWN,
+        ),
+        0.0,
+    ),
+}
 
 
 def _hash(ticket: bytes) -> bytes:
@@ -216,12 +236,16 @@ class RendezvousTable:
         chosen = [places.choose_displaced(sender, instance) for places in (self._open_places, self._places)]
         for place in chosen:
             # What made room among the open ones has made room among the pairs of its key as well.
-            if place is not None and place.holder.key not in freed:
+            if place is None or place.holder.key in freed:
+                continue
+            if place.is_kept:  # only pairs are kept
+                self._places.leave(place)
+            else:
                 entry = self._entries[place.owner]
                 if (ended := self._end(entry, Input.DISPLACED, now)) is not None:  # None: it is being stopped
                     displaced.append(ended)
                 self._places.leave(entry.place)  # at once: its bytes are moved for a moment only
-                freed.add(place.holder.key)
+            freed.add(place.holder.key)
         return displaced
 
     def _new_ticket(self) -> bytes:
@@ -302,6 +326,8 @@ class RendezvousTable:
                 one = attrs.evolve(one, status=Reason.PEER_ABSENT)
             if one is not None:
                 ends.append(one)
+        for key in keys:
+            self._places.drop_kept(key)
         return ends
 
     def end_all(self, now: float) -> list[Ended | Stopping]:
@@ -334,7 +360,11 @@ class RendezvousTable:
             self._open_places.leave(entry.open_place)
         if entry.state is State.ENDED:
             del self._entries[entry.id]
-            self._places.leave(entry.place)
+            assert entry.outcome is not None
+            if (seconds := _KEPT_SECONDS.get(entry.outcome)) is None:
+                self._places.leave(entry.place)
+            else:
+                self._places.keep(entry.place, seconds)
             for hashed in entry.tickets.values():
                 del self._by_ticket[hashed]
         return True

@@ -27,6 +27,7 @@ from hybridrelay.relay.core.listener import Listener
 from hybridrelay.relay.core.listeners import ListenerTable
 from hybridrelay.relay.core.rendezvous import Arrival, RendezvousTable
 from hybridrelay.relay.core.rendezvous_states import Input, Outcome, State
+from hybridrelay.relay.limits import KEPT_AFTER_BREAK_SECONDS
 from hybridrelay.relay.model import KeyId, StoreChange
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.security import KeySlot, Right, Rule
@@ -258,7 +259,7 @@ class BrokerMachine(RuleBasedStateMachine):
         assert self.ends.keys() <= self.made.keys()
         running = len(self.made) - len(self.ends)
         # What is stopped because it made room has no place any more.
-        assert running - len(self.stopping) <= len(self.pairs) <= running
+        assert running - len(self.stopping) <= len(self.pairs) - self.pairs.kept <= running
         assert self.table.open + self.table.joined == running
 
     @invariant()
@@ -284,7 +285,10 @@ class BrokerMachine(RuleBasedStateMachine):
         for name in list(self.moving):
             self.stop(name, Input.CANCELLED)
         assert self.ends == Counter(self.made.keys())
-        assert len(self.pairs) == self.table.open == self.table.joined == 0
+        assert self.table.open == self.table.joined == 0
+        assert len(self.pairs) == self.pairs.kept
+        self.now += KEPT_AFTER_BREAK_SECONDS
+        assert len(self.pairs) == 0
         assert self.broker.next_deadline() is None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,15 +11,10 @@ from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.holders import Holder, network_of
 from hybridrelay.relay.core.lottery import ROTATION_SECONDS
-from hybridrelay.relay.core.places import TENURE_SECONDS, Place, Places
+from hybridrelay.relay.core.places import FAR_MORE, TENURE_SECONDS, Place, Places
 from hybridrelay.relay.model import KeyId
-from hybridrelay.security import KeySlot
 
-from ..places import make_places
-
-
-def key(connection: str, rule: str = "sender", generation: int = 1) -> KeyId:
-    return KeyId(connection, rule, KeySlot.PRIMARY, generation)
+from ..places import HONEST, KEY, NEIGHBOUR, ROGUE, Scene, filled, key, make_places
 
 
 def take_all(places: Places[str], *keys: KeyId) -> int:
@@ -124,56 +118,6 @@ def test_the_books_agree(total: int, steps: list[tuple[str, int, bool]]) -> None
 
 # --- holders of one key
 
-KEY = key("db")
-#: Two networks, and a neighbour of the first address.
-ROGUE, NEIGHBOUR, HONEST = (Holder(KEY, address) for address in ("192.0.2.1", "192.0.2.2", "198.51.100.7"))
-
-
-@attrs.define
-class Scene:
-    """Places of which the key may have a few."""
-
-    now: float = 0.0
-    places: Places[str] = attrs.field(init=False)
-
-    @classmethod
-    def make(cls, limit: int, *, spares_established: bool = False, settles_after: float = 1e9) -> Scene:
-        scene = cls()
-        scene.places = make_places(
-            "places",
-            1000,
-            clock=lambda: scene.now,
-            per_key=limit,
-            spares_established=spares_established,
-            settles_after=settles_after,
-        )
-        return scene
-
-    def enter(self, holder: Holder, owner: str, *, established: bool = False) -> str | None:
-        """Take a place; the owner of the one that made room, or None."""
-        displaced = self.places.choose_displaced(holder, owner)
-        if displaced is not None:
-            self.places.leave(displaced)
-        place = self.places.take(holder, owner)
-        if established:
-            self.places.establish(place)
-        return None if displaced is None else displaced.owner
-
-    def is_refused(self, holder: Holder, owner: str = "newcomer") -> bool:
-        try:
-            self.places.choose_displaced(holder, owner)
-        except RendezvousError as exc:
-            return exc.reason is Reason.LIMIT
-        return False
-
-
-def filled(holder: Holder, count: int) -> Scene:
-    """A scene in which one holder has all of the key's places."""
-    scene = Scene.make(count)
-    for number in range(count):
-        assert scene.enter(holder, f"{number}") is None
-    return scene
-
 
 @pytest.mark.parametrize(
     ("address", "network"),
@@ -276,8 +220,41 @@ def test_spared_places_give_way_to_a_holder_without_any_and_seldom() -> None:
     scene.now = ROTATION_SECONDS - 0.1
     assert scene.is_refused(third)
     scene.now = ROTATION_SECONDS
-    assert scene.is_refused(HONEST), "it has one"
+    assert scene.is_refused(HONEST), "it has one, and the other one has three"
     assert scene.enter(third, "third") == "2"
+
+
+@pytest.mark.parametrize("honest", [HONEST, NEIGHBOUR])
+def test_spared_places_of_a_holder_that_has_far_more_give_way_seldom(honest: Holder) -> None:
+    scene = Scene.make(30, spares_established=True)
+    for number in range(2):
+        scene.enter(honest, f"honest {number}", established=True)
+    for number in range(28):
+        scene.enter(ROGUE, f"{number}", established=True)
+    times: list[float] = []
+    while scene.now < 300.0:
+        assert scene.is_refused(ROGUE)
+        try:
+            displaced = scene.enter(honest, f"honest at {scene.now}", established=True)
+        except RendezvousError:
+            pass
+        else:
+            assert displaced == f"{27 - len(times)}", "the newest of the holder that has far more"
+            times.append(scene.now)
+        scene.now += 1.0
+    # It has 10, and the other one has 20, which is not more than twice 11.
+    assert times == [number * ROTATION_SECONDS for number in range(8)]
+
+
+def test_holders_that_have_about_the_same_do_not_take_spared_places_of_each_other() -> None:
+    scene = Scene.make(8, spares_established=True)
+    for holder, count in ((ROGUE, 5), (HONEST, 3)):
+        for number in range(count):
+            scene.enter(holder, f"{number}", established=True)
+    for _ in range(100):
+        scene.now += ROTATION_SECONDS
+        for holder in (ROGUE, HONEST):
+            assert scene.is_refused(holder)
 
 
 def test_a_young_provisional_place_goes_before_an_established_one() -> None:
@@ -395,68 +372,141 @@ def test_another_key_of_the_hybrid_connection_that_has_more_gives_way() -> None:
 
 
 class SharingMachine(RuleBasedStateMachine):
-    """Holders of one key take places, of which some are established, in any order."""
+    """Holders of one key take places, of which some are established and some are kept, in any order."""
 
-    LIMIT = 6
+    LIMIT = 9
     ADDRESSES = ("192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::/64", "")
+    KEPT_SECONDS = 25.0
 
     def __init__(self) -> None:
         super().__init__()
         self.scene = Scene.make(self.LIMIT, spares_established=True)
         self.held: list[Place[str]] = []
+        #: The time at which each of those that are kept ends.
+        self.kept: dict[Place[str], float] = {}
+        #: The same for those that were kept, and were not established since.
+        self.lent: dict[Place[str], float] = {}
+        #: When an established place gave way, and when any place did.
+        self.gave_way_at = self.displaced_at = -1e9
+
+    def counts(self, holder: Holder) -> tuple[int, int]:
+        taken = [*self.held, *self.kept]
+        return (
+            sum(one.holder.network == holder.network for one in taken),
+            sum(one.holder.address == holder.address for one in taken),
+        )
 
     @rule(address=st.sampled_from(ADDRESSES), name=st.sampled_from("abc"))
     def enter(self, address: str, name: str) -> None:
         newcomer = Holder(KEY, address)
+        own = [one for one in self.kept if one.holder == newcomer]
+        taken = len(self.held) + len(self.kept)
+        before = self.counts(newcomer)
         try:
             displaced = self.scene.places.choose_displaced(newcomer, name)
         except RendezvousError:
-            assert len(self.held) == self.LIMIT
-            of_network = [
-                one for one in self.held if not one.is_established and one.holder.network == newcomer.network
-            ]
-            provisional = [one for one in self.held if not one.is_established]
-            # So nobody is refused beside a network that has two more.
-            for other in provisional:
-                theirs = sum(one.holder.network == other.holder.network for one in provisional)
-                assert theirs <= len(of_network) + 1
+            assert taken == self.LIMIT
+            assert not own, "it gets the place that is kept for it"
+            self.nobody_has_far_more(newcomer)
             return
-        assert (displaced is None) == (len(self.held) < self.LIMIT)
+        assert (displaced is None) == (taken < self.LIMIT or bool(own))
         if displaced is not None:
+            if displaced.is_established and before[1]:
+                network, at_address = self.counts(displaced.holder)
+                mine = before[0]
+                if displaced.holder.network == newcomer.network:
+                    network, mine = at_address, before[1]
+                assert network > FAR_MORE * (mine + 1)
             if displaced.is_established:
-                assert not any(one.holder.address == address for one in self.held)
-            self.held.remove(displaced)
+                assert self.scene.now >= self.gave_way_at + ROTATION_SECONDS
+                self.gave_way_at = self.scene.now
+            self.displaced_at = self.scene.now
+            self.forget(displaced)
             self.scene.places.leave(displaced)
-        self.held.append(self.scene.places.take(newcomer, name))
+        place = self.scene.places.take(newcomer, name)
+        assert place.is_established == bool(own), "one that was kept remains established"
+        assert (place in own) == bool(own)
+        if own:
+            assert self.counts(newcomer) == before
+            self.lent[place] = self.kept.pop(place)
+        self.held.append(place)
+
+    @rule(address=st.sampled_from(ADDRESSES))
+    def fill(self, address: str) -> None:
+        """A holder takes and establishes as many as it can have without anything giving way."""
+        while len(self.held) + len(self.kept) < self.LIMIT:
+            self.enter(address, "a")
+            self.establish(len(self.held) - 1)
+
+    def nobody_has_far_more(self, newcomer: Holder) -> None:
+        """So nobody is refused, except for a moment, beside a holder that has far more."""
+        provisional = [one for one in self.held if not one.is_established]
+        mine = sum(one.holder.network == newcomer.network for one in provisional)
+        for other in provisional:
+            assert sum(one.holder.network == other.holder.network for one in provisional) <= mine + 1
+        if self.scene.now < self.displaced_at + ROTATION_SECONDS:
+            return
+        established = [one for one in (*self.held, *self.kept) if one.is_established]
+        for other in established:
+            theirs = sum(one.holder.network == other.holder.network for one in established)
+            assert theirs <= FAR_MORE * (self.counts(newcomer)[0] + 1)
+
+    def forget(self, place: Place[str]) -> None:
+        if place in self.kept:
+            del self.kept[place]
+        else:
+            self.held.remove(place)
+        self.lent.pop(place, None)
 
     @rule(number=st.integers(0, LIMIT - 1))
     def establish(self, number: int) -> None:
         if number < len(self.held):
             self.scene.places.establish(self.held[number])
+            self.lent.pop(self.held[number], None)
 
     @rule(number=st.integers(0, LIMIT - 1))
     def lose_use(self, number: int) -> None:
         if number < len(self.held):
             self.scene.places.make_provisional(self.held[number])
+            self.lent.pop(self.held[number], None)
 
     @rule(number=st.integers(0, LIMIT - 1))
     def leave(self, number: int) -> None:
         if number < len(self.held):
-            self.scene.places.leave(self.held.pop(number))
+            place = self.held[number]
+            self.forget(place)
+            self.scene.places.leave(place)
+
+    @rule(number=st.integers(0, LIMIT - 1))
+    def keep(self, number: int) -> None:
+        if number < len(self.held):
+            place = self.held[number]
+            is_kept, until = place.is_established, self.lent.get(place, self.scene.now + self.KEPT_SECONDS)
+            self.forget(place)
+            self.scene.places.keep(place, self.KEPT_SECONDS)
+            if is_kept:
+                self.kept[place] = until
 
     @rule(seconds=st.sampled_from([0.1, TENURE_SECONDS, ROTATION_SECONDS, 60.0]))
     def time_passes(self, seconds: float) -> None:
         self.scene.now += seconds
+        self.kept = {place: until for place, until in self.kept.items() if until > self.scene.now}
+        self.lent = {place: until for place, until in self.lent.items() if until > self.scene.now}
 
     @invariant()
     def counts_agree(self) -> None:
-        assert len(self.scene.places) == self.scene.places.held(KEY) == len(self.held)
-        assert self.scene.places.held_by_connection("db") == len(self.held)
+        places = self.scene.places
+        assert len(places) == places.held(KEY) == len(self.held) + len(self.kept) <= self.LIMIT
+        assert places.held_by_connection("db") == len(places)
+        assert places.kept == len(self.kept)
+        assert all(place.is_kept == (place in self.kept) for place in places.of(KEY))
+        assert all(place.is_established for place in self.lent)
 
     def teardown(self) -> None:
         for place in self.held:
             self.scene.places.leave(place)
-        assert len(self.scene.places) == 0
+        self.scene.now += self.KEPT_SECONDS
+        assert len(self.scene.places) == self.scene.places.kept == 0
 
 
 TestSharingMachine = SharingMachine.TestCase

@@ -19,7 +19,7 @@ from hybridrelay.relay.core.holders import Holder
 from hybridrelay.relay.core.places import Places
 from hybridrelay.relay.core.rendezvous import Arrival, Ended, Rendezvous, RendezvousTable, Stopping
 from hybridrelay.relay.core.rendezvous_states import TRANSITIONS, Input, Outcome, Side, State
-from hybridrelay.relay.limits import TICKET_LIFETIME_SECONDS
+from hybridrelay.relay.limits import KEPT_AFTER_BREAK_SECONDS, KEPT_AFTER_END_SECONDS, TICKET_LIFETIME_SECONDS
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
 
@@ -350,6 +350,96 @@ def test_nothing_is_proved_before_the_channels_are_joined() -> None:
     rendezvous.prove("unknown")
     (ended,) = rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0).displaced
     assert ended.rendezvous_id == made[0].id
+
+
+def proved_pair(rendezvous: RendezvousTable, sender: Holder = SENDER) -> Rendezvous:
+    made = rendezvous.create("sql", LISTENER, sender, 0.0)
+    join_both(rendezvous, made)
+    rendezvous.prove(made.id)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("event", "seconds"),
+    [
+        (Input.BREAKS, KEPT_AFTER_BREAK_SECONDS),
+        (Input.FINISHES, KEPT_AFTER_END_SECONDS),
+        (Input.CANCELLED, 0.0),
+        (Input.REVOKED, 0.0),
+        (Input.DISPLACED, 0.0),
+        (Input.SHUTDOWN, 0.0),
+    ],
+)
+def test_how_long_the_place_of_a_pair_that_has_ended_is_kept(event: Input, seconds: float) -> None:
+    now = 0.0
+    places = make_places("data channels", 100, clock=lambda: now, per_key=1, spares_established=True)
+    rendezvous = table(places=places)
+    made = proved_pair(rendezvous)
+    apply(rendezvous, made, event)
+    rendezvous.end(made.id, Input.BREAKS, 0.0)
+    assert rendezvous.joined == 0
+    assert places.kept == len(places) == bool(seconds)
+    if not seconds:
+        return
+    now = seconds - 0.1
+    with pytest.raises(RendezvousError):
+        rendezvous.create("sql", LISTENER, OTHER_HOLDER, now)
+    now = seconds
+    assert rendezvous.create("sql", LISTENER, OTHER_HOLDER, now).displaced == ()
+
+
+def test_the_place_of_a_pair_that_proved_nothing_is_not_kept() -> None:
+    places = make_places("data channels", 100, per_key=1, spares_established=True)
+    rendezvous = table(places=places)
+    made = rendezvous.create("sql", LISTENER, SENDER, 0.0)
+    join_both(rendezvous, made)
+    assert rendezvous.end(made.id, Input.BREAKS, 0.0)
+    assert len(places) == 0
+
+
+def test_a_session_gets_the_place_of_its_pair_back_until_it_has_resumed() -> None:
+    now = 0.0
+    places = make_places("data channels", 100, clock=lambda: now, per_key=4, spares_established=True)
+    rendezvous = table(places=places)
+    for _ in range(3):
+        proved_pair(rendezvous, OTHER_HOLDER)
+    assert rendezvous.end(proved_pair(rendezvous).id, Input.BREAKS, 0.0)
+    # The first listener does not come; the second one comes, and breaks before the sender has proved itself.
+    made = rendezvous.create("sql", LISTENER, SENDER, now)
+    assert rendezvous.end(made.id, Input.WITHDRAWN, now)
+    made = rendezvous.create("sql", LISTENER, SENDER, now)
+    join_both(rendezvous, made)
+    assert rendezvous.end(made.id, Input.BREAKS, now)
+    now = 20.0
+    with pytest.raises(RendezvousError):
+        rendezvous.create("sql", LISTENER, OTHER_HOLDER, now)
+    made = rendezvous.create("sql", LISTENER, SENDER, now)
+    join_both(rendezvous, made)
+    rendezvous.prove(made.id)
+    now = 100.0
+    with pytest.raises(RendezvousError):
+        rendezvous.create("sql", LISTENER, OTHER_HOLDER, now)
+    assert rendezvous.joined == len(places) == 4
+
+
+def test_a_kept_place_makes_room() -> None:
+    now = 0.0
+    places = make_places("data channels", 100, clock=lambda: now, per_key=4, spares_established=True)
+    rendezvous = table(places=places)
+    made = [proved_pair(rendezvous) for _ in range(4)]
+    assert rendezvous.end(made[0].id, Input.BREAKS, 0.0)
+    assert rendezvous.create("sql", LISTENER, OTHER_HOLDER, now).displaced == ()
+    assert (len(places), places.kept) == (4, 0)
+
+
+def test_no_place_is_kept_for_a_key_that_was_revoked() -> None:
+    places = make_places("data channels", 100, spares_established=True)
+    rendezvous = table(places=places)
+    for sender in (SENDER, OTHER):
+        assert rendezvous.end(proved_pair(rendezvous, sender).id, Input.BREAKS, 0.0)
+    assert places.kept == 2
+    assert rendezvous.revoke({SENDER_KEY}, 0.0) == []
+    assert (places.kept, places.held(OTHER_KEY)) == (1, 1)
 
 
 def test_one_place_is_made_where_both_limits_are_met() -> None:

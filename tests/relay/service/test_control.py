@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,7 @@ import trio
 import trio.testing
 
 from hybridrelay.mux import CONTROL_CONFIG, DIALED_CONTROL_CONFIG, EarlySession, Session, SessionRole
-from hybridrelay.protocol import control
+from hybridrelay.protocol import RemoteProtocolError, control
 from hybridrelay.protocol.preamble import STATUS_SIZE
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core import control_channel
@@ -30,6 +31,7 @@ from hybridrelay.security import KeySlot, Right, Rule, audience_for, make_token
 from hybridrelay.streams import TLSStream, receive_exactly
 from hybridrelay.testing import session_pair
 
+from ...leaks import no_garbage_collector
 from ..peers import HOST, FarEnd, client_hello, hello_of, make_broker, token_for, update
 from ..places import make_places
 
@@ -322,6 +324,37 @@ async def test_a_control_channel_whose_place_is_needed_ends(
     assert len(places) == 1
     assert newcomer.session.outcome is None
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("how", ["closed", "broken", "against the rules", "cancelled"])
+async def test_what_a_channel_held_before_it_authenticated_is_freed_when_it_ends(
+    broker: BrokerService, how: str
+) -> None:
+    """Without the garbage collector, which does not know how much memory OpenSSL has allocated below."""
+    peers = ControlPeers(broker, "0" * 32, lambda: ())
+    raw, below = trio.testing.memory_stream_pair()
+    freed = weakref.ref(below)
+
+    async def admit(early: EarlySession) -> None:
+        with contextlib.suppress(RemoteProtocolError, trio.BrokenResourceError):
+            assert await peers.admit(early, "192.0.2.1") is None
+
+    with no_garbage_collector():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(admit, EarlySession(below))
+            del below
+            await trio.testing.wait_all_tasks_blocked()
+            assert freed() is not None
+            match how:
+                case "closed":
+                    await raw.aclose()
+                case "broken":
+                    raw.send_stream.close()
+                case "against the rules":
+                    await raw.send_all(bytes(100))
+                case _:
+                    nursery.cancel_scope.cancel()
+        assert freed() is None
 
 
 async def test_one_whose_place_is_needed_before_it_is_attached_ends_at_once(

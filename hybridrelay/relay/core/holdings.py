@@ -1,0 +1,101 @@
+"""The places of one key, counted by network and by address: which holder has the most of them. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Generic, TypeVar
+
+import attrs
+
+from .holders import Holder
+from .tally import Tally
+
+__all__ = ["Holdings", "Place"]
+
+OwnerT = TypeVar("OwnerT")
+
+
+@attrs.define(eq=False)
+class Place(Generic[OwnerT]):
+    """One place that is taken. `Places` changes it."""
+
+    holder: Holder
+    #: Whose it is; of a kept place: whose it was.
+    owner: OwnerT
+    #: Since when it has been provisional, or established.
+    since: float
+    is_established: bool = False
+    #: Its owner has ended, and it is kept for its holder.
+    is_kept: bool = False
+    #: When an established one becomes provisional again, and when one that is kept ends.
+    until: float = math.inf
+    #: How long before `until` that time was set.
+    term: float = math.inf
+
+
+class Holdings(Generic[OwnerT]):
+    """The places of one key that are provisional, or those that are established."""
+
+    def __init__(self) -> None:
+        #: A dictionary that is used as an ordered set.
+        self.in_order: dict[Place[OwnerT], None] = {}
+        self._by_network: Tally[Place[OwnerT]] = Tally()
+        #: For each network.
+        self._by_address: dict[str, Tally[Place[OwnerT]]] = {}
+
+    def add(self, place: Place[OwnerT]) -> None:
+        """Add a place that is not there."""
+        holder = place.holder
+        self.in_order[place] = None
+        self._by_network.add(holder.network, place)
+        self._by_address.setdefault(holder.network, Tally()).add(holder.address, place)
+
+    def remove(self, place: Place[OwnerT]) -> None:
+        """Remove a place that is there."""
+        network = place.holder.network
+        del self.in_order[place]
+        self._by_network.remove(network, place)
+        self._by_address[network].remove(place.holder.address, place)
+        if not self._by_address[network].most:
+            del self._by_address[network]
+
+    def count(self, holder: Holder) -> tuple[int, int]:
+        """How many the holder's network has, and how many its address has."""
+        addresses = self._by_address.get(holder.network)
+        return self._by_network.count(holder.network), 0 if addresses is None else addresses.count(holder.address)
+
+    def greatest(
+        self, newcomer: Holder, own: tuple[int, int], *, times: int = 1
+    ) -> tuple[Tally[Place[OwnerT]], str] | None:
+        """The holder that has the most, if it has more than a multiple of what the newcomer's holder would have.
+
+        Networks are compared first, and then the addresses of the newcomer's network.
+
+        Args:
+            newcomer: the holder that needs a place.
+            own: what the newcomer's network and address have, without the newcomer, as `count` returns it.
+            times: the multiple.
+
+        Returns:
+            The group of its places, or None.
+        """
+        network, address = own
+        if self._by_network.most > times * (network + 1):
+            addresses = self._by_address[self._by_network.largest()]
+            return addresses, addresses.largest()
+        own_addresses = self._by_address.get(newcomer.network)
+        if own_addresses is not None and own_addresses.most > times * (address + 1):
+            return own_addresses, own_addresses.largest()
+        return None
+
+    def oldest_for(self, newcomer: Holder) -> Place[OwnerT]:
+        """The oldest place of the holder that has the most; of the newcomer's own if that is one of them."""
+        network, address = newcomer.network, newcomer.address
+        if self._by_network.count(network) != self._by_network.most:
+            network = self._by_network.largest()
+        addresses = self._by_address[network]
+        return addresses.oldest(address if addresses.count(address) == addresses.most else addresses.largest())
+
+    def of_largest_networks(self) -> list[Place[OwnerT]]:
+        """The places of all networks that have the most."""
+        return list(self._by_network.of_largest())
