@@ -1,7 +1,7 @@
 """What administrators do: create, import, issue, change and delete hybrid connections, their rules and their keys.
 
-Use cases with typed arguments and results, for the commands and for anything else that administers. They are
-synchronous, touch files and a relay's store, print nothing, and read no arguments. What they raise is a
+The functions have typed arguments and results, so that the command line and any other front end can use them. They
+are synchronous, read and write files and a relay's store, print nothing, and parse no command line. They raise a
 `HybridRelayError` that says whether anything was changed, and what to do.
 """
 

@@ -1,7 +1,7 @@
-"""What an authority file says besides the authority itself: the relays, their pins and ports, the target, the keys.
+"""What an authority file contains besides the authority: the relays, their pins and ports, the target and the keys.
 
-`AuthorityFile.extra` holds it as JSON values. Only this module knows their names. Connection strings are made of it,
-so the authority file alone is enough to issue further ones.
+`AuthorityFile.extra` holds this content as JSON values, whose names only this module knows. Connection strings are
+made from it, so the authority file alone is sufficient to issue further ones.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ..security import (
     parse_port_lists_untrusted,
 )
 
-#: The right of the rule that connection strings of each role use.
+#: By role: the right that the rule in its connection strings has.
 RIGHTS: Mapping[Role, Right] = {Role.CONNECTOR: Right.LISTEN, Role.APPLICATION: Right.SEND}
 
 
 def new_content(
     *, target: HostPort, endpoints: Sequence[Endpoint], pins: Sequence[str], rules: Mapping[Role, Rule]
 ) -> dict[str, object]:
-    """What `AuthorityFile.extra` holds for a new hybrid connection."""
+    """Return the value of `AuthorityFile.extra` for a new hybrid connection."""
     return {
         "target": str(target),
         **_relays(endpoints, pins),
@@ -43,7 +43,7 @@ def new_content(
 
 
 def target_of(authority_file: AuthorityFile) -> HostPort:
-    """What the connector dials.
+    """Return the address that the connector connects to.
 
     Raises:
         ConfigurationError: the authority file is damaged.
@@ -55,12 +55,12 @@ def target_of(authority_file: AuthorityFile) -> HostPort:
 
 
 def with_target(authority_file: AuthorityFile, target: HostPort) -> AuthorityFile:
-    """The same authority file with another target for the strings that it issues."""
+    """Return a copy of an authority file that has another target for the connection strings issued from it."""
     return attrs.evolve(authority_file, extra={**authority_file.extra, "target": str(target)})
 
 
 def relays_of(authority_file: AuthorityFile) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
-    """The relays, and their pins, that strings carry.
+    """Return the relays, and their pins, that are written into connection strings.
 
     Raises:
         ConfigurationError: the authority file is damaged.
@@ -75,7 +75,7 @@ def relays_of(authority_file: AuthorityFile) -> tuple[tuple[Endpoint, ...], tupl
 
 
 def with_relays(authority_file: AuthorityFile, endpoints: Sequence[Endpoint], pins: Sequence[str]) -> AuthorityFile:
-    """The same authority file with other relays for the strings that it issues."""
+    """Return a copy of an authority file that has other relays for the connection strings issued from it."""
     return attrs.evolve(authority_file, extra={**authority_file.extra, **_relays(endpoints, pins)})
 
 
@@ -89,7 +89,7 @@ def _relays(endpoints: Sequence[Endpoint], pins: Sequence[str]) -> dict[str, obj
 
 
 def rule_of(authority_file: AuthorityFile, role: Role) -> Rule:
-    """The rule that strings of `role` use, with the keys that the file has of it.
+    """Return the rule that connection strings for `role` use, with those of its keys that are in the file.
 
     Raises:
         ConfigurationError: the authority file is damaged.
@@ -103,7 +103,7 @@ def rule_of(authority_file: AuthorityFile, role: Role) -> Rule:
 
 
 def with_rule(authority_file: AuthorityFile, role: Role, rule: Rule) -> AuthorityFile:
-    """The same authority file with other keys for the strings of `role`."""
+    """Return a copy of an authority file that has other keys for the connection strings for `role`."""
     rules = {**_get(authority_file.extra, "rules", dict), role.value: _rule_as_json(rule)}
     return attrs.evolve(authority_file, extra={**authority_file.extra, "rules": rules})
 
@@ -125,7 +125,7 @@ def _text(content: Mapping[str, Any], key: str) -> str:
 
 
 def _hosts(extra: Mapping[str, Any]) -> list[str]:
-    """One host, or a list of them, as `new_content` writes it."""
+    """Read what `new_content` writes: one host, or a list of hosts."""
     hosts = extra.get("endpoint")
     if not isinstance(hosts, list):
         return [_text(extra, "endpoint")]
@@ -135,5 +135,5 @@ def _hosts(extra: Mapping[str, Any]) -> list[str]:
 
 
 def damaged(what: str) -> ConfigurationError:
-    """The error of an authority file that is not as this program writes it; names the part."""
+    """Return the error for an authority file whose part `what` is not as this program writes it."""
     return ConfigurationError(f"the authority file is damaged: {what}")

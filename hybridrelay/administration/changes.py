@@ -1,4 +1,4 @@
-"""Changes of a store together with files: nothing irreversible happens before all files can be written."""
+"""Changes to a store and to files together: nothing irreversible is done until all files are known to be writable."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from ..events.plain_log import plainly_logged_events
 from ..events.program import LeftoverRemoved
 from .new_files import new_files
 
-#: How long a command waits for another one that changes the same files (seconds).
+#: How long a command waits for another one that is changing the same files (seconds).
 _LOCK_SECONDS = 30.0
 
 
 @contextlib.contextmanager
 def only_change_of(paths: Iterable[Path]) -> Iterator[None]:
-    """Let no other process change these files in this way during the block, inside which they have to be read.
+    """Lock these files for the duration of the block against other processes that use this function.
 
-    Two administrators, or two scripts, must not undo each other's changes. A command that was killed may have left
-    new contents, with keys in them, beside the files: these are removed.
+    Two administrators, or two scripts, must not undo each other's changes; therefore the files have to be read inside
+    the block. A command that was killed may have left temporary files with keys in them in the same directories:
+    these are removed.
 
     Raises:
-        HybridRelayError: another command did not end in time.
+        HybridRelayError: another command held the lock for longer than 30 s.
     """
     paths = tuple(paths)
     try:
@@ -39,12 +40,12 @@ def only_change_of(paths: Iterable[Path]) -> Iterator[None]:
     except TimeoutError as exc:
         raise HybridRelayError(
             f"nothing was changed, because another command is changing {exc.filename}",
-            remedy="wait until it has ended, and run this one again",
+            remedy="wait until it has ended, and run this command again",
         ) from None
 
 
 class IncompleteChange(HybridRelayError):
-    """Something was changed that cannot be taken back, but not every file was updated. `remedy` completes it."""
+    """An irreversible change was made, but not every file was updated. `remedy` says how to complete the change."""
 
 
 @attrs.frozen
@@ -53,12 +54,12 @@ class FilesWritten:
 
     #: The files that have their new content now.
     updated: tuple[Path, ...] = ()
-    #: Set where not every file could be updated. The change itself was made.
+    #: Set if not every file could be updated. The change itself was made.
     incomplete: IncompleteChange | None = None
 
 
 def nothing() -> None:
-    """For parameters that name something to be called."""
+    """Do nothing: the default for callback parameters."""
 
 
 def change_with_files(
@@ -73,17 +74,18 @@ def change_with_files(
     """Prepare all files, make the change, then replace the files.
 
     Args:
-        change: what cannot be taken back. Where it raises, every file is as it was.
-        before_change: called just before that. From then on, the caller must not be interrupted until it has the
-            result.
-        replace: the new contents of files that exist.
-        create: new files; written before the change, since they may be the only place of a new key.
-        what: what has happened once `change` has returned, for `IncompleteChange`: "the key was regenerated".
-        remedy: how to complete what is missing then.
+        change: makes the irreversible change. If it raises, every file is as it was before.
+        before_change: called immediately before `change`. From then on, the caller must not be interrupted until this
+            function has returned.
+        replace: the new contents of existing files.
+        create: the contents of new files. They are written before the change, because they may hold the only copy of
+            a new key.
+        what: a clause for `IncompleteChange` that says what `change` has done: "the key was regenerated".
+        remedy: for `IncompleteChange`: how to complete the change.
 
     Raises:
-        HybridRelayError: a file cannot be written, and nothing was changed; names the file.
-        Exception: what `change` raises; nothing was changed.
+        HybridRelayError: a file cannot be written; the message names it. Nothing was changed.
+        Exception: whatever `change` raises. No file was changed.
     """
     updated: list[Path] = []
     failed: list[OSError] = []

@@ -1,4 +1,4 @@
-"""Hybrid connections are created, imported at a relay and deleted, and further connection strings issued."""
+"""Creates hybrid connections, imports them at a relay, and issues further connection strings for them."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ _USE_WHAT_IS_THERE = (
 )
 
 
-# --- a relay, as its connection strings describe it
+# --- what connection strings need to know about a relay
 
 
 @attrs.frozen
 class RelayDescription:
-    """What connection strings say of a relay besides its host."""
+    """What a connection string says about a relay besides its host."""
 
-    #: None where no relay has run with this state directory yet.
+    #: None if no relay has run with this state directory yet.
     pin: str | None
-    #: The ports that are not the defaults.
+    #: The ports that differ from the defaults, by purpose; None for a purpose without a port.
     ports: Mapping[str, int | None]
 
 
 def describe_relay(state_dir: Path) -> RelayDescription:
-    """Describe the relay of a state directory.
+    """Describe the relay that uses a state directory.
 
     Raises:
-        ConfigurationError: a file in it is damaged.
+        ConfigurationError: a file in the directory is damaged.
     """
     certificate = state_dir / "relay.pem"
     return RelayDescription(relay_pin(certificate) if certificate.exists() else None, load_public_ports(state_dir))
@@ -69,12 +69,12 @@ def describe_relay(state_dir: Path) -> RelayDescription:
 
 @attrs.frozen
 class NewFiles:
-    """Where `create_connection` writes what it makes. None of the files may exist."""
+    """The files that `create_connection` writes. None of them may exist."""
 
     connector: Path
     application: Path
     authority: Path
-    #: For relays elsewhere; needed where there is no state directory.
+    #: To be imported by relays on other machines; needed if there is no state directory.
     relay: Path | None = None
 
 
@@ -83,7 +83,7 @@ class CreatedConnection:
     """What `create_connection` did."""
 
     name: str
-    #: The hosts of its relays.
+    #: The hosts of its relays, in order of preference.
     hosts: tuple[str, ...]
     pins: tuple[str, ...]
 
@@ -101,31 +101,32 @@ def create_connection(
     now: float,
     before_change: Callable[[], None] = nothing,
 ) -> CreatedConnection:
-    """Make a hybrid connection and write its files; register it where the relay's state directory is here.
+    """Create a hybrid connection, write its files, and add it to the relay's store if that is on this machine.
 
     Args:
-        name: its name.
-        target: what the connector dials.
-        hosts: of its relays, first choice first.
-        files: to be written.
-        state_dir: of the only relay; None for relays elsewhere, which import `files.relay`.
-        pins: of relays elsewhere. The relay of `state_dir` has its own.
-        ports: of the relays that are not the defaults, once for all or once for each. Empty: those that the relay of
-            `state_dir` has published.
-        valid_years: of the authority and both identities.
+        name: the name of the hybrid connection.
+        target: the address that the connector connects to.
+        hosts: the hosts of its relays, in order of preference.
+        files: the files to be written.
+        state_dir: the state directory of its only relay. None if the relays are on other machines, where
+            `files.relay` has to be imported.
+        pins: the pins of relays on other machines. The pin of the relay that uses `state_dir` is read from there.
+        ports: the ports that differ from the defaults: one mapping for all relays, or one for each. If empty, those
+            that the relay has saved in `state_dir`.
+        valid_years: how long the authority and both identities are valid.
         now: seconds since 1970.
-        before_change: called before the hybrid connection is registered; see `change_with_files`.
+        before_change: called before the hybrid connection is added to the store; see `change_with_files`.
 
     Raises:
         ConfigurationError: the name is taken, a file exists, or the numbers of hosts and ports do not match.
-            Nothing was made.
-        OSError: a file cannot be written; names it. Nothing was made.
+            Nothing was created.
+        OSError: a file cannot be written; the error names it. Nothing was created.
     """
     _check_is_new(name, state_dir, files.authority)
     paths = [files.connector, files.application, files.authority]
     check_new_files([*paths, files.relay] if files.relay else paths)
     if state_dir is not None:
-        with SQLiteStore.open(state_dir):  # makes the directory what it has to be
+        with SQLiteStore.open(state_dir):  # creates the directory with the right permissions
             pins = (relay_pin(load_or_create_relay_certificate(state_dir, now=now)),)
         ports = ports or (load_public_ports(state_dir),)
     endpoints = pair_hosts_and_ports(hosts, ports)
@@ -160,10 +161,10 @@ def _check_is_new(name: str, state_dir: Path | None, authority: Path) -> None:
 
 
 def read_relay_record(path: Path) -> RelayRecord:
-    """Read a relay file, which holds keys.
+    """Read a relay file: a hybrid connection, with its keys, for a relay to import.
 
     Raises:
-        ConfigurationError: it cannot be read, or is none.
+        ConfigurationError: the file cannot be read, or is not a relay file.
     """
     text = read_text(path, what="the relay file", limit=RELAY_RECORD_BYTES, secret=True)
     with naming(path):
@@ -173,20 +174,20 @@ def read_relay_record(path: Path) -> RelayRecord:
 def import_connection(
     store: Store, record: RelayRecord, *, source: str, remedy: str, before_change: Callable[[], None] = nothing
 ) -> bool:
-    """Register a hybrid connection that was created elsewhere.
+    """Add a hybrid connection that was created on another machine to a relay's store.
 
     Args:
-        store: of the relay.
+        store: the relay's store.
         record: the hybrid connection.
-        source: what the record came from, for messages.
-        remedy: what to do if another hybrid connection has its name.
+        source: where the record came from, for messages.
+        remedy: what to do if another hybrid connection has the same name.
         before_change: see `change_with_files`.
 
     Returns:
-        False where the store has the very same one already.
+        False if the store has an identical hybrid connection already.
 
     Raises:
-        ConfigurationError: the store has another one of this name; says how they differ.
+        ConfigurationError: the store has a different hybrid connection of this name; the message says how it differs.
     """
     known = store.snapshot().get(record.name)
     if known is None:
@@ -212,7 +213,7 @@ def read_authority_file(path: Path, name: str) -> AuthorityFile:
     """Read the authority file of a hybrid connection.
 
     Raises:
-        ConfigurationError: it cannot be read, is none, or is another hybrid connection's.
+        ConfigurationError: the file cannot be read, is no authority file, or is that of another hybrid connection.
     """
     text = read_text(path, what="the authority file", limit=MAX_AUTHORITY_FILE, secret=True)
     with naming(path):
@@ -236,30 +237,30 @@ def issue_connection_string(
     valid_years: float = DEFAULT_VALID_YEARS,
     now: float,
 ) -> Identity:
-    """Write a further connection string with an identity of its own.
+    """Write a further connection string, with a new identity.
 
     Args:
         name: the hybrid connection.
-        role: which side the string is for.
+        role: the side that the connection string is for.
         label: the identity's name in the connector's audit log.
         authority_path: the authority file of the hybrid connection.
-        out: the file to be written; must not exist.
-        rule: the rule whose key the string carries; None means the one that strings of `role` usually use. The
-            authority file has no key of another rule: `open_store` or `key_file` is needed then.
-        slot: which of the rule's two keys the string carries; with `key_file`, of no importance.
-        open_store: opens the store that the key is taken from.
-        key_file: a file that contains nothing but the key. If neither is given, the key is the one that the authority
-            file has.
-        valid_years: of the identity.
+        out: the file to be written, which must not exist.
+        rule: the rule whose key the connection string contains. None means the rule that the authority file has for
+            `role`; for another rule, `open_store` or `key_file` is needed.
+        slot: which of the rule's two keys the connection string contains. Ignored if there is a `key_file`.
+        open_store: opens the store from which the key is taken.
+        key_file: a file that contains nothing but the key. Without `open_store` and `key_file`, the key is taken from
+            the authority file.
+        valid_years: how long the identity is valid.
         now: seconds since 1970.
 
     Returns:
         The identity.
 
     Raises:
-        ConfigurationError: the authority file is damaged, expired, or another hybrid connection's; there is no such
-            key, or it does not give the right that `role` needs; or `out` exists.
-        OSError: `out` cannot be written.
+        ConfigurationError: the authority file is damaged, expired, or that of another hybrid connection; there is no
+            such key, or it does not give the right that `role` needs; or `out` exists.
+        OSError: `out` cannot be written; the error names it.
     """
     check_new_files([out])
     authority_file = read_authority_file(authority_path, name)
@@ -290,5 +291,5 @@ def _check_right(rule: Rule, role: Role) -> None:
     if not rule.allows(right):
         raise ConfigurationError(
             f"rule {rule.name} does not carry the right {right}, which the {role} needs",
-            remedy="name another rule, or give it the right with: hybridrelay rules set",
+            remedy="name another rule, or give this one the right with: hybridrelay rules set",
         )

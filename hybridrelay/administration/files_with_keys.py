@@ -1,7 +1,7 @@
-"""Files that carry keys of one rule of a hybrid connection: connection strings, and authority files.
+"""Files that contain keys of one rule of a hybrid connection: connection string files and authority files.
 
-A connection string has one of the rule's two keys, an authority file has both. What becomes of a file when a key is
-changed is decided here, without touching it.
+A connection string has one of the rule's two keys, and an authority file has both. This module computes the new text
+of a file when a key is changed, and writes nothing.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _MAX_FILE = 256 * 1024
 
 @attrs.frozen
 class FileWithKeys(abc.ABC):
-    """A file that carries keys of one rule of one hybrid connection."""
+    """A file that contains keys of one rule of one hybrid connection."""
 
     path: Path
     connection: str
     rule: str
 
     def check_owner(self, connection: str, rule: str) -> None:
-        """Make sure that the file is for this rule of this hybrid connection.
+        """Check that the file is for this rule of this hybrid connection.
 
         Raises:
-            ConfigurationError: it is not.
+            ConfigurationError: the file is for another one.
         """
         if (self.connection, self.rule) != (connection, rule):
             raise ConfigurationError(
@@ -51,31 +51,31 @@ class FileWithKeys(abc.ABC):
 
     @abc.abstractmethod
     def carries(self, key: Secret) -> bool:
-        """Whether this key is in the file."""
+        """Return whether this key is in the file."""
 
     @abc.abstractmethod
     def regenerated(self, known: Rule, slot: KeySlot, key: Secret) -> str | None:
-        """The file's text when `key` has taken the place of the rule's key in `slot`.
+        """Return the file's new text after the rule's key in `slot` was replaced by `key`.
 
         Args:
             known: the rule before the change.
-            slot: which of its keys is replaced.
+            slot: which of its two keys is replaced.
             key: the new key.
 
         Returns:
-            None where the file need not be changed: it uses the other key, or has the new one already.
+            None if the file need not be changed: it uses the other key, or has the new one already.
 
         Raises:
-            ConfigurationError: the file carries neither key of the rule, so it may be another relay's.
+            ConfigurationError: the file contains neither key of the rule, so it may belong to another relay.
         """
 
     @abc.abstractmethod
     def using(self, known: Rule, slot: KeySlot) -> str:
-        """The file's text when it uses the rule's key in `slot`, which must not be revoked."""
+        """Return the file's new text in which it uses the rule's key in `slot`, which must not be revoked."""
 
     def _unknown_key(self, known: Rule) -> ConfigurationError:
         return ConfigurationError(
-            f"{self.path} carries neither of the two keys of rule {known.name}",
+            f"{self.path} contains neither of the two keys of rule {known.name}",
             remedy="if it belongs to this relay, write a valid key into it first: hybridrelay keys use --help",
         )
 
@@ -97,7 +97,7 @@ class ConnectionStringFile(FileWithKeys):
             return None
         if old is not None and has != old:
             raise self._unknown_key(known)
-        # If the old key was revoked, it is no longer known: a file with an unknown key is assumed to carry it.
+        # If the old key was revoked, it is no longer known: a file with an unknown key is assumed to contain it.
         return self._with(key)
 
     def using(self, known: Rule, slot: KeySlot) -> str:
@@ -112,7 +112,7 @@ class ConnectionStringFile(FileWithKeys):
 
 @attrs.frozen
 class AuthorityFileWithKeys(FileWithKeys):
-    """An authority file. It has both keys of the rule, for `connections issue`."""
+    """An authority file. It contains both keys of the rule, for `connections issue`."""
 
     _file: AuthorityFile = attrs.field(repr=False)
     _role: Role
@@ -133,7 +133,7 @@ class AuthorityFileWithKeys(FileWithKeys):
         return with_rule(self._file, self._role, self.has.with_key(slot, key)).format()
 
     def using(self, known: Rule, slot: KeySlot) -> str:
-        """See `FileWithKeys`. The file gets both keys as the rule has them."""
+        """See `FileWithKeys`. The new text contains both keys of the rule."""
         rule = attrs.evolve(self.has, primary=known.primary, secondary=known.secondary)
         return with_rule(self._file, self._role, rule).format()
 
@@ -142,14 +142,15 @@ def read_key(path: Path) -> Secret:
     """Read a key from a file that contains nothing else, as ``keys regenerate --out`` writes it.
 
     Raises:
-        ConfigurationError: it cannot be read, or is none.
+        ConfigurationError: the file cannot be read, or does not contain a key.
     """
     text = read_text(path, what="the key file", limit=_MAX_FILE)
     try:
         return check_key(Secret(strip_value(text)))
     except ValueError:
         raise ConfigurationError(
-            f"{path} holds no key", remedy="give the file that 'keys regenerate --out' or 'keys use --out' wrote"
+            f"{path} does not contain a key",
+            remedy="name the file that 'keys regenerate --out' or 'keys use --out' wrote",
         ) from None
 
 
@@ -158,10 +159,10 @@ def read_file_with_keys(path: Path, rule: str) -> FileWithKeys:
 
     Args:
         path: the file.
-        rule: which of the rules in an authority file is meant.
+        rule: the rule whose keys are meant, if it is an authority file, which has several rules.
 
     Raises:
-        ConfigurationError: it is neither, or carries no key of that rule.
+        ConfigurationError: the file is neither, or contains no key of that rule.
     """
     content = read_string_or_authority(path)
     if isinstance(content, ConnectionString):
@@ -171,14 +172,14 @@ def read_file_with_keys(path: Path, rule: str) -> FileWithKeys:
             has = rule_of(content, role)
             if has.name == rule:
                 return AuthorityFileWithKeys(path, content.authority.connection_name, rule, content, role, has)
-        raise ConfigurationError(f"it carries no key of rule {rule}")
+        raise ConfigurationError(f"it contains no key of rule {rule}")
 
 
 def read_file_of(path: Path, connection: str) -> ConnectionString | AuthorityFile:
-    """`read_string_or_authority` for a file that has to be of one hybrid connection.
+    """Read a connection string file or an authority file that has to belong to `connection`.
 
     Raises:
-        ConfigurationError: it is neither, or is another hybrid connection's.
+        ConfigurationError: the file is neither, or belongs to another hybrid connection.
     """
     content = read_string_or_authority(path)
     owner = content.entity_path if isinstance(content, ConnectionString) else content.authority.connection_name
@@ -191,7 +192,8 @@ def read_string_or_authority(path: Path) -> ConnectionString | AuthorityFile:
     """Read a connection string file or an authority file.
 
     Raises:
-        ConfigurationError: it is neither; names the file and the part, and repeats nothing of it.
+        ConfigurationError: the file is neither. The message names the file and what is wrong, but does not repeat any
+            of its content.
     """
     text = strip_value(read_text(path, what="the file", limit=_MAX_FILE, regular=True))
     with naming(path):

@@ -1,4 +1,4 @@
-"""Files that say where the relays are: connection strings, and authority files. The list can be changed."""
+"""Files that list the relays: connection string files and authority files, with another list written into them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .files_with_keys import read_file_of
 
 @attrs.frozen
 class FileWithRelays:
-    """A file that names the relays of one hybrid connection."""
+    """A file that lists the relays of one hybrid connection."""
 
     path: Path
     endpoints: tuple[Endpoint, ...]
@@ -25,15 +25,15 @@ class FileWithRelays:
     _format: Callable[[tuple[Endpoint, ...], tuple[str, ...]], str] = attrs.field(repr=False)
 
     def with_relays(self, endpoints: Sequence[Endpoint], pins: tuple[str, ...] | None, *, keep_ports: bool) -> str:
-        """The file's text with these relays instead.
+        """Return the file's new text, with these relays instead of the present ones.
 
         Args:
-            endpoints: of all relays.
-            pins: of all relays; None leaves those that the file has.
-            keep_ports: relays that the file has already keep their ports.
+            endpoints: all relays, in order of preference.
+            pins: the pins of all relays; None keeps those that are in the file.
+            keep_ports: whether relays that are in the file already keep the ports that it gives for them.
 
         Raises:
-            ConfigurationError: not possible; names the file.
+            ConfigurationError: the relays or pins are not valid; the message names the file.
         """
         ports = {normal_host(one.host): one.ports for one in self.endpoints} if keep_ports else {}
         new = tuple(Endpoint(one.host, ports.get(normal_host(one.host), one.ports)) for one in endpoints)
@@ -47,7 +47,7 @@ def read_file_with_relays(path: Path, connection: str) -> FileWithRelays:
     """Read a connection string file or an authority file.
 
     Raises:
-        ConfigurationError: it is neither, or is another hybrid connection's.
+        ConfigurationError: the file is neither, or belongs to another hybrid connection.
     """
     content = read_file_of(path, connection)
     if isinstance(content, ConnectionString):

@@ -1,4 +1,4 @@
-"""Keys of a hybrid connection change, together with the files that carry them."""
+"""Changes keys of a hybrid connection, together with the files that contain them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TRY_AGAIN = "make it possible to write these files, and run the command again"
 class RevokedKey:
     """What `revoke_key` did."""
 
-    #: None where the slot was empty before.
+    #: The key that was revoked; None if the slot was empty already.
     ended: Secret | None
-    #: The hosts of all relays of the hybrid connection. The key is revoked at one of them.
+    #: The hosts of all relays of the hybrid connection. The key was revoked at only one of them.
     hosts: tuple[str, ...]
     #: Whether the rule has another key.
     has_other_key: bool
@@ -32,17 +32,17 @@ class RevokedKey:
 def revoke_key(
     store: Store, name: str, rule: str, slot: KeySlot, *, before_change: Callable[[], None] = nothing
 ) -> RevokedKey:
-    """Take a rule's key out of use permanently.
+    """Revoke a rule's key. Everything that it had authorized ends.
 
     Args:
-        store: of the relay.
+        store: the relay's store.
         name: the hybrid connection.
         rule: one of its rules.
         slot: which of the rule's two keys.
         before_change: see `change_with_files`.
 
     Raises:
-        ConfigurationError: no such hybrid connection or rule; says which there are.
+        ConfigurationError: there is no such hybrid connection or rule; the message lists those that exist.
     """
     known = store.get(name)
     of_rule = store.rule(name, rule)
@@ -53,10 +53,10 @@ def revoke_key(
 
 @attrs.frozen
 class UnchangedFile:
-    """A file that was given for a change and did not need one."""
+    """A file that was to be updated and did not need to be."""
 
     path: Path
-    #: It carries the new key already. Otherwise it uses the rule's other key.
+    #: True: it contains the new key already. False: it uses the rule's other key.
     has_new_key: bool
 
 
@@ -65,13 +65,13 @@ class RegeneratedKey:
     """What `regenerate_key` did."""
 
     key: Secret
-    #: The key that has ended. None where the slot was empty before.
+    #: The key that was replaced; None if the slot was empty before.
     ended: Secret | None
-    #: The hosts of all relays of the hybrid connection. The key was replaced at one of them.
+    #: The hosts of all relays of the hybrid connection. The key was replaced at only one of them.
     hosts: tuple[str, ...]
     updated: tuple[Path, ...]
     unchanged: tuple[UnchangedFile, ...]
-    #: Set where not every file could be updated. The key was replaced.
+    #: Set if not every file could be updated. The key was replaced.
     incomplete: IncompleteChange | None
 
 
@@ -87,22 +87,22 @@ def regenerate_key(
     remedy: str = _TRY_AGAIN,
     before_change: Callable[[], None] = nothing,
 ) -> RegeneratedKey:
-    """Replace a rule's key. What the old one had authorized ends.
+    """Replace a rule's key. Everything that the old key had authorized ends.
 
     Args:
-        store: of the relay.
+        store: the relay's store.
         name: the hybrid connection.
         rule: one of its rules.
         slot: which of the rule's two keys.
-        key_file: a file that contains the new key, from another relay; None makes a new key.
-        update: connection string files and authority files. Those with the old key get the new one.
-        out: a new file that the key is written to.
-        remedy: how to complete the change where not every file could be updated after it.
+        key_file: a file that contains the new key, which was generated at another relay; None generates a key.
+        update: connection string files and authority files. Those that contain the old key get the new one.
+        out: a file to be created with the new key in it.
+        remedy: for `IncompleteChange`: how to complete the change.
         before_change: see `change_with_files`.
 
     Raises:
-        ConfigurationError: no such hybrid connection or rule; a file is not for it, or carries neither of its keys;
-            `out` exists; the rule has this key already, or was changed meanwhile. Nothing was changed.
+        ConfigurationError: there is no such hybrid connection or rule; a file is for another one, or contains neither
+            of its keys; `out` exists; the rule has this key already, or was changed meanwhile. Nothing was changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
     """
     check_new_files([out] if out else [])
@@ -132,13 +132,13 @@ class UsedKey:
 
     key: Secret
     updated: tuple[Path, ...]
-    #: Set where not every file could be updated.
+    #: Set if not every file could be updated.
     incomplete: IncompleteChange | None
 
 
 @attrs.frozen
 class KeySource:
-    """A rule with the keys that are known of it, and the key that is meant."""
+    """A rule, with those of its keys that are known, and which of them is to be used."""
 
     rule: Rule
     slot: KeySlot
@@ -147,21 +147,33 @@ class KeySource:
 
     @classmethod
     def of_store(cls, store: Store, name: str, rule: str, slot: KeySlot) -> KeySource:
-        """A key as the relay has it. Raises ConfigurationError: there is no such hybrid connection or rule."""
+        """Take a key from a relay's store.
+
+        Raises:
+            ConfigurationError: there is no such hybrid connection or rule.
+        """
         return cls(store.rule(name, rule), slot)
 
     @classmethod
     def of_authority_file(cls, path: Path, name: str, rule: str, slot: KeySlot) -> KeySource:
-        """A key as an authority file has it. Raises ConfigurationError: it is none, or another one's."""
+        """Take a key from an authority file.
+
+        Raises:
+            ConfigurationError: the file is not an authority file, or belongs to another hybrid connection.
+        """
         file = read_file_with_keys(path, rule)
         file.check_owner(name, rule)
         if not isinstance(file, AuthorityFileWithKeys):
-            raise ConfigurationError(f"{path} is a connection string file", remedy="give the authority file")
+            raise ConfigurationError(f"{path} is a connection string file", remedy="name the authority file")
         return cls(file.has, slot)
 
     @classmethod
     def of_key_file(cls, path: Path, rule: str) -> KeySource:
-        """A file that contains nothing but the key. Raises ConfigurationError: it cannot be read, or is none."""
+        """Take a key from a file that contains nothing else.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or does not contain a key.
+        """
         return cls(Rule(rule, {Right.SEND}, primary=read_key(path)), KeySlot.PRIMARY, has_both=False)
 
 
@@ -174,18 +186,18 @@ def use_key(
     out: Path | None = None,
     before_change: Callable[[], None] = nothing,
 ) -> UsedKey:
-    """Write one of a rule's keys into files, instead of the one that they carry. Nothing changes at the relay.
+    """Write one of a rule's keys into files, in place of the one that they contain. Nothing changes at the relay.
 
     Args:
-        read_source: reads the key, once the files are locked.
+        read_source: reads the key. Called when the files have been locked.
         name: the hybrid connection.
         rule: one of its rules.
-        update: connection string files; and authority files, which get both keys of the rule.
-        out: a new file that the key is written to.
+        update: connection string files and authority files. Authority files get both keys of the rule.
+        out: a file to be created with the key in it.
         before_change: see `change_with_files`.
 
     Raises:
-        ConfigurationError: the key is revoked; a file is not for this rule, or is an authority file although only one
+        ConfigurationError: the key is revoked; a file is for another rule, or is an authority file although only one
             key is known; `out` exists. Nothing was changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
     """
@@ -217,7 +229,8 @@ def _check_source(source: KeySource, files: Sequence[FileWithKeys]) -> None:
     for file in files:
         if not source.has_both and isinstance(file, AuthorityFileWithKeys):
             raise ConfigurationError(
-                f"{file.path} is an authority file, which has both keys", remedy="update it with --state at the relay"
+                f"{file.path} is an authority file, which contains both keys of the rule",
+                remedy="update it with --state at the relay",
             )
 
 

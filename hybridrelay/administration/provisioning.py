@@ -1,6 +1,6 @@
-"""A new hybrid connection: its rules, its authority, and the first identity for each side. Nothing is written here.
+"""Makes a new hybrid connection in memory: its rules, its authority, and the first identity for each side.
 
-Connection strings are made of the authority file's content alone, so that what is in it is enough for further ones.
+Connection strings are made only from the content of the authority file, so that it is sufficient for further ones.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from .authority_content import RIGHTS, damaged, new_content, relays_of, rule_of,
 class Provisioned:
     """A new hybrid connection, before it is written anywhere."""
 
-    #: For every one of the relays. Holds no authority.
+    #: What each of its relays imports. Does not contain the authority.
     record: RelayRecord
     connector: ConnectionString
     application: ConnectionString
-    #: For the administrator alone.
+    #: Only for the administrator.
     authority_file: AuthorityFile
 
 
 def pair_hosts_and_ports(hosts: Sequence[str], ports: Sequence[Mapping[str, int | None]]) -> tuple[Endpoint, ...]:
-    """The relays as connection strings name them.
+    """Combine the hosts of relays with their ports.
 
     Args:
-        hosts: of the relays, first choice first.
-        ports: of the relays that are not the defaults, once for all or once for each.
+        hosts: the hosts of the relays, in order of preference.
+        ports: the ports that differ from the defaults: one mapping for all relays, or one for each.
 
     Raises:
-        ConfigurationError: a host is not valid, or the numbers do not match.
+        ConfigurationError: a host is not valid, or the numbers of hosts and ports do not match.
     """
     try:
         return pair_endpoints(check_hosts(tuple(hosts)), ports)
@@ -67,15 +67,16 @@ def provision(
     """Make a hybrid connection.
 
     Args:
-        name: its name.
-        target: what the connector dials.
-        endpoints: its relays, first choice first.
-        pins: of the relays. Without any, client and connector verify the relays' certificates by CA.
+        name: the name of the hybrid connection.
+        target: the address that the connector connects to.
+        endpoints: its relays, in order of preference.
+        pins: the pins of the relays. If there are none, client and connector verify the relays' certificates with
+            certificate authorities.
         now: seconds since 1970.
-        valid_years: of the authority and the two identities.
+        valid_years: how long the authority and the two identities are valid.
 
     Raises:
-        ConfigurationError: something in it is not possible.
+        ConfigurationError: the name or a host is not valid.
     """
     rules = {role: Rule.generate(role.value, {right}) for role, right in RIGHTS.items()}
     hosts = [endpoint.host for endpoint in endpoints]
@@ -101,19 +102,20 @@ def issue_string(
     slot: KeySlot = KeySlot.PRIMARY,
     known: Rule | None = None,
 ) -> ConnectionString:
-    """A complete connection string with a new identity.
+    """Make a complete connection string with a new identity.
 
     Args:
-        authority_file: issues the identity, and says everything else that the string needs.
-        role: whose string it is.
+        authority_file: issues the identity, and has everything else that the connection string needs.
+        role: the side that the connection string is for.
         label: the identity's name in the connector's audit log.
         now: seconds since 1970.
-        valid_years: of the identity.
-        slot: which of the rule's two keys the string carries.
-        known: the rule as the relay has it; None takes the keys that are in the authority file.
+        valid_years: how long the identity is valid.
+        slot: which of the rule's two keys the connection string contains.
+        known: the rule with its keys, from the relay; None takes the rule and the keys from the authority file.
 
     Raises:
-        ConfigurationError: the authority has expired, its file is damaged, or the label is not possible.
+        ConfigurationError: the authority has expired, its file is damaged, the rule has no key in `slot`, or the
+            label is not valid.
     """
     authority = authority_file.authority
     rule = rule_of(authority_file, role) if known is None else known
@@ -121,8 +123,8 @@ def issue_string(
     if key is None:
         raise ConfigurationError(
             f"there is no {slot} key of rule {rule.name}",
-            remedy="it was revoked, or is not in this file: 'keys regenerate' makes a new one, and 'keys use' writes "
-            "both keys into the authority file",
+            remedy="it was revoked, or is missing from this file: 'keys regenerate' makes a new key, and 'keys use' "
+            "writes both keys into the authority file",
         )
     endpoints, pins = relays_of(authority_file)
     try:

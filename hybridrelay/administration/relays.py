@@ -1,4 +1,4 @@
-"""The relays that serve a hybrid connection: in a relay's store, and in the files that name them."""
+"""Changes the list of relays of a hybrid connection, in a relay's store and in the files that contain it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .provisioning import pair_hosts_and_ports
 class ChangedRelays:
     """What `change_relays` did."""
 
-    #: The hosts of the relays in the store, before and after; None where no store was changed.
+    #: The hosts of the relays in the store, before and after the change; None if only files were changed.
     before: tuple[str, ...] | None
     after: tuple[str, ...] | None
     updated: tuple[Path, ...]
-    #: What the first of the files said before.
+    #: The first of the files, as it was before.
     first_file: FileWithRelays | None
-    #: Set where not every file could be updated.
+    #: Set if not every file could be updated.
     incomplete: IncompleteChange | None
 
 
@@ -41,21 +41,22 @@ def change_relays(
     ports: Sequence[Mapping[str, int | None]] | None = None,
     before_change: Callable[[], None] = nothing,
 ) -> ChangedRelays:
-    """Change which relays serve a hybrid connection. Keys and identities stay.
+    """Change which relays serve a hybrid connection. Its keys and identities stay the same.
 
     Args:
         name: the hybrid connection.
-        hosts: of all relays that are to serve it, first choice first.
-        store: of a relay that serves it already; None changes only files.
-        relay_file: a new file that a new relay is to import; needs `store`, which has the keys.
+        hosts: the hosts of all relays that are to serve it, in order of preference.
+        store: the store of a relay that serves it already; None changes only files.
+        relay_file: a file to be created, for a new relay to import. Needs `store`, which has the keys.
         update: connection string files and authority files, which get the new list.
-        pins: of all relays; None leaves those that each file has.
-        ports: of the relays, once for all or once for each; None leaves those of relays that a file names already.
+        pins: the pins of all relays; None keeps those that are in each file.
+        ports: the ports that differ from the defaults: one mapping for all relays, or one for each. None keeps the
+            ports of relays that are in a file already.
         before_change: see `change_with_files`.
 
     Raises:
-        ConfigurationError: a host is not valid, the numbers of hosts and ports do not match, a file is not for this
-            hybrid connection, or there is none of this name. Nothing was changed.
+        ConfigurationError: a host is not valid, the numbers of hosts and ports do not match, a file is for another
+            hybrid connection, or there is no hybrid connection of this name. Nothing was changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
     """
     check_new_files([relay_file] if relay_file else [])

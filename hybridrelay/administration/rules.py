@@ -1,4 +1,4 @@
-"""Authorization rules of a hybrid connection: added, changed and deleted."""
+"""Adds, changes and deletes authorization rules of a hybrid connection."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class ChangedRule:
     before: Rule | None
     #: The rule as it is now; None if it was deleted.
     after: Rule | None
-    #: The hosts of all relays of the hybrid connection. The rule was changed at one of them.
+    #: The hosts of all relays of the hybrid connection. The rule was changed at only one of them.
     hosts: tuple[str, ...]
 
     @property
     def ends_access(self) -> bool:
-        """Whether what the rule's keys had authorized ends, because it lost a right."""
+        """Whether the rule has lost a right, which ends what its keys had authorized."""
         return self.before is not None and (self.after is None or not self.before.rights <= self.after.rights)
 
 
@@ -37,15 +37,15 @@ def set_rule(
     """Add a rule with two new keys, or change the rights of a rule. Its keys stay the same.
 
     Args:
-        store: of the relay.
+        store: the relay's store.
         name: the hybrid connection.
         rule: the name of the rule.
         rights: what its keys allow from now on.
         before_change: see `change_with_files`.
 
     Raises:
-        ConfigurationError: no such hybrid connection; the rule's name or its rights are not valid; or the hybrid
-            connection has 12 rules already. Nothing was changed.
+        ConfigurationError: there is no such hybrid connection; the rule's name or its rights are not valid; or the
+            hybrid connection has 12 rules already. Nothing was changed.
     """
     known = store.get(name)
     before_change()
@@ -53,13 +53,13 @@ def set_rule(
 
 
 def delete_rule(store: Store, name: str, rule: str, *, before_change: Callable[[], None] = nothing) -> ChangedRule:
-    """Delete a rule and its keys. What they had authorized ends.
+    """Delete a rule and its keys. Everything that the keys had authorized ends.
 
     Args:
         store, name, rule, before_change: as for `set_rule`.
 
     Raises:
-        ConfigurationError: no such hybrid connection or rule; says which there are.
+        ConfigurationError: there is no such hybrid connection or rule; the message lists those that exist.
     """
     known = store.get(name)
     if known.rule(rule) is None:

@@ -1,4 +1,4 @@
-"""The target of a hybrid connection changes. Only files carry it."""
+"""Changes the target of a hybrid connection, which only files contain."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .files_with_keys import read_file_of
 def change_target(
     name: str, target: HostPort, files: Sequence[Path], *, before_change: Callable[[], None] = nothing
 ) -> FilesWritten:
-    """Write another target into connectors' connection strings and authority files.
+    """Write another target into the connection string files of connectors and into authority files.
 
     Args:
         name: the hybrid connection.
-        target: what the connector is to dial.
-        files: at least one.
+        target: the address that the connector is to connect to.
+        files: the files to be changed; at least one.
         before_change: see `change_with_files`.
 
     Raises:
-        ConfigurationError: a file is for another hybrid connection, or carries no target. Nothing was changed.
+        ConfigurationError: a file is for another hybrid connection, or has no target. Nothing was changed.
         HybridRelayError: a file cannot be written, or is being changed by another process. Nothing was changed.
     """
     with only_change_of(files):
@@ -46,6 +46,6 @@ def _with_target(path: Path, name: str, target: HostPort) -> str:
     if content.role is not Role.CONNECTOR:
         raise ConfigurationError(
             f"{path} is an application's connection string, which has no target",
-            remedy="leave it out: applications follow the connector",
+            remedy="leave this file out: only the connector needs to know the target",
         )
     return attrs.evolve(content, target=target).format() + "\n"

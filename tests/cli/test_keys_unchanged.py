@@ -70,7 +70,7 @@ def test_a_file_with_another_key_stops_it_before_the_old_key_ends(run: Run, crea
     code, _, err = regenerate(run, created, "--update", created.application, stranger)
 
     assert code == 2
-    assert "stranger carries neither of the two keys" in err
+    assert "stranger contains neither of the two keys" in err
     assert created.key("application", KeySlot.PRIMARY) == old == load_connection_string(created.application).key
 
 
@@ -168,7 +168,7 @@ def test_a_file_that_is_not_written_in_spite_of_all_is_named_and_the_key_is_not_
         (("--key", "primary", "--state", "{state}"), "no file is to be written"),
         (("--state", "{state}", "--update", "{application}"), "--key says which"),
         (("--key", "primary", "--key-file", "{key}", "--update", "{application}"), "--key says which"),
-        (("--key-file", "{key}", "--update", "{authority}"), "has both keys"),
+        (("--key-file", "{key}", "--update", "{authority}"), "contains both keys"),
         (("--key", "primary", "--state", "{state}", "--update", "{connector}"), "is for rule connector"),
         (
             ("--key", "primary", "--authority-file", "{connector}", "--update", "{application}"),
