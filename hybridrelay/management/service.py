@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import struct
@@ -18,7 +17,7 @@ from ..events import EventStream, ManagementUnavailable, logged_events
 from ..http import Handler, Reply, Request, Response, Route, Router, Service, Stop, problem_json, serve
 from ..relay import RelayInfo, RelaySnapshot, SQLiteStore
 from ..relay.store.state_dir import local_socket
-from ..streams.unix_sockets import listen_unix_socket
+from ..streams.unix_sockets import SocketFile, listen_unix_socket
 from .callers import Caller, Role
 from .calls import Managed, handler_of
 from .handlers import OPERATIONS
@@ -74,7 +73,7 @@ async def serve_management(
     events = logged_events() if events is None else events
     path = local_socket(state_dir, SOCKET)
     try:
-        listener = await listen_unix_socket(path)
+        listener, file = await listen_unix_socket(path)
     except OSError as exc:
         events.publish(ManagementUnavailable(file=str(path), detail=exc.strerror or str(exc)))
         task_status.started()
@@ -84,7 +83,7 @@ async def serve_management(
         with SQLiteStore.open(state_dir, events=events) as store:
             service = Service(router=make_router(Managed(store, info, snapshot, events)), render_failure=problem_json)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_pass_on, stop, http_stop)
+                nursery.start_soon(_pass_on, stop, http_stop, file)
                 await serve(
                     [listener],
                     service,
@@ -95,13 +94,14 @@ async def serve_management(
                 )
                 nursery.cancel_scope.cancel()
     finally:
+        file.remove()
         listener.socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
 
 
-async def _pass_on(stop: trio.Event, http_stop: Stop) -> None:
+async def _pass_on(stop: trio.Event, http_stop: Stop, file: SocketFile) -> None:
     await stop.wait()
+    # Now, and not after the grace: the relay may have ended by then, and another one may listen here.
+    file.remove()
     http_stop.set()
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import trio
 
@@ -13,7 +11,7 @@ from .._listening import open_listeners
 from .._nursery import FlatNursery
 from ..abc import Binding, Connection, Incoming, Listener
 from ..events import logged_events
-from .unix_sockets import listen_unix_socket
+from .unix_sockets import SocketFile, listen_unix_socket
 
 __all__ = ["LOCAL", "StreamHandshake", "StreamListener", "remote_of"]
 
@@ -44,12 +42,12 @@ class StreamListener(Listener):
         acceptors: Sequence[trio.abc.Listener[trio.SocketStream]],
         handshake: StreamHandshake | None,
         *,
-        path: Path | None = None,
+        file: SocketFile | None = None,
     ) -> None:
         #: In which streams arrive: for TCP one for each address.
         self.acceptors = tuple(acceptors)
         self._handshake = handshake
-        self._path = path
+        self._file = file
         self._accepted: deque[trio.SocketStream] = deque()
         self._closed = False
 
@@ -63,7 +61,8 @@ class StreamListener(Listener):
         if binding.acceptors is not None:
             return cls(binding.acceptors, handshake)
         if binding.path is not None:
-            return cls([await listen_unix_socket(binding.path)], handshake, path=binding.path)
+            listener, file = await listen_unix_socket(binding.path)
+            return cls([listener], handshake, file=file)
         return cls(await open_listeners(binding.host or None, binding.port, events=logged_events()), handshake)
 
     @property
@@ -79,8 +78,8 @@ class StreamListener(Listener):
     @property
     def bound(self) -> tuple[Binding, ...]:
         """See `Listener.bound`."""
-        if self._path is not None:
-            return (Binding("", 0, self._path),)
+        if self._file is not None:
+            return (Binding("", 0, self._file.path),)
         return tuple(Binding(*one.socket.getsockname()[:2]) for one in self.sockets)
 
     def incoming(self, stream: trio.abc.Stream, remote: str) -> Incoming:
@@ -113,9 +112,8 @@ class StreamListener(Listener):
         """Stop listening. Streams that were accepted stay open."""
         if not self._closed:
             self._closed = True
-            if self._path is not None:
-                with contextlib.suppress(OSError):
-                    self._path.unlink()
+            if self._file is not None:
+                self._file.remove()
         with trio.CancelScope(shield=True):
             for resource in (*self.acceptors, *self._accepted):
                 await trio.aclose_forcefully(resource)

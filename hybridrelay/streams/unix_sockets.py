@@ -13,17 +13,48 @@ from pathlib import Path
 
 import trio
 
-__all__ = ["connect_unix_socket", "listen_unix_socket"]
+__all__ = ["SocketFile", "connect_unix_socket", "listen_unix_socket"]
 
 #: The longest path that fits into ``sockaddr_un`` on every system, with its final zero (bytes).
 _MAX_PATH = 103
 _BACKLOG = 128
 
 
-async def listen_unix_socket(path: Path) -> trio.SocketListener:
+class SocketFile:
+    """The file of a Unix socket that this process has bound.
+
+    Args:
+        path: where it is.
+
+    Raises:
+        OSError: there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._identity: tuple[int, int, int] | None = _identify(path)
+
+    def remove(self) -> None:
+        """Remove the file, so that nothing connects any more. Idempotent.
+
+        Another socket at the same path is left alone: a program that was started later may have replaced the file.
+        """
+        with contextlib.suppress(OSError):
+            if self._identity is not None and _identify(self.path) == self._identity:
+                self.path.unlink()
+        self._identity = None
+
+
+def _identify(path: Path) -> tuple[int, int, int]:
+    """What tells a file from a later one at the same path. Inode numbers alone are reused at once."""
+    found = path.lstat()
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+async def listen_unix_socket(path: Path) -> tuple[trio.SocketListener, SocketFile]:
     """Listen on a Unix socket that only this user can connect to. A socket that is there already is replaced.
 
-    The caller makes sure that no other program listens there, and removes the file afterwards.
+    The caller makes sure that no other program listens there, and removes the file when it closes the listener.
 
     Raises:
         OSError: it cannot be made; `FileExistsError` if there is a file that is not a socket.
@@ -41,7 +72,7 @@ async def listen_unix_socket(path: Path) -> trio.SocketListener:
             await trio.lowlevel.checkpoint()
         os.chmod(path, 0o600)
         sock.listen(_BACKLOG)
-        return trio.SocketListener(sock)
+        return trio.SocketListener(sock), SocketFile(path)
     except BaseException:
         sock.close()
         raise

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from hybridrelay.events import Event, EventStream, ManagementUnavailable
 from hybridrelay.management import serve_management
@@ -51,6 +52,30 @@ async def test_only_its_owner_can_connect_and_nothing_is_left_of_it(state: Path,
         async with await connect_unix_socket(path) as stream:
             assert (await Client(stream).request("GET", "/v1/relay")).status == 200
         stop.set()
+    assert not path.exists()
+
+
+async def test_a_relay_that_stops_leaves_the_socket_of_the_next_one(state: Path) -> None:
+    """A request is under way, for which the first one still waits when the second one already listens."""
+    path = state / "management.sock"
+    with trio.fail_after(20):
+        async with trio.open_nursery() as second:
+            async with trio.open_nursery() as first:
+                stop = await start(first, state)
+                unfinished = await connect_unix_socket(path)
+                await unfinished.send_all(
+                    b"PUT /v1/hybridConnections/x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+                )
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                stop.set()
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert not path.exists()
+                stop_second = await start(second, state)
+                await unfinished.send_all(b"123456789")
+            await trio.aclose_forcefully(unfinished)
+            async with await connect_unix_socket(path) as stream:
+                assert (await Client(stream).request("GET", "/v1/relay")).status == 200
+            stop_second.set()
     assert not path.exists()
 
 
