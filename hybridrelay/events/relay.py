@@ -26,6 +26,7 @@ __all__ = [
     "RendezvousEnded",
     "RendezvousJoined",
     "RendezvousTimeout",
+    "SenderDropped",
     "SenderJoining",
     "SenderRefused",
     "TokenExpired",
@@ -213,6 +214,17 @@ class SenderRefused(_Refusal):
     name: ClassVar = "sender.refused"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A sender got no listener"
+
+
+@attrs.frozen(kw_only=True)
+class SenderDropped(_Registration):
+    """An administrator has ended the control channel of a client. Its sessions go on."""
+
+    name: ClassVar = "sender.dropped"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "An administrator has ended the control channel of a sender"
+
+    reason: Reason
 
 
 @attrs.frozen(kw_only=True)

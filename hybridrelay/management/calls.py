@@ -15,7 +15,7 @@ from .._threads import run_in_thread
 from ..errors import ConfigurationError
 from ..events import EventStream, ManagementCalled
 from ..http import Failure, Handler, Reply, Request, RequestError, Response, problem_json
-from ..relay import RelayInfo, RelaySnapshot, Store
+from ..relay import LiveRelay, RelayInfo, Store
 from ..security import check_connection_name, check_rule_name
 from .callers import Caller
 from .operations import Operation
@@ -28,6 +28,8 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _JSON = "application/json"
 _HEADERS = (("Content-Type", _JSON), ("Cache-Control", "no-store"))
+#: Of a listener, sender or session.
+_ID = re.compile(r"[0-9a-f]{1,32}")
 _ETAG = re.compile(r'"([0-9]{1,18})"')
 #: msgspec's messages name the place at the end: "Expected `str`, got `int` - at `$.rights[0]`".
 _PLACE = re.compile(r"(.*) - at `(?:key in )?\$(.*)`", re.DOTALL)
@@ -40,7 +42,8 @@ class Managed:
 
     store: Store
     info: RelayInfo
-    snapshot: Callable[[], RelaySnapshot]
+    #: What it holds at this moment.
+    relay: LiveRelay
     events: EventStream
     #: The store is used by one thread at a time.
     _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
@@ -153,7 +156,19 @@ def _audit(operation: Operation[Call], request: Request, caller: Caller, status:
     )
 
 
-_CHECKS: Mapping[str, Callable[[str], str]] = {"name": check_connection_name, "rule": check_rule_name}
+def _check_id(value: str) -> str:
+    if not _ID.fullmatch(value):
+        raise ValueError("there is none with this id")
+    return value
+
+
+_CHECKS: Mapping[str, Callable[[str], str]] = {
+    "name": check_connection_name,
+    "rule": check_rule_name,
+    "instance": _check_id,
+    "sender": _check_id,
+    "session": _check_id,
+}
 
 
 def _param(request: Request, name: str) -> str:

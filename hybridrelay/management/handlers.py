@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
 
-from .._version import __version__
 from ..relay import HybridConnection, Store
 from ..relay.model import Description
 from ..relay.store.store import ChangedMeanwhile, NotFound
-from ..security import KeySlot, Right, Role, Rule, Secret, check_connection_name
+from ..security import KeySlot, Right, Role, Rule, Secret
 from . import callers
 from .calls import Call
+from .cursors import decode_cursor_untrusted, encode_cursor
+from .live import LIVE_ROWS
 from .operations import Operation, Operations
 from .problems import Problem, problem
 from .values import (
     AccessKeys,
     AuthorizationRule,
     ConnectionBody,
-    ConnectionCounts,
     ConnectionPage,
     ConnectionValue,
     KeyBody,
-    ListenerPage,
-    ListenerValue,
     NewRule,
     PageQuery,
-    Places,
-    RelayValue,
     RevokeBody,
     RuleBody,
     RulePage,
@@ -41,34 +36,19 @@ __all__ = ["OPERATIONS"]
 
 async def _list_connections(call: Call) -> ConnectionPage:
     query = call.query_as(PageQuery)
-    after = "" if query.cursor is None else _decode_cursor_untrusted(query.cursor)
+    after = "" if query.cursor is None else _connection_of_cursor_untrusted(query.cursor)
     found = await call.managed.use_store(lambda store: store.list())
     rest = [one for one in found if one.name > after and one.name.startswith(query.prefix)]
     page, more = rest[: query.limit], len(rest) > query.limit
-    counts = ConnectionCounts.of(call.managed.snapshot())
+    relay = call.managed.relay
     return ConnectionPage(
-        value=tuple(ConnectionValue.of(one, counts) for one in page),
-        next_cursor=_encode_cursor(page[-1].name) if more else None,
+        value=tuple(ConnectionValue.of(one, relay.connection(one.name)) for one in page),
+        next_cursor=encode_cursor(page[-1].name) if more else None,
     )
 
 
-def _encode_cursor(name: str) -> str:
-    return base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
-
-
-def _decode_cursor_untrusted(cursor: str) -> str:
-    try:
-        name = check_connection_name(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode())
-        is_known = _encode_cursor(name) == cursor
-    except ValueError:
-        is_known = False
-    if not is_known:
-        raise problem(
-            Problem.INVALID,
-            "the cursor is not one that this relay has given out",
-            remedy="begin again without a cursor",
-            errors=[{"pointer": "?/cursor", "detail": "unknown"}],
-        )
+def _connection_of_cursor_untrusted(cursor: str) -> str:
+    (name,) = decode_cursor_untrusted(cursor, parts=1)
     return name
 
 
@@ -140,7 +120,7 @@ async def _delete_connection(call: Call) -> None:
 
 def _shown(call: Call, connection: HybridConnection) -> ConnectionValue:
     call.shown_version = connection.version
-    return ConnectionValue.of(connection, ConnectionCounts.of(call.managed.snapshot()))
+    return ConnectionValue.of(connection, call.managed.relay.connection(connection.name))
 
 
 # --- authorization rules and keys
@@ -220,31 +200,6 @@ def _keys(call: Call, connection: HybridConnection) -> AccessKeys:
 def _shown_rule(call: Call, connection: HybridConnection, rule: Rule) -> AuthorizationRule:
     call.shown_version = connection.version
     return AuthorizationRule.of(connection, rule)
-
-
-# --- what runs
-
-
-async def _list_listeners(call: Call) -> ListenerPage:
-    await call.managed.use_store(lambda store: store.get(call.name))
-    found = [one for one in call.managed.snapshot().listeners if one.connection == call.name]
-    return ListenerPage(value=tuple(map(ListenerValue.of, found)))
-
-
-async def _get_relay(call: Call) -> RelayValue:
-    info, snapshot = call.managed.info, call.managed.snapshot()
-    connections = await call.managed.use_store(lambda store: store.snapshot())
-    return RelayValue(
-        version=__version__,
-        pin=info.pin,
-        ports={name: tuple(map(str, bindings)) for name, bindings in info.bound.items() if bindings},
-        connection_count=len(connections),
-        listener_count=len(snapshot.listeners),
-        sender_count=len(snapshot.senders),
-        unauthenticated=Places.of(snapshot.unauthenticated),
-        pairs=Places.of(snapshot.pairs),
-        control_channels=Places.of(snapshot.control_channels),
-    )
 
 
 _CONNECTIONS = "/v1/hybridConnections"
@@ -366,23 +321,6 @@ OPERATIONS: Operations[Call] = Operations(
             handler=_revoke_key,
             body=RevokeBody,
         ),
-        Operation(
-            id="listListeners",
-            method="GET",
-            path=f"{_CONNECTION}/listeners",
-            summary="List the connectors that are registered at this relay for a hybrid connection.",
-            role=_VIEWER,
-            handler=_list_listeners,
-            answer=ListenerPage,
-        ),
-        Operation(
-            id="getRelay",
-            method="GET",
-            path="/v1/relay",
-            summary="Get this relay: its version, pin and ports, and how much of its room is in use.",
-            role=_VIEWER,
-            handler=_get_relay,
-            answer=RelayValue,
-        ),
+        *LIVE_ROWS,
     ]
 )

@@ -47,6 +47,21 @@ _PATH_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,256}$"},
         "example": "application",
     },
+    "instance": {
+        "description": "The instance of a connector.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        "example": "0123456789abcdef0123456789abcdef",
+    },
+    "sender": {
+        "description": "The id of a sender, from the list of senders.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+        "example": "0123456789abcdef",
+    },
+    "session": {
+        "description": "The id of a session, from the list of sessions; activity_id in events.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        "example": "0123456789abcdef0123456789abcdef",
+    },
 }
 _ETAG = {"type": "string", "pattern": '^"[0-9]+"$', "example": '"12"'}
 

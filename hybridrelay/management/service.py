@@ -6,7 +6,6 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,7 @@ import trio
 from .._version import __version__
 from ..events import EventStream, ManagementUnavailable, logged_events
 from ..http import Handler, Reply, Request, Response, Route, Router, Service, Stop, problem_json, serve
-from ..relay import RelayInfo, RelaySnapshot, SQLiteStore
+from ..relay import LiveRelay, RelayInfo, SQLiteStore
 from ..relay.store.state_dir import local_socket
 from ..streams.unix_sockets import SocketFile, listen_unix_socket
 from .callers import Caller, Role
@@ -47,7 +46,7 @@ def make_router(managed: Managed) -> Router[Handler]:
 async def serve_management(
     state_dir: Path,
     info: RelayInfo,
-    snapshot: Callable[[], RelaySnapshot],
+    relay: LiveRelay,
     *,
     stop: trio.Event,
     events: EventStream | None = None,
@@ -61,7 +60,7 @@ async def serve_management(
     Args:
         state_dir: of the relay, which runs on it.
         info: what is known about the relay once it serves.
-        snapshot: what it holds at this moment.
+        relay: what it holds at this moment, and what can be ended.
         stop: set it for a graceful end. Requests that run may continue for two seconds.
         events: where events go; None means the log.
 
@@ -81,7 +80,7 @@ async def serve_management(
     http_stop = Stop()
     try:
         with SQLiteStore.open(state_dir, events=events) as store:
-            service = Service(router=make_router(Managed(store, info, snapshot, events)), render_failure=problem_json)
+            service = Service(router=make_router(Managed(store, info, relay, events)), render_failure=problem_json)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_pass_on, stop, http_stop, file)
                 await serve(

@@ -6,10 +6,8 @@ public service.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Annotated, Literal, TypeAlias
 
-import attrs
 import msgspec
 
 from ..protocol.control import MAX_CONNECTION_NAME
@@ -20,28 +18,25 @@ from ..relay.model import (
     MAX_METADATA_VALUE,
     HybridConnection,
 )
-from ..relay.snapshot import ListenerSnapshot, PlacesSnapshot, RelaySnapshot
+from ..relay.snapshot import ConnectionSnapshot
 from ..security import KeySlot, Right, Rule, key_fingerprint
 from ..security.rules import MAX_KEY, MAX_RULE_NAME, MAX_RULES_PER_LEVEL
 
 __all__ = [
     "AccessKeys",
     "AuthorizationRule",
+    "Body",
     "ConnectionBody",
-    "ConnectionCounts",
     "ConnectionPage",
     "ConnectionValue",
     "KeyBody",
     "KeyValue",
-    "ListenerPage",
-    "ListenerValue",
     "NewRule",
     "PageQuery",
-    "Places",
-    "RelayValue",
     "RevokeBody",
     "RuleBody",
     "RulePage",
+    "Value",
 ]
 
 MAX_HOSTS = 16
@@ -62,18 +57,18 @@ Key: TypeAlias = Annotated[str, msgspec.Meta(pattern=_KEY, max_length=MAX_KEY)]
 Generation: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
-class _Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """What a request contains."""
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What a response contains."""
 
 
 # --- requests
 
 
-class NewRule(_Body, frozen=True):
+class NewRule(Body, frozen=True):
     """An authorization rule of a hybrid connection that is created. Without keys, it gets two new ones."""
 
     name: RuleName
@@ -82,7 +77,7 @@ class NewRule(_Body, frozen=True):
     secondary_key: Key | None = None
 
 
-class ConnectionBody(_Body, frozen=True):
+class ConnectionBody(Body, frozen=True):
     """A hybrid connection as it is to be."""
 
     endpoints: Hosts
@@ -92,13 +87,13 @@ class ConnectionBody(_Body, frozen=True):
     authorization_rules: Annotated[tuple[NewRule, ...], msgspec.Meta(max_length=MAX_RULES_PER_LEVEL)] | None = None
 
 
-class RuleBody(_Body, frozen=True):
+class RuleBody(Body, frozen=True):
     """An authorization rule as it is to be. Its keys stay the same; a new rule gets two new ones."""
 
     rights: Rights
 
 
-class KeyBody(_Body, frozen=True):
+class KeyBody(Body, frozen=True):
     """Which key is to be replaced, and by what."""
 
     slot: Slot
@@ -108,14 +103,14 @@ class KeyBody(_Body, frozen=True):
     key: Key | None = None
 
 
-class RevokeBody(_Body, frozen=True):
+class RevokeBody(Body, frozen=True):
     """Which key is to be revoked."""
 
     slot: Slot
     generation: Generation
 
 
-class PageQuery(_Body, frozen=True):
+class PageQuery(Body, frozen=True):
     """Which part of a list is wanted."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
@@ -128,7 +123,7 @@ class PageQuery(_Body, frozen=True):
 # --- responses
 
 
-class KeyValue(_Value, frozen=True):
+class KeyValue(Value, frozen=True):
     """One key of a rule, which is not shown."""
 
     slot: Slot
@@ -138,7 +133,7 @@ class KeyValue(_Value, frozen=True):
     fingerprint: str | None
 
 
-class AuthorizationRule(_Value, frozen=True):
+class AuthorizationRule(Value, frozen=True):
     """An authorization rule, without its keys."""
 
     name: str
@@ -157,7 +152,7 @@ class AuthorizationRule(_Value, frozen=True):
         return cls(name=rule.name, rights=tuple(sorted(rule.rights)), keys=tuple(keys))
 
 
-class AccessKeys(_Value, frozen=True):
+class AccessKeys(Value, frozen=True):
     """The keys of a rule. Each of them gives the rights of the rule."""
 
     key_name: str
@@ -185,23 +180,7 @@ class AccessKeys(_Value, frozen=True):
         )
 
 
-@attrs.frozen
-class ConnectionCounts:
-    """Listeners and senders by hybrid connection, counted in one pass."""
-
-    listeners: Counter[str]
-    senders: Counter[str]
-
-    @classmethod
-    def of(cls, snapshot: RelaySnapshot) -> ConnectionCounts:
-        """Count those of a snapshot."""
-        return cls(
-            Counter(one.connection for one in snapshot.listeners),
-            Counter(name for one in snapshot.senders for name in one.connections),
-        )
-
-
-class ConnectionValue(_Value, frozen=True):
+class ConnectionValue(Value, frozen=True):
     """A hybrid connection."""
 
     name: str
@@ -214,11 +193,16 @@ class ConnectionValue(_Value, frozen=True):
     authorization_rules: tuple[AuthorizationRule, ...]
     #: Registered at this relay now.
     listener_count: int
-    #: Clients with a control channel that has shown a token for it.
+    #: Control channels of clients that have shown a token for it.
     sender_count: int
+    #: Pairs of data channels that are joined now.
+    session_count: int
+    #: Handed on since the relay has started.
+    bytes_to_client: int
+    bytes_to_connector: int
 
     @classmethod
-    def of(cls, connection: HybridConnection, counts: ConnectionCounts) -> ConnectionValue:
+    def of(cls, connection: HybridConnection, live: ConnectionSnapshot) -> ConnectionValue:
         """A hybrid connection, with what is known about it at this moment."""
         return cls(
             name=connection.name,
@@ -228,12 +212,15 @@ class ConnectionValue(_Value, frozen=True):
             created_at=connection.created_at,
             updated_at=connection.updated_at,
             authorization_rules=tuple(AuthorizationRule.of(connection, rule) for rule in connection.rules),
-            listener_count=counts.listeners[connection.name],
-            sender_count=counts.senders[connection.name],
+            listener_count=live.listeners,
+            sender_count=live.senders,
+            session_count=live.sessions,
+            bytes_to_client=live.bytes_to_client,
+            bytes_to_connector=live.bytes_to_connector,
         )
 
 
-class ConnectionPage(_Value, frozen=True):
+class ConnectionPage(Value, frozen=True):
     """Hybrid connections, in order of their names."""
 
     value: tuple[ConnectionValue, ...]
@@ -241,55 +228,7 @@ class ConnectionPage(_Value, frozen=True):
     next_cursor: str | None
 
 
-class RulePage(_Value, frozen=True):
+class RulePage(Value, frozen=True):
     """All authorization rules of a hybrid connection, in order of their names."""
 
     value: tuple[AuthorizationRule, ...]
-
-
-class ListenerValue(_Value, frozen=True):
-    """One registration of a connector at this relay."""
-
-    instance: str
-    #: The address of its control channel: an IPv4 address, or the /64 of an IPv6 address.
-    address: str
-    rule: str
-
-    @classmethod
-    def of(cls, listener: ListenerSnapshot) -> ListenerValue:
-        """A registration."""
-        return cls(instance=listener.instance, address=listener.peer, rule=listener.rule)
-
-
-class ListenerPage(_Value, frozen=True):
-    """All listeners of a hybrid connection."""
-
-    value: tuple[ListenerValue, ...]
-
-
-class Places(_Value, frozen=True):
-    """How much of something is in use."""
-
-    used: int
-    total: int
-
-    @classmethod
-    def of(cls, places: PlacesSnapshot) -> Places:
-        """The same as a snapshot has."""
-        return cls(used=places.taken, total=places.total)
-
-
-class RelayValue(_Value, frozen=True):
-    """This relay."""
-
-    version: str
-    #: What connection strings carry, so that nobody else can pose as this relay.
-    pin: str
-    #: By port name: where it listens.
-    ports: dict[str, tuple[str, ...]]
-    connection_count: int
-    listener_count: int
-    sender_count: int
-    unauthenticated: Places
-    pairs: Places
-    control_channels: Places

@@ -126,6 +126,8 @@ class Reason(enum.IntEnum):
     LISTENER_DECLINED = 0x47
     #: The ticket names another relay than the one to which it was shown.
     TICKET_OF_ANOTHER_RELAY = 0x48
+    #: An administrator of the relay has ended it, and has revoked nothing.
+    ADMINISTRATOR_DROPPED = 0x49
     RENDEZVOUS_FAILED = 0x4F
 
     # --- a relay's port
@@ -290,6 +292,7 @@ _TABLE: Mapping[Reason, _Entry] = {
         _C.RENDEZVOUS, _D.PASSING, "a connector is registered but does not accept the connection"
     ),
     Reason.TICKET_OF_ANOTHER_RELAY: _Entry(_C.RENDEZVOUS, _D.PASSING, "the ticket was made by another relay"),
+    Reason.ADMINISTRATOR_DROPPED: _Entry(_C.RENDEZVOUS, _D.PASSING, "an administrator of the relay has ended it"),
     Reason.RENDEZVOUS_FAILED: _Entry(
         _C.RENDEZVOUS, _D.PASSING, "the rendezvous failed for a reason that this version does not know"
     ),

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from .service.relay import DRAIN_SECONDS as DRAIN_SECONDS
     from .service.relay import Relay as Relay
     from .service.relay import run_relay as run_relay
+    from .snapshot import CertificateSnapshot as CertificateSnapshot
+    from .snapshot import ConnectionSnapshot as ConnectionSnapshot
+    from .snapshot import EndSnapshot as EndSnapshot
     from .snapshot import ListenerSnapshot as ListenerSnapshot
+    from .snapshot import LiveRelay as LiveRelay
     from .snapshot import PlacesSnapshot as PlacesSnapshot
     from .snapshot import RelaySnapshot as RelaySnapshot
-    from .snapshot import RendezvousSnapshot as RendezvousSnapshot
     from .snapshot import SenderSnapshot as SenderSnapshot
+    from .snapshot import SessionSnapshot as SessionSnapshot
     from .store.memory import MemoryStore as MemoryStore
     from .store.public_ports import load_public_ports as load_public_ports
     from .store.public_ports import relay_has_run as relay_has_run
@@ -40,7 +44,17 @@ _HOMES = {
     "directory.memory": ("MemoryDirectory",),
     "model": ("HybridConnection", "RelayRecord"),
     "service.relay": ("DRAIN_SECONDS", "Relay", "run_relay"),
-    "snapshot": ("ListenerSnapshot", "PlacesSnapshot", "RelaySnapshot", "RendezvousSnapshot", "SenderSnapshot"),
+    "snapshot": (
+        "CertificateSnapshot",
+        "ConnectionSnapshot",
+        "EndSnapshot",
+        "ListenerSnapshot",
+        "LiveRelay",
+        "PlacesSnapshot",
+        "RelaySnapshot",
+        "SenderSnapshot",
+        "SessionSnapshot",
+    ),
     "store.memory": ("MemoryStore",),
     "store.public_ports": ("load_public_ports", "relay_has_run"),
     "store.record": ("dump_relay_record", "parse_relay_record_untrusted"),

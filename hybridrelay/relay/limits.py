@@ -105,6 +105,10 @@ SETTLED_SECONDS = 5.0
 #: that what is left of an earlier channel cannot register again; and longer than any usual resumption deadline.
 DEPARTED_SECONDS = 600.0
 
+#: A listener that an administrator has dropped may not register again for this long (seconds). Long enough to see
+#: the effect, and to revoke its key; a connector comes back by itself afterwards. Shorter than `DEPARTED_SECONDS`.
+DROPPED_SECONDS = 30.0
+
 #: How much the pump moves in one direction before it lets the other tasks run: a millisecond or so of the kernel's
 #: time. Defends latency on every other channel.
 PUMP_YIELD_BYTES = 1024 * 1024

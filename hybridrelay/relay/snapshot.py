@@ -1,48 +1,113 @@
-"""What a relay holds at one moment, as frozen values: for dashboards, metrics and tests."""
+"""What a relay holds at one moment, as frozen values: for the management API, metrics and tests.
+
+Lists are given out in pages, in order of hybrid connection and key, so that looking at a relay with tens of thousands
+of listeners does not delay its other work.
+"""
 
 from __future__ import annotations
 
+from typing import Protocol, TypeAlias
+
 import attrs
 
-__all__ = ["ListenerSnapshot", "PlacesSnapshot", "RelaySnapshot", "RendezvousSnapshot", "SenderSnapshot"]
+__all__ = [
+    "CertificateSnapshot",
+    "ConnectionSnapshot",
+    "EndSnapshot",
+    "ListenerSnapshot",
+    "LiveRelay",
+    "PlacesSnapshot",
+    "Position",
+    "RelaySnapshot",
+    "SenderSnapshot",
+    "SessionSnapshot",
+]
+
+#: Where a page ends: the name of a hybrid connection, and the `key` of the last value.
+Position: TypeAlias = tuple[str, str]
 
 
 @attrs.frozen
-class ListenerSnapshot:
-    """One registration of a connector."""
+class EndSnapshot:
+    """A connector or a client: how it has connected, and by which key."""
 
-    connection: str
+    #: A client may say any instance; that of a connector is proved.
     instance: str
-    #: The network address of its control channel: an IPv4 address, or the /64 of an IPv6 address.
-    peer: str
-    #: The rule whose key authorized it.
+    #: An IPv4 address, or the /64 of an IPv6 address.
+    address: str
+    #: The name of the transport: ``tcp``, ``websocket``, ``exec``.
+    transport: str
     rule: str
+    #: ``primary`` or ``secondary``.
+    slot: str
 
 
-@attrs.frozen
-class SenderSnapshot:
-    """The control channel of a client."""
+@attrs.frozen(kw_only=True)
+class _Peer(EndSnapshot):
+    connection: str
+    #: Name and version, as the peer says.
+    software: str
+    #: Seconds since 1970.
+    since: float
+    #: Its sessions now, and the bytes that were handed on for it so far, to clients and to connectors.
+    sessions: int
+    bytes_to_client: int
+    bytes_to_connector: int
 
-    instance: str
-    peer: str
-    #: The hybrid connections that it has shown a valid token for.
-    connections: tuple[str, ...]
+
+@attrs.frozen(kw_only=True)
+class ListenerSnapshot(_Peer):
+    """One registration of a connector. Its address and transport are those of the control channel."""
+
+    @property
+    def key(self) -> str:
+        """Identifies it among the listeners of the hybrid connection."""
+        return self.instance
 
 
-@attrs.frozen
-class RendezvousSnapshot:
-    """One rendezvous that has not ended."""
+@attrs.frozen(kw_only=True)
+class SenderSnapshot(_Peer):
+    """The control channel of a client that may join a hybrid connection."""
+
+    #: Chosen by the relay.
+    id: str
+
+    @property
+    def key(self) -> str:
+        """Identifies it among the senders of the hybrid connection."""
+        return self.id
+
+
+@attrs.frozen(kw_only=True)
+class SessionSnapshot:
+    """A pair of data channels that are joined. The session over it may have had other pairs before."""
 
     #: ``activity_id`` in events.
     id: str
     connection: str
-    #: ``offered``, ``listener waits``, ``sender waits``, ``matched``, ``joined`` or ``stopping``.
-    state: str
-    #: How long its data channels have been joined; 0 where they are not.
-    seconds: float
-    #: Bytes that were handed to each side's data channel so far.
+    #: The ends of the data channels.
+    listener: EndSnapshot
+    sender: EndSnapshot
+    #: Seconds since 1970.
+    since: float
     bytes_to_client: int
     bytes_to_connector: int
+
+    @property
+    def key(self) -> str:
+        """Identifies it among the sessions of the hybrid connection."""
+        return self.id
+
+
+@attrs.frozen
+class ConnectionSnapshot:
+    """What there is now of one hybrid connection, and what was handed on for it since the relay has started."""
+
+    listeners: int = 0
+    senders: int = 0
+    sessions: int = 0
+    bytes_to_client: int = 0
+    bytes_to_connector: int = 0
 
 
 @attrs.frozen
@@ -54,12 +119,25 @@ class PlacesSnapshot:
 
 
 @attrs.frozen
-class RelaySnapshot:
-    """Everything."""
+class CertificateSnapshot:
+    """A certificate of the relay that expires. Those that it makes itself do not."""
 
-    listeners: tuple[ListenerSnapshot, ...] = ()
-    senders: tuple[SenderSnapshot, ...] = ()
-    rendezvous: tuple[RendezvousSnapshot, ...] = ()
+    #: ``public``: of ``--tls-certificate``.
+    name: str
+    pin: str
+    #: Seconds since 1970.
+    expires_at: float
+
+
+@attrs.frozen
+class RelaySnapshot:
+    """Numbers about the whole relay. To take them costs the same, however many there are."""
+
+    listeners: int = 0
+    senders: int = 0
+    sessions: int = 0
+    #: Rendezvous whose data channels are not joined yet.
+    open_rendezvous: int = 0
     #: Slots for connections that have not authenticated.
     unauthenticated: PlacesSnapshot = PlacesSnapshot(0, 0)
     #: Those of them that wait until they may begin a TLS handshake.
@@ -68,3 +146,42 @@ class RelaySnapshot:
     pairs: PlacesSnapshot = PlacesSnapshot(0, 0)
     #: Places for control channels that have authenticated.
     control_channels: PlacesSnapshot = PlacesSnapshot(0, 0)
+    certificates: tuple[CertificateSnapshot, ...] = ()
+
+
+class LiveRelay(Protocol):
+    """A relay that may be running. While it does not run, everything is empty, and nothing is found.
+
+    A page has at most `limit` values that come after the position `after`, of one hybrid connection or of all. Its
+    cost is in proportion to what it contains.
+    """
+
+    def snapshot(self) -> RelaySnapshot:
+        """Numbers about the whole relay."""
+
+    def connection(self, name: str) -> ConnectionSnapshot:
+        """Numbers about one hybrid connection."""
+
+    def listeners(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[ListenerSnapshot]:
+        """A page of the registrations of connectors, in order of hybrid connection and instance."""
+
+    def senders(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[SenderSnapshot]:
+        """A page of the control channels of clients, in order of hybrid connection and id."""
+
+    def sessions(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[SessionSnapshot]:
+        """A page of the pairs of data channels that are joined, in order of hybrid connection and id."""
+
+    def drop_listener(self, connection: str, instance: str) -> bool:
+        """End a registration; False where there is none. The connector may register again after a while."""
+
+    def drop_sender(self, connection: str, sender: str) -> bool:
+        """End the control channel of a client; False where there is none."""
+
+    def drop_session(self, connection: str, session: str) -> bool:
+        """End a pair of data channels; False where there is none."""

@@ -31,6 +31,7 @@ from .loading import ENVIRONMENT_VARIABLE, load_connection_string
 from .names import HostPort, bracketed, check_connection_name, check_host, parse_host_port_untrusted
 from .pins import check_pin, spki_pin
 from .relay_tls import (
+    certificate_expires_at,
     check_relay_pin,
     control_client_context,
     control_server_context,
@@ -70,6 +71,7 @@ __all__ = [
     "admission_key_id",
     "audience_for",
     "bracketed",
+    "certificate_expires_at",
     "check_connection_name",
     "check_host",
     "check_hosts",

@@ -80,6 +80,21 @@ def relay_pin(certificate_file: str | os.PathLike[str]) -> str:
         raise ConfigurationError(f"no certificate in {certificate_file}", remedy="it must be PEM") from exc
 
 
+def certificate_expires_at(certificate_file: str | os.PathLike[str]) -> float:
+    """When the certificate in this file (PEM, the first one in it) expires: seconds since 1970.
+
+    Raises:
+        ConfigurationError: no such file, or no certificate in it.
+    """
+    from cryptography import x509  # which takes long to load
+
+    try:
+        certificate = x509.load_pem_x509_certificate(read_pem(certificate_file, what="the certificate file").encode())
+    except ValueError as exc:
+        raise ConfigurationError(f"no certificate in {certificate_file}", remedy="it must be PEM") from exc
+    return certificate.not_valid_after_utc.timestamp()
+
+
 def control_server_context(
     certificate_file: str | os.PathLike[str], key_file: str | os.PathLike[str] | None = None
 ) -> ssl.SSLContext:

@@ -16,15 +16,12 @@ from hybridrelay.http import Service, problem_json, serve_connection
 from hybridrelay.management.callers import Caller, Role
 from hybridrelay.management.calls import Managed
 from hybridrelay.management.service import make_router
-from hybridrelay.relay import ListenerSnapshot, MemoryStore, RelayInfo, RelaySnapshot, SenderSnapshot
+from hybridrelay.relay import MemoryStore, RelayInfo
 
 from ..http.serving import Answer, Client
+from .live import FakeRelay
 
 CONNECTIONS = "/v1/hybridConnections"
-LISTENER = ListenerSnapshot(connection="orders", instance="1" * 32, peer="192.0.2.1", rule="connector")
-SNAPSHOT = RelaySnapshot(
-    listeners=(LISTENER,), senders=(SenderSnapshot(instance="2" * 32, peer="192.0.2.2", connections=("orders",)),)
-)
 JSON = "application/json"
 
 
@@ -34,6 +31,7 @@ class Api:
 
     client: Client
     store: MemoryStore
+    relay: FakeRelay
     events: list[Event]
 
     async def call(self, method: str, path: str, body: object = None, **headers: str) -> tuple[Answer, Any]:
@@ -45,10 +43,13 @@ class Api:
         return answer, json.loads(answer.body) if answer.body else None
 
 
-async def _serve(store: MemoryStore, events: list[Event], role: Role, nursery: trio.Nursery) -> Api:
+async def serve_api(
+    store: MemoryStore, relay: FakeRelay, events: list[Event], role: Role, nursery: trio.Nursery
+) -> Api:
+    """Serve the API of a relay in `nursery`, for one caller."""
     stream = EventStream()
     stream.subscribe(events.append)
-    managed = Managed(store, RelayInfo({}, "sha256:pin"), lambda: SNAPSHOT, stream)
+    managed = Managed(store, RelayInfo({}, "sha256:pin"), relay, stream)
     service = Service(router=make_router(managed), render_failure=problem_json)
     ours, theirs = trio.testing.memory_stream_pair()
 
@@ -56,17 +57,23 @@ async def _serve(store: MemoryStore, events: list[Event], role: Role, nursery: t
         await serve_connection(theirs, service, peer=Caller("test", role.name.lower(), role))
 
     nursery.start_soon(serve)
-    return Api(Client(ours), store, events)
+    return Api(Client(ours), store, relay, events)
 
 
 @pytest.fixture
 async def api(nursery: trio.Nursery) -> AsyncIterator[Api]:
     """Called by an administrator."""
-    yield await _serve(MemoryStore(lambda: 1234.5), [], Role.ADMIN, nursery)
+    yield await serve_api(MemoryStore(lambda: 1234.5), FakeRelay.with_one_of_each(), [], Role.ADMIN, nursery)
     nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
 async def viewer(api: Api, nursery: trio.Nursery) -> Api:
     """The same relay, called by somebody who may only look."""
-    return await _serve(api.store, api.events, Role.VIEWER, nursery)
+    return await serve_api(api.store, api.relay, api.events, Role.VIEWER, nursery)
+
+
+@pytest.fixture
+async def operator(api: Api, nursery: trio.Nursery) -> Api:
+    """The same relay, called by somebody who may end what runs."""
+    return await serve_api(api.store, api.relay, api.events, Role.OPERATOR, nursery)

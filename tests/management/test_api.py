@@ -228,13 +228,10 @@ async def test_a_body_of_another_kind(api: Api) -> None:
     assert api.store.list()
 
 
-async def test_the_relay_and_its_listeners(api: Api) -> None:
+async def test_the_relay(api: Api) -> None:
     await api.call("PUT", ORDERS, BODY)
     _, relay = await api.call("GET", "/v1/relay")
     assert (relay["pin"], relay["listenerCount"], relay["connectionCount"]) == ("sha256:pin", 1, 1)
-    _, listeners = await api.call("GET", f"{ORDERS}/listeners")
-    assert listeners["value"] == [{"instance": "1" * 32, "address": "192.0.2.1", "rule": "connector"}]
-    assert (await api.call("GET", f"{CONNECTIONS}/other/listeners"))[0].status == 404
 
 
 async def test_a_viewer_changes_nothing_and_sees_no_key(api: Api, viewer: Api) -> None:

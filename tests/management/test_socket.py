@@ -18,11 +18,12 @@ import trio.testing
 
 from hybridrelay.events import Event, EventStream, ManagementUnavailable
 from hybridrelay.management import serve_management
-from hybridrelay.relay import RelayInfo, RelaySnapshot, SQLiteStore
+from hybridrelay.relay import RelayInfo, SQLiteStore
 from hybridrelay.streams.unix_sockets import connect_unix_socket
 
 from ..deployments import Deployment
 from ..http.serving import Client
+from .live import FakeRelay
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
@@ -39,7 +40,7 @@ async def start(nursery: trio.Nursery, state: Path, events: list[Event] | None =
     stop, stream = trio.Event(), EventStream()
     if events is not None:
         stream.subscribe(events.append)
-    serve = partial(serve_management, state, RelayInfo({}, "pin"), RelaySnapshot, stop=stop, events=stream)
+    serve = partial(serve_management, state, RelayInfo({}, "pin"), FakeRelay(), stop=stop, events=stream)
     await nursery.start(serve)
     return stop
 

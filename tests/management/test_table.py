@@ -17,15 +17,16 @@ from hybridrelay.management.handlers import OPERATIONS
 from hybridrelay.management.openapi import openapi_document
 from hybridrelay.management.operations import Operations
 from hybridrelay.management.service import make_router
-from hybridrelay.relay import MemoryStore, RelayInfo, RelaySnapshot
+from hybridrelay.relay import MemoryStore, RelayInfo
 
 from .conftest import CONNECTIONS, Api
+from .live import FakeRelay
 
 DOCUMENT = openapi_document(OPERATIONS, version="1.2.3")
 
 
 async def test_nothing_is_served_outside_of_the_table() -> None:
-    router = make_router(Managed(MemoryStore(), RelayInfo({}, ""), RelaySnapshot, EventStream()))
+    router = make_router(Managed(MemoryStore(), RelayInfo({}, ""), FakeRelay(), EventStream()))
     served = {(route.method, route.pattern) for route in router.routes}
     assert served == {(row.method, row.path) for row in OPERATIONS} | {("GET", "/openapi.json")}
 
@@ -68,6 +69,8 @@ async def test_responses_are_as_described(api: Api) -> None:
     async def check(id_: str, body: object = None, **headers: str) -> None:
         (row,) = (one for one in OPERATIONS if one.id == id_)
         path = row.path.replace("{name}", "orders").replace("{rule}", "application")
+        for key, value in (("instance", "1" * 32), ("sender", "3" * 16), ("session", "4" * 32)):
+            path = path.replace(f"{{{key}}}", value)
         answer, document = await api.call(row.method, path, body, **headers)
         responses: dict[str, Any] = DOCUMENT["paths"][row.path][row.method.lower()]["responses"]
         described = responses.get(str(answer.status), responses["default"])
@@ -85,8 +88,11 @@ async def test_responses_are_as_described(api: Api) -> None:
     await check("putHybridConnection", {"endpoints": []})
     for id_ in ("listHybridConnections", "getHybridConnection", "listAuthorizationRules", "getAuthorizationRule"):
         await check(id_)
-    for id_ in ("listKeys", "listListeners", "getRelay"):
+    for id_ in ("listKeys", "getRelay"):
         await check(id_)
+    for what in ("Listener", "Sender", "Session"):
+        for id_ in (f"list{what}s", f"listAll{what}s", f"drop{what}", f"drop{what}"):
+            await check(id_)
     await check("putAuthorizationRule", {"rights": ["Send"]})
     await check("regenerateKeys", {"slot": "secondary", "generation": 77})
     await check("revokeKeys", {"slot": "secondary", "generation": 77})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 
 import trio
 
+from hybridrelay._version import __version__
 from hybridrelay.events import (
     Event,
     EventStream,
@@ -19,7 +21,7 @@ from hybridrelay.events import (
     RendezvousJoined,
     SenderJoining,
 )
-from hybridrelay.relay import Binding, MemoryDirectory, Relay, RelayConfig, RelaySnapshot
+from hybridrelay.relay import Binding, ConnectionSnapshot, MemoryDirectory, Relay, RelayConfig, RelaySnapshot
 from hybridrelay.security import Role
 
 from ..receiving import receive_all
@@ -37,8 +39,8 @@ async def test_what_a_relay_says_about_itself(tmp_path: Path) -> None:
         events=EventStream(events.append),
         directory=directory,
     )
-    assert relay.snapshot() == RelaySnapshot()
-    stop = trio.Event()
+    assert relay.live.snapshot() == RelaySnapshot()
+    stop, began = trio.Event(), time.time()
     async with trio.open_nursery() as nursery:
         ended = trio.Event()
 
@@ -58,26 +60,33 @@ async def test_what_a_relay_says_about_itself(tmp_path: Path) -> None:
                 await stream.send_eof()
                 assert await receive_all(stream) == DATA
 
-                snapshot = relay.snapshot()
-                (listener,) = snapshot.listeners
-                (sender,) = snapshot.senders
-                (rendezvous,) = snapshot.rendezvous
-                assert (listener.connection, listener.peer, listener.rule) == ("db", HOST, published.rules[0].name)
-                assert (sender.connections, sender.peer) == (("db",), HOST)
-                assert (rendezvous.connection, rendezvous.state) == ("db", "joined")
-                assert rendezvous.bytes_to_client > len(DATA) < rendezvous.bytes_to_connector
+                live, snapshot = relay.live, relay.live.snapshot()
+                (listener,), (sender,), (session,) = live.listeners(9), live.senders(9), live.sessions(9)
+                assert (snapshot.listeners, snapshot.senders, snapshot.sessions) == (1, 1, 1)
+                assert (listener.connection, listener.address, listener.rule, listener.slot, listener.transport) == (
+                    ("db", HOST, published.rules[0].name, "primary", "tcp")
+                )
+                assert (sender.connection, sender.address, sender.rule) == ("db", HOST, published.rules[1].name)
+                assert listener.software == sender.software == f"hybridrelay/{__version__}"
+                assert (session.listener.instance, session.sender.instance) == (listener.instance, sender.instance)
+                assert (session.listener.transport, session.sender.transport) == ("tcp", "tcp")
+                assert began <= listener.since <= sender.since <= session.since <= time.time()
+                moved = {(one.bytes_to_client, one.bytes_to_connector) for one in (listener, sender, session)}
+                assert moved == {(session.bytes_to_client, session.bytes_to_connector)}
+                assert session.bytes_to_client > len(DATA) < session.bytes_to_connector
+                assert live.connection("db") == ConnectionSnapshot(1, 1, 1, *moved.pop())
                 assert (snapshot.pairs.taken, snapshot.control_channels.taken) == (1, 2)
                 assert snapshot.pairs.total > 0
 
         async def pair_has_ended() -> bool:
-            return not relay.snapshot().rendezvous
+            return not relay.live.sessions(1)
 
         await async_wait_until(pair_has_ended, seconds=20, what="the end of the pair")
         stop.set()
         with trio.fail_after(20):
             await ended.wait()
         nursery.cancel_scope.cancel()
-    assert relay.snapshot() == RelaySnapshot()
+    assert relay.live.snapshot() == RelaySnapshot()
     assert directory.find("db") == frozenset()
 
     of_interest = [ProgramStarted, ProgramReady, ListenerRegistered, SenderJoining, RendezvousJoined, RendezvousEnded]
@@ -86,5 +95,5 @@ async def test_what_a_relay_says_about_itself(tmp_path: Path) -> None:
     assert found.index(RendezvousEnded) < found.index(ProgramStopping) < found.index(ListenerLeft)
     (joined,) = [event for event in events if isinstance(event, RendezvousJoined)]
     (end,) = [event for event in events if isinstance(event, RendezvousEnded)]
-    assert joined.activity_id == end.activity_id == rendezvous.id
-    assert (end.outcome, end.bytes_to_client) == ("finished", max(end.bytes_to_client, rendezvous.bytes_to_client))
+    assert joined.activity_id == end.activity_id == session.id
+    assert (end.outcome, end.bytes_to_client) == ("finished", max(end.bytes_to_client, session.bytes_to_client))

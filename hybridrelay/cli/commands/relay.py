@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     async def main() -> None:
         async with FlatNursery() as nursery:
             info = await nursery.start(partial(relay.run, stop=stop.event))
-            await nursery.start(partial(serve_management, args.state, info, relay.snapshot, stop=stop.event))
+            await nursery.start(partial(serve_management, args.state, info, relay.live, stop=stop.event))
             fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
             await stop.say_ready("relay", [*fields, ("pin", info.pin)])
 

@@ -164,6 +164,13 @@ class Broker(Generic[HandleT]):
         if self.listeners.remove(listener):
             self._left(listener, Reason.NO_ERROR)
 
+    def drop_listener(self, connection: str, instance: str) -> bool:
+        """An administrator ends a registration; False where there is none."""
+        listener = self.listeners.drop(connection, instance)
+        if listener is not None:
+            self._end_registration(listener, Reason.ADMINISTRATOR_DROPPED)
+        return listener is not None
+
     def token_expired(self, listener: Listener[HandleT]) -> None:
         """The token of a registration has expired and was not renewed."""
         if self.listeners.remove(listener):
@@ -302,6 +309,10 @@ class Broker(Generic[HandleT]):
     def withdraw(self, rendezvous_id: str, now: float) -> None:
         """The listener does not come to this rendezvous."""
         self._end(rendezvous_id, Input.WITHDRAWN, now)
+
+    def drop_pair(self, rendezvous_id: str, now: float) -> None:
+        """An administrator ends a pair of data channels. Nothing happens where it is over."""
+        self._end(rendezvous_id, Input.DROPPED, now)
 
     def use_ticket(self, ticket: bytes, now: float) -> Arrival:
         """A data channel shows its ticket. Pass what is returned to `ready`, or to `gone`.

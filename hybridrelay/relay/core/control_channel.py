@@ -171,13 +171,17 @@ class ControlChannelCore(Generic[HandleT]):
         handle: of the channel, see `Listener.handle`.
         welcome: what the relay answers to hello.
         address: the peer's network address, as far as it counts as one (`address_group`).
+        transport: the name of the transport.
     """
 
-    def __init__(self, broker: Broker[HandleT], handle: HandleT, welcome: control.Welcome, address: str) -> None:
+    def __init__(
+        self, broker: Broker[HandleT], handle: HandleT, welcome: control.Welcome, address: str, transport: str = ""
+    ) -> None:
         self._broker = broker
         self._handle = handle
         self._welcome = welcome
         self.address = address
+        self.transport = transport
         self.state = ChannelState.NEW
         #: What the peer has said of itself, without its secret.
         self.hello: control.Hello | None = None
@@ -199,6 +203,11 @@ class ControlChannelCore(Generic[HandleT]):
     def connections(self) -> tuple[str, ...]:
         """The hybrid connections for which it has shown valid tokens, in order."""
         return tuple(sorted({key.connection for key in self._keys}))
+
+    def key_for(self, connection: str) -> KeyId | None:
+        """The latest key with which it has shown a valid token for a hybrid connection; None: there is none."""
+        keys = [key for key in self._keys if key.connection == connection]
+        return max(keys, key=lambda key: key.generation, default=None)
 
     # --- messages
 
@@ -290,7 +299,16 @@ class ControlChannelCore(Generic[HandleT]):
             return StartJoin(request, grant)
         assert self.hello is not None
         name, instance = request.connection, self.hello.instance
-        listener = Listener(name, instance, self.hello.generation, grant.key, self._handle, self.address)
+        listener = Listener(
+            name,
+            instance,
+            self.hello.generation,
+            grant.key,
+            self._handle,
+            self.address,
+            self.transport,
+            self.hello.software,
+        )
         try:
             self._broker.register(listener, replaces=tuple(map(control.instance_of, request.replaces)))
         except RendezvousError as exc:

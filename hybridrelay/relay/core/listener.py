@@ -26,3 +26,7 @@ class Listener(Generic[HandleT]):
     handle: HandleT = attrs.field(repr=False)
     #: The network address from which it registered, as far as it counts as one (`address_group`).
     address: str = ""
+    #: The transport of its control channel.
+    transport: str = ""
+    #: Name and version of the connector, as it says.
+    software: str = ""

@@ -8,7 +8,8 @@ The rules:
    that have left, too, as long as they are remembered: `DEPARTED_SECONDS` at most.
 3. Another instance is another listener, even with the same key. Nothing is ever "already in use".
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
-5. When all places of a hybrid connection are taken, one listener may have to make room for another: see
+5. An instance that an administrator has dropped may not register for `DROPPED_SECONDS`.
+6. When all places of a hybrid connection are taken, one listener may have to make room for another: see
    `displacement.py`. For that, an instance that was registered for `SETTLED_SECONDS` keeps its seniority while its
    control channel is down.
 
@@ -27,12 +28,19 @@ import attrs
 
 from ...errors import RendezvousError
 from ...protocol.reasons import Reason
-from ..limits import DEPARTED_PER_CONNECTION, DEPARTED_SECONDS, LISTENERS_PER_CONNECTION, SETTLED_SECONDS
+from ..limits import (
+    DEPARTED_PER_CONNECTION,
+    DEPARTED_SECONDS,
+    DROPPED_SECONDS,
+    LISTENERS_PER_CONNECTION,
+    SETTLED_SECONDS,
+)
 from ..model import KeyId
 from .displacement import choose_displaced
 from .holders import network_of
 from .listener import HandleT, Listener
 from .lottery import Lottery
+from .sorted_index import SortedIndex
 
 __all__ = ["Listener", "ListenerTable"]
 
@@ -43,6 +51,8 @@ class _Departed:
     gone: bool
     #: When it is forgotten.
     until: float
+    #: Until then it may not register.
+    kept_out_until: float = -math.inf
 
 
 @attrs.frozen
@@ -71,8 +81,8 @@ class _Connection(Generic[HandleT]):
 class ListenerTable(Generic[HandleT]):
     """All listeners of a relay. The methods are of two kinds:
 
-    - `register`, `remove`, `declare_gone`, `revoke` and `forget` change it and return what went.
-    - `choose`, `find`, `why_not`, `of`, `all` and `count` only look.
+    - `register`, `remove`, `drop`, `declare_gone`, `revoke` and `forget` change it and return what went.
+    - `choose`, `find`, `why_not`, `since`, `of`, `all` and `count` only look.
     """
 
     def __init__(
@@ -96,6 +106,8 @@ class ListenerTable(Generic[HandleT]):
         self._max_per_connection = max_per_connection
         self._max_departed = max_departed_per_connection
         self._connections: dict[str, _Connection[HandleT]] = {}
+        #: All listeners, by hybrid connection and instance.
+        self.index: SortedIndex[Listener[HandleT]] = SortedIndex()
 
     def register(self, listener: Listener[HandleT]) -> Listener[HandleT] | None:
         """Let an authorized listener in; registering again renews.
@@ -106,12 +118,16 @@ class ListenerTable(Generic[HandleT]):
 
         Raises:
             RendezvousError: with `Reason.SUPERSEDED` a newer generation of the instance has been here, with
-                `Reason.LIMIT` the hybrid connection has too many listeners. Nothing has changed.
+                `Reason.ADMINISTRATOR_DROPPED` the instance was dropped a moment ago, with `Reason.LIMIT` the hybrid
+                connection has too many listeners. Nothing has changed.
         """
         now = self._clock()
         known = self._connections.get(listener.connection) or _Connection(Lottery(self._randbelow))
         displaced = known.listeners.get(listener.instance)
-        earlier = displaced or self._departed(known, listener.instance)
+        departed = self._departed(known, listener.instance)
+        if departed is not None and now < departed.kept_out_until:
+            raise RendezvousError(Reason.ADMINISTRATOR_DROPPED.describe, reason=Reason.ADMINISTRATOR_DROPPED)
+        earlier = displaced or departed
         if earlier is not None and listener.generation < earlier.generation:
             raise RendezvousError("a newer control channel of this instance has registered", reason=Reason.SUPERSEDED)
         settled = known.settled.get(listener.instance)
@@ -121,12 +137,13 @@ class ListenerTable(Generic[HandleT]):
             if displaced is None:
                 raise RendezvousError("too many listeners of this hybrid connection", reason=Reason.LIMIT)
             known.since[displaced.instance] = now  # so that it cannot take its place back at once
-            self._depart(known, displaced.instance, gone=False)
+            self._depart(known, listener.connection, displaced.instance)
         self._connections[listener.connection] = known
         known.departed.pop(listener.instance, None)
         known.settled.pop(listener.instance, None)
         known.since[listener.instance] = since
         known.listeners[listener.instance] = listener
+        self.index.set(listener.connection, listener.instance, listener)
         return displaced
 
     def remove(self, listener: Listener[HandleT]) -> bool:
@@ -138,8 +155,20 @@ class ListenerTable(Generic[HandleT]):
         known = self._connections.get(listener.connection)
         if known is None or known.listeners.get(listener.instance) is not listener:
             return False
-        self._depart(known, listener.instance, gone=False)
+        self._depart(known, listener.connection, listener.instance)
         return True
+
+    def drop(self, connection: str, instance: str) -> Listener[HandleT] | None:
+        """An administrator ends a registration. The instance may register again after `DROPPED_SECONDS`.
+
+        Returns:
+            The registration that ended by this, or None where there is none.
+        """
+        known = self._connections.get(connection)
+        listener = None if known is None else known.listeners.get(instance)
+        if known is not None and listener is not None:
+            self._depart(known, connection, instance, kept_out_until=self._clock() + DROPPED_SECONDS)
+        return listener
 
     def declare_gone(self, connection: str, instance: str) -> Listener[HandleT] | None:
         """An instance is known to be dead: its successor says so.
@@ -150,7 +179,7 @@ class ListenerTable(Generic[HandleT]):
         known = self._connections.get(connection) or _Connection(Lottery(self._randbelow))
         self._connections[connection] = known
         listener = known.listeners.get(instance)
-        self._depart(known, instance, gone=True)
+        self._depart(known, connection, instance, gone=True)
         return listener
 
     def revoke(self, keys: Collection[KeyId]) -> list[Listener[HandleT]]:
@@ -163,7 +192,10 @@ class ListenerTable(Generic[HandleT]):
     def forget(self, connection: str) -> list[Listener[HandleT]]:
         """A hybrid connection was deleted: keep nothing of it, and return the registrations that ended."""
         known = self._connections.pop(connection, None)
-        return [] if known is None else list(known.listeners.values())
+        listeners = [] if known is None else list(known.listeners.values())
+        for listener in listeners:
+            self.index.discard(connection, listener.instance)
+        return listeners
 
     def choose(self, connection: str, *, passed_over: Collection[str] = ()) -> Listener[HandleT] | None:
         """A random listener whose instance is not among those passed over; None where there is none.
@@ -192,6 +224,10 @@ class ListenerTable(Generic[HandleT]):
         departed = None if known is None else self._departed(known, instance)
         return Reason.LISTENER_GONE if departed is not None and departed.gone else Reason.LISTENER_ABSENT
 
+    def since(self, listener: Listener[HandleT]) -> float:
+        """When the instance of a listener that is registered registered first, on the clock of this table."""
+        return self._connections[listener.connection].since[listener.instance]
+
     def of(self, connection: str) -> tuple[Listener[HandleT], ...]:
         """The listeners of one hybrid connection."""
         known = self._connections.get(connection)
@@ -204,7 +240,7 @@ class ListenerTable(Generic[HandleT]):
 
     def count(self) -> int:
         """Registrations in force."""
-        return sum(len(known.listeners) for known in self._connections.values())
+        return len(self.index)
 
     def _choose_displaced(
         self, known: _Connection[HandleT], newcomer: Listener[HandleT], since: float
@@ -228,7 +264,15 @@ class ListenerTable(Generic[HandleT]):
         departed = known.departed.get(instance)
         return None if departed is None or self._clock() >= departed.until else departed
 
-    def _depart(self, known: _Connection[HandleT], instance: str, *, gone: bool) -> None:
+    def _depart(
+        self,
+        known: _Connection[HandleT],
+        connection: str,
+        instance: str,
+        *,
+        gone: bool = False,
+        kept_out_until: float = -math.inf,
+    ) -> None:
         now = self._clock()
         since = known.since.pop(instance, math.inf)
         if now - since >= SETTLED_SECONDS:
@@ -237,9 +281,10 @@ class ListenerTable(Generic[HandleT]):
             if len(known.settled) > self._max_per_connection:
                 # The newest is forgotten, so that a holder of a key cannot have the others forgotten.
                 del known.settled[max(known.settled, key=lambda name: known.settled[name].since)]
+        self.index.discard(connection, instance)
         before = known.listeners.pop(instance, None) or self._departed(known, instance)
         known.departed.pop(instance, None)
         generation = 0 if before is None else before.generation
-        known.departed[instance] = _Departed(generation, gone, now + DEPARTED_SECONDS)
+        known.departed[instance] = _Departed(generation, gone, now + DEPARTED_SECONDS, kept_out_until)
         while len(known.departed) > self._max_departed:
             known.departed.popitem(last=False)

@@ -58,6 +58,8 @@ class Input(enum.Enum):
     CANCELLED = "cancelled"
     #: Its place is needed for another one.
     DISPLACED = "displaced"
+    #: An administrator has ended it.
+    DROPPED = "dropped"
     #: The relay stops.
     SHUTDOWN = "shutdown"
 
@@ -75,6 +77,7 @@ class Outcome(enum.Enum):
     REVOKED = "revoked"
     CANCELLED = "cancelled"
     DISPLACED = "displaced"
+    DROPPED = "dropped"
     SHUT_DOWN = "shut down"
 
 
@@ -90,6 +93,7 @@ REASONS = {
     Outcome.REVOKED: Reason.KEY_REVOKED,
     Outcome.CANCELLED: Reason.CANCELLED,
     Outcome.DISPLACED: Reason.LIMIT,
+    Outcome.DROPPED: Reason.ADMINISTRATOR_DROPPED,
     Outcome.SHUT_DOWN: Reason.GOING_AWAY,
 }
 
@@ -101,6 +105,7 @@ UNJOINED = (*OPEN, State.MATCHED)
 _FORCES = {
     Input.REVOKED: Outcome.REVOKED,
     Input.DISPLACED: Outcome.DISPLACED,
+    Input.DROPPED: Outcome.DROPPED,
     Input.SHUTDOWN: Outcome.SHUT_DOWN,
 }
 #: How the moving of bytes ends.

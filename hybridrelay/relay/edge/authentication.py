@@ -63,8 +63,8 @@ class Authenticator(Generic[PeerT]):
         layered: slots for TLS inside outer TLS, from the second handshake until the peer has authenticated.
         scheduler: permits handshakes.
         requests: reads preambles.
-        admit: lets the peer of a control channel, whose address group is given, show a token; None where it has gone
-            without one. The peer is cleaned up by `admit` itself where it raises or returns None.
+        admit: lets the peer of a control channel, whose address group and transport are given, show a token; None
+            where it has gone without one. The peer is cleaned up by `admit` itself where it raises or returns None.
         abandon: called with each arrival that does not lead to an `AuthenticatedDataChannel`.
         events: where events go.
     """
@@ -75,7 +75,7 @@ class Authenticator(Generic[PeerT]):
     layered: Slots
     scheduler: HandshakeScheduler
     requests: RequestReader
-    admit: Callable[[EarlySession, str], Awaitable[PeerT | None]]
+    admit: Callable[[EarlySession, str, str], Awaitable[PeerT | None]]
     abandon: Callable[[Arrival], None]
     events: EventStream
 
@@ -182,7 +182,7 @@ class Authenticator(Generic[PeerT]):
                 self.layered.advance(layered)
             early = EarlySession(tls)
             try:
-                peer = await self.admit(early, address_group(connection.address))
+                peer = await self.admit(early, address_group(connection.address), connection.port.transport)
                 if peer is not None:
                     return AuthenticatedControlChannel(peer, early, tls)
                 await early.aclose(Reason.NO_ERROR)

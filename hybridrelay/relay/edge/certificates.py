@@ -25,11 +25,13 @@ from ...events import (
     logged_events,
 )
 from ...security import (
+    certificate_expires_at,
     control_server_context,
     load_or_create_relay_certificate,
     outer_server_context,
     relay_pin,
 )
+from ..snapshot import CertificateSnapshot
 
 __all__ = ["CertificateFiles", "RelayCertificates", "SettledChange"]
 
@@ -65,6 +67,7 @@ class CertificateFiles:
             control_server_context(self.certificate, self.key),
             outer_server_context(self.certificate, self.key),
             relay_pin(self.certificate),
+            certificate_expires_at(self.certificate),
             before,
         )
         if self._contents() != before:
@@ -97,6 +100,8 @@ class _Public:
     control: ssl.SSLContext = attrs.field(repr=False)
     outer: ssl.SSLContext = attrs.field(repr=False)
     pin: str
+    #: Seconds since 1970.
+    expires_at: float
     #: Of the files, to tell a renewal from a file that was only touched.
     contents: tuple[bytes, ...] = attrs.field(repr=False)
 
@@ -204,6 +209,11 @@ class RelayCertificates:
     def outer_context(self) -> ssl.SSLContext | None:
         """For port 443; None where no such port is open and there is no public certificate."""
         return self._outer if self._public is None else self._public.outer
+
+    def snapshot(self) -> tuple[CertificateSnapshot, ...]:
+        """The certificates that expire. Those that the relay makes itself do not."""
+        public = self._public
+        return () if public is None else (CertificateSnapshot("public", public.pin, public.expires_at),)
 
     def control_context(self, *, by_authority: bool) -> ssl.SSLContext:
         """For one control channel.

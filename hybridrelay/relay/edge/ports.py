@@ -37,6 +37,8 @@ class OpenPort:
     listener: Listener
     #: What channels on this port may be for; any other is refused with `Reason.WRONG_PORT`.
     purposes: frozenset[Purpose]
+    #: The name of its transport.
+    transport: str
 
     @property
     def name(self) -> str:
@@ -111,7 +113,8 @@ class Ports:
         if port.outer_tls and not isinstance(listener, StreamListener):
             await trio.aclose_forcefully(listener)
             raise ConfigurationError(f"port {port.name} cannot have outer TLS: its transport accepts no streams")
-        self._open.append(OpenPort(port, listener, self._purposes[port.name]))
+        transport = self._by_name[port.name].name
+        self._open.append(OpenPort(port, listener, self._purposes[port.name], transport))
 
     @property
     def bound(self) -> Mapping[str, tuple[Binding, ...]]:

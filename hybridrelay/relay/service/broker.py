@@ -10,10 +10,20 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
+import attrs
 import trio
 
 from ...errors import AuthorizationError
-from ...events import EventStream, logged_events
+from ...events import (
+    ConnectionDeleted,
+    EventStream,
+    ListenerLeft,
+    ListenerRegistered,
+    RendezvousEnded,
+    SenderDropped,
+    logged_events,
+)
+from ...events.base import Event
 from ...protocol import control
 from ...protocol.reasons import Reason
 from ...security import Right
@@ -30,14 +40,16 @@ from ..core.commands import (
 )
 from ..core.join import Answer
 from ..core.listeners import ListenerTable
+from ..core.pairs import Pair, PairEnd, PairTable
 from ..core.places import Places
 from ..core.rendezvous import Arrival, RendezvousTable
+from ..core.rendezvous_states import Side
+from ..core.sorted_index import SortedIndex
 from ..limits import BORROWED_PIPES, TICKET_LIFETIME_SECONDS, Shares
 from ..model import HybridConnection, StoreChange
-from ..snapshot import RendezvousSnapshot
 from ..store.relay_id import new_relay_id
-from .data_channels import DataChannels
-from .listener_handle import ListenerHandle
+from .data_channels import Channels, DataChannels
+from .listener_handle import ListenerHandle, SenderHandle
 from .places import places_for_control_channels, places_for_open_rendezvous, places_for_pairs
 from .splice import PipePool
 
@@ -98,7 +110,13 @@ class BrokerService:
             sender_secret=secrets.token_bytes(32) if sender_secret is None else sender_secret,
         )
         self._pipes = PipePool(max_borrowed=max_pipes, events=self.events)
-        self._channels = DataChannels(self.core, self.carry_out, self._pipes)
+        self._channels = DataChannels(self.core, self.carry_out, self._pipes, self._joined)
+        #: Who is joined with whom.
+        self.pairs = PairTable()
+        #: The control channels of clients that may join, by hybrid connection and an id.
+        self.senders: SortedIndex[SenderHandle] = SortedIndex()
+        #: By rendezvous whose data channels are not joined: who will be at the two ends.
+        self._ends: dict[str, tuple[PairEnd, PairEnd]] = {}
         self._deadline_changed = trio.Event()
 
     def carry_out(self) -> None:
@@ -116,7 +134,20 @@ class BrokerService:
                 case StopMoving(rendezvous_id):
                     self._channels.stop_moving(rendezvous_id)
                 case event:
+                    self._note(event)
                     self.events.publish(event)
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case RendezvousEnded(activity_id=ended):
+                self._ends.pop(ended, None)
+                self.pairs.ended(ended)
+            case ListenerRegistered(connection=name, instance=instance):
+                self.pairs.appears(name, instance)
+            case ListenerLeft(connection=name, instance=instance):
+                self.pairs.leaves(name, instance)
+            case ConnectionDeleted(connection=name):
+                self.pairs.forget(name)
 
     # --- keys and listeners
 
@@ -164,6 +195,10 @@ class BrokerService:
         """
         step = self.core.join(grant, wanted, address, avoid=avoid, instance=instance, now=trio.current_time())
         while isinstance(step, AskListener):
+            asked = step.listener
+            self._ends[step.rendezvous_id] = (
+                PairEnd(asked.instance, asked.address, asked.key), PairEnd(instance, address, grant.key)
+            )  # fmt: skip
             self.carry_out()
             self._deadline_changed.set()
             ask = step
@@ -200,6 +235,48 @@ class BrokerService:
             return Answer.DECLINED, answer.reason
         return Answer.TIMEOUT, Reason.LISTENER_SILENT
 
+    def _joined(self, rendezvous_id: str, channels: Channels) -> None:
+        """The data channels of a rendezvous are joined."""
+        listener, sender = self._ends.pop(rendezvous_id)
+        self.pairs.joined(
+            Pair(
+                rendezvous_id,
+                listener.key.connection,
+                attrs.evolve(listener, transport=channels.transports[Side.LISTENER]),
+                attrs.evolve(sender, transport=channels.transports[Side.SENDER]),
+                trio.current_time(),
+                channels,
+            )
+        )
+
+    # --- what administrators end
+
+    def drop_listener(self, connection: str, instance: str) -> bool:
+        """End a registration; False where there is none. See `ListenerTable.drop`."""
+        is_dropped = self.core.drop_listener(connection, instance)
+        self.carry_out()
+        return is_dropped
+
+    def drop_sender(self, connection: str, sender_id: str) -> bool:
+        """End the control channel of a client; False where there is none."""
+        sender = self.senders.get(connection, sender_id)
+        if sender is None:
+            return False
+        self.senders.discard(connection, sender_id)
+        reason = Reason.ADMINISTRATOR_DROPPED
+        event = SenderDropped(connection=connection, peer=sender.address, instance=sender.instance, reason=reason)
+        self.events.publish(event)
+        sender.end(reason)
+        return True
+
+    def drop_pair(self, connection: str, pair_id: str) -> bool:
+        """End a pair of data channels; False where there is none."""
+        if self.pairs.index.get(connection, pair_id) is None:
+            return False
+        self.core.drop_pair(pair_id, trio.current_time())
+        self.carry_out()
+        return True
+
     # --- data channels
 
     def use_ticket(self, ticket: bytes) -> Arrival:
@@ -214,9 +291,11 @@ class BrokerService:
         """See `DataChannels.abandon`."""
         self._channels.abandon(arrival)
 
-    async def serve_channel(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream) -> None:
+    async def serve_channel(
+        self, arrival: Arrival, stream: trio.abc.HalfCloseableStream, transport: str = ""
+    ) -> None:
         """See `DataChannels.serve`."""
-        await self._channels.serve(arrival, stream)
+        await self._channels.serve(arrival, stream, transport)
 
     async def expire(self) -> None:
         """End rendezvous that no side has joined in time, until cancelled."""
@@ -230,15 +309,10 @@ class BrokerService:
             self.core.expire(trio.current_time())
             self.carry_out()
 
-    def rendezvous(self) -> tuple[RendezvousSnapshot, ...]:
-        """All rendezvous that have not ended, with the bytes so far."""
-        now = trio.current_time()
-        found = []
-        for one in self._rendezvous.states():
-            seconds = 0.0 if one.joined_at is None else now - one.joined_at
-            moved = self._channels.moved(one.id)
-            found.append(RendezvousSnapshot(one.id, one.connection, one.state.value, seconds, *moved))
-        return tuple(found)
+    @property
+    def open_rendezvous(self) -> int:
+        """Rendezvous whose two tickets were not both used."""
+        return self._rendezvous.open
 
     def statistics(self) -> dict[str, int]:
         """What it holds now; the names are those in docs/operating.md."""

@@ -59,7 +59,7 @@ class ControlPeers:
     def __iter__(self) -> Iterator[ControlPeer]:
         return iter(tuple(self._peers))
 
-    async def admit(self, early: EarlySession, address: str) -> ControlPeer | None:
+    async def admit(self, early: EarlySession, address: str, transport: str = "") -> ControlPeer | None:
         """Let a peer show a token; None where it has gone without one.
 
         Raises:
@@ -67,7 +67,12 @@ class ControlPeers:
             trio.BrokenResourceError: the channel is lost.
         """
         peer = ControlPeer(
-            self._broker, early, relay_instance=self._instance, outer_pins=self._outer_pins(), address=address
+            self._broker,
+            early,
+            relay_instance=self._instance,
+            outer_pins=self._outer_pins(),
+            address=address,
+            transport=transport,
         )
         try:
             while await peer.serve_some():
@@ -183,7 +188,7 @@ class ConnectionService:
         try:
             match await self._authenticator.authenticate(connection):
                 case AuthenticatedDataChannel(arrival, stream):
-                    await self._broker.serve_channel(arrival, stream)
+                    await self._broker.serve_channel(arrival, stream, port.transport)
                 case AuthenticatedControlChannel() as channel:
                     await self._peers.serve(channel)
         except Exception as exc:  # noqa: BLE001 - it is reported as an event, with its traceback

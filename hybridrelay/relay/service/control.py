@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,7 @@ from ..core.control_channel import (
     StartJoin,
 )
 from ..limits import REVOKED_CHANNEL_SECONDS
+from ..model import KeyId
 from .broker import BrokerService
 from .listener_handle import ListenerHandle
 
@@ -59,6 +61,7 @@ class ControlPeer:
         relay_instance: which run of the relay this is: 32 hexadecimal digits.
         outer_pins: see `control.Welcome`.
         address: of the peer, as far as it counts as one (`address_group`); connectors tell senders apart by it.
+        transport: the name of the transport.
     """
 
     def __init__(
@@ -69,11 +72,20 @@ class ControlPeer:
         relay_instance: str = "0" * 32,
         outer_pins: tuple[str, ...] = (),
         address: str = "",
+        transport: str = "",
     ) -> None:
         self._broker = broker
         self._early = early
         welcome = control.Welcome(relay_instance, f"hybridrelay/{__version__}", outer_pins)
-        self._channel: ControlChannelCore[ListenerHandle] = ControlChannelCore(broker.core, self, welcome, address)
+        self._channel: ControlChannelCore[ListenerHandle] = ControlChannelCore(
+            broker.core, self, welcome, address, transport
+        )
+        #: When it connected, on Trio's clock.
+        self.since = trio.current_time()
+        #: Under which `BrokerService.senders` has it. The peer chooses its instance; it cannot choose this.
+        self._id = secrets.token_hex(8)
+        #: The hybrid connections for which it is there.
+        self._sends_for: frozenset[str] = frozenset()
         #: These three from `attach` on.
         self._session: Session
         self._stream: MuxStream
@@ -122,6 +134,33 @@ class ControlPeer:
     def connections(self) -> tuple[str, ...]:
         """The hybrid connections for which it has shown valid tokens, in order."""
         return self._channel.connections
+
+    @property
+    def transport(self) -> str:
+        """The name of the transport."""
+        return self._channel.transport
+
+    @property
+    def software(self) -> str:
+        """Name and version of the peer, as it says; empty before it has."""
+        return "" if self.hello is None else self.hello.software
+
+    def key_for(self, connection: str) -> KeyId | None:
+        """See `ControlChannelCore.key_for`."""
+        return self._channel.key_for(connection)
+
+    def _update_senders(self) -> None:
+        """Keep `BrokerService.senders` up to date. To be called after what may change `connections`."""
+        if self.role is not control.PeerRole.CLIENT:
+            return
+        now = frozenset(self.connections)
+        for name in self._sends_for - now:
+            self._broker.senders.discard(name, self._id)
+            self._broker.pairs.leaves(name, self.instance)
+        for name in now - self._sends_for:
+            self._broker.senders.set(name, self._id, self)
+            self._broker.pairs.appears(name, self.instance)
+        self._sends_for = now
 
     # --- what the peer says
 
@@ -192,6 +231,7 @@ class ControlPeer:
         try:
             grant = await self._broker.authorize(request.connection, request.token, wanted.right)
             self._channel.authorize(request, grant)
+            self._update_senders()
         except (AuthorizationError, RendezvousError) as exc:
             refusal = self._channel.refuse(request, exc)
             self._broker.carry_out()
@@ -321,6 +361,7 @@ class ControlPeer:
         """The store may have changed: end what keys that are gone had authorized, the channel with the last."""
         for output in self._channel.check_keys():
             self._perform_soon(output)
+        self._update_senders()
 
     def lost(self) -> None:
         """The channel is gone, and with it what it had registered."""
@@ -328,6 +369,7 @@ class ControlPeer:
         # garbage collector, which does not know how much memory OpenSSL has allocated for it.
         self._early = None
         self._channel.lost()
+        self._update_senders()
         self._broker.carry_out()
         for answer, _ in self._answers.values():
             answer.close()

@@ -15,17 +15,17 @@ from ..core.broker import Broker
 from ..core.listener import HandleT
 from ..core.rendezvous import Arrival
 from ..core.rendezvous_states import Input, Side, State
-from .pump import Direction, PumpOutcome, abort, pump
+from .pump import Moved, PumpOutcome, abort, pump
 from .splice import PipePool
 
-__all__ = ["STATUS_SECONDS", "DataChannels"]
+__all__ = ["STATUS_SECONDS", "Channels", "DataChannels"]
 
 #: To get the status out to a side that has waited (seconds).
 STATUS_SECONDS = 10.0
 
 
 @attrs.define(eq=False)
-class _Channels:
+class Channels:
     """The data channels of one rendezvous that are ready, and the bytes that were moved between them."""
 
     by_side: dict[Side, trio.abc.HalfCloseableStream] = attrs.field(factory=dict)
@@ -35,20 +35,21 @@ class _Channels:
     over: trio.Event = attrs.field(factory=trio.Event)
     #: For the channel that waits; NO_ERROR where it was joined.
     status: Reason = Reason.NO_ERROR
-    moved: dict[Direction, int] = attrs.field(factory=lambda: dict.fromkeys(Direction, 0))
-
-    def count(self, direction: Direction, moved: int) -> None:
-        self.moved[direction] += moved
+    #: The names of their transports.
+    transports: dict[Side, str] = attrs.field(factory=dict)
+    moved: Moved = attrs.field(factory=Moved)
 
     # The connector's channel is the first of the two that `pump` joins.
 
     @property
-    def bytes_to_client(self) -> int:
-        return self.moved[Direction.A_TO_B]
+    def to_client(self) -> int:
+        """Bytes that were handed to the client's data channel so far."""
+        return self.moved.a_to_b
 
     @property
-    def bytes_to_connector(self) -> int:
-        return self.moved[Direction.B_TO_A]
+    def to_connector(self) -> int:
+        """Bytes that were handed to the connector's data channel so far."""
+        return self.moved.b_to_a
 
 
 class DataChannels(Generic[HandleT]):
@@ -58,13 +59,21 @@ class DataChannels(Generic[HandleT]):
         core: decides.
         carry_out: does what `core` has decided; called after each input.
         pipes: for moving bytes in the kernel.
+        joined: called with the id of a rendezvous whose data channels are joined from now on, and with these.
     """
 
-    def __init__(self, core: Broker[HandleT], carry_out: Callable[[], None], pipes: PipePool) -> None:
+    def __init__(
+        self,
+        core: Broker[HandleT],
+        carry_out: Callable[[], None],
+        pipes: PipePool,
+        joined: Callable[[str, Channels], None],
+    ) -> None:
         self._core = core
         self._carry_out = carry_out
         self._pipes = pipes
-        self._channels: dict[str, _Channels] = {}
+        self._joined = joined
+        self._channels: dict[str, Channels] = {}
 
     def abandon(self, arrival: Arrival) -> None:
         """The data channel will not come to `serve`, or has been there. In the latter case nothing happens."""
@@ -83,12 +92,7 @@ class DataChannels(Generic[HandleT]):
         assert moving is not None, "only what is moved can be stopped"
         moving.cancel()
 
-    def moved(self, rendezvous_id: str) -> tuple[int, int]:
-        """Bytes that were handed to the client's and to the connector's channel so far."""
-        channels = self._channels.get(rendezvous_id)
-        return (0, 0) if channels is None else (channels.bytes_to_client, channels.bytes_to_connector)
-
-    async def serve(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream) -> None:
+    async def serve(self, arrival: Arrival, stream: trio.abc.HalfCloseableStream, transport: str = "") -> None:
         """Serve one data channel of a rendezvous to its end; closes `stream`, cancelled or not.
 
         The two channels may come in another order than that in which their tickets were used, and the rendezvous may
@@ -98,9 +102,11 @@ class DataChannels(Generic[HandleT]):
         if state is State.ENDED:
             await _send_status(stream, Reason.PEER_ABSENT)
             return
-        channels = self._channels.setdefault(arrival.rendezvous_id, _Channels())
+        channels = self._channels.setdefault(arrival.rendezvous_id, Channels())
         channels.by_side[arrival.side] = stream
+        channels.transports[arrival.side] = transport
         if state is State.JOINED:
+            self._joined(arrival.rendezvous_id, channels)
             channels.moving = trio.CancelScope()
             self._carry_out()
             await self._move(arrival.rendezvous_id, channels, channels.moving)
@@ -121,7 +127,7 @@ class DataChannels(Generic[HandleT]):
         if channels.status is not Reason.NO_ERROR:
             await _send_status(stream, channels.status)
 
-    async def _move(self, rendezvous_id: str, channels: _Channels, moving: trio.CancelScope) -> None:
+    async def _move(self, rendezvous_id: str, channels: Channels, moving: trio.CancelScope) -> None:
         """Tell both sides that they are joined, and move bytes between them until one of them, or both, end it."""
         listener, sender = channels.by_side[Side.LISTENER], channels.by_side[Side.SENDER]
         #: Unless something else is found out: cancelled, from outside or by `moving`.
@@ -131,7 +137,7 @@ class DataChannels(Generic[HandleT]):
             with moving:
                 if await _announce_join(listener, sender):
                     pumped = True
-                    result = await pump(listener, sender, observer=channels.count, pipes=self._pipes)
+                    result = await pump(listener, sender, moved=channels.moved, pipes=self._pipes)
                     how = Input.FINISHES if result.outcome is PumpOutcome.FINISHED else Input.BREAKS
                 else:
                     how = Input.BREAKS
@@ -148,8 +154,8 @@ class DataChannels(Generic[HandleT]):
                     rendezvous_id,
                     how,
                     trio.current_time(),
-                    bytes_to_client=channels.bytes_to_client,
-                    bytes_to_connector=channels.bytes_to_connector,
+                    bytes_to_client=channels.to_client,
+                    bytes_to_connector=channels.to_connector,
                 )
                 self._carry_out()
 

@@ -7,8 +7,9 @@ from typing import Protocol
 
 from ...protocol import control
 from ...protocol.reasons import Reason
+from ..model import KeyId
 
-__all__ = ["ListenerHandle"]
+__all__ = ["ListenerHandle", "SenderHandle"]
 
 
 class ListenerHandle(Protocol):
@@ -45,3 +46,32 @@ class ListenerHandle(Protocol):
 
     def end(self, reason: Reason) -> None:
         """Its place is needed for another control channel."""
+
+
+class SenderHandle(Protocol):
+    """What is known about the control channel of a client, and what an administrator can do to it."""
+
+    #: When it connected, on Trio's clock.
+    since: float
+
+    @property
+    def instance(self) -> str:
+        """The client's instance, as it says."""
+
+    @property
+    def address(self) -> str:
+        """The client's network address, as far as it counts as one."""
+
+    @property
+    def transport(self) -> str:
+        """The name of the transport."""
+
+    @property
+    def software(self) -> str:
+        """Name and version of the client, as it says."""
+
+    def key_for(self, connection: str) -> KeyId | None:
+        """The key with which it may join a hybrid connection; None: there is none."""
+
+    def end(self, reason: Reason) -> None:
+        """End it."""

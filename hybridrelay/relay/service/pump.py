@@ -23,22 +23,22 @@ from ...streams.sockets import abort_stream
 from ..limits import CLOSE_DEADLINE_SECONDS
 from .splice import PipePool, SinkBroke, SourceBroke, Spliced, StreamBroke, can_splice, splice
 
-__all__ = ["Direction", "Observer", "PumpOutcome", "PumpResult", "abort", "pump"]
+__all__ = ["Moved", "PumpOutcome", "PumpResult", "abort", "pump"]
 
 _Stream: TypeAlias = trio.abc.HalfCloseableStream
 _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
-class Direction(enum.Enum):
-    """Which way bytes moved."""
+@attrs.define(eq=False)
+class Moved:
+    """How many bytes were handed on so far, in each direction.
 
-    A_TO_B = "a to b"
-    B_TO_A = "b to a"
+    The pump adds to it after each turn, of up to 512 KiB. It can be read at any time, and stays right when the pump
+    is cancelled.
+    """
 
-
-#: Called with each burst of bytes that was handed on: which way, and how many. It runs inside the pump, must not
-#: raise, and costs one call per burst (up to 256 KiB).
-Observer: TypeAlias = Callable[[Direction, int], None]
+    a_to_b: int = 0
+    b_to_a: int = 0
 
 
 class PumpOutcome(enum.Enum):
@@ -52,14 +52,6 @@ class PumpOutcome(enum.Enum):
     B_BROKE = "b broke"
 
 
-_WHO_BROKE = {
-    (Direction.A_TO_B, SourceBroke): PumpOutcome.A_BROKE,
-    (Direction.A_TO_B, SinkBroke): PumpOutcome.B_BROKE,
-    (Direction.B_TO_A, SourceBroke): PumpOutcome.B_BROKE,
-    (Direction.B_TO_A, SinkBroke): PumpOutcome.A_BROKE,
-}
-
-
 @attrs.frozen
 class PumpResult:
     """What was moved, in bytes handed on to the receiving stream, and how it ended."""
@@ -69,16 +61,14 @@ class PumpResult:
     outcome: PumpOutcome
 
 
-async def pump(
-    a: _Stream, b: _Stream, *, observer: Observer | None = None, pipes: PipePool | None = None
-) -> PumpResult:
+async def pump(a: _Stream, b: _Stream, *, moved: Moved | None = None, pipes: PipePool | None = None) -> PumpResult:
     """Join two streams until both directions have ended or one stream breaks.
 
     Between two sockets on Linux the bytes stay in the kernel. The streams belong to the pump from the call on: nobody
     else may use them, and both are closed on every way out.
 
     Args:
-        observer: called with every burst of bytes; the only source of numbers when the pump is cancelled.
+        moved: where the bytes are counted.
         pipes: the pool to borrow from. None makes one for this call, which costs nothing before the first byte.
 
     Raises:
@@ -86,7 +76,8 @@ async def pump(
 
     Cancelled, both streams are aborted: the far ends see a broken connection, not an end of file.
     """
-    pump_ = _Pump(observer, PipePool() if pipes is None else pipes)
+    moved = Moved() if moved is None else moved
+    pump_ = _Pump(moved, PipePool() if pipes is None else pipes)
     outcome = None
     try:
         outcome = await pump_.join(a, b)
@@ -97,44 +88,62 @@ async def pump(
             await _close(a, b)
         else:
             await abort(a, b)
-    return PumpResult(pump_.moved[Direction.A_TO_B], pump_.moved[Direction.B_TO_A], outcome)
+    return PumpResult(moved.a_to_b, moved.b_to_a, outcome)
 
 
 class _Pump:
     """The two directions of one pump, and what they share."""
 
-    def __init__(self, observer: Observer | None, pipes: PipePool) -> None:
+    def __init__(self, moved: Moved, pipes: PipePool) -> None:
         self.pipes = pipes
-        self.moved = dict.fromkeys(Direction, 0)
-        self._observer = observer
+        self._moved = moved
         self._broken: PumpOutcome | None = None
 
     async def join(self, a: _Stream, b: _Stream) -> PumpOutcome:
+        moved = self._moved
+
+        def count_a_to_b(size: int) -> None:
+            moved.a_to_b += size
+
+        def count_b_to_a(size: int) -> None:
+            moved.b_to_a += size
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run, a, b, Direction.A_TO_B, nursery.cancel_scope, name="pump a to b")
-            nursery.start_soon(self._run, b, a, Direction.B_TO_A, nursery.cancel_scope, name="pump b to a")
+            both = nursery.cancel_scope
+            broke = PumpOutcome.A_BROKE, PumpOutcome.B_BROKE
+            nursery.start_soon(self._run, a, b, count_a_to_b, broke, both, name="pump a to b")
+            nursery.start_soon(self._run, b, a, count_b_to_a, broke[::-1], both, name="pump b to a")
         return self._broken or PumpOutcome.FINISHED
 
-    async def _run(self, source: _Stream, sink: _Stream, direction: Direction, both: trio.CancelScope) -> None:
-        """Run one direction to its end. An error ends both; the first one is the outcome."""
+    async def _run(
+        self,
+        source: _Stream,
+        sink: _Stream,
+        count: Callable[[int], None],
+        broke: tuple[PumpOutcome, PumpOutcome],
+        both: trio.CancelScope,
+    ) -> None:
+        """Run one direction to its end. An error ends both; the first one is the outcome.
+
+        Args:
+            source: to read from.
+            sink: to write to.
+            count: called with the size of what was moved, after each turn.
+            broke: the outcomes if the source fails, and if the sink fails.
+            both: cancelled at an error.
+        """
         try:
-            await self._move(source, sink, direction)
+            await self._move(source, sink, count)
             try:
                 await sink.send_eof()
             except _STREAM_ERRORS as exc:
                 raise SinkBroke from exc
         except StreamBroke as exc:
-            self._broken = self._broken or _WHO_BROKE[direction, type(exc)]
+            self._broken = self._broken or broke[isinstance(exc, SinkBroke)]
             both.cancel()
 
-    async def _move(self, source: _Stream, sink: _Stream, direction: Direction) -> None:
+    async def _move(self, source: _Stream, sink: _Stream, count: Callable[[int], None]) -> None:
         """Move everything up to the end of `source`; raises StreamBroke."""
-
-        def count(moved: int) -> None:
-            self.moved[direction] += moved
-            if self._observer is not None:
-                self._observer(direction, moved)
-
         if can_splice(source, sink):
             assert isinstance(source, trio.SocketStream)
             assert isinstance(sink, trio.SocketStream)

@@ -30,7 +30,6 @@ from ...events import (
     ProgramStopping,
     logged_events,
 )
-from ...protocol import control
 from ..config import RelayConfig, RelayInfo
 from ..core.places import Places
 from ..directory.directory import Directory
@@ -43,15 +42,13 @@ from ..edge.requests import RequestReader
 from ..edge.slots import Slots
 from ..limits import LAYERED_TLS, NESTED_HANDSHAKES, UNAUTHENTICATED_SLOTS, Shares, unauthenticated_slots
 from ..model import StoreChange
-from ..snapshot import ListenerSnapshot, PlacesSnapshot, RelaySnapshot, SenderSnapshot
 from ..store.public_ports import save_public_ports
 from ..store.relay_id import load_or_create_relay_id
 from ..store.sqlite import SQLiteStore
 from ..store.state_dir import occupy_state_directory
 from .broker import BrokerService
 from .connections import ConnectionService, ControlPeers
-from .control import ControlPeer
-from .listener_handle import ListenerHandle
+from .live import MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
 from .watcher import StoreWatcher
 
@@ -72,8 +69,6 @@ class _Parts:
     certificates: RelayCertificates
     broker: BrokerService
     peers: ControlPeers
-    pairs: Places[str]
-    control_channels: Places[ListenerHandle]
     slots: Slots
     scheduler: HandshakeScheduler
     connections: ConnectionService
@@ -87,30 +82,11 @@ class _Parts:
             **self.broker.statistics(),
         }
 
-    def snapshot(self) -> RelaySnapshot:
-        """See `Relay.snapshot`."""
-        return RelaySnapshot(
-            tuple(
-                ListenerSnapshot(one.connection, one.instance, one.address, one.key.rule)
-                for one in self.broker.listeners.all()
-            ),
-            tuple(_sender(peer) for peer in self.peers if peer.role is control.PeerRole.CLIENT),
-            self.broker.rendezvous(),
-            PlacesSnapshot(len(self.slots), self.slots.total),
-            self.scheduler.waiting,
-            PlacesSnapshot(len(self.pairs), self.pairs.total),
-            PlacesSnapshot(len(self.control_channels), self.control_channels.total),
-        )
-
     def changed(self, change: StoreChange) -> None:
         """The store has changed."""
         self.broker.update(change)
         for peer in self.peers:
             peer.check_keys()
-
-
-def _sender(peer: ControlPeer) -> SenderSnapshot:
-    return SenderSnapshot(peer.instance, peer.address, peer.connections)
 
 
 class Relay:
@@ -151,6 +127,8 @@ class Relay:
             raise ConfigurationError("all ports are off", remedy="open at least one with --ports")
         #: While it runs.
         self._parts: _Parts | None = None
+        #: What it holds at this moment, and what an administrator can end.
+        self.live = MaybeRunningRelay()
 
     async def run(
         self, *, stop: trio.Event | None = None, task_status: trio.TaskStatus[RelayInfo] = trio.TASK_STATUS_IGNORED
@@ -174,7 +152,7 @@ class Relay:
                             async with Ports(self._transports, self._events) as ports:
                                 await self._serve(nursery, parts, ports, stop, task_status)
                     finally:
-                        self._parts = None
+                        self._parts = self.live.running = None
                         parts.broker.close()
 
     @contextmanager
@@ -227,7 +205,10 @@ class Relay:
             events=self._events,
         )
         connections = ConnectionService(authenticator, broker, peers, self._events)
-        return _Parts(certificates, broker, peers, pairs, control_channels, slots, scheduler, connections)
+        self.live.running = RunningRelay(
+            broker, certificates, pairs, control_channels, slots, scheduler, clock=self._clock
+        )
+        return _Parts(certificates, broker, peers, slots, scheduler, connections)
 
     def _places_for_pairs(self, shares: Shares, descriptors: int | None) -> Places[str]:
         config = self._config
@@ -305,13 +286,6 @@ class Relay:
         Cancelled, the earlier one stays in force.
         """
         return self._parts is not None and await self._parts.certificates.reload()
-
-    def snapshot(self) -> RelaySnapshot:
-        """What the relay holds at this moment. Empty while it does not run.
-
-        It takes time in proportion to the number of listeners, senders and rendezvous.
-        """
-        return RelaySnapshot() if self._parts is None else self._parts.snapshot()
 
     async def _end_expired_registrations(self, peers: ControlPeers) -> None:
         while True:

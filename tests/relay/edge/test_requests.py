@@ -33,7 +33,7 @@ def test_each_purpose_belongs_to_its_ports(purpose: Purpose) -> None:
 
     reader = RequestReader(use_ticket, lambda proof: b"key id")
     for purposes in ({purpose}, set(Purpose), set(Purpose) - {purpose}):
-        port = OpenPort(cast(Port, None), cast(Listener, None), frozenset(purposes))
+        port = OpenPort(cast(Port, None), cast(Listener, None), frozenset(purposes), "tcp")
         if purpose in purposes:
             assert reader.decode(port, Preamble(purpose).encode()) == EXPECTED[purpose]
         else:

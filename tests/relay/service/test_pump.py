@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import attrs
 import pytest
@@ -15,8 +15,9 @@ from trio.testing import wait_all_tasks_blocked
 
 import hybridrelay_websocket
 from hybridrelay.relay.service import pump as pump_module
-from hybridrelay.relay.service.pump import Direction, PumpOutcome, PumpResult, abort, pump
+from hybridrelay.relay.service.pump import Moved, PumpOutcome, PumpResult, abort, pump
 from hybridrelay.relay.service.splice import PipePool
+from hybridrelay.streams import receive_exactly
 from hybridrelay.testing import open_pair, tcp_pair
 
 from ...receiving import receive_all
@@ -112,19 +113,36 @@ async def test_carries_everything_both_ways_at_once(kind: str, monkeypatch: pyte
     async def receive(name: str, stream: trio.abc.ReceiveStream) -> None:
         got[name] = await receive_all(stream)
 
-    seen: Counter[Direction] = Counter()
+    moved = Moved()
     async with pairs_of(kind, monkeypatch) as four:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_and_end, four.far_a, there)
             nursery.start_soon(send_and_end, four.far_b, back)
             nursery.start_soon(receive, "there", four.far_b)
             nursery.start_soon(receive, "back", four.far_a)
-            result = await pump(four.near_a, four.near_b, observer=lambda way, count: seen.update({way: count}))
+            result = await pump(four.near_a, four.near_b, moved=moved)
 
     assert got["there"] == there
     assert got["back"] == back
     assert result == PumpResult(len(there), len(back), PumpOutcome.FINISHED)
-    assert seen == {Direction.A_TO_B: len(there), Direction.B_TO_A: len(back)}
+    assert (moved.a_to_b, moved.b_to_a) == (len(there), len(back))
+
+
+@each_kind
+async def test_bytes_are_counted_while_they_flow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = Moved()
+    async with pairs_of(kind, monkeypatch) as four:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(pump, four.near_a, four.near_b, moved=moved))
+            await four.far_a.send_all(b"x" * 1000)
+            assert len(await receive_exactly(four.far_b, 1000)) == 1000
+            await wait_all_tasks_blocked()
+            assert (moved.a_to_b, moved.b_to_a) == (1000, 0)
+            await four.far_b.send_all(b"x" * 10)
+            assert len(await receive_exactly(four.far_a, 10)) == 10
+            await wait_all_tasks_blocked()
+            assert (moved.a_to_b, moved.b_to_a) == (1000, 10)
+            nursery.cancel_scope.cancel()
 
 
 @sockets_only
@@ -219,20 +237,24 @@ async def test_cancelled_after_any_burst_nothing_stays_open(
     kind: str, bursts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = 0
+
+    class CancelledLater(Moved):
+        """Cancels the pump after so many turns."""
+
+        def __setattr__(self, name: str, value: int) -> None:
+            nonlocal counted
+            super().__setattr__(name, value)
+            counted += value > 0
+            if counted == bursts:
+                scope.cancel()
+
     with PipePool() as pipes:
         async with pairs_of(kind, monkeypatch) as four:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send_until_broken, four.far_a)
                 nursery.start_soon(expect_broken, four.far_b)
                 with trio.CancelScope() as scope:
-
-                    def count(way: Direction, moved: int) -> None:
-                        nonlocal counted
-                        counted += 1
-                        if counted == bursts:
-                            scope.cancel()
-
-                    await pump(four.near_a, four.near_b, observer=count, pipes=pipes)
+                    await pump(four.near_a, four.near_b, moved=CancelledLater(), pipes=pipes)
         assert scope.cancelled_caught
         assert pipes.borrowed == 0
 

@@ -1,0 +1,197 @@
+"""The operations of the management API about what runs now: listeners, senders, sessions, and the relay itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import msgspec
+import trio
+
+from .._version import __version__
+from ..relay.snapshot import Position
+from .callers import Role
+from .calls import Call
+from .cursors import decode_cursor_untrusted, encode_cursor
+from .live_values import (
+    CertificateValue,
+    ListenerPage,
+    ListenerValue,
+    LivePageQuery,
+    Places,
+    RelayValue,
+    SenderPage,
+    SenderValue,
+    SessionPage,
+    SessionValue,
+)
+from .operations import Operation
+
+__all__ = ["LIVE_ROWS"]
+
+#: Values that are collected before other tasks of the relay run: about a millisecond.
+_AT_A_TIME = 100
+
+
+class _Snapshot(Protocol):
+    @property
+    def connection(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+
+SnapshotT = TypeVar("SnapshotT", bound=_Snapshot)
+
+
+class _Fetch(Protocol[SnapshotT]):
+    def __call__(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[SnapshotT]: ...
+
+
+async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], str | None]:
+    """The page that the call asks for, and the cursor of the next one."""
+    query = call.query_as(LivePageQuery)
+    name = call.params.get("name")
+    if name is not None:
+        await call.managed.use_store(lambda store: store.get(name))
+    after: Position | None = None
+    if query.cursor is not None:
+        connection, key = decode_cursor_untrusted(query.cursor, parts=2)
+        after = connection, key
+    found: list[SnapshotT] = []
+    # One more than is wanted shows whether there is another page.
+    while (missing := query.limit + 1 - len(found)) > 0:
+        more = fetch(min(missing, _AT_A_TIME), after=after, connection=name)
+        if not more:
+            break
+        found += more
+        after = more[-1].connection, more[-1].key
+        await trio.lowlevel.checkpoint()
+    page = found[: query.limit]
+    cursor = encode_cursor(page[-1].connection, page[-1].key) if len(found) > len(page) else None
+    return page, cursor
+
+
+async def _list_listeners(call: Call) -> ListenerPage:
+    page, cursor = await _page(call, call.managed.relay.listeners)
+    return ListenerPage(value=tuple(map(ListenerValue.of, page)), next_cursor=cursor)
+
+
+async def _list_senders(call: Call) -> SenderPage:
+    page, cursor = await _page(call, call.managed.relay.senders)
+    return SenderPage(value=tuple(map(SenderValue.of, page)), next_cursor=cursor)
+
+
+async def _list_sessions(call: Call) -> SessionPage:
+    page, cursor = await _page(call, call.managed.relay.sessions)
+    return SessionPage(value=tuple(map(SessionValue.of, page)), next_cursor=cursor)
+
+
+async def _drop(call: Call, drop: Callable[[str, str], bool], key: str) -> None:
+    """End one of what runs. What is not there any more needs no end."""
+    await call.managed.use_store(lambda store: store.get(call.name))
+    drop(call.name, call.params[key])
+
+
+async def _drop_listener(call: Call) -> None:
+    await _drop(call, call.managed.relay.drop_listener, "instance")
+
+
+async def _drop_sender(call: Call) -> None:
+    await _drop(call, call.managed.relay.drop_sender, "sender")
+
+
+async def _drop_session(call: Call) -> None:
+    await _drop(call, call.managed.relay.drop_session, "session")
+
+
+async def _get_relay(call: Call) -> RelayValue:
+    info, snapshot = call.managed.info, call.managed.relay.snapshot()
+    connections = await call.managed.use_store(lambda store: store.snapshot())
+    return RelayValue(
+        version=__version__,
+        pin=info.pin,
+        ports={name: tuple(map(str, bindings)) for name, bindings in info.bound.items() if bindings},
+        certificates=tuple(map(CertificateValue.of, snapshot.certificates)),
+        connection_count=len(connections),
+        listener_count=snapshot.listeners,
+        sender_count=snapshot.senders,
+        session_count=snapshot.sessions,
+        unauthenticated=Places.of(snapshot.unauthenticated),
+        pairs=Places.of(snapshot.pairs),
+        control_channels=Places.of(snapshot.control_channels),
+    )
+
+
+_CONNECTION = "/v1/hybridConnections/{name}"
+
+
+def _list_rows(
+    what: str, plural: str, handler: Callable[[Call], Awaitable[msgspec.Struct]], answer: type[msgspec.Struct]
+) -> tuple[Operation[Call], ...]:
+    """The lists of one hybrid connection, and of all."""
+    return (
+        Operation(
+            id=f"list{what}s",
+            method="GET",
+            path=f"{_CONNECTION}/{what.lower()}s",
+            summary=f"List {plural} of a hybrid connection at this relay.",
+            role=Role.VIEWER,
+            handler=handler,
+            query=LivePageQuery,
+            answer=answer,
+        ),
+        Operation(
+            id=f"listAll{what}s",
+            method="GET",
+            path=f"/v1/{what.lower()}s",
+            summary=f"List {plural} of all hybrid connections at this relay.",
+            role=Role.VIEWER,
+            handler=handler,
+            query=LivePageQuery,
+            answer=answer,
+        ),
+    )
+
+
+#: A part of the table of operations.
+LIVE_ROWS: tuple[Operation[Call], ...] = (
+    *_list_rows("Listener", "the connectors that are registered", _list_listeners, ListenerPage),
+    *_list_rows("Sender", "the control channels of clients that may join", _list_senders, SenderPage),
+    *_list_rows("Session", "the pairs of data channels that are joined", _list_sessions, SessionPage),
+    Operation(
+        id="dropListener",
+        method="DELETE",
+        path=f"{_CONNECTION}/listeners/{{instance}}",
+        summary="End the registration of a connector, which may register again after 30 seconds.",
+        role=Role.OPERATOR,
+        handler=_drop_listener,
+    ),
+    Operation(
+        id="dropSender",
+        method="DELETE",
+        path=f"{_CONNECTION}/senders/{{sender}}",
+        summary="End the control channel of a client, which opens another one when it needs it.",
+        role=Role.OPERATOR,
+        handler=_drop_sender,
+    ),
+    Operation(
+        id="dropSession",
+        method="DELETE",
+        path=f"{_CONNECTION}/sessions/{{session}}",
+        summary="End a pair of data channels; the client resumes the session over another one if it can.",
+        role=Role.OPERATOR,
+        handler=_drop_session,
+    ),
+    Operation(
+        id="getRelay",
+        method="GET",
+        path="/v1/relay",
+        summary="Get this relay: its version, pin, ports and certificates, and how much of its room is in use.",
+        role=Role.VIEWER,
+        handler=_get_relay,
+        answer=RelayValue,
+    ),
+)

@@ -1,0 +1,226 @@
+"""What the responses about a running relay contain, as classes. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from ..relay.snapshot import (
+    CertificateSnapshot,
+    EndSnapshot,
+    ListenerSnapshot,
+    PlacesSnapshot,
+    SenderSnapshot,
+    SessionSnapshot,
+)
+from .values import Body, Value
+
+__all__ = [
+    "CertificateValue",
+    "EndValue",
+    "ListenerPage",
+    "ListenerValue",
+    "LivePageQuery",
+    "Places",
+    "RelayValue",
+    "SenderPage",
+    "SenderValue",
+    "SessionPage",
+    "SessionValue",
+]
+
+
+class LivePageQuery(Body, frozen=True):
+    """Which part of a list is wanted."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    #: ``nextCursor`` of the page before.
+    cursor: Annotated[str, msgspec.Meta(min_length=1, max_length=1024, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+
+
+class ListenerValue(Value, frozen=True):
+    """One registration of a connector at this relay."""
+
+    connection: str
+    instance: str
+    #: The address of its control channel: an IPv4 address, or the /64 of an IPv6 address.
+    address: str
+    #: The transport of its control channel.
+    transport: str
+    #: Name and version, as the connector says.
+    software: str
+    rule: str
+    slot: str
+    #: Seconds since 1970.
+    since: float
+    #: Sessions that go to it now, and what was moved for it since then.
+    sessions: int
+    bytes_to_client: int
+    bytes_to_connector: int
+
+    @classmethod
+    def of(cls, one: ListenerSnapshot) -> ListenerValue:
+        """A registration."""
+        return cls(
+            connection=one.connection,
+            instance=one.instance,
+            address=one.address,
+            transport=one.transport,
+            software=one.software,
+            rule=one.rule,
+            slot=one.slot,
+            since=one.since,
+            sessions=one.sessions,
+            bytes_to_client=one.bytes_to_client,
+            bytes_to_connector=one.bytes_to_connector,
+        )
+
+
+class ListenerPage(Value, frozen=True):
+    """Listeners, in order of hybrid connection and instance."""
+
+    value: tuple[ListenerValue, ...]
+    #: For the next page; null on the last one.
+    next_cursor: str | None
+
+
+class SenderValue(Value, frozen=True):
+    """The control channel of a client that may join a hybrid connection."""
+
+    connection: str
+    #: Chosen by the relay.
+    id: str
+    #: As the client says.
+    instance: str
+    address: str
+    transport: str
+    software: str
+    rule: str
+    slot: str
+    #: Seconds since 1970.
+    since: float
+    #: Sessions of its instance now, and what was moved for that.
+    sessions: int
+    bytes_to_client: int
+    bytes_to_connector: int
+
+    @classmethod
+    def of(cls, one: SenderSnapshot) -> SenderValue:
+        """A control channel."""
+        return cls(
+            connection=one.connection,
+            id=one.id,
+            instance=one.instance,
+            address=one.address,
+            transport=one.transport,
+            software=one.software,
+            rule=one.rule,
+            slot=one.slot,
+            since=one.since,
+            sessions=one.sessions,
+            bytes_to_client=one.bytes_to_client,
+            bytes_to_connector=one.bytes_to_connector,
+        )
+
+
+class SenderPage(Value, frozen=True):
+    """Senders, in order of hybrid connection and id."""
+
+    value: tuple[SenderValue, ...]
+    next_cursor: str | None
+
+
+class EndValue(Value, frozen=True):
+    """One end of a session."""
+
+    instance: str
+    address: str
+    #: The transport of its data channel.
+    transport: str
+    rule: str
+    slot: str
+
+    @classmethod
+    def of(cls, one: EndSnapshot) -> EndValue:
+        """An end."""
+        return cls(instance=one.instance, address=one.address, transport=one.transport, rule=one.rule, slot=one.slot)
+
+
+class SessionValue(Value, frozen=True):
+    """A pair of data channels, between which the relay moves the bytes of a session."""
+
+    connection: str
+    #: ``activity_id`` in events.
+    id: str
+    listener: EndValue
+    sender: EndValue
+    #: Seconds since 1970.
+    since: float
+    bytes_to_client: int
+    bytes_to_connector: int
+
+    @classmethod
+    def of(cls, one: SessionSnapshot) -> SessionValue:
+        """A pair."""
+        return cls(
+            connection=one.connection,
+            id=one.id,
+            listener=EndValue.of(one.listener),
+            sender=EndValue.of(one.sender),
+            since=one.since,
+            bytes_to_client=one.bytes_to_client,
+            bytes_to_connector=one.bytes_to_connector,
+        )
+
+
+class SessionPage(Value, frozen=True):
+    """Sessions, in order of hybrid connection and id."""
+
+    value: tuple[SessionValue, ...]
+    next_cursor: str | None
+
+
+class Places(Value, frozen=True):
+    """How much of something is in use."""
+
+    used: int
+    total: int
+
+    @classmethod
+    def of(cls, places: PlacesSnapshot) -> Places:
+        """The same as a snapshot has."""
+        return cls(used=places.taken, total=places.total)
+
+
+class CertificateValue(Value, frozen=True):
+    """A certificate of the relay that expires."""
+
+    name: str
+    pin: str
+    #: Seconds since 1970.
+    expires_at: float
+
+    @classmethod
+    def of(cls, one: CertificateSnapshot) -> CertificateValue:
+        """The same as a snapshot has."""
+        return cls(name=one.name, pin=one.pin, expires_at=one.expires_at)
+
+
+class RelayValue(Value, frozen=True):
+    """This relay."""
+
+    version: str
+    #: What connection strings carry, so that nobody else can pose as this relay.
+    pin: str
+    #: By port name: where it listens.
+    ports: dict[str, tuple[str, ...]]
+    #: Those that expire. The relay's own certificate, which connection strings pin, does not.
+    certificates: tuple[CertificateValue, ...]
+    connection_count: int
+    listener_count: int
+    sender_count: int
+    session_count: int
+    unauthenticated: Places
+    pairs: Places
+    control_channels: Places

@@ -1,0 +1,207 @@
+"""What a relay holds, as values, and what administrators end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from ..core.listener import Listener
+from ..core.pairs import Pair, PairEnd
+from ..core.places import Places
+from ..edge.certificates import RelayCertificates
+from ..edge.permits import HandshakeScheduler
+from ..edge.slots import Slots
+from ..model import KeyId
+from ..snapshot import (
+    ConnectionSnapshot,
+    EndSnapshot,
+    ListenerSnapshot,
+    PlacesSnapshot,
+    Position,
+    RelaySnapshot,
+    SenderSnapshot,
+    SessionSnapshot,
+)
+from .broker import BrokerService
+from .listener_handle import ListenerHandle, SenderHandle
+
+__all__ = ["MaybeRunningRelay", "RunningRelay"]
+
+
+@attrs.frozen
+class RunningRelay:
+    """What a relay holds that runs: implements `LiveRelay`. `clock` gives seconds since 1970."""
+
+    broker: BrokerService
+    certificates: RelayCertificates
+    pairs: Places[str]
+    control_channels: Places[ListenerHandle]
+    slots: Slots
+    scheduler: HandshakeScheduler
+    clock: Callable[[], float]
+
+    def snapshot(self) -> RelaySnapshot:
+        """See `LiveRelay.snapshot`."""
+        broker = self.broker
+        return RelaySnapshot(
+            listeners=len(broker.listeners.index),
+            senders=len(broker.senders),
+            sessions=len(broker.pairs),
+            open_rendezvous=broker.open_rendezvous,
+            unauthenticated=PlacesSnapshot(len(self.slots), self.slots.total),
+            waiting_handshakes=self.scheduler.waiting,
+            pairs=PlacesSnapshot(len(self.pairs), self.pairs.total),
+            control_channels=PlacesSnapshot(len(self.control_channels), self.control_channels.total),
+            certificates=self.certificates.snapshot(),
+        )
+
+    def connection(self, name: str) -> ConnectionSnapshot:
+        """See `LiveRelay.connection`."""
+        broker = self.broker
+        traffic = broker.pairs.of_connection(name)
+        return ConnectionSnapshot(
+            broker.listeners.index.count(name),
+            broker.senders.count(name),
+            traffic.pairs,
+            traffic.to_client,
+            traffic.to_connector,
+        )
+
+    def listeners(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[ListenerSnapshot]:
+        """See `LiveRelay.listeners`."""
+        found = self.broker.listeners.index.page(limit, after=after, connection=connection)
+        return [self._listener(one) for _, one in found]
+
+    def senders(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[SenderSnapshot]:
+        """See `LiveRelay.senders`."""
+        found = self.broker.senders.page(limit, after=after, connection=connection)
+        return [self._sender(*position, one) for position, one in found]
+
+    def sessions(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[SessionSnapshot]:
+        """See `LiveRelay.sessions`."""
+        found = self.broker.pairs.index.page(limit, after=after, connection=connection)
+        return [self._session(one) for _, one in found]
+
+    def drop_listener(self, connection: str, instance: str) -> bool:
+        """See `LiveRelay.drop_listener`."""
+        return self.broker.drop_listener(connection, instance)
+
+    def drop_sender(self, connection: str, sender: str) -> bool:
+        """See `LiveRelay.drop_sender`."""
+        return self.broker.drop_sender(connection, sender)
+
+    def drop_session(self, connection: str, session: str) -> bool:
+        """See `LiveRelay.drop_session`."""
+        return self.broker.drop_pair(connection, session)
+
+    def _listener(self, one: Listener[ListenerHandle]) -> ListenerSnapshot:
+        traffic = self.broker.pairs.of_instance(one.connection, one.instance)
+        return ListenerSnapshot(
+            instance=one.instance,
+            address=one.address,
+            transport=one.transport,
+            rule=one.key.rule,
+            slot=one.key.slot.value,
+            connection=one.connection,
+            software=one.software,
+            since=self._time_of_day(self.broker.listeners.since(one)),
+            sessions=traffic.pairs,
+            bytes_to_client=traffic.to_client,
+            bytes_to_connector=traffic.to_connector,
+        )
+
+    def _sender(self, connection: str, sender_id: str, one: SenderHandle) -> SenderSnapshot:
+        traffic = self.broker.pairs.of_instance(connection, one.instance)
+        rule, slot = _rule_and_slot(one.key_for(connection))
+        return SenderSnapshot(
+            id=sender_id,
+            instance=one.instance,
+            address=one.address,
+            transport=one.transport,
+            rule=rule,
+            slot=slot,
+            connection=connection,
+            software=one.software,
+            since=self._time_of_day(one.since),
+            sessions=traffic.pairs,
+            bytes_to_client=traffic.to_client,
+            bytes_to_connector=traffic.to_connector,
+        )
+
+    def _session(self, pair: Pair) -> SessionSnapshot:
+        return SessionSnapshot(
+            id=pair.id,
+            connection=pair.connection,
+            listener=_end(pair.listener),
+            sender=_end(pair.sender),
+            since=self._time_of_day(pair.since),
+            bytes_to_client=pair.moved.to_client,
+            bytes_to_connector=pair.moved.to_connector,
+        )
+
+    def _time_of_day(self, since: float) -> float:
+        """Seconds since 1970, of a time on Trio's clock."""
+        return self.clock() - (trio.current_time() - since)
+
+
+class MaybeRunningRelay:
+    """What a relay holds, whether it runs or not: implements `LiveRelay`."""
+
+    def __init__(self) -> None:
+        """A relay that does not run yet."""
+        #: Set while it runs.
+        self.running: RunningRelay | None = None
+
+    def snapshot(self) -> RelaySnapshot:
+        """See `LiveRelay.snapshot`."""
+        return RelaySnapshot() if self.running is None else self.running.snapshot()
+
+    def connection(self, name: str) -> ConnectionSnapshot:
+        """See `LiveRelay.connection`."""
+        return ConnectionSnapshot() if self.running is None else self.running.connection(name)
+
+    def listeners(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[ListenerSnapshot]:
+        """See `LiveRelay.listeners`."""
+        return [] if self.running is None else self.running.listeners(limit, after=after, connection=connection)
+
+    def senders(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[SenderSnapshot]:
+        """See `LiveRelay.senders`."""
+        return [] if self.running is None else self.running.senders(limit, after=after, connection=connection)
+
+    def sessions(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[SessionSnapshot]:
+        """See `LiveRelay.sessions`."""
+        return [] if self.running is None else self.running.sessions(limit, after=after, connection=connection)
+
+    def drop_listener(self, connection: str, instance: str) -> bool:
+        """See `LiveRelay.drop_listener`."""
+        return self.running is not None and self.running.drop_listener(connection, instance)
+
+    def drop_sender(self, connection: str, sender: str) -> bool:
+        """See `LiveRelay.drop_sender`."""
+        return self.running is not None and self.running.drop_sender(connection, sender)
+
+    def drop_session(self, connection: str, session: str) -> bool:
+        """See `LiveRelay.drop_session`."""
+        return self.running is not None and self.running.drop_session(connection, session)
+
+
+def _end(end: PairEnd) -> EndSnapshot:
+    return EndSnapshot(end.instance, end.address, end.transport, *_rule_and_slot(end.key))
+
+
+def _rule_and_slot(key: KeyId | None) -> tuple[str, str]:
+    return ("", "") if key is None else (key.rule, key.slot.value)

@@ -1,0 +1,107 @@
+"""A relay with whatever a test says that it holds."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import attrs
+
+from hybridrelay.relay import (
+    ConnectionSnapshot,
+    EndSnapshot,
+    ListenerSnapshot,
+    PlacesSnapshot,
+    RelaySnapshot,
+    SenderSnapshot,
+    SessionSnapshot,
+)
+from hybridrelay.relay.snapshot import Position
+
+T = TypeVar("T", ListenerSnapshot, SenderSnapshot, SessionSnapshot)
+LISTENER_END = EndSnapshot("1" * 32, "192.0.2.1", "tcp", "connector", "primary")
+SENDER_END = EndSnapshot("2" * 32, "192.0.2.2", "websocket", "application", "secondary")
+
+
+def listener(connection: str = "orders", instance: str = "1" * 32) -> ListenerSnapshot:
+    return ListenerSnapshot(
+        **attrs.asdict(attrs.evolve(LISTENER_END, instance=instance)),
+        connection=connection, software="test/1", since=1000.0, sessions=1, bytes_to_client=7, bytes_to_connector=5,
+    )  # fmt: skip
+
+
+def sender(connection: str = "orders", id: str = "3" * 16) -> SenderSnapshot:  # noqa: A002
+    return SenderSnapshot(
+        **attrs.asdict(SENDER_END), id=id,
+        connection=connection, software="test/1", since=1001.0, sessions=1, bytes_to_client=7, bytes_to_connector=5,
+    )  # fmt: skip
+
+
+def session(connection: str = "orders", id: str = "4" * 32) -> SessionSnapshot:  # noqa: A002
+    return SessionSnapshot(
+        id=id, connection=connection, listener=LISTENER_END, sender=SENDER_END, since=1002.0,
+        bytes_to_client=7, bytes_to_connector=5,
+    )  # fmt: skip
+
+
+@attrs.define
+class FakeRelay:
+    """Implements `LiveRelay`."""
+
+    held_listeners: list[ListenerSnapshot] = attrs.field(factory=list)
+    held_senders: list[SenderSnapshot] = attrs.field(factory=list)
+    held_sessions: list[SessionSnapshot] = attrs.field(factory=list)
+    numbers: RelaySnapshot = attrs.field(factory=RelaySnapshot)
+
+    @classmethod
+    def with_one_of_each(cls) -> FakeRelay:
+        return cls([listener()], [sender()], [session()])
+
+    def snapshot(self) -> RelaySnapshot:
+        return attrs.evolve(
+            self.numbers,
+            listeners=len(self.held_listeners),
+            senders=len(self.held_senders),
+            sessions=len(self.held_sessions),
+            pairs=PlacesSnapshot(len(self.held_sessions), 100),
+        )
+
+    def connection(self, name: str) -> ConnectionSnapshot:
+        held = self.held_listeners, self.held_senders, self.held_sessions
+        listeners, senders, sessions = (sum(one.connection == name for one in ones) for ones in held)
+        return ConnectionSnapshot(listeners, senders, sessions, 7, 5)
+
+    def listeners(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[ListenerSnapshot]:
+        return _page(self.held_listeners, limit, after, connection)
+
+    def senders(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[SenderSnapshot]:
+        return _page(self.held_senders, limit, after, connection)
+
+    def sessions(
+        self, limit: int, *, after: Position | None = None, connection: str | None = None
+    ) -> list[SessionSnapshot]:
+        return _page(self.held_sessions, limit, after, connection)
+
+    def drop_listener(self, connection: str, instance: str) -> bool:
+        return _drop(self.held_listeners, connection, instance)
+
+    def drop_sender(self, connection: str, sender: str) -> bool:
+        return _drop(self.held_senders, connection, sender)
+
+    def drop_session(self, connection: str, session: str) -> bool:
+        return _drop(self.held_sessions, connection, session)
+
+
+def _page(held: list[T], limit: int, after: Position | None, connection: str | None) -> list[T]:
+    found = sorted(held, key=lambda one: (one.connection, one.key))
+    rest = [one for one in found if connection in (None, one.connection)]
+    return [one for one in rest if after is None or (one.connection, one.key) > after][:limit]
+
+
+def _drop(held: list[T], connection: str, key: str) -> bool:
+    before = len(held)
+    held[:] = [one for one in held if (one.connection, one.key) != (connection, key)]
+    return len(held) < before
