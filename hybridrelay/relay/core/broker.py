@@ -111,8 +111,8 @@ class Broker(Generic[HandleT]):
     def update(self, change: StoreChange, now: float) -> None:
         """The store has changed: end at once what keys that are gone had authorized."""
         self.authorization.connections = change.snapshot
-        self._outputs += map(_created, sorted(change.created))
-        self._outputs += map(_deleted, sorted(change.deleted))
+        self._outputs += [ConnectionCreated(connection=name) for name in sorted(change.created)]
+        self._outputs += [ConnectionDeleted(connection=name) for name in sorted(change.deleted)]
         for key in sorted(change.ended, key=lambda one: (one.connection, one.rule, one.slot)):
             if key.connection not in change.deleted:
                 known = change.snapshot[key.connection].key_id(key.rule, key.slot)
@@ -394,11 +394,3 @@ class Broker(Generic[HandleT]):
                 seconds=ended.seconds,
             ),
         ]
-
-
-def _created(name: str) -> Event:
-    return ConnectionCreated(connection=name)
-
-
-def _deleted(name: str) -> Event:
-    return ConnectionDeleted(connection=name)
