@@ -123,6 +123,8 @@ class RelayUnreachable(HybridRelayError):
 class RelayIdentityError(HybridRelayError):
     """The relay's certificate matches no pin and no trusted authority. Nothing secret was sent."""
 
+    reason: Reason = Reason.WRONG_IDENTITY
+
 
 class AuthorizationError(HybridRelayError):
     """The relay refused the token: `reason` says whether key, expiry, right, audience or name."""

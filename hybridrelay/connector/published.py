@@ -20,7 +20,7 @@ class Published:
         self.target = string.require_target()
         self.end_to_end = EndToEnd.from_connection_string(string)
         self.publications: list[Publication] = []
-        #: At relays that the connection string names no longer; they stay until another relay has taken over.
+        #: Over links that the connection string names no longer; they stay until another registration replaces them.
         self.retiring: list[Publication] = []
 
     def use(self, string: ConnectionString) -> None:

@@ -10,8 +10,8 @@ import trio
 from .._nursery import FlatNursery
 from ..connectivity.endpoint import RelayEndpoint
 from ..connectivity.link import RelayLink, usable_links
-from ..errors import ConfigurationError
-from ..events import EventStream, RegistrationWithdrawn
+from ..errors import ConfigurationError, HybridRelayError
+from ..events import EarlierRegistrationKept, EventStream, RegistrationReplaced, RegistrationWithdrawn
 from ..security import ConnectionString
 from .published import Publication, Published
 from .registrar import Registrar
@@ -101,7 +101,7 @@ class Relays:
         return found
 
     def publish(self, published: Published, links: Links) -> None:
-        """Register it at the relays of these links, and withdraw it from all others once one of these has it."""
+        """Register it at the relays of these links. Its registrations over other links end once they are replaced."""
         if published not in self._published:
             self._published.append(published)
         for publication in list(published.publications):
@@ -132,11 +132,23 @@ class Relays:
             self._registrars[publication.link].update(published)
 
     async def _retire(self, publication: Publication) -> None:
-        """End the registration at a relay that the string does not name any more, once another relay has it."""
+        """End a registration that the string does not name any more, once another one has taken its place.
+
+        That is the one at the same host, if the string still names this host: with other pins or ports, for
+        instance, which may be wrong. Otherwise it is one at any relay.
+        """
         published, link = publication.published, publication.link
-        while not published.is_registered:
+        reported: HybridRelayError | None = None
+        while publication in published.retiring:
+            successors = [one for one in published.publications if one.link.host == link.host]
+            if any(one.state.is_registered for one in successors or published.publications):
+                break
+            failure = next((one.state.failure for one in successors if one.state.failure is not None), None)
+            if publication.state.is_registered and failure is not None and str(failure) != str(reported):
+                reported = failure
+                self._events.publish(_earlier_registration_kept(publication, failure))
             await self.wait_changed()
-        if publication not in published.retiring:
+        else:
             return
         published.retiring.remove(publication)
         registrar = self._registrars[link]
@@ -144,8 +156,8 @@ class Relays:
         if registrar.is_stopping and self._registrars.get(link) is registrar:
             del self._registrars[link]
             self._links = {key: other for key, other in self._links.items() if other is not link}
-        replaced = any(one.link.host == link.host for one in published.publications)
-        self._events.publish(RegistrationWithdrawn(connection=published.name, host=link.host, replaced=replaced))
+        kind = RegistrationReplaced if successors else RegistrationWithdrawn
+        self._events.publish(kind(connection=published.name, host=link.host))
 
     def _registration_changed(self) -> None:
         change, self._change = self._change, trio.Event()
@@ -173,3 +185,13 @@ class Relays:
         """Close all control channels, so that no relay offers anything more."""
         for registrar in self._registrars.values():
             registrar.stop()
+
+
+def _earlier_registration_kept(publication: Publication, failure: HybridRelayError) -> EarlierRegistrationKept:
+    return EarlierRegistrationKept(
+        connection=publication.published.name,
+        host=publication.link.host,
+        reason=failure.reason,
+        detail=str(failure),
+        remedy=failure.remedy or "",
+    )

@@ -13,6 +13,7 @@ __all__ = [
     "ControlChannelLost",
     "DataChannelDeclined",
     "DataChannelFailed",
+    "EarlierRegistrationKept",
     "InstanceReplaced",
     "NotPublished",
     "NothingRegistered",
@@ -21,6 +22,7 @@ __all__ = [
     "RegistrationMissing",
     "RegistrationPending",
     "RegistrationRefused",
+    "RegistrationReplaced",
     "RegistrationStays",
     "RegistrationSucceeded",
     "RegistrationWithdrawn",
@@ -248,12 +250,35 @@ class RegistrationWithdrawn(Event):
 
     name: ClassVar = "registration.withdrawn"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A hybrid connection is no longer published at a relay"
+    summary: ClassVar = "A hybrid connection is no longer published at a relay that its connection string omits now"
 
     connection: str
     host: str
-    #: Whether another registration at the same relay has taken its place.
-    replaced: bool
+
+
+@attrs.frozen(kw_only=True)
+class RegistrationReplaced(Event):
+    """A relay has another address or other pins in the changed connection string, and has registered the hybrid
+    connection again; the earlier registration has ended."""
+
+    name: ClassVar = "registration.replaced"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "A registration has replaced the one that was made before the connection string was changed"
+
+    connection: str
+    host: str
+
+
+@attrs.frozen(kw_only=True)
+class EarlierRegistrationKept(_FailureWithRemedy):
+    """A relay cannot be used as the changed connection string describes it, with its pins or ports, and the
+    registration that was made before the change stays."""
+
+    name: ClassVar = "registration.earlier-kept"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = (
+        "A relay cannot be used with the changed connection string, and the earlier registration stays there"
+    )
 
 
 @attrs.frozen(kw_only=True)

@@ -135,6 +135,8 @@ class Reason(enum.IntEnum):
     BUSY = 0x51
     #: No connection to the relay could be opened. It is found out locally and never sent.
     RELAY_UNREACHABLE = 0x52
+    #: What answers proves another identity than that of the relay. It is found out locally and never sent.
+    WRONG_IDENTITY = 0x53
     REFUSED_BY_RELAY = 0x5F
 
     @classmethod
@@ -299,6 +301,7 @@ _TABLE: Mapping[Reason, _Entry] = {
     Reason.WRONG_PORT: _Entry(_C.RELAY_PORT, _D.ANSWER, "this port does not serve that purpose"),
     Reason.BUSY: _Entry(_C.RELAY_PORT, _D.PASSING, "the relay is busy"),
     Reason.RELAY_UNREACHABLE: _Entry(_C.RELAY_PORT, _D.PASSING, "the relay cannot be reached"),
+    Reason.WRONG_IDENTITY: _Entry(_C.RELAY_PORT, _D.PASSING, "the certificate is not the relay's"),
     Reason.REFUSED_BY_RELAY: _Entry(
         _C.RELAY_PORT, _D.PASSING, "the relay refused for a reason that this version does not know"
     ),

@@ -18,7 +18,6 @@ from .._replace_file import create_file_once
 from ..errors import ConfigurationError, RelayIdentityError, StateError, TLSHandshakeError
 from ..events.plain_log import plainly_logged_events
 from ..events.program import FileReadableByOthers
-from ..protocol.reasons import Reason
 from .identity import BACKDATE_SECONDS
 from .pem_files import load_authorities, load_chain, read_pem
 from .pins import check_pin, spki_pin
@@ -149,16 +148,15 @@ def check_relay_pin(tls: ssl.SSLObject, pins: Collection[str]) -> None:
     """
     if not pins:
         if tls.context.verify_mode is not ssl.CERT_REQUIRED:
-            raise RelayIdentityError("the relay's certificate was not verified", reason=Reason.TLS_FAILED)
+            raise RelayIdentityError("the relay's certificate was not verified")
         return
     try:
         actual = spki_pin(tls.getpeercert(binary_form=True) or b"")
     except ValueError as exc:
-        raise RelayIdentityError("the relay's certificate is not a usable one", reason=Reason.TLS_FAILED) from exc
+        raise RelayIdentityError("the relay's certificate is not a usable one") from exc
     if actual not in {check_pin(pin) for pin in pins}:
         raise RelayIdentityError(
             f"the relay's public key is {actual}; the connection string expects {' or '.join(pins)}",
-            reason=Reason.TLS_FAILED,
             remedy=_PIN_REMEDY,
         )
 
@@ -177,7 +175,6 @@ def relay_identity_error(exc: TLSHandshakeError, host: str) -> RelayIdentityErro
         return None
     return RelayIdentityError(
         f"the certificate of the relay {host} is not trusted: {exc.untrusted}",
-        reason=Reason.TLS_FAILED,
         remedy="put the relay's pin into the connection string (RelayPin), or give the relay a certificate of a CA",
     )
 

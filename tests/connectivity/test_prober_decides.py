@@ -271,7 +271,7 @@ async def test_a_wrong_identity_is_what_the_operator_hears_first(
         await make_prober(network, transports).choose()
     assert network.endpoint.pins[0] in str(caught.value)
     assert "pin" in (caught.value.remedy or "")
-    assert caught.value.reason is Reason.TLS_FAILED
+    assert caught.value.reason is Reason.WRONG_IDENTITY
 
 
 async def test_a_survey_does_not_choose_a_route_that_leads_to_somebody_else(

@@ -152,7 +152,7 @@ async def test_other_relays(
     scene: Scene, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One is added, and the first is taken away: a session that goes through it lives on."""
-    caplog.set_level("INFO")
+    caplog.set_level("DEBUG")
     second = await scene.deployment.add_relay(scene.published, tmp_path / "second")
     pins = (scene.deployment.info.pin, second.info.pin)
     both = (*scene.string.endpoints, Endpoint("localhost", second.ports))
@@ -164,10 +164,14 @@ async def test_other_relays(
         )
         await said(caplog, "registered at a relay: connection=db host=localhost")
         await answers(stream)
-        # The pins have changed, so that the first relay is another one as well, to be sure of it.
-        await said(caplog, "no longer published at a relay: connection=db host=127.0.0.1 replaced=True")
+        # The pins have changed, so that the first relay has another registration as well. It stays published there.
+        await said(caplog, "has replaced the one that was made before")
+        assert "no longer published" not in caplog.text
         scene.connector.update(0, attrs.evolve(scene.string, endpoints=both[1:], relay_pins=pins))
         await answers(stream)
+        await said(
+            caplog, "no longer published at a relay that its connection string omits now: connection=db host=127"
+        )
         application = scene.deployment.string(scene.published, Role.APPLICATION, relay_pins=pins)
         async with scene.deployment.client(attrs.evolve(application, endpoints=both[1:])) as other:
             await answers(await other.open_stream())
@@ -211,6 +215,36 @@ async def test_the_other_key_at_two_relays(
         assert "was lost" not in caplog.text
         assert "lost its data channel" not in caplog.text
         assert "ended the right of this client" not in caplog.text
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("with_another_relay", [False, True])
+async def test_a_wrong_pin_ends_no_registration_that_worked(
+    scene: Scene, nursery: trio.Nursery, tmp_path: Path, caplog: pytest.LogCaptureFixture, with_another_relay: bool
+) -> None:
+    """The earlier registration stays, also if another relay accepts the changed string, until the pin is right."""
+    caplog.set_level("INFO")
+    published, string, pins = scene.published, scene.string, (scene.deployment.info.pin,)
+    wrong: tuple[str, ...] = (f"sha256:{'A' * 43}=",)
+    if with_another_relay:
+        second = await scene.deployment.add_relay(published, tmp_path / "second")
+        endpoints = (*string.endpoints, Endpoint("localhost", second.ports))
+        string = attrs.evolve(string, endpoints=endpoints, relay_pins=(*pins, second.info.pin))
+        scene.connector.update(0, string)
+        await said(caplog, "registered at a relay: connection=db host=localhost")
+        wrong = (second.info.pin,)
+    async with scene.client() as client:  # it knows the first relay alone
+        stream = await client.open_stream()
+        scene.connector.update(0, attrs.evolve(string, relay_pins=wrong))
+        await said(caplog, "the earlier registration stays there: connection=db host=127.0.0.1 reason=wrong-identity")
+        await answers(stream)
+        async with scene.client() as other:
+            await answers(await other.open_stream())
+        scene.connector.update(0, string)
+        async with scene.client() as other:
+            await answers(await other.open_stream())
+        await answers(stream)
+    assert "no longer published" not in caplog.text
     nursery.cancel_scope.cancel()
 
 
