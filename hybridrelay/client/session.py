@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 import attrs
@@ -196,7 +197,9 @@ class ClientSession:
             case commands.Resume(attempt, same_relay_first):
                 every = self._senders.in_order(self.channel.sender if same_relay_first else None)
                 here = [sender for sender in every if not sender.is_away] or every
-                self._begin(attempt, self.channel.peer, here, tries_every_relay=here == every)
+                self._begin(
+                    attempt, self.channel.peer, here, home=self.channel.sender, tries_every_relay=here == every
+                )
             case commands.OpenForMove(attempt, _):
                 assert self._move is not None
                 self._begin(attempt, self.channel.peer, self._move.senders)
@@ -233,23 +236,24 @@ class ClientSession:
         to: Peer | ListenerSearch,
         senders: Sequence[Sender],
         *,
+        home: Sender | None = None,
         tries_every_relay: bool = True,
     ) -> None:
         scope = self._scopes[attempt] = trio.CancelScope()
-        self._start_soon(self._open_channel, attempt, scope, to, senders, tries_every_relay)
+        opening = partial(self._senders.open_data_channel, to, senders, home=home)
+        self._start_soon(self._open_channel, attempt, scope, opening, tries_every_relay)
 
     async def _open_channel(
         self,
         attempt: int,
         scope: trio.CancelScope,
-        to: Peer | ListenerSearch,
-        senders: Sequence[Sender],
+        opening: Callable[[], Awaitable[DataChannel]],
         tries_every_relay: bool,
     ) -> None:
         result: DataChannel | HybridRelayError | None = None
         with scope:
             try:
-                result = await self._senders.open_data_channel(to, senders)
+                result = await opening()
             except HybridRelayError as exc:
                 result = exc
         del self._scopes[attempt]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import pytest
@@ -256,18 +256,38 @@ async def test_all_are_tried_in_turn_until_one_has_the_connector(
     nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("which", [0, 1, 2])
+@pytest.mark.parametrize("errors", [(GONE, ABSENT, ABSENT), (GONE, GONE, GONE)])
 async def test_a_connector_that_is_gone_ends_it(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, which: int
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, errors: Sequence[RendezvousError]
 ) -> None:
     scene = Scene()
     await scene.start(nursery)
-    for relay in scene.relays:
-        relay.error = ABSENT
-    scene.relays[which].error = GONE
+    for relay, error in zip(scene.relays, errors, strict=True):
+        relay.error = error
     scene.session.lost.set()
     await scene.session.resumed()
     assert scene.end().outcome == "connector-gone"
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("error", [ABSENT, RelayUnreachable("it restarts")])
+async def test_another_relay_cannot_end_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, error: HybridRelayError
+) -> None:
+    """The session's own relay is away for a moment, and the others say that the connector is gone."""
+    scene = Scene()
+    opened = await scene.start(nursery)
+    first, *others = scene.relays
+    assert opened.channel.sender is first
+    first.error = error
+    for relay in others:
+        relay.error = GONE
+    scene.session.lost.set()
+    await trio.sleep(5)
+    assert scene.session.outcome is None
+    first.error = None
+    await scene.session.resumed()
+    assert opened.channel.sender is first
     nursery.cancel_scope.cancel()
 
 

@@ -63,10 +63,11 @@ class Pauses:
 def outcome_of_failure(error: HybridRelayError, *, tried_every_relay: bool) -> Outcome | None:
     """How a session ends if an attempt to resume it fails with this error; None means to try again.
 
-    A session ends if a relay has said over its control channel that the connector will never come back, if every
-    relay has refused the key, or if a connector with another valid certificate of the same authority has taken the
-    place of the session's connector. No other failure of a data channel is authenticated: anything in the path can
-    send a status, a TLS alert, or a certificate of its own.
+    A session ends if its relay, or every relay, has said over the control channel that the connector will never come
+    back (`Senders.open_data_channel` gives that reason in no other case); if every relay has refused the key; or if a
+    connector with another valid certificate of the same authority has taken the place of the session's connector. No
+    other failure of a data channel is authenticated: anything in the path can send a status, a TLS alert, or a
+    certificate of its own.
     """
     if isinstance(error, RendezvousError) and error.reason is Reason.LISTENER_GONE:
         return Outcome.CONNECTOR_GONE

@@ -94,7 +94,7 @@ class Outcome(enum.Enum):
     CANCELLED = "cancelled"
     #: It lost its data channel, and could not be resumed in time.
     NOT_RESUMED = "not-resumed"
-    #: It lost its data channel, and a relay said that its connector will never come back.
+    #: It lost its data channel, and its relay, or every relay, said that its connector will never come back.
     CONNECTOR_GONE = "connector-gone"
     #: It lost its data channel, and every relay refuses the key, for instance because it was revoked.
     KEY_REFUSED = "key-refused"

@@ -6,6 +6,8 @@ The rules:
    connection string. A relay that failed is tried after the others for a while, and a relay that is draining last.
 2. The next relay is tried when one has failed, or in parallel if it has neither succeeded nor failed after
    `NEXT_RELAY_SECONDS`: a remembered route on which packets are dropped takes up to a minute to fail.
+3. That a connector is gone is only believed if its session's own relay says so, or every relay does. Otherwise one
+   hostile relay could end the sessions that go through another one, whenever that is away for a moment.
 
 Each relay is tried once per call; the caller decides whether to try again.
 """
@@ -65,23 +67,26 @@ class Senders:
 
         return sorted(self.all, key=key)
 
-    async def open_data_channel(self, to: Peer | ListenerSearch, senders: Sequence[Sender]) -> DataChannel:
+    async def open_data_channel(
+        self, to: Peer | ListenerSearch, senders: Sequence[Sender], *, home: Sender | None = None
+    ) -> DataChannel:
         """Open a data channel through the first of these relays that leads to an acceptable peer.
 
         Args:
             to: the only acceptable peer, or the search for any.
             senders: the relays to try, in this order.
+            home: the relay through which the session went; None if it makes no difference.
 
         Raises:
-            HybridRelayError: all failed; the message names each with its reason. If one relay answered
-                `Reason.LISTENER_GONE`, that error is raised, since the other relays may not know.
+            HybridRelayError: all failed; the message names each with its reason. Its reason is only
+                `Reason.LISTENER_GONE` if `home` answered so, or if every relay of the client did.
 
         Cancelled, no data channel stays open.
         """
         failures: dict[Sender, HybridRelayError] = {}
         channel = await self._try(senders, to, failures)
         if channel is None:
-            raise _error(failures)
+            raise self._error(failures, home)
         return channel
 
     @property
@@ -132,10 +137,16 @@ class Senders:
         self._preferred.failed_at = -math.inf
         return opened[0]
 
+    def _error(self, failures: dict[Sender, HybridRelayError], home: Sender | None) -> HybridRelayError:
+        """One error for the failures at all relays that were tried; rule 3."""
+        gone = [sender for sender, error in failures.items() if _says_gone(error)]
+        if home in gone:
+            return failures[home]
+        if len(gone) < len(self.all):
+            for sender in gone:
+                failures[sender] = RendezvousError(str(failures[sender]), reason=Reason.LISTENER_ABSENT)
+        return all_failed({sender.link.host: error for sender, error in failures.items()})
 
-def _error(failures: dict[Sender, HybridRelayError]) -> HybridRelayError:
-    gone = next(
-        (one for one in failures.values() if isinstance(one, RendezvousError) and one.reason is Reason.LISTENER_GONE),
-        None,
-    )
-    return gone or all_failed({sender.link.host: error for sender, error in failures.items()})
+
+def _says_gone(error: HybridRelayError) -> bool:
+    return isinstance(error, RendezvousError) and error.reason is Reason.LISTENER_GONE

@@ -8,7 +8,7 @@ import trio.testing
 
 from hybridrelay.client.relays.listeners import AvoidedListeners, ListenerSearch
 from hybridrelay.client.relays.senders import NEXT_RELAY_SECONDS, SET_BACK_SECONDS, Senders
-from hybridrelay.errors import AuthorizationError, RelayUnreachable, RendezvousError
+from hybridrelay.errors import AuthorizationError, HybridRelayError, RelayUnreachable, RendezvousError
 from hybridrelay.protocol.reasons import Reason
 
 from ..fakes import ANY, FakeSender
@@ -182,16 +182,25 @@ async def test_each_relay_is_asked_once(
         assert word in str(caught.value)
 
 
-async def test_an_instance_that_is_gone_is_gone_unless_another_relay_has_it(
+async def test_that_a_connector_is_gone_is_for_its_own_relay_or_for_all_to_say(
     autojump_clock: trio.testing.MockClock, senders: Senders, relays: list[FakeSender]
 ) -> None:
     a, b, c = relays
+
+    async def reason(*tried: FakeSender, home: FakeSender | None) -> Reason:
+        with pytest.raises(HybridRelayError) as caught:
+            await senders.open_data_channel(ANY, tried, home=home)
+        return caught.value.reason
+
     a.error, b.error = GONE, DOWN
-    assert (await senders.open_data_channel(ANY, senders.in_order())).sender is c
+    assert (await senders.open_data_channel(ANY, senders.in_order(), home=a)).sender is c
     c.error = NO_LISTENER
-    with pytest.raises(RendezvousError) as caught:
-        await senders.open_data_channel(ANY, senders.in_order())
-    assert caught.value is GONE
+    assert await reason(a, b, c, home=a) is Reason.LISTENER_GONE
+    assert await reason(a, b, c, home=None) is not Reason.LISTENER_GONE
+    assert await reason(a, b, c, home=b) is not Reason.LISTENER_GONE
+    b.error = c.error = GONE
+    assert await reason(b, c, home=a) is not Reason.LISTENER_GONE, "a was not asked"
+    assert await reason(a, b, c, home=None) is Reason.LISTENER_GONE
 
 
 async def test_every_relay_is_named_where_all_fail(
