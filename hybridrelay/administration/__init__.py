@@ -29,3 +29,6 @@ from .rules import ChangedRule as ChangedRule
 from .rules import delete_rule as delete_rule
 from .rules import set_rule as set_rule
 from .targets import change_target as change_target
+from .tokens import add_token as add_token
+from .tokens import create_token as create_token
+from .tokens import revoke_token as revoke_token

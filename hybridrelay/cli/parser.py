@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .._version import __version__
 from . import exits
-from .arguments import bench, connections, connector, demo, forward, keys, probe, relay, relay_stdio, rules
+from .arguments import bench, connections, connector, demo, forward, keys, probe, relay, relay_stdio, rules, tokens
 from .command import Command
 from .parsing import HelpFormatter, Parser
 
@@ -56,6 +56,7 @@ COMMANDS: tuple[Command, ...] = (
     connections.COMMAND,
     rules.COMMAND,
     keys.COMMAND,
+    tokens.COMMAND,
     connector.COMMAND,
     forward.COMMAND,
     probe.COMMAND,

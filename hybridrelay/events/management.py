@@ -28,6 +28,8 @@ class ManagementCalled(Event):
     connection: str = ""
     #: The authorization rule, where the call is about one.
     rule: str = ""
+    #: The id of the token of the management API, where the call is about one.
+    token: str = ""
     #: Of the HTTP response.
     status: int
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -16,7 +17,7 @@ from ..errors import ConfigurationError
 from ..events import EventStream, ManagementCalled
 from ..http import Failure, Handler, Reply, Request, RequestError, Response, problem_json
 from ..relay import LiveRelay, RelayInfo, Store
-from ..security import check_connection_name, check_rule_name
+from ..security import check_connection_name, check_rule_name, check_token_id
 from .callers import Caller
 from .operations import Operation
 from .problems import Problem, problem, problem_of
@@ -45,6 +46,8 @@ class Managed:
     #: What it holds at this moment.
     relay: LiveRelay
     events: EventStream
+    #: Seconds since 1970.
+    clock: Callable[[], float] = time.time
     #: The store is used by one thread at a time.
     _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
 
@@ -120,11 +123,18 @@ async def _serve(operation: Operation[Call], managed: Managed, request: Request,
     if not caller.may(operation.role):
         role = operation.role.name.lower()
         raise problem(Problem.FORBIDDEN, f"this needs the role {role}", remedy="ask an administrator of the relay")
+    params = {name: _param(request, name) for name in request.params}
+    if not (operation.filters or caller.sees(params.get("name"))):
+        raise problem(
+            Problem.FORBIDDEN,
+            "this is outside of the caller's scope",
+            remedy="use a caller with another scope, or ask an administrator of the relay",
+        )
     # The body is checked before the precondition: what is malformed is so whatever the version.
     call = Call(
         managed,
         caller,
-        {name: _param(request, name) for name in request.params},
+        params,
         None if operation.query is None else _parse_query_untrusted(request.query, operation.query),
         await _read_body(operation, request),
         *_preconditions(operation, request),
@@ -152,6 +162,7 @@ def _audit(operation: Operation[Call], request: Request, caller: Caller, status:
         role=caller.role.name.lower(),
         connection=known("name"),
         rule=known("rule"),
+        token=known("token"),
         status=status,
     )
 
@@ -168,6 +179,7 @@ _CHECKS: Mapping[str, Callable[[str], str]] = {
     "instance": _check_id,
     "sender": _check_id,
     "session": _check_id,
+    "token": check_token_id,
 }
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from ..relay import HybridConnection, Store
 from ..relay.model import Description
 from ..relay.store.store import ChangedMeanwhile, NotFound
-from ..security import KeySlot, Right, Role, Rule, Secret
-from . import callers
+from ..security import KeySlot, ManagementRole, Right, Role, Rule, Secret
 from .calls import Call
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .live import LIVE_ROWS
 from .operations import Operation, Operations
 from .problems import Problem, problem
+from .tokens import TOKEN_OPERATIONS
 from .values import (
     AccessKeys,
     AuthorizationRule,
@@ -38,7 +38,8 @@ async def _list_connections(call: Call) -> ConnectionPage:
     query = call.query_as(PageQuery)
     after = "" if query.cursor is None else _connection_of_cursor_untrusted(query.cursor)
     found = await call.managed.use_store(lambda store: store.list())
-    rest = [one for one in found if one.name > after and one.name.startswith(query.prefix)]
+    names = (one for one in found if one.name.startswith(query.prefix) and call.caller.sees(one.name))
+    rest = [one for one in names if one.name > after]
     page, more = rest[: query.limit], len(rest) > query.limit
     relay = call.managed.relay
     return ConnectionPage(
@@ -206,7 +207,7 @@ _CONNECTIONS = "/v1/hybridConnections"
 _CONNECTION = f"{_CONNECTIONS}/{{name}}"
 _RULES = f"{_CONNECTION}/authorizationRules"
 _RULE = f"{_RULES}/{{rule}}"
-_VIEWER, _ADMIN = callers.Role.VIEWER, callers.Role.ADMIN
+_VIEWER, _ADMIN = ManagementRole.VIEWER, ManagementRole.ADMIN
 
 #: Everything that the management API serves, ``/openapi.json`` excepted.
 OPERATIONS: Operations[Call] = Operations(
@@ -220,6 +221,7 @@ OPERATIONS: Operations[Call] = Operations(
             handler=_list_connections,
             query=PageQuery,
             answer=ConnectionPage,
+            filters=True,
         ),
         Operation(
             id="getHybridConnection",
@@ -322,5 +324,6 @@ OPERATIONS: Operations[Call] = Operations(
             body=RevokeBody,
         ),
         *LIVE_ROWS,
+        *TOKEN_OPERATIONS,
     ]
 )

@@ -10,7 +10,7 @@ import trio
 
 from .._version import __version__
 from ..relay.snapshot import Position
-from .callers import Role
+from ..security import ManagementRole
 from .calls import Call
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .live_values import (
@@ -138,7 +138,7 @@ def _list_rows(
             method="GET",
             path=f"{_CONNECTION}/{what.lower()}s",
             summary=f"List {plural} of a hybrid connection at this relay.",
-            role=Role.VIEWER,
+            role=ManagementRole.VIEWER,
             handler=handler,
             query=LivePageQuery,
             answer=answer,
@@ -148,7 +148,7 @@ def _list_rows(
             method="GET",
             path=f"/v1/{what.lower()}s",
             summary=f"List {plural} of all hybrid connections at this relay.",
-            role=Role.VIEWER,
+            role=ManagementRole.VIEWER,
             handler=handler,
             query=LivePageQuery,
             answer=answer,
@@ -166,7 +166,7 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         method="DELETE",
         path=f"{_CONNECTION}/listeners/{{instance}}",
         summary="End the registration of a connector, which may register again after 30 seconds.",
-        role=Role.OPERATOR,
+        role=ManagementRole.OPERATOR,
         handler=_drop_listener,
     ),
     Operation(
@@ -174,7 +174,7 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         method="DELETE",
         path=f"{_CONNECTION}/senders/{{sender}}",
         summary="End the control channel of a client, which opens another one when it needs it.",
-        role=Role.OPERATOR,
+        role=ManagementRole.OPERATOR,
         handler=_drop_sender,
     ),
     Operation(
@@ -182,7 +182,7 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         method="DELETE",
         path=f"{_CONNECTION}/sessions/{{session}}",
         summary="End a pair of data channels; the client resumes the session over another one if it can.",
-        role=Role.OPERATOR,
+        role=ManagementRole.OPERATOR,
         handler=_drop_session,
     ),
     Operation(
@@ -190,7 +190,7 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         method="GET",
         path="/v1/relay",
         summary="Get this relay: its version, pin, ports and certificates, and how much of its room is in use.",
-        role=Role.VIEWER,
+        role=ManagementRole.VIEWER,
         handler=_get_relay,
         answer=RelayValue,
     ),

@@ -62,6 +62,11 @@ _PATH_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
         "example": "0123456789abcdef0123456789abcdef",
     },
+    "token": {
+        "description": "The id of a token.",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9]{8}$"},
+        "example": "aB3dE5gH",
+    },
 }
 _ETAG = {"type": "string", "pattern": '^"[0-9]+"$', "example": '"12"'}
 

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import attrs
 import msgspec
 
-from .callers import Role
+from ..security import ManagementRole
 
 __all__ = ["Operation", "Operations"]
 
@@ -33,7 +33,7 @@ class Operation(Generic[ContextT]):
     #: One sentence for people.
     summary: str
     #: The least role that may call it.
-    role: Role
+    role: ManagementRole
     #: Does it. Gets the context of the request; returns what the response contains, or None if it contains nothing.
     handler: Callable[[ContextT], Awaitable[msgspec.Struct | None]]
     #: What the request contains; None: nothing.
@@ -48,6 +48,9 @@ class Operation(Generic[ContextT]):
     versioned: bool = False
     #: Whether it is in the audit log although it changes nothing, because it shows secrets.
     shows_secrets: bool = False
+    #: Whether the handler leaves out what the caller's scope does not cover (`Caller.sees`), so that callers with a
+    #: scope may call it although its path names no hybrid connection.
+    filters: bool = False
 
     @property
     def is_audited(self) -> bool:

@@ -16,8 +16,9 @@ from ..events import EventStream, ManagementUnavailable, logged_events
 from ..http import Handler, Reply, Request, Response, Route, Router, Service, Stop, problem_json, serve
 from ..relay import LiveRelay, RelayInfo, SQLiteStore
 from ..relay.store.state_dir import local_socket
+from ..security import ManagementRole
 from ..streams.unix_sockets import SocketFile, listen_unix_socket
-from .callers import Caller, Role
+from .callers import Caller
 from .calls import Managed, handler_of
 from .handlers import OPERATIONS
 from .openapi import openapi_document
@@ -113,7 +114,7 @@ async def _identify(stream: trio.SocketStream) -> tuple[trio.abc.Stream, object]
     user = _peer_user(stream)
     if user is not None and user not in (0, os.geteuid()):
         raise PermissionError("another user has connected")
-    return stream, Caller("local", "owner" if user is None else f"uid {user}", Role.ADMIN)
+    return stream, Caller("local", "owner" if user is None else f"uid {user}", ManagementRole.ADMIN)
 
 
 def _peer_user(stream: trio.SocketStream) -> int | None:

@@ -28,6 +28,15 @@ from .identity import (
     expires_soon,
 )
 from .loading import ENVIRONMENT_VARIABLE, load_connection_string
+from .management_tokens import (
+    ManagementRole,
+    ManagementToken,
+    check_scope,
+    check_token_id,
+    check_token_name,
+    generate_management_token,
+    parse_management_token_untrusted,
+)
 from .names import HostPort, bracketed, check_connection_name, check_host, parse_host_port_untrusted
 from .pins import check_pin, spki_pin
 from .relay_tls import (
@@ -61,6 +70,8 @@ __all__ = [
     "IdentityDetails",
     "IdentityName",
     "KeySlot",
+    "ManagementRole",
+    "ManagementToken",
     "PeerIdentity",
     "Right",
     "Role",
@@ -83,6 +94,9 @@ __all__ = [
     "check_relay_pin",
     "check_rule_name",
     "check_rules",
+    "check_scope",
+    "check_token_id",
+    "check_token_name",
     "control_client_context",
     "control_server_context",
     "create_authority",
@@ -92,6 +106,7 @@ __all__ = [
     "format_port_lists",
     "format_ports",
     "generate_key",
+    "generate_management_token",
     "key_fingerprint",
     "load_connection_string",
     "load_or_create_relay_certificate",
@@ -102,6 +117,7 @@ __all__ = [
     "pair_endpoints",
     "parse_connection_string_untrusted",
     "parse_host_port_untrusted",
+    "parse_management_token_untrusted",
     "parse_port_lists_untrusted",
     "parse_ports_untrusted",
     "parse_token_untrusted",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,16 +14,29 @@ import trio.testing
 
 from hybridrelay.events import Event, EventStream
 from hybridrelay.http import Service, problem_json, serve_connection
-from hybridrelay.management.callers import Caller, Role
+from hybridrelay.management.callers import Caller
 from hybridrelay.management.calls import Managed
 from hybridrelay.management.service import make_router
 from hybridrelay.relay import MemoryStore, RelayInfo
+from hybridrelay.security import ManagementRole
 
 from ..http.serving import Answer, Client
 from .live import FakeRelay
 
 CONNECTIONS = "/v1/hybridConnections"
 JSON = "application/json"
+_PARAMETERS = {
+    "rule": "application",
+    "instance": "1" * 32,
+    "sender": "3" * 16,
+    "session": "4" * 32,
+    "token": "a" * 8,
+}
+
+
+def path_of(pattern: str, name: str = "orders") -> str:
+    """The path of an operation, for a hybrid connection."""
+    return re.sub(r"\{(\w+)\}", lambda match: {"name": name, **_PARAMETERS}[match[1]], pattern)
 
 
 @attrs.define
@@ -43,8 +57,8 @@ class Api:
         return answer, json.loads(answer.body) if answer.body else None
 
 
-async def serve_api(
-    store: MemoryStore, relay: FakeRelay, events: list[Event], role: Role, nursery: trio.Nursery
+async def _serve(
+    store: MemoryStore, relay: FakeRelay, events: list[Event], caller: Caller, nursery: trio.Nursery
 ) -> Api:
     """Serve the API of a relay in `nursery`, for one caller."""
     stream = EventStream()
@@ -54,26 +68,32 @@ async def serve_api(
     ours, theirs = trio.testing.memory_stream_pair()
 
     async def serve() -> None:
-        await serve_connection(theirs, service, peer=Caller("test", role.name.lower(), role))
+        await serve_connection(theirs, service, peer=caller)
 
     nursery.start_soon(serve)
     return Api(Client(ours), store, relay, events)
 
 
+async def serve_api(api: Api, caller: Caller, nursery: trio.Nursery) -> Api:
+    """The same relay, called by somebody else."""
+    return await _serve(api.store, api.relay, api.events, caller, nursery)
+
+
 @pytest.fixture
 async def api(nursery: trio.Nursery) -> AsyncIterator[Api]:
     """Called by an administrator."""
-    yield await serve_api(MemoryStore(lambda: 1234.5), FakeRelay.with_one_of_each(), [], Role.ADMIN, nursery)
+    caller = Caller("test", "admin", ManagementRole.ADMIN)
+    yield await _serve(MemoryStore(lambda: 1234.5), FakeRelay.with_one_of_each(), [], caller, nursery)
     nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
 async def viewer(api: Api, nursery: trio.Nursery) -> Api:
     """The same relay, called by somebody who may only look."""
-    return await serve_api(api.store, api.relay, api.events, Role.VIEWER, nursery)
+    return await serve_api(api, Caller("test", "viewer", ManagementRole.VIEWER), nursery)
 
 
 @pytest.fixture
 async def operator(api: Api, nursery: trio.Nursery) -> Api:
     """The same relay, called by somebody who may end what runs."""
-    return await serve_api(api.store, api.relay, api.events, Role.OPERATOR, nursery)
+    return await serve_api(api, Caller("test", "operator", ManagementRole.OPERATOR), nursery)

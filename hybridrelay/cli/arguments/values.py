@@ -87,6 +87,32 @@ def rule_name(text: str) -> str:
 
 
 @_argument
+def token_name(text: str) -> str:
+    """The name of a token of the management API."""
+    from ...security import check_token_name
+
+    return check_token_name(text)
+
+
+@_argument
+def scope(text: str) -> str:
+    """The beginning of names of hybrid connections."""
+    from ...security import check_scope
+
+    return check_scope(text)
+
+
+@_argument
+def lifetime(text: str) -> float:
+    """How long a token is valid: ``12h``, ``30d``; in seconds."""
+    match = re.fullmatch(r"([0-9]{1,4})([hd])", text)
+    seconds = 0 if match is None else int(match[1]) * {"h": 3_600, "d": 86_400}[match[2]]
+    if not 0 < seconds <= 365 * 86_400:
+        raise ValueError("expected a time such as 12h or 30d, at most 365d")
+    return float(seconds)
+
+
+@_argument
 def rights(text: str) -> frozenset[Right]:
     """Rights of a rule, separated by commas, in upper or lower case."""
     from ...security import Right

@@ -11,15 +11,17 @@ from typing import Self
 import attrs
 
 from ...errors import StateError
-from ...security import KeySlot, Right, Rule, Secret, generate_key
+from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from .store import (
     check_generation,
     check_new_key,
+    check_new_token,
     check_version,
     name_is_taken,
     no_connection,
     no_rule,
+    no_token,
     valid_hosts,
     valid_record,
     with_rule,
@@ -43,6 +45,7 @@ class MemoryStore:
         self._closed = False
         #: Replaced as a whole by every change: a snapshot never changes. In order of the names.
         self._connections: Mapping[str, HybridConnection] = MappingProxyType({})
+        self._tokens: dict[str, ManagementToken] = {}
 
     def close(self) -> None:
         """See `Store.close`."""
@@ -85,6 +88,16 @@ class MemoryStore:
         if found is None:
             raise no_rule(known, rule)
         return found
+
+    def tokens(self) -> tuple[ManagementToken, ...]:
+        """See `Store.tokens`."""
+        self._read()
+        return tuple(sorted(self._tokens.values(), key=lambda token: token.name))
+
+    def token(self, id_: str) -> ManagementToken | None:
+        """See `Store.token`."""
+        self._read()
+        return self._tokens.get(id_)
 
     # --- changing
 
@@ -162,6 +175,27 @@ class MemoryStore:
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
         """See `Store.revoke_key`."""
         self._replace_key(name, rule, slot, None, None, generation)
+
+    def add_token(self, token: ManagementToken) -> None:
+        """See `Store.add_token`."""
+        check_new_token(token, self.tokens())
+        self._tokens[token.id] = token
+        self._changes += 1
+
+    def delete_token(self, id_: str) -> None:
+        """See `Store.delete_token`."""
+        if self.token(id_) is None:
+            raise no_token(id_)
+        del self._tokens[id_]
+        self._changes += 1
+
+    def set_last_use_of_tokens(self, uses: Mapping[str, float]) -> None:
+        """See `Store.set_last_use_of_tokens`."""
+        for id_, at in uses.items():
+            token = self.token(id_)
+            if token is not None:
+                self._tokens[id_] = attrs.evolve(token, last_used_at=max(at, token.last_used_at or 0))
+                self._changes += 1
 
     def _get(self, name: str, version: int | None) -> HybridConnection:
         known = self.get(name)

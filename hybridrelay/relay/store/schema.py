@@ -16,7 +16,15 @@ from ...errors import StateError
 
 __all__ = ["MIGRATIONS", "SCHEMA", "SCHEMA_VERSION", "check_schema_version", "make_schema", "migrate", "transaction"]
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+
+#: Management tokens: digest is SHA-256 of the token's text, which is not stored.
+_TOKENS: Final = """
+    CREATE TABLE tokens (
+        id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, role TEXT NOT NULL, scope TEXT NOT NULL, digest BLOB NOT NULL,
+        created_at REAL NOT NULL, expires_at REAL NOT NULL, last_used_at REAL
+    ) WITHOUT ROWID
+    """
 
 #: hosts: of all relays that serve the hybrid connection, separated by spaces. rights: separated by spaces. metadata:
 #: JSON. version: the number of changes of the whole registry when the hybrid connection was last changed, which
@@ -44,6 +52,7 @@ SCHEMA: Final[Sequence[str]] = (
         FOREIGN KEY (connection, rule) REFERENCES rules (connection, name) ON DELETE CASCADE
     )
     """,
+    _TOKENS,
 )
 
 #: By version: the statements that lead from it to the next one.
@@ -57,6 +66,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
         "ALTER TABLE connections ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'",
         "UPDATE connections SET updated_at = created_at",
     ),
+    3: (_TOKENS,),
 }
 
 

@@ -30,7 +30,7 @@ from ...errors import ConfigurationError, StateError
 from ...events.plain_log import plainly_logged_events
 from ...events.relay_resources import StoreDiskFull
 from ...events.stream import EventStream
-from ...security import KeySlot, Right, Rule, Secret, generate_key
+from ...security import KeySlot, ManagementToken, Right, Rule, Secret, generate_key
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 from .reserve import Reserve, is_disk_full
 from .rows import insert_key, insert_rule, read_connections, rights_text, set_description, set_hosts
@@ -39,15 +39,18 @@ from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory,
 from .store import (
     check_generation,
     check_new_key,
+    check_new_token,
     check_version,
     name_is_taken,
     no_connection,
     no_rule,
+    no_token,
     valid_hosts,
     valid_record,
     with_rule,
     without_rule,
 )
+from .token_rows import delete_token, insert_token, read_tokens, set_last_use
 
 __all__ = ["SQLiteStore"]
 
@@ -190,6 +193,16 @@ class SQLiteStore:
             raise no_rule(known, rule)
         return found
 
+    def tokens(self) -> tuple[ManagementToken, ...]:
+        """See `Store.tokens`."""
+        with self._reading():
+            return tuple(read_tokens(self._database))
+
+    def token(self, id_: str) -> ManagementToken | None:
+        """See `Store.token`."""
+        with self._reading():
+            return next(read_tokens(self._database, id_), None)
+
     # --- changing
 
     def create(
@@ -286,6 +299,26 @@ class SQLiteStore:
         """See `Store.revoke_key`. Works on a full disk, too."""
         self._with_reserve(lambda: self._replace_key(name, rule, slot, None, None, generation))
 
+    def add_token(self, token: ManagementToken) -> None:
+        """See `Store.add_token`."""
+        with self._change() as database:
+            check_new_token(token, read_tokens(database))
+            insert_token(database, token)
+
+    def delete_token(self, id_: str) -> None:
+        """See `Store.delete_token`. Works on a full disk, too."""
+        self._with_reserve(lambda: self._delete_token(id_))
+
+    def _delete_token(self, id_: str) -> None:
+        with self._change() as database:
+            if not delete_token(database, id_):
+                raise no_token(id_)
+
+    def set_last_use_of_tokens(self, uses: Mapping[str, float]) -> None:
+        """See `Store.set_last_use_of_tokens`."""
+        with self._change() as database:
+            set_last_use(database, uses)
+
     # --- how
 
     def _with_reserve(self, change: Callable[[], T]) -> T:
@@ -339,9 +372,14 @@ class SQLiteStore:
         self._reserve.restore()
 
     def _read(self, where: str, *parameters: str) -> Iterator[HybridConnection]:
+        with self._reading():
+            yield from read_connections(self._database, where, *parameters)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
             with _state_errors(self._path):
-                yield from read_connections(self._database, where, *parameters)
+                yield
         except ValueError as exc:
             raise StateError(f"the registry {self._path} is damaged: {exc}", remedy=_DAMAGED) from exc
 

@@ -10,20 +10,23 @@ from collections.abc import Hashable, Iterable, Mapping
 from typing import Protocol
 
 from ...errors import ConfigurationError
-from ...security import KeySlot, Right, Rule, Secret, check_hosts, check_rules
+from ...security import KeySlot, ManagementToken, Right, Rule, Secret, check_hosts, check_rules
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 
 __all__ = [
+    "MAX_TOKENS",
     "ChangedMeanwhile",
     "NameTaken",
     "NotFound",
     "Store",
     "check_generation",
     "check_new_key",
+    "check_new_token",
     "check_version",
     "name_is_taken",
     "no_connection",
     "no_rule",
+    "no_token",
     "valid_hosts",
     "valid_record",
     "with_rule",
@@ -31,12 +34,16 @@ __all__ = [
 ]
 
 
+#: The most tokens of the management API that a store holds.
+MAX_TOKENS = 1000
+
+
 class NotFound(ConfigurationError):
-    """The store has no such hybrid connection or rule. Says which there are."""
+    """The store has no such hybrid connection, rule or token. Says which there are."""
 
 
 class NameTaken(ConfigurationError):
-    """A hybrid connection of that name exists already."""
+    """A hybrid connection, or a token, of that name exists already."""
 
 
 class ChangedMeanwhile(ConfigurationError):
@@ -80,6 +87,12 @@ class Store(Protocol):
         Raises:
             NotFound: there is no such hybrid connection or rule.
         """
+
+    def tokens(self) -> tuple[ManagementToken, ...]:
+        """All tokens of the management API, expired ones too, in order of their names."""
+
+    def token(self, id_: str) -> ManagementToken | None:
+        """The token with this id, or None."""
 
     # --- changing: each call changes everything that it says, or nothing. `version` is the one that the caller has
     # read (`HybridConnection.version`); if it is given and is not the current one, `ChangedMeanwhile` is raised.
@@ -191,6 +204,24 @@ class Store(Protocol):
             ChangedMeanwhile: another key is in the slot.
         """
 
+    def add_token(self, token: ManagementToken) -> None:
+        """Add a token of the management API.
+
+        Raises:
+            NameTaken: there is one with this name.
+            ConfigurationError: there are `MAX_TOKENS` already.
+        """
+
+    def delete_token(self, id_: str) -> None:
+        """Remove a token. The next request that uses it is refused.
+
+        Raises:
+            NotFound: there is none with this id.
+        """
+
+    def set_last_use_of_tokens(self, uses: Mapping[str, float]) -> None:
+        """Note when tokens were last used: seconds since 1970 by id. Ids that are not there are ignored."""
+
 
 # --- for implementations: the answers that all of them give
 
@@ -235,6 +266,23 @@ def no_rule(connection: HybridConnection, rule: str) -> NotFound:
     return NotFound(
         f"the hybrid connection {connection.name!r} has no rule {rule!r}", remedy=f"its rules are: {names or 'none'}"
     )
+
+
+def no_token(id_: str) -> NotFound:
+    """The error where there is no token with this id."""
+    return NotFound(f"there is no token {id_}", remedy="list them: hybridrelay tokens list, or GET /v1/tokens")
+
+
+def check_new_token(token: ManagementToken, known: Iterable[ManagementToken]) -> None:
+    """Check whether a token may be added to those that are there. Raises NameTaken, ConfigurationError."""
+    names = [one.name for one in known]
+    if token.name in names:
+        raise NameTaken(
+            f"there is a token {token.name!r} already",
+            remedy="choose another name, or revoke that token first, also if it has expired",
+        )
+    if len(names) >= MAX_TOKENS:
+        raise ConfigurationError(f"there are {MAX_TOKENS} tokens already", remedy="revoke those that have expired")
 
 
 def check_new_key(name: str, rule: Rule, key: Secret | None, known: Rule | None) -> None:

@@ -12,7 +12,7 @@ from hybridrelay.relay.model import Description, RelayRecord, diff
 from hybridrelay.relay.store.memory import MemoryStore
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.store.store import ChangedMeanwhile, NameTaken, NotFound, Store
-from hybridrelay.security import KeySlot, Right, Rule, generate_key
+from hybridrelay.security import KeySlot, ManagementRole, Right, Rule, generate_key, generate_management_token
 
 PRIMARY, SECONDARY = KeySlot.PRIMARY, KeySlot.SECONDARY
 Rules = tuple[Rule, ...]
@@ -367,3 +367,37 @@ def test_errors_can_be_told_apart(store: Store, rules: Rules) -> None:
     for ask in missing:
         with pytest.raises(NotFound):
             ask()
+
+
+def test_tokens_are_added_found_and_deleted(store: Store) -> None:
+    second, _ = generate_management_token("second", ManagementRole.VIEWER, scope="team/", now=5.0)
+    first, _ = generate_management_token("first", ManagementRole.ADMIN, now=6.0)
+    assert store.tokens() == ()
+    versions = {store.data_version()}
+    for token in (second, first):
+        store.add_token(token)
+        versions.add(store.data_version())
+    assert store.tokens() == (first, second)
+    assert store.token(second.id) == second
+    assert store.token("a" * 8) is None
+    with pytest.raises(NameTaken):
+        store.add_token(generate_management_token("first", ManagementRole.VIEWER, now=0.0)[0])
+    store.set_last_use_of_tokens({second.id: 9.5, "a" * 8: 1.0})
+    store.set_last_use_of_tokens({second.id: 8.5})  # of another process that is late
+    found = store.token(second.id)
+    assert found is not None
+    assert found.last_used_at == 9.5
+    store.delete_token(second.id)
+    versions.add(store.data_version())
+    assert len(versions) == 4
+    assert store.tokens() == (first,)
+    with pytest.raises(NotFound):
+        store.delete_token(second.id)
+
+
+def test_tokens_are_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybridrelay.relay.store.store.MAX_TOKENS", 2)
+    for name in ("a", "b"):
+        store.add_token(generate_management_token(name, ManagementRole.VIEWER, now=0.0)[0])
+    with pytest.raises(ConfigurationError, match="2 tokens already"):
+        store.add_token(generate_management_token("c", ManagementRole.VIEWER, now=0.0)[0])
