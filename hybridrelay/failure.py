@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
-from .protocol.reasons import Reason
+from .protocol.reasons import Category, Reason
 
 __all__ = ["Failure", "FailureKind", "Step", "causes", "kind_of_error", "lost_connection"]
 
@@ -227,12 +227,20 @@ class Failure:
         return cls(kind, text, remedy, step=step)
 
     @classmethod
-    def from_reason(cls, reason: Reason) -> Failure:
-        """The relay answered, and refused for this reason."""
-        if reason is Reason.VERSION_MISMATCH:
+    def from_status(cls, status: Reason) -> Failure:
+        """The answer to a preamble was this status, which is a refusal.
+
+        Nothing authenticates a status: anything on the way can send one. So `reason` says only what concerns the port
+        or the rendezvous, and is `Reason.REFUSED_BY_RELAY` in place of anything else, such as a revoked key: nothing
+        ends because of it. The text says what was received.
+        """
+        reason = status
+        if status.category not in (Category.RELAY_PORT, Category.RENDEZVOUS) or status is Reason.LISTENER_GONE:
+            reason = Reason.REFUSED_BY_RELAY
+        if status is Reason.VERSION_MISMATCH:
             return attrs.evolve(cls.of(FailureKind.VERSION_MISMATCH), reason=reason)
-        remedy = "check the ports in the connection string" if reason is Reason.WRONG_PORT else None
-        return cls(FailureKind.REFUSED_BY_RELAY, reason.describe, remedy, reason)
+        remedy = "check the ports in the connection string" if status is Reason.WRONG_PORT else None
+        return cls(FailureKind.REFUSED_BY_RELAY, status.describe, remedy, reason)
 
     def with_text(self, text: str, remedy: str | None = None) -> Failure:
         """The same failure with another text, and with another remedy unless that is None."""

@@ -61,10 +61,15 @@ def test_every_kind_says_what_to_do(kind: FailureKind) -> None:
 
 
 def test_the_relays_own_reason_is_kept() -> None:
-    assert Failure.from_reason(Reason.BUSY).text == Reason.BUSY.describe
-    assert Failure.from_reason(Reason.BUSY).reason is Reason.BUSY
-    mismatch = Failure.from_reason(Reason.VERSION_MISMATCH)
-    assert (mismatch.kind, mismatch.reason) == (K.VERSION_MISMATCH, Reason.VERSION_MISMATCH)
+    assert Failure.from_status(Reason.BUSY).text == Reason.BUSY.describe
+    assert Failure.from_status(Reason.BUSY).reason is Reason.BUSY
+    mismatch = Failure.from_status(Reason.VERSION_MISMATCH)
+    assert mismatch.kind is K.VERSION_MISMATCH
+    for status in Reason:
+        failure = Failure.from_status(status)
+        assert failure.reason is not None
+        assert not failure.reason.is_permanent, "nothing authenticates a status"
+        assert failure.reason is not Reason.LISTENER_GONE
 
 
 def test_the_first_step_that_is_named_stays() -> None:

@@ -199,11 +199,11 @@ _REMEDIES = {
 
 
 def _refusal(reason: Reason) -> RendezvousError | RelayUnreachable:
-    # A status is not authenticated, so none of them is final. A relay reports that a connector is gone for good only
-    # over its control channel.
+    # A relay reports that a connector is gone for good only over its control channel.
     if reason.category is Category.RENDEZVOUS and reason is not Reason.LISTENER_GONE:
         return RendezvousError(reason.describe, reason=reason, remedy=_REMEDIES.get(reason))
-    return RelayUnreachable(reason.describe, reason=reason, failure=Failure.from_reason(reason).at(Step.STATUS))
+    failure = Failure.from_status(reason).at(Step.STATUS)
+    return RelayUnreachable(reason.describe, reason=failure.reason, remedy=failure.remedy, failure=failure)
 
 
 def _error(

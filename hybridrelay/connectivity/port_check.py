@@ -156,7 +156,7 @@ class PortCheck:
         try:
             reason = await greet(plain, self.endpoint.preamble(purpose), seconds=timing.status_seconds)
             if reason not in _EXPECTED[purpose]:
-                raise StepFailed(Failure.from_reason(reason).at(Step.STATUS))
+                raise StepFailed(Failure.from_status(reason).at(Step.STATUS))
             if purpose is Purpose.PROBE:
                 await echo(plain, self.random_bytes(PROBE_SIZE), seconds=timing.echo_seconds)
             elif purpose is Purpose.CONTROL:

@@ -231,7 +231,7 @@ def _failing_at(step: Step) -> Iterator[None]:
         raise StepFailed(wrong_identity(exc).at(step)) from exc
     except RemoteProtocolError as exc:
         mismatch = exc.reason is Reason.VERSION_MISMATCH
-        failure = Failure.from_reason(exc.reason) if mismatch else Failure.of(FailureKind.NOT_A_RELAY)
+        failure = Failure.from_status(exc.reason) if mismatch else Failure.of(FailureKind.NOT_A_RELAY)
         raise StepFailed(failure.at(step)) from exc
     except trio.BrokenResourceError as exc:
         raise StepFailed(lost_connection(exc).at(step)) from exc
