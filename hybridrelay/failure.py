@@ -52,6 +52,8 @@ class FailureKind(enum.StrEnum):
     #: This machine itself does not let us.
     FORBIDDEN_LOCALLY = "forbidden-locally"
     OUT_OF_RESOURCES = "out-of-resources"
+    #: The command that leads to the relay cannot be started.
+    COMMAND_FAILED = "command-failed"
     RESET = "reset"
     CLOSED_EARLY = "closed-early"
     NOT_A_RELAY = "not-a-relay"
@@ -90,6 +92,10 @@ _INTERCEPTION_REMEDY = (
     "(hybridrelay relay --tls-certificate), or this host must be exempt from TLS inspection; if it is the reverse "
     "proxy of the relay, check that the relay itself runs"
 )
+_SILENT_PROXY_REMEDY = (
+    "check the proxy's scheme and port; if they are right, the proxy is overloaded, or a firewall drops its own "
+    "attempt to connect: ask its administrator"
+)
 _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     FailureKind.REFUSED: (
         "connection refused",
@@ -113,6 +119,10 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     FailureKind.OUT_OF_RESOURCES: (
         "this machine is out of sockets, ports or memory",
         "raise the limit of open files for this program",
+    ),
+    FailureKind.COMMAND_FAILED: (
+        "the command cannot be started",
+        "check --exec-command: the program has to be on this machine, and this user has to be allowed to run it",
     ),
     FailureKind.RESET: ("the connection was reset", "a firewall may be inspecting this traffic; " + _ASK),
     FailureKind.CLOSED_EARLY: (
@@ -155,7 +165,7 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
     ),
     FailureKind.PROXY_SILENT: (
         "the proxy does not answer",
-        "the proxy is overloaded, or a firewall drops its own attempt to connect: ask its administrator",
+        _SILENT_PROXY_REMEDY,
     ),
     FailureKind.PROXY_FAILED: (
         "what answers is not a proxy of this kind",
@@ -166,6 +176,17 @@ _TEXTS: dict[FailureKind, tuple[str, str | None]] = {
         _INTERCEPTION_REMEDY,
     ),
     FailureKind.OTHER: ("failed", None),
+}
+
+_COMMAND_REMEDY = (
+    "run the command by hand: it has to run 'hybridrelay relay-stdio --state DIR' on the relay's host, where the "
+    "relay has to run"
+)
+#: The texts of failures that mean something else if a command leads to the relay.
+_COMMAND_TEXTS: dict[FailureKind, str] = {
+    FailureKind.STALLED: "the command was started, and then nothing came back",
+    FailureKind.RESET: "the command ended",
+    FailureKind.CLOSED_EARLY: "the command ended before the relay answered",
 }
 
 #: The most informative kinds first: if several addresses were tried, one that answered matters more than one without
@@ -245,6 +266,13 @@ class Failure:
     def with_text(self, text: str, remedy: str | None = None) -> Failure:
         """The same failure with another text, and with another remedy unless that is None."""
         return attrs.evolve(self, text=text, remedy=remedy or self.remedy)
+
+    def over_command(self) -> Failure:
+        """The same failure, if a command leads to the relay: the advice is about the command, not the network."""
+        if self.kind not in _COMMAND_TEXTS:
+            return self
+        is_usual = self.text == _TEXTS[self.kind][0]
+        return self.with_text(_COMMAND_TEXTS[self.kind] if is_usual else self.text, _COMMAND_REMEDY)
 
     def at(self, step: Step) -> Failure:
         """The same failure at this step, unless it names another one already."""

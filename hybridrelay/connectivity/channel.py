@@ -162,7 +162,7 @@ async def _over_addresses(
             raise
         except StepFailed as exc:
             endpoint.addresses.failed(address)
-            failed = _AddressFailed(address, exc.failure)
+            failed = _AddressFailed(address, exc.failure.over_command() if port.local else exc.failure)
             if purpose is Purpose.DATA and exc.failure.kind is FailureKind.STALLED:
                 raise _Answered(_error(endpoint, route, purpose, failed)) from exc  # by now the ticket has expired
             raise failed from exc

@@ -75,6 +75,17 @@ async def dial_udp_directly(host: str, port: int) -> trio.socket.SocketType:
 DIRECTLY = Dialer(dial_directly, dial_udp_directly)
 
 
+def command_failure(error: OSError) -> Failure:
+    """Why a command that leads to the relay could not be started, given the error of `Dialer.process`."""
+    failure = dial_failure(error)
+    if isinstance(error, DialError) or failure.kind is FailureKind.OUT_OF_RESOURCES:
+        return failure
+    usual = Failure.of(FailureKind.COMMAND_FAILED)
+    why = error.strerror or str(error) or type(error).__name__
+    of_file = f" ({error.filename})" if error.filename else ""
+    return usual.with_text(f"{usual.text}: {why}{of_file}")
+
+
 def dial_failure(error: OSError) -> Failure:
     """Why a connection could not be opened, or a name not be looked up.
 

@@ -136,7 +136,10 @@ class PortCheck:
             await self._check_port(candidate, purpose, address, see)
         except StepFailed as exc:
             certificate = seen[0] if seen else None
-            raise _AddressFailed(PortResult(explain_failure(exc.failure, certificate), certificate, address)) from exc
+            failure = explain_failure(exc.failure, certificate)
+            if candidate.route.port_for(purpose).local:
+                failure = failure.over_command()
+            raise _AddressFailed(PortResult(failure, certificate, address)) from exc
         return PortResult(None, seen[0] if seen else None, address)
 
     async def _check_port(

@@ -180,11 +180,13 @@ class Prober:
         record = probing.selection.steps[step]
         result = probing.results.get(step, PortResult())
         route = probing.candidates[step.route].route
-        number = self.endpoint.number_of(route.port_for(step.purpose)) or None  # a local port has no number
+        port = route.port_for(step.purpose)
+        number = None if port.local else self.endpoint.number_of(port)
         proxy = None if number is None else proxy_of(self._dialer, self.endpoint.host, number)
         note = _NOTES.get(record.state, "")
         if record.state is StepState.UNAVAILABLE:
-            note = f"the relay does not serve port {', '.join(self.endpoint.missing_ports(route))}"
+            missing = self.endpoint.missing_ports(route)
+            note = f"the relay does not serve port{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
         return Attempt(
             route=route.name,
             step=step.purpose.name.lower(),
@@ -194,6 +196,7 @@ class Prober:
             seconds=None if record.began is None or record.ended is None else record.ended - record.began,
             failure=result.failure,
             note=note,
+            by_command=port.local,
             proxy=None if proxy is None else str(proxy),
             intercepted_by=None if result.certificate is None else result.certificate.intercepted_by(pins),
             reached=result.reached,

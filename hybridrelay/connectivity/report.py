@@ -33,7 +33,7 @@ class Attempt:
     #: What the port is needed for: ``probe``, ``control``, ``data``.
     step: str
     host: str
-    #: None where the relay does not serve the port.
+    #: None where the relay does not serve the port, or a command leads to it.
     port: int | None
     outcome: Outcome
     #: How long it took, or ran before it was stopped; None if it was not made.
@@ -42,6 +42,8 @@ class Attempt:
     failure: Failure | None = None
     #: Why it was skipped; empty otherwise.
     note: str = ""
+    #: It was a command that led to the relay.
+    by_command: bool = False
     #: The proxy that it went through, without credentials.
     proxy: str | None = None
     #: The issuer of the certificate of whatever intercepts the outer TLS; None if nothing does as far as known.
@@ -54,7 +56,7 @@ class Attempt:
     def address(self) -> str:
         """``host:port``, and the address that was reached where `host` is a name."""
         if self.port is None:
-            return f"{self.host} (off)"
+            return f"{self.host} ({'command' if self.by_command else 'off'})"
         address = format_address(self.host, self.port)
         return address if self.reached in (None, self.host) else f"{address} ({self.reached})"
 
@@ -133,7 +135,8 @@ class Report:
         if len(reasons) > 1:
             return f"{beginning}: {'; '.join(f'{_places(tried)}: {text}' for text, tried in reasons.items())}"
         [(text, tried)] = reasons.items()
-        ports = list(dict.fromkeys(str(attempt.port) for attempt in tried if attempt.seconds is not None))
+        made = [attempt for attempt in tried if attempt.seconds is not None and not attempt.by_command]
+        ports = list(dict.fromkeys(str(attempt.port) for attempt in made))
         if not ports:
             return f"{beginning}: {text}"
         kind = f"{'default ' if self.default_ports else ''}port{'s' if len(ports) > 1 else ''}"

@@ -25,7 +25,7 @@ from ..security import check_relay_pin, control_client_context, relay_identity_e
 from ..streams import TLSStream, receive_exactly
 from ..streams.outer_tls import connect_outer_tls
 from .addresses import resolve
-from .dialing import DIRECTLY, DialError, dial_failure
+from .dialing import DIRECTLY, DialError, command_failure, dial_failure
 from .discovery import Candidate
 from .endpoint import RelayEndpoint
 from .proxies.dial import proxy_of
@@ -122,7 +122,9 @@ async def connect(
     latest = trio.current_time() + dial_seconds + transport_seconds
     scope = trio.CancelScope(deadline=latest)
 
-    async def timed(opening: Callable[[], Awaitable[OpenedT]]) -> OpenedT:
+    async def timed(
+        opening: Callable[[], Awaitable[OpenedT]], explain: Callable[[OSError], Failure] = dial_failure
+    ) -> OpenedT:
         try:
             with trio.move_on_after(dial_seconds):
                 opened = await opening()
@@ -132,7 +134,7 @@ async def connect(
         except DialError:
             raise
         except OSError as exc:
-            raise DialError(dial_failure(exc)) from exc
+            raise DialError(explain(exc)) from exc
 
     def target_of(host: str) -> str:
         return address if address is not None and host == endpoint.host else host
@@ -150,7 +152,7 @@ async def connect(
         return await timed(partial(dialer.udp, target_of(host), number))
 
     async def process() -> trio.abc.HalfCloseableStream:
-        return await timed(dialer.process)
+        return await timed(dialer.process, command_failure)
 
     with _failing_at(Step.TRANSPORT):
         with scope:

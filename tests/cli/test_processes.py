@@ -256,12 +256,14 @@ def test_probe(deployment: Deployment) -> None:
 
     assert table.returncode == as_json.returncode == 0
     assert "Result: 127.0.0.1: use tcp" in table.stdout
+    assert "Only routes were tried, no key and no connector" in table.stdout
     assert json.loads(as_json.stdout)["chosen"] == "wss"
     relay.terminate()
     gone = deployment.run(*probe)
 
     assert gone.returncode == 1
     assert "Result: the relay 127.0.0.1 cannot be reached" in gone.stdout
+    assert "Only routes" not in gone.stdout
 
 
 def test_a_string_from_standard_input(deployment: Deployment) -> None:

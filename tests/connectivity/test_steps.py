@@ -134,7 +134,8 @@ async def test_something_else_that_cannot_be_opened(opens: str, autojump_clock: 
         await trio.sleep_forever()
         raise AssertionError
 
-    for dial, kind in ((refuse, K.UNREACHABLE), (never, K.DROPPED)):
+    for dial, of_udp in ((refuse, K.UNREACHABLE), (never, K.DROPPED)):
+        kind = of_udp if opens == "udp" else K.COMMAND_FAILED
         dialer = Dialer(connected, dial, dial)
         with pytest.raises(StepFailed) as caught:
             await connect(

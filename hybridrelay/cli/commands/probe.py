@@ -15,6 +15,10 @@ from ..connection_strings import load_all
 from ..proxies import make_commands, make_dialer
 from ..running import run_until_stopped
 
+_NOT_TRIED = (
+    "Only routes were tried, no key and no connector: for these, see the logs of the connector and of forward."
+)
+
 
 def run(args: argparse.Namespace) -> int:
     """Probe, and print the report."""
@@ -62,4 +66,6 @@ def _present(reports: Sequence[Report], *, as_json: bool, watching: bool) -> str
         found = [report.as_dict() for report in reports]
         return json.dumps(found[0] if len(found) == 1 else found, indent=2)
     tables = "\n\n".join(report.as_table() for report in reports)
+    if any(report.chosen is not None for report in reports):
+        tables += f"\n{_NOT_TRIED}"
     return f"{now}\n{tables}\n" if watching else tables

@@ -35,6 +35,12 @@ ProxyAnswer = Callable[[Sequence[str]], Awaitable[str | None]]
 #: Begins an authentication: called once for each connection that is dialed through the proxy.
 ProxyAuthenticator = Callable[[Proxy], ProxyAnswer]
 
+#: Refusals with which a web server answers that is no proxy.
+_LIKE_A_WEB_SERVER = frozenset({404, 405, 501})
+_NO_PROXY = (
+    "if this is a web server and no proxy, correct the proxy's address; otherwise ask its administrator to allow "
+    "CONNECT to this host and port"
+)
 _LOG_IN = "this network requires a login first: open any page in a browser on this machine"
 
 
@@ -231,7 +237,8 @@ def _refusal(proxy: Proxy, host: str, port: int, response: h11.Response) -> Prox
         return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"answers with a redirect ({said})", remedy=_LOG_IN)
     if status >= 500 and status != 501:  # a server that is no proxy does not implement CONNECT
         return proxy_error(FailureKind.PROXY_CANNOT_CONNECT, proxy, f"cannot connect to {address} ({said})")
-    return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"refuses port {port} of {host} ({said})")
+    remedy = _NO_PROXY if status in _LIKE_A_WEB_SERVER else None
+    return proxy_error(FailureKind.PROXY_REFUSED, proxy, f"refuses port {port} of {host} ({said})", remedy=remedy)
 
 
 def _hung_up(proxy: Proxy) -> ProxyError:
