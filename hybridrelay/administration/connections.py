@@ -122,7 +122,7 @@ def create_connection(
             Nothing was created.
         OSError: a file cannot be written; the error names it. Nothing was created.
     """
-    _check_is_new(name, state_dir, files.authority)
+    _check_is_new(name, state_dir, files)
     paths = [files.connector, files.application, files.authority]
     check_new_files([*paths, files.relay] if files.relay else paths)
     if state_dir is not None:
@@ -144,17 +144,27 @@ def create_connection(
     return CreatedConnection(name, made.record.hosts, tuple(pins))
 
 
-def _check_is_new(name: str, state_dir: Path | None, authority: Path) -> None:
+def _check_is_new(name: str, state_dir: Path | None, files: NewFiles) -> None:
     """Make sure that there is no such hybrid connection yet, as far as this machine knows."""
     if state_dir is not None and (state_dir / REGISTRY_FILE).exists():
         with SQLiteStore.open(state_dir, create=False) as store:
             if name in store.snapshot():
                 raise ConfigurationError(f"there is a hybrid connection {name!r} already", remedy=_USE_WHAT_IS_THERE)
-    if authority.exists():
+    if not files.authority.exists():
+        return
+    if state_dir is None:
         raise ConfigurationError(
-            f"the authority file {authority} exists already: it belongs to a hybrid connection, perhaps to {name}",
+            f"the authority file {files.authority} exists already: it belongs to a hybrid connection, "
+            f"perhaps to {name}",
             remedy=f"{_USE_WHAT_IS_THERE}; keep that file, because nothing can replace it",
         )
+    # The registry is changed last, so this is what an interrupted creation leaves behind.
+    left = [str(path) for path in (files.connector, files.application, files.authority) if path.exists()]
+    raise ConfigurationError(
+        f"the authority file {files.authority} exists already, but {state_dir} has no hybrid connection {name!r}",
+        remedy=f"if an earlier 'connections create' of {name} was interrupted, its files are of no use: remove "
+        f"{', '.join(left)}, and run it again; otherwise name another --authority-file",
+    )
 
 
 # --- import

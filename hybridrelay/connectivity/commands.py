@@ -121,30 +121,89 @@ async def _run(
         OSError: it cannot be started.
     """
     process, below = await _start(command)
+    group = _Group(process)
     stream = _CommandStream(below)
     ended = False
     try:
         task_status.started(stream)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_report_errors, process, events, command[0], nursery.cancel_scope)
-            nursery.start_soon(_end_when_closed, process, stream)
-            await process.wait()
+            nursery.start_soon(_report_errors, group, events, command[0], nursery.cancel_scope)
+            nursery.start_soon(_end_when_closed, group, stream)
+            await group.wait()
             # Standard error may have something left to be reported.
             await trio.sleep(_LAST_WORDS_SECONDS)
             nursery.cancel_scope.cancel()
         ended = True
-        if process.returncode and not stream.closed.is_set():
-            events.publish(CommandFailed(command=command[0], code=process.returncode))
     finally:
         with trio.CancelScope(shield=True):
-            _signal(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+            failed_by_itself = ended and not stream.closed.is_set()
+            group.kill()
             with trio.move_on_after(_GRACE_SECONDS):  # one that runs as another user cannot be killed
-                await process.wait()
+                await group.reap()
+            if failed_by_itself and process.returncode:
+                events.publish(CommandFailed(command=command[0], code=process.returncode))
             stream.reaped.set()
             assert process.stderr is not None
             await trio.aclose_forcefully(process.stderr)
             if not ended:  # cancelled: the stream may never have been returned, or may not be read to its end
                 await trio.aclose_forcefully(below)
+
+
+class _Group:
+    """A process and, if possible, all that it has started: the processes of its group.
+
+    Its number can be given to another process as soon as the process has been reaped and the group is empty. So
+    signals are sent only before that: `wait` does not reap the process, where the system allows that.
+    """
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        #: Becomes readable when the process ends; None where the system has no such thing.
+        self._pidfd: int | None = None
+        self._is_reaped = False
+        #: `wait` has returned.
+        self.ended = trio.Event()
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                self._pidfd = os.pidfd_open(process.pid)
+
+    async def wait(self) -> None:
+        """Wait until the process has ended."""
+        if self._pidfd is None:
+            await self.process.wait()
+            self._is_reaped = True
+        else:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        self.ended.set()
+
+    async def reap(self) -> None:
+        """Wait until the process has ended, and release its number."""
+        try:
+            await self.process.wait()
+        finally:
+            self._is_reaped = True
+            if self._pidfd is not None:
+                trio.lowlevel.notify_closing(self._pidfd)
+                os.close(self._pidfd)
+                self._pidfd = None
+
+    def terminate(self) -> None:
+        """Ask all of them to end. Does nothing once the process has been reaped."""
+        if not self._is_reaped:
+            with contextlib.suppress(OSError):
+                if sys.platform == "win32":
+                    self.process.terminate()
+                else:
+                    os.killpg(self.process.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End all of them at once. Does nothing once the process has been reaped."""
+        if not self._is_reaped:
+            with contextlib.suppress(OSError):
+                if sys.platform == "win32":
+                    self.process.terminate()
+                else:
+                    os.killpg(self.process.pid, signal.SIGKILL)
 
 
 async def _start(command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfCloseableStream]:
@@ -170,32 +229,22 @@ async def _start(command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfClo
         theirs.close()
 
 
-async def _end_when_closed(process: trio.Process, stream: _CommandStream) -> None:
+async def _end_when_closed(group: _Group, stream: _CommandStream) -> None:
     await stream.closed.wait()
     await trio.sleep(_GRACE_SECONDS)
-    _signal(process, signal.SIGTERM)
+    group.terminate()
     await trio.sleep(_GRACE_SECONDS)
-    _signal(process, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+    group.kill()
 
 
-def _signal(process: trio.Process, number: signal.Signals) -> None:
-    """Send a signal to a process and, if possible, to all that it has started."""
-    with contextlib.suppress(OSError):
-        if sys.platform == "win32":
-            process.terminate()
-        else:
-            os.killpg(process.pid, number)
-
-
-async def _report_errors(
-    process: trio.Process, events: EventStream, command: str, everything: trio.CancelScope
-) -> None:
+async def _report_errors(group: _Group, events: EventStream, command: str, everything: trio.CancelScope) -> None:
     """Publish what the process prints to standard error, line by line, until it closes that.
 
     Ssh passes on what the other machine prints. A flood of lines is read with pauses, so that the command has to wait
     and this program does not.
     """
-    assert process.stderr is not None
+    stderr = group.process.stderr
+    assert stderr is not None
     pace = Pace(trio.current_time())
 
     def report(line: bytes) -> None:
@@ -203,7 +252,7 @@ async def _report_errors(
             events.publish(CommandPrinted(command=command, detail=text))
 
     line = b""
-    while data := await process.stderr.receive_some(_ERRORS_AT_A_TIME):
+    while data := await stderr.receive_some(_ERRORS_AT_A_TIME):
         *lines, line = (line + data).split(b"\n")
         for one in lines:
             report(one)
@@ -213,5 +262,5 @@ async def _report_errors(
         await trio.sleep(pace.take(len(lines), len(data), trio.current_time()))
     if line:
         report(line)
-    await process.wait()
+    await group.ended.wait()
     everything.cancel()

@@ -214,6 +214,20 @@ def test_an_existing_file_stops_it_before_anything_is_written(run: Run, tmp_path
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {existing: "precious"}
 
 
+def test_after_an_interrupted_creation_it_says_which_files_to_remove(run: Run, tmp_path: Path) -> None:
+    """Files are written before the registry is changed: without an entry there, they are of no use."""
+    for name in ("c", "a", "orders.authority"):
+        (tmp_path / name).write_text("of the interrupted one")
+    code, _, err = _create(run, tmp_path, "--state", tmp_path / "state")
+
+    assert code == 2
+    assert "has no hybrid connection 'orders'" in err
+    assert all(f"{tmp_path / name}" in err for name in ("c", "a", "orders.authority"))
+    for name in ("c", "a", "orders.authority"):
+        (tmp_path / name).unlink()
+    assert _create(run, tmp_path, "--state", tmp_path / "state")[0] == 0
+
+
 def test_a_name_that_is_taken_leaves_no_files(run: Run, created: Created, tmp_path: Path) -> None:
     before = created.secrets()
     code, out, err = _create(

@@ -149,6 +149,26 @@ async def test_cancelled_at_any_point_no_process_is_left(after: int, tmp_path: P
         assert not is_alive(int(file.read_text()))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no pidfd")
+async def test_a_command_is_not_reaped_before_the_last_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is reaped, its number may be that of another process, which must not get the signal."""
+    signalled: list[tuple[int, bool]] = []
+    killpg = os.killpg
+
+    def record(group: int, number: int) -> None:
+        signalled.append((group, Path(f"/proc/{group}").exists()))
+        killpg(group, number)
+
+    monkeypatch.setattr(os, "killpg", record)
+    async with Commands(("sh", "-c", "echo $$; setsid sleep 2 & exit 3")) as commands:
+        async with await commands.dial() as stream:
+            pid = await receive_pid(stream)
+            assert await stream.receive_some() == b""
+    assert signalled
+    assert all(one == (pid, True) for one in signalled)
+    assert not is_alive(pid)
+
+
 async def test_something_that_it_started_keeps_nothing_waiting() -> None:
     """As ssh does with a master connection, which keeps standard error open."""
     async with Commands(("sh", "-c", "sleep 1000 & printf x")) as commands:
