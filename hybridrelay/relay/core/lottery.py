@@ -4,8 +4,8 @@ Without it, the applicant that asks most often would get the place. The rules:
 
 1. All applicants that were refused since the last draw take part, each once, however often it asks, and in equal
    parts by group.
-2. A draw takes place `period` seconds after the first refusal at the earliest, and as long after the previous winner
-   took its place.
+2. A draw takes place `delay` seconds after the first refusal at the earliest, and `period` seconds after the previous
+   winner took its place.
 3. The right to the place is kept for the winner for `kept_seconds`, which is longer than an honest program waits
    between two attempts. After that, there is another draw.
 
@@ -37,6 +37,7 @@ class Lottery:
     Args:
         randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
         period: see rule 2.
+        delay: see rule 2. With 0, an applicant that is alone wins at once, unless it has to wait for `period`.
         kept_seconds: see rule 3.
     """
 
@@ -45,10 +46,12 @@ class Lottery:
         randbelow: Callable[[int], int],
         *,
         period: float = ROTATION_SECONDS,
+        delay: float = ROTATION_SECONDS,
         kept_seconds: float = KEPT_SECONDS,
     ) -> None:
         self._randbelow = randbelow
         self._period = period
+        self._delay = delay
         self._kept_seconds = kept_seconds
         self._salt = self._new_salt()
         #: Of the one that wins the next draw unless somebody with a smaller hash is refused, and its name.
@@ -87,7 +90,7 @@ class Lottery:
 
     def _enter(self, group: str, name: str, now: float) -> None:
         if self._smallest is None:
-            self._draws_at = max(now + self._period, self._rests_until)
+            self._draws_at = max(now + self._delay, self._rests_until)
         hashes = self._hash(group), self._hash(name)
         if self._smallest is None or hashes < self._smallest:
             self._smallest, self._leads = hashes, name

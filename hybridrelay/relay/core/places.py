@@ -19,7 +19,8 @@ address:
    oldest provisional place however young it is, or if there is none, the newest established one of the holder that
    has the most. Where established places are spared, this happens only once every `ROTATION_SECONDS`, and only if the
    newcomer's address has no place at all or the other holder has more than `FAR_MORE` times as many, even with the
-   newcomer.
+   newcomer. Holders that meet this condition and have to wait are drawn by lot: one that asks more often does not
+   get more.
 5. Otherwise the newcomer is refused, and takes part in a draw (`lottery.py`). The winner displaces the oldest
    provisional place; or an established one, chosen at random, unless they are spared.
 
@@ -73,12 +74,12 @@ class _Whose(enum.Enum):
 class _Pool(Generic[OwnerT]):
     """The places of one key."""
 
-    def __init__(self, lottery: Lottery) -> None:
+    def __init__(self, randbelow: Callable[[int], int]) -> None:
         self.provisional: Holdings[OwnerT] = Holdings()
         self.established: Holdings[OwnerT] = Holdings()
-        self.lottery = lottery
-        #: When an established place may give way although they are spared.
-        self.spared_until = -math.inf
+        self.lottery = Lottery(randbelow)
+        #: Who gets an established place, where they are spared: once every `ROTATION_SECONDS`.
+        self.rotation = Lottery(randbelow, delay=0.0, kept_seconds=ROTATION_SECONDS)
 
     def __len__(self) -> int:
         return len(self.provisional.in_order) + len(self.established.in_order)
@@ -212,7 +213,7 @@ class Places(Generic[OwnerT]):
         place = Place(holder, owner, self._clock())
         pools = self._connections.setdefault(holder.key.connection, {})
         if holder.key not in pools:
-            pools[holder.key] = _Pool(Lottery(self._randbelow))
+            pools[holder.key] = _Pool(self._randbelow)
         pools[holder.key].provisional.add(place)
         self._taken += 1
         return place
@@ -375,10 +376,8 @@ class Places(Generic[OwnerT]):
         times = FAR_MORE if self._spares_established and own[1] > 0 else 1
         if (found := established.greatest(newcomer, own, times=times)) is None:
             return None
-        if self._spares_established:
-            if now < pool.spared_until:
-                return None
-            pool.spared_until = now + ROTATION_SECONDS
+        if self._spares_established and not pool.rotation.ask(newcomer.network, newcomer.address, now):
+            return None
         if provisional.in_order:
             return provisional.oldest_for(newcomer)
         tally, group = found

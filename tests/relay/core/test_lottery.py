@@ -31,6 +31,20 @@ def test_the_first_draw_comes_some_time_after_the_first_refusal() -> None:
     assert draws.ask("net", "b", 100.0 + 2 * ROTATION_SECONDS)
 
 
+def test_without_a_delay_an_applicant_that_is_alone_wins_at_once() -> None:
+    draws = Lottery(random.Random(1).randrange, delay=0.0)
+    assert draws.ask("net", "a", 100.0)
+    # The next draw takes place among those that ask until then.
+    wins: Counter[str] = Counter()
+    for seed in range(100):
+        draws = Lottery(random.Random(seed).randrange, delay=0.0)
+        assert draws.ask("net", "first", 0.0)
+        for name in "ab":
+            assert not draws.ask(name, name, ROTATION_SECONDS - 0.1)
+        wins[winner(draws, [("a", "a"), ("b", "b")], ROTATION_SECONDS)[1]] += 1
+    assert 30 < wins["a"] < 70
+
+
 def test_who_asks_often_has_no_better_chance() -> None:
     wins: Counter[str] = Counter()
     for seed in range(400):

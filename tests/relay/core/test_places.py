@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -246,6 +248,29 @@ def test_spared_places_of_a_holder_that_has_far_more_give_way_seldom(honest: Hol
     assert times == [number * ROTATION_SECONDS for number in range(8)]
 
 
+def test_spared_places_do_not_all_go_to_the_holder_that_asks_most_often() -> None:
+    """Somebody in two networks, of which one gives back what it gets, so that it has far less than the other one."""
+    scene = Scene.make(40, spares_established=True)
+    other = Holder(KEY, "203.0.113.1")
+    for holder, count in ((HONEST, 3), (other, 3), (ROGUE, 34)):
+        for number in range(count):
+            scene.enter(holder, f"{number}", established=True)
+    got = 0
+    while scene.now < 300.0:
+        for holder in (other, ROGUE, other):
+            with contextlib.suppress(RendezvousError):
+                scene.enter(holder, "again", established=True)
+            for place in scene.places.of(KEY):
+                if place.holder is other and place.owner == "again":
+                    scene.places.leave(place)
+        if scene.now % 5 == 0:
+            with contextlib.suppress(RendezvousError):
+                scene.enter(HONEST, "honest", established=True)
+                got += 1
+        scene.now += 0.5
+    assert got >= 8
+
+
 def test_holders_that_have_about_the_same_do_not_take_spared_places_of_each_other() -> None:
     scene = Scene.make(8, spares_established=True)
     for holder, count in ((ROGUE, 5), (HONEST, 3)):
@@ -386,6 +411,8 @@ class SharingMachine(RuleBasedStateMachine):
         self.kept: dict[Place[str], float] = {}
         #: The same for those that were kept, and were not established since.
         self.lent: dict[Place[str], float] = {}
+        #: Addresses that were refused: they may be drawn later.
+        self.waiting: set[str] = set()
         #: When an established place gave way, and when any place did.
         self.gave_way_at = self.displaced_at = -1e9
 
@@ -420,6 +447,7 @@ class SharingMachine(RuleBasedStateMachine):
             if displaced.is_established:
                 assert self.scene.now >= self.gave_way_at + ROTATION_SECONDS
                 self.gave_way_at = self.scene.now
+                self.waiting.discard(address)
             self.displaced_at = self.scene.now
             self.forget(displaced)
             self.scene.places.leave(displaced)
@@ -439,12 +467,14 @@ class SharingMachine(RuleBasedStateMachine):
             self.establish(len(self.held) - 1)
 
     def nobody_has_far_more(self, newcomer: Holder) -> None:
-        """So nobody is refused, except for a moment, beside a holder that has far more."""
+        """So nobody is refused, except for a moment, beside a holder that has far more, unless others wait too."""
         provisional = [one for one in self.held if not one.is_established]
         mine = sum(one.holder.network == newcomer.network for one in provisional)
         for other in provisional:
             assert sum(one.holder.network == other.holder.network for one in provisional) <= mine + 1
-        if self.scene.now < self.displaced_at + ROTATION_SECONDS:
+        others_wait = self.waiting - {newcomer.address}
+        self.waiting.add(newcomer.address)
+        if others_wait or self.scene.now < self.displaced_at + ROTATION_SECONDS:
             return
         established = [one for one in (*self.held, *self.kept) if one.is_established]
         for other in established:
