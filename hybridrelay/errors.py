@@ -51,6 +51,10 @@ class StateError(ConfigurationError):
     """The relay's state directory is unusable: not writable, of another owner, or from a newer version."""
 
 
+class ManagementError(HybridRelayError):
+    """The management API of a relay cannot be reached, or has refused a request."""
+
+
 class TransportError(HybridRelayError):
     """A transport could not open a connection, or its peer does not speak that transport.
 

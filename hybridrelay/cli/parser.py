@@ -9,7 +9,20 @@ from typing import Any, Protocol
 
 from .._version import __version__
 from . import exits
-from .arguments import bench, connections, connector, demo, forward, keys, probe, relay, relay_stdio, rules, tokens
+from .arguments import (
+    bench,
+    connections,
+    connector,
+    demo,
+    forward,
+    keys,
+    probe,
+    relay,
+    relay_stdio,
+    rules,
+    status,
+    tokens,
+)
 from .command import Command
 from .parsing import HelpFormatter, Parser
 
@@ -53,6 +66,8 @@ exit codes:
 COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
     relay.COMMAND,
+    status.STATUS,
+    status.DRAIN,
     connections.COMMAND,
     rules.COMMAND,
     keys.COMMAND,

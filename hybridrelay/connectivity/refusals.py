@@ -23,6 +23,7 @@ _REMEDIES = {
     Reason.UNKNOWN_CONNECTION: "compare EntityPath with 'connections list' on the relay; import its relay file there",
     Reason.TOKEN_EXPIRED: "compare the clocks of this machine and the relay",
     Reason.WRONG_AUDIENCE: "Endpoint has to be the host name with which the hybrid connection was created",
+    Reason.RELAY_DRAINING: "use another relay, or have the drain undone ('hybridrelay drain --undo' on the relay)",
     Reason.NO_LISTENER: "start the connector, or see in its log why it is not registered",
 }
 #: The errors that came nearest to working first: after the relay's acceptance, at the peer, at the relay, before it.

@@ -14,6 +14,8 @@ __all__ = [
     "ConnectionCreated",
     "ConnectionDeleted",
     "ControlChannelDisplaced",
+    "DrainEnded",
+    "DrainStarted",
     "KeyChanged",
     "KeyRevoked",
     "ListenerDeclined",
@@ -340,6 +342,27 @@ class ConnectionDeleted(Event):
     summary: ClassVar = "A hybrid connection was deleted"
 
     connection: str
+
+
+# --- drain
+
+
+@attrs.frozen(kw_only=True)
+class DrainStarted(Event):
+    """An administrator drains the relay: it accepts no new registrations and joins. Sessions go on."""
+
+    name: ClassVar = "drain.started"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The relay is drained, and accepts nothing new"
+
+
+@attrs.frozen(kw_only=True)
+class DrainEnded(Event):
+    """An administrator has ended the drain: the relay accepts registrations and joins again."""
+
+    name: ClassVar = "drain.ended"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The relay accepts registrations and joins again"
 
 
 # --- connections to the relay

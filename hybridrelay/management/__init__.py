@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING
 from .._lazy import load_when_used
 
 if TYPE_CHECKING:
+    from .client import ManagementClient as ManagementClient
+    from .client import connect_to_relay_on as connect_to_relay_on
     from .service import serve_management as serve_management
+    from .status import RelayStatus as RelayStatus
+    from .status import read_status as read_status
 
-_HOMES = {"service": ("serve_management",)}
+_HOMES = {
+    "client": ("ManagementClient", "connect_to_relay_on"),
+    "service": ("serve_management",),
+    "status": ("RelayStatus", "read_status"),
+}
 
 __all__ = [name for names in _HOMES.values() for name in names]
 __getattr__, __dir__ = load_when_used(__name__, _HOMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
@@ -12,6 +13,7 @@ from .._version import __version__
 from ..relay.snapshot import Position
 from ..security import ManagementRole
 from .calls import Call
+from .condition import MAX_UNSERVED, relay_problems
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .live_values import (
     CertificateValue,
@@ -107,11 +109,33 @@ async def _drop_session(call: Call) -> None:
     await _drop(call, call.managed.relay.drop_session, "session")
 
 
+async def _drain(call: Call) -> RelayValue:
+    await call.managed.relay.drain()
+    return await _get_relay(call)
+
+
+async def _undo_drain(call: Call) -> RelayValue:
+    call.managed.relay.undo_drain()
+    return await _get_relay(call)
+
+
 async def _get_relay(call: Call) -> RelayValue:
-    info, snapshot = call.managed.info, call.managed.relay.snapshot()
+    info, relay = call.managed.info, call.managed.relay
     connections = await call.managed.use_store(lambda store: store.snapshot())
+    unserved: list[str] = []
+    unserved_count = 0
+    for number, name in enumerate(sorted(connections)):
+        if number % _AT_A_TIME == 0:
+            await trio.lowlevel.checkpoint()
+        if relay.listener_count(name) == 0:
+            unserved_count += 1
+            if len(unserved) < MAX_UNSERVED:
+                unserved.append(name)
+    snapshot = relay.snapshot()
     return RelayValue(
         version=__version__,
+        problems=relay_problems(snapshot, unserved, unserved_count, time.time()),
+        draining_since=snapshot.draining_since,
         pin=info.pin,
         ports={name: tuple(map(str, bindings)) for name, bindings in info.bound.items() if bindings},
         certificates=tuple(map(CertificateValue.of, snapshot.certificates)),
@@ -189,9 +213,28 @@ LIVE_ROWS: tuple[Operation[Call], ...] = (
         id="getRelay",
         method="GET",
         path="/v1/relay",
-        summary="Get this relay: its version, pin, ports and certificates, and how much of its room is in use.",
+        summary="Get this relay: its problems, version, pin, ports and certificates, and how much of its room is "
+        "in use.",
         role=ManagementRole.VIEWER,
         handler=_get_relay,
+        answer=RelayValue,
+    ),
+    Operation(
+        id="drainRelay",
+        method="POST",
+        path="/v1/relay/drain",
+        summary="Accept no new registrations and joins; sessions go on, and move to other relays if they can.",
+        role=ManagementRole.OPERATOR,
+        handler=_drain,
+        answer=RelayValue,
+    ),
+    Operation(
+        id="undoDrainRelay",
+        method="DELETE",
+        path="/v1/relay/drain",
+        summary="Accept registrations and joins again.",
+        role=ManagementRole.OPERATOR,
+        handler=_undo_drain,
         answer=RelayValue,
     ),
 )

@@ -23,6 +23,7 @@ __all__ = [
     "ListenerValue",
     "LivePageQuery",
     "Places",
+    "RelayProblem",
     "RelayValue",
     "SenderPage",
     "SenderValue",
@@ -207,10 +208,26 @@ class CertificateValue(Value, frozen=True):
         return cls(name=one.name, pin=one.pin, expires_at=one.expires_at)
 
 
+class RelayProblem(Value, frozen=True):
+    """Something at the relay that an administrator should know."""
+
+    #: ``no-listener``, ``certificate-expires``, ``certificate-expired``, ``unauthenticated-slots``, ``pairs``,
+    #: ``control-channels`` or ``draining``.
+    code: str
+    detail: str
+    remedy: str
+    #: The hybrid connection that it is about, if it is about one.
+    connection: str | None = None
+
+
 class RelayValue(Value, frozen=True):
     """This relay."""
 
     version: str
+    #: The most important first; empty if there are none.
+    problems: tuple[RelayProblem, ...]
+    #: Since when an administrator drains it (seconds since 1970); null if it accepts registrations and joins.
+    draining_since: float | None
     #: What connection strings carry, so that nobody else can pose as this relay.
     pin: str
     #: By port name: where it listens.

@@ -128,6 +128,8 @@ class Reason(enum.IntEnum):
     TICKET_OF_ANOTHER_RELAY = 0x48
     #: An administrator of the relay has ended it, and has revoked nothing.
     ADMINISTRATOR_DROPPED = 0x49
+    #: The relay accepts no new registrations and joins until an administrator says otherwise. Others may accept them.
+    RELAY_DRAINING = 0x4A
     RENDEZVOUS_FAILED = 0x4F
 
     # --- a relay's port
@@ -295,6 +297,9 @@ _TABLE: Mapping[Reason, _Entry] = {
     ),
     Reason.TICKET_OF_ANOTHER_RELAY: _Entry(_C.RENDEZVOUS, _D.PASSING, "the ticket was made by another relay"),
     Reason.ADMINISTRATOR_DROPPED: _Entry(_C.RENDEZVOUS, _D.PASSING, "an administrator of the relay has ended it"),
+    Reason.RELAY_DRAINING: _Entry(
+        _C.RENDEZVOUS, _D.PASSING, "the relay accepts nothing new, because its administrator is draining it"
+    ),
     Reason.RENDEZVOUS_FAILED: _Entry(
         _C.RENDEZVOUS, _D.PASSING, "the rendezvous failed for a reason that this version does not know"
     ),

@@ -147,6 +147,8 @@ class RelaySnapshot:
     #: Places for control channels that have authenticated.
     control_channels: PlacesSnapshot = PlacesSnapshot(0, 0)
     certificates: tuple[CertificateSnapshot, ...] = ()
+    #: Since when an administrator drains it: seconds since 1970. None: it accepts registrations and joins.
+    draining_since: float | None = None
 
 
 class LiveRelay(Protocol):
@@ -159,8 +161,11 @@ class LiveRelay(Protocol):
     def snapshot(self) -> RelaySnapshot:
         """Numbers about the whole relay."""
 
+    def listener_count(self, name: str) -> int:
+        """How many connectors are registered for a hybrid connection."""
+
     def connection(self, name: str) -> ConnectionSnapshot:
-        """Numbers about one hybrid connection."""
+        """Numbers about one hybrid connection. Its cost is in proportion to the number of its sessions."""
 
     def listeners(
         self, limit: int, *, after: Position | None = None, connection: str | None = None
@@ -176,6 +181,15 @@ class LiveRelay(Protocol):
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[SessionSnapshot]:
         """A page of the pairs of data channels that are joined, in order of hybrid connection and id."""
+
+    async def drain(self) -> None:
+        """Accept no new registrations and joins, and tell all peers to prefer other relays. Sessions go on.
+
+        Cancelled, some of the peers were not told.
+        """
+
+    def undo_drain(self) -> None:
+        """Accept everything again."""
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """End a registration; False where there is none. The connector may register again after a while."""

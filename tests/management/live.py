@@ -65,6 +65,9 @@ class FakeRelay:
             pairs=PlacesSnapshot(len(self.held_sessions), 100),
         )
 
+    def listener_count(self, name: str) -> int:
+        return sum(one.connection == name for one in self.held_listeners)
+
     def connection(self, name: str) -> ConnectionSnapshot:
         held = self.held_listeners, self.held_senders, self.held_sessions
         listeners, senders, sessions = (sum(one.connection == name for one in ones) for ones in held)
@@ -84,6 +87,13 @@ class FakeRelay:
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[SessionSnapshot]:
         return _page(self.held_sessions, limit, after, connection)
+
+    async def drain(self) -> None:
+        if self.numbers.draining_since is None:
+            self.numbers = attrs.evolve(self.numbers, draining_since=2000.0)
+
+    def undo_drain(self) -> None:
+        self.numbers = attrs.evolve(self.numbers, draining_since=None)
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         return _drop(self.held_listeners, connection, instance)

@@ -92,3 +92,27 @@ async def test_an_operator_ends_one(what: str, operation: str, operator: Api, vi
         (operation, "orders", "operator", 204),
         (operation, "other", "operator", 404),
     ]
+
+
+async def test_a_drain_is_shown_and_undone(operator: Api, viewer: Api) -> None:
+    for method in ("POST", "DELETE"):
+        assert (await viewer.call(method, "/v1/relay/drain"))[0].status == 403
+    for _ in range(2):
+        answer, relay = await operator.call("POST", "/v1/relay/drain")
+        assert (answer.status, relay["drainingSince"]) == (200, 2000.0)
+    _, relay = await viewer.call("GET", "/v1/relay")
+    assert [one["code"] for one in relay["problems"]] == ["draining"]
+    for _ in range(2):
+        answer, relay = await operator.call("DELETE", "/v1/relay/drain")
+        assert (answer.status, relay["drainingSince"], relay["problems"]) == (200, None, [])
+
+
+async def test_hybrid_connections_without_a_listener_are_problems(api: Api) -> None:
+    for number in range(103):
+        api.store.create(f"db{number}", ["relay.example.com"], [])
+    api.store.create("orders", ["relay.example.com"], [])
+    _, relay = await api.call("GET", "/v1/relay")
+    assert {one["code"] for one in relay["problems"]} == {"no-listener"}
+    assert len(relay["problems"]) == 101
+    assert relay["problems"][-1]["detail"] == "no connector listens for 3 more hybrid connections"
+    assert "orders" not in {one["connection"] for one in relay["problems"]}

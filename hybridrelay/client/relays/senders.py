@@ -3,7 +3,8 @@
 The rules:
 
 1. The relay that worked last is tried first, for as long as it works; the others follow in the order of the
-   connection string. A relay that failed is tried after the others for a while, and a relay that is draining last.
+   connection string. A relay that failed, or refused because it is draining, is tried after the others for a while,
+   and a relay that has just announced that it drains or stops is tried last.
 2. The next relay is tried when one has failed, or in parallel if it has neither succeeded nor failed after
    `NEXT_RELAY_SECONDS`: a remembered route on which packets are dropped takes up to a minute to fail.
 3. That a connector is gone is only believed if its session's own relay says so, or every relay does. Otherwise one
@@ -111,7 +112,8 @@ class Senders:
                     opened.append(await sender.open_data_channel_probing(to))
             except HybridRelayError as exc:
                 failures[sender] = exc
-                if not isinstance(exc, RendezvousError):  # which is not that relay's fault
+                # That a rendezvous does not come about is not the relay's fault, unless it accepts nothing new.
+                if not isinstance(exc, RendezvousError) or exc.reason is Reason.RELAY_DRAINING:
                     sender.failed()
                 failed.set()
             else:

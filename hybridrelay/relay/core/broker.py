@@ -95,6 +95,8 @@ class Broker(Generic[HandleT]):
         self.rendezvous = rendezvous
         self._sender_secret = sender_secret
         self._max_asked = max_asked
+        #: Nothing new is accepted.
+        self.is_draining = False
         self._outputs: list[Command[HandleT] | Event] = []
 
     def take(self) -> list[Command[HandleT] | Event]:

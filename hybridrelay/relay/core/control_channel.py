@@ -253,6 +253,8 @@ class ControlChannelCore(Generic[HandleT]):
         Raises:
             RendezvousError: there is a limit, or a rule, that it does not meet: call `refuse`. Nothing has changed.
         """
+        if self._broker.is_draining and not self._is_of_a_present_session(request):
+            raise RendezvousError(Reason.RELAY_DRAINING.describe, reason=Reason.RELAY_DRAINING)
         if isinstance(request, control.Register):
             if not self._owns_instance:
                 raise RendezvousError("this relay needs a newer connector", reason=Reason.VERSION_MISMATCH)
@@ -264,6 +266,13 @@ class ControlChannelCore(Generic[HandleT]):
         self._keys.add(grant.key)
         self._apply(ChannelInput.GRANT)
         self.authorized = True
+
+    def _is_of_a_present_session(self, request: Request) -> bool:
+        """Whether a session that there is already may depend on the request."""
+        if isinstance(request, control.Join):
+            return request.listener is not None
+        assert self.hello is not None
+        return self._broker.listeners.find(request.connection, self.hello.instance) is not None
 
     def refuse(self, request: Request, error: AuthorizationError | RendezvousError) -> Say:
         """A request is refused.

@@ -16,6 +16,8 @@ import trio
 from ...errors import AuthorizationError
 from ...events import (
     ConnectionDeleted,
+    DrainEnded,
+    DrainStarted,
     EventStream,
     ListenerLeft,
     ListenerRegistered,
@@ -115,6 +117,8 @@ class BrokerService:
         self.pairs = PairTable()
         #: The control channels of clients that may join, by hybrid connection and an id.
         self.senders: SortedIndex[SenderHandle] = SortedIndex()
+        #: Since when nothing new is accepted: seconds since 1970.
+        self.draining_since: float | None = None
         #: By rendezvous whose data channels are not joined: who will be at the two ends.
         self._ends: dict[str, tuple[PairEnd, PairEnd]] = {}
         self._deadline_changed = trio.Event()
@@ -249,7 +253,16 @@ class BrokerService:
             )
         )
 
-    # --- what administrators end
+    # --- what administrators do
+
+    def set_draining(self, on: bool) -> bool:
+        """Accept nothing new from now on, or accept it again. Returns whether that is a change."""
+        if on is self.core.is_draining:
+            return False
+        self.core.is_draining = on
+        self.draining_since = self._clock() if on else None
+        self.events.publish(DrainStarted() if on else DrainEnded())
+        return True
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """End a registration; False where there is none. See `ListenerTable.drop`."""

@@ -268,6 +268,10 @@ class ControlPeer:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
 
+    def announce_draining(self, retry_after: float) -> None:
+        """Tell the peer to prefer other relays. Does not wait for it."""
+        self._perform_soon(Say(control.Draining(retry_after)))
+
     # --- ListenerHandle
 
     async def offer(

@@ -25,9 +25,16 @@ from ..snapshot import (
     SessionSnapshot,
 )
 from .broker import BrokerService
+from .connections import ControlPeers
 from .listener_handle import ListenerHandle, SenderHandle
 
-__all__ = ["MaybeRunningRelay", "RunningRelay"]
+__all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
+
+#: When peers should come back to a relay that stops or drains (seconds); they add jitter of their own. Short, because
+#: a drain may be undone, and because a client without another relay resumes its sessions here.
+RETRY_AFTER_SECONDS = 1.0
+#: Peers that are told before other tasks run.
+_AT_A_TIME = 100
 
 
 @attrs.frozen
@@ -35,6 +42,7 @@ class RunningRelay:
     """What a relay holds that runs: implements `LiveRelay`. `clock` gives seconds since 1970."""
 
     broker: BrokerService
+    peers: ControlPeers
     certificates: RelayCertificates
     pairs: Places[str]
     control_channels: Places[ListenerHandle]
@@ -55,7 +63,12 @@ class RunningRelay:
             pairs=PlacesSnapshot(len(self.pairs), self.pairs.total),
             control_channels=PlacesSnapshot(len(self.control_channels), self.control_channels.total),
             certificates=self.certificates.snapshot(),
+            draining_since=broker.draining_since,
         )
+
+    def listener_count(self, name: str) -> int:
+        """See `LiveRelay.listener_count`."""
+        return self.broker.listeners.index.count(name)
 
     def connection(self, name: str) -> ConnectionSnapshot:
         """See `LiveRelay.connection`."""
@@ -89,6 +102,20 @@ class RunningRelay:
         """See `LiveRelay.sessions`."""
         found = self.broker.pairs.index.page(limit, after=after, connection=connection)
         return [self._session(one) for _, one in found]
+
+    async def drain(self) -> None:
+        """See `LiveRelay.drain`."""
+        await trio.lowlevel.checkpoint()
+        if not self.broker.set_draining(True):
+            return
+        for number, peer in enumerate(self.peers):
+            peer.announce_draining(RETRY_AFTER_SECONDS)
+            if number % _AT_A_TIME == 0:
+                await trio.lowlevel.checkpoint()
+
+    def undo_drain(self) -> None:
+        """See `LiveRelay.undo_drain`."""
+        self.broker.set_draining(False)
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """See `LiveRelay.drop_listener`."""
@@ -164,6 +191,10 @@ class MaybeRunningRelay:
         """See `LiveRelay.snapshot`."""
         return RelaySnapshot() if self.running is None else self.running.snapshot()
 
+    def listener_count(self, name: str) -> int:
+        """See `LiveRelay.listener_count`."""
+        return 0 if self.running is None else self.running.listener_count(name)
+
     def connection(self, name: str) -> ConnectionSnapshot:
         """See `LiveRelay.connection`."""
         return ConnectionSnapshot() if self.running is None else self.running.connection(name)
@@ -185,6 +216,16 @@ class MaybeRunningRelay:
     ) -> list[SessionSnapshot]:
         """See `LiveRelay.sessions`."""
         return [] if self.running is None else self.running.sessions(limit, after=after, connection=connection)
+
+    async def drain(self) -> None:
+        """See `LiveRelay.drain`."""
+        if self.running is not None:
+            await self.running.drain()
+
+    def undo_drain(self) -> None:
+        """See `LiveRelay.undo_drain`."""
+        if self.running is not None:
+            self.running.undo_drain()
 
     def drop_listener(self, connection: str, instance: str) -> bool:
         """See `LiveRelay.drop_listener`."""

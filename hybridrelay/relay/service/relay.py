@@ -48,7 +48,7 @@ from ..store.sqlite import SQLiteStore
 from ..store.state_dir import occupy_state_directory
 from .broker import BrokerService
 from .connections import ConnectionService, ControlPeers
-from .live import MaybeRunningRelay, RunningRelay
+from .live import RETRY_AFTER_SECONDS, MaybeRunningRelay, RunningRelay
 from .places import places_for_control_channels, places_for_pairs
 from .watcher import StoreWatcher
 
@@ -56,8 +56,6 @@ __all__ = ["DRAIN_SECONDS", "Relay", "run_relay"]
 
 #: How long a relay that stops lets what is under way go on (seconds).
 DRAIN_SECONDS = 1.0
-#: When peers should come back to a relay that stops (seconds); they add jitter of their own.
-RETRY_AFTER_SECONDS = 1.0
 #: How often expired registrations are looked for (seconds); a connector renews long before.
 _SWEEP_SECONDS = 5.0
 
@@ -206,7 +204,7 @@ class Relay:
         )
         connections = ConnectionService(authenticator, broker, peers, self._events)
         self.live.running = RunningRelay(
-            broker, certificates, pairs, control_channels, slots, scheduler, clock=self._clock
+            broker, peers, certificates, pairs, control_channels, slots, scheduler, clock=self._clock
         )
         return _Parts(certificates, broker, peers, slots, scheduler, connections)
 

@@ -404,3 +404,28 @@ def test_a_listener_that_has_withdrawn_everything_keeps_its_channel(scene: Scene
 def test_a_listener_says_that_a_sender_has_proved_its_identity(scene: Scene) -> None:
     scene.channel.receive(CONNECTOR)
     assert scene.channel.receive(control.Proved(7)) == SenderProved(7)
+
+
+def test_a_relay_that_drains_accepts_what_present_sessions_depend_on(scene: Scene) -> None:
+    channel, broker, grant = scene.channel, scene.broker, scene.grant("listener", expires_at=77.0)
+    channel.receive(CONNECTOR)
+    scene.request(REGISTER, grant)
+    broker.is_draining = True
+    registered = Say(control.Registered(1, 77.0))
+    assert scene.request(REGISTER, grant) == registered, "renewed"
+    with pytest.raises(RendezvousError) as caught:
+        channel.authorize(control.Register(2, "web", "token"), scene.grant("listener", "web"))
+    assert caught.value.reason is Reason.RELAY_DRAINING
+    successor = ControlChannelCore(broker, "its next channel", WELCOME, PEER)
+    successor.receive(attrs.evolve(CONNECTOR, generation=CONNECTOR.generation + 1))
+    successor.authorize(REGISTER, grant)
+    assert successor.grant(REGISTER, grant) == registered
+    client, send = ControlChannelCore(broker, "of a client", WELCOME, PEER), scene.grant("sender")
+    client.receive(CLIENT)
+    with pytest.raises(RendezvousError) as caught:
+        client.authorize(JOIN, send)
+    assert caught.value.reason is Reason.RELAY_DRAINING
+    assert len(scene.places) == 2, "it has got no place"
+    resumption = attrs.evolve(JOIN, listener=INSTANCE)
+    client.authorize(resumption, send)
+    assert client.grant(resumption, send) == StartJoin(resumption, send)

@@ -17,7 +17,7 @@ from hybridrelay.errors import RendezvousError
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay.core.listeners import Listener, ListenerTable
 from hybridrelay.relay.core.lottery import ROTATION_SECONDS
-from hybridrelay.relay.limits import DEPARTED_SECONDS, SETTLED_SECONDS
+from hybridrelay.relay.limits import DEPARTED_SECONDS, DROPPED_SECONDS, SETTLED_SECONDS
 from hybridrelay.relay.model import KeyId
 from hybridrelay.security import KeySlot
 
@@ -472,3 +472,26 @@ class ListenerMachine(RuleBasedStateMachine):
 
 TestListenerMachine = ListenerMachine.TestCase
 TestListenerMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_an_instance_that_was_dropped_may_register_again_after_a_while() -> None:
+    now = 0.0
+    listeners: ListenerTable[str] = ListenerTable(randbelow=random.Random(3).randrange, clock=lambda: now)
+    assert listeners.drop("sql", "a") is None
+    first, other = listener("a"), listener("b")
+    listeners.register(first)
+    listeners.register(other)
+    assert listeners.drop("sql", "a") is first
+    assert listeners.drop("sql", "a") is None
+    assert listeners.of("sql") == (other,), "the others stay"
+    assert listeners.why_not("sql", "a") is Reason.LISTENER_ABSENT
+    now = DROPPED_SECONDS - 0.1
+    for generation in (1, 2):
+        with pytest.raises(RendezvousError) as caught:
+            listeners.register(listener("a", generation))
+        assert caught.value.reason is Reason.ADMINISTRATOR_DROPPED
+    now = DROPPED_SECONDS
+    assert listeners.register(listener("a", 2)) is None
+    assert [position for position, _ in listeners.index.page(9)] == [("sql", "a"), ("sql", "b")]
+    assert len(listeners.forget("sql")) == 2
+    assert len(listeners.index) == 0

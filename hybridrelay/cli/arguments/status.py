@@ -1,0 +1,69 @@
+"""The arguments of ``hybridrelay status`` and ``hybridrelay drain``."""
+
+from __future__ import annotations
+
+from ..command import Command
+from ..parsing import Parser
+from .options import add_state
+
+_STATUS = """\
+Show what a running relay holds now: its problems first, then its hybrid connections, the connectors that are
+registered, the control channels of clients, and the sessions, with the bytes that were moved so far in each
+direction.
+
+Problems are: a hybrid connection for which no connector listens, a certificate that expires within three weeks,
+places or slots of which nine tenths are taken, and a relay that is draining.
+
+Exit code 0: the relay runs, and there is no problem. 1: there is one, or no relay runs on the state directory. With
+--watch it is that of what was shown last.
+"""
+_STATUS_EXAMPLES = """\
+examples:
+  hybridrelay status --state /var/lib/hybridrelay
+  hybridrelay status --state /var/lib/hybridrelay --watch
+  which instances listen:
+    hybridrelay status --state state --json | jq -r '.listeners[].instance'
+"""
+_DRAIN = """\
+Have a running relay accept nothing new, such as before its machine is restarted. New registrations and joins are
+refused, with a reason for which connectors and clients use another relay of the hybrid connection. Sessions go on,
+and clients that have another relay move their sessions there. 'hybridrelay status' shows how many are left.
+
+It lasts until --undo, or until the relay is stopped. A relay that is drained and has no sessions can be stopped
+without anybody noticing.
+"""
+_DRAIN_EXAMPLES = """\
+examples:
+  hybridrelay drain --state /var/lib/hybridrelay
+  hybridrelay drain --undo --state /var/lib/hybridrelay
+"""
+
+
+def _add_status_arguments(parser: Parser) -> None:
+    add_state(parser)
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="JSON for programs")
+    shape.add_argument("--watch", action="store_true", help="show it again every two seconds, until Ctrl-C")
+
+
+def _add_drain_arguments(parser: Parser) -> None:
+    add_state(parser)
+    parser.add_argument("--undo", action="store_true", help="accept registrations and joins again")
+
+
+STATUS = Command(
+    "status",
+    "show what a running relay holds now, its problems first",
+    _STATUS,
+    _STATUS_EXAMPLES,
+    _add_status_arguments,
+    run="status:run",
+)
+DRAIN = Command(
+    "drain",
+    "have a running relay accept nothing new, or accept it again",
+    _DRAIN,
+    _DRAIN_EXAMPLES,
+    _add_drain_arguments,
+    run="status:run_drain",
+)

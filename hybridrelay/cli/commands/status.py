@@ -1,0 +1,96 @@
+"""``hybridrelay status`` and ``hybridrelay drain``."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from datetime import datetime
+
+import trio
+
+from ...errors import ManagementError
+from ...management import ManagementClient, RelayStatus, connect_to_relay_on, read_status
+from ...management.live_values import RelayValue
+from .. import async_output, exits, output
+from ..running import run_until_stopped
+from ..screen import redrawn
+from ..status_text import status_text
+
+#: Between two looks of ``--watch`` (seconds).
+_WATCH_SECONDS = 2.0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show what the relay holds now."""
+    code: int | None = None
+
+    async def main() -> None:
+        nonlocal code
+        if not args.watch:
+            status = await _read(args)
+            text = status.as_json() if args.json else status_text(status, time.time())
+            await async_output.say(text)
+            code = _code_of(status)
+            return
+        while not output.is_lost():
+            try:
+                status = await _read(args)
+            except ManagementError as exc:  # the relay may be restarted meanwhile
+                text, following = f"{exc}", exits.FAILED
+            else:
+                text, following = status_text(status, time.time()), _code_of(status)
+            await _show(text)
+            code = following
+            await trio.sleep(_WATCH_SECONDS)
+
+    stopped_by = run_until_stopped(main)
+    if code is None:
+        assert stopped_by is not None
+        return exits.SIGNAL + stopped_by
+    return code
+
+
+async def _read(args: argparse.Namespace) -> RelayStatus:
+    client = ManagementClient(await connect_to_relay_on(args.state))
+    try:
+        return await read_status(client)
+    finally:
+        await client.aclose()
+
+
+def _code_of(status: RelayStatus) -> int:
+    return exits.FAILED if status.relay.problems else exits.OK
+
+
+async def _show(text: str) -> None:
+    """One picture of ``--watch``: in place of the one before on a terminal, otherwise below it."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    if sys.stdout.isatty():
+        await async_output.say(redrawn(f"{now}\n{text}", shutil.get_terminal_size()), end="")
+    else:
+        await async_output.say(f"{now}\n{text}\n")
+
+
+def run_drain(args: argparse.Namespace) -> int:
+    """Have the relay accept nothing new, or accept it again."""
+    relay: RelayValue | None = None
+
+    async def main() -> None:
+        nonlocal relay
+        client = ManagementClient(await connect_to_relay_on(args.state))
+        try:
+            relay = await client.call("DELETE" if args.undo else "POST", "/v1/relay/drain", RelayValue)
+        finally:
+            await client.aclose()
+
+    stopped_by = run_until_stopped(main)
+    if relay is None:
+        assert stopped_by is not None
+        return exits.SIGNAL + stopped_by
+    if args.undo:
+        output.say("The relay accepts registrations and joins.")
+    else:
+        output.say(f"The relay accepts nothing new. Sessions now: {relay.session_count}.")
+    return exits.OK

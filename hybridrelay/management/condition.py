@@ -1,0 +1,96 @@
+"""What is wrong at a relay, or soon will be, and what to do about it. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from ..relay.snapshot import CertificateSnapshot, PlacesSnapshot, RelaySnapshot
+from .live_values import RelayProblem
+
+__all__ = ["MAX_UNSERVED", "relay_problems"]
+
+#: A certificate is a problem this long before it expires (seconds). Certificates of public CAs are renewed a month
+#: before their end.
+EXPIRY_SECONDS = 21 * 86400.0
+#: Places are a problem when this part of them is taken.
+NEARLY_FULL = 0.9
+#: Hybrid connections without a listener that are named.
+MAX_UNSERVED = 100
+
+_PLACES_REMEDY = "raise LimitNOFILE= of the relay's unit"
+
+
+def relay_problems(
+    snapshot: RelaySnapshot, unserved: Sequence[str], unserved_count: int, now: float
+) -> tuple[RelayProblem, ...]:
+    """The problems, the most important first.
+
+    Args:
+        snapshot: of the relay.
+        unserved: hybrid connections that no connector is registered for, at most `MAX_UNSERVED`.
+        unserved_count: how many of them there are.
+        now: seconds since 1970.
+    """
+    found: list[RelayProblem] = []
+    if snapshot.draining_since is not None:
+        found.append(
+            RelayProblem(
+                code="draining",
+                detail=f"the relay is draining: it has accepted nothing new since {_date(snapshot.draining_since)}",
+                remedy="hybridrelay drain --undo",
+            )
+        )
+    for certificate in snapshot.certificates:
+        found += _of_certificate(certificate, now)
+    found += _of_places("pairs", "places for pairs of data channels", snapshot.pairs, "or --max-pairs")
+    found += _of_places("control-channels", "places for control channels", snapshot.control_channels)
+    found += _of_places(
+        "unauthenticated-slots",
+        "slots for connections that have not authenticated",
+        snapshot.unauthenticated,
+        "if they stay full, somebody opens connections and does not authenticate",
+    )
+    found += [
+        RelayProblem(
+            code="no-listener",
+            detail=f"no connector listens for {name}",
+            remedy="start the connector, or see in its log why it is not registered",
+            connection=name,
+        )
+        for name in unserved
+    ]
+    if unserved_count > len(unserved):
+        found.append(
+            RelayProblem(
+                code="no-listener",
+                detail=f"no connector listens for {unserved_count - len(unserved)} more hybrid connections",
+                remedy="list the hybrid connections whose listenerCount is 0",
+            )
+        )
+    return tuple(found)
+
+
+def _of_certificate(certificate: CertificateSnapshot, now: float) -> list[RelayProblem]:
+    if now < certificate.expires_at - EXPIRY_SECONDS:
+        return []
+    is_over = now >= certificate.expires_at
+    return [
+        RelayProblem(
+            code="certificate-expired" if is_over else "certificate-expires",
+            detail=f"the certificate of --tls-certificate {'expired' if is_over else 'expires'} at "
+            f"{_date(certificate.expires_at)}",
+            remedy="renew it; the relay notices the new file within half a minute",
+        )
+    ]
+
+
+def _of_places(code: str, what: str, places: PlacesSnapshot, remedy: str = "") -> list[RelayProblem]:
+    if places.total == 0 or places.taken < NEARLY_FULL * places.total:
+        return []
+    detail = f"{places.taken} of {places.total} {what} are taken"
+    return [RelayProblem(code=code, detail=detail, remedy="; ".join(filter(None, (_PLACES_REMEDY, remedy))))]
+
+
+def _date(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M UTC")

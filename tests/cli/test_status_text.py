@@ -1,0 +1,87 @@
+"""What `hybridrelay status` shows: problems first, then tables; and how `--watch` draws it."""
+
+from __future__ import annotations
+
+from os import terminal_size
+
+import msgspec
+import pytest
+
+from hybridrelay.cli.screen import redrawn
+from hybridrelay.cli.status_text import duration, size, status_text
+from hybridrelay.management import RelayStatus
+from hybridrelay.management.live_values import (
+    ListenerValue,
+    Places,
+    RelayProblem,
+    RelayValue,
+    SenderValue,
+    SessionValue,
+)
+
+from ..management.live import listener, sender, session
+
+PLACES = Places(used=1, total=100)
+RELAY = RelayValue(
+    version="1.2.3", problems=(), draining_since=None, pin="sha256:pin", ports={"control": ("127.0.0.1:5671",)},
+    certificates=(), connection_count=1, listener_count=1, sender_count=1, session_count=1,
+    unauthenticated=PLACES, pairs=PLACES, control_channels=PLACES,
+)  # fmt: skip
+STATUS = RelayStatus(
+    RELAY,
+    (),
+    (ListenerValue.of(listener()),),
+    (SenderValue.of(sender()),),
+    (SessionValue.of(session()),),
+)
+
+
+def test_problems_come_first() -> None:
+    problems = tuple(RelayProblem(code="x", detail=f"problem {number}", remedy="do it") for number in (1, 2))
+    relay = msgspec.structs.replace(RELAY, problems=problems, draining_since=5.0)
+    text = status_text(RelayStatus(relay, (), STATUS.listeners, (), ()), now=1060.0)
+    assert text.startswith("relay draining, version 1.2.3, pin sha256:pin\n")
+    assert text.index("! problem 1\n    what to do: do it\n! problem 2") < text.index("listeners: 1")
+
+
+def test_tables() -> None:
+    lines = status_text(STATUS, now=1060.0).splitlines()
+    rows = [line.split() for line in lines if line.startswith("orders")]
+    assert rows == [
+        [
+            *("orders", "1" * 32, "192.0.2.1", "tcp", "test/1", "connector/primary"),
+            *("1", "min", "0", "s", "1", "7", "B", "5", "B"),
+        ],
+        [
+            *("orders", "2" * 32, "192.0.2.2", "websocket", "test/1", "application/secondary"),
+            *("59", "s", "1", "7", "B", "5", "B"),
+        ],
+        ["orders", "4" * 32, "192.0.2.2", "websocket", "192.0.2.1", "tcp", "58", "s", "7", "B", "5", "B"],
+    ]
+    assert "hybrid connections: 0" in lines
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"), (999, "999 B"), (1000, "1.00 KB"), (12_345, "12.3 KB"), (999_499, "999 KB"),
+        (999_500, "1.00 MB"), (9_996_000, "10.0 MB"), (99_960_000_000, "100 GB"), (10**21, "1000 EB"),
+    ],
+)  # fmt: skip
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1.0, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3600, "1 h 0 min"), (90_000, "1 d 1 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_picture_is_drawn_over_the_one_before_and_fits() -> None:
+    assert redrawn("ab\nc", terminal_size((80, 24))) == "\x1b[Hab\x1b[K\r\nc\x1b[K\r\n\x1b[J"
+    drawn = redrawn("\n".join("x" * 50 for _ in range(50)), terminal_size((40, 10)))
+    lines = drawn.removeprefix("\x1b[H").removesuffix("\x1b[J").split("\x1b[K\r\n")[:-1]
+    assert lines == ["x" * 40] * 8 + ["... 42 more lines: see them without --watch"[:40]]

@@ -1,0 +1,42 @@
+"""What counts as a problem of a relay."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from hybridrelay.management.condition import relay_problems
+from hybridrelay.relay import CertificateSnapshot, PlacesSnapshot, RelaySnapshot
+
+DAY = 86400.0
+NOW = 20_000 * DAY
+
+
+def codes(snapshot: RelaySnapshot, unserved: tuple[str, ...] = (), count: int = 0) -> list[str]:
+    return [one.code for one in relay_problems(snapshot, unserved, count, NOW)]
+
+
+def test_a_relay_without_problems() -> None:
+    assert codes(RelaySnapshot(pairs=PlacesSnapshot(89, 100), control_channels=PlacesSnapshot(0, 100))) == []
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [(-1, "certificate-expired"), (0, "certificate-expired"), (20, "certificate-expires"), (22, "")],
+)
+def test_a_certificate_that_expires(days: float, expected: str) -> None:
+    certificate = CertificateSnapshot("public", "sha256:pin", NOW + days * DAY)
+    assert codes(RelaySnapshot(certificates=(certificate,))) == ([expected] if expected else [])
+
+
+def test_the_most_important_comes_first() -> None:
+    full = PlacesSnapshot(90, 100)
+    snapshot = RelaySnapshot(pairs=full, control_channels=full, unauthenticated=full)
+    snapshot = attrs.evolve(snapshot, draining_since=NOW)
+    assert codes(snapshot, ("a", "b"), 7) == [
+        "draining", "pairs", "control-channels", "unauthenticated-slots", "no-listener", "no-listener", "no-listener",
+    ]  # fmt: skip
+    problems = relay_problems(snapshot, ("a", "b"), 7, NOW)
+    assert [one.connection for one in problems[-3:]] == ["a", "b", None]
+    assert "5 more" in problems[-1].detail
+    assert all(one.remedy for one in problems)
