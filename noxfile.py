@@ -97,9 +97,10 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types of the packages, the benchmarks and the tests, strictly."""
+    """Types of the packages, the benchmarks, the tests, and the scripts beside them, strictly."""
     group(session, "lint")
     group(session, "test")
+    session.install("--quiet", "nox")
     session.install("--quiet", "--editable", ".")
     session.run("mypy")
 
@@ -217,12 +218,17 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def strangers(session: nox.Session) -> None:
-    """What unauthenticated connections cost the relay in memory, by port and phase; Linux. About three minutes.
+    """What unauthenticated connections cost the relay in memory, by port and phase, and with 1,024 in any mix; Linux.
 
-    Arguments go to the benchmark: ``nox -s strangers -- --connections 820 --only https``.
+    About four minutes. Arguments go to the benchmark, as in ``nox -s strangers -- mix --without-rate-limits`` or
+    ``nox -s strangers -- memory --connections 820 --only https``.
     """
     session.install("--quiet", "--editable", ".")
-    session.run("python", "-m", "benchmarks.strangers", "memory", *(session.posargs or ["--connections", "80"]))
+    if session.posargs:
+        session.run("python", "-m", "benchmarks.strangers", *session.posargs)
+    else:
+        session.run("python", "-m", "benchmarks.strangers", "memory", "--connections", "80")
+        session.run("python", "-m", "benchmarks.strangers", "mix")
 
 
 @nox.session(name="bench-check")

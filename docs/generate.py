@@ -10,6 +10,7 @@ import enum
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import attrs
 
@@ -31,17 +32,20 @@ outcome follows after a slash. An input that has no arrow in a state is an error
 which. Inputs that leave the state as it is are not shown.
 """
 
+StateT_co = TypeVar("StateT_co", bound=enum.Enum, covariant=True)
+InputT_co = TypeVar("InputT_co", bound=enum.Enum, covariant=True)
+
 
 @attrs.frozen
-class Machine:
+class Machine(Generic[StateT_co, InputT_co]):
     """One transition table, and what to say about it."""
 
     title: str
     module: str
     description: str
     #: (state, input) to the next state, or to the next state and an outcome (None: not an end).
-    table: Mapping[tuple[enum.Enum, enum.Enum], object]
-    initial: tuple[enum.Enum, ...]
+    table: Mapping[tuple[StateT_co, InputT_co], object]
+    initial: tuple[StateT_co, ...]
 
 
 MACHINES = (
@@ -136,7 +140,7 @@ MACHINES = (
 )
 
 
-def diagram(machine: Machine) -> str:
+def diagram(machine: Machine[enum.Enum, enum.Enum]) -> str:
     """The machine as a Mermaid state diagram."""
     members = {state: f"s{index}" for index, state in enumerate(_states(machine))}
     lines = ["stateDiagram-v2"]
@@ -168,7 +172,7 @@ def page() -> str:
     return "\n".join([INTRODUCTION, *sections])
 
 
-def _states(machine: Machine) -> list[enum.Enum]:
+def _states(machine: Machine[enum.Enum, enum.Enum]) -> list[enum.Enum]:
     """In the order in which the enumeration names them, without those that no transition touches."""
     used = {state for state, _ in machine.table} | {_target(target)[0] for target in machine.table.values()}
     return [state for state in type(machine.initial[0]) if state in used]
