@@ -15,12 +15,19 @@ from ..errors import (
 from ..protocol import control
 from ..protocol.reasons import Category, Reason
 
+_USE_KEY = (
+    "write a valid key into the connection string file: 'hybridrelay keys use NAME --rule RULE --key primary --state "
+    "DIR --update FILE' on the relay's machine, or with --out there and --key-file here"
+)
 _REMEDIES = {
-    Reason.WRONG_KEY: "the key was regenerated or mistyped: fetch it again ('keys list --show-keys' on the relay)",
-    Reason.KEY_REVOKED: "fetch the current key ('keys list --show-keys' on the relay), or use the other one",
+    Reason.WRONG_KEY: f"the key was regenerated or mistyped: {_USE_KEY}",
+    Reason.KEY_REVOKED: _USE_KEY,
     Reason.UNKNOWN_RULE: "compare SharedAccessKeyName with 'rules list' on the relay",
     Reason.RIGHT_MISSING: "a connector needs a key with the right Listen, an application one with Send",
-    Reason.UNKNOWN_CONNECTION: "compare EntityPath with 'connections list' on the relay; import its relay file there",
+    Reason.UNKNOWN_CONNECTION: (
+        "compare EntityPath with 'connections list' on the relay; import its relay file there, or, if the relay has "
+        "lost its state directory, create the hybrid connection again"
+    ),
     Reason.TOKEN_EXPIRED: "compare the clocks of this machine and the relay",
     Reason.WRONG_AUDIENCE: "Endpoint has to be the host name with which the hybrid connection was created",
     Reason.RELAY_DRAINING: "use another relay, or have the drain undone ('hybridrelay drain --undo' on the relay)",

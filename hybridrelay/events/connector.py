@@ -211,8 +211,8 @@ class NothingRegistered(Event):
     name: ClassVar = "registration.none"
     level: ClassVar = Level.ERROR
     summary: ClassVar = (
-        "A relay accepts none of the registrations. If others do, it is asked again "
-        "after this time, or at once after SIGHUP"
+        "A relay accepts no registration. While another relay keeps this connector running, this one is asked again "
+        "after retry_seconds, or at once after SIGHUP"
     )
 
     host: str

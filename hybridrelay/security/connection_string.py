@@ -53,6 +53,12 @@ _REQUIRED = _FIELDS[:4]
 _IDENTITY_FIELDS = ("PrivateKey", "Certificate", "Authority")
 #: An unknown field name is repeated in the error only if it can be no part of a secret.
 _HARMLESS = re.compile(r"[A-Za-z]{1,24}")
+_TEXT_REMEDY = (
+    "give the content of the file that 'connections create' wrote, not its name; in Python, "
+    "load_connection_string(path) reads it"
+)
+_WHOLE_REMEDY = "use the string that 'hybridrelay connections create' or 'connections issue' wrote"
+_ENTITY_PATH_REMEDY = f"{_WHOLE_REMEDY}; EntityPath is the name of the hybrid connection"
 #: How the name of a file begins, and no field.
 _PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
 
@@ -112,7 +118,7 @@ class ConnectionString:
             raise ConnectionStringError(
                 "the connection string has no PrivateKey, Certificate and Authority",
                 part="PrivateKey",
-                remedy="use the string that 'hybridrelay connections create' or 'connections issue' wrote",
+                remedy=_WHOLE_REMEDY,
             )
         return self.identity, self.authority
 
@@ -177,8 +183,12 @@ def check_is_connection_string(value: object) -> ConnectionString:
     return value
 
 
-def parse_connection_string_untrusted(text: str) -> ConnectionString:
+def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) -> ConnectionString:
     """Parse a connection string. Blanks, quotes and a byte-order mark around it are ignored.
+
+    Args:
+        text: the connection string.
+        remedy: the advice of the error if `text` has no fields at all.
 
     Raises:
         ConnectionStringError: `part` names the field that is wrong; nothing is repeated of any value.
@@ -186,15 +196,16 @@ def parse_connection_string_untrusted(text: str) -> ConnectionString:
     if len(text) > MAX_CONNECTION_STRING:
         raise ConnectionStringError(f"the connection string is longer than {MAX_CONNECTION_STRING} characters")
     text = strip_value(text)
-    _check_kind(text)
+    _check_kind(text, remedy)
     fields = _split(text)
     for name in _REQUIRED:
         if not fields.get(name):
-            raise _error(name, "is missing")
+            remedy = _ENTITY_PATH_REMEDY if name == "EntityPath" else _WHOLE_REMEDY
+            raise _error(name, "is missing", remedy=remedy)
     given = [name for name in _IDENTITY_FIELDS if name in fields]
     if given and len(given) < len(_IDENTITY_FIELDS):
         missing = next(name for name in _IDENTITY_FIELDS if name not in fields)
-        raise _error(missing, f"is missing: it comes together with {given[0]}")
+        raise _error(missing, f"is missing: it comes together with {given[0]}", remedy=_WHOLE_REMEDY)
 
     def field(name: str, parse: Callable[[str], T], default: T) -> T:
         if name not in fields:
@@ -226,8 +237,10 @@ def looks_like_connection_string(text: str) -> bool:
     return "sharedaccesskeyname=" in text.lower()
 
 
-def _check_kind(text: str) -> None:
+def _check_kind(text: str, remedy: str) -> None:
     """Raise an error that says what was given instead of a connection string, if that can be recognized."""
+    if not text:
+        raise ConnectionStringError("the connection string is empty", remedy=_WHOLE_REMEDY)
     if text.startswith("{"):
         raise ConnectionStringError(
             "this is not a connection string; it looks like a relay file or an authority file",
@@ -238,17 +251,14 @@ def _check_kind(text: str) -> None:
             "this is not a connection string; it looks like a certificate or a key in PEM",
             remedy="use the file that was written as --connector-file or --application-file",
         )
-    if text and ("=" not in text or _PATH.match(text)):
+    if "=" not in text or _PATH.match(text):
         raise ConnectionStringError(
             "this is not a connection string: it has no fields (Name=value;Name=value)",
-            remedy="give the content of the file that 'connections create' wrote, not its name; in Python, "
-            "load_connection_string(path) reads it",
+            remedy=remedy,
         )
 
 
 def _split(text: str) -> dict[str, str]:
-    if not text:
-        raise ConnectionStringError("the connection string is empty")
     if not (text.isascii() and text.isprintable()):
         raise ConnectionStringError(
             "the connection string contains a line break or a character that is not ASCII",
@@ -287,5 +297,5 @@ def _parse_pins(text: str) -> tuple[str, ...]:
     return tuple(check_pin(pin) for pin in pins)
 
 
-def _error(name: str, problem: str) -> ConnectionStringError:
-    return ConnectionStringError(f"the connection string's {name} {problem}", part=name)
+def _error(name: str, problem: str, *, remedy: str | None = None) -> ConnectionStringError:
+    return ConnectionStringError(f"the connection string's {name} {problem}", part=name, remedy=remedy)

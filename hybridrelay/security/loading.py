@@ -14,6 +14,10 @@ from .connection_string import MAX_CONNECTION_STRING, ConnectionString, parse_co
 
 ENVIRONMENT_VARIABLE = "HYBRIDRELAY_CONNECTION_STRING"
 
+_FILE_REMEDY = (
+    "it has to hold the one line that 'hybridrelay connections create' or 'connections issue' wrote for a "
+    "connector or an application"
+)
 #: In bytes: UTF-16 has two for each character.
 _MAX_BYTES = 2 * MAX_CONNECTION_STRING + 4
 
@@ -61,7 +65,7 @@ def load_connection_string(
     except TextError as exc:
         raise ConnectionStringError(str(exc), remedy=exc.remedy) from None
     with naming(describe_source(source)):
-        return parse_connection_string_untrusted(text)
+        return parse_connection_string_untrusted(text, remedy=_FILE_REMEDY)
 
 
 def describe_source(source: str | os.PathLike[str] | None) -> str:

@@ -26,8 +26,8 @@ from .pins import check_pin, spki_pin
 _NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 _PIN_REMEDY = (
     "if the relay has a new certificate, put its new pin into the connection strings (hybridrelay connections "
-    "endpoints NAME --endpoint HOST --relay-pin PIN --update FILE); otherwise something between here and the relay "
-    "answers instead"
+    "endpoints NAME --endpoint HOST --relay-pin PIN --update FILE); if it has lost its state directory, create its "
+    "hybrid connections again; otherwise something between here and the relay answers instead"
 )
 
 

@@ -47,6 +47,8 @@ def test_a_second_relay_with_the_same_keys(run: Run, created: Created, tmp_path:
     for result in (told, imported, updated):
         assert (result.code, result.err) == (0, "")
         assert not any(secret in result.out for secret in secrets)
+    assert f"import {record} at those of these relays that do not have it yet" in imported.out
+    assert "Ports of" not in updated.out
     assert stat.S_IMODE(record.stat().st_mode) == 0o600
     hosts = ("relay.example.com", "b.example.com")
     with SQLiteStore.open(created.state) as one, SQLiteStore.open(second) as another:
@@ -68,12 +70,14 @@ def test_without_ports_and_pins_files_keep_what_they_have(run: Run, created: Cre
 
     assert result.code == 0
     assert "2 relays and 1 --relay-pin" in result.out
+    assert "Ports of b: the defaults." in result.out
     string = load_connection_string(created.application)
     assert [one.ports for one in string.endpoints] == [{}, {"http": 1}]
     assert string.relay_pins == (pin,)
 
     result = _endpoints(run, "--endpoint", "b", "--update", *_files(created))
     assert "The pins were not changed" in result.out
+    assert "Ports of" not in result.out
     assert load_connection_string(created.application).hosts == ("b",)
 
 

@@ -69,7 +69,30 @@ def test_strings_come_from_the_environment_and_from_standard_input(
 
     assert from_input.code == from_environment.code == 2
     for source, result in (("standard input", from_input), (ENVIRONMENT_VARIABLE, from_environment)):
-        assert result.err == f"hybridrelay: error: {source}: the connection string's SharedAccessKeyName is missing\n"
+        assert result.err == (
+            f"hybridrelay: error: {source}: the connection string's SharedAccessKeyName is missing\n"
+            "  try: use the string that 'hybridrelay connections create' or 'connections issue' wrote\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("garbage", "it has to hold the one line that 'hybridrelay connections create'"),
+        ("./connector.txt", "it has to hold the one line that 'hybridrelay connections create'"),
+        ("", "use the string that 'hybridrelay connections create'"),
+        (STRING.replace("EntityPath=orders", ""), "EntityPath is the name of the hybrid connection"),
+    ],
+)
+def test_the_advice_about_a_file_is_not_that_about_its_name(run: Run, tmp_path: Path, text: str, advice: str) -> None:
+    path = tmp_path / "string"
+    path.write_text(text)
+    path.chmod(0o600)
+    result = run("forward", "--connection-string-file", path)
+
+    assert "\n  try: " in result.err
+    assert advice in result.err
+    assert "not its name" not in result.err
 
 
 @pytest.mark.parametrize("command", ["connector", "forward", "probe"])

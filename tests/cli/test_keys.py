@@ -41,6 +41,7 @@ def test_regenerating_shows_no_key(run: Run, created: Created) -> None:
     assert new not in out
     assert "SharedAccessKeyName=application" in out
     assert "stop working" in out
+    assert "start it again with the new key" in out
 
 
 def test_the_new_key_can_be_shown_and_written(run: Run, created: Created, tmp_path: Path) -> None:
@@ -185,6 +186,7 @@ def test_a_revoked_key_can_be_regenerated_into_a_file_that_still_carries_it(run:
 
     assert code == 0
     assert "revoked before" in out
+    assert "SIGHUP" not in out  # no program uses the key yet
     assert load_connection_string(created.application).key == created.key("application", KeySlot.PRIMARY)
 
 

@@ -228,11 +228,12 @@ def _split_address(text: str) -> tuple[str, int]:
     """Like `parse_host_port_untrusted`, for addresses to listen on: port 0 is possible."""
     from ...security import parse_host_port_untrusted
 
-    address, _, number = text.rpartition(":")
-    if number == "0":
-        return parse_host_port_untrusted(f"{address}:1").host, 0
-    parsed = parse_host_port_untrusted(text)
-    return parsed.host, parsed.port
+    address, colon, number = text.rpartition(":")
+    if not colon or "://" in text:
+        parsed = parse_host_port_untrusted(text)  # says what is wrong
+        return parsed.host, parsed.port
+    host = parse_host_port_untrusted(f"{address}:1").host
+    return host, _port_number(number)
 
 
 def _host_alone(text: str, ports_option: str) -> str:
@@ -247,12 +248,19 @@ def _host_alone(text: str, ports_option: str) -> str:
 
 
 def _port(text: str) -> int:
+    try:
+        return _port_number(text)
+    except ValueError as exc:
+        raise ValueError(f"{exc}, or off") from None
+
+
+def _port_number(text: str) -> int:
     from ...security.names import parse_port_untrusted
 
     try:
         return 0 if text == "0" else parse_port_untrusted(text)
     except ValueError:
-        raise ValueError("a port is a number up to 65535 (0: any that is free), or off") from None
+        raise ValueError("a port is a number up to 65535 (0: any that is free)") from None
 
 
 def _decimal(text: str, unit: str) -> float:

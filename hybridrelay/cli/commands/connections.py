@@ -34,7 +34,7 @@ def run_import(args: argparse.Namespace) -> int:
             before_change=args.signals.hold,
         )
     if len(record.hosts) > 1:
-        advice = f"import {args.relay_file} at each of these relays, then delete it"
+        advice = f"import {args.relay_file} at those of these relays that do not have it yet, then delete it"
     else:
         advice = f"delete {args.relay_file}"
     if is_new:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ...administration import FileWithRelays, change_relays
 from ...errors import ConfigurationError
 from ...relay import SQLiteStore
+from ...security.names import normal_host
 from .. import exits, output
 from ..public_ports import warn_of_unknown_ports
 from ..results import tell_of_missing_pins, tell_updated
@@ -42,6 +43,8 @@ def run_endpoints(args: argparse.Namespace) -> int:
         output.say("Run this command with --state at each of the other relays that serve it already.")
     if done.first_file is not None:
         _tell_about_pins(len(args.endpoints), done.first_file, args.relay_pin)
+        if args.public_ports is None:
+            _tell_about_ports(args.endpoints, done.first_file)
         output.say("Send SIGHUP to the programs that use the connection strings, connectors first.")
     return exits.OK
 
@@ -55,6 +58,15 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             "--relay-pin and --public-ports are for --update: only connection strings carry them",
             remedy="name the files with --update, or leave them out",
+        )
+
+
+def _tell_about_ports(hosts: Sequence[str], file: FileWithRelays) -> None:
+    known = {normal_host(endpoint.host) for endpoint in file.endpoints}
+    if new := [host for host in hosts if normal_host(host) not in known]:
+        output.say(
+            f"Ports of {', '.join(new)}: the defaults. If the relay has others, give --public-ports for each\n"
+            "--endpoint, in order."
         )
 
 

@@ -32,9 +32,9 @@ def run_use(args: argparse.Namespace) -> int:
         output.say(f"wrote the key to {args.out}")
     if args.update:
         output.say(
-            f"The key in use there has the fingerprint {key_fingerprint(done.key)}. Send SIGHUP to the programs that"
+            f"The key in use there has the fingerprint {key_fingerprint(done.key)}. Send SIGHUP to the programs\n"
+            "that use these files. They say in their logs when everything uses this key."
         )
-        output.say("use these files: the connector first. They say in their logs when everything uses this key.")
     return exits.OK
 
 
@@ -74,10 +74,16 @@ def run_regenerate(args: argparse.Namespace) -> int:
         output.say(f"wrote the new key to {args.out}")
     if args.show_keys:
         output.say(f"SharedAccessKey={done.key.reveal()}")
-    output.say(
-        "Every other connection string that carried the old key needs the new one (keys use --help), and every"
-    )
-    output.say("authority file as well. Then send SIGHUP to the programs that use these files.")
+    if done.ended is None:
+        output.say(
+            "Write the new key into the files that are to use it, and into all authority files (keys use --help)."
+        )
+    else:
+        output.say(
+            "Every other connection string that carried the old key needs the new one (keys use --help), and every\n"
+            "authority file as well. A program that used the old key ends, unless another relay or connection\n"
+            "string keeps it running: start it again with the new key, or send it SIGHUP if it still runs."
+        )
     if len(done.hosts) > 1:
         output.say(
             f"Its relays are {', '.join(done.hosts)}: give the other relays this key as well (--new-key-file)."

@@ -74,8 +74,8 @@ def parse_deny_list(text: str) -> DenyList:
                 shown = ", ".join(map(_quoted, parts[:MAX_SHOWN]))
                 warnings.append(
                     f"line {number} looks like a list or has a character too many: {shown} "
-                    f"{'is' if len(parts) == 1 else 'are'} denied, and the line as a whole. Write one label or "
-                    "serial on each line; a label that has such characters goes into double quotes"
+                    f"{'is' if len(parts) == 1 else 'are'} denied, and so is a label that equals the whole line. "
+                    "Write one label or serial on each line; a label that has such characters goes into double quotes"
                 )
             if any(map(_is_cut_off, parts or readings[:1])):
                 warnings.append(
