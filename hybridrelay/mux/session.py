@@ -315,6 +315,8 @@ class Session:
         assert outcome is not None
         if self.core.peer_hello is None:
             text = outcome.text or outcome.reason.describe
+            if outcome.reason is Reason.NO_ERROR:
+                text = outcome.text or "the session was closed before the other side had greeted"
             raise SessionError(text, reason=outcome.reason) from self._first_error
         return outcome
 

@@ -190,8 +190,11 @@ class StreamStates:
         if self.is_aborted and self.aborted_by_us and remote:
             return False
         if cause not in ABORTS or (self.opening, cause) not in OPENING:
-            text = f"{cause.name} while {self.opening.name}, {self.sending.name}, {self.receiving.name}"
-            raise RemoteProtocolError(text) if remote else LocalProtocolError(text)
+            frame = cause.name.removeprefix("SEND_").removeprefix("RECV_")
+            state = f"opening: {self.opening.name}, sending: {self.sending.name}, receiving: {self.receiving.name}"
+            if remote:
+                raise RemoteProtocolError(f"the peer sent {frame} on a stream that does not allow it now ({state})")
+            raise LocalProtocolError(f"{frame} is not possible on this stream now ({state})")
         self.opening, self.sending, self.receiving = Opening.ABORTED, Sending.ABORTED, Receiving.ABORTED
         self.aborted_by_us = not remote
         return True
