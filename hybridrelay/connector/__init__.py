@@ -1,4 +1,4 @@
-"""The connector: runs in the private network, dials out only, opens the target."""
+"""The connector: runs in the private network, only dials out, and connects applications to the target."""
 
 from .config import ConnectorConfig as ConnectorConfig
 from .connector import Connector as Connector

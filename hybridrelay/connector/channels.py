@@ -1,4 +1,4 @@
-"""Data channels at the connector, from the relay's offer to the first message of a client with a proved identity."""
+"""Data channels at the connector, from the relay's offer until the client has proved its identity and sent HELLO."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from .published import Publication, Published
 from .sessions import OpeningChannel, ProvenChannel, Sessions
 from .unproven import Newcomer, Unproven
 
-#: Data channels whose other end has not proved its identity, per hybrid connection and relay. Defends memory and the
-#: machine against a relay (or a holder of a Send key) that asks for channels without end; a real client needs one.
-#: `unproven.py` decides which one makes room.
+#: How many data channels may exist whose peer has not proved its identity, for each hybrid connection and relay.
+#: Limits what a relay, or anyone with a Send key, can make this machine spend by requesting channels without end; a
+#: real client needs one. `unproven.py` decides which one is closed for another.
 MAX_UNPROVEN_CHANNELS = 16
-#: From an offer to the end of the end-to-end handshake (seconds). Longer than the relay's own deadline for the other
-#: side, so that its report about the missing side arrives.
+#: The time from an offer to the end of the end-to-end handshake (seconds). It is longer than the relay's deadline for
+#: the other side, so that the relay's report about a missing side arrives first.
 UNPROVEN_SECONDS = 35.0
-#: Data channels of one identity whose HELLO has not arrived, beyond one for each of its sessions: after a restart of
-#: the relay all of them resume at the same moment.
+#: How many data channels of one identity may wait for HELLO, in addition to one for each of its sessions: after a
+#: restart of the relay all sessions resume at the same moment.
 MAX_GREETING_CHANNELS = 16
-#: From the end-to-end handshake to the client's HELLO, which comes right after it (seconds).
+#: The time from the end-to-end handshake to the client's HELLO, which the client sends right after it (seconds).
 HELLO_SECONDS = 10.0
 
 
-#: To tell the relay that an identity was proved (seconds). It takes that long only if the relay does not read.
+#: How long reporting to the relay that an identity was proved may take (seconds): this long only if it does not read.
 REPORT_SECONDS = 1.0
 
 
 async def _report_proved(control_channel: ControlChannel, offer: control.Offer) -> None:
-    """Let the relay know that the data channel is worth its place there. The session does not depend on it."""
+    """Report to the relay that the peer has proved its identity. The session does not depend on the report."""
     with trio.move_on_after(REPORT_SECONDS), contextlib.suppress(RelayUnreachable):
         await control_channel.send(control.Proved(offer.id))
 
 
 class DataChannels:
-    """The data channels of a connector, from the relay's offer until a session has them.
+    """The data channels of a connector, from the relay's offer until a session uses them.
 
     Args:
-        sessions: get the channels.
-        events: gets the events.
+        sessions: receives the channels whose peer has proved its identity.
+        events: the stream to which events are published.
     """
 
     def __init__(self, sessions: Sessions, events: EventStream) -> None:
@@ -67,14 +67,15 @@ class DataChannels:
         newcomer: Newcomer,
         key: Secret | None = None,
     ) -> None:
-        """One data channel, from the relay's offer to its end. Every failure ends in an event and nowhere else.
+        """Serve one data channel, from the relay's offer until it ends. Failures are published as events, not raised.
 
         Args:
-            publication: whose offer it is.
-            control_channel: over which it came.
-            offer: was accepted.
-            newcomer: its place among `publication.unproven`, given back when the other end has proved its identity.
-            key: by which we were registered when it was offered.
+            publication: the registration to which the relay has made the offer.
+            control_channel: over which the offer came.
+            offer: the offer, which was accepted.
+            newcomer: the channel's place in `publication.unproven`, which is released when the peer has proved its
+                identity.
+            key: the key with which the connector was registered when the relay made the offer.
         """
         published, link = publication.published, publication.link
         newcomer.scope.deadline = trio.current_time() + UNPROVEN_SECONDS
@@ -113,12 +114,12 @@ class DataChannels:
         except HybridRelayError as exc:
             self._publish_failure(publication, exc, is_lost=control_channel.has_ended)
             if isinstance(exc, RelayUnreachable):
-                # The client need not wait for us. Where the control channel is gone too, the relay knows already.
+                # So that the client need not wait. If the control channel is lost, too, the relay already knows.
                 link.forget()
                 with contextlib.suppress(RelayUnreachable):
                     await control_channel.send(control.Failed(offer.id, Reason.LISTENER_CANNOT_DIAL))
         except Exception as exc:  # noqa: BLE001
-            # A bug of ours. It must not end the connector for all others, and it has to be logged.
+            # A bug of ours. It must not end the connector for all other channels, and it has to be logged.
             self._events.publish(InternalError(where="data channel", connection=published.name, exception=exc))
         finally:
             publication.unproven.leave(newcomer)
@@ -128,7 +129,7 @@ class DataChannels:
         """Publish why a data channel failed. `is_lost`: the control channel over which it was offered has ended."""
         name, host = publication.published.name, publication.link.host
         if error.reason is Reason.TICKET_UNKNOWN and is_lost:
-            # Our acceptance was lost with the control channel: the relay asks again over the next one.
+            # The acceptance was lost with the control channel: the relay makes the offer again over the next one.
             self._events.publish(
                 DataChannelDeclined(connection=name, host=host, reason=error.reason, detail=str(error))
             )
@@ -144,14 +145,20 @@ class DataChannels:
             )
 
     async def greet(self, channel: ProvenChannel) -> None:
-        """Receive the first message on a proven data channel: it belongs to a new session, or to one that we have."""
+        """Receive HELLO on a data channel with a proved identity; `Sessions.take` then begins or resumes a session.
+
+        Raises:
+            HybridRelayError: no HELLO arrived in time, or the channel failed. The channel is closed.
+
+        Cancelled, the channel is closed.
+        """
         published, peer, stream = channel.published, channel.peer, channel.stream
         greeting = self._greeting.setdefault(channel.owner, Unproven())
         limit = MAX_GREETING_CHANNELS + self._sessions.count_of(published, peer)
         newcomer = greeting.admit("", limit)
         if newcomer is None:
             self._sessions.publish_refusal(
-                published, peer, Reason.LIMIT, "too many of its data channels wait for HELLO"
+                published, peer, Reason.LIMIT, "too many of its data channels are waiting for HELLO"
             )
             await abort_stream(stream)
             return
@@ -171,6 +178,8 @@ class DataChannels:
                 self._greeting.pop(channel.owner, None)
         if received is None:
             await abort_stream(stream)
-            raise RendezvousError(f"{peer.label} ({peer.serial}) sent no HELLO in time", reason=Reason.PEER_SILENT)
+            raise RendezvousError(
+                f"{peer.label} ({peer.serial}) did not send HELLO in time", reason=Reason.PEER_SILENT
+            )
         hello, initial = received
         await self._sessions.take(channel, hello, initial)

@@ -32,7 +32,7 @@ def _to_strings(strings: Iterable[ConnectionString]) -> tuple[ConnectionString, 
 
 @attrs.frozen
 class ConnectorConfig:
-    """What a connector needs to know.
+    """The configuration of a connector.
 
     Raises:
         ConfigurationError: there is no connection string.
@@ -45,20 +45,21 @@ class ConnectorConfig:
     strings: tuple[ConnectionString, ...] = attrs.field(converter=_to_strings)
     #: ``auto``, or the name of the only transport allowed.
     mode: str = attrs.field(default=AUTO, kw_only=True)
-    #: Opens connections to the relays. None: through the proxy that the environment names (``HTTPS_PROXY``,
-    #: ``ALL_PROXY``, ``NO_PROXY``), if any.
+    #: Opens connections to the relays. None: connections go through the proxy that the environment names
+    #: (``HTTPS_PROXY``, ``ALL_PROXY``, ``NO_PROXY``), if any.
     dialer: Dialer | None = attrs.field(default=None, kw_only=True)
-    #: Which identities are denied; or the file that says so, which is read again whenever it changes.
+    #: Which identities are denied; or a file with the deny list, which is read again whenever it changes.
     policy: Policy | PolicyFile = attrs.field(factory=Policy, kw_only=True)
     #: How long a session that has lost its data channel may take to resume before its streams are reset (seconds).
     #: 0: sessions do not resume.
     resume_deadline: float = attrs.field(
         default=DATA_CONFIG.resume_deadline, kw_only=True, validator=attrs.validators.ge(0)
     )
-    #: While a route is in use that is not the best, how soon a better one is looked for (seconds). It then grows.
+    #: While the route in use is not the best, how soon the prober first looks for a better one (seconds). The
+    #: interval then grows.
     upgrade_interval: float = attrs.field(
         default=UPGRADE_INTERVAL_SECONDS, kw_only=True, validator=attrs.validators.gt(0)
     )
-    #: Stores which instance this connector is: after a crash, clients are notified as soon as the connector is back,
-    #: instead of after their resume deadline. None: clients wait.
+    #: Stores the secrets of the connector's instances, so that after a crash clients reset their streams as soon as
+    #: the connector is back. None: they are reset after the resume deadline.
     instance_file: InstanceFile | None = attrs.field(default=None, kw_only=True)

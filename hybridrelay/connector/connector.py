@@ -50,21 +50,21 @@ from .sessions import Sessions
 
 __all__ = ["Connector", "run_connector"]
 
-#: How often the connector looks whether something still depends on an earlier key (seconds).
+#: How often to check whether something still depends on an earlier key (seconds).
 _FOLLOW_SECONDS = 1.0
 
 
 class Connector:
-    """Publishes hybrid connections until cancelled. `run_connector` is enough where nothing changes while it runs.
+    """Publishes hybrid connections until cancelled. If no connection string changes, `run_connector` is simpler.
 
     `Relays` keeps everything registered, with one `Registrar` for each relay. `DataChannels` opens the data channels
-    that the relays offer, and `Sessions` has the sessions on them, whichever relay they go through.
+    that the relays offer, and `Sessions` runs the sessions on them, through any relay.
 
     Args:
         config: see `ConnectorConfig`.
         transports: by name; None means those that are installed.
-        events: where events go; None means the log.
-        clock: seconds since 1970.
+        events: the stream to which events are published; None means one that writes them to the log.
+        clock: returns seconds since 1970.
 
     Raises:
         ConfigurationError: a connection string cannot be used, two are for the same hybrid connection at the same
@@ -104,13 +104,13 @@ class Connector:
             events=events,
             clock=clock,
         )
-        #: Set once every hybrid connection is registered at some relay, or refused by all.
+        #: Set once every hybrid connection is registered at one relay or more, or refused by all.
         self._settled = trio.Event()
-        #: Set once all are refused by all relays.
+        #: Set once all relays refuse all hybrid connections.
         self._over = trio.Event()
-        #: In which everything runs; None before and after.
+        #: Runs everything; None before `run` and after it.
         self._nursery: trio.Nursery | None = None
-        #: What follows the present key, for each hybrid connection.
+        #: The scope of the task that waits until nothing uses an earlier key, for each hybrid connection.
         self._following: dict[Published, trio.CancelScope] = {}
 
         if self._policy_file is not None:
@@ -123,19 +123,19 @@ class Connector:
             self._relays.publish(published, self._relays.find_links(published, published.string))
 
     def update(self, number: int, string: ConnectionString) -> StringUpdate:
-        """Use a changed connection string instead of one that is published; open streams are not affected.
+        """Use a changed connection string in place of one that is published. Open streams continue.
 
-        Another key, other relays and other pins are registered at once. Sessions whose data channel depends on the
-        earlier key are made to resume over another one, which is a short pause; the log says when nothing depends on
-        the earlier key any more, so that it can be regenerated. Another target counts for streams that are opened
-        from now on. Where a relay refuses the new key, the earlier one stays in use there.
+        The connector registers at once with another key, at other relays, or with other pins. Sessions whose data
+        channel depends on the earlier key resume over another one, which is a short pause; an event (`KeyInUse`) says
+        when nothing depends on the earlier key any more, so that it can be regenerated. Another target is used for
+        streams that are opened from now on. If a relay refuses the new key, the earlier one stays in use there.
 
         Args:
-            number: the place of the earlier string among those that the connector was made with.
-            string: for the same hybrid connection.
+            number: the index in `ConnectorConfig.strings` of the string that is replaced.
+            string: a connection string for the same hybrid connection.
 
         Returns:
-            What was taken up, and what needs a restart.
+            Which changes are in use now, and which need a restart.
 
         Raises:
             ConfigurationError: the string cannot be used here. Nothing was changed.
@@ -154,7 +154,7 @@ class Connector:
         return update
 
     async def _follow_key(self, published: Published) -> None:
-        """See to it that nothing depends on an earlier key, and say so."""
+        """Replace everything that depends on an earlier key, then publish that nothing does."""
         if published in self._following:
             self._following[published].cancel()
         with trio.CancelScope() as self._following[published]:
@@ -169,7 +169,7 @@ class Connector:
         """Read the policy file again at once, whether it has changed or not, and put it into force.
 
         Raises:
-            ConfigurationError: it cannot be read or understood; the last valid deny list stays in force.
+            ConfigurationError: it cannot be read or parsed; the last valid deny list stays in force.
         """
         if self._policy_file is not None:
             self._policy_read(await self._policy_file.reload())
@@ -184,7 +184,7 @@ class Connector:
         task_status: trio.TaskStatus[tuple[ConnectionString, ...]] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """See `run_connector`."""
-        # For as long as streams may end, that is until the nursery is closed.
+        # The audit log is subscribed for as long as streams may end, that is until the nursery has closed.
         with self._events.subscribed(AuditLog(self._sessions.streams.run)):
             await self._run(stop, grace, task_status)
 
@@ -211,20 +211,20 @@ class Connector:
                 self._nursery = None
 
     def _registration_changed(self) -> None:
-        """A registration has come or gone."""
+        """A hybrid connection was registered, refused or lost at one of the relays."""
         if all(published.is_refused for published in self._published):
             now = trio.current_time()
             states = [one.state for published in self._published for one in published.publications]
             outdated = [state for state in states if state.may_be_outdated(now)]
             if not outdated:
                 self._over.set()
-            elif all(state.asks_again_in(now) for state in outdated):  # none of them is being asked already
+            elif all(state.asks_again_in(now) for state in outdated):  # no relay is being asked again already
                 self._relays.check_refusals()
         elif all(published.is_registered or published.is_refused for published in self._published):
             self._settled.set()
 
     async def _end_when_over(self) -> None:
-        """One string or one relay does not end the others; with the last one, the connector ends.
+        """End the connector once every relay refuses every connection string; a refusal of some does not end it.
 
         Raises:
             HybridRelayError: every relay refuses every string.
@@ -233,7 +233,7 @@ class Connector:
         raise _why_refused(self._published[0])
 
     def _publish_missing(self) -> None:
-        """Publish an event for each hybrid connection and each relay that is missing at the start."""
+        """Publish an event for each hybrid connection that is not registered at a relay when the connector starts."""
         for published in self._published:
             name = published.name
             if published.is_refused:
@@ -252,7 +252,7 @@ class Connector:
                     )
 
     async def _drain(self, grace: float) -> None:
-        """Take no new work, and let open streams finish for up to `grace` seconds."""
+        """Accept no new streams, and let open ones finish for up to `grace` seconds."""
         self._relays.stop()
         await self._sessions.drain(grace)
 
@@ -294,16 +294,20 @@ async def run_connector(
 ) -> None:
     """Publish hybrid connections, each at every relay of its connection string, until cancelled or stopped.
 
-    Started when each of them is registered at one relay or more, with the strings that are served: a string that
-    every relay refuses is left out if there are others. A relay that cannot be reached, now or later, is tried again
-    without end, and does not affect what uses another relay.
+    `task_status.started` is called when each of them is registered at one relay or more. It passes the connection
+    strings that are served: a string that every relay refuses is left out if there are others. A relay that cannot be
+    reached, now or later, is retried indefinitely, and does not affect what uses another relay.
+
+    Cancelled, all sessions end at once, and their streams are reset.
 
     Args:
         config: see `ConnectorConfig`.
         transports: by name; None means those that are installed.
-        events: where events go; None means the log.
-        stop: set it for a graceful end: no new streams, and open ones may continue for `grace` seconds.
+        events: the stream to which events are published; None means one that writes them to the log.
+        stop: setting it stops gracefully: no new streams are accepted, and open ones may continue for `grace`
+            seconds.
         grace: see `stop` (seconds).
+        task_status: for `nursery.start`.
 
     Raises:
         ConfigurationError: a string cannot be used, or the environment names an impossible proxy.

@@ -1,7 +1,7 @@
-"""The earlier instances of a connector, so that it can declare them dead after a restart.
+"""A record of the earlier instances of a connector, so that it can declare them dead after a restart.
 
-Clients of a connector that was killed wait for it until their resume deadline. As soon as its successor declares the
-instance dead at the relay, the relay notifies the clients, and they reset their connections at once.
+When a connector is killed, its clients wait for it until their resume deadline. As soon as the restarted connector
+declares the earlier instance dead, the relay notifies the clients, and they reset their connections at once.
 """
 
 from __future__ import annotations
@@ -34,17 +34,18 @@ __all__ = [
     "state_folder",
 ]
 
-#: Connectors of one user on one machine that publish the same hybrid connections.
+#: How many connectors of one user on one machine can publish the same hybrid connections with a default instance
+#: file.
 MAX_BESIDE: Final = 16
-#: How long an instance before the last one matters (seconds): no session waits that long for its connector.
+#: How long instances before the last one are kept (seconds): no session waits that long for its connector.
 _FORGET_SECONDS: Final = 600.0
-#: What the file may have: `MAX_REPLACES` lines of a secret and a time.
+#: The size limit of the file, which has `MAX_REPLACES` lines with a secret and a time.
 _MAX_BYTES: Final = 4096
-#: What such a file consists of, also one that was being written when the machine lost power.
+#: The bytes of which such a file consists, even if the machine lost power while it was written.
 _OURS: Final = re.compile(rb"[0-9a-f \r\n\0]*")
 _NAME_ANOTHER: Final = "name another file with --instance-file, or 'none' for no file"
-#: What a disk says that takes no more, or a file system that was mounted for reading only. Nobody's configuration is
-#: wrong, and the connector can do without the file.
+#: The errors of a full disk, or of a file system that is mounted read-only. The configuration is not wrong then, and
+#: the connector runs without the file.
 _CANNOT_WRITE: Final = frozenset({errno.ENOSPC, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
@@ -60,7 +61,7 @@ class Instances(Protocol):
         """Earlier instances that are known to be dead, the last one first."""
 
     def add(self, instance: OwnInstance) -> None:
-        """This process is another instance as well from now on."""
+        """Record another instance of this process, which has taken a new one."""
 
 
 @attrs.define
@@ -75,19 +76,19 @@ class UnrecordedInstances:
 
 
 class InstanceFile:
-    """A file that a connector keeps locked while it runs, with the secrets of its instances in it.
+    """A file with the secrets of a connector's instances, which the connector keeps locked while it runs.
 
-    The lock ends with the process, however that ends, so a connector that gets it knows that the instances in the
-    file are dead. If another connector holds the lock, both run beside each other, and neither says anything about
-    the other. A file that cannot be written (a full disk) is used as far as it can be read, and an event says so.
+    The lock ends with the process, however that ends, so a connector that acquires it knows that the instances in the
+    file are dead. If another connector holds the lock, both run in parallel, and neither declares the other dead. If
+    the file cannot be written (a full disk), its content is used as far as it can be read, and an event is published.
 
     Args:
-        path: of the file, which belongs to one connector. It is created if it is missing, and gets mode 0600.
-        clock: seconds since 1970.
-        events: where events go; None means the log.
+        path: the file, which belongs to one connector. It is created with mode 0600 if it is missing.
+        clock: returns seconds since 1970.
+        events: the stream to which events are published; None means one that writes them to the log.
 
     Raises:
-        ConfigurationError: the file cannot be opened.
+        ConfigurationError: the file cannot be opened, or is not an instance file.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class InstanceFile:
         #: This process has the lock; otherwise another connector has it, and the file is left alone.
         self.is_held = False
         self._clock = clock
-        #: What the file says: secrets, and when each was first used.
+        #: The content of the file: secrets, and when each was first used.
         self._entries: list[tuple[OwnInstance, float]] = []
         self._file: int | None = None
         try:
@@ -125,12 +126,12 @@ class InstanceFile:
             raise
 
     def add(self, instance: OwnInstance) -> None:
-        """This process is another instance as well from now on."""
+        """Record another instance of this process. If the file cannot be written, an event is published."""
         self._entries.insert(0, (instance, self._clock()))
         self._write()
 
     def close(self) -> None:
-        """Let go of the file; the instances in it are dead from now on. Idempotent."""
+        """Close the file and release the lock; other connectors now take its instances to be dead. Idempotent."""
         if self._file is not None:
             os.close(self._file)
         self._file, self.is_held = None, False
@@ -141,7 +142,7 @@ class InstanceFile:
         Raises:
             ConfigurationError: it is not a regular file.
         """
-        # Opening a pipe must not wait for its other end.
+        # O_NONBLOCK: if the path is a pipe, opening it must not wait for its other end.
         flags = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             opened = os.open(self.path, flags | os.O_RDWR | os.O_CREAT, 0o600)
@@ -160,9 +161,7 @@ class InstanceFile:
             return
         content = os.read(self._file, _MAX_BYTES)
         if not _OURS.fullmatch(content):
-            raise ConfigurationError(
-                f"{self.path} holds something else than an instance, and was left as it is", remedy=_NAME_ANOTHER
-            )
+            raise ConfigurationError(f"{self.path} is not an instance file; it was not changed", remedy=_NAME_ANOTHER)
         self.is_held = True
         if sys.platform != "win32":
             with contextlib.suppress(OSError):
@@ -179,7 +178,7 @@ class InstanceFile:
             return
         content = "".join(f"{one.secret} {since:.0f}\n" for one, since in self._entries[:MAX_REPLACES]).encode()
         try:
-            # Over what is there, so that a full disk does not take away what can still be read.
+            # Overwrite in place: on a full disk, truncating first would lose the content that can still be read.
             os.lseek(self._file, 0, os.SEEK_SET)
             while content:
                 content = content[os.write(self._file, content) :]
@@ -194,7 +193,7 @@ class InstanceFile:
 
 
 def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
-    """What a file says; lines that this version has not written are left out."""
+    """The entries of a file; lines that are not entries are ignored."""
     entries = []
     for line in content.decode("ascii", "replace").splitlines():
         secret, _, since = line.partition(" ")
@@ -204,7 +203,7 @@ def _parse(content: bytes) -> list[tuple[OwnInstance, float]]:
 
 
 def state_folder(environ: Mapping[str, str], home: Path | None) -> Path | None:
-    """Where programs of this user keep what has to outlive them, or None where nothing says so.
+    """The directory for state that programs of this user keep between runs; None if it cannot be determined.
 
     Args:
         environ: ``STATE_DIRECTORY`` (systemd, possibly several), ``XDG_STATE_HOME``, on Windows ``LOCALAPPDATA``.
@@ -221,19 +220,19 @@ def state_folder(environ: Mapping[str, str], home: Path | None) -> Path | None:
 def default_instance_file(
     folder: Path, published: Iterable[tuple[str, str]], *, events: EventStream | None = None
 ) -> InstanceFile | None:
-    """The instance file that a connector uses if nobody names one; None if there cannot be one. Never raises.
+    """The instance file that a connector uses if none is named; None if it cannot be used. Does not raise.
 
     There is a file for each set of hybrid connections, and another one for each further connector that publishes the
-    same set beside the first one.
+    same set at the same time.
 
     Args:
-        folder: is created if it is missing.
+        folder: the directory for the file; it is created if it is missing.
         published: the host of a relay and the name of a hybrid connection, for each pair that is published.
-        events: where events go; None means the log.
+        events: the stream to which events are published; None means one that writes them to the log.
     """
     events = logged_events() if events is None else events
-    told = "\n".join(sorted(f"{host}/{name}" for host, name in published))
-    digest = hashlib.sha256(told.encode()).hexdigest()[:16]
+    names = "\n".join(sorted(f"{host}/{name}" for host, name in published))
+    digest = hashlib.sha256(names.encode()).hexdigest()[:16]
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for number in range(1, MAX_BESIDE + 1):

@@ -15,9 +15,9 @@ __all__ = ["Disconnected", "Ending", "NotConnected", "StreamOutcome", "outcome_o
 class Ending(enum.StrEnum):
     """How one direction of a stream ended."""
 
-    #: The sending side ended it, and all of it, the end of file included, was passed on.
+    #: The sending side ended it, and everything was passed on, including the end of file.
     FINISHED = "finished"
-    #: The application reads no more, and has not reset its connection.
+    #: The application has stopped reading, and has not reset its connection.
     STOPPED_BY_APPLICATION = "stopped-by-application"
     RESET_BY_APPLICATION = "reset-by-application"
     RESET_BY_TARGET = "reset-by-target"
@@ -27,18 +27,18 @@ class Ending(enum.StrEnum):
 
 @attrs.frozen
 class NotConnected:
-    """The stream never reached the target: it was refused or given up, or the connector stopped."""
+    """The stream never reached the target: it was refused or cancelled, or the connector stopped."""
 
     reason: Reason
-    #: What is known besides the reason; for the private network only.
+    #: What else is known; only for logs in the private network.
     detail: str = ""
-    #: The reason as the application is told; "" for the words of the reason itself.
-    told: str = ""
+    #: The text that is sent to the client; "" stands for the standard text of the reason.
+    client_text: str = ""
 
 
 @attrs.frozen
 class Disconnected:
-    """The stream reached the target, and is over."""
+    """The stream reached the target, and has ended."""
 
     #: ``closed``, ``closed-with-reset`` or ``broken``.
     kind: str
@@ -49,19 +49,19 @@ class Disconnected:
     bytes_to_client: int = 0
 
 
-#: What a stream comes to: exactly one of these, whatever ended it, cancellation and revocation included.
+#: Every stream has exactly one outcome, whatever ended it, including cancellation and revocation.
 StreamOutcome = NotConnected | Disconnected
 
 
 def outcome_of(bridged: Bridged, *, cancelled_because: Reason = Reason.GOING_AWAY) -> Disconnected:
     """How a bridge between an application's stream and its target ended.
 
-    A stream is *closed* if both directions finished. It is *closed with a reset* if one of them finished and the side
-    that had received all of it then reset the connection, or read no more, instead of ending its own direction: many
-    programs end like that. Everything else is *broken*.
+    A stream is *closed* if both directions finished. It is *closed with a reset* if one direction finished and the
+    side that received it then reset the connection or stopped reading, instead of ending its own direction, as many
+    programs do. Everything else is *broken*.
 
     Args:
-        bridged: what the bridge says.
+        bridged: the result of the bridge.
         cancelled_because: why this connector cancelled the bridge, if it did.
     """
     broke = {

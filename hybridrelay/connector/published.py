@@ -1,4 +1,4 @@
-"""What a connector publishes, and at which relays."""
+"""The hybrid connections that a connector publishes, and at which relays."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ class Published:
         self.target = string.require_target()
         self.end_to_end = EndToEnd.from_connection_string(string)
         self.publications: list[Publication] = []
-        #: Over links that the connection string names no longer; they stay until another registration replaces them.
+        #: Those over links that the connection string no longer names; they stay until another registration replaces
+        #: them.
         self.retiring: list[Publication] = []
 
     def use(self, string: ConnectionString) -> None:
-        """Go on with another connection string, as `update_string` has made it: the identity is the same."""
+        """Continue with another connection string that `update_string` has made: the identity is the same."""
         self.string, self.target = string, string.require_target()
 
     @property
     def has_settled(self) -> bool:
-        """Every relay at which it is registered knows it by the present key, and there is one."""
+        """It is registered at one relay or more, and with the present key at all of these."""
         registered = [one.state for one in self.publications if one.state.is_registered]
         return bool(registered) and all(one.key == self.string.key for one in registered)
 
     @property
     def is_registered(self) -> bool:
-        """Some relay leads clients here."""
+        """It is registered at one relay or more."""
         return any(one.state.is_registered for one in self.publications)
 
     @property
     def is_refused(self) -> bool:
-        """Every relay has refused the string."""
+        """Every relay has refused the connection string."""
         return all(one.state.is_refused for one in (*self.publications, *self.retiring))
 
     def registered_at(self, relay: RelayIdentity) -> Publication | None:
-        """Where it is registered at this relay, whatever the host name by which the relay was reached."""
+        """Its registration at this relay, under any host name of the relay; None if there is none."""
         found = (one for one in self.publications if one.state.is_registered and one.state.relay == relay)
         return next(found, None)
 
@@ -55,7 +56,7 @@ class Publication:
 
     published: Published
     link: RelayLink
-    #: As the registration machine of that relay has it.
+    #: The entry of the relay's registration machine.
     state: Registration
-    #: Data channels whose other end has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
+    #: Data channels whose peer has not proved its identity; see `MAX_UNPROVEN_CHANNELS`.
     unproven: Unproven = attrs.field(factory=Unproven)

@@ -1,4 +1,4 @@
-"""Executes what the registration machine of one relay decides: the Trio shell around `registration.Machine`."""
+"""The Trio shell around `registration.Machine`: executes what the registration machine of one relay decides."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ class _Running:
     """A control channel that is being opened, or is open."""
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    #: Once it is open.
+    #: None until it is open.
     channel: ControlChannel | None = None
-    #: For requests over it: they end with it.
+    #: Runs the requests over it, which end with it.
     nursery: trio.Nursery | None = None
-    #: What is to be sent in answer to the message that is being handled.
+    #: The answers to the message that is being handled.
     replies: deque[control.Message] = attrs.field(factory=deque)
 
 
 @attrs.define(eq=False)
 class _RouteQuestion:
-    """Whether a better route is used."""
+    """A question to the machine: whether to use a better route."""
 
     answered: trio.Event = attrs.field(factory=trio.Event)
     answer: commands.AnswerRoute = attrs.field(factory=commands.AnswerRoute)
 
 
 class Registrar:
-    """Keeps what is published registered at one relay, for ever; nothing that happens here reaches another relay.
+    """Keeps hybrid connections registered at one relay, until stopped. Independent of the other relays.
 
     Args:
         link: the relay.
-        channels: serve what the relay offers.
-        sessions: of the connector, through whichever relay.
-        instances: of this connector; the relay is told which earlier ones are dead.
-        clock: seconds since 1970.
-        events: gets the events.
-        changed: called when a registration has come or gone.
+        channels: serves the data channels that the relay offers.
+        sessions: the connector's sessions, through all relays.
+        instances: the instances of this connector; earlier ones are declared dead to the relay.
+        clock: returns seconds since 1970.
+        events: the stream to which events are published.
+        changed: called when a hybrid connection was registered, refused or lost at this relay.
     """
 
     def __init__(
@@ -89,67 +89,68 @@ class Registrar:
         self._is_handling = False
         self._sessions = inputs.SessionHealth.NONE
         self._running: dict[int, _Running] = {}
-        #: In which control channels run, and in which what they offer runs.
+        #: The nurseries of control channels, and of data channels.
         self._nursery: trio.Nursery | None = None
         self._data_nursery: trio.Nursery | None = None
         #: Set when the machine's deadline has changed.
         self._rearm = trio.Event()
-        #: What is being asked by `inputs.MoveToRoute`.
+        #: The question that the last `inputs.MoveToRoute` has asked.
         self._question = _RouteQuestion()
 
     # --- what is published
 
     def publish(self, published: Published) -> None:
-        """Register this as well."""
+        """Register this hybrid connection, too."""
         self._feed(inputs.Publish(published.name, published.string))
         publication = Publication(published, self.link, self._machine.registrations[published.name])
         self._publications[published.name] = publication
         published.publications.append(publication)
 
     def find(self, name: str) -> Publication | None:
-        """This hybrid connection here, or None."""
+        """The publication of this hybrid connection at this relay, or None."""
         return self._publications.get(name)
 
     def unpublish(self, publication: Publication) -> None:
-        """Stop registering this; with the last one, it is like `stop`. Its sessions continue."""
+        """Stop registering this; with the last publication, the registrar stops. Sessions continue."""
         name = publication.published.name
         if self._publications.get(name) is publication:
             del self._publications[name]
             self._feed(inputs.Unpublish(name))
 
     def update(self, published: Published) -> None:
-        """Its connection string has changed: register it again now, even if it was refused."""
+        """The connection string has changed: register it again now, even if it was refused."""
         self._feed(inputs.StringChanged(published.name, published.string))
 
     # --- what the connector notices
 
     @property
     def is_stopping(self) -> bool:
-        """Nothing is registered here any more."""
+        """The registrar has stopped: nothing is registered at this relay any more."""
         return self._machine.is_stopped
 
     def stop(self) -> None:
-        """Close all control channels, and open no other: the relay offers nothing more to us."""
+        """Close all control channels and open no others, so that the relay makes no more offers."""
         self._feed(inputs.Stop())
 
     def network_changed(self) -> None:
-        """The machine slept, or changed networks."""
+        """This computer slept, or changed networks."""
         self._feed(inputs.RoutesUncertain())
 
     def check_channels(self) -> None:
-        """A data channel was lost, and clients come back over a control channel that works: ask whether it does."""
+        """A data channel was lost: ping over the control channels, which clients need to return."""
         self._feed(inputs.CheckChannels())
 
     def check_refusals(self) -> None:
-        """Ask the relay again about what it refused a while ago: nothing else is left."""
+        """Ask the relay again about what it refused a while ago, because all other relays refuse, too."""
         self._feed(inputs.CheckRefusals())
 
     # --- running
 
     async def run(self, data_nursery: trio.Nursery) -> None:
-        """Keep a control channel for ever, or until `stop`; data channels run in `data_nursery`.
+        """Keep a control channel until `stop` is called; data channels run in `data_nursery`.
 
-        A relay that refuses everything for permanent reasons is asked again much later.
+        A relay that refuses everything for permanent reasons is asked again much later. Cancelled, the control
+        channels are closed.
         """
         async with FlatNursery() as background:
             background.start_soon(self.link.upgrade_route, self._worst_route, self._move_up)
@@ -160,7 +161,7 @@ class Registrar:
             background.cancel_scope.cancel()
 
     async def _keep_time(self) -> None:
-        """Tell the machine when a time has come, until it stops."""
+        """Tell the machine when its deadlines are reached, until it stops."""
         while not self._machine.is_stopped:
             self._rearm = trio.Event()
             deadline = self._machine.deadline
@@ -170,7 +171,7 @@ class Registrar:
                 self._feed(inputs.Due())
 
     def _feed(self, given: inputs.Input) -> None:
-        """Give the machine an input and execute its commands. An input that comes meanwhile is handled afterwards."""
+        """Pass an input to the machine and execute its commands. Inputs that arise meanwhile are handled after it."""
         self._inputs.append(given)
         if self._is_handling:
             return
@@ -271,7 +272,7 @@ class Registrar:
             self._feed(inputs.ChannelEnded(number) if failure is None else inputs.OpeningFailed(number, failure))
 
     async def _receive(self, number: int, running: _Running, channel: ControlChannel) -> None:
-        """Handle what the relay says, until the channel ends. No message is taken before the last one is answered."""
+        """Handle the relay's messages until the channel ends. Each is answered before the next one is read."""
         try:
             async for message in channel.messages:
                 match message:
@@ -288,7 +289,7 @@ class Registrar:
                 while running.replies:
                     await channel.send(running.replies.popleft())
         except RelayUnreachable:
-            pass  # an offer could not be answered: the channel is lost, and its end is reported
+            pass  # an offer could not be answered: the channel is lost, which `_run_channel` reports
 
     def _accept(self, running: _Running, offer: control.Offer, key: Secret | None) -> None:
         publication = self._publications[offer.connection]
@@ -312,7 +313,7 @@ class Registrar:
             running.nursery.start_soon(self._request, running.channel, command)
 
     async def _request(self, channel: ControlChannel, command: commands.RequestRegistration) -> None:
-        """Ask the relay to register, and tell the machine the answer."""
+        """Ask the relay to register, and pass its answer to the machine."""
         token = make_connection_token(command.string, self.link.host, self._clock())
         asked = command.channel, command.request
         try:
@@ -335,14 +336,14 @@ class Registrar:
     # --- better routes
 
     def _worst_route(self) -> Candidate | None:
-        """The worst route that carries anything now."""
+        """The worst of the routes that are in use now."""
         routes = [served.candidate for served in self._served.of(self.link) if served.session.is_open]
         if self._machine.route is not None:
             routes.append(self._machine.route)
         return max(routes, key=lambda candidate: candidate.route.rank, default=None)
 
     async def _move_up(self, better: Candidate) -> None:
-        """Have everything on a better route: first the control channel, then the sessions.
+        """Move everything to a better route: first the control channel, then the sessions.
 
         Raises:
             HybridRelayError: registering over it failed; the current channel continues as before.
@@ -359,7 +360,7 @@ class Registrar:
 
 
 async def _send(channel: ControlChannel, message: control.Message) -> None:
-    """Send a message that does not matter if the channel is lost."""
+    """Send a message that is not needed if the channel is lost."""
     try:
         await channel.send(message)
     except RelayUnreachable:

@@ -18,7 +18,7 @@ from .registrar import Registrar
 
 __all__ = ["Links", "Relays"]
 
-#: What tells links apart: the relay's host, its ports and its pins.
+#: What identifies a link: the relay's host, its ports and its pins.
 _LinkKey: TypeAlias = tuple[str, frozenset[tuple[str, int | None]], tuple[str, ...]]
 #: The links to the relays of one connection string.
 Links: TypeAlias = Mapping[_LinkKey, RelayLink]
@@ -27,14 +27,14 @@ Links: TypeAlias = Mapping[_LinkKey, RelayLink]
 class Relays:
     """The relays at which a connector registers, with one link and one `Registrar` for each.
 
-    Connection strings that name the same relay share its link, and so its control channel.
+    Connection strings that name the same relay share its link, and therefore its control channel.
 
     Args:
         new_link: makes the link to a relay. Raises `ConfigurationError` if the relay cannot be used.
         new_registrar: makes the registrar of a relay.
-        changed: called when a registration has come or gone.
-        events: gets the events.
-        clock: seconds since 1970.
+        changed: called when a hybrid connection was registered, refused or lost at a relay.
+        events: the stream to which events are published.
+        clock: returns seconds since 1970.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Relays:
         self._published: list[Published] = []
         self._links: dict[_LinkKey, RelayLink] = {}
         self._registrars: dict[RelayLink, Registrar] = {}
-        #: Set, and replaced by another one, whenever a registration has come or gone.
+        #: Set, and replaced by a new event, whenever a registration has changed.
         self._change = trio.Event()
-        #: In which registrars and data channels run; None before and after.
+        #: Runs registrars and data channels; None before `run` and after it.
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
-        """Keep everything registered, and serve the data channels that come of it, until cancelled."""
+        """Keep everything registered, and serve the data channels that the relays offer, until cancelled."""
         async with FlatNursery() as self._nursery:
             try:
                 for registrar in self._registrars.values():
@@ -70,7 +70,7 @@ class Relays:
                 self._nursery = None
 
     async def wait_changed(self) -> None:
-        """Wait until a registration has come or gone."""
+        """Wait until a hybrid connection is registered, refused or lost at a relay."""
         await self._change.wait()
 
     # --- what is published, and where
@@ -79,11 +79,12 @@ class Relays:
         """The links to the relays that a connection string names: those that exist, and new ones. Changes nothing.
 
         Args:
-            published: what is, or is to be, published by this string.
-            string: the string.
+            published: what this string publishes, or will publish.
+            string: the connection string.
 
         Raises:
-            ConfigurationError: no relay can be used, or another string is for the same hybrid connection at one.
+            ConfigurationError: no relay can be used, or another connection string is for the same hybrid connection
+                at one of these relays.
         """
         found: dict[_LinkKey, RelayLink] = {}
 
@@ -127,15 +128,15 @@ class Relays:
             self._nursery.start_soon(self._registrars[link].run, self._nursery)
 
     def update(self, published: Published) -> None:
-        """Register it again everywhere, because its connection string has changed."""
+        """Register it again at every relay, because its connection string has changed."""
         for publication in published.publications:
             self._registrars[publication.link].update(published)
 
     async def _retire(self, publication: Publication) -> None:
-        """End a registration that the string does not name any more, once another one has taken its place.
+        """End a registration that the string no longer names, once another one has replaced it.
 
-        That is the one at the same host, if the string still names this host: with other pins or ports, for
-        instance, which may be wrong. Otherwise it is one at any relay.
+        If the string still names the same host (with other pins or ports, which may be wrong), this has to be a
+        registration at that host, otherwise one at any relay.
         """
         published, link = publication.published, publication.link
         reported: HybridRelayError | None = None
@@ -167,8 +168,8 @@ class Relays:
     # --- what concerns all of them
 
     def check_channels(self, link: RelayLink) -> None:
-        """A data channel through this relay was lost: ask the relay whether its control channels work."""
-        if registrar := self._registrars.get(link):  # the string may name this relay no longer
+        """A data channel through this relay was lost: check the control channels to it."""
+        if registrar := self._registrars.get(link):  # the string may no longer name this relay
             registrar.check_channels()
 
     def check_refusals(self) -> None:
@@ -177,12 +178,12 @@ class Relays:
             registrar.check_refusals()
 
     def network_changed(self) -> None:
-        """The machine slept, or changed networks."""
+        """This computer slept, or changed networks."""
         for registrar in self._registrars.values():
             registrar.network_changed()
 
     def stop(self) -> None:
-        """Close all control channels, so that no relay offers anything more."""
+        """Close all control channels, so that no relay makes any more offers."""
         for registrar in self._registrars.values():
             registrar.stop()
 

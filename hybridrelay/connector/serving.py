@@ -1,4 +1,4 @@
-"""One stream of an application: policy, target, bytes, and exactly one outcome."""
+"""Serving one stream of an application: policy, target, moving the bytes, and exactly one outcome."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class StreamService:
     """Serves the streams of all sessions of a connector.
 
     Args:
-        policy: gives the policy that is in force now.
-        shares: how many connections to targets each application may have.
-        events: gets the events.
-        clock: seconds that never run backwards.
+        policy: returns the policy that is in force now.
+        shares: limits how many connections to targets each application may have.
+        events: the stream to which events are published.
+        clock: returns seconds on a monotonic clock.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class StreamService:
         self.shares = shares
         self.clock = clock
         self.events = events
-        #: The ids of all streams begin with this: unique among the runs of connectors.
+        #: The ids of all streams begin with this. It is different in each run of a connector.
         self.run = f"{secrets.token_hex(4)}-"
         self._numbers = itertools.count(1)
         self._open: set[ServedStream] = set()
 
     async def serve(self, offer: Offer, origin: Origin) -> None:
-        """Serve a stream that an application asks for, to its end. Nothing that happens to it affects another one."""
+        """Serve a stream that an application requests, until it ends. An error does not affect other streams."""
         served = ServedStream(self, offer, origin, self._events_of(origin, offer.stream_id))
         self._open.add(served)
         try:
@@ -63,7 +63,7 @@ class StreamService:
             self._open.discard(served)
 
     def refused(self, stream: int, reason: Reason, origin: Origin) -> None:
-        """Publish the events of a stream that the session has refused by itself, because of one of its limits."""
+        """Publish the events of a stream that the session itself refused, because of one of its limits."""
         about = self._events_of(origin, stream)
         about.opened()
         about.ended(NotConnected(reason))
@@ -78,7 +78,7 @@ class StreamService:
             self.report_open()
 
     def report_open(self) -> None:
-        """Publish an event for each stream that nothing was reported about for `REPEAT_SECONDS`."""
+        """Publish an event for each stream about which nothing was published for `REPEAT_SECONDS`."""
         for served in sorted(self._open, key=lambda one: one.began):
             served.report_open()
 
@@ -92,26 +92,26 @@ class ServedStream:
         self._origin = origin
         self._about = about
         self._target = about.target
-        #: How far it has come; None while the target is not connected.
+        #: What the bridge has moved so far; None while the target is not connected.
         self._progress: BridgeProgress | None = None
 
     @property
     def began(self) -> float:
-        """When the application asked for it, on the clock of the service."""
+        """When the application requested the stream, on the clock of the service."""
         return self._about.began
 
     async def run(self) -> None:
-        """Serve it to its end. Publishes one event at the beginning and exactly one at the end."""
+        """Serve the stream until it ends. Publishes one event at the beginning and exactly one at the end."""
         offer, origin = self._offer, self._origin
         self._about.opened()
-        # Whatever is not caught below is a cancellation. GOING_AWAY means that the stream was not processed, and that
-        # another session may open it.
+        # What is not caught below is a cancellation. GOING_AWAY tells the client that the stream was not processed,
+        # so that another session may open it.
         failure = Reason.GOING_AWAY
         outcome: StreamOutcome = NotConnected(failure)
         try:
             outcome = await self._serve()
         except Exception as exc:  # noqa: BLE001
-            # A bug of ours. It must not end the connector for all others, and it has to be logged.
+            # A bug of ours. It must not end the connector for all other streams, and it has to be logged.
             name = origin.published.name
             self._service.events.publish(InternalError(where="stream", connection=name, exception=exc))
             failure = Reason.INTERNAL_ERROR
@@ -120,7 +120,7 @@ class ServedStream:
             if self._progress is not None:
                 outcome = outcome_of(self._progress.so_far(), cancelled_because=failure)
             elif isinstance(outcome, NotConnected):
-                offer.refuse(outcome.reason, outcome.told)  # does nothing if the application has given it up
+                offer.refuse(outcome.reason, outcome.client_text)  # does nothing if the client has withdrawn it
             self._about.ended(outcome)
 
     async def _serve(self) -> StreamOutcome:
@@ -149,7 +149,7 @@ class ServedStream:
             return target if isinstance(target, NotConnected) else await self._join(target)
 
     async def _connect(self) -> trio.SocketStream | NotConnected:
-        """Connect to the target. The attempt ends with the offer, because nobody waits for its result any more."""
+        """Connect to the target. If the offer is withdrawn, the attempt is cancelled, since it is not needed."""
         try:
             with trio.CancelScope() as scope:
                 self._offer.cancel_when_withdrawn(scope)
@@ -168,7 +168,7 @@ class ServedStream:
         return outcome_of(await bridge(self._offer.accept(), target, progress=self._progress))
 
     def report_open(self) -> None:
-        """Publish that it is open, if it is and nothing was published about it for long."""
+        """Publish that the stream is open, if it is and nothing was published about it for `REPEAT_SECONDS`."""
         if self._progress is not None:
             so_far = self._progress.so_far()
             self._about.still_open(

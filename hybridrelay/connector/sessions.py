@@ -1,4 +1,4 @@
-"""The sessions of a connector, on whichever data channel they are, and the streams of those."""
+"""The sessions of a connector, through all relays, and their streams."""
 
 from __future__ import annotations
 
@@ -35,41 +35,43 @@ from .stream_events import Origin
 
 __all__ = ["OpeningChannel", "ProvenChannel", "Served", "Sessions"]
 
-#: Sessions of one identity. Several processes may share a connection string; defends tasks and target connections.
+#: How many sessions one identity may have. Several processes may share a connection string; the limit protects tasks
+#: and connections to the target.
 MAX_SESSIONS_PER_IDENTITY = 256
-#: Memory that all data channels together may promise to their peers (bytes).
+#: How much memory all data channels together may promise to their peers (bytes).
 PROCESS_BUDGET = 1 << 30
-#: Between two sessions that are moved to a better route: all at once would be a storm (seconds).
+#: The pause between two sessions that are moved, so that they do not all resume at the same moment (seconds).
 _MOVE_SPACING_SECONDS = 0.1
 
 
 @attrs.define(eq=False)
 class Served:
-    """One session that lives."""
+    """One session that has not ended."""
 
     session: Session
     published: Published
     peer: PeerIdentity
-    #: The relay through which its data channel goes. The session belongs to the connector only: the client may move
-    #: it to another relay at any time.
+    #: The relay through which its data channel goes. The session belongs to the connector, not to the relay: the
+    #: client may move it to another relay at any time.
     link: RelayLink
     #: The route of its data channel, which need not be the one that would be chosen now.
     candidate: Candidate
-    #: The key by which we were registered when the relay made the data channel; it ends with this key.
+    #: The key with which the connector was registered when the relay offered the data channel; if the key is revoked,
+    #: the relay closes the channel.
     key: Secret | None = None
     #: The same in all events of the session.
     activity_id: str = ""
-    #: Tells the sessions of this process apart in the audit log.
+    #: Identifies the session in the audit log, among those of this process.
     number: int = 0
 
     @property
     def origin(self) -> Origin:
-        """Where a stream comes from that is opened now."""
+        """The origin of a stream that is opened now."""
         route = f"{self.candidate.route.name} at {self.link.host}"
         return Origin(self.published, self.peer, self.number, route)
 
     def is_of(self, published: Published, peer: PeerIdentity) -> bool:
-        """Whether the session belongs to this identity. Serials say something only under the same authority."""
+        """Whether the session belongs to this identity. Serials are unique only within one authority."""
         return self.published is published and self.peer.serial == peer.serial
 
 
@@ -78,42 +80,42 @@ class OpeningChannel:
     """A data channel that is being opened."""
 
     published: Published
-    #: By which we were registered when it was offered.
+    #: The key with which the connector was registered when the channel was offered.
     key: Secret | None
 
 
 @attrs.frozen(eq=False)
 class ProvenChannel:
-    """A data channel whose other end has proved its identity."""
+    """A data channel whose peer has proved its identity."""
 
     published: Published
-    #: What follows the end-to-end handshake.
+    #: The channel after the end-to-end handshake.
     stream: trio.abc.Stream
     peer: PeerIdentity
     #: The relay and the route over which it goes.
     link: RelayLink
     candidate: Candidate
-    #: What is being opened, until a session has the channel.
+    #: Its entry in `Sessions.opening`, until a session uses the channel.
     opening: OpeningChannel | None = None
 
     @property
     def route(self) -> str:
-        """``tcp at relay.example.com``."""
+        """The route as text, for example ``tcp at relay.example.com``."""
         return f"{self.candidate.route.name} at {self.link.host}"
 
     @property
     def owner(self) -> tuple[Published, str]:
-        """The identity, as shares and limits tell identities apart."""
+        """The key by which shares and limits distinguish identities."""
         return self.published, self.peer.serial
 
 
 class Sessions:
-    """All sessions of a connector. They are touched by nothing that happens to control channels.
+    """All sessions of a connector. They do not depend on control channels.
 
     Args:
         policy: which identities are denied.
-        config: of every session.
-        events: gets the events.
+        config: the configuration of every session.
+        events: the stream to which events are published.
         lost: called when a session has lost its data channel, with the relay through which it went.
     """
 
@@ -127,13 +129,13 @@ class Sessions:
         self._shares = Shares()
         self._events = events
         self.streams = StreamService(lambda: self._policy, self._shares, events)
-        #: What each identity's sessions hold together, for as long as there are any.
+        #: The memory that the sessions of one identity hold together, for each identity that has sessions.
         self._accounts: WeakValueDictionary[Hashable, Account] = WeakValueDictionary()
-        #: Of sessions, for the audit log.
+        #: The numbers of sessions, for the audit log.
         self._numbers = itertools.count(1)
         #: By session id.
         self._served: dict[bytes, Served] = {}
-        #: Data channels that are being opened, until a session has them.
+        #: Data channels that are being opened, until a session uses them.
         self.opening: set[OpeningChannel] = set()
 
     def set_policy(self, policy: Policy) -> None:
@@ -145,7 +147,7 @@ class Sessions:
                 served.session.close(reason)
 
     def denied(self, published: Published, peer: PeerIdentity) -> Reason | None:
-        """Why the policy that is in force now allows this identity no session, or None."""
+        """The reason why the policy denies this identity a session, or None. A denial is published as an event."""
         decision = self._policy.decide(peer, Action.OPEN_SESSION, Resource(published.name, published.target))
         if decision.reason is not None:
             self._events.publish(
@@ -164,19 +166,22 @@ class Sessions:
         return [served for served in self._served.values() if served.link is link]
 
     def check_alive(self) -> None:
-        """Ask every peer at once whether it is there."""
+        """Send a ping on every session at once, to find out whether its data channel still works."""
         for served in self._served.values():
             served.session.check_alive()
 
     async def move(self, link: RelayLink, candidate: Candidate) -> None:
-        """Let sessions follow to a better route: each resumes over a new data channel, one after the other."""
+        """Move sessions to a better route, one after the other: each drops its data channel and resumes over another.
+
+        Cancelled, the remaining sessions stay on their data channels.
+        """
         for served in self.of(link):
             if served.session.is_open and served.candidate.route.rank > candidate.route.rank:
                 served.session.drop_channel()
                 await trio.sleep(_MOVE_SPACING_SECONDS)
 
     async def follow_key(self, published: Published) -> bool:
-        """Let sessions whose data channel was made with an earlier key resume over another one, one after the other.
+        """Drop data channels that depend on an earlier key, one after the other; their sessions resume over others.
 
         Returns:
             Whether nothing depends on an earlier key any more.
@@ -198,7 +203,7 @@ class Sessions:
                 nursery.start_soon(partial(served.session.aclose, grace=grace, reason=Reason.GOING_AWAY))
 
     def _refusal(self, published: Published, peer: PeerIdentity, hello: Hello) -> Reason | None:
-        """Check the policy again, which may have changed while HELLO was in transit, and a limit."""
+        """Check the policy again, which may have changed while HELLO was in transit, and the limit of sessions."""
         if reason := self.denied(published, peer):
             return reason
         if hello.attach or self.count_of(published, peer) < MAX_SESSIONS_PER_IDENTITY:
@@ -211,12 +216,14 @@ class Sessions:
         return sum(1 for served in self._served.values() if served.is_of(published, peer))
 
     async def take(self, channel: ProvenChannel, hello: Hello, initial: bytes) -> None:
-        """Serve a session on a proven data channel to its end, or have the session that `hello` names go on over it.
+        """Run a new session on a data channel until it ends, or give the channel to the session that `hello` names.
+
+        Cancelled, a session that runs here ends.
 
         Args:
             channel: the data channel.
             hello: the first message of the client.
-            initial: what was received, from that message on.
+            initial: what was received so far, beginning with that message.
         """
         if refusal := self._refusal(channel.published, channel.peer, hello):
             await refuse_session(channel.stream, refusal)
@@ -254,7 +261,7 @@ class Sessions:
         await served.session.replace_channel(channel.stream, initial)
 
     def _finish_opening(self, opening: OpeningChannel | None) -> Secret | None:
-        """A session has the data channel now; the key with which it was made."""
+        """A session uses the data channel now. Returns the key on which the channel depends."""
         if opening is None:
             return None
         self.opening.discard(opening)
@@ -289,7 +296,7 @@ class Sessions:
             self._shares.descriptors.give_back(owner)
 
     async def _serve_offers(self, served: Served, channel: ProvenChannel, initial: bytes) -> None:
-        """Run a session to its end. Publishes one event when it is open, and then exactly one when it is over."""
+        """Run a session until it ends. Publishes one event when it is open, and then exactly one when it ends."""
         session, published, peer = served.session, served.published, served.peer
 
         async def wait_for_client() -> NoReturn:

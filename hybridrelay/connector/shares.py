@@ -1,7 +1,7 @@
-"""How much one application may take up at a connector of what can run out, so that others get some as well.
+"""Sharing the connector's limited resources among applications, so that one application cannot use up all of them.
 
-Every session and every connection to a target takes a file descriptor, and every connection to a target a local port:
-a port number can be used once for each address of a target, whatever is at the other end.
+Every session and every connection to a target takes a file descriptor, and every connection to a target also takes a
+local port: for one address and port of a target, each local port number can be used once.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from ..security import HostPort
 
 __all__ = ["Share", "Shares", "count_local_ports"]
 
-#: Where Linux says which ports it gives to connections: the first and the last.
+#: The file in which Linux states the range of local ports for outgoing connections: the first and the last.
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-#: How many there are elsewhere: RFC 6335, section 6.
+#: The number of such ports on other systems: RFC 6335, section 6.
 _DYNAMIC_PORTS = 65_536 - 49_152
-#: Ports that no application may take, for whatever else runs on the machine.
+#: Ports that are left free for other programs on the machine.
 _RESERVED_PORTS = 64
 
 
 class Share:
-    """Counts one thing that can run out by the application that it is taken for. Pure.
+    """Counts how much of one limited resource each application holds, and limits it. Pure.
 
-    An application may hold as much as is still free. So a single application gets half of all, the next one half of
-    the rest, and none gets the last one. Nothing has to be configured, and an unused share remains available to the
-    others.
+    An application may hold at most as much as is still free. The first application thus gets up to half of all, the
+    next one up to half of the rest, and none gets the last one. Nothing has to be configured, and what one
+    application does not use remains available to the others.
 
     Args:
-        what: names it in messages, in the plural.
-        remedy: what an administrator can do.
-        usable: how much there is, or None where there is no limit.
+        what: the name of the resource in messages, in the plural.
+        remedy: what an administrator can do when it is used up.
+        usable: returns how much there is, or None if there is no limit.
     """
 
     def __init__(self, what: str, remedy: str, usable: Callable[[], int | None]) -> None:
@@ -44,7 +44,7 @@ class Share:
 
     @property
     def is_unused(self) -> bool:
-        """Nobody holds any."""
+        """No application holds any."""
         return not self._held
 
     def held(self, owner: Hashable) -> int:
@@ -52,11 +52,11 @@ class Share:
         return self._held.get(owner, 0)
 
     def why_refused(self, owner: Hashable) -> str:
-        """What to say to an application that has its share."""
+        """The message for an application that already holds its share."""
         return f"{self.held(owner)} connections are open, this application's share of the {self._what}"
 
     def take(self, owner: Hashable) -> bool:
-        """Count one more for `owner`; False where it has its share already."""
+        """Count one more for `owner`. Returns False, and counts nothing, if it already holds its share."""
         usable = self._usable()
         if usable is not None and self.held(owner) >= max(usable - self._held.total(), 1):
             return False
@@ -64,7 +64,7 @@ class Share:
         return True
 
     def give_back(self, owner: Hashable) -> None:
-        """`owner` has one less."""
+        """Count one less for `owner`."""
         self._held[owner] -= 1
         if not self._held[owner]:
             del self._held[owner]
@@ -76,13 +76,13 @@ class Shares:
     def __init__(
         self, *, limit: Callable[[], int | None] = descriptor_limit, ports: Callable[[], int] | None = None
     ) -> None:
-        """`limit` gives the descriptors that the process may have, `ports` the local ports of the machine."""
+        """`limit` returns how many descriptors the process may have, `ports` how many local ports the machine has."""
         self.descriptors = Share("descriptors", RAISE_LIMIT, lambda: _usable_descriptors(limit()))
         self._ports = count_local_ports if ports is None else ports
         self._by_target: dict[HostPort, Share] = {}
 
     def ports(self, target: HostPort) -> Share:
-        """Those of the local ports towards one target."""
+        """The shares in the local ports for connections to one target."""
         if target not in self._by_target:
             for other in [other for other, share in self._by_target.items() if share.is_unused]:
                 del self._by_target[other]

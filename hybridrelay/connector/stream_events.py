@@ -1,4 +1,4 @@
-"""What is published about one stream of an application: one event at its beginning, and exactly one at its end."""
+"""The events about one stream of an application: one at its beginning, and exactly one at its end."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ class Origin:
 
     published: Published
     peer: PeerIdentity
-    #: Tells the sessions of this process apart in the audit log.
+    #: Identifies the session in the audit log, among those of this process.
     session: int
-    #: The current route of the session's data channel: ``tcp at relay.example.com``.
+    #: The current route of the session's data channel, for example ``tcp at relay.example.com``.
     route: str
 
 
 class StreamEvents:
-    """Publishes the events of one stream. Made when the application asks for the stream.
+    """Publishes the events of one stream. Made when the application requests the stream.
 
     Args:
-        events: gets the events.
+        events: the stream to which events are published.
         origin: where the stream comes from.
         stream: its id in its session.
         activity_id: the same in all events of the stream, and in no others.
-        clock: seconds that never run backwards.
+        clock: returns seconds on a monotonic clock.
     """
 
     def __init__(
         self, events: EventStream, origin: Origin, stream: int, activity_id: str, clock: Callable[[], float]
     ) -> None:
         self.began = clock()
-        self.target: HostPort = origin.published.target  # a reload may change it at any moment
+        self.target: HostPort = origin.published.target  # kept, because a reload may change it at any moment
         self._events = events
         self._origin = origin
         self._stream = stream
@@ -50,7 +50,7 @@ class StreamEvents:
         self._reported = self.began
 
     def opened(self) -> None:
-        """The application asks for it."""
+        """The application has requested the stream."""
         origin = self._origin
         self._events.publish(
             StreamOpened(
@@ -66,7 +66,7 @@ class StreamEvents:
         )
 
     def ended(self, outcome: StreamOutcome) -> None:
-        """It is over."""
+        """The stream has ended."""
         name, peer = self._origin.published.name, self._origin.peer
         event: StreamNotConnected | StreamClosed
         if isinstance(outcome, NotConnected):
@@ -98,7 +98,7 @@ class StreamEvents:
         self._events.publish(event)
 
     def still_open(self, *, bytes_to_target: int, bytes_to_client: int, at_most_every: float) -> None:
-        """It is open, which is published unless something was within the last `at_most_every` seconds."""
+        """Publish that the stream is open, unless an event was published in the last `at_most_every` seconds."""
         now = self._clock()
         if now - self._reported < at_most_every:
             return

@@ -1,4 +1,4 @@
-"""Opening the target, and saying why that failed."""
+"""Connecting to the target, and explaining why that failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from ..security import HostPort
 from ..streams.connecting import open_tcp
 from ..streams.sockets import abort_stream, tune_socket
 
-#: To resolve and connect (seconds). Outlasts two lost SYN packets; below what database drivers allow themselves.
+#: How long resolving and connecting may take (seconds): enough for two lost SYN packets, and less than the connection
+#: timeouts of database drivers.
 DIAL_SECONDS = 10.0
 
 _BY_ERRNO = {
@@ -29,7 +30,7 @@ _NAME_NOT_FOUND = {
 
 
 class TargetError(Exception):
-    """The target could not be opened. Text and `reason` go to the client, `remedy` to the operator."""
+    """Connecting to the target failed. Text and `reason` are sent to the client; `remedy` is for the operator."""
 
     def __init__(self, message: str, reason: Reason, *, remedy: str | None = None) -> None:
         super().__init__(message)
@@ -40,9 +41,13 @@ class TargetError(Exception):
 async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> trio.SocketStream:
     """Connect to the target; its name is resolved on every call.
 
+    Args:
+        target: the address.
+        seconds: the deadline for resolving and connecting together.
+
     Raises:
-        TargetError: with one of the TARGET reasons, or `Reason.OUT_OF_RESOURCES` where this machine is at fault. The
-            text names no address, since it goes to the client.
+        TargetError: with one of the TARGET reasons, or `Reason.OUT_OF_RESOURCES` if this machine lacks a resource.
+            The text names no address, since it is sent to the client.
     """
     with trio.move_on_after(seconds):
         try:
@@ -52,19 +57,19 @@ async def open_target(target: HostPort, *, seconds: float = DIAL_SECONDS) -> tri
         if is_reserved(stream.socket.fileno()):
             await abort_stream(stream)
             raise _out_of(OUT_OF_DESCRIPTORS)
-        tune_socket(stream.socket, user_timeout=False)  # a target may pause for as long as it likes
+        tune_socket(stream.socket, user_timeout=False)  # a target may pause indefinitely
         return stream
     raise TargetError(f"the target did not answer within {seconds:g} s", Reason.TARGET_TIMEOUT)
 
 
 def _target_error(exc: OSError) -> TargetError:
-    """What to say about the failures of all addresses that were tried."""
+    """One error for the failures of all addresses that were tried."""
     # `open_tcp` raises one error for all addresses, whose cause has the error of each.
     failed = [cause for cause in causes(exc) if isinstance(cause, OSError)]
     for cause in failed:
         if (shortage := shortage_of(cause)) is not None:
             return _out_of(shortage)
-    # A refusal says that the host is there, which is more useful to know than that its other address has no route.
+    # A refusal shows that the host exists, which is more useful than that there is no route to its other address.
     reason = max(map(_reason, failed), key=lambda one: one.specificity, default=Reason.TARGET_UNREACHABLE)
     return TargetError(reason.describe, reason)
 

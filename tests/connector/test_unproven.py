@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridrelay.connector.channels import MAX_UNPROVEN_CHANNELS
-from hybridrelay.connector.unproven import TENURE_SECONDS, Newcomer, Unproven, who_gives_way
+from hybridrelay.connector.unproven import TENURE_SECONDS, Newcomer, Unproven, choose_displaced
 
 
 def present(senders: str, *, ages: list[float] | None = None) -> list[Newcomer]:
@@ -36,7 +36,7 @@ def present(senders: str, *, ages: list[float] | None = None) -> list[Newcomer]:
 )
 def test_the_oldest_of_the_sender_with_the_most_gives_way(senders: str, sender: str, displaced: int | None) -> None:
     everyone = present(senders) or present("x")
-    gone = who_gives_way(everyone, sender, 0.0)
+    gone = choose_displaced(everyone, sender, 0.0)
     assert gone is everyone[displaced or 0]
 
 
@@ -53,7 +53,7 @@ def test_the_oldest_of_the_sender_with_the_most_gives_way(senders: str, sender: 
 )
 def test_a_young_one_gives_way_to_senders_with_fewer_only(senders: str, sender: str, gives_way: bool) -> None:
     young = [TENURE_SECONDS / 2] * len(senders)
-    assert (who_gives_way(present(senders, ages=young), sender, 0.0) is not None) is gives_way
+    assert (choose_displaced(present(senders, ages=young), sender, 0.0) is not None) is gives_way
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=60))
@@ -63,7 +63,7 @@ def test_whoever_comes_nobody_is_left_with_less_than_a_share(asking: list[str]) 
     everyone: list[Newcomer] = []
     for now, sender in enumerate(asking):
         if len(everyone) == limit:
-            gone = who_gives_way(everyone, sender, float(now))
+            gone = choose_displaced(everyone, sender, float(now))
             if gone is None:
                 continue
             everyone.remove(gone)

@@ -1,9 +1,9 @@
-"""The audit log: which application reached which target, when, over which route, how much, and how it ended.
+"""The audit log: which application reached which target, when, over which route, how many bytes, and how it ended.
 
-It is a subscriber of the connector's events. Each stream that an application asks for has one line when it is opened,
-before the target is dialed, and exactly one when it is over, whatever ended it. Both carry the same id. A stream that
-lives longer than a day has one more each day, so that a log of any age shows what is open.
-The lines are evidence: their number is not limited. docs/operating.md describes them for their readers.
+It is a subscriber of the connector's events. Each stream that an application requests has one line when it is
+requested, before the target is dialed, and exactly one when it has ended, whatever ended it. Both have the same id. A
+stream that is open for longer than a day has one more line each day, so that recent logs show every stream that is
+open. The lines are evidence: their number is not limited. docs/operating.md describes them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AuditLog:
         self._run = run
 
     def __call__(self, event: events.Event) -> None:
-        """Log one event, if it is one of a stream."""
+        """Log one event, if it is about a stream."""
         if not isinstance(event, _StreamEvent) or not event.activity_id.startswith(self._run):
             return
         match event:
@@ -65,7 +65,7 @@ class AuditLog:
             "target": event.target,
             **more,
         }
-        # Labels are printable by construction; quoting keeps one with a space from looking like two fields.
+        # Labels are always printable; quoting keeps one with a space from looking like two fields.
         line = " ".join(
             f"{key}={value!r}" if isinstance(value, str) else f"{key}={value}" for key, value in fields.items()
         )

@@ -1,4 +1,4 @@
-"""What the connector's private network allows. `Policy.decide` is the only place where that is decided."""
+"""What the connector allows clients to do in its private network. Only `Policy.decide` decides that."""
 
 from .decision import Action as Action
 from .decision import Decision as Decision

@@ -1,6 +1,7 @@
-"""The decision: whether a subject may do something with a resource. Pure.
+"""Deciding whether a subject may do something with a resource. Pure.
 
-The subject is the identity that an application has proved on its data channel. Nothing that it states itself counts.
+The subject is the identity that an application has proved on its data channel. What the application states about
+itself has no effect.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["Action", "Decision", "Policy", "Resource"]
 
 
 class Action(enum.Enum):
-    """What an application asks for."""
+    """What an application requests."""
 
     #: Begin a session, or resume one over another data channel.
     OPEN_SESSION = "open-session"
@@ -27,21 +28,21 @@ class Action(enum.Enum):
 
 @attrs.frozen
 class Resource:
-    """What an application asks for it of."""
+    """The hybrid connection to which a request applies."""
 
     #: The name of the hybrid connection.
     connection: str
-    #: Where the connector would connect to.
+    #: The address to which the connector would connect.
     target: HostPort
 
 
 @attrs.frozen
 class Decision:
-    """Whether something is allowed, and by which rule it is not."""
+    """Whether a request is allowed, and if not, which rule denies it."""
 
     #: Why it is not allowed; None if it is.
     reason: Reason | None = None
-    #: The rule that denies it, as an administrator would recognize it; empty if it is allowed.
+    #: A description for administrators of the rule that denies it; empty if it is allowed.
     rule: str = ""
 
 
@@ -50,18 +51,18 @@ ALLOWED = Decision()
 
 @attrs.frozen
 class Policy:
-    """The rules that are in force: today, a deny list."""
+    """The rules that are in force: a deny list."""
 
     #: Labels and serials (upper case hexadecimal) of identities that are denied.
     denied: frozenset[str] = frozenset()
 
     def decide(self, subject: PeerIdentity, action: Action, resource: Resource) -> Decision:
-        """Decide about one request. The same arguments always get the same decision.
+        """Decide about one request. The same arguments always give the same decision.
 
         Args:
             subject: the identity that the application has proved.
-            action: what it asks for; the deny list applies to every action.
-            resource: of what; the deny list applies to every hybrid connection and target.
+            action: what it requests; the deny list applies to every action.
+            resource: the hybrid connection and target; the deny list applies to all of them.
         """
         names = {
             subject.label: "label",

@@ -1,8 +1,8 @@
-"""What a deny list says: whatever an administrator may have meant by a line is denied.
+"""Parsing a deny list. If a line can be read in several ways, everything that it may mean is denied.
 
-A label may contain almost anything, so a line that looks like a list of labels may also be one label. Such a line
-denies the label that is the whole line and each of its parts, and causes a warning: nobody is admitted by a
-misunderstanding.
+A label may contain almost any character, so a line that looks like a list of labels may also be one label. Such a
+line denies the whole line as a label, and each of its parts, and causes a warning. No identity is admitted because of
+a misunderstanding.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from ...errors import ConfigurationError
 from ...security import check_label
 from ...security.identity import format_serial
 
-#: Entries in one event, and warnings that are reported individually.
+#: How many entries one event shows, and how many warnings are reported individually.
 MAX_SHOWN = 20
-#: Serials of certificates have about 40 digits; one with fewer than this was probably cut off.
+#: Serials of certificates have about 40 hexadecimal digits; one with fewer than this was probably cut off.
 _FULL_SERIAL = 30
 
-#: What the audit log writes before a label or a serial.
+#: A field of the audit log: its name, then a label or a serial.
 _FIELD = re.compile(r"(?:label|serial)\s*[=:]\s*(?P<value>.+)", re.IGNORECASE)
 _SEPARATOR = re.compile(r"[,;]")
-#: What surrounds an entry in lists of other formats: bullets, brackets, and quotes of which one may be missing.
+#: Characters around an entry in lists of other formats: bullets, brackets, and quotes, one of which may be missing.
 _BULLETS = "-*+\u2022\u2013 "
 _AROUND = "[]\"'\u201c\u201d\u2018\u2019\u201e "
 _QUOTES = "\"'\u201c\u201d\u2018\u2019\u201e"
@@ -39,20 +39,22 @@ class DenyList:
 
     #: Labels and serials (upper case hexadecimal) of identities that are denied.
     names: frozenset[str] = frozenset()
-    #: The same for people to read, one for each entry: a label as it is, a serial as ``serial 3F...``.
+    #: The entries as they are shown to people: a label as it is, a serial as ``serial 3F...``.
     entries: frozenset[str] = frozenset()
-    #: Sentences about lines that perhaps do not mean what was intended.
+    #: Sentences about lines that may not mean what was intended.
     warnings: tuple[str, ...] = ()
 
 
 def parse_deny_list(text: str) -> DenyList:
-    """Parse a deny list: a label or a serial on each line, perhaps in quotes; ``#`` begins a comment.
+    """Parse a deny list: a label or a serial on each line, optionally in quotes; ``#`` begins a comment.
 
-    A serial may have colons, blanks or hyphens, any case and leading zeros. Where a line can be read in several ways
-    (a label may contain ``#``, commas or quotes), each of them is denied. A label in a pair of quotes is not split.
+    A serial may contain colons, spaces or hyphens, have any case, and begin with zeros. If a line can be read in
+    several ways (a label may contain ``#``, commas or quotes), every reading is denied. A label in a pair of quotes
+    is not split.
 
     Raises:
-        ConfigurationError: a line is neither a label nor a serial; says which. Skipping it would admit an identity.
+        ConfigurationError: a line is neither a label nor a serial; the message has its number. Skipping the line
+            would admit an identity.
     """
     names: set[str] = set()
     entries: set[str] = set()
@@ -79,8 +81,8 @@ def parse_deny_list(text: str) -> DenyList:
                 )
             if any(map(_is_cut_off, parts or readings[:1])):
                 warnings.append(
-                    f"line {number} looks like a serial that is not complete, which denies nobody: copy the whole "
-                    "serial from the audit log"
+                    f"line {number} looks like an incomplete serial, which denies no identity: copy the whole serial "
+                    "from the audit log"
                 )
         names.update(unicodedata.normalize("NFC", one) for one in (*readings, *parts) if _is_label(one))
         names.update(filter(None, map(_serial, (*readings, *parts))))
@@ -110,7 +112,7 @@ def _serial_entry(text: str) -> str | None:
 
 
 def _readings(line: str) -> Iterator[str]:
-    """What a line may mean as a whole, the most likely first."""
+    """The possible meanings of a line as one label or serial, the most likely first."""
     hashes = [match.start() for match in re.finditer("#", line)]
     cuts = [line[:at] for at in hashes[:MAX_SHOWN]]
     for candidate in (_without_comment(line), *cuts, line):
@@ -123,11 +125,11 @@ def _without_comment(line: str) -> str:
 
 
 def _parts(line: str) -> list[str]:
-    """What else a line may mean: the labels and serials in it, if it looks like a list or like a field of a log."""
+    """The labels and serials in a line that looks like a list or like a field of a log; otherwise none."""
     text = strip_blanks(_without_comment(line))
     value = strip_value(text)
     if value != text and not set(value) & set(_QUOTES):
-        return []  # in a pair of quotes: one label, whatever is in it
+        return []  # a pair of quotes: one label, whatever it contains
     found = []
     for part in _SEPARATOR.split(text):
         bare = strip_blanks(part).lstrip(_BULLETS).strip(_AROUND)

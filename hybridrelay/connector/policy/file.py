@@ -1,4 +1,4 @@
-"""The policy in a file, which is read again when it changes."""
+"""Reading the policy from a file, again whenever the file changes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["PolicyFile", "PolicyReading"]
 
 #: How soon a changed file takes effect (seconds).
 POLL_SECONDS = 0.5
-#: Bounds what is read again and again.
+#: The largest deny list (bytes), since the file may be read often.
 MAX_FILE_SIZE = 1 << 20
 
 
 @attrs.frozen
 class PolicyReading:
-    """What a file said when it was read."""
+    """The content of a file when it was read."""
 
     path: Path
     deny_list: DenyList
-    #: What it said before; None is the first reading.
+    #: Its content when it was last read before that; None if this is the first time.
     before: DenyList | None = None
 
     @property
@@ -39,7 +39,7 @@ class PolicyReading:
         return Policy(self.deny_list.names)
 
     def events(self) -> list[Event]:
-        """What there is to report about it: the changes, then one event for each line that may be a mistake."""
+        """The events about this reading: first the changes, then one event for each line that may be a mistake."""
         now = self.deny_list.entries
         before = frozenset[str]() if self.before is None else self.before.entries
         loaded = PolicyLoaded(
@@ -55,10 +55,10 @@ class PolicyFile:
     """The policy in a file, read again when the file changes.
 
     Args:
-        path: of the deny list.
+        path: the deny list.
 
     Raises:
-        ConfigurationError: the file cannot be read or understood.
+        ConfigurationError: the file cannot be read or parsed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -66,9 +66,9 @@ class PolicyFile:
         self._stamp: tuple[int, int, int] | None = None
         self._reading = trio.Lock()
         self._files = FileThread(str(self.path))
-        #: Why the file could not be read the last time.
+        #: Why the last attempt to read the file failed; None if it did not.
         self._error: str | None = None
-        #: What the file said when it could last be read.
+        #: The last successful reading.
         self.reading = PolicyReading(self.path, self._read())
 
     @property
@@ -96,16 +96,16 @@ class PolicyFile:
         try:
             stat = self.path.stat()
         except OSError:
-            return True  # reading it will say why
+            return True  # reading the file will raise the reason
         return (stat.st_mtime_ns, stat.st_size, stat.st_ino) != self._stamp
 
     async def reload(self) -> PolicyReading:
         """Read the file now, whether it has changed or not.
 
         Raises:
-            ConfigurationError: it cannot be read or understood; `reading` stays as it is.
+            ConfigurationError: it cannot be read or parsed; `reading` stays as it is.
         """
-        async with self._reading:  # so that what was read earlier is never kept later
+        async with self._reading:  # so that an earlier reading never replaces a later one
             self.reading = PolicyReading(self.path, await self._files.run(self._read), self.reading.deny_list)
             self._error = None
             return self.reading
@@ -113,16 +113,16 @@ class PolicyFile:
     async def watch(
         self, changed: Callable[[PolicyReading], None], failed: Callable[[ConfigurationError], None]
     ) -> None:
-        """Poll until cancelled. A file that cannot be read leaves the last policy in force.
+        """Poll the file until cancelled. If the file cannot be read, the last policy stays in force.
 
         Args:
             changed: called when the file was read again.
-            failed: called with the reason why the file cannot be read, once for each reason in a row.
+            failed: called with the error when the file cannot be read; not again while the error stays the same.
         """
         while True:
             await trio.sleep(POLL_SECONDS)
             try:
-                # After an error, the file may be put back just as it was.
+                # After an error, the file may be restored with the same time, size and inode.
                 if not await self._files.run(self._changed) and self._error is None:
                     continue
                 reading = await self.reload()

@@ -1,4 +1,4 @@
-"""The attempts to have a control channel to one relay: when the next one begins, and what is said about failures."""
+"""The attempts to open a control channel to one relay: when the next one begins, and how failures are published."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .registrations import Registrations
 
 __all__ = ["Attempts"]
 
-#: The longest wait between two attempts to come back while there are sessions, which may be waiting for it (seconds).
+#: The longest wait between two attempts while there are sessions that may be waiting for the relay (seconds).
 RESUME_BACKOFF = 2.0
 
 
@@ -23,9 +23,9 @@ class Attempts:
 
     Args:
         host: the relay, for events.
-        registrations: what is to be registered there.
-        backoff: for the waits.
-        out: gets commands and events.
+        registrations: the hybrid connections to be registered there.
+        backoff: computes the waits.
+        out: the list to which commands and events are appended.
     """
 
     def __init__(self, host: str, registrations: Registrations, backoff: Backoff, out: list[Output]) -> None:
@@ -34,14 +34,14 @@ class Attempts:
         self._backoff = backoff
         self._out = out
         self._repeated = RepeatedFailure()
-        #: When the next one begins; None unless one is waited for.
+        #: When the next attempt begins; None if none is scheduled.
         self.due: float | None = None
         self.sessions = SessionHealth.NONE
-        #: Something was registered here once.
+        #: Something has been registered at this relay before.
         self._has_worked = False
-        #: The relay could be reached by the last attempt, and registered nothing.
+        #: The last attempt reached the relay, but nothing was registered.
         self._has_answered = False
-        #: When the attempt has begun, and when a channel took over during it.
+        #: When the last attempt began, and when its control channel became the current one.
         self._began = 0.0
         self._usable_since: float | None = None
 
@@ -51,14 +51,14 @@ class Attempts:
         self._has_answered = False
 
     def succeeded(self, now: float, *, has_registered: bool) -> None:
-        """A control channel has taken over; `has_registered` says whether anything is registered over it."""
+        """A control channel has become the current one; `has_registered`: something is registered over it."""
         if self._usable_since is None:
             self._usable_since = now
         self._repeated.succeeded()
         self._has_worked = self._has_worked or has_registered
 
     def stop(self) -> None:
-        """No other attempt is made."""
+        """Make no other attempt."""
         self.due = None
 
     def failed(self, error: HybridRelayError, retry_after: float, now: float) -> None:
@@ -66,11 +66,11 @@ class Attempts:
 
         Args:
             error: the reason.
-            retry_after: what the relay has asked for before its restart (seconds), or 0.
+            retry_after: the shortest wait, which the relay has asked for before its restart (seconds), or 0.
             now: on the machine's clock.
         """
-        # Only before anything has worked is this certainly the operator's mistake. Later, somebody between here and
-        # the relay may pose as the relay for a while.
+        # This is certainly the operator's mistake only as long as nothing has ever worked. Later, something in the
+        # path may impersonate the relay for a while.
         permanent = not self._has_worked and is_hopeless(error)
         self._registrations.all_failed(error, now, permanent=permanent)
         self._has_answered = not isinstance(error, RelayUnreachable)
@@ -85,8 +85,8 @@ class Attempts:
 
     def lost(self, retry_after: float, now: float) -> None:
         """The last open control channel has ended: wait. For `retry_after` see `failed`."""
-        # What was good may be what broke: a probe is cheap, and a connection attempt that is not answered is not.
-        # A relay that has announced its restart will come back at the same place.
+        # The route itself may have failed: a probe is cheap, and a connection attempt that is not answered is not.
+        # A relay that has announced its restart will be reachable over the same route again.
         if not self._registrations.are_refused and not retry_after:
             self._out.append(commands.ForgetRoute())
         wait = self._wait(retry_after, now)
@@ -94,19 +94,19 @@ class Attempts:
             self._out.append(events.ControlChannelLost(host=self._host, retry_seconds=wait))
 
     def _wait(self, retry_after: float, now: float) -> float:
-        """Have the next attempt begin after a while. Returns how long (seconds)."""
+        """Schedule the next attempt. Returns the wait (seconds)."""
         took = 0.0
         if self._usable_since is None:
             took = now - self._began
         else:
             self._backoff.succeeded(held_seconds=now - self._usable_since)
         if self._registrations.are_hopeless(now):
-            # It may have been asked again, and have been out of reach: the back-off counts as well.
+            # The relay may have been asked again, and not have been reachable: the back-off applies, too.
             wait = self._backoff.next_wait(at_least=self._registrations.asks_again_in(now))
             self._out.append(events.NothingRegistered(host=self._host, retry_seconds=wait))
         else:
-            # If the relay is out of reach, sessions that look healthy count too: the loss of a data channel may be
-            # detected later than that of the control channel.
+            # If the relay cannot be reached, sessions that look healthy make this urgent, too: the loss of a data
+            # channel may be detected later than that of the control channel.
             interrupted = self.sessions is SessionHealth.INTERRUPTED
             urgent = interrupted or (self.sessions is SessionHealth.CONNECTED and not self._has_answered)
             wait = self._backoff.next_wait(

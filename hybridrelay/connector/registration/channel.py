@@ -1,4 +1,4 @@
-"""The control channels to one relay, as the registration machine sees them."""
+"""The control channels to one relay: their states in the registration machine."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ from .states import CHANNELS, ChannelCause, ChannelState
 
 __all__ = ["MAX_NOTICES", "Channel", "Channels"]
 
-#: A registration that the relay ends is registered again at once, unless that happened less than this ago (seconds);
-#: then the wait grows. Otherwise a relay that registers and ends could keep this process busy.
+#: A registration that the relay ends is registered again at once, unless that was already done within this time
+#: (seconds); then the wait grows. Otherwise a relay that keeps ending registrations could keep this process busy.
 LOOK_AGAIN_HELD = 60.0
-#: `Ended` and `Draining` messages that one control channel may bring in a minute, apart from one for each
-#: registration. A relay that sends more is misbehaving: the channel is closed, and the next one waits its turn.
+#: How many `Ended` and `Draining` messages one control channel may receive in a minute, in addition to one for each
+#: registration. A relay that sends more is misbehaving: the channel is closed, and the next one is opened after the
+#: back-off.
 MAX_NOTICES = 60
 NOTICE_SECONDS = 60.0
 
 
 @attrs.define(eq=False)
 class Channel:
-    """One control channel, from the command to open it until it is over."""
+    """One control channel, from the command to open it until it has ended."""
 
     number: int
     #: Makes its back-offs; see `Machine`.
     _backoff: partial[Backoff]
     state: ChannelState = ChannelState.OPENING
-    #: The route over which it goes. Known while it is open.
+    #: Its route; None until it is open.
     route: Candidate | None = None
     relay: RelayIdentity = ("", "")
-    #: When to register again what is registered over it; None while that is being done, or never.
+    #: When to renew what is registered over it; None while that is being done, or if it renews nothing.
     due: float | None = None
-    #: Everything is to be registered again before its time.
+    #: Everything has to be registered again earlier than planned.
     is_stale: bool = False
-    #: When the relay asked to come back (seconds after the end). Only the first `Draining` counts, so that repeating
-    #: it extends nothing.
+    #: How long after the end of the channel the relay asked to be contacted again (seconds). Only the first
+    #: `Draining` counts, so that a relay cannot extend the time by repeating it.
     retry_after: float | None = None
-    #: For what was refused and may be accepted soon.
+    #: For registrations that were refused and may be accepted soon.
     retry: Backoff = attrs.field(init=False)
-    #: For registrations that the relay ends again and again.
+    #: For registrations that the relay ends repeatedly.
     _look_again: Backoff = attrs.field(init=False)
     _looked_at: float = -math.inf
-    #: How many notices came since when; see `MAX_NOTICES`.
+    #: How many notices were received, and since when they are counted; see `MAX_NOTICES`.
     _notices: int = 0
     _notices_since: float = -math.inf
 
@@ -60,19 +61,19 @@ class Channel:
         self._look_again = self._backoff(held_seconds=LOOK_AGAIN_HELD)
 
     def opened(self, route: Candidate, relay: RelayIdentity) -> None:
-        """It is open."""
+        """The channel is open."""
         self.move(ChannelCause.OPENED)
         self.route, self.relay = route, relay
 
     def move(self, cause: ChannelCause) -> None:
-        """Change the state as the table says."""
+        """Change the state according to the table."""
         self.state = CHANNELS[self.state, cause]
         if not self.is_serving:
             self.due = None
 
     @property
     def is_open(self) -> bool:
-        """It has been opened and has not ended."""
+        """The channel has been opened and has not ended."""
         return self.state not in (ChannelState.OPENING, ChannelState.CLOSED)
 
     @property
@@ -81,7 +82,7 @@ class Channel:
         return self.state in (ChannelState.CURRENT, ChannelState.EARLIER)
 
     def look_again(self, now: float) -> None:
-        """Have everything registered again soon."""
+        """Register everything again soon."""
         if self.is_stale:
             return
         self.is_stale = True
@@ -89,7 +90,7 @@ class Channel:
             self._schedule_look(now)
 
     def schedule(self, now: float, wait: float) -> None:
-        """Have everything registered again after `wait` seconds, or earlier if it is stale."""
+        """Register everything again after `wait` seconds, or earlier if `is_stale`."""
         if self.is_stale:
             self._schedule_look(now)
         else:
@@ -109,12 +110,12 @@ class Channel:
 
 
 class Channels:
-    """The control channels that are not over, the earliest first.
+    """The control channels that have not ended, the earliest first.
 
     Args:
         registrations: what may be registered over them.
         backoff: makes the back-offs of each.
-        out: gets the commands.
+        out: the list to which commands are appended.
     """
 
     def __init__(self, registrations: Registrations, backoff: partial[Backoff], out: list[Output]) -> None:
@@ -128,7 +129,7 @@ class Channels:
         return iter(self._by_number.values())
 
     def get(self, number: int) -> Channel | None:
-        """The channel with this number, if it is not over."""
+        """The channel with this number; None if it has ended."""
         return self._by_number.get(number)
 
     @property
@@ -138,29 +139,29 @@ class Channels:
 
     @property
     def latest_open(self) -> Channel | None:
-        """The channel that was opened last of those that are open, if there is one."""
+        """The newest open channel, if there is one."""
         return next((one for one in reversed(self._by_number.values()) if one.is_open), None)
 
     @property
     def due(self) -> float | None:
-        """When the first of them registers again; None if none will."""
+        """The earliest time at which one of them has to register again; None if none has to."""
         return min((one.due for one in self if one.due is not None), default=None)
 
     def open(self, route: Candidate | None) -> int:
-        """Command another one; see `commands.OpenChannel`. Returns its number."""
+        """Command another channel to be opened; see `commands.OpenChannel`. Returns its number."""
         number = next(self._numbers)
         self._by_number[number] = Channel(number, self._backoff)
         self._out.append(commands.OpenChannel(number, route))
         return number
 
     def ended(self, number: int) -> Channel | None:
-        """A channel could not be opened, or has ended; None if it was over before."""
+        """A channel could not be opened, or has ended. Returns it; None if its end was already known."""
         if (channel := self._by_number.pop(number, None)) is not None:
             channel.move(ChannelCause.ENDED)
         return channel
 
     def abandon(self, channel: Channel) -> None:
-        """Give up a channel that has not taken over."""
+        """Give up a channel that is not the current one yet."""
         channel.move(ChannelCause.ABANDONED)
         del self._by_number[channel.number]
         self._out.append(commands.AbandonChannel(channel.number))
@@ -188,23 +189,23 @@ class Channels:
     def close_unused(self) -> None:
         """Close the earlier channels over which nothing is registered any more.
 
-        So does the relay: what it has offered over them and was not answered, it offers again over the current one.
+        The relay closes them, too: offers that were not answered over them are made again over the current channel.
         """
         for channel in self:
             if channel.state is ChannelState.EARLIER and not self._registrations.are_over(channel.number):
                 self.close(channel)
 
     def check(self) -> None:
-        """Have the relay asked over every open channel whether it is there."""
+        """Command a ping over every open channel."""
         self._out.extend(commands.CheckChannel(one.number) for one in self if one.is_open)
 
     def look_again(self, now: float) -> None:
-        """Have everything registered again soon."""
+        """Register everything again soon."""
         for channel in self:
             channel.look_again(now)
 
     def stop(self) -> None:
-        """Close all of them, and wait for none."""
+        """Close all channels, without waiting for their ends."""
         for channel in self:
             if channel.state is ChannelState.OPENING:
                 self._out.append(commands.AbandonChannel(channel.number))

@@ -19,27 +19,27 @@ class OpenChannel:
     """Open a control channel: `ChannelOpened` and later `ChannelEnded`, or `OpeningFailed`."""
 
     channel: int
-    #: The route; None means the one that is best as far as is known.
+    #: The route; None means the best one that is known, or that a probe finds.
     route: Candidate | None = None
 
 
 @attrs.frozen
 class CloseChannel:
-    """Close an open control channel in good order: `ChannelEnded`."""
+    """Close an open control channel gracefully: `ChannelEnded`."""
 
     channel: int
 
 
 @attrs.frozen
 class AbandonChannel:
-    """Cancel whatever is done with a control channel, its opening included. Nothing that comes of it matters."""
+    """Cancel the opening or the use of a control channel. Its end may be reported, and has no effect."""
 
     channel: int
 
 
 @attrs.frozen
 class CheckChannel:
-    """Ask the relay at once whether it is there. If it does not answer, the channel ends."""
+    """Send a ping to the relay at once. If it does not answer, the channel ends."""
 
     channel: int
 
@@ -66,11 +66,11 @@ class WithdrawRegistration:
 
 @attrs.frozen
 class OpenDataChannel:
-    """Accept the offer of a rendezvous and open a data channel, if there is room for another one."""
+    """Accept the offer of a rendezvous and open a data channel, if another one is permitted."""
 
     channel: int
     offer: control.Offer
-    #: The key that authorizes the offer; None where that is not certain.
+    #: The key that authorizes the offer; None if it is not certain which one that is.
     key: Secret | None
 
 
@@ -85,7 +85,7 @@ class DeclineOffer:
 
 @attrs.frozen
 class UseKey:
-    """Prove to have this key when a control channel is opened from now on."""
+    """Prove possession of this key whenever a control channel is opened from now on."""
 
     key: Secret
 
@@ -99,7 +99,7 @@ class ForgetRoute:
 
 @attrs.frozen
 class MoveSessions:
-    """Let the sessions through this relay follow to this route."""
+    """Move the sessions that go through this relay to this route."""
 
     route: Candidate
 
@@ -110,21 +110,21 @@ class AnswerRoute:
 
     #: Why the route is not used; None means that it is.
     error: HybridRelayError | None = None
-    #: Whether the sessions are to follow to it now.
+    #: Whether to move the sessions to it now.
     move_sessions: bool = False
 
 
 @attrs.frozen
 class RenewInstance:
-    """The relay has said that another control channel took the place of this one. If that was none of ours, take
-    another instance."""
+    """The relay has said that another control channel replaced this one. If that is not one of ours, take another
+    instance."""
 
     channel: int
 
 
 @attrs.frozen
 class ReportChange:
-    """Tell the connector that a registration has come or gone, or that an attempt has ended."""
+    """Tell the connector that a hybrid connection was registered, refused or lost, or that an attempt has failed."""
 
 
 Command: TypeAlias = (
@@ -144,5 +144,5 @@ Command: TypeAlias = (
     | ReportChange
 )
 
-#: What the machine returns: commands, to be executed in their order, and events, to be published.
+#: What the machine returns: commands, to be executed in order, and events, to be published.
 Output: TypeAlias = Command | events.Event

@@ -1,4 +1,4 @@
-"""One hybrid connection at one relay, as the registration machine sees it."""
+"""One hybrid connection at one relay: its state in the registration machine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from .inputs import RelayIdentity
 
 __all__ = ["ASK_AGAIN_SECONDS", "RECHECK_SECONDS", "Registration"]
 
-#: When to ask a relay again that has refused a string for a permanent reason (seconds): somebody may import the
-#: hybrid connection there, or correct a certificate, while the other relays keep serving.
+#: When to ask a relay again that has refused a connection string for a permanent reason (seconds): an administrator
+#: may import the hybrid connection there, or correct a certificate, while other relays work.
 ASK_AGAIN_SECONDS = 600.0
-#: When nothing else is left, a refusal that is older than this (seconds) is checked again: the problem at that relay
-#: may have been fixed before the last relay refused. It is long enough to ask several relays one after the other.
+#: When all relays have refused, a refusal that is older than this (seconds) is checked again: the problem at that
+#: relay may have been fixed before the last relay refused. The time suffices to ask several relays one after the
+#: other.
 RECHECK_SECONDS = 30.0
 
 
@@ -46,31 +47,31 @@ class Registration:
 
     @property
     def is_registered(self) -> bool:
-        """The relay leads clients here."""
+        """The relay has registered it, and may choose this connector for clients."""
         return self.over is not None
 
     def asks_again_in(self, now: float) -> float:
-        """Seconds until the relay may be asked; 0 if it may be asked now."""
+        """Seconds until the relay may be asked again; 0 if it may be asked now."""
         return max(0.0, self._ask_again_at - now) if self.is_refused else 0.0
 
     def may_be_outdated(self, now: float) -> bool:
-        """The refusal is so old that the reason for it may be gone."""
+        """It was refused so long ago that the reason may no longer exist."""
         return self.is_refused and now - self._refused_at > RECHECK_SECONDS
 
     @property
     def earlier(self) -> ConnectionString | None:
-        """The connection string that the relay accepted before, if that had another key."""
+        """The connection string that the relay accepted last; None if it has the same key as the present one."""
         accepted, present = self.accepted, self.string
         same = accepted is None or (accepted.key_name, accepted.key) == (present.key_name, present.key)
         return None if same else accepted
 
     @property
     def key_in_use(self) -> Secret:
-        """The key with which the relay is likely to accept it."""
+        """The key that the relay is likely to accept."""
         return (self.accepted if self.rejected is self.string and self.accepted is not None else self.string).key
 
     def ask_again(self, now: float) -> None:
-        """Ask the relay although it has refused."""
+        """Ask the relay again now, even if it has refused."""
         self._ask_again_at = now
 
     def succeeded(self, over: int, relay: RelayIdentity, string: ConnectionString) -> None:
@@ -79,7 +80,7 @@ class Registration:
         self.over, self.is_refused, self.failure = over, False, None
 
     def failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:
-        """It is not registered, because of `error`."""
+        """It is not registered, because of `error`; `permanent`: the relay has refused it for a permanent reason."""
         self.over, self.failure, self.is_refused = None, error, permanent
         if permanent:
             self._refused_at = now

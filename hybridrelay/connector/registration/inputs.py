@@ -1,4 +1,4 @@
-"""The inputs of the registration machine. Channels and requests have the numbers that the machine gave them."""
+"""The inputs of the registration machine. `channel` and `request` are numbers that the machine gave in commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...protocol import control
 from ...protocol.reasons import Reason
 from ...security import ConnectionString
 
-#: Which run of which relay answers: its key and its instance. The same under all of the relay's names.
+#: Identifies one run of one relay: its public key and its instance, which are the same under all names of the relay.
 RelayIdentity: TypeAlias = tuple[str, str]
 
 
@@ -29,12 +29,12 @@ class SessionHealth(enum.Enum):
 
 @attrs.frozen
 class Start:
-    """Begin. Before it only `Publish` is useful."""
+    """Begin. Before this, only `Publish` is useful."""
 
 
 @attrs.frozen
 class Publish:
-    """This hybrid connection is to be registered as well."""
+    """Register this hybrid connection, too."""
 
     name: str
     string: ConnectionString
@@ -42,7 +42,7 @@ class Publish:
 
 @attrs.frozen
 class Unpublish:
-    """This hybrid connection is not to be registered any more. With the last one the machine stops."""
+    """Stop registering this hybrid connection. With the last one the machine stops."""
 
     name: str
 
@@ -60,7 +60,7 @@ class ChannelOpened:
     """A control channel is open."""
 
     channel: int
-    #: The route over which it goes.
+    #: Its route.
     route: Candidate
     relay: RelayIdentity
 
@@ -136,7 +136,7 @@ class Offered:
 
 @attrs.frozen
 class EndedByRelay:
-    """The relay has ended a registration on its own account."""
+    """The relay has ended a registration."""
 
     channel: int
     name: str
@@ -148,42 +148,42 @@ class RestartAnnounced:
     """The relay is about to restart."""
 
     channel: int
-    #: When to come back, counted from the end of the control channel (seconds).
+    #: How long to wait before the next attempt, counted from the end of the control channel (seconds).
     retry_after: float
 
 
 @attrs.frozen
 class MoveToRoute:
-    """A route that is better than the one in use works. Answered by `commands.AnswerRoute`."""
+    """The prober has found that a better route than the one in use works. Answered by `commands.AnswerRoute`."""
 
     route: Candidate
 
 
 @attrs.frozen
 class RoutesUncertain:
-    """The machine slept, or is in another network: nothing that was known about routes is certain."""
+    """This computer slept, or is in another network: what was known about routes is no longer certain."""
 
 
 @attrs.frozen
 class CheckChannels:
-    """A data channel was lost; the control channels may be lost as well without anybody having noticed."""
+    """A data channel was lost; the control channels may be lost, too, without this having been detected."""
 
 
 @attrs.frozen
 class CheckRefusals:
-    """No other relay accepts this connector: refusals that are not recent are worth another request."""
+    """No other relay accepts this connector: ask again about refusals that are not recent."""
 
 
 @attrs.frozen
 class SessionsChanged:
-    """How the sessions through this relay are now."""
+    """The state of the sessions through this relay has changed."""
 
     sessions: SessionHealth
 
 
 @attrs.frozen
 class Due:
-    """The time `deadline` has come."""
+    """The machine's `deadline` has been reached."""
 
 
 @attrs.frozen

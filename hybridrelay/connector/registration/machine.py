@@ -1,22 +1,26 @@
-"""What the connector does at one relay: it keeps its hybrid connections registered there. Pure.
+"""Keeping a connector's hybrid connections registered at one relay. Pure.
 
-`Machine.handle` takes one input and returns commands, to be executed in their order, and events, to be published.
-`inputs.py` and `commands.py` list them; `states.py` has the tables. Time comes in as an argument.
+`Machine.handle` takes one input and returns commands, to be executed in order, and events, to be published.
+`inputs.py` and `commands.py` list them; `states.py` has the transition tables. Time is an argument.
 
-The machine consists of parts, which append what they want done to one list: the attempts to have a control channel
-(`attempts.py`), the control channels (`channel.py`), the requests over them (`rounds.py`), the move to a better route
-(`upgrade.py`), and what is registered (`registrations.py`). This module has what concerns several of them.
+The machine consists of parts, which append their commands and events to one list: the attempts to open a control
+channel (`attempts.py`), the control channels (`channel.py`), the requests over them (`rounds.py`), the move to a
+better route (`upgrade.py`), and what is registered (`registrations.py`). This module contains what concerns several
+of them.
 
 There is one control channel, the *current* one, except while the connector moves to a better route. Then it opens a
-successor before it closes the current one. The successor registers everything; the relay sees its higher generation,
-moves one registration after the other, and ends the earlier channel with the last. So there is a listener at every
-moment. The rules:
+*successor* before it closes the current one. The successor registers everything; the relay sees its higher
+generation, moves one registration after the other to it, and closes the earlier channel after the last one. There is
+thus a registered listener at every moment. The rules:
 
-1. Every control channel is served until it ends, whether it is the current one or not: offers come over all of them.
-2. Only one registers at a time. The current one renews, and an earlier one renews what could not be taken over.
-3. A channel that ends, and a registration that is taken from it, are a loss only if none has taken their place.
-4. A successor that fails changes nothing. If it has taken something already, the current channel cannot get that
-   back, since the relay accepts no lower generation: it ends, and another is opened as after any loss.
+1. Every control channel is served until it ends, whether it is the current one or not: offers arrive over all of
+   them.
+2. Only one channel registers at a time. The current one renews the registrations, and an earlier one renews those
+   that could not be taken over.
+3. The end of a channel, and a registration that is taken from it, count as a loss only if nothing has replaced them.
+4. A successor that fails changes nothing, unless it has already taken over a registration: the current channel cannot
+   get that back, since the relay accepts no lower generation. Then the current channel ends, too, and another one is
+   opened as after any loss.
 5. When the current channel ends, earlier ones are closed: nothing would renew what is registered over them.
 """
 
@@ -44,7 +48,7 @@ from .upgrade import Upgrade
 
 __all__ = ["RENEW_AFTER", "Machine"]
 
-#: Registrations are renewed after this part of the time that the relay grants.
+#: Registrations are renewed after this fraction of the time that the relay grants.
 RENEW_AFTER = 0.7
 #: The shortest time between two renewals, whatever the relay grants (seconds).
 MIN_RENEWAL_SECONDS = 1.0
@@ -54,14 +58,14 @@ class Machine:
     """The registrations at one relay.
 
     Args:
-        host: the relay, as the connection string has it; for events.
-        random: numbers in [0, 1) for the jitter of back-offs.
+        host: the relay's host name in the connection string; for events.
+        random: returns a number in [0, 1), for the jitter of back-offs.
     """
 
     def __init__(self, host: str, *, random: Callable[[], float]) -> None:
         self.host = host
         self.phase = Phase.IDLE
-        #: What the present input leads to.
+        #: The output for the present input.
         self._out: list[Output] = []
         make_backoff = partial(Backoff, random=random)
         self.registrations = Registrations(host, self._out)
@@ -74,12 +78,12 @@ class Machine:
 
     @property
     def deadline(self) -> float | None:
-        """When `inputs.Due` is to be given; None: nothing has a time now."""
+        """When to pass in `inputs.Due`, on the clock of `now`; None if it is not needed."""
         return min((at for at in (self._attempts.due, self.channels.due) if at is not None), default=None)
 
     @property
     def is_stopped(self) -> bool:
-        """Nothing more will be commanded."""
+        """The machine has stopped; it returns no more commands."""
         return self.phase is Phase.STOPPED
 
     @property
@@ -91,7 +95,15 @@ class Machine:
     # --- inputs
 
     def handle(self, given: inputs.Input, now: float) -> list[Output]:
-        """What has to be done because of this input. `now` never runs backwards."""
+        """Take one input.
+
+        Args:
+            given: the input. After the machine has stopped, inputs have no effect.
+            now: seconds, on any monotonic clock.
+
+        Returns:
+            Commands to execute and events to publish, in order.
+        """
         self._out.clear()
         if self.phase is not Phase.STOPPED:
             self._dispatch(given, now)
@@ -178,7 +190,7 @@ class Machine:
         self._ask_now(now)
 
     def _ask_now(self, now: float) -> None:
-        """Have everything registered again soon, whether there is a control channel or not."""
+        """Register everything again soon, whether there is a control channel or not."""
         self.channels.look_again(now)
         if self.phase is Phase.WAITING:
             self._attempt(PhaseCause.DUE, now)
@@ -186,7 +198,7 @@ class Machine:
     # --- control channels
 
     def _attempt(self, cause: PhaseCause, now: float) -> None:
-        """Begin an attempt to have a control channel."""
+        """Begin an attempt to open a control channel."""
         self.phase = PHASES[self.phase, cause]
         self._attempts.begin(now)
         self.channels.open(None)
@@ -221,7 +233,7 @@ class Machine:
             self._no_channel_left(channel, now)
 
     def _forget(self, channel: Channel) -> None:
-        """The channel is over, with what is registered over it and what is asked over it."""
+        """The channel has ended, and with it the registrations and requests over it."""
         self.registrations.lose_all_over(channel.number)
         self._rounds.forget(channel)
 
@@ -229,7 +241,7 @@ class Machine:
         """The last open control channel has ended."""
         self.phase = PHASES[self.phase, PhaseCause.NO_CHANNEL_LEFT]
         self._attempts.lost(last.retry_after or 0.0, now)
-        self._give_up_successor(now)  # to open it may take as long as its deadlines allow
+        self._give_up_successor(now)  # because opening it may take as long as its deadlines allow
         self._out.append(commands.ReportChange())
 
     def _attempt_failed(self, cause: PhaseCause, error: HybridRelayError, retry_after: float, now: float) -> None:
@@ -266,7 +278,7 @@ class Machine:
     # --- registering
 
     def _finish_round(self, done: Round, now: float) -> None:
-        """Everything was asked."""
+        """All requests of a round were answered."""
         channel, temporary = done.channel, done.temporary
         self.registrations.choose_key()
         wait = min((done.until - now) * RENEW_AFTER, self.registrations.asks_again_in(now))
@@ -281,7 +293,7 @@ class Machine:
         self._out.append(commands.ReportChange())
         self.channels.close_unused()
         if self.registrations.are_hopeless(now):
-            # Nothing is left to be done over it, unless the connector answers that refusals are to be checked.
+            # The channel is not needed any more, unless the connector answers `ReportChange` with `CheckRefusals`.
             if done.has_asked:
                 channel.due = now
             else:
@@ -321,7 +333,7 @@ class Machine:
         else:
             self._attempt_failed(PhaseCause.NO_CHANNEL_LEFT, error, channel.retry_after or 0.0, now)
 
-    # --- what the relay says unasked
+    # --- unsolicited messages of the relay
 
     def _offered(self, number: int, offer: control.Offer) -> None:
         if self.channels.get(number) is None:
@@ -333,7 +345,7 @@ class Machine:
             self._out.append(commands.OpenDataChannel(number, offer, registration.key))
 
     def _admit_notice(self, number: int, now: float) -> Channel | None:
-        """The channel over which a message came; None if it does not matter, or there were too many."""
+        """The channel over which a message came; None to ignore it, because it is late or there were too many."""
         if (channel := self.channels.get(number)) is None:
             return None
         if channel.admit_notice(now, MAX_NOTICES + len(self.registrations)):
@@ -350,16 +362,16 @@ class Machine:
         registration = self.registrations.get(name)
         is_latest = self.channels.latest_open is channel
         if registration is None or registration.over != channel.number:
-            if is_latest:  # an answer that came just before has not been seen yet
+            if is_latest:  # the answer to a request may have arrived just before, and not have been handled yet
                 self.channels.look_again(now)
-            return  # else it was taken over by the channel that is to replace this one, as it should
+            return  # otherwise the successor has taken it over, as intended
         if reason is Reason.SUPERSEDED and not is_latest:
-            return  # it is just being taken over; if that fails, everything is looked at again
+            return  # the successor is taking it over; if that fails, everything is registered again
         self.registrations.failed(registration, failure_error(name, control.Failed(0, reason)), now)
         self._out.append(commands.ReportChange())
         self.channels.look_again(now)
         if self.registrations.are_hopeless(now) and channel.is_serving:
-            channel.due = now  # it is closed then, as nothing is asked over it
+            channel.due = now  # the round will have no requests, and then the channel is closed
 
 
 def _lost() -> RelayUnreachable:

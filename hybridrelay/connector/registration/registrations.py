@@ -15,23 +15,23 @@ from .inputs import RelayIdentity
 
 __all__ = ["MAX_GRANT", "Registrations"]
 
-#: A longer grant than this counts as this (seconds).
+#: The longest registration that a relay can grant; longer grants are treated as this (seconds).
 MAX_GRANT = 3600.0
 
 
 class Registrations(Mapping[str, Registration]):
-    """By name, in the order in which they were published.
+    """The hybrid connections by name, in the order in which they were published.
 
     Args:
         host: the relay, for events.
-        out: gets commands and events.
+        out: the list to which commands and events are appended.
     """
 
     def __init__(self, host: str, out: list[Output]) -> None:
         self._host = host
         self._out = out
         self._by_name: dict[str, Registration] = {}
-        #: The key that new control channels prove to have.
+        #: The key whose possession new control channels prove.
         self._key: Secret | None = None
 
     def __getitem__(self, name: str) -> Registration:
@@ -51,11 +51,11 @@ class Registrations(Mapping[str, Registration]):
         return all(one.is_refused for one in self.values())
 
     def asks_again_in(self, now: float) -> float:
-        """Seconds until the relay may be asked for one that it has refused; `MAX_GRANT` if there is none."""
+        """Seconds until the relay may be asked again for one that it has refused; `MAX_GRANT` if there is none."""
         return min((one.asks_again_in(now) for one in self.values() if one.is_refused), default=MAX_GRANT)
 
     def are_hopeless(self, now: float) -> bool:
-        """All are refused, and it is not yet time to ask again."""
+        """All are refused, and it is too early to ask again."""
         return self.are_refused and self.asks_again_in(now) > 0
 
     def are_over(self, channel: int) -> bool:
@@ -65,12 +65,12 @@ class Registrations(Mapping[str, Registration]):
     # --- what is published
 
     def add(self, name: str, string: ConnectionString) -> None:
-        """This one is to be registered as well."""
+        """Register this one, too."""
         self._by_name[name] = Registration(name, string)
         self.choose_key()
 
     def remove(self, name: str) -> Registration:
-        """This one is not to be registered any more."""
+        """Register this one no longer."""
         registration = self._by_name.pop(name)
         self.choose_key()
         return registration
@@ -80,12 +80,12 @@ class Registrations(Mapping[str, Registration]):
         registration = self[name]
         registration.string = string
         registration.ask_again(now)
-        # Until the relay has answered, it is not known by which key it offers.
+        # Until the relay has answered, it is not known which key authorizes its offers.
         registration.key = None
         self.choose_key()
 
     def choose_key(self) -> None:
-        """Have the next control channels prove the first key that the relay has not refused."""
+        """Choose the key for the next control channels: the first one that the relay has not refused."""
         if self:
             key = min(self.values(), key=lambda one: one.is_refused).key_in_use
             if key != self._key:
@@ -93,7 +93,7 @@ class Registrations(Mapping[str, Registration]):
                 self._out.append(commands.UseKey(key))
 
     def check_refusals(self, now: float) -> bool:
-        """Ask again for what was refused a while ago. Returns whether there is any of that."""
+        """Ask again for those that were refused a while ago. Returns whether there are any."""
         outdated = [one for one in self.values() if one.may_be_outdated(now)]
         for one in outdated:
             one.ask_again(now)
@@ -112,19 +112,19 @@ class Registrations(Mapping[str, Registration]):
         one.succeeded(over, relay, string)
 
     def lose(self, one: Registration, reason: Reason) -> None:
-        """It is no longer registered, if it was."""
+        """Note that it is no longer registered, if it was."""
         if one.over is not None:
             one.over = None
             self._out.append(events.RegistrationEnded(connection=one.name, host=self._host, reason=reason))
 
     def lose_all_over(self, channel: int) -> None:
-        """This control channel is over."""
+        """This control channel has ended: nothing is registered over it any more."""
         for one in self.values():
             if one.over == channel:
                 self.lose(one, Reason.SESSION_LOST)
 
     def failed(self, one: Registration, error: HybridRelayError, now: float) -> None:
-        """The relay does not register it, or does so no longer."""
+        """The relay has refused to register it, or has ended its registration."""
         permanent = error.reason.is_permanent
         self.lose(one, error.reason)
         one.failed(error, now, permanent=permanent)
@@ -141,22 +141,22 @@ class Registrations(Mapping[str, Registration]):
         )
 
     def all_failed(self, error: HybridRelayError, now: float, *, permanent: bool) -> None:
-        """The relay could not be asked for any of them. What it has refused before keeps that refusal, unless `error`
-        is permanent."""
+        """No request could be made for any of them. Those that were refused before stay refused for that reason,
+        unless `permanent`."""
         for one in self.values():
             if permanent or not one.is_refused:
                 one.failed(error, now, permanent=permanent)
 
     def stays(self, one: Registration, error: HybridRelayError) -> None:
-        """The relay refuses it over a new channel. Over an earlier one it is registered still: if that ends, the
-        relay says so there."""
+        """The relay refuses it over a new channel. Over an earlier one it is still registered; if the relay ends that
+        registration, it says so over the earlier channel."""
         self._out.append(
             events.RegistrationStays(connection=one.name, host=self._host, reason=error.reason, detail=str(error))
         )
 
     def falls_back(self, one: Registration, error: HybridRelayError) -> None:
         """The relay refuses its changed connection string, and accepts the earlier one."""
-        if one.rejected is not one.string:  # it is tried again and again
+        if one.rejected is not one.string:  # published once, although each renewal tries the new key again
             one.rejected = one.string
             self._out.append(
                 events.EarlierKeyUsed(
@@ -169,7 +169,7 @@ class Registrations(Mapping[str, Registration]):
             )
 
     def same_relay(self, one: Registration, host: str, now: float) -> None:
-        """It is registered at this relay under another host name. Both would displace each other for ever."""
+        """It is registered at this relay under another host name. The two would keep displacing each other."""
         error = ConfigurationError(
             f"{one.name}: {self._host} is the same relay as {host}",
             reason=Reason.SUPERSEDED,

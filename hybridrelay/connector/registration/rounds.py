@@ -1,7 +1,7 @@
 """The requests that register everything over a control channel: one round after the other, and one request at a time.
 
-A registration is asked for with its present connection string, and, where the relay refuses that, with the one that
-the relay has accepted before.
+Each hybrid connection is requested with its present connection string and, if the relay refuses that, with the one
+that the relay accepted last.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class RoundPurpose(enum.Enum):
 
     #: The channel is new, and registers everything.
     TAKE_OVER = "take over"
-    #: Registrations are renewed, and what was refused is asked again.
+    #: Registrations are renewed, and those that were refused are requested again.
     RENEW = "renew"
 
 
 @attrs.frozen
 class _Request:
-    """A request that was made and not answered."""
+    """A request that has not been answered yet."""
 
     number: int
     registration: Registration
@@ -51,28 +51,28 @@ class Round:
 
     channel: Channel
     purpose: RoundPurpose
-    #: Until when what was registered is good.
+    #: Until when the registrations of this round are valid.
     until: float = math.inf
-    #: What failed, and may succeed soon.
+    #: The first failure that may be temporary.
     temporary: HybridRelayError | None = None
     #: A request was made.
     has_asked: bool = False
-    #: What has yet to be asked.
+    #: The registrations that have yet to be requested.
     pending: deque[Registration] = attrs.field(factory=deque)
-    #: What is being asked.
+    #: The request that waits for its answer.
     request: _Request | None = None
-    #: Why the relay has refused the changed string of that registration, while an earlier one is tried.
+    #: Why the relay has refused the changed connection string, while the earlier one is tried.
     rejection: HybridRelayError | None = None
 
     @property
     def may_begin(self) -> bool:
-        """The channel is still in the state for which the round was meant."""
+        """The channel is still in the state for which the round was planned."""
         if self.purpose is RoundPurpose.TAKE_OVER:
             return self.channel.state is ChannelState.TAKING_OVER
         return self.channel.is_serving
 
     def concerns(self, registration: Registration, now: float) -> bool:
-        """Whether the relay is to be asked for it."""
+        """Whether to request this registration in this round."""
         if registration.asks_again_in(now) > 0:
             return False
         return self.channel.state is not ChannelState.EARLIER or registration.over == self.channel.number
@@ -82,19 +82,19 @@ class Rounds:
     """The rounds at one relay. Only one channel registers at a time.
 
     Args:
-        registrations: what is to be registered.
-        out: gets commands and events.
+        registrations: the hybrid connections to be registered.
+        out: the list to which commands and events are appended.
     """
 
     def __init__(self, registrations: Registrations, out: list[Output]) -> None:
         self._registrations = registrations
         self._out = out
         self._present: Round | None = None
-        #: They wait for the present one.
+        #: Rounds that wait for the present one to end.
         self._waiting: deque[Round] = deque()
         self._numbers = itertools.count(1)
-        #: What was asked by which request over which channel, until the place of the answer among the relay's other
-        #: messages is known: what it offers afterwards is authorized by that key.
+        #: For each request: its channel, its registration and its key. Kept until `Confirmed` says where the positive
+        #: answer is among the relay's other messages: offers after it are authorized by that key.
         self._asked: dict[int, tuple[int, Registration, Secret]] = {}
 
     def next_number(self) -> int:
@@ -102,21 +102,21 @@ class Rounds:
         return next(self._numbers)
 
     def add(self, channel: Channel, purpose: RoundPurpose) -> None:
-        """Have everything registered over this channel when its turn has come."""
+        """Register everything over this channel, after the rounds that were added before."""
         self._waiting.append(Round(channel, purpose))
 
     def forget(self, channel: Channel) -> None:
-        """The channel is over."""
+        """The channel has ended."""
         self._asked = {number: what for number, what in self._asked.items() if what[0] != channel.number}
         self._waiting = deque(one for one in self._waiting if one.channel is not channel)
         if self._present is not None and self._present.channel is channel:
             self._present = None
 
     def advance(self, now: float) -> Round | None:
-        """Make the next request, unless one waits for its answer.
+        """Make the next request, unless one is waiting for its answer.
 
         Returns:
-            A round in which everything was asked, if there is one; then this has to be called again.
+            The round that is complete now, if there is one; then call this again.
         """
         if self._present is None:
             self._present = self._begin(now)
@@ -125,7 +125,7 @@ class Rounds:
             return None
         while present.pending:
             registration = present.pending.popleft()
-            # It may have been withdrawn meanwhile.
+            # It may have been withdrawn in the meantime.
             is_published = self._registrations.get(registration.name) is registration
             if is_published and present.concerns(registration, now):
                 self._ask(present, registration, registration.string)
@@ -153,17 +153,17 @@ class Rounds:
     # --- answers
 
     def confirmed(self, number: int) -> None:
-        """What the relay offers from now on is authorized by the key of this request."""
+        """Offers of the relay are authorized by the key of this request from now on."""
         if asked := self._asked.pop(number, None):
             asked[1].key = asked[2]
 
     def registered(self, number: int, seconds: float, now: float) -> None:
-        """The relay has registered what was asked for, for this time."""
+        """The relay has granted the request, for this many seconds."""
         if (answered := self._take_answer(number)) is None:
             return
         present, request = answered
         channel, registration = present.channel, request.registration
-        if (rejection := present.rejection) is not None:  # the earlier string is still good
+        if (rejection := present.rejection) is not None:  # the earlier string is still valid
             present.rejection = None
             present.temporary = present.temporary or rejection
             self._registrations.falls_back(registration, rejection)
@@ -174,10 +174,10 @@ class Rounds:
         present.until = min(present.until, now + seconds)
 
     def refused(self, number: int, error: HybridRelayError, now: float) -> Round | None:
-        """The relay has refused what was asked for.
+        """The relay has refused the request.
 
         Returns:
-            The round, if the relay accepts nothing more over its channel, because it knows a later one.
+            The round, if it is aborted: the relay accepts nothing more over its channel, since it has a later one.
         """
         self._asked.pop(number, None)
         if (answered := self._take_answer(number)) is None:
@@ -185,7 +185,7 @@ class Rounds:
         present, request = answered
         registration = request.registration
         if present.rejection is None and registration.earlier is not None and isinstance(error, AuthorizationError):
-            # The string was changed while this connector runs. What has worked until now may still be good.
+            # The connection string was changed while this connector runs. The earlier one may still be valid.
             present.rejection = error
             self._ask(present, registration, registration.earlier)
             return None
@@ -202,8 +202,8 @@ class Rounds:
         return None
 
     def failed(self, number: int) -> Round | None:
-        """The request was not answered, and nothing more can be asked over its channel. Returns its round, unless
-        that is over."""
+        """The request was not answered, and no more requests can be made over its channel. Returns its round, unless
+        that has ended."""
         self._asked.pop(number, None)
         answered = self._take_answer(number)
         if answered is None:
@@ -218,7 +218,7 @@ class Rounds:
             self._registrations.same_relay(answered[1].registration, host, now)
 
     def _take_answer(self, number: int) -> tuple[Round, _Request] | None:
-        """What a request was about; None if it does not matter any more."""
+        """The round and the request to which an answer belongs; None if the answer is no longer needed."""
         present = self._present
         if present is None or present.request is None or present.request.number != number:
             return None

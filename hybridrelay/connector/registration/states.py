@@ -1,8 +1,8 @@
-"""The transition tables of the registration machine: everything that may happen, and when.
+"""The transition tables of the registration machine.
 
-There are two kinds of machine. One *phase* per relay says whether the connector has a control channel there. Each
-control channel has a state of its own, because there can be several: while the connector moves to a better route, the
-successor takes the registrations over before the current channel is closed. A pair that is missing from a table is a
+There are two kinds of state. The *phase* says whether the connector has a control channel to the relay. Each control
+channel also has a state of its own, because there can be several: while the connector moves to a better route, the
+successor takes over the registrations before the current channel is closed. A pair that is missing from a table is a
 bug in the machine, never a mistake of the relay.
 """
 
@@ -15,22 +15,22 @@ __all__ = ["CHANNELS", "PHASES", "ChannelCause", "ChannelState", "Phase", "Phase
 
 
 class Phase(enum.Enum):
-    """Where the connector stands at one relay."""
+    """The state of a connector at one relay."""
 
-    #: Nothing was begun.
+    #: Not started yet.
     IDLE = "idle"
     #: The first control channel is being opened.
     OPENING = "opening"
     #: At least one control channel is open.
     CONNECTED = "connected"
-    #: No control channel is open; the next attempt begins when its time has come.
+    #: No control channel is open; the next attempt is scheduled.
     WAITING = "waiting"
-    #: Nothing more is done.
+    #: The final phase.
     STOPPED = "stopped"
 
 
 class PhaseCause(enum.Enum):
-    """What moves the phase."""
+    """What changes the phase."""
 
     STARTED = "started"
     CHANNEL_OPENED = "channel opened"
@@ -47,7 +47,7 @@ PHASES: Mapping[tuple[Phase, PhaseCause], Phase] = {
     (Phase.IDLE, PhaseCause.STARTED): Phase.OPENING,
     (Phase.OPENING, PhaseCause.CHANNEL_OPENED): Phase.CONNECTED,
     (Phase.OPENING, PhaseCause.OPENING_FAILED): Phase.WAITING,
-    # A successor is open besides the channel that it is to replace.
+    # A successor is open, in addition to the channel that it will replace.
     (Phase.CONNECTED, PhaseCause.CHANNEL_OPENED): Phase.CONNECTED,
     (Phase.CONNECTED, PhaseCause.NO_CHANNEL_LEFT): Phase.WAITING,
     (Phase.WAITING, PhaseCause.DUE): Phase.OPENING,
@@ -56,27 +56,27 @@ PHASES: Mapping[tuple[Phase, PhaseCause], Phase] = {
 
 
 class ChannelState(enum.Enum):
-    """Where one control channel stands."""
+    """The state of one control channel."""
 
     #: It is being opened.
     OPENING = "opening"
     #: It is open, and everything is being registered over it for the first time.
     TAKING_OVER = "taking over"
-    #: It is the newest over which everything was registered; it renews the registrations.
+    #: Everything was registered over it, and over no newer channel; it renews the registrations.
     CURRENT = "current"
     #: A newer channel is current. This one renews what the relay did not register over that one.
     EARLIER = "earlier"
-    #: The connector has closed it, and its end is awaited.
+    #: The connector has closed it, and it has not ended yet.
     CLOSING = "closing"
-    #: It is over, or was given up.
+    #: It has ended, or was given up.
     CLOSED = "closed"
 
 
 class ChannelCause(enum.Enum):
-    """What moves a control channel."""
+    """What changes the state of a control channel."""
 
     OPENED = "opened"
-    #: Everything was registered over it, as far as the relay agrees.
+    #: Everything was registered over it, except what the relay has refused.
     TOOK_OVER = "took over"
     #: A newer channel has taken over.
     REPLACED = "replaced"
@@ -95,7 +95,7 @@ CHANNELS: Mapping[tuple[ChannelState, ChannelCause], ChannelState] = {
     (ChannelState.OPENING, ChannelCause.ABANDONED): ChannelState.CLOSED,
     (ChannelState.OPENING, ChannelCause.ENDED): ChannelState.CLOSED,
     (ChannelState.TAKING_OVER, ChannelCause.TOOK_OVER): ChannelState.CURRENT,
-    # Nothing could be registered over it, or it was given up meanwhile.
+    # Nothing could be registered over it, or it was given up before that.
     (ChannelState.TAKING_OVER, ChannelCause.ABANDONED): ChannelState.CLOSED,
     (ChannelState.CURRENT, ChannelCause.REPLACED): ChannelState.EARLIER,
     **{(state, ChannelCause.CLOSED_BY_US): ChannelState.CLOSING for state in _OPEN},

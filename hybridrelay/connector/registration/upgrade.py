@@ -14,12 +14,12 @@ __all__ = ["Upgrade"]
 
 
 class Upgrade:
-    """The better route that is being moved to, if there is one.
+    """The move to a better route, while there is one.
 
     Args:
         host: the relay, for events.
         channels: the control channels to it.
-        out: gets commands and events.
+        out: the list to which commands and events are appended.
     """
 
     def __init__(self, host: str, channels: Channels, out: list[Output]) -> None:
@@ -28,12 +28,12 @@ class Upgrade:
         self._out = out
         #: The route, and the number of the channel that is opened over it.
         self._better: tuple[Candidate, int] | None = None
-        #: A better route was found while there was no control channel: sessions follow to the next one.
+        #: A better route was found while there was no control channel: sessions move to the route of the next one.
         self._sessions_follow = False
 
     @property
     def successor(self) -> Channel | None:
-        """The channel that is to replace the current one, until it has taken over or was given up."""
+        """The channel that will replace the current one, until it has taken over or was given up."""
         return None if self._better is None else self._channels.get(self._better[1])
 
     def is_successor(self, number: int) -> bool:
@@ -41,7 +41,7 @@ class Upgrade:
         return self._better is not None and self._better[1] == number
 
     def begin(self, route: Candidate) -> None:
-        """Have everything on this route: first the control channel, then the sessions."""
+        """Move everything to this route: first the control channel, then the sessions."""
         self._out.append(events.BetterRouteFound(host=self._host, route=route.route.name))
         current = self._channels.current
         if current is None or current.route is None:
@@ -53,7 +53,7 @@ class Upgrade:
             self._better = route, self._channels.open(route)
 
     def took_over(self, channel: Channel) -> None:
-        """A channel is the current one now: the successor, or the first after a time without any."""
+        """A channel has become the current one: the successor, or the first one after a time without any."""
         if self.is_successor(channel.number):
             self._answer(None)
         if self._sessions_follow and channel.route is not None:
@@ -65,7 +65,7 @@ class Upgrade:
         self._answer(error)
 
     def give_up(self) -> None:
-        """The successor is abandoned, if there is one."""
+        """Give up the move, if there is one."""
         if self._better is not None:
             self._answer(RelayUnreachable(f"{self._better[0].route.name} was given up", reason=Reason.CANCELLED))
 

@@ -148,7 +148,7 @@ def test_a_label_in_quotes_is_not_split() -> None:
     "line", ["3F:A0:1", "3F:A0:17:...", "0x3fa0", "3FA017773FA01777", "serial='7B0011223344556677'"]
 )
 def test_a_serial_that_is_cut_off_causes_a_warning(line: str) -> None:
-    assert any("not complete" in warning for warning in parse_deny_list(line).warnings)
+    assert any("incomplete serial" in warning for warning in parse_deny_list(line).warnings)
 
 
 @pytest.mark.parametrize(
