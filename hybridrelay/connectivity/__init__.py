@@ -1,4 +1,4 @@
-"""Reaching a relay: which transports there are, which route works, and channels over it."""
+"""Reaching a relay: which transports are installed, which route works, and channels over that route."""
 
 from __future__ import annotations
 

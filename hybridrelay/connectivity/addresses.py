@@ -1,8 +1,8 @@
-"""Resolves names, and tries their addresses until one of them answers.
+"""Resolving names, and trying their addresses until one of them answers.
 
-A TCP connection alone proves little: a stale address or a middlebox may accept connections and not be a relay. So an
-attempt counts as successful only when the relay (or the proxy) has answered. The address that answered last is tried
-first the next time.
+A TCP connection alone proves little: a host at a stale address, or a middlebox, may accept connections without being
+a relay. An attempt therefore counts as successful only when the relay (or the proxy) has answered. The address that
+answered last is tried first the next time.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ MAX_ADDRESSES = 8
 class AddressBook:
     """What is known about the addresses of one name."""
 
-    #: The one that answered last, or None. An answer is not authenticated.
+    #: The address that answered last, or None. An answer is not authenticated.
     answered: str | None = None
-    #: The one that last proved to be the relay, or None.
+    #: The address at which the relay last proved its identity, or None.
     proved: str | None = None
 
     def in_order(self, addresses: Sequence[str]) -> list[str]:
-        """These addresses; first the one that proved to be the relay, then the one that answered last."""
+        """These addresses, sorted: first `proved`, then `answered`, then the others."""
         return sorted(addresses, key=lambda address: (address != self.proved, address != self.answered))
 
     def succeeded(self, address: str | None, *, proved: bool = False) -> None:
-        """An address answered as a relay does, or proved to be the relay. None changes nothing."""
+        """An address answered as a relay does; `proved`: and proved its identity. None changes nothing."""
         if address is not None:
             self.answered = address
             if proved:
@@ -50,7 +50,7 @@ class AddressBook:
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a name, at most `MAX_ADDRESSES`, in the order in which to try them; of an address, itself.
+    """The addresses of a name, at most `MAX_ADDRESSES`, in the order in which to try them; an address gives itself.
 
     Raises:
         OSError: the name cannot be resolved.
@@ -61,7 +61,7 @@ async def resolve(host: str, port: int) -> list[str]:
     for _, _, _, _, address in await resolve_host(host, port):
         name = str(address[0])
         if len(address) == 4 and address[3] and "%" not in name:
-            name = f"{name}%{address[3]}"  # a link-local address means something only on its interface
+            name = f"{name}%{address[3]}"  # a link-local address is valid only on its interface
         names.append(name)
     return list(dict.fromkeys(names))[:MAX_ADDRESSES]
 
@@ -83,22 +83,23 @@ async def first_answer(
     """Try addresses until one of them gives an answer.
 
     Args:
-        addresses: in the order in which to begin. At least one.
-        attempt: tries one. It returns the answer, or raises.
-        no_answer: exceptions of `attempt` with which the next address is tried. Any other ends everything.
-        stagger_seconds: after this time the next address is tried beside the one before; it is tried at once when
-            that one has failed.
-        discard: disposes of the answer of an address that was not the first to give one.
+        addresses: in the order in which to begin; at least one.
+        attempt: tries one address. It returns the answer, or raises.
+        no_answer: exceptions of `attempt` after which the next address is tried. Any other ends all attempts.
+        stagger_seconds: after this time, the next address is tried in parallel with the previous one; if that one has
+            failed, it is tried at once.
+        discard: disposes of an answer that is not returned.
 
     Raises:
-        ExceptionGroup: of `no_answer`, in the order of the addresses: none gave an answer.
-        Exception: what else `attempt` raised.
+        ExceptionGroup: the `no_answer` exceptions, in the order of the addresses: none gave an answer.
+        Exception: any other exception of `attempt`.
 
-    Cancelled, `attempt` is cancelled wherever it runs.
+    Cancelled, all attempts are cancelled, and answers are discarded.
     """
     outcomes: list[_Outcome[AnswerT]] = [_Outcome() for _ in addresses]
     failed = [trio.Event() for _ in addresses]
-    #: Indices of the addresses that ended it, in the order of time. Two may arrive at the same moment.
+    #: Indices of the addresses that have answered or failed with another error, in order of time. More than one may
+    #: do so at the same moment.
     arrived: list[int] = []
     chosen: int | None = None
     try:
@@ -124,7 +125,7 @@ async def first_answer(
         answered = [index for index in arrived if outcomes[index].error is None]
         chosen = next(iter(answered or arrived), None)
     finally:
-        # Cancelled, the caller takes none of them.
+        # If this was cancelled, no answer is returned.
         for index in arrived:
             answer = outcomes[index].answer
             if index != chosen and answer is not None:

@@ -13,24 +13,24 @@ LONGEST_SECONDS = 30.0
 
 @attrs.define
 class Backoff:
-    """Exponential back-off with full jitter. Pure: it computes how long to wait, and never waits.
+    """Exponential back-off with full jitter. Pure: it computes how long to wait, and does not wait itself.
 
-    Full jitter, because many connectors that failed at the same moment (when a relay restarted) must not return at
-    the same moment. Randomness spreads their attempts rather than long waits, so that a relay that was away for an
-    hour is in use again within seconds. A connection that ends immediately counts as a failure: only one that lasted
-    for `held_seconds` resets the back-off. Otherwise connectors would connect as fast as the network allows to a
-    relay that accepts connections and drops them.
+    The jitter is full because many connectors that failed at the same moment (when a relay restarted) must not return
+    at the same moment. Randomness spreads their attempts, not long waits, so that a relay is in use again within
+    seconds even after an hour of downtime. A connection that ends immediately counts as a failure: only one that
+    lasted for `held_seconds` resets the back-off. Otherwise, if a relay accepted connections and dropped them at
+    once, connectors would connect to it as fast as the network allows.
     """
 
     #: Upper bound of the first wait (seconds).
     first_seconds: float = attrs.field(default=0.5, validator=attrs.validators.gt(0))
-    #: Upper bound of every wait after an attempt that failed fast (seconds).
+    #: Upper bound of every wait after an attempt that failed quickly (seconds).
     max_seconds: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
     #: No wait is shorter than this (seconds): with full jitter alone, several waits in a row may be almost zero.
     min_seconds: float = attrs.field(default=0.05, validator=attrs.validators.ge(0))
     #: A success that lasted at least this long (seconds) resets the series.
     held_seconds: float = attrs.field(default=10.0, validator=attrs.validators.ge(0))
-    #: Gives a number in [0, 1).
+    #: Returns a number in [0, 1).
     random: Callable[[], float] = attrs.field(default=random.random, repr=False)
     #: Failures since the last reset.
     failures: int = attrs.field(default=0, init=False)
@@ -41,12 +41,12 @@ class Backoff:
         Args:
             at_most: a bound for this wait only, for callers with a deadline. At least half of it is jitter, so that
                 peers which have failed often do not all return at the same moment.
-            at_least: what a peer asked for (`Draining`), to which the jitter is then added.
-            took_seconds: how long the failed attempt took. An attempt that takes long costs an overloaded relay
-                something, so the bound grows to twice this time, up to `LONGEST_SECONDS`.
+            at_least: the wait that a peer asked for (`Draining`), to which the jitter is added.
+            took_seconds: how long the failed attempt took. A slow attempt may be a load on a busy relay, so the bound
+                grows to twice this time, up to `LONGEST_SECONDS`.
         """
         longest = max(self.max_seconds, min(2 * took_seconds, LONGEST_SECONDS))
-        # The exponent is bounded before it is used: 2.0**1024 would overflow after a weekend without a relay.
+        # The exponent is bounded, because 2.0**1024 would overflow after a weekend without a relay.
         ceiling = min(longest, self.first_seconds * 2.0 ** min(self.failures, 64))
         self.failures += 1
         if at_most is not None:
@@ -60,5 +60,5 @@ class Backoff:
             self.failures = 0
 
     def reset(self) -> None:
-        """Forget earlier failures, after a change (network, configuration) that makes them meaningless."""
+        """Forget earlier failures, after a change (network, configuration) that makes them irrelevant."""
         self.failures = 0

@@ -1,6 +1,6 @@
-"""Channels to a relay: transport, preamble, status; and for control channels TLS to the relay inside.
+"""Opening channels to a relay: transport, preamble and status, and for control channels TLS to the relay.
 
-`open_channel` and `open_control_stream` take the steps of `steps` one after the other, at one address of the relay
+`open_channel` and `open_control_stream` take the steps in `steps.py` one after the other, at one address of the relay
 after the other as far as necessary. Their errors say which address failed at which step.
 """
 
@@ -26,14 +26,15 @@ from .endpoint import RelayEndpoint, format_address
 from .proxies.dial import resolves_here
 from .steps import DIAL_SECONDS, StepFailed, connect, greet, resolve_relay, secure
 
-#: From the preamble to the status.
+#: The time from the preamble to the status (seconds).
 STATUS_SECONDS = 10.0
-#: The same for data channels, whose status waits for the other side: a rendezvous lasts 30 s, and the relay then
-#: reports which side did not arrive.
+#: The same for data channels (seconds), whose status waits for the other side: a rendezvous lasts 30 s, and the relay
+#: then reports which side did not arrive.
 RENDEZVOUS_SECONDS = 40.0
-#: The TLS handshake with the relay.
+#: The time for the TLS handshake with the relay (seconds).
 TLS_SECONDS = 10.0
-#: After this time without an answer from one of the relay's addresses, a control channel tries the next beside it.
+#: If one of the relay's addresses has not answered after this time (seconds), a control channel is opened at the next
+#: one in parallel.
 NEXT_ADDRESS_SECONDS = 2.0
 
 StreamT = TypeVar("StreamT", bound=trio.abc.AsyncResource)
@@ -50,7 +51,7 @@ async def open_channel(
 ) -> trio.abc.HalfCloseableStream:
     """Connect, send the preamble, and wait until the relay is ready.
 
-    For a data channel, the relay is ready when the other side has arrived too. After the status, every byte comes
+    For a data channel, the relay is ready when the other side has arrived, too. After the status, every byte comes
     from the peer.
 
     Args:
@@ -62,7 +63,8 @@ async def open_channel(
         on_outer_certificate: see `steps.connect`.
 
     Raises:
-        RelayUnreachable: no channel; `failure` says at which step, and why. `reason` is the relay's own, if any.
+        RelayUnreachable: no channel could be opened; `failure` says at which step, and why. `reason` is the one that
+            the relay stated, if it stated one.
         RendezvousError: the relay answered that the rendezvous failed; `reason` says why.
 
     Every step has a deadline. Cancelled, nothing stays open.
@@ -81,7 +83,7 @@ async def open_control_stream(
     """Open a control channel up to and including TLS: the relay has proved its identity, and the session can begin.
 
     Raises:
-        RelayUnreachable: as `open_channel`, or TLS failed.
+        RelayUnreachable: as for `open_channel`, or TLS failed.
         RelayIdentityError: what answered is not the relay. Nothing secret was sent.
 
     Every step has a deadline. Cancelled, nothing stays open.
@@ -124,7 +126,7 @@ async def _open(
 
 
 class _Answered(Exception):
-    """The relay answered, and refused: no other address is tried. `error` is what to raise."""
+    """The relay answered, and refused: no other address is tried. `error` is the exception to raise."""
 
     def __init__(self, error: HybridRelayError) -> None:
         super().__init__(error)
@@ -132,7 +134,7 @@ class _Answered(Exception):
 
 
 class _AddressFailed(Exception):
-    """An attempt at one address failed. None: whichever address the dialer took."""
+    """An attempt at one address failed. If `address` is None, the dialer chose the address."""
 
     def __init__(self, address: str | None, failure: Failure) -> None:
         super().__init__(failure.text)
@@ -147,9 +149,9 @@ async def _over_addresses(
     dialer: Dialer,
     attempt: Callable[[str | None], Awaitable[StreamT]],
 ) -> StreamT:
-    """Try the relay's addresses until a relay answers at one: first the one that answered last.
+    """Try the relay's addresses, beginning with the one that answered last, until a relay answers at one.
 
-    A ticket is good for one use, so a data channel goes to one address after the other and never to two at a time.
+    A ticket can be used once, so a data channel tries one address after the other, never two at a time.
     """
     port = route.port_for(purpose)
     number = endpoint.number_of(port)
@@ -164,7 +166,7 @@ async def _over_addresses(
             endpoint.addresses.failed(address)
             failed = _AddressFailed(address, exc.failure.over_command() if port.local else exc.failure)
             if purpose is Purpose.DATA and exc.failure.kind is FailureKind.STALLED:
-                raise _Answered(_error(endpoint, route, purpose, failed)) from exc  # by now the ticket has expired
+                raise _Answered(_error(endpoint, route, purpose, failed)) from exc  # the ticket has expired by now
             raise failed from exc
         endpoint.addresses.succeeded(address, proved=isinstance(stream, TLSStream))
         return stream
@@ -194,12 +196,12 @@ async def _over_addresses(
 
 
 _REMEDIES = {
-    Reason.TICKET_OF_ANOTHER_RELAY: "several relays are behind one host name or address: give each of them its own"
+    Reason.TICKET_OF_ANOTHER_RELAY: "several relays share one host name or address: give each of them its own"
 }
 
 
 def _refusal(reason: Reason) -> RendezvousError | RelayUnreachable:
-    # A relay reports that a connector is gone for good only over its control channel.
+    # A relay reports only over its control channel that a connector will never come back.
     if reason.category is Category.RENDEZVOUS and reason is not Reason.LISTENER_GONE:
         return RendezvousError(reason.describe, reason=reason, remedy=_REMEDIES.get(reason))
     failure = Failure.from_status(reason).at(Step.STATUS)

@@ -1,6 +1,6 @@
-"""Commands whose standard input and output lead to a relay: the `Dialer.process` of this machine.
+"""Running a command whose standard input and output lead to a relay: the implementation of `Dialer.process`.
 
-The command comes from this machine's operator. Nothing that a connection string or a peer says becomes a part of it.
+The command is given by this machine's operator. Nothing in it comes from a connection string or a peer.
 """
 
 from __future__ import annotations
@@ -27,27 +27,28 @@ __all__ = ["Commands"]
 
 #: How long a command may take to end after its standard input was closed, and again after SIGTERM (seconds).
 _GRACE_SECONDS = 2.0
-#: How long standard error is read after the command has ended (seconds): something that it started may keep it open.
+#: How long standard error is read after the command has ended (seconds): a process that it started may keep it open.
 _LAST_WORDS_SECONDS = 0.5
 #: The longest line of standard error that is reported in one event (bytes).
 _MAX_LINE = 500
-#: How much of standard error is read before others run (bytes): at most so many lines, a few milliseconds of work.
+#: How much of standard error is read before other tasks run (bytes): at most this many lines, which take a few
+#: milliseconds.
 _ERRORS_AT_A_TIME = 1024
 
 
 class Commands:
     """Runs a command, once for each call of `dial`. Use it with `async with`: its processes belong to a nursery of
-    the block, and at its end every one of them is killed and reaped.
+    the block, and are all killed and reaped at the end of the block.
 
     Args:
         command: the program and its arguments; no shell is involved. None: there is no command.
-        events: where events go; None means the log.
+        events: the stream to which events are published; None means one that writes them to the log.
     """
 
     def __init__(self, command: Sequence[str] | None, *, events: EventStream | None = None) -> None:
         self._events = logged_events() if events is None else events
         self._command = None if command is None else tuple(command)
-        #: During the block.
+        #: These two are set during the block.
         self._manager: FlatNursery | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -69,7 +70,7 @@ class Commands:
         """Start the command. This is a `hybridrelay.abc.DialProcess`.
 
         Raises:
-            OSError: it cannot be started, there is none, or the block is over.
+            OSError: the command cannot be started, none is configured, or the block has ended.
 
         Cancelled, no process is left.
         """
@@ -87,7 +88,7 @@ class _CommandStream(trio.abc.HalfCloseableStream):
         self._stream = stream
         #: The user of this stream has closed it.
         self.closed = trio.Event()
-        #: There is no process any more.
+        #: The process has ended and was reaped.
         self.reaped = trio.Event()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -103,7 +104,7 @@ class _CommandStream(trio.abc.HalfCloseableStream):
         return await self._stream.receive_some(max_bytes)
 
     async def aclose(self) -> None:
-        """Close both, and wait until the process is gone; cancelled, it goes all the same."""
+        """Close both, and wait until the process has ended. Cancelled, the process is ended, too, without waiting."""
         self.closed.set()
         await self._stream.aclose()
         await self.reaped.wait()
@@ -115,10 +116,10 @@ async def _run(
     *,
     task_status: trio.TaskStatus[trio.abc.HalfCloseableStream],
 ) -> None:
-    """Run one process until its stream is closed or it ends by itself. Cancelled, it is killed.
+    """Run one process until its stream is closed or it ends by itself. Cancelled, the process is killed.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the process cannot be started.
     """
     process, below = await _start(command)
     group = _Group(process)
@@ -130,7 +131,7 @@ async def _run(
             nursery.start_soon(_report_errors, group, events, command[0], nursery.cancel_scope)
             nursery.start_soon(_end_when_closed, group, stream)
             await group.wait()
-            # Standard error may have something left to be reported.
+            # There may be more on standard error to report.
             await trio.sleep(_LAST_WORDS_SECONDS)
             nursery.cancel_scope.cancel()
         ended = True
@@ -138,14 +139,14 @@ async def _run(
         with trio.CancelScope(shield=True):
             failed_by_itself = ended and not stream.closed.is_set()
             group.kill()
-            with trio.move_on_after(_GRACE_SECONDS):  # one that runs as another user cannot be killed
+            with trio.move_on_after(_GRACE_SECONDS):  # a process that runs as another user cannot be killed
                 await group.reap()
             if failed_by_itself and process.returncode:
                 events.publish(CommandFailed(command=command[0], code=process.returncode))
             stream.reaped.set()
             assert process.stderr is not None
             await trio.aclose_forcefully(process.stderr)
-            if not ended:  # cancelled: the stream may never have been returned, or may not be read to its end
+            if not ended:  # cancelled: the stream may not have been returned, or may never be read to its end
                 await trio.aclose_forcefully(below)
 
 
@@ -216,8 +217,8 @@ async def _start(command: Sequence[str]) -> tuple[trio.Process, trio.abc.HalfClo
         return process, trio.StapledStream(process.stdin, process.stdout)
     ours, theirs = socket.socketpair()
     try:
-        # A session of its own: Ctrl-C at our terminal then reaches only this program, which ends the command in good
-        # order; and the processes that the command starts can be ended with it.
+        # With a session of its own, the command is not reached by Ctrl-C at our terminal, so that this program can
+        # end it gracefully; and the processes that the command starts can be ended with it.
         process = await trio.lowlevel.open_process(
             command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -238,10 +239,10 @@ async def _end_when_closed(group: _Group, stream: _CommandStream) -> None:
 
 
 async def _report_errors(group: _Group, events: EventStream, command: str, everything: trio.CancelScope) -> None:
-    """Publish what the process prints to standard error, line by line, until it closes that.
+    """Publish what the process prints to standard error, line by line, until standard error is closed.
 
-    Ssh passes on what the other machine prints. A flood of lines is read with pauses, so that the command has to wait
-    and this program does not.
+    ssh also passes on what the other machine prints. A flood of lines is read with pauses, so that it slows down the
+    command and not this program.
     """
     stderr = group.process.stderr
     assert stderr is not None

@@ -1,4 +1,4 @@
-"""A control channel from the dialing side: TLS to the relay, a session, one stream of control messages."""
+"""The dialing side of a control channel: TLS to the relay, a session, and one stream of control messages in it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from .endpoint import RelayEndpoint
 from .instance import OwnInstance
 from .interception import OuterCertificate
 
-#: From the relay's certificate to its `Welcome` (seconds).
+#: The time for the session's greeting, and again for the relay's `Welcome` (seconds).
 WELCOME_SECONDS = 10.0
-#: For the relay's answer to a request: it may ask several listeners, each of which has a second.
+#: The time for the relay's answer to a request (seconds): it may ask several listeners, each of which has a second.
 REQUEST_SECONDS = 20.0
 #: How many messages that answer no request may wait to be handled: as many as a relay can have open rendezvous, about
-#: 5 MiB. Protects the memory from a relay that sends without end.
+#: 5 MiB. Limits the memory that a misbehaving relay can use up.
 MAX_UNHANDLED = 8192
 SOFTWARE = f"hybridrelay/{__version__}"
 
@@ -58,26 +58,26 @@ class ControlChannel:
         generation: int = 0,
     ) -> None:
         self._session = session
-        #: The generation that this process has stated over it.
+        #: The generation that this process has stated over the channel.
         self.generation = generation
         #: Its route, which need not be the one that would be chosen now.
         self.candidate = candidate
-        #: Identifies the relay and its present run, by whatever name it was reached: the pin of its key, which it has
-        #: proved to hold, and its instance, which alone could be copied.
+        #: Identifies the relay and its present run, under any of its names: the pin of its public key, for which it
+        #: has proved to have the private key, and its instance, which it only states.
         self.relay = pin, welcome.relay_instance
         #: The pins of the relay's outer certificates, as stated by the relay.
         self.outer_pins = welcome.outer_pins
-        #: The issuer of the certificate of whatever intercepts the outer TLS; None if nothing does as far as known.
+        #: The issuer of the certificate of what intercepts the outer TLS; None if no interception is known.
         self.intercepted_by = None if certificate is None else certificate.intercepted_by(welcome.outer_pins)
         self._stream = stream
         self._ids = itertools.count(1)
         #: Requests that have not been answered, or whose answer has not been taken.
         self._requests: dict[int, _Request] = {}
         self._messages_in, messages = trio.open_memory_channel[control.Message](MAX_UNHANDLED)
-        #: Messages that answer no request: `Offer`, `Ended`, `Draining`. Ends with the channel. `Registered` is here
-        #: as well as being an answer, because it divides the offers into those before and those after it.
+        #: Messages that answer no request: `Offer`, `Ended`, `Draining`. Ends with the channel. `Registered` is also
+        #: here, in addition to being an answer, because offers before it and after it may have different keys.
         self.messages: trio.abc.ReceiveChannel[control.Message] = messages
-        #: It is over; what was sent last may not have arrived.
+        #: The channel has ended; what was sent last may not have arrived.
         self.has_ended = False
         self._sending = trio.Lock()
 
@@ -86,15 +86,15 @@ class ControlChannel:
         return next(self._ids)
 
     def close(self) -> None:
-        """End the channel; callers that wait for an answer get an error that it is lost."""
+        """End the channel; callers that wait for an answer get `RelayUnreachable`."""
         self._session.close()
 
     def check_alive(self) -> None:
-        """Ask the relay at once whether it is there; see `Session.check_alive`."""
+        """Send a ping to the relay at once; see `Session.check_alive`."""
         self._session.check_alive()
 
     async def send(self, message: control.Message) -> None:
-        """Send a message that is not answered.
+        """Send a message that needs no answer.
 
         Raises:
             RelayUnreachable: the channel is lost.
@@ -109,15 +109,17 @@ class ControlChannel:
         """Ask to register, and wait for the answer.
 
         Raises:
-            RelayUnreachable: the channel was lost meanwhile, or the relay did not answer in time. If it answered
-                with something else, the channel is lost.
+            RelayUnreachable: the channel was lost before the answer arrived, or the relay did not answer in time. An
+                answer to another kind of request ends the channel.
+
+        Cancelled, a later answer is ignored.
         """
         answer = await self._request(message)
         assert not isinstance(answer, control.Joined), "checked when it was delivered"
         return answer
 
     async def join(self, message: control.Join) -> control.Joined | control.Failed:
-        """Ask to join, and wait for the answer. Raises as `register`."""
+        """Ask to join, and wait for the answer. Raises and cancels like `register`."""
         answer = await self._request(message)
         assert not isinstance(answer, control.Registered), "checked when it was delivered"
         return answer
@@ -147,7 +149,7 @@ class ControlChannel:
                 for message in decoder.receive_data_untrusted(data):
                     self._deliver(message)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the session's outcome says why
+            pass  # the session's outcome has the reason
         finally:
             self.has_ended = True
             self._messages_in.close()
@@ -161,7 +163,7 @@ class ControlChannel:
                     if request.answer is not None:
                         raise RemoteProtocolError("the relay answered twice")
                     if not _is_answer(message, request.message):
-                        raise RemoteProtocolError("the relay answered with the answer to another kind of request")
+                        raise RemoteProtocolError("the relay's answer belongs to another kind of request")
                     request.answer = message
                     request.over.set()
                     if isinstance(message, control.Registered):
@@ -169,7 +171,7 @@ class ControlChannel:
             case control.Offer() | control.Ended() | control.Draining():
                 self._pass_on(message)
             case _:
-                pass  # from a newer relay, or without a meaning in this direction
+                pass  # a message of a newer relay, or one that has no meaning in this direction
 
     def _pass_on(self, message: control.Message) -> None:
         try:
@@ -181,7 +183,7 @@ class ControlChannel:
 def _is_answer(
     message: control.Registered | control.Joined | control.Failed, request: control.Register | control.Join
 ) -> bool:
-    """Whether the message may be the answer to such a request. `control.Failed` may be the answer to any."""
+    """Whether the message can be the answer to this request. `control.Failed` can answer any request."""
     return not isinstance(message, control.Joined if isinstance(request, control.Register) else control.Registered)
 
 
@@ -191,14 +193,15 @@ def _lost() -> RelayUnreachable:
 
 @attrs.frozen
 class Introduction:
-    """How this process introduces itself to a relay."""
+    """What this process states about itself to a relay."""
 
     role: control.PeerRole
     instance: OwnInstance
-    #: Greater on each control channel of this instance.
+    #: Greater than on all earlier control channels of this instance.
     generation: int
 
     def hello(self) -> control.Hello:
+        """The first message to the relay. Only connectors send the secret of their instance."""
         secret = self.instance.secret if self.role is control.PeerRole.CONNECTOR else None
         return control.Hello(self.role, self.instance.id, self.generation, SOFTWARE, secret)
 
@@ -211,13 +214,21 @@ async def run_control_channel(
     dialer: Dialer = DIRECTLY,
     task_status: trio.TaskStatus[ControlChannel] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Open a control channel and serve it; `task_status.started` gives it once the relay has said `Welcome`.
+    """Open a control channel and serve it; `task_status.started` passes it once the relay has sent `Welcome`.
 
-    Returns when the channel is lost or the relay ends it. Cancelled, the channel is closed.
+    Returns when the channel is lost, the relay ends it, or `ControlChannel.close` is called. Cancelled, the channel
+    is closed.
+
+    Args:
+        endpoint: the relay.
+        candidate: the route.
+        introduction: what to state to the relay.
+        dialer: opens what the transport needs.
+        task_status: for `nursery.start`.
 
     Raises:
-        RelayUnreachable: before it started: no channel, or something that is no relay.
-        RelayIdentityError: likewise: the relay's certificate is not the right one.
+        RelayUnreachable: before `task_status.started`: no channel could be opened, or what answered is not a relay.
+        RelayIdentityError: before `task_status.started`: the relay's certificate is not the right one.
     """
     certificates: list[bytes] = []
     tls = await open_control_stream(endpoint, candidate, dialer=dialer, on_outer_certificate=certificates.append)
@@ -248,7 +259,7 @@ async def run_control_channel(
             await channel._serve(decoder, early)
             session.close()
     except (SessionError, RemoteProtocolError) as exc:
-        # Once it has started, loss is how a control channel usually ends: no error, its owner opens another.
+        # After the start, loss is the usual end of a control channel: it is no error, and the owner opens another.
         if not started:
             raise RelayUnreachable(f"the relay's control channel failed: {exc}", reason=exc.reason) from exc
     except (trio.BrokenResourceError, trio.TooSlowError) as exc:
@@ -268,5 +279,5 @@ async def _receive_welcome(
             continue
         welcome = messages[0]
         if not isinstance(welcome, control.Welcome):
-            raise RemoteProtocolError("the relay's first message is not its welcome")
+            raise RemoteProtocolError("the relay's first message is not Welcome")
         return welcome, messages[1:]

@@ -1,4 +1,4 @@
-"""Data channels: through the relay by ticket, then TLS between client and connector, end to end."""
+"""Opening data channels: a channel through the relay by ticket, then end-to-end TLS between client and connector."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .dialing import DIRECTLY
 from .discovery import Candidate
 from .endpoint import RelayEndpoint
 
-#: For the end-to-end handshake, two round trips through the relay (seconds).
+#: The time for the end-to-end handshake (seconds), which takes two round trips through the relay.
 TLS_SECONDS = 15.0
 
 
 @attrs.frozen
 class EndToEnd:
-    """End-to-end TLS of one side, made once and used for all of its data channels."""
+    """The end-to-end TLS of one side, made once and used for all of its data channels."""
 
     connection: str
     role: Role
@@ -39,13 +39,17 @@ class EndToEnd:
 
     @classmethod
     def from_connection_string(cls, string: ConnectionString) -> EndToEnd:
-        """Raises ConfigurationError where the string's identity is missing, damaged, or not one for this string."""
+        """Use the identity of a connection string.
+
+        Raises:
+            ConfigurationError: the identity is missing or damaged, or is for another hybrid connection or role.
+        """
         identity, authority = string.require_identity()
         role = string.role
         make = data_server_context if role is Role.CONNECTOR else data_client_context
         context = make(identity, authority)
         name = identity.details.name
-        # Every peer would refuse this identity, while a connector would seem to work and wait for peers.
+        # Every peer would refuse a wrong identity, and yet a connector would seem to work and wait for peers.
         if (name.connection_name, name.role) != (string.entity_path, role):
             raise ConfigurationError(
                 f"the connection string is {_whose(role)} for {string.entity_path}, and the identity in it is "
@@ -61,15 +65,16 @@ class EndToEnd:
 
         Args:
             stream: the channel.
-            pinned: the only acceptable identity: the one of the peer on the session's first channel.
+            pinned: the only acceptable identity, which the peer proved on the session's first channel; None accepts
+                every valid identity.
 
         Raises:
             PeerIdentityError: the peer is not `pinned` (`Reason.IDENTITY_CHANGED`); or the identity of one side is
-                not acceptable to the other, as far as this side can know already: the connector's verdict on a client
-                arrives after the handshake.
-            RendezvousError: the channel was lost, or nothing came.
+                not acceptable to the other, as far as this side can know: a client learns only after the handshake
+                whether the connector accepts it.
+            RendezvousError: the channel was lost, or the peer did not answer in time.
 
-        On every exception, cancellation included, the stream is closed.
+        On every exception, including cancellation, the stream is closed.
         """
         tls = TLSStream(stream, self.context, server_side=self.role is Role.CONNECTOR)
         try:
@@ -81,7 +86,7 @@ class EndToEnd:
                     f"the {peer.role} at the other end is {peer.label} ({peer.serial}), and the session began with "
                     f"{pinned.label} ({pinned.serial})",
                     reason=Reason.IDENTITY_CHANGED,
-                    remedy="unless you changed the connector's identity, somebody else has a Listen key and an "
+                    remedy="unless you changed the connector's identity, someone else has a Listen key and an "
                     "identity of this hybrid connection: regenerate the key, and create the hybrid connection again",
                 )
             return tls, peer
@@ -94,7 +99,7 @@ class EndToEnd:
         except trio.TooSlowError as exc:
             await trio.aclose_forcefully(tls)
             raise RendezvousError(
-                "the other side did not do its end-to-end handshake in time", reason=Reason.PEER_SILENT
+                "the other side did not complete the end-to-end handshake in time", reason=Reason.PEER_SILENT
             ) from exc
         except BaseException:
             await trio.aclose_forcefully(tls)
@@ -127,8 +132,8 @@ async def open_data_channel(
     Args:
         endpoint: the relay.
         candidate: the route.
-        ticket: of the rendezvous.
-        end_to_end: our identity.
+        ticket: the ticket of the rendezvous.
+        end_to_end: has our identity.
         pinned: see `EndToEnd.secure`.
         dialer: opens what the transport needs.
 

@@ -18,7 +18,7 @@ _NAME_NOT_FOUND = {
 
 
 class DialError(OSError):
-    """No connection. `failure` says why; `str()` is its text."""
+    """A connection could not be opened. `failure` says why; `str()` gives its text."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.text)
@@ -26,17 +26,17 @@ class DialError(OSError):
 
 
 class ProxyError(DialError):
-    """A `Dial` that goes through a proxy failed, because of the proxy or at it."""
+    """A `Dial` through a proxy failed: the proxy was not reached, failed, or refused."""
 
 
 async def dial_directly(host: str, port: int) -> trio.SocketStream:
     """Open a TCP connection, tuned for channels. This is the `Dial` that uses no proxy.
 
-    The name is resolved on every call, since addresses change under long-lived programs; several addresses are tried
+    The name is resolved on every call, since addresses may change while a program runs; several addresses are tried
     in a staggered race (RFC 8305).
 
     Raises:
-        DialError: no connection; `failure` says why.
+        DialError: no connection could be opened; `failure` says why.
 
     The caller sets the deadline. Cancelled, nothing stays open.
     """
@@ -51,7 +51,7 @@ async def dial_directly(host: str, port: int) -> trio.SocketStream:
 async def dial_udp_directly(host: str, port: int) -> trio.socket.SocketType:
     """Open a UDP socket that is connected to the first address of a host. This is the `DialUDP` that uses no proxy.
 
-    Connecting sends nothing, so that an address from which no answer would come is not noticed here.
+    Connecting sends nothing, so this does not detect an address that does not answer.
 
     Raises:
         DialError: the name cannot be resolved, or there is no route; `failure` says why.
@@ -87,12 +87,12 @@ def command_failure(error: OSError) -> Failure:
 
 
 def dial_failure(error: OSError) -> Failure:
-    """Why a connection could not be opened, or a name not be looked up.
+    """Why a connection could not be opened, or a name could not be resolved.
 
     Args:
-        error: what was raised. A `DialError` has its failure already. Of any other error, the error numbers count,
-            its own and those of its causes, because `open_tcp` raises one error for several addresses. A `Dial` of
-            the application may raise errors without a number; then the text is all that is known.
+        error: the exception. A `DialError` already has its failure. For any other, the error numbers of the exception
+            and of its causes decide, because `open_tcp` raises one exception for several addresses. A `Dial` of the
+            application may raise exceptions without a number; then only the text is known.
     """
     if isinstance(error, DialError):
         return error.failure
@@ -102,7 +102,7 @@ def dial_failure(error: OSError) -> Failure:
             known = cause.errno in _NAME_NOT_FOUND
             return Failure.of(FailureKind.NAME_NOT_FOUND if known else FailureKind.NAME_SERVICE_FAILED, Step.RESOLVE)
         if isinstance(cause, OSError) and (shortage := shortage_of(cause)) is not None:
-            # What other addresses answered does not help until this is over.
+            # The failures at other addresses are irrelevant as long as this machine lacks a resource.
             return Failure(FailureKind.OUT_OF_RESOURCES, f"this machine {shortage.text}", shortage.remedy)
         if (kind := kind_of_error(cause)) is not None:
             found.append(Failure.of(kind))

@@ -1,4 +1,4 @@
-"""Which transports are installed, and what routes and ports they offer."""
+"""Finding the installed transports, and the routes and ports that they offer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AUTO = "auto"
 
 
 class EntryPoint(Protocol):
-    """The part of `importlib.metadata.EntryPoint` that is used here; tests bring their own."""
+    """The part of `importlib.metadata.EntryPoint` that is used here; tests have their own implementation."""
 
     @property
     def name(self) -> str: ...
@@ -31,12 +31,12 @@ class EntryPoint(Protocol):
 
 @attrs.frozen
 class BrokenTransport:
-    """An entry point that gives no usable transport."""
+    """An entry point that does not lead to a usable transport."""
 
     name: str
-    #: What it names: ``package:attribute``.
+    #: The object that it names: ``package:attribute``.
     value: str
-    #: What is wrong with it, for people.
+    #: What is wrong with it, as text for people.
     problem: str
 
 
@@ -49,7 +49,7 @@ class Candidate:
 
 
 def publish_broken(broken: BrokenTransport) -> None:
-    """Publish an event that only the log gets: the default of `discover`."""
+    """Publish an event that goes only to the log: the default of `discover`."""
     event = TransportUnusable(transport=broken.name, entry_point=broken.value, detail=broken.problem)
     plainly_logged_events().publish(event)
 
@@ -59,18 +59,18 @@ def discover(
 ) -> Mapping[str, Transport]:
     """Load every installed transport, by name.
 
-    One that cannot be used is passed to `on_broken` and left out: a broken third-party package must not take the
-    others down with it.
+    A transport that cannot be used is passed to `on_broken` and left out, so that a broken third-party package does
+    not affect the others.
 
     Args:
         points: the entry points to look at; None means those that are installed.
         on_broken: called with each entry point that is left out.
     """
     found: dict[str, Transport] = {}
-    # By name, so that of two packages with the same name the same one wins on every machine.
+    # Sorted, so that if two packages have the same name, the same one is used on every machine.
     for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda p: (p.name, p.value)):
         try:
-            # Loading runs foreign code, which may raise anything at all.
+            # Loading runs third-party code, which may raise anything.
             transport = point.load()
         except Exception as error:  # noqa: BLE001
             on_broken(BrokenTransport(point.name, point.value, f"{type(error).__name__}: {error}"))
@@ -134,12 +134,12 @@ def transports_by_port(transports: Mapping[str, Transport]) -> Mapping[str, Tran
 
 
 def all_ports(transports: Mapping[str, Transport]) -> Mapping[str, Port]:
-    """Every network port of these transports, by name: what the relay can be told to listen on."""
+    """Every network port of these transports, by name: the ports on which the relay can be configured to listen."""
     return MappingProxyType({name: port for name, port in _sorted_ports(transports).items() if not port.local})
 
 
 def local_ports(transports: Mapping[str, Transport]) -> Mapping[str, Port]:
-    """Every Unix socket of these transports, by name: what the relay opens in its state directory."""
+    """Every Unix socket of these transports, by name: those that the relay opens in its state directory."""
     return MappingProxyType({name: port for name, port in _sorted_ports(transports).items() if port.local})
 
 
@@ -149,7 +149,7 @@ def _sorted_ports(transports: Mapping[str, Transport]) -> dict[str, Port]:
 
 
 def purposes_by_port(transports: Mapping[str, Transport]) -> Mapping[str, frozenset[Purpose]]:
-    """What channels on each port may be for, by the port's name: what the routes use it for."""
+    """The purposes for which the routes use each port, by the port's name."""
     purposes: dict[str, set[Purpose]] = {}
     for transport in transports.values():
         for route in transport.routes:

@@ -1,4 +1,4 @@
-"""The address of a relay: host, ports, pins, and the first bytes of a connection to it."""
+"""How to connect to a relay: host, ports, pins, and the preamble of a connection."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from .addresses import AddressBook
 
 @attrs.frozen
 class RelayEndpoint:
-    """A relay as a connection string describes it."""
+    """A relay that a connection string names."""
 
     #: A name or an address; IPv6 without brackets. Names are resolved on every dial.
     host: str
-    #: By `Port.name`: a number that is not the default, or None for a port that the relay does not serve.
+    #: Deviations from the default port numbers, by `Port.name`; None for a port that the relay does not serve.
     ports: Mapping[str, int | None] = attrs.field(factory=dict)
     #: Pins of the relay's public key; one of them must match. Empty: the certificate is verified by the system's
     #: certificate authorities.
     pins: tuple[str, ...] = ()
     #: What is known about the addresses of `host`.
     addresses: AddressBook = attrs.field(factory=AddressBook, eq=False, repr=False, kw_only=True)
-    #: A shared access key that the relay knows. It lets our TLS handshakes come before those of strangers.
+    #: A shared access key that the relay knows. With proof of it, our TLS handshakes precede those of strangers.
     key: Secret | None = attrs.field(default=None, eq=False, repr=False, kw_only=True)
-    #: Seconds since 1970.
+    #: Returns seconds since 1970.
     clock: Callable[[], float] = attrs.field(default=time.time, eq=False, repr=False, kw_only=True)
 
     @classmethod
     def all_from(
         cls, string: ConnectionString, *, clock: Callable[[], float] = time.time
     ) -> tuple[RelayEndpoint, ...]:
-        """The relays that a connection string names, first choice first. `clock` gives seconds since 1970."""
+        """The relays that a connection string names, in its order. `clock` returns seconds since 1970."""
         return tuple(
             cls(endpoint.host, endpoint.ports, string.relay_pins, key=string.key, clock=clock)
             for endpoint in string.endpoints
@@ -57,7 +57,7 @@ class RelayEndpoint:
         return 0 if port.local else self.ports.get(port.name, port.default)
 
     def missing_ports(self, route: Route) -> tuple[str, ...]:
-        """The names of the ports that the route needs and the relay does not serve. If any, skip the route."""
+        """The ports that the route needs and the relay does not serve, by name. If there are any, skip the route."""
         return tuple(sorted({port.name for port in route.ports if self.number_of(port) is None}))
 
 

@@ -1,4 +1,4 @@
-"""The instance of a process: the id by which relays and clients know it, and the secret that proves it."""
+"""The instance of a process: the id by which relays and clients know it, and the secret that proves the id."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["OwnInstance", "new_instance"]
 
 @attrs.frozen
 class OwnInstance:
-    """An instance of which this process holds the secret. Only relays are shown the secret, and only by connectors.
+    """An instance whose secret this process knows. Only connectors send the secret, and only to relays.
 
     Raises:
         ValueError: the secret does not have the form that `new_instance` gives it.
     """
 
     secret: control.InstanceSecret = attrs.field(repr=False)
-    #: The id that everybody else sees.
+    #: The public id.
     id: control.Instance = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:

@@ -1,12 +1,12 @@
 """Detecting interception of the outer TLS.
 
-The outer TLS verifies nothing, so a proxy that intercepts it does not cause an error. But the relay states over its
-control channel, which is authenticated, which outer certificates are its own (`control.Welcome.outer_pins`). If the
-outer handshake showed another certificate, something between the two sides intercepts the outer TLS. That does not
-weaken the security, because everything secret is inside another layer of TLS, but administrators want to know.
+The outer TLS verifies nothing, so a proxy that intercepts it does not cause an error. However, the relay states over
+its control channel, which is authenticated, which outer certificates are its own (`control.Welcome.outer_pins`). If
+the outer handshake showed another certificate, something between the two sides intercepts the outer TLS. This does
+not weaken the security, because everything secret is inside another layer of TLS, but administrators want to know it.
 
-A relay behind a reverse proxy or a CDN does not know the certificate that its clients see, unless its operator names
-it (``--tls-certificate``). Otherwise it states none, and nothing is concluded.
+A relay that is reached through a reverse proxy or a CDN does not know the certificate that clients see, unless its
+operator names it (``--tls-certificate``). Otherwise it states none, and nothing is concluded.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class OuterCertificate:
 
     @classmethod
     def from_der_untrusted(cls, der: bytes) -> OuterCertificate:
-        """Read a certificate. If it cannot be parsed, it has no pin and an unknown issuer."""
+        """Parse a certificate. If that is impossible, the result has no pin and an unknown issuer."""
         from cryptography import x509
 
         try:
             certificate = x509.load_der_x509_certificate(der)
-            # Common name, else organization: the full name is long, and says little more.
+            # The common name or else the organization: the full name is long, and adds little.
             names = {attribute.rfc4514_attribute_name: str(attribute.value) for attribute in certificate.issuer}
             issuer = names.get("CN") or names.get("O") or ""
             self_signed = certificate.issuer == certificate.subject
@@ -51,15 +51,15 @@ class OuterCertificate:
         return cls(pin, printable(issuer[:_MAX_ISSUER]).strip() or "unknown", self_signed)
 
     def intercepted_by(self, outer_pins: Collection[str]) -> str | None:
-        """The issuer that the interceptor's certificate names, given the relay's own pins; None if none is known."""
+        """The issuer of this certificate; None if it is one of the relay's own, or if those are unknown."""
         return None if not outer_pins or self.pin in outer_pins else self.issuer
 
 
 def explain_failure(failure: Failure, certificate: OuterCertificate | None) -> Failure:
     """The failure of an attempt, given the certificate that was shown in its outer TLS.
 
-    A gateway's HTTP error, together with a certificate that is not self-signed, does not come from the relay: a relay
-    never answers with such an error, and a certificate that it made itself is self-signed.
+    A gateway error in HTTP, together with a certificate that is not self-signed, does not come from the relay: a
+    relay never answers with such an error, and a certificate that it generates is self-signed.
     """
     if failure.http_status not in _GATEWAY or certificate is None or certificate.self_signed:
         return failure

@@ -1,4 +1,4 @@
-"""One relay from the dialing side: the route that works, the control channels, and the instance of this process."""
+"""One relay, from the dialing side: the route that works, and control channels under this process's instance."""
 
 from __future__ import annotations
 
@@ -26,23 +26,24 @@ from .report import Report
 #: A new token is made for each request, so it needs to be valid only as long as a registration (seconds).
 TOKEN_SECONDS = 3600.0
 
-#: While a route is in use that is not the best, a better one is looked for: at first about this often (seconds) ...
+#: While the route in use is not the best, how often a better one is looked for at first (seconds).
 UPGRADE_INTERVAL_SECONDS = _defaults.UPGRADE_INTERVAL
-#: ... and at least this often. A probe costs the relay three connections.
+#: The longest interval between two such attempts (seconds). A probe costs the relay three connections.
 UPGRADE_MAX_INTERVAL_SECONDS = 600.0
-#: The longest time between the two successes that a better route needs (seconds).
+#: The longest time between the two successful probes that a better route needs (seconds).
 UPGRADE_CONFIRM_SECONDS = 5.0
-#: After a fall-back from a better route sooner than this, that route is tried at growing intervals (seconds).
+#: If a better route fails within this time (seconds), the interval between attempts continues to grow.
 UPGRADE_HELD_SECONDS = 300.0
-#: Networks whose working route is remembered.
+#: For how many networks the route that worked is remembered.
 _MAX_NETWORKS = 16
 
 
 class _Generations:
-    """The generations of all control channels of the process; two of its links may lead to one relay by two names."""
+    """The generations of all control channels of this process. All links share them, since two links may lead to one
+    relay under two names."""
 
     def __init__(self) -> None:
-        #: The highest that has been used.
+        #: The highest generation that has been used.
         self.highest = 0
 
     def next(self) -> int:
@@ -54,7 +55,7 @@ _generations = _Generations()
 
 
 def make_connection_token(string: ConnectionString, host: str, now: float) -> str:
-    """A fresh token for the hybrid connection of `string` at the relay `host`. `now` is in seconds since 1970."""
+    """A new token for the hybrid connection of `string` at the relay `host`. `now` is in seconds since 1970."""
     audience = audience_for(host, string.entity_path)
     return make_token(audience, string.key_name, string.key, now + TOKEN_SECONDS)
 
@@ -66,15 +67,16 @@ def usable_links(
 ) -> list[RelayLink]:
     """A link to each of a hybrid connection's relays, in their order.
 
-    A relay that serves no port which the mode could use is left out, as long as there is another one.
+    A relay that serves no port which the mode can use is left out, and an event is published, unless no relay
+    remains.
 
     Args:
         endpoints: the relays.
         make: makes the link to one of them.
-        events: where events go; None means the log.
+        events: the stream to which events are published; None means one that writes them to the log.
 
     Raises:
-        ConfigurationError: none is left.
+        ConfigurationError: no relay can be used.
     """
     links: list[RelayLink] = []
     unusable: list[UnusableRelay] = []
@@ -92,7 +94,7 @@ def usable_links(
 
 
 class UnusableRelay(ConfigurationError):
-    """A relay serves no port that the mode could use."""
+    """A relay serves no port that the mode can use."""
 
 
 class RelayLink:
@@ -101,12 +103,16 @@ class RelayLink:
     Args:
         endpoint: the relay.
         role: connector or client.
-        instance: of this process.
+        instance: the instance of this process.
         mode: ``auto`` or the name of the only transport allowed.
-        dialer: opens connections; None means through the proxy that the environment names, if any.
+        dialer: opens connections; None means one that uses the proxy that the environment names, if any.
         transports: by name; None means those that are installed.
-        upgrade_interval: how soon a better route than the one in use is looked for (seconds). It then grows.
-        events: where events go; None means the log.
+        upgrade_interval: how soon to look for a better route than the one in use (seconds). The interval then grows.
+        events: the stream to which events are published; None means one that writes them to the log.
+
+    Raises:
+        UnusableRelay: the relay serves no port that the mode can use.
+        ConfigurationError: the mode is unknown, or the environment names an impossible proxy.
     """
 
     def __init__(
@@ -126,13 +132,13 @@ class RelayLink:
         usable = candidates(transports, mode)
         if all(endpoint.missing_ports(candidate.route) for candidate in usable):
             raise UnusableRelay(
-                f"the relay {endpoint.host} serves no port that mode {mode} could use",
+                f"the relay {endpoint.host} serves no port that mode {mode} can use",
                 remedy="choose another mode, or open the ports at the relay (--ports)",
             )
         self.endpoint = endpoint
         self.dialer = resolve_dialer(dialer)
         self.mode = mode
-        #: The report of the last probing, or None.
+        #: The report of the last probing; None before the first.
         self.report: Report | None = None
         self._prober = Prober(endpoint, mode=mode, transports=transports, dialer=self.dialer)
         self._candidate: Candidate | None = None
@@ -149,12 +155,12 @@ class RelayLink:
 
     @property
     def host(self) -> str:
-        """The relay's host, as the connection string has it."""
+        """The relay's host name in the connection string."""
         return self.endpoint.host
 
     @property
     def remembers(self) -> bool:
-        """A route is known to have worked."""
+        """Whether a route that has worked is remembered."""
         return self._candidate is not None
 
     @property
@@ -166,7 +172,9 @@ class RelayLink:
         """The route to use now: the one that worked last in this network, otherwise the one that probing finds.
 
         Raises:
-            NoRouteWorks: none works; `report` says why.
+            NoRouteWorks: no route works; `report` says why.
+
+        Cancelled, nothing changes, and nothing stays open.
         """
         async with self._choosing:
             if self._candidate is None:
@@ -187,7 +195,7 @@ class RelayLink:
             self.endpoint = self._prober.endpoint = self.endpoint.with_key(key)
 
     def forget(self, *, network_changed: bool = False) -> None:
-        """The route failed: probe before the next use. If the network changed, it stays known for the earlier one."""
+        """The route failed: probe before the next use. With `network_changed`, it is kept for the earlier network."""
         if self._candidate is not None and not network_changed:
             self._worked = {key: one for key, one in self._worked.items() if one != self._candidate}
         self._candidate = None
@@ -200,14 +208,14 @@ class RelayLink:
     ) -> None:
         """Look for a better route repeatedly, until cancelled, and call `improved` when one works.
 
-        It has to work twice, some time apart, so that a port that flaps does not make sessions move back and forth.
-        The interval grows while nothing better is found, or if what was found does not last.
+        The better route has to work twice, some time apart, so that a port that flaps does not make sessions move
+        back and forth. The interval grows while no better route is found, and if one that was found does not last.
 
         Args:
-            in_use: gives the worst route that is in use now, which need not be the one that would be chosen now; None
-                if none is in use.
-            improved: moves everything that uses a worse route to the better one. If it raises `HybridRelayError`,
-                nothing works over that route although a probe did, and the earlier one stays in use.
+            in_use: returns the worst route that is in use now, which need not be the one that would be chosen now;
+                None if no route is in use.
+            improved: moves everything that uses a worse route to the better one. If it raises `HybridRelayError`, the
+                route is of no use although the probe worked, and the earlier one stays in use.
         """
         first = self._upgrade_interval
         backoff = Backoff(
@@ -220,7 +228,7 @@ class RelayLink:
         while True:
             current = in_use()
             if current is None or current.route.rank <= self._best_rank:
-                # This is free, and does not count as an attempt.
+                # Checking this costs nothing, and does not count as an attempt.
                 await trio.sleep(first / 2)
                 continue
             if upgraded_at is not None:
@@ -253,10 +261,13 @@ class RelayLink:
         """Open a control channel whose tasks run in `nursery`.
 
         Args:
-            candidate: the route; None means the one to use now, which is forgotten if it fails.
+            nursery: the channel is closed when it is cancelled.
+            candidate: the route; None means the one to use now (see `choose`), which is forgotten if it fails.
 
         Raises:
             RelayUnreachable, RelayIdentityError: see `run_control_channel`.
+
+        Every step has a deadline. Cancelled, nothing stays open.
         """
         route = await self.choose() if candidate is None else candidate
         introduction = Introduction(self._role, self._instance, _generations.next())
@@ -272,14 +283,15 @@ class RelayLink:
         return channel
 
     def renew_instance(self, superseded: ControlChannel) -> OwnInstance | None:
-        """Take a new instance, if the relay cannot have meant one of our own channels by *superseded*.
+        """The relay has said that another channel replaced `superseded`: take a new instance if that is not one of
+        ours.
 
         If no channel of this process has a higher generation than `superseded`, another process uses the instance (a
-        copy of this machine, or somebody who got hold of its secret), and may have stated any generation. Control
+        copy of this machine, or someone who has obtained its secret), and may have stated any generation. Control
         channels that are opened from now on belong to the new instance.
 
         Returns:
-            The new instance, or None where a later channel of this process may have taken its place.
+            The new instance; None if a later channel of this process may have replaced `superseded`.
         """
         if superseded.generation < _generations.highest:
             return None

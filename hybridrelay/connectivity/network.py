@@ -1,4 +1,4 @@
-"""Which network this machine is in; and noticing that it changed, or that the machine slept."""
+"""Identifying the network that this computer is in, and detecting that it changed or that the computer slept."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import trio
 
 #: How often clocks and addresses are compared (seconds). It costs a few system calls.
 WATCH_SECONDS = 2.0
-#: A boot-time clock that ran so much further than the monotonic one means that the machine slept (seconds).
+#: If the boot-time clock has advanced this much more than the monotonic one, the computer slept (seconds).
 SLEEP_SECONDS = 5.0
 
-#: A documentation address (RFC 5737, RFC 3849): connecting a datagram socket to it sends nothing, and shows which
-#: address of ours the routing table would use for the world.
+#: Documentation addresses (RFC 5737, RFC 3849): connecting a datagram socket to one sends nothing, and shows which
+#: local address the routing table would use for the Internet.
 _FAR_AWAY = ((socket.AF_INET, ("192.0.2.1", 9)), (socket.AF_INET6, ("2001:db8::1", 9)))
-#: What a process can run out of while it looks.
+#: The errors of a process that has no descriptor or no memory left.
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 
 
 def local_addresses() -> tuple[str, ...] | None:
-    """The addresses that this machine uses towards the Internet; empty without a network. Sends nothing.
+    """The local addresses that this computer uses for the Internet; empty without a network. Sends nothing.
 
-    None if this process could not find out, because it has no descriptor or no memory left.
+    None if they cannot be determined, because this process has no descriptor or no memory left.
     """
     found = []
     for family, address in _FAR_AWAY:
@@ -40,9 +40,9 @@ def local_addresses() -> tuple[str, ...] | None:
 
 
 def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...] | None:
-    """The default gateways of IPv4 as the kernel writes them; empty on systems without that file.
+    """The IPv4 default gateways, in the kernel's notation; empty on systems without that file.
 
-    None as for `local_addresses`.
+    None in the same cases as for `local_addresses`.
     """
     try:
         rows = [line.split() for line in table.read_text("ascii").splitlines()[1:]]
@@ -52,29 +52,30 @@ def _gateways(table: Path = Path("/proc/net/route")) -> tuple[str, ...] | None:
 
 
 def network_key() -> tuple[object, ...] | None:
-    """What identifies a network: our addresses and the default gateways; None if this process could not find out."""
+    """Identifies a network by our addresses and the default gateways; None if these cannot be determined."""
     addresses, gateways = local_addresses(), _gateways()
     return None if addresses is None or gateways is None else (addresses, gateways)
 
 
-# Linux has a clock of its own that runs during sleep; on macOS the monotonic one does, and another stands still.
+# On Linux, a separate clock runs during sleep; on macOS, the monotonic clock runs during sleep, and a separate one
+# stops.
 _MONOTONIC: int | None = getattr(time, "CLOCK_MONOTONIC", None)
 _BOOT: int | None = getattr(time, "CLOCK_BOOTTIME", _MONOTONIC)
 _AWAKE: int | None = getattr(time, "CLOCK_UPTIME_RAW", _MONOTONIC)
 
 
 def boot_time() -> float:
-    """Seconds on a clock that also runs while the machine sleeps; only differences count."""
+    """Seconds on a clock that also runs while the computer sleeps; only differences have a meaning."""
     return time.monotonic() if _BOOT is None else time.clock_gettime(_BOOT)
 
 
 def awake_time() -> float:
-    """Seconds on a clock that stands still while the machine sleeps, where there is one (not on Windows)."""
+    """Seconds on a clock that stops while the computer sleeps, if the system has one (Windows does not)."""
     return time.monotonic() if _AWAKE is None else time.clock_gettime(_AWAKE)
 
 
 class Jumps:
-    """Notices that the machine slept or that its address changed. Clocks and addresses are arguments, for tests."""
+    """Detects that the computer slept or that its address changed. Clocks and addresses are arguments, for tests."""
 
     def __init__(
         self,
@@ -100,7 +101,7 @@ class Jumps:
 
 
 async def watch_jumps(jumped: Callable[[str], None], *, jumps: Jumps | None = None) -> None:
-    """Call `jumped` with what happened, whenever it does, until cancelled."""
+    """Call `jumped` with a description whenever the computer slept or its address changed, until cancelled."""
     jumps = jumps or Jumps()
     while True:
         await trio.sleep(WATCH_SECONDS)

@@ -1,8 +1,8 @@
 """Trying one port of one route: all of its steps, at each of the relay's addresses as far as necessary.
 
-A port counts as usable after a round trip of its own purpose, because middleboxes accept connections and then stall.
-The probe port returns 4 KiB of random bytes; the control port proves with TLS that it is the relay; the data port
-answers that a ticket of zeros is unknown.
+A port counts as usable only after a round trip for its own purpose, because middleboxes accept connections and then
+stall. On the probe port, the relay returns 4 KiB of random bytes; on the control port, it proves its identity with
+TLS; on the data port, it answers that a ticket of zeros is unknown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .interception import OuterCertificate, explain_failure
 from .proxies.dial import resolves_here
 from .steps import ConnectTiming, StepFailed, connect, echo, greet, resolve_relay, secure
 
-# What a usable port answers. A busy data port has carried the round trip too, and is no reason to go elsewhere.
+# The answers of a usable port. BUSY also shows that the data port works: the round trip succeeded.
 _EXPECTED = {
     Purpose.PROBE: frozenset({Reason.NO_ERROR}),
     Purpose.CONTROL: frozenset({Reason.NO_ERROR}),
@@ -35,9 +35,9 @@ _EXPECTED = {
 
 @attrs.frozen
 class CheckTiming:
-    """Deadlines of the steps, each on its own. All in seconds."""
+    """The deadline of each step, in seconds."""
 
-    #: TCP, with the name looked up. Outlasts one lost SYN packet, which is sent again after 1 s.
+    #: TCP, including name resolution: enough for one lost SYN packet, which is sent again after 1 s.
     dial_seconds: float = 2.0
     #: The transport's own handshake: up to four round trips, with 600 ms for each.
     transport_seconds: float = 3.0
@@ -47,27 +47,28 @@ class CheckTiming:
     echo_seconds: float = 3.0
     #: The TLS handshake on the control port.
     tls_seconds: float = 3.0
-    #: For closing the connection to a port that works: this must not take long.
+    #: Closing the connection to a port that works.
     close_seconds: float = 0.25
-    #: After this time without an answer from one of the relay's addresses, the next is tried beside it.
+    #: If one of the relay's addresses has not answered after this time, the next one is tried in parallel.
     next_address_seconds: float = 0.5
 
 
 @attrs.frozen
 class PortResult:
-    """What trying a port showed."""
+    """The result of trying a port."""
 
     #: Why it is not usable; None if it is.
     failure: Failure | None = None
-    #: What its outer TLS showed, if there was any.
+    #: The certificate that was shown in its outer TLS, if there was any.
     certificate: OuterCertificate | None = None
-    #: The address of the relay that answered, or that failed in the most informative way; None if it is not known.
+    #: The address of the relay that answered, or else the one with the most specific failure; None if it is not
+    #: known.
     reached: str | None = None
 
 
 @attrs.define
 class _AddressFailed(Exception):
-    """One address does not pass."""
+    """The port is not usable at one address."""
 
     result: PortResult
 
@@ -80,7 +81,7 @@ class PortCheck:
         endpoint: the relay.
         dialer: opens what the transports need.
         timing: deadlines.
-        random_bytes: makes what a probe sends, so that no middlebox can know the answer.
+        random_bytes: makes the bytes that a probe sends, so that no middlebox can know the answer.
     """
 
     endpoint: RelayEndpoint
@@ -91,8 +92,8 @@ class PortCheck:
     async def run(self, candidate: Candidate, purpose: Purpose) -> PortResult:
         """Try the port that this route has for `purpose`.
 
-        The relay's addresses race up to the relay's answer, and not only to the TCP connection; the one that answered
-        last is tried first. Of several failures, the most specific is the result.
+        The relay's addresses are tried in a race for the relay's answer, not only for the TCP connection; the one
+        that answered last is tried first. If all fail, the most specific failure is the result.
 
         Every step has a deadline. Cancelled, nothing stays open.
         """
@@ -122,10 +123,10 @@ class PortCheck:
             return max(results, key=lambda one: 0 if one.failure is None else one.failure.specificity)
 
     async def _check_address(self, candidate: Candidate, purpose: Purpose, address: str | None) -> PortResult:
-        """One address of the relay; None: whichever the dialer takes.
+        """Try one address of the relay; None leaves the choice to the dialer.
 
         Raises:
-            _AddressFailed: it does not pass.
+            _AddressFailed: the port is not usable there.
         """
         seen: list[OuterCertificate] = []
 
@@ -171,4 +172,4 @@ class PortCheck:
 
 
 async def _nothing_to_discard(result: PortResult) -> None:
-    """An address that passed has been closed already."""
+    """The connection to an address that passed is already closed."""

@@ -1,9 +1,9 @@
-"""The prober: finds out by trying which route to a relay works, and chooses.
+"""The prober: finds out which routes to a relay work, by trying them, and chooses one.
 
-What is tried when, and which route is chosen, is decided by `selection`; how a port is tried is in `port_check`. This
-file runs the one with the other, and reports.
+`selection.py` decides what to try when, and which route to choose; `port_check.py` tries a port. This module connects
+the two, and makes the report.
 
-The prober remembers nothing: the caller keeps the chosen route, and asks again when that has failed.
+The prober remembers nothing: the caller keeps the chosen route, and asks again when it has failed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _OUTCOMES = {StepState.PASSED: Outcome.PASS, StepState.FAILED: Outcome.FAIL}
 _NOTES = {
     StepState.WAITING: "not needed",
     StepState.RULED_OUT: "not tried: the probe failed",
-    StepState.STOPPED: "no answer yet, and not waited for",
+    StepState.STOPPED: "stopped before it answered: not needed",
 }
 
 
@@ -57,7 +57,7 @@ class ProbeTiming:
 
     check: CheckTiming = attrs.field(factory=CheckTiming)
     selection: SelectionRules = attrs.field(factory=SelectionRules)
-    #: The relay's own list of its outer certificates, in a survey that saw one (seconds).
+    #: How long a survey waits for the relay's list of its outer certificates (seconds).
     welcome_seconds: float = 3.0
 
 
@@ -76,9 +76,9 @@ class Prober:
         endpoint: the relay.
         mode: `AUTO`, or the name of the only transport allowed.
         transports: by name; None means those that are installed.
-        dialer: opens connections; None means through the proxy that the environment names, if any.
+        dialer: opens connections; None means one that uses the proxy that the environment names, if any.
         timing: deadlines; None means the defaults.
-        random_bytes: makes what the probe sends, so that no middlebox can know the answer.
+        random_bytes: makes the bytes that the probe sends, so that no middlebox can know the answer.
 
     Raises:
         ConfigurationError: no transport has this `mode`, or the environment names an impossible proxy.
@@ -94,7 +94,7 @@ class Prober:
         timing: ProbeTiming | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        #: The relay. One with another key may take its place at any time.
+        #: The relay. It may be replaced at any time by the same relay with another key.
         self.endpoint = endpoint
         self._mode = mode
         self._candidates = candidates(discover() if transports is None else transports, mode)
@@ -103,10 +103,10 @@ class Prober:
         self._random_bytes = random_bytes
 
     async def choose(self) -> RouteChoice:
-        """Find the route to use, as fast as that can be known.
+        """Find the route to use, as quickly as possible.
 
         Raises:
-            NoRouteWorks: none is usable; its `report` says why.
+            NoRouteWorks: no route is usable; its `report` says why.
 
         Cancelled, nothing stays open.
         """
@@ -126,9 +126,9 @@ class Prober:
         return await self._probing(better, ONE_AFTER_THE_OTHER).run()
 
     async def survey(self) -> Report:
-        """Try every port of every route to its end, for a complete report: what an administrator wants to see.
+        """Try every port of every route, for a complete report to an administrator.
 
-        If a route works, the relay is asked over it which outer certificates are its own. That also proves that it is
+        If a route works, the relay is asked over it which outer certificates are its own. This also proves that it is
         the relay that answers there.
 
         Cancelled, nothing stays open.
@@ -144,10 +144,11 @@ class Prober:
         return self._report(probing, chosen, pins)
 
     async def _ask_relay(self, candidate: Candidate) -> tuple[RelayIdentityError | None, tuple[str, ...]]:
-        """Ask the relay over `candidate` which outer certificates are its own. No answer: nothing is known.
+        """Ask the relay over `candidate` which outer certificates are its own.
 
         Returns:
-            Why it is not the relay that answers, if that shows; and the pins of the certificates.
+            The error if what answers is not the relay, or None; and the pins of the certificates, which are empty if
+            there was no answer.
         """
         introduction = Introduction(control.PeerRole.CLIENT, new_instance(), 1)
         pins: tuple[str, ...] = ()
@@ -204,13 +205,13 @@ class Prober:
 
 
 class _Probing:
-    """One selection while it runs: the commands become tasks, and their results inputs."""
+    """Runs one selection: executes its commands as tasks, and passes their results to it as inputs."""
 
     def __init__(self, tried: Sequence[Candidate], rules: SelectionRules, check: PortCheck) -> None:
         self.candidates = tried
-        #: What the steps that have ended by themselves showed.
+        #: The results of the steps that were not stopped.
         self.results: dict[StepId, PortResult] = {}
-        #: How long it took.
+        #: How long the selection took.
         self.seconds = 0.0
         self._check = check
         self.selection = RouteSelection(
@@ -232,7 +233,7 @@ class _Probing:
         self._changed = trio.Event()
 
     async def run(self) -> Candidate | None:
-        """Try until the selection is decided; the chosen route, or None. Cancelled, nothing stays open."""
+        """Try ports until the decision; returns the chosen route, or None. Cancelled, nothing stays open."""
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             self._perform(self.selection.begin(began), nursery)
@@ -246,7 +247,7 @@ class _Probing:
         return self._chosen()
 
     def disprove(self, error: RelayIdentityError) -> Candidate | None:
-        """What answered over the chosen route is not the relay: the next best route, or None."""
+        """What answered over the chosen route is not the relay: returns the next best route, or None."""
         decision = self.selection.decision
         assert decision is not None
         assert decision.route is not None

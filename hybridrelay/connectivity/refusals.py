@@ -1,4 +1,4 @@
-"""Refusals of relays, on the dialing side: exceptions for them, which are final, and one error for several relays."""
+"""Refusals by relays: the exceptions for them, which of them are permanent, and one error for several relays."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _REMEDIES = {
     Reason.RELAY_DRAINING: "use another relay, or have the drain undone ('hybridrelay drain --undo' on the relay)",
     Reason.NO_LISTENER: "start the connector, or see in its log why it is not registered",
 }
-#: The errors that came nearest to working first: after the relay's acceptance, at the peer, at the relay, before it.
+#: The errors that came closest to success first: after the relay's acceptance, at the peer, at the relay, before it.
 _NEARNESS = (RendezvousError, PeerIdentityError, AuthorizationError, RelayIdentityError, RelayUnreachable)
 
 
 def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
-    """The exception for a relay's `Failed`."""
+    """The exception for a `Failed` message of a relay."""
     reason = failed.reason
     kind = AuthorizationError if reason.category is Category.AUTHORIZATION else RendezvousError
     detail = f" ({failed.detail})" if failed.detail and failed.detail not in reason.describe else ""
@@ -46,7 +46,7 @@ def failure_error(connection: str, failed: control.Failed) -> HybridRelayError:
 
 
 def is_hopeless(error: HybridRelayError) -> bool:
-    """Whether to end at the first attempt instead of retrying, because the user has to fix something first.
+    """Whether retrying is pointless, because the operator has to correct something first.
 
     An expired token is not included: it means that a clock is wrong, and clocks are often corrected soon after a
     machine has started.
@@ -55,19 +55,20 @@ def is_hopeless(error: HybridRelayError) -> bool:
 
 
 def is_final(error: HybridRelayError) -> bool:
-    """Whether a relay has refused our key, or the hybrid connection that the key is for, as not valid.
+    """Whether a relay has refused our key, or the hybrid connection of the key, as invalid.
 
-    A relay does so over its authenticated control channel. Refusals by a connector, or by anything between the relay
-    and the connector, are never final: there may be other connectors, and the problem may be temporary.
+    A relay does this over its authenticated control channel. Refusals by a connector, or by anything between relay
+    and connector, are never final: there may be other connectors, and the problem may be temporary.
     """
     return isinstance(error, AuthorizationError) and error.reason.is_permanent
 
 
 def all_failed(failures: Mapping[str, HybridRelayError]) -> HybridRelayError:
-    """One error for a failure at every relay, given the error of each by its host; a single one is returned as it is.
+    """One error for the failures of all relays, given the error of each by its host; a single one is returned as it
+    is.
 
-    It names each relay. Its type and `reason` are those of the relay that came nearest to working, preferably among
-    those where trying again may help. So it is final only if every relay's refusal is.
+    The error names each relay. Its type and `reason` are those of the failure that came closest to success, where
+    failures that may be temporary take precedence. The error is thus final only if every relay's refusal is.
     """
     if len(failures) == 1:
         return next(iter(failures.values()))

@@ -1,4 +1,4 @@
-"""Log messages for something that fails repeatedly."""
+"""Log messages about an operation that fails repeatedly."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ REPEAT_SECONDS = 60.0
 
 
 class RepeatedFailure:
-    """Something that is tried until it works. Its failure is logged in full at first and whenever the reason changes,
-    and otherwise in short.
+    """The failures of an operation that is repeated until it succeeds.
 
-    The report of a prober fills several lines, and stays the same while a relay is down. Something that is tried
-    every few seconds all night must not fill the log either: see `level`.
+    A failure is described in full at first and whenever the reason changes, and otherwise briefly: the report of a
+    prober fills several lines, and stays the same while a relay is down. `level` limits how often the same failure is
+    logged as a warning, since the operation may be repeated every few seconds for hours.
     """
 
     def __init__(self) -> None:
         #: The full text of the failure that was described last.
         self._text: str | None = None
-        #: When a line was last written, and the failure in it.
+        #: When a warning was last logged, and the failure in it.
         self._written: tuple[float, str | None] = (-math.inf, None)
 
     def describe(self, error: HybridRelayError) -> str:
@@ -36,8 +36,8 @@ class RepeatedFailure:
     def level(self, now: float) -> int:
         """The level at which to log the failure that was described last.
 
-        A warning if the failure is a new one or if the last line about it is `REPEAT_SECONDS` old, and otherwise a
-        debug message. `now` is on any clock.
+        A warning if the failure is a new one or if the last warning about it is `REPEAT_SECONDS` old, otherwise a
+        debug message. `now` is in seconds on any monotonic clock.
         """
         at, text = self._written
         if text == self._text and now - at < REPEAT_SECONDS:
@@ -46,6 +46,6 @@ class RepeatedFailure:
         return logging.WARNING
 
     def succeeded(self) -> None:
-        """It works: the next failure is a new one."""
+        """The operation succeeded: the next failure is a new one."""
         self._text = None
         self._written = (-math.inf, None)

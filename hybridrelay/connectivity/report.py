@@ -1,4 +1,4 @@
-"""What the prober found: a table for people, JSON for programs."""
+"""The results of the prober: as a table for people, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ class Attempt:
     """One port of one route, and the result of trying it."""
 
     route: str
-    #: What the port is needed for: ``probe``, ``control``, ``data``.
+    #: The purpose of the port: ``probe``, ``control``, ``data``.
     step: str
     host: str
-    #: None where the relay does not serve the port, or a command leads to it.
+    #: None if the relay does not serve the port, or if a command leads to it.
     port: int | None
     outcome: Outcome
     #: How long it took, or ran before it was stopped; None if it was not made.
     seconds: float | None = None
-    #: Why it failed.
+    #: Why it failed; None if it did not.
     failure: Failure | None = None
     #: Why it was skipped; empty otherwise.
     note: str = ""
-    #: It was a command that led to the relay.
+    #: Whether a command led to the relay.
     by_command: bool = False
-    #: The proxy that it went through, without credentials.
+    #: The proxy that was used, without credentials.
     proxy: str | None = None
-    #: The issuer of the certificate of whatever intercepts the outer TLS; None if nothing does as far as known.
+    #: The issuer of the certificate of what intercepts the outer TLS; None if no interception is known.
     intercepted_by: str | None = None
-    #: The address of the relay that answered; if none did, the one whose failure is reported. None: not known,
-    #: because a proxy resolves the name, or nothing was tried.
+    #: The address of the relay that answered; if none did, the one whose failure is reported. None if it is not
+    #: known, because a proxy resolves the name, or nothing was tried.
     reached: str | None = None
 
     @property
     def address(self) -> str:
-        """``host:port``, and the address that was reached where `host` is a name."""
+        """``host:port``, and the address that was reached if `host` is a name."""
         if self.port is None:
             return f"{self.host} ({'command' if self.by_command else 'off'})"
         address = format_address(self.host, self.port)
@@ -62,19 +62,19 @@ class Attempt:
 
     @property
     def milliseconds(self) -> float | None:
-        """`seconds` as reports show it."""
+        """`seconds` in milliseconds, rounded for reports."""
         return None if self.seconds is None else round(self.seconds * 1000, 1)
 
     @property
     def explanation(self) -> str:
-        """Why it did not pass, or that it was intercepted: one line for people, or empty."""
+        """Why the attempt did not pass, or that it was intercepted: one line of text, or empty."""
         text = self.note if self.failure is None else self.failure.text
         if self.failure is None and self.intercepted_by is not None:
             text = f"intercepted: {self.intercepted_by} intercepts TLS, and sees only what is encrypted inside"
         return printable(text)  # it may quote what a peer sent
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON. Keys are only ever added."""
+        """The attempt for JSON. Future versions only add keys."""
         return {
             "route": self.route,
             "step": self.step,
@@ -94,16 +94,16 @@ class Attempt:
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """Everything that one run of the prober tried."""
+    """All attempts of one run of the prober."""
 
     host: str
     mode: str
-    #: By rank of the route, then in the order of its steps.
+    #: Sorted by the rank of the route, then in the order of its steps.
     attempts: tuple[Attempt, ...]
-    #: The name of the route to use, or None where none works.
+    #: The name of the route to use; None if none works.
     chosen: str | None
     seconds: float
-    #: Whether the connection string names no ports, so that the default ones were tried.
+    #: Whether the default ports were tried, because the connection string names none.
     default_ports: bool = False
 
     @property
@@ -113,11 +113,11 @@ class Report:
 
     @property
     def proxy(self) -> str | None:
-        """The proxy on the way, without credentials, or None."""
+        """The proxy that was used, without credentials, or None."""
         return next((attempt.proxy for attempt in self.attempts if attempt.proxy is not None), None)
 
     def with_interception(self, route: str, issuer: str) -> Report:
-        """The same report, with the issuer of the interceptor's certificate on this route."""
+        """The same report, with the issuer of the intercepting certificate on this route."""
         attempts = (
             attrs.evolve(attempt, intercepted_by=issuer) if attempt.route == route else attempt
             for attempt in self.attempts
@@ -143,7 +143,7 @@ class Report:
         return f"{beginning} at {'the ' if self.default_ports else ''}{kind} {', '.join(ports)}: {text}"
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON. Keys are only ever added."""
+        """The report for JSON. Future versions only add keys."""
         return {
             "host": self.host,
             "mode": self.mode,
@@ -153,11 +153,11 @@ class Report:
         }
 
     def as_json(self) -> str:
-        """For programs: one object."""
+        """The report as one JSON object, for programs."""
         return json.dumps(self.as_dict(), indent=2)
 
     def as_table(self) -> str:
-        """For people: aligned plain text, followed by what to do about each failure."""
+        """The report as an aligned table in plain text, followed by what to do about each failure."""
         rows = [("ROUTE", "STEP", "ADDRESS", "RESULT", "TIME", "REASON")]
         for (route, outcome, text), attempts in itertools.groupby(self.attempts, _row_key):
             alike = list(attempts)
@@ -198,10 +198,10 @@ def _row_key(attempt: Attempt) -> tuple[str, Outcome, str]:
 
 
 class NoRouteWorks(RelayUnreachable):
-    """The prober found no route that works. `report` says what it tried, `failure` what matters most of it."""
+    """The prober found no route that works. `report` has all attempts, `failure` the most important failure."""
 
     def __init__(self, report: Report) -> None:
-        # A wrong certificate comes first, whatever else failed: the operator has to learn about it.
+        # A wrong certificate takes precedence over all other failures: the operator has to learn about it.
         found = [attempt.failure for attempt in report.failures if attempt.failure is not None]
         found.sort(key=lambda failure: failure.kind is not FailureKind.WRONG_IDENTITY)
         failure = next(iter(found), None)

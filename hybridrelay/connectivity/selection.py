@@ -1,18 +1,18 @@
-"""Which route to a relay to use, given the results of trying its ports. Pure: time is an argument.
+"""Selecting the route to a relay from the results of trying its ports. Pure: time is an argument.
 
 A route has steps, one for each port that it needs, in the order of use; the first is the probe. The rules:
 
 1. A route is usable when all of its steps have passed. The other steps start when the probe has passed.
-2. Routes start best first: the next one when the one before it has failed, or after a stagger. Once one is usable, no
-   further one starts.
+2. Routes start in order, the best first: the next one starts when the previous one has failed, or after a stagger.
+   Once one is usable, no further route starts.
 3. If a worse route is usable first, better ones that are still being tried get a grace period: as long as the worse
-   one took, within limits. Routes that become usable later never prolong it.
+   one took, within limits. Routes that become usable later do not extend it.
 4. The decision stops every step that is still running.
 
-A *complete* selection instead starts every step of every route, waits for all of them, and then takes the best usable
-route: it is for a report on all ports.
+A *complete* selection instead starts every step of every route, waits for all of them, and then chooses the best
+usable route. It is used for a report on all ports.
 
-Each input returns the commands that it causes. The states of a step, and what changes them, are the table below.
+Each input returns the commands that it causes. The table below has the states of a step and what changes them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = [
 
 
 class StepState(enum.Enum):
-    """Where a step stands."""
+    """The state of a step."""
 
     #: Not started, and not needed so far.
     WAITING = "waiting"
@@ -67,7 +67,7 @@ class StepEvent(enum.Enum):
     DISPROVE = "disprove"
 
 
-#: A pair that is not here is a bug of the caller. The result of a step may arrive just after it was stopped.
+#: A pair that is missing is a bug of the caller. The result of a step may arrive just after it was stopped.
 TRANSITIONS: Mapping[tuple[StepState, StepEvent], StepState] = {
     (StepState.WAITING, StepEvent.START): StepState.RUNNING,
     (StepState.WAITING, StepEvent.RULE_OUT): StepState.RULED_OUT,
@@ -92,7 +92,7 @@ class StepId:
 
 @attrs.frozen
 class Start:
-    """Command: try this port, and report the result by `passed` or `failed`."""
+    """Command: try this port, and report the result with `passed` or `failed`."""
 
     step: StepId
 
@@ -116,24 +116,25 @@ Command = Start | Stop | Decide
 
 @attrs.frozen
 class SelectionRules:
-    """When routes start, and how long a better one is waited for. All in seconds."""
+    """When routes start, and how long to wait for a better one. All in seconds."""
 
-    #: The next route starts when the one before it has failed, or after this. RFC 8305 advises 250 ms: most answers
-    #: have come by then, and people do not notice it. Infinite: only when the one before it has failed.
+    #: The next route starts when the previous one has failed, or after this time. RFC 8305 recommends 250 ms: most
+    #: answers have arrived by then, and users do not notice it. Infinite: only when the previous one has failed.
     stagger_seconds: float = 0.25
-    #: A better route that is still under way gets at least this when a worse one is usable ...
+    #: When a worse route is usable, better ones that are being tried get as much time as the worse one took, since
+    #: all routes to a distant relay are slow: at least this ...
     min_grace_seconds: float = 0.3
-    #: ... as long as the worse one took, since far away everything is slow, but at most this.
+    #: ... and at most this.
     max_grace_seconds: float = 2.0
-    #: Try everything to its end, all at once.
+    #: Try every port of every route, all at once.
     complete: bool = False
 
     def grace(self, took: float) -> float:
-        """How long a better route is waited for after a worse one that took this long."""
+        """How long to wait for a better route after a worse one that took `took` seconds."""
         return min(max(took, self.min_grace_seconds), self.max_grace_seconds)
 
 
-#: One route after the other, best first; the first that is usable is taken.
+#: One route after the other, the best first; the first usable one is chosen.
 ONE_AFTER_THE_OTHER = SelectionRules(stagger_seconds=math.inf, min_grace_seconds=0.0, max_grace_seconds=0.0)
 #: Every port of every route.
 COMPLETE = SelectionRules(complete=True)
@@ -141,7 +142,7 @@ COMPLETE = SelectionRules(complete=True)
 
 @attrs.define
 class StepRecord:
-    """What is known about one step. Times are those that were given with the inputs."""
+    """The state of one step, and when it began and ended, on the clock of the inputs."""
 
     state: StepState = StepState.WAITING
     began: float | None = None
@@ -149,11 +150,11 @@ class StepRecord:
 
 
 class RouteSelection:
-    """One selection. `begin` comes first; it is over with `Decide`, after which only `disprove` changes anything.
+    """One selection. `begin` is its first input; it ends with `Decide`, after which only `disprove` has an effect.
 
     Args:
-        routes: for each route, best first, the purposes of its ports in the order of use; the first is the probe.
-        rules: when to start what.
+        routes: for each route, the best first, the purposes of its ports in the order of use; the first is the probe.
+        rules: when to start routes, and how long to wait for them.
         unavailable: indices of routes that are not tried, because the relay does not serve one of their ports.
     """
 
@@ -170,10 +171,10 @@ class RouteSelection:
         #: Routes that have not started, best first.
         self._waiting = [route for route in range(len(routes)) if route not in unavailable]
         self._started: list[int] = []
-        #: The best route that is usable so far, and until when a better one is waited for.
+        #: The best route that is usable so far, and until when to wait for a better one.
         self._best: int | None = None
         self._grace_ends = math.inf
-        #: Set once.
+        #: None until the decision.
         self.decision: Decide | None = None
 
     # --- inputs
@@ -205,7 +206,7 @@ class RouteSelection:
         return commands
 
     def handle_timeout(self, now: float) -> list[Command]:
-        """Do what is due; harmless when nothing is."""
+        """Time has passed: do what is due, if anything is."""
         return self._advance(now)
 
     def disprove(self, now: float) -> list[Command]:
@@ -252,7 +253,7 @@ class RouteSelection:
 
     @property
     def _may_start(self) -> bool:
-        """A further route may start, now or later."""
+        """Whether another route may start, now or later."""
         return bool(self._waiting) and self._best is None
 
     @property

@@ -1,7 +1,7 @@
-"""The steps towards a channel: dial and transport, preamble and status, the probe's round trip, TLS to the relay.
+"""The steps of opening a channel: dial and transport, preamble and status, the probe's round trip, TLS to the relay.
 
-Each step has a deadline, knows what failed and why, and says so by the one exception `StepFailed`. The prober tries
-ports by these steps; `channel` makes channels of them.
+Each step has a deadline, and raises `StepFailed`, which says what failed and why. The prober tries ports with these
+steps, and `channel.py` opens channels with them.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .discovery import Candidate
 from .endpoint import RelayEndpoint
 from .proxies.dial import proxy_of
 
-#: TCP, with the name looked up (seconds). Outlasts two lost SYN packets (resent after 1 s and 3 s).
+#: The time for TCP, including name resolution (seconds): enough for two lost SYN packets (resent after 1 s and 3 s).
 DIAL_SECONDS = 5.0
-#: What a proxy gets on top: it looks the name up, authenticates us, and connects itself (seconds).
+#: The additional time for a proxy (seconds), which resolves the name, authenticates us, and connects to the relay.
 PROXY_SECONDS = 5.0
-#: The transport's own handshake after that, up to four round trips (seconds).
+#: The time for the transport's own handshake after that, which takes up to four round trips (seconds).
 TRANSPORT_SECONDS = 10.0
 
 OpenedT = TypeVar("OpenedT")
@@ -65,7 +65,7 @@ async def resolve_relay(endpoint: RelayEndpoint, port: int, *, seconds: float) -
     """The addresses of the relay's name, in the order in which to try them; see `resolve`.
 
     Raises:
-        StepFailed: `Step.RESOLVE`: there are none, or the name service did not answer within `seconds`.
+        StepFailed: at `Step.RESOLVE`: there are none, or the name service did not answer within `seconds`.
     """
     try:
         with trio.fail_after(seconds):
@@ -88,8 +88,8 @@ async def connect(
 ) -> trio.abc.HalfCloseableStream:
     """Connect to the route's port for `purpose`; nothing is sent except what the transport itself needs.
 
-    Whatever a transport does, everything together takes no more than the time for dialing and the transport's time. A
-    proxy gets `PROXY_SECONDS` more for dialing, and a route its `Route.extra_seconds` more for the handshake.
+    Whatever a transport does, connecting takes at most the time for dialing plus the transport's time. With a proxy,
+    dialing gets `PROXY_SECONDS` more, and the transport's time includes the route's `Route.extra_seconds`.
 
     Args:
         endpoint: the relay.
@@ -99,11 +99,12 @@ async def connect(
         address: which of the relay's addresses to connect to; None leaves the choice to `dialer`.
         timing: how long dialing and the transport may take.
         on_outer_certificate: called with the certificate (DER) that the other end of the outer TLS showed, before
-            anything is sent through it. It is not verified, and shows who intercepts the outer TLS.
+            anything is sent over the outer TLS. The certificate is not verified; it can show that something
+            intercepts the outer TLS.
 
     Raises:
-        StepFailed: `Step.DIAL`: no connection; `Step.TRANSPORT`: the transport's handshake failed or took more than
-            its time, or the transport never asked for a connection.
+        StepFailed: at `Step.DIAL`: no connection could be opened; at `Step.TRANSPORT`: the transport's handshake
+            failed or took too long, or the transport never opened a connection.
         ValueError: the relay does not serve that port (see `RelayEndpoint.missing_ports`).
 
     Cancelled, nothing stays open.
@@ -117,8 +118,8 @@ async def connect(
     if not port.local and proxy_of(dialer, endpoint.host, number) is not None:
         dial_seconds += PROXY_SECONDS
     transport_seconds += route.extra_seconds
-    # The deadline of the handshake begins when TCP is connected, so that the error shows which of the two has passed.
-    # A transport that does not dial, or dials more than once, gets no more time than one that does.
+    # The time for the handshake begins when TCP is connected, so that the error shows which of the two took too long.
+    # A transport that does not dial, or dials more than once, gets no more time than one that dials once.
     latest = trio.current_time() + dial_seconds + transport_seconds
     scope = trio.CancelScope(deadline=latest)
 
@@ -163,11 +164,11 @@ async def connect(
 
 
 async def greet(stream: trio.abc.HalfCloseableStream, preamble: Preamble, *, seconds: float) -> Reason:
-    """Send the preamble, which says what the connection is for, and return the relay's answer.
+    """Send the preamble, which states the purpose of the connection, and return the relay's answer.
 
     Raises:
-        StepFailed: the connection ended or broke before the answer, no answer came within `seconds`, or what answered
-            is not a relay of our version.
+        StepFailed: at `Step.STATUS`: the connection ended or broke before the answer, no answer arrived within
+            `seconds`, or what answered is not a relay of our version.
 
     The caller closes the stream.
     """
@@ -177,10 +178,11 @@ async def greet(stream: trio.abc.HalfCloseableStream, preamble: Preamble, *, sec
 
 
 async def echo(stream: trio.abc.HalfCloseableStream, data: bytes, *, seconds: float) -> None:
-    """Send the data of a probe, and receive the same.
+    """Send the data of a probe, and check that the same data is returned.
 
     Raises:
-        StepFailed: the connection ended or broke, nothing came back within `seconds`, or something else did.
+        StepFailed: at `Step.ECHO`: the connection ended or broke, nothing was returned within `seconds`, or other
+            data was.
 
     The caller closes the stream.
     """
@@ -191,13 +193,13 @@ async def echo(stream: trio.abc.HalfCloseableStream, data: bytes, *, seconds: fl
 
 
 async def secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint, *, seconds: float) -> TLSStream:
-    """TLS to the relay over a greeted control channel, and proof that it is the relay.
+    """Establish TLS to the relay over a control channel after `greet`, and verify that it is the relay.
 
     Raises:
-        StepFailed: no TLS within `seconds`; with `FailureKind.WRONG_IDENTITY`, the certificate matches no pin, or no
-            authority vouches for it.
+        StepFailed: at `Step.TLS`: the handshake failed or took longer than `seconds`; with
+            `FailureKind.WRONG_IDENTITY`, the certificate matches no pin, or was not issued by a trusted authority.
 
-    Where this raises, cancellation included, the stream is closed.
+    On every exception, including cancellation, the stream is closed.
     """
     try:
         with _failing_at(Step.TLS), trio.fail_after(seconds):
@@ -208,7 +210,7 @@ async def secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint, 
 
 
 async def _secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint) -> TLSStream:
-    # If a pin decides, no name is sent: a middlebox might object to one that it does not know.
+    # With pins, no server name is sent: a middlebox might reject a name that it does not know.
     name = None if endpoint.pins else endpoint.host
     try:
         tls = TLSStream(stream, control_client_context(endpoint.pins), server_hostname=name)
@@ -224,7 +226,7 @@ async def _secure(stream: trio.abc.HalfCloseableStream, endpoint: RelayEndpoint)
 
 @contextmanager
 def _failing_at(step: Step) -> Iterator[None]:
-    """Turn what the block raises into `StepFailed`, unless it is a bug of ours."""
+    """Turn exceptions of the block into `StepFailed`, except those that indicate a bug."""
     try:
         yield
     except TransportError as exc:
@@ -244,6 +246,6 @@ def _failing_at(step: Step) -> Iterator[None]:
 
 
 def wrong_identity(error: RelayIdentityError) -> Failure:
-    """The failure of an attempt at which something answered that is not the relay."""
+    """The failure of an attempt in which what answered was not the relay."""
     failure = Failure.of(FailureKind.WRONG_IDENTITY).with_text(str(error), error.remedy)
     return attrs.evolve(failure, reason=error.reason, step=Step.TLS)

@@ -1,4 +1,4 @@
-"""Proxies on the way to the relay: which one, and how to get through it."""
+"""Proxies in the path to the relay: which one to use, and how to open a connection through it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `Dial` that crosses a proxy."""
+"""The `Dial` that goes through a proxy."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from .settings import Proxy, ProxySettings
 from .socks import open_socks_tunnel
 from .tunnel import Tunnel
 
-#: For the proxy, its authentication and its connection to the relay, where the caller sets no deadline (seconds).
+#: The deadline if the caller sets none (seconds): for reaching the proxy, its authentication, and its connection to
+#: the relay.
 MAX_SECONDS = 30.0
-#: The part of the caller's time that a proxy gets, so that some is left for the error that names a silent proxy.
+#: The fraction of the caller's time that a proxy gets, so that time is left to raise an error that names the proxy.
 _SHARE = 0.95
-#: After this time without an answer from one of the proxy's addresses, the next is tried beside it. A proxy may need
-#: some time for its own connection to the relay.
+#: If one of the proxy's addresses has not answered after this time (seconds), the next one is tried in parallel. A
+#: proxy needs some time for its own connection to the relay.
 NEXT_ADDRESS_SECONDS = 2.0
-#: Failures that no proxy has answered with: another address of its name may be a proxy.
+#: Failures that do not come from a proxy: there may be a proxy at another address of its name.
 _NO_PROXY_ANSWERED = frozenset(
     {FailureKind.PROXY_UNREACHABLE, FailureKind.PROXY_UNTRUSTED, FailureKind.PROXY_FAILED, FailureKind.PROXY_SILENT}
 )
 
 
 class ProxyDial:
-    """A `hybridrelay.abc.Dial` that goes through the proxy of `settings`, or directly where they name none.
+    """A `hybridrelay.abc.Dial` that goes through the proxy of `settings`, or directly if they name none.
 
     Args:
-        settings: which proxy for which address.
-        authenticator: for proxies that want more than a user name and a password; see `ProxyAuthenticator`.
-        dial: opens the connections to the proxy, and those that need none.
-        ssl_context: verifies ``https://`` proxies; None means by the authorities of the system.
+        settings: which proxy to use for which address.
+        authenticator: for proxies that require more than a user name and a password; see `ProxyAuthenticator`.
+        dial: opens connections to the proxy, and direct ones.
+        ssl_context: verifies ``https://`` proxies; None means with the system's certificate authorities.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class ProxyDial:
         dial: Dial = dial_directly,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        #: As given.
+        #: The settings, as given.
         self.settings = settings
         self._authenticator = authenticator
-        #: Opens the connections to the proxy, and those that need none.
+        #: Opens connections to the proxy, and direct ones.
         self.dial = dial
         self._ssl_context = ssl_context
         self._addresses = AddressBook()
@@ -67,11 +68,11 @@ class ProxyDial:
         """Open a connection. The proxy resolves host names.
 
         Raises:
-            ProxyError: the proxy cannot be reached, does not answer, or says no; `failure` says which.
-            OSError: as `dial_directly`, where no proxy is used.
+            ProxyError: the proxy cannot be reached, does not answer, or refuses; `failure` says which.
+            OSError: as `dial_directly`, if no proxy is used.
 
-        It respects the caller's deadline: it fails with its own error shortly before the deadline would cancel it.
-        Without a deadline, `MAX_SECONDS` is the limit. When cancelled, it leaves nothing open.
+        If the caller has a deadline, this raises its own error shortly before it. Without a deadline, `MAX_SECONDS`
+        is the limit. Cancelled, nothing stays open.
         """
         proxy = self.settings.proxy_for(host, port)
         if proxy is None:
@@ -98,7 +99,7 @@ class ProxyDial:
     ) -> trio.abc.HalfCloseableStream:
         """Try the addresses of the proxy's name until a proxy answers at one."""
         if self.dial is not dial_directly:
-            addresses = [proxy.host]  # other people's dials resolve names as they like
+            addresses = [proxy.host]  # a `Dial` of the application resolves names itself
         else:
             try:
                 addresses = self._addresses.in_order(await resolve(proxy.host, proxy.port))
@@ -126,14 +127,14 @@ class ProxyDial:
             )
         except ExceptionGroup as group:
             errors = [exc.error for exc in group.exceptions if isinstance(exc, _NoProxy)]
-            # A proxy that is something else says more than one that is not there.
+            # That something else answers is more informative than that nothing does.
             error = min(errors, key=lambda exc: exc.failure.kind is FailureKind.PROXY_UNREACHABLE)
         raise error
 
     async def _tunnel(
         self, proxy: Proxy, host: str, port: int, reached: list[str], address: str
     ) -> trio.abc.HalfCloseableStream:
-        """A connection through the proxy at `address`, which is added to `reached` once it is connected."""
+        """Open a connection through the proxy at `address`, which is added to `reached` once TCP is connected."""
 
         async def connect() -> trio.abc.Stream:
             try:
@@ -180,7 +181,7 @@ class _NoProxy(Exception):
 def _unreachable(proxy: Proxy, exc: OSError) -> ProxyError:
     failure = dial_failure(exc)
     if failure.kind is FailureKind.OUT_OF_RESOURCES:
-        return ProxyError(failure)  # the fault of this machine, whatever it dials
+        return ProxyError(failure)  # a shortage of this machine, independent of the proxy
     return proxy_error(FailureKind.PROXY_UNREACHABLE, proxy, f"cannot be reached: {failure.text}")
 
 
@@ -197,14 +198,14 @@ def resolve_dialer(dialer: Dialer | None) -> Dialer:
 
 
 def proxy_of(dialer: Dialer, host: str, port: int) -> Proxy | None:
-    """The proxy that `dialer` uses for this address. None also for a `Dial` of the application."""
+    """The proxy that `dialer` uses for this address; None if it uses none, or is a `Dial` of the application."""
     return dialer.tcp.settings.proxy_for(host, port) if isinstance(dialer.tcp, ProxyDial) else None
 
 
 def resolves_here(dialer: Dialer, host: str, port: int) -> bool:
     """Whether `dialer` resolves this name on this machine, so that its addresses can be tried one by one.
 
-    A proxy resolves names itself, and a `Dial` of the application does not say.
+    A proxy resolves names itself; for a `Dial` of the application, it is not known.
     """
     return _resolves_here(dialer.tcp, host, port)
 

@@ -1,4 +1,4 @@
-"""The texts of failures at a proxy, without credentials. What the proxy sent is shortened and made printable."""
+"""Errors for failures at a proxy. Texts contain no credentials; what the proxy sent is shortened and printable."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from ...failure import Failure, FailureKind
 from ..dialing import ProxyError
 from .settings import Proxy
 
-#: The longest quotation of what the proxy sent (characters): a reason phrase, a list of schemes.
+#: How much of what the proxy sent is quoted at most (characters), for instance of a reason phrase.
 _MAX_QUOTE = 80
 
 
 def proxy_error(kind: FailureKind, proxy: Proxy, happened: str, *, remedy: str | None = None) -> ProxyError:
-    """The error for a proxy that did something.
+    """The error for a failure at a proxy.
 
     Args:
-        kind: for programs; also gives the remedy where there is no better one.
-        proxy: which.
-        happened: what follows "the proxy X" in the text.
+        kind: for programs; also determines the remedy if `remedy` is None.
+        proxy: the proxy.
+        happened: the text after "the proxy X".
         remedy: what to do about it.
     """
     return ProxyError(Failure(kind, f"the proxy {proxy} {happened}", remedy or Failure.of(kind).remedy))
 
 
 def quote_untrusted(sent: bytes) -> str:
-    """Something that a proxy sent, made fit for a line of text."""
+    """Text that a proxy sent, shortened and made printable."""
     text = sent.decode("ascii", "replace")[:_MAX_QUOTE]
     return printable(text).strip()

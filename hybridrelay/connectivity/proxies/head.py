@@ -1,30 +1,29 @@
-"""The head of a proxy's answer to CONNECT: where it ends, and without the headers that do not count in it. Pure.
+"""The head of a proxy's answer to CONNECT: finding its end, and removing headers that have to be ignored. Pure.
 
-RFC 9110, section 9.3.6: a successful answer to CONNECT has no content, so Transfer-Encoding and Content-Length in it
-are to be ignored, whatever they say. The same holds for interim answers (1xx, RFC 9112, section 6.3), which do not
-count at all. In any other answer the two say how long the content is; where they make no sense, the content ends with
-the connection, and only that connection cannot be used any more. h11, which parses the rest, refuses all of these
-answers.
+A successful answer to CONNECT has no content, so Transfer-Encoding and Content-Length in it have to be ignored (RFC
+9110, section 9.3.6). The same holds for interim answers (1xx; RFC 9112, section 6.3), which are skipped. In any other
+answer, the two headers give the length of the content; if they are invalid, the content ends with the connection, and
+the connection cannot be used for another request. h11, which parses the rest, would refuse all of these answers.
 """
 
 from __future__ import annotations
 
 import re
 
-#: The longest head of an answer (bytes): a Negotiate token of 12 KiB fits, an attack on memory does not.
+#: The longest head of an answer (bytes): enough for a Negotiate token of 12 KiB, and a bound on memory.
 MAX_HEAD_BYTES = 16 * 1024
 
 _END = re.compile(rb"\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.[01] (?P<status>[0-9]{3})(?: |\r?\n)")
-# A header, with the lines that continue it.
+# One of the two headers, with its continuation lines.
 _FRAMING = re.compile(rb"(?im)^(?:transfer-encoding|content-length)[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*")
 
 
 def head_size_untrusted(data: bytes | bytearray) -> int | None:
-    """How many bytes of `data` are the head, the empty line at its end included; None: it is not complete.
+    """How many bytes of `data` are the head, including the empty line at its end; None if it is incomplete.
 
     Raises:
-        ValueError: it is longer than `MAX_HEAD_BYTES`.
+        ValueError: the head is longer than `MAX_HEAD_BYTES`.
     """
     match = _END.search(data, 0, MAX_HEAD_BYTES + 1)
     if match is not None:
@@ -38,8 +37,8 @@ def status_untrusted(head: bytes) -> int:
     """The status of an answer.
 
     Raises:
-        ValueError: it does not begin as an answer of HTTP/1.0 or HTTP/1.1 does; or it changes the protocol (101),
-            which was not asked for.
+        ValueError: it does not begin like an answer of HTTP/1.0 or HTTP/1.1; or it switches protocols (101), which
+            was not requested.
     """
     match = _STATUS.match(head)
     if match is None or match["status"] == b"101":

@@ -1,6 +1,6 @@
-"""HTTP CONNECT (RFC 9110, section 9.3.6), parsed by h11; Basic authentication, and a hook for every other.
+"""HTTP CONNECT (RFC 9110, section 9.3.6), parsed by h11; Basic authentication, and a hook for other schemes.
 
-`head.py` takes out what h11 must not see, and says why.
+`head.py` removes headers that h11 must not see, and explains why.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from .failures import proxy_error, quote_untrusted
 from .head import MAX_HEAD_BYTES, head_size_untrusted, status_untrusted, without_framing
 from .settings import Proxy
 
-#: An answer that opens no tunnel has a body, which has to be read before the connection can be used again (bytes).
-#: Error pages have a few KiB; after a longer one, the proxy is dialed again.
+#: The longest body of a refusal that is read so that the connection can be used again (bytes). Error pages have a few
+#: KiB; after a longer one, the proxy is dialed again.
 MAX_BODY_BYTES = 64 * 1024
-#: Requests for one tunnel. NTLM needs three, Negotiate two to four.
+#: The most requests for one tunnel. NTLM needs three, Negotiate two to four.
 MAX_ROUNDS = 6
 
 _CHUNK_BYTES = 16 * 1024
 
 #: Continues one authentication: given the values of the last answer's Proxy-Authenticate headers (empty before the
-#: first), it returns the value of the next request's Proxy-Authorization, or None to send none. None in answer to
-#: challenges gives up. What may block (a ticket server asked) belongs into `trio.to_thread.run_sync`.
+#: first answer), it returns the value of the next request's Proxy-Authorization, or None to send none. Returning None
+#: after challenges gives up. Code that may block (a request to a ticket server) has to run in
+#: `trio.to_thread.run_sync`.
 ProxyAnswer = Callable[[Sequence[str]], Awaitable[str | None]]
 #: Begins an authentication: called once for each connection that is dialed through the proxy.
 ProxyAuthenticator = Callable[[Proxy], ProxyAnswer]
@@ -45,7 +46,7 @@ _LOG_IN = "this network requires a login first: open any page in a browser on th
 
 
 def basic_authentication(proxy: Proxy) -> ProxyAnswer:
-    """User name and password, sent with the first request (RFC 7617). The default."""
+    """The default authenticator: sends user name and password with the first request (RFC 7617)."""
     sent = False
 
     async def answer(challenges: Sequence[str]) -> str | None:
@@ -66,23 +67,24 @@ async def open_http_tunnel(
     port: int,
     authenticator: ProxyAuthenticator = basic_authentication,
 ) -> tuple[trio.abc.Stream, bytes]:
-    """Ask for a connection, in as many rounds as authentication takes.
+    """Request a connection, with as many requests as the authentication needs.
 
     Args:
-        connect: opens a connection to the proxy. Called again only where the proxy closes the first between rounds.
+        connect: opens a connection to the proxy. Called again only if the connection cannot be used for the next
+            request.
         proxy: for messages and credentials.
-        host: where to; the proxy resolves it.
-        port: likewise.
+        host: the destination, which the proxy resolves.
+        port: its port.
         authenticator: see `ProxyAuthenticator`.
 
     Returns:
-        The connection, and what was read after the proxy's answer.
+        The connection, and the bytes that were read after the proxy's answer.
 
     Raises:
         ProxyError: the proxy refused, or what answered is not a proxy.
-        Exception: what `authenticator` raises.
+        Exception: any exception of `authenticator`.
 
-    The caller sets the deadline. On any exception, cancellation included, nothing stays open.
+    The caller sets the deadline. On any exception, including cancellation, nothing stays open.
     """
     answer = authenticator(proxy)
     challenges: list[str] = []
@@ -101,7 +103,7 @@ async def open_http_tunnel(
             if 200 <= response.status_code < 300:
                 return stream, reply.rest
             challenges = _challenges(response)
-            if response.status_code == 401:  # what tinyproxy says to wrong credentials
+            if response.status_code == 401:  # the answer of tinyproxy to wrong credentials
                 raise _unauthorized(proxy, challenges, 1, 401)
             if response.status_code != 407:
                 raise _refusal(proxy, host, port, response)
@@ -122,9 +124,9 @@ class _Reply:
     """A final answer to CONNECT."""
 
     response: h11.Response
-    #: What was read after the head. Part of the tunnel if there is one.
+    #: The bytes that were read after the head. They belong to the tunnel if there is one.
     rest: bytes
-    #: It is known where the content of the answer ends, so that the connection can carry another request.
+    #: Whether the end of the content is known, so that the connection can carry another request.
     has_length: bool = True
 
 
@@ -152,17 +154,17 @@ async def _ask(stream: trio.abc.Stream, connection: h11.Connection, proxy: Proxy
             status = status_untrusted(head)
             if status >= 200:
                 return _parse_untrusted(connection, status, head, rest)
-            received = bytearray(rest)  # an interim answer says nothing that matters here
+            received = bytearray(rest)  # interim answers are ignored
     except (h11.RemoteProtocolError, ValueError) as exc:
-        # These texts may quote what came, so they stay in the cause.
+        # These texts may quote what was received, so they stay in the cause.
         raise proxy_error(FailureKind.PROXY_FAILED, proxy, "does not speak HTTP") from exc
 
 
 def _parse_untrusted(connection: h11.Connection, status: int, head: bytes, rest: bytes) -> _Reply:
-    """Raises h11.RemoteProtocolError, ValueError: it is no answer."""
+    """Raises h11.RemoteProtocolError or ValueError if it is not a valid answer."""
     if status >= 300:
         try:
-            # A connection of its own, because one that has refused a head takes no other.
+            # With a separate h11 connection, because one that has refused a head accepts no other.
             _response(_waiting_for_answer(), head)
         except h11.RemoteProtocolError:
             return _Reply(_response(_waiting_for_answer(), without_framing(head)), b"", has_length=False)
@@ -191,7 +193,7 @@ def _next_response(connection: h11.Connection) -> h11.Response:
 
 
 async def _read_to_end(stream: trio.abc.Stream, connection: h11.Connection) -> bool:
-    """Read an answer's body; whether the connection can carry another request."""
+    """Read an answer's body. Returns whether the connection can carry another request."""
     left = MAX_BODY_BYTES
     try:
         while left >= 0:
@@ -202,11 +204,11 @@ async def _read_to_end(stream: trio.abc.Stream, connection: h11.Connection) -> b
                 left -= len(event.data)
             elif isinstance(event, h11.EndOfMessage):
                 connection.start_next_cycle()
-                return not connection.trailing_data[0]  # what comes unasked fits no request
+                return not connection.trailing_data[0]  # unsolicited data belongs to no request
             else:
                 return False
     except (h11.ProtocolError, trio.BrokenResourceError):
-        pass  # it may not be reused: that is what `Connection: close` is, too
+        pass  # the connection cannot be reused; `Connection: close` also leads here
     return False
 
 

@@ -1,10 +1,10 @@
 """``NO_PROXY``: the addresses that are reached directly.
 
-There is no standard; these rules are what curl, Go and Python's requests agree on. Entries are separated by commas or
-white space. ``*`` covers everything. A name covers itself and its subdomains, whether it is written ``example.com``,
-``.example.com`` or ``*.example.com``. An address covers itself; ``10.0.0.0/8`` covers a network, and is compared with
-addresses only, because names are not looked up for this. ``:port`` after a name or an address limits the entry to
-that port.
+There is no standard; curl, Go and Python's requests agree on these rules. Entries are separated by commas or white
+space. ``*`` covers everything. A name covers itself and its subdomains, whether it is written ``example.com``,
+``.example.com`` or ``*.example.com``. An address covers itself. ``10.0.0.0/8`` covers a network, and applies only to
+addresses, because names are not resolved for this. ``:port`` after a name or an address limits the entry to that
+port.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class _Entry:
 
 @attrs.frozen
 class NoProxy:
-    """The parsed value of ``NO_PROXY``; see the module."""
+    """The parsed value of ``NO_PROXY``; see the module's docstring."""
 
     _entries: tuple[_Entry, ...] = ()
-    #: Whether this machine's own addresses are exceptions too: no proxy reaches them.
+    #: Whether loopback addresses are also exceptions, since no proxy can reach them.
     _loopback: bool = False
 
     @classmethod
     def parse(cls, text: str, *, loopback: bool = False) -> Self:
-        """Read a list. As everywhere, an entry that makes no sense covers nothing and is no error."""
+        """Parse a list. As in other programs, an invalid entry covers nothing and is not an error."""
         entries = (_parse_entry(item) for item in text.replace(",", " ").split())
         return cls(tuple(entry for entry in entries if entry is not None), loopback)
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether this address is to be reached directly. An IPv6 address has no brackets."""
+        """Whether to connect directly to this address. An IPv6 address has no brackets."""
         return (self._loopback and is_loopback(host)) or any(entry.covers(host, port) for entry in self._entries)
 
 
@@ -71,7 +71,7 @@ def _parse_entry(item: str) -> _Entry | None:
     try:
         network = ipaddress.ip_network(what, strict=False)
         address = ip_address(str(network.network_address))
-        if address is not None and network.prefixlen == network.max_prefixlen:  # perhaps an IPv4 address inside IPv6
+        if address is not None and network.prefixlen == network.max_prefixlen:  # it may be an IPv4-mapped address
             network = ipaddress.ip_network(address)
         return _Entry(network, port)
     except ValueError:

@@ -17,16 +17,16 @@ from ...security.names import bracketed, check_host, parse_port_untrusted
 from ...security.secret import Secret
 from .no_proxy import NoProxy
 
-#: By scheme: the port where the URL names none.
+#: The port for each scheme if the URL has none.
 _DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
-#: The first one that is set counts, lower case before upper case as in curl. ``http_proxy`` is not among them: every
-#: connection to the relay is a tunnel, as those to https:// addresses are.
+#: The first one that is set is used; lower case precedes upper case, as in curl. ``http_proxy`` is not included,
+#: since every connection to the relay is a tunnel, like those to https:// URLs.
 _VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 _NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
 _FROM_VARIABLE = f"the proxy's password in {PROXY_PASSWORD_VARIABLE}"
-#: Instead of a URL: connect directly, whatever the environment says.
+#: Given instead of a URL: connect directly, whatever the environment names.
 DIRECT = "none"
-#: RFC 1929 has one byte for each length; HTTP credentials are no longer in practice.
+#: RFC 1929 has one byte for each length; in practice, HTTP credentials are not longer.
 _MAX_CREDENTIAL_BYTES = 255
 
 _URL = re.compile(
@@ -38,9 +38,9 @@ _URL = re.compile(
 
 @attrs.frozen
 class Proxy:
-    """A proxy: its address, its protocol, and our credentials. `str()` is for people and shows no credentials."""
+    """A proxy: its address, its protocol, and our credentials. `str()` shows no credentials."""
 
-    #: ``http``, ``https`` (TLS to the proxy itself), ``socks5`` or ``socks5h``, which are the same here.
+    #: ``http``, ``https`` (TLS to the proxy itself), ``socks5`` or ``socks5h``; the last two are equivalent here.
     scheme: str = attrs.field(validator=attrs.validators.in_(_DEFAULT_PORTS))
     #: A name or an address; IPv6 without brackets.
     host: str
@@ -53,15 +53,15 @@ class Proxy:
 
     @property
     def is_socks(self) -> bool:
-        """Whether it speaks SOCKS, and not HTTP."""
+        """Whether it is a SOCKS proxy, not an HTTP proxy."""
         return self.scheme.startswith("socks")
 
     @classmethod
     def parse_untrusted(cls, text: str) -> Self:
-        """Parse ``scheme://user:password@host:port``; all but the host may be missing. Credentials are %-encoded.
+        """Parse ``scheme://user:password@host:port``; only the host is required. Credentials are %-encoded.
 
         Raises:
-            ValueError: says what is wrong, and repeats nothing of the text.
+            ValueError: the text is invalid; the message says why, and quotes nothing of the text.
         """
         text = strip_value(text)
         match = _URL.fullmatch(text)
@@ -85,11 +85,11 @@ class Proxy:
 
 @attrs.frozen
 class ProxySettings:
-    """Which proxy to use for an address: one, or none where `exceptions` say so."""
+    """The proxy to use, and the addresses for which it is not used."""
 
     proxy: Proxy | None = None
     exceptions: NoProxy = attrs.field(factory=NoProxy)
-    #: What set this, for messages: ``HTTPS_PROXY``, ``--proxy``; empty if nothing did.
+    #: Where the setting comes from, for messages: ``HTTPS_PROXY``, ``--proxy``; empty if nothing was set.
     source: str = ""
 
     @classmethod
@@ -97,11 +97,12 @@ class ProxySettings:
         """The proxy in ``HTTPS_PROXY``, or else in ``ALL_PROXY``, except for ``NO_PROXY`` and this machine's own
         addresses.
 
-        The names may be in lower case; a variable that is empty counts as missing. Credentials are part of the URL,
-        as everywhere, or the password alone comes from ``HYBRIDRELAY_PROXY_PASSWORD``.
+        The names may be in lower case; an empty variable counts as missing. Credentials are part of the URL, as
+        usual, or the password alone is in ``HYBRIDRELAY_PROXY_PASSWORD``.
 
         Raises:
-            ConfigurationError: the variable holds no usable URL; names the variable, and repeats nothing of it.
+            ConfigurationError: the variable is not a usable URL; the message names the variable, and does not quote
+                it.
         """
         environ = os.environ if environ is None else environ
         name = next((name for name in _VARIABLES if environ.get(name, "").strip()), None)
@@ -121,15 +122,16 @@ class ProxySettings:
 
     @classmethod
     def explicit(cls, url: str, *, password: Secret | None = None, source: str = "--proxy") -> Self:
-        """This proxy for every address, whatever the environment says; ``none`` is no proxy at all.
+        """Use this proxy for every address, whatever the environment names; ``none`` means no proxy.
 
         Args:
-            url: as `Proxy.parse_untrusted`.
-            password: of the user in the URL.
+            url: see `Proxy.parse_untrusted`.
+            password: the password of the user in the URL.
             source: where the URL comes from, for messages.
 
         Raises:
-            ConfigurationError: not a usable URL, or a password without a user name; repeats nothing of the URL.
+            ConfigurationError: the URL is not usable, or there is a password without a user name. The message does
+                not quote the URL.
         """
         if strip_value(url).lower() == DIRECT:
             return cls(source=source)
@@ -152,7 +154,7 @@ class ProxySettings:
 
 
 def has_password(url: str) -> bool:
-    """Whether a proxy's URL carries a password, which must not come from a command line."""
+    """Whether a proxy's URL contains a password, which must not be given on a command line."""
     credentials, _, _ = url.rpartition("@")
     return ":" in credentials.rpartition("//")[2]
 
@@ -168,7 +170,8 @@ def _credential(text: str) -> str:
 
 
 def _is_credential(text: str) -> bool:
-    # Printable first: what is not UTF-8 in the environment has surrogates, which cannot be encoded.
+    # Checked first: an environment variable that is not UTF-8 has surrogates, which are not printable, and which
+    # encode() refuses.
     return text.isprintable() and len(text.encode()) <= _MAX_CREDENTIAL_BYTES
 
 

@@ -1,7 +1,7 @@
-"""SOCKS5 (RFC 1928), with a user name and password where there is one (RFC 1929).
+"""SOCKS5 (RFC 1928), with user name and password if they are given (RFC 1929).
 
-The proxy resolves names, for ``socks5`` as for ``socks5h``: in a network with such a proxy there often is no DNS that
-knows the relay, and a query to a local one would reveal the relay's name.
+The proxy resolves names, for ``socks5`` and for ``socks5h``: in a network with such a proxy, the local DNS often does
+not know the relay, and a query to it would reveal the relay's name.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _REPLIES = {
 async def open_socks_tunnel(
     connect: Callable[[], Awaitable[trio.abc.Stream]], proxy: Proxy, host: str, port: int
 ) -> trio.abc.Stream:
-    """Ask for a connection.
+    """Request a connection.
 
     Args:
         connect: opens a connection to the proxy.
         proxy: for messages and credentials.
-        host: where to: a name or an address.
-        port: likewise.
+        host: the destination: a name or an address.
+        port: its port.
 
     Returns:
         The connection. Nothing after the proxy's answer was read.
@@ -54,7 +54,7 @@ async def open_socks_tunnel(
     Raises:
         ProxyError: the proxy refused, or what answered is not a proxy.
 
-    The caller sets the deadline. On any exception, cancellation included, nothing stays open.
+    The caller sets the deadline. On any exception, including cancellation, nothing stays open.
     """
     stream = await connect()
     try:
@@ -76,7 +76,7 @@ async def _ask(stream: trio.abc.Stream, proxy: Proxy, host: str, port: int) -> N
     if reply:
         failure, happened = _REPLIES.get(reply, (FailureKind.PROXY_FAILED, f"answers {reply} when asked for"))
         raise proxy_error(failure, proxy, f"{happened} {bracketed(host)}:{port}")
-    # The address from which the proxy connected; nobody needs it, but it has to be read.
+    # The address from which the proxy connected: it is not needed, but has to be read.
     if kind == _NAME:
         (size,) = await receive_exactly(stream, 1)
     elif kind in _ADDRESS_BYTES:

@@ -1,4 +1,4 @@
-"""A connection through a proxy that is more than a socket: it is inside TLS, or has bytes that came early."""
+"""A connection through a proxy that is inside TLS, or some of whose bytes were read with the proxy's answer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import trio
 
 
 class Tunnel(trio.abc.HalfCloseableStream):
-    """What was dialed through a proxy.
+    """A connection through a proxy.
 
     Args:
-        stream: the connection to the proxy; closing this closes that.
-        early: what was read after the proxy's answer and belongs to the tunnel.
+        stream: the connection to the proxy, which is closed with this one.
+        early: bytes of the tunnel that were read together with the proxy's answer.
     """
 
     def __init__(self, stream: trio.abc.Stream, early: bytes) -> None:
@@ -29,10 +29,10 @@ class Tunnel(trio.abc.HalfCloseableStream):
         await self._stream.wait_send_all_might_not_block()
 
     async def send_eof(self) -> None:
-        """End our sending.
+        """End the sending direction.
 
-        With TLS to the proxy the other side learns of it only when this stream is closed: OpenSSL cannot go on
-        reading after it has sent close_notify.
+        With TLS to the proxy, the other side notices only when this stream is closed, because OpenSSL cannot continue
+        to read after it has sent close_notify.
         """
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             await self._stream.send_eof()
