@@ -5,10 +5,10 @@ granted. The timer is separate from reader and writer, so that a dead channel is
 blocked.
 
 The task that causes output writes it, as far as the channel accepts it without blocking: for a small message, this
-saves a pass through the scheduler. The writer task writes the rest, and all later output waits until that is done. So
-a write is never interrupted, and a sender that is cancelled leaves only whole frames behind. Output that follows
-immediately after a write is left to the writer task too, because several messages in one write cost less processor
-time in all three processes.
+saves a pass through the scheduler. The writer task writes the rest, and all later output waits until that is done. A
+write is therefore never interrupted, and if a sender is cancelled, only whole frames have been queued. Output that
+follows immediately after a write is also left to the writer task, because several messages in one write take less
+processor time in all three processes.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from ..streams.nowait import READ_BYTES, SMALL_READ_BYTES, Buffer, Turn, nowait
 from ._waiter import Waiter
 from .pace import Pace
 
-#: Seconds to get a final GOAWAY out, and then to close the channel.
+#: How long sending a final GOAWAY may take, and after that closing the channel (seconds).
 CLOSING_TIMEOUT = 2.0
-#: Seconds to tell the peer when we are cancelled.
+#: How long sending GOAWAY may take when the session is cancelled (seconds).
 _GOODBYE_TIMEOUT = 0.5
-#: One write: large enough to amortize a system call, small enough not to delay a control frame.
+#: The size of one write (bytes): large enough to amortize a system call, small enough not to delay a control frame.
 _WRITE_SIZE = 256 * 1024
 
-#: Output that follows a write within this time is left to the writer task, which writes it together with whatever
-#: else is queued by then (seconds). About as long as a write takes.
+#: Output that follows a write within this time (seconds) is left to the writer task, which writes it together with
+#: what else is queued by then. About as long as a write takes.
 _TOGETHER_SECONDS = 50e-6
 
-#: Frames that are processed before other tasks run: what a frame costs does not depend on its size. This many take
-#: about half a millisecond, or 2.5 ms if all of them are OPEN, the most expensive kind. One peer may have many
-#: sessions, and each of them gets its turn in every pass of the event loop.
+#: How many frames are processed before other tasks run: the cost of a frame does not depend on its size. This many
+#: take about half a millisecond, or 2.5 ms if all of them are OPEN, the most expensive kind. One peer may have many
+#: sessions, and each of them runs once in every pass of the event loop.
 _MAX_FRAMES = 128
 
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -48,10 +48,10 @@ class Channel:
     """One channel of a session, from attachment to loss.
 
     Args:
-        core: its `channel_opened` was called.
-        stream: belongs to this object from now on.
-        initial: bytes that were received from `stream` already.
-        dispatch: takes the core's events.
+        core: the session's state machine, after `channel_opened`.
+        stream: the channel, which this object closes in the end.
+        initial: bytes that were already received from `stream`.
+        dispatch: called with the core's events.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class Channel:
         self._port = nowait(stream)
         self._initial = initial
         self._dispatch = dispatch
-        #: When the channel was opened, on trio's clock, and what has gone over it since.
+        #: When the channel was opened, on Trio's clock, and how many bytes it has carried since, in both directions.
         self.opened_at = trio.current_time()
         self.bytes_moved = 0
-        #: What the stream raised when it was lost, or None.
+        #: The exception with which the stream was lost, or None.
         self.error: BaseException | None = None
         self._lost = False
         self._writer = Waiter()
@@ -77,15 +77,15 @@ class Channel:
         self._timer_until = -math.inf
         self._greeted = trio.Event()
         self._read_all = trio.Event()
-        #: A write has begun and not succeeded.
+        #: A write has begun and has not been completed.
         self._writing = False
         #: How much of that write the stream below has buffered (bytes); counted as memory for sending.
         self._held = 0
         self._wrote_at = -math.inf
-        #: The core is taking what was read, and its answers are to leave together.
+        #: The core is processing what was read; its answers are written together afterwards.
         self._corked = False
         self._write_scope = trio.CancelScope()
-        #: When a write is given up: not before the session has ended.
+        #: When to give up a write; infinite until the session has ended.
         self._write_deadline = math.inf
         self._tasks = trio.CancelScope()
 
@@ -111,7 +111,7 @@ class Channel:
     # --- called by the session, at any time
 
     def output(self) -> None:
-        """Something may have to be written. The writer looks again before it waits, so a wake-up is never lost."""
+        """Write what the core has to write. The writer task checks again before it waits, so no wake-up is lost."""
         core, writing = self._core, self._writing
         if self._corked or writing or not core.has_output:
             return
@@ -124,7 +124,7 @@ class Channel:
                 self._writer.wake()
 
     def check_alive(self) -> None:
-        """Ask the peer at once whether it is there."""
+        """Send a ping at once."""
         self._core.check_alive(trio.current_time())
         self._timer.wake()
         self.output()
@@ -134,17 +134,17 @@ class Channel:
         self._greeted.set()
 
     def ended(self, reason: Reason) -> None:
-        """The session has ended: flush its last frame, then close."""
+        """The session has ended: write its last frame, then close the channel."""
         self._greeted.set()
         self._timer.wake()
-        # A silent peer gets no final GOAWAY.
+        # No final GOAWAY is sent to a peer that has become silent.
         patience = 0.0 if reason is Reason.PEER_SILENT else CLOSING_TIMEOUT
         self._write_deadline = trio.current_time() + patience
         self._write_scope.deadline = self._write_deadline
         self.output()
 
     def lose(self, text: str, *, reason: Reason = Reason.SESSION_LOST, error: BaseException | None = None) -> None:
-        """The channel is of no more use: broken, silent, or replaced by another."""
+        """Stop using the channel: it is broken, the peer is silent, or another channel replaces it."""
         if self._lost:
             return
         self._lost = True
@@ -164,13 +164,13 @@ class Channel:
         turn, turn_began_at = Turn(), 0
         while True:
             before = core.frames_received
-            if data and core.ended is None:  # afterwards: what the peer wrote before it saw our GOAWAY
+            if data and core.ended is None:  # what arrives later was sent before the peer received our GOAWAY
                 self._take_in(data)
                 while core.has_input:
                     await trio.lowlevel.checkpoint()
                     self._take_in(b"")
             if pace is not None:
-                # Others run after every read, so that many channels together keep nobody waiting.
+                # Other tasks run after every read, so that many control channels together do not delay them.
                 await trio.sleep(pace.take(core.frames_received - before, len(data), trio.current_time()))
             elif turn.is_over(len(data)) or core.frames_received - turn_began_at >= _MAX_FRAMES:
                 await trio.lowlevel.checkpoint()
@@ -190,7 +190,7 @@ class Channel:
                 return
 
     def _take_in(self, data: Buffer) -> None:
-        """Give the core what was received."""
+        """Pass what was received to the core."""
         core = self._core
         self.bytes_moved += len(data)
         self._corked = True
@@ -204,13 +204,13 @@ class Channel:
         self.output()
 
     def _end_of_input(self, text: str, error: BaseException | None) -> None:
-        # After the end of the session the writer decides when all is done.
+        # After the end of the session, the writer decides when the channel is closed.
         if self._core.ended is None:
             self.lose(text, error=error)
 
     def _write_nowait(self, now: float) -> bool:
-        """One write of what is due; False where that is nothing. What the channel does not take at once is left to
-        the writer: then `_writing` stays set."""
+        """Make one write; False if there is nothing to write. The writer task completes what the channel does not
+        accept at once; `_writing` stays set until then."""
         core = self._core
         buffers = core.data_to_send(now, _WRITE_SIZE)
         if happened := core.pending_events():
@@ -244,7 +244,7 @@ class Channel:
                     await trio.lowlevel.checkpoint()
             elif core.ended is not None:
                 if not core.ended.by_peer:
-                    # The peer closes first, so that its side of the channel ends in good order too.
+                    # The peer closes first, so that its side of the channel also ends gracefully.
                     with trio.move_on_after(CLOSING_TIMEOUT):
                         await self._read_all.wait()
                 self._tasks.cancel()
@@ -265,7 +265,7 @@ class Channel:
         except _BROKEN as exc:
             error = exc
         if self._writing:
-            # Broken, or stuck when the session ended: nothing may follow half a write.
+            # The channel is broken, or was blocked when the session ended: nothing may follow an incomplete write.
             self.lose(f"the channel was lost: {error}", error=error)
 
     async def _tick(self) -> None:
@@ -286,7 +286,7 @@ class Channel:
     # --- the end
 
     async def _say_goodbye(self) -> None:
-        """We were cancelled: complete a write that has begun, and tell the peer."""
+        """The session was cancelled: complete a write that has begun, and send GOAWAY."""
         self._dispatch(self._core.close(Reason.GOING_AWAY))
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _GOODBYE_TIMEOUT):
             try:

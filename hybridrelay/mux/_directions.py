@@ -1,6 +1,6 @@
 """The two directions of a bridge: they move bytes, and report what ends them. `bridging.py` decides what follows.
 
-Both are on the hot path: a message passes through each of them without a task switch if nothing has to wait.
+Both are on the hot path: if nothing blocks, a message passes through each of them without a task switch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STREAM_ERRORS = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Report(Protocol):
-    """Called with everything that happens, except that the peer accepts or refuses the stream."""
+    """The function that is called with each input for the machine, except `Input.ACCEPTED` and `Input.REFUSED`."""
 
     def __call__(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> None: ...
 
@@ -41,7 +41,7 @@ def stream_broke(stream: MuxStream, reason: Reason) -> Broke:
 
 
 def _reason_of(error: BaseException) -> Reason:
-    """Why a call of a stream failed. A stream that was closed on this side gives no reason."""
+    """Why a call of a stream failed: `CANCELLED` if the stream was closed on this side, which gives no reason."""
     return error.__cause__.reason if isinstance(error.__cause__, HybridRelayError) else Reason.CANCELLED
 
 
@@ -53,9 +53,11 @@ class Outward:
     """From the TCP connection into the stream.
 
     Args:
-        port: of the TCP connection.
-        early: what was sent on an earlier stream, which was refused, and has to be sent again; the end of file is
-            b"". What is sent on this stream before the peer accepts it is appended.
+        stream: the stream.
+        port: the TCP connection.
+        early: what was sent on an earlier stream that was refused, and has to be sent again; b"" stands for the end
+            of file. What is sent on this stream before the peer accepts it is appended.
+        report: called with what happens.
     """
 
     def __init__(self, stream: MuxStream, port: NowaitStream, early: list[bytes], report: Report) -> None:
@@ -65,7 +67,7 @@ class Outward:
         self._stream = stream
         self._port = port
         self._report = report
-        #: The peer reads no more: what comes is read and dropped.
+        #: The peer has stopped reading: what the TCP connection sends is read and dropped.
         self._drops = False
 
     async def run(self) -> None:
@@ -102,7 +104,7 @@ class Outward:
         return min(READ_BYTES, self._stream.send_share)
 
     def _send(self, data: Buffer) -> bool:
-        """Queue `data`; False where the queue of the stream is full now."""
+        """Queue `data`; False if the stream's queue is full now."""
         if self._drops:
             return True
         stream = self._stream
@@ -139,7 +141,7 @@ class Outward:
             self._report(Input.LOCAL_ENDED)
 
     async def _send_again(self) -> bool:
-        """Send what an earlier stream was refused with; True where that includes the end of file."""
+        """Send again what was sent on an earlier, refused stream; True if that includes the end of file."""
         early = self.early  # replaced when the peer accepts the stream
         for data in early:
             if self._drops:
@@ -158,13 +160,13 @@ class Outward:
         return early[-1:] == [b""]
 
     def _not_taken(self, error: BaseException) -> None:
-        """The stream takes nothing more: because the peer reads no more, or because it was reset."""
+        """The stream accepts nothing more, because the peer has stopped reading or because it was reset."""
         stream = self._stream
         if stream.reset_reason is not Reason.NO_ERROR:
             raise stream_broke(stream, _reason_of(error)) from error
-        # The application closed right after its last bytes, and the TCP connection answers the first of them. The
-        # rest still has to arrive. Until it has, answers are read and dropped, because otherwise both sides would
-        # wait.
+        # The peer closed right after its last bytes, and the TCP connection's side still answers the first of them.
+        # The rest still has to be delivered. Until then, answers are read and dropped; otherwise both sides could
+        # wait for each other.
         self._drops = True
         self._report(Input.PEER_STOPPED, _reason_of(error))
 
@@ -173,8 +175,10 @@ class Inward:
     """From the stream into the TCP connection.
 
     Args:
+        stream: the stream.
         local: the TCP connection.
-        port: of the same.
+        port: the same connection, for calls that do not wait.
+        report: called with what happens.
     """
 
     def __init__(self, stream: MuxStream, local: trio.SocketStream, port: NowaitStream, report: Report) -> None:
@@ -183,9 +187,9 @@ class Inward:
         self._port = port
         self._report = report
         self._received = 0
-        #: `run` waits for the stream, so `deliver_nowait` may do its work.
+        #: `run` is waiting for the stream, so `deliver_nowait` may do its work.
         self._waits = False
-        #: The TCP connection did not take all that was handed to it.
+        #: The TCP connection did not accept all that was written to it.
         self._is_blocked = False
 
     @property
@@ -194,7 +198,7 @@ class Inward:
         return max(0, self._received - self._port.unsent_bytes)
 
     async def run(self) -> None:
-        """Move everything, and the end of file. The stream has been accepted."""
+        """Move everything, and the end of file. The stream must have been accepted."""
         try:
             self._stream.set_data_callback(self.deliver_nowait)
             while not self._deliver():
@@ -204,19 +208,20 @@ class Inward:
             self._report(exc.cause, exc.reason)
 
     def deliver_nowait(self) -> bool:
-        """Do the work of `run` while that waits, in the task that has received something; False wakes `run`."""
+        """Do the work of `run` while that waits, in the task that has received data; False wakes `run`."""
         if not self._waits:
-            return True  # it is awake, and looks again before it waits
+            return True  # `run` is awake, and checks again before it waits
         try:
             at_end = self._deliver()
         except Broke as exc:
-            # At once: a TCP connection reports only once that it broke, and then `Outward` would find an end of file.
+            # Reported at once: a TCP connection reports its error only once; after that, `Outward` would read end of
+            # file.
             self._report(exc.cause, exc.reason)
             return False
         return not at_end and not self._is_blocked
 
     def _deliver(self) -> bool:
-        """Move what has arrived, as far as the TCP connection takes it; True at the end of the stream."""
+        """Move what has arrived, as far as the TCP connection accepts it; True at the end of the stream."""
         while not self._is_blocked:
             try:
                 pieces = self._stream.receive_pieces_nowait()

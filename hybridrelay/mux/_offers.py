@@ -1,4 +1,4 @@
-"""The queue of streams that the peer wants to open and that have not been processed yet."""
+"""The queue of streams that the peer wants to open and that have not been accepted or refused yet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OfferT = TypeVar("OfferT", bound=_Withdrawable)
 
 
 class OfferQueue(trio.abc.ReceiveChannel[OfferT], Generic[OfferT]):
-    """A bounded queue whose entries the peer can withdraw. Withdrawn entries are never received and take no room.
+    """A bounded queue whose entries the peer can withdraw. Withdrawn entries are never received and do not count.
 
     A peer may open and reset streams faster than they can be processed, by accident or on purpose. If withdrawn
     entries stayed in the queue, streams opened later would be refused because the queue is full.
@@ -43,7 +43,7 @@ class OfferQueue(trio.abc.ReceiveChannel[OfferT], Generic[OfferT]):
         return True
 
     def close(self) -> None:
-        """Nothing more will come: `receive` raises once the queue is empty."""
+        """Accept no more offers: `receive` raises once the queue is empty."""
         self._is_closed = True
         self._wake()
 

@@ -1,4 +1,4 @@
-"""A place for one task to wait in: an event that can be set again and again, for a few hundred nanoseconds."""
+"""A wake-up for one task that can be used repeatedly, at a cost of a few hundred nanoseconds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from trio.lowlevel import Abort, RaiseCancelT
 
 
 class Waiter:
-    """At most one task waits; `wake` is synchronous and idempotent, and is not remembered."""
+    """At most one task waits. `wake` is synchronous and idempotent, and has no effect if no task waits."""
 
     __slots__ = ("_task",)
 
@@ -15,7 +15,7 @@ class Waiter:
         self._task: trio.lowlevel.Task | None = None
 
     async def wait(self) -> None:
-        """Sleep until `wake`. Cancellable at once; a checkpoint always."""
+        """Sleep until `wake` is called. Always a checkpoint; can be cancelled."""
         assert self._task is None, "the stream's conflict detection lets only one task wait"
         self._task = trio.lowlevel.current_task()
 
@@ -26,6 +26,7 @@ class Waiter:
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def wake(self) -> None:
+        """Wake the task that waits, if there is one."""
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)

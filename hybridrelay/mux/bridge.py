@@ -1,14 +1,15 @@
 """Joining a stream of a session with a TCP connection on this machine: the application's, or the target's.
 
 The task that reads the channel writes what arrives to the TCP connection, as far as the connection accepts it without
-blocking. In the same way, the task that reads the TCP connection writes to the channel. So a small message wakes one
-task in each process instead of three.
+blocking. In the same way, the task that reads the TCP connection writes to the channel. A small message thus wakes
+one task in each process instead of three.
 
 A stream need not be accepted yet: the first bytes of the application follow OPEN immediately, which saves a round
-    trip.
-They are kept until the peer has answered, so that another stream can carry them if the peer did not process this one.
+trip. They are kept until the peer has answered, so that another stream can carry them if the peer did not process
+this one.
 
-This file has the life cycle of a bridge. `bridging.py` decides how it ends, and `_directions.py` moves the bytes.
+This module contains the life cycle of a bridge. `bridging.py` decides how a bridge ends, and `_directions.py` moves
+the bytes.
 """
 
 from __future__ import annotations
@@ -27,24 +28,25 @@ from .stream import MuxStream
 
 __all__ = ["BridgeProgress", "bridge"]
 
-#: When the peer has stopped reading: how long the TCP connection may take what the peer had sent before (seconds).
+#: When the peer has stopped reading: how long delivering what the peer had sent before may take (seconds).
 _LAST_BYTES_SECONDS = 30.0
-#: For the peer's answer to OPEN: the target's own deadline of 10 s, and a session that has to resume.
+#: How long the peer's answer to OPEN may take (seconds): the target's own deadline of 10 s, and a session that
+#: resumes.
 _OPENING_SECONDS = 30.0
 
 
 class BridgeProgress:
-    """Lets the caller of `bridge` look at it while it runs, and after it was cancelled."""
+    """Shows the caller of `bridge` how far it has come while it runs, and after it was cancelled."""
 
     def __init__(self) -> None:
         self._bridge: _Bridge | None = None
 
     def so_far(self) -> Bridged:
-        """How far it has come, or how it ended."""
+        """How far the bridge has come, or how it ended."""
         return Bridged(0, 0, Reason.NO_ERROR) if self._bridge is None else self._bridge.outcome()
 
     def follow(self, bridge: _Bridge) -> None:
-        """Report about this one from now on."""
+        """Report about this bridge from now on."""
         self._bridge = bridge
 
 
@@ -52,7 +54,9 @@ class _Bridge:
     """A bridge over one stream.
 
     Args:
-        early: what an earlier stream was refused with, to be sent again.
+        stream: the stream.
+        local: the TCP connection.
+        early: what was sent on an earlier, refused stream, to be sent again.
     """
 
     def __init__(self, stream: MuxStream, local: trio.SocketStream, early: list[bytes]) -> None:
@@ -67,14 +71,14 @@ class _Bridge:
         self._both = trio.CancelScope()
 
     async def run(self) -> None:
-        """Both directions, to the end of both or of one."""
+        """Run both directions until both have ended, or the machine stops them."""
         async with trio.open_nursery() as nursery:
             self._both = nursery.cancel_scope
             nursery.start_soon(self._run_inward)
             await self.outward.run()
 
     def report(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> None:
-        """Pass an input to the machine, and carry out its command."""
+        """Pass an input to the machine, and execute its command."""
         command = self.machine.apply(cause, reason)
         if command is Command.STOP:
             self._both.cancel()
@@ -82,7 +86,7 @@ class _Bridge:
             self._both.deadline = trio.current_time() + _LAST_BYTES_SECONDS
 
     def outcome(self) -> Bridged:
-        """How it ended, or how far it has come."""
+        """How the bridge ended, or how far it has come."""
         refusal = None if self.refusal is None else str(self.refusal)
         return self.machine.outcome(self.outward.sent, self.inward.received, refusal)
 
@@ -94,9 +98,9 @@ class _Bridge:
         return self.machine.may_be_sent_again(self.refusal.reason, has_sent=any(self.outward.early))
 
     def cut_off(self) -> Reason:
-        """End it although it has not finished. Returns why: it was cancelled where there is no other reason."""
+        """End the bridge although it has not finished. Returns the reason: CANCELLED if there is no other."""
         if self.machine.reason is Reason.NO_ERROR:
-            reset_reason = self.stream.reset_reason  # maybe neither direction has noticed yet
+            reset_reason = self.stream.reset_reason  # it may be that neither direction has noticed yet
             if reset_reason is Reason.NO_ERROR:
                 self.report(Input.CANCELLED, Reason.CANCELLED)
             else:
@@ -105,12 +109,12 @@ class _Bridge:
 
     async def _run_inward(self) -> None:
         if self.stream.was_accepted or await self._wait_accepted():
-            self.outward.early = []  # which may still be sending an earlier stream's
+            self.outward.early = []  # a new list, since `outward` may still be sending the old one again
             self.report(Input.ACCEPTED)
             await self.inward.run()
 
     async def _wait_accepted(self) -> bool:
-        """Wait for the answer to OPEN; False where it is a refusal, or does not come."""
+        """Wait for the answer to OPEN; False if it is a refusal, or does not arrive in time."""
         refusal = StreamRefused("no answer to OPEN in time", reason=Reason.TARGET_TIMEOUT)
         try:
             with trio.move_on_after(_OPENING_SECONDS):
@@ -131,17 +135,21 @@ async def bridge(
     reopen: Callable[[StreamRefused], Awaitable[MuxStream]] | None = None,
     progress: BridgeProgress | None = None,
 ) -> Bridged:
-    """Join the two until both directions have ended, or one side breaks.
+    """Move bytes between the two until both directions have ended, or one side breaks.
 
-    End of file travels on its own in each direction. What breaks on one side breaks on the other: the stream is reset
-    with a reason, the TCP connection is reset, and neither ever ends as if it were complete. If the peer only stops
-    reading, what it had sent is still delivered. Both are closed on every way out; cancelled, both are reset.
+    End of file is passed on separately in each direction. If one side breaks, so does the other: the stream is reset
+    with a reason, the TCP connection is reset, and neither ends as if it were complete. If the peer only stops
+    reading, what it had sent is still delivered. Both are closed in every case; cancelled, both are reset.
 
     Args:
-        stream: may still wait for the peer's answer; what is sent meanwhile follows OPEN.
+        stream: the stream, which may still wait for the peer's answer; what is sent meanwhile follows OPEN.
+        local: the TCP connection.
         reopen: called at most once, if the peer refuses the stream and has not processed what was sent. Returns
             another stream for the same bytes, or raises `StreamRefused`.
-        progress: shows at any time how far the bridge has come, also after a cancellation.
+        progress: shows at any time how far the bridge has come, even after it was cancelled.
+
+    Returns:
+        How the bridge ended.
     """
     reset_on_close(local, True)
     progress = progress or BridgeProgress()
@@ -165,7 +173,7 @@ async def bridge(
                 await joined.stream.aclose()
             finally:
                 reset_on_close(local, False)
-                await trio.aclose_forcefully(local)  # all FINs have left; nothing is discarded
+                await trio.aclose_forcefully(local)  # both ends of file were passed on; nothing is discarded
         else:
             joined.stream.reset(joined.cut_off())
             await abort_stream(local)

@@ -1,10 +1,11 @@
-"""What a bridge between a stream and a TCP connection decides: which direction has ended, and how the whole ends.
+"""The decisions of a bridge between a stream and a TCP connection: which direction has ended, and how the bridge
+ends.
 
-Pure: `bridge.py` moves the bytes and passes what happens to this module. Each direction is a small state machine.
-*Outgoing* is from the TCP connection into the stream, *incoming* from the stream into the TCP connection. Rules:
+Pure: `bridge.py` passes what happens to this module. Each direction is a small state machine. *Outgoing* is from the
+TCP connection into the stream, *incoming* from the stream into the TCP connection. Rules:
 
-1. The end of file travels on its own in each direction. When both have ended, the bridge has finished.
-2. Whatever breaks one side ends the bridge at once. The first reason is its outcome.
+1. End of file is passed on separately in each direction. When both have ended, the bridge has finished.
+2. If one side breaks, the bridge ends at once. The first reason is its outcome.
 3. If the peer has only stopped reading, what the TCP connection sends is dropped, and what the peer had sent is still
    delivered, within a limited time. Then the bridge has finished, although with a reason.
 """
@@ -31,9 +32,9 @@ class Input(enum.Enum):
     LOCAL_ENDED = enum.auto()
     #: Reading from or writing to the TCP connection failed.
     LOCAL_BROKE = enum.auto()
-    #: All that the peer sent was handed to the TCP connection, the end of file included.
+    #: Everything that the peer sent was written to the TCP connection, including the end of file.
     PEER_ENDED = enum.auto()
-    #: The peer reads no more.
+    #: The peer has stopped reading.
     PEER_STOPPED = enum.auto()
     STREAM_RESET = enum.auto()
     #: The stream was lost with its session.
@@ -50,9 +51,9 @@ class Outgoing(enum.Enum):
     OPEN = enum.auto()
     #: The end of file was passed on.
     ENDED = enum.auto()
-    #: The peer reads no more: what comes is read and dropped.
+    #: The peer has stopped reading: what the TCP connection sends is read and dropped.
     DROPPED = enum.auto()
-    #: The TCP connection has failed. What is read from it now looks like its end.
+    #: The TCP connection has failed. Reading from it now may look like end of file.
     BROKEN = enum.auto()
 
     __hash__ = object.__hash__
@@ -64,19 +65,19 @@ class Incoming(enum.Enum):
     #: The peer has not answered yet.
     AWAITING = enum.auto()
     OPEN = enum.auto()
-    #: All was delivered, the end of file included.
+    #: Everything was delivered, including the end of file.
     ENDED = enum.auto()
 
     __hash__ = object.__hash__
 
 
 class Party(enum.Enum):
-    """Who ended a bridge before both directions had come to their end."""
+    """The party that ended a bridge before both directions had ended."""
 
     NOBODY = enum.auto()
     #: The TCP connection on this machine.
     LOCAL = enum.auto()
-    #: The peer reset the stream, or reads no more.
+    #: The peer reset the stream, or stopped reading.
     PEER = enum.auto()
     #: The stream was lost with its session.
     SESSION = enum.auto()
@@ -85,7 +86,7 @@ class Party(enum.Enum):
 
 
 class Command(enum.Enum):
-    """What the driver has to do after an input."""
+    """What the caller has to do after an input."""
 
     CONTINUE = enum.auto()
     #: End both directions, unless that happens by itself within a limited time.
@@ -105,7 +106,7 @@ INCOMING: dict[tuple[Incoming, Input], Incoming] = {
     (Incoming.AWAITING, Input.ACCEPTED): Incoming.OPEN,
     (Incoming.OPEN, Input.PEER_ENDED): Incoming.ENDED,
 }
-#: Inputs that give the bridge a reason, and who has caused it.
+#: Inputs that give the bridge a reason to end, and the party that caused it.
 CAUSED_BY: dict[Input, Party] = {
     Input.REFUSED: Party.PEER,
     Input.LOCAL_BROKE: Party.LOCAL,
@@ -120,17 +121,18 @@ CAUSED_BY: dict[Input, Party] = {
 class Bridged:
     """How a bridge ended, or how far it has come."""
 
-    #: Bytes from the TCP connection into the stream, and the other way, as far as the kernel took them.
+    #: Bytes from the TCP connection into the stream.
     sent: int
+    #: Bytes from the stream into the TCP connection, as far as the kernel accepted them.
     received: int
-    #: `Reason.NO_ERROR`: both directions came to their end.
+    #: `Reason.NO_ERROR` if both directions have ended.
     reason: Reason
-    #: The peer refused the stream, or did not answer: what it said about that.
+    #: The text of the refusal, if the peer refused the stream or did not answer; None otherwise.
     refusal: str | None = None
-    #: The end of file came after `sent` and was passed on; likewise for `received`.
+    #: The end of file after the `sent` bytes was passed on; likewise for `received`.
     sent_all: bool = False
     received_all: bool = False
-    #: The peer reads no more; what was sent after that was dropped.
+    #: The peer has stopped reading; what was sent after that was dropped.
     peer_stopped: bool = False
     ended_by: Party = Party.NOBODY
 
@@ -143,22 +145,23 @@ class BridgeMachine:
     incoming: Incoming = attrs.field(default=Incoming.AWAITING, init=False)
     #: Why the bridge ends, or NO_ERROR.
     reason: Reason = attrs.field(default=Reason.NO_ERROR, init=False)
-    #: Who caused `reason`.
+    #: The party that caused `reason`.
     ended_by: Party = attrs.field(default=Party.NOBODY, init=False)
-    #: The peer has said that it reads no more.
+    #: The peer has stopped reading.
     peer_stopped: bool = attrs.field(default=False, init=False)
     _is_broken: bool = attrs.field(default=False, init=False)
 
     @property
     def has_finished(self) -> bool:
-        """Everything that could be delivered was; both sides can be closed in good order."""
+        """Everything that could be delivered was; both sides can be closed without a reset."""
         ended = self.outgoing is Outgoing.ENDED or self.peer_stopped
         return ended and self.incoming is Incoming.ENDED and not self._is_broken
 
     def apply(self, cause: Input, reason: Reason = Reason.NO_ERROR) -> Command:
-        """Take an input.
+        """Take an input, and return what to do.
 
         Args:
+            cause: what happened.
             reason: why, for the inputs in `CAUSED_BY`; the first one is kept.
         """
         self.outgoing = OUTGOING.get((self.outgoing, cause), self.outgoing)
@@ -194,7 +197,7 @@ class BridgeMachine:
             refused_because: the reason of the refusal.
             has_sent: whether anything but an end of file was sent.
         """
-        # GOING_AWAY means that the stream was not processed. If the session was lost, the answer may be lost as well.
+        # GOING_AWAY means that the stream was not processed. If the session was lost, an answer may be lost, too.
         if self.outgoing is Outgoing.BROKEN or self.incoming is not Incoming.AWAITING:
             return False
         return refused_because is Reason.GOING_AWAY or not has_sent

@@ -20,19 +20,19 @@ from .stream import MuxStream
 
 __all__ = ["EarlySession"]
 
-#: What a session may bring before its peer has authenticated: a few requests of at most 8 KiB each, and what belongs
-#: to them. Defends the processor, because a frame and a read cost as much as any other, whatever is in them.
+#: How much a session may receive before its peer has authenticated: a few requests of at most 8 KiB each, with their
+#: overhead. This limits processor time: the cost of a frame, and of a read, does not depend on its content.
 MAX_EARLY_BYTES = 128 * 1024
 MAX_EARLY_FRAMES = 512
 MAX_EARLY_READS = 512
 
 
 class EarlySession:
-    """The acceptor's side of a session with one stream, driven by one task: each method is called by that task.
+    """The acceptor's side of a session with one stream. All methods are called by one task.
 
     Args:
-        channel: belongs to the caller until `take_over`; on any exception it can only be closed.
-        config: of the session.
+        channel: belongs to the caller until `take_over`; after any exception it can only be closed.
+        config: the configuration of the session.
     """
 
     __slots__ = ("_bytes", "_channel", "_core", "_port", "_reads", "_stream")
@@ -48,15 +48,15 @@ class EarlySession:
         self._bytes = self._reads = 0
 
     async def receive_some(self, *, held: int = 0) -> bytes:
-        """Receive what arrives on the peer's stream, or b"" at its end. It is accepted as soon as it is opened.
+        """Receive what arrives on the peer's stream, or b"" at its end. The stream is accepted when it is opened.
 
         Args:
-            held: how many bytes the caller holds of an incomplete message. All layers together hold no more than
-                about `HELD_FOR_STRANGER`: a peer that begins a longer frame or TLS record ends the session.
+            held: how many bytes of an incomplete message the caller holds. All layers together hold at most about
+                `HELD_FOR_STRANGER`: if the peer begins a longer frame or TLS record, the session ends.
 
         Raises:
-            trio.BrokenResourceError: the channel was lost, the session ended (also because the peer has sent too much
-                before it has authenticated), or the stream was reset.
+            trio.BrokenResourceError: the channel was lost, the session ended (for instance because the peer has sent
+                too much before authenticating), or the stream was reset.
         """
         core = self._core
         while True:
@@ -79,7 +79,7 @@ class EarlySession:
             self._reads += 1
             self._bytes += len(received)
             self._dispatch(core.receive_data(received, trio.current_time()))
-            del received  # otherwise it is held while this waits for more
+            del received  # otherwise it would stay in memory while this waits for more
             if (
                 self._bytes > MAX_EARLY_BYTES
                 or self._reads > MAX_EARLY_READS
@@ -92,16 +92,17 @@ class EarlySession:
         """Send on the peer's stream. Something must have been received on it before.
 
         Raises:
-            trio.BrokenResourceError: the channel was lost, or the peer reads no more.
+            trio.BrokenResourceError: the channel was lost, or the peer has stopped reading.
         """
         assert self._stream is not None
         if not self._stream.can_send:
-            raise trio.BrokenResourceError("the peer reads no more")
+            raise trio.BrokenResourceError("the peer has stopped reading")
         self._core.send_data(self._stream, data)
         await self._write()
 
     async def aclose(self, reason: Reason, text: str = "") -> None:
-        """End the session, tell the peer why where that is possible within a moment, and close the channel."""
+        """End the session and close the channel. The peer is told the reason if that is possible in
+        `CLOSING_TIMEOUT`."""
         self._core.close(reason, text)
         try:
             with trio.move_on_after(CLOSING_TIMEOUT):
@@ -116,7 +117,7 @@ class EarlySession:
             await trio.aclose_forcefully(self._channel)
 
     def take_over(self) -> tuple[Session, MuxStream]:
-        """Go on with a `Session`, whose `run` serves this channel; the limits for strangers are lifted.
+        """Continue with a `Session`, whose `run` serves this channel; the limits for strangers are lifted.
 
         Returns:
             The session, and the stream that the peer has opened.

@@ -1,4 +1,4 @@
-"""What an acceptor does with a channel before it knows to which session the channel belongs."""
+"""An acceptor's handling of a channel before it knows to which session the channel belongs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["epoch_of", "receive_hello", "refuse_session"]
 
 
 def epoch_of(initial: bytes) -> int:
-    """The epoch in the HELLO with which `initial` begins; -1 if there is none in it yet."""
+    """The epoch in the HELLO with which `initial` begins; -1 if `initial` has no complete HELLO."""
     for frame in FrameDecoder().decode_untrusted(initial):
         return frame.epoch if isinstance(frame, Hello) else -1
     return -1
 
 
 async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "") -> None:
-    """Answer a channel with nothing but a final GOAWAY, and close it. Has a deadline of its own."""
+    """Answer a channel only with a final GOAWAY, and close it. Takes at most `CLOSING_TIMEOUT`."""
     with trio.move_on_after(CLOSING_TIMEOUT):
         try:
             await channel.send_all(GoAway(reason, 0, final=True, text=clip_text(text)).encode())
@@ -33,13 +33,13 @@ async def refuse_session(channel: trio.abc.Stream, reason: Reason, text: str = "
 
 
 async def receive_hello(channel: trio.abc.Stream) -> tuple[Hello, bytes]:
-    """Read an acceptor's channel up to the peer's HELLO, to see which session it is for.
+    """Read an acceptor's channel up to the peer's HELLO, which says to which session the channel belongs.
 
     Returns:
         HELLO, and all bytes that were read: `Session.run` or `Session.replace_channel` takes them as `initial`.
 
     Raises:
-        SessionError: the channel was lost first, or begins with something else. The channel is still open.
+        SessionError: the channel was lost first, or begins with another frame. The channel is still open.
 
     The caller sets the deadline.
     """

@@ -23,7 +23,7 @@ class Offer:
 
     @property
     def kind(self) -> Kind:
-        """What the stream is for. Only kinds whose feature both sides have offered get this far."""
+        """What the stream is for. Streams of kinds whose feature is not offered by both sides were refused before."""
         return Kind(self._state.kind)
 
     @property
@@ -38,16 +38,16 @@ class Offer:
 
     @property
     def is_withdrawn(self) -> bool:
-        """The opener gave up, or the session ended."""
+        """The opener has withdrawn the offer, or the session has ended."""
         return self._state.is_aborted
 
     @property
     def withdrawn_reason(self) -> Reason:
-        """The opener's reason for giving up, or that of the session's end; `NO_ERROR` if it was not withdrawn."""
+        """The opener's reason for withdrawing, or that of the session's end; `NO_ERROR` if it was not withdrawn."""
         return self._stream.reset_reason
 
     def accept(self) -> MuxStream:
-        """Answer OPENED. Where the offer was withdrawn, the stream is broken from the start."""
+        """Answer OPENED. If the offer was withdrawn, the stream is broken from the start."""
         self._stream.cancel_when_aborted(None)
         if self._state.states.opening is Opening.OFFERED:
             self._session.core.accept(self._state, trio.current_time())
@@ -56,7 +56,7 @@ class Offer:
         return self._stream
 
     def refuse(self, reason: Reason, text: str = "") -> None:
-        """Answer REFUSED. Does nothing where the offer was withdrawn."""
+        """Answer REFUSED. Does nothing if the offer was withdrawn."""
         self._stream.cancel_when_aborted(None)
         if self._state.states.opening is Opening.OFFERED:
             self._session.core.refuse(self._state, reason, text)
@@ -64,5 +64,5 @@ class Offer:
             self._stream.on_aborted()
 
     def cancel_when_withdrawn(self, scope: trio.CancelScope) -> None:
-        """Have `scope` cancelled when the opener gives up, until the offer is answered."""
+        """Cancel `scope` when the offer is withdrawn, until the offer is answered."""
         self._stream.cancel_when_aborted(scope)

@@ -1,19 +1,18 @@
-"""How fast something is read that is rarely much. Pure: time comes in as an argument.
+"""Limiting how fast something is read that usually is not much. Pure: time is an argument.
 
 A control channel carries a few messages a minute, and sometimes a burst: a connector renews a thousand registrations,
-or a relay offers a thousand rendezvous after its restart. A peer that sends more, whatever it sends, is read with
-pauses, so that it takes little of the processor from everybody else. The same holds for what a command that leads to
-a relay prints to its standard error. It is a token bucket; a frame, or a line, costs one token, and one more for each
-KiB.
+or a relay offers a thousand rendezvous after its restart. If a peer sends more, of whatever kind, it is read with
+pauses, so that it takes little processor time from other peers. The same holds for the standard error of a command
+that leads to a relay. This is a token bucket; a frame, or a line, costs one token, and one more for each KiB.
 """
 
 from __future__ import annotations
 
 __all__ = ["BURST", "PER_SECOND", "Pace"]
 
-#: Tokens that may be used at once: more than a thousand registrations, or offers, with all that belongs to them.
+#: How many tokens may be used at once: enough for more than a thousand registrations, or offers, with their overhead.
 BURST = 4096.0
-#: Tokens that come back in a second.
+#: How many tokens are added per second.
 PER_SECOND = 200.0
 _BYTES_PER_TOKEN = 1024
 
@@ -28,10 +27,15 @@ class Pace:
         self._updated = now
 
     def take(self, frames: int, size: int, now: float) -> float:
-        """Count what was taken in: so many frames or lines, of `size` bytes together.
+        """Count what was read.
+
+        Args:
+            frames: the number of frames or lines.
+            size: their total size (bytes).
+            now: seconds, on any monotonic clock.
 
         Returns:
-            How long to wait before more is read (seconds): 0 while there are tokens left.
+            How long to wait before reading more (seconds): 0 while there are tokens left.
         """
         self._tokens = min(BURST, self._tokens + (now - self._updated) * PER_SECOND)
         self._updated = now

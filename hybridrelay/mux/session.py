@@ -1,7 +1,7 @@
 """The Trio shell of a session. It outlives its channels; `_channel.py` has the tasks of each.
 
-This file is long because `Session` is what other packages use: a third of it is the documentation of its methods, and
-most of these only pass a call on to the core.
+This module is long because `Session` is the interface for other packages: a third of it is the documentation of its
+methods, most of which only pass a call on to the core.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .greeting import epoch_of
 from .offer import Offer
 from .stream import MuxStream
 
-#: Seconds for the peer's HELLO once both ends of the channel are there.
+#: How long the peer's HELLO may take after the channel is open (seconds).
 GREETING_TIMEOUT = 15.0
 
 
@@ -42,9 +42,9 @@ class Session:
         config: limits and timers.
         budget: the process's memory budget, shared among sessions.
         account: shared by all sessions with the same peer; see `protocol.sending`.
-        refused: called with the id of each stream that the peer wanted to open and that the session has refused by
-            itself, and with the reason. Such a stream is not among `offers`. Must not raise or wait.
-        core: see `take_over`; the arguments before `refused` are of no effect then.
+        refused: called with the id of each stream that the session itself refuses, because of a limit, and with the
+            reason. Such a stream is not in `offers`. Must not raise or wait.
+        core: see `take_over`; the arguments before `refused` then have no effect.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class Session:
             secret=secrets.token_bytes(SESSION_SECRET_SIZE) if initiator else bytes(SESSION_SECRET_SIZE),
         )
         self._offers: OfferQueue[Offer] = OfferQueue(self.core.config.max_backlog)
-        #: Set while there is a channel that has greeted, and at the end.
+        #: Set while there is a channel on which the peer has greeted, and at the end of the session.
         self._attached = trio.Event()
-        #: Channels on which the peer has greeted.
+        #: The number of channels on which the peer has greeted.
         self.greetings = 0
         self._ended = trio.Event()
         #: Set once no further stream can be opened, now or later.
@@ -79,9 +79,10 @@ class Session:
         self._empty = trio.Event()
         self._empty.set()
         self._channel: Channel | None = None
-        #: The channel to go on with, and what was received from it already.
+        #: The channel to use next, and what was already received from it.
         self._next: tuple[trio.abc.Stream, bytes] | None = None
-        #: The greatest epoch of a channel that was given to us; the core learns it when it is that channel's turn.
+        #: The greatest epoch of the channels that were passed to `replace_channel`; the core gets to know an epoch
+        #: when its channel is used.
         self._epoch_given = -1
         self._waiting = trio.CancelScope()
         self._first_error: BaseException | None = None
@@ -91,11 +92,14 @@ class Session:
 
     @classmethod
     def take_over(cls, core: SessionCore, stream: Stream) -> tuple[Self, MuxStream]:
-        """Go on with a core that something else has driven until now. `run` gets the channel that it has.
+        """Continue with a core that `EarlySession` has used until now. Pass its present channel to `run`.
 
         Args:
-            core: has a channel on which both sides have greeted, or has ended since.
-            stream: the one stream that was opened, and accepted.
+            core: the state machine. Both sides have greeted on its channel; it may have ended since.
+            stream: the one stream that was opened and accepted.
+
+        Returns:
+            The session, and the stream.
         """
         session = cls(core.role, core=core)
         mux_stream = MuxStream(session, stream)
@@ -110,18 +114,18 @@ class Session:
 
     @property
     def offers(self) -> trio.abc.ReceiveChannel[Offer]:
-        """The streams that the peer wants to open; ends with the session. An offer that the peer withdraws before it
-        is received is left out."""
+        """The streams that the peer wants to open. Ends with the session. Offers that the peer withdraws before they
+        are received are left out."""
         return self._offers
 
     @property
     def is_open(self) -> bool:
-        """Streams can be opened: HELLO was exchanged, and neither side is going away."""
+        """Whether streams can be opened: both sides have greeted on the channel, and neither is going away."""
         return self.core.is_established and self.core.accepts_streams
 
     @property
     def is_attached(self) -> bool:
-        """There is a channel on which both sides have greeted; also while the session is going away."""
+        """Whether there is a channel on which both sides have greeted. The session may be going away."""
         return self.core.is_established
 
     @property
@@ -134,21 +138,21 @@ class Session:
 
     @property
     def accepts_streams(self) -> bool:
-        """False once either side goes away or the session is over. True does not mean that there is a channel now."""
+        """False once either side is going away or the session has ended. There need not be a channel now."""
         return self.core.accepts_streams
 
     @property
     def outcome(self) -> events.SessionOutcome | None:
-        """How the session ended, or None while it has not."""
+        """How the session ended; None until then."""
         return self.core.ended
 
     @property
     def stream_count(self) -> int:
-        """How many streams are not over, or not acknowledged or read to their end."""
+        """How many streams have not ended, or have ended and are not completely acknowledged or read."""
         return len(self.core.streams)
 
     def statistics(self) -> dict[str, int]:
-        """What it holds now; the names are those in docs/operating.md."""
+        """What the session holds now, by name; docs/operating.md explains the names."""
         core = self.core
         data = {"data_sessions": 1, "streams": len(core.streams)}
         return {
@@ -165,7 +169,7 @@ class Session:
         return self.core.ended
 
     async def wait_leaving(self) -> None:
-        """Wait until the session takes no further streams for good: either side goes away, or it has ended."""
+        """Wait until the session will never accept another stream: either side is going away, or it has ended."""
         await self._leaving.wait()
 
     @property
@@ -177,19 +181,19 @@ class Session:
         """Open a stream without waiting for the answer: up to 16 KiB may be sent at once.
 
         Args:
-            kind: what the stream is for; any kind but `Kind.STREAM` needs a feature (`features`).
-            metadata: for the peer's application, which finds it in `Offer.metadata`.
+            kind: what the stream is for; every kind except `Kind.STREAM` needs a feature (`features`).
+            metadata: for the peer's application, which gets it as `Offer.metadata`.
 
         Raises:
-            StreamRefused: the session is over or going away, a limit is reached, or `kind` is not offered. `reason`
-                says which.
+            StreamRefused: the session has ended or is going away, a limit is reached, or `kind` is not offered.
+                `reason` says which.
         """
         try:
             core = self.core.open_stream(kind, metadata)
         except LocalProtocolError as exc:
             raise StreamRefused(str(exc), reason=exc.reason) from exc
         if not self.core.accepts_streams:
-            self._leaving.set()  # it was the last stream that the session can open
+            self._leaving.set()  # that was the last stream that the session can open
         stream = MuxStream(self, core)
         self.output()
         return stream
@@ -200,7 +204,7 @@ class Session:
         Arguments as for `open_stream_nowait`.
 
         Raises:
-            StreamRefused: by the peer, or because the session is over. `reason` says why.
+            StreamRefused: the peer refused the stream, or the session has ended. `reason` says why.
         """
         stream = self.open_stream_nowait(kind, metadata=metadata)
         try:
@@ -217,12 +221,12 @@ class Session:
         self.output()
 
     def close(self, reason: Reason = Reason.NO_ERROR, text: str = "") -> None:
-        """End the session now: streams that remain are reset on both sides. `run` then returns."""
+        """End the session now: open streams are reset on both sides. `run` then returns."""
         self._dispatch(self.core.close(reason, text))
         self.output()
 
     def reset_open_streams(self, reason: Reason) -> None:
-        """Reset every stream that was not closed on this side; what closed ones still have to deliver goes on."""
+        """Reset every stream that was not closed on this side; closed ones continue to deliver what they have."""
         self._dispatch(self.core.reset_open_streams(reason))
         self.output()
 
@@ -254,27 +258,30 @@ class Session:
         greeting_timeout: float = GREETING_TIMEOUT,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> events.SessionOutcome:
-        """Serve the session until it ends, on `channel` and on those that come after it; all of them are closed.
+        """Serve the session until it ends, over `channel` and its successors; all of them are closed.
 
-        `task_status.started()` comes with the peer's HELLO. When a channel is lost, the session waits up to
-        `SessionConfig.resume_deadline` for another: the initiator gets it from `reconnect`, the acceptor by
+        `task_status.started` is called when the peer's HELLO has arrived. When a channel is lost, the session waits
+        up to `SessionConfig.resume_deadline` for another: the initiator gets it from `reconnect`, the acceptor from
         `replace_channel`. Until then its streams wait.
 
+        Cancelled, the session ends with `Reason.GOING_AWAY`, and the peer is informed if that is possible within half
+        a second.
+
         Args:
-            channel: the first channel; belongs to the session from now on.
-            initial: bytes that were received from it already.
-            reconnect: called where a channel was lost; opens another one to the same peer, for as long as it takes:
-                it is cancelled at the deadline, and by `replace_channel`. A `HybridRelayError` says that there is no
-                use in trying, and ends the session.
+            channel: the first channel, which belongs to the session from now on.
+            initial: bytes that were already received from it.
+            reconnect: called when a channel was lost; returns another one to the same peer, and may take as long as
+                necessary: it is cancelled at the deadline, and by `replace_channel`. If it raises `HybridRelayError`,
+                further attempts are pointless, and the session ends.
             on_greeting: called whenever the peer has greeted on a channel.
-            greeting_timeout: for the peer's HELLO, in seconds.
+            greeting_timeout: the deadline for the peer's HELLO, in seconds.
+            task_status: for `nursery.start`.
 
         Returns:
-            The session's outcome. Cancelled, the session ends with `Reason.GOING_AWAY`, and the peer is informed if
-            that is possible within half a second.
+            The session's outcome.
 
         Raises:
-            SessionError: the peer never greeted, or refused the session. What the channel raised is the cause.
+            SessionError: the peer never greeted, or refused the session. The channel's exception is the cause.
         """
         self._on_greeting = on_greeting
         with reporting(self, *([] if self.core.config.is_control else [self.core.budget.root])):
@@ -340,14 +347,18 @@ class Session:
     async def _go_on_over(self, reconnected: trio.abc.Stream) -> None:
         if self._next is None:
             self._next = (reconnected, b"")
-        else:  # `replace_channel` brought another one at the same moment
+        else:  # `replace_channel` was called at the same moment
             await trio.aclose_forcefully(reconnected)
 
     async def replace_channel(self, channel: trio.abc.Stream, initial: bytes = b"") -> None:
-        """Go on over another channel, whether the present one lives or not; nothing that was sent is lost.
+        """Continue over another channel, whether the present one still works or not; nothing that was sent is lost.
 
-        For the acceptor `initial` begins with the peer's HELLO, for which `attach_refusal` has given None.
-        The channel belongs to the session from now on, and is closed where the session is over.
+        The channel belongs to the session from now on, and is closed if the session has ended.
+
+        Args:
+            channel: the other channel.
+            initial: bytes that were already received from it. For the acceptor, they begin with the peer's HELLO, for
+                which `attach_refusal` has returned None.
         """
         if self.core.ended is not None:
             await trio.aclose_forcefully(channel)
@@ -362,9 +373,9 @@ class Session:
             await trio.aclose_forcefully(superseded[0])
 
     def check_alive(self) -> None:
-        """Ask the peer at once whether it is there; a channel that does not answer is given up within seconds.
+        """Send a ping at once; if the peer does not answer, the channel is given up within seconds.
 
-        For callers that know that the machine slept, or that its network changed.
+        For callers that know that the computer slept, or that its network changed.
         """
         if self._channel is not None:
             self._channel.check_alive()
@@ -379,16 +390,16 @@ class Session:
 
     @property
     def channel_age(self) -> float:
-        """Seconds since the present channel was opened; 0 where there is none."""
+        """Seconds since the present channel was opened; 0 if there is none."""
         return 0.0 if self._channel is None else trio.current_time() - self._channel.opened_at
 
     @property
     def channel_bytes(self) -> int:
-        """Bytes that have gone over the present channel, both ways."""
+        """Bytes that the present channel has carried, in both directions together."""
         return 0 if self._channel is None else self._channel.bytes_moved
 
     def attach_refusal(self, hello: Hello) -> Reason | None:
-        """Why the acceptor cannot go on with this session over a channel that begins with `hello`, or None."""
+        """Why the acceptor cannot continue this session over a channel that begins with `hello`; None if it can."""
         refusal = self.core.attach_refusal(hello)
         if refusal is None and hello.epoch <= self._epoch_given:
             return Reason.SUPERSEDED
@@ -397,11 +408,11 @@ class Session:
     async def wait_open(self) -> None:
         """Wait until the session has a channel (again), or has ended."""
         if self._attached.is_set() and not self.core.is_established and self.core.ended is None:
-            self._attached = trio.Event()  # it was set by a channel that has been lost since
+            self._attached = trio.Event()  # it was set for a channel that has been lost since
         await self._attached.wait()
 
     def output(self) -> None:
-        """Write what the core has to write, as far as the channel takes it now. For the streams of the session."""
+        """Write what the core has to write, as far as the channel accepts it now. For the session's streams."""
         if self._channel is not None:
             self._channel.output()
 
@@ -413,7 +424,8 @@ class Session:
                 case events.StreamWritable(stream):
                     stream.observer.on_writable()
                 case events.StreamOffered(stream):
-                    # The peer may have reset it already: everything that was read with OPEN has been applied.
+                    # The peer may already have reset it: frames that were read together with OPEN have been
+                    # processed.
                     offer = Offer(self, stream)
                     if not offer.is_withdrawn and not self._offers.put(offer):
                         self.core.refuse(stream, Reason.LIMIT)
@@ -447,5 +459,5 @@ class Session:
             self._empty.set()
 
     def _is_delivering(self) -> bool:
-        """Some stream has not come to its end in good order. What was reset has nothing to deliver."""
+        """Whether a stream still has to be delivered completely. Streams that were reset have nothing to deliver."""
         return any(not stream.is_aborted for stream in self.core.streams.values())

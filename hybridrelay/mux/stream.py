@@ -1,4 +1,4 @@
-"""A stream of a session, as an ordinary trio stream."""
+"""A stream of a session, as an ordinary Trio stream."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from ..streams.conflict import ConflictDetector
 from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
 from ._waiter import Waiter
 
-#: How much all senders of a session together may queue ahead of the writer (bytes): each stream has its share of
-#: this, but no more than `SessionConfig.send_queue`, and no less than `BASE_WINDOW`. Protects the memory from a peer
-#: that opens thousands of streams, requests a lot of data on each, and reads nothing.
+#: How much all senders of a session together may queue ahead of the writer (bytes): each stream has an equal share of
+#: this, but at most `SessionConfig.send_queue`, and at least `BASE_WINDOW`. Limits the memory that a peer can use up
+#: by opening thousands of streams, requesting a lot of data on each, and reading nothing.
 QUEUED_PER_SESSION = 64 * 1024 * 1024
 
 
 class SessionPort(Protocol):
-    """What a stream needs of its session."""
+    """The part of a session that its streams use."""
 
     @property
     def core(self) -> SessionCore:
-        """The state machine that the stream belongs to; the same one for as long as the stream exists."""
+        """The state machine to which the stream belongs; it does not change while the stream exists."""
 
     def output(self) -> None:
-        """Write what the core has to write, as far as the channel takes it now. Called after each change of the core;
-        neither waits nor raises."""
+        """Write what the core has to write, as far as the channel accepts it now. Called after each change of the
+        core; neither waits nor raises."""
 
 
 class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
-    """One stream of a `Session`, and the listener of its state in the core.
+    """One stream of a `Session`, which observes its state in the core.
 
-    A stream that the peer reset, or that was lost with its session, raises `trio.BrokenResourceError` with a
-    `StreamReset` as its cause, on both directions and at once; it never reads as end of file. Leaving an
-    ``async with`` block by an exception resets the stream, so that the peer cannot take what it has for complete.
+    If the peer reset the stream, or it was lost with its session, both directions raise `trio.BrokenResourceError` at
+    once, with a `StreamReset` as the cause; this never looks like end of file. If an ``async with`` block is left by
+    an exception, the stream is reset, so that the peer does not take what it has received for complete.
     """
 
     def __init__(self, session: SessionPort, state: Stream) -> None:
@@ -60,9 +60,9 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._receiver = Waiter()
         self._answer = trio.Event()
         self._cancel_on_abort: trio.CancelScope | None = None
-        #: The peer has accepted the stream, or we have; it may be over by now.
+        #: The peer has accepted the stream, or we have; it may have ended since.
         self.was_accepted = False
-        #: Takes what has arrived in place of the task that waits for it; see `set_data_callback`.
+        #: Handles what has arrived instead of the task that waits for it; see `set_data_callback`.
         self._data_callback: Callable[[], bool] | None = None
 
     def __repr__(self) -> str:
@@ -76,12 +76,12 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     @property
     def reset_reason(self) -> Reason:
-        """Why the peer (or we) aborted the stream; `Reason.NO_ERROR` while that has not happened."""
+        """Why the peer (or we) aborted the stream; `Reason.NO_ERROR` if it was not aborted."""
         return self._state.reason if self._state.is_aborted else Reason.NO_ERROR
 
     @property
     def was_lost(self) -> bool:
-        """The stream ended with its session, and not by what the peer did to it alone."""
+        """Whether the session has ended, so that the stream was lost with it and not reset by itself."""
         return self._core.ended is not None
 
     # --- sending
@@ -89,7 +89,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Queue `data` to be written. Returns when all of it is queued, at most 128 KiB ahead of the channel.
 
-        Cancelled, a part of the data may have been queued; the session and its other streams are not touched.
+        Cancelled, a part of the data may have been queued; the session and its other streams are not affected.
 
         Raises:
             trio.BrokenResourceError: the stream was reset, or the peer stopped reading.
@@ -121,18 +121,21 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             await cancel_shielded_checkpoint()
 
     async def send_whole(self, data: bytes) -> None:
-        """As `send_all`, but if it is cancelled, nothing of `data` has been queued. For messages: half of one would
-        make all later ones unreadable. The queue may exceed its limit by the length of `data`."""
+        """Like `send_all`, but if it is cancelled, nothing of `data` has been queued. For messages: a part of one
+        would make all later ones unreadable. The queue may exceed its limit by the length of `data`."""
         await self.wait_send_all_might_not_block()
         self._check_can_send()
         self._core.send_data(self._state, data)
         self._output()
 
     def send_nowait(self, *buffers: Buffer) -> bool:
-        """Queue all of `buffers`, and send what leaves at once; False where the queue is full, until `flush`.
+        """Queue all of `buffers`, and send what the channel accepts at once.
+
+        Returns:
+            False if the queue is full: call `flush` before sending more.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as `send_all`.
+            trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as for `send_all`.
         """
         if self._send_conflict.held:
             raise trio.BusyResourceError("another task is sending on this stream")
@@ -144,11 +147,17 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return queued < STREAM_SHARE or queued < self._queue_limit  # the limit is never lower than `STREAM_SHARE`
 
     async def flush(self) -> None:
-        """Wait until the send queue has room."""
+        """Wait until the send queue has room. Raises and cancels like `wait_send_all_might_not_block`."""
         await self.wait_send_all_might_not_block()
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the send queue has room, or sending would fail at once."""
+        """Wait until the send queue has room.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError: as for `send_all`.
+
+        Cancelled, nothing changes.
+        """
         with self._send_conflict:
             self._check_can_send()
             await checkpoint()
@@ -159,7 +168,13 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 raise trio.ClosedResourceError("the stream was closed")
 
     async def send_eof(self) -> None:
-        """End our direction after what was queued; the peer reads end of file. Idempotent."""
+        """End the sending direction: after what was queued, the peer reads end of file. Idempotent.
+
+        Raises:
+            trio.BrokenResourceError: the stream was reset, or the peer stopped reading.
+            trio.ClosedResourceError: we closed the stream.
+            trio.BusyResourceError: another task is sending.
+        """
         with self._send_conflict:
             if self._closed:
                 raise trio.ClosedResourceError("the stream was closed")
@@ -176,8 +191,9 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     @property
     def send_share(self) -> int:
-        """This stream's part of what the senders of its session may have in memory together (bytes): the most that is
-        worth reading for it at a time. Little where memory for sending is short in this process."""
+        """This stream's share of the memory that the senders of its session may use together (bytes). It is not
+        useful to read more than this at a time for the stream. Small if this process has little memory left for
+        sending."""
         core = self._core
         share = max(BASE_WINDOW, QUEUED_PER_SESSION // (len(core.streams) or 1))
         available = core.sending.available
@@ -200,12 +216,14 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
     # --- receiving
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Take what has arrived, or wait for something; b"" is the peer's end of file and nothing else.
+        """Return what has arrived, or wait until something arrives; b"" only means that the peer sent end of file.
 
         Raises:
             trio.BrokenResourceError: the stream was reset, or lost with its session.
             trio.ClosedResourceError: we closed the stream.
             trio.BusyResourceError: another task is receiving.
+
+        Cancelled, no data is lost.
         """
         if max_bytes is None:
             max_bytes = READ_BYTES
@@ -237,7 +255,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return None if pieces is None else b"".join(pieces)
 
     def receive_pieces_nowait(self, max_bytes: int = READ_BYTES) -> Sequence[Buffer] | None:
-        """As `receive_nowait`, in the pieces in which it arrived: no piece at all is the end of file."""
+        """Like `receive_nowait`, in the pieces in which it arrived. An empty sequence means end of file."""
         state = self._state
         if self._closed:
             raise trio.ClosedResourceError("the stream was closed")
@@ -250,7 +268,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         return [] if state.at_eof else None
 
     async def wait_readable(self) -> None:
-        """Wait until something arrives, or the stream comes to an end of whatever kind."""
+        """Wait until something arrives, or the stream ends in any way. Cancelled, nothing changes."""
         with self._receive_conflict:
             state = self._state
             if self._closed or state.receive_queue or state.at_eof or state.is_aborted:
@@ -259,19 +277,21 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 await self._receiver.wait()
 
     def set_data_callback(self, callback: Callable[[], bool]) -> None:
-        """Have `callback` called for what arrives, inside the task that reads the channel.
+        """Call `callback` whenever something arrives, in the task that reads the channel.
 
-        This saves a small message a pass through the scheduler. The callback must neither wait nor raise, and returns
-        whether it has taken everything. If not, and whenever the stream ends, the task in `wait_readable` is woken.
+        For a small message, this saves a pass through the scheduler. The callback must neither wait nor raise, and
+        returns whether it has handled everything. If not, and whenever the stream ends, the task in `wait_readable`
+        is woken.
         """
         self._data_callback = callback
 
     # --- ending
 
     async def aclose(self) -> None:
-        """Close: what was queued is still sent, followed by end of file. The peer learns that we read no more.
+        """Close: what was queued is still sent, followed by end of file. The peer is told that we have stopped
+        reading.
 
-        Never waits and never fails, also when cancelled. Use `reset` if what the peer has received is incomplete.
+        Does not block, and never fails, even when cancelled. Use `reset` if what the peer has received is incomplete.
         """
         self._close()
         await checkpoint()
@@ -318,7 +338,9 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         """Wait until the peer has accepted the stream.
 
         Raises:
-            StreamRefused: it did not, or the session was lost. `reason` says why.
+            StreamRefused: the peer refused it, or the session was lost. `reason` says why.
+
+        Cancelled, the stream continues to wait for the answer.
         """
         await self._answer.wait()
         if self._state.is_aborted:
@@ -326,7 +348,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise StreamRefused(text or reason.describe, reason=reason)
 
     def cancel_when_aborted(self, scope: trio.CancelScope | None) -> None:
-        """Have `scope` cancelled when the stream is aborted; None: no scope any longer."""
+        """Cancel `scope` when the stream is aborted; None removes the present scope."""
         self._cancel_on_abort = scope
         if scope is not None and self._state.is_aborted:
             scope.cancel()
@@ -358,7 +380,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         message = f"{reason.describe} ({text})" if text and text != reason.describe else reason.describe
         if self._state.is_aborted:
             raise trio.BrokenResourceError(message) from StreamReset(message, reason=reason)
-        raise trio.BrokenResourceError("the peer reads no more") from StreamReset(message, reason=reason)
+        raise trio.BrokenResourceError("the peer has stopped reading") from StreamReset(message, reason=reason)
 
     def _wake(self) -> None:
         self._sender.wake()

@@ -1,4 +1,4 @@
-"""Streams that the layers above build on: TLS, and reading parts of known length."""
+"""Streams for the packages above: TLS, operations that do not wait, sockets, listeners."""
 
 from __future__ import annotations
 

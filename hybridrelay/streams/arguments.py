@@ -1,10 +1,10 @@
-"""Checks of the arguments that every stream takes."""
+"""Checking the arguments of stream methods."""
 
 from __future__ import annotations
 
 
 def check_max_bytes(max_bytes: object) -> None:
-    """Check the argument of `trio.abc.ReceiveStream.receive_some`, before the call waits for anything.
+    """Check the argument of `trio.abc.ReceiveStream.receive_some`, before the call waits.
 
     Raises:
         TypeError: it is neither an integer nor None.

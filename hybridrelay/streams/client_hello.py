@@ -1,20 +1,20 @@
-"""Inspects the first bytes of a TLS client before anything is allocated for them. Pure.
+"""Collecting a TLS client's ClientHello before OpenSSL allocates memory for the connection. Pure.
 
-OpenSSL allocates about 45 KiB for a handshake as soon as it sees the first byte, and uses a third of a millisecond of
+OpenSSL allocates about 45 KiB for a handshake when it gets the first byte, and uses a third of a millisecond of
 processor time when the ClientHello is complete. A server that collects the ClientHello itself spends neither on peers
-that do not send a whole one, and can let the others wait for their turn.
+that do not send a complete one, and can schedule the handshakes of the others.
 """
 
 from __future__ import annotations
 
 __all__ = ["MAX_CLIENT_HELLO", "ClientHelloReader"]
 
-#: The most bytes of the records that carry the ClientHello, headers included. Ordinary ones have 300 to 2,000 bytes,
-#: including a post-quantum key share; OpenSSL itself would accept 131,396.
+#: The greatest total size of the records that carry the ClientHello, including headers (bytes). Usual ones have 300
+#: to 2,000 bytes, including a post-quantum key share; OpenSSL itself would accept 131,396.
 MAX_CLIENT_HELLO = 8 * 1024
 
-#: Records that it may come in. Ordinary clients send one, those that hide it from middleboxes a few; each costs us a
-#: look whenever more arrives.
+#: How many records the ClientHello may be split into. Usual clients send one, and those that hide it from middleboxes
+#: a few. Each record takes processor time.
 MAX_RECORDS = 16
 
 _RECORD_HEADER = 5
@@ -24,26 +24,26 @@ _MAX_RECORD = 16 * 1024
 
 
 class ClientHelloReader:
-    """Finds out when a ClientHello is complete, in records of any size and pieces of any size."""
+    """Determines when a ClientHello is complete; it may arrive in records and pieces of any size."""
 
     __slots__ = ("_data", "_next_record", "_payload", "_records", "_size")
 
     def __init__(self) -> None:
         self._data = bytearray()
-        #: Where the next record begins; those before it have been looked at.
+        #: Where the next record begins; the records before it have been counted.
         self._next_record = 0
-        #: Handshake bytes in the records until there.
+        #: The number of handshake bytes in the records before that.
         self._payload = 0
         self._records = 0
-        #: Of the whole ClientHello with its own header of four bytes, once that is known.
+        #: The size of the ClientHello, including its own header of four bytes; None until it is known.
         self._size: int | None = None
 
     def __len__(self) -> int:
-        """Bytes received."""
+        """The number of bytes received."""
         return len(self._data)
 
     def take(self) -> bytes:
-        """All that was received; the reader forgets it."""
+        """Return everything that was received, and release the memory."""
         data = bytes(self._data)
         self._data = bytearray()
         return data
@@ -52,11 +52,11 @@ class ClientHelloReader:
         """Take what the peer sent.
 
         Returns:
-            True when OpenSSL should see it: the ClientHello is complete, or it is none, which OpenSSL refuses at
-            little cost and with the right alert. False while more is needed.
+            True when it should be passed to OpenSSL: the ClientHello is complete, or it is not a ClientHello, which
+            OpenSSL refuses at little cost and with the right alert. False while more is needed.
 
         Raises:
-            ValueError: it is larger than `MAX_CLIENT_HELLO`, or cut into more than `MAX_RECORDS`.
+            ValueError: it is larger than `MAX_CLIENT_HELLO`, or split into more than `MAX_RECORDS`.
         """
         self._data += data
         while (record := self._record_end()) is not None:
@@ -86,7 +86,7 @@ class ClientHelloReader:
         return end if len(data) >= end else None
 
     def _look(self, end: int) -> bool:
-        """Count a complete record; False if what it carries is no ClientHello."""
+        """Count a complete record; False if it does not contain a ClientHello."""
         begin = self._next_record + _RECORD_HEADER
         self._next_record = end
         self._records += 1
@@ -98,7 +98,7 @@ class ClientHelloReader:
         return True
 
     def _length_untrusted(self) -> int:
-        """The 24 bits behind the type, which may be spread over several records."""
+        """The 24 bits after the type, which may be split across several records."""
         head = bytearray()
         at = 0
         while len(head) < 4:

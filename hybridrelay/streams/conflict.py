@@ -1,4 +1,4 @@
-"""Detects two tasks in a stream operation that allows one."""
+"""Detecting two tasks in a stream operation that allows only one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import trio
 
 
 class ConflictDetector:
-    """A context manager that raises `trio.BusyResourceError` while another task is inside. It never waits."""
+    """A context manager that raises `trio.BusyResourceError` if another task is inside. It never waits."""
 
     def __init__(self, message: str) -> None:
         self._message = message

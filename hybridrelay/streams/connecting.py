@@ -1,10 +1,10 @@
-"""Resolving names, and opening TCP connections. An attempt that is given up never looks like a normal end of data.
+"""Resolving names, and opening TCP connections. An abandoned attempt never looks like a normal end of data.
 
-A socket whose connection attempt is given up (cancelled, too slow, or the loser of a race) may be connected already,
-because the kernel finishes the handshake by itself. If it were closed in the usual way, the other end would see a
-connection that ends normally without any data, which a server may interpret as a complete and empty request. So every
-socket is configured, before it connects, to be reset when it is closed; only the connection that is returned ends as
-its owner decides.
+A socket whose connection attempt is abandoned (cancelled, too slow, or the loser of a race) may already be connected,
+because the kernel completes the handshake by itself. If it were closed in the usual way, the other end would see a
+connection that ends normally without any data, which a server may interpret as a complete and empty request.
+Therefore every socket is configured, before it connects, to be reset when it is closed; only the connection that is
+returned ends as its owner decides.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import trio
 from .._threads import thread_errors
 from .sockets import reset_on_close
 
-#: The next address is tried when the one before has failed, or after this time (seconds), as RFC 8305 advises.
+#: The next address is tried when the previous one has failed, or after this time (seconds), as RFC 8305 recommends.
 STAGGER_SECONDS = 0.25
 
-#: As `socket.getaddrinfo` has it: family, type, protocol, canonical name, socket address.
+#: An element of the result of `socket.getaddrinfo`: family, type, protocol, canonical name, socket address.
 AddressInfo: TypeAlias = tuple[int, int, int, str, Any]
 
 
@@ -33,12 +33,12 @@ async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.So
     Args:
         host: a name, or an IP address.
         port: from 1 to 65535.
-        keep_reset: the connection is reset, and not ended, when it is closed; see `reset_on_close`.
+        keep_reset: closing the connection resets it instead of ending it; see `reset_on_close`.
 
     Raises:
         socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
         OSError: no address could be connected to. With several addresses it has no errno, and its cause is an
-            `ExceptionGroup` of the error for each. `shortage_of` says of each whether this machine is at fault.
+            `ExceptionGroup` with the error for each. `shortage_of` determines whether this machine lacks a resource.
 
     The caller sets the deadline. Cancelled, nothing stays open.
     """
@@ -51,13 +51,13 @@ async def open_tcp(host: str, port: int, *, keep_reset: bool = False) -> trio.So
 
 
 async def resolve_host(host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> Sequence[AddressInfo]:
-    """The addresses of a name, in the order in which to try them; of an address, itself. At least one.
+    """The addresses of a name, at least one, in the order in which to try them; an address gives itself.
 
-    If there are two address families, the second address is of another one than the first (RFC 8305).
+    If there are two address families, the first two addresses are of different ones (RFC 8305).
 
     Raises:
         socket.gaierror: the name is unknown or cannot be a host name, or the name service failed.
-        OSError: this machine has no thread left for it.
+        OSError: no thread can be started for the query.
 
     The caller sets the deadline.
     """
@@ -67,13 +67,13 @@ async def resolve_host(host: str, port: int, kind: socket.SocketKind = socket.SO
             with thread_errors():
                 found = await trio.socket.getaddrinfo(host, port, type=kind)
     except ValueError as error:
-        # A name that cannot even be written in DNS (an empty or overlong label): one way of not being found.
+        # A name that is not valid in DNS (an empty or overlong label) is treated as one that is not found.
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is not a host name") from error
     return _interleaved(found)
 
 
 def _parse_address(host: str, port: int, kind: socket.SocketKind) -> Sequence[AddressInfo]:
-    """The address that `host` is; empty if it is a name. Unlike trio's resolution, this is no checkpoint."""
+    """The address in `host`; empty if it is a name. Unlike Trio's resolution, this is not a checkpoint."""
     try:
         return socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
@@ -81,7 +81,7 @@ def _parse_address(host: str, port: int, kind: socket.SocketKind) -> Sequence[Ad
 
 
 def _interleaved(addresses: Sequence[AddressInfo]) -> list[AddressInfo]:
-    """The second address tried is of another family than the first: one of them may not work at all here."""
+    """Order the addresses so that the first two are of different families: one family may not work at all here."""
     ordered = list(addresses)
     other = next((index for index, address in enumerate(ordered) if address[0] != ordered[0][0]), None)
     if other is not None:
@@ -127,6 +127,6 @@ async def _race(addresses: Sequence[AddressInfo], target: str) -> trio.socket.So
         for sock in winners:
             sock.close()
         raise
-    for sock in winners[1:]:  # connected at the same moment
+    for sock in winners[1:]:  # those that connected at the same moment
         sock.close()
     return winners[0]

@@ -1,4 +1,4 @@
-"""Reading a part of known length, and not a byte of what follows it."""
+"""Reading an exact number of bytes, and nothing of what follows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ async def receive_exactly(stream: trio.abc.ReceiveStream, count: int) -> bytes:
     Raises:
         trio.BrokenResourceError: the stream ended first (also at the very beginning).
 
-    Cancelled, the bytes received so far are lost, so the stream is of no further use.
+    Cancelled, the bytes received so far are lost, so the stream cannot be used any more.
     """
     received = bytearray()
     while len(received) < count:

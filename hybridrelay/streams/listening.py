@@ -18,23 +18,23 @@ __all__ = ["LOCAL", "StreamHandshake", "StreamListener", "remote_of"]
 #: `Incoming.remote` of connections from this machine that have no IP address.
 LOCAL = "local"
 
-#: The server's side of a transport's handshake on a stream that was just accepted, or None if the peer was answered
-#: and needs nothing more. On any exception, cancellation included, and if it returns None, the stream is closed.
+#: The server's side of a transport's handshake on a stream that was just accepted. It returns None if the peer has
+#: got its answer and no connection results. If it returns None, and on any exception including cancellation, the
+#: stream is closed.
 StreamHandshake = Callable[[trio.abc.Stream], Awaitable[trio.abc.HalfCloseableStream | None]]
 
 
 class StreamListener(Listener):
     """Accepts byte streams, on each of which a transport then does its handshake.
 
-    The relay recognizes this kind of listener: it accepts from `acceptors` by itself, with limits that need the
+    The relay recognizes this class of listener: it accepts from `acceptors` itself, with limits that need the
     sockets, adds the outer TLS if the port has it, and continues with `incoming`.
 
     Args:
         acceptors: accept the streams; closed with this listener.
-        handshake: see `StreamHandshake`. None is for a transport that adds nothing to the bytes: there is no
-            handshake and the stream stays as it is. The relay then reads the preamble before it spends a task on the
-            connection.
-        path: the Unix socket's, to be removed with this listener.
+        handshake: see `StreamHandshake`. None means that the transport has no handshake and adds nothing to the
+            bytes. The relay then reads the preamble before it starts a task for the connection.
+        path: the path of the Unix socket, which is removed with this listener.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class StreamListener(Listener):
         *,
         file: SocketFile | None = None,
     ) -> None:
-        #: In which streams arrive: for TCP one for each address.
+        #: The listeners from which streams are accepted; for TCP one for each address.
         self.acceptors = tuple(acceptors)
         self._handshake = handshake
         self._file = file
@@ -53,10 +53,10 @@ class StreamListener(Listener):
 
     @classmethod
     async def open(cls, binding: Binding, handshake: StreamHandshake | None) -> StreamListener:
-        """Listen on TCP or on a Unix socket, as the binding says, or take what it brings along.
+        """Listen on TCP or on a Unix socket, as the binding says, or use the acceptors that it contains.
 
         Raises:
-            OSError: nothing can listen there.
+            OSError: it is not possible to listen there.
         """
         if binding.acceptors is not None:
             return cls(binding.acceptors, handshake)
@@ -67,12 +67,12 @@ class StreamListener(Listener):
 
     @property
     def sockets(self) -> tuple[trio.SocketListener, ...]:
-        """Those of `acceptors` that are listening sockets, which is all of them outside of tests."""
+        """The `acceptors` that are listening sockets; outside of tests, these are all of them."""
         return tuple(one for one in self.acceptors if isinstance(one, trio.SocketListener))
 
     @property
     def adds_nothing(self) -> bool:
-        """Whether there is no handshake and the bytes are those of the stream."""
+        """Whether there is no handshake and nothing is added to the bytes."""
         return self._handshake is None
 
     @property
@@ -83,7 +83,7 @@ class StreamListener(Listener):
         return tuple(Binding(*one.socket.getsockname()[:2]) for one in self.sockets)
 
     def incoming(self, stream: trio.abc.Stream, remote: str) -> Incoming:
-        """A connection over a stream that was accepted elsewhere, perhaps with outer TLS added to it."""
+        """A connection over a stream that was accepted elsewhere, to which outer TLS may have been added."""
         return _IncomingStream(stream, remote, self._handshake)
 
     async def accept(self) -> Incoming:
@@ -92,13 +92,13 @@ class StreamListener(Listener):
         return self.incoming(stream, remote_of(stream))
 
     async def accept_stream(self) -> trio.SocketStream:
-        """Wait for the next stream, with nothing added to it. Raises and behaves as `accept`."""
+        """Wait for the next stream, without a handshake. Raises and cancels like `accept`."""
         if len(self.acceptors) == 1:
             return await self.acceptors[0].accept()
         while not self._accepted:
             if self._closed:
                 raise trio.ClosedResourceError("this listener was closed")
-            # Two may arrive at the same moment: the other one is for the next call.
+            # More than one may arrive at the same moment: the others are for the next calls.
             async with FlatNursery() as nursery:
                 for acceptor in self.acceptors:
                     nursery.start_soon(self._accept_from, acceptor, nursery.cancel_scope)
@@ -137,7 +137,7 @@ class _IncomingStream(Incoming):
 
 
 def remote_of(stream: trio.SocketStream) -> str:
-    """The IP address of the other end, or `LOCAL` if it has none; also if the peer has gone already."""
+    """The IP address of the other end; `LOCAL` if it has none, or if the connection has already ended."""
     try:
         name = stream.socket.getpeername()
     except OSError:

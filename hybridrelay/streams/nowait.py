@@ -1,9 +1,8 @@
 """Streams that can also be used without waiting.
 
-A call of a trio stream passes through the scheduler at least once, even if there is nothing to wait for: for a
-    message
-of 64 bytes, that is most of the cost. Code that forwards bytes tries these non-blocking calls first, and awaits only
-when they would block.
+A call of a Trio stream passes through the scheduler at least once, even if there is nothing to wait for: for a
+message of 64 bytes, this is most of the cost. Code that forwards bytes tries these non-blocking calls first, and
+awaits only when they would block.
 
 Rules for users of a `NowaitStream`:
 
@@ -38,17 +37,19 @@ __all__ = [
 
 Buffer = bytes | bytearray | memoryview
 
-#: How much is read from a socket at once: with all that two layers of TLS, WebSocket and a session add, a little less
-#: than four of the kernel's largest segments, each of which is a little less than 64 KiB. With 256 KiB most writes
-#: left a tail of a few hundred bytes, which cost a wake-up and a write of its own. Larger reads gained nothing.
+#: How much is read from a socket at once (bytes): with the overhead of two layers of TLS, WebSocket and a session, a
+#: little less than four of the kernel's largest segments, each of which is a little less than 64 KiB. With 256 KiB,
+#: most writes left a remainder of a few hundred bytes, which cost another wake-up and write. Larger reads were not
+#: faster.
 READ_BYTES = 254 * 1024
 
-#: A reader that requests at most this much at once makes every stream below it read at most this much, and so use
-#: little memory (bytes). For peers that have not authenticated.
+#: If a reader requests at most this much at once, every stream below it also reads at most this much, and uses little
+#: memory (bytes). For peers that have not authenticated.
 SMALL_READ_BYTES = 2 * 1024
 
-#: What all layers of a connection together may hold of incomplete TLS records, frames and messages before its peer
-#: has authenticated (bytes): one control message of the greatest length, and what frames and records add to it.
+#: How much of incomplete TLS records, frames and messages all layers of a connection together may hold before its
+#: peer has authenticated (bytes): one control message of the greatest length, with the overhead of frames and
+#: records.
 HELD_FOR_STRANGER = 8 * 1024
 
 #: A turn is over after this much was moved (bytes), or after this time (seconds): the peer determines how much
@@ -56,8 +57,8 @@ HELD_FOR_STRANGER = 8 * 1024
 TURN_BYTES = 1024 * 1024
 TURN_SECONDS = 0.005
 
-#: More buffers than this are joined before they are written: copying costs less than many buffers do, and the system
-#: has a limit (IOV_MAX).
+#: More buffers than this are joined before they are written: copying them is cheaper, and the system has a limit
+#: (IOV_MAX).
 _MAX_BUFFERS = 64
 
 
@@ -69,56 +70,56 @@ class UnitTooLong(trio.BrokenResourceError):
 
 
 class NowaitStream(ABC):
-    """What a stream can do without waiting, and the two ways of waiting that go with it."""
+    """A stream that can send and receive without waiting, and two methods to wait until that is possible."""
 
     @abstractmethod
     def send_nowait(self, *buffers: Buffer) -> bool:
         """Take all of `buffers`, in order; they may be reused at once.
 
         Returns:
-            Whether they have left. Otherwise the rest is held here, until `flush`.
+            Whether everything was passed on. Otherwise the rest is buffered here, until `flush`.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError: as trio's `send_all`.
+            trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `send_all`.
         """
 
     def limit_held(self, max_bytes: int | None) -> None:  # noqa: B027  # most streams hold nothing
-        """Treat the peer as one that has not authenticated, or, with None, as one that has.
+        """Limit the memory for a peer that has not authenticated; None removes the limit.
 
-        This stream and those below then hold no more than about `max_bytes` of what is incomplete: if the peer begins
-        a longer unit of a protocol, receiving raises `UnitTooLong`. Very many short units break the stream. May be
+        This stream and those below then hold at most about `max_bytes` of incomplete units, such as TLS records: if
+        the peer begins a longer unit, receiving raises `UnitTooLong`. Very many short units break the stream. May be
         called again with another number. By default nothing is limited.
         """
 
     @property
     def unsent_bytes(self) -> int:
-        """What `send_nowait` has taken and the stream has not, as far as that is known."""
+        """How many bytes `send_nowait` has accepted and not passed on, as far as that is known."""
         return 0
 
     @abstractmethod
     async def flush(self) -> None:
-        """Wait until what is held has left.
+        """Wait until what is buffered was passed on.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError: as trio's `send_all`.
+            trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `send_all`.
 
-        Cancelled, it can be called again and goes on where it was; a stream that cannot is broken for sending.
+        Cancelled, it can be called again and continues; if the stream cannot do that, it is broken for sending.
         """
 
     @abstractmethod
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
-        """What has arrived, up to `max_bytes` (at least 1): b"" is the end of file, None is nothing yet.
+        """What has arrived, up to `max_bytes` (at least 1): b"" means end of file, None that nothing has arrived.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError: as trio's `receive_some`.
+            trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `receive_some`.
         """
 
     @abstractmethod
     async def wait_readable(self) -> None:
-        """Wait until `receive_nowait` has something to say; may return early. A checkpoint always.
+        """Wait until `receive_nowait` has a result or raises; may return early. Always a checkpoint.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError: as trio's `receive_some`.
+            trio.BrokenResourceError, trio.ClosedResourceError: as for Trio's `receive_some`.
 
         Cancelled, nothing is lost.
         """
@@ -127,7 +128,7 @@ class NowaitStream(ABC):
 def nowait(stream: trio.abc.Stream) -> NowaitStream:
     """The stream itself if it is a `NowaitStream`, otherwise an adapter for it.
 
-    From now on the stream's own methods for sending and receiving are not to be used.
+    The stream's own methods for sending and receiving must not be used after that.
     """
     if isinstance(stream, NowaitStream):
         return stream
@@ -137,12 +138,12 @@ def nowait(stream: trio.abc.Stream) -> NowaitStream:
 
 
 def read_below(max_bytes: int) -> int:
-    """How much a stream reads from the one below it, when it is asked for `max_bytes`."""
+    """How much a stream reads from the one below it if `max_bytes` are requested of it."""
     return READ_BYTES if max_bytes > SMALL_READ_BYTES else SMALL_READ_BYTES
 
 
 class Turn:
-    """How long a task has gone on without letting others run.
+    """Measures how long a task has run without a checkpoint.
 
     ::
 
@@ -157,7 +158,7 @@ class Turn:
 
     def __init__(self) -> None:
         self._bytes = TURN_BYTES
-        # Not trio's clock, which a test may have stopped.
+        # Not Trio's clock, which a test may have stopped.
         self._until = time.perf_counter() + TURN_SECONDS
 
     def is_over(self, moved: int) -> bool:
@@ -167,7 +168,7 @@ class Turn:
 
 
 class _Scratch(threading.local):
-    """What sockets are read into: one buffer for each thread, because its content is used at once."""
+    """The buffer into which sockets are read: one for each thread suffices, because its content is used at once."""
 
     def __init__(self) -> None:
         self.view = memoryview(bytearray(READ_BYTES))
@@ -177,7 +178,7 @@ _scratch = _Scratch()
 
 
 class _Socket(NowaitStream):
-    """A socket, by its descriptor."""
+    """A socket, used through its descriptor."""
 
     __slots__ = ("_drained", "_held", "_since_wait", "_socket")
 
@@ -186,14 +187,14 @@ class _Socket(NowaitStream):
         self._held = memoryview(b"")
         #: The last read did not fill its buffer, so the next one would find nothing.
         self._drained = False
-        #: Bytes that were received since the last wait. A socket that always has more reports now and then that it
-        #: has nothing, so that other tasks run. The reader cannot detect this itself if thousands of frames carry
-        #: nothing.
+        #: Bytes that were received since the last wait. If a socket always has more, this stream sometimes reports
+        #: that it has nothing, so that other tasks run. The reader cannot detect this itself if thousands of frames
+        #: are empty.
         self._since_wait = 0
 
     def send_nowait(self, *buffers: Buffer) -> bool:
         if self._held:
-            raise trio.BusyResourceError("flush() comes first")
+            raise trio.BusyResourceError("call flush() first")
         if len(buffers) > _MAX_BUFFERS:
             buffers = (b"".join(buffers),)
         sent = self._write(*buffers)
@@ -217,7 +218,7 @@ class _Socket(NowaitStream):
             except OSError as exc:
                 raise trio.BrokenResourceError("the connection broke") from exc
             self._held = self._held[self._write(self._held) :]
-        self._held = memoryview(b"")  # the slice would keep all of the buffer
+        self._held = memoryview(b"")  # an empty slice would keep the whole buffer in memory
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
         if self._drained or self._since_wait >= TURN_BYTES:
@@ -265,20 +266,21 @@ class _Socket(NowaitStream):
 
 
 class _Waiting(NowaitStream):
-    """Any other stream: what has to be done is recorded, and done by the task that waits."""
+    """An adapter for any other stream: what has to be sent is kept until `flush`, and received by `wait_readable`."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._held = b""
         self._torn = False
-        #: What was received before it was asked for, or b"" at the end.
+        #: What `wait_readable` has received and `receive_nowait` has not returned, or b"" at the end; None if
+        #: nothing.
         self._ahead: Buffer | None = None
 
     def send_nowait(self, *buffers: Buffer) -> bool:
         if self._torn:
             raise trio.BrokenResourceError("an earlier send failed or was cancelled")
         if self._held:
-            raise trio.BusyResourceError("flush() comes first")
+            raise trio.BusyResourceError("call flush() first")
         self._held = b"".join(buffers)
         return not self._held
 

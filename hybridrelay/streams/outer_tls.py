@@ -1,7 +1,8 @@
 """The outer TLS, which middleboxes expect in a connection to port 443.
 
-Security does not depend on it, because everything secret runs in TLS inside it; so no certificate is verified. It is
-below the transport: the code that dials or accepts adds it to the stream that it passes to the transport.
+Security does not depend on it, because everything secret is sent over another TLS connection inside it. Therefore no
+certificate is verified. It is below the transport: the code that dials or accepts adds it to the stream that it
+passes to the transport.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ async def connect_outer_tls(
     """Do the client's side of the outer handshake.
 
     Args:
-        stream: what was dialed.
+        stream: the connection.
         host: the relay's name, sent as SNI.
         context: None means one that verifies nothing.
 
     Raises:
         TransportError: the handshake failed.
 
-    The caller sets the deadline. Where this raises, cancellation included, the stream is closed.
+    The caller sets the deadline. On every exception, including cancellation, the stream is closed.
     """
     return await _handshake(stream, context or _client_context(), server_hostname=host)
 
@@ -42,12 +43,12 @@ async def accept_outer_tls(
     *,
     before_answer: Callable[[], Awaitable[None]] | None = None,
 ) -> TLSStream:
-    """Do the server's side of the outer handshake; `before_answer` is as in `TLSStream`.
+    """Do the server's side of the outer handshake; see `TLSStream` for `before_answer`.
 
     Raises:
         TransportError: the handshake failed.
 
-    The caller sets the deadline. Where this raises, cancellation included, the stream is closed.
+    The caller sets the deadline. On every exception, including cancellation, the stream is closed.
     """
     return await _handshake(stream, context, before_answer=before_answer)
 
@@ -70,7 +71,7 @@ async def _handshake(
         await tls.do_handshake()
     except BaseException as exc:
         await trio.aclose_forcefully(stream)
-        # ValueError: no SNI can carry the name.
+        # ValueError: the name is not possible in SNI.
         if isinstance(exc, (HybridRelayError, trio.BrokenResourceError, ValueError)):
             raise TransportError(f"outer TLS: {exc}") from exc
         raise
@@ -79,7 +80,7 @@ async def _handshake(
 
 @functools.cache
 def _client_context() -> ssl.SSLContext:
-    """Verifies nothing: the relay is verified inside, and an intercepting proxy out here sees ciphertext only."""
+    """A context that verifies nothing: the relay is verified inside, and an interceptor sees only ciphertext."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = False

@@ -1,8 +1,8 @@
-"""Passes TLS records to OpenSSL: only whole ones, and none that are too long.
+"""Passing TLS records to OpenSSL: only complete ones, and none that are too long.
 
-For an incomplete record, OpenSSL allocates a buffer of 17 KiB for the rest of the connection. Until a connection is
-used for more than small messages, incomplete records are therefore buffered here, where they take no more than their
-size.
+For an incomplete record, OpenSSL allocates a buffer of 17 KiB, which it keeps as long as the connection exists. Until
+a connection is used for more than small messages, incomplete records are therefore buffered here, where they take
+only their own size.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _RECORD_HEADER = 5
 _RECORD_TYPES = range(20, 24)
 #: The largest record of TLS 1.2 (RFC 5246, 6.2.3); those of TLS 1.3 are smaller.
 _MAX_RECORD = 16 * 1024 + 2048
-#: What a record adds to what it carries, in TLS 1.2 with the oldest cipher.
+#: The greatest overhead of a record (bytes), in TLS 1.2 with the oldest cipher.
 _RECORD_OVERHEAD = 256
-#: The shortest limit for records. A short record is never refused, whatever else is held.
+#: The shortest limit for records (bytes): shorter records are never refused, whatever else is held.
 _MIN_RECORD_LIMIT = 1024
-#: Records that a peer may send while there is a limit: a handshake and a few messages take a dozen.
+#: How many records a peer may send while there is a limit: a handshake and a few messages take a dozen.
 MAX_RECORDS_OF_STRANGER = 512
-#: OpenSSL gets a record in pieces of this size: the buffer between us and it never shrinks.
+#: A record is passed to OpenSSL in pieces of this size (bytes), because OpenSSL's input buffer never shrinks.
 _SLICE_BYTES = 1024
 
 
 class RecordFeeder:
-    """Collects what arrives, and gives it to OpenSSL record by record.
+    """Collects what arrives, and passes it to OpenSSL record by record.
 
     Args:
-        incoming: where OpenSSL reads.
-        limit: how many bytes a record may carry, or None; may be changed at any time.
+        incoming: the buffer from which OpenSSL reads.
+        limit: how many bytes a record may carry, or None for no limit; may be changed at any time.
     """
 
     __slots__ = ("_feeding", "_incoming", "_partial", "_records", "limit")
@@ -40,24 +40,24 @@ class RecordFeeder:
         self.limit = limit
         self._incoming = incoming
         self._partial = bytearray()
-        #: Of `_partial`, the rest of a whole record.
+        #: How many bytes at the beginning of `_partial` are the rest of a complete record.
         self._feeding = 0
-        #: Records that were fed while there was a limit.
+        #: How many records were passed on while there was a limit.
         self._records = 0
 
     @property
     def held_bytes(self) -> int:
-        """What has arrived and OpenSSL has not got."""
+        """How many bytes have arrived and were not passed to OpenSSL yet."""
         return len(self._partial)
 
     @property
     def has_record(self) -> bool:
-        """There is a whole record, or the rest of one."""
+        """Whether a complete record, or the rest of one, can be passed to OpenSSL."""
         return bool(self._feeding or _whole_record(self._partial))
 
     def add_untrusted(self, data: bytes | bytearray | memoryview) -> bool:
-        """Take what has arrived; False if that is more than a stranger may send: a longer record than `limit` allows,
-        or too many records."""
+        """Take what has arrived. Returns False if a stranger may not send that: a record that is longer than `limit`
+        allows, or too many records."""
         self._partial += data
         if self.limit is None:
             return True
@@ -69,7 +69,7 @@ class RecordFeeder:
         return length <= max(self.limit, _MIN_RECORD_LIMIT) + _RECORD_OVERHEAD
 
     def feed(self) -> bool:
-        """Give OpenSSL the next piece of a whole record; False where there is none."""
+        """Pass the next piece of a complete record to OpenSSL; False if there is none."""
         if not self._feeding:
             self._feeding = _whole_record(self._partial)
             if not self._feeding:
@@ -82,15 +82,15 @@ class RecordFeeder:
         return True
 
     def feed_all(self) -> None:
-        """Give OpenSSL everything, complete or not."""
+        """Pass everything to OpenSSL, complete or not."""
         self._incoming.write(self._partial)
         self._partial = bytearray()
         self._feeding = 0
 
 
 def _whole_record(data: bytearray) -> int:
-    """The length of the record with which `data` begins; 0 while it is incomplete. Anything that cannot be a record
-    counts as one, so that OpenSSL answers it with the right alert."""
+    """The length of the record at the beginning of `data`; 0 if it is incomplete. Data that cannot be a record counts
+    as one, so that OpenSSL answers it with the right alert."""
     if not data:
         return 0
     if data[0] not in _RECORD_TYPES or (len(data) > 1 and data[1] != 3):

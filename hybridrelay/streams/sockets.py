@@ -1,4 +1,4 @@
-"""TCP options for the sockets of channels, and how platforms differ in them."""
+"""TCP options for sockets, and how they differ between platforms; resetting connections."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import trio
 
 __all__ = ["abort_stream", "reset_on_close", "tune_socket", "tune_stream", "wait_reset"]
 
-#: A socket counts as writable while less than this is unsent (bytes). Without it the kernel takes megabytes, and a
-#: ping waits behind all of them. trio's own 16 KiB costs fast paths one wake-up per 16 KiB.
+#: A socket counts as writable while less than this is unsent (bytes). Without this option, the kernel accepts
+#: megabytes, and a ping has to wait until all of them are sent. Trio's own 16 KiB costs fast paths one wake-up per 16
+#: KiB.
 NOTSENT_LOWAT = 128 * 1024
-#: Keepalive: the first probe after this many seconds of silence, then one per interval. Below the idle timeouts of
-#: common middleboxes (60 s and more), so that an idle channel is also kept open by it.
+#: Keepalive: the first probe is sent after this many seconds of silence, then one per interval. This is less than the
+#: idle timeouts of common middleboxes (60 s and more), so that it also keeps an idle channel open.
 KEEPALIVE_IDLE = 30
 KEEPALIVE_INTERVAL = 10
-#: With idle and interval this gives up after 90 s, as the user timeout does.
+#: Together with idle time and interval, the connection is given up after 90 s, as with the user timeout.
 KEEPALIVE_COUNT = 6
-#: How long sent data may stay unacknowledged (seconds). At least a minute: shorter, and the network's own recovery
-#: (a rerouted path, a laptop changing its wireless network) loses channels that would have lived.
+#: How long sent data may stay unacknowledged (seconds). It should be at least a minute: with less, channels would be
+#: lost that survive after the network has recovered (a rerouted path, a laptop that changes its wireless network).
 USER_TIMEOUT = 90
 
 #: How often a connection that stays readable is checked for a reset (seconds); see `wait_reset`.
 _RESET_CHECK_SECONDS = 0.25
 
-# macOS has it under another name; both take seconds.
+# macOS has another name for the option; both are in seconds.
 _KEEPIDLE_NAMES = ("TCP_KEEPIDLE", "TCP_KEEPALIVE")
 
 
@@ -35,14 +36,14 @@ def tune_socket(sock: socket.socket | trio.socket.SocketType, *, user_timeout: b
     """Set the options that every socket of a channel needs: TCP_NODELAY, a bounded unsent queue, keepalive, user
     timeout.
 
-    Options that the platform or the address family lacks are skipped, and so are errors: a socket that died meanwhile
-    says so on its next read.
+    Options that the platform or the address family lacks are skipped, and errors are ignored: if the connection has
+    failed in the meantime, the next read reports it.
 
     Args:
         sock: a connected TCP socket.
-        user_timeout: whether to give up after `USER_TIMEOUT` seconds without acknowledgement. Only where the peer's
-            program is one that always reads: the timeout also runs while the peer's window is closed, so it would
-            cut off an application that pauses.
+        user_timeout: whether to give up after `USER_TIMEOUT` seconds without acknowledgement. Only for peers whose
+            program always reads: the timeout also runs while the peer's window is closed, so it would cut off an
+            application that pauses.
     """
     tcp = socket.IPPROTO_TCP
     _set(sock, tcp, "TCP_NODELAY", 1)
@@ -59,29 +60,29 @@ def tune_socket(sock: socket.socket | trio.socket.SocketType, *, user_timeout: b
 
 
 def tune_stream(stream: trio.abc.AsyncResource) -> None:
-    """`tune_socket` where the stream is a plain socket; anything else (a proxy's, a test's) is left as it is."""
+    """`tune_socket` if the stream is a plain socket; any other stream (of a proxy, of a test) is left as it is."""
     if isinstance(stream, trio.SocketStream):
         tune_socket(stream.socket)
 
 
 def reset_on_close(stream: trio.SocketStream | trio.socket.SocketType, on: bool) -> None:
-    """Whether closing the socket resets the connection instead of ending it.
+    """Set whether closing the socket resets the connection instead of ending it.
 
-    The kernel also does that when the process dies. So a program that forwards bytes sets it at the beginning, and
-    takes it back when both ends of file have been passed on: if it is killed in between, neither side receives a part
-    of the bytes followed by an end of file.
+    The kernel also resets it when the process dies. A program that forwards bytes therefore sets this at the
+    beginning, and unsets it when both ends of file have been passed on: if it is killed in between, neither side
+    receives an incomplete part of the bytes followed by end of file.
     """
-    # A lingering time of zero turns close() into a reset. Windows has 16-bit fields here.
+    # A linger time of zero turns close() into a reset. The fields have 16 bits on Windows.
     linger = struct.pack("hh" if sys.platform == "win32" else "ii", on, 0)
     with contextlib.suppress(OSError):
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
 async def abort_stream(stream: trio.abc.AsyncResource) -> None:
-    """Close so that the peer sees an error and no end of file; what is unsent is discarded.
+    """Close so that the peer sees an error, not end of file; unsent data is discarded.
 
-    A plain socket is reset. Any other stream is closed forcefully, which by its contract announces no end. Always
-    closes, cancelled or not.
+    A plain socket is reset. Any other stream is closed forcefully, which by Trio's contract sends no end of file.
+    The stream is closed even if this is cancelled.
     """
     if isinstance(stream, trio.SocketStream):
         reset_on_close(stream, True)
@@ -89,17 +90,17 @@ async def abort_stream(stream: trio.abc.AsyncResource) -> None:
 
 
 async def wait_reset(stream: trio.SocketStream) -> None:
-    """Wait until the peer has reset a connection that nothing else reads or writes meanwhile; consume nothing.
+    """Wait until the peer has reset a connection that nothing else reads or writes meanwhile; consumes nothing.
 
-    An end of file is no reset: a peer that has sent all it wants to, or nothing at all, may wait for data. Closing
-    looks the same as that on the wire, so a peer that closes is not noticed here.
+    End of file is not a reset: a peer that sends nothing more may wait for data. A peer that closes its socket looks
+    the same on the wire, so that is not detected.
 
-    Cancelled, the connection is as before.
+    Cancelled, the connection is unchanged.
     """
     sock = stream.socket
     try:
         await sock.recv(1, socket.MSG_PEEK)
-        # There is data or an end of file now, so the socket stays readable, and only its pending error tells.
+        # There is data or end of file now, so the socket stays readable, and only its pending error shows a reset.
         while sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:  # noqa: ASYNC110
             await trio.sleep(_RESET_CHECK_SECONDS)
     except OSError:

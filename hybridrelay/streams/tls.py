@@ -1,21 +1,22 @@
 """A TLS stream over any other stream, with high throughput and a strict treatment of the end of data.
 
-Theory of operation. An `ssl.SSLObject` converts bytes between two memory buffers. Calls into OpenSSL never wait; only
+Theory of operation: an `ssl.SSLObject` converts bytes between two memory buffers. Calls of OpenSSL never wait; only
 calls of the transport wait, so no lock is needed around OpenSSL. Rules:
 
 1. `TLSStream.receive_some` never writes to the transport: a reader must not wait for a peer that does not read. What
    OpenSSL has to answer while reading (key updates, alerts) is sent with the next send, or at close.
-2. One wake-up decrypts everything that has arrived. `trio.SSLStream` wakes once per 16 KiB record; measured, this
-   is twice as fast.
-3. The end of the transport without the peer's close_notify is `trio.BrokenResourceError`: something on the way could
-   have cut the connection, and that must never look like an end of file.
+2. One wake-up decrypts everything that has arrived. `trio.SSLStream` wakes once per 16 KiB record; measurements
+   showed that this class is twice as fast.
+3. If the transport ends without the peer's close_notify, `trio.BrokenResourceError` is raised: something in the path
+   could have cut the connection, and that must never look like end of file.
 4. `ssl.SSLError` leaves this module only as the `__cause__` of `TLSHandshakeError` or `trio.BrokenResourceError`.
-5. A peer that has not authenticated costs little. A server collects the ClientHello before OpenSSL sees a byte of it.
-   Handshakes are limited in bytes, and records in length (`limit_held`). Until more than `SMALL_READ_BYTES` are asked
-   for at once, OpenSSL gets whole records only: for a part of one it would hold a buffer of 17 KiB.
+5. A peer that has not authenticated uses few resources. A server collects the ClientHello before passing it to
+   OpenSSL. Handshakes are limited in bytes, and records in length (`limit_held`). Until more than `SMALL_READ_BYTES`
+   are requested at once, OpenSSL gets only complete records: for an incomplete one it would hold a buffer of 17 KiB.
 
-Records and the ClientHello are handled in `records` and `client_hello`. The rest is one long class: the handshake,
-sending, receiving and closing share its state, and a further split would only hide how they depend on each other.
+Records and the ClientHello are handled in `records.py` and `client_hello.py`. The rest is one long class: the
+handshake, sending, receiving and closing share its state, and splitting it further would only hide how they depend on
+each other.
 """
 
 from __future__ import annotations
@@ -36,35 +37,35 @@ from .conflict import ConflictDetector
 from .nowait import HELD_FOR_STRANGER, READ_BYTES, SMALL_READ_BYTES, Buffer, NowaitStream, Turn, UnitTooLong, nowait
 from .records import RecordFeeder
 
-#: How much is encrypted per write to the transport. Sixteen records: larger gained nothing when measured, smaller
-#: cost a third of the throughput.
+#: How much is encrypted per write to the transport (bytes): sixteen records. In measurements, more was not faster,
+#: and less reduced the throughput by a third.
 _CHUNK_BYTES = 256 * 1024
 #: The largest plaintext of one record (RFC 8446, 5.1): a read of this size empties a record.
 _RECORD_BYTES = 16 * 1024
-#: How much reading may leave to be sent (bytes). Honest peers cause a few dozen bytes. A peer that floods us with key
+#: How many bytes reading may leave to be sent. Honest peers cause a few dozen bytes. A peer that floods us with key
 #: updates and never lets us send would otherwise make this grow without limit.
 _MAX_OWED_BYTES = 64 * 1024
 #: The same for peers that may not have authenticated.
 _MAX_OWED_FRUGAL_BYTES = 2 * 1024
-#: What a client may send after its ClientHello until the handshake is done: its certificates, if the server asks for
-#: them. Ours have 700 bytes.
+#: How much a client may send after its ClientHello until the handshake is complete (bytes): its certificates, if the
+#: server requests them. Ours have 700 bytes.
 _MAX_CLIENT_FLIGHT = 16 * 1024
 #: The same without certificates: two records of less than 100 bytes.
 _MAX_SHORT_FLIGHT = 1024
-#: What a server may send until the handshake is done: OpenSSL takes chains of certificates of 100 KiB.
+#: How much a server may send until the handshake is complete (bytes): OpenSSL accepts certificate chains of 100 KiB.
 _MAX_SERVER_FLIGHT = 128 * 1024
-#: How long close waits for the transport to take the last record, and for the peer's end. Enough for any path that is
-#: moving.
+#: How long closing waits for the transport to accept the last record, and for the peer's close_notify (seconds).
+#: Enough for any path that works.
 _CLOSE_SECONDS = 1.0
-#: How much is read and dropped after our last record was sent, because closing with unread data would reset the
-#: connection and the record could be lost (bytes).
+#: How much is read and dropped after our last record was sent (bytes), because closing with unread data would reset
+#: the connection, and the record could be lost.
 _LINGER_BYTES = 256 * 1024
 
 
-_TOO_LONG = "the peer sent a longer TLS record, or more of them, than it may before it has authenticated"
+_TOO_LONG = "the peer sent a longer TLS record, or more records, than it may before it has authenticated"
 
 
-#: Up to here in the buffer, a record can begin; see `_Scratch`.
+#: The last position in the buffer at which a record can begin; see `_Scratch`.
 _LAST_RECORD = READ_BYTES + _RECORD_BYTES
 
 
@@ -76,10 +77,10 @@ class _State(enum.Enum):
 
 
 class _Scratch(threading.local):
-    """What is decrypted into: one buffer for each thread, because its content is used at once."""
+    """The buffer for decrypted data: one for each thread suffices, because its content is used at once."""
 
     def __init__(self) -> None:
-        # One read of the transport and a record that was waiting for its end.
+        # One read of the transport, and a record that was incomplete before.
         self.view = memoryview(bytearray(_LAST_RECORD + _RECORD_BYTES))
 
 
@@ -91,17 +92,17 @@ def _certificate_name(hostname: str | None) -> str | None:
 
 
 class TLSStream(trio.abc.Stream, NowaitStream):
-    """TLS over `transport_stream`, which it owns from now on: closing this closes that.
+    """TLS over `transport_stream`, which it owns from now on: closing this stream also closes that one.
 
     Call `do_handshake` first. One task may send while another receives; a second task in the same direction gets
     `trio.BusyResourceError`.
 
     Args:
-        transport_stream: carries the records; trusted with nothing.
+        transport_stream: carries the records; it is not trusted.
         ssl_context: decides everything about certificates.
         server_side: whether we answer the handshake or begin it.
-        server_hostname: sent as SNI, and checked where ``ssl_context.check_hostname`` says so; without the final dot
-            of an absolute name and the zone of an IPv6 address, which no certificate has.
+        server_hostname: sent as SNI, and checked if ``ssl_context.check_hostname`` is set; in both cases without the
+            final dot of an absolute name and the zone of an IPv6 address, which certificates do not contain.
         before_answer: on the server, awaited when the whole ClientHello has arrived and before OpenSSL sees it. The
             peer is then treated as a stranger: it may not send long records until `limit_held` allows it, or until
             more than `SMALL_READ_BYTES` are requested at once.
@@ -126,12 +127,12 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         self._context = ssl_context
         self._server_side = server_side
         self._before_answer = before_answer
-        #: On the server from the ClientHello on.
+        #: On the server, None until the ClientHello is complete.
         self._made: ssl.SSLObject | None = None
         if not server_side:
             name = _certificate_name(server_hostname)
             self._made = ssl_context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
-        #: While only little is asked for at once: what arrives goes through this, and OpenSSL gets whole records.
+        #: Passes only complete records to OpenSSL, as long as only little is requested at once; None after that.
         self._feeder: RecordFeeder | None = RecordFeeder(
             self._incoming, HELD_FOR_STRANGER if before_answer is not None else None
         )
@@ -146,7 +147,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         #: Why nothing more can be received: the message, and the cause if any.
         self._receive_error: tuple[str, ssl.SSLError | None] | None = None
         self._receive_ended = False
-        #: Decrypted, and not yet asked for: only where a caller gives `max_bytes`.
+        #: Decrypted data that exceeded the `max_bytes` of an earlier call.
         self._decrypted = bytearray()
         #: More records have arrived than could be decrypted at once.
         self._undecrypted = False
@@ -159,7 +160,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     @property
     def transport_stream(self) -> trio.abc.Stream:
-        """What carries the records. Look, but use it no more."""
+        """The stream that carries the records. It may be inspected, but must not be used."""
         return self._transport
 
     @property
@@ -172,10 +173,10 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     @overload
     def getpeercert(self, binary_form: Literal[True]) -> bytes | None: ...
     def getpeercert(self, binary_form: bool = False) -> dict[str, Any] | bytes | None:
-        """The peer's certificate, as `ssl.SSLSocket.getpeercert`: the dict is empty unless it was verified.
+        """The peer's certificate, like `ssl.SSLSocket.getpeercert`: the dict is empty unless it was verified.
 
         Raises:
-            ValueError: the handshake was not made.
+            ValueError: the handshake has not been done.
         """
         if binary_form:
             return self._ssl.getpeercert(True)
@@ -190,14 +191,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return self._ssl.cipher()
 
     async def do_handshake(self) -> None:
-        """Do the handshake. If it was done already, do nothing.
+        """Do the handshake. Does nothing if it is already complete.
 
-        With TLS 1.3 this returns on the client before the server has judged the client's certificate: its refusal
-        breaks the first `receive_some`.
+        With TLS 1.3, this returns on the client before the server has verified the client's certificate: if the
+        server refuses it, the first `receive_some` raises.
 
         Raises:
             TLSHandshakeError: the handshake failed, and an alert was sent if that was possible; `__cause__` is the
-                `ssl.SSLError` or the transport's error, or None if the peer just ended the connection.
+                `ssl.SSLError` or the transport's error, or None if the peer ended the connection.
             trio.BrokenResourceError: an earlier handshake failed or was cancelled.
             trio.ClosedResourceError: this stream was closed.
 
@@ -210,7 +211,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 return
             if self._state is _State.FAILED:
                 raise trio.BrokenResourceError("the TLS handshake failed")
-            self._state = _State.FAILED  # until it is done: nothing can go on from half a handshake
+            self._state = _State.FAILED  # until it is complete: an interrupted handshake cannot be continued
             try:
                 await self._handshake()
             except ssl.SSLError as exc:
@@ -223,15 +224,15 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._state = _State.READY
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Encrypt and send `data`, and all that reading left to be sent.
+        """Encrypt and send `data`, and what reading has left to be sent.
 
         Raises:
             trio.BrokenResourceError: the transport is broken, or an earlier send failed or was cancelled.
-            trio.ClosedResourceError: this stream was closed, before or meanwhile.
-            RuntimeError: the handshake was not made.
+            trio.ClosedResourceError: this stream was closed, before the call or during it.
+            RuntimeError: the handshake has not been done.
 
-        Cancelled after its first byte, any part of `data` may be out, and no further send is possible; receiving
-        still is.
+        Cancelled while it waits, any part of `data` may have been sent. Nothing more can be sent then; receiving is
+        still possible.
         """
         with self._sending:
             try:
@@ -254,10 +255,10 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 await trio.lowlevel.cancel_shielded_checkpoint()
 
     def send_nowait(self, *buffers: Buffer) -> bool:
-        """Encrypt `buffers`, and send what the transport takes at once. See `NowaitStream.send_nowait`.
+        """Encrypt `buffers`, and send what the transport accepts at once. See `NowaitStream.send_nowait`.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as `send_all`.
+            trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as for `send_all`.
         """
         if self._sending.held:
             raise trio.BusyResourceError("another task is sending on this TLS stream")
@@ -267,7 +268,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             return self._transmit(self._encrypt(view))
 
     def limit_held(self, max_bytes: int | None) -> None:
-        """Refuse records that carry more, until more than `SMALL_READ_BYTES` are asked for at once. See
+        """Refuse records that carry more, until more than `SMALL_READ_BYTES` are requested at once. See
         `NowaitStream.limit_held`."""
         if self._feeder is not None:
             self._feeder.limit = max_bytes
@@ -275,16 +276,16 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._port.limit_held(None)
 
     async def flush(self) -> None:
-        """Wait until what `send_nowait` left has been sent. See `NowaitStream.flush`."""
+        """Wait until what `send_nowait` has buffered was sent. See `NowaitStream.flush`."""
         with self._sending:
             self._check_sendable()
             await self._flush()
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the transport might take more.
+        """Wait until the transport might accept more.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as `send_all`.
+            trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as for `send_all`.
         """
         with self._sending:
             try:
@@ -296,16 +297,16 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._check_open()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive everything that has arrived, or up to `max_bytes` of it; wait where nothing has.
+        """Receive everything that has arrived, or up to `max_bytes` of it; waits if nothing has arrived.
 
         Returns:
-            At least one byte, or ``b""`` for ever once the peer has ended its side with close_notify.
+            At least one byte; or ``b""``, on this call and all later ones, when the peer has sent close_notify.
 
         Raises:
-            trio.BrokenResourceError: cut off without close_notify, altered on its way, or refused by the peer
-                (`__cause__` is the `ssl.SSLError`). What arrived intact before is returned first.
-            trio.ClosedResourceError: this stream was closed, before or meanwhile.
-            RuntimeError: the handshake was not made.
+            trio.BrokenResourceError: the connection was cut off without close_notify, data was altered in transit, or
+                the peer sent an alert (`__cause__` is the `ssl.SSLError`). What arrived intact is returned first.
+            trio.ClosedResourceError: this stream was closed, before the call or during it.
+            RuntimeError: the handshake has not been done.
 
         Cancelled, no data is lost.
         """
@@ -329,7 +330,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         """Everything that has arrived, up to `max_bytes`. See `NowaitStream.receive_nowait`.
 
         Raises:
-            trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as `receive_some`.
+            trio.BrokenResourceError, trio.ClosedResourceError, RuntimeError: as for `receive_some`.
         """
         if self._receiving.held:
             raise trio.BusyResourceError("another task is receiving on this TLS stream")
@@ -347,19 +348,17 @@ class TLSStream(trio.abc.Stream, NowaitStream):
     async def aclose(self) -> None:
         """Send close_notify, wait for the peer's close_notify if it has not arrived, and close the transport.
 
-        This takes a second at most.
+        This takes at most one second. The side that closes first waits, because its socket, once closed, would answer
+        the other's close_notify with a reset.
 
-        The side that closes first waits, because its socket, once closed, would answer the other's close_notify with
-        a reset.
-
-        Tasks blocked in this stream get `trio.ClosedResourceError`. Always closes, also when cancelled.
+        Tasks that are blocked in this stream get `trio.ClosedResourceError`. Cancelled, the stream is closed, too.
         """
         if self._closed:
             await self._transport.aclose()
             return
         self._closed = True
         try:
-            # Nothing can follow a send that is under way: half a record may be out.
+            # Nothing can follow a send that is in progress, because a part of a record may have been sent.
             if self._state is _State.READY:
                 in_good_order = False
                 if not self._sending.held and not self._record_torn:
@@ -367,15 +366,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                         await self._say_goodbye()
                         in_good_order = True
                 if not in_good_order:
-                    # A stream below would try as well to end in good order, with a peer that takes nothing.
+                    # A stream below would also try to close gracefully, with a peer that does not read.
                     await trio.aclose_forcefully(self._transport)
         finally:
             await self._transport.aclose()
 
     async def _say_goodbye(self) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # SSLError among them: it wants the peer's answer, which is not waited for here
+        # SSLError is an OSError: OpenSSL reports that it wants the peer's answer, for which this does not wait.
+        with contextlib.suppress(OSError):
             self._ssl.unwrap()
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._port.flush()
@@ -387,7 +385,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     async def _handshake(self) -> None:
         feeder = self._feeder
-        assert feeder is not None, "nothing has been asked for yet"
+        assert feeder is not None, "nothing has been received yet"
         left = _MAX_SERVER_FLIGHT
         if self._server_side:
             feeder.add_untrusted(await self._read_client_hello())
@@ -407,7 +405,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 raise TLSHandshakeError(_TOO_LONG)
 
     def _step(self, feeder: RecordFeeder) -> bool:
-        """Give OpenSSL all whole records that are there; whether the handshake is done."""
+        """Pass all complete records to OpenSSL. Returns whether the handshake is complete."""
         while True:
             try:
                 self._ssl.do_handshake()
@@ -418,7 +416,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 return True
 
     async def _read_client_hello(self) -> bytes:
-        """Collect the ClientHello, and wait for our turn to answer it."""
+        """Collect the ClientHello, and wait until it may be answered."""
         reader = ClientHelloReader()
         try:
             while not reader.receive_untrusted(await self._receive_handshake()):
@@ -436,14 +434,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return bytes(data)
 
     async def _send_alert(self, error: ssl.SSLError) -> None:
-        """Tell the peer why its handshake failed, as far as that is possible within `_CLOSE_SECONDS`."""
+        """Tell the peer why its handshake failed, if that is possible within `_CLOSE_SECONDS`."""
         with trio.move_on_after(_CLOSE_SECONDS):
             try:
                 if self._outgoing.pending:
                     await self._transport.send_all(self._outgoing.read())
                 if self._server_side and isinstance(error, ssl.SSLCertVerificationError):
-                    # The client believes that it is connected and may have sent data. Closing a TCP connection with
-                    # unread data resets it, and a reset overtakes the alert that says what is wrong.
+                    # For the client the handshake is complete, and it may have sent data. Closing a TCP connection
+                    # with unread data resets it, and a reset makes the client's system discard the unread alert.
                     await self._linger()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass
@@ -457,7 +455,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     def _encrypt(self, view: memoryview) -> bytes:
         tls = self._made
-        assert tls is not None, "the handshake was made"
+        assert tls is not None, "the handshake is complete"
         try:
             while view:
                 view = view[tls.write(view) :]
@@ -467,7 +465,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return self._outgoing.read()
 
     def _transmit(self, ciphertext: bytes) -> bool:
-        """Send; False where a part is left, for `_flush`."""
+        """Send; False if a part is left for `_flush`."""
         try:
             return self._port.send_nowait(ciphertext)
         except BaseException:
@@ -478,14 +476,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         try:
             await self._port.flush()
         except trio.Cancelled:
-            raise  # whether the transport can go on, it says when it is asked to
+            raise  # if the transport cannot continue after that, its next call raises
         except BaseException:
             self._send_broken = self._record_torn = True
             raise
         self._check_open()
 
     def _receive(self, max_bytes: int) -> Buffer | None:
-        """What has arrived, b"" at the end, or None: a view where it was not kept from an earlier call."""
+        """What has arrived, b"" at the end, or None. The result may be a view of the scratch buffer."""
         data = self._receive_all(max_bytes)
         if data is not None and len(data) > max_bytes:
             self._decrypted += data[max_bytes:]
@@ -493,14 +491,14 @@ class TLSStream(trio.abc.Stream, NowaitStream):
         return data
 
     def _receive_all(self, max_bytes: int) -> Buffer | None:
-        """As `_receive`, with what else had to be decrypted."""
+        """Like `_receive`, but may return more than `max_bytes`: everything that had to be decrypted."""
         if self._closed or self._state is not _State.READY:
             self._check_open()
             self._check_ready()
         feeder = self._feeder
         if feeder is not None and max_bytes > SMALL_READ_BYTES:
             feeder.feed_all()
-            feeder = self._feeder = None  # from now on OpenSSL gets what arrives, as it arrives
+            feeder = self._feeder = None  # from now on, everything is passed to OpenSSL as it arrives
         if self._decrypted:
             kept, self._decrypted = self._decrypted, bytearray()
             return kept
@@ -510,7 +508,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 data = self._decrypt()
                 if data:
                     return data
-                # A part of a record, whose rest may come in thousands of pieces.
+                # An incomplete record, whose rest may arrive in thousands of pieces.
                 turn = turn or Turn()
                 if turn.is_over(0):
                     return None
@@ -535,19 +533,19 @@ class TLSStream(trio.abc.Stream, NowaitStream):
                 self._receive_error = (_TOO_LONG, None)
 
     def _decrypt(self) -> memoryview:
-        """The plaintext that has arrived; errors and the end are kept for when it has been handed over."""
+        """Decrypt what has arrived. Errors and the end are recorded, and reported after the plaintext."""
         view = _scratch.view
         count = 0
         if self._receive_ended or self._receive_error is not None:
             return view[:0]
         feeder, incoming, tls = self._feeder, self._incoming, self._made
-        assert tls is not None, "the handshake was made"
+        assert tls is not None, "the handshake is complete"
         try:
             if feeder is not None:
                 count = _read_record(tls, incoming, feeder, view)
                 self._receive_ended = count == 0
             else:
-                # OpenSSL takes records from the buffer one by one, so an empty buffer means that nothing is left.
+                # OpenSSL reads records from the buffer one by one, so an empty buffer means that nothing is left.
                 while incoming.pending and count <= _LAST_RECORD:
                     size = tls.read(_RECORD_BYTES, view[count : count + _RECORD_BYTES])
                     if not size:
@@ -567,7 +565,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
             self._undecrypted = feeder.has_record
             most_owed = _MAX_OWED_FRUGAL_BYTES
         if self._outgoing.pending > most_owed:
-            self._receive_error = ("the peer demands answers and does not let us send them", None)
+            self._receive_error = ("the peer requires answers, but does not read them", None)
         return view[:count]
 
     def _check_open(self) -> None:
@@ -576,7 +574,7 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
     def _check_ready(self) -> None:
         if self._state is _State.NEW:
-            raise RuntimeError("do_handshake() comes first")
+            raise RuntimeError("call do_handshake() first")
         if self._state is _State.FAILED:
             raise trio.BrokenResourceError("the TLS handshake failed")
 
@@ -588,19 +586,19 @@ class TLSStream(trio.abc.Stream, NowaitStream):
 
 
 def _read_record(tls: ssl.SSLObject, incoming: ssl.MemoryBIO, feeder: RecordFeeder, view: memoryview) -> int:
-    """Decrypt one record, and no more: what is not asked for would have to be kept. Returns its length, or 0 at the
-    peer's close_notify; raises SSLWantReadError where there is no whole record with application data."""
+    """Decrypt only one record, because data that was not requested would have to be kept. Returns its length, or 0 at
+    the peer's close_notify; raises SSLWantReadError if there is no complete record with application data."""
     while incoming.pending or feeder.feed():
         try:
             return tls.read(_RECORD_BYTES, view[:_RECORD_BYTES])  # type: ignore[return-value]
         except ssl.SSLWantReadError:
-            continue  # it has taken all there was, and wants the next piece
+            continue  # it has read everything, and needs the next piece
     raise ssl.SSLWantReadError
 
 
 def _describe(exc: ssl.SSLError) -> str:
-    """What OpenSSL says, in one line and without its source file's name."""
+    """OpenSSL's error as one line, without the name of its source file."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return str(exc.verify_message)
-    reason: str | None = getattr(exc, "reason", None)  # absent where Python itself raised it
+    reason: str | None = getattr(exc, "reason", None)  # missing if Python itself raised the exception
     return reason.lower().replace("_", " ") if reason else "unspecified error"

@@ -1,4 +1,4 @@
-"""Unix sockets in directories with long names, for this user alone."""
+"""Unix sockets that only this user can connect to, in directories whose paths may be long."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class SocketFile:
     """The file of a Unix socket that this process has bound.
 
     Args:
-        path: where it is.
+        path: the path of the file.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,9 +35,9 @@ class SocketFile:
         self._identity: tuple[int, int, int] | None = _identify(path)
 
     def remove(self) -> None:
-        """Remove the file, so that nothing connects any more. Idempotent.
+        """Remove the file, so that no program can connect any more. Idempotent.
 
-        Another socket at the same path is left alone: a program that was started later may have replaced the file.
+        Another socket at the same path is not removed: a program that was started later may have replaced the file.
         """
         with contextlib.suppress(OSError):
             if self._identity is not None and _identify(self.path) == self._identity:
@@ -46,27 +46,31 @@ class SocketFile:
 
 
 def _identify(path: Path) -> tuple[int, int, int]:
-    """What tells a file from a later one at the same path. Inode numbers alone are reused at once."""
+    """Identifies a file, as opposed to a later one at the same path. Inode numbers alone may be reused at once."""
     found = path.lstat()
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 async def listen_unix_socket(path: Path) -> tuple[trio.SocketListener, SocketFile]:
-    """Listen on a Unix socket that only this user can connect to. A socket that is there already is replaced.
+    """Listen on a Unix socket that only this user can connect to. An existing socket file is replaced.
 
     The caller makes sure that no other program listens there, and removes the file when it closes the listener.
 
+    Returns:
+        The listener, and the socket's file.
+
     Raises:
-        OSError: it cannot be made; `FileExistsError` if there is a file that is not a socket.
+        OSError: the socket cannot be made; `FileExistsError` if the path is a file that is not a socket.
     """
     sock = _new_socket()
     try:
         _remove_socket(path)
-        # Linux gives the file the mode of the socket, so that it is private from the beginning; others need the
-        # second call. The directory is private, too.
+        # On Linux the file gets the mode of the socket, so that it is private from the beginning; other systems need
+        # the second call. The directory is private, too.
         os.fchmod(sock.fileno(), 0o600)
         with _short_path(path) as name:
-            # Not trio's own, which needs a thread, and none may be left. On a local file system this does not block.
+            # Not Trio's bind, which needs a thread: there may be none left. On a local file system this does not
+            # block.
             with socket.socket(fileno=os.dup(sock.fileno())) as binding:
                 binding.bind(name)
             await trio.lowlevel.checkpoint()
@@ -109,10 +113,10 @@ def _new_socket() -> trio.socket.SocketType:
 
 @contextlib.contextmanager
 def _short_path(path: Path) -> Iterator[str]:
-    """A name of `path` that is short enough for the system.
+    """A name for `path` that is short enough for the system.
 
     Raises:
-        OSError: there is none (ENAMETOOLONG).
+        OSError: there is no such name (ENAMETOOLONG).
     """
     if len(os.fsencode(path)) <= _MAX_PATH:
         yield str(path)

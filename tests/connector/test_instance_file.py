@@ -219,7 +219,7 @@ def test_without_a_place_for_it_a_connector_goes_on(
 def test_a_file_that_holds_something_else_is_left_as_it_is(path: Path, content: str) -> None:
     path.write_text(content)
     path.chmod(0o644)
-    with pytest.raises(ConfigurationError, match="left as it is"):
+    with pytest.raises(ConfigurationError, match="was not changed"):
         InstanceFile(path)
     assert path.read_text() == content
     if sys.platform != "win32":

@@ -325,7 +325,7 @@ async def test_reading_never_writes_and_owes_no_more_than_a_bound() -> None:
     server._outgoing = Greedy()  # type: ignore[assignment]
     await client.send_all(b"x")
     assert await server.receive_some() == b"x"
-    with pytest.raises(trio.BrokenResourceError, match="demands answers"):
+    with pytest.raises(trio.BrokenResourceError, match="requires answers"):
         await server.receive_some()
     assert right.sends == 0
 
