@@ -246,7 +246,7 @@ async def test_a_channel_without_hello_has_a_deadline(
     assert trio.current_time() >= HELLO_SECONDS
     await trio.testing.wait_all_tasks_blocked()
     (error,) = scene.errors
-    assert "no HELLO" in str(error)
+    assert "did not send HELLO" in str(error)
     assert not scene.channels._greeting
     nursery.cancel_scope.cancel()
 
