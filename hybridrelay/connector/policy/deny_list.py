@@ -75,9 +75,9 @@ def parse_deny_list(text: str) -> DenyList:
             if parts and (len(parts) > 1 or not _FIELD.fullmatch(readings[0])):
                 shown = ", ".join(map(_quoted, parts[:MAX_SHOWN]))
                 warnings.append(
-                    f"line {number} looks like a list or has a character too many: {shown} "
+                    f"line {number} looks like a list, or has an extra character: {shown} "
                     f"{'is' if len(parts) == 1 else 'are'} denied, and so is a label that equals the whole line. "
-                    "Write one label or serial on each line; a label that has such characters goes into double quotes"
+                    "Write one label or serial on each line; put a label with such characters in double quotes"
                 )
             if any(map(_is_cut_off, parts or readings[:1])):
                 warnings.append(
