@@ -9,6 +9,7 @@ from functools import partial
 import attrs
 import trio
 
+from .._check_type import check_type
 from .._log_limit import report_left_out
 from .._nursery import FlatNursery, wait_stop
 from ..abc import Transport
@@ -69,6 +70,7 @@ class Connector:
     Raises:
         ConfigurationError: a connection string cannot be used, two are for the same hybrid connection at the same
             relay, or the environment names an impossible proxy.
+        TypeError: `config` is no `ConnectorConfig`.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Connector:
         events: EventStream | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        check_type(config, ConnectorConfig, "ConnectorConfig([load_connection_string(path)])")
         self._events = events = logged_events() if events is None else events
         self._policy_file = config.policy if isinstance(config.policy, PolicyFile) else None
         policy = config.policy.policy if isinstance(config.policy, PolicyFile) else config.policy

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import attrs
 
+from .._check_type import check_type
 from .._text_files import strip_value
 from ..errors import ConnectionStringError
 from .encoding import decode_der_untrusted, encode_der
@@ -176,11 +177,7 @@ def check_is_connection_string(value: object) -> ConnectionString:
     Raises:
         TypeError: it is something else; says how to get one, and repeats nothing of the value.
     """
-    if not isinstance(value, ConnectionString):
-        raise TypeError(
-            f"expected a ConnectionString, not {type(value).__name__}: load_connection_string(path) reads one"
-        )
-    return value
+    return check_type(value, ConnectionString, "load_connection_string(path) reads one")
 
 
 def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) -> ConnectionString:

@@ -8,6 +8,7 @@ from functools import partial
 import trio
 
 from ..._accepting import serve_listeners
+from ..._check_type import check_type
 from ..._listening import explain_listen_error, open_listeners
 from ..._nursery import FlatNursery, wait_stop
 from ...connectivity.endpoint import format_address
@@ -50,7 +51,9 @@ async def run_forward(
         ConfigurationError: an address cannot be bound.
         RelayIdentityError: at the first attempt to connect, what answered was not the relay.
         AuthorizationError: every relay says that the key or the hybrid connection is not valid, and nothing is open.
+        TypeError: `client` is no `Client`.
     """
+    check_type(client, Client, "async with open_client(...) as client")
     listeners: list[trio.SocketListener] = []
     served = Connections(client)
     cut_off = 0

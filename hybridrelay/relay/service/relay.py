@@ -13,6 +13,7 @@ from types import MappingProxyType
 import attrs
 import trio
 
+from ..._check_type import check_type
 from ..._descriptors import descriptor_limit
 from ..._log_limit import report_left_out
 from ..._nursery import FlatNursery, wait_stop
@@ -99,6 +100,7 @@ class Relay:
 
     Raises:
         ConfigurationError: the configuration names no port, or one that no transport has.
+        TypeError: `config` is no `RelayConfig`.
     """
 
     def __init__(
@@ -110,7 +112,7 @@ class Relay:
         events: EventStream | None = None,
         directory: Directory | None = None,
     ) -> None:
-        self._config = config
+        self._config = check_type(config, RelayConfig, "RelayConfig(state_dir, {'http': (Binding('::', 80),)})")
         self._clock = clock
         self._events = logged_events() if events is None else events
         self._directory = directory
