@@ -55,7 +55,7 @@ class Scene:
         displaced = self.places.choose_displaced(holder, owner)
         if displaced is not None:
             self.places.leave(displaced)
-        place = self.places.take(holder, owner)
+        place = self.places.take(holder, owner, owner)
         if established:
             self.places.establish(place)
         return None if displaced is None else displaced.owner

@@ -24,6 +24,8 @@ class Place(Generic[OwnerT]):
     owner: OwnerT
     #: Since when it has been provisional, or established.
     since: float
+    #: Tells its owner from others of the same holder; see `Places.choose_displaced`.
+    name: str = ""
     is_established: bool = False
     #: Its owner has ended, and it is kept for its holder.
     is_kept: bool = False

@@ -29,8 +29,9 @@ Two holders that have about the same do not displace each other in turns, becaus
 The owner of an established place may end although its holder still needs the place: a session whose data channel
 broke asks for another one. Such a place is *kept* for its holder (`Places.keep`):
 
-6. It still counts as an established place of its holder, so the rules above apply to it. The next newcomer of the
-   same holder (key and address) gets it, whatever the limits are. So keeping places gives no holder more of them.
+6. It still counts as an established place of its holder, so the rules above apply to it. The next newcomer with the
+   same key gets it, whatever the limits are, if it has the same name (a program whose address has changed) or the
+   same address. Then it counts for that newcomer's holder. So keeping places gives nobody more of them.
 7. It ends at a fixed time. A newcomer that gets it must establish it before that time. If the newcomer ends without
    having done so, the place is kept again, until the same time.
 """
@@ -47,6 +48,7 @@ from ...protocol.reasons import Reason
 from ..model import KeyId
 from .holders import Holder
 from .holdings import Holdings, Place
+from .kept import Kept
 from .lottery import ROTATION_SECONDS, Lottery
 
 __all__ = ["FAR_MORE", "TENURE_SECONDS", "Place", "Places"]
@@ -130,8 +132,7 @@ class Places(Generic[OwnerT]):
         self._settles_after = settles_after
         self._connections: dict[str, dict[KeyId, _Pool[OwnerT]]] = {}
         self._taken = 0
-        #: Places that are kept, the oldest first.
-        self._kept: dict[Holder, dict[Place[OwnerT], None]] = {}
+        self._kept: Kept[OwnerT] = Kept()
         #: Places to which something happens at the time `Place.until`, by `Place.term`: so each is in order of time.
         self._ending: dict[float, dict[Place[OwnerT], None]] = {}
 
@@ -142,9 +143,9 @@ class Places(Generic[OwnerT]):
 
     @property
     def kept(self) -> int:
-        """Places that are kept; takes time in proportion to the number of their holders."""
+        """Places that are kept."""
         self._pass_time()
-        return sum(map(len, self._kept.values()))
+        return len(self._kept)
 
     def held(self, key: KeyId) -> int:
         """Places that a key has."""
@@ -161,20 +162,20 @@ class Places(Generic[OwnerT]):
         return sum(map(len, self._connections.get(connection, {}).values()))
 
     def choose_displaced(self, newcomer: Holder, name: str = "") -> Place[OwnerT] | None:
-        """Which place makes room for a newcomer; None: there is a free one, or one that is kept for its holder.
+        """Which place makes room for a newcomer; None: there is a free one, or one that is kept for it.
 
         The caller ends what has that place, unless it `is_kept`, and calls `leave` with it and `take`, in this order.
 
         Args:
             newcomer: who needs a place.
-            name: tells the newcomer from others of the same holder, in draws: its instance.
+            name: tells the newcomer from others of the same holder: its instance.
 
         Raises:
             RendezvousError: with `Reason.LIMIT`: there is none. Nothing has changed, except that it takes part in the
                 next draw.
         """
         self._pass_time()
-        whose = None if newcomer in self._kept else self._met_limit(newcomer.key)
+        whose = self._met_limit(newcomer.key) if self._kept.find(newcomer, name) is None else None
         if whose is None:
             return None
         pool = self._find_pool(newcomer.key)
@@ -196,17 +197,23 @@ class Places(Generic[OwnerT]):
             return _Whose.CONNECTION
         return None
 
-    def take(self, holder: Holder, owner: OwnerT) -> Place[OwnerT]:
+    def take(self, holder: Holder, owner: OwnerT, name: str = "") -> Place[OwnerT]:
         """Take a place, until `leave` or `keep`. There must be one: see `choose_displaced`.
 
-        If one is kept for the holder, it is that one, and stays established until the time when it would have ended.
+        If one is kept for the newcomer, it is that one. It stays established until the time at which it would have
+        ended.
         """
         self._pass_time()
-        if holder not in self._kept:
-            return self._add(holder, owner)
-        place = next(iter(self._kept[holder]))
-        self._forget_kept(place)
-        place.owner = owner
+        if (place := self._kept.find(holder, name)) is None:
+            place = self._add(holder, owner)
+            place.name = name
+            return place
+        self._kept.discard(place)
+        place.owner, place.name = owner, name
+        if place.holder != holder and (pool := self._find_pool(holder.key)) is not None:
+            pool.established.remove(place)
+            place.holder = holder
+            pool.established.add(place)
         return place
 
     def _add(self, holder: Holder, owner: OwnerT) -> Place[OwnerT]:
@@ -226,7 +233,7 @@ class Places(Generic[OwnerT]):
             return
         pool.holdings(place).remove(place)
         self._end_at(place, math.inf)
-        self._forget_kept(place)
+        self._kept.discard(place)
         self._taken -= 1
         if not len(pool):
             pools = self._connections[key.connection]
@@ -254,8 +261,7 @@ class Places(Generic[OwnerT]):
             return
         if place.until == math.inf:
             self._end_at(place, self._clock() + seconds, seconds)
-        place.is_kept = True
-        self._kept.setdefault(place.holder, {})[place] = None
+        self._kept.add(place)
         # It is the newest now: of the places of this holder, it is the first one to give way.
         pool.established.remove(place)
         pool.established.add(place)
@@ -266,19 +272,12 @@ class Places(Generic[OwnerT]):
             if place.is_kept:
                 self.leave(place)
 
-    def _forget_kept(self, place: Place[OwnerT]) -> None:
-        if place.is_kept:
-            place.is_kept = False
-            of_holder = self._kept[place.holder]
-            del of_holder[place]
-            if not of_holder:
-                del self._kept[place.holder]
-
     def pass_on(self, place: Place[OwnerT], holder: Holder) -> Place[OwnerT]:
         """Let a place belong to another holder, whatever its limits are. Returns the place that it is then."""
         until, term = place.until, place.term
         self.leave(place)
         another = self._add(holder, place.owner)
+        another.name = place.name
         self._turn(another, established=place.is_established, now=place.since)
         self._end_at(another, until, term)
         return another

@@ -10,8 +10,8 @@ The rules:
    rendezvous then. Until it ends, it has one of the places for pairs of data channels as well. Its sender's key takes
    both. The place of a pair is established when the listener says that the sender has proved its identity. Until
    then, and while it is open, a rendezvous may have to make room for one of another holder of the key (`places.py`).
-   When an established pair ends by itself, its place is kept for a while for the next rendezvous of its sender, so
-   that the session can be resumed.
+   When an established pair ends by itself, its place is kept for a while for the next rendezvous of the same key from
+   the same instance or address, so that the session can be resumed.
 4. The two data channels may come in another order than that in which their tickets were used: a channel that has
    shown its ticket may still have to wait for its handshake.
 5. Every rendezvous ends in exactly one `Outcome`, whatever ended it. One whose channels are joined ends only when the
@@ -221,7 +221,7 @@ class RendezvousTable:
         )
         tickets = {Side.LISTENER: _hash(made.listener_ticket), Side.SENDER: _hash(made.sender_ticket)}
         keys = {Side.LISTENER: listener_key, Side.SENDER: sender.key}
-        place, open_place = (places.take(sender, made.id) for places in (self._places, self._open_places))
+        place, open_place = (places.take(sender, made.id, instance) for places in (self._places, self._open_places))
         entry = _Entry(made.id, connection, keys, made.expires_at, tickets, place, open_place)
         self._entries[made.id] = self._open[made.id] = entry
         for side, hashed in tickets.items():

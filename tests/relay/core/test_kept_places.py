@@ -155,6 +155,39 @@ def test_a_kept_place_counts_for_its_holder_and_gives_way_first() -> None:
     assert scene.places.choose_displaced(HONEST) is held[1]
 
 
+def test_a_program_whose_address_has_changed_gets_its_place() -> None:
+    scene, _ = crowded()
+    place = scene.places.take(HONEST, "owner", "instance")
+    scene.places.establish(place)
+    other = scene.places.take(HONEST, "other owner", "other instance")
+    scene.places.establish(other)
+    scene.places.keep(other, KEPT_SECONDS)
+    scene.places.keep(place, KEPT_SECONDS)
+    moved = Holder(KEY, "203.0.113.99")
+    assert scene.is_refused(moved, "unknown")
+    assert scene.places.choose_displaced(moved, "instance") is None
+    assert scene.places.take(moved, "resumed", "instance") is place
+    assert (place.holder, place.is_established, scene.places.kept) == (moved, True, 1)
+    # It is one of the places of its new address now, and is kept for that.
+    scene.places.keep(place, KEPT_SECONDS)
+    assert scene.places.take(moved, "another", "another") is place
+    assert scene.places.take(HONEST, "at the old address", "third") is other
+    # With another key, a name means nothing.
+    scene.places.keep(place, KEPT_SECONDS)
+    assert scene.places.take(Holder(key("db", "other"), moved.address), "owner", "another") is not place
+
+
+def test_a_name_comes_before_an_address() -> None:
+    scene = Scene.make(8, spares_established=True)
+    held = [scene.places.take(HONEST, f"{number}", f"{number}") for number in range(3)]
+    for place in held:
+        scene.places.establish(place)
+        scene.places.keep(place, KEPT_SECONDS)
+    assert scene.places.take(HONEST, "1", "1") is held[1]
+    assert scene.places.take(HONEST, "new", "new") is held[0]
+    assert scene.places.take(HONEST, "nameless") is held[2]
+
+
 def test_the_place_of_another_holder_or_key_is_not_used() -> None:
     scene = Scene.make(8, spares_established=True)
     place = scene.places.take(HONEST, "honest")

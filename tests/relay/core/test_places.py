@@ -426,7 +426,7 @@ class SharingMachine(RuleBasedStateMachine):
     @rule(address=st.sampled_from(ADDRESSES), name=st.sampled_from("abc"))
     def enter(self, address: str, name: str) -> None:
         newcomer = Holder(KEY, address)
-        own = [one for one in self.kept if one.holder == newcomer]
+        own = [one for one in self.kept if one.name == name] or [one for one in self.kept if one.holder == newcomer]
         taken = len(self.held) + len(self.kept)
         before = self.counts(newcomer)
         try:
@@ -451,11 +451,13 @@ class SharingMachine(RuleBasedStateMachine):
             self.displaced_at = self.scene.now
             self.forget(displaced)
             self.scene.places.leave(displaced)
-        place = self.scene.places.take(newcomer, name)
+        total = len(self.scene.places)
+        place = self.scene.places.take(newcomer, name, name)
         assert place.is_established == bool(own), "one that was kept remains established"
         assert (place in own) == bool(own)
+        assert place.holder == newcomer
         if own:
-            assert self.counts(newcomer) == before
+            assert len(self.scene.places) == total
             self.lent[place] = self.kept.pop(place)
         self.held.append(place)
 

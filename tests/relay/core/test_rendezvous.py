@@ -422,6 +422,19 @@ def test_a_session_gets_the_place_of_its_pair_back_until_it_has_resumed() -> Non
     assert rendezvous.joined == len(places) == 4
 
 
+def test_a_session_of_a_program_whose_address_has_changed_gets_the_place_of_its_pair() -> None:
+    places = make_places("data channels", 100, per_key=1, spares_established=True)
+    rendezvous = table(places=places)
+    made = rendezvous.create("sql", LISTENER, SENDER, 0.0, instance="a")
+    join_both(rendezvous, made)
+    rendezvous.prove(made.id)
+    assert rendezvous.end(made.id, Input.BREAKS, 0.0)
+    with pytest.raises(RendezvousError):
+        rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0, instance="b")
+    assert rendezvous.create("sql", LISTENER, OTHER_HOLDER, 0.0, instance="a").displaced == ()
+    assert (len(places), places.kept) == (1, 0)
+
+
 def test_a_kept_place_makes_room() -> None:
     now = 0.0
     places = make_places("data channels", 100, clock=lambda: now, per_key=4, spares_established=True)
