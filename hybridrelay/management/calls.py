@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import re
-import time
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import attrs
 import msgspec
-import trio
 
-from .._threads import run_in_thread
 from ..errors import ConfigurationError
-from ..events import EventStream, ManagementCalled
+from ..events import ManagementCalled
 from ..http import Failure, Handler, Reply, Request, RequestError, Response, problem_json
-from ..relay import LiveRelay, RelayInfo, Store
 from ..security import check_connection_name, check_rule_name, check_token_id
 from .callers import Caller
+from .managed import Managed
 from .operations import Operation
 from .problems import Problem, problem, problem_of
 
-__all__ = ["Call", "Managed", "handler_of"]
+__all__ = ["Call", "handler_of"]
 
-T = TypeVar("T")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _JSON = "application/json"
@@ -35,31 +31,6 @@ _ETAG = re.compile(r'"([0-9]{1,18})"')
 #: msgspec's messages name the place at the end: "Expected `str`, got `int` - at `$.rights[0]`".
 _PLACE = re.compile(r"(.*) - at `(?:key in )?\$(.*)`", re.DOTALL)
 _SUBSCRIPT = re.compile(r"\.([A-Za-z]+)|\[(\d+|\.\.\.)\]")
-
-
-@attrs.frozen(eq=False)
-class Managed:
-    """The relay that is managed."""
-
-    store: Store
-    info: RelayInfo
-    #: What it holds at this moment.
-    relay: LiveRelay
-    events: EventStream
-    #: Seconds since 1970.
-    clock: Callable[[], float] = time.time
-    #: The store is used by one thread at a time.
-    _limiter: trio.CapacityLimiter = attrs.field(factory=lambda: trio.CapacityLimiter(1))
-
-    async def use_store(self, function: Callable[[Store], T]) -> T:
-        """Call `function` with the store, in a thread.
-
-        Raises:
-            ConfigurationError: what the store raises.
-
-        Cancelled, it waits for the function, which reads or changes a local file: no change is left half known.
-        """
-        return await run_in_thread(function, self.store, limiter=self._limiter)
 
 
 @attrs.define(eq=False)

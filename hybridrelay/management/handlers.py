@@ -37,7 +37,7 @@ __all__ = ["OPERATIONS"]
 async def _list_connections(call: Call) -> ConnectionPage:
     query = call.query_as(PageQuery)
     after = "" if query.cursor is None else _connection_of_cursor_untrusted(query.cursor)
-    found = await call.managed.use_store(lambda store: store.list())
+    found = await call.managed.read_store(lambda store: store.list())
     names = (one for one in found if one.name.startswith(query.prefix) and call.caller.sees(one.name))
     rest = [one for one in names if one.name > after]
     page, more = rest[: query.limit], len(rest) > query.limit
@@ -54,7 +54,7 @@ def _connection_of_cursor_untrusted(cursor: str) -> str:
 
 
 async def _get_connection(call: Call) -> ConnectionValue:
-    return _shown(call, await call.managed.use_store(lambda store: store.get(call.name)))
+    return _shown(call, await call.managed.read_store(lambda store: store.get(call.name)))
 
 
 async def _put_connection(call: Call) -> ConnectionValue:
@@ -64,7 +64,7 @@ async def _put_connection(call: Call) -> ConnectionValue:
         rules = None if body.authorization_rules is None else [_new_rule(rule) for rule in body.authorization_rules]
     except ValueError as exc:
         raise problem(Problem.INVALID, str(exc)) from exc
-    created, connection = await call.managed.use_store(lambda store: _put(call, store, body, description, rules))
+    created, connection = await call.managed.change_store(lambda store: _put(call, store, body, description, rules))
     call.has_created = created
     return _shown(call, connection)
 
@@ -116,7 +116,7 @@ async def _delete_connection(call: Call) -> None:
             if call.must_exist:
                 raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed") from None
 
-    await call.managed.use_store(delete)
+    await call.managed.change_store(delete)
 
 
 def _shown(call: Call, connection: HybridConnection) -> ConnectionValue:
@@ -128,12 +128,12 @@ def _shown(call: Call, connection: HybridConnection) -> ConnectionValue:
 
 
 async def _list_rules(call: Call) -> RulePage:
-    connection = await call.managed.use_store(lambda store: store.get(call.name))
+    connection = await call.managed.read_store(lambda store: store.get(call.name))
     return RulePage(value=tuple(AuthorizationRule.of(connection, rule) for rule in connection.rules))
 
 
 async def _get_rule(call: Call) -> AuthorizationRule:
-    rule, connection = await call.managed.use_store(
+    rule, connection = await call.managed.read_store(
         lambda store: (store.rule(call.name, call.rule), store.get(call.name))
     )
     return _shown_rule(call, connection, rule)
@@ -150,7 +150,7 @@ async def _put_rule(call: Call) -> AuthorizationRule:
             raise ChangedMeanwhile("there is no such rule; nothing was changed")
         return is_new, store.put_rule(call.name, call.rule, rights, version=call.version)
 
-    call.has_created, connection = await call.managed.use_store(put)
+    call.has_created, connection = await call.managed.change_store(put)
     rule = connection.rule(call.rule)
     assert rule is not None
     return _shown_rule(call, connection, rule)
@@ -163,11 +163,11 @@ async def _delete_rule(call: Call) -> None:
         elif call.must_exist:
             raise ChangedMeanwhile("there is no such rule; nothing was changed")
 
-    await call.managed.use_store(delete)
+    await call.managed.change_store(delete)
 
 
 async def _list_keys(call: Call) -> AccessKeys:
-    rule, connection = await call.managed.use_store(
+    rule, connection = await call.managed.read_store(
         lambda store: (store.rule(call.name, call.rule), store.get(call.name))
     )
     return AccessKeys.of(connection, rule)
@@ -181,12 +181,12 @@ async def _regenerate_key(call: Call) -> AccessKeys:
         store.regenerate_key(call.name, call.rule, slot, _secret(body.key), generation=body.generation)
         return store.get(call.name)
 
-    return _keys(call, await call.managed.use_store(regenerate))
+    return _keys(call, await call.managed.change_store(regenerate))
 
 
 async def _revoke_key(call: Call) -> None:
     body = call.body_as(RevokeBody)
-    await call.managed.use_store(
+    await call.managed.change_store(
         lambda store: store.revoke_key(call.name, call.rule, KeySlot(body.slot), generation=body.generation)
     )
 

@@ -57,7 +57,7 @@ async def _page(call: Call, fetch: _Fetch[SnapshotT]) -> tuple[list[SnapshotT], 
     query = call.query_as(LivePageQuery)
     name = call.params.get("name")
     if name is not None:
-        await call.managed.use_store(lambda store: store.get(name))
+        await call.managed.read_store(lambda store: store.get(name))
     after: Position | None = None
     if query.cursor is not None:
         connection, key = decode_cursor_untrusted(query.cursor, parts=2)
@@ -93,7 +93,7 @@ async def _list_sessions(call: Call) -> SessionPage:
 
 async def _drop(call: Call, drop: Callable[[str, str], bool], key: str) -> None:
     """End one of what runs. What is not there any more needs no end."""
-    await call.managed.use_store(lambda store: store.get(call.name))
+    await call.managed.read_store(lambda store: store.get(call.name))
     drop(call.name, call.params[key])
 
 
@@ -121,7 +121,7 @@ async def _undo_drain(call: Call) -> RelayValue:
 
 async def _get_relay(call: Call) -> RelayValue:
     info, relay = call.managed.info, call.managed.relay
-    connections = await call.managed.use_store(lambda store: store.snapshot())
+    connections = await call.managed.read_store(lambda store: store.snapshot())
     unserved: list[str] = []
     unserved_count = 0
     for number, name in enumerate(sorted(connections)):

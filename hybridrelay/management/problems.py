@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import ConfigurationError, StateError
 from ..http import Failure, Fields, RequestError
-from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound
+from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound, StoreBusy
 
 __all__ = ["Problem", "problem", "problem_of"]
 
@@ -71,6 +71,7 @@ def problem_of(exc: ConfigurationError, *, conditional: bool) -> RequestError:
         exc: what the store has raised.
         conditional: whether the request had a precondition in its header, which is then what has failed.
     """
+    headers: Fields = ()
     match exc:
         case NotFound():
             kind = Problem.NOT_FOUND
@@ -78,8 +79,10 @@ def problem_of(exc: ConfigurationError, *, conditional: bool) -> RequestError:
             kind = Problem.EXISTS
         case ChangedMeanwhile():
             kind = Problem.PRECONDITION_FAILED if conditional else Problem.CHANGED
+        case StoreBusy():
+            kind, headers = Problem.UNAVAILABLE, (("Retry-After", "1"),)
         case StateError():
             kind = Problem.UNAVAILABLE
         case _:
             kind = Problem.INVALID
-    return problem(kind, str(exc), remedy=exc.remedy)
+    return problem(kind, str(exc), remedy=exc.remedy, headers=headers)

@@ -19,8 +19,9 @@ from ..relay.store.state_dir import local_socket
 from ..security import ManagementRole
 from ..streams.unix_sockets import SocketFile, listen_unix_socket
 from .callers import Caller
-from .calls import Managed, handler_of
+from .calls import handler_of
 from .handlers import OPERATIONS
+from .managed import Managed
 from .openapi import openapi_document
 
 __all__ = ["SOCKET", "make_router", "serve_management"]
@@ -80,8 +81,12 @@ async def serve_management(
         return
     http_stop = Stop()
     try:
-        with SQLiteStore.open(state_dir, events=events) as store:
-            service = Service(router=make_router(Managed(store, info, relay, events)), render_failure=problem_json)
+        with (
+            SQLiteStore.open(state_dir, events=events) as store,
+            SQLiteStore.open(state_dir, events=events) as reader,
+        ):
+            managed = Managed(store, reader, info, relay, events)
+            service = Service(router=make_router(managed), render_failure=problem_json)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_pass_on, stop, http_stop, file)
                 await serve(

@@ -72,7 +72,7 @@ class TokenPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 async def _list_tokens(call: Call) -> TokenPage:
-    tokens = await call.managed.use_store(lambda store: store.tokens())
+    tokens = await call.managed.read_store(lambda store: store.tokens())
     return TokenPage(value=tuple(map(TokenValue.of, tokens)))
 
 
@@ -89,7 +89,7 @@ async def _create_token(call: Call) -> CreatedToken:
             now=call.managed.clock(),
         )
 
-    token, text = await call.managed.use_store(create)
+    token, text = await call.managed.change_store(create)
     call.has_created = True
     return CreatedToken(value=TokenValue.of(token), token=text.reveal())
 
@@ -99,7 +99,7 @@ async def _delete_token(call: Call) -> None:
         with contextlib.suppress(NotFound):  # what is gone is gone
             store.delete_token(call.params["token"])
 
-    await call.managed.use_store(delete)
+    await call.managed.change_store(delete)
 
 
 TOKEN_OPERATIONS: tuple[Operation[Call], ...] = (

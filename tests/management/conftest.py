@@ -15,7 +15,7 @@ import trio.testing
 from hybridrelay.events import Event, EventStream
 from hybridrelay.http import Service, problem_json, serve_connection
 from hybridrelay.management.callers import Caller
-from hybridrelay.management.calls import Managed
+from hybridrelay.management.managed import Managed
 from hybridrelay.management.service import make_router
 from hybridrelay.relay import MemoryStore, RelayInfo
 from hybridrelay.security import ManagementRole
@@ -63,7 +63,7 @@ async def _serve(
     """Serve the API of a relay in `nursery`, for one caller."""
     stream = EventStream()
     stream.subscribe(events.append)
-    managed = Managed(store, RelayInfo({}, "sha256:pin"), relay, stream)
+    managed = Managed(store, store, RelayInfo({}, "sha256:pin"), relay, stream)
     service = Service(router=make_router(managed), render_failure=problem_json)
     ours, theirs = trio.testing.memory_stream_pair()
 

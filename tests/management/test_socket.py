@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -19,6 +21,8 @@ import trio.testing
 from hybridrelay.events import Event, EventStream, ManagementUnavailable
 from hybridrelay.management import serve_management
 from hybridrelay.relay import RelayInfo, SQLiteStore
+from hybridrelay.relay.store import sqlite as sqlite_store
+from hybridrelay.relay.store.state_dir import REGISTRY_FILE
 from hybridrelay.streams.unix_sockets import connect_unix_socket
 
 from ..deployments import Deployment
@@ -106,6 +110,49 @@ async def test_without_a_socket_the_relay_runs_all_the_same(state: Path) -> None
     (event,) = events
     assert isinstance(event, ManagementUnavailable)
     assert (state / "management.sock").read_text() == "not a socket"
+
+
+async def test_nothing_that_is_read_waits_for_changes_of_a_locked_registry(
+    state: Path, nursery: trio.Nursery
+) -> None:
+    await start(nursery, state)
+    made: list[int] = []
+
+    async def create(number: int) -> None:
+        async with await connect_unix_socket(state / "management.sock") as stream:
+            answer = await Client(stream).request(
+                "PUT", f"{CONNECTIONS}/c{number}", b'{"endpoints": ["h"]}', Content_Type="application/json"
+            )
+        made.append(answer.status)
+
+    with contextlib.closing(sqlite3.connect(state / REGISTRY_FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with trio.open_nursery() as changing, await connect_unix_socket(state / "management.sock") as stream:
+            for number in range(4):
+                changing.start_soon(create, number)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            for path in ("/v1/relay", CONNECTIONS, "/v1/tokens"):
+                assert (await Client(stream).request("GET", path)).status == 200
+            assert made == []
+            other.rollback()
+    assert made == [201] * 4
+
+
+async def test_a_change_of_a_locked_registry_may_be_tried_again(
+    state: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "_BUSY_TIMEOUT_SECONDS", 0.01)
+    await start(nursery, state)
+    with contextlib.closing(sqlite3.connect(state / REGISTRY_FILE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with await connect_unix_socket(state / "management.sock") as stream:
+            answer = await Client(stream).request(
+                "PUT", f"{CONNECTIONS}/x", b'{"endpoints": ["h"]}', Content_Type="application/json"
+            )
+    assert (answer.status, dict(answer.headers)["retry-after"]) == (503, "1")
+    problem = json.loads(answer.body)
+    assert problem["type"].endswith(":unavailable")
+    assert problem["remedy"].startswith("try again")
 
 
 async def test_two_administrators_at_once(state: Path, nursery: trio.Nursery) -> None:

@@ -12,8 +12,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from hybridrelay.events import EventStream
 from hybridrelay.management.callers import Caller
-from hybridrelay.management.calls import Managed
 from hybridrelay.management.handlers import OPERATIONS
+from hybridrelay.management.managed import Managed
 from hybridrelay.management.openapi import openapi_document
 from hybridrelay.management.operations import Operations
 from hybridrelay.management.service import make_router
@@ -27,7 +27,8 @@ DOCUMENT = openapi_document(OPERATIONS, version="1.2.3")
 
 
 async def test_nothing_is_served_outside_of_the_table() -> None:
-    router = make_router(Managed(MemoryStore(), RelayInfo({}, ""), FakeRelay(), EventStream()))
+    store = MemoryStore()
+    router = make_router(Managed(store, store, RelayInfo({}, ""), FakeRelay(), EventStream()))
     served = {(route.method, route.pattern) for route in router.routes}
     assert served == {(row.method, row.path) for row in OPERATIONS} | {("GET", "/openapi.json")}
 

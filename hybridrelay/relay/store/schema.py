@@ -76,10 +76,10 @@ def transaction(database: sqlite3.Connection) -> Iterator[None]:
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
+        database.commit()  # may wait for readers, in vain, where there is no write-ahead log
     except BaseException:
         database.rollback()
         raise
-    database.commit()
 
 
 def check_schema_version(database: sqlite3.Connection, path: Path) -> int:

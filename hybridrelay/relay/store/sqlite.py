@@ -37,6 +37,7 @@ from .rows import insert_key, insert_rule, read_connections, rights_text, set_de
 from .schema import check_schema_version, make_schema, migrate, transaction
 from .state_dir import REGISTRY_FILE, can_share_memory, prepare_state_directory, private_file
 from .store import (
+    StoreBusy,
     check_generation,
     check_new_key,
     check_new_token,
@@ -62,6 +63,10 @@ _BUSY_TIMEOUT_SECONDS = 5.0
 #: How many files SQLite opens at a time, at most: the registry, its log, the index of that, and the directory.
 _DESCRIPTORS = 4
 
+_LOCKED = (
+    "try again; if it stays locked, another program keeps it open in the middle of a change: a database tool or a "
+    "command that was stopped, for example. `fuser` or `lsof` shows which"
+)
 _DAMAGED = (
     "check the disk's space and the permissions, and that the directory is on a local file system; if the file is "
     "damaged, restore it from a backup"
@@ -444,6 +449,12 @@ def _state_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            raise StoreBusy(
+                f"the registry {path} is locked: another process has been changing it for "
+                f"{_BUSY_TIMEOUT_SECONDS:g} seconds; nothing was changed",
+                remedy=_LOCKED,
+            ) from exc
         shortage = missing_descriptors(_DESCRIPTORS)
         if shortage is not None:  # SQLite says only that it cannot open a file, or that reading it failed
             raise StateError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Protocol
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, StateError
 from ...security import KeySlot, ManagementToken, Right, Rule, Secret, check_hosts, check_rules
 from ..model import NO_DESCRIPTION, Description, HybridConnection, RelayRecord
 
@@ -19,6 +19,7 @@ __all__ = [
     "NameTaken",
     "NotFound",
     "Store",
+    "StoreBusy",
     "check_generation",
     "check_new_key",
     "check_new_token",
@@ -48,6 +49,10 @@ class NameTaken(ConfigurationError):
 
 class ChangedMeanwhile(ConfigurationError):
     """What the caller wants to change is not what it has read. Nothing was changed."""
+
+
+class StoreBusy(StateError):
+    """Another process is changing the store, or keeps it locked. Nothing was changed; trying again may help."""
 
 
 class Store(Protocol):

@@ -21,6 +21,7 @@ from hybridrelay.relay.store import sqlite as registry_module
 from hybridrelay.relay.store.schema import MIGRATIONS, SCHEMA_VERSION
 from hybridrelay.relay.store.sqlite import SQLiteStore
 from hybridrelay.relay.store.state_dir import REGISTRY_FILE
+from hybridrelay.relay.store.store import StoreBusy
 from hybridrelay.security import KeySlot, Right, Rule, Secret
 
 PRIMARY, SECONDARY = KeySlot.PRIMARY, KeySlot.SECONDARY
@@ -231,6 +232,37 @@ def test_a_lock_that_sqlite_does_not_wait_for_is_waited_for(monkeypatch: pytest.
     monkeypatch.setattr(registry_module, "_BUSY_TIMEOUT_SECONDS", 0.0)
     with contextlib.closing(Refusing(sqlite3.SQLITE_BUSY)) as busy, pytest.raises(sqlite3.OperationalError):
         registry_module._set_journal_mode(busy, "WAL")
+
+
+def test_a_locked_registry_is_not_called_damaged_and_can_be_read(
+    tmp_path: Path, rules: Rules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "_BUSY_TIMEOUT_SECONDS", 0.01)
+    with SQLiteStore.open(tmp_path) as registry:
+        registry.create("sql", ["relay.example.com"], rules)
+        with contextlib.closing(sqlite3.connect(tmp_path / REGISTRY_FILE, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreBusy, match="locked") as caught:
+                registry.delete("sql")
+            assert (caught.value.remedy or "").startswith("try again")
+            assert registry.get("sql").rules == rules
+        registry.delete("sql")
+
+
+def test_a_change_that_waits_in_vain_for_a_reader_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without shared memory, and so without a write-ahead log, a change cannot be committed beside a reader."""
+    monkeypatch.setattr(registry_module, "_BUSY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(registry_module, "can_share_memory", lambda directory: False)
+    with SQLiteStore.open(tmp_path) as registry:
+        with contextlib.closing(sqlite3.connect(tmp_path / REGISTRY_FILE, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM connections").fetchall()
+            with pytest.raises(StoreBusy):
+                registry.create("sql", ["relay.example.com"], [])
+        assert registry.list() == ()
+        registry.create("sql", ["relay.example.com"], [])
 
 
 def test_many_may_make_it_at_the_same_moment(tmp_path: Path) -> None:
