@@ -1,6 +1,7 @@
-"""The command ``hybridrelay``: composes the other packages, and implements nothing of them.
+"""The command ``hybridrelay``: parses arguments, calls the other packages, and prints.
 
-Nothing imports this package. What a command does is imported when it is called, so that ``--help`` is quick.
+No other package imports this one. The code of a command is imported when the command is run, so that ``--help`` is
+quick.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .signals import Signals
 
-#: Ctrl-C, as shells have it: 128 and the signal's number.
+#: The exit code after Ctrl-C, by the convention of shells: 128 plus the signal's number.
 INTERRUPTED = 130
 
 
@@ -19,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; the entry point of the console script.
 
     Args:
-        argv: the arguments; None means those of this process, which is then expected to end: its handlers of signals
-            stay as they are.
+        argv: the arguments. None means those of this process, which is then expected to end: its signal handlers are
+            not restored.
     """
     from .signals import Signals
 

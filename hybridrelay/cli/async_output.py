@@ -1,4 +1,4 @@
-"""Standard output for programs that run an event loop: only the task that prints waits for a reader that stalls."""
+"""Standard output for programs that run an event loop: if the reader stalls, only the task that prints waits."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from . import output
 
 logger = logging.getLogger("hybridrelay.cli")
 
-#: How much is written where the system says that something can be written: POSIX guarantees that this does not block.
+#: How many bytes are written after the system has reported that the descriptor is writable. POSIX guarantees that
+#: a write of this size to a pipe then does not block.
 _CHUNK_BYTES = 512
 
 
 async def say(text: str = "", *, end: str = "\n") -> None:
-    """As `output.say`. Cancelled, a part of the text may have been printed."""
+    """Print and flush, as `output.say` does. If cancelled, part of the text may have been printed."""
     output.remember(await _print(text + end))
 
 
 async def say_ready(role: str, fields: Iterable[tuple[str, str]]) -> None:
-    """Print `output.ready_line`. Where it cannot be written, the log has it: serving goes on."""
+    """Print `output.ready_line`. If it cannot be written, it is logged instead, and the program continues."""
     line = output.ready_line(role, fields)
     if (failure := await _print(line + "\n")) is not None:
         logger.warning("standard output cannot be written to (%s); it would have said: %s", failure.strerror, line)
 
 
 def maybe_say(text: str, *, end: str = "\n") -> None:
-    """Print what may be left out, such as progress, unless the reader stalls. Never blocks."""
+    """Print unimportant text, such as progress, and drop it if that would block. Never blocks."""
     try:
         if sys.platform == "win32" or _is_writable(sys.stdout.fileno()):
             output.say(text, end=end)
@@ -41,7 +42,7 @@ def maybe_say(text: str, *, end: str = "\n") -> None:
 
 
 async def _print(text: str) -> OSError | None:
-    """Why it could not be printed, unless nobody reads it any more."""
+    """Print. Returns the error if that failed, or None; a closed pipe is not an error."""
     try:
         descriptor = sys.stdout.fileno()
     except (OSError, ValueError):  # closed, or a stream in memory

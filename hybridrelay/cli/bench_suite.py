@@ -1,4 +1,4 @@
-"""Where the benchmark suite is: installed with this package, or in a checkout beside it."""
+"""Finds the benchmark suite: installed with this package, or in a checkout of the project."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-#: Where the wheel has it.
+#: The package's name if it was installed from a wheel.
 _INSTALLED = "hybridrelay._benchmarks"
-#: Where a checkout has it: beside this distribution's own folder.
+#: The directory that contains it in a checkout of the project.
 _CHECKOUT = Path(__file__).parents[2]
 
 
 def find_suite() -> str | None:
-    """The package's name, or None."""
+    """Return the name of the suite's package, or None if there is none."""
     if importlib.util.find_spec(_INSTALLED) is not None:
         return _INSTALLED
     if (_CHECKOUT / "benchmarks" / "arguments.py").is_file():
@@ -24,7 +24,7 @@ def find_suite() -> str | None:
 
 
 def load_suite(package: str, module: str) -> ModuleType:
-    """Import one of its modules; `package` is what `find_suite` returned."""
+    """Import one of the suite's modules. `package` is what `find_suite` has returned."""
     if package != _INSTALLED and str(_CHECKOUT) not in sys.path:
         sys.path.append(str(_CHECKOUT))
     return importlib.import_module(f"{package}.{module}")

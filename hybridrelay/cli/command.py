@@ -1,4 +1,4 @@
-"""What a command is: an entry of the table in `hybridrelay.cli.parser`."""
+"""The class of the entries in the table of commands (`hybridrelay.cli.parser`)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def _no_arguments(parser: Parser) -> None:
 class Command(NamedTuple):
     """A command, or a group of commands."""
 
-    #: As it is typed.
+    #: The name, as the user types it.
     name: str
     #: One line for the list of commands.
     summary: str
     #: What the command is for.
     description: str
-    #: Shown after the options, as it is.
+    #: Shown after the options, without filling paragraphs.
     examples: str
     #: Adds its options to its parser.
     add_arguments: Callable[[Parser], None] = _no_arguments
@@ -32,7 +32,7 @@ class Command(NamedTuple):
     log_level: str = "warning"
     #: Whether it runs until it is stopped, and reloads at SIGHUP.
     is_service: bool = False
-    #: For a group, which has no `run`.
+    #: The commands of a group, which has no `run`.
     subcommands: tuple[Command, ...] = ()
 
     def load(self) -> Callable[[argparse.Namespace], int]:

@@ -1,6 +1,6 @@
-"""Configuration files: TOML, with the names of a command's options and the values that they take.
+"""Configuration files: TOML, with a command's options as keys and the options' values.
 
-What is known is the command's parser, so that an option which is added to a command is one of its file, too.
+The keys are taken from the command's parser, so that a new option of a command is also a key in its file.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .logs import set_up_logs
 _MAX_FILE = 256 * 1024
 #: Options that make no sense in a file.
 _COMMAND_LINE_ONLY = frozenset({"config", "help", "version"})
-#: Options that every command has, which may be given before the command as well.
+#: Options that every command has, and that may also be given before the command's name.
 _COMMON = frozenset({"log_level", "log_json"})
 
 
 def use_config_file(args: argparse.Namespace) -> None:
-    """Fill in the options that the command line left open from the file of ``--config``, if there is one.
+    """Take options that were not given on the command line from the file of ``--config``, if there is one.
 
     Raises:
         ConfigurationError: see `apply_config_file`.
@@ -37,16 +37,16 @@ def use_config_file(args: argparse.Namespace) -> None:
 
 
 def apply_config_file(args: argparse.Namespace, path: Path) -> None:
-    """Fill in the options that the command line left open.
+    """Take options that were not given on the command line from a file.
 
     Relative paths in the file are relative to the file.
 
     Args:
-        args: what the parser of a command with `add_config` gave.
+        args: the parsed arguments of a command with `add_config`.
         path: the file.
 
     Raises:
-        ConfigurationError: it cannot be read, or a key or a value in it is wrong; says which.
+        ConfigurationError: the file cannot be read, or a key or a value in it is not valid; the message says which.
     """
 
     try:
@@ -69,7 +69,7 @@ def apply_config_file(args: argparse.Namespace, path: Path) -> None:
 
 
 def _known_options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """By their names in a file; those that every command has come last."""
+    """Return the options by their names in a file; those that every command has come last."""
     actions = [action for action in parser._actions if action.dest not in _COMMAND_LINE_ONLY]
     actions.sort(key=lambda action: action.dest in _COMMON)
     return {name[2:]: action for action in actions for name in action.option_strings if name.startswith("--")}
@@ -82,16 +82,16 @@ def _is_given(args: argparse.Namespace, action: argparse.Action) -> bool:
 
 
 def _convert(action: argparse.Action, value: Any, folder: Path) -> Any:
-    """What the command line would have given.
+    """Convert a value in the file into what the command line would have given.
 
     Raises:
-        ValueError, argparse.ArgumentTypeError: it does not take that.
+        ValueError, argparse.ArgumentTypeError: the option does not accept the value.
     """
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError("expected true or false")
         return value
-    if isinstance(action, argparse._AppendAction):  # `extend` is a kind of it
+    if isinstance(action, argparse._AppendAction):  # its subclass implements `extend`
         return [_convert_one(action, one, folder) for one in (value if isinstance(value, list) else [value])]
     return _convert_one(action, value, folder)
 
@@ -125,5 +125,5 @@ def _as_text(action: argparse.Action, value: Any) -> str:
 
 def _unknown(path: Path, key: str, known: Mapping[str, argparse.Action]) -> ConfigurationError:
     close = difflib.get_close_matches(key.replace("_", "-"), known, n=1)
-    remedy = f"did you mean {close[0]}?" if close else f"known are: {', '.join(known)}"
+    remedy = f"did you mean {close[0]}?" if close else f"the known keys are: {', '.join(known)}"
     return ConfigurationError(f"{path}: unknown key {printable(key[:40])!r}", remedy=remedy)

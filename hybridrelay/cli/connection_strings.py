@@ -1,4 +1,4 @@
-"""Connection strings for the commands: read at the start, and read again at SIGHUP."""
+"""Reads the connection strings of a command, when it starts and again at SIGHUP."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from .reloading import publish_not_reloaded
 
 
 def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionString]:
-    """Read all connection strings; without files, the one in the environment.
+    """Read all connection strings; if no files are named, the one in the environment.
 
     Args:
         files: paths, or - for standard input.
-        role: whose they have to be, with an identity that fits; None where that does not matter.
+        role: the side that the connection strings have to be for, with an identity of that side; None accepts both.
 
     Raises:
-        ConfigurationError: one cannot be read, is none, or is the other side's; says which file, and which part.
+        ConfigurationError: one cannot be read, is not a connection string, or is for the other side. The message
+            names the file and what is wrong.
     """
     if len([file for file in files if file == "-"]) > 1:
         raise ConfigurationError("standard input (-) holds one connection string", remedy="use files for the others")
@@ -31,14 +32,15 @@ def load_all(files: Sequence[str], role: Role | None = None) -> list[ConnectionS
 
 
 async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, ConnectionString], StringUpdate]) -> None:
-    """Read the files again and use each one that is valid. An event says for each what became of it.
+    """Read the files again and use each one that is valid. For each file, an event reports the result.
+
+    If cancelled, the connection strings that were applied stay applied.
 
     Args:
         files: as for `load_all`. Standard input and the environment cannot be read again.
-        role: whose strings they have to be.
-        use: takes up a string, with its place among the files. A `ConfigurationError` says why it cannot.
-
-    When cancelled, the strings that were applied stay applied.
+        role: the side that the connection strings have to be for.
+        use: applies a connection string; gets its index among the files and the string. Raises `ConfigurationError`
+            if it cannot be applied.
     """
     events = plainly_logged_events()
     for number, file in enumerate(files or (None,)):
@@ -61,7 +63,7 @@ async def reload_each(files: Sequence[str], role: Role, use: Callable[[int, Conn
 
 def _load(file: str | None, role: Role | None, *, regular: bool = False) -> ConnectionString:
     string = load_connection_string(file, regular=regular)
-    # Client and connector look at this as well, and no longer know the file.
+    # Client and connector check this too, but their errors cannot name the file.
     with naming(describe_source(file)):
         if role is Role.CONNECTOR:
             string.require_target()

@@ -1,4 +1,4 @@
-"""Keys as the commands show them: by their fingerprints, unless they were asked for."""
+"""Shows keys: by their fingerprints, or the keys themselves if the user has asked for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from . import output
 
 
 def key_rows(connection: HybridConnection, *, show_keys: bool = False) -> list[tuple[str, str, str, str]]:
-    """Rule, rights, slot, and the key's fingerprint (or the key)."""
+    """Return the rows of a table: rule, rights, slot, and the key's fingerprint (or the key itself)."""
     rows = []
     for rule in connection.rules:
         for slot in KeySlot:
@@ -19,7 +19,7 @@ def key_rows(connection: HybridConnection, *, show_keys: bool = False) -> list[t
 
 
 def keys_as_dicts(connection: HybridConnection, *, show_keys: bool = False) -> list[dict[str, object]]:
-    """For JSON. Keys are only ever added."""
+    """Return the keys for JSON output. Later versions may add members, but remove or rename none."""
     found = []
     for rule in connection.rules:
         for slot in KeySlot:
@@ -37,9 +37,9 @@ def keys_as_dicts(connection: HybridConnection, *, show_keys: bool = False) -> l
 
 
 def tell_ended(name: str, rule: str, old: Secret | None) -> None:
-    """Say what the end of a rule's key means; None for one that was revoked before."""
+    """Print what the end of the key `old` means; None if it had been revoked before."""
     if old is None:
-        output.say("It was revoked before: no connection string stops working.")
+        output.say("It had been revoked already: no connection string stops working.")
     else:
         output.say(
             f"Connection strings of {name} with SharedAccessKeyName={rule} and the old key (fingerprint "

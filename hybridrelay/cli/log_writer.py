@@ -1,20 +1,20 @@
 """Writes log lines to a descriptor without ever making the caller wait.
 
-A pipe whose reader stalls, a terminal that is paused, or a disk that hangs blocks the write. So lines go into a
-bounded queue, and one daemon thread writes them. The rules:
+A write blocks if the reader of a pipe stalls, a terminal is paused or a disk hangs. Therefore lines go into a bounded
+queue, and one daemon thread writes them. The rules:
 
-1. `LogWriter.put` never blocks. Where the queue is full, the line is dropped and counted.
+1. `LogWriter.put` never blocks. If the queue is full, the line is dropped and counted.
 2. The number of dropped lines is reported at their position among the lines, as soon as there is room, or at the end.
-3. A write that fails (a closed pipe, a full disk) loses the lines that it has not written completely. They are
-   counted, too. The next lines are tried, and at the end the count of the missing ones is tried once more.
-4. Where no thread can be started, `put` itself writes as much as the descriptor takes without blocking, and the rest
-   waits in the queue. A thread is tried again later.
-5. `LogWriter.flush` waits for what is queued, but only for a limited time.
-6. A forked child starts with an empty queue: what was queued is the parent's.
+3. If a write fails (a closed pipe, a full disk), the lines that were not written completely are lost, and are counted
+   too. Later lines are still attempted, and at the end another attempt is made to report how many lines are missing.
+4. If no thread can be started, `put` itself writes as much as the descriptor accepts without blocking, and the rest
+   stays in the queue. Another attempt to start a thread follows later.
+5. `LogWriter.flush` waits until the queue has been written, but only for a limited time.
+6. A forked child process starts with an empty queue: the lines that were queued are written by the parent.
 
-`put` is called while its caller holds a lock (that of the logging handler), or from one thread. Counters have one
-writer each, so that no lock is needed between `put` and the thread. `put` may even be interrupted by another call of
-itself, when a signal handler or a finalizer logs.
+Calls of `put` are serialized by the lock of the logging handler, or come from one thread. Each counter is changed
+either by `put` or by the thread, so that no lock is needed between the two. `put` is reentrant: a signal handler or
+a finalizer that logs may interrupt it.
 """
 
 from __future__ import annotations
@@ -28,39 +28,40 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-#: The queue holds this many lines, and this many bytes, at most.
+#: The maximum size of the queue: lines, and bytes.
 MAX_LINES: Final = 10_000
 MAX_BYTES: Final = 4 << 20
-#: How long the end of the program waits for a reader that is slow or stalled (seconds).
+#: How long the program waits, when it ends, for a reader that is slow or stalled (seconds).
 FLUSH_SECONDS: Final = 1.0
 #: How much the thread writes in one call.
 _BATCH_BYTES = 64 * 1024
-#: How much can be written without blocking where `poll` says that something can be written. POSIX guarantees 512.
+#: How many bytes can be written without blocking after `poll` has reported that the descriptor is writable. POSIX
+#: guarantees 512.
 _NOWAIT_BYTES = 512
-#: How long the thread waits for further lines after the first one, unless `flush` is called (seconds). Whenever it
-#: runs, the interpreter switches between threads several times, and a connector writes two lines for each stream.
+#: How long the thread waits for further lines after the first one, unless `flush` is called (seconds). Without this,
+#: the interpreter would switch threads for every line, and a connector logs two lines for each stream.
 _GATHER_SECONDS = 0.05
 #: How often another attempt is made to start a thread (seconds).
 _THREAD_RETRY_SECONDS = 1.0
 
-#: How many lines are taken from the queue at once where there is no thread.
+#: How many lines are taken from the queue at once if there is no thread.
 _NOWAIT_LINES = 64
 
-#: A line, and the number of lines that had been dropped in all when it was put in.
+#: A line, and the total number of lines that had been dropped when it was queued.
 _Item = tuple[bytes, int]
 
 
 class _Batch(NamedTuple):
-    """What is written in one go."""
+    """Lines that are written together."""
 
     text: bytes
-    #: How much of the queue it is: items, and their bytes.
+    #: How many items of the queue it contains, and the size of their lines.
     items: int
     bytes: int
-    #: How many lines had been dropped in all before its end.
+    #: The total number of dropped lines up to its end, all of which it reports.
     reported: int
-    #: For each line: where it ends in `text`, and how many log lines are missing if it is not written completely. A
-    #: line that reports missing ones stands for all of them.
+    #: For each line: its end in `text`, and how many log lines are lost if it is not written completely. That is 1
+    #: for a log line; for a line that reports missing ones, it is their number.
     ends: tuple[tuple[int, int], ...]
 
 
@@ -68,10 +69,10 @@ class LogWriter:
     """Writes lines to a descriptor, which stays open.
 
     Args:
-        descriptor: where to write.
-        report_missing: makes a line, with its line end, that says how many lines are missing.
-        max_lines: bound of the queue.
-        max_bytes: bound of the queue.
+        descriptor: the descriptor to write to.
+        report_missing: gets a number of missing lines, and returns the line that reports them, with its line end.
+        max_lines: the maximum number of queued lines.
+        max_bytes: the maximum number of queued bytes.
     """
 
     def __init__(
@@ -94,11 +95,11 @@ class LogWriter:
         self._thread: threading.Thread | None = None
         self._no_thread_before = 0.0
         self._flushing = threading.Event()
-        # Changed by `put` alone.
+        # Changed only by `put`.
         self._lines_in = 0
         self._bytes_in = 0
         self._dropped = 0
-        # Changed only where lines are written: by the thread, or by `put` where there is none.
+        # Changed only by the code that writes lines: the thread, or `put` if there is no thread.
         self._lines_out = 0
         self._bytes_out = 0
         self._reported = 0
@@ -106,12 +107,12 @@ class LogWriter:
         self._lost = 0
         #: The last write ended in the middle of a line.
         self._mid_line = False
-        # Where there is no thread: what the descriptor has not taken yet.
+        # Only without a thread: the batch that is being written, and what the descriptor has not accepted of it yet.
         self._batch: _Batch | None = None
         self._rest = memoryview(b"")
 
     def put(self, line: str) -> bool:
-        """Queue a line, which ends with a line end. Returns whether there was room for it. Never blocks."""
+        """Queue a line, which includes its line end. Returns whether there was room for it. Never blocks."""
         if os.getpid() != self._process:
             self._start_over()
         data = line.encode("utf-8", "backslashreplace")
@@ -129,13 +130,14 @@ class LogWriter:
         return True
 
     def close(self) -> None:
-        """Let the thread end when it has written what is queued. Nothing can be put in any more."""
+        """Let the thread end when it has written the queue. `put` must not be called afterwards."""
         self._queue.put(None)
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Wait until everything is written, for up to `seconds`. Returns whether it is, or is at least reported as
-        missing. The writer can still be used afterwards. A thread that is still writing continues, and does not keep
-        the process from ending.
+        """Wait for up to `seconds` until every line has been written or reported as missing. Returns whether it has.
+
+        The writer can still be used afterwards. A thread that is still writing continues, and does not keep the
+        process from ending.
         """
         if os.getpid() != self._process:
             return True
@@ -146,7 +148,7 @@ class LogWriter:
             self._flushing.clear()
 
     def _wait_until_done(self, deadline: float) -> bool:
-        retried = False  # to report what failed writes have lost: a disk may have room again
+        retried = False  # another attempt to report what failed writes have lost: the disk may have room again
         while not self._is_done() or (self._lost and not retried):
             if self._thread is None:
                 only_lost = self._is_done()
@@ -219,9 +221,9 @@ class LogWriter:
         return _Batch(bytes(text), len(items), sum(len(line) for line, _ in items), reported, tuple(ends))
 
     def _written(self, batch: _Batch, size: int) -> None:
-        """The batch is done with; `size` bytes of it were written."""
+        """Update the counters after a batch of which `size` bytes were written."""
         self._reported = batch.reported
-        # A line that lacks only its line end is complete: the next write begins with one.
+        # A line that lacks only its line end counts as written: the next write begins with a line end.
         self._lost = sum(count for end, count in batch.ends if end > size + 1)
         if size:
             self._mid_line = not batch.text[:size].endswith(b"\n")
@@ -229,12 +231,12 @@ class LogWriter:
         self._lines_out += batch.items
 
     def _write(self, data: bytes) -> int:
-        """Write all of it, however long that takes. Returns how much was written before an error."""
+        """Write all data, blocking as long as necessary. Returns how many bytes were written before an error."""
         view = memoryview(data)
         while view:
             try:
                 written = os.write(self._descriptor, view)
-            except BlockingIOError:  # another program made it non-blocking, as is usual for terminals
+            except BlockingIOError:  # another program has made it non-blocking, which is common with terminals
                 _wait_writable(self._descriptor)
                 continue
             except OSError:
@@ -245,7 +247,7 @@ class LogWriter:
     # --- without
 
     def _write_nowait(self) -> None:
-        """Write what the descriptor takes at this moment."""
+        """Write as much as the descriptor accepts without blocking."""
         retried = False
         while True:
             if self._batch is None:
@@ -283,7 +285,7 @@ def _wait_writable(descriptor: int) -> None:
 
 def _is_writable(descriptor: int) -> bool:
     if sys.platform == "win32":
-        return True  # there is no way to tell; files and consoles take what they are given
+        return True  # it cannot be found out, and files and consoles accept everything
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
     return bool(poll.poll(0))

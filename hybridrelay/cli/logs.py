@@ -1,4 +1,4 @@
-"""The log: to standard error, as lines for people or as JSON for programs."""
+"""The log on standard error: lines for people, or JSON for programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def set_up_logs(level: str, *, as_json: bool) -> None:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         as_json: one JSON object for each record.
     """
-    # Nothing that our lines contain: collecting it takes as long as formatting them.
+    # Our lines contain none of this, and collecting it takes as long as formatting them.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     for earlier in _our_handlers():
@@ -36,7 +36,7 @@ def set_up_logs(level: str, *, as_json: bool) -> None:
 
 
 def write_error(text: str) -> None:
-    """Write lines to standard error that are no log records, in order with the log and without waiting."""
+    """Write lines that are not log records to standard error, in order with the log and without waiting."""
     handlers = _our_handlers()
     for handler in handlers:
         handler.write(text)
@@ -46,13 +46,13 @@ def write_error(text: str) -> None:
 
 
 def print_error(message: str, remedy: str | None, *, as_json: bool, reason: str | None = None) -> None:
-    """Say what made the command fail.
+    """Report why the command failed.
 
     Args:
         message: one line.
-        remedy: what to do.
-        as_json: as a record of the log, instead of lines for people.
-        reason: for programs; None where the error has none.
+        remedy: what to do about it; None if there is nothing to suggest.
+        as_json: whether to write a log record instead of lines for people.
+        reason: the reason's slug, for programs; None if the error has none. Only in JSON.
     """
     if as_json:
         fields = {"reason": reason, "remedy": remedy}
@@ -63,19 +63,19 @@ def print_error(message: str, remedy: str | None, *, as_json: bool, reason: str 
 
 
 def logs_are_json() -> bool:
-    """Whether `set_up_logs` was called last for JSON."""
+    """Return whether the log is JSON, according to the last call of `set_up_logs`."""
     return any(isinstance(handler.formatter, JSONFormatter) for handler in _our_handlers())
 
 
 def flush_logs(seconds: float = FLUSH_SECONDS) -> None:
-    """Wait until the log is written, for `seconds` at most. The log can be used afterwards."""
+    """Wait for up to `seconds` until the log has been written. The log can still be used afterwards."""
     for handler in _our_handlers():
         handler.drain(seconds)
 
 
 @contextlib.contextmanager
 def log_python_messages() -> Iterator[None]:
-    """Log what Python itself would print to standard error, and wait for it: warnings, and errors of finalizers."""
+    """Log the warnings and errors of finalizers that Python would otherwise print to standard error, blocking."""
     show_warning, unraisable_hook = warnings.showwarning, sys.unraisablehook
 
     def log_warning(
@@ -105,10 +105,10 @@ def _our_handlers() -> list[StderrHandler]:
 
 
 class StderrHandler(logging.Handler):
-    """This package's handler, as opposed to those of a program that calls it. Never blocks: see `LogWriter`."""
+    """A handler that never blocks (see `LogWriter`), of a class that only this package uses."""
 
     def __init__(self, stream: TextIO | None, formatter: logging.Formatter) -> None:
-        """Write to the descriptor of `stream`, or to a stream in memory itself; None writes nowhere."""
+        """Write to the descriptor of `stream`, or to `stream` itself if it has none; None discards everything."""
         super().__init__()
         self.setFormatter(formatter)
         self._stream = stream
@@ -126,7 +126,7 @@ class StderrHandler(logging.Handler):
         self.write(text + "\n")
 
     def write(self, text: str) -> None:
-        """Queue lines, the last with its line end."""
+        """Queue text, which ends with a line end."""
         if self._writer is not None:
             self._writer.put(text)
         elif self._stream is not None:
@@ -135,15 +135,16 @@ class StderrHandler(logging.Handler):
                 self._stream.flush()
 
     def drain(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Wait until everything is written, for `seconds` at most.
+        """Wait for up to `seconds` until everything has been written.
 
-        This is not `flush`, which `logging` also calls when the interpreter ends: a stalled reader delays it once.
+        It is not called `flush`, because `logging` would call that again when the interpreter ends, and a stalled
+        reader is to delay the end only once.
         """
         if self._writer is not None:
             self._writer.flush(seconds)
 
     def close(self) -> None:
-        """End the thread that writes, once it has written what is queued."""
+        """End the writing thread when it has written the queue."""
         if self._writer is not None:
             self._writer.close()
         super().close()
@@ -158,7 +159,7 @@ def _time(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-#: Fields that every event names alike, and what they are called in JSON: at the top level, beside the event.
+#: Fields that have the same meaning in all events, and their names in JSON, where they are at the top level.
 _COMMON_FIELDS = {
     "connection": "connection",
     "activity_id": "activityId",
@@ -169,13 +170,13 @@ _COMMON_FIELDS = {
 
 
 class LineFormatter(logging.Formatter):
-    """``time level source: message``, and nothing that a peer sent can forge a line.
+    """``time level source: message``. Text from a peer is escaped, so that it cannot forge a line.
 
-    The source is the name of the event, or of the logger where the record is no event.
+    The source is the name of the event, or of the logger if the record is not an event.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, followed by a traceback if there is one."""
+        """Return one line, followed by the traceback if there is one."""
         message = printable(record.getMessage())
         source = getattr(record, "event", record.name)
         line = f"{_time(record)} {record.levelname.lower():7} {source}: {message}"
@@ -183,14 +184,14 @@ class LineFormatter(logging.Formatter):
 
 
 class JSONFormatter(logging.Formatter):
-    """One object for each record: time, level, logger, message, and ``fields`` where the record has them.
+    """One object for each record: time, level, logger, message, and ``fields`` if the record has any.
 
-    Events have their name in ``event``, Azure's name in ``operation`` where there is one, and the fields that all
-    events name alike (`_COMMON_FIELDS`) beside them; ``fields`` has the others.
+    An event has its name in ``event``, and Azure's name for it, if there is one, in ``operation``. The fields that
+    have the same meaning in all events (`_COMMON_FIELDS`) are at the top level too; ``fields`` has the others.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line, whatever is in the record."""
+        """Return one line of JSON, whatever the record contains."""
         content: dict[str, object] = {
             "time": _time(record),
             "level": record.levelname.lower(),

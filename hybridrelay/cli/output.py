@@ -1,6 +1,6 @@
-"""What the commands print on standard output.
+"""Prints to standard output.
 
-Writing never raises: a command that has changed something must be able to finish although its output is lost. An
+Printing never raises: a command that has changed something must be able to finish even if its output is lost. The
 error is remembered, and determines the command's exit code at the end. Output that has no reader (``| head``,
 ``>&-``) is discarded silently.
 """
@@ -20,9 +20,9 @@ logger = logging.getLogger("hybridrelay.cli")
 
 
 class _State:
-    """What became of standard output."""
+    """The state of standard output."""
 
-    #: Why it cannot be written to; None as long as it can, or where nobody reads it any more.
+    #: The first error in writing to it; None if there was none, or only that its reader has closed it.
     failure: OSError | None = None
     is_lost = False
 
@@ -30,8 +30,8 @@ class _State:
 def open_standard_streams() -> None:
     """Make sure that the standard streams exist, before anything else is opened.
 
-    A program that is started with one of them closed (``>&-``) is to write nothing there. Without this, a socket or
-    the registry would get its number, and Python has None in its place.
+    If the program was started with one of them closed (``>&-``), it is opened on the null device. Otherwise a socket
+    or the registry would get its descriptor number, and ``sys.stdout`` would be None.
     """
     for number in range(3):
         try:
@@ -43,7 +43,7 @@ def open_standard_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name in a script that the terminal does not know is no reason to fail.
+        # A character that the terminal's encoding lacks is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
     _State.failure, _State.is_lost = None, False
 
@@ -69,22 +69,22 @@ def remember(failure: OSError | None) -> None:
 
 
 def give_up(error: OSError) -> OSError | None:
-    """Print nothing more, because writing failed. Returns `error`, unless it says that nobody reads any more."""
+    """Discard all further output, because writing failed. Returns `error`, or None if the pipe was closed."""
     silence(sys.stdout)
     _State.is_lost = True
     return None if isinstance(error, BrokenPipeError) else error
 
 
 def is_lost() -> bool:
-    """Whether nothing that is printed from now on arrives anywhere."""
+    """Return whether all further output is discarded."""
     return _State.is_lost
 
 
 def flush() -> OSError | None:
-    """Flush both streams, so that nothing surfaces when the interpreter shuts down.
+    """Flush both streams, so that no error appears when the interpreter shuts down.
 
     Returns:
-        Why standard output could not be written to, or None.
+        The error if standard output could not be written, or None.
     """
     failure = _write("")
     try:
@@ -95,7 +95,7 @@ def flush() -> OSError | None:
 
 
 def silence(stream: TextIO) -> None:
-    """Send all that is still printed to `stream` nowhere."""
+    """Redirect `stream` to the null device."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -103,12 +103,12 @@ def silence(stream: TextIO) -> None:
 
 
 def _write(text: str) -> OSError | None:
-    """Write to standard output and flush it. Returns the first error, unless there is no reader any more."""
+    """Write to standard output and flush it. Returns the error, or None; a closed pipe is not an error."""
     try:
-        if text:  # to write nothing at all fails on a full disk, too
+        if text:  # on a full disk, even an empty write would fail
             sys.stdout.write(text)
         sys.stdout.flush()
-    except ValueError:  # closed by somebody in this process
+    except ValueError:  # closed by other code in this process
         return None
     except OSError as exc:
         return give_up(exc)
@@ -116,12 +116,12 @@ def _write(text: str) -> OSError | None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> str:
-    """Aligned columns of plain text.
+    """Format a table of plain text with aligned columns.
 
     Args:
-        header: above the columns.
-        rows: as long as the header.
-        right: indices of columns of numbers.
+        header: the columns' headings.
+        rows: the cells, in rows that are as long as the header.
+        right: the indices of columns that are aligned to the right, such as numbers.
     """
     lines = [tuple(header), *map(tuple, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
@@ -135,7 +135,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozen
 
 
 class Palette:
-    """Colors where they help: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    """Colors for terminals. Not used on other streams, or if NO_COLOR is set (https://no-color.org)."""
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str] = os.environ) -> None:
         self.enabled = stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"

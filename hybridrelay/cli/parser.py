@@ -1,4 +1,4 @@
-"""The table of commands, and the parser that is made of it."""
+"""The table of commands, and the parser that is made from it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ COMMANDS: tuple[Command, ...] = (
 
 
 class Subparsers(Protocol):
-    """What ``add_subparsers`` returns; its class has no public name."""
+    """The type of what ``add_subparsers`` returns, whose class has no public name."""
 
     def add_parser(
         self,
@@ -97,7 +97,10 @@ class Subparsers(Protocol):
 
 
 def build_parser() -> Parser:
-    """The whole parser. Its result has `run`, the function that does the work and returns the exit code."""
+    """Build the parser of all commands.
+
+    The parsed arguments have an attribute `run`: the function that does the work and returns the exit code.
+    """
     parser = Parser(
         prog="hybridrelay",
         description=_DESCRIPTION,
@@ -111,7 +114,7 @@ def build_parser() -> Parser:
 
 
 def _add_commands(parser: Parser, dest: str, commands: tuple[Command, ...]) -> None:
-    """Give a parser commands. Called without one, it prints its help as an error (`exits.USAGE`)."""
+    """Add commands to a parser. If none is given, the help is printed, and the exit code is `exits.USAGE`."""
 
     def explain(args: argparse.Namespace) -> int:
         parser.print_help(sys.stderr)
@@ -152,7 +155,10 @@ def _importing(command: Command) -> Callable[[argparse.Namespace], int]:
 
 
 def _add_common(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
-    """Options that may stand before the command or after it; where one is not given, it must not reset the other."""
+    """Add the options that are allowed before and after the command's name.
+
+    With `suppress`, an option that is not given after the name does not overwrite one that was given before it.
+    """
     default = argparse.SUPPRESS if suppress else None
     group = parser.add_argument_group("common options")
     group.add_argument("--version", action="version", version=f"hybridrelay {__version__}")

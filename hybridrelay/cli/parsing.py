@@ -24,7 +24,7 @@ _LISTEN_ELSEWHERE = frozenset({"--port", "--host", "--bind", "--address", "--loc
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Fills paragraphs to the width of the terminal, and leaves lines that are indented as they are."""
+    """Fills paragraphs to the width of the terminal, and does not change indented lines."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         filled = []
@@ -35,7 +35,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says errors as the rest of the program does, and repeats no secret that was given as an argument."""
+    """Reports errors like the rest of the program, and does not repeat a secret that was given as an argument."""
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
         if file is sys.stdout:
@@ -43,13 +43,13 @@ class Parser(argparse.ArgumentParser):
         else:
             super()._print_message(message, file)
 
-    # The superclass overloads it; what is given and returned is the same.
+    # The superclass has overloads for it; arguments and results are the same.
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Refuse unknown arguments here, where the command is known whose --help lists the right ones."""
+        """Refuse unknown arguments in the command's own parser, so that the error names that command's --help."""
         given = list(sys.argv[1:] if args is None else args)
         options = [one.partition("=")[0] for one in itertools.takewhile("--".__ne__, given) if one[:2] == "--"]
         if self._subparsers is None:
-            # Before something else is said to be missing, which may be the same option misspelled.
+            # Before argparse reports a missing option, because this may be that option, misspelled.
             self._refuse_unknown([one for one in options if one not in self._option_string_actions])
         found, unknown = super().parse_known_args(given, namespace)
         if self._subparsers is None:
@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the error and where to find help, and exit with `exits.USAGE`."""
         if any("sharedaccesskey=" in argument.lower() for argument in sys.argv):
-            # Arguments are visible to every user of the machine, and what we print may go to a log.
+            # Arguments are visible to every user of the machine, and the error may be written to a log.
             message = "a connection string was given as an argument: write it to a file of mode 0600, or set "
             message += "HYBRIDRELAY_CONNECTION_STRING, and regenerate its key"
         remedy = f"{self.prog} --help"

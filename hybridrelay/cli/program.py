@@ -1,4 +1,4 @@
-"""From arguments to an exit code."""
+"""Runs a command: from arguments to an exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .parser import build_parser
 from .reloading import ReloadRequests
 from .signals import Signals
 
-_OUTPUT_REMEDY = "make room there, or send the output elsewhere; apart from its output, the command has done its work"
+_OUTPUT_REMEDY = "make room there, or send the output elsewhere; except for its output, the command has done its work"
 
 
 def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
@@ -21,12 +21,13 @@ def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
 
     Args:
         argv: the arguments; None means those of this process.
-        signals: handles signals already. Commands get it as `args.signals`, and services get `args.reload_requests`.
+        signals: is handling signals already. Commands get it as `args.signals`, and services get
+            `args.reload_requests`.
     """
     args: argparse.Namespace | None = None
     try:
         if "--log-json" in (sys.argv[1:] if argv is None else argv):
-            set_up_logs("warning", as_json=True)  # also for what is wrong with the arguments
+            set_up_logs("warning", as_json=True)  # errors in the arguments are logged as JSON too
         args = build_parser().parse_args(argv)
         args.signals = signals
         args.reload_requests = ReloadRequests()
@@ -38,7 +39,7 @@ def run_program(argv: Sequence[str] | None, signals: Signals) -> int:
 
             code = run_reporting(args.run, args)
         signals.release()
-    except SystemExit as exc:  # argparse, after it has said what there is to say, or a signal
+    except SystemExit as exc:  # by argparse, which has reported the error already, or by a signal
         code = exc.code if isinstance(exc.code, int) else exits.USAGE
     finally:
         signals.finish()

@@ -1,4 +1,4 @@
-"""The dialer that the options for proxies and commands ask for."""
+"""Makes the dialer from the options for proxies and for the command of mode ``exec``."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from ..security import Secret
 
 logger = logging.getLogger("hybridrelay.cli")
 
-#: A password and a line break, in UTF-16 perhaps; more is some other file.
+#: Enough for a password and a line break, even in UTF-16. A larger file is not a password file.
 _MAX_PASSWORD_BYTES = 1024
 #: The mode whose transport runs a command.
 _EXEC = "exec"
 
 
 def make_dialer(args: argparse.Namespace, commands: Commands | None = None) -> Dialer | None:
-    """The dialer that the options ask for; None without such options, which means: as the environment says.
+    """Return the dialer for the options; None without such options, which means that the environment decides.
 
     Args:
-        args: from a parser with `add_proxy`.
+        args: the parsed arguments of a command with `add_proxy`.
         commands: see `make_commands`.
 
     Raises:
-        ConfigurationError: they cannot be used; repeats no secret.
+        ConfigurationError: the options cannot be used. The message contains no secret.
     """
     dialer = _proxy_dialer(args)
     if commands is None or args.exec_command is None:
@@ -43,14 +43,14 @@ def make_dialer(args: argparse.Namespace, commands: Commands | None = None) -> D
 
 
 def make_commands(args: argparse.Namespace) -> Commands:
-    """What runs the command of ``--exec-command``, if there is one.
+    """Return the object that runs the command of ``--exec-command``, if there is one.
 
     Raises:
         ConfigurationError: mode ``exec`` without a command, or a command in another mode.
     """
     if (args.mode == _EXEC) != (args.exec_command is not None):
         raise ConfigurationError(
-            "--mode exec and --exec-command belong together",
+            "--mode exec needs --exec-command, and --exec-command needs --mode exec",
             remedy="give both: --mode exec --exec-command 'ssh HOST hybridrelay relay-stdio --state DIR'",
         )
     return Commands(args.exec_command)
@@ -62,7 +62,7 @@ def _proxy_dialer(args: argparse.Namespace) -> Dialer | None:
             raise ConfigurationError("--proxy-password-file is for --proxy", remedy="name the proxy with --proxy")
         return None
     if has_password(args.proxy):
-        # Not repeated: arguments are visible to every user of the machine, and errors go to logs.
+        # The password is not repeated: the error may be written to a log.
         raise ConfigurationError(
             "--proxy has a password in it, which every user of this machine can see",
             remedy=f"change it, and give the new one with --proxy-password-file or in {PROXY_PASSWORD_VARIABLE}",
@@ -77,8 +77,10 @@ def _password(file: Path | None, url: str) -> Secret | None:
         return Secret(text.rstrip("\r\n")) if text else None
     text = read_text(file, what="the proxy's password file", limit=_MAX_PASSWORD_BYTES, secret=True).rstrip("\n")
     if not text or not text.isprintable():
-        raise ConfigurationError(f"{file} does not hold a password alone", remedy="write it as the only line")
+        raise ConfigurationError(
+            f"{file} does not contain exactly one line with a password", remedy="write the password as the only line"
+        )
     if text != strip_value(text):
-        # They may be part of it. The warning is for users who did not intend them.
-        logger.warning("the password in %s has blanks or quotes around it, which are used as part of it", file)
+        # They may be part of the password. The warning is for users who did not intend them.
+        logger.warning("the password in %s has spaces or quotes around it, which are used as part of it", file)
     return Secret(text)

@@ -1,6 +1,6 @@
 """SIGHUP makes relay, connector and forward reload what can be changed while they run. It never ends them.
 
-This module is imported before anything that takes long, so that a signal which arrives early does no harm.
+This module is imported before anything that takes long to import, so that an early signal does not end the program.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class ReloadRequests:
-    """Requests to reload, from the first moment of a program; served one after the other.
+    """Requests to reload, accepted from the first moment of a program, and served one after the other.
 
-    Requests that arrive while one is waiting to be served, or before Trio runs, become a single one. What was changed
-    before a request is always read after it.
+    Requests that arrive while one is waiting to be served, or before Trio runs, are combined into one. Files are
+    always read after the latest request, so no change that was made before it is missed.
 
-    SIGHUP is caught even where it was inherited as ignored (``nohup``): a terminal that goes away then causes a
-    reload, which is harmless, and ``kill -HUP`` works as everywhere else.
+    SIGHUP is caught even if it was inherited as ignored (``nohup``): then closing the terminal causes a reload, which
+    is harmless, and ``kill -HUP`` works as usual.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class ReloadRequests:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Take SIGHUP as a request during the block (on Windows there is none)."""
+        """Treat SIGHUP as a request during the block. Does nothing on Windows, which has no SIGHUP."""
         if sys.platform == "win32":
             yield
             return
@@ -49,10 +49,10 @@ class ReloadRequests:
         self.request()
 
     def request(self) -> None:
-        """Ask for a reload. May be called from a signal handler, and before Trio runs."""
+        """Request a reload. May be called from a signal handler, and before Trio runs."""
         self._pending = True
         if self._token is not None:
-            # Where Trio has ended, there is nothing left to be reloaded.
+            # If Trio has ended, there is nothing left to be reloaded.
             with contextlib.suppress(RuntimeError):
                 self._token.run_sync_soon(self._wake, idempotent=True)
 
@@ -63,8 +63,8 @@ class ReloadRequests:
     async def serve(self, reload: Callable[[], Awaitable[None]]) -> None:
         """Call `reload` for each request until cancelled.
 
-        An exception that `reload` raises is a bug: it is published, and ends nothing. Cancelled, a reload that is
-        under way is cancelled as well.
+        An exception that `reload` raises is a bug: it is published as an event, and serving continues. Cancellation
+        also cancels a reload that is in progress.
         """
         import trio
 
@@ -84,7 +84,7 @@ class ReloadRequests:
 
 
 def publish_not_reloaded(error: HybridRelayError) -> None:
-    """Publish that something was not reloaded, and why. Only the log gets the event."""
+    """Publish, only to the log, that something was not reloaded, and why."""
     from ..events import ReloadFailed
     from ..events.plain_log import plainly_logged_events
 

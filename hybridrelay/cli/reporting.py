@@ -1,4 +1,4 @@
-"""Every failure of a command becomes a line for people, and an exit code."""
+"""Turns every failure of a command into a line for people, and an exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("hybridrelay.cli")
 
 
 def run_reporting(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Run a command and say what made it fail; never a traceback, unless the log's level is debug."""
+    """Run a command, and report why it failed if it did. A traceback is only logged at level debug."""
     try:
         return run(args)
     except Exception as exc:
@@ -52,15 +52,15 @@ def _report_ours(exc: HybridRelayError, *, as_json: bool) -> None:
     cause = exc.__cause__
     shortage = shortage_of(cause) if isinstance(cause, OSError) else None
     if shortage is not None and shortage.remedy != remedy:
-        # The error's own remedy, such as to run as another user, is for other failures of the same operation.
+        # The error's own remedy, such as running as another user, is for other failures of the same operation.
         message, remedy = f"{message} (this machine {shortage.text})", shortage.remedy
-    # Most errors have no reason of their own; the one of their class means a bug, which they are not.
+    # Most errors have no reason of their own. The default of their class means a bug, and is not shown.
     reason = exc.reason.slug if exc.reason is not HybridRelayError.reason or "reason" in vars(exc) else None
     print_error(message, remedy, as_json=as_json, reason=reason)
 
 
 def _place(exc: BaseException) -> str:
-    """What a bug is called. Its text may hold anything, so it is left to the traceback."""
+    """Describe a bug by its type and place. The exception's text may contain secrets and is only in the traceback."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"internal error: {type(exc).__name__}{where}"

@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""Output that several commands share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def tell_updated(updated: Iterable[Path], incomplete: IncompleteChange | None) -
     """Print which files were updated.
 
     Raises:
-        IncompleteChange: `incomplete`, if it is one.
+        IncompleteChange: `incomplete`, if it is not None.
     """
     for path in updated:
         output.say(f"updated {path}")
@@ -24,6 +24,6 @@ def tell_updated(updated: Iterable[Path], incomplete: IncompleteChange | None) -
 def tell_of_missing_pins(relays: int, pins: int) -> None:
     """Print that there are fewer pins than relays."""
     output.say(
-        f"{relays} relays and {pins} --relay-pin: every relay has its own, in its ready line.\n"
-        "Client and connector trust no relay whose pin is not among those given."
+        f"There are {relays} relays and {pins} --relay-pin. Every relay has its own pin, in its ready line.\n"
+        "Client and connector do not trust a relay whose pin is not among those given."
     )

@@ -1,4 +1,4 @@
-"""Running Trio until the work is done or a signal says stop."""
+"""Runs Trio until the work is done or a signal stops it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from . import async_output, exits
 from .logs import flush_logs, log_python_messages
 
 statistics_logger = logging.getLogger("hybridrelay.statistics")
-# A request for the state is answered at any log level.
+# SIGUSR1 is answered at any log level.
 statistics_logger.setLevel(logging.INFO)
 
 
@@ -31,14 +31,16 @@ def _no_cleanup() -> None:
     pass
 
 
-#: Past its grace, for a program to come to its end, before it is cancelled (seconds).
+#: How long after its grace period a program may take to end, before it is cancelled (seconds).
 _GRACE_MARGIN = 10.0
-#: How long a program that ends at once waits for the reader of its log (seconds).
+#: How long a program that is ended at once waits for the reader of its log (seconds).
 _ABORT_FLUSH_SECONDS = 0.2
 
 
 class GracefulStop:
-    """A graceful stop: the program finishes its open work. Until it is armed, there is nothing to finish.
+    """A graceful stop, in which a program lets open connections continue for a while.
+
+    Until it is armed, there are none, and the first signal cancels the program.
 
     Args:
         grace: how long open connections may continue, in seconds.
@@ -46,16 +48,16 @@ class GracefulStop:
 
     def __init__(self, grace: float) -> None:
         self.grace = grace
-        #: Set when the program is to end.
+        #: Set when the program is to stop.
         self.event = trio.Event()
         self.armed = False
 
     def arm(self) -> None:
-        """The program serves now."""
+        """Let the first signal stop the program gracefully, because it is serving now."""
         self.armed = True
 
     async def say_ready(self, role: str, fields: Iterable[tuple[str, str]]) -> None:
-        """Arm, and print the line that says what is served. Gives up printing it when the program is to end."""
+        """Arm the graceful stop, and print the ready line. Stops printing when the program is to stop."""
         self.arm()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_stopped, nursery.cancel_scope)
@@ -67,7 +69,7 @@ class GracefulStop:
         scope.cancel()
 
     def unless_stopping(self, reload: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
-        """`reload`, except that it does nothing once the program is stopping."""
+        """Wrap `reload` so that it does nothing when the program is stopping."""
 
         async def maybe() -> None:
             if self.event.is_set():
@@ -85,20 +87,19 @@ def run_until_stopped(
     on_abort: Callable[[], None] = _no_cleanup,
     reloads: Callable[[], Awaitable[None]] | None = None,
 ) -> signal.Signals | None:
-    """Run `main` in Trio. The first SIGTERM or SIGINT ends it gracefully; the second ends the process at once.
+    """Run `main` in Trio. The first SIGTERM or SIGINT stops it gracefully; the second ends the process at once.
 
-    SIGHUP is such a signal only for programs that reload nothing. SIGUSR1, where there is one, makes it log its
-    `program_statistics`.
+    Without `reloads`, SIGHUP has the same effect. SIGUSR1, on systems that have it, logs `program_statistics`.
 
     Args:
-        main: what to run; cancelled, it ends soon.
-        stop: what the first signal does once it is armed; without it `main` is cancelled.
-        on_abort: called before the process ends at once. For what must not be left behind.
-        reloads: serves requests to reload (`ReloadRequests.serve`) beside `main`, and is cancelled when that returns.
-            SIGHUP, which asks for them, is then left alone here.
+        main: the function to run. It has to end soon after it is cancelled.
+        stop: stopped by the first signal if it is armed. If it is not armed, or None, `main` is cancelled instead.
+        on_abort: called before a second signal ends the process at once, to remove what must not be left behind.
+        reloads: serves requests to reload (`ReloadRequests.serve`) while `main` runs, and is cancelled when `main`
+            returns. SIGHUP is then not handled here.
 
     Returns:
-        The signal that stopped it, or None where it ended by itself.
+        The signal that stopped it, or None if it ended by itself.
 
     Raises:
         Exception: whatever `main` raises.
@@ -149,7 +150,7 @@ class _Stopper:
 
     def _signals(self) -> list[signal.Signals]:
         found = [signal.SIGTERM]
-        # A shell without job control ignores SIGINT for what it starts in the background: Ctrl-C is not meant for it.
+        # A shell without job control makes background processes ignore SIGINT: Ctrl-C is not meant for them.
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             found.append(signal.SIGINT)
         if sys.platform != "win32" and self._reloads is None:
@@ -171,7 +172,7 @@ class _Stopper:
     def _handle_question(self, number: int, frame: FrameType | None) -> None:
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
-                # However often it is asked before Trio gets to it, it is answered once.
+                # Several signals that arrive before Trio runs this are answered once.
                 self._token.run_sync_soon(_log_statistics, idempotent=True)
 
     def _stop(self) -> None:
@@ -192,7 +193,7 @@ def _log_statistics() -> None:
     try:
         found = program_statistics().as_dict()
     except Exception:
-        # A bug of ours. What Trio calls must not raise, or the whole program would end by a question.
-        statistics_logger.exception("no answer")
+        # A bug. It must not propagate into Trio: a request for statistics must not end the program.
+        statistics_logger.exception("the statistics could not be collected")
     else:
         statistics_logger.info("%s", json.dumps(found), extra={"fields": found})

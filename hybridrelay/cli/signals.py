@@ -1,14 +1,14 @@
-"""What signals do to a command, from its first moment to its last.
+"""Handles signals from the start of a command to its end.
 
-1. While the arguments are parsed, it is not known which command this is. Signals are remembered until it is.
+1. While the arguments are being parsed, the command is not known yet. Signals are remembered until it is.
 2. A service (relay, connector, forward) that is not running yet ends with exit code 0 at SIGTERM or SIGINT. SIGHUP
-   asks it to reload. While its event loop runs, `hybridrelay.cli.running` has its own handlers for them.
-3. Every other command ends with 128 and the number of the signal, and undoes what it has prepared. From the moment at
-   which it changes something (`Signals.hold`), it first completes the change and reports it.
-4. At the end, when only output is left to be written, a signal that ends a command does so at once.
-5. SIGUSR1 never ends a command: it is a question to services.
+   is remembered as a request to reload. While its event loop runs, `hybridrelay.cli.running` handles the signals.
+3. Every other command ends with 128 plus the number of the signal, and undoes what it has prepared. Once it has begun
+   to change something (`Signals.hold`), it first completes the change and reports it.
+4. At the end, when only output is left to be written, a signal ends the process at once.
+5. SIGUSR1 never ends a command: it requests statistics from a service.
 
-This module is imported before anything that takes long, and imports nothing that does.
+This module is imported before anything that takes long to import, and imports nothing of that kind.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ _Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class _Phase(enum.Enum):
-    """What is done with a signal that ends commands."""
+    """What a signal does that ends commands."""
 
-    #: It is remembered.
+    #: The signal is remembered.
     HOLDING = enum.auto()
-    #: It ends the command by an exception.
+    #: The signal ends the command with an exception.
     ENDING = enum.auto()
-    #: It ends the process.
+    #: The signal ends the process at once.
     FINISHED = enum.auto()
 
 
 class Signals:
-    """Handlers of the signals that a command may get."""
+    """The handlers of the signals that a command may receive."""
 
     def __init__(self) -> None:
         self._phase = _Phase.HOLDING
         self._is_service = False
-        #: The first signal that was to end the command, and has not been obeyed yet.
+        #: The first signal that is to end the command and was remembered.
         self._pending: signal.Signals | None = None
         self._reload_requested = False
 
     def install(self) -> dict[signal.Signals, _Handler]:
-        """Handle signals from now on. Does nothing in a thread other than the main one, which gets none.
+        """Handle signals from now on. Does nothing outside the main thread, where Python does not handle them.
 
         Returns:
-            What handled them before.
+            The previous handlers.
         """
         if threading.current_thread() is not threading.main_thread():
             return {}
@@ -69,16 +69,16 @@ class Signals:
                 signal.signal(number, handler)
 
     def command_is_known(self, *, is_service: bool) -> bool:
-        """Obey what was remembered while the arguments were parsed.
+        """Act on signals that were remembered while the arguments were parsed.
 
         Args:
-            is_service: whether it runs until it is stopped, and reloads at SIGHUP.
+            is_service: whether the command runs until it is stopped, and reloads at SIGHUP.
 
         Returns:
             Whether a reload was requested meanwhile.
 
         Raises:
-            SystemExit, KeyboardInterrupt: the command is to end.
+            SystemExit, KeyboardInterrupt: a signal has ended the command.
         """
         self._is_service = is_service
         if is_service and self._pending is not None and self._pending.name == "SIGHUP":
@@ -87,24 +87,24 @@ class Signals:
         return self._reload_requested
 
     def hold(self) -> None:
-        """From now on, only remember signals: the command changes something that must be completed and reported."""
+        """Only remember signals from now on: the command is making a change that it must complete and report."""
         self._phase = _Phase.HOLDING
 
     def release(self) -> None:
-        """Obey what was remembered since `hold`.
+        """Act on signals that were remembered since `hold`.
 
         Raises:
-            SystemExit, KeyboardInterrupt: the command is to end.
+            SystemExit, KeyboardInterrupt: a signal has ended the command.
         """
         if self._phase is _Phase.HOLDING:
             self._obey()
 
     def finish(self) -> None:
-        """The command has ended, and only output is left to be written."""
+        """Let a signal end the process at once: the command has ended, and only output is left to be written."""
         self._phase = _Phase.FINISHED
 
     def leave(self) -> None:
-        """Ignore what must not change the exit code while the interpreter ends."""
+        """Ignore signals that must not change the exit code while the interpreter shuts down."""
         if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             if self._is_service:
@@ -140,5 +140,5 @@ def _wanted() -> list[signal.Signals]:
     found = [signal.SIGTERM, signal.SIGINT]
     if sys.platform != "win32":
         found += [signal.SIGHUP, signal.SIGUSR1]
-    # nohup ignores SIGHUP, and a shell without job control ignores SIGINT for what it starts in the background.
+    # nohup ignores SIGHUP, and a shell without job control makes background processes ignore SIGINT.
     return [number for number in found if signal.getsignal(number) is not signal.SIG_IGN]

@@ -1,7 +1,7 @@
-"""What happens, as a stream of typed events.
+"""Typed events: what happens in a program, delivered to subscribers.
 
-The parts of the program publish events and format nothing. The log, the audit log and metrics are subscribers of the
-same stream. docs/events.md lists all events; ``python -m hybridrelay.events`` prints its tables.
+Code that publishes an event does not format text. The log, the audit log and metrics subscribe to the same stream.
+docs/events.md lists all events; ``python -m hybridrelay.events`` prints its tables.
 
 `LogSubscriber` and `logged_events` are loaded when first used, because they need Trio and the rest does not.
 """

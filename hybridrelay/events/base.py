@@ -1,4 +1,4 @@
-"""What an event is: a frozen value with a name, a level and typed fields."""
+"""The base class of events: frozen values with a name, a level and typed fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Event", "Level"]
 
 
 class Level(enum.IntEnum):
-    """How important an event is. The numbers are those of the standard library's `logging`."""
+    """The severity of an event. The numbers are those of the standard library's `logging`."""
 
     DEBUG = 10
     INFO = 20
@@ -23,10 +23,10 @@ class Level(enum.IntEnum):
 class Event:
     """Something that happened in this process.
 
-    Every event is a frozen attrs class with the class variables below. Its fields are the facts: strings, numbers and
-    enumerations, never secrets, and never text that was already formatted for a log line. A class without a `name` is
-    no event: it holds fields that several events have. These field names have the same meaning in every event, and
-    are at the top level of a JSON log record:
+    Every event is a frozen attrs class with the class variables below. Its fields are strings, numbers and
+    enumerations. They never contain secrets or text that is already formatted for a log line. A class without a
+    `name` is not an event, but a base class with fields that several events share. The following field names have the
+    same meaning in every event, and are at the top level of a JSON log record:
 
     - ``connection``: the name of the hybrid connection.
     - ``activity_id``: the same in all events of one rendezvous, session or stream.
@@ -39,8 +39,8 @@ class Event:
 
     #: Lower-case words joined by dots and hyphens, unique among all events: ``rendezvous.joined``.
     name: ClassVar[str]
-    #: The name that Azure Relay's diagnostic log uses for the same thing; None where it has none.
+    #: The name that Azure Relay's diagnostic log uses for the same thing; None if it has none.
     operation: ClassVar[str | None] = None
     level: ClassVar[Level]
-    #: What happened, as the beginning of a sentence: the text of a log line, and a row in docs/events.md.
+    #: What happened, as a sentence without a full stop: the text of a log line, and of a row in docs/events.md.
     summary: ClassVar[str]

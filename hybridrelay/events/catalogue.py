@@ -1,4 +1,4 @@
-"""All events, and the page of docs that lists them."""
+"""Lists all events, and generates the tables of docs/events.md."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _MODULES: Sequence[tuple[str, ModuleType]] = (
 
 
 def all_events() -> tuple[type[Event], ...]:
-    """All classes of events."""
+    """Return the classes of all events."""
     return tuple(event for _, module in _MODULES for event in _of(module))
 
 
 def reference() -> str:
-    """The tables of docs/events.md."""
+    """Return the tables of docs/events.md."""
     sections = []
     for heading, module in _MODULES:
         rows = [
@@ -61,7 +61,7 @@ def _of(module: ModuleType) -> list[type[Event]]:
 
 
 def _is_event(value: object) -> bool:
-    # `Event` itself, and classes that only hold fields which several events have, have no name.
+    # `Event` itself and base classes with shared fields have no name.
     return isinstance(value, type) and issubclass(value, Event) and hasattr(value, "name")
 
 

@@ -1,6 +1,6 @@
 """Events of the client: its sessions, its relays, and the connections of applications.
 
-``activity_id`` is the session's id in the events of sessions, and the stream's in those of streams.
+``activity_id`` is the session's id in events of sessions, and the stream's id in events of streams.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 class _Session(Event):
     connection: str
     activity_id: str
-    #: Of the connector's identity, as its certificate has it.
+    #: The label of the connector's identity, from its certificate.
     label: str = ""
 
 
@@ -46,7 +46,7 @@ class _Unavailable(Event):
     connection: str
     reason: Reason
     detail: str
-    #: The next attempt begins after this time.
+    #: The next attempt begins after this time (seconds).
     retry_seconds: float
 
 
@@ -55,7 +55,7 @@ class _Unavailable(Event):
 
 @attrs.frozen(kw_only=True)
 class SessionNotOpened(_Session):
-    """No session could be opened. It is the one event of that session; the caller gets an exception."""
+    """No session could be opened. There are no other events of this session; the caller gets an exception."""
 
     name: ClassVar = "session.not-opened"
     level: ClassVar = Level.DEBUG
@@ -69,11 +69,11 @@ class SessionNotOpened(_Session):
 
 @attrs.frozen(kw_only=True)
 class ConnectorPassedOver(Event):
-    """A connector did not come, or does not accept this client. Another one may."""
+    """A connector did not open its data channel, or does not accept this client. Another connector may."""
 
     name: ClassVar = "connector.passed-over"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A connector cannot be used, and another one is asked for"
+    summary: ClassVar = "A connector cannot be used, and the client asks for another one"
 
     connection: str
     instance: str
@@ -83,19 +83,19 @@ class ConnectorPassedOver(Event):
 
 @attrs.frozen(kw_only=True)
 class SessionInterrupted(_Session):
-    """A session has lost its data channel. Its streams wait until it has another one, or is over."""
+    """A session has lost its data channel. Its streams wait until the session resumes or ends."""
 
     name: ClassVar = "session.interrupted"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A session lost its data channel, and is being resumed"
+    summary: ClassVar = "A session has lost its data channel, and is being resumed"
 
-    #: Of the data channel that was lost: ``tcp at relay.example.com``.
+    #: The route of the data channel that was lost: ``tcp at relay.example.com``.
     route: str
 
 
 @attrs.frozen(kw_only=True)
 class SessionNotResumedYet(_Session):
-    """An attempt to resume has failed, and another one follows. Published when the detail changes."""
+    """An attempt to resume has failed, and another one follows. Published only when the detail has changed."""
 
     name: ClassVar = "session.not-resumed-yet"
     level: ClassVar = Level.INFO
@@ -107,24 +107,25 @@ class SessionNotResumedYet(_Session):
 
 @attrs.frozen(kw_only=True)
 class SessionMoved(_Session):
-    """A session uses another data channel, without a pause."""
+    """A session has moved to another data channel, without a pause."""
 
     name: ClassVar = "session.moved"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A session moved to another data channel"
+    summary: ClassVar = "A session has moved to another data channel"
 
+    #: The route of the new data channel.
     route: str
-    #: ``better-route``, ``relay-draining``, ``renewal`` or ``string-changed``.
+    #: Why it has moved: ``better-route``, ``relay-draining``, ``renewal`` or ``string-changed``.
     cause: str
 
 
 @attrs.frozen(kw_only=True)
 class SessionNotMoved(_Session):
-    """A session should have moved, and its present data channel stays in use."""
+    """A session was to move to another data channel, but failed to. Its present data channel stays in use."""
 
     name: ClassVar = "session.not-moved"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A session could not move to another data channel, and keeps the present one"
+    summary: ClassVar = "A session could not move to another data channel and keeps the present one"
 
     #: As in `SessionMoved`.
     cause: str
@@ -134,20 +135,21 @@ class SessionNotMoved(_Session):
 
 @attrs.frozen(kw_only=True)
 class SessionLeaving(Event):
-    """The session for new streams takes no further ones, because the connector stops, for instance."""
+    """The session for new streams accepts no further ones, for example because the connector is stopping."""
 
     name: ClassVar = "session.leaving"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A session takes no further streams, and another one is opened"
+    summary: ClassVar = "A session accepts no further streams, and another one is opened"
 
     connection: str
 
 
 @attrs.frozen(kw_only=True)
 class SessionLost(_Session):
-    """A session is over although neither side wanted that; streams that were open were reset.
+    """A session has ended although neither side intended it. Streams that were open were reset.
 
-    There is exactly one such event, or `SessionEnded`, for every session that was opened, whatever ended it.
+    For every session that was opened, exactly one event of this class or `SessionEnded` is published, whatever the
+    cause.
     """
 
     name: ClassVar = "session.lost"
@@ -165,7 +167,7 @@ class SessionLost(_Session):
 
 @attrs.frozen(kw_only=True)
 class JoinRightEnded(Event):
-    """A relay has ended this client's right to ask for connectors: the key was revoked, for instance."""
+    """A relay has ended this client's right to join, for example because the key was revoked."""
 
     name: ClassVar = "join-right.ended"
     level: ClassVar = Level.WARNING
@@ -181,7 +183,7 @@ class JoinRightEnded(Event):
 
 @attrs.frozen(kw_only=True)
 class ForwardUnavailable(_Unavailable):
-    """There is no session for connections of applications. Published when the reason changes, and once a minute."""
+    """There is no session for connections of applications. Published when the reason changes, and every minute."""
 
     name: ClassVar = "forward.unavailable"
     level: ClassVar = Level.WARNING
@@ -190,7 +192,7 @@ class ForwardUnavailable(_Unavailable):
 
 @attrs.frozen(kw_only=True)
 class ForwardStillUnavailable(_Unavailable):
-    """As `ForwardUnavailable`, for the same reason as before."""
+    """Like `ForwardUnavailable`, but for the same reason as before."""
 
     name: ClassVar = "forward.still-unavailable"
     level: ClassVar = Level.DEBUG
@@ -199,19 +201,20 @@ class ForwardStillUnavailable(_Unavailable):
 
 @attrs.frozen(kw_only=True)
 class ConnectionsCutOff(Event):
-    """The forward has stopped while connections of applications were open."""
+    """The forward was stopped while connections of applications were open."""
 
     name: ClassVar = "forward.connections-cut-off"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "Connections that were still open were reset, because the forward stops"
+    summary: ClassVar = "Connections that were still open were reset, because the forward is stopping"
 
     connection: str
+    #: How many were reset.
     connections: int
 
 
 @attrs.frozen(kw_only=True)
 class StreamRequested(Event):
-    """An application has connected, and a stream is opened for it. Followed by `StreamClosed` or `StreamFailed`."""
+    """An application has connected and needs a stream. `StreamClosed` or `StreamFailed` follows."""
 
     name: ClassVar = "stream.requested"
     level: ClassVar = Level.DEBUG
@@ -223,9 +226,9 @@ class StreamRequested(Event):
 
 @attrs.frozen(kw_only=True)
 class StreamFailed(Event):
-    """The connection of an application was reset, because it got no stream.
+    """The connection of an application was reset, because no stream could be opened for it.
 
-    There is exactly one such event, or `StreamClosed`, for every `StreamRequested`, whatever ended it.
+    For every `StreamRequested`, exactly one event of this class or `StreamClosed` is published, whatever the cause.
     """
 
     name: ClassVar = "stream.failed"

@@ -20,25 +20,25 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class TransportUnusable(Event):
-    """A transport that is installed cannot be used; the others are."""
+    """An installed transport cannot be used. The other transports are used."""
 
     name: ClassVar = "transport.unusable"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A transport is installed, but cannot be used"
+    summary: ClassVar = "A transport is installed but cannot be used"
 
     transport: str
-    #: Where it is: ``package:attribute``.
+    #: Its entry point: ``package:attribute``.
     entry_point: str
     detail: str
 
 
 @attrs.frozen(kw_only=True)
 class RelayLeftOut(Event):
-    """One of several relays serves no port that the mode could use."""
+    """One of several relays has no port that the mode can use."""
 
     name: ClassVar = "relay.left-out"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A relay of a connection string cannot be used, and the others are"
+    summary: ClassVar = "A relay of a connection string cannot be used; the others are used"
 
     detail: str
     remedy: str = ""
@@ -46,11 +46,11 @@ class RelayLeftOut(Event):
 
 @attrs.frozen(kw_only=True)
 class BetterRouteRejected(Event):
-    """A probe succeeded over a better route, but nothing else works over it."""
+    """A probe over a better route succeeded, but a control channel could not be opened over it."""
 
     name: ClassVar = "route.better-rejected"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A route that looked better does not work, and the earlier one stays in use"
+    summary: ClassVar = "A route that looked better does not work; the present one stays in use"
 
     host: str
     #: The route that stays in use.
@@ -60,7 +60,7 @@ class BetterRouteRejected(Event):
 
 @attrs.frozen(kw_only=True)
 class TLSIntercepted(Event):
-    """Something between here and the relay intercepts the outer TLS; it sees no plaintext of control or data."""
+    """Something on the path to the relay intercepts the outer TLS. Control and data channels stay encrypted."""
 
     name: ClassVar = "tls.intercepted"
     level: ClassVar = Level.INFO
@@ -73,11 +73,11 @@ class TLSIntercepted(Event):
 
 @attrs.frozen(kw_only=True)
 class CommandFailed(Event):
-    """A command whose standard input and output lead to a relay ended by itself with an exit code that is not 0."""
+    """A command whose standard input and output lead to a relay has exited by itself with a code other than 0."""
 
     name: ClassVar = "command.failed"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A command that leads to a relay has ended with an error"
+    summary: ClassVar = "A command that leads to a relay has failed"
 
     command: str
     code: int
@@ -85,12 +85,12 @@ class CommandFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class CommandPrinted(Event):
-    """A line that such a command has written to its standard error."""
+    """A command that leads to a relay has written a line to its standard error."""
 
     name: ClassVar = "command.printed"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A command that leads to a relay says"
+    summary: ClassVar = "A command that leads to a relay has written to standard error"
 
     command: str
-    #: At most 500 bytes, printable.
+    #: The line: printable, at most 500 bytes.
     detail: str

@@ -45,7 +45,7 @@ class _RelayFailure(Event):
     host: str
     reason: Reason
     detail: str
-    #: The next attempt begins after this time.
+    #: The next attempt begins after this time (seconds).
     retry_seconds: float
 
 
@@ -68,7 +68,7 @@ class _FailureWithRemedy(_Failure):
 
 @attrs.frozen(kw_only=True)
 class RelayUnavailable(_RelayFailure):
-    """There is no usable control channel to a relay. Published when the reason changes, and once a minute."""
+    """There is no usable control channel to a relay. Published when the reason changes, and every minute."""
 
     name: ClassVar = "relay.unavailable"
     level: ClassVar = Level.WARNING
@@ -77,7 +77,7 @@ class RelayUnavailable(_RelayFailure):
 
 @attrs.frozen(kw_only=True)
 class RelayStillUnavailable(_RelayFailure):
-    """As `RelayUnavailable`, for the same reason as before."""
+    """Like `RelayUnavailable`, but for the same reason as before."""
 
     name: ClassVar = "relay.still-unavailable"
     level: ClassVar = Level.DEBUG
@@ -86,9 +86,9 @@ class RelayStillUnavailable(_RelayFailure):
 
 @attrs.frozen(kw_only=True)
 class RelayRejected(_RelayFailure):
-    """A relay cannot be used until a person has corrected something: it is not the expected one, for instance.
+    """A relay cannot be used until a person corrects something, for example because it is not the expected relay.
 
-    If another relay keeps the connector running, the next attempt begins after `retry_seconds`, or after SIGHUP.
+    If another relay keeps the connector running, the next attempt begins after `retry_seconds`, or at SIGHUP.
     """
 
     name: ClassVar = "relay.rejected"
@@ -110,27 +110,27 @@ class ControlChannelLost(Event):
 
 @attrs.frozen(kw_only=True)
 class RelayTalksTooMuch(Event):
-    """A relay sends so many messages that its control channel is closed."""
+    """A relay has sent so many messages that its control channel was closed."""
 
     name: ClassVar = "relay.talks-too-much"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A relay sends too many messages, and its control channel is closed"
+    summary: ClassVar = "A relay has sent too many messages, and its control channel was closed"
 
     host: str
 
 
 @attrs.frozen(kw_only=True)
 class InstanceReplaced(Event):
-    """Another process, a copy of this machine perhaps, uses this connector's instance."""
+    """Another process, perhaps on a copy of this machine, uses this connector's instance."""
 
     name: ClassVar = "instance.replaced"
     level: ClassVar = Level.WARNING
     summary: ClassVar = (
-        "Another process has registered as this connector's instance, and this one goes on as a new one"
+        "Another process has registered as this connector's instance, so this connector continues as a new one"
     )
 
     host: str
-    #: The new one.
+    #: The id of the new instance.
     instance: str
 
 
@@ -139,7 +139,7 @@ class InstanceReplaced(Event):
 
 @attrs.frozen(kw_only=True)
 class RegistrationSucceeded(Event):
-    """A hybrid connection is registered over a control channel. Renewing a registration is no event."""
+    """A hybrid connection was registered over a control channel. Not published when a registration is renewed."""
 
     name: ClassVar = "registration.succeeded"
     level: ClassVar = Level.INFO
@@ -152,7 +152,7 @@ class RegistrationSucceeded(Event):
 
 @attrs.frozen(kw_only=True)
 class RegistrationEnded(Event):
-    """A hybrid connection is no longer registered. Another event says what has caused it."""
+    """A hybrid connection is no longer registered. Another event reports the cause."""
 
     name: ClassVar = "registration.ended"
     level: ClassVar = Level.DEBUG
@@ -160,7 +160,7 @@ class RegistrationEnded(Event):
 
     connection: str
     host: str
-    #: `Reason.SESSION_LOST`: the control channel has ended. `Reason.NO_ERROR`: the connector has withdrawn it.
+    #: `Reason.SESSION_LOST`: the control channel has ended. `Reason.NO_ERROR`: the connector withdrew it.
     reason: Reason
 
 
@@ -175,7 +175,7 @@ class RegistrationRefused(_FailureWithRemedy):
 
 @attrs.frozen(kw_only=True)
 class RegistrationFailed(_FailureWithRemedy):
-    """A relay does not register a hybrid connection now, or has ended its registration; it is asked again soon."""
+    """A relay has refused or ended a registration for a temporary reason. The connector tries again soon."""
 
     name: ClassVar = "registration.failed"
     level: ClassVar = Level.WARNING
@@ -184,7 +184,7 @@ class RegistrationFailed(_FailureWithRemedy):
 
 @attrs.frozen(kw_only=True)
 class RegistrationStays(_Failure):
-    """A hybrid connection could not be registered over the newest control channel, and stays where it is."""
+    """A hybrid connection could not be registered over the newest control channel. Its earlier registration stays."""
 
     name: ClassVar = "registration.stays"
     level: ClassVar = Level.INFO
@@ -193,11 +193,11 @@ class RegistrationStays(_Failure):
 
 @attrs.frozen(kw_only=True)
 class RenewalFailed(Event):
-    """Registrations could not be renewed, and their control channel is closed. Another one is opened."""
+    """Registrations could not be renewed. Their control channel is closed, and another one is opened."""
 
     name: ClassVar = "registration.renewal-failed"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "Registrations cannot be renewed over their control channel, which is closed"
+    summary: ClassVar = "Registrations could not be renewed over their control channel, which is closed"
 
     host: str
     reason: Reason
@@ -206,13 +206,16 @@ class RenewalFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class NothingRegistered(Event):
-    """A relay refuses everything."""
+    """A relay has refused all registrations for permanent reasons.
+
+    If another relay keeps the connector running, the next attempt begins after `retry_seconds`, or at SIGHUP.
+    """
 
     name: ClassVar = "registration.none"
     level: ClassVar = Level.ERROR
     summary: ClassVar = (
-        "A relay accepts no registration. While another relay keeps this connector running, this one is asked again "
-        "after retry_seconds, or at once after SIGHUP"
+        "A relay accepts no registration. While another relay keeps this connector running, this one is tried again "
+        "after retry_seconds, or at once at SIGHUP"
     )
 
     host: str
@@ -221,11 +224,11 @@ class NothingRegistered(Event):
 
 @attrs.frozen(kw_only=True)
 class RelayAskedAgain(Event):
-    """A relay that has refused a while ago is asked again, because no other relay accepts this connector."""
+    """A relay that had refused all registrations is tried again, because no other relay accepts this connector."""
 
     name: ClassVar = "registration.asked-again"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A relay is asked again, because no other relay accepts this connector"
+    summary: ClassVar = "A relay is tried again, because no other relay accepts this connector"
 
     host: str
 
@@ -246,7 +249,7 @@ class RelayNamedTwice(Event):
 
 @attrs.frozen(kw_only=True)
 class RegistrationWithdrawn(Event):
-    """The connection string names a relay no longer, and the hybrid connection is not registered there any more."""
+    """The connector has withdrawn a registration, because its connection string was reloaded and has changed."""
 
     name: ClassVar = "registration.withdrawn"
     level: ClassVar = Level.INFO
@@ -283,7 +286,7 @@ class EarlierRegistrationKept(_FailureWithRemedy):
 
 @attrs.frozen(kw_only=True)
 class NotPublished(Event):
-    """At the start, every relay refuses a connection string, and another one keeps the connector running."""
+    """At the start, every relay has refused a connection string; the connector serves its other ones."""
 
     name: ClassVar = "registration.not-published"
     level: ClassVar = Level.ERROR
@@ -305,7 +308,7 @@ class RegistrationMissing(_Failure):
 
 @attrs.frozen(kw_only=True)
 class RegistrationPending(Event):
-    """The connector is ready, but one of the relays has not answered yet."""
+    """The connector is ready, but one of its relays has not answered yet."""
 
     name: ClassVar = "registration.pending"
     level: ClassVar = Level.INFO
@@ -320,7 +323,7 @@ class RegistrationPending(Event):
 
 @attrs.frozen(kw_only=True)
 class DataChannelFailed(_FailureWithRemedy):
-    """A data channel ended before there was a session on it."""
+    """A data channel ended before there was a session over it."""
 
     name: ClassVar = "data-channel.failed"
     level: ClassVar = Level.WARNING
@@ -329,7 +332,7 @@ class DataChannelFailed(_FailureWithRemedy):
 
 @attrs.frozen(kw_only=True)
 class DataChannelDeclined(_Failure):
-    """A data channel came to nothing for a reason that needs no attention."""
+    """A data channel was not used, for a reason that needs no attention."""
 
     name: ClassVar = "data-channel.declined"
     level: ClassVar = Level.INFO

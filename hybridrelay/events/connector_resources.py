@@ -26,10 +26,10 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class PolicyLoaded(Event):
-    """The deny list was read: at the start, because it has changed, or because that was requested.
+    """The deny list was read: at the start, because the file has changed, or because of SIGHUP.
 
-    `denied` and `no_longer_denied` say what has changed since it was last read. They have at most 20 entries; if
-    there are more, another element says how many were left out.
+    `denied` and `no_longer_denied` list what has changed since it was last read. Each lists at most 20 entries; if
+    there are more, a further element says how many were left out.
     """
 
     name: ClassVar = "policy.loaded"
@@ -46,7 +46,7 @@ class PolicyLoaded(Event):
 
 @attrs.frozen(kw_only=True)
 class PolicyUnclear(Event):
-    """A line of the deny list can be read in several ways; each of them is denied."""
+    """A line of the deny list is ambiguous. Identities that match any of its meanings are denied."""
 
     name: ClassVar = "policy.unclear"
     level: ClassVar = Level.WARNING
@@ -58,11 +58,11 @@ class PolicyUnclear(Event):
 
 @attrs.frozen(kw_only=True)
 class PolicyNotReloaded(Event):
-    """The file of the policy cannot be used."""
+    """The file of the policy cannot be read, or is not valid."""
 
     name: ClassVar = "policy.not-reloaded"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "The policy cannot be read, and the last valid one stays in force"
+    summary: ClassVar = "The policy cannot be read; the last valid one stays in force"
 
     detail: str
     remedy: str = ""
@@ -70,7 +70,7 @@ class PolicyNotReloaded(Event):
 
 @attrs.frozen(kw_only=True)
 class PolicyRefused(Event):
-    """The connector's policy does not admit an identity."""
+    """The connector's policy has refused an identity."""
 
     name: ClassVar = "policy.refused"
     level: ClassVar = Level.WARNING
@@ -88,7 +88,7 @@ class PolicyRefused(Event):
 
 @attrs.frozen(kw_only=True)
 class ShareUsedUp(Event):
-    """An application may open no further stream until it closes one, so that other applications get some as well."""
+    """An application has so many streams open that it may open no further ones, which are reserved for others."""
 
     name: ClassVar = "share.used-up"
     level: ClassVar = Level.WARNING
@@ -107,7 +107,7 @@ class TargetOutOfResources(Event):
 
     name: ClassVar = "target.out-of-resources"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The target cannot be connected to, because a resource of this machine has run out"
+    summary: ClassVar = "The connector cannot connect to the target, because a resource of this machine has run out"
 
     connection: str
     target: str
@@ -135,7 +135,7 @@ class InstanceFileNotWritten(Event):
 
 @attrs.frozen(kw_only=True)
 class InstanceFileNotUsed(Event):
-    """There is no directory in which a connector could keep its instance file."""
+    """There is no directory for the connector's instance file."""
 
     name: ClassVar = "instance-file.not-used"
     level: ClassVar = Level.INFO

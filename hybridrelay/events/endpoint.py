@@ -1,7 +1,7 @@
 """Events of connector and client: sessions, streams, keys and networks.
 
-``activity_id`` is the session's id in the events of sessions. In those of streams it is the stream's own id, and
-``session`` is the session's number in the process.
+``activity_id`` is the session's id in events of sessions. In events of streams it is the stream's id, and ``session``
+is the number of its session in this process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 class _Session(Event):
     connection: str
     activity_id: str = ""
-    #: Of the other side's identity, as its certificate has it; so is ``serial`` where there is one.
+    #: The label of the other side's identity, from its certificate, like ``serial`` in some of the events.
     label: str = ""
 
 
@@ -63,13 +63,13 @@ class SessionOpened(_Session):
     summary: ClassVar = "A session was opened"
 
     serial: str = ""
-    #: Of its data channel: ``tcp at relay.example.com``.
+    #: The route of its data channel: ``tcp at relay.example.com``.
     route: str
 
 
 @attrs.frozen(kw_only=True)
 class SessionRefused(Event):
-    """The connector does not accept a session, or its resumption, although the policy admits the identity."""
+    """The connector has refused a session, or its resumption, although the policy admits the identity."""
 
     name: ClassVar = "session.refused"
     level: ClassVar = Level.WARNING
@@ -85,20 +85,21 @@ class SessionRefused(Event):
 
 @attrs.frozen(kw_only=True)
 class SessionResumed(_Session):
-    """A session that had lost its data channel has another one."""
+    """A session that had lost its data channel continues over another one."""
 
     name: ClassVar = "session.resumed"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A session was resumed"
+    summary: ClassVar = "A session has resumed"
 
     route: str
 
 
 @attrs.frozen(kw_only=True)
 class SessionEnded(_Session):
-    """A session is over. There is exactly one such event for every session that was opened, whatever ended it.
+    """A session has ended.
 
-    A client publishes `SessionLost` instead if neither side wanted that.
+    For every session that was opened, exactly one such event is published, whatever the cause. A client publishes
+    `SessionLost` instead if neither side intended the session to end.
     """
 
     name: ClassVar = "session.ended"
@@ -116,7 +117,7 @@ class SessionEnded(_Session):
 
 @attrs.frozen(kw_only=True)
 class StreamOpened(_Stream):
-    """An application asks for a stream; at the connector, before the target is dialed."""
+    """A stream was opened. The connector publishes this before it connects to the target."""
 
     name: ClassVar = "stream.opened"
     level: ClassVar = Level.DEBUG
@@ -129,7 +130,7 @@ class StreamOpened(_Stream):
 
 @attrs.frozen(kw_only=True)
 class StreamNotConnected(_Stream):
-    """A stream is over without having reached the target: it was refused or given up, or its session ended."""
+    """A stream has ended before it was connected to the target: it was refused or abandoned, or its session ended."""
 
     name: ClassVar = "stream.not-connected"
     operation: ClassVar = "ListenerRejectedConnection"
@@ -143,7 +144,7 @@ class StreamNotConnected(_Stream):
 
 @attrs.frozen(kw_only=True)
 class StreamClosed(_Stream):
-    """A stream is over. There is exactly one such event, or `StreamNotConnected`, whatever ended it."""
+    """A stream has ended. For every stream, exactly one event of this class or `StreamNotConnected` is published."""
 
     name: ClassVar = "stream.closed"
     level: ClassVar = Level.DEBUG
@@ -162,11 +163,11 @@ class StreamClosed(_Stream):
 
 @attrs.frozen(kw_only=True)
 class StreamStillOpen(_Stream):
-    """Once a day, for a stream that is open."""
+    """A stream is still open. Published once a day for each."""
 
     name: ClassVar = "stream.still-open"
     level: ClassVar = Level.DEBUG
-    summary: ClassVar = "A stream has been open for long"
+    summary: ClassVar = "A stream has been open for a long time"
 
     bytes_to_target: int
     bytes_to_client: int
@@ -178,11 +179,11 @@ class StreamStillOpen(_Stream):
 
 @attrs.frozen(kw_only=True)
 class BetterRouteFound(Event):
-    """A route that is better than the one in use works; the control channel and the sessions move to it."""
+    """A route that is better than the one in use works now. The control channel and the sessions move to it."""
 
     name: ClassVar = "route.better-found"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A better route to a relay works now, and is used"
+    summary: ClassVar = "A better route to a relay works now and is used"
 
     host: str
     route: str
@@ -197,8 +198,8 @@ class RelayDraining(Event):
     summary: ClassVar = "A relay is about to restart"
 
     host: str
-    #: A connector comes back no sooner than this after the end of the control channel. A client uses another relay
-    #: meanwhile, if there is one.
+    #: A connector reconnects no sooner than this after the end of the control channel. A client uses another relay
+    #: until then, if there is one.
     retry_seconds: float
 
 
@@ -207,11 +208,11 @@ class RelayDraining(Event):
 
 @attrs.frozen(kw_only=True)
 class EarlierKeyUsed(Event):
-    """A relay refuses the changed connection string, and what it has accepted before stays in use."""
+    """A relay has refused the changed connection string. What it accepted before stays in use."""
 
     name: ClassVar = "key.earlier-used"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "A relay refuses the changed connection string, and the earlier key stays in use"
+    summary: ClassVar = "A relay refuses the changed connection string; the earlier key stays in use"
 
     connection: str
     #: The relay.
@@ -230,9 +231,9 @@ class KeyInUse(Event):
     summary: ClassVar = "Everything uses the key now"
 
     connection: str
-    #: A fingerprint of the key.
+    #: The fingerprint of the key.
     key: str
-    #: Relays that have not accepted it yet.
+    #: The hosts of relays that have not accepted the key yet.
     missing: tuple[str, ...] = ()
 
 
@@ -249,10 +250,10 @@ class IdentityExpiresSoon(Event):
 
 @attrs.frozen(kw_only=True)
 class NetworkChanged(Event):
-    """The machine slept or is in another network. Whether the other sides are still there is checked."""
+    """The machine was suspended, or has changed networks. All channels check whether their peers still answer."""
 
     name: ClassVar = "network.changed"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "Checking whether the other sides still answer"
+    summary: ClassVar = "The network may have changed; checking whether peers still answer"
 
     detail: str

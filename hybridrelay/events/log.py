@@ -1,4 +1,4 @@
-"""The log's subscriber: logs events within the limit on lines that a peer can cause."""
+"""The subscriber that logs events, with a limit on the number of lines that peers can cause."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["LogSubscriber", "logged_events"]
 
 
 class LogSubscriber(PlainLogSubscriber):
-    """Logs each event at its level, within the limit on lines that a peer can cause.
+    """Logs each event at its level, with a limit on the number of lines that peers can cause.
 
-    Events of the same class share a limit (see `hybridrelay._log_limit`). The task that owns the stream runs
-    `report_left_out`, so that the number of events that were left out is logged in time.
+    Events of the same class share a limit (see `hybridrelay._log_limit`). The task that owns the stream must run
+    `report_left_out`, which regularly logs how many events were left out.
     """
 
     def __init__(self, logger: str = LOGGER) -> None:
@@ -27,5 +27,5 @@ class LogSubscriber(PlainLogSubscriber):
 
 
 def logged_events() -> EventStream:
-    """A stream that only the log subscribes to."""
+    """Make a stream to which only the log (`LogSubscriber`) subscribes."""
     return EventStream(LogSubscriber())

@@ -13,7 +13,7 @@ __all__ = ["ManagementCalled", "ManagementUnavailable"]
 
 @attrs.frozen(kw_only=True)
 class ManagementCalled(Event):
-    """A call that changes something, or shows keys, was answered. There is one for refused calls as well."""
+    """A call that changes something, or shows keys, was answered. Also published for refused calls."""
 
     name: ClassVar = "management.called"
     level: ClassVar = Level.INFO
@@ -21,16 +21,16 @@ class ManagementCalled(Event):
 
     #: The id of the operation, as in the API's description.
     operation_id: str
-    #: How the caller was identified, and as whom.
+    #: How the caller was identified, and as which user: ``local uid 1000``.
     caller: str
     role: str
-    #: The hybrid connection; empty where the call is about no one in particular, or names what cannot be one.
+    #: The name of the hybrid connection; empty if the call is not about a single one, or the name is not valid.
     connection: str = ""
-    #: The authorization rule, where the call is about one.
+    #: The name of the authorization rule, if the call is about one.
     rule: str = ""
-    #: The id of the token of the management API, where the call is about one.
+    #: The id of the token of the management API, if the call is about one.
     token: str = ""
-    #: Of the HTTP response.
+    #: The status code of the HTTP response.
     status: int
 
 

@@ -1,7 +1,7 @@
-"""Turns events into records of the standard library's `logging`.
+"""Converts events to records of the standard library's `logging`.
 
-This is the only place where an event becomes text. A record has the text as its message, and these attributes for
-formatters: ``event`` (the name), ``operation``, and ``fields`` (all fields that have a value, as JSON can show them).
+Only this module converts events to text. A record has the text as its message, and these attributes for formatters:
+``event`` (the name), ``operation``, and ``fields`` (all fields that have a value, as types that JSON has).
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ __all__ = ["LOGGER", "PlainLogSubscriber", "event_fields", "event_text", "plainl
 #: The name of the logger for events.
 LOGGER = "hybridrelay.events"
 
-#: What a field is in a log record.
+#: The type of a field's value in a log record.
 FieldValue: TypeAlias = str | int | float | bool | list[str]
 
-#: Strings that need no quotes.
+#: Matches strings that are logged without quotes.
 _PLAIN = re.compile(r"[\w.:@/+*\[\]-]+", re.ASCII)
 
 
 class PlainLogSubscriber:
-    """Logs each event at its level. For events that no peer can cause again and again; see `LogSubscriber`."""
+    """Logs each event at its level, without a limit. For events that peers cannot cause repeatedly; for others there
+    is `LogSubscriber`.
+    """
 
     def __init__(self, logger: str = LOGGER) -> None:
         """Write to the logger with this name."""
@@ -56,12 +58,12 @@ class PlainLogSubscriber:
 
 
 def plainly_logged_events() -> EventStream:
-    """A stream that only `PlainLogSubscriber` subscribes to."""
+    """Make a stream to which only `PlainLogSubscriber` subscribes."""
     return EventStream(PlainLogSubscriber())
 
 
 def event_fields(event: Event) -> Mapping[str, FieldValue]:
-    """The fields of an event that have a value, by name. Reasons are slugs: ``no-listener``."""
+    """Return the fields of an event that have a value, by name. Reasons are slugs such as ``no-listener``."""
     values = ((field.name, getattr(event, field.name)) for field in attrs.fields(type(event)))
     return {
         name: _value(value)
@@ -71,9 +73,9 @@ def event_fields(event: Event) -> Mapping[str, FieldValue]:
 
 
 def event_text(event: Event) -> str:
-    """One line for people: what happened, and the facts as ``name=value``.
+    """Format an event as one line for people: what happened, and the fields as ``name=value``.
 
-    Values that contain anything unusual are quoted, so that a peer cannot forge a field.
+    Values with unusual characters are quoted, so that a peer cannot forge a field.
     """
     facts = " ".join(f"{name}={_quoted(value)}" for name, value in event_fields(event).items())
     return f"{event.summary}: {facts}" if facts else event.summary

@@ -1,4 +1,4 @@
-"""Events of every program: its life, its files, and the resources of its machine."""
+"""Events of all programs: starting and stopping, reloading, files, and the resources of the machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class ProgramStarted(Event):
-    """A program has read its configuration and begins its work."""
+    """A program has read its configuration and is starting."""
 
     name: ClassVar = "program.started"
     level: ClassVar = Level.DEBUG
@@ -39,13 +39,13 @@ class ProgramStarted(Event):
 
     #: ``relay``; connector and client publish no such event.
     role: str
-    #: Of hybridrelay.
+    #: The version of hybridrelay.
     version: str
 
 
 @attrs.frozen(kw_only=True)
 class ProgramReady(Event):
-    """A program serves now."""
+    """A program is serving."""
 
     name: ClassVar = "program.ready"
     level: ClassVar = Level.DEBUG
@@ -59,7 +59,7 @@ class ProgramReady(Event):
 
 @attrs.frozen(kw_only=True)
 class ProgramStopping(Event):
-    """A program stops: it accepts nothing new, and lets what is open continue for a while."""
+    """A program is stopping: it accepts nothing new, and lets open connections continue for a while."""
 
     name: ClassVar = "program.stopping"
     level: ClassVar = Level.INFO
@@ -73,7 +73,7 @@ class ProgramStopping(Event):
 
 @attrs.frozen(kw_only=True)
 class StopRequested(Event):
-    """A signal asks a program to stop gracefully."""
+    """A signal has asked a program to stop gracefully."""
 
     name: ClassVar = "program.stop-requested"
     level: ClassVar = Level.INFO
@@ -88,11 +88,11 @@ class StopRequested(Event):
 
 @attrs.frozen(kw_only=True)
 class ReloadFailed(Event):
-    """A file cannot be used. The program goes on with what it has read before."""
+    """A file cannot be read, or is not valid. The program continues to use what it had read before."""
 
     name: ClassVar = "reload.failed"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "A file was not reloaded, and what was read before stays in force"
+    summary: ClassVar = "A file was not reloaded; what was read before stays in force"
 
     detail: str
     remedy: str = ""
@@ -100,7 +100,7 @@ class ReloadFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class ReloadSkipped(Event):
-    """SIGHUP asks for a reload, and there is nothing to reload."""
+    """SIGHUP has requested a reload, and there is nothing to reload."""
 
     name: ClassVar = "reload.skipped"
     level: ClassVar = Level.INFO
@@ -111,20 +111,20 @@ class ReloadSkipped(Event):
 
 @attrs.frozen(kw_only=True)
 class ConnectionStringReloaded(Event):
-    """The file of a connection string was read again."""
+    """A connection string file was read again."""
 
     name: ClassVar = "connection-string.reloaded"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A connection string was reloaded"
 
     file: str
-    #: What is different in it and is used from now on; nothing if it is unchanged.
+    #: The parts that have changed and are used from now on; empty if the connection string is unchanged.
     changed: tuple[str, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
 class RestartNeeded(Event):
-    """Something that a running program cannot change is different in the file of a connection string."""
+    """A part of a connection string has changed that a running program cannot change."""
 
     name: ClassVar = "restart.needed"
     level: ClassVar = Level.WARNING
@@ -139,13 +139,13 @@ class RestartNeeded(Event):
 
 @attrs.frozen(kw_only=True)
 class _Certificate(Event):
-    #: Of the certificate.
+    #: The certificate's file.
     file: str
 
 
 @attrs.frozen(kw_only=True)
 class CertificateRenewed(_Certificate):
-    """New connections use the certificate that the files contain now."""
+    """The certificate files were read again, and new connections use the new certificate."""
 
     name: ClassVar = "certificate.renewed"
     level: ClassVar = Level.INFO
@@ -157,7 +157,7 @@ class CertificateRenewed(_Certificate):
 
 @attrs.frozen(kw_only=True)
 class CertificateUnchanged(_Certificate):
-    """The certificate files were read again, and are the same."""
+    """The certificate files were read again and have not changed."""
 
     name: ClassVar = "certificate.unchanged"
     level: ClassVar = Level.INFO
@@ -166,11 +166,11 @@ class CertificateUnchanged(_Certificate):
 
 @attrs.frozen(kw_only=True)
 class CertificateNotRenewed(_Certificate):
-    """The files have changed, but cannot be used."""
+    """The certificate files have changed but cannot be used."""
 
     name: ClassVar = "certificate.not-renewed"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "The renewed certificate cannot be used, and the earlier one stays in force"
+    summary: ClassVar = "The renewed certificate cannot be used; the earlier one stays in force"
 
     detail: str
     remedy: str = ""
@@ -181,7 +181,7 @@ class CertificateNotRenewed(_Certificate):
 
 @attrs.frozen(kw_only=True)
 class ResourcesShort(Event):
-    """This machine or process has run out of descriptors or memory, and resets new connections."""
+    """The process or the machine has run out of descriptors or memory, and new connections are reset."""
 
     name: ClassVar = "resources.short"
     level: ClassVar = Level.ERROR
@@ -196,7 +196,7 @@ class ResourcesShort(Event):
 
 @attrs.frozen(kw_only=True)
 class ResourcesRestored(Event):
-    """No connection had to be reset for a while after `ResourcesShort`, or the program ends."""
+    """After `ResourcesShort`, no connection had to be reset for a while, or the program is ending."""
 
     name: ClassVar = "resources.restored"
     level: ClassVar = Level.WARNING
@@ -211,11 +211,11 @@ class ResourcesRestored(Event):
 
 @attrs.frozen(kw_only=True)
 class ListenAddressSkipped(Event):
-    """One of several local addresses cannot be listened on; the others are used."""
+    """It is impossible to listen on one of several local addresses. The others are used."""
 
     name: ClassVar = "listening.address-skipped"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "An address cannot be listened on, and the others are used"
+    summary: ClassVar = "An address cannot be listened on; the others are used"
 
     address: str
     detail: str
@@ -223,7 +223,7 @@ class ListenAddressSkipped(Event):
 
 @attrs.frozen(kw_only=True)
 class FileReadableByOthers(Event):
-    """A file with secrets in it can be read by other users of this machine."""
+    """A file that contains secrets can be read by other users of this machine."""
 
     name: ClassVar = "file.readable-by-others"
     level: ClassVar = Level.WARNING
@@ -234,18 +234,18 @@ class FileReadableByOthers(Event):
 
 @attrs.frozen(kw_only=True)
 class LeftoverRemoved(Event):
-    """A command that was killed had left a file beside the one that it was to replace, perhaps with a key in it."""
+    """A temporary file, which may contain a key, was removed. A command had left it behind when it was killed."""
 
     name: ClassVar = "file.leftover-removed"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A file that a command had left when it was killed was removed"
+    summary: ClassVar = "A temporary file that a killed command had left behind was removed"
 
     file: str
 
 
 @attrs.frozen(kw_only=True)
 class InternalError(Event):
-    """A bug of this program. One connection or stream ends by it, and the program goes on."""
+    """A bug in this program. A connection or stream ends because of it, and the program continues."""
 
     name: ClassVar = "internal.error"
     level: ClassVar = Level.ERROR

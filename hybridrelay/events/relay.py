@@ -97,7 +97,7 @@ class _Connection(Event):
 
 @attrs.frozen(kw_only=True)
 class ListenerRegistered(_Registration):
-    """A connector has registered. Renewing a registration is no event."""
+    """A connector has registered as a listener. Not published when a registration is renewed."""
 
     name: ClassVar = "listener.registered"
     operation: ClassVar = "NewListenerRegistered"
@@ -107,29 +107,29 @@ class ListenerRegistered(_Registration):
 
 @attrs.frozen(kw_only=True)
 class ListenerLeft(_Registration):
-    """A registration is over, because its control channel is, or because it was withdrawn or ended."""
+    """A registration has ended: its control channel has ended, the listener withdrew it, or the relay ended it."""
 
     name: ClassVar = "listener.left"
     operation: ClassVar = "ListenerUnregistered"
     level: ClassVar = Level.INFO
     summary: ClassVar = "A listener has left"
 
-    #: `Reason.NO_ERROR`: it left, or its control channel ended.
+    #: `Reason.NO_ERROR`: the listener withdrew the registration, or its control channel has ended.
     reason: Reason
 
 
 @attrs.frozen(kw_only=True)
 class ListenerReplaced(Event):
-    """All places of a hybrid connection were taken, and one listener gave way to another."""
+    """A hybrid connection had all the listeners that it may have, and one of them was displaced by another."""
 
     name: ClassVar = "listener.replaced"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The hybrid connection has too many listeners, and one gave way to another"
+    summary: ClassVar = "The hybrid connection has too many listeners, and one was displaced by another"
 
     connection: str
-    #: The one that gave way.
+    #: The instance of the listener that was displaced.
     instance: str
-    #: The one that registered.
+    #: The instance of the listener that registered.
     successor: str
 
 
@@ -137,7 +137,7 @@ class ListenerReplaced(Event):
 class ControlChannelDisplaced(Event):
     """A key had all the control channels that it may have, and one of them was closed to make room for another.
 
-    The one that is closed is idle if there is such a one, of the holder that has the most.
+    An idle control channel is closed if there is one, of the holder that has the most.
     """
 
     name: ClassVar = "control.displaced"
@@ -146,8 +146,9 @@ class ControlChannelDisplaced(Event):
 
     connection: str
     rule: str
-    #: The address of the one that was closed, and of the one that has its place.
+    #: The address of the control channel that was closed.
     peer: str
+    #: The address of the one that has taken its place.
     successor: str
 
 
@@ -162,17 +163,17 @@ class ListenerRefused(_Refusal):
 
 @attrs.frozen(kw_only=True)
 class ListenerSilent(_Offer):
-    """A listener did not answer an offer in time, and another one is asked."""
+    """A listener has not answered an offer in time, and another listener is asked."""
 
     name: ClassVar = "listener.silent"
     operation: ClassVar = "ListenerUnresponsive"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "A listener did not answer, and another one is asked"
+    summary: ClassVar = "A listener has not answered, and another one is asked"
 
 
 @attrs.frozen(kw_only=True)
 class ListenerDropped(Event):
-    """A listener that had not answered an offer said nothing afterwards, and its control channel was closed."""
+    """A listener has not answered an offer and has sent nothing afterwards, and its control channel was closed."""
 
     name: ClassVar = "listener.dropped"
     level: ClassVar = Level.WARNING
@@ -184,11 +185,11 @@ class ListenerDropped(Event):
 
 @attrs.frozen(kw_only=True)
 class ListenerDeclined(_Offer):
-    """A listener answered an offer with a refusal."""
+    """A listener has declined an offer."""
 
     name: ClassVar = "listener.declined"
     level: ClassVar = Level.INFO
-    summary: ClassVar = "A listener declined"
+    summary: ClassVar = "A listener has declined"
 
     reason: Reason
 
@@ -198,7 +199,7 @@ class ListenerDeclined(_Offer):
 
 @attrs.frozen(kw_only=True)
 class SenderJoining(Event):
-    """A sender has asked for a listener, and its token is valid."""
+    """A sender with a valid token has asked for a listener."""
 
     name: ClassVar = "sender.joining"
     operation: ClassVar = "NewSenderRegistering"
@@ -231,7 +232,7 @@ class SenderDropped(_Registration):
 
 @attrs.frozen(kw_only=True)
 class RendezvousJoined(_Rendezvous):
-    """Both data channels have come, and the relay moves bytes between them."""
+    """Both data channels are there, and the relay moves bytes between them."""
 
     name: ClassVar = "rendezvous.joined"
     operation: ClassVar = "SenderListenerConnectionEstablished"
@@ -248,13 +249,13 @@ class RendezvousTimeout(_Rendezvous):
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "A side of a rendezvous did not open its data channel in time"
 
-    #: The sides that did not come: ``listener``, ``sender`` or both.
+    #: The sides whose data channel is missing: ``listener``, ``sender`` or both.
     absent: tuple[str, ...]
 
 
 @attrs.frozen(kw_only=True)
 class RendezvousEnded(_Rendezvous):
-    """A rendezvous is over. There is exactly one such event for every rendezvous, whatever ended it."""
+    """A rendezvous has ended. For every rendezvous, exactly one such event is published, whatever the cause."""
 
     name: ClassVar = "rendezvous.ended"
     operation: ClassVar = "SenderConnectionClosed"
@@ -264,10 +265,10 @@ class RendezvousEnded(_Rendezvous):
     #: How it ended: see docs/events.md.
     outcome: str
     reason: Reason
-    #: Bytes that were handed to the operating system for each side.
+    #: The bytes that were passed to the operating system for each side.
     bytes_to_client: int
     bytes_to_connector: int
-    #: How long the data channels were joined; 0 where they never were.
+    #: How long the data channels were joined; 0 if they never were.
     seconds: float
 
 
@@ -286,7 +287,7 @@ class TokenInvalid(_Token):
 
 @attrs.frozen(kw_only=True)
 class TokenRefused(_Token):
-    """A valid token gives no right to what was asked for."""
+    """A valid token does not give the right to what was requested."""
 
     name: ClassVar = "token.refused"
     operation: ClassVar = "AuthorizationFailed"
@@ -296,7 +297,7 @@ class TokenRefused(_Token):
 
 @attrs.frozen(kw_only=True)
 class TokenExpired(_Registration):
-    """A registration ended because its token has expired and was not renewed."""
+    """A registration has ended, because its token expired and was not renewed."""
 
     name: ClassVar = "token.expired"
     operation: ClassVar = "ListenerClosingFromExpiredToken"
@@ -306,7 +307,7 @@ class TokenExpired(_Registration):
 
 @attrs.frozen(kw_only=True)
 class KeyChanged(_Key):
-    """A key was regenerated, or its rule lost a right. What the earlier key had authorized ends."""
+    """A key was regenerated, or its rule has lost a right. What the earlier key had authorized ends."""
 
     name: ClassVar = "key.changed"
     level: ClassVar = Level.INFO
@@ -324,7 +325,7 @@ class KeyRevoked(_Key):
 
 @attrs.frozen(kw_only=True)
 class ConnectionCreated(Event):
-    """A hybrid connection was created or imported while the relay runs."""
+    """A hybrid connection was created or imported while the relay was running."""
 
     name: ClassVar = "connection.created"
     level: ClassVar = Level.INFO
@@ -379,7 +380,7 @@ class UnauthenticatedClosed(_Connection):
 
 @attrs.frozen(kw_only=True)
 class ChannelFailed(_Connection):
-    """A connection ended with an error that its peer or the network has caused."""
+    """A connection ended with an error that its peer or the network had caused."""
 
     name: ClassVar = "channel.failed"
     level: ClassVar = Level.DEBUG

@@ -28,11 +28,11 @@ class _File(Event):
 
 @attrs.frozen(kw_only=True)
 class StoreUnreadable(Event):
-    """Changes of hybrid connections and keys are not noticed until the store can be read again."""
+    """The store cannot be read. Changes to hybrid connections and keys are not noticed until it can."""
 
     name: ClassVar = "store.unreadable"
     level: ClassVar = Level.ERROR
-    summary: ClassVar = "Changes of hybrid connections and keys cannot be read"
+    summary: ClassVar = "Changes to hybrid connections and keys cannot be read"
 
     detail: str
 
@@ -48,33 +48,34 @@ class StoreReadable(Event):
 
 @attrs.frozen(kw_only=True)
 class SpliceUnavailable(Event):
-    """The operating system refused to move bytes within the kernel."""
+    """The operating system has refused to move bytes within the kernel."""
 
     name: ClassVar = "splice.unavailable"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "Bytes are copied, which takes more processor time, because splice fails"
+    summary: ClassVar = "Bytes are copied, which takes more CPU time, because splice fails"
 
     detail: str
-    #: When it is tried again.
+    #: The next attempt is made after this time (seconds).
     retry_seconds: float
 
 
 @attrs.frozen(kw_only=True)
 class FewDescriptors(Event):
-    """The limit of open files is so low that the relay accepts fewer new connections at a time."""
+    """The limit on open files is so low that the relay accepts fewer unauthenticated connections at a time."""
 
     name: ClassVar = "descriptors.few"
     level: ClassVar = Level.WARNING
-    summary: ClassVar = "The process may open few descriptors: raise the limit (ulimit -Hn, LimitNOFILE)"
+    summary: ClassVar = "The process may open too few descriptors: raise the limit (ulimit -Hn, LimitNOFILE)"
 
+    #: The limit.
     descriptors: int
-    #: Connections that may be open at a time and have not authenticated.
+    #: How many unauthenticated connections may be open at a time.
     unauthenticated: int
 
 
 @attrs.frozen(kw_only=True)
 class FewPairs(Event):
-    """The limit of open files is too low for as many pairs of data channels as were configured."""
+    """The limit on open files is too low for the configured number of pairs of data channels."""
 
     name: ClassVar = "pairs.few"
     level: ClassVar = Level.WARNING
@@ -82,10 +83,11 @@ class FewPairs(Event):
         "The process may open too few descriptors for --max-pairs: raise the limit (ulimit -Hn, LimitNOFILE)"
     )
 
+    #: The limit.
     descriptors: int
-    #: How many are possible.
+    #: How many pairs are possible.
     pairs: int
-    #: How many were configured.
+    #: How many pairs were configured.
     wanted: int
 
 
@@ -96,8 +98,8 @@ class PublicPortsNotSaved(_File):
     name: ClassVar = "public-ports.not-saved"
     level: ClassVar = Level.ERROR
     summary: ClassVar = (
-        "The file with the ports of this relay cannot be written, and 'connections create' does not know them; make "
-        "room or correct its permissions, then restart the relay"
+        "The file with the ports of this relay cannot be written, so 'connections create' does not know them; free "
+        "disk space or correct its permissions, then restart the relay"
     )
 
 
@@ -108,14 +110,14 @@ class RelayIdNotSaved(_File):
     name: ClassVar = "relay-id.not-saved"
     level: ClassVar = Level.ERROR
     summary: ClassVar = (
-        "The id of this relay cannot be written, and it has another one after its next start; make room or correct "
-        "the permissions, then restart the relay"
+        "The id of this relay cannot be saved, so the relay has a different one after its next start; free disk "
+        "space or correct the permissions, then restart the relay"
     )
 
 
 @attrs.frozen(kw_only=True)
 class StoreDiskFull(_File):
-    """The disk of the store is full. Keys and hybrid connections can still be ended, with reserved space."""
+    """The disk of the store is full. Revoking and deleting still works, because space is reserved for it."""
 
     name: ClassVar = "store.disk-full"
     level: ClassVar = Level.WARNING

@@ -20,8 +20,8 @@ _logger = logging.getLogger("hybridrelay.events")
 class EventStream:
     """The events of one relay, connector or client, or of several that run in one process.
 
-    It is passed explicitly to everything that publishes, so that two relays in one process can have streams of their
-    own. For use in one thread.
+    It is passed explicitly to all code that publishes events, so that two relays in one process can have separate
+    streams. For use in one thread only.
     """
 
     def __init__(self, *subscribers: Subscriber) -> None:
@@ -31,14 +31,14 @@ class EventStream:
     def publish(self, event: Event) -> None:
         """Call all subscribers with the event, in the order in which they subscribed. Never raises.
 
-        A subscriber that raises an exception does not keep the others from being called: the exception is logged with
-        its traceback. A subscriber that publishes another event has that event delivered before `publish` returns.
+        If a subscriber raises an exception, it is logged with its traceback, and the other subscribers are still
+        called. If a subscriber publishes another event, that event is delivered before this call returns.
         """
         for subscriber in tuple(self._subscribers):
             try:
                 subscriber(event)
             except Exception:
-                # With the standard library, and not as an event: the subscriber that failed may be the log's.
+                # Logged directly, and not as an event: the subscriber that failed may be the log.
                 _logger.exception("a subscriber of events failed at %s: %r", event.name, subscriber)
 
     @contextmanager
@@ -58,6 +58,6 @@ class EventStream:
         """Undo one call of `subscribe`.
 
         Raises:
-            ValueError: it has not subscribed.
+            ValueError: `subscriber` has not subscribed.
         """
         self._subscribers.remove(subscriber)

@@ -112,7 +112,10 @@ def test_several_relays(run: Run, tmp_path: Path) -> None:
         assert ", ".join(hosts) in run("connections", "list", "--state", state).out
 
     rule = ("orders", "--rule", "application", "--key", "primary", "--state", tmp_path / "state-1")
-    for command, says in (("regenerate", "give the other relays this key"), ("revoke", "until it is revoked there")):
+    for command, says in (
+        ("regenerate", "give the other relays the same key"),
+        ("revoke", "until it is revoked there"),
+    ):
         assert f"Its relays are {', '.join(hosts)}" in (told := run("keys", command, *rule).out)
         assert says in told
 
@@ -168,7 +171,7 @@ def test_without_a_pin_it_says_what_that_means(run: Run, tmp_path: Path) -> None
     code, out, _ = _create(run, tmp_path, "--relay-file", tmp_path / "r")
 
     assert code == 0
-    assert "certificate of a CA" in out
+    assert "certificate from a CA" in out
     assert all(string.relay_pins == () for string in _strings(tmp_path))
 
 
@@ -176,7 +179,7 @@ def test_what_the_state_directory_means_for_trust_is_said(run: Run, tmp_path: Pa
     code, out, _ = _create(run, tmp_path, "--state", tmp_path / "state")
 
     assert code == 0
-    assert "can pose as either side" in out
+    assert "can impersonate either side" in out
 
 
 def test_strings_carry_the_ports_that_the_relay_has_left(run: Run, tmp_path: Path) -> None:
@@ -245,10 +248,10 @@ def test_a_name_that_is_taken_leaves_no_files(run: Run, created: Created, tmp_pa
     [
         ((), "--state --relay-file"),
         (("--state", "s", "--relay-file", "r"), "not allowed with"),
-        (("--state", "s", "--relay-pin", PIN), "--relay-pin is for --relay-file"),
+        (("--state", "s", "--relay-pin", PIN), "--relay-pin cannot be used with --state"),
         (("--relay-file", "r", "--relay-pin", "md5:abc"), "a pin begins with sha256:"),
-        (("--relay-file", "r", "--public-ports", "http=x"), "a port is a number"),
-        (("--relay-file", "r", "--valid-years", "0"), "years are possible"),
+        (("--relay-file", "r", "--public-ports", "http=x"), "a port is a number from"),
+        (("--relay-file", "r", "--valid-years", "0"), "at most 100 years"),
     ],
 )
 def test_wrong_options(run: Run, tmp_path: Path, more: tuple[str, ...], says: str) -> None:
@@ -263,7 +266,7 @@ def test_wrong_options(run: Run, tmp_path: Path, more: tuple[str, ...], says: st
 def test_without_public_ports_the_default_ports_are_told(run: Run, tmp_path: Path) -> None:
     _, out, _ = _create(run, tmp_path, "--relay-file", tmp_path / "r", "--relay-pin", PIN)
 
-    assert "Ports: the defaults (9350, 5671, 9352, 80, 443)" in out
+    assert "the defaults (9350, 5671, 9352, 80, 443)" in out
     assert "--public-ports" in out
 
 
@@ -286,7 +289,7 @@ def test_a_misspelled_public_port_causes_a_warning(run: Run, tmp_path: Path) -> 
 
     assert code == 0
     assert "a port named htp," in err
-    assert "https" in err.partition("known are: ")[2]
+    assert "https" in err.partition("the known names are: ")[2]
     assert err.count("a port named") == 1
 
     result = run(

@@ -97,9 +97,9 @@ def test_other_relays_that_know_it_already_are_mentioned(run: Run, created: Crea
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--endpoint", "b"), "nothing is to be changed"),
+        (("--endpoint", "b"), "there is nothing to change"),
         (("--endpoint", "b", "--relay-file", "r", "--update", "CONNECTOR"), "--relay-file needs --state"),
-        (("--endpoint", "b", "--relay-pin", PINS[0], "--state", "STATE"), "are for --update"),
+        (("--endpoint", "b", "--relay-pin", PINS[0], "--state", "STATE"), "need --update"),
         (("--endpoint", "b", "--endpoint", "B.", "--state", "STATE"), "appears twice"),
         ((*BOTH, *("--public-ports", "http=1") * 3, "--update", "CONNECTOR"), "3 lists of ports for 2 relays"),
         (("--endpoint", "b", "--state", "STATE", "--relay-file", "CONNECTOR"), "exists already"),
@@ -177,7 +177,7 @@ def test_importing_again_changes_nothing(run: Run, created: Created, record: Pat
     result = run("connections", "import", record, "--state", created.state)
 
     assert (result.code, result.err) == (0, "")
-    assert f"orders is here already, just as in {record}: nothing was changed" in result.out
+    assert f"orders is here already, and is the same as in {record}: nothing was changed" in result.out
     with SQLiteStore.open(created.state) as registry:
         assert registry.get("orders") == before
 

@@ -99,7 +99,7 @@ def test_only_files_that_carry_the_old_key_are_changed(run: Run, created: Create
 
     assert (code, err) == (0, "")
     assert other.read_text() == text
-    assert f"{other} uses the secondary key: left as it is" in out
+    assert f"{other} uses the secondary key: not changed" in out
     assert f"updated {created.application}" in out
     assert load_connection_string(created.application).key == created.key("application", KeySlot.PRIMARY)
     for slot in KeySlot:
@@ -173,7 +173,7 @@ def test_revoke(run: Run, created: Created) -> None:
     first, again, last = revoke("primary"), revoke("primary"), revoke("secondary")
 
     assert "stop working" in first
-    assert "revoked before" in again
+    assert "revoked already" in again
     assert "no key left" not in first
     assert "no key left" in last
     assert created.is_revoked("connector", KeySlot.PRIMARY)
@@ -185,7 +185,7 @@ def test_a_revoked_key_can_be_regenerated_into_a_file_that_still_carries_it(run:
     code, out, _ = regenerate(run, created, "--update", created.application)
 
     assert code == 0
-    assert "revoked before" in out
+    assert "revoked already" in out
     assert "SIGHUP" not in out  # no program uses the key yet
     assert load_connection_string(created.application).key == created.key("application", KeySlot.PRIMARY)
 

@@ -165,9 +165,12 @@ def test_a_file_that_is_not_written_in_spite_of_all_is_named_and_the_key_is_not_
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--key", "primary", "--state", "{state}"), "no file is to be written"),
-        (("--state", "{state}", "--update", "{application}"), "--key says which"),
-        (("--key", "primary", "--key-file", "{key}", "--update", "{application}"), "--key says which"),
+        (("--key", "primary", "--state", "{state}"), "there is no file to write"),
+        (("--state", "{state}", "--update", "{application}"), "exactly one of --key and --key-file"),
+        (
+            ("--key", "primary", "--key-file", "{key}", "--update", "{application}"),
+            "exactly one of --key and --key-file",
+        ),
         (("--key-file", "{key}", "--update", "{authority}"), "contains both keys"),
         (("--key", "primary", "--state", "{state}", "--update", "{connector}"), "is for rule connector"),
         (

@@ -54,7 +54,7 @@ def test_blanks_and_quotes_may_be_part_of_a_password(
     file.chmod(0o600)
 
     assert password_of(parse("--proxy", "http://me@proxy:1", "--proxy-password-file", file)) == password
-    assert "blanks or quotes around it, which are used as part of it" in caplog.text
+    assert "spaces or quotes around it, which are used as part of it" in caplog.text
     assert "hunter2" not in caplog.text
     caplog.clear()
 

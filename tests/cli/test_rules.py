@@ -36,7 +36,7 @@ def test_rules_are_set_listed_and_deleted(run: Run, created: Created) -> None:
     }
     deleted = run("rules", "delete", *where)
     assert "deleted rule reporting of orders" in deleted.out
-    assert "SharedAccessKeyName=reporting stop working, now" in deleted.out
+    assert "SharedAccessKeyName=reporting stop working now" in deleted.out
     gone = run("rules", "delete", *where)
     assert gone.code == 2
     assert "has no rule 'reporting'" in gone.err

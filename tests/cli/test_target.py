@@ -28,7 +28,7 @@ def test_another_target(run: Run, created: Created, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "files", "says"),
     [
-        ("orders", (), "no file is to be changed"),
+        ("orders", (), "there is no file to change"),
         ("orders", ("connector", "application"), "which has no target"),
         ("billing", ("connector",), "is for orders, not for billing"),
         ("billing", ("authority",), "is for orders, not for billing"),

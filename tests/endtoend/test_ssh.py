@@ -172,7 +172,7 @@ def test_a_command_belongs_to_its_mode(deployment: Deployment) -> None:
     for wrong in (["--mode", "exec"], ["--exec-command", "true"], ["--mode", "tcp", "--exec-command", "true"]):
         done = deployment.run("probe", "--connection-string-file", published.application, *wrong)
         assert done.returncode == 2, done.stderr
-        assert "belong together" in done.stderr
+        assert "--mode exec needs --exec-command" in done.stderr
 
 
 def test_relay_stdio_without_a_relay(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The arguments of the commands: one module for each, which imports nothing that takes time.
+"""The arguments of the commands: one module for each, which imports nothing that takes long to import.
 
-Each has a `Command`, whose function in `hybridrelay.cli.commands` is imported when it is called.
+Each module has a `Command`. Its function in `hybridrelay.cli.commands` is imported when the command is run.
 """

@@ -1,4 +1,4 @@
-"""The arguments of ``hybridrelay bench``: the benchmark suite's, which is not part of this package."""
+"""The arguments of ``hybridrelay bench``, which the benchmark suite defines; it is not part of this package."""
 
 from __future__ import annotations
 

@@ -11,21 +11,22 @@ from .options import add_name, add_state, add_years
 from .target import TARGET
 
 _IMPORT = """\
-Register a hybrid connection that was created with --relay-file at the relay; if it has several relays, at each of
-them. A running relay serves it within a second. Delete the relay file afterwards: it holds keys. Importing the same
-file again changes nothing; a different hybrid connection of the same name is refused.
+Import a hybrid connection that was created with --relay-file. If it has several relays, import it at each of them. A
+running relay serves it within a second. Delete the relay file afterwards: it contains keys. Importing the same file
+again changes nothing; a different hybrid connection of the same name is refused.
 """
 _ISSUE = """\
 Issue a further connection string: for another application (with its own label in the connector's audit log, so that
-it can be denied access separately), for a second connector, or before an identity expires. Needs only the authority
-file; neither the relay nor the connector has to be changed.
+it can be denied access separately), for a second connector, or because an identity is about to expire. This needs
+only the authority file; neither the relay nor the connector has to be changed.
 
-The string carries the primary key of the rule 'connector' or 'application', or with --key the secondary one, as the
-authority file has it. If that file may be out of date, --state takes the key from the relay.
+The connection string contains the primary key of the rule 'connector' or 'application', or with --key secondary the
+secondary one. The key is taken from the authority file. If that file may be out of date, use --state to take the key
+from the relay.
 
---rule names another rule, so that the key of one application can be changed or revoked without affecting others:
-hybridrelay rules set --help. Its key is taken from the relay (--state) or, on another machine, from a file that
-'keys use --out' has written at the relay (--key-file).
+With --rule, the connection string uses another rule, so that the key of one application can be changed or revoked
+without affecting others (hybridrelay rules set --help). Its key is taken from the relay (--state) or, on another
+machine, from a file that 'keys use --out' has written at the relay (--key-file).
 """
 
 
@@ -37,13 +38,24 @@ def _add_import_arguments(parser: Parser) -> None:
 def _add_issue_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument(
-        "--role", choices=("application", "connector"), required=True, help="which side the string is for"
+        "--role",
+        choices=("application", "connector"),
+        required=True,
+        help="the side that the connection string is for",
     )
     parser.add_argument(
-        "--label", metavar="L", type=values.label, required=True, help="its name in the connector's audit log"
+        "--label",
+        metavar="L",
+        type=values.label,
+        required=True,
+        help="the name of the new identity in the connector's audit log",
     )
     parser.add_argument(
-        "--authority-file", metavar="F", type=values.path, required=True, help="of this hybrid connection"
+        "--authority-file",
+        metavar="F",
+        type=values.path,
+        required=True,
+        help="the authority file of the hybrid connection",
     )
     parser.add_argument(
         "--out", metavar="F", type=values.path, required=True, help="the file to write the connection string to"
@@ -58,7 +70,7 @@ def _add_issue_arguments(parser: Parser) -> None:
         "--rule",
         metavar="RULE",
         type=values.rule_name,
-        help="the rule whose key it carries (default: that of the role)",
+        help="the rule whose key the connection string contains (default: the rule of its role)",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--state", metavar="DIR", type=values.path, help="take the key from this relay")
@@ -83,20 +95,20 @@ def _add_delete_arguments(parser: Parser) -> None:
 
 
 def _add_json(parser: Parser) -> None:
-    parser.add_argument("--json", action="store_true", help="JSON for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 COMMAND = Command(
     "connections",
     "create, import, issue, change, list, show or delete hybrid connections",
-    "Hybrid connections: create them, import them at a relay, issue further connection strings, change their "
+    "Manage hybrid connections: create them, import them at a relay, issue further connection strings, change their "
     "relays or their target.",
-    "each of them has its own --help:\n  hybridrelay connections create --help\n",
+    "each command has its own --help:\n  hybridrelay connections create --help\n",
     subcommands=(
         CREATE,
         Command(
             "import",
-            "import one at the relay",
+            "import a hybrid connection at the relay",
             _IMPORT,
             "example:\n  hybridrelay connections import orders.relay --state /var/lib/hybridrelay\n",
             _add_import_arguments,
@@ -123,16 +135,16 @@ COMMAND = Command(
         ),
         Command(
             "show",
-            "show one, without its keys",
-            "Show a hybrid connection: its rules and which of their keys are valid; the relay's pin and ports.",
+            "show a hybrid connection, without its keys",
+            "Show a hybrid connection: its rules, the fingerprints of their keys, and the relay's pin and ports.",
             "example:\n  hybridrelay connections show orders --state /var/lib/hybridrelay\n",
             _add_show_arguments,
             run="connections:run_show",
         ),
         Command(
             "delete",
-            "delete one, and end everything that uses it",
-            "Delete a hybrid connection. A running relay ends within a second what it had authorized.",
+            "delete a hybrid connection, and end everything that uses it",
+            "Delete a hybrid connection. A running relay ends everything that belongs to it within a second.",
             "example:\n  hybridrelay connections delete orders --state /var/lib/hybridrelay\n",
             _add_delete_arguments,
             run="connections:run_delete",

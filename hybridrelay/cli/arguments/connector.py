@@ -20,19 +20,20 @@ from .options import (
 )
 
 _DESCRIPTION = f"""\
-Run the connector, in the private network, where it can reach the target. It only dials out, to the relay, and
-connects to the target that its own connection string names, for applications that prove their identity to it. One
-process can publish several hybrid connections; several connectors with the same connection string are redundant.
+Run the connector, in the private network, where it can reach the target. It connects to the relay and accepts no
+connections itself. For applications that prove their identity, it connects to the target that its own connection
+string names. One process can publish several hybrid connections. Several connectors with the same connection string
+are redundant.
 
 {WHERE_FROM}
 
-The log (standard error) records every stream: which application, which target, how much, and how it ended
-(logger hybridrelay.audit). A relay that cannot be reached is tried again without end.
+The log (standard error) records every stream: its application, its target, the number of bytes, and how it ended
+(logger hybridrelay.audit). A relay that cannot be reached is retried indefinitely.
 
-A connection string may name several relays: the connector registers at all of them, under the same instance id. It is
-ready when each hybrid connection is registered at one relay or more; the log says what is missing. If a
-relay refuses a connection string for a permanent reason, this combination is left out if there is something else to
-serve; the ready line names what is served.
+If a connection string names several relays, the connector registers at all of them, under the same instance id. It is
+ready when each hybrid connection is registered at one relay or more; the log says what is missing. If a relay refuses
+a connection string for a permanent reason, the connector continues without that registration as long as something
+else is registered; the ready line names the hybrid connections that are served.
 
 {RELOADS.format(what="the connection strings (key, relays, pins, target) and the deny list")}
 
@@ -53,8 +54,8 @@ connector.toml:
   deny-list = "deny-list.txt"
   grace = 10
 
-deny-list.txt, the deny list; it is read again whenever it changes, and the
-open sessions of the identities in it are closed:
+deny-list.txt, the deny list; it is read again whenever it changes, and open
+sessions of the identities in it are closed:
   reporting            # a label: all identities with this label
   3F:A0:17:...         # a serial: only this identity
 """
@@ -66,7 +67,7 @@ def _add_arguments(parser: Parser) -> None:
         "--deny-list",
         metavar="FILE",
         type=values.path,
-        help="a deny list: labels or serials of applications to be refused",
+        help="a deny list: labels or serials of identities that are refused",
     )
     add_mode(parser)
     add_exec_command(parser)
@@ -77,11 +78,10 @@ def _add_arguments(parser: Parser) -> None:
         "--instance-file",
         metavar="F",
         type=values.path,
-        help="where to store which instance this connector is: if it is killed, its clients are reset as soon "
-        "as it is "
-        "back, instead of after their resume deadline; one file for each connector (default: a file in "
-        "$STATE_DIRECTORY, $XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can be written; "
-        "'none' switches it off)",
+        help="the file in which this connector remembers its instance: if it is killed, the streams of its clients "
+        "are reset as soon as it is back, instead of after the resume deadline; each connector needs its own file "
+        "(default: a file in $STATE_DIRECTORY, $XDG_STATE_HOME/hybridrelay or ~/.local/state/hybridrelay, if it can "
+        "be written; 'none' switches it off)",
     )
     add_upgrade_interval(parser)
     add_config(parser)

@@ -13,23 +13,23 @@ Create a hybrid connection: a name, and the one host:port that it leads to.
 Writes three files of mode 0600, and never overwrites an existing one:
   connector file     a connection string for the connector, with the target
   application file   a connection string for the client
-  authority file     for you alone: it is all that is needed to issue
-                     further identities ('connections issue')
+  authority file     only for you: with it, 'connections issue' issues
+                     further identities
 
 There are two ways to register it at the relay:
   --relay-file F   on the administrator's machine: F contains what the relay
-                   needs (name, rules, keys; no authority). Copy it there, and
-                   run 'connections import F --state DIR'. The relay never
-                   sees the authority, so not even its owner can pose as one
-                   side to the other.
+                   needs (name, rules, keys; no authority). Copy it to the
+                   relay, and run 'connections import F --state DIR' there.
+                   The relay never has the authority, so not even its owner
+                   can impersonate one side to the other.
   --state DIR      on the relay's machine, with the relay's state directory:
-                   one step instead of two. But the authority is then made
-                   there: move its file to your own machine and leave no copy.
+                   one step instead of two. But the authority is then created
+                   there: move its file to your own machine, and leave no copy.
 
-Several relays (--endpoint for each, at most 8, first choice first) make the
-relay redundant. The connector registers at all of them. A client uses the
-first that works, and its open connections survive the loss of that relay.
-Give the --relay-pin of each, and import the relay file at each.
+Several relays (--endpoint for each, at most 8, in order of preference) are
+redundant. The connector registers at all of them. A client uses the first
+that works, and its open connections survive the loss of that relay. Give the
+--relay-pin of each relay, and import the relay file at each.
 """
 _CREATE_EXAMPLES = """\
 examples:
@@ -56,33 +56,35 @@ examples:
 def _add_arguments(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", type=values.connection_name, help="the name of the hybrid connection")
     add_target(parser)
-    add_endpoint(parser, means="the relay, as client and connector reach it; give it again for each further relay")
+    add_endpoint(
+        parser, means="the relay's host name or address for client and connector; repeat it for each further relay"
+    )
     parser.add_argument(
         "--connector-file",
         metavar="F",
         type=values.path,
         required=True,
-        help="the file to write with the connector's connection string",
+        help="the file to create with the connector's connection string",
     )
     parser.add_argument(
         "--application-file",
         metavar="F",
         type=values.path,
         required=True,
-        help="the file to write with the application's connection string",
+        help="the file to create with the application's connection string",
     )
     parser.add_argument(
         "--authority-file",
         metavar="F",
         type=values.path,
-        help="the file to write with the authority (default: NAME.authority in the connector file's directory)",
+        help="the file to create with the authority (default: NAME.authority in the connector file's directory)",
     )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument(
         "--state", metavar="DIR", type=values.path, help="the state directory of the relay on this machine"
     )
     where.add_argument(
-        "--relay-file", metavar="F", type=values.path, help="the file to write for a relay on another machine"
+        "--relay-file", metavar="F", type=values.path, help="the file to create for a relay on another machine"
     )
     parser.add_argument(
         "--relay-pin",
@@ -97,13 +99,18 @@ def _add_arguments(parser: Parser) -> None:
         metavar="PORTS",
         type=values.public_ports,
         action="append",
-        help="the relay's ports that differ from the default ports, such as http=8080,probe=off; for several relays "
-        "once for all of them, or once for each --endpoint in the same order ('' means the default ports) "
+        help="the relay's ports that differ from the default ports, such as http=8080,probe=off; with several "
+        "relays, once for all of them, or once for each --endpoint in the same order ('' means the default ports) "
         "(default: with --state, the ports of that relay; with --relay-file, the default ports)",
     )
     add_years(parser)
 
 
 CREATE = Command(
-    "create", "create one, and write its files", _CREATE, _CREATE_EXAMPLES, _add_arguments, run="creation:run_create"
+    "create",
+    "create a hybrid connection, and write its files",
+    _CREATE,
+    _CREATE_EXAMPLES,
+    _add_arguments,
+    run="creation:run_create",
 )

@@ -6,26 +6,26 @@ from ..command import Command
 from ..parsing import Parser
 
 _DESCRIPTION = """\
-See it work: relay, a sample on-premises HTTP server, connector and client in one process, on free ports of this
-machine. Needs no configuration, no root and no network, takes about ten seconds, and leaves no files.
+See how it works: a relay, a sample on-premises HTTP server, a connector and a client in one process, on free ports of
+this machine. It needs no configuration, no root and no network, takes about ten seconds, and leaves no files.
 
-It shows what the prober finds, makes real requests over native TCP and over WebSocket, and measures both.
+It shows which routes the prober finds, makes real requests over native TCP and over WebSocket, and measures both.
 """
 _EXAMPLES = """\
 examples:
   hybridrelay demo
-  stay, with a local port to try with curl:
+  keep it running, with a local port to try with curl:
     hybridrelay demo --keep
 """
 
 
 def _add_arguments(parser: Parser) -> None:
-    parser.add_argument("--keep", action="store_true", help="stay until Ctrl-C, with a local port to try")
+    parser.add_argument("--keep", action="store_true", help="keep running until Ctrl-C, with a local port to try")
 
 
 COMMAND = Command(
     "demo",
-    "see it work, on this machine alone",
+    "see how it works, on this machine only",
     _DESCRIPTION,
     _EXAMPLES,
     _add_arguments,

@@ -9,29 +9,30 @@ from .options import add_endpoint, add_name, add_update
 
 _ENDPOINTS = """\
 Change which relays serve a hybrid connection: add, remove or rename a relay. Keys and identities do not change.
---endpoint names all relays that are to serve it, first choice first. The list is in two kinds of places, which may be
-changed on one machine or on several, in one call or in several:
+--endpoint names all relays that are to serve it, in order of preference. The list is stored in two kinds of places,
+which may be on one machine or on several, and may be changed with one command or with several:
 
-  --state DIR    at every relay that serves it already. --relay-file writes
-                 what a new relay has to import; it holds keys.
-  --update F ... where its connection strings are, and the authority file,
-                 so that strings issued later carry the new list. Also give
+  --state DIR    the registry of every relay that serves it already. With
+                 --relay-file, this also writes the file that a new relay has
+                 to import; it contains keys.
+  --update F ... its connection string files, and the authority file, so that
+                 connection strings issued later have the new list. Also give
                  the --relay-pin of each relay. Then send SIGHUP to the
-                 programs that use the strings.
+                 programs that use the files.
 
-To add a relay: first the registry and the relay file, then the import at the new relay, the connector's strings, and
-the applications' strings. Old strings continue to work. To remove one: first the strings, then 'connections delete'
-there.
+To add a relay, first change the registry and write the relay file, then import it at the new relay, then update the
+connector's connection strings, then those of the applications. Old connection strings continue to work. To remove a
+relay, first update the connection strings, then run 'connections delete' at that relay.
 """
 _ENDPOINTS_EXAMPLES = """\
 examples:
-  add b.example.com; at the existing relay:
+  add b.example.com: at the existing relay,
     hybridrelay connections endpoints orders \\
       --endpoint a.example.com --endpoint b.example.com \\
       --state /var/lib/hybridrelay --relay-file orders.relay
-  then at the new one:
+  then at the new one,
     hybridrelay connections import orders.relay --state /var/lib/hybridrelay
-  then where the strings are:
+  then where the connection strings are:
     hybridrelay connections endpoints orders \\
       --endpoint a.example.com --relay-pin sha256:... \\
       --endpoint b.example.com --relay-pin sha256:... \\
@@ -41,7 +42,9 @@ examples:
 
 def _add_arguments(parser: Parser) -> None:
     add_name(parser)
-    add_endpoint(parser, means="a relay, as client and connector reach it; give it again for each further relay")
+    add_endpoint(
+        parser, means="a relay's host name or address for client and connector; repeat it for each further relay"
+    )
     parser.add_argument(
         "--state",
         metavar="DIR",
@@ -52,15 +55,15 @@ def _add_arguments(parser: Parser) -> None:
         "--relay-file",
         metavar="F",
         type=values.path,
-        help="with --state: the file to write for a relay on another machine",
+        help="with --state: the file to create for a relay on another machine",
     )
-    add_update(parser, means="connection string files and authority files: give them the new list")
+    add_update(parser, means="connection string files and authority files to write the new list into")
     parser.add_argument(
         "--relay-pin",
         metavar="PIN",
         type=values.pin,
         action="append",
-        help="with --update: the pins of all the relays (default: those that the file has)",
+        help="with --update: the pins of all relays (default: those that each file has)",
     )
     parser.add_argument(
         "--public-ports",
@@ -74,7 +77,7 @@ def _add_arguments(parser: Parser) -> None:
 
 ENDPOINTS = Command(
     "endpoints",
-    "change its relays, and keep its keys",
+    "change the relays of a hybrid connection, and keep its keys",
     _ENDPOINTS,
     _ENDPOINTS_EXAMPLES,
     _add_arguments,

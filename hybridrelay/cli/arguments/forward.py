@@ -21,17 +21,19 @@ from .options import (
 )
 
 _DESCRIPTION = f"""\
-Run the client as local ports, beside the application, which connects to them as if they were the on-premises host.
-Every connection becomes one stream to the target of the hybrid connection. If the tunnel or the target fails, the
-application's connection is reset; it never sees a false end of file.
+Run the client with local ports, beside the application, which connects to them as if they were the on-premises host.
+Every connection becomes one stream to the target of the hybrid connection. If the session or the target fails, the
+application's connection is reset; the application never sees a false end of file.
 
 {WHERE_FROM}
 
-A session that is lost is opened again, without end. A connection that is made while the relay or the connector is
-away waits for a session for up to --open-patience seconds before it is reset; where waiting cannot help (a wrong
-key, a target that refuses) it is reset at once. If the connection string names several relays, the first one that
-works is used; when it is lost or about to stop, open connections continue over another. If the key of a connection
-string was revoked at all of its relays, its port is closed, and with the last port the command ends (exit code 1).
+If a session is lost, another one is opened; this is retried indefinitely. A connection that is made while the relay
+or the connector is unavailable waits for a session for up to --open-patience seconds before it is reset. If waiting
+cannot help (a wrong key, a target that refuses), it is reset at once. If the connection string names several relays,
+the first one that works is used; when that relay is lost or about to stop, open connections continue over another.
+If the key of a connection string was revoked at all of its relays, its port is closed. When the last port is closed,
+the command ends (exit code 1).
+
 The ready line names the ports that were opened.
 
 {RELOADS.format(what="the connection strings (key, relays, pins)")}
@@ -43,7 +45,7 @@ examples:
   hybridrelay forward --connection-string-file orders.application \\
       --listen 127.0.0.1:5432
   psql -h 127.0.0.1 -p 5432
-  two; each --listen is for the file in the same position:
+  two hybrid connections; each --listen is for the file in the same position:
     hybridrelay forward \\
         --connection-string-file orders.application --listen 127.0.0.1:5432 \\
         --connection-string-file shop.application --listen [::1]:3306
@@ -68,7 +70,7 @@ def _add_arguments(parser: Parser) -> None:
         type=values.listen_address,
         action="append",
         default=[],
-        help="the local port, one for each file; [::1]:5432 for IPv6; port 0: any free one (default: 127.0.0.1:0)",
+        help="a local port, one for each file; [::1]:5432 for IPv6; port 0: any free port (default: 127.0.0.1:0)",
     )
     add_mode(parser)
     add_exec_command(parser)

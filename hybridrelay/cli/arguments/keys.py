@@ -8,15 +8,16 @@ from . import values
 from .options import add_key, add_name, add_rule, add_state, add_update
 
 _USE = """\
-Write one of a rule's two keys into connection string files, instead of the one that they carry. Nothing changes at
+Write one of a rule's two keys into connection string files, in place of the one that they contain. Nothing changes at
 the relay, where both keys are valid. Programs that use the files change to the other key at SIGHUP, and keep every
 connection.
 
 This is the first step of changing keys without a pause. Once the programs use the other key, 'keys regenerate'
-replaces the one that is no longer in use. docs/operating.md has the whole sequence.
+replaces the one that is no longer in use. docs/operating.md describes the whole procedure.
 
-The key comes from the relay's state directory; on other machines from the authority file, or from a file that holds
-only the key (--key-file), which --out writes. An authority file in --update gets both keys as the relay has them.
+The key is read from the relay's state directory; on other machines from the authority file, or from a file that
+contains only the key (--key-file) and was written with --out. An authority file in --update gets both keys of the
+rule.
 """
 _USE_EXAMPLE = """\
 examples:
@@ -28,18 +29,19 @@ examples:
       --update orders.application
 """
 _REGENERATE = """\
-Replace one of a rule's keys with a new one. What the old one had authorized ends within a second.
+Replace one of a rule's keys with a new one. Everything that the old key had authorized ends within a second.
 
-Connection strings that carry the old key stop working. --update writes the new key into files on this machine:
-connection strings that carry the old key, and the authority file. A connection string that uses the rule's other key
-is not changed. Before the old key ends, everything about these files that can fail is checked. For other machines,
---out writes the new key to a file, for 'keys use --key-file' there; 'keys list --show-keys' shows it at any time.
+Connection strings that contain the old key stop working. --update writes the new key into files on this machine:
+connection strings that contain the old key, and the authority file. A connection string that uses the rule's other
+key is not changed. The new files are prepared before the old key is replaced, so that nothing changes if one cannot
+be written. For other machines, --out writes the new key to a file, for 'keys use --key-file' there; 'keys list
+--show-keys' shows the key at any time.
 
 To change keys without a pause, first let all programs use the rule's other key: hybridrelay keys use --help.
 
-If the hybrid connection has several relays, its strings carry one key for all of them: write the new key to a file at
-the first relay (--out), and give that file to each of the others (--new-key-file). A key that is already the rule's
-primary or secondary key is refused.
+If the hybrid connection has several relays, its connection strings contain one key for all of them: write the new key
+to a file at the first relay (--out), and use that file at each of the others (--new-key-file). A key that is already
+the rule's primary or secondary key is refused.
 """
 _REGENERATE_EXAMPLE = """\
 example:
@@ -51,9 +53,9 @@ example:
 """
 
 _REVOKE = """\
-Take a rule's key out of use permanently. What it had authorized ends within a second, and the connection strings that
-carry it stop working. 'keys regenerate' makes a new key in its place. To deny a single application access, do not
-revoke its key, but put its label on the connector's deny list (--deny-list).
+Revoke one of a rule's keys. Everything that it had authorized ends within a second, and connection strings that
+contain it stop working. 'keys regenerate' makes a new key in its place. To deny access to a single application, do
+not revoke the key, which other applications may share; put its label on the connector's deny list (--deny-list).
 """
 _REVOKE_EXAMPLE = """\
 example:
@@ -65,7 +67,7 @@ example:
 def _add_list_arguments(parser: Parser) -> None:
     add_name(parser)
     parser.add_argument("--show-keys", action="store_true", help="show the keys themselves")
-    parser.add_argument("--json", action="store_true", help="JSON for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_state(parser)
 
 
@@ -78,7 +80,9 @@ def _add_use_arguments(parser: Parser) -> None:
     source.add_argument(
         "--key-file", metavar="F", type=values.path, help="use the key in this file; --key is then not needed"
     )
-    parser.add_argument("--out", metavar="F", type=values.path, help="write the key to this new file, for --key-file")
+    parser.add_argument(
+        "--out", metavar="F", type=values.path, help="create this file with the key in it, for --key-file"
+    )
     add_update(parser, means="connection string files and authority files that are to use this key")
 
 
@@ -87,13 +91,13 @@ def _add_regenerate_arguments(parser: Parser) -> None:
     add_key(parser)
     add_state(parser)
     parser.add_argument("--show-keys", action="store_true", help="print the new key")
-    parser.add_argument("--out", metavar="F", type=values.path, help="write the new key to this new file")
+    parser.add_argument("--out", metavar="F", type=values.path, help="create this file with the new key in it")
     parser.add_argument(
-        "--new-key-file", metavar="F", type=values.path, help="use the key in this file instead of a new one"
+        "--new-key-file", metavar="F", type=values.path, help="use the key in this file instead of generating one"
     )
     add_update(
         parser,
-        means="connection string files and authority files of this rule: give the new key to those that have the old "
+        means="connection string files and authority files of this rule; those that contain the old key get the new "
         "one",
     )
 
@@ -107,10 +111,10 @@ def _add_revoke_arguments(parser: Parser) -> None:
 COMMAND = Command(
     "keys",
     "list, use, regenerate or revoke the keys of a hybrid connection",
-    "The shared access keys with which connectors and applications prove their rights to the relay. Each rule\n"
-    "has two, primary and secondary, which are changed independently. A new hybrid connection has the rules\n"
-    "'connector' (right Listen) and 'application' (right Send); its strings carry the primary keys.",
-    "each of them has its own --help:\n  hybridrelay keys regenerate --help\n",
+    "Manage the shared access keys with which connectors and applications prove their rights to the relay. Each\n"
+    "rule has two, primary and secondary, which are changed independently. A new hybrid connection has the rules\n"
+    "'connector' (right Listen) and 'application' (right Send); its connection strings contain the primary keys.",
+    "each command has its own --help:\n  hybridrelay keys regenerate --help\n",
     subcommands=(
         Command(
             "list",
@@ -138,7 +142,7 @@ COMMAND = Command(
         ),
         Command(
             "revoke",
-            "take a key out of use",
+            "revoke a key",
             _REVOKE,
             _REVOKE_EXAMPLE,
             _add_revoke_arguments,

@@ -1,4 +1,4 @@
-"""Options that several commands have, and texts that several of them show."""
+"""Options that several commands have, and texts in the help of several commands."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from ... import _defaults
 from . import values
 
-#: For the --help of what runs until it is stopped.
+#: For the --help of commands that run until they are stopped.
 WHAT_IT_DOES = """\
-On SIGUSR1 (kill -USR1 PID; not on Windows), it logs its current state: one line of JSON with the number of its
-sessions, streams, tasks and descriptors, and its memory."""
+On SIGUSR1 (kill -USR1 PID; not on Windows), it logs its current state: one line of JSON with the numbers of its
+sessions, streams, tasks and descriptors, and its memory use."""
 
-#: For the --help of what reloads; formatted with what that is.
+#: For the --help of commands that reload at SIGHUP; `what` is what they reload.
 RELOADS = """\
 SIGHUP (kill -HUP PID; not on Windows) makes it reload {what}, and never ends it. Open connections are not affected.
 The log says what was reloaded; a file that cannot be used changes nothing."""
 
-#: For the --help of what uses connection strings.
+#: For the --help of commands that use connection strings.
 WHERE_FROM = """\
 Connection strings come from files, from standard input (-), or, if no file is named, from the environment variable
-HYBRIDRELAY_CONNECTION_STRING; never from the command line, which every user of the machine can see. The files are
-written by 'hybridrelay connections create' and 'connections issue'."""
+HYBRIDRELAY_CONNECTION_STRING. They are never given on the command line, which every user of the machine can see. The
+files are written by 'hybridrelay connections create' and 'connections issue'."""
 
 
 def add_mode(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +31,12 @@ def add_mode(parser: argparse.ArgumentParser) -> None:
         "--mode",
         metavar="auto|tcp|websocket|exec",
         default="auto",
-        help="the transport: the best that works (auto, the default), or only this one",
+        help="the transport: the best one that works (auto, the default), or only the one named",
     )
 
 
 def add_files(parser: argparse.ArgumentParser, *, means: str) -> None:
-    """Add ``--connection-string-file``: several after one option, or the option again; a list in `files`."""
+    """Add ``--connection-string-file``, which takes several files and may be repeated; a list in `files`."""
     parser.add_argument(
         "--connection-string-file",
         metavar="F",
@@ -45,33 +45,33 @@ def add_files(parser: argparse.ArgumentParser, *, means: str) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help=f"{means}, one or more; - for standard input",
+        help=f"one or more files with {means}; - for standard input",
     )
 
 
 def add_grace(parser: argparse.ArgumentParser) -> None:
     """Add ``--grace``."""
-    means = "at SIGTERM, how long open connections may continue; a second signal ends the program at once"
+    means = "how long open connections may continue after SIGTERM; a second signal ends the program at once"
     _add_seconds(parser, "--grace", default=_defaults.GRACE, means=means)
 
 
 def add_resume_deadline(parser: argparse.ArgumentParser) -> None:
     """Add ``--resume-deadline``."""
-    means = "how long open connections wait for a lost path to the other side before they are reset"
+    means = "how long open connections wait for a lost session to resume before they are reset"
     _add_seconds(parser, "--resume-deadline", default=_defaults.RESUME_DEADLINE, means=means)
 
 
 def add_open_patience(parser: argparse.ArgumentParser) -> None:
     """Add ``--open-patience``."""
     means = (
-        "how long a new connection waits while the relay or the connector is away, before it is reset; 0: not at all"
+        "how long a new connection waits while the relay or the connector is unavailable before it is reset; 0: none"
     )
     _add_seconds(parser, "--open-patience", default=_defaults.OPEN_PATIENCE, means=means)
 
 
 def add_upgrade_interval(parser: argparse.ArgumentParser) -> None:
     """Add ``--upgrade-interval``."""
-    means = "while a fallback is in use, how soon to look for a better route; the intervals grow"
+    means = "how long after falling back to look for a better route for the first time; later intervals are longer"
     _add_seconds(parser, "--upgrade-interval", low=0.1, default=_defaults.UPGRADE_INTERVAL, means=means)
 
 
@@ -97,15 +97,15 @@ def add_proxy(parser: argparse.ArgumentParser) -> None:
         "--proxy",
         metavar="URL",
         help=(
-            "http://, https:// or socks5://[user@]host[:port]; none: connect directly (default: what the environment "
-            "says in HTTPS_PROXY or ALL_PROXY, and NO_PROXY)"
+            "http://, https:// or socks5://[user@]host[:port]; none: connect directly (default: the environment "
+            "variables HTTPS_PROXY or ALL_PROXY, and NO_PROXY)"
         ),
     )
     parser.add_argument(
         "--proxy-password-file",
         metavar="F",
         type=values.path,
-        help="holds the password of that user (default: the environment variable "
+        help="a file with the proxy user's password (default: the environment variable "
         f"{_defaults.PROXY_PASSWORD_VARIABLE})",
     )
 
@@ -142,7 +142,11 @@ def add_state(parser: argparse.ArgumentParser) -> None:
 def add_years(parser: argparse.ArgumentParser) -> None:
     """Add ``--valid-years``."""
     parser.add_argument(
-        "--valid-years", metavar="N", type=values.years, default=10.0, help="how long it is valid (default: 10)"
+        "--valid-years",
+        metavar="N",
+        type=values.years,
+        default=10.0,
+        help="how long the certificates in the files are valid (default: 10)",
     )
 
 
@@ -161,7 +165,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         type=values.target,
         required=True,
-        help="what the connector dials; IPv6 as [::1]:5432",
+        help="the address that the connector connects to; IPv6 as [::1]:5432",
     )
 
 
@@ -186,12 +190,12 @@ def add_endpoint(parser: argparse.ArgumentParser, *, means: str) -> None:
 
 
 def add_update(parser: argparse.ArgumentParser, *, means: str) -> None:
-    """Add ``--update``: files that are to be changed; a list, perhaps empty."""
+    """Add ``--update``: files that are to be changed; a list, which may be empty."""
     parser.add_argument("--update", metavar="F", type=values.path, nargs="+", action="extend", default=[], help=means)
 
 
 class MergePorts(argparse.Action):
-    """Lists of ports from an option that may be given several times: for each port, the last one counts."""
+    """Merges the lists of ports of an option that may be repeated: for each port, the last entry counts."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, option: str | None = None

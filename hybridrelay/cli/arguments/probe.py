@@ -8,16 +8,16 @@ from . import values
 from .options import WHERE_FROM, add_exec_command, add_mode, add_proxy
 
 _DESCRIPTION = f"""\
-Try every route from this machine to the relay, and say which one would be used: for each port a connection, a round
-trip of data, its time, and what to do about a failure. Works with the connection string of a connector or of an
-application; no key is sent, and no connector is needed.
+Try every route from this machine to the relay, and report which one would be used. For each port, the report says
+whether a connection and a round trip of data succeeded, how long they took, and what to do about a failure. Works
+with the connection string of a connector or of an application. No key is sent, and no connector is needed.
 
-If the connection string names several relays, all of them are tried at the same time. There is a table and a result
-for each of them, in the order of the string; with --json an array of their reports.
+If the connection string names several relays, all of them are tried at the same time. The output has a table and a
+result for each relay, in the order of the connection string; with --json it is an array of their reports.
 
 {WHERE_FROM}
 
-Exit code 0: a route works, to at least one of several relays. 1: none does.
+The exit code is 0 if a route works (with several relays, to at least one of them), and 1 if none does.
 """
 _EXAMPLES = """\
 examples:
@@ -31,10 +31,15 @@ examples:
 
 def _add_arguments(parser: Parser) -> None:
     parser.add_argument(
-        "--connection-string-file", metavar="F", dest="file", help="a connection string; - for standard input"
+        "--connection-string-file",
+        metavar="F",
+        dest="file",
+        help="a file with a connection string; - for standard input",
     )
     parser.add_argument(
-        "--json", action="store_true", help="JSON for programs: an object, or an array if there are several relays"
+        "--json",
+        action="store_true",
+        help="print JSON, for programs: an object, or an array if there are several relays",
     )
     parser.add_argument(
         "--watch",
@@ -42,7 +47,8 @@ def _add_arguments(parser: Parser) -> None:
         type=values.seconds(1),
         nargs="?",
         const=30.0,
-        help="probe repeatedly until stopped, with this pause between two probes (30); with --json, one line each",
+        help="probe repeatedly until stopped, with this pause in between (default: 30); with --json, print each "
+        "report on one line",
     )
     add_mode(parser)
     add_exec_command(parser)

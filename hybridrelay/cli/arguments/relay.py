@@ -9,19 +9,19 @@ from .options import RELOADS, WHAT_IT_DOES, MergePorts, add_config
 
 _DESCRIPTION = f"""\
 Run the relay, on a host that both sides can reach. It authenticates connectors and clients, pairs them, and moves
-their bytes, which are encrypted end to end: it can read none of them.
+their bytes. It cannot read them, because they are encrypted end to end.
 
-Ports (--ports changes them; 'off' is not opened):
+Ports (--ports changes them; a port that is 'off' is not opened):
   probe 9350, control 5671, data 9352   native TCP; if one of them is off,
                                         native TCP is never chosen
   http 80, https 443                    WebSocket, for networks that allow
                                         nothing else
 
-The state directory holds the registry (hybrid connections and their keys) and the relay's own certificate, both made
-at the first start. Hybrid connections are added with 'hybridrelay connections', also while the relay runs.
+The state directory contains the registry (hybrid connections and their keys) and the relay's own certificate. Both
+are created at the first start. Hybrid connections are added with 'hybridrelay connections', even while it runs.
 
-The ready line ends with the relay's pin, by which client and connector recognize it. 'connections create' reads the
-pin from the state directory, or takes it from --relay-pin.
+The ready line ends with the relay's pin, by which client and connector recognize the relay. 'connections create'
+reads the pin from the state directory, or takes it from --relay-pin.
 
 {RELOADS.format(what="the certificate of --tls-certificate and --tls-key")}
 A renewed certificate is also noticed without a signal, within half a minute.
@@ -37,8 +37,11 @@ examples:
   no native TCP, only WebSocket:
     hybridrelay relay --state state --ports probe=off,control=off,data=off
 
-configuration file (--config): the same names; the command line takes
-precedence; paths are relative to the file:
+  with a configuration file, whose keys are the options' names; the command
+  line takes precedence, and paths are relative to the file:
+    hybridrelay relay --config relay.toml
+
+relay.toml:
   state = "/var/lib/hybridrelay"
   host = ["203.0.113.7", "2001:db8::7"]
   tls-certificate = "fullchain.pem"
@@ -56,7 +59,7 @@ def _add_arguments(parser: Parser) -> None:
         "--state",
         metavar="DIR",
         type=values.path,
-        help="the state directory, created if it does not exist; back it up: it holds the keys and the certificate",
+        help="the state directory, created if it does not exist; back it up: it has the keys and the certificate",
     )
     parser.add_argument(
         "--host",
@@ -78,33 +81,39 @@ def _add_arguments(parser: Parser) -> None:
         metavar="PORTS",
         type=values.public_ports,
         action=MergePorts,
-        help="the ports that connection strings carry, if something in front of the relay uses other ones; may be "
-        "repeated, too",
+        help="the ports to be written into connection strings, if something in front of the relay, such as a reverse "
+        "proxy, listens on different ones; may be repeated",
     )
     parser.add_argument(
         "--tls-certificate",
         metavar="F",
         type=values.path,
-        help="PEM, for https; from a public CA, because proxies that intercept TLS need one (default: self-signed)",
+        help="a PEM file with the certificate for https, from a public CA, because intercepting proxies reject "
+        "others (default: self-signed)",
     )
-    parser.add_argument("--tls-key", metavar="F", type=values.path, help="PEM, if the key is not in that file")
+    parser.add_argument(
+        "--tls-key", metavar="F", type=values.path, help="a PEM file with the key, if it is not in --tls-certificate"
+    )
     parser.add_argument(
         "--max-pairs",
         metavar="N",
         type=values.count,
-        help="the most pairs of data channels at a time (default: about one for four descriptors, at most 32768)",
+        help="the maximum number of pairs of data channels at a time (default: about one for every four descriptors, "
+        "at most 32768)",
     )
     parser.add_argument(
         "--max-pairs-per-connection",
         metavar="N",
         type=values.count,
-        help="the most of them for one hybrid connection (default: two thirds when it is alone, less beside others)",
+        help="the maximum for one hybrid connection (default: two thirds of --max-pairs if no others are in use, "
+        "otherwise less)",
     )
     parser.add_argument(
         "--max-pairs-per-key",
         metavar="N",
         type=values.count,
-        help="the most of them for one key with the right Send (default: half when it is alone, less beside others)",
+        help="the maximum for one key with the right Send (default: half of --max-pairs if no others are in use, "
+        "otherwise less)",
     )
     add_config(parser)
 

@@ -8,10 +8,10 @@ from .options import add_state
 
 _DESCRIPTION = """\
 Connect standard input and output to the relay that runs on this machine, through the Unix socket in its state
-directory. Connectors and clients in mode exec start this command on the relay's host, usually through ssh. Nothing
-but the bytes of the channel is written to standard output. It ends when either side ends.
+directory. Connectors and clients in mode exec start this command on the relay's host, usually through ssh. Only the
+bytes of the channel are written to standard output. The command ends when either side ends.
 
-It has to run as the same user as the relay, because the socket is for this user alone.
+It has to run as the same user as the relay, because only this user may use the socket.
 """
 _EXAMPLES = """\
 examples:
@@ -19,8 +19,8 @@ examples:
     hybridrelay connector --connection-string-file orders.connector \\
         --mode exec --exec-command \\
         'ssh relay.example.com hybridrelay relay-stdio --state DIR'
-  in ~/.ssh/authorized_keys of the relay's user, in one line, for a key that
-  can do nothing else:
+  in ~/.ssh/authorized_keys of the relay's user, on one line, for an SSH key
+  that is allowed nothing else:
     restrict,command="hybridrelay relay-stdio --state /var/lib/hybridrelay"
     ssh-ed25519 AAAA...
 """

@@ -9,13 +9,13 @@ from .options import add_name, add_state
 
 _SET = """\
 Add a rule with two new keys, or change the rights of an existing rule, whose keys stay the same. If a rule loses a
-right, whatever its keys had authorized ends within a second.
+right, everything that its keys had authorized ends within a second.
 
-With a rule of its own, an application's key can be changed or revoked without affecting other applications. Write its
+If an application has its own rule, its key can be changed or revoked without affecting other applications. Write its
 connection string with 'connections issue --rule'. A hybrid connection has at most 12 rules.
 
-Each relay of a hybrid connection has its own rules. If there are several relays, set the rule at each of them, and
-then give it the same keys at all of them: hybridrelay keys regenerate --help.
+Each relay of a hybrid connection has its own copy of the rules. If there are several relays, set the rule at each of
+them, and then give it the same keys at all of them: hybridrelay keys regenerate --help.
 """
 _SET_EXAMPLE = """\
 example:
@@ -29,7 +29,7 @@ example:
 
 def _add_list_arguments(parser: Parser) -> None:
     add_name(parser)
-    parser.add_argument("--json", action="store_true", help="JSON for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_state(parser)
 
 
@@ -54,16 +54,20 @@ def _add_delete_arguments(parser: Parser) -> None:
 
 def _add_rule(parser: Parser) -> None:
     parser.add_argument(
-        "--rule", required=True, metavar="RULE", type=values.rule_name, help="its name: A-Z a-z 0-9 . _ -"
+        "--rule",
+        required=True,
+        metavar="RULE",
+        type=values.rule_name,
+        help="the name of the rule, with the characters A-Z a-z 0-9 . _ -",
     )
 
 
 COMMAND = Command(
     "rules",
     "list, set or delete the authorization rules of a hybrid connection",
-    "The authorization rules of a hybrid connection. A rule is a set of rights with two keys. A new hybrid\n"
+    "Manage the authorization rules of a hybrid connection. A rule is a set of rights with two keys. A new hybrid\n"
     "connection has the rules 'connector' (right Listen) and 'application' (right Send).",
-    "each of them has its own --help:\n  hybridrelay rules set --help\n",
+    "each command has its own --help:\n  hybridrelay rules set --help\n",
     subcommands=(
         Command(
             "list",
@@ -84,8 +88,8 @@ COMMAND = Command(
         Command(
             "delete",
             "delete a rule and its keys",
-            "Delete a rule and its keys. What they had authorized ends within a second, and the connection strings\n"
-            "that carry them stop working.",
+            "Delete a rule and its keys. Everything that the keys had authorized ends within a second, and\n"
+            "connection strings that contain them stop working.",
             "example:\n  hybridrelay rules delete orders --rule reporting --state /var/lib/hybridrelay\n",
             _add_delete_arguments,
             run="rules:run_delete",

@@ -7,11 +7,11 @@ from ..parsing import Parser
 from .options import add_name, add_target, add_update
 
 _TARGET = """\
-Change the target of a hybrid connection: the host and port that the connector dials. Only the connector's connection
-strings and the authority file carry it, so neither the relay nor the applications have to be changed.
+Change the target of a hybrid connection: the host and port that the connector connects to. Only the connector's
+connection strings and the authority file contain it, so neither the relay nor the applications have to be changed.
 
-Give the files with --update, then send SIGHUP to the connector: new connections go to the new target, and those that
-are open stay where they are.
+Name the files with --update, then send SIGHUP to the connector: new connections go to the new target, and open ones
+are not affected.
 """
 _TARGET_EXAMPLE = """\
 example:
@@ -23,9 +23,16 @@ example:
 def _add_arguments(parser: Parser) -> None:
     add_name(parser)
     add_target(parser)
-    add_update(parser, means="connectors' connection string files and authority files: give them the new target")
+    add_update(
+        parser, means="connection string files of connectors, and authority files, to write the new target into"
+    )
 
 
 TARGET = Command(
-    "target", "change what the connector dials", _TARGET, _TARGET_EXAMPLE, _add_arguments, run="target:run_target"
+    "target",
+    "change the address that the connector connects to",
+    _TARGET,
+    _TARGET_EXAMPLE,
+    _add_arguments,
+    run="target:run_target",
 )

@@ -1,4 +1,4 @@
-"""What arguments are made of: addresses, names, ports. Each function raises what argparse shows as it is."""
+"""Parses the values of arguments: addresses, names, ports. argparse shows the errors that the functions raise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: One entry of ``--ports``: an address (None: that of ``--host``) and a number (0: any free one); None is off.
+#: One entry of ``--ports``: an address (None: those of ``--host``) and a port (0: any free port); or None: off.
 PortOption = tuple[str | None, int] | None
 
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -24,7 +24,7 @@ PORTS_FORM = "expected name=number, name=address:number or name=off, separated b
 
 
 def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """Let argparse repeat what a ValueError says."""
+    """Make argparse show the message of a ValueError."""
 
     @functools.wraps(parse)
     def convert(text: str) -> T:
@@ -38,25 +38,25 @@ def _argument(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 @_argument
 def host(text: str) -> str:
-    """A host name or an address to listen on; IPv6 with brackets or without."""
+    """Parse a host name or an address to listen on; IPv6 with or without brackets."""
     return _host_alone(text, "--ports")
 
 
 @_argument
 def endpoint(text: str) -> str:
-    """The host name or address of a relay; IPv6 with brackets or without."""
+    """Parse the host name or address of a relay; IPv6 with or without brackets."""
     return _host_alone(text, "--public-ports")
 
 
 @_argument
 def listen_address(text: str) -> tuple[str, int]:
-    """``address:port``, ``[IPv6]:port``; port 0 is any that is free."""
+    """Parse ``address:port`` or ``[IPv6]:port``; port 0 means any free port."""
     return _split_address(text)
 
 
 @_argument
 def target(text: str) -> HostPort:
-    """``host:port`` to dial."""
+    """Parse ``host:port``, the address to connect to."""
     from ...security import parse_host_port_untrusted
 
     return parse_host_port_untrusted(text)
@@ -64,7 +64,7 @@ def target(text: str) -> HostPort:
 
 @_argument
 def connection_name(text: str) -> str:
-    """The name of a hybrid connection."""
+    """Check the name of a hybrid connection."""
     from ...security import check_connection_name
 
     return check_connection_name(text)
@@ -72,7 +72,7 @@ def connection_name(text: str) -> str:
 
 @_argument
 def label(text: str) -> str:
-    """The label of an identity."""
+    """Check the label of an identity."""
     from ...security import check_label
 
     return check_label(text)
@@ -80,7 +80,7 @@ def label(text: str) -> str:
 
 @_argument
 def rule_name(text: str) -> str:
-    """The name of a rule."""
+    """Check the name of a rule."""
     from ...security import check_rule_name
 
     return check_rule_name(text)
@@ -114,7 +114,7 @@ def lifetime(text: str) -> float:
 
 @_argument
 def rights(text: str) -> frozenset[Right]:
-    """Rights of a rule, separated by commas, in upper or lower case."""
+    """Parse rights of a rule, separated by commas, in upper or lower case."""
     from ...security import Right
 
     known = {right.lower(): right for right in Right}
@@ -126,7 +126,7 @@ def rights(text: str) -> frozenset[Right]:
 
 @_argument
 def pin(text: str) -> str:
-    """``sha256:...``."""
+    """Check a pin: ``sha256:...``."""
     from ...security import check_pin
 
     return check_pin(text)
@@ -134,21 +134,24 @@ def pin(text: str) -> str:
 
 @_argument
 def years(text: str) -> float:
-    """How long something is valid."""
+    """Parse a number of years: more than 0, at most 100."""
     value = _decimal(text, "years")
     if not 0 < value <= 100:
-        raise ValueError("more than 0 and at most 100 years are possible")
+        raise ValueError("expected more than 0 and at most 100 years")
     return value
 
 
 def seconds(low: float, high: float = 86_400) -> Callable[[str], float]:
-    """A duration from `low` to `high` seconds: decimal digits, perhaps with a point. No sign, exponent or ``inf``."""
+    """Make a parser of durations from `low` to `high` seconds.
+
+    A duration consists of decimal digits, optionally with a point; signs, exponents and ``inf`` are not accepted.
+    """
 
     @_argument
     def parse(text: str) -> float:
         value = _decimal(text, "seconds")
         if not low <= value <= high:
-            raise ValueError(f"from {low:g} to {high:g} seconds are possible")
+            raise ValueError(f"expected {low:g} to {high:g} seconds")
         return value
 
     return parse
@@ -156,7 +159,7 @@ def seconds(low: float, high: float = 86_400) -> Callable[[str], float]:
 
 @_argument
 def count(text: str) -> int:
-    """How many of something: ASCII digits, at least 1."""
+    """Parse a number in ASCII digits, at least 1."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) >= 1):
         raise ValueError("expected a number from 1 to 9999999, in digits")
     return int(text)
@@ -164,7 +167,7 @@ def count(text: str) -> int:
 
 @_argument
 def public_ports(text: str) -> Mapping[str, int | None]:
-    """``name=number,name=off``; empty for the defaults."""
+    """Parse ``name=number,name=off``; an empty text means the default ports."""
     from ...security import parse_ports_untrusted
 
     return parse_ports_untrusted(text) if text else {}
@@ -172,7 +175,7 @@ def public_ports(text: str) -> Mapping[str, int | None]:
 
 @_argument
 def ports(text: str) -> Mapping[str, PortOption]:
-    """``name=number,name=address:number,name=off``."""
+    """Parse ``name=number,name=address:number,name=off``."""
     found: dict[str, PortOption] = {}
     for item in text.split(","):
         name, equals, value = item.strip().partition("=")
@@ -185,10 +188,10 @@ def ports(text: str) -> Mapping[str, PortOption]:
 
 
 def port_option(value: str) -> PortOption:
-    """What follows ``name=``.
+    """Parse what follows ``name=``.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: the text is not valid; the message says why.
     """
     if value == "off":
         return None
@@ -199,7 +202,7 @@ def port_option(value: str) -> PortOption:
 
 @_argument
 def command(text: str) -> tuple[str, ...]:
-    """A program and its arguments, quoted as in a shell."""
+    """Parse a program and its arguments, quoted as in a shell."""
     try:
         words = tuple(shlex.split(text))
     except ValueError as exc:
@@ -210,7 +213,7 @@ def command(text: str) -> tuple[str, ...]:
 
 
 def path(text: str) -> Path:
-    """A path: any text without a NUL character."""
+    """Parse a path: any text without a NUL character."""
     if "\0" in text:
         raise ValueError("a path contains no NUL character")
     return Path(text)
@@ -218,14 +221,14 @@ def path(text: str) -> Path:
 
 @_argument
 def path_or_stdin(text: str) -> str:
-    """A path, or - for standard input."""
+    """Check a path, or - for standard input."""
     if "\0" in text:
         raise ValueError("a path contains no NUL character")
     return text
 
 
 def _split_address(text: str) -> tuple[str, int]:
-    """Like `parse_host_port_untrusted`, for addresses to listen on: port 0 is possible."""
+    """Parse an address to listen on: like `parse_host_port_untrusted`, but port 0 is allowed."""
     from ...security import parse_host_port_untrusted
 
     address, colon, number = text.rpartition(":")
@@ -240,7 +243,7 @@ def _host_alone(text: str, ports_option: str) -> str:
     from ...security import check_host
 
     if "://" in text or "/" in text:
-        raise ValueError("expected a host name or an address alone, without a scheme or a path: relay.example.com")
+        raise ValueError("expected only a host name or an address, without a scheme or a path: relay.example.com")
     host, colon, port = text.rpartition(":")
     if colon and port.isdecimal() and (":" not in host or host.endswith("]")):
         raise ValueError(f"expected a host name or an address without a port; {ports_option} is for ports")
@@ -260,7 +263,7 @@ def _port_number(text: str) -> int:
     try:
         return 0 if text == "0" else parse_port_untrusted(text)
     except ValueError:
-        raise ValueError("a port is a number up to 65535 (0: any that is free)") from None
+        raise ValueError("expected a port number up to 65535 (0: any free port)") from None
 
 
 def _decimal(text: str, unit: str) -> float:

@@ -1,4 +1,4 @@
-"""What the commands do: functions that get the parsed arguments, call the library, print, and return the exit code.
+"""The functions of the commands: they get the parsed arguments, call the library, print, and return the exit code.
 
-Each is imported when its command is called; `hybridrelay.cli.arguments` names them.
+Each is imported when its command is run; `hybridrelay.cli.arguments` names them.
 """

@@ -1,4 +1,4 @@
-"""``hybridrelay bench``: hands over to the benchmark suite."""
+"""``hybridrelay bench``: runs the benchmark suite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..bench_suite import find_suite, load_suite
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what the suite's arguments say."""
+    """Run the suite with these arguments."""
     package = find_suite()
     assert package is not None
     code: int = load_suite(package, "main").run(args)
@@ -19,6 +19,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def explain(args: argparse.Namespace) -> int:
-    """Say where the suite is."""
+    """Print where the suite is found."""
     print(NOT_FOUND, file=sys.stderr, end="")
     return exits.FAILED

@@ -21,7 +21,7 @@ from ..key_table import key_rows, keys_as_dicts
 
 
 def run_import(args: argparse.Namespace) -> int:
-    """Bring a relay file into the registry."""
+    """Import a relay file into the registry."""
     record = read_relay_record(args.relay_file)
     with SQLiteStore.open(args.state) as store:
         relay = describe_relay(args.state)
@@ -29,8 +29,8 @@ def run_import(args: argparse.Namespace) -> int:
             store,
             record,
             source=str(args.relay_file),
-            remedy=f"if the one here was changed since, {args.relay_file} is out of date: delete it; to have what is "
-            f"in it instead, first run: hybridrelay connections delete {record.name} --state {args.state}",
+            remedy=f"if the one here was changed later, {args.relay_file} is out of date: delete it; to use what is "
+            f"in the file instead, first run: hybridrelay connections delete {record.name} --state {args.state}",
             before_change=args.signals.hold,
         )
     if len(record.hosts) > 1:
@@ -40,9 +40,9 @@ def run_import(args: argparse.Namespace) -> int:
     if is_new:
         did = f"imported {record.name} (endpoint {', '.join(record.hosts)})"
     else:
-        did = f"{record.name} is here already, just as in {args.relay_file}: nothing was changed"
-    output.say(f"{did}; {advice}: it holds keys")
-    output.say(f"compare with what its connection strings were given: {_pin_and_ports(relay)}")
+        did = f"{record.name} is here already, and is the same as in {args.relay_file}: nothing was changed"
+    output.say(f"{did}; {advice}: it contains keys")
+    output.say(f"check that its connection strings were made with the {_pin_and_ports(relay)}")
     return exits.OK
 
 
@@ -69,13 +69,13 @@ def run_issue(args: argparse.Namespace) -> int:
 
 
 def run_list(args: argparse.Namespace) -> int:
-    """List all."""
+    """List all hybrid connections."""
     with SQLiteStore.open(args.state, create=False) as store:
         found = store.list()
     if args.json:
         output.say_json([_as_dict(connection) for connection in found])
     elif not found:
-        output.say("none yet: hybridrelay connections create --help")
+        output.say("there are none yet: see hybridrelay connections create --help")
     else:
         rows = [
             (one.name, ", ".join(one.hosts), ", ".join(rule.name for rule in one.rules), _date(one.created_at))
@@ -86,7 +86,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_show(args: argparse.Namespace) -> int:
-    """Show one."""
+    """Show a hybrid connection."""
     with SQLiteStore.open(args.state, create=False) as store:
         connection = store.get(args.name)
     relay = describe_relay(args.state)
@@ -101,7 +101,7 @@ def run_show(args: argparse.Namespace) -> int:
 
 
 def run_delete(args: argparse.Namespace) -> int:
-    """Delete one."""
+    """Delete a hybrid connection."""
     with SQLiteStore.open(args.state, create=False) as store:
         args.signals.hold()
         store.delete(args.name)
@@ -110,7 +110,7 @@ def run_delete(args: argparse.Namespace) -> int:
 
 
 def _as_dict(connection: HybridConnection) -> dict[str, object]:
-    """For JSON. Keys are only ever added."""
+    """Convert for JSON output. Later versions may add members, but remove or rename none."""
     return {
         "name": connection.name,
         "endpoint": connection.hosts[0],

@@ -36,7 +36,7 @@ def _instance_file(
         return None if named.name == "none" else InstanceFile(named, events=events)
     try:
         home: Path | None = Path.home()
-    except RuntimeError:  # a user that the system does not know
+    except RuntimeError:  # the user is not in the system's database
         home = None
     folder = state_folder(os.environ, home)
     published = [(endpoint.host, string.entity_path) for string in strings for endpoint in string.endpoints]
@@ -44,7 +44,7 @@ def _instance_file(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish until a signal stops it."""
+    """Run the connector until a signal stops it."""
     use_config_file(args)
     commands = make_commands(args)
     dialer = make_dialer(args, commands)

@@ -19,11 +19,12 @@ def run_create(args: argparse.Namespace) -> int:
     warn_of_unknown_ports(args.public_ports)
     if args.state is not None and args.relay_pin:
         raise ConfigurationError(
-            "--relay-pin is for --relay-file: the state directory has the relay's own pin", remedy="leave it out"
+            "--relay-pin cannot be used with --state, because the state directory has the relay's pin",
+            remedy="leave out --relay-pin",
         )
     if args.state is not None and len(args.endpoints) > 1:
         raise ConfigurationError(
-            "--state is for a hybrid connection with one relay: the other relays need it as well",
+            "--state is for a hybrid connection with a single relay, because other relays could not import it",
             remedy="write a --relay-file, and import it at each of the relays",
         )
     authority = args.authority_file or args.connector_file.with_name(f"{args.name.replace('/', '-')}.authority")
@@ -59,13 +60,13 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
     relays = f"relay{'s' if len(args.endpoints) > 1 else ''} {', '.join(args.endpoints)}"
     output.say(f"created {args.name}: target {args.target}, {relays}")
     rows = [
-        ("connector file", str(args.connector_file), "bring it to the connector, in the private network"),
-        ("application file", str(args.application_file), "bring it to the client, beside the application"),
+        ("connector file", str(args.connector_file), "move it to the connector, in the private network"),
+        ("application file", str(args.application_file), "move it to the client, beside the application"),
         ("authority file", str(authority), "keep it private: it can issue further identities"),
     ]
     if args.relay_file:
         where = "the relay" if len(args.endpoints) == 1 else "each relay"
-        advice = f"bring it to {where}: hybridrelay connections import; then delete it"
+        advice = f"copy it to {where}, run 'hybridrelay connections import' there, then delete it"
         rows.append(("relay file", str(args.relay_file), advice))
     output.say(output.table(("FILE", "PATH", "WHAT TO DO WITH IT"), rows))
     output.say()
@@ -73,18 +74,18 @@ def _tell(args: argparse.Namespace, authority: Path, *, pins: int) -> None:
         _tell_if_no_relay(args)
     if args.state is None and not args.public_ports:
         output.say(
-            "Ports: the defaults (9350, 5671, 9352, 80, 443). A relay with other ports needs --public-ports here,\n"
-            "or 'connections endpoints --public-ports' later; its ready line shows them."
+            "Ports: the connection strings have the defaults (9350, 5671, 9352, 80, 443). If the relay uses others,\n"
+            "which its ready line shows, change them with 'connections endpoints --public-ports'."
         )
     if args.state is not None:
         output.say(
-            "Trust: the authority was made on the relay's machine. Until its file is moved away, anyone who\n"
-            "controls this machine can pose as either side, and read what passes. Move the three files to\n"
-            "where they belong, and leave no copy. (--relay-file needs no authority on the relay.)"
+            "Trust: the authority was created on the relay's machine. Until its file is moved away, anyone who\n"
+            "controls this machine can impersonate either side, and read the data. Move the three files to\n"
+            "where they belong, and leave no copy. (With --relay-file, the relay never has the authority.)"
         )
     elif not pins:
         output.say(
-            "Without --relay-pin, client and connector trust the relay only with a certificate of a CA\n"
+            "Without --relay-pin, client and connector trust the relay only if it has a certificate from a CA\n"
             "(relay --tls-certificate). The relay's pin is in its ready line."
         )
     elif pins < len(args.endpoints):

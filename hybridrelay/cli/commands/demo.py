@@ -13,12 +13,12 @@ from ..running import run_until_stopped
 
 
 def run(args: argparse.Namespace) -> int:
-    """Play the demo."""
+    """Run the demo."""
     directories: list[str] = []
     shows: list[Show] = []
 
     async def main() -> None:
-        # Made only here, where a signal is no sudden end any more.
+        # Created only here, where a signal no longer ends the process at once.
         with tempfile.TemporaryDirectory(prefix="hybridrelay-demo-") as directory:
             directories.append(directory)
             shows.append(Show(Path(directory)))

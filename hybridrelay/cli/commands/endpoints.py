@@ -36,8 +36,8 @@ def run_endpoints(args: argparse.Namespace) -> int:
     tell_updated(done.updated, done.incomplete)
     if args.relay_file:
         output.say(
-            f"wrote {args.relay_file}: bring it to each new relay, and import it there (hybridrelay connections "
-            "import); then delete it: it holds keys"
+            f"wrote {args.relay_file}: copy it to each new relay, import it there (hybridrelay connections import), "
+            "and then delete it, because it contains keys"
         )
     if len(set(before) & set(after)) > 1:
         output.say("Run this command with --state at each of the other relays that serve it already.")
@@ -51,13 +51,13 @@ def run_endpoints(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     if args.state is None and not args.update:
-        raise ConfigurationError("nothing is to be changed", remedy="give --state, or --update, or both")
+        raise ConfigurationError("there is nothing to change", remedy="give --state, or --update, or both")
     if args.relay_file is not None and args.state is None:
-        raise ConfigurationError("--relay-file needs --state: the registry has the keys", remedy="give both")
+        raise ConfigurationError("--relay-file needs --state, because the registry has the keys", remedy="give both")
     if (args.relay_pin or args.public_ports) and not args.update:
         raise ConfigurationError(
-            "--relay-pin and --public-ports are for --update: only connection strings carry them",
-            remedy="name the files with --update, or leave them out",
+            "--relay-pin and --public-ports need --update, because only connection strings contain pins and ports",
+            remedy="name the files with --update, or leave these options out",
         )
 
 
@@ -76,5 +76,5 @@ def _tell_about_pins(relays: int, file: FileWithRelays, pins: Sequence[str] | No
         tell_of_missing_pins(relays, len(given))
     elif pins is None and file.pins and len(file.endpoints) > relays:
         output.say(
-            "The pins were not changed: give those of all remaining relays, so that no other is trusted any more."
+            "The pins were not changed: give --relay-pin for all remaining relays, so that no other relay is trusted."
         )

@@ -1,4 +1,4 @@
-"""``hybridrelay keys use`` and ``keys regenerate``: keys change, together with the files that carry them."""
+"""``hybridrelay keys use`` and ``keys regenerate``: change keys together with the files that contain them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from ..results import tell_updated
 def run_use(args: argparse.Namespace) -> int:
     """Write a key into files."""
     if not args.update and args.out is None:
-        raise ConfigurationError("no file is to be written", remedy="give --update, or --out, or both")
+        raise ConfigurationError("there is no file to write", remedy="give --update, or --out, or both")
     if (args.key is None) != (args.key_file is not None):
-        raise ConfigurationError("--key says which of the rule's keys; --key-file has only one", remedy="give one")
+        raise ConfigurationError(
+            "exactly one of --key and --key-file is needed: a key file contains only one key",
+            remedy="give one of the two",
+        )
     done = use_key(
         lambda: _source(args),
         args.name,
@@ -69,7 +72,7 @@ def run_regenerate(args: argparse.Namespace) -> int:
     tell_updated(done.updated, done.incomplete)
     for file in done.unchanged:
         why = "has the new key already" if file.has_new_key else f"uses the {slot.other} key"
-        output.say(f"{file.path} {why}: left as it is")
+        output.say(f"{file.path} {why}: not changed")
     if args.out:
         output.say(f"wrote the new key to {args.out}")
     if args.show_keys:
@@ -80,12 +83,12 @@ def run_regenerate(args: argparse.Namespace) -> int:
         )
     else:
         output.say(
-            "Every other connection string that carried the old key needs the new one (keys use --help), and every\n"
-            "authority file as well. A program that used the old key ends, unless another relay or connection\n"
+            "Every other connection string that contains the old key needs the new one (keys use --help), and so\n"
+            "does every authority file. A program that used the old key ends, unless another relay or connection\n"
             "string keeps it running: start it again with the new key, or send it SIGHUP if it still runs."
         )
     if len(done.hosts) > 1:
         output.say(
-            f"Its relays are {', '.join(done.hosts)}: give the other relays this key as well (--new-key-file)."
+            f"Its relays are {', '.join(done.hosts)}: give the other relays the same key too (--new-key-file)."
         )
     return exits.OK

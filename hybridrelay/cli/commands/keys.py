@@ -24,7 +24,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_revoke(args: argparse.Namespace) -> int:
-    """Take a key out of use."""
+    """Revoke a key."""
     slot = KeySlot(args.key)
     with SQLiteStore.open(args.state, create=False) as store:
         done = revoke_key(store, args.name, args.rule, slot, before_change=args.signals.hold)
@@ -32,8 +32,8 @@ def run_revoke(args: argparse.Namespace) -> int:
     tell_ended(args.name, args.rule, done.ended)
     if len(done.hosts) > 1:
         output.say(
-            f"Its relays are {', '.join(done.hosts)}: at the others the key is valid until it is revoked there."
+            f"Its relays are {', '.join(done.hosts)}: at the others, the key is valid until it is revoked there."
         )
     if not done.has_other_key:
-        output.say(f"Rule {args.rule} has no key left: keys regenerate makes one.")
+        output.say(f"Rule {args.rule} has no key left: 'keys regenerate' makes a new one.")
     return exits.OK

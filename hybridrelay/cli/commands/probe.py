@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _survey(probers: Sequence[Prober]) -> list[Report]:
-    """Probe all relays at the same time; their reports in order."""
+    """Probe all relays at the same time, and return their reports in the order of `probers`."""
     reports: dict[Prober, Report] = {}
 
     async def survey(prober: Prober) -> None:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def reload() -> None:
         if args.tls_certificate is None:
-            detail = "there is no --tls-certificate to reload; changes of the registry need no signal"
+            detail = "there is no --tls-certificate to reload; changes to the registry need no signal"
             plainly_logged_events().publish(ReloadSkipped(detail=detail))
         else:
             try:
@@ -48,10 +48,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_config(args: argparse.Namespace) -> RelayConfig:
-    """What the options mean.
+    """Make the relay's configuration from the options.
 
     Raises:
-        ConfigurationError: one is missing, or needs another.
+        ConfigurationError: an option is missing, or needs another one.
     """
     if args.state is None:
         raise ConfigurationError("no state directory was given", remedy="relay --state DIR, or state in --config")
@@ -70,11 +70,11 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
 
 
 def make_bindings(hosts: Sequence[str], ports: Mapping[str, values.PortOption]) -> Mapping[str, tuple[Binding, ...]]:
-    """Where to listen: what `ports` says, and for all other ports of the installed transports the defaults.
+    """Return the addresses to listen on, by port name: those in `ports`, and the defaults for all other ports.
 
     Args:
-        hosts: for ports whose entry names no address.
-        ports: from ``--ports``.
+        hosts: the addresses for ports whose entry in `ports` has no address.
+        ports: the value of ``--ports``.
     """
     known = all_ports(discover())
     options: dict[str, values.PortOption] = {name: (None, port.default) for name, port in known.items()}

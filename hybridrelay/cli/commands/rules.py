@@ -17,7 +17,7 @@ def run_list(args: argparse.Namespace) -> int:
     if args.json:
         output.say_json([_as_dict(rule) for rule in connection.rules])
     elif not connection.rules:
-        output.say("none: hybridrelay rules set --help")
+        output.say("there are none: see hybridrelay rules set --help")
     else:
         rows = [(rule.name, _rights(rule), ", ".join(_valid_keys(rule)) or "none") for rule in connection.rules]
         output.say(output.table(("RULE", "RIGHTS", "VALID KEYS"), rows))
@@ -50,10 +50,10 @@ def run_delete(args: argparse.Namespace) -> int:
 
 def _tell_consequences(name: str, rule: str, done: ChangedRule) -> None:
     if done.ends_access:
-        what = "stop working" if done.after is None else "lose what the rule does not allow any more"
-        output.say(f"Connection strings of {name} with SharedAccessKeyName={rule} {what}, now.")
+        what = "stop working now" if done.after is None else "lose now what the rule no longer allows"
+        output.say(f"Connection strings of {name} with SharedAccessKeyName={rule} {what}.")
     if len(done.hosts) > 1 and done.before != done.after:
-        output.say(f"Its relays are {', '.join(done.hosts)}: the others have rules of their own.")
+        output.say(f"Its relays are {', '.join(done.hosts)}: the rules of the others were not changed.")
 
 
 def _rights(rule: Rule) -> str:
@@ -65,5 +65,5 @@ def _valid_keys(rule: Rule) -> list[str]:
 
 
 def _as_dict(rule: Rule) -> dict[str, object]:
-    """For JSON. Keys are only ever added."""
+    """Convert for JSON output. Later versions may add members, but remove or rename none."""
     return {"rule": rule.name, "rights": sorted(rule.rights), "valid_keys": _valid_keys(rule)}

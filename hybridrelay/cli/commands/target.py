@@ -13,7 +13,7 @@ from ..results import tell_updated
 def run_target(args: argparse.Namespace) -> int:
     """Change the target."""
     if not args.update:
-        raise ConfigurationError("no file is to be changed", remedy="name the files with --update")
+        raise ConfigurationError("there is no file to change", remedy="name the files with --update")
     done = change_target(args.name, args.target, args.update, before_change=args.signals.hold)
     tell_updated(done.updated, done.incomplete)
     output.say("Send SIGHUP to the connectors that use these files.")

@@ -1,1 +1,1 @@
-"""The demo: every role in one process, real bytes over real sockets."""
+"""The demo: all roles in one process, with real data over real sockets."""

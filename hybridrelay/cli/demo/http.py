@@ -1,4 +1,4 @@
-"""HTTP/1.1 for the demo: h11 on a trio stream, for both sides."""
+"""HTTP/1.1 for the demo: h11 over a Trio stream, for both sides."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import attrs
 import h11
 import trio
 
-#: What bodies are made of.
+#: Bodies consist of repetitions of this.
 BLOCK = bytes(64 * 1024)
 
-#: Told while a measurement runs: seconds and bytes so far.
+#: Called repeatedly during a measurement, with the seconds and bytes so far.
 Progress = Callable[[float, int], None]
 
 
@@ -25,15 +25,15 @@ class Wire:
         self.connection = connection
 
     async def send(self, *events: h11.Event) -> None:
-        """Send events in one piece."""
+        """Send events with one write."""
         await self._stream.send_all(b"".join(self.connection.send(event) or b"" for event in events))
 
     async def receive(self) -> h11.Event:
-        """The peer's next event; not to be called between its end of message and the next cycle.
+        """Receive the peer's next event. Must not be called between its end of message and the next cycle.
 
         Raises:
-            h11.RemoteProtocolError: the peer does not speak HTTP.
-            trio.BrokenResourceError: the connection broke.
+            h11.RemoteProtocolError: the peer has violated HTTP.
+            trio.BrokenResourceError: the connection is broken.
         """
         while True:
             event = self.connection.next_event()
@@ -45,7 +45,7 @@ class Wire:
 
 @attrs.frozen
 class Answer:
-    """A whole response."""
+    """A complete response."""
 
     status: int
     reason: str
@@ -53,14 +53,14 @@ class Answer:
 
 
 async def request(stream: trio.abc.Stream, path: str) -> Answer:
-    """GET, and read the whole response."""
+    """Send a GET request, and read the complete response."""
     wire = Wire(stream, h11.Connection(h11.CLIENT))
     await wire.send(_request("GET", path), h11.EndOfMessage())
     return await _read_answer(wire)
 
 
 async def measure_down(stream: trio.abc.Stream, seconds: float, progress: Progress) -> float:
-    """Read an endless body for that long; bytes per second."""
+    """Read an endless body for `seconds`, and return the speed in bytes per second."""
     wire = Wire(stream, h11.Connection(h11.CLIENT))
     await wire.send(_request("GET", "/bytes"), h11.EndOfMessage())
     await wire.receive()  # the response's head
@@ -73,7 +73,7 @@ async def measure_down(stream: trio.abc.Stream, seconds: float, progress: Progre
 
 
 async def measure_up(stream: trio.abc.Stream, seconds: float, progress: Progress) -> float:
-    """Send a body for that long; bytes per second that the other end says it has received."""
+    """Send a body for `seconds`, and return the speed in bytes per second, as received by the other end."""
     wire = Wire(stream, h11.Connection(h11.CLIENT))
     await wire.send(_request("POST", "/bytes", ("Transfer-Encoding", "chunked")))
     sent, began = 0, trio.current_time()

@@ -1,4 +1,4 @@
-"""The sample on-premises resource: a small HTTP server that knows nothing of any relay."""
+"""The sample on-premises resource: a small HTTP server that knows nothing about relays."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ GREETING = "Hello from the private network: this HTTP server has no port that is
 
 
 async def serve_resource(*, task_status: trio.TaskStatus[int]) -> None:
-    """Serve on a free port of this machine until cancelled; started with its number.
+    """Serve on a free port of this machine until cancelled. Reports the port number through `task_status`.
 
-    ``GET /`` greets, ``GET /bytes`` never ends, ``POST /bytes`` counts what it is sent.
+    ``GET /`` answers with a greeting, ``GET /bytes`` with an endless body, and ``POST /bytes`` with the number of
+    bytes that it has received.
     """
     events = logged_events()
     (listener,) = await open_listeners("127.0.0.1", 0, events=events)
@@ -29,7 +30,7 @@ async def serve_resource(*, task_status: trio.TaskStatus[int]) -> None:
 
 
 async def _serve(stream: trio.SocketStream) -> None:
-    """One connection; whatever its peer does ends it and nothing else."""
+    """Serve one connection. Errors of its peer end only this connection."""
     wire = Wire(stream, h11.Connection(h11.SERVER))
     try:
         while isinstance(request := await wire.receive(), h11.Request):

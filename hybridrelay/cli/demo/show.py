@@ -1,4 +1,4 @@
-"""The demo's course, and what it prints."""
+"""The steps of the demo, and what it prints."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .. import async_output, output
 from . import http
 from .stage import HOST, NAME, Stage, open_stage
 
-#: How long each direction of each transport is measured.
+#: How long each direction of each transport is measured (seconds).
 MEASURE_SECONDS = 2.0
-#: Requests whose median is the latency.
+#: The number of requests whose median is the latency.
 REQUESTS = 50
 _PROGRESS_SECONDS = 0.1
 _MODES = (("tcp", "native TCP"), ("websocket", "WebSocket"))
@@ -31,7 +31,7 @@ _MODES = (("tcp", "native TCP"), ("websocket", "WebSocket"))
 
 @attrs.frozen
 class Result:
-    """What was measured over one transport. Times in milliseconds, speeds in bytes per second."""
+    """The measurements for one transport: times in milliseconds, speeds in bytes per second."""
 
     title: str
     route: str
@@ -42,22 +42,22 @@ class Result:
 
 
 class Show:
-    """Plays the demo in a directory that is its caller's to remove."""
+    """Runs the demo in a directory, which the caller removes."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._palette = output.Palette(sys.stdout)
-        #: Whether a line can be written again and again.
+        #: Whether a line can be overwritten, to show progress.
         self._live = sys.stdout.isatty()
         self._next_progress = 0.0
-        #: Set when `--keep` has said `ready`.
+        #: Set when the ready line was printed, with `--keep`.
         self.is_ready = False
 
     async def play(self, *, keep: bool) -> None:
-        """Play it once; `keep` stays until cancelled.
+        """Run the demo once; with `keep`, keep it running until cancelled.
 
         Raises:
-            HybridRelayError: something does not work here; says what.
+            HybridRelayError: something does not work on this machine; the message says what.
         """
         state_dir = self._directory / "state"
         async with open_stage(state_dir) as stage:
@@ -83,8 +83,8 @@ class Show:
         rows = [
             ("resource", f"a sample HTTP server 'in the private network', at {stage.target}"),
             ("connector", f"publishes it as the hybrid connection '{NAME}'; dials out only"),
-            ("relay", f"joins both sides and can read neither; ports {ports}"),
-            ("client", "comes now"),
+            ("relay", f"joins both sides and cannot read their data; ports {ports}"),
+            ("client", "connects next"),
         ]
         for role, text in rows:
             await async_output.say(f"  {role:9}  {text}")
@@ -103,11 +103,11 @@ class Show:
             connect = _milliseconds(began)
             route = client.route or "none"
             await self._heading(f"Over {title} (route {route})")
-            await async_output.say(f"  connected to the connector, end to end encrypted, in {connect:.1f} ms")
+            await async_output.say(f"  connected to the connector, encrypted end to end, in {connect:.1f} ms")
             await self._request_aloud(client)
             times = [await _timed_request(client) for _ in range(REQUESTS)]
             request = statistics.median(times)
-            await async_output.say(f"  {REQUESTS} more, each on a connection of its own: {request:.2f} ms (median)")
+            await async_output.say(f"  {REQUESTS} more, each on its own connection: {request:.2f} ms (median)")
             async with await client.open_stream() as stream:
                 down = await self._measure("down", stream)
             async with await client.open_stream() as stream:
@@ -152,7 +152,7 @@ class Show:
         header = ("TRANSPORT", "ROUTE", "CONNECT", "REQUEST", "DOWN", "UP")
         await async_output.say(output.table(header, rows, right=frozenset({2, 3, 4, 5})))
         await async_output.say(
-            self._palette.dim("(one process, one processor core does the work of all: apart, they are faster)")
+            self._palette.dim("(all roles share one process and one processor core; separate processes are faster)")
         )
 
     async def _stay(self, stage: Stage, state_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the demo is played on: relay, resource and connector, on free ports of this machine."""
+"""The roles that the demo uses: relay, resource and connector, on free ports of this machine."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ NAME = "demo"
 
 @attrs.frozen
 class Stage:
-    """Everything runs."""
+    """The running roles."""
 
     relay: RelayInfo
     target: HostPort
-    #: For the client.
+    #: The client's connection string.
     application: ConnectionString
 
 
 @asynccontextmanager
 async def open_stage(state_dir: Path) -> AsyncIterator[Stage]:
-    """Run the roles behind the block. What fails in one of them, or in the block, leaves as itself."""
+    """Run the roles during the block. An error in them or in the block is not wrapped in an exception group."""
     async with FlatNursery() as nursery:
         target = HostPort(HOST, await nursery.start(serve_resource))
         with SQLiteStore.open(state_dir) as store:

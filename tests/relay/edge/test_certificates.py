@@ -168,7 +168,7 @@ async def test_a_relay_notices_by_itself(
         return certificates.outer_pins[0] == pin
 
     async def is_refused() -> bool:
-        return "certificate cannot be used, and the earlier one stays in force" in caplog.text
+        return "certificate cannot be used; the earlier one stays in force" in caplog.text
 
     await async_wait_until(is_in_force, seconds=20, what="the renewed certificate")
     caplog.clear()
