@@ -104,7 +104,7 @@ def test_several_relays(run: Run, tmp_path: Path) -> None:
         result = run("connections", "import", tmp_path / "r", "--state", state)
 
         assert (result.code, result.err) == (0, "")
-        assert "at each of these relays" in result.out
+        assert "at those of these relays that do not have it yet" in result.out
         with SQLiteStore.open(state, create=False) as registry:
             assert registry.get("orders").hosts == hosts
         shown = json.loads(run("connections", "show", "orders", "--state", state, "--json").out)
@@ -288,7 +288,7 @@ def test_a_misspelled_public_port_causes_a_warning(run: Run, tmp_path: Path) -> 
     code, _, err = _create(run, tmp_path, "--relay-file", tmp_path / "r", "--public-ports", "htp=8080,https=443")
 
     assert code == 0
-    assert "a port named htp," in err
+    assert "a port named htp;" in err
     assert "https" in err.partition("the known names are: ")[2]
     assert err.count("a port named") == 1
 
@@ -297,7 +297,7 @@ def test_a_misspelled_public_port_causes_a_warning(run: Run, tmp_path: Path) -> 
         "--public-ports", "htp=8080", "--update", tmp_path / "a",
     )  # fmt: skip
     assert result.code == 0
-    assert "a port named htp," in result.err
+    assert "a port named htp;" in result.err
 
 
 def test_a_name_that_exists_is_said_to_exist(run: Run, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def run_import(args: argparse.Namespace) -> int:
     else:
         did = f"{record.name} is here already, and is the same as in {args.relay_file}: nothing was changed"
     output.say(f"{did}; {advice}: it contains keys")
-    output.say(f"check that its connection strings were made with the {_pin_and_ports(relay)}")
+    output.say(f"compare this with its connection strings: {_pin_and_ports(relay)}")
     return exits.OK
 
 
