@@ -15,6 +15,7 @@ from ..events import ManagementCalled
 from ..http import Failure, Handler, Reply, Request, RequestError, Response, problem_json
 from ..security import check_connection_name, check_rule_name, check_token_id
 from .callers import Caller
+from .expected import words_expected_at
 from .managed import Managed
 from .operations import Operation
 from .problems import Problem, problem, problem_of
@@ -197,15 +198,19 @@ async def _read_body(operation: Operation[Call], request: Request) -> msgspec.St
     data = await request.body.read()
     if operation.body is None:
         if data:
-            raise problem(Problem.INVALID, "this operation takes no body")
+            raise problem(Problem.INVALID, "this operation takes no body", remedy="leave the body out")
         return None
     content_type = request.headers.get("content-type")
     if content_type is None or content_type.partition(";")[0].strip().lower() != _JSON:
-        raise problem(Problem.UNSUPPORTED_MEDIA_TYPE, f"the body has to be {_JSON}")
+        raise problem(
+            Problem.UNSUPPORTED_MEDIA_TYPE,
+            f"the body has to be {_JSON}",
+            remedy=f"send the header Content-Type: {_JSON}",
+        )
     try:
         return msgspec.json.decode(data, type=operation.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-        raise _invalid("the body is not what this operation takes", exc, "") from exc
+        raise _invalid("the body is not what this operation takes", exc, "", operation.body) from exc
 
 
 def _parse_query_untrusted(query: str | None, kind: type[StructT]) -> StructT:
@@ -218,14 +223,22 @@ def _parse_query_untrusted(query: str | None, kind: type[StructT]) -> StructT:
             raise msgspec.ValidationError("a parameter is there twice")
         return msgspec.convert(dict(pairs), kind, strict=False)
     except (msgspec.ValidationError, ValueError) as exc:
-        raise _invalid("the query is not what this operation takes", exc, "?") from exc
+        raise _invalid("the query is not what this operation takes", exc, "?", kind) from exc
 
 
-def _invalid(detail: str, exc: Exception, root: str) -> RequestError:
+def _invalid(detail: str, exc: Exception, root: str, kind: type[msgspec.Struct]) -> RequestError:
     text, pointer = "it is malformed", root
     if isinstance(exc, msgspec.ValidationError):
         text = str(exc)
         if match := _PLACE.fullmatch(text):
             text = match[1]
-            pointer = root + "".join(f"/{name or index}" for name, index in _SUBSCRIPT.findall(match[2]))
-    return problem(Problem.INVALID, detail, errors=[{"pointer": pointer, "detail": text}])
+            place = [name or index for name, index in _SUBSCRIPT.findall(match[2])]
+            pointer = root + "".join(f"/{part}" for part in place)
+            if words := words_expected_at(kind, place):
+                text += f"; possible are {', '.join(words)}"
+    return problem(
+        Problem.INVALID,
+        detail,
+        remedy="compare it with the schema of this operation in /openapi.json",
+        errors=[{"pointer": pointer, "detail": text}],
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..relay import HybridConnection, Store
 from ..relay.model import Description
 from ..relay.store.store import ChangedMeanwhile, NotFound
-from ..security import KeySlot, ManagementRole, Right, Role, Rule, Secret
+from ..security import KeySlot, ManagementRole, Right, Role, Rule, Secret, check_hosts
+from ..security.names import parse_host_untrusted
 from .calls import Call
 from .cursors import decode_cursor_untrusted, encode_cursor
 from .live import LIVE_ROWS
@@ -59,25 +60,48 @@ async def _get_connection(call: Call) -> ConnectionValue:
 
 async def _put_connection(call: Call) -> ConnectionValue:
     body = call.body_as(ConnectionBody)
+    hosts = _parse_hosts_untrusted(body.endpoints)
     try:
         description = Description(body.description, body.metadata)
         rules = None if body.authorization_rules is None else [_new_rule(rule) for rule in body.authorization_rules]
     except ValueError as exc:
         raise problem(Problem.INVALID, str(exc)) from exc
-    created, connection = await call.managed.change_store(lambda store: _put(call, store, body, description, rules))
+    created, connection = await call.managed.change_store(lambda store: _put(call, store, hosts, description, rules))
     call.has_created = created
     return _shown(call, connection)
 
 
+def _parse_hosts_untrusted(endpoints: Sequence[str]) -> tuple[str, ...]:
+    """The hosts of a hybrid connection's relays. Raises RequestError, which says which of them is wrong."""
+    hosts: list[str] = []
+    errors: list[dict[str, str]] = []
+    for index, text in enumerate(endpoints):
+        try:
+            hosts.append(parse_host_untrusted(text, about_ports="connection strings carry the ports"))
+        except ValueError as exc:
+            errors.append({"pointer": f"/endpoints/{index}", "detail": str(exc)})
+    if not errors:
+        try:
+            return check_hosts(hosts)
+        except ValueError as exc:
+            errors.append({"pointer": "/endpoints", "detail": str(exc)})
+    raise problem(
+        Problem.INVALID,
+        "the endpoints are not host names or addresses of relays",
+        remedy="name each relay once, by its host name or address alone, such as relay.example.com",
+        errors=errors,
+    )
+
+
 def _put(
-    call: Call, store: Store, body: ConnectionBody, description: Description, rules: list[Rule] | None
+    call: Call, store: Store, hosts: Sequence[str], description: Description, rules: list[Rule] | None
 ) -> tuple[bool, HybridConnection]:
     """In a thread: create a hybrid connection, or change the one that is there. Whether it was created."""
     known = store.snapshot().get(call.name)
     if known is None:
         if call.must_exist:
             raise ChangedMeanwhile("there is no such hybrid connection; nothing was changed")
-        return True, store.create(call.name, body.endpoints, _usual_rules() if rules is None else rules, description)
+        return True, store.create(call.name, hosts, _usual_rules() if rules is None else rules, description)
     if call.only_create:
         raise problem(Problem.PRECONDITION_FAILED, "there is a hybrid connection of this name; nothing was changed")
     if rules is not None:
@@ -87,7 +111,7 @@ def _put(
             remedy="leave authorizationRules out, and use the operations of authorization rules",
             errors=[{"pointer": "/authorizationRules", "detail": "only for a new hybrid connection"}],
         )
-    return False, store.describe(call.name, description, hosts=body.endpoints, version=call.version)
+    return False, store.describe(call.name, description, hosts=hosts, version=call.version)
 
 
 def _usual_rules() -> Iterable[Rule]:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 
+import attrs
+
 from ..errors import ConfigurationError, StateError
-from ..http import Failure, Fields, RequestError
+from ..http import Failure, Fields, RequestError, Response, problem_json
 from ..relay.store.store import ChangedMeanwhile, NameTaken, NotFound, StoreBusy
 
-__all__ = ["Problem", "problem", "problem_of"]
+__all__ = ["Problem", "problem", "problem_of", "render_problem"]
+
+#: What to do about errors that no operation has answered.
+_REMEDIES: Mapping[int, str] = {
+    404: "GET /openapi.json lists all operations and their paths",
+    405: "the header Allow names the methods of this path",
+}
 
 
 class Problem(enum.Enum):
@@ -62,6 +70,13 @@ def problem(
     if errors:
         members["errors"] = [dict(error) for error in errors]
     return RequestError(Failure(kind.status, detail, headers, members))
+
+
+def render_problem(failure: Failure) -> Response:
+    """The problem document for a failure, also for one outside of all operations, such as an unknown path."""
+    if "remedy" not in failure.members and (remedy := _REMEDIES.get(failure.status)):
+        failure = attrs.evolve(failure, members={**failure.members, "remedy": remedy})
+    return problem_json(failure)
 
 
 def problem_of(exc: ConfigurationError, *, conditional: bool) -> RequestError:

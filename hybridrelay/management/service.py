@@ -13,7 +13,7 @@ import trio
 
 from .._version import __version__
 from ..events import EventStream, ManagementUnavailable, logged_events
-from ..http import Handler, Reply, Request, Response, Route, Router, Service, Stop, problem_json, serve
+from ..http import Handler, Reply, Request, Response, Route, Router, Service, Stop, serve
 from ..relay import LiveRelay, RelayInfo, SQLiteStore
 from ..relay.store.state_dir import local_socket
 from ..security import ManagementRole
@@ -23,6 +23,7 @@ from .calls import handler_of
 from .handlers import OPERATIONS
 from .managed import Managed
 from .openapi import openapi_document
+from .problems import render_problem
 
 __all__ = ["SOCKET", "make_router", "serve_management"]
 
@@ -86,7 +87,7 @@ async def serve_management(
             SQLiteStore.open(state_dir, events=events) as reader,
         ):
             managed = Managed(store, reader, info, relay, events)
-            service = Service(router=make_router(managed), render_failure=problem_json)
+            service = Service(router=make_router(managed), render_failure=render_problem)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_pass_on, stop, http_stop, file)
                 await serve(

@@ -139,6 +139,24 @@ def parse_port_untrusted(text: str) -> int:
     return int(text)
 
 
+def parse_host_untrusted(text: str, *, about_ports: str) -> str:
+    """Parse a host name or an address, IPv6 with brackets or without, that stands alone.
+
+    Args:
+        text: as it was given.
+        about_ports: for the message about a port: where ports are given.
+
+    Raises:
+        ValueError: says what is wrong, without repeating the text.
+    """
+    if "://" in text or "/" in text:
+        raise ValueError("expected only a host name or an address, without a scheme or a path: relay.example.com")
+    host, colon, port = text.rpartition(":")
+    if colon and port.isdecimal() and (":" not in host or host.endswith("]")):
+        raise ValueError(f"expected a host name or an address without a port; {about_ports}")
+    return check_host(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+
+
 def parse_host_port_untrusted(text: str) -> HostPort:
     """Parse ``host:port``, ``address:port`` or ``[IPv6]:port``.
 

@@ -13,9 +13,10 @@ import trio
 import trio.testing
 
 from hybridrelay.events import Event, EventStream
-from hybridrelay.http import Service, problem_json, serve_connection
+from hybridrelay.http import Service, serve_connection
 from hybridrelay.management.callers import Caller
 from hybridrelay.management.managed import Managed
+from hybridrelay.management.problems import render_problem
 from hybridrelay.management.service import make_router
 from hybridrelay.relay import MemoryStore, RelayInfo
 from hybridrelay.security import ManagementRole
@@ -64,7 +65,7 @@ async def _serve(
     stream = EventStream()
     stream.subscribe(events.append)
     managed = Managed(store, store, RelayInfo({}, "sha256:pin"), relay, stream)
-    service = Service(router=make_router(managed), render_failure=problem_json)
+    service = Service(router=make_router(managed), render_failure=render_problem)
     ours, theirs = trio.testing.memory_stream_pair()
 
     async def serve() -> None:

@@ -208,7 +208,6 @@ async def test_a_body_that_cannot_be(api: Api, body: object, pointer: str) -> No
 @pytest.mark.parametrize(
     "body",
     [
-        {"endpoints": ["not a host"]},
         {**BODY, "description": "\x1b[2J"},
         {**BODY, "authorizationRules": [{"name": "a", "rights": ["Send"]}] * 2},
     ],
@@ -217,6 +216,59 @@ async def test_what_only_the_store_can_refuse(api: Api, body: object) -> None:
     answer, problem = await api.call("PUT", ORDERS, body)
     assert (answer.status, problem["type"]) == (400, "urn:hybridrelay:problem:invalid")
     assert api.store.list() == ()
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "pointer", "says"),
+    [
+        (["a.example.com", "x:80"], "/endpoints/1", "without a port"),
+        (["[::1]:80"], "/endpoints/0", "without a port"),
+        (["hr://x:80"], "/endpoints/0", "without a scheme"),
+        (["1.2.3.4:90"], "/endpoints/0", "without a port"),
+        (["not a host"], "/endpoints/0", "host name"),
+        (["a", "A"], "/endpoints", "a relay appears twice"),
+    ],
+)
+async def test_endpoints_that_cannot_be(api: Api, endpoints: list[str], pointer: str, says: str) -> None:
+    answer, problem = await api.call("PUT", ORDERS, {"endpoints": endpoints})
+    assert (answer.status, problem["type"]) == (400, "urn:hybridrelay:problem:invalid")
+    (error,) = problem["errors"]
+    assert error["pointer"] == pointer
+    assert says in error["detail"]
+    assert problem["remedy"]
+    assert api.store.list() == ()
+
+
+async def test_an_address_in_brackets_is_an_endpoint(api: Api) -> None:
+    answer, created = await api.call("PUT", ORDERS, {"endpoints": ["[::1]"]})
+    assert (answer.status, created["endpoints"]) == (201, ["::1"])
+
+
+async def test_an_unknown_word_is_answered_with_those_that_are_possible(api: Api) -> None:
+    assert (await api.call("PUT", ORDERS, BODY))[0].status == 201
+    cases: tuple[tuple[str, str, object, str, str], ...] = (
+        ("PUT", RULE, {"rights": ["Send", "send"]}, "/rights/1", "Listen, Manage, Send"),
+        ("POST", f"{RULE}/revokeKeys", {"slot": "first", "generation": 1}, "/slot", "primary, secondary"),
+        ("POST", "/v1/tokens", {"name": "a", "role": "root"}, "/role", "admin, operator, viewer"),
+    )
+    for method, path, body, pointer, words in cases:
+        answer, problem = await api.call(method, path, body)
+        assert (answer.status, problem["errors"][0]["pointer"]) == (400, pointer)
+        assert problem["errors"][0]["detail"].endswith(f"; possible are {words}")
+        assert "/openapi.json" in problem["remedy"]
+
+
+async def test_every_refusal_of_the_request_itself_says_what_to_do(api: Api) -> None:
+    for method, path, body, headers, status in (
+        ("PUT", ORDERS, BODY, {"Content_Type": "text/plain"}, 415),
+        ("DELETE", ORDERS, b"{}", {}, 400),
+        ("GET", "/v1/hybridconnections", None, {}, 404),
+        ("PATCH", ORDERS, BODY, {}, 405),
+        ("PUT", ORDERS, {}, {}, 400),
+    ):
+        answer, problem = await api.call(method, path, body, **headers)
+        assert (answer.status, problem["status"]) == (status, status)
+        assert problem["remedy"], path
 
 
 async def test_a_body_of_another_kind(api: Api) -> None:

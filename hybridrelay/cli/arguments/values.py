@@ -240,14 +240,9 @@ def _split_address(text: str) -> tuple[str, int]:
 
 
 def _host_alone(text: str, ports_option: str) -> str:
-    from ...security import check_host
+    from ...security.names import parse_host_untrusted
 
-    if "://" in text or "/" in text:
-        raise ValueError("expected only a host name or an address, without a scheme or a path: relay.example.com")
-    host, colon, port = text.rpartition(":")
-    if colon and port.isdecimal() and (":" not in host or host.endswith("]")):
-        raise ValueError(f"expected a host name or an address without a port; {ports_option} is for ports")
-    return check_host(text[1:-1] if text.startswith("[") and text.endswith("]") else text)
+    return parse_host_untrusted(text, about_ports=f"{ports_option} is for ports")
 
 
 def _port(text: str) -> int:
