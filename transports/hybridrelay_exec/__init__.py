@@ -1,8 +1,8 @@
 """Channels over the standard input and output of a command, such as `ssh`.
 
-The dialing side runs the command that its operator configured. Whatever the command does, its standard input and
-output have to end at ``hybridrelay relay-stdio`` on the relay's host, which connects them to the relay's Unix socket.
-Each channel is a command of its own.
+The dialing side runs the command that its operator configured. The command's standard input and output have to lead
+to ``hybridrelay relay-stdio`` on the relay's host, which connects them to the relay's Unix socket. The command is run
+once for each channel.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ from .transport import ExecTransport
 
 __all__ = ["ExecTransport", "FramedStream", "transport"]
 
-#: What the entry point names.
+#: The object that the entry point names.
 transport: Transport = ExecTransport()

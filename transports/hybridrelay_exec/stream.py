@@ -1,8 +1,8 @@
-"""A byte stream in frames, because the end of a pipe does not tell whether all of the data came.
+"""A byte stream in frames, because the end of a pipe does not show whether all of the data has arrived.
 
-A frame is a length (4 bytes, big-endian) and so many bytes. The length 0 is the end of the data in that direction;
-nothing follows it. If the connection below ends without it, the stream is broken: a process that was killed, a
-network that failed and a peer that was aborted all look like that.
+A frame is a length (4 bytes, big-endian) and that many bytes. The length 0 signals the end of the data in that
+direction; nothing follows it. If the connection below ends without it, the stream is broken: this is what a killed
+process, a failed network and an aborted peer look like.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from hybridrelay.streams.nowait import READ_BYTES, read_below
 
 __all__ = ["FramedStream"]
 
-#: The longest frame (bytes). Payload is handed out as it arrives, so that this bounds no memory; a longer one says
-#: that what arrives is something else.
+#: The longest frame (bytes). Payload is returned as it arrives, so this does not bound memory; a longer length shows
+#: that the data is not in this format.
 MAX_FRAME = 1 << 20
-#: What is sent in one frame, and so in one write (bytes).
+#: How much is sent in one frame, and therefore in one write (bytes).
 _SENT_FRAME = 64 * 1024
 _LENGTH = struct.Struct(">I")
 _END_OF_DATA = _LENGTH.pack(0)
-#: How long closing tries to announce the end of the data (seconds).
+#: How long closing tries to signal the end of the data (seconds).
 _CLOSE_SECONDS = 5.0
 
 
 class FramedStream(trio.abc.HalfCloseableStream):
-    """See the module; the contract is trio's, and that of `hybridrelay.abc.Connection.stream`.
+    """See the module's docstring. It fulfils Trio's contract, and that of `hybridrelay.abc.Connection.stream`.
 
     Args:
-        below: what carries the frames. This stream owns it from now on.
+        below: the stream that carries the frames. This stream owns it from now on.
     """
 
     def __init__(self, below: trio.abc.Stream) -> None:
@@ -42,20 +42,20 @@ class FramedStream(trio.abc.HalfCloseableStream):
         self._closed = False
         self._end_sent = False
         self._end_received = False
-        #: A frame was sent in part: anything that follows would be taken for its rest.
+        #: A frame was sent only in part: the peer would take anything that follows for its rest.
         self._torn = False
-        #: Why nothing more can be received.
+        #: Why nothing more can be received; None if more can.
         self._lost: str | None = None
-        #: Received, and not yet handed out.
+        #: Received, and not decoded yet.
         self._input = bytearray()
-        #: Payload of the current frame that has not been handed out.
+        #: How many bytes of payload of the current frame have not been returned yet.
         self._frame_left = 0
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send `data` in frames.
 
         Raises:
-            trio.BusyResourceError, trio.ClosedResourceError: as trio's contract says.
+            trio.BusyResourceError, trio.ClosedResourceError: see Trio's contract.
             trio.BrokenResourceError: the connection is lost, or an earlier call was cancelled in the middle of a
                 frame.
 
@@ -82,7 +82,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
                 raise self._broken("the connection is lost") from exc
 
     async def send_eof(self) -> None:
-        """Announce the end of our data. Raises as `send_all`; idempotent."""
+        """Signal the end of our data. Raises and cancels like `send_all`. Idempotent."""
         with self._sending:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._end_sent and not self._closed:
@@ -93,13 +93,13 @@ class FramedStream(trio.abc.HalfCloseableStream):
             self._end_sent = True
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what is there, up to `max_bytes`; ``b""`` once the peer has announced the end of its data.
+        """Receive what has arrived, up to `max_bytes`; ``b""`` when the peer has signalled the end of its data.
 
         Raises:
-            trio.BusyResourceError, trio.ClosedResourceError: as trio's contract says.
-            trio.BrokenResourceError: the connection ended without an announced end, or what arrives is not in frames.
+            trio.BusyResourceError, trio.ClosedResourceError: see Trio's contract.
+            trio.BrokenResourceError: the connection ended without a signalled end, or the data is not in frames.
 
-        Cancelled, it loses nothing.
+        Cancelled, no data is lost.
         """
         check_max_bytes(max_bytes)
         with self._receiving:
@@ -113,9 +113,9 @@ class FramedStream(trio.abc.HalfCloseableStream):
             return data
 
     async def aclose(self) -> None:
-        """Announce the end of our data, unless that is not possible, and close what is below. Idempotent.
+        """Signal the end of our data, if that is possible, and close the stream below. Idempotent.
 
-        Cancelled, it closes all the same, and announces nothing: the peer sees a broken connection.
+        Cancelled, the stream below is closed, too, but no end is signalled: the peer sees a broken connection.
         """
         already, self._closed = self._closed, True
         try:
@@ -146,7 +146,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError("an earlier frame was not finished")
 
     def _broken(self, why: str) -> trio.BrokenResourceError | trio.ClosedResourceError:
-        """The exception to raise for a connection that failed; if we closed it ourselves, that is why."""
+        """The exception to raise for a connection that failed, possibly because we have closed it ourselves."""
         if self._closed:
             return trio.ClosedResourceError("this stream was closed")
         return trio.BrokenResourceError(why)
@@ -166,7 +166,7 @@ class FramedStream(trio.abc.HalfCloseableStream):
         return self._broken(why)
 
     def _decode(self, max_bytes: int) -> bytes:
-        """Payload that has arrived; none if more is needed or the end of the data has come.
+        """Payload that has arrived; empty if more is needed or the end of the data was reached.
 
         Raises:
             trio.BrokenResourceError: what arrived is not a frame.

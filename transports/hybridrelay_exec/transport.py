@@ -14,14 +14,14 @@ from .stream import FramedStream
 
 __all__ = ["GREETING", "STDIO", "ExecTransport"]
 
-#: Sent by both sides before anything else. Another number would mean other frames.
+#: Sent by both sides before anything else. The number is the version of the frame format.
 GREETING = b"hybridrelay exec 1\n"
 #: A Unix socket in the relay's state directory.
 STDIO = Port("stdio", local=True)
-#: For what the command does before the relay answers: ssh connects, exchanges keys and authenticates, and the remote
-#: side starts a program (seconds).
+#: The additional time until the relay answers (seconds): ssh connects, exchanges keys and authenticates, and the
+#: remote side starts a program.
 COMMAND_SECONDS = 20.0
-#: How much of an output that is not the relay's is shown (bytes).
+#: How much of an unexpected output is shown (bytes).
 _SHOWN_BYTES = 60
 
 _REMEDY = (
@@ -31,7 +31,7 @@ _REMEDY = (
 
 
 class ExecTransport(Transport):
-    """A command for each channel. It is used only in mode ``exec``."""
+    """Runs a command for each channel. Used only in mode ``exec``."""
 
     name = "exec"
     routes = (Route("exec", 40, STDIO, automatic=False, extra_seconds=COMMAND_SECONDS),)
@@ -47,7 +47,7 @@ class ExecTransport(Transport):
 
 async def _as_client(stream: trio.abc.Stream) -> FramedStream:
     try:
-        with contextlib.suppress(trio.BrokenResourceError):  # it has ended already, and its output may say why
+        with contextlib.suppress(trio.BrokenResourceError):  # the command has ended; its output may say why
             await stream.send_all(GREETING)
         await _receive_greeting(stream, "what answers is not a relay", _REMEDY)
     except trio.BrokenResourceError as exc:
@@ -75,11 +75,11 @@ async def _as_server(stream: trio.abc.Stream) -> FramedStream:
 
 
 async def _receive_greeting(stream: trio.abc.Stream, otherwise: str, remedy: str | None = None) -> None:
-    """Receive the greeting, and nothing after it. What differs from it is noticed at its first byte.
+    """Receive the greeting, and nothing after it. The first byte that differs raises the error.
 
     Raises:
-        TransportError: something else was received; it begins with the text `otherwise`.
-        trio.BrokenResourceError: nothing was received.
+        TransportError: something else was received. Its message begins with the text `otherwise`.
+        trio.BrokenResourceError: the connection ended before anything was received.
     """
     received = b""
     while received != GREETING:

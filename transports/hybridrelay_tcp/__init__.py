@@ -1,6 +1,6 @@
-"""Native TCP: the relay's own ports, nothing added to the bytes.
+"""Native TCP: the relay's own ports, with nothing added to the bytes.
 
-Both ends return the socket's own stream, so that the relay can join two of them in the kernel.
+Both ends return the socket's own stream, so that the relay can move bytes between two of them in the kernel.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from hybridrelay.streams.sockets import tune_stream
 
 __all__ = ["TCPTransport", "transport"]
 
-# The numbers of the classic Hybrid Connections service, which networks that allowed it have already opened.
+# The port numbers of the classic Hybrid Connections service: networks that have used it already allow them.
 PROBE = Port("probe", 9350)
 CONTROL = Port("control", 5671)
 DATA = Port("data", 9352)
 
 
 class TCPTransport(Transport):
-    """A port for each purpose, and the TCP connection as it is."""
+    """One port for each purpose; the TCP connection is used as it is."""
 
     name = "tcp"
     routes = (Route("tcp", 10, DATA, {Purpose.PROBE: PROBE, Purpose.CONTROL: CONTROL}),)
@@ -37,5 +37,5 @@ class TCPTransport(Transport):
         return await StreamListener.open(binding, handshake=None)
 
 
-#: What the entry point names.
+#: The object that the entry point names.
 transport: Transport = TCPTransport()

@@ -1,7 +1,7 @@
-"""WebSocket over HTTP and HTTPS, for networks in which only the ports of browsers are open.
+"""WebSocket over HTTP and HTTPS, for networks in which only the web's ports are open.
 
-The client's handshake is trio-websocket's, the server's our own; after it, both sides use our own codec on the same
-connection (`frames`, `stream`).
+The client's handshake is done by trio-websocket, and the server's by our own code; after it, both sides use our own
+codec on the same connection (`frames.py`, `stream.py`).
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ from .transport import WebSocketTransport
 
 __all__ = ["PATH", "SUBPROTOCOL", "WebSocketStream", "WebSocketTransport", "transport"]
 
-#: What the entry point names.
+#: The object that the entry point names.
 transport: Transport = WebSocketTransport()

@@ -1,14 +1,16 @@
-"""WebSocket frames, without I/O: RFC 6455 section 5, and one convention of ours on top.
+"""WebSocket frames, without I/O: RFC 6455 section 5, and one convention of our own.
 
 Rules:
 
-- Bytes travel in binary messages. Where a message begins or ends means nothing; intermediaries may cut and join them.
-- An *empty binary message* is the end of data in that direction: a half-close, which WebSocket does not have. What
-  counts is the whole message: an empty last fragment of a message that carried something ends nothing.
-- No extension is negotiated, so reserved bits are zero. Text messages do not occur.
+- Bytes are sent in binary messages. The boundaries of messages have no meaning; intermediaries may split and join
+  them.
+- An *empty binary message* signals the end of data in that direction: a half-close, which WebSocket does not have.
+  The whole message has to be empty: an empty last fragment of a message that carried data has no effect.
+- No extension is negotiated, so reserved bits are zero. Text messages are not used.
 - Frames from the client are masked, frames from the server are not.
 
-`FrameDecoder` hands out payload as it arrives; it never waits for a whole frame and holds no more than it was fed.
+`FrameDecoder` returns payload as it arrives: it does not wait for complete frames, and holds no more than it was
+given.
 """
 
 from __future__ import annotations
@@ -48,13 +50,13 @@ _LENGTH_16 = 126
 _LENGTH_64 = 127
 #: RFC 6455 section 5.5: control frames carry at most 125 bytes, in one piece.
 _MAX_CONTROL_PAYLOAD = 125
-#: So many more frames without data than with data may come at once, that is, in what is received at a time. Each
-#: costs as much as any other, and the reader sees nothing by which it could tell that others should run.
+#: How many more frames without data than with data one read may contain. The cost of a frame does not depend on its
+#: size, and from frames without data the reader cannot see that it should let other tasks run.
 MAX_IDLE_FRAMES = 4096
-#: So many frames that say nothing, such as pongs, are decoded at once.
+#: How many frames that have no effect, such as pongs, are decoded without a break.
 IDLE_FRAMES_AT_ONCE = 32
-#: Frames that a peer may send before it has authenticated, with data or without: each costs as much as any other. An
-#: honest one sends a few dozen, and some intermediaries cut these into smaller ones.
+#: How many frames a peer may send before it has authenticated, with data or without, since the cost of a frame does
+#: not depend on its size. An honest peer sends a few dozen, which some intermediaries split into smaller ones.
 MAX_FRAMES_OF_STRANGER = 1024
 _UINT16 = struct.Struct(">H")
 _UINT64 = struct.Struct(">Q")
@@ -62,7 +64,7 @@ _KEY_SIZE = 4
 
 
 class Opcode(enum.IntEnum):
-    """RFC 6455 section 5.2. Text (1) is left out: it is refused like any other number."""
+    """RFC 6455 section 5.2. Text (1) is missing, since it is refused like any unknown opcode."""
 
     CONTINUATION = 0x0
     BINARY = 0x2
@@ -72,7 +74,7 @@ class Opcode(enum.IntEnum):
 
 
 class FrameError(Exception):
-    """The peer broke the protocol: the one exception that its bytes can cause. Answer with Close 1002."""
+    """The peer violated the protocol. No other exception can be caused by its bytes. Answer with Close 1002."""
 
 
 @attrs.frozen
@@ -84,12 +86,12 @@ class Data:
 
 @attrs.frozen
 class EndOfData:
-    """The peer sends no more data; ours may go on."""
+    """The peer sends no more data; we may continue to send."""
 
 
 @attrs.frozen
 class Ping:
-    """To be answered with a pong of the same payload. Of several, answering the last is enough (section 5.5.3)."""
+    """To be answered with a pong of the same payload. Answering the last of several suffices (section 5.5.3)."""
 
     payload: bytes
 
@@ -103,7 +105,7 @@ class Close:
 
 @attrs.frozen
 class Interrupted:
-    """`IDLE_FRAMES_AT_ONCE` frames were decoded that say nothing; there may be more of them. The caller can pause."""
+    """`IDLE_FRAMES_AT_ONCE` frames without effect were decoded; there may be more of them. The caller can pause."""
 
 
 Event = Data | EndOfData | Ping | Close | Interrupted
@@ -113,9 +115,9 @@ END_OF_DATA = b""
 
 
 def encode_data(payload: Buffer, *, masked: bool) -> tuple[bytes, Buffer]:
-    """One binary message, as header and payload, so that the caller decides about joining them.
+    """One binary message, as header and payload, so that the caller can decide whether to join them.
 
-    Unmasked, the payload is returned as it came; masked, under a fresh random key, as a copy.
+    Without masking, the payload is returned as it is; with masking, as a copy under a new random key.
     """
     return _encode(Opcode.BINARY, payload, masked=masked)
 
@@ -140,7 +142,8 @@ def _encode(opcode: Opcode, payload: Buffer, *, masked: bool) -> tuple[bytes, Bu
         header = struct.pack(">BBQ", first, mask_bit | _LENGTH_64, size)
     if not masked:
         return header, payload
-    # Unpredictable for every frame: section 5.3. It keeps hostile payload from looking like HTTP to a proxy.
+    # The key is unpredictable for every frame (section 5.3), so that hostile payload cannot look like HTTP to a
+    # proxy.
     key = os.urandom(_KEY_SIZE)
     return header + key, apply_mask(payload, key)
 
@@ -151,61 +154,61 @@ class _Header:
     fin: bool
     length: int
     key: bytes
-    #: Of the header itself, in bytes.
+    #: The size of the header itself (bytes).
     size: int
 
 
 @attrs.define
 class FrameDecoder:
-    """Bytes in, events out.
+    """Decodes bytes into events.
 
-    `receive_untrusted` takes what came from the peer; `next_event` is called until it returns None, which means that
-    more bytes are needed. After a `FrameError` or a `Close` nothing more is decoded: the one is raised again, the
-    other returned again.
+    Pass what was received to `receive_untrusted`, and then call `next_event` until it returns None, which means that
+    more bytes are needed. After a `FrameError` or a `Close` nothing more is decoded: further calls raise or return
+    the same again.
     """
 
     #: Whether the peer must mask its frames, that is, whether it is the client.
     masked: bool
-    #: How many more frames the peer may send before it has authenticated; None: as many as it likes.
+    #: How many more frames the peer may send before it has authenticated; None for no limit.
     frames_left: int | None = attrs.field(default=None, init=False)
     _input: Buffer = attrs.field(default=b"", init=False, repr=False)
-    #: How much of `_input` has been used.
+    #: How much of `_input` has been decoded.
     _position: int = attrs.field(default=0, init=False)
-    #: Bytes of the current data frame that are still to come, and whether it is the last of its message.
+    #: How many bytes of the current data frame are missing, and whether it is the last frame of its message.
     _frame_left: int = attrs.field(default=0, init=False)
     _frame_fin: bool = attrs.field(default=False, init=False)
-    #: The mask's key, turned so that it begins at the next byte; empty where frames are not masked.
+    #: The masking key, rotated so that it begins at the next byte; empty if frames are not masked.
     _key: bytes = attrs.field(default=b"", init=False, repr=False)
-    #: From the first header of a message to the last byte of it.
+    #: True from the first header of a message to its last byte.
     _in_message: bool = attrs.field(default=False, init=False)
     _message_empty: bool = attrs.field(default=True, init=False)
     _end_of_data: bool = attrs.field(default=False, init=False)
-    #: Since something was received: how many more frames came without data than with data.
+    #: How many more frames without data than with data were decoded since the last `receive_untrusted`.
     _idle_frames: int = attrs.field(default=0, init=False)
     _error: str | None = attrs.field(default=None, init=False)
     _close: Close | None = attrs.field(default=None, init=False)
 
     def receive_untrusted(self, data: Buffer) -> None:
-        """Take what the peer sent, cut anywhere. Nothing is decoded yet, so nothing is raised.
+        """Take what the peer sent, in pieces of any size. Nothing is decoded yet, so nothing is raised.
 
-        To be called when `next_event` has returned None: then of earlier bytes there is at most one incomplete header
-        or control frame left, which is all that this copies. `data` itself is in use until `next_event` returns None
-        again, and payload that is not masked is handed out as a part of it.
+        Call this when `next_event` has returned None: then at most one incomplete header or control frame is left of
+        the earlier bytes, which is all that is copied here. `data` itself is in use until `next_event` returns None
+        again, and payload that is not masked is returned as a part of it.
         """
         rest = self._input[self._position :]
         self._input, self._position = b"".join((rest, data)) if rest else data, 0
         self._idle_frames = 0
 
     def keep(self) -> None:
-        """What was received is going to be overwritten: keep a copy of what is not decoded yet."""
+        """Copy what has not been decoded yet, because the buffer that was received is about to be overwritten."""
         if not isinstance(self._input, bytes):
             self._input, self._position = bytes(self._input[self._position :]), 0
 
     def next_event(self, max_bytes: int) -> Event | None:
-        """The next event, with at most ``max_bytes`` of payload if it is `Data`; None when more bytes are needed.
+        """The next event, with at most ``max_bytes`` of payload if it is `Data`; None if more bytes are needed.
 
         Raises:
-            FrameError: the peer broke the protocol. Any other exception is a bug.
+            FrameError: the peer violated the protocol. Any other exception is a bug.
         """
         if self._close is not None:
             return self._close
@@ -217,7 +220,7 @@ class FrameDecoder:
             self._error = str(exc)
             raise
         if event is None:
-            # An idle connection must not hold on to the last large read.
+            # So that an idle connection does not keep the last large read in memory.
             self._input, self._position = bytes(self._input[self._position :]), 0
         return event
 
@@ -242,7 +245,7 @@ class FrameDecoder:
         return self._take_payload(max_bytes)
 
     def _count(self, *, has_data: bool) -> None:
-        """Count a frame that is about to be taken."""
+        """Count the frame that is about to be decoded."""
         if not has_data:
             self._idle_frames += 1
             if self._idle_frames > MAX_IDLE_FRAMES:
@@ -255,7 +258,7 @@ class FrameDecoder:
                 raise FrameError("too many frames before authentication")
 
     def _peek_header(self) -> _Header | None:
-        """Parse the header at the current position, without moving. None while it is incomplete."""
+        """Parse the header at the current position, without consuming it. None if it is incomplete."""
         at, available = self._position, len(self._input) - self._position
         if available < 2:
             return None
@@ -288,7 +291,7 @@ class FrameDecoder:
         return _Header(opcode, fin, length, key, size)
 
     def _begin_frame(self, header: _Header) -> bool:
-        """Enter a data frame; returns whether it ends an empty message, and with that the data."""
+        """Begin a data frame. Returns whether it completes an empty message, which ends the data."""
         if self._end_of_data:
             raise FrameError("data after the end of data")
         if (header.opcode == Opcode.CONTINUATION) is not self._in_message:
@@ -301,7 +304,7 @@ class FrameDecoder:
         return self._end_of_data
 
     def _take_control(self, header: _Header) -> Ping | Close | None:
-        """Use up a control frame; a pong that nobody asked for says nothing (section 5.5.3)."""
+        """Consume a control frame. An unsolicited pong has no effect (section 5.5.3)."""
         start = self._position + header.size
         payload = bytes(self._input[start : start + header.length])
         if self.masked:

@@ -1,6 +1,6 @@
-"""What the relay's ports 80 and 443 serve: a table of two routes, the WebSocket and a health check.
+"""The HTTP service on the relay's ports 80 and 443: a table of two routes, the WebSocket and a health check.
 
-`hybridrelay.http` parses the request, once, and answers; its limits are tight here, because nobody has authenticated
+`hybridrelay.http` parses the request and answers. Its limits are tight here, because the client has not authenticated
 yet. Every connection is closed after its response.
 """
 
@@ -35,9 +35,10 @@ __all__ = ["HEALTH_PATH", "LIMITS", "serve_http"]
 
 HEALTH_PATH = "/healthz"
 
-#: Before authentication. The relay has a deadline for all of it together, which is shorter than the sum of these.
+#: The limits before authentication. In addition, the relay has a deadline for everything before authentication, which
+#: is shorter than the sum of these times.
 LIMITS = Limits(
-    # A proxy's cookies and tracing headers fit. Inside outer TLS, a record may not be longer either.
+    # Enough for a proxy's cookies and tracing headers. Inside outer TLS, a record may not be longer either.
     max_target_bytes=HELD_FOR_STRANGER,
     max_head_bytes=HELD_FOR_STRANGER,
     # No route reads a body.
@@ -55,12 +56,12 @@ async def serve_http(stream: trio.abc.Stream) -> Upgraded | None:
     """Serve one connection.
 
     Returns:
-        The connection, once its upgrade to a WebSocket was accepted; None where it was answered in another way.
+        The connection, if its upgrade to a WebSocket was accepted; None if it was answered in another way.
 
     Raises:
-        TransportError: the client does not speak HTTP, or is gone.
+        TransportError: the client does not speak HTTP, or has closed the connection.
 
-    Closes the stream, unless it is returned.
+    Unless the connection is returned, the stream is closed.
     """
     try:
         return await serve_connection(stream, _SERVICE)

@@ -1,8 +1,8 @@
-"""The client's WebSocket handshake by trio-websocket, on a stream that stays ours.
+"""The client's WebSocket handshake, done by trio-websocket on a stream that we keep.
 
-trio-websocket reads ahead and starts a task that goes on reading for ever. So it gets a stand-in for the connection
-that delivers the HTTP head and not one byte more, and then blocks. Once the handshake is done its task is cancelled
-while it waits there: it has seen no frame, writes none, and closes nothing.
+trio-websocket reads ahead, and starts a task that keeps reading. Therefore it gets a substitute for the connection
+that delivers only the HTTP head, and then blocks. When the handshake is complete, the task is cancelled while it
+waits there: it has not seen or written any frame, and closes nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from hybridrelay.errors import TransportError, UpgradeRefused
 
 __all__ = ["PATH", "SUBPROTOCOL", "handshake_as_client"]
 
-#: The one path, so that a reverse proxy in front needs one rule.
+#: The only path, so that a reverse proxy needs only one rule.
 PATH = "/hybridrelay"
-#: Names this transport's conventions; another number would be another convention.
+#: Identifies this transport's conventions, including their version.
 SUBPROTOCOL = "hybridrelay.v1"
-#: The longest head of a response that is accepted (bytes): a proxy's cookies and tracing headers fit, an attack on
-#: memory does not. nginx allows 8 KiB per line, h11 16 KiB.
+#: The longest head of a response that is accepted (bytes): enough for a proxy's cookies and tracing headers, and a
+#: bound on memory. nginx allows 8 KiB per line, h11 16 KiB.
 MAX_HEAD = 16 * 1024
 
 _PATH_MISSING = f"check that the address is a relay's and that anything in front of it passes {PATH} on"
@@ -37,7 +37,7 @@ _CLOSED = "the connection was closed during the WebSocket handshake"
 
 
 class _HeadStream(trio.abc.Stream):
-    """What trio-websocket is given: reads as the head, then blocks; writes pass; closing it is a failure."""
+    """The substitute for trio-websocket: reading returns the head and then blocks; closing raises an error."""
 
     def __init__(self, stream: trio.abc.Stream, read_head: Callable[[], Awaitable[bytes]]) -> None:
         self._stream = stream
@@ -48,7 +48,7 @@ class _HeadStream(trio.abc.Stream):
         try:
             await self._stream.send_all(data)
         except trio.BrokenResourceError as exc:
-            # Translated here: trio-websocket would discard it, and its caller would wait for ever.
+            # Translated here, because trio-websocket would discard it, and its caller would wait forever.
             raise TransportError.lost(_CLOSED, exc) from exc
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -57,28 +57,30 @@ class _HeadStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if not self._head_read:
             self._head_read = True
-            # More than was asked for: trio-websocket only means to limit memory, and MAX_HEAD does.
+            # This may be more than `max_bytes`, which only serves to limit memory; MAX_HEAD does that here.
             return await self._read_head()
         await trio.sleep_forever()
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def aclose(self) -> None:
-        # It closes only when the head is no handshake. Raised in its task, this ends the nursery.
+        # trio-websocket closes only if the head is not a handshake. Raised in its task, this ends the nursery.
         raise TransportError(_NO_HANDSHAKE)
 
 
 async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
-    """Ask for the upgrade (RFC 6455 section 4.1).
+    """Request the upgrade (RFC 6455 section 4.1).
 
     Args:
         stream: the connection; the caller closes it if this raises.
-        host: for the Host header, with the port where that is not the default.
+        host: for the Host header, with the port if that is not the default.
 
     Returns:
         What was read after the server's head.
 
     Raises:
-        TransportError: the other side answered something else, or nothing.
+        TransportError: the other side gave another answer, or none.
+
+    The caller sets the deadline. Cancelled, the caller closes the stream.
     """
     received = bytearray()
     head_size = 0
@@ -102,7 +104,7 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
         if status is None:
             raise TransportError("what answers does not speak HTTP")
         if status[1] != b"101":
-            # Here, because trio-websocket would wait for a body that it does not get.
+            # Raised here, because trio-websocket would wait for a body that never arrives.
             raise UpgradeRefused(
                 f"the WebSocket upgrade was refused with HTTP status {status[1].decode()}",
                 status=int(status[1]),
@@ -113,7 +115,7 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
     async def ask(nursery: trio.Nursery) -> None:
         connection = await trio_websocket.wrap_client_stream(
             nursery,
-            _HeadStream(stream, read_head),  # type: ignore[arg-type]  # any stream does; its server side says so
+            _HeadStream(stream, read_head),  # type: ignore[arg-type]  # any stream works, as its server side shows
             host,
             PATH,
             subprotocols=[SUBPROTOCOL],
@@ -127,9 +129,10 @@ async def handshake_as_client(stream: trio.abc.Stream, host: str) -> bytes:
 
 
 async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:
-    """Run the handshake, end trio-websocket's task, and translate whatever it raised.
+    """Run the handshake, end trio-websocket's task, and translate its exceptions.
 
-    Its exceptions are many, and some are accidents of parsing (`UnicodeError`): all of them are the peer's doing.
+    It may raise many exceptions, some of them by accident while parsing (`UnicodeError`); the peer causes all of
+    them.
     """
     failure: BaseException | None = None
     try:
@@ -143,7 +146,7 @@ async def _run(handshake: Callable[[trio.Nursery], Awaitable[None]]) -> None:
     if isinstance(failure, TransportError):
         raise failure
     if failure is not None:
-        # Often it fails again while it answers a bad head; the problem with the head came first.
+        # It often fails a second time while it answers a bad head; the first failure is the problem with the head.
         first = failure
         while first.__context__ is not None:
             first = first.__context__

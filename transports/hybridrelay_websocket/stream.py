@@ -1,9 +1,9 @@
-"""A byte stream over a connection on which the WebSocket handshake is done.
+"""A byte stream over a connection after the WebSocket handshake.
 
-Every frame is written whole, and a task that has to wait for that holds a lock. Users' calls take turns by contract
-(`trio.BusyResourceError` otherwise); the only other writer answers pings. The reader never writes, so that a peer
-that does not read cannot stop it: it notes the pong that is owed, and a task that lives no longer than that write
-sends it. The module is long because sending, receiving and closing share the state of one class.
+Every frame is written completely, and a task that has to wait for that holds a lock. By contract, only one user sends
+at a time (otherwise `trio.BusyResourceError` is raised); the only other writer answers pings. The reader never
+writes, so that a peer that does not read cannot block it: it notes which pong has to be sent, and a task that ends
+after this write sends it. The module is long because sending, receiving and closing share the state of one class.
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ from .frames import (
 
 __all__ = ["WebSocketStream"]
 
-#: The longest message we send (bytes): what a session writes at once, with what TLS adds. Larger ones gain nothing;
-#: intermediaries may hold a message until it is whole.
+#: The longest message we send (bytes): what a session writes at once, with the overhead of TLS. Longer ones have no
+#: advantage, and intermediaries may hold a message until it is complete.
 MAX_MESSAGE = 320 * 1024
-#: Within a piece no limit: what was received does not stay.
+#: The limit for one piece of payload: none, since what was received does not stay in memory.
 MAX_PIECE = 1 << 62
-#: Frames that are decoded before the caller gets to see their payload, those without any included. They take up to
+#: How many frames, including those without payload, are decoded before their payload is returned. They take up to
 #: 0.6 ms.
 MAX_PIECES = 64
-#: If so many frames at once are smaller than this on average (bytes), others run before more is decoded: each takes
+#: If that many frames are smaller than this on average (bytes), other tasks run before more are decoded: each takes
 #: as much time as a large one, and the peer may send them without end.
 SMALL_PIECE = 256
-#: If they are smaller than this, which no frame of ours is, because a TLS record adds 22 bytes to its content, the
-#: stream also pauses for `PAUSE_SECONDS`: the peer then costs us a few percent of a processor, and not all of one.
+#: If they are smaller than this on average, the stream also pauses for `PAUSE_SECONDS`, so that the peer uses a few
+#: percent of a processor instead of all of it. No frame of ours is so small, because a TLS record adds 22 bytes to
+#: its content.
 TINY_PIECE = 22
 PAUSE_SECONDS = 0.02
-#: How long `WebSocketStream.aclose` tries to send its last frames (seconds) before it just closes: enough for a slow
-#: link to take them, short enough that a peer that reads nothing does not hold up the program.
+#: How long `WebSocketStream.aclose` tries to send its last frames (seconds): enough for a slow link, and short enough
+#: that a peer that does not read does not delay the program.
 CLOSE_TIMEOUT = 5
 #: RFC 6455 section 7.4.1.
 NORMAL_CLOSURE = 1000
@@ -59,42 +60,42 @@ PROTOCOL_ERROR = 1002
 
 
 class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
-    """See the module's description; the contract is trio's, and `hybridrelay.abc.Transport.connect`'s.
+    """See the module's docstring. It fulfils Trio's contract, and that of `hybridrelay.abc.Connection.stream`.
 
     Args:
-        transport_stream: what the handshake ran on. This stream owns it from now on.
+        transport_stream: the stream on which the handshake was done. This stream owns it from now on.
         client: whether we are the client, whose frames are masked.
         received: what was already read after the handshake.
     """
 
     def __init__(self, transport_stream: trio.abc.Stream, *, client: bool, received: bytes = b"") -> None:
-        #: Below this stream: a socket, or TLS on one.
+        #: The stream below this one: a socket, or TLS over a socket.
         self.transport_stream = transport_stream
         self._port = nowait(transport_stream)
         self._client = client
         self._decoder = FrameDecoder(masked=not client)
         self._decoder.receive_untrusted(received)
-        #: Decoded, and not yet asked for: only where a caller gives `max_bytes`.
+        #: Decoded payload that exceeded the `max_bytes` of an earlier call.
         self._kept: Buffer = b""
         #: More frames have arrived than were decoded at once.
         self._undecoded = False
-        #: Nothing is received before `wait_readable` was called, which waits at least until then.
+        #: If set, nothing is received before `wait_readable` was called, which waits until this time.
         self._paused_until: float | None = None
         self._sending = ConflictDetector("another task is sending on this WebSocket stream")
         self._receiving = ConflictDetector("another task is receiving on this WebSocket stream")
         #: Held by the task that waits until frames are written.
         self._write_lock = trio.Lock()
-        #: Frames of `send_nowait` that came while another task held it.
+        #: Frames of `send_nowait` that were passed while another task held the lock.
         self._held: list[Buffer] = []
-        #: The payload of the last ping that has not been answered yet.
+        #: The payload of the last ping, if it has not been answered yet.
         self._owed_pong: bytes | None = None
         self._pong_task_runs = False
         self._closed = False
         self._eof_sent = False
         self._eof_received = False
-        #: Why nothing more can be received; then nothing is sent either.
+        #: Why nothing more can be received; then nothing can be sent either. None if the connection is intact.
         self._lost: str | None = None
-        #: What left a frame unfinished: anything written now would be taken for its payload.
+        #: The exception that left a frame incomplete: the peer would take anything that follows for its payload.
         self._torn: BaseException | None = None
         self._close_code = NORMAL_CLOSURE
 
@@ -102,11 +103,11 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         """Send ``data`` as binary messages.
 
         Raises:
-            trio.BusyResourceError, trio.ClosedResourceError: as trio's contract says.
-            trio.BrokenResourceError: the connection is lost, the peer closed it or broke the protocol, or an earlier
-                call was cancelled in the middle of a frame.
+            trio.BusyResourceError, trio.ClosedResourceError: see Trio's contract.
+            trio.BrokenResourceError: the connection is lost, the peer closed it or violated the protocol, or an
+                earlier call was cancelled in the middle of a frame.
 
-        Cancelled, it may have sent any part of the data; the stream can then only be closed.
+        Cancelled, any part of the data may have been sent, and the stream can only be closed.
         """
         with self._sending:
             self._check_sendable()
@@ -125,16 +126,16 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                 await trio.lowlevel.cancel_shielded_checkpoint()
 
     def send_nowait(self, *buffers: Buffer) -> bool:
-        """Send `buffers` as binary messages, as far as that goes at once. See `NowaitStream.send_nowait`."""
+        """Send `buffers` as binary messages, as far as that is possible at once. See `NowaitStream.send_nowait`."""
         if self._sending.held:
             raise trio.BusyResourceError("another task is sending on this WebSocket stream")
         self._check_sendable()
         return self._send(buffers[0] if len(buffers) == 1 else b"".join(buffers))
 
     def limit_held(self, max_bytes: int | None) -> None:
-        """Passed on to the stream below: incomplete frames are not held here. See `NowaitStream.limit_held`.
+        """Limit the stream below, since incomplete frames are not held here. See `NowaitStream.limit_held`.
 
-        While there is a limit, the peer is a stranger, and may send `MAX_FRAMES_OF_STRANGER` frames and no more.
+        While there is a limit, the peer is a stranger, and may send at most `MAX_FRAMES_OF_STRANGER` frames.
         """
         if max_bytes is None:
             self._decoder.frames_left = None
@@ -143,13 +144,13 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._port.limit_held(max_bytes)
 
     async def flush(self) -> None:
-        """Wait until all has been sent. See `NowaitStream.flush`."""
+        """Wait until everything has been sent. See `NowaitStream.flush`."""
         with self._sending:
             self._check_sendable()
             await self._flush()
 
     async def send_eof(self) -> None:
-        """Send the end of data. Raises and is cancelled like `send_all`; a second call does nothing."""
+        """Signal the end of our data. Raises and cancels like `send_all`. Idempotent."""
         with self._sending:
             if self._eof_sent and not self._closed:
                 await trio.lowlevel.checkpoint()
@@ -159,7 +160,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             self._eof_sent = True
 
     async def wait_send_all_might_not_block(self) -> None:
-        """See trio's contract. Raises like `send_all`; cancelling it changes nothing."""
+        """See Trio's contract. Raises like `send_all`. Cancelled, nothing changes."""
         with self._sending:
             self._check_sendable()
             async with self._write_lock:
@@ -169,13 +170,14 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                     raise self._broken("the connection is lost") from exc
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receive what is there, up to ``max_bytes``; ``b""`` once the peer has announced the end of its data.
+        """Receive what has arrived, up to ``max_bytes``; ``b""`` when the peer has signalled the end of its data.
 
         Raises:
-            trio.BusyResourceError, trio.ClosedResourceError: as trio's contract says.
-            trio.BrokenResourceError: the peer closed without ending its data, broke the protocol, or is gone.
+            trio.BusyResourceError, trio.ClosedResourceError: see Trio's contract.
+            trio.BrokenResourceError: the connection is lost, or the peer closed it without ending its data, or
+                violated the protocol.
 
-        Cancelled, it loses nothing.
+        Cancelled, no data is lost.
         """
         check_max_bytes(max_bytes)
         with self._receiving:
@@ -184,13 +186,13 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             while (data := self._receive(max_bytes or READ_BYTES)) is None:
                 await self._wait_readable()
                 waited = True
-            data = bytes(data)  # until now it may be a view that others overwrite meanwhile
+            data = bytes(data)  # before the checkpoint: it may be a view that other streams overwrite
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
             return data
 
     def receive_nowait(self, max_bytes: int = READ_BYTES) -> Buffer | None:
-        """The payload that is there, up to `max_bytes`. See `NowaitStream.receive_nowait`."""
+        """The payload that has arrived, up to `max_bytes`. See `NowaitStream.receive_nowait`."""
         if self._receiving.held:
             raise trio.BusyResourceError("another task is receiving on this WebSocket stream")
         return self._receive(max_bytes)
@@ -201,11 +203,12 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             await self._wait_readable()
 
     async def aclose(self) -> None:
-        """Say the end of data and Close 1000 where that is possible within `CLOSE_TIMEOUT`, then close what is below.
+        """Send the end of data and Close 1000, if that is possible within `CLOSE_TIMEOUT`, then close the stream
+        below.
 
-        After a violation by the peer it is Close 1002, after any other loss Close 1000 without an end of data, so
-        that the peer does not take what it got for complete. Idempotent. Cancelled, it closes all the same, and says
-        nothing: the peer sees a break.
+        After a violation by the peer, Close 1002 is sent; after any other loss, Close 1000 without an end of data, so
+        that the peer does not take what it has received for complete. Idempotent. Cancelled, the stream below is
+        closed, too, but nothing is sent: the peer sees a broken connection.
         """
         if self._closed:
             await self.transport_stream.aclose()
@@ -219,22 +222,23 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                     finally:
                         await self.transport_stream.aclose()
         finally:
-            # The exception refers to this object by its traceback. In such a cycle, what OpenSSL has allocated for
-            # the layers below would wait for the garbage collector, which does not know how much that is.
+            # The exception refers to this object through its traceback. In such a cycle, the memory that OpenSSL has
+            # allocated for the layers below would stay until the garbage collector runs, which does not know its
+            # size.
             self._torn = None
 
     async def _say_goodbye(self) -> None:
         if self._sending.held:
-            return  # a frame of another task is under way, and may stay so for ever
+            return  # another task is in the middle of a frame, possibly indefinitely
         frames = encode_close(self._close_code, masked=self._client)
         if self._lost is None and not self._eof_sent:
             frames = b"".join(encode_data(END_OF_DATA, masked=self._client)) + frames
         await self._write(frames)
 
     def _send(self, data: Buffer) -> bool:
-        """Write `data` in messages; False where `_flush` has to see to the rest."""
+        """Write `data` in messages; False if `_flush` has to write the rest."""
         if self._held:
-            raise trio.BusyResourceError("flush() comes first")
+            raise trio.BusyResourceError("call flush() first")
         parts: list[Buffer] = []
         view = memoryview(data)
         for start in range(0, len(view), MAX_MESSAGE):
@@ -254,18 +258,18 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise
 
     async def _flush(self) -> None:
-        """Finish what `_send` left. Until then nothing else can be written. Cancelled, it can be called again."""
+        """Write what `_send` left. Until then, nothing else can be written. Cancelled, it can be called again."""
         async with self._write_lock:
             await self._finish()
 
     async def _write(self, *parts: Buffer) -> None:
         """Write the parts of frames, with nothing in between."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # cancelled before the first byte, it tears nothing
+        await trio.lowlevel.checkpoint_if_cancelled()  # here, no frame can be left incomplete yet
         async with self._write_lock:
             await self._finish(*parts)
 
     async def _finish(self, *parts: Buffer) -> None:
-        """Under the lock: write what was left by others, and then `parts`."""
+        """With the lock held: write what `_send` has left, and then `parts`."""
         if self._torn is not None:
             raise self._broken("an earlier frame was not finished") from self._torn
         resumable = not parts
@@ -293,7 +297,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             raise trio.BrokenResourceError(self._lost)
 
     def _broken(self, why: str, *, receiving: bool = False) -> trio.BrokenResourceError | trio.ClosedResourceError:
-        """The exception to raise for a connection that failed; where we closed it ourselves, that is why."""
+        """The exception to raise for a connection that failed, possibly because we have closed it ourselves."""
         if self._closed:
             return trio.ClosedResourceError("this stream was closed")
         if receiving:
@@ -317,7 +321,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         """The payload that has arrived, b"" at the end of data, or None."""
         data = self._receive_all(read_below(max_bytes))
         if data is not None and len(data) > max_bytes:
-            # A copy: what was received is a view that others overwrite.
+            # Copied, because what was received is a view that other streams overwrite.
             data, self._kept = data[:max_bytes], memoryview(bytes(data[max_bytes:]))
         return data
 
@@ -339,7 +343,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                 return payload
             if self._undecoded:
                 return None
-            if received:  # nothing but pings and the like; there may be more of them
+            if received:  # only pings and similar frames; there may be more of them
                 turn = turn or Turn()
                 if turn.is_over(0):
                     return None
@@ -355,7 +359,7 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
             received = True
 
     def _decode(self) -> Buffer:
-        """The payload in what was received; none if more is needed or the end of data has come."""
+        """The payload in what was received; empty if more is needed or the end of data was reached."""
         pieces: list[Buffer] = []
         frames = 0
         self._undecoded = False
@@ -369,9 +373,9 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
                 event = self._decoder.next_event(MAX_PIECE)
             except FrameError as exc:
                 if pieces:
-                    break  # first what came before; the decoder raises it again
+                    break  # return what came before; the decoder raises the error again
                 self._close_code = PROTOCOL_ERROR
-                raise self._broken(f"the peer broke the WebSocket protocol: {exc}", receiving=True) from exc
+                raise self._broken(f"the peer violated the WebSocket protocol: {exc}", receiving=True) from exc
             frames += 1
             match event:
                 case None:
@@ -400,18 +404,18 @@ class WebSocketStream(trio.abc.HalfCloseableStream, NowaitStream):
         self._owed_pong = payload
         if not self._pong_task_runs:
             self._pong_task_runs = True
-            # A stream has no nursery. This task ends with its write, at the latest when the stream is closed.
+            # A stream has no nursery. This task ends after its write, at the latest when the stream is closed.
             trio.lowlevel.spawn_system_task(self._send_pongs)
 
     async def _send_pongs(self) -> None:
         try:
             while self._owed_pong is not None and not self._closed:
-                # Taken here and sent when our turn comes: one pong for all pings until now, and another for what came
-                # while we waited. Every round is a turn of its own, so that a flood of pings keeps no sender waiting.
+                # One pong answers all pings until now; the next iteration answers those that arrive while this waits
+                # for the lock. The lock is released in between, so that a flood of pings does not block senders.
                 pong = encode_pong(self._owed_pong, masked=self._client)
                 self._owed_pong = None
                 await self._write(pong)
-        except Exception as exc:  # noqa: BLE001  # would end the whole program; the next to send or receive sees it
+        except Exception as exc:  # noqa: BLE001  # would end the program; instead, the next send raises
             self._torn = self._torn or exc
         finally:
             self._pong_task_runs = False

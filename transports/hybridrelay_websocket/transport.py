@@ -1,4 +1,4 @@
-"""The transport: the HTTP front, the handshake, the stream. Outer TLS is added below it on port 443."""
+"""The transport: HTTP service, handshake, and stream. On port 443, outer TLS is added below it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HTTPS = Port("https", 443, outer_tls=True)
 
 
 class WebSocketTransport(Transport):
-    """All purposes share one port: HTTPS preferred, then HTTP."""
+    """All purposes share one port; HTTPS is preferred to HTTP."""
 
     name = "websocket"
     routes = (Route("wss", 20, HTTPS), Route("ws", 30, HTTP))
@@ -41,7 +41,7 @@ class WebSocketTransport(Transport):
 
 
 async def _accept(stream: trio.abc.Stream) -> trio.abc.HalfCloseableStream | None:
-    """Answer whatever HTTP asks for. See `hybridrelay.streams.listening.StreamHandshake`."""
+    """Serve the HTTP request. See `hybridrelay.streams.listening.StreamHandshake`."""
     accepted: WebSocketStream | None = None
     try:
         upgraded = await serve_http(stream)
@@ -54,7 +54,7 @@ async def _accept(stream: trio.abc.Stream) -> trio.abc.HalfCloseableStream | Non
 
 
 def _host_header(address: Address) -> str:
-    # As browsers do: without the final dot of an absolute name, and without the zone of an IPv6 address.
+    # Like browsers: without the final dot of an absolute name, and without the zone of an IPv6 address.
     host = address.host.partition("%")[0].removesuffix(".")
     host = f"[{host}]" if ":" in host else host
     default = (HTTPS if address.outer_tls else HTTP).default
