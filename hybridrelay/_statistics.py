@@ -77,7 +77,7 @@ def program_statistics() -> ProgramStatistics:
     return ProgramStatistics(
         tasks=Counter(task.name for task in _tasks()),
         counts=dict(counts),
-        descriptors=_descriptors(),
+        descriptors=open_descriptors(),
         resident_bytes=_resident_bytes(),
     )
 
@@ -91,7 +91,11 @@ def _tasks() -> Iterator[trio.lowlevel.Task]:
         waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
 
 
-def _descriptors() -> int | None:
+def open_descriptors() -> int | None:
+    """How many descriptors the process has open; None where the platform does not say.
+
+    It takes time in proportion to their number.
+    """
     try:
         return len(os.listdir("/dev/fd")) - 1  # without the one that lists them
     except OSError:  # Windows; or there is none left to list them with

@@ -17,7 +17,7 @@ from ..security import check_connection_name, check_rule_name, check_token_id
 from .callers import Caller
 from .expected import words_expected_at
 from .managed import Managed
-from .operations import Operation
+from .operations import Operation, Text
 from .problems import Problem, problem, problem_of
 
 __all__ = ["Call", "handler_of"]
@@ -53,6 +53,8 @@ class Call:
     shown_version: int | None = None
     #: Set by the handler.
     has_created: bool = False
+    #: Set by the handler: what was asked about is not available (503). The response says why.
+    is_unavailable: bool = False
 
     @property
     def name(self) -> str:
@@ -117,8 +119,13 @@ async def _serve(operation: Operation[Call], managed: Managed, request: Request,
         raise problem_of(exc, conditional=call.must_exist) from exc
     if answer is None:
         return Response(204, headers=(("Cache-Control", "no-store"),))
+    if isinstance(answer, Text):
+        return Response(
+            200, answer.text.encode(), (("Content-Type", answer.media_type), ("Cache-Control", "no-store"))
+        )
     etag = () if call.shown_version is None else (("ETag", f'"{call.shown_version}"'),)
-    return Response(201 if call.has_created else 200, msgspec.json.encode(answer), (*_HEADERS, *etag))
+    status = 503 if call.is_unavailable else 201 if call.has_created else 200
+    return Response(status, msgspec.json.encode(answer), (*_HEADERS, *etag))
 
 
 def _audit(operation: Operation[Call], request: Request, caller: Caller, status: int) -> ManagementCalled:

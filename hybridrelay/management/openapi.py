@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .operations import Operation, Operations
+from .operations import Operation, Operations, Text
 from .problems import Problem
 
 __all__ = ["openapi_document"]
@@ -78,7 +78,7 @@ def openapi_document(operations: Operations[Any], *, version: str) -> dict[str, 
         operations: the table.
         version: of the program.
     """
-    types = [part for row in operations for part in (row.body, row.answer) if part is not None]
+    types = [part for row in operations for part in (row.body, row.answer) if part not in (None, Text)]
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     paths: dict[str, dict[str, Any]] = {}
     for row in operations:
@@ -161,9 +161,13 @@ def _responses(row: Operation[Any]) -> dict[str, Any]:
         success = {
             "description": "It was done." if row.is_audited else "What was asked for.",
             "headers": headers,
-            "content": {"application/json": {"schema": _reference(row.answer)}},
+            "content": {
+                row.media_type: {"schema": {"type": "string"} if row.answer is Text else _reference(row.answer)}
+            },
         }
         responses["200"] = success
+        if row.may_be_unavailable:
+            responses["503"] = {**success, "description": "It is not available; the response says why."}
         if row.creates:
             responses["201"] = {**success, "description": "It was created."}
     return responses

@@ -14,11 +14,18 @@ import msgspec
 
 from ..security import ManagementRole
 
-__all__ = ["Operation", "Operations"]
+__all__ = ["Operation", "Operations", "Text"]
 
 ContextT = TypeVar("ContextT")
 #: Safe methods change nothing (RFC 9110 section 9.2.1).
 _SAFE = frozenset({"GET", "HEAD"})
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A response that is not JSON."""
+
+    text: str
+    media_type: str
 
 
 @attrs.frozen(kw_only=True)
@@ -42,6 +49,10 @@ class Operation(Generic[ContextT]):
     query: type[msgspec.Struct] | None = None
     #: What the response contains; None: nothing (204).
     answer: type[msgspec.Struct] | None = None
+    #: What the response is instead of JSON, if `answer` is `Text`.
+    media_type: str = "application/json"
+    #: Whether the response may also have the status 503, with the same content.
+    may_be_unavailable: bool = False
     #: Whether the response may also say that something was created (201).
     creates: bool = False
     #: Whether If-Match is obeyed, and the response of a change or a read has an ETag.

@@ -10,10 +10,13 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
+from .counters import RelayCounters
+
 __all__ = [
     "CertificateSnapshot",
     "ConnectionSnapshot",
     "EndSnapshot",
+    "HistogramSnapshot",
     "ListenerSnapshot",
     "LiveRelay",
     "PlacesSnapshot",
@@ -109,6 +112,15 @@ class ConnectionSnapshot:
     bytes_to_client: int = 0
     bytes_to_connector: int = 0
 
+    def __add__(self, other: ConnectionSnapshot) -> ConnectionSnapshot:
+        return ConnectionSnapshot(
+            self.listeners + other.listeners,
+            self.senders + other.senders,
+            self.sessions + other.sessions,
+            self.bytes_to_client + other.bytes_to_client,
+            self.bytes_to_connector + other.bytes_to_connector,
+        )
+
 
 @attrs.frozen
 class PlacesSnapshot:
@@ -147,8 +159,22 @@ class RelaySnapshot:
     #: Places for control channels that have authenticated.
     control_channels: PlacesSnapshot = PlacesSnapshot(0, 0)
     certificates: tuple[CertificateSnapshot, ...] = ()
+    #: Whether it runs.
+    is_running: bool = False
     #: Since when an administrator drains it: seconds since 1970. None: it accepts registrations and joins.
     draining_since: float | None = None
+
+
+@attrs.frozen
+class HistogramSnapshot:
+    """How often a time was at most so long."""
+
+    #: Upper bounds of the buckets (seconds), growing.
+    bounds: tuple[float, ...]
+    #: By bucket, and one more for what is above the last bound.
+    counts: tuple[int, ...]
+    #: Of all times (seconds).
+    total: float
 
 
 class LiveRelay(Protocol):
@@ -157,6 +183,10 @@ class LiveRelay(Protocol):
     A page has at most `limit` values that come after the position `after`, of one hybrid connection or of all. Its
     cost is in proportion to what it contains.
     """
+
+    @property
+    def counters(self) -> RelayCounters:
+        """What has happened since it was made."""
 
     def snapshot(self) -> RelaySnapshot:
         """Numbers about the whole relay."""
@@ -181,6 +211,15 @@ class LiveRelay(Protocol):
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[SessionSnapshot]:
         """A page of the pairs of data channels that are joined, in order of hybrid connection and id."""
+
+    def connection_names(self) -> list[str]:
+        """All hybrid connections that the relay serves."""
+
+    def rendezvous_times(self) -> HistogramSnapshot:
+        """From the offer of a rendezvous to a listener until both of its data channels were there."""
+
+    def loop_lag(self) -> HistogramSnapshot:
+        """How late the relay's event loop was, measured once in a second."""
 
     async def drain(self) -> None:
         """Accept no new registrations and joins, and tell all peers to prefer other relays. Sessions go on.

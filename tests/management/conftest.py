@@ -50,12 +50,14 @@ class Api:
     events: list[Event]
 
     async def call(self, method: str, path: str, body: object = None, **headers: str) -> tuple[Answer, Any]:
-        """The response, and what its JSON is."""
+        """The response, and what its JSON is, or its text."""
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         if body is not None:
             headers.setdefault("Content_Type", JSON)
         answer = await self.client.request(method, path, data, **headers)
-        return answer, json.loads(answer.body) if answer.body else None
+        if not answer.body:
+            return answer, None
+        return answer, json.loads(answer.body) if "json" in answer.headers["content-type"] else answer.body.decode()
 
 
 async def _serve(

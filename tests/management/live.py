@@ -15,7 +15,8 @@ from hybridrelay.relay import (
     SenderSnapshot,
     SessionSnapshot,
 )
-from hybridrelay.relay.snapshot import Position
+from hybridrelay.relay.counters import RelayCounters
+from hybridrelay.relay.snapshot import HistogramSnapshot, Position
 
 T = TypeVar("T", ListenerSnapshot, SenderSnapshot, SessionSnapshot)
 LISTENER_END = EndSnapshot("1" * 32, "192.0.2.1", "tcp", "connector", "primary")
@@ -50,7 +51,7 @@ class FakeRelay:
     held_listeners: list[ListenerSnapshot] = attrs.field(factory=list)
     held_senders: list[SenderSnapshot] = attrs.field(factory=list)
     held_sessions: list[SessionSnapshot] = attrs.field(factory=list)
-    numbers: RelaySnapshot = attrs.field(factory=RelaySnapshot)
+    numbers: RelaySnapshot = attrs.field(factory=lambda: RelaySnapshot(is_running=True))
 
     @classmethod
     def with_one_of_each(cls) -> FakeRelay:
@@ -64,6 +65,18 @@ class FakeRelay:
             sessions=len(self.held_sessions),
             pairs=PlacesSnapshot(len(self.held_sessions), 100),
         )
+
+    counters: RelayCounters = attrs.field(factory=RelayCounters)
+    names: list[str] = attrs.field(factory=list)
+
+    def connection_names(self) -> list[str]:
+        return self.names
+
+    def rendezvous_times(self) -> HistogramSnapshot:
+        return HistogramSnapshot((0.1, 1.0), (3, 2, 1), 12.5)
+
+    def loop_lag(self) -> HistogramSnapshot:
+        return HistogramSnapshot((0.1,), (0, 0), 0.0)
 
     def listener_count(self, name: str) -> int:
         return sum(one.connection == name for one in self.held_listeners)

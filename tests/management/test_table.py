@@ -94,6 +94,8 @@ async def test_responses_are_as_described(api: Api) -> None:
     for what in ("Listener", "Sender", "Session"):
         for id_ in (f"list{what}s", f"listAll{what}s", f"drop{what}", f"drop{what}"):
             await check(id_)
+    for id_ in ("drainRelay", "getReady", "undoDrainRelay", "getReady", "getLive"):
+        await check(id_)
     await check("putAuthorizationRule", {"rights": ["Send"]})
     await check("regenerateKeys", {"slot": "secondary", "generation": 77})
     await check("revokeKeys", {"slot": "secondary", "generation": 77})

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hybridrelay.events import ListenerLeft, RendezvousEnded, SenderDropped
+from hybridrelay.management.metrics import relay_metrics
 from hybridrelay.protocol.reasons import Reason
 from hybridrelay.relay import RelaySnapshot
 from hybridrelay.security import Role
@@ -26,6 +27,16 @@ async def test_bytes_are_seen_before_the_stream_ends(tmp_path: Path, mode: str, 
             after = scene.live.connection("db")
             assert after.bytes_to_client - before.bytes_to_client >= 100_000
             assert after.bytes_to_connector - before.bytes_to_connector >= 100_000
+        lines = (await relay_metrics(scene.live)).splitlines()
+        for line in (
+            f'hybridrelay_relayed_bytes_total{{connection="db",direction="to_client"}} {after.bytes_to_client}',
+            'hybridrelay_listener_connections_total{connection="db",result="success"} 1',
+            'hybridrelay_sender_connections_total{connection="db",result="success"} 1',
+            'hybridrelay_rendezvous_total{result="joined"} 1',
+            "hybridrelay_rendezvous_seconds_count 1",
+            'hybridrelay_sessions{connection="db"} 1',
+        ):
+            assert line in lines
         (session,), (listener,), (sender,) = scene.live.sessions(9), scene.live.listeners(9), scene.live.senders(9)
         assert {one.transport for one in (session.listener, session.sender, listener, sender)} == {transport}
         assert session.bytes_to_client == listener.bytes_to_client == sender.bytes_to_client > 300_000

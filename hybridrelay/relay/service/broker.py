@@ -40,6 +40,7 @@ from ..core.commands import (
     StopMoving,
     TurnAway,
 )
+from ..core.histogram import Histogram
 from ..core.join import Answer
 from ..core.listeners import ListenerTable
 from ..core.pairs import Pair, PairEnd, PairTable
@@ -57,6 +58,8 @@ from .splice import PipePool
 
 __all__ = ["OFFER_SECONDS", "BrokerService"]
 
+#: Upper bounds of the histogram of rendezvous (seconds). The last one is the lifetime of a ticket.
+RENDEZVOUS_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 #: After this time without an answer to an offer, another listener is asked (seconds).
 OFFER_SECONDS = 1.0
 
@@ -119,8 +122,10 @@ class BrokerService:
         self.senders: SortedIndex[SenderHandle] = SortedIndex()
         #: Since when nothing new is accepted: seconds since 1970.
         self.draining_since: float | None = None
-        #: By rendezvous whose data channels are not joined: who will be at the two ends.
-        self._ends: dict[str, tuple[PairEnd, PairEnd]] = {}
+        #: From the offer to a listener until both data channels are there.
+        self.rendezvous_times = Histogram(RENDEZVOUS_BUCKETS)
+        #: By rendezvous whose data channels are not joined: who will be at the two ends, and when it was made.
+        self._ends: dict[str, tuple[PairEnd, PairEnd, float]] = {}
         self._deadline_changed = trio.Event()
 
     def carry_out(self) -> None:
@@ -201,8 +206,10 @@ class BrokerService:
         while isinstance(step, AskListener):
             asked = step.listener
             self._ends[step.rendezvous_id] = (
-                PairEnd(asked.instance, asked.address, asked.key), PairEnd(instance, address, grant.key)
-            )  # fmt: skip
+                PairEnd(asked.instance, asked.address, asked.key),
+                PairEnd(instance, address, grant.key),
+                trio.current_time(),
+            )
             self.carry_out()
             self._deadline_changed.set()
             ask = step
@@ -241,7 +248,8 @@ class BrokerService:
 
     def _joined(self, rendezvous_id: str, channels: Channels) -> None:
         """The data channels of a rendezvous are joined."""
-        listener, sender = self._ends.pop(rendezvous_id)
+        listener, sender, made_at = self._ends.pop(rendezvous_id)
+        self.rendezvous_times.observe(trio.current_time() - made_at)
         self.pairs.joined(
             Pair(
                 rendezvous_id,
@@ -326,6 +334,11 @@ class BrokerService:
     def open_rendezvous(self) -> int:
         """Rendezvous whose two tickets were not both used."""
         return self._rendezvous.open
+
+    @property
+    def connection_names(self) -> list[str]:
+        """All hybrid connections that are known now."""
+        return list(self.authorization.connections)
 
     def statistics(self) -> dict[str, int]:
         """What it holds now; the names are those in docs/operating.md."""

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import attrs
 import trio
 
+from ..core.histogram import Histogram
 from ..core.listener import Listener
 from ..core.pairs import Pair, PairEnd
 from ..core.places import Places
+from ..counters import RelayCounters
 from ..edge.certificates import RelayCertificates
 from ..edge.permits import HandshakeScheduler
 from ..edge.slots import Slots
@@ -17,6 +19,7 @@ from ..model import KeyId
 from ..snapshot import (
     ConnectionSnapshot,
     EndSnapshot,
+    HistogramSnapshot,
     ListenerSnapshot,
     PlacesSnapshot,
     Position,
@@ -24,7 +27,7 @@ from ..snapshot import (
     SenderSnapshot,
     SessionSnapshot,
 )
-from .broker import BrokerService
+from .broker import RENDEZVOUS_BUCKETS, BrokerService
 from .connections import ControlPeers
 from .listener_handle import ListenerHandle, SenderHandle
 
@@ -33,13 +36,16 @@ __all__ = ["RETRY_AFTER_SECONDS", "MaybeRunningRelay", "RunningRelay"]
 #: When peers should come back to a relay that stops or drains (seconds); they add jitter of their own. Short, because
 #: a drain may be undone, and because a client without another relay resumes its sessions here.
 RETRY_AFTER_SECONDS = 1.0
+#: How often the lag of the event loop is measured (seconds), and the upper bounds of its histogram.
+LAG_SECONDS = 1.0
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 #: Peers that are told before other tasks run.
 _AT_A_TIME = 100
 
 
 @attrs.frozen
 class RunningRelay:
-    """What a relay holds that runs: implements `LiveRelay`. `clock` gives seconds since 1970."""
+    """What a relay holds that runs; the methods are those of `LiveRelay`. `clock` gives seconds since 1970."""
 
     broker: BrokerService
     peers: ControlPeers
@@ -63,6 +69,7 @@ class RunningRelay:
             pairs=PlacesSnapshot(len(self.pairs), self.pairs.total),
             control_channels=PlacesSnapshot(len(self.control_channels), self.control_channels.total),
             certificates=self.certificates.snapshot(),
+            is_running=True,
             draining_since=broker.draining_since,
         )
 
@@ -186,6 +193,9 @@ class MaybeRunningRelay:
         """A relay that does not run yet."""
         #: Set while it runs.
         self.running: RunningRelay | None = None
+        #: Subscribes to the events while it runs.
+        self.counters = RelayCounters()
+        self._lag = Histogram(LAG_BUCKETS)
 
     def snapshot(self) -> RelaySnapshot:
         """See `LiveRelay.snapshot`."""
@@ -217,6 +227,26 @@ class MaybeRunningRelay:
         """See `LiveRelay.sessions`."""
         return [] if self.running is None else self.running.sessions(limit, after=after, connection=connection)
 
+    def connection_names(self) -> list[str]:
+        """See `LiveRelay.connection_names`."""
+        return [] if self.running is None else self.running.broker.connection_names
+
+    def rendezvous_times(self) -> HistogramSnapshot:
+        """See `LiveRelay.rendezvous_times`."""
+        times = Histogram(RENDEZVOUS_BUCKETS) if self.running is None else self.running.broker.rendezvous_times
+        return _histogram(times)
+
+    def loop_lag(self) -> HistogramSnapshot:
+        """See `LiveRelay.loop_lag`."""
+        return _histogram(self._lag)
+
+    async def measure_lag(self) -> None:
+        """Measure how late the event loop is, until cancelled."""
+        while True:
+            due = trio.current_time() + LAG_SECONDS
+            await trio.sleep_until(due)
+            self._lag.observe(trio.current_time() - due)
+
     async def drain(self) -> None:
         """See `LiveRelay.drain`."""
         if self.running is not None:
@@ -238,6 +268,10 @@ class MaybeRunningRelay:
     def drop_session(self, connection: str, session: str) -> bool:
         """See `LiveRelay.drop_session`."""
         return self.running is not None and self.running.drop_session(connection, session)
+
+
+def _histogram(one: Histogram) -> HistogramSnapshot:
+    return HistogramSnapshot(one.bounds, tuple(one.counts), one.total)
 
 
 def _end(end: PairEnd) -> EndSnapshot:

@@ -148,7 +148,7 @@ class Relay:
                     await nursery.start(watcher.run, self._changed)
                     parts = self._parts = self._assemble(watcher, certificates, relay_id)
                     try:
-                        with reporting(parts):
+                        with reporting(parts), self._events.subscribed(self.live.counters):
                             async with Ports(self._transports, self._events) as ports:
                                 await self._serve(nursery, parts, ports, stop, task_status)
                     finally:
@@ -234,6 +234,7 @@ class Relay:
         nursery.start_soon(parts.scheduler.run)
         nursery.start_soon(parts.certificates.watch)
         nursery.start_soon(report_left_out)
+        nursery.start_soon(self.live.measure_lag)
         take = None
         if sys.platform == "linux":
             await nursery.start(parts.connections.watch_unauthenticated, nursery)

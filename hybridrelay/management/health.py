@@ -1,0 +1,113 @@
+"""The operations for monitoring: metrics, and whether the relay is alive and ready."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+from ..errors import StateError
+from ..relay.snapshot import RelaySnapshot
+from ..security import ManagementRole
+from .calls import Call
+from .exposition import MEDIA_TYPE
+from .metrics import relay_metrics
+from .operations import Operation, Text
+from .values import Value
+
+__all__ = ["HEALTH_ROWS", "CheckValue", "LiveValue", "ReadyValue", "readiness"]
+
+
+class CheckValue(Value, frozen=True):
+    """One thing that has to be so for the relay to be ready."""
+
+    #: ``serving``, ``registry``, ``certificate`` or ``accepting``.
+    name: str
+    ok: bool
+    #: What to do if it is not.
+    remedy: str | None = None
+
+
+class ReadyValue(Value, frozen=True):
+    """Whether the relay is ready: all checks are ok."""
+
+    ready: bool
+    checks: tuple[CheckValue, ...]
+
+
+class LiveValue(Value, frozen=True):
+    """The relay is alive: its event loop has answered."""
+
+    alive: bool
+
+
+async def _get_metrics(call: Call) -> Text:
+    return Text(await relay_metrics(call.managed.relay), MEDIA_TYPE)
+
+
+async def _get_live(call: Call) -> LiveValue:
+    await trio.lowlevel.checkpoint()
+    return LiveValue(alive=True)
+
+
+async def _get_ready(call: Call) -> ReadyValue:
+    try:
+        await call.managed.use_store(lambda store: store.data_version())
+        is_readable = True
+    except StateError:
+        is_readable = False
+    checks = readiness(call.managed.relay.snapshot(), is_readable=is_readable, now=time.time())
+    is_ready = all(one.ok for one in checks)
+    call.is_unavailable = not is_ready
+    return ReadyValue(ready=is_ready, checks=checks)
+
+
+def readiness(snapshot: RelaySnapshot, *, is_readable: bool, now: float) -> tuple[CheckValue, ...]:
+    """The checks. `is_readable`: whether the registry is; `now`: seconds since 1970."""
+    is_valid = all(now < one.expires_at for one in snapshot.certificates)
+    accepts = snapshot.draining_since is None
+    return (
+        _check("serving", snapshot.is_running, "wait until the relay has started, or start it again"),
+        _check("registry", is_readable, "see in the log why the registry cannot be read"),
+        _check("certificate", is_valid, "renew the certificate of --tls-certificate"),
+        _check("accepting", accepts, "hybridrelay drain --undo"),
+    )
+
+
+def _check(name: str, ok: bool, remedy: str) -> CheckValue:
+    return CheckValue(name=name, ok=ok, remedy=None if ok else remedy)
+
+
+#: A part of the table of operations.
+HEALTH_ROWS: tuple[Operation[Call], ...] = (
+    Operation(
+        id="getMetrics",
+        method="GET",
+        path="/metrics",
+        summary="Get the metrics of this relay in the text format of Prometheus.",
+        role=ManagementRole.VIEWER,
+        handler=_get_metrics,
+        answer=Text,
+        media_type=MEDIA_TYPE,
+    ),
+    Operation(
+        id="getLive",
+        method="GET",
+        path="/livez",
+        summary="Find out whether the relay is alive.",
+        role=ManagementRole.VIEWER,
+        handler=_get_live,
+        answer=LiveValue,
+    ),
+    Operation(
+        id="getReady",
+        method="GET",
+        path="/readyz",
+        summary="Find out whether the relay is ready: it serves, can read its registry, has a valid certificate, and "
+        "is not draining.",
+        role=ManagementRole.VIEWER,
+        handler=_get_ready,
+        answer=ReadyValue,
+        may_be_unavailable=True,
+    ),
+)

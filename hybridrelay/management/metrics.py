@@ -1,0 +1,137 @@
+"""The metrics of a relay, for Prometheus: made when they are asked for, of counters and of what the relay holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import trio
+
+from .._statistics import open_descriptors
+from .._threads import run_in_thread
+from .._version import __version__
+from ..relay import LiveRelay
+from ..relay.snapshot import ConnectionSnapshot, HistogramSnapshot, PlacesSnapshot, RelaySnapshot
+from .exposition import Sample, counter, gauge, histogram
+
+__all__ = ["relay_metrics"]
+
+#: Hybrid connections that are looked at before other tasks run: about half a millisecond.
+_AT_A_TIME = 100
+
+
+async def relay_metrics(relay: LiveRelay) -> str:
+    """All metrics in the text format. Other tasks run meanwhile, so the numbers are not all of the same moment."""
+    descriptors = await run_in_thread(open_descriptors)
+    by_label = await _by_label(relay)
+    parts = []
+    for part in (*_of_connections(by_label), *_of_counters(relay), *_of_relay(relay.snapshot(), descriptors)):
+        parts.append(part)
+        await trio.lowlevel.checkpoint()
+    rendezvous = "From the offer of a rendezvous until both of its data channels were there."
+    parts += [
+        _histogram("hybridrelay_rendezvous_seconds", rendezvous, relay.rendezvous_times()),
+        _histogram("hybridrelay_loop_lag_seconds", "How late the event loop was.", relay.loop_lag()),
+    ]
+    return "".join(parts)
+
+
+async def _by_label(relay: LiveRelay) -> Mapping[str, ConnectionSnapshot]:
+    """What there is of each hybrid connection, those without a label of their own together."""
+    found: dict[str, ConnectionSnapshot] = {}
+    for number, name in enumerate(relay.connection_names()):
+        if number % _AT_A_TIME == 0:
+            await trio.lowlevel.checkpoint()
+        label, one = relay.counters.label(name), relay.connection(name)
+        found[label] = one if label not in found else found[label] + one
+    return found
+
+
+def _of_connections(found: Mapping[str, ConnectionSnapshot]) -> Iterator[str]:
+    labels = {name: {"connection": name} for name in found}
+    yield gauge(
+        "hybridrelay_listeners",
+        "Connectors that are registered.",
+        ((labels[name], one.listeners) for name, one in found.items()),
+    )
+    yield gauge(
+        "hybridrelay_senders",
+        "Control channels of clients that may join.",
+        ((labels[name], one.senders) for name, one in found.items()),
+    )
+    yield gauge(
+        "hybridrelay_sessions",
+        "Pairs of data channels that are joined.",
+        ((labels[name], one.sessions) for name, one in found.items()),
+    )
+
+    def moved() -> Iterator[Sample]:
+        for name, one in found.items():
+            yield {"connection": name, "direction": "to_client"}, one.bytes_to_client
+            yield {"connection": name, "direction": "to_connector"}, one.bytes_to_connector
+
+    yield counter("hybridrelay_relayed_bytes_total", "Bytes that were handed on, while they flow.", moved())
+
+
+def _of_counters(relay: LiveRelay) -> Iterator[str]:
+    counters = relay.counters
+    for name, text, counted, second in (
+        ("listener_connections", "Registrations that were tried.", counters.listener_connections, "result"),
+        ("sender_connections", "Joins that were tried.", counters.sender_connections, "result"),
+        ("listener_disconnects", "Registrations that ended.", counters.listener_disconnects, "reason"),
+        ("sender_disconnects", "Joined pairs that ended.", counters.sender_disconnects, "reason"),
+    ):
+        samples = [({"connection": first, second: other}, value) for (first, other), value in counted.items()]
+        yield counter(f"hybridrelay_{name}_total", text, samples)
+    yield counter(
+        "hybridrelay_rendezvous_total",
+        "Rendezvous by how they ended: joined, or why not.",
+        _labelled("result", counters.rendezvous),
+    )
+    yield counter(
+        "hybridrelay_slots_evicted_total",
+        "What had to make room for another one of its kind.",
+        _labelled("kind", counters.evicted),
+    )
+
+
+def _labelled(label: str, counted: Counter[str]) -> list[Sample]:
+    return [({label: key}, value) for key, value in counted.items()]
+
+
+def _of_relay(snapshot: RelaySnapshot, descriptors: int | None) -> Iterator[str]:
+    kinds: Mapping[str, PlacesSnapshot] = {
+        "unauthenticated": snapshot.unauthenticated,
+        "control_channels": snapshot.control_channels,
+        "pairs": snapshot.pairs,
+    }
+    yield gauge(
+        "hybridrelay_slots", "Slots and places that are taken.", [({"kind": k}, v.taken) for k, v in kinds.items()]
+    )
+    yield gauge(
+        "hybridrelay_slots_limit",
+        "Slots and places that there are.",
+        [({"kind": k}, v.total) for k, v in kinds.items()],
+    )
+    yield gauge(
+        "hybridrelay_waiting_handshakes",
+        "Connections that wait to begin a TLS handshake.",
+        [({}, snapshot.waiting_handshakes)],
+    )
+    yield gauge(
+        "hybridrelay_certificate_expiry_timestamp_seconds",
+        "When a certificate expires.",
+        [({"certificate": one.name}, one.expires_at) for one in snapshot.certificates],
+    )
+    yield gauge(
+        "hybridrelay_draining",
+        "Whether the relay accepts nothing new.",
+        [({}, int(snapshot.draining_since is not None))],
+    )
+    if descriptors is not None:
+        yield gauge("hybridrelay_open_files", "Open descriptors of the process.", [({}, descriptors)])
+    yield gauge("hybridrelay_build_info", "Always 1.", [({"version": __version__, "role": "relay"}, 1)])
+
+
+def _histogram(name: str, text: str, one: HistogramSnapshot) -> str:
+    return histogram(name, text, one.bounds, one.counts, one.total)
