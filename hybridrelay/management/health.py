@@ -52,7 +52,7 @@ async def _get_live(call: Call) -> LiveValue:
 
 async def _get_ready(call: Call) -> ReadyValue:
     try:
-        await call.managed.use_store(lambda store: store.data_version())
+        await call.managed.read_store(lambda store: store.data_version())
         is_readable = True
     except StateError:
         is_readable = False
