@@ -15,6 +15,8 @@ from .base import Event, Level
 __all__ = [
     "ConnectionsCutOff",
     "ConnectorPassedOver",
+    "ForwardOpenToOthers",
+    "ForwardPortClosed",
     "ForwardStillUnavailable",
     "ForwardUnavailable",
     "JoinRightEnded",
@@ -197,6 +199,33 @@ class ForwardStillUnavailable(_Unavailable):
     name: ClassVar = "forward.still-unavailable"
     level: ClassVar = Level.DEBUG
     summary: ClassVar = "Connections still cannot be forwarded"
+
+
+@attrs.frozen(kw_only=True)
+class ForwardOpenToOthers(Event):
+    """A forward is about to listen at an address that other machines may reach."""
+
+    name: ClassVar = "forward.open-to-others"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The address is not a loopback address: everybody who can reach it can connect to the target"
+
+    connection: str
+    #: As it was configured.
+    address: str
+
+
+@attrs.frozen(kw_only=True)
+class ForwardPortClosed(Event):
+    """Every relay refuses the connection string of one forward of several. The others continue."""
+
+    name: ClassVar = "forward.port-closed"
+    level: ClassVar = Level.ERROR
+    summary: ClassVar = "The relay refuses the connection string, and its port is closed"
+
+    connection: str
+    reason: Reason
+    detail: str
+    remedy: str = ""
 
 
 @attrs.frozen(kw_only=True)

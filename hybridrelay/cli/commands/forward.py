@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from functools import partial
 from itertools import starmap
@@ -14,15 +13,13 @@ from ..._nursery import FlatNursery
 from ...client import Client, ClientConfig, open_client, run_forward
 from ...connectivity import format_address
 from ...errors import AuthorizationError, ConfigurationError
+from ...events import ForwardPortClosed, logged_events
 from ...security import ConnectionString, Role, StringUpdate
-from ...security.names import is_loopback
 from .. import exits
 from ..config_file import use_config_file
 from ..connection_strings import load_all, reload_each
 from ..proxies import make_commands, make_dialer
 from ..running import GracefulStop, run_until_stopped
-
-logger = logging.getLogger("hybridrelay.cli")
 
 #: Any free port.
 _ANYWHERE = ("127.0.0.1", 0)
@@ -42,13 +39,9 @@ def run(args: argparse.Namespace) -> int:
             f"{len(listen)} times --listen for {len(strings)} connection string{'s' if len(strings) > 1 else ''}",
             remedy="give one --listen for each --connection-string-file, or none at all",
         )
-    for host, _ in listen:
-        if not is_loopback(host):
-            logger.warning("%s is not a loopback address: everybody who can reach it can connect to the target", host)
-
     stop = GracefulStop(args.grace)
     left = len(strings)
-
+    events = logged_events()
     clients: dict[int, Client] = {}
 
     async def serve(number: int, *, task_status: Started) -> None:
@@ -60,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             upgrade_interval=args.upgrade_interval,
             open_patience=args.open_patience,
         )
-        async with open_client(config) as client:
+        async with open_client(config, events=events) as client:
             clients[number] = client
             try:
                 await run_forward(
@@ -78,7 +71,10 @@ def run(args: argparse.Namespace) -> int:
             left -= 1
             if not (left and stop.armed):
                 raise
-            logger.error("%s%s; its port is closed", exc, f"; {exc.remedy}" if exc.remedy else "")
+            name = strings[number].entity_path
+            events.publish(
+                ForwardPortClosed(connection=name, reason=exc.reason, detail=str(exc), remedy=exc.remedy or "")
+            )
 
     def use(number: int, string: ConnectionString) -> StringUpdate:
         if number not in clients:

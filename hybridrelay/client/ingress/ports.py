@@ -13,8 +13,9 @@ from ..._listening import explain_listen_error, open_listeners
 from ..._nursery import FlatNursery, wait_stop
 from ...connectivity.endpoint import format_address
 from ...errors import ConfigurationError
-from ...events import ConnectionsCutOff
+from ...events import ConnectionsCutOff, ForwardOpenToOthers
 from ...security import bracketed
+from ...security.names import is_loopback
 from ..client import Client
 from .connections import Connections
 from .readiness import keep_connected
@@ -66,6 +67,9 @@ async def run_forward(
             cut_off += 1
             raise
 
+    for host, _ in listen:
+        if not is_loopback(host):
+            client.events.publish(ForwardOpenToOthers(connection=client.connection, address=host))
     async with FlatNursery() as nursery:
         try:
             for host, port in listen:

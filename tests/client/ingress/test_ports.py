@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from hybridrelay.client import Client, run_forward
-from hybridrelay.errors import RelayUnreachable
-from hybridrelay.events import ConnectionsCutOff, Event, EventStream
+from hybridrelay.errors import ConfigurationError, RelayUnreachable
+from hybridrelay.events import ConnectionsCutOff, Event, EventStream, ForwardOpenToOthers
 from hybridrelay.mux import MuxStream, Session
 
 
@@ -67,6 +67,14 @@ async def test_connections_that_are_cut_off_are_counted(nursery: trio.Nursery, c
     cut_off = [event for event in client.published if isinstance(event, ConnectionsCutOff)]
     assert cut_off == [ConnectionsCutOff(connection="db", connections=1)] * count
     nursery.cancel_scope.cancel()
+
+
+async def test_an_address_that_others_may_reach_is_reported() -> None:
+    client = FakeClient()
+    with pytest.raises(ConfigurationError, match="cannot listen"):  # 192.0.2.1 is no address of this machine
+        await run_forward(client, [("127.0.0.1", 0), ("192.0.2.1", 0)])
+    events = [event for event in client.published if isinstance(event, ForwardOpenToOthers)]
+    assert events == [ForwardOpenToOthers(connection="db", address="192.0.2.1")]
 
 
 async def _connect(host: str, port: int) -> None:
