@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -26,10 +27,15 @@ class CertificateAuthority:
         path.write_bytes(self._sign(_CA_NAME, self.key, [x509.DNSName("ca.invalid")], ca=True))
         return path
 
-    def issue(self, *names: str) -> tuple[bytes, bytes]:
+    def issue(self, *names: str, common_name: str = "a relay", units: Sequence[str] = ()) -> tuple[bytes, bytes]:
         """A certificate for these host names and addresses, and its key (both PEM)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a relay")])
+        subject = x509.Name(
+            [
+                x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+                *(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit) for unit in units),
+            ]
+        )
         key_pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -8,7 +8,13 @@ import attrs
 
 from .base import Event, Level
 
-__all__ = ["ManagementCalled", "ManagementUnavailable"]
+__all__ = [
+    "ManagementAuthenticationFailed",
+    "ManagementCalled",
+    "ManagementListening",
+    "ManagementTokenUseNotSaved",
+    "ManagementUnavailable",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -21,17 +27,64 @@ class ManagementCalled(Event):
 
     #: The id of the operation, as in the API's description.
     operation_id: str
-    #: How the caller was identified, and as which user: ``local uid 1000``.
+    #: How the caller was identified, and as whom: ``local uid 1000``; ``unknown`` if the request was refused first.
     caller: str
+    #: Empty if the caller is unknown.
     role: str
+    #: The network address of the caller; ``local`` on the Unix socket.
+    peer: str
+    #: In the response, too: its header field Request-Id.
+    request_id: str
     #: The name of the hybrid connection; empty if the call is not about a single one, or the name is not valid.
     connection: str = ""
     #: The name of the authorization rule, if the call is about one.
     rule: str = ""
     #: The id of the token of the management API, if the call is about one.
     token: str = ""
-    #: The status code of the HTTP response.
+    #: Of the HTTP response; 0 if there was none, because the client had left or the relay was stopping.
     status: int
+
+
+@attrs.frozen(kw_only=True)
+class ManagementAuthenticationFailed(Event):
+    """A request had credentials that are not valid. It was answered with 401."""
+
+    name: ClassVar = "management.authentication-failed"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "Credentials for the management API were refused"
+
+    #: The network address of the caller; ``local`` on the Unix socket.
+    peer: str
+    detail: str
+
+
+@attrs.frozen(kw_only=True)
+class ManagementTokenUseNotSaved(Event):
+    """It could not be written when tokens were last used. It is tried again every minute."""
+
+    name: ClassVar = "management.token-use-not-saved"
+    level: ClassVar = Level.WARNING
+    summary: ClassVar = "The last use of tokens for the management API cannot be saved"
+
+    detail: str
+    remedy: str
+
+
+@attrs.frozen(kw_only=True)
+class ManagementListening(Event):
+    """The management API is served over TCP."""
+
+    name: ClassVar = "management.listening"
+    level: ClassVar = Level.INFO
+    summary: ClassVar = "The management API is served"
+
+    #: ``127.0.0.1:9180``
+    address: str
+    tls: bool
+    #: Whether callers can be identified by client certificates.
+    client_certificates: bool
+    #: The entry points that identify further callers.
+    authenticators: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -2,9 +2,11 @@
 
 `operations.Operations` is a table. Router, validation, authorization, the audit log and ``/openapi.json`` come from
 its rows, so that nothing is served, checked or documented anywhere else. `service.serve_management` serves it on a
-Unix socket in the relay's state directory. docs/management.md is for users.
+Unix socket in the relay's state directory and, with a `ManagementTcp`, over TCP. `gate` finds out who sends a
+request. docs/management.md is for users.
 
-Of the modules, these decide and touch no I/O: `callers`, `values`, `operations`, `problems`, `openapi`.
+Of the modules, these decide and touch no I/O: `callers`, `hosts`, `peers`, `rates`, `values`, `operations`,
+`problems`, `openapi`.
 """
 
 from __future__ import annotations
@@ -14,16 +16,25 @@ from typing import TYPE_CHECKING
 from .._lazy import load_when_used
 
 if TYPE_CHECKING:
+    from .callers import Caller as Caller
+    from .callers import Scope as Scope
     from .client import ManagementClient as ManagementClient
     from .client import connect_to_relay_on as connect_to_relay_on
+    from .plugins import Authenticator as Authenticator
+    from .plugins import Credentials as Credentials
     from .service import serve_management as serve_management
     from .status import RelayStatus as RelayStatus
     from .status import read_status as read_status
+    from .tcp import ManagementTcp as ManagementTcp
+    from .tcp import TcpOptions as TcpOptions
 
 _HOMES = {
+    "callers": ("Caller", "Scope"),
     "client": ("ManagementClient", "connect_to_relay_on"),
+    "plugins": ("Authenticator", "Credentials"),
     "service": ("serve_management",),
     "status": ("RelayStatus", "read_status"),
+    "tcp": ("ManagementTcp", "TcpOptions"),
 }
 
 __all__ = [name for names in _HOMES.values() for name in names]

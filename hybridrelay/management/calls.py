@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -12,18 +13,22 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..events import ManagementCalled
-from ..http import Failure, Handler, Reply, Request, RequestError, Response, problem_json
+from ..http import Failure, Handler, Reply, Request, RequestError, Response
 from ..security import check_connection_name, check_rule_name, check_token_id
 from .callers import Caller
 from .expected import words_expected_at
+from .gate import Gate
 from .managed import Managed
 from .operations import Operation, Text
+from .peers import Peer
 from .problems import Problem, problem, problem_of
 
-__all__ = ["Call", "handler_of"]
+__all__ = ["REQUEST_ID", "Call", "handler_of", "new_request_id", "with_request_id"]
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
+#: The header field of every response.
+REQUEST_ID = "Request-Id"
 _JSON = "application/json"
 _HEADERS = (("Content-Type", _JSON), ("Cache-Control", "no-store"))
 #: Of a listener, sender or session.
@@ -77,20 +82,44 @@ class Call:
         return self.query
 
 
-def handler_of(operation: Operation[Call], managed: Managed) -> Handler:
-    """The handler for the route of an operation. `Request.peer` is the `Caller`."""
+def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Handler:
+    """The handler for the route of an operation. `Request.peer` is a `Peer`."""
 
     async def handle(request: Request) -> Reply:
-        assert isinstance(request.peer, Caller)
+        request_id = new_request_id()
+        caller: Caller | None = None
+        #: 0: there is no response, because the client has left or the relay stops.
+        status = 0
         try:
-            reply: Response | Failure = await _serve(operation, managed, request, request.peer)
+            caller = await gate.admit(request)
+            response = await _serve(operation, managed, request, caller)
+            status = response.status
+            return attrs.evolve(response, headers=(*response.headers, (REQUEST_ID, request_id)))
         except RequestError as exc:
-            reply = exc.failure
-        if operation.is_audited:
-            managed.events.publish(_audit(operation, request, request.peer, reply.status))
-        return problem_json(reply) if isinstance(reply, Failure) else reply
+            status = exc.failure.status
+            return with_request_id(exc.failure, request_id)
+        except Exception:
+            status = 500
+            raise
+        finally:
+            if operation.is_audited:
+                managed.events.publish(_audit(operation, request, caller, status, request_id))
 
     return handle
+
+
+def new_request_id() -> str:
+    """A random id, which is in the response and in the audit log."""
+    return secrets.token_hex(8)
+
+
+def with_request_id(failure: Failure, request_id: str) -> Failure:
+    """The failure with the id in its header and in its problem document."""
+    return attrs.evolve(
+        failure,
+        headers=(*failure.headers, (REQUEST_ID, request_id)),
+        members={**failure.members, "requestId": request_id},
+    )
 
 
 async def _serve(operation: Operation[Call], managed: Managed, request: Request, caller: Caller) -> Response:
@@ -128,7 +157,11 @@ async def _serve(operation: Operation[Call], managed: Managed, request: Request,
     return Response(status, msgspec.json.encode(answer), (*_HEADERS, *etag))
 
 
-def _audit(operation: Operation[Call], request: Request, caller: Caller, status: int) -> ManagementCalled:
+def _audit(
+    operation: Operation[Call], request: Request, caller: Caller | None, status: int, request_id: str
+) -> ManagementCalled:
+    assert isinstance(request.peer, Peer)
+
     def known(name: str) -> str:
         try:
             return _param(request, name) if name in request.params else ""
@@ -137,8 +170,10 @@ def _audit(operation: Operation[Call], request: Request, caller: Caller, status:
 
     return ManagementCalled(
         operation_id=operation.id,
-        caller=f"{caller.kind} {caller.id}",
-        role=caller.role.name.lower(),
+        caller="unknown" if caller is None else f"{caller.kind} {caller.id}",
+        role="" if caller is None else caller.role.name.lower(),
+        peer=request.peer.address or "local",
+        request_id=request_id,
         connection=known("name"),
         rule=known("rule"),
         token=known("token"),

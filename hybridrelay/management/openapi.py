@@ -24,6 +24,7 @@ _PROBLEM_SCHEMA = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
+        "requestId": {"type": "string", "description": "Of the request, as in the header Request-Id and the log."},
         "remedy": {"type": "string", "description": "What the caller can do."},
         "errors": {
             "type": "array",
@@ -68,6 +69,20 @@ _PATH_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
         "example": "aB3dE5gH",
     },
 }
+_SECURITY_SCHEMES = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token of this API: 'hybridrelay tokens create', or createToken.",
+    },
+    "sharedAccessSignature": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "Authorization",
+        "description": "'SharedAccessSignature sr=...' by a key with the right Manage, for its hybrid connection.",
+    },
+    "clientCertificate": {"type": "mutualTLS", "description": "Issued by the CA of --management-client-ca."},
+}
 _ETAG = {"type": "string", "pattern": '^"[0-9]+"$', "example": '"12"'}
 
 
@@ -93,7 +108,12 @@ def openapi_document(operations: Operations[Any], *, version: str) -> dict[str, 
         # Relative to where the document is, because a relay does not know by which name it was reached.
         "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": {**schemas, "Problem": _PROBLEM_SCHEMA}},
+        "components": {
+            "schemas": {**schemas, "Problem": _PROBLEM_SCHEMA},
+            "securitySchemes": _SECURITY_SCHEMES,
+        },
+        # One of them; the empty one is the Unix socket, which knows who has connected.
+        "security": [*({name: []} for name in _SECURITY_SCHEMES), {}],
     }
 
 

@@ -17,12 +17,14 @@ __all__ = ["Problem", "problem", "problem_of", "render_problem"]
 _REMEDIES: Mapping[int, str] = {
     404: "GET /openapi.json lists all operations and their paths",
     405: "the header Allow names the methods of this path",
+    421: "use an address, a name in the certificate, or a name that the relay has from --management-host",
 }
 
 
 class Problem(enum.Enum):
     """The kinds of errors: the ``type`` of the document, and the status."""
 
+    UNAUTHENTICATED = ("unauthenticated", 401)
     FORBIDDEN = ("forbidden", 403)
     NOT_FOUND = ("not-found", 404)
     #: There is one of this name already.
@@ -33,6 +35,8 @@ class Problem(enum.Enum):
     PRECONDITION_FAILED = ("precondition-failed", 412)
     INVALID = ("invalid", 400)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", 415)
+    #: There are too many requests, or too many failed attempts. Retry-After says when to send another one.
+    RATE = ("rate", 429)
     UNAVAILABLE = ("unavailable", 503)
 
     @property

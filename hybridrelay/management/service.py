@@ -1,29 +1,36 @@
-"""Serves the management API on a Unix socket in the relay's state directory."""
+"""Serves the management API on a Unix socket in the relay's state directory, and over TCP."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import trio
 
+from .._nursery import FlatNursery
 from .._version import __version__
-from ..events import EventStream, ManagementUnavailable, logged_events
+from ..errors import ConfigurationError
+from ..events import EventStream, ManagementTokenUseNotSaved, ManagementUnavailable, logged_events
 from ..http import Handler, Reply, Request, Response, Route, Router, Service, Stop, serve
 from ..relay import LiveRelay, RelayInfo, SQLiteStore
 from ..relay.store.state_dir import local_socket
 from ..security import ManagementRole
 from ..streams.unix_sockets import SocketFile, listen_unix_socket
 from .callers import Caller
-from .calls import handler_of
+from .calls import REQUEST_ID, handler_of, new_request_id
+from .gate import Gate
 from .handlers import OPERATIONS
 from .managed import Managed
 from .openapi import openapi_document
-from .problems import render_problem
+from .peers import Peer
+from .rendering import render_failure
+from .tcp import ManagementTcp
 
 __all__ = ["SOCKET", "make_router", "serve_management"]
 
@@ -34,15 +41,21 @@ _GRACE_SECONDS = 2.0
 _PEER_CREDENTIALS = struct.Struct("3i")
 
 
-def make_router(managed: Managed) -> Router[Handler]:
-    """Everything that is served: the operations of the table, and their description."""
+def make_router(managed: Managed, gate: Gate | None = None) -> Router[Handler]:
+    """Everything that is served: the operations of the table, and their description.
+
+    Args:
+        managed: the relay.
+        gate: admits requests; None makes one.
+    """
+    admitting = Gate(managed) if gate is None else gate
     document = msgspec.json.encode(openapi_document(OPERATIONS, version=__version__))
 
     async def describe(request: Request) -> Reply:
-        await trio.lowlevel.checkpoint()
-        return Response(200, document, (("Content-Type", "application/json"),))
+        await admitting.admit(request)
+        return Response(200, document, (("Content-Type", "application/json"), (REQUEST_ID, new_request_id())))
 
-    routes = [Route(row.method, row.path, handler_of(row, managed)) for row in OPERATIONS]
+    routes = [Route(row.method, row.path, handler_of(row, managed, admitting)) for row in OPERATIONS]
     return Router([*routes, Route("GET", "/openapi.json", describe)])
 
 
@@ -52,62 +65,80 @@ async def serve_management(
     relay: LiveRelay,
     *,
     stop: trio.Event,
+    tcp: ManagementTcp | None = None,
     events: EventStream | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the management API of a relay until `stop` is set, on ``management.sock`` in its state directory.
 
-    Only the user who owns the directory, and root, can connect; they are administrators. Where the socket cannot be
-    made, the relay runs without it, which is an event.
+    Only the user who owns the directory, and root, can connect there; they are administrators. Where the socket
+    cannot be made, the relay runs without it, which is an event.
 
     Args:
         state_dir: of the relay, which runs on it.
         info: what is known about the relay once it serves.
         relay: what it holds at this moment, and what can be ended.
         stop: set it for a graceful end. Requests that run may continue for two seconds.
+        tcp: serves the API over TCP as well; None: the socket only.
         events: where events go; None means the log.
 
     Raises:
         StateError: the store cannot be opened.
+        ConfigurationError: it cannot listen at an address of `tcp`.
 
     Cancelled, it aborts all connections without waiting.
     """
     events = logged_events() if events is None else events
+    with contextlib.ExitStack() as closing:
+        local = await _listen(state_dir, events, closing)
+        if local is None and tcp is None:
+            task_status.started()
+            return
+        store = closing.enter_context(SQLiteStore.open(state_dir, events=events))
+        reader = closing.enter_context(SQLiteStore.open(state_dir, events=events))
+        managed = Managed(store, reader, info, relay, events)
+        gate = Gate(managed, () if tcp is None else tcp.authenticators)
+        router, http_stop = make_router(managed, gate), Stop()
+        async with FlatNursery() as nursery:
+            nursery.start_soon(_pass_on, stop, http_stop, None if local is None else local[1])
+            nursery.start_soon(gate.save_uses)
+            async with FlatNursery() as servers:
+                if local is not None:
+                    service = Service(router=router, render_failure=render_failure)
+                    serve_local = partial(
+                        serve, [local[0]], service, grace_seconds=_GRACE_SECONDS, stop=http_stop, prepare=_identify
+                    )
+                    await servers.start(serve_local)
+                if tcp is not None:
+                    nursery.start_soon(tcp.watch)
+                    await servers.start(partial(tcp.serve, router, stop=http_stop, grace_seconds=_GRACE_SECONDS))
+                task_status.started()
+            nursery.cancel_scope.cancel()
+        try:
+            await gate.save_uses_now()
+        except ConfigurationError as exc:
+            events.publish(ManagementTokenUseNotSaved(detail=str(exc), remedy=exc.remedy or ""))
+
+
+async def _listen(
+    state_dir: Path, events: EventStream, closing: contextlib.ExitStack
+) -> tuple[trio.SocketListener, SocketFile] | None:
     path = local_socket(state_dir, SOCKET)
     try:
         listener, file = await listen_unix_socket(path)
     except OSError as exc:
         events.publish(ManagementUnavailable(file=str(path), detail=exc.strerror or str(exc)))
-        task_status.started()
-        return
-    http_stop = Stop()
-    try:
-        with (
-            SQLiteStore.open(state_dir, events=events) as store,
-            SQLiteStore.open(state_dir, events=events) as reader,
-        ):
-            managed = Managed(store, reader, info, relay, events)
-            service = Service(router=make_router(managed), render_failure=render_problem)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_pass_on, stop, http_stop, file)
-                await serve(
-                    [listener],
-                    service,
-                    grace_seconds=_GRACE_SECONDS,
-                    stop=http_stop,
-                    prepare=_identify,
-                    task_status=task_status,
-                )
-                nursery.cancel_scope.cancel()
-    finally:
-        file.remove()
-        listener.socket.close()
+        return None
+    closing.callback(listener.socket.close)
+    closing.callback(file.remove)
+    return listener, file
 
 
-async def _pass_on(stop: trio.Event, http_stop: Stop, file: SocketFile) -> None:
+async def _pass_on(stop: trio.Event, http_stop: Stop, file: SocketFile | None) -> None:
     await stop.wait()
     # Now, and not after the grace: the relay may have ended by then, and another one may listen here.
-    file.remove()
+    if file is not None:
+        file.remove()
     http_stop.set()
 
 
@@ -120,7 +151,7 @@ async def _identify(stream: trio.SocketStream) -> tuple[trio.abc.Stream, object]
     user = _peer_user(stream)
     if user is not None and user not in (0, os.geteuid()):
         raise PermissionError("another user has connected")
-    return stream, Caller("local", "owner" if user is None else f"uid {user}", ManagementRole.ADMIN)
+    return stream, Peer(caller=Caller("local", "owner" if user is None else f"uid {user}", ManagementRole.ADMIN))
 
 
 def _peer_user(stream: trio.SocketStream) -> int | None:

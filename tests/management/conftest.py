@@ -16,6 +16,7 @@ from hybridrelay.events import Event, EventStream
 from hybridrelay.http import Service, serve_connection
 from hybridrelay.management.callers import Caller
 from hybridrelay.management.managed import Managed
+from hybridrelay.management.peers import Peer
 from hybridrelay.management.problems import render_problem
 from hybridrelay.management.service import make_router
 from hybridrelay.relay import MemoryStore, RelayInfo
@@ -71,7 +72,7 @@ async def _serve(
     ours, theirs = trio.testing.memory_stream_pair()
 
     async def serve() -> None:
-        await serve_connection(theirs, service, peer=caller)
+        await serve_connection(theirs, service, peer=Peer(caller=caller))
 
     nursery.start_soon(serve)
     return Api(Client(ours), store, relay, events)

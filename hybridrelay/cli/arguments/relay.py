@@ -115,6 +115,38 @@ def _add_arguments(parser: Parser) -> None:
         help="the maximum for one key with the right Send (default: half of --max-pairs if no others are in use, "
         "otherwise less)",
     )
+    parser.add_argument(
+        "--management",
+        metavar="ADDR:PORT",
+        type=values.listen_address,
+        action="append",
+        help="serve the management API here as well as on the socket in the state directory; callers need a token "
+        "(hybridrelay tokens create); may be repeated; port 0: any that is free, which the log says",
+    )
+    parser.add_argument(
+        "--management-tls-certificate",
+        metavar="F",
+        type=values.path,
+        help="PEM, for --management; needed for addresses off loopback; a renewed one is noticed, as that of "
+        "--tls-certificate",
+    )
+    parser.add_argument(
+        "--management-tls-key", metavar="F", type=values.path, help="PEM, if the key is not in that file"
+    )
+    parser.add_argument(
+        "--management-client-ca",
+        metavar="F",
+        type=values.path,
+        help="PEM: a CA that issues certificates to callers of the management API and to nobody else; the OU of the "
+        "subject is the role: viewer, operator or admin",
+    )
+    parser.add_argument(
+        "--management-host",
+        metavar="NAME",
+        type=values.endpoint,
+        action="append",
+        help="a name by which callers reach the management API, besides those in its certificate; may be repeated",
+    )
     add_config(parser)
 
 

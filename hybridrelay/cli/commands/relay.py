@@ -11,7 +11,7 @@ from ...connectivity import all_ports, discover
 from ...errors import ConfigurationError
 from ...events import ReloadSkipped
 from ...events.plain_log import plainly_logged_events
-from ...management import serve_management
+from ...management import ManagementTcp, TcpOptions, serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
 from .. import exits
 from ..arguments import values
@@ -24,22 +24,23 @@ def run(args: argparse.Namespace) -> int:
     """Run the relay until a signal stops it."""
     use_config_file(args)
     relay = Relay(make_config(args))
+    tcp = make_management(args)
     stop = GracefulStop(DRAIN_SECONDS)
 
     async def reload() -> None:
-        if args.tls_certificate is None:
+        if args.tls_certificate is None and args.management_tls_certificate is None:
             detail = "there is no --tls-certificate to reload; changes to the registry need no signal"
             plainly_logged_events().publish(ReloadSkipped(detail=detail))
-        else:
+        for reload_certificates in (relay.reload_certificates, *([] if tcp is None else [tcp.reload])):
             try:
-                await relay.reload_certificates()
+                await reload_certificates()
             except ConfigurationError as exc:
                 publish_not_reloaded(exc)
 
     async def main() -> None:
         async with FlatNursery() as nursery:
             info = await nursery.start(partial(relay.run, stop=stop.event))
-            await nursery.start(partial(serve_management, args.state, info, relay.live, stop=stop.event))
+            await nursery.start(partial(serve_management, args.state, info, relay.live, stop=stop.event, tcp=tcp))
             fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
             await stop.say_ready("relay", [*fields, ("pin", info.pin)])
 
@@ -67,6 +68,30 @@ def make_config(args: argparse.Namespace) -> RelayConfig:
         max_pairs_per_connection=args.max_pairs_per_connection,
         max_pairs_per_key=args.max_pairs_per_key,
     )
+
+
+def make_management(args: argparse.Namespace) -> ManagementTcp | None:
+    """The management API over TCP, if there is to be one.
+
+    Raises:
+        ConfigurationError: an option is missing, or a file cannot be used.
+    """
+    if not args.management:
+        for option in ("management_tls_certificate", "management_tls_key", "management_client_ca", "management_host"):
+            if getattr(args, option):
+                name = option.replace("_", "-")
+                raise ConfigurationError(
+                    f"--{name} needs --management", remedy="say where to listen: --management ADDR:PORT"
+                )
+        return None
+    options = TcpOptions(
+        addresses=args.management,
+        certificate=args.management_tls_certificate,
+        key=args.management_tls_key,
+        client_ca=args.management_client_ca,
+        hosts=args.management_host or (),
+    )
+    return ManagementTcp(options)
 
 
 def make_bindings(hosts: Sequence[str], ports: Mapping[str, values.PortOption]) -> Mapping[str, tuple[Binding, ...]]:

@@ -6,24 +6,13 @@ open.
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import attrs
-import trio
 
-from ..._file_thread import FileThread
-from ..._text_files import read_bytes
-from ...errors import ConfigurationError
-from ...events import (
-    CertificateNotRenewed,
-    CertificateRenewed,
-    CertificateUnchanged,
-    EventStream,
-    logged_events,
-)
+from ...events import EventStream, logged_events
 from ...security import (
     certificate_expires_at,
     control_server_context,
@@ -32,17 +21,9 @@ from ...security import (
     relay_pin,
 )
 from ..snapshot import CertificateSnapshot
+from .renewal import Renewal
 
-__all__ = ["CertificateFiles", "RelayCertificates", "SettledChange"]
-
-#: How often the certificate files are looked at (seconds). A change counts once two looks in a row saw the same.
-POLL_SECONDS = 10.0
-
-#: A chain and a key have a few KB.
-_MAX_FILE = 1 << 20
-
-#: What a file looked like: modification time (ns), size, inode; None where it was not there.
-Stamp = tuple[tuple[int, int, int] | None, ...]
+__all__ = ["CertificateFiles", "RelayCertificates"]
 
 
 @attrs.frozen
@@ -52,9 +33,10 @@ class CertificateFiles:
     certificate: Path
     key: Path | None = None
 
-    def stamp(self) -> Stamp:
-        """What the files look like now. Symbolic links are followed, so a link that is changed counts as a change."""
-        return tuple(_stamp(path) for path in self._paths())
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """One file or two."""
+        return (self.certificate,) if self.key is None else (self.certificate, self.key)
 
     def load(self) -> _Public:
         """Read and check both files. Blocks.
@@ -62,35 +44,12 @@ class CertificateFiles:
         Raises:
             ConfigurationError: they cannot be used, or do not belong together; names the file.
         """
-        before = self._contents()
-        loaded = _Public(
+        return _Public(
             control_server_context(self.certificate, self.key),
             outer_server_context(self.certificate, self.key),
             relay_pin(self.certificate),
             certificate_expires_at(self.certificate),
-            before,
         )
-        if self._contents() != before:
-            raise ConfigurationError(
-                f"{self.certificate} was changed while it was read", remedy="send SIGHUP once the files are complete"
-            )
-        return loaded
-
-    def _paths(self) -> tuple[Path, ...]:
-        return (self.certificate,) if self.key is None else (self.certificate, self.key)
-
-    def _contents(self) -> tuple[bytes, ...]:
-        return tuple(
-            read_bytes(path, what="the certificate or key", limit=_MAX_FILE, regular=True) for path in self._paths()
-        )
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 @attrs.frozen
@@ -102,31 +61,6 @@ class _Public:
     pin: str
     #: Seconds since 1970.
     expires_at: float
-    #: Of the files, to tell a renewal from a file that was only touched.
-    contents: tuple[bytes, ...] = attrs.field(repr=False)
-
-
-class SettledChange:
-    """Decides when files that are looked at again and again are worth reading. Pure.
-
-    They are once they differ from what was read, and have looked the same twice in a row: tools replace a certificate
-    and its key one after the other.
-    """
-
-    def __init__(self, read: Stamp) -> None:
-        self._read = self._last = read
-
-    def look(self, stamp: Stamp) -> bool:
-        """Whether to read the files now; True at most once for each stamp."""
-        settled, self._last = stamp == self._last, stamp
-        if not settled or stamp == self._read:
-            return False
-        self._read = stamp
-        return True
-
-    def was_read(self, stamp: Stamp) -> None:
-        """The files were read, for another reason, when they looked like this."""
-        self._read = self._last = stamp
 
 
 class RelayCertificates:
@@ -152,28 +86,23 @@ class RelayCertificates:
         *,
         events: EventStream | None = None,
     ) -> None:
-        self._events = logged_events() if events is None else events
         #: What connection strings carry.
         self.own_pin = relay_pin(own)
         self._control = control_server_context(own)
-        self._files = public
-        self._public: _Public | None = None
+        self._renewal: Renewal[_Public] | None = None
         self._outer: ssl.SSLContext | None = None
-        #: Pins of the outer certificates: the present one first, then the one before it, which connections that
-        #: began a moment ago have seen.
-        self.outer_pins: tuple[str, ...] = ()
-        self._reloading = trio.Lock()
-        self._thread = FileThread("the certificate" if public is None else str(public.certificate))
-        #: The last attempt to read the files failed.
-        self._must_retry = False
+        self._made_pins: tuple[str, ...] = ()
         if public is not None:
-            self._change = SettledChange(public.stamp())
-            self._public = public.load()
-            self.outer_pins = (self._public.pin,)
+            self._renewal = Renewal(
+                public.paths,
+                public.load,
+                pin=lambda loaded: loaded.pin,
+                events=logged_events() if events is None else events,
+            )
         elif made_outer is not None:
             path = made_outer()
             self._outer = outer_server_context(path)
-            self.outer_pins = (relay_pin(path),)
+            self._made_pins = (relay_pin(path),)
 
     @classmethod
     def load(
@@ -206,9 +135,22 @@ class RelayCertificates:
         return cls(own, public, made_outer if outer_needed else None, events=events)
 
     @property
+    def _public(self) -> _Public | None:
+        return None if self._renewal is None else self._renewal.current
+
+    @property
     def outer_context(self) -> ssl.SSLContext | None:
         """For port 443; None where no such port is open and there is no public certificate."""
         return self._outer if self._public is None else self._public.outer
+
+    @property
+    def outer_pins(self) -> tuple[str, ...]:
+        """Pins of the outer certificates: the present one first, then the one before it, which connections that
+        began a moment ago have seen."""
+        if self._renewal is None:
+            return self._made_pins
+        pins = (one.pin for one in (self._renewal.current, self._renewal.previous) if one is not None)
+        return tuple(dict.fromkeys(pins))
 
     def snapshot(self) -> tuple[CertificateSnapshot, ...]:
         """The certificates that expire. Those that the relay makes itself do not."""
@@ -225,64 +167,10 @@ class RelayCertificates:
         return self._control if self._public is None or not by_authority else self._public.control
 
     async def reload(self) -> bool:
-        """Read the public certificate again and put it into force.
-
-        Returns:
-            Whether another one is in force now.
-
-        Raises:
-            ConfigurationError: it cannot be used, or its key does not belong to it; the earlier one stays in force.
-
-        Cancelled, the earlier one stays in force. Several calls at once run one after the other.
-        """
-        if self._files is None:
-            return False
-        async with self._reloading:
-            self._must_retry = True
-            stamp, loaded = await self._thread.run(_stamp_and_load, self._files)
-            self._change.was_read(stamp)
-            if isinstance(loaded, ConfigurationError):
-                raise loaded
-            self._must_retry = False
-            before = self._public
-            assert before is not None
-            if loaded.contents == before.contents:
-                self._events.publish(CertificateUnchanged(file=str(self._files.certificate)))
-                return False
-            self._public = loaded
-            self.outer_pins = tuple(dict.fromkeys((loaded.pin, before.pin)))
-            self._events.publish(CertificateRenewed(file=str(self._files.certificate), pin=loaded.pin))
-            return True
+        """Read the public certificate again and put it into force. See `Renewal.reload`."""
+        return self._renewal is not None and await self._renewal.reload()
 
     async def watch(self) -> None:
-        """Notice a renewed certificate, until cancelled.
-
-        One that could not be used is tried again at every check: its problem, such as the permissions of the files,
-        may be solved without a change of their times and sizes. The log repeats an error only when it changes.
-        """
-        if self._files is None:
-            return
-        published = ""
-        while True:
-            await trio.sleep(POLL_SECONDS)
-            try:
-                if self._change.look(await self._thread.run(self._files.stamp)) or self._must_retry:
-                    await self.reload()
-            except ConfigurationError as exc:
-                if str(exc) != published:
-                    event = CertificateNotRenewed(
-                        file=str(self._files.certificate), detail=str(exc), remedy=exc.remedy or ""
-                    )
-                    self._events.publish(event)
-                published = str(exc)
-            else:
-                published = ""
-
-
-def _stamp_and_load(files: CertificateFiles) -> tuple[Stamp, _Public | ConfigurationError]:
-    # The stamp first: a change between the two is noticed at the next look.
-    stamp = files.stamp()
-    try:
-        return stamp, files.load()
-    except ConfigurationError as exc:
-        return stamp, exc
+        """Notice a renewed certificate, until cancelled. Returns at once where there is no public certificate."""
+        if self._renewal is not None:
+            await self._renewal.watch()

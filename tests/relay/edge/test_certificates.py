@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from hybridrelay.errors import ConfigurationError
-from hybridrelay.relay.edge.certificates import CertificateFiles, RelayCertificates, SettledChange
+from hybridrelay.relay.edge.certificates import CertificateFiles, RelayCertificates
+from hybridrelay.relay.edge.renewal import SettledChange
 from hybridrelay.security import relay_pin
 
 from ...certificates import CertificateAuthority
@@ -153,7 +154,7 @@ async def test_a_relay_notices_by_itself(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Also when it is a link that is changed, as certbot does."""
-    monkeypatch.setattr("hybridrelay.relay.edge.certificates.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("hybridrelay.relay.edge.renewal.POLL_SECONDS", 0.01)
     caplog.set_level(logging.INFO)
     live = files.certificate.parent
     archive = CertificateFiles(live / "fullchain2.pem", live / "privkey2.pem")
@@ -187,11 +188,9 @@ async def test_a_certificate_that_cannot_be_used_is_tried_again(
 ) -> None:
     """What was wrong with it does not show in the files' times and sizes. It is logged once."""
     pin = renew(files)
-    load = CertificateFiles.load
-
     attempts = 0
 
-    def refuse(_: CertificateFiles) -> object:
+    def refuse(*_: object) -> object:
         nonlocal attempts
         attempts += 1
         raise ConfigurationError("permission denied")
@@ -202,13 +201,13 @@ async def test_a_certificate_that_cannot_be_used_is_tried_again(
     async def is_in_force() -> bool:
         return certificates.outer_pins[0] == pin
 
-    monkeypatch.setattr("hybridrelay.relay.edge.certificates.POLL_SECONDS", 0.01)
-    monkeypatch.setattr(CertificateFiles, "load", refuse)
-    nursery.start_soon(certificates.watch)
-    await async_wait_until(was_tried_often, seconds=20, what="more attempts")
-    assert caplog.text.count("permission denied") == 1
-    assert not await is_in_force()
-    monkeypatch.setattr(CertificateFiles, "load", load)
+    monkeypatch.setattr("hybridrelay.relay.edge.renewal.POLL_SECONDS", 0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr("hybridrelay.relay.edge.certificates.control_server_context", refuse)
+        nursery.start_soon(certificates.watch)
+        await async_wait_until(was_tried_often, seconds=20, what="more attempts")
+        assert caplog.text.count("permission denied") == 1
+        assert not await is_in_force()
     await async_wait_until(is_in_force, seconds=20, what="the renewed certificate")
     nursery.cancel_scope.cancel()
 

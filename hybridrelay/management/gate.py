@@ -1,0 +1,231 @@
+"""Decides who sends a request, and whether it comes too often.
+
+In this order:
+
+1. A request with an Authorization header is from whomever that names. It is refused without a look at the header
+   while its address has failed too often.
+2. A request without one is from the caller that the connection names, if it names one.
+3. A caller that has used up its permits gets 429. So does an address that sends requests without credentials. Callers
+   on the Unix socket are not limited: they own the relay.
+
+Tokens are read from the store for each request, so one that was revoked or has expired is refused at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NoReturn, TypeVar
+
+import trio
+
+from ..errors import AuthorizationError, ConfigurationError, StateError
+from ..events import ManagementAuthenticationFailed, ManagementTokenUseNotSaved
+from ..http import Fields, Request, RequestError
+from ..protocol.reasons import Reason
+from ..relay.edge.slots import address_group
+from ..relay.store.store import NotFound
+from ..security import (
+    ManagementRole,
+    Right,
+    check_connection_name,
+    parse_management_token_untrusted,
+    parse_token_untrusted,
+    verify_token,
+)
+from .callers import Caller, Scope
+from .managed import Managed
+from .peers import Peer
+from .plugins import Authenticator, Credentials
+from .problems import Problem, problem, problem_of
+from .rates import Buckets
+
+__all__ = ["Gate"]
+
+T = TypeVar("T")
+
+#: Requests of one caller: sustained per second, and at once.
+_CALLS_PER_SECOND, _CALLS_BURST = 20.0, 100
+#: Failed attempts from one address: per minute, and at once.
+_FAILURES_PER_MINUTE = 5
+#: How long a refused request waits for its answer at most (seconds): a client that does not wait by itself cannot
+#: keep the relay busy with refusing it.
+_PAUSE_SECONDS = 1.0
+#: How long an authenticator may take (seconds).
+_AUTHENTICATOR_SECONDS = 5.0
+#: How often it is written when tokens were used (seconds).
+_SAVE_SECONDS = 60.0
+#: The longest Authorization header that is looked at.
+_MAX_CREDENTIALS = 8192
+_CHALLENGES: Fields = (
+    ("WWW-Authenticate", 'Bearer realm="hybridrelay"'),
+    ("WWW-Authenticate", "SharedAccessSignature"),
+)
+
+
+class _Refused(Exception):
+    """The credentials are not valid. The text is for the log, and contains no secret."""
+
+
+class Gate:
+    """Admits requests.
+
+    Args:
+        managed: the relay.
+        authenticators: for credentials of other kinds, with their names.
+    """
+
+    def __init__(self, managed: Managed, authenticators: Sequence[tuple[str, Authenticator]] = ()) -> None:
+        self._managed = managed
+        self._authenticators = authenticators
+        self._calls = Buckets(rate=_CALLS_PER_SECOND, burst=_CALLS_BURST)
+        self._failures = Buckets(rate=_FAILURES_PER_MINUTE / 60, burst=_FAILURES_PER_MINUTE)
+        #: By the tokens' ids: when they were used. Not written yet.
+        self._uses: dict[str, float] = {}
+
+    async def admit(self, request: Request) -> Caller:
+        """Who sends the request. `Request.peer` is a `Peer`.
+
+        Raises:
+            RequestError: 401, 403 or 429; 503 where the store cannot be read.
+        """
+        assert isinstance(request.peer, Peer)
+        peer, group = request.peer, address_group(request.peer.address)
+        headers = request.headers.all("authorization")
+        if headers:
+            await self._check_rate(self._failures.wait(group, trio.current_time()), "too many failed attempts")
+            try:
+                caller = await self._identify(headers, peer)
+            except _Refused as exc:
+                self._refuse(peer, group, str(exc))
+            except StateError as exc:
+                raise problem_of(exc, conditional=False) from exc
+        elif peer.caller is not None and not self._has_expired(peer):
+            caller = peer.caller
+            _check_same_site(request, peer)
+        elif peer.refusal or peer.caller is not None:
+            await self._check_rate(self._failures.wait(group, trio.current_time()), "too many failed attempts")
+            self._refuse(peer, group, peer.refusal or "the client certificate has expired")
+        else:
+            await self._check_rate(
+                self._calls.take(("unknown", group), trio.current_time()), "too many requests without credentials"
+            )
+            raise _unauthenticated("this needs credentials")
+        if caller is not peer.caller or peer.address:
+            await self._check_rate(
+                self._calls.take((caller.kind, caller.id), trio.current_time()), "too many requests"
+            )
+        return caller
+
+    async def save_uses(self) -> None:
+        """Write when tokens were last used, at most once a minute, until cancelled."""
+        published = ""
+        while True:
+            await trio.sleep(_SAVE_SECONDS)
+            try:
+                await self.save_uses_now()
+            except ConfigurationError as exc:
+                if str(exc) != published:
+                    self._managed.events.publish(ManagementTokenUseNotSaved(detail=str(exc), remedy=exc.remedy or ""))
+                published = str(exc)
+            else:
+                published = ""
+
+    async def save_uses_now(self) -> None:
+        """Write when tokens were last used.
+
+        Raises:
+            ConfigurationError: the store cannot be changed. What was not written is kept.
+        """
+        uses, self._uses = self._uses, {}
+        if uses:
+            try:
+                await self._managed.change_store(lambda store: store.set_last_use_of_tokens(uses))
+            except BaseException:
+                self._uses = uses | self._uses
+                raise
+
+    def _has_expired(self, peer: Peer) -> bool:
+        return peer.expires_at is not None and self._managed.clock() >= peer.expires_at
+
+    def _refuse(self, peer: Peer, group: str, detail: str) -> NoReturn:
+        self._failures.charge(group, trio.current_time())
+        self._managed.events.publish(ManagementAuthenticationFailed(peer=peer.address or "local", detail=detail))
+        raise _unauthenticated("the credentials are not valid")
+
+    async def _check_rate(self, wait: float, detail: str) -> None:
+        if wait > 0:
+            await trio.sleep(min(wait, _PAUSE_SECONDS))
+            retry = (("Retry-After", str(math.ceil(wait))),)
+            raise problem(Problem.RATE, detail, remedy="send the request again later", headers=retry)
+
+    async def _identify(self, headers: Sequence[str], peer: Peer) -> Caller:
+        """Raises _Refused, RequestError."""
+        if len(headers) > 1 or len(headers[0]) > _MAX_CREDENTIALS:
+            raise _Refused("there is more than one Authorization header, or it is too long")
+        scheme, _, value = headers[0].partition(" ")
+        credentials = Credentials(scheme.lower(), value.strip(), peer.address)
+        if credentials.scheme == "sharedaccesssignature":
+            return await self._by_signature(headers[0])
+        if credentials.scheme == "bearer":
+            id_ = parse_management_token_untrusted(credentials.value)
+            if id_ is not None:
+                return await self._by_token(id_, credentials.value)
+        for name, authenticator in self._authenticators:
+            caller = await self._by_plugin(name, authenticator, credentials)
+            if caller is not None:
+                return caller
+        raise _Refused("the Authorization header is of an unknown kind, or was not accepted")
+
+    async def _by_token(self, id_: str, text: str) -> Caller:
+        token = await self._managed.read_store(lambda store: store.token(id_))
+        if token is None or not token.matches(text):
+            raise _Refused("the token is unknown, or was revoked")
+        now = self._managed.clock()
+        if now >= token.expires_at:
+            raise _Refused(f"the token {token.name} ({token.id}) has expired")
+        self._uses[token.id] = now
+        return Caller("token", f"{token.name} {token.id}", token.role, Scope(token.scope))
+
+    async def _by_signature(self, text: str) -> Caller:
+        try:
+            token = parse_token_untrusted(text)
+            name = check_connection_name("/".join(token.path))
+            connection = await self._managed.read_store(lambda store: store.get(name))
+            verified = verify_token(
+                token,
+                right=Right.MANAGE,
+                hosts=connection.hosts,
+                entity=name,
+                entity_rules=connection.rules,
+                now=self._managed.clock(),
+            )
+        except AuthorizationError as exc:
+            if exc.reason is Reason.RIGHT_MISSING:
+                raise problem(
+                    Problem.FORBIDDEN,
+                    "the key's rule does not have the right Manage",
+                    remedy="use a key of a rule with Manage, or a token of the relay",
+                ) from None
+            raise _Refused(str(exc)) from None
+        except (NotFound, ValueError):
+            raise _Refused("the signature is for no hybrid connection of this relay") from None
+        id_ = f"{name} {verified.rule_name} {verified.slot}"
+        return Caller("sas", id_, ManagementRole.ADMIN, Scope(only=name))
+
+    async def _by_plugin(self, name: str, authenticator: Authenticator, credentials: Credentials) -> Caller | None:
+        with trio.move_on_after(_AUTHENTICATOR_SECONDS):
+            caller = await authenticator.authenticate(credentials)
+            return None if caller is None else Caller(name, caller.id, caller.role, caller.scope)
+        raise problem(Problem.UNAVAILABLE, f"{name} did not answer in time", remedy="send the request again later")
+
+
+def _check_same_site(request: Request, peer: Peer) -> None:
+    """A browser sends a client certificate also with requests that another site's pages make."""
+    if peer.address and request.headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
+        raise problem(Problem.FORBIDDEN, "the request comes from another web site")
+
+
+def _unauthenticated(detail: str) -> RequestError:
+    remedy = "send the header 'Authorization: Bearer TOKEN'; an administrator makes one: hybridrelay tokens create"
+    return problem(Problem.UNAUTHENTICATED, detail, remedy=remedy, headers=_CHALLENGES)

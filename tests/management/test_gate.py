@@ -1,0 +1,375 @@
+"""Who sends a request: each kind of caller, what each may do, and how often it may try."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TypeVar
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.events import Event, EventStream, ManagementAuthenticationFailed, ManagementCalled
+from hybridrelay.http import Service, serve_connection
+from hybridrelay.management.callers import Caller, Scope
+from hybridrelay.management.gate import Gate
+from hybridrelay.management.handlers import OPERATIONS
+from hybridrelay.management.managed import Managed
+from hybridrelay.management.peers import Peer
+from hybridrelay.management.plugins import Authenticator, Credentials
+from hybridrelay.management.rendering import render_failure
+from hybridrelay.management.service import make_router
+from hybridrelay.relay import MemoryStore, RelayInfo, Store
+from hybridrelay.security import (
+    ManagementRole,
+    ManagementToken,
+    Right,
+    Rule,
+    Secret,
+    audience_for,
+    generate_management_token,
+    make_token,
+)
+
+from ..http.serving import Client
+from .conftest import CONNECTIONS, Api, path_of
+from .live import FakeRelay
+
+T = TypeVar("T")
+NOW = 1_000_000.0
+UNAUTHENTICATED = "urn:hybridrelay:problem:unauthenticated"
+FORBIDDEN = "urn:hybridrelay:problem:forbidden"
+RATE = "urn:hybridrelay:problem:rate"
+
+
+class Inline(Managed):
+    """Uses the store without a thread, during which virtual time would pass."""
+
+    async def read_store(self, function: Callable[[Store], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return function(self.store)
+
+    async def change_store(self, function: Callable[[Store], T]) -> T:
+        return await self.read_store(function)
+
+
+@attrs.define
+class Relay:
+    """A managed relay whose clock the test sets."""
+
+    nursery: trio.Nursery
+    store: MemoryStore = attrs.field(factory=lambda: MemoryStore(lambda: NOW))
+    events: list[Event] = attrs.field(factory=list)
+    live: FakeRelay = attrs.field(factory=FakeRelay.with_one_of_each)
+    now: float = NOW
+    authenticators: list[tuple[str, Authenticator]] = attrs.field(factory=list)
+    gate: Gate = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        stream = EventStream(self.events.append)
+        self.managed = Inline(self.store, self.store, RelayInfo({}, ""), self.live, stream, clock=lambda: self.now)
+        self.gate = Gate(self.managed, self.authenticators)
+        self.store.create(
+            "orders", ["relay.example.com"], [Rule.generate("all", Right), Rule.generate("in", [Right.LISTEN])]
+        )
+        self.store.create("other", ["relay.example.com"], [Rule.generate("all", Right)])
+
+    managed: Managed = attrs.field(init=False)
+
+    def connect(self, peer: Peer | None = None) -> Api:
+        """A connection, by default from an address and without an identity of its own."""
+        service = Service(router=make_router(self.managed, self.gate), render_failure=render_failure)
+        ours, theirs = trio.testing.memory_stream_pair()
+        known = Peer("192.0.2.1") if peer is None else peer
+
+        async def serve() -> None:
+            await serve_connection(theirs, service, peer=known)
+
+        self.nursery.start_soon(serve)
+        return Api(Client(ours), self.store, self.live, self.events)
+
+    def token(
+        self, name: str = "ci", role: ManagementRole = ManagementRole.ADMIN, scope: str = ""
+    ) -> tuple[ManagementToken, str]:
+        """A token that is in the store, and its header."""
+        token, text = generate_management_token(name, role, scope=scope, now=self.now)
+        self.store.add_token(token)
+        return token, f"Bearer {text.reveal()}"
+
+    def signature(
+        self, rule: str = "all", name: str = "orders", audience: str | None = None, seconds: float = 60
+    ) -> str:
+        """A SAS token."""
+        key = self.store.rule(name, rule).primary
+        assert key is not None
+        return make_token(
+            audience_for("relay.example.com", name) if audience is None else audience, rule, key, self.now + seconds
+        )
+
+    def failures(self) -> list[str]:
+        """Why credentials were refused."""
+        return [event.detail for event in self.events if isinstance(event, ManagementAuthenticationFailed)]
+
+
+@pytest.fixture
+async def relay(nursery: trio.Nursery) -> AsyncIterator[Relay]:
+    yield Relay(nursery)
+    nursery.cancel_scope.cancel()
+
+
+async def test_without_credentials(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    api = relay.connect()
+    for path in (CONNECTIONS, "/openapi.json", "/v1/relay"):
+        answer, document = await api.call("GET", path)
+        assert (answer.status, document["type"]) == (401, UNAUTHENTICATED)
+        assert answer.headers["www-authenticate"]
+        assert document["requestId"] == answer.headers["request-id"]
+    answer, document = await api.call("GET", "/nowhere")
+    assert (answer.status, document["requestId"]) == (404, answer.headers["request-id"])
+    assert relay.failures() == []
+
+
+async def test_a_token(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    api = relay.connect()
+    token, header = relay.token()
+    answer, _ = await api.call("GET", CONNECTIONS, Authorization=header)
+    assert answer.status == 200
+    assert len(answer.headers["request-id"]) == 16
+    assert (await api.call("GET", CONNECTIONS, Authorization=header.replace("Bearer", "bearer")))[0].status == 200
+    # The same id with another secret.
+    wrong = header[:-1] + ("a" if header[-1] != "a" else "b")
+    assert (await api.call("GET", CONNECTIONS, Authorization=wrong))[0].status == 401
+    relay.store.delete_token(token.id)
+    assert (await api.call("GET", CONNECTIONS, Authorization=header))[0].status == 401
+    assert relay.failures() == ["the token is unknown, or was revoked"] * 2
+
+
+async def test_a_token_that_has_expired(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    api = relay.connect()
+    token, header = relay.token()
+    relay.now = token.expires_at - 0.1
+    assert (await api.call("GET", CONNECTIONS, Authorization=header))[0].status == 200
+    relay.now = token.expires_at
+    answer, document = await api.call("GET", CONNECTIONS, Authorization=header)
+    assert (answer.status, document["type"]) == (401, UNAUTHENTICATED)
+    assert relay.failures() == [f"the token ci ({token.id}) has expired"]
+
+
+async def test_a_token_is_the_identity_even_where_the_connection_has_one(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    owner = Peer(caller=Caller("local", "uid 0", ManagementRole.ADMIN))
+    api = relay.connect(owner)
+    _, header = relay.token(role=ManagementRole.VIEWER)
+    assert (await api.call("DELETE", f"{CONNECTIONS}/other"))[0].status == 204
+    assert (await api.call("DELETE", f"{CONNECTIONS}/orders", Authorization=header))[0].status == 403
+    assert (await api.call("GET", CONNECTIONS, Authorization="Bearer x"))[0].status == 401
+
+
+@pytest.mark.parametrize("kind", ["token", "certificate", "plugin"])
+async def test_a_viewer_who_tries_everything(relay: Relay, autojump_clock: trio.testing.MockClock, kind: str) -> None:
+    """Every operation of the table, over every kind of caller that can be a viewer."""
+    viewer = Caller(kind, "v", ManagementRole.VIEWER)
+    relay.authenticators.append(("plugin", Fixed(viewer)))
+    headers = {
+        "token": {"Authorization": relay.token(role=ManagementRole.VIEWER)[1]},
+        "certificate": {},
+        "plugin": {"Authorization": "Bearer something"},
+    }[kind]
+    api = relay.connect(Peer("192.0.2.1", viewer) if kind == "certificate" else None)
+    before, tokens = relay.store.list(), relay.store.tokens()
+    for row in OPERATIONS:
+        body: object = None if row.body is None else {}
+        answer, document = await api.call(row.method, path_of(row.path), body, **headers)
+        if row.role > ManagementRole.VIEWER:
+            assert (answer.status, document["type"]) == (403, FORBIDDEN), row.id
+        else:
+            assert answer.status in (200, 404), row.id
+    assert (relay.store.list(), relay.store.tokens()) == (before, tokens)
+    audited = [event for event in relay.events if isinstance(event, ManagementCalled)]
+    assert [event.operation_id for event in audited] == [row.id for row in OPERATIONS if row.is_audited]
+    assert {(event.role, event.peer, event.status) for event in audited} == {("viewer", "192.0.2.1", 403)}
+
+
+async def test_a_signature_is_for_its_hybrid_connection_alone(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    api = relay.connect()
+    header = relay.signature()
+    assert (await api.call("GET", f"{CONNECTIONS}/orders", Authorization=header))[0].status == 200
+    _, listed = await api.call("GET", CONNECTIONS, Authorization=header)
+    assert [one["name"] for one in listed["value"]] == ["orders"]
+    for method, path in (("GET", f"{CONNECTIONS}/other"), ("GET", "/v1/relay"), ("GET", "/v1/tokens")):
+        answer, document = await api.call(method, path, Authorization=header)
+        assert (answer.status, document["type"]) == (403, FORBIDDEN), path
+    rule = f"{CONNECTIONS}/orders/authorizationRules/in"
+    assert (await api.call("POST", f"{rule}/listKeys", Authorization=header))[0].status == 200
+    generation = relay.store.get("orders").generations
+    for (name, slot), number in generation.items():
+        if name == "all":
+            body = {"slot": slot.value, "generation": number}
+            path = f"{CONNECTIONS}/orders/authorizationRules/all/regenerateKeys"
+            last, _ = await api.call("POST", path, body, Authorization=header)
+            if slot.value == "primary":
+                break
+    assert last.status == 200
+    # Its own key has been replaced.
+    assert (await api.call("GET", f"{CONNECTIONS}/orders", Authorization=header))[0].status == 401
+
+
+async def test_signatures_that_are_refused(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    answer, document = await relay.connect().call("GET", CONNECTIONS, Authorization=relay.signature("in"))
+    assert (answer.status, document["type"]) == (403, FORBIDDEN)
+    wrong = [
+        relay.signature(seconds=-301),
+        relay.signature(audience="http://relay.example.com/"),
+        relay.signature(audience="http://other.example.com/orders"),
+        relay.signature(audience="http://relay.example.com/nowhere"),
+        relay.signature().replace("sig=", "sig=A"),
+        "SharedAccessSignature x",
+        "SharedAccessSignature",
+        make_token(audience_for("relay.example.com", "orders"), "all", Secret("guess"), relay.now + 60),
+    ]
+    for number, header in enumerate(wrong):
+        api = relay.connect(Peer(f"192.0.2.{number}"))
+        answer, document = await api.call("GET", f"{CONNECTIONS}/orders", Authorization=header)
+        assert (answer.status, document["type"]) == (401, UNAUTHENTICATED), header
+    assert len(relay.failures()) == len(wrong)
+    assert not any("sig=" in detail for detail in relay.failures())
+
+
+@attrs.define
+class Fixed:
+    """Accepts one kind of credentials."""
+
+    caller: Caller | None
+    seen: list[Credentials] = attrs.field(factory=list)
+
+    async def authenticate(self, credentials: Credentials) -> Caller | None:
+        self.seen.append(credentials)
+        await trio.lowlevel.checkpoint()
+        return self.caller
+
+
+async def test_further_ways_to_identify_callers(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    unknown, known = Fixed(None), Fixed(Caller("local", "ann", ManagementRole.ADMIN, Scope("ord")))
+    relay.authenticators += [("first", unknown), ("second", known)]
+    api = relay.connect()
+    assert (await api.call("DELETE", f"{CONNECTIONS}/orders", Authorization="Basic abc"))[0].status == 204
+    (event,) = (event for event in relay.events if isinstance(event, ManagementCalled))
+    assert event.caller == "second ann"  # it cannot pretend to be of another kind
+    assert (await api.call("GET", "/v1/relay", Authorization="Basic abc"))[0].status == 403
+    assert known.seen[0] == Credentials("basic", "abc", "192.0.2.1")
+    assert "abc" not in repr(known.seen[0])
+    known.caller = None
+    assert (await api.call("GET", CONNECTIONS, Authorization="Basic abc"))[0].status == 401
+
+
+async def test_one_that_does_not_answer(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    class Hanging:
+        async def authenticate(self, credentials: Credentials) -> Caller | None:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    relay.authenticators.append(("idp", Hanging()))
+    answer, document = await relay.connect().call("GET", CONNECTIONS, Authorization="Bearer x")
+    assert (answer.status, "idp did not answer" in document["detail"]) == (503, True)
+
+
+async def test_failed_attempts_are_limited_by_address(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    api = relay.connect(Peer("2001:db8::1"))
+    _, good = relay.token()
+    for _ in range(5):
+        assert (await api.call("GET", CONNECTIONS, Authorization="Bearer x"))[0].status == 401
+    # Now the header is not even looked at, whichever address of the network it comes from.
+    neighbour = relay.connect(Peer("2001:db8::2"))
+    for header in ("Bearer x", good):
+        answer, document = await neighbour.call("DELETE", f"{CONNECTIONS}/orders", Authorization=header)
+        assert (answer.status, document["type"]) == (429, RATE)
+        assert 1 <= int(answer.headers["retry-after"]) <= 12
+    assert len(relay.failures()) == 5
+    elsewhere = relay.connect(Peer("2001:db8:0:1::1"))
+    assert (await elsewhere.call("GET", CONNECTIONS, Authorization=good))[0].status == 200
+    await trio.sleep(12)
+    assert (await neighbour.call("GET", CONNECTIONS, Authorization=good))[0].status == 200
+    audited = [event for event in relay.events if isinstance(event, ManagementCalled)]
+    assert [(event.caller, event.role, event.status) for event in audited] == [("unknown", "", 429)] * 2
+
+
+@pytest.mark.parametrize("kind", ["token", "certificate", "unknown"])
+async def test_requests_are_limited_by_caller(
+    relay: Relay, autojump_clock: trio.testing.MockClock, kind: str
+) -> None:
+    headers = {"Authorization": relay.token()[1]} if kind == "token" else {}
+    caller = Caller("certificate", "x", ManagementRole.VIEWER) if kind == "certificate" else None
+    api = relay.connect(Peer("192.0.2.1", caller))
+    began = trio.current_time()
+    statuses = [(await api.call("GET", "/v1/relay", **headers))[0].status for _ in range(101)]
+    assert set(statuses[:100]) == {401 if kind == "unknown" else 200}
+    assert statuses[100] == 429
+    assert trio.current_time() > began  # it had to wait for this answer
+    other = relay.connect(Peer("192.0.2.2"))
+    assert (await other.call("GET", "/v1/relay", Authorization=relay.token("other")[1]))[0].status == 200
+
+
+async def test_the_owner_on_the_socket_is_not_limited(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    api = relay.connect(Peer(caller=Caller("local", "uid 0", ManagementRole.ADMIN)))
+    assert {(await api.call("GET", "/v1/relay"))[0].status for _ in range(300)} == {200}
+
+
+async def test_a_client_certificate_ends_when_it_expires(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    api = relay.connect(Peer("192.0.2.1", Caller("certificate", "x", ManagementRole.ADMIN), expires_at=NOW + 10))
+    assert (await api.call("GET", CONNECTIONS))[0].status == 200
+    relay.now = NOW + 10
+    assert (await api.call("GET", CONNECTIONS))[0].status == 401
+    named_nobody = relay.connect(Peer("192.0.2.1", refusal="the OU is wrong"))
+    assert (await named_nobody.call("GET", CONNECTIONS))[0].status == 401
+    assert relay.failures() == ["the client certificate has expired", "the OU is wrong"]
+
+
+async def test_other_web_sites_cannot_use_a_browsers_certificate(
+    relay: Relay, autojump_clock: trio.testing.MockClock
+) -> None:
+    api = relay.connect(Peer("192.0.2.1", Caller("certificate", "x", ManagementRole.ADMIN)))
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        assert (await api.call("GET", CONNECTIONS, Sec_Fetch_Site=site))[0].status == status
+
+
+async def test_the_last_use_is_written_once_a_minute(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    writes: list[object] = []
+    write = relay.store.set_last_use_of_tokens
+
+    def counted(uses: Mapping[str, float]) -> None:
+        writes.append(uses)
+        write(uses)
+
+    relay.store.set_last_use_of_tokens = counted  # type: ignore[method-assign]
+    relay.nursery.start_soon(relay.gate.save_uses)
+    token, header = relay.token()
+    api = relay.connect()
+    for _ in range(50):
+        relay.now += 1
+        assert (await api.call("GET", "/v1/relay", Authorization=header))[0].status == 200
+    assert writes == []
+    await trio.sleep(61)
+    await trio.sleep(300)
+    assert writes == [{token.id: NOW + 50}]
+    assert relay.store.tokens()[0].last_used_at == NOW + 50
+
+
+async def test_the_audit_log_has_what_was_refused(relay: Relay, autojump_clock: trio.testing.MockClock) -> None:
+    api = relay.connect()
+    answer, _ = await api.call("DELETE", f"{CONNECTIONS}/orders")
+    assert answer.status == 401
+    answer2, _ = await api.call(
+        "POST", f"{CONNECTIONS}/orders/authorizationRules/all/listKeys", Authorization="Bearer x"
+    )
+    await api.call("GET", CONNECTIONS)
+    audited = [event for event in relay.events if isinstance(event, ManagementCalled)]
+    assert [(e.operation_id, e.caller, e.peer, e.connection, e.rule, e.status, e.request_id) for e in audited] == [
+        ("deleteHybridConnection", "unknown", "192.0.2.1", "orders", "", 401, answer.headers["request-id"]),
+        ("listKeys", "unknown", "192.0.2.1", "orders", "all", 401, answer2.headers["request-id"]),
+    ]

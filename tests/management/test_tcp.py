@@ -1,0 +1,376 @@
+"""The management API over TCP: TLS, names, client certificates, and clients that mean harm."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from hybridrelay.errors import ConfigurationError
+from hybridrelay.events import Event, EventStream, ManagementCalled, ManagementListening
+from hybridrelay.management import Caller, Credentials, ManagementTcp, TcpOptions, serve_management
+from hybridrelay.management.peers import caller_of_certificate
+from hybridrelay.management.plugins import load_authenticators
+from hybridrelay.relay import RelayInfo, SQLiteStore
+from hybridrelay.security import ManagementRole, generate_management_token, relay_pin
+from hybridrelay.streams.unix_sockets import connect_unix_socket
+
+from ..certificates import CertificateAuthority
+from ..http.serving import Client
+from ..waiting import async_wait_until
+from .live import FakeRelay
+
+CONNECTIONS = "/v1/hybridConnections"
+AUTHORITY = CertificateAuthority()
+LOOPBACK = TcpOptions(addresses=[("127.0.0.1", 0)])
+
+
+@attrs.define
+class Served:
+    """A relay's management API that runs."""
+
+    state: Path
+    tcp: ManagementTcp
+    stop: trio.Event
+    port: int
+    events: list[Event]
+    token: str
+
+    async def ask(
+        self,
+        path: str = "/v1/relay",
+        *,
+        method: str = "GET",
+        token: str | None = None,
+        host: str = "127.0.0.1",
+        context: ssl.SSLContext | None = None,
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Send a request over a new connection."""
+        return await trio.to_thread.run_sync(
+            self._ask, path, method, self.token if token is None else token, host, context
+        )
+
+    def _ask(
+        self, path: str, method: str, token: str, host: str, context: ssl.SSLContext | None
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection: http.client.HTTPConnection
+        if context is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        else:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=context)
+        with contextlib.closing(connection):
+            headers = {"Host": host} | ({"Authorization": f"Bearer {token}"} if token else {})
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            return response.status, {key.lower(): value for key, value in response.headers.items()}, response.read()
+
+
+@asynccontextmanager
+async def served(state: Path, options: TcpOptions = LOOPBACK) -> AsyncIterator[Served]:
+    """Serve the API on the socket and at a free port."""
+    events: list[Event] = []
+    stream, stop = EventStream(events.append), trio.Event()
+    with SQLiteStore.open(state) as store:
+        token, text = generate_management_token("ci", ManagementRole.ADMIN, now=store.get("orders").created_at)
+        store.add_token(token)
+    tcp = ManagementTcp(options, authenticators=(), events=stream)
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_management, state, RelayInfo({}, "pin"), FakeRelay(), stop=stop, tcp=tcp, events=stream)
+        await nursery.start(serve)
+        (listening,) = (event for event in events if isinstance(event, ManagementListening))
+        host, _, port = listening.address.rpartition(":")
+        assert host == "127.0.0.1"
+        yield Served(state, tcp, stop, int(port), events, text.reveal())
+        stop.set()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    with SQLiteStore.open(tmp_path / "state") as store:
+        store.create("orders", ["relay.example.com"], [])
+    return tmp_path / "state"
+
+
+@attrs.frozen
+class Files:
+    """Certificates of a server and of a client's authority."""
+
+    folder: Path
+
+    def __attrs_post_init__(self) -> None:
+        AUTHORITY.write(self.folder / "ca.pem")
+        self.renew()
+
+    def renew(self) -> str:
+        """Write another certificate; its pin."""
+        certificate, key = AUTHORITY.issue("127.0.0.1", "relay.example.com")
+        (self.folder / "key.pem").write_bytes(key)
+        (self.folder / "certificate.pem").write_bytes(certificate)
+        return relay_pin(self.folder / "certificate.pem")
+
+    @property
+    def options(self) -> TcpOptions:
+        """With TLS."""
+        certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
+        return attrs.evolve(LOOPBACK, certificate=certificate, key=key)
+
+    def context(
+        self, *, units: Sequence[str] | None = None, authority: CertificateAuthority = AUTHORITY
+    ) -> ssl.SSLContext:
+        """A client's context; with a certificate if `units` are given."""
+        context = ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
+        if units is not None:
+            certificate, key = authority.issue("client", common_name="ann", units=units)
+            path = self.folder / "client.pem"
+            path.write_bytes(certificate + key)
+            context.load_cert_chain(path)
+        return context
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    (tmp_path / "tls").mkdir()
+    return Files(tmp_path / "tls")
+
+
+async def test_a_token_is_needed(state: Path) -> None:
+    async with served(state) as relay:
+        assert (await relay.ask())[0] == 200
+        status, headers, body = await relay.ask(token="")
+        assert status == 401
+        assert json.loads(body)["requestId"] == headers["request-id"]
+        assert (await relay.ask(f"{CONNECTIONS}/orders", method="DELETE", token="wrong"))[0] == 401
+        assert (await relay.ask(f"{CONNECTIONS}/orders", method="DELETE"))[0] == 204
+    audited = [event for event in relay.events if isinstance(event, ManagementCalled)]
+    assert [(event.status, event.peer, event.caller.split()[0]) for event in audited] == [
+        (401, "127.0.0.1", "unknown"),
+        (204, "127.0.0.1", "token"),
+    ]
+
+
+async def test_a_revoked_token_is_refused_at_once_and_its_last_use_is_kept(state: Path) -> None:
+    async with served(state) as relay:
+        assert (await relay.ask())[0] == 200
+        relay.stop.set()
+    with SQLiteStore.open(state) as store:
+        (token,) = store.tokens()
+        assert token.last_used_at is not None
+    async with served(_other(state)) as relay:
+        with SQLiteStore.open(relay.state) as store:
+            store.delete_token(store.tokens()[0].id)
+        assert (await relay.ask())[0] == 401
+
+
+def _other(state: Path) -> Path:
+    other = state.with_name("other")
+    with SQLiteStore.open(other) as store:
+        store.create("orders", ["relay.example.com"], [])
+    return other
+
+
+async def test_names_that_are_not_the_relays_are_refused(state: Path) -> None:
+    async with served(state, attrs.evolve(LOOPBACK, hosts=["admin.example.org"])) as relay:
+        for host, expected in (
+            ("127.0.0.1", 200),
+            ("localhost:80", 200),
+            ("admin.example.org", 200),
+            ("evil.example", 421),
+            ("", 421),
+        ):
+            status, _, body = await relay.ask(host=host)
+            assert status == expected, host
+        assert "--management-host" in json.loads(body)["remedy"]
+
+
+async def test_tls_and_the_names_in_its_certificate(state: Path, files: Files) -> None:
+    async with served(state, files.options) as relay:
+        for host, expected in (("relay.example.com", 200), ("evil.example", 421)):
+            assert (await relay.ask(host=host, context=files.context()))[0] == expected
+        with pytest.raises(OSError):  # plain HTTP
+            await relay.ask()
+
+
+async def test_a_renewed_certificate_is_used(state: Path, files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pin(port: int) -> str:
+        text = ssl.get_server_certificate(("127.0.0.1", port))
+        (files.folder / "seen.pem").write_text(text)
+        return relay_pin(files.folder / "seen.pem")
+
+    async with served(state, files.options) as relay:
+        before = await trio.to_thread.run_sync(pin, relay.port)
+        renewed = files.renew()
+        assert await relay.tcp.reload()
+        assert await trio.to_thread.run_sync(pin, relay.port) == renewed != before
+        (files.folder / "key.pem").write_text("broken")
+        with pytest.raises(ConfigurationError):
+            await relay.tcp.reload()
+        assert await trio.to_thread.run_sync(pin, relay.port) == renewed
+    monkeypatch.setattr("hybridrelay.relay.edge.renewal.POLL_SECONDS", 0.01)
+    files.renew()
+    async with served(_other(state), files.options) as relay:
+        renewed = files.renew()
+
+        async def is_used() -> bool:
+            return await trio.to_thread.run_sync(pin, relay.port) == renewed
+
+        await async_wait_until(is_used, seconds=20, what="the renewed certificate")
+
+
+async def test_client_certificates(state: Path, files: Files) -> None:
+    async with served(state, attrs.evolve(files.options, client_ca=files.folder / "ca.pem")) as relay:
+        viewer, admin = files.context(units=["viewer"]), files.context(units=["admin"])
+        path = f"{CONNECTIONS}/orders"
+        assert (await relay.ask(path, token="", context=viewer))[0] == 200
+        assert (await relay.ask(path, method="DELETE", token="", context=viewer))[0] == 403
+        for units in ([], ["root"], ["admin", "viewer"]):
+            assert (await relay.ask(path, token="", context=files.context(units=units)))[0] == 401
+        assert (await relay.ask(path, token="", context=files.context()))[0] == 401
+        assert (await relay.ask(path, context=files.context()))[0] == 200
+        with pytest.raises(OSError):
+            await relay.ask(path, token="", context=files.context(units=["admin"], authority=CertificateAuthority()))
+        assert (await relay.ask(path, method="DELETE", token="", context=admin))[0] == 204
+    audited = [event for event in relay.events if isinstance(event, ManagementCalled)]
+    assert [(event.caller.rsplit(" ", 1)[0], event.role, event.status) for event in audited] == [
+        ("certificate ann", "viewer", 403),
+        ("certificate ann", "admin", 204),
+    ]
+
+
+def test_what_a_certificate_says() -> None:
+    def subject(*parts: tuple[str, str]) -> dict[str, object]:
+        return {
+            "subject": tuple((part,) for part in parts),
+            "notAfter": "Jan  1 00:00:00 2030 GMT",
+            "serialNumber": "0A",
+        }
+
+    unit, name = ("organizationalUnitName", "operator"), ("commonName", "ann")
+    caller, expires_at, refusal = caller_of_certificate(subject(name, unit))
+    assert (caller, refusal) == (Caller("certificate", "ann 0A", ManagementRole.OPERATOR), "")
+    assert expires_at == 1893456000
+    for parts in (
+        [name],
+        [unit],
+        [name, unit, unit],
+        [name, name, unit],
+        [name, (unit[0], "Admin")],
+        [(name[0], "\n"), unit],
+    ):
+        assert caller_of_certificate(subject(*parts))[0] is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "relay.example.com"])
+def test_off_loopback_tls_is_demanded(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="needs TLS") as raised:
+        TcpOptions(addresses=[("127.0.0.1", 0), (host, 0)])
+    assert "--management-tls-certificate" in str(raised.value.remedy)
+    TcpOptions(addresses=[("127.0.0.1", 0), ("::1", 0), ("localhost", 0)])
+    TcpOptions(addresses=[(host, 0)], certificate=Path("x"))
+
+
+def test_options_that_need_a_certificate(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="key for the management API needs a certificate"):
+        TcpOptions(addresses=[], key=tmp_path)
+    with pytest.raises(ConfigurationError, match="client CA for the management API needs a certificate"):
+        TcpOptions(addresses=[], client_ca=tmp_path)
+
+
+async def test_an_address_that_is_taken_is_an_error_at_start(state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        tcp = ManagementTcp(TcpOptions(addresses=[taken.getsockname()]), authenticators=(), events=EventStream())
+        with pytest.raises(ConfigurationError, match="cannot listen on"):
+            await serve_management(
+                state, RelayInfo({}, ""), FakeRelay(), stop=trio.Event(), tcp=tcp, events=EventStream()
+            )
+    assert not (state / "management.sock").exists()
+
+
+class FromElsewhere:
+    """An authenticator of another package."""
+
+    async def authenticate(self, credentials: Credentials) -> Caller | None:
+        await trio.lowlevel.checkpoint()
+        return Caller("", "x", ManagementRole.VIEWER) if credentials.value == "open sesame" else None
+
+
+def broken() -> object:
+    raise RuntimeError("no configuration")
+
+
+def test_authenticators_are_loaded_from_entry_points() -> None:
+    def point(name: str, value: str) -> EntryPoint:
+        return EntryPoint(name, f"{__name__}:{value}", "hybridrelay.management_auth")
+
+    ((name, found),) = load_authenticators([point("oidc", "FromElsewhere")])
+    assert (name, type(found).__name__) == ("oidc", "FromElsewhere")
+    for points in (
+        [point("oidc", "broken")],
+        [point("oidc", "missing")],
+        [point("oidc", "dict")],
+        [point("oidc", "FromElsewhere"), point("oidc", "FromElsewhere")],
+        [point("local", "FromElsewhere")],
+    ):
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            load_authenticators(points)
+
+
+async def test_a_thousand_connections_keep_the_owner_from_nothing(state: Path, files: Files) -> None:
+    """Some are silent, some send half a request, and some never read. The socket answers, and the end is prompt."""
+    with trio.fail_after(60):
+        async with served(state, files.options) as relay:
+            async with trio.open_nursery() as hostile:
+                began = trio.Event()
+                connected = 0
+
+                async def hold(number: int) -> None:
+                    nonlocal connected
+                    with contextlib.suppress(OSError, trio.BrokenResourceError):
+                        stream = await trio.open_tcp_stream("127.0.0.1", relay.port)
+                        connected += 1
+                        if connected == 900:
+                            began.set()
+                        async with stream:
+                            if number % 3 == 1:
+                                await stream.send_all(b"\x16\x03\x01\x02\x00\x01")
+                            while await stream.receive_some():
+                                pass
+                            await trio.sleep_forever()
+
+                for number in range(1000):
+                    hostile.start_soon(hold, number)
+                await began.wait()
+                for _ in range(20):
+                    async with await connect_unix_socket(state / "management.sock") as local:
+                        assert (await Client(local).request("GET", "/v1/relay")).status == 200
+                relay.stop.set()
+                hostile.cancel_scope.cancel()
+
+
+async def test_a_client_that_never_reads(state: Path) -> None:
+    """It fills its own connection, and delays neither other clients nor the end."""
+    with trio.fail_after(60):
+        async with served(state) as relay:
+            stream = await trio.open_tcp_stream("127.0.0.1", relay.port)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            request = f"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {relay.token}\r\n\r\n"
+            with trio.move_on_after(1):
+                while True:
+                    await stream.send_all(request.encode())
+            assert (await relay.ask("/v1/relay"))[0] in (200, 429)
+            relay.stop.set()
+        await stream.aclose()
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the socket in the state directory")
