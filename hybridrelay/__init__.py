@@ -1,7 +1,8 @@
 """Self-hosted Hybrid Connections: reach one TCP resource inside a private network that opens no inbound port.
 
-What a program needs is here; `hybridrelay.abc` and `hybridrelay.testing` are for those who write transports. Names
-are loaded when first used, so that the sans-IO protocol can be imported without anything that does I/O.
+The names that programs need are here; `hybridrelay.abc` and `hybridrelay.testing` are for authors of transports.
+Names are loaded when they are first used, so that the sans-I/O protocol can be imported without any code that does
+I/O.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Accepts connections, also when descriptors or memory have run out.
+"""Accepting connections, even when descriptors or memory have run out.
 
-`trio.serve_listeners` logs a traceback and sleeps then, ten times a second, while the peers that wait in the backlog
-believe that they are connected. Here they are reset at once, so that they can try elsewhere or report an error:
+`trio.serve_listeners` then logs a traceback and sleeps, ten times a second, while the peers that wait in the backlog
+take themselves to be connected. Here they are reset at once, so that they can try elsewhere or report an error:
 
 1. The last descriptors are kept for the program itself (`is_reserved`). A connection that gets one of them is reset.
-2. Where even those are gone, a descriptor that is held in reserve is closed to accept and reset one connection, and
+2. If even those have run out, a descriptor that is held in reserve is closed to accept and reset one connection, and
    then opened again.
-3. One event says that connections are reset, and one at the end how many they were.
+3. One event says that connections are being reset, and one at the end how many were.
 
 Errors of single connections (accept(2) lists them) are ignored.
 
-`serve_listeners` runs a task for each connection. `accept_sockets` gives each one to a function instead, several in
+`serve_listeners` runs a task for each connection. `accept_sockets` passes each one to a function instead, several in
 one pass of the event loop, which costs much less.
 """
 
@@ -35,17 +35,17 @@ from .events import EventStream, ResourcesRestored, ResourcesShort
 __all__ = ["ShortageReport", "accept_sockets", "serve_listeners"]
 
 Handler = Callable[[trio.SocketStream], Awaitable[object]]
-#: Gets an accepted socket, which belongs to it from now on, and its peer's address as `socket.accept` returns it. It
-#: raises OSError only where the system lacks something, as accept(2) does, and has closed the socket then.
+#: Called with an accepted socket, which it owns from now on, and the peer's address as `socket.accept` returns it. If
+#: the system lacks a resource, it closes the socket and raises OSError, with the same error numbers as accept(2).
 Take = Callable[[socket.socket, object], None]
 
 #: The shortage counts as over after this time without a reset (seconds).
 QUIET_SECONDS = 5.0
-#: Connections that `accept_sockets` accepts from one listener before other tasks run.
+#: How many connections `accept_sockets` accepts from one listener before other tasks run.
 _AT_A_TIME = 4
-#: Pause after a failed accept, if not even a reset was possible (seconds).
+#: The pause after a failed accept, if not even a reset was possible (seconds).
 _PAUSE_SECONDS = 0.1
-#: Errors of accept(2) that concern one connection, which is gone: the list of `trio.SocketListener.accept`.
+#: Errors of accept(2) that concern only one connection, which is lost: the list of `trio.SocketListener.accept`.
 _ERRORS_OF_ONE_CONNECTION = frozenset(
     getattr(errno, name)
     for name in (
@@ -54,7 +54,7 @@ _ERRORS_OF_ONE_CONNECTION = frozenset(
     )
     if hasattr(errno, name)
 )  # fmt: skip
-#: SO_LINGER: on, for no time. Closing the socket then resets the connection.
+#: SO_LINGER with a time of zero: closing the socket then resets the connection.
 _RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
@@ -71,13 +71,14 @@ async def serve_listeners(
 
     Args:
         handler: must not raise.
-        listeners: remain the caller's to close.
-        handler_nursery: in which handlers run.
-        events: gets an event when connections are reset, and one when that is over.
+        listeners: the caller closes them.
+        handler_nursery: runs the handlers.
+        events: the stream to which an event is published when connections are reset, and one when that is over.
         what: names the listeners in events.
+        task_status: for `nursery.start`.
 
     Raises:
-        OSError: a listener cannot accept at all, whatever connects to it.
+        OSError: a listener can no longer accept any connection.
     """
     async with trio.open_nursery() as nursery:
         with _Reserve() as reserve:
@@ -123,16 +124,17 @@ async def accept_sockets(
     what: str,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Accept connections until cancelled, and give each one to `take`, without a task of its own.
+    """Accept connections until cancelled, and pass each one to `take`, without a task for each.
 
     Args:
         take: see `Take`.
-        listeners: remain the caller's to close, after this has returned.
-        events: gets an event when connections are reset, and one when that is over.
+        listeners: the caller closes them, after this has returned.
+        events: the stream to which an event is published when connections are reset, and one when that is over.
         what: names the listeners in events.
+        task_status: for `nursery.start`.
 
     Raises:
-        OSError: a listener cannot accept at all, whatever connects to it.
+        OSError: a listener can no longer accept any connection.
     """
     async with FlatNursery() as nursery:
         with _Reserve() as reserve:
@@ -203,7 +205,7 @@ class _Reserve:
         self._give_up()
 
     def turn_away(self, listener: trio.SocketListener) -> int:
-        """Accept and reset one connection without a free descriptor. Returns how many: 0 if it failed."""
+        """Accept and reset one connection although no descriptor is free. Returns 1, or 0 if that failed."""
         if self._descriptor is None:
             self._take()
             return 0
@@ -232,7 +234,7 @@ class _Reserve:
 
 
 class ShortageReport:
-    """Publishes one event when something has run out, and one at the end with the number of connections reset."""
+    """Publishes one event when a resource has run out, and one at the end with the number of connections reset."""
 
     def __init__(self, events: EventStream, what: str) -> None:
         self._events = events
@@ -243,7 +245,7 @@ class ShortageReport:
         self._began = trio.Event()
 
     def note(self, shortage: Shortage, count: int) -> None:
-        """Something has run out, and so many connections were reset because of it."""
+        """A resource has run out, and `count` connections were reset because of that."""
         self._count += count
         self._notes += 1
         self._shortage = shortage

@@ -1,4 +1,4 @@
-"""Defaults that options of the commands and parameters of the library share. Imports nothing: --help shows them."""
+"""Defaults that the commands' options and the library's parameters share. Imports nothing: --help shows them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Final
 
 #: How long streams wait for a lost data channel before they are reset (seconds).
 RESUME_DEADLINE: Final = 25.0
-#: How long a new stream of a client waits for a session (seconds). Outlasts the restart of a relay or of a connector;
-#: database drivers give up after 15 to 60 s.
+#: How long a new stream of a client waits for a session (seconds): longer than a relay or a connector takes to
+#: restart; database drivers give up after 15 to 60 s.
 OPEN_PATIENCE: Final = 10.0
-#: While a fallback is in use, how soon a better route is looked for at first (seconds).
+#: While the route in use is not the best, how soon a better one is looked for at first (seconds).
 UPGRADE_INTERVAL: Final = 30.0
 #: How long open connections may continue after SIGTERM (seconds). Service managers wait for ten seconds and more
 #: before they kill a program.

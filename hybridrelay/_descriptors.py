@@ -1,7 +1,7 @@
 """How many descriptors this process may have open, and how many of them it keeps for itself.
 
-The programs raise the limit when they start (`raise_descriptor_limit`). Library calls change nothing about the
-process that they run in: they read the limit, and stay below it.
+The programs raise the limit when they start (`raise_descriptor_limit`). Library calls do not change the limits of the
+process in which they run: they read the limit, and stay below it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ __all__ = [
 #: The remedy for a process that has run out of descriptors.
 RAISE_LIMIT: Final = "raise the limit of open files: ulimit -n, LimitNOFILE= in the service's unit"
 
-#: Descriptors that no accepted connection and no target may take. A program needs some to reconnect to its relay, to
-#: resolve names and to reload files; without them it would lose all its connections when it is full.
+#: How many descriptors no accepted connection and no target may take. A program needs some to reconnect to its relay,
+#: to resolve names and to reload files; without them, a program that has reached the limit would lose all
+#: connections.
 _RESERVED = 64
 
 
 def descriptor_limit() -> int | None:
-    """The limit that is in force now, or None where there is none or it is unknown (Windows)."""
+    """The limit that is in force now; None if there is none or it is unknown (Windows)."""
     if sys.platform == "win32":
         return None
     import resource
@@ -48,14 +49,14 @@ def reserved_descriptors(limit: int) -> int:
 def is_reserved(descriptor: int) -> bool:
     """Whether a descriptor that was just opened is one of those that are kept for the program itself.
 
-    The system always gives the lowest number that is free: a number near the limit says that all below it are taken.
+    The system always assigns the lowest free number: a number near the limit means that all lower ones are taken.
     """
     limit = descriptor_limit()
     return limit is not None and descriptor >= limit - reserved_descriptors(limit)
 
 
 def missing_descriptors(count: int) -> OSError | None:
-    """The system's error if this process cannot open `count` files at this moment, else None."""
+    """The system's error if this process cannot open `count` files now; None if it can."""
     with contextlib.ExitStack() as opened:
         try:
             for _ in range(count):
@@ -66,18 +67,18 @@ def missing_descriptors(count: int) -> OSError | None:
 
 
 def is_descriptor_shortage(error: OSError) -> bool:
-    """Whether an error says that this process, or the system, cannot open another file."""
+    """Whether the error means that this process, or the system, cannot open another file."""
     return error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def raise_descriptor_limit() -> int | None:
     """Raise this process's limit of open descriptors as far as it may go without privileges.
 
-    Every connection takes a descriptor; in the relay a joined pair takes two and, while bytes stall in it, four more.
-    The usual soft limit of 1024 exists for the sake of programs that call `select`, which Trio never does.
+    Every connection takes a descriptor; in the relay, a pair takes two and, while bytes wait in it, four more. The
+    usual soft limit of 1024 exists only for programs that call `select`, which Trio does not use.
 
     Returns:
-        The limit now in force, or None where the platform has none that can be asked for.
+        The limit that is in force now; None if the platform does not tell it.
     """
     if sys.platform == "win32":
         return None

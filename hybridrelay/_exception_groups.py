@@ -1,4 +1,4 @@
-"""What is in an exception group."""
+"""The exceptions in an exception group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["leaves"]
 
 
 def leaves(exc: BaseException) -> list[BaseException]:
-    """The exceptions in a group, at whatever depth; of any other exception, itself."""
+    """The exceptions in a group, at any depth; for any other exception, a list of only that exception."""
     if isinstance(exc, BaseExceptionGroup):
         return [leaf for inner in exc.exceptions for leaf in leaves(inner)]
     return [exc]

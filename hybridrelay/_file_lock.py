@@ -1,4 +1,4 @@
-"""Locking files for one process."""
+"""Locking files against other processes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-#: Where Windows, whose locks keep others from reading, locks a byte: behind everything that is written.
+#: The position of the byte that is locked on Windows: after all content, since its locks prevent others from reading.
 _FAR_BEHIND = 1 << 30
-#: How often `locked_files` looks whether a file is free (seconds).
+#: How often `locked_files` tries to lock a file (seconds).
 _POLL_SECONDS = 0.05
 
 
 def lock_file(descriptor: int) -> bool:
-    """Lock an open file without waiting; False where somebody else has it.
+    """Lock an open file without waiting. Returns False if it is already locked.
 
-    The lock goes with the open file, and so with the process, however that dies. A second descriptor of the same
-    process is somebody else, too.
+    The lock ends when the file is closed, and therefore with the process, however that ends. It also excludes another
+    descriptor of the same process.
 
     Raises:
-        OSError: the file system knows no locks.
+        OSError: the file system does not support locks.
     """
     if sys.platform == "win32":
         import msvcrt
@@ -49,8 +49,8 @@ def lock_file(descriptor: int) -> bool:
 def locked_files(paths: Iterable[Path], *, seconds: float) -> Iterator[None]:
     """Keep other processes that use this function from changing the same files during the block. Blocks.
 
-    Read the files inside the block. Files that do not exist, or that cannot be opened, are left out: whatever reads
-    or writes them will say why. So are those on a file system without locks.
+    Read the files inside the block. Files that do not exist or cannot be opened are not locked: the code that reads
+    or writes them raises the error. Files on a file system without locks are not locked either.
 
     Args:
         paths: the files; symbolic links are followed.
@@ -61,7 +61,7 @@ def locked_files(paths: Iterable[Path], *, seconds: float) -> Iterator[None]:
     """
     deadline = time.monotonic() + seconds
     with contextlib.ExitStack() as held:
-        # In order, so that two processes never wait for each other.
+        # Sorted, so that two processes never wait for each other.
         for path in sorted({os.path.realpath(path) for path in paths}):
             descriptor = _lock_path(path, deadline)
             if descriptor is not None:
@@ -70,14 +70,14 @@ def locked_files(paths: Iterable[Path], *, seconds: float) -> Iterator[None]:
 
 
 def _lock_path(path: str, deadline: float) -> int | None:
-    """A descriptor that holds the lock of the file that is at `path` now, or None where there can be none."""
+    """A descriptor that holds the lock of the file at `path`; None if the file cannot be locked."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         except OSError:
             return None
         try:
-            # Another process may have put a new file in its place before we had the lock.
+            # Another process may have replaced the file before we got the lock.
             if lock_file(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 locked, descriptor = descriptor, -1
                 return locked

@@ -1,4 +1,4 @@
-"""Reading files beside the event loop, while a program runs: the file system may answer late, or never."""
+"""Reading files in a thread while a program runs, because the file system may answer late, or never."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["FILE_SECONDS", "FileThread"]
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-#: How long a file system may take (seconds). A network file system whose server is away may never answer.
+#: How long a file system may take (seconds). A network file system whose server is down may never answer.
 FILE_SECONDS = 10.0
 
 
 class FileThread:
     """Runs short work on one file, or one group of files, in one thread at a time.
 
-    Work that hangs keeps its thread, and further work on the same file fails until it returns. Other files have
-    threads of their own.
+    Work that hangs keeps its thread, and further work on the same file fails until it returns. Other files use other
+    threads.
     """
 
     def __init__(self, what: str) -> None:
@@ -36,9 +36,9 @@ class FileThread:
 
         Raises:
             ConfigurationError: the file system did not answer in time.
-            Exception: what the function raises.
+            Exception: any exception of the function.
 
-        Cancelled, it returns at once; the function may go on, and what it returns is dropped.
+        Cancelled, this returns at once; the function may continue, and its result is dropped.
         """
         if self._limiter is None:  # made here, because that needs a Trio run
             self._limiter = trio.CapacityLimiter(1)
@@ -46,5 +46,5 @@ class FileThread:
             return await run_in_thread(function, *arguments, limiter=self._limiter, abandon_on_cancel=True)
         raise ConfigurationError(
             f"{self._what} cannot be read: the file system did not answer within {FILE_SECONDS:g} s",
-            remedy="find out whether a network file system is out of reach",
+            remedy="check whether a network file system cannot be reached",
         )

@@ -1,6 +1,6 @@
 """Packages whose names are loaded when they are first used (PEP 562).
 
-A program that needs one name of a package then does not load what the others need, such as Trio.
+A program that needs one name of a package then does not load what only the others need, such as Trio.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def load_when_used(
 
     Args:
         package: its ``__name__``.
-        homes: by the relative name of a module in the package, the names that come from there.
+        homes: the names that come from each module in the package, by the module's relative name.
     """
     home_of = {name: home for home, names in homes.items() for name in names}
     module = sys.modules[package]

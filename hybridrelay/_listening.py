@@ -1,4 +1,4 @@
-"""Opening listeners, and saying why a port cannot be listened on and what to do about it."""
+"""Opening listeners, and explaining why that failed and what to do about it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from ._shortage import shortage_of
 from ._threads import thread_errors
 from .events import EventStream, ListenAddressSkipped
 
-#: Connections that wait to be accepted. The system has a limit of its own (net.core.somaxconn).
+#: How many connections may wait to be accepted. The system also has a limit (net.core.somaxconn).
 _BACKLOG = 0xFFFF
 
-#: Where the range begins from which Linux takes the ports of outgoing connections, unless it is told otherwise. On
-#: other systems it begins higher.
+#: The beginning of the default range of local ports for outgoing connections on Linux. On other systems it is higher.
 _EPHEMERAL = 32768
 #: The command that shows which program uses a port.
 _WHO_LISTENS = {"linux": "ss -ltnp", "win32": "netstat -abn"}.get(sys.platform, "lsof -nP -iTCP")
@@ -30,18 +29,18 @@ _PRIVILEGE = (
 
 
 async def open_listeners(host: str | None, port: int, *, events: EventStream) -> list[trio.SocketListener]:
-    """Listen on all addresses of a host, or on those of them that this machine has.
+    """Listen on those addresses of a host that this machine has.
 
-    In many containers `localhost` has an address of IPv6 in the hosts file that no interface has.
+    (In many containers, the hosts file gives `localhost` an IPv6 address that no interface has.)
 
     Args:
         host: a name or an address; None for all addresses of this machine.
-        port: 0 for any that is free, which gives each address a different port.
-        events: gets an event for each address that was left out.
+        port: 0 for any free port, which is a different one for each address.
+        events: the stream to which an event is published for each address that was left out.
 
     Raises:
-        OSError: the name cannot be resolved, no address can be used, or one of them for another reason than that it
-            is not there.
+        OSError: the name cannot be resolved, this machine has none of the addresses, or one of those that it has
+            cannot be used.
     """
     with thread_errors():
         addresses = await trio.socket.getaddrinfo(
@@ -71,7 +70,7 @@ async def open_listeners(host: str | None, port: int, *, events: EventStream) ->
 async def _listen(family: int, type_: int, protocol: int, address: tuple[Any, ...]) -> trio.SocketListener:
     sock = trio.socket.socket(family, type_, protocol)
     try:
-        if sys.platform != "win32":  # there it would let others take the port
+        if sys.platform != "win32":  # on Windows, this would let other programs take over the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -84,11 +83,11 @@ async def _listen(family: int, type_: int, protocol: int, address: tuple[Any, ..
 
 
 def explain_listen_error(error: OSError, port: int, *, otherwise: str) -> tuple[str, str]:
-    """What `open_listeners` failed with, for people.
+    """Explain an error of `open_listeners`.
 
     Args:
-        error: what it raised.
-        port: the number that was asked for.
+        error: the exception.
+        port: the port number that was requested.
         otherwise: what else can be done; "or ...".
 
     Returns:

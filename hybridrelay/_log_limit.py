@@ -1,10 +1,11 @@
-"""A bound on how often a peer can make a program write to its log.
+"""Limiting how often a peer can make a program write to its log.
 
-Every line that a peer, an application or a target can cause again and again goes through a `LimitedLogger`. Lines of
-the same kind share a limit: so many in a period that begins with the first one. What is left out is counted, and the
-count is logged when the period is over, even if no further line follows.
+Every line that a peer, an application or a target can cause repeatedly goes through a `LimitedLogger`. Lines of the
+same kind share a limit: a number of lines in a period that begins with the first one. Omitted lines are counted, and
+the count is logged at the end of the period, even if no further line follows.
 
-`LogLimit` decides and does no I/O. `LimitedLogger` logs what it admits; `report_left_out` writes the counts.
+`LogLimit` decides, and does no I/O. `LimitedLogger` logs the lines that are admitted; `report_left_out` logs the
+counts.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import trio
 
 __all__ = ["LeftOut", "LimitedLogger", "LogLimit", "may_log", "report_left_out"]
 
-#: Lines of one kind in one period. Enough for a connector that registers dozens of hybrid connections at once.
+#: How many lines of one kind are logged in one period. Enough for a connector that registers dozens of hybrid
+#: connections at once.
 LINES: Final = 50
-#: The length of a period (seconds). Sustained, that is at most 2.5 lines of one kind per second.
+#: The length of a period (seconds). The sustained rate is thus at most 2.5 lines of one kind per second.
 SECONDS: Final = 20.0
-#: Kinds with a limit of their own. Further ones share a limit, so that the memory is bounded.
+#: How many kinds have separate limits. Further ones share a limit, so that memory is bounded.
 MAX_KINDS: Final = 256
-#: How much of a line is repeated as an example of what was left out (characters).
+#: How much of an omitted line is shown as an example (characters).
 EXAMPLE_LENGTH: Final = 300
 
 
@@ -50,11 +52,11 @@ class _Period:
 class LogLimit:
     """Decides which lines are logged, and counts the others. Pure: times are arguments.
 
-    Times are seconds of any clock that does not run backwards.
+    Times are in seconds, on any monotonic clock.
     """
 
     def __init__(self, *, lines: int = LINES, seconds: float = SECONDS, max_kinds: int = MAX_KINDS) -> None:
-        """Admit `lines` of each kind in each period of `seconds`; tell `max_kinds` kinds apart."""
+        """Admit `lines` of each kind in each period of `seconds`; `max_kinds` kinds have separate limits."""
         self._lines = lines
         self._seconds = seconds
         self._max_kinds = max_kinds
@@ -63,7 +65,7 @@ class LogLimit:
         self._next_end = math.inf
 
     def admit(self, kind: Hashable, now: float, example: Callable[[], str]) -> bool:
-        """Whether a line may be logged. Call `ended` first, so that what was left out is told before it.
+        """Whether a line may be logged. Call `ended` first, so that omitted lines are reported before it.
 
         Args:
             kind: lines of equal kind share a limit.
@@ -85,7 +87,7 @@ class LogLimit:
         return False
 
     def ended(self, now: float) -> list[LeftOut]:
-        """What was left out in the periods that are over; each is returned once. `math.inf` ends all periods."""
+        """The lines omitted in the periods that have ended; each is returned once. `math.inf` ends all periods."""
         if now < self._next_end:
             return []
         over = {kind: period for kind, period in self._periods.items() if period.until <= now}
@@ -97,11 +99,11 @@ class LogLimit:
 
 @attrs.frozen
 class _Kind:
-    """Lines that share a limit: those of one event, or those that one call writes."""
+    """Lines that share a limit: those of one event, or those of one call."""
 
     logger: str
     level: int
-    #: The name of an event, or a message before its arguments are put in.
+    #: The name of an event, or a message without its arguments.
     what: str
 
 
@@ -119,10 +121,10 @@ def _run_limit() -> LogLimit:
 
 
 class LimitedLogger:
-    """A logger for lines that somebody else can cause again and again. Lines with the same message share a limit.
+    """A logger for lines that others can cause repeatedly. Lines with the same message share a limit.
 
-    The program or library call that owns the lines runs `report_left_out` beside them. Outside a Trio run nothing is
-    limited, because nobody else causes lines there.
+    The program or library call that uses it also runs `report_left_out`. Outside of a Trio run nothing is limited,
+    because others cannot cause lines there.
     """
 
     def __init__(self, name: str) -> None:
@@ -150,7 +152,7 @@ class LimitedLogger:
         self.log(logging.ERROR, message, *arguments, exc_info=True)
 
     def log(self, level: int, message: str, *arguments: object, exc_info: bool = False) -> None:
-        """Log the line, or count it where too many of its kind were logged."""
+        """Log the line, or count it if too many of its kind were logged."""
         if not self._logger.isEnabledFor(level):
             return
         if may_log(self._logger.name, level, message, lambda: message % arguments):
@@ -162,7 +164,7 @@ def may_log(logger: str, level: int, kind: str, example: Callable[[], str]) -> b
 
     Args:
         logger: the name of the line's logger.
-        level: of the line.
+        level: the level of the line.
         kind: lines with the same logger, level and kind share a limit.
         example: returns the text of the line.
     """
@@ -174,7 +176,7 @@ def may_log(logger: str, level: int, kind: str, example: Callable[[], str]) -> b
 
 
 async def report_left_out() -> None:
-    """Log what was left out whenever a period is over, until cancelled; the last counts are logged then."""
+    """Log the number of omitted lines after each period, until cancelled; the last counts are logged then."""
     limit = _run_limit()
     try:
         while True:

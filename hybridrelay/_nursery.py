@@ -1,4 +1,4 @@
-"""Structured concurrency, small things: a nursery that fails with a single exception; waiting to be told to stop."""
+"""Helpers for structured concurrency: a nursery that raises a single exception, and waiting for a stop event."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from ._exception_groups import leaves
 
 
 class FlatNursery:
-    """``async with FlatNursery() as nursery``: a `trio.Nursery` for what runs behind somebody else's block.
+    """``async with FlatNursery() as nursery``: a `trio.Nursery` that avoids exception groups if possible.
 
-    What the block raises leaves as itself, whatever else happened meanwhile; otherwise a single failure of a
-    background task leaves as itself. Only several independent failures leave as a group: none may get lost.
+    An exception of the block is raised as it is, whatever else has failed meanwhile; otherwise, if one background
+    task has failed, its exception is raised as it is. Only several independent failures of tasks are raised as a
+    group, so that none is lost.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class FlatNursery:
             if len(failures) != 1:
                 raise
             failure = failures[0]
-        # Outside of the handler, so that the group does not become the context of what it contained.
+        # Outside of the handler, so that the group does not become the context of its member.
         try:
             raise failure
         finally:
@@ -42,7 +43,7 @@ class FlatNursery:
 
 
 async def wait_stop(stop: trio.Event | None) -> None:
-    """Wait until told to stop; for ever where nobody can say so."""
+    """Wait until `stop` is set; if it is None, wait until cancelled."""
     if stop is None:
         await trio.sleep_forever()
     else:

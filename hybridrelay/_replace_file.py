@@ -1,10 +1,10 @@
-"""Replacing what a file holds, in two steps: first everything that can fail, then the change itself.
+"""Replacing the content of a file in two steps: first everything that can fail, then the change itself.
 
-A file that exists keeps its owner, group, mode, access control list and other attributes, also when root replaces it.
-A symbolic link stays, and the file that it leads to is replaced. Normally a complete new file is renamed over the old
-one. Where that is not possible (the file itself is a mount point, its directory is not writable, it has several hard
-links, or its owner cannot be kept), it is overwritten in place, after the space for it has been reserved. The module
-is long because it has both ways.
+An existing file keeps its owner, group, mode, access control list and other attributes, even if root replaces it. A
+symbolic link stays, and the file to which it leads is replaced. Normally a complete new file is renamed over the old
+one. If that is not possible (the file is a mount point, its directory is not writable, it has several hard links, or
+its owner cannot be kept), it is overwritten in place, after the space for it has been reserved. The module is long
+because it implements both methods.
 """
 
 from __future__ import annotations
@@ -21,33 +21,36 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-#: The mode of files that did not exist before: they hold secrets.
+#: The mode of new files, which contain secrets.
 _NEW_MODE = 0o600
-#: What the system says where a file cannot be renamed over another, but perhaps be written to.
+#: The errors if a file cannot be renamed over another one, which may still be possible to overwrite.
 _NO_RENAME = frozenset({errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY})
-#: What a file system says that has no hard links, or does not allow them.
+#: The errors of a file system without hard links, or one that does not allow them.
 _NO_LINK = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-#: What a file system says that cannot synchronize a directory.
+#: The errors of a file system that cannot synchronize a directory.
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EBADF})
-#: The system computes these from the content.
+#: Attributes that the system computes from the content.
 _COMPUTED_ATTRIBUTES = frozenset({"security.ima", "security.evm"})
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Replacement(abc.ABC):
-    """New content for a file, known to fit, and not yet in force. A context manager: discarded at its end unless
-    committed."""
+    """New content for a file that is prepared, for which there is space, and that has not replaced the old content
+    yet.
+
+    A context manager: at its end, it is discarded unless it was committed.
+    """
 
     def __init__(self, path: Path) -> None:
-        #: The file as it was named.
+        #: The path that the caller gave.
         self.path = path
 
     @abc.abstractmethod
     def commit(self) -> None:
-        """Put the new content in force; it is on the disk when this returns.
+        """Replace the old content; the new one is on the disk when this returns.
 
         Raises:
-            OSError: it failed in spite of all preparation; names the file, which is as it was.
+            OSError: this failed in spite of all preparation. It names the file, which is unchanged.
         """
 
     @abc.abstractmethod
@@ -62,14 +65,14 @@ class Replacement(abc.ABC):
 
 
 def prepare_replacement(path: str | os.PathLike[str], text: str) -> Replacement:
-    """Prepare to replace what a file holds; where there is no file, it is made with mode 0600.
+    """Prepare to replace the content of a file; if it does not exist, it is created with mode 0600.
 
     Args:
         path: the file; a symbolic link is followed.
-        text: the new content, written as UTF-8 with the line ends that it has.
+        text: the new content, written as UTF-8 with its line ends unchanged.
 
     Raises:
-        OSError: the content cannot be written there; names the file, which is as it was.
+        OSError: the content cannot be written there. It names the file, which is unchanged.
     """
     path = Path(path)
     target = Path(os.path.realpath(path))
@@ -90,27 +93,27 @@ def prepare_replacement(path: str | os.PathLike[str], text: str) -> Replacement:
 
 @contextlib.contextmanager
 def prepared_replacements(contents: Mapping[Path, str]) -> Iterator[list[Replacement]]:
-    """Prepare to replace several files. What the block has not committed is discarded at its end.
+    """Prepare to replace several files. Replacements that the block has not committed are discarded at its end.
 
     Raises:
-        OSError: one cannot be written; names it. All are as they were.
+        OSError: a file cannot be written. It names that file; all files are unchanged.
     """
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(prepare_replacement(path, text)) for path, text in contents.items()]
 
 
 def replace_file(path: str | os.PathLike[str], text: str) -> None:
-    """Replace what a file holds, where nothing else depends on it; see `prepare_replacement`.
+    """Replace the content of a file in one step; see `prepare_replacement`.
 
     Raises:
-        OSError: it cannot be written; names the file, which is as it was.
+        OSError: it cannot be written. It names the file, which is unchanged.
     """
     with prepare_replacement(path, text) as replacement:
         replacement.commit()
 
 
 def remove_leftovers(path: Path) -> list[Path]:
-    """Remove what an earlier replacement of a file has left beside it because its process was killed.
+    """Remove the temporary files of earlier replacements of a file whose processes were killed.
 
     No other process may be replacing the file at the same time.
 
@@ -118,7 +121,7 @@ def remove_leftovers(path: Path) -> list[Path]:
         path: the file; a symbolic link is followed.
 
     Returns:
-        What was removed.
+        The files that were removed.
     """
     target = Path(os.path.realpath(path))
     pattern = re.compile(re.escape(_fresh_prefix(target)) + "[0-9a-f]{8}")
@@ -136,11 +139,11 @@ def _fresh_prefix(target: Path) -> str:
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Write a new file of mode 0600, and bring it to the disk. Nothing is left of it where that fails.
+    """Write a new file with mode 0600, and sync it to the disk. If this fails, nothing is left of it.
 
     Raises:
-        FileExistsError: there is one.
-        OSError: it cannot be written; names the file.
+        FileExistsError: the file exists.
+        OSError: it cannot be written. It names the file.
     """
     with naming(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOEXEC, _NEW_MODE)
@@ -156,16 +159,16 @@ def create_file(path: Path, data: bytes) -> None:
 
 
 def create_file_once(path: Path, data: bytes) -> bool:
-    """Write a new file of mode 0600, unless there is one. Of several processes that do so at once, one succeeds.
+    """Write a new file with mode 0600, unless it exists. If several processes do this at once, exactly one succeeds.
 
-    A symbolic link that leads nowhere is followed. No process ever sees a part of the file, except on a file system
-    without hard links.
+    A symbolic link to a file that does not exist is followed. No process ever sees an incomplete file, except on a
+    file system without hard links.
 
     Returns:
-        Whether it was written. False: it exists, perhaps since a moment ago.
+        Whether it was written. False means that it exists; it may have been written just now by another process.
 
     Raises:
-        OSError: it cannot be written; names the file, of which nothing is left.
+        OSError: it cannot be written. It names the file, of which nothing is left.
     """
     target = Path(os.path.realpath(path))
     beside = target.with_name(f"{_fresh_prefix(target)}{secrets.token_hex(4)}")
@@ -190,7 +193,7 @@ def create_file_once(path: Path, data: bytes) -> bool:
 
 
 def sync_directory(path: Path) -> None:
-    """Bring the names in a directory to the disk, where the system can do that.
+    """Sync the names in a directory to the disk, if the system supports that.
 
     Raises:
         OSError: the disk failed.
@@ -210,7 +213,7 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an `OSError` name the file that was meant; a failed write names none, or a temporary one."""
+    """Make an `OSError` of the block name this file: failed writes name no file, or a temporary one."""
     try:
         yield
     except OSError as exc:
@@ -224,7 +227,7 @@ class _CannotKeep(Exception):
 
 
 class _Unchanged(Replacement):
-    """The file has this content already: there is nothing to write, so this also works on a full disk."""
+    """The file already has this content: there is nothing to write, so this also works on a full disk."""
 
     def commit(self) -> None:
         pass
@@ -234,7 +237,7 @@ class _Unchanged(Replacement):
 
 
 class _Renaming(Replacement):
-    """A complete new file beside the old one, with its attributes."""
+    """A complete new file in the same directory, with the attributes of the old one."""
 
     def __init__(self, path: Path, target: Path, data: bytes, old: os.stat_result | None) -> None:
         super().__init__(path)
@@ -257,7 +260,7 @@ class _Renaming(Replacement):
             except OSError as exc:
                 if exc.errno not in _NO_RENAME or not self._target.exists():
                     raise
-                # Only now it turned out that no file can be renamed over it.
+                # Only now it is known that no file can be renamed over it.
                 with _InPlace(self.path, self._target, self._data) as overwriting:
                     overwriting.commit()
                 return
@@ -271,9 +274,9 @@ class _Renaming(Replacement):
 
 
 class _InPlace(Replacement):
-    """The old file, open and already as long as the new content.
+    """The old file, open and already at least as long as the new content.
 
-    Line feeds, which are harmless to readers, reserve the space.
+    The space is reserved by appending line feeds, which are harmless to readers.
     """
 
     def __init__(self, path: Path, target: Path, data: bytes) -> None:
@@ -321,7 +324,7 @@ class _InPlace(Replacement):
 
 
 def _regular_file(target: Path) -> os.stat_result | None:
-    """The status of a file, or None where there is none."""
+    """The status of a file; None if it does not exist."""
     try:
         status = target.stat()
     except FileNotFoundError:
@@ -334,7 +337,7 @@ def _regular_file(target: Path) -> os.stat_result | None:
 
 
 def _must_stay(target: Path, status: os.stat_result) -> bool:
-    """Whether another file must not, or cannot, take its place. Windows gives a new file other permissions."""
+    """Whether the file must not, or cannot, be replaced by another. On Windows, a new file has other permissions."""
     return sys.platform == "win32" or status.st_nlink > 1 or _is_mount_point(target, status)
 
 
@@ -350,7 +353,7 @@ def _is_mount_point(target: Path, status: os.stat_result) -> bool:
 
 
 def _mount_path(line: bytes) -> bytes:
-    """The fifth field; the kernel writes blanks and backslashes in octal (``\\040``)."""
+    """The fifth field; the kernel writes spaces and backslashes in octal (``\\040``)."""
     fields = line.split(b" ")
     path = fields[4] if len(fields) > 4 else b""
     for code in (b"\\040", b"\\011", b"\\012", b"\\134"):
@@ -359,10 +362,10 @@ def _mount_path(line: bytes) -> bytes:
 
 
 def _copy_attributes(source: Path, status: os.stat_result, fresh: Path) -> None:
-    """Give a new file the owner, group, extended attributes (access control list among them) and mode of another.
+    """Give a new file the owner, group, extended attributes (including the access control list) and mode of another.
 
     Raises:
-        _CannotKeep: this user may not.
+        _CannotKeep: this user is not permitted to.
     """
     if sys.platform == "win32":
         return
@@ -402,7 +405,7 @@ def _read(target: Path) -> bytes | None:
     try:
         return target.read_bytes()
     except OSError:
-        return None  # writing it will say why
+        return None  # writing it raises the error
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -1,7 +1,7 @@
-"""What this machine can run out of: descriptors, local ports, memory for sockets, threads.
+"""Resources that this machine can run out of: descriptors, local ports, memory for sockets, threads.
 
-Such a failure says nothing about the other side. It is reported as a shortage of this machine, and it is temporary:
-the operation is retried or refused, and no program ends because of it.
+Such a failure is not caused by the other side. It is reported as a shortage of this machine, and it is temporary: the
+operation is retried or refused, and no program ends because of it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["OUT_OF_DESCRIPTORS", "Shortage", "shortage_of"]
 
 @attrs.frozen
 class Shortage:
-    """What has run out, for people."""
+    """What has run out, as text for people."""
 
-    #: Completes "this machine ..." or "the connector ...".
+    #: Text that completes "this machine ..." or "the connector ...".
     text: str
     remedy: str
 
@@ -50,16 +50,16 @@ _SHORTAGES = {
 
 
 def shortage_of(error: OSError) -> Shortage | None:
-    """What has run out according to the error of a system call, or None where it says something else."""
+    """What has run out according to the error of a system call; None if it has another cause."""
     if error.errno is None or isinstance(error, socket.gaierror | BlockingIOError):
-        return None  # numbers of another kind; EAGAIN of a call that would block
+        return None  # not an errno; or EAGAIN of a call that would block
     if error.errno == errno.EADDRNOTAVAIL:
         return None if _has_free_port() else _PORTS
     return _SHORTAGES.get(error.errno)
 
 
 def _has_free_port() -> bool:
-    """Whether a local TCP port is left. If so, EADDRNOTAVAIL says that there is no local address (of IPv6, often)."""
+    """Whether a local TCP port is left. If so, EADDRNOTAVAIL means that there is no local address (often of IPv6)."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
             sock.bind(("", 0))

@@ -1,7 +1,7 @@
-"""Statistics of a running program, for operators who ask for its state, and for finding leaks.
+"""Statistics of a running program, for operators and for finding leaks.
 
-An object that holds something that counts (a session, the relay) reports for as long as it runs. `program_statistics`
-adds up what is reported in the current Trio run, and says which tasks there are and what the process has open.
+Objects that hold resources (a session, the relay) report while they run. `program_statistics` adds up what is
+reported in the current Trio run, and adds the tasks of the run and the open descriptors of the process.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import trio
 
 
 class Reporter(Protocol):
-    """Something that can say what it holds."""
+    """An object that reports what it holds."""
 
     def statistics(self) -> Mapping[str, int]:
-        """Numbers by name; those of all reporters are added up, so 0 need not be said."""
+        """Numbers by name. Those of all reporters are added up, so zeros can be omitted."""
 
 
-#: By a token of each `reporting` block: one reporter may be in several.
+#: The reporters, by a token of each `reporting` block: one reporter may be in several blocks.
 _REPORTERS: trio.lowlevel.RunVar[dict[object, Reporter]] = trio.lowlevel.RunVar("hybridrelay reporters")
 
 
 @contextmanager
 def reporting(*reporters: Reporter) -> Iterator[None]:
-    """Let `program_statistics` ask these during the block. One that is in several blocks at a time is asked once."""
+    """Include these in `program_statistics` during the block. One that is in several blocks is counted once."""
     try:
         running = _REPORTERS.get()
     except LookupError:
@@ -47,19 +47,19 @@ def reporting(*reporters: Reporter) -> Iterator[None]:
 
 @attrs.frozen
 class ProgramStatistics:
-    """A snapshot."""
+    """A snapshot of a running program."""
 
-    #: Tasks of the Trio run, by the name of what they run; Trio's own among them.
+    #: The number of tasks of the Trio run, by the name of their function; includes Trio's own tasks.
     tasks: Mapping[str, int]
-    #: What reporters hold; a name that is absent means 0.
+    #: What reporters hold; a missing name means 0.
     counts: Mapping[str, int]
-    #: Open descriptors of the process, or None where the platform does not say.
+    #: Open descriptors of the process; None if the platform does not tell.
     descriptors: int | None
-    #: Memory of the process in use now, or None where the platform does not say.
+    #: Resident memory of the process (bytes); None if the platform does not tell.
     resident_bytes: int | None
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """The snapshot for JSON."""
         return {
             "tasks": sum(self.tasks.values()),
             **self.counts,
@@ -70,7 +70,7 @@ class ProgramStatistics:
 
 
 def program_statistics() -> ProgramStatistics:
-    """Take a snapshot of the Trio run that calls this, and of its process."""
+    """Take a snapshot of the current Trio run and of the process."""
     counts: Counter[str] = Counter()
     for reporter in {id(reporter): reporter for reporter in _REPORTERS.get({}).values()}.values():
         counts.update(reporter.statistics())

@@ -1,9 +1,9 @@
-"""Text that people write: in files, in environment variables, on standard input. All of it is read here.
+"""Reading text that people write: in files, in environment variables, on standard input.
 
-Editors and shells add what nobody sees: a byte-order mark, UTF-16 (Windows), CR LF or CR at the ends of lines, blanks
-and non-breaking spaces around a value, quotes around it. None of that changes what was meant, so it is removed here.
-What cannot be read as text (undecodable bytes, NUL) is an error that names the source and the line, and never repeats
-the content: most of these files hold secrets.
+Editors and shells add invisible characters: a byte-order mark, UTF-16 (Windows), CR LF or CR at the ends of lines,
+spaces and non-breaking spaces around a value, and also quotes around it. These do not change the meaning, so they are
+removed here. If data cannot be read as text (undecodable bytes, NUL), the error names the source and the line, and
+never quotes the content, because most of these files contain secrets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SAVE_AS = "save it as plain text in UTF-8"
 
 
 class TextError(ConfigurationError):
-    """What was read is too long, or is not text."""
+    """The data is too long, or is not text."""
 
 
 def read_text(
@@ -40,16 +40,16 @@ def read_text(
         path: the file, or a pipe.
         what: what it is, for messages: "the authority file".
         limit: its maximum size (bytes); no more is read.
-        secret: whether to log a warning where users other than the owner may read it (not on Windows).
-        regular: whether to refuse everything but a regular file, without waiting for it. For files that are read
-            again while a program runs, or replaced: a pipe cannot be.
+        secret: whether to log a warning if users other than the owner may read it (not on Windows).
+        regular: whether to refuse everything except a regular file, without waiting for it. For files that are read
+            again while a program runs, or replaced, which is not possible with a pipe.
 
     Returns:
         The text without a byte-order mark, with ``\\n`` at the ends of its lines.
 
     Raises:
         ConfigurationError: it cannot be read.
-        TextError: it is too long, or is not text. Names file and line, and repeats nothing of the content.
+        TextError: it is too long, or is not text. The message names file and line, and quotes nothing of the content.
     """
     data = read_bytes(path, what=what, limit=limit, secret=secret, regular=regular)
     return decode_text(data, source=str(path), limit=limit)
@@ -58,7 +58,7 @@ def read_text(
 def read_bytes(
     path: str | os.PathLike[str], *, what: str, limit: int, secret: bool = False, regular: bool = False
 ) -> bytes:
-    """Read a file of up to `limit` bytes, and one byte of a larger one, which `decode_text` refuses.
+    """Read a file of up to `limit` bytes; of a larger one, `limit` + 1 bytes, which `decode_text` refuses.
 
     Args:
         path, what, limit, secret, regular: see `read_text`.
@@ -83,12 +83,12 @@ def read_bytes(
 
 
 def read_stream(stream: BinaryIO, *, source: str, limit: int) -> str:
-    """Read the same from an open stream, such as standard input, to its end.
+    """Like `read_text`, but from an open stream, such as standard input, until its end.
 
     Args:
-        stream: to read from.
-        source: what it is called in messages.
-        limit: how much may come (bytes).
+        stream: the stream.
+        source: its name in messages.
+        limit: how much may be read (bytes).
 
     Raises:
         TextError: see `read_text`.
@@ -119,14 +119,14 @@ def decode_text(data: bytes, *, source: str, limit: int) -> str:
 
 
 def strip_blanks(text: str) -> str:
-    """`text` without blanks and invisible characters at its ends: non-breaking spaces and byte-order marks, too."""
+    """`text` without white space and invisible characters at its ends, such as non-breaking spaces."""
     while (stripped := text.strip().strip(_INVISIBLE)) != text:
         text = stripped
     return text
 
 
 def strip_value(text: str) -> str:
-    """`text` without blanks at its ends, and without a pair of quotes around it."""
+    """`text` without white space at its ends, and without a pair of quotes around it."""
     text = strip_blanks(text)
     for opening, closing in _QUOTES:
         if len(text) >= 2 and text.startswith(opening) and text.endswith(closing):
@@ -135,7 +135,7 @@ def strip_value(text: str) -> str:
 
 
 def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
-    """The lines of what `read_text` returned, without blanks at their ends; the first is number 1."""
+    """The lines of a text that `read_text` has returned, without white space at their ends; the first is number 1."""
     for number, line in enumerate(text.split("\n"), 1):
         yield number, strip_blanks(line)
 
@@ -154,12 +154,12 @@ def _remedy(path: str | os.PathLike[str], error: OSError) -> str | None:
 def _owner(path: str | os.PathLike[str]) -> str:
     try:
         return f"the user who owns it ({Path(path).owner()})"
-    except (OSError, KeyError, NotImplementedError):  # its directory is closed as well, or the user has no name
+    except (OSError, KeyError, NotImplementedError):  # its directory cannot be entered, or the user has no name
         return "the user who owns it"
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """For `open`: do not wait until somebody writes to a pipe."""
+    """An opener for `open` that does not wait until a pipe has a writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 

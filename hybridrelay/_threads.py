@@ -1,4 +1,4 @@
-"""Worker threads for short blocking work, and what happens where no thread can be started."""
+"""Worker threads for short blocking work, and the case that no thread can be started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class OutOfThreads(OSError):
-    """No thread can be started. Its number is EAGAIN, as pthread_create(3) has it."""
+    """No thread can be started. Its errno is EAGAIN, as in pthread_create(3)."""
 
     def __init__(self) -> None:
         super().__init__(errno.EAGAIN, "no thread can be started")
@@ -28,11 +28,19 @@ async def run_in_thread(
     limiter: trio.CapacityLimiter | None = None,
     abandon_on_cancel: bool = False,
 ) -> T:
-    """`trio.to_thread.run_sync`, or a plain call where no thread can be started.
+    """`trio.to_thread.run_sync`, or a plain call if no thread can be started.
 
-    For short work on local files, which a slow disk can make long. Where there is no thread, it is better that
-    everything waits for it than that a revoked key or a deny list goes unnoticed. Trio's own limit of threads does
-    not apply: names are resolved within it, and a name server that does not answer can use it up.
+    For short work on local files, which may take long on a slow disk. If there is no thread, it is better that
+    everything waits for this work than that a revoked key or a deny list has no effect. Trio's own limit of threads
+    does not apply, because name resolution uses it, and a name server that does not answer can use it up.
+
+    Args:
+        function: called with `arguments`.
+        limiter: limits the number of threads; None means a limiter for all such work of the Trio run.
+        abandon_on_cancel: see `trio.to_thread.run_sync`.
+
+    Raises:
+        Exception: any exception of `function`.
     """
     if limiter is None:
         limiter = _own_limiter()
@@ -51,7 +59,7 @@ async def run_in_thread(
     return run()
 
 
-#: Of a Trio run.
+#: The limiter of a Trio run.
 _LIMITER: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("hybridrelay file threads")
 _THREADS = 8
 
@@ -67,10 +75,10 @@ def _own_limiter() -> trio.CapacityLimiter:
 
 @contextmanager
 def thread_errors() -> Iterator[None]:
-    """Around Trio's calls that resolve names, for which it starts a thread.
+    """Translate errors of Trio's calls that resolve names, for which Trio starts a thread.
 
     Raises:
-        OutOfThreads: none can be started.
+        OutOfThreads: no thread can be started.
     """
     try:
         yield

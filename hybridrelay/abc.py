@@ -1,25 +1,25 @@
 """The contracts between hybridrelay and the packages that carry its bytes.
 
-A *transport* carries bytes between a dialing side (client or connector) and the relay. It is trusted with nothing:
-everything secret runs inside TLS, inside the transport. Transports are found by entry point (group
+A *transport* carries bytes between a dialing side (client or connector) and the relay. It need not be trusted:
+everything secret is sent over TLS inside the transport. Transports are found by entry point (group
 ``hybridrelay.transports``); each entry point names a module-level `Transport` instance. ``transports/README.md``
 shows how to write one, and `hybridrelay.testing` has the conformance suite that it must pass.
 
 How the work is divided:
 
-- A transport knows how to make a `Connection` to an `Address` with what a `Dialer` opens, and how to `listen` on a
-  `Binding`. It knows nothing of proxies, of the purposes of channels, or of TLS certificates.
-- The `Dialer` decides how this machine reaches the outside: directly, through a proxy, through a command. On the
-  dialing side transports never open a socket or start a process themselves, so that every transport crosses every
-  kind of proxy, and a command is only ever the one that this machine's operator configured.
-- The *outer TLS* that makes port 443 look as middleboxes expect it is added below the transport by the code around
-  it (`hybridrelay.streams.outer_tls`), on both sides, on every port that is declared with ``outer_tls``.
+- A transport implements how to make a `Connection` to an `Address` with what a `Dialer` opens, and how to `listen` on
+  a `Binding`. It does not deal with proxies, the purposes of channels, or TLS certificates.
+- The `Dialer` decides how this machine reaches the network: directly, through a proxy, or through a command. On the
+  dialing side, transports never open a socket or start a process themselves, so that every transport works through
+  every kind of proxy, and the only command that can run is the one that this machine's operator configured.
+- The *outer TLS* that middleboxes expect on port 443 is added below the transport by the calling code
+  (`hybridrelay.streams.outer_tls`), on both sides, on every port that is declared with ``outer_tls``.
 - Which port serves which purpose is declared in `Route`. The relay and `hybridrelay.connectivity` apply it.
-- The relay decides when work is done for peers that have not authenticated. A `Listener` therefore yields `Incoming`
-  connections for which nothing has been spent yet, and the relay calls `Incoming.handshake` when their turn has come.
+- The relay decides when work is done for peers that have not authenticated. A `Listener` therefore returns `Incoming`
+  connections for which no work has been done yet, and the relay calls `Incoming.handshake` when they may proceed.
 
 Why `listen` returns a listener and does not run a handler for each connection (as `trio.serve_listeners` does): the
-relay must be able to hold, reorder and drop connections before it spends a task on them, and it owns the nursery in
+relay must be able to hold, reorder and drop connections before it starts a task for them, and it owns the nursery in
 which they are served. A transport that needs tasks of its own takes a nursery when it is made.
 """
 
@@ -53,11 +53,11 @@ __all__ = [
 ]
 
 #: Opens a byte stream to ``(host, port)`` over TCP. It is a `trio.abc.HalfCloseableStream`, unless outer TLS was
-#: added to it, which cannot end one direction alone. Raises `OSError` (or a subclass) if the connection fails; a
-#: `hybridrelay.connectivity.DialError` carries what reports say about it. The caller sets the deadline; cancelled,
-#: nothing stays open.
+#: added to it, with which one direction cannot be ended separately. Raises `OSError` (or a subclass) if the
+#: connection fails; a `hybridrelay.connectivity.DialError` has the texts for reports. The caller sets the deadline;
+#: cancelled, nothing stays open.
 Dial = Callable[[str, int], Awaitable[trio.abc.Stream]]
-#: Opens a UDP socket that is connected to ``(host, port)``. Raises and behaves as `Dial`.
+#: Opens a UDP socket that is connected to ``(host, port)``. Raises and cancels like `Dial`.
 DialUDP = Callable[[str, int], Awaitable[trio.socket.SocketType]]
 #: Starts the command that the operator configured. The stream writes to its standard input and reads its standard
 #: output; closing the stream ends the process. The end of its output reads as ``b""`` whatever caused it. Raises
@@ -79,8 +79,8 @@ async def _no_process() -> trio.abc.HalfCloseableStream:
 class Dialer:
     """Opens everything that a transport needs on the dialing side.
 
-    There is no argument by which a transport could choose the command of `process`: commands come from the options
-    and the configuration file of this machine, and never from a connection string.
+    `process` has no argument with which a transport could choose the command: commands come from the options and the
+    configuration file of this machine, and never from a connection string.
     """
 
     tcp: Dial
@@ -94,9 +94,9 @@ class Address:
 
     #: A host name or an IP address; IPv6 without brackets.
     host: str
-    #: The TCP or UDP port number; 0 for a `Port` that is ``local``, which only a command reaches.
+    #: The TCP or UDP port number; 0 for a ``local`` `Port`, which can only be reached by a command.
     port: int
-    #: Whether what `Dialer.tcp` opens is already inside an outer TLS. For protocols that mention the scheme.
+    #: Whether the streams of `Dialer.tcp` are already inside outer TLS, for protocols in which this matters.
     outer_tls: bool = False
 
 
@@ -104,22 +104,22 @@ class Address:
 class Connection:
     """An established connection."""
 
-    #: Exactly the bytes that the other side sends. It passes `trio.testing.check_half_closeable_stream`. An end that
-    #: the peer did not announce raises `trio.BrokenResourceError` and never reads as end of file.
+    #: Carries exactly the bytes that the other side sends. It passes `trio.testing.check_half_closeable_stream`. An
+    #: end that the peer did not signal raises `trio.BrokenResourceError` and never looks like end of file.
     stream: trio.abc.HalfCloseableStream
     #: The other end, for logs and for limits: an IP address if there is one.
     remote: str
     #: The socket whose bytes are exactly those of `stream`, with nothing read ahead or held back, so that the relay
-    #: can move them in the kernel; None if the transport adds anything to the bytes.
+    #: can move them in the kernel; None if the transport changes or adds bytes.
     kernel_socket: trio.socket.SocketType | None = None
 
     @classmethod
     def over(cls, stream: trio.abc.Stream, remote: str) -> Connection:
-        """The connection that is `stream` itself: the bytes of a plain socket can be moved in the kernel.
+        """A connection that adds nothing to `stream`. If that is a plain socket, `kernel_socket` is set.
 
         Raises:
-            TransportError: `stream` cannot end one direction alone. That is so inside outer TLS, where a transport
-                has to announce the end of its data by itself.
+            TransportError: one direction of `stream` cannot be ended separately. This is the case inside outer TLS,
+                where a transport has to signal the end of its data itself.
         """
         if not isinstance(stream, trio.abc.HalfCloseableStream):
             raise TransportError("this transport needs a connection that can be half-closed, and outer TLS cannot")
@@ -127,9 +127,9 @@ class Connection:
 
 
 class Incoming(trio.abc.AsyncResource):
-    """A connection that has arrived. Its peer is not authenticated, and nothing has been spent on it yet."""
+    """A connection that was accepted. Its peer is not authenticated, and no work has been done for it yet."""
 
-    #: As `Connection.remote`.
+    #: See `Connection.remote`.
     remote: str
 
     @abstractmethod
@@ -137,32 +137,32 @@ class Incoming(trio.abc.AsyncResource):
         """Do the server's side of the transport's handshake. Called at most once, when the relay allows it.
 
         Returns:
-            The connection, or None if the peer was answered and needs nothing more (a health check, a refusal).
+            The connection; None if the peer got its answer and no connection results (a health check, a refusal).
 
         Raises:
             TransportError: the peer does not speak this transport; it has been answered.
 
-        What is read is bounded, lengths are checked before anything is allocated for them, and nothing is read beyond
-        the handshake. The caller sets the deadline. Unless a connection is returned, everything is closed when this
-        ends, cancellation included.
+        Reads only a bounded number of bytes, checks lengths before allocating memory for them, and reads nothing
+        beyond the handshake. The caller sets the deadline. Unless a connection is returned, everything is closed when
+        this ends, even if it is cancelled.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Close the connection, whether or not its handshake was made. Waits for nothing; idempotent."""
+        """Close the connection, whether or not the handshake was done. Does not wait; idempotent."""
 
 
 class Listener(trio.abc.AsyncResource):
-    """Where connections of one transport arrive."""
+    """Accepts connections of one transport."""
 
     @property
     @abstractmethod
     def bound(self) -> tuple[Binding, ...]:
-        """Where it listens, with the port numbers that it got."""
+        """Where it listens, with actual port numbers."""
 
     @abstractmethod
     async def accept(self) -> Incoming:
-        """Wait for the next connection. Nothing is read from it and nothing is computed for it yet.
+        """Wait for the next connection, without reading from it or computing anything for it.
 
         Raises:
             OSError: this attempt failed: the process has no descriptor or memory left, or the listener is unusable.
@@ -176,14 +176,14 @@ class Listener(trio.abc.AsyncResource):
 class Binding:
     """Where to listen."""
 
-    #: A name or an address of this machine; ``""`` is every address.
+    #: A name or an address of this machine; ``""`` means every address.
     host: str
-    #: 0 is any port that is free.
+    #: 0 means any free port.
     port: int
-    #: Listen on a Unix socket with this path instead, which only this user can connect to.
+    #: If set, listen on a Unix socket with this path instead, to which only this user can connect.
     path: Path | None = None
-    #: Accept from these instead of opening anything: sockets that were opened elsewhere, or a network in memory. They
-    #: belong to the listener.
+    #: If set, accept from these instead of opening anything: sockets that were opened elsewhere, or a network in
+    #: memory. The listener owns them from now on.
     acceptors: tuple[trio.abc.Listener[trio.SocketStream], ...] | None = attrs.field(default=None, eq=False)
 
     def __str__(self) -> str:
@@ -195,16 +195,16 @@ class Binding:
 
 @attrs.frozen
 class Port:
-    """One of the places where a relay can listen."""
+    """A port on which a relay can listen."""
 
-    #: What operators call it: ``--ports data=9352``.
+    #: The name in options and connection strings: ``--ports data=9352``.
     name: str
-    #: The number used if neither the relay nor the connection string says otherwise; 0 if `local`.
+    #: The port number if neither the relay nor the connection string names another; 0 if `local`.
     default: int = 0
-    #: Whether connections on this port begin with an outer TLS handshake, so that middleboxes see what they expect.
+    #: Whether connections on this port begin with an outer TLS handshake, as middleboxes expect.
     outer_tls: bool = False
     #: Whether it is a Unix socket in the relay's state directory, for programs of the relay's own user, instead of a
-    #: TCP or UDP port. The relay always opens it; no option and no connection string mentions it.
+    #: TCP or UDP port. The relay always opens it; it does not appear in options and connection strings.
     local: bool = False
 
 
@@ -212,16 +212,16 @@ class Port:
 class Route:
     """One way to reach a relay: the ports over which a transport serves the purposes of channels."""
 
-    #: Shown in reports: ``tcp``, ``wss``, ``ws``.
+    #: The name in reports: ``tcp``, ``wss``, ``ws``.
     name: str
-    #: Lower is tried first and preferred.
+    #: The route with the lowest rank is tried first and preferred.
     rank: int
-    #: Serves every purpose for which `others` has no port of its own.
+    #: The port for every purpose that is not in `others`.
     port: Port
     others: Mapping[Purpose, Port] = attrs.field(factory=dict)
-    #: Whether mode ``auto`` may choose it. If not, it is used only when its transport is asked for by name.
+    #: Whether mode ``auto`` may choose it. If not, it is used only in the mode with the transport's name.
     automatic: bool = True
-    #: How much longer than over TCP connecting may take (seconds), because something else connects first.
+    #: Additional time for connecting (seconds), for instance because a command connects first.
     extra_seconds: float = 0.0
 
     def port_for(self, purpose: Purpose) -> Port:
@@ -230,7 +230,7 @@ class Route:
 
     @property
     def ports(self) -> tuple[Port, ...]:
-        """All of its ports, each once."""
+        """Its ports, without duplicates."""
         return tuple(dict.fromkeys(self.port_for(purpose) for purpose in Purpose))
 
 
@@ -247,12 +247,12 @@ class Transport(ABC):
         """Open what is needed with `dialer`, and do the transport's own handshake.
 
         Raises:
-            OSError: nothing answers (refused, unreachable, unknown name), exactly as `dialer` raised it.
+            OSError: no connection could be opened (refused, unreachable, unknown name), exactly as `dialer` raised
+                it.
             TransportError: the other side does not speak this transport; or the connection broke
                 (`TransportError.lost`).
 
-        The caller sets the deadline, which holds whatever this method does and does not do. Cancelled at any point,
-        nothing stays open.
+        The caller sets and enforces the deadline. Cancelled at any point, nothing stays open.
         """
 
     @abstractmethod
@@ -260,11 +260,11 @@ class Transport(ABC):
         """Begin to listen.
 
         A transport whose handshake runs over one stream returns a `hybridrelay.streams.listening.StreamListener`.
-        The relay then accepts the sockets itself, with the limits that it has for them, adds the outer TLS, and lets
-        the transport do the rest. From any other listener it takes connections with `Listener.accept`.
+        The relay then accepts the sockets itself, with its limits for them, adds the outer TLS, and calls the
+        transport's handshake. From any other listener it takes connections with `Listener.accept`.
 
         Raises:
-            OSError: nothing can listen there.
+            OSError: it is not possible to listen there.
 
         Cancelled, nothing stays open.
         """

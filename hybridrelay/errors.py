@@ -1,8 +1,8 @@
-"""Every exception that hybridrelay raises to its users.
+"""The exceptions that hybridrelay raises to its users.
 
-Streams raise trio's own errors (`trio.BrokenResourceError`, `ClosedResourceError`, `BusyResourceError`) with one of
-these as `__cause__`; everything else raises these directly. All carry a `Reason`, and `remedy` where there is
-something that the reader can do.
+Streams raise Trio's own errors (`trio.BrokenResourceError`, `ClosedResourceError`, `BusyResourceError`) with one of
+these as `__cause__`; everything else raises these directly. All have a `Reason`, and a `remedy` if there is something
+that the reader can do.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from .protocol.reasons import Reason
 
 
 class HybridRelayError(Exception):
-    """Base of all. `str()` is one line for people; `reason` is for programs; `remedy` says what to do, or is None.
+    """The base class. `str()` is one line for people; `reason` is for programs; `remedy` says what to do, or is None.
 
-    `brief` is a shorter text for logs that have already shown the long one, or None.
+    `brief` is a shorter text for repeated log messages, or None.
     """
 
     reason: Reason = Reason.INTERNAL_ERROR
@@ -28,7 +28,7 @@ class HybridRelayError(Exception):
     ) -> None:
         super().__init__(message)
         if remedy is not None:
-            self.add_note(f"What to do: {remedy}")  # so that a traceback shows it as well
+            self.add_note(f"What to do: {remedy}")  # so that a traceback shows it, too
         if reason is not None:
             self.reason = reason
         self.remedy = remedy
@@ -36,7 +36,7 @@ class HybridRelayError(Exception):
 
 
 class ConfigurationError(HybridRelayError):
-    """What the operator gave us cannot be used: an option, a file, a state directory."""
+    """Something in the configuration cannot be used: an option, a file, a state directory."""
 
 
 class ConnectionStringError(ConfigurationError):
@@ -48,7 +48,7 @@ class ConnectionStringError(ConfigurationError):
 
 
 class StateError(ConfigurationError):
-    """The relay's state directory is unusable: not writable, of another owner, or from a newer version."""
+    """The relay's state directory is unusable: not writable, owned by another user, or from a newer version."""
 
 
 class ManagementError(HybridRelayError):
@@ -58,8 +58,8 @@ class ManagementError(HybridRelayError):
 class TransportError(HybridRelayError):
     """A transport could not open a connection, or its peer does not speak that transport.
 
-    `failure` says it for reports. If the connection broke during the transport's handshake, construct the error by
-    `lost`.
+    `failure` describes it for reports. If the connection broke during the transport's handshake, construct the error
+    with `lost`.
     """
 
     failure: Failure
@@ -77,13 +77,13 @@ class TransportError(HybridRelayError):
 
     @classmethod
     def lost(cls, message: str, cause: BaseException | None = None) -> Self:
-        """The error for a connection that was closed, or broke with `cause`, which says nothing about the peer."""
+        """The error for a connection that was closed, or broke with `cause`. It does not blame the peer."""
         kind = FailureKind.CLOSED_EARLY if cause is None else lost_connection(cause).kind
         return cls(message, kind=kind)
 
 
 class UpgradeRefused(TransportError):
-    """The peer spoke HTTP, and did not open the transport's channel. `status` is HTTP's."""
+    """The peer spoke HTTP, and did not open the transport's channel. `status` is the HTTP status."""
 
     def __init__(self, message: str, *, status: int, remedy: str | None = None) -> None:
         super().__init__(message, remedy=remedy, http_status=status)
@@ -91,9 +91,9 @@ class UpgradeRefused(TransportError):
 
 
 class TLSHandshakeError(TransportError):
-    """A TLS handshake failed; `__cause__` is the `ssl.SSLError` where there was one.
+    """A TLS handshake failed; `__cause__` is the `ssl.SSLError`, if there was one.
 
-    `untrusted` is OpenSSL's verdict on the peer's certificate if that could not be verified, otherwise None.
+    `untrusted` is OpenSSL's message if the peer's certificate could not be verified, otherwise None.
     """
 
     reason = Reason.TLS_FAILED
@@ -135,19 +135,19 @@ class AuthorizationError(HybridRelayError):
 
 
 class RendezvousError(HybridRelayError):
-    """The relay could not bring the two sides together: no listener, or one side did not come."""
+    """The relay could not connect the two sides: there is no listener, or one side did not open its data channel."""
 
 
 class PeerIdentityError(HybridRelayError):
-    """The end-to-end identity of the peer, or our own in its eyes, is not acceptable."""
+    """The end-to-end identity of the peer is not acceptable to us, or ours is not acceptable to the peer."""
 
 
 class SessionError(HybridRelayError):
-    """A session ended otherwise than by agreement."""
+    """A session could not be opened, or did not end normally."""
 
 
 class StreamRefused(HybridRelayError):
-    """The other side refused to open a stream: `reason` says whether target, policy or limit."""
+    """The other side refused to open a stream: `reason` says whether because of target, policy or limit."""
 
 
 class StreamReset(HybridRelayError):

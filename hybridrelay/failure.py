@@ -1,7 +1,7 @@
-"""What a failed attempt to reach a relay is: a typed value that the exception carries from where it was raised.
+"""Descriptions of failed attempts to reach a relay, as typed values that exceptions carry.
 
-Code that dials, crosses a proxy, or does a handshake knows which step failed and how; it says so in a `Failure`.
-Reports print the value, and nothing has to look at exception types or texts afterwards.
+The code that dials, uses a proxy, or does a handshake knows which step failed and how, and describes that in a
+`Failure`. Reports show this value; no code has to analyze the types or texts of exceptions afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Step(enum.StrEnum):
 
     #: Looking up the relay's host name.
     RESOLVE = "resolve"
-    #: Opening a TCP connection, through a proxy where there is one.
+    #: Opening a TCP connection, through a proxy if one is used.
     DIAL = "dial"
     #: The transport's own handshake.
     TRANSPORT = "transport"
@@ -41,15 +41,15 @@ class FailureKind(enum.StrEnum):
 
     #: There was an answer: nothing listens here, or a firewall rejects the connection.
     REFUSED = "refused"
-    #: No answer at all: typically a firewall that drops.
+    #: No answer at all: typically a firewall drops the packets.
     DROPPED = "dropped"
-    #: Connected, then silence: typically a middlebox that accepts everything.
+    #: Connected, then silence: typically a middlebox accepts every connection.
     STALLED = "stalled"
     NAME_NOT_FOUND = "name-not-found"
-    #: The name server did not answer, or said "later".
+    #: The name server did not answer, or reported a temporary failure.
     NAME_SERVICE_FAILED = "name-service-failed"
     UNREACHABLE = "unreachable"
-    #: This machine itself does not let us.
+    #: This machine itself does not allow the connection.
     FORBIDDEN_LOCALLY = "forbidden-locally"
     OUT_OF_RESOURCES = "out-of-resources"
     #: The command that leads to the relay cannot be started.
@@ -61,7 +61,7 @@ class FailureKind(enum.StrEnum):
     #: A certificate that is not the relay's: interception, another machine, or a relay with a new certificate.
     WRONG_IDENTITY = "wrong-identity"
     TLS_FAILED = "tls-failed"
-    #: The relay answered, and said no.
+    #: The relay answered, and refused.
     REFUSED_BY_RELAY = "refused-by-relay"
     #: No connection to the proxy itself.
     PROXY_UNREACHABLE = "proxy-unreachable"
@@ -69,7 +69,7 @@ class FailureKind(enum.StrEnum):
     PROXY_UNTRUSTED = "proxy-untrusted"
     #: The proxy demands authentication, or rejects the user name or password.
     PROXY_AUTHENTICATION = "proxy-authentication"
-    #: The proxy may not, or will not, connect to this address and port.
+    #: The proxy does not allow connections to this address and port.
     PROXY_REFUSED = "proxy-refused"
     #: The proxy tried, and could not connect.
     PROXY_CANNOT_CONNECT = "proxy-cannot-connect"
@@ -77,7 +77,7 @@ class FailureKind(enum.StrEnum):
     PROXY_SILENT = "proxy-silent"
     #: What answered is not a proxy of this kind, or it closed the connection.
     PROXY_FAILED = "proxy-failed"
-    #: Something on the way intercepts the outer TLS and cannot connect to the relay.
+    #: Something in the path intercepts the outer TLS and cannot connect to the relay.
     INTERCEPTION_FAILED = "interception-failed"
     OTHER = "other"
 
@@ -189,8 +189,8 @@ _COMMAND_TEXTS: dict[FailureKind, str] = {
     FailureKind.CLOSED_EARLY: "the command ended before the relay answered",
 }
 
-#: The most informative kinds first: if several addresses were tried, one that answered matters more than one without
-#: a route (often IPv6). Kinds that are not listed come last.
+#: The most informative kinds first: if several addresses were tried, one that answered is more informative than one
+#: without a route (often IPv6). Kinds that are not listed come last.
 _BY_SPECIFICITY = (
     FailureKind.WRONG_IDENTITY,
     FailureKind.REFUSED_BY_RELAY,
@@ -230,13 +230,13 @@ class Failure:
     """A failed attempt, for people (`text`, `remedy`) and for programs (`kind`, `reason`)."""
 
     kind: FailureKind
-    #: What happened: one line without a final stop.
+    #: What happened: one line without a full stop at the end.
     text: str
-    #: What to do about it, or None where there is nothing to advise.
+    #: What to do about it; None if there is no advice.
     remedy: str | None = None
-    #: The reason that the relay gave, if any.
+    #: The reason that the relay stated, if any.
     reason: Reason | None = None
-    #: Which step failed; None where that is not known yet.
+    #: Which step failed; None if that is not known yet.
     step: Step | None = None
     #: The status of an HTTP answer that refused to open the channel.
     http_status: int | None = None
@@ -249,11 +249,11 @@ class Failure:
 
     @classmethod
     def from_status(cls, status: Reason) -> Failure:
-        """The answer to a preamble was this status, which is a refusal.
+        """The failure if the answer to a preamble was this status, which is a refusal.
 
-        Nothing authenticates a status: anything on the way can send one. So `reason` says only what concerns the port
-        or the rendezvous, and is `Reason.REFUSED_BY_RELAY` in place of anything else, such as a revoked key: nothing
-        ends because of it. The text says what was received.
+        A status is not authenticated: anything in the path can send one. Therefore `reason` is the status only if
+        that concerns the port or the rendezvous. Any other status, such as a revoked key, becomes
+        `Reason.REFUSED_BY_RELAY`, so that no program ends because of it. The text says what was received.
         """
         reason = status
         if status.category not in (Category.RELAY_PORT, Category.RENDEZVOUS) or status is Reason.LISTENER_GONE:
@@ -275,7 +275,7 @@ class Failure:
         return self.with_text(_COMMAND_TEXTS[self.kind] if is_usual else self.text, _COMMAND_REMEDY)
 
     def at(self, step: Step) -> Failure:
-        """The same failure at this step, unless it names another one already."""
+        """The same failure at this step, unless it already has a step."""
         return self if self.step is not None else attrs.evolve(self, step=step)
 
     @property
@@ -285,10 +285,10 @@ class Failure:
 
 
 def kind_of_error(error: BaseException) -> FailureKind | None:
-    """The kind of failure that the error of one socket or TLS call stands for; None if it stands for none of them."""
+    """The kind of failure for the error of one socket or TLS call; None if there is no such kind."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return FailureKind.WRONG_IDENTITY
-    if isinstance(error, ssl.SSLError):  # its number is OpenSSL's, and not the system's
+    if isinstance(error, ssl.SSLError):  # its errno is a number of OpenSSL, not of the system
         return FailureKind.TLS_FAILED
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
         return _BY_ERRNO.get(error.errno or 0)
@@ -298,14 +298,14 @@ def kind_of_error(error: BaseException) -> FailureKind | None:
 def lost_connection(error: BaseException) -> Failure:
     """The failure of a connection that was open and broke with `error`, a `trio.BrokenResourceError`.
 
-    Trio says that the connection broke, and the system or TLS, in the cause, how.
+    How it broke is in the cause, which is an error of the system or of TLS.
     """
     kinds = (kind_of_error(cause) for cause in causes(error))
     return Failure.of(next((kind for kind in kinds if kind is not None), FailureKind.CLOSED_EARLY))
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything that caused it, members of groups included."""
+    """The error and everything that caused it, including the members of exception groups."""
     yield error
     if isinstance(error, BaseExceptionGroup):
         for member in error.exceptions:
