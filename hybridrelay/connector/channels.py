@@ -80,7 +80,7 @@ class DataChannels:
         published, link = publication.published, publication.link
         newcomer.scope.deadline = trio.current_time() + UNPROVEN_SECONDS
         opened: tuple[TLSStream, PeerIdentity] | None = None
-        opening = OpeningChannel(published, key)
+        opening = OpeningChannel(published, key, newcomer.scope)
         self._sessions.opening.add(opening)
         try:
             with newcomer.scope:
@@ -123,7 +123,7 @@ class DataChannels:
             self._events.publish(InternalError(where="data channel", connection=published.name, exception=exc))
         finally:
             publication.unproven.leave(newcomer)
-            self._sessions.opening.discard(opening)
+            self._sessions.end_opening(opening)
 
     def _publish_failure(self, publication: Publication, error: HybridRelayError, *, is_lost: bool) -> None:
         """Publish why a data channel failed. `is_lost`: the control channel over which it was offered has ended."""

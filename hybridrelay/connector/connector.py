@@ -86,7 +86,11 @@ class Connector:
         self._policy_file = config.policy if isinstance(config.policy, PolicyFile) else None
         policy = config.policy.policy if isinstance(config.policy, PolicyFile) else config.policy
         session_config = attrs.evolve(DATA_CONFIG, resume_deadline=config.resume_deadline)
-        self._sessions = Sessions(policy, session_config, events, lost=self._data_channel_lost)
+        #: Set, and replaced by another one, whenever something may have begun or ceased to depend on a key.
+        self._key_use = trio.Event()
+        self._sessions = Sessions(
+            policy, session_config, events, lost=self._data_channel_lost, changed=self._key_use_changed
+        )
         instances: Instances = config.instance_file or UnrecordedInstances()
         channels = DataChannels(self._sessions, events)
         self._relays = Relays(
@@ -161,9 +165,12 @@ class Connector:
         if published in self._following:
             self._following[published].cancel()
         with trio.CancelScope() as self._following[published]:
-            while not (published.has_settled and await self._sessions.follow_key(published)):
+            while True:
+                change = self._key_use  # what changes while sessions follow counts as well
+                if published.has_settled and await self._sessions.follow_key(published):
+                    break
                 with trio.move_on_after(_FOLLOW_SECONDS):
-                    await self._relays.wait_changed()
+                    await change.wait()
             missing = tuple(one.link.host for one in published.publications if not one.state.is_registered)
             key = key_fingerprint(published.string.key)
             self._events.publish(KeyInUse(connection=published.name, key=key, missing=missing))
@@ -213,8 +220,14 @@ class Connector:
             finally:
                 self._nursery = None
 
+    def _key_use_changed(self) -> None:
+        """Something may have begun or ceased to depend on a key."""
+        change, self._key_use = self._key_use, trio.Event()
+        change.set()
+
     def _registration_changed(self) -> None:
         """A hybrid connection was registered, refused or lost at one of the relays."""
+        self._key_use_changed()
         if all(published.is_refused for published in self._published):
             now = trio.current_time()
             states = [one.state for published in self._published for one in published.publications]

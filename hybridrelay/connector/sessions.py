@@ -42,6 +42,8 @@ MAX_SESSIONS_PER_IDENTITY = 256
 PROCESS_BUDGET = 1 << 30
 #: The pause between two sessions that are moved, so that they do not all resume at the same moment (seconds).
 _MOVE_SPACING_SECONDS = 0.1
+#: How much longer a data channel may take to open if it depends on an earlier key (seconds).
+_EARLIER_KEY_SECONDS = 5.0
 
 
 @attrs.define(eq=False)
@@ -82,6 +84,8 @@ class OpeningChannel:
     published: Published
     #: The key with which the connector was registered when the channel was offered.
     key: Secret | None
+    #: Everything before the proof of identity runs inside this scope.
+    scope: trio.CancelScope
 
 
 @attrs.frozen(eq=False)
@@ -117,12 +121,21 @@ class Sessions:
         config: the configuration of every session.
         events: the stream to which events are published.
         lost: called when a session has lost its data channel, with the relay through which it went.
+        changed: called when a session has begun to use another data channel or has ended, and when a data channel
+            could not be opened.
     """
 
     def __init__(
-        self, policy: Policy, config: SessionConfig, events: EventStream, *, lost: Callable[[RelayLink], None]
+        self,
+        policy: Policy,
+        config: SessionConfig,
+        events: EventStream,
+        *,
+        lost: Callable[[RelayLink], None],
+        changed: Callable[[], None],
     ) -> None:
         self._lost = lost
+        self._changed = changed
         self._policy = policy
         self._config = config
         self._budget = Budget(PROCESS_BUDGET)
@@ -183,10 +196,16 @@ class Sessions:
     async def follow_key(self, published: Published) -> bool:
         """Drop data channels that depend on an earlier key, one after the other; their sessions resume over others.
 
+        A data channel that is being opened with an earlier key has `_EARLIER_KEY_SECONDS` left for that. Its client
+        may have turned to another one, and the relay would wait half a minute for it.
+
         Returns:
             Whether nothing depends on an earlier key any more.
         """
-        key = published.string.key
+        key, latest = published.string.key, trio.current_time() + _EARLIER_KEY_SECONDS
+        for opening in self.opening:
+            if opening.published is published and opening.key != key:
+                opening.scope.deadline = min(opening.scope.deadline, latest)
         for served in list(self._served.values()):
             if served.published is published and served.key != key and served.session.is_open:
                 served.session.drop_channel()
@@ -264,8 +283,14 @@ class Sessions:
         """A session uses the data channel now. Returns the key on which the channel depends."""
         if opening is None:
             return None
-        self.opening.discard(opening)
+        self.end_opening(opening)
         return opening.key
+
+    def end_opening(self, opening: OpeningChannel) -> None:
+        """Note that a data channel is not being opened any more: a session uses it, or it has failed. Idempotent."""
+        if opening in self.opening:
+            self.opening.remove(opening)
+            self._changed()
 
     async def _run_session(self, channel: ProvenChannel, session_id: bytes, initial: bytes) -> None:
         published, peer, owner = channel.published, channel.peer, channel.owner
@@ -293,6 +318,7 @@ class Sessions:
             await self._serve_offers(served, channel, initial)
         finally:
             del self._served[session_id]
+            self._changed()
             self._shares.descriptors.give_back(owner)
 
     async def _serve_offers(self, served: Served, channel: ProvenChannel, initial: bytes) -> None:

@@ -163,7 +163,7 @@ class FakeSessions(Sessions):
     """The sessions that go through the relay, as the test wants them."""
 
     def __init__(self) -> None:
-        super().__init__(Policy(), DATA_CONFIG, logged_events(), lost=lambda _: None)
+        super().__init__(Policy(), DATA_CONFIG, logged_events(), lost=lambda _: None, changed=lambda: None)
         self.found: list[Served] = []
 
     def add(self, *, is_open: bool) -> None:

@@ -21,7 +21,13 @@ from hybridrelay.connector.channels import (
 from hybridrelay.connector.policy import Policy
 from hybridrelay.connector.published import Publication, Published
 from hybridrelay.connector.registration import Registration
-from hybridrelay.connector.sessions import MAX_SESSIONS_PER_IDENTITY, ProvenChannel, Served, Sessions
+from hybridrelay.connector.sessions import (
+    MAX_SESSIONS_PER_IDENTITY,
+    OpeningChannel,
+    ProvenChannel,
+    Served,
+    Sessions,
+)
 from hybridrelay.connector.shares import Shares
 from hybridrelay.connector.unproven import TENURE_SECONDS
 from hybridrelay.errors import RendezvousError, SessionError
@@ -31,7 +37,7 @@ from hybridrelay.protocol import SessionCore, control
 from hybridrelay.protocol.frames import SESSION_SECRET_SIZE
 from hybridrelay.protocol.preamble import TICKET_SIZE
 from hybridrelay.protocol.reasons import Reason
-from hybridrelay.security import PeerIdentity
+from hybridrelay.security import PeerIdentity, generate_key
 
 from .fakes import WSS, FakeControl, FakeRelay, FakeSession, published
 
@@ -48,10 +54,24 @@ class Scene:
         self.link = FakeRelay()
         self.events: list[Event] = []
         stream = EventStream(self.events.append)
-        self.sessions = Sessions(Policy(), DATA_CONFIG, stream, lost=lambda _: None)
+        #: How often something has changed that may depend on a key.
+        self.changes = 0
+        self.sessions = Sessions(Policy(), DATA_CONFIG, stream, lost=lambda _: None, changed=self._count)
         self.channels = DataChannels(self.sessions, stream)
         #: What serving a channel raised.
         self.errors: list[Exception] = []
+
+    def _count(self) -> None:
+        self.changes += 1
+
+    async def open_for(self, opening: OpeningChannel, seconds: float) -> None:
+        """Open a data channel that is not ready before this time."""
+        self.sessions.opening.add(opening)
+        try:
+            with opening.scope:
+                await trio.sleep(seconds)
+        finally:
+            self.sessions.end_opening(opening)
 
     def channel(self, whose: Published | None = None, peer: PeerIdentity = PEER) -> trio.abc.Stream:
         """A proven channel: the client's end. Nothing was said on it."""
@@ -94,6 +114,42 @@ class Scene:
         await session.replace_channel(self.channel(whose, peer))
         await trio.testing.wait_all_tasks_blocked()
         return session.greetings > greetings
+
+
+async def test_what_opens_with_an_earlier_key_soon_comes_to_an_end(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """The clients of such data channels may have turned to others, so that only a deadline would end them."""
+    scene = Scene(nursery)
+    sessions, began = scene.sessions, trio.current_time()
+    earlier = OpeningChannel(scene.one, generate_key(), trio.CancelScope())
+    present = OpeningChannel(scene.one, scene.one.string.key, trio.CancelScope())
+    of_another = OpeningChannel(scene.two, generate_key(), trio.CancelScope())
+    for opening in (earlier, present, of_another):
+        nursery.start_soon(scene.open_for, opening, 30)
+    await trio.testing.wait_all_tasks_blocked()
+    assert not await sessions.follow_key(scene.one)
+    await trio.sleep(3)
+    assert not await sessions.follow_key(scene.one)  # this does not put it off
+    await trio.sleep_until(began + 5.5)
+    assert scene.changes == 1
+    assert await sessions.follow_key(scene.one)
+    assert sessions.opening == {present, of_another}
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_end_of_a_session_is_a_change(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """What waits until nothing depends on an earlier key looks again."""
+    scene = Scene(nursery)
+    session = await scene.session()
+    before = scene.changes
+    session.close()
+    await session.wait_ended()
+    await trio.testing.wait_all_tasks_blocked()
+    assert scene.changes == before + 1
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_session_resumes_for_its_own_identity(

@@ -579,7 +579,7 @@ async def test_an_acceptance_that_the_relay_has_not_heard_is_no_matter(
     assert newcomer is not None
     published_events: list[Event] = []
     stream = EventStream(published_events.append)
-    sessions = Sessions(Policy(), DATA_CONFIG, stream, lost=lambda _: None)
+    sessions = Sessions(Policy(), DATA_CONFIG, stream, lost=lambda _: None, changed=lambda: None)
     served = channels.DataChannels(sessions, stream)
     await served.serve(publication, channel, control.Offer(1, "one", bytes(TICKET_SIZE), 30.0), newcomer)
     (event,) = published_events

@@ -53,7 +53,7 @@ class Scene:
         self.published.use(attrs.evolve(self.published.string, target=address))
         self.happened: list[Event] = []
         events = EventStream(self.happened.append)
-        self.sessions = Sessions(Policy(), limits, events, lost=lambda _: None)
+        self.sessions = Sessions(Policy(), limits, events, lost=lambda _: None, changed=lambda: None)
         events.subscribe(AuditLog(self.sessions.streams.run))
         self.channels = DataChannels(self.sessions, events)
         #: The connector's tasks.
