@@ -1,4 +1,4 @@
-"""What the operations of the management API do, and their table."""
+"""The handlers of the operations of the management API, and the table of operations."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _parse_hosts_untrusted(endpoints: Sequence[str]) -> tuple[str, ...]:
 def _put(
     call: Call, store: Store, hosts: Sequence[str], description: Description, rules: list[Rule] | None
 ) -> tuple[bool, HybridConnection]:
-    """In a thread: create a hybrid connection, or change the one that is there. Whether it was created."""
+    """Create or change a hybrid connection, in a thread. Returns whether it was created, and the result."""
     known = store.snapshot().get(call.name)
     if known is None:
         if call.must_exist:
@@ -108,8 +108,8 @@ def _put(
     if rules is not None:
         raise problem(
             Problem.INVALID,
-            "the authorization rules of an existing hybrid connection are changed one by one",
-            remedy="leave authorizationRules out, and use the operations of authorization rules",
+            "the authorization rules of an existing hybrid connection cannot be changed with this operation",
+            remedy="leave out authorizationRules, and use the operations for authorization rules",
             errors=[{"pointer": "/authorizationRules", "detail": "only for a new hybrid connection"}],
         )
     return False, store.describe(call.name, description, hosts=hosts, version=call.version)
@@ -234,14 +234,14 @@ _RULES = f"{_CONNECTION}/authorizationRules"
 _RULE = f"{_RULES}/{{rule}}"
 _VIEWER, _ADMIN = ManagementRole.VIEWER, ManagementRole.ADMIN
 
-#: Everything that the management API serves, ``/openapi.json`` excepted.
+#: Everything that the management API serves, except ``/openapi.json``.
 OPERATIONS: Operations[Call] = Operations(
     [
         Operation(
             id="listHybridConnections",
             method="GET",
             path=_CONNECTIONS,
-            summary="List hybrid connections, in order of their names.",
+            summary="List hybrid connections, sorted by name.",
             role=_VIEWER,
             handler=_list_connections,
             query=PageQuery,
@@ -314,7 +314,7 @@ OPERATIONS: Operations[Call] = Operations(
             id="deleteAuthorizationRule",
             method="DELETE",
             path=_RULE,
-            summary="Delete an authorization rule and its keys, and end what they have authorized.",
+            summary="Delete an authorization rule and its keys, and end everything that they have authorized.",
             role=_ADMIN,
             handler=_delete_rule,
             versioned=True,
@@ -333,7 +333,7 @@ OPERATIONS: Operations[Call] = Operations(
             id="regenerateKeys",
             method="POST",
             path=f"{_RULE}/regenerateKeys",
-            summary="Replace a key of an authorization rule, and end what it has authorized.",
+            summary="Replace a key of an authorization rule, and end everything that it has authorized.",
             role=_ADMIN,
             handler=_regenerate_key,
             body=KeyBody,
@@ -343,7 +343,7 @@ OPERATIONS: Operations[Call] = Operations(
             id="revokeKeys",
             method="POST",
             path=f"{_RULE}/revokeKeys",
-            summary="Revoke a key of an authorization rule, and end what it has authorized.",
+            summary="Revoke a key of an authorization rule, and end everything that it has authorized.",
             role=_ADMIN,
             handler=_revoke_key,
             body=RevokeBody,

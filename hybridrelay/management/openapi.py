@@ -87,11 +87,11 @@ _ETAG = {"type": "string", "pattern": '^"[0-9]+"$', "example": '"12"'}
 
 
 def openapi_document(operations: Operations[Any], *, version: str) -> dict[str, Any]:
-    """The document.
+    """Make the OpenAPI document.
 
     Args:
         operations: the table.
-        version: of the program.
+        version: the version of the program.
     """
     types = [part for row in operations for part in (row.body, row.answer) if part not in (None, Text)]
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
@@ -103,9 +103,9 @@ def openapi_document(operations: Operations[Any], *, version: str) -> dict[str, 
         "info": {
             "title": "hybridrelay management API",
             "version": version,
-            "description": "What administrators of a relay see and change. See docs/management.md.",
+            "description": "Inspects and changes a relay, for its administrators. See docs/management.md.",
         },
-        # Relative to where the document is, because a relay does not know by which name it was reached.
+        # Relative to the document's URL, because a relay does not know by which name it was reached.
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
@@ -150,7 +150,7 @@ def _query_parameters(row: Operation[Any]) -> list[dict[str, Any]]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter that is absent is not null."""
+    """Remove null from a parameter's types: an optional parameter is left out, not null."""
     if "anyOf" not in schema:
         return schema
     (kept,) = [part for part in schema["anyOf"] if part != {"type": "null"}]
@@ -179,7 +179,7 @@ def _responses(row: Operation[Any]) -> dict[str, Any]:
         responses["204"] = {"description": "It was done."}
     else:
         success = {
-            "description": "It was done." if row.is_audited else "What was asked for.",
+            "description": "It was done." if row.is_audited else "The requested resource.",
             "headers": headers,
             "content": {
                 row.media_type: {"schema": {"type": "string"} if row.answer is Text else _reference(row.answer)}

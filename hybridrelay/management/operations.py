@@ -1,7 +1,8 @@
 """The table of operations of the management API. Pure.
 
-Each row says everything about one operation: where it is, who may call it, what it takes and gives. The router, the
-validation of requests, the authorization, the audit log and the OpenAPI document are made of it.
+Each row describes one operation completely: its path, the role that it needs, and the types of its request and
+response. The router, the validation of requests, the authorization, the audit log and the OpenAPI document are
+derived from it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Text(msgspec.Struct, frozen=True):
 class Operation(Generic[ContextT]):
     """One operation."""
 
-    #: Unique; ``operationId`` in the OpenAPI document, and what the audit log names.
+    #: Unique; ``operationId`` in the OpenAPI document and the audit log.
     id: str
     method: str
     #: ``/v1/hybridConnections/{name}``.
@@ -41,23 +42,23 @@ class Operation(Generic[ContextT]):
     summary: str
     #: The least role that may call it.
     role: ManagementRole
-    #: Does it. Gets the context of the request; returns what the response contains, or None if it contains nothing.
+    #: Performs the operation. Gets the context of the request, and returns the body of the response, or None.
     handler: Callable[[ContextT], Awaitable[msgspec.Struct | None]]
-    #: What the request contains; None: nothing.
+    #: The type of the request's body; None: no body.
     body: type[msgspec.Struct] | None = None
-    #: The parameters of the query string.
+    #: The parameters of the query string; None: no parameters.
     query: type[msgspec.Struct] | None = None
-    #: What the response contains; None: nothing (204).
+    #: The type of the response's body; None: no body (204).
     answer: type[msgspec.Struct] | None = None
-    #: What the response is instead of JSON, if `answer` is `Text`.
+    #: The media type of the response if `answer` is `Text`; otherwise it is JSON.
     media_type: str = "application/json"
     #: Whether the response may also have the status 503, with the same content.
     may_be_unavailable: bool = False
-    #: Whether the response may also say that something was created (201).
+    #: Whether the status may also be 201, because something was created.
     creates: bool = False
-    #: Whether If-Match is obeyed, and the response of a change or a read has an ETag.
+    #: Whether If-Match is evaluated, and responses have an ETag.
     versioned: bool = False
-    #: Whether it is in the audit log although it changes nothing, because it shows secrets.
+    #: Whether it is in the audit log, although it changes nothing, because the response contains secrets.
     shows_secrets: bool = False
     #: Whether the handler leaves out what the caller's scope does not cover (`Caller.sees`), so that callers with a
     #: scope may call it although its path names no hybrid connection.
@@ -65,7 +66,7 @@ class Operation(Generic[ContextT]):
 
     @property
     def is_audited(self) -> bool:
-        """Whether each call of it is in the audit log, refused ones too."""
+        """Whether all calls, including refused ones, are in the audit log."""
         return self.method not in _SAFE or self.shows_secrets
 
 

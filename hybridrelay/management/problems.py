@@ -1,4 +1,4 @@
-"""The errors of the management API: problem documents (RFC 9457) with a stable type, and what to do. Pure."""
+"""The errors of the management API: problem documents (RFC 9457) with a stable type and a remedy. Pure."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _REMEDIES: Mapping[int, str] = {
 
 
 class Problem(enum.Enum):
-    """The kinds of errors: the ``type`` of the document, and the status."""
+    """The kinds of errors: the last part of the document's ``type``, and the status code."""
 
     UNAUTHENTICATED = ("unauthenticated", 401)
     FORBIDDEN = ("forbidden", 403)
     NOT_FOUND = ("not-found", 404)
-    #: There is one of this name already.
+    #: The name is taken.
     EXISTS = ("exists", 409)
-    #: What is to be changed is not what the caller has read: a generation is out of date.
+    #: The object has changed since the caller read it: the generation in the request's body is out of date.
     CHANGED = ("changed", 409)
-    #: The same, for a precondition in the request's header.
+    #: The same, for a precondition in the request's header (RFC 9110, 13.1).
     PRECONDITION_FAILED = ("precondition-failed", 412)
     INVALID = ("invalid", 400)
     UNSUPPORTED_MEDIA_TYPE = ("unsupported-media-type", 415)
@@ -46,7 +46,7 @@ class Problem(enum.Enum):
 
     @property
     def type(self) -> str:
-        """For programs; the problem document's ``type``."""
+        """The problem document's ``type``, a URN, for programs."""
         return f"urn:hybridrelay:problem:{self.value[0]}"
 
 
@@ -58,14 +58,14 @@ def problem(
     errors: Sequence[Mapping[str, str]] = (),
     headers: Fields = (),
 ) -> RequestError:
-    """The exception that answers a request with a problem document.
+    """Make the exception that answers a request with a problem document.
 
     Args:
-        kind: its type and status.
+        kind: determines the type and the status.
         detail: one sentence for people.
         remedy: what the caller can do.
-        errors: for an invalid request, what is wrong: ``pointer`` (RFC 6901, or the name of a parameter) and
-            ``detail``.
+        errors: for an invalid request, what is wrong in it. Each has a ``pointer`` (RFC 6901, or the name of a header
+            or query parameter) and a ``detail``.
         headers: further header fields of the response.
     """
     members: dict[str, object] = {"type": kind.type}
@@ -84,11 +84,12 @@ def render_problem(failure: Failure) -> Response:
 
 
 def problem_of(exc: ConfigurationError, *, conditional: bool) -> RequestError:
-    """The answer to a request that the store has refused.
+    """Make the exception that answers a request which the store has refused.
 
     Args:
-        exc: what the store has raised.
-        conditional: whether the request had a precondition in its header, which is then what has failed.
+        exc: the store's exception.
+        conditional: whether the request had a precondition in its header. `ChangedMeanwhile` then means that the
+            precondition has failed.
     """
     headers: Fields = ()
     match exc:

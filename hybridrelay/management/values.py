@@ -1,7 +1,7 @@
-"""What requests and responses of the management API contain, as classes. Pure.
+"""The bodies of requests and responses of the management API, as classes. Pure.
 
-JSON is validated against them, and ``/openapi.json`` has their schemas. Names are camelCase on the wire, as in the
-public service.
+JSON is validated against these classes, and ``/openapi.json`` contains their schemas. Names are camelCase in JSON, as
+in the public service.
 """
 
 from __future__ import annotations
@@ -58,18 +58,18 @@ Generation: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """What a request contains."""
+    """The body or the query of a request."""
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a response contains."""
+    """The body of a response, or a part of it."""
 
 
 # --- requests
 
 
 class NewRule(Body, frozen=True):
-    """An authorization rule of a hybrid connection that is created. Without keys, it gets two new ones."""
+    """An authorization rule of a new hybrid connection. If it has no keys, two keys are generated."""
 
     name: RuleName
     rights: Rights
@@ -78,28 +78,29 @@ class NewRule(Body, frozen=True):
 
 
 class ConnectionBody(Body, frozen=True):
-    """A hybrid connection as it is to be."""
+    """The desired state of a hybrid connection."""
 
     endpoints: Hosts
     description: Text = ""
     metadata: Metadata = msgspec.field(default_factory=dict)
-    #: Only for one that is created. Without them, it gets the rules ``connector`` and ``application``.
+    #: Only for a new hybrid connection. By default, it gets the rules ``connector`` and ``application``.
     authorization_rules: Annotated[tuple[NewRule, ...], msgspec.Meta(max_length=MAX_RULES_PER_LEVEL)] | None = None
 
 
 class RuleBody(Body, frozen=True):
-    """An authorization rule as it is to be. Its keys stay the same; a new rule gets two new ones."""
+    """The desired state of an authorization rule. Its keys stay the same; a new rule gets two new keys."""
 
     rights: Rights
 
 
 class KeyBody(Body, frozen=True):
-    """Which key is to be replaced, and by what."""
+    """Which key is to be replaced, and the new key."""
 
     slot: Slot
-    #: Of the key that is in the slot now, 0 if it is empty. A repeated request then changes nothing.
+    #: The generation of the key that is in the slot now; 0 if it is empty. Prevents that a repeated request changes
+    #: the key again.
     generation: Generation
-    #: The new key; without it, the relay makes one.
+    #: The new key. By default, the relay generates one.
     key: Key | None = None
 
 
@@ -111,12 +112,12 @@ class RevokeBody(Body, frozen=True):
 
 
 class PageQuery(Body, frozen=True):
-    """Which part of a list is wanted."""
+    """Which part of a list is requested."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
-    #: ``nextCursor`` of the page before.
+    #: ``nextCursor`` of the previous page.
     cursor: Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
-    #: Only those whose name begins so.
+    #: Only names that begin with this text.
     prefix: Annotated[str, msgspec.Meta(max_length=MAX_CONNECTION_NAME)] = ""
 
 
@@ -124,12 +125,12 @@ class PageQuery(Body, frozen=True):
 
 
 class KeyValue(Value, frozen=True):
-    """One key of a rule, which is not shown."""
+    """A key of a rule, without the key itself."""
 
     slot: Slot
-    #: 0 if it is revoked.
+    #: Changes with the key; 0 if the key is revoked.
     generation: int
-    #: Tells keys apart; null if it is revoked.
+    #: Distinguishes keys; null if the key is revoked.
     fingerprint: str | None
 
 
@@ -142,7 +143,7 @@ class AuthorizationRule(Value, frozen=True):
 
     @classmethod
     def of(cls, connection: HybridConnection, rule: Rule) -> AuthorizationRule:
-        """The rule of a hybrid connection."""
+        """Make the value for a rule of a hybrid connection."""
         keys = []
         for slot in KeySlot:
             key = rule.key(slot)
@@ -153,19 +154,20 @@ class AuthorizationRule(Value, frozen=True):
 
 
 class AccessKeys(Value, frozen=True):
-    """The keys of a rule. Each of them gives the rights of the rule."""
+    """The keys of a rule, each of which gives the rule's rights."""
 
+    #: The name of the rule.
     key_name: str
-    #: null if it is revoked.
+    #: null if the key is revoked.
     primary_key: str | None
     secondary_key: str | None
-    #: 0 if it is revoked.
+    #: 0 if the key is revoked.
     primary_generation: int
     secondary_generation: int
 
     @classmethod
     def of(cls, connection: HybridConnection, rule: Rule) -> AccessKeys:
-        """The keys of a rule."""
+        """Make the value for a rule of a hybrid connection."""
 
         def reveal(slot: KeySlot) -> str | None:
             key = rule.key(slot)
@@ -203,7 +205,7 @@ class ConnectionValue(Value, frozen=True):
 
     @classmethod
     def of(cls, connection: HybridConnection, live: ConnectionSnapshot) -> ConnectionValue:
-        """A hybrid connection, with what is known about it at this moment."""
+        """Make the value for a hybrid connection, with its present numbers of listeners and senders."""
         return cls(
             name=connection.name,
             endpoints=connection.hosts,
@@ -224,7 +226,7 @@ class ConnectionPage(Value, frozen=True):
     """Hybrid connections, in order of their names."""
 
     value: tuple[ConnectionValue, ...]
-    #: For the next page; null on the last one.
+    #: The cursor of the next page; null on the last page.
     next_cursor: str | None
 
 

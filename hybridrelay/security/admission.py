@@ -1,14 +1,14 @@
-"""Admission proofs: a peer that shares an access key with the relay says so before its TLS handshake.
+"""Admission proofs: a peer proves, before its TLS handshake, that it shares an access key with the relay.
 
-A proof authorizes nothing. It only decides whether a handshake comes before those of strangers, so that is all that
-anybody gains by observing a proof and repeating it. It has 32 bytes::
+A proof authorizes nothing. It only gives the peer's handshake priority over those of strangers, and an attacker who
+replays an observed proof gains nothing else. It has 32 bytes::
 
     8   key id: HMAC-SHA256(key, "hybridrelay key id"), truncated
     4   seconds since 1970, unsigned, big-endian
     20  HMAC-SHA256(key, "hybridrelay admission" + the 4 bytes above + the key id), truncated
 
-The HMAC's key is the UTF-8 text of the shared access key, as for tokens. The signed text can never be that of a
-token, which begins with a URL scheme.
+The HMAC's key is the UTF-8 text of the shared access key, as for tokens. The signed text cannot be the signed text of
+a token, because that begins with a URL scheme.
 
 Pure: the time is an argument.
 """
@@ -26,7 +26,7 @@ from .secret import Secret
 
 __all__ = ["NO_PROOF", "AdmissionProof", "admission_key_id", "make_admission_proof"]
 
-#: What a peer sends that shares no key with the relay.
+#: Sent by peers that share no key with the relay.
 NO_PROOF = bytes(PROOF_SIZE)
 
 _PROOF = struct.Struct(">8sI20s")
@@ -37,7 +37,7 @@ _MAX_TIME = 2**32 - 1
 
 @attrs.frozen
 class AdmissionProof:
-    """A proof as it was received. Nothing about it has been verified."""
+    """A proof as it was received, before it was verified."""
 
     key_id: bytes
     #: Seconds since 1970.
@@ -46,25 +46,33 @@ class AdmissionProof:
 
     @classmethod
     def parse_untrusted(cls, data: bytes) -> AdmissionProof:
-        """Take apart exactly `PROOF_SIZE` bytes, whatever they are."""
+        """Parse exactly `PROOF_SIZE` bytes, of any content."""
         return cls(*_PROOF.unpack(data))
 
     def is_timely(self, now: float) -> bool:
-        """Whether it was made at most `CLOCK_SKEW_SECONDS` before or after `now` (seconds since 1970)."""
+        """Return whether it was made at most `CLOCK_SKEW_SECONDS` before or after `now` (seconds since 1970)."""
         return abs(now - self.made_at) <= CLOCK_SKEW_SECONDS
 
     def is_made_with(self, key: Secret) -> bool:
-        """Whether the peer has this key. Takes the same time for every wrong proof."""
+        """Return whether it was made with this key. Takes the same time for every wrong proof."""
         return hmac.compare_digest(_sign(key, self.made_at, self.key_id), self._signature)
 
 
 def admission_key_id(key: Secret) -> bytes:
-    """The 8 bytes by which a relay finds the key of a proof."""
+    """Return the 8 bytes by which a relay finds the key of a proof."""
     return _hmac(key, _KEY_ID_LABEL)[:8]
 
 
 def make_admission_proof(key: Secret, now: float) -> bytes:
-    """A proof of having `key` (`now` in seconds since 1970); `NO_PROOF` where the clock shows an impossible time."""
+    """Make a proof of possessing `key`.
+
+    Args:
+        key: the shared access key.
+        now: seconds since 1970.
+
+    Returns:
+        32 bytes; `NO_PROOF` if `now` does not fit into 32 bits.
+    """
     if not 0 <= now <= _MAX_TIME:
         return NO_PROOF
     key_id = admission_key_id(key)

@@ -1,6 +1,7 @@
-"""The authority file: everything that issuing further identities of a hybrid connection needs.
+"""The authority file: everything that is needed to issue further identities for a hybrid connection.
 
-JSON, for the administrator's machine only. Whoever has it can issue identities, so it never goes to the relay.
+It is JSON, and only for the administrator's machine. Anyone who has it can issue identities, so the relay never gets
+it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from .secret import Secret
 
 AUTHORITY_FORMAT = "hybridrelay-authority"
 _VERSION = 1
-_NOT_JSON = "this is not JSON, and so not an"
-_REMEDY = "give the file that 'connections create' wrote as --authority-file (by default NAME.authority)"
-#: A file of ours has a few KB.
+_NOT_JSON = "this is not JSON, and therefore not an"
+_REMEDY = "name the file that 'connections create' wrote as --authority-file (by default NAME.authority)"
+#: In characters. Files that `AuthorityFile.format` writes have a few KB.
 MAX_AUTHORITY_FILE = 256 * 1024
 
 
@@ -31,12 +32,12 @@ class AuthorityFile:
     """The content of an authority file."""
 
     authority: Authority
-    #: What else connection strings are made of (endpoint, rules with their keys, pins, ports, target): JSON values,
-    #: secrets among them. Only its writer knows what it means.
+    #: Other content for connection strings (endpoint, rules with their keys, pins, ports, target): JSON values,
+    #: some of them secret. Only `hybridrelay.administration` knows their meaning.
     extra: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
 
     def format(self) -> str:
-        """The text of the file. Contains the private key of the authority: mode 0600."""
+        """Return the text of the file. It contains the authority's private key: write it with mode 0600."""
         content = {
             "format": AUTHORITY_FORMAT,
             "version": _VERSION,
@@ -49,13 +50,14 @@ class AuthorityFile:
 
     @classmethod
     def parse_untrusted(cls, text: str) -> AuthorityFile:
-        """Read back what `format` wrote.
+        """Parse the text of an authority file.
 
         Raises:
-            ConfigurationError: not such a file; names the part and repeats nothing of it.
+            ConfigurationError: it is not an authority file, or is damaged. The message names the part, but does not
+                repeat any of the content.
         """
         if len(text) > MAX_AUTHORITY_FILE:
-            raise ConfigurationError("the authority file is too long to be one")
+            raise ConfigurationError("the file is too long for an authority file")
         try:
             content = json.loads(strip_blanks(text))
         except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
 """Connection strings: everything that one side of a hybrid connection needs, in one line.
 
-The public format (``Endpoint``, ``SharedAccessKeyName``, ``SharedAccessKey``, ``EntityPath``) plus fields of our own.
-A value may contain ``=`` but no ``;``. Field names are case-insensitive.
+It has the fields of the public format (``Endpoint``, ``SharedAccessKeyName``, ``SharedAccessKey``, ``EntityPath``)
+and additional ones. A value may contain ``=`` but not ``;``. Field names are case-insensitive.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .secret import Secret
 
 T = TypeVar("T")
 
-#: Ours have 1 to 2 KB; bounds what is parsed before anything is known about the text.
+#: In characters. Normal connection strings have 1 to 2 KB; longer texts are not parsed at all.
 MAX_CONNECTION_STRING = 16 * 1024
 MAX_RELAY_PINS = 8
 #: Canonical names, in the order in which they are written.
@@ -52,7 +52,7 @@ _FIELDS = (
 _BY_LOWER = {name.lower(): name for name in _FIELDS}
 _REQUIRED = _FIELDS[:4]
 _IDENTITY_FIELDS = ("PrivateKey", "Certificate", "Authority")
-#: An unknown field name is repeated in the error only if it can be no part of a secret.
+#: An unknown field name is repeated in the error only if it cannot be a part of a secret.
 _HARMLESS = re.compile(r"[A-Za-z]{1,24}")
 _TEXT_REMEDY = (
     "give the content of the file that 'connections create' wrote, not its name; in Python, "
@@ -60,28 +60,28 @@ _TEXT_REMEDY = (
 )
 _WHOLE_REMEDY = "use the string that 'hybridrelay connections create' or 'connections issue' wrote"
 _ENTITY_PATH_REMEDY = f"{_WHOLE_REMEDY}; EntityPath is the name of the hybrid connection"
-#: How the name of a file begins, and no field.
+#: Matches the beginning of a file's path, which no field name matches.
 _PATH = re.compile(r"[./~\\]|[A-Za-z]:[/\\]")
 
 
 @attrs.frozen
 class ConnectionString:
-    """A connection string, taken apart. Its `repr` shows no secret; `format` writes it back."""
+    """A parsed connection string. Its `repr` shows no secret; `format` converts it to text."""
 
-    #: The relays that serve the hybrid connection, first choice first.
+    #: The relays that serve the hybrid connection, in order of preference.
     endpoints: tuple[Endpoint, ...] = attrs.field()
     key_name: str = attrs.field(validator=lambda _instance, _attribute, value: check_rule_name(value))
     key: Secret = attrs.field(validator=lambda _instance, _attribute, value: check_key(value))
-    #: The hybrid connection.
+    #: The name of the hybrid connection.
     entity_path: str = attrs.field(validator=lambda _instance, _attribute, value: check_connection_name(value))
-    #: What the connector dials; only a connector's string has it.
+    #: The address that the connector connects to; only a connector's connection string has it.
     target: HostPort | None = None
-    #: Our end-to-end identity.
+    #: The end-to-end identity of this side.
     identity: Identity | None = None
-    #: The certificate (DER) of the authority that issued our identity and the peer's.
+    #: The certificate (DER) of the authority that has issued the identities of both sides.
     authority: bytes | None = attrs.field(default=None, repr=False)
-    #: ``sha256:<base64>`` of the relays' public keys; any of them is accepted for any relay. If there is none, the
-    #: relays' certificates are verified by a certificate authority.
+    #: The pins of the relays, ``sha256:<base64>``; any of them is accepted for any relay. If there are none, the
+    #: relays' certificates are verified with certificate authorities.
     relay_pins: tuple[str, ...] = attrs.field(default=())
 
     @endpoints.validator
@@ -97,11 +97,11 @@ class ConnectionString:
 
     def __attrs_post_init__(self) -> None:
         if (self.identity is None) != (self.authority is None):
-            raise ValueError("an identity and its authority come together")
+            raise ValueError("an identity needs its authority, and an authority needs an identity")
 
     @property
     def role(self) -> Role:
-        """Whose string it is: a connector's has a target."""
+        """The side that it is for: a connector's connection string has a target."""
         return Role.CONNECTOR if self.target is not None else Role.APPLICATION
 
     @property
@@ -110,10 +110,10 @@ class ConnectionString:
         return tuple(endpoint.host for endpoint in self.endpoints)
 
     def require_identity(self) -> tuple[Identity, bytes]:
-        """The identity and the authority's certificate (DER).
+        """Return the identity and the authority's certificate (DER).
 
         Raises:
-            ConnectionStringError: the string has none, so it cannot be used for data channels.
+            ConnectionStringError: there is no identity, so data channels cannot be opened.
         """
         if self.identity is None or self.authority is None:
             raise ConnectionStringError(
@@ -124,10 +124,10 @@ class ConnectionString:
         return self.identity, self.authority
 
     def require_target(self) -> HostPort:
-        """What the connector dials.
+        """Return the address that the connector connects to.
 
         Raises:
-            ConnectionStringError: this is an application's string.
+            ConnectionStringError: this is an application's connection string.
         """
         if self.target is None:
             raise ConnectionStringError(
@@ -138,10 +138,10 @@ class ConnectionString:
         return self.target
 
     def require_application(self) -> None:
-        """Make sure that a client may use it.
+        """Check that a client may use it.
 
         Raises:
-            ConnectionStringError: this is a connector's string.
+            ConnectionStringError: this is a connector's connection string.
         """
         if self.role is not Role.APPLICATION:
             raise ConnectionStringError(
@@ -151,7 +151,7 @@ class ConnectionString:
             )
 
     def format(self) -> str:
-        """The connection string as one line, secrets included. `parse_connection_string_untrusted` reads it back."""
+        """Return the text of the connection string, with its secrets, for `parse_connection_string_untrusted`."""
         values = {
             "Endpoint": format_hosts(self.hosts),
             "SharedAccessKeyName": self.key_name,
@@ -175,7 +175,7 @@ def check_is_connection_string(value: object) -> ConnectionString:
     """Return `value` if it is a `ConnectionString`.
 
     Raises:
-        TypeError: it is something else; says how to get one, and repeats nothing of the value.
+        TypeError: it is something else. The message says how to read one, and does not repeat the value.
     """
     return check_type(value, ConnectionString, "load_connection_string(path) reads one")
 
@@ -230,12 +230,12 @@ def parse_connection_string_untrusted(text: str, *, remedy: str = _TEXT_REMEDY) 
 
 
 def looks_like_connection_string(text: str) -> bool:
-    """Whether this looks like a connection string, for messages about files that were mixed up."""
+    """Return whether this looks like a connection string, for messages about files that were confused."""
     return "sharedaccesskeyname=" in text.lower()
 
 
 def _check_kind(text: str, remedy: str) -> None:
-    """Raise an error that says what was given instead of a connection string, if that can be recognized."""
+    """Raise an error if this is recognizable as something other than a connection string."""
     if not text:
         raise ConnectionStringError("the connection string is empty", remedy=_WHOLE_REMEDY)
     if text.startswith("{"):
@@ -274,7 +274,7 @@ def _split(text: str) -> dict[str, str]:
             raise ConnectionStringError(
                 f"the connection string's field {shown} is unknown",
                 part=shown,
-                remedy=f"known are: {', '.join(_FIELDS)}",
+                remedy=f"the known fields are: {', '.join(_FIELDS)}",
             )
         if name in fields:
             raise _error(name, "appears twice")

@@ -1,4 +1,4 @@
-"""DER and PEM as they travel in connection strings and files. What is inside is OpenSSL's business."""
+"""DER and PEM as text, for connection strings and files. OpenSSL interprets the content."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import binascii
 
 
 def encode_der(der: bytes) -> str:
-    """DER as one line of Base64."""
+    """Encode DER as one line of Base64."""
     return base64.b64encode(der).decode("ascii")
 
 
 def decode_der_untrusted(text: str) -> bytes:
-    """Decode one line of Base64 that holds one DER structure.
+    """Decode one line of Base64 that contains one DER structure.
 
     Raises:
-        ValueError: not Base64, or cut short or otherwise not a whole structure. Does not repeat the text.
+        ValueError: the text is not Base64, or not one complete structure. The message does not repeat it.
     """
     try:
         der = base64.b64decode(text.encode("ascii"), validate=True)
@@ -27,13 +27,13 @@ def decode_der_untrusted(text: str) -> bytes:
 
 
 def pem(kind: str, der: bytes) -> str:
-    """DER as PEM, for the functions of `ssl` that take nothing else."""
+    """Convert DER to PEM, for functions of `ssl` that accept only PEM."""
     body = base64.encodebytes(der).decode("ascii")
     return f"-----BEGIN {kind}-----\n{body}-----END {kind}-----\n"
 
 
 def _is_whole_sequence(der: bytes) -> bool:
-    """Whether this is one ASN.1 SEQUENCE of exactly the length that its header states (X.690, 8.1.3)."""
+    """Return whether this is one ASN.1 SEQUENCE of exactly the length that its header states (X.690, 8.1.3)."""
     if len(der) < 2 or der[0] != 0x30:
         return False
     if der[1] < 0x80:

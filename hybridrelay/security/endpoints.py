@@ -1,7 +1,7 @@
-"""The relays of a connection string, as text: ``Endpoint`` has their hosts, ``Ports`` what is not a default.
+"""The relays of a connection string: ``Endpoint`` has their hosts, ``Ports`` the ports that differ from the defaults.
 
-A hybrid connection may be served by several relays, each of which is as good as the others; the first is the first
-choice. ``Ports`` is one list for all of them, or one for each in the order of ``Endpoint``, separated by ``|``.
+A hybrid connection may be served by several equivalent relays, which are listed in order of preference. ``Ports`` is
+one list for all of them, or one for each in the order of ``Endpoint``, separated by ``|``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import attrs
 
 from .names import bracketed, check_host, normal_host, parse_port_untrusted
 
-#: Two are redundant, and a client tries them one after the other: nobody waits for the ninth.
+#: A client tries the relays one after the other, so a long list would be of no use.
 MAX_ENDPOINTS = 8
 MAX_PORTS = 16
 _ENDPOINT = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,15})://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
@@ -37,34 +37,39 @@ def _frozen_ports(value: Mapping[str, int | None]) -> Mapping[str, int | None]:
 
 @attrs.frozen
 class Endpoint:
-    """One relay: where it is."""
+    """The address of one relay."""
 
     #: Host name or IP address, without brackets.
     host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))
-    #: The ports that are not the defaults, by name; None is off.
+    #: The ports that differ from the defaults, by name; None is off.
     ports: Mapping[str, int | None] = attrs.field(
         factory=dict[str, int | None], converter=_frozen_ports, validator=_check_ports
     )
 
 
 def check_hosts(hosts: Sequence[str]) -> tuple[str, ...]:
-    """Return the hosts if one hybrid connection may have these relays.
+    """Return `hosts` if they are valid as the relays of one hybrid connection.
 
     Raises:
-        ValueError: none, too many, one twice, or one that cannot be a host; repeats nothing.
+        ValueError: there are none, or too many, or one appears twice or is not a valid host. The message does not
+            repeat them.
     """
     if not 1 <= len(hosts) <= MAX_ENDPOINTS:
-        raise ValueError(f"from 1 to {MAX_ENDPOINTS} relays are possible")
+        raise ValueError(f"expected 1 to {MAX_ENDPOINTS} relays")
     if len({normal_host(check_host(host)) for host in hosts}) != len(hosts):
-        raise ValueError("a relay appears twice: each has a host name or an address of its own")
+        raise ValueError("a relay appears twice: each relay must have a different host name or address")
     return tuple(hosts)
 
 
 def pair_endpoints(hosts: Sequence[str], ports: Sequence[Mapping[str, int | None]]) -> tuple[Endpoint, ...]:
-    """Give each host its ports: none is the defaults, one list is for all, otherwise there is one for each.
+    """Combine hosts with their ports.
+
+    Args:
+        hosts: the hosts of the relays.
+        ports: the ports that differ from the defaults: none, one mapping for all relays, or one for each.
 
     Raises:
-        ValueError: the numbers do not fit, or a list of ports is not possible.
+        ValueError: the numbers of hosts and mappings do not match, or a mapping is not valid.
     """
     lists = list(ports) or [{}]
     if len(lists) == 1:
@@ -81,13 +86,13 @@ def parse_hosts_untrusted(text: str) -> tuple[str, ...]:
     """Parse ``hr://host/,hr://host/``.
 
     Raises:
-        ValueError: says what is wrong, without repeating the text.
+        ValueError: it is not valid; the message does not repeat the text.
     """
     return check_hosts([_parse_host(item.strip()) for item in text.split(",", MAX_ENDPOINTS)])
 
 
 def format_hosts(hosts: Sequence[str]) -> str:
-    """What `parse_hosts_untrusted` reads back."""
+    """Format hosts for `parse_hosts_untrusted`."""
     return ",".join(f"hr://{bracketed(host)}/" for host in hosts)
 
 
@@ -95,7 +100,7 @@ def parse_ports_untrusted(text: str) -> dict[str, int | None]:
     """Parse ``name=number,name=off``, the ports of one relay; off is None.
 
     Raises:
-        ValueError: says what is wrong, without repeating the text.
+        ValueError: it is not valid; the message does not repeat the text.
     """
     ports: dict[str, int | None] = {}
     for item in text.split(","):
@@ -110,15 +115,15 @@ def parse_ports_untrusted(text: str) -> dict[str, int | None]:
 
 
 def format_ports(ports: Mapping[str, int | None]) -> str:
-    """What `parse_ports_untrusted` reads back."""
+    """Format ports for `parse_ports_untrusted`."""
     return ",".join(f"{name}={'off' if port is None else port}" for name, port in ports.items())
 
 
 def parse_port_lists_untrusted(text: str) -> list[dict[str, int | None]]:
-    """Parse the ports of all relays: one list, or several separated by ``|``, of which an empty one is the defaults.
+    """Parse the ports of all relays: one list, or several separated by ``|``. An empty list means the defaults.
 
     Raises:
-        ValueError: says what is wrong, without repeating the text.
+        ValueError: it is not valid; the message does not repeat the text.
     """
     sections = text.split("|", MAX_ENDPOINTS)
     if len(sections) == 1:
@@ -127,7 +132,7 @@ def parse_port_lists_untrusted(text: str) -> list[dict[str, int | None]]:
 
 
 def format_port_lists(endpoints: Sequence[Endpoint]) -> str:
-    """What `parse_port_lists_untrusted` reads back; empty where all ports are the defaults."""
+    """Format the relays' ports for `parse_port_lists_untrusted`; empty if all are the defaults."""
     sections = [format_ports(endpoint.ports) for endpoint in endpoints]
     return sections[0] if len({frozenset(one.ports.items()) for one in endpoints}) == 1 else "|".join(sections)
 
@@ -137,14 +142,14 @@ def _parse_host(text: str) -> str:
     if match is None:
         raise ValueError("expected hr://host/, several separated by commas")
     if match["scheme"].lower() not in {"hr", "sb"}:
-        raise ValueError("expected hr://host/ (or sb://host/); other schemes name other services")
+        raise ValueError("expected hr://host/ (or sb://host/); other schemes are for other services")
     if match["rest"] not in {"", "/"}:
-        raise ValueError("nothing follows the host: the hybrid connection's name goes into EntityPath")
+        raise ValueError("nothing may follow the host: the hybrid connection's name goes into EntityPath")
     host = match["authority"]
     if "@" in host:
-        raise ValueError("there is no user name in it")
+        raise ValueError("it must not contain a user name")
     if host.startswith("[") and host.endswith("]") and ":" in host:
         return check_host(host[1:-1])
     if host.startswith("[") or ":" in host:
-        raise ValueError("it has no port (ports go into Ports), and an IPv6 address is written in brackets")
+        raise ValueError("it must not contain a port (ports go into Ports); write an IPv6 address in brackets")
     return check_host(host)

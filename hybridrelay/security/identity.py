@@ -1,14 +1,14 @@
-"""End-to-end identities: a tiny certificate authority per hybrid connection, and what it issues.
+"""End-to-end identities: a small certificate authority for each hybrid connection, and the certificates it issues.
 
-The authority is made on the administrator's machine and never given to the relay. Each certificate that it issues
-names hybrid connection, role and label in one URI::
+The authority is created on the administrator's machine and never given to the relay. Each certificate that it issues
+contains the hybrid connection, the role and the label in one URI::
 
     hybridrelay://identity/<hybrid connection>/<role>/<label>
 
-with each part percent-encoded, so that reading it back is exact. OpenSSL keeps the roles apart by extended key usage
-(server use for connectors, client use for applications); `hybridrelay.security.tls` compares the URI.
+Each part is percent-encoded, so that the URI can be parsed unambiguously. OpenSSL checks the role by extended key
+usage (server for connectors, client for applications); `hybridrelay.security.tls` compares the URI.
 
-``cryptography`` is imported where it is used: it takes 90 ms, and most runs need none of it.
+``cryptography`` is imported inside functions, because importing it takes 90 ms and most runs do not need it.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
-#: Certificates are valid from this long before their issue, for machines whose clocks are behind (two days).
+#: Certificates are valid from this long before their issue (two days), for machines whose clocks are slow.
 BACKDATE_SECONDS = 2 * 86400
 DEFAULT_VALID_YEARS = 10.0
-#: Warn when an identity ends within this time (60 days): room for a change window.
+#: A warning is logged if an identity expires within this time (60 days), which leaves time for a change window.
 EXPIRY_WARNING_SECONDS = 60 * 86400
 MAX_LABEL = 64
 _YEAR_SECONDS = 365.25 * 86400
 _URI_PREFIX = "hybridrelay://identity/"
-#: X.520 says 64 characters; ``cryptography`` counts bytes.
+#: X.520 allows 64 characters; ``cryptography`` counts bytes.
 _MAX_COMMON_NAME_BYTES = 64
 
 
 class Role(enum.StrEnum):
-    """Whose identity it is."""
+    """The side of a hybrid connection that an identity is for."""
 
     CONNECTOR = "connector"
     APPLICATION = "application"
@@ -55,10 +55,10 @@ class Role(enum.StrEnum):
 
 
 def check_label(label: str) -> str:
-    """Return `label` if an identity may be called so.
+    """Return `label` if it is valid as the label of an identity.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: it is not.
     """
     if not (1 <= len(label) <= MAX_LABEL and label.isprintable() and label == label.strip()):
         raise ValueError(f"a label has 1 to {MAX_LABEL} printable characters, none of them a space at its ends")
@@ -67,7 +67,7 @@ def check_label(label: str) -> str:
 
 @attrs.frozen
 class IdentityName:
-    """What a certificate's URI says."""
+    """The content of the URI in a certificate."""
 
     connection_name: str = attrs.field(validator=lambda _instance, _attribute, value: check_connection_name(value))
     role: Role
@@ -81,10 +81,10 @@ class IdentityName:
 
     @classmethod
     def parse_untrusted(cls, uri: str) -> IdentityName:
-        """Read back exactly what `uri` writes; another spelling of the same name is not accepted.
+        """Parse the URI exactly as `uri` writes it; other encodings of the same name are not accepted.
 
         Raises:
-            ValueError: not such a URI.
+            ValueError: it is not such a URI.
         """
         parts = uri.removeprefix(_URI_PREFIX).split("/")
         if not uri.startswith(_URI_PREFIX) or len(parts) != 3:
@@ -98,7 +98,7 @@ class IdentityName:
 
 @attrs.frozen
 class IdentityDetails:
-    """What a certificate says. Times are seconds since 1970."""
+    """The content of a certificate. Times are seconds since 1970."""
 
     name: IdentityName
     #: In upper case hexadecimal, as `ssl` and OpenSSL's tools print it.
@@ -118,10 +118,10 @@ class Identity:
 
     @functools.cached_property
     def details(self) -> IdentityDetails:
-        """What the certificate says.
+        """The content of the certificate.
 
         Raises:
-            ConfigurationError: it is no certificate, or not one of an identity.
+            ConfigurationError: it is not a certificate, or not that of an identity.
         """
         from cryptography import x509
 
@@ -165,16 +165,16 @@ class Authority:
     private_key: Secret
 
     def issue(self, role: Role, label: str, *, now: float, valid_years: float = DEFAULT_VALID_YEARS) -> Identity:
-        """Issue an identity. It ends no later than the authority itself.
+        """Issue an identity, which expires no later than the authority.
 
         Args:
             role: connector or application.
-            label: its name in the audit log; several identities may have the same.
+            label: its name in the audit log; several identities may have the same label.
             now: seconds since 1970.
-            valid_years: years from now.
+            valid_years: how long it is valid.
 
         Raises:
-            ConfigurationError: the authority has expired or is damaged, or the label or the time is not possible.
+            ConfigurationError: the authority has expired or is damaged, or the label or `valid_years` is not valid.
         """
         from cryptography import x509
         from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -222,15 +222,15 @@ class Authority:
 
 
 def create_authority(connection_name: str, *, now: float, valid_years: float = DEFAULT_VALID_YEARS) -> Authority:
-    """Make the authority of a new hybrid connection.
+    """Create the authority of a new hybrid connection.
 
     Args:
-        connection_name: the hybrid connection.
+        connection_name: the name of the hybrid connection.
         now: seconds since 1970.
-        valid_years: years from now.
+        valid_years: how long it is valid.
 
     Raises:
-        ConfigurationError: the name or the time is not possible.
+        ConfigurationError: the name or `valid_years` is not valid.
     """
     from cryptography import x509
 
@@ -251,12 +251,12 @@ def create_authority(connection_name: str, *, now: float, valid_years: float = D
 
 
 def expires_soon(identity: Identity, now: float, within_seconds: float = EXPIRY_WARNING_SECONDS) -> bool:
-    """Whether the identity expires within `within_seconds`, or has expired (`now` in seconds since 1970)."""
+    """Return whether the identity expires within `within_seconds` of `now` (seconds since 1970), or has expired."""
     return identity.details.not_after - now < within_seconds
 
 
 def format_serial(serial: int) -> str:
-    """A serial number as `ssl.SSLSocket.getpeercert` writes it: whole bytes in upper case hexadecimal."""
+    """Format a serial number as `ssl.SSLSocket.getpeercert` does: complete bytes in upper case hexadecimal."""
     digits = f"{serial:X}"
     return digits.zfill(len(digits) + len(digits) % 2)
 
@@ -296,7 +296,7 @@ def _builder(
 
 
 def _subject(organization: str, common_name: str) -> x509.Name:
-    """A name for people who look at the certificate. Nothing is decided by it."""
+    """Make a name that people see in the certificate. It is never compared."""
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
@@ -333,5 +333,5 @@ def _datetime(seconds: float) -> dt.datetime:
 
 def _end(now: float, valid_years: float) -> dt.datetime:
     if not 0 < valid_years <= 100:
-        raise ConfigurationError("the validity is more than 0 and at most 100 years")
+        raise ConfigurationError("the validity must be more than 0 and at most 100 years")
     return _datetime(now + valid_years * _YEAR_SECONDS)

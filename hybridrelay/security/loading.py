@@ -1,4 +1,4 @@
-"""Where connection strings come from: a file, the environment, standard input. Never the command line."""
+"""Reads connection strings from a file, the environment or standard input; never from the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILE_REMEDY = (
     "it has to hold the one line that 'hybridrelay connections create' or 'connections issue' wrote for a "
     "connector or an application"
 )
-#: In bytes: UTF-16 has two for each character.
+#: In bytes; UTF-16 has two for each character.
 _MAX_BYTES = 2 * MAX_CONNECTION_STRING + 4
 
 
@@ -31,17 +31,17 @@ def load_connection_string(
 ) -> ConnectionString:
     """Read a connection string.
 
+    Logs a warning if users other than the file's owner can read it (not on Windows).
+
     Args:
-        source: a file's path, ``-`` for standard input, or None for `ENVIRONMENT_VARIABLE`.
-        environ: instead of `os.environ`.
-        stdin: instead of standard input.
-        regular: whether a file has to be a regular one, and no pipe.
+        source: the path of a file, ``-`` for standard input, or None for the variable `ENVIRONMENT_VARIABLE`.
+        environ: used instead of `os.environ`.
+        stdin: used instead of standard input.
+        regular: whether the file has to be a regular file, and not a pipe.
 
     Raises:
         ConfigurationError: there is nothing to read.
-        ConnectionStringError: what was read is not a connection string. Says where it came from.
-
-    Logs a warning where others than the owner may read the file (not on Windows).
+        ConnectionStringError: the content is not a connection string; the message names the source.
     """
     if source is None:
         text = (os.environ if environ is None else environ).get(ENVIRONMENT_VARIABLE)
@@ -69,7 +69,7 @@ def load_connection_string(
 
 
 def describe_source(source: str | os.PathLike[str] | None) -> str:
-    """What people call a `source` of `load_connection_string`."""
+    """Return the name of a `source` of `load_connection_string`, for messages."""
     if source is None:
         return ENVIRONMENT_VARIABLE
     return "standard input" if source == "-" else str(source)
@@ -77,18 +77,18 @@ def describe_source(source: str | os.PathLike[str] | None) -> str:
 
 @contextmanager
 def naming(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Add the origin of what was read to a `ConfigurationError`, because there may be several files."""
+    """Put the name of a file before the message of a `ConfigurationError`, because there may be several files."""
     try:
         yield
     except ConfigurationError as exc:
-        # In place: it stays the same error, with its part and its remedy.
+        # Changed in place, so that it keeps its class, part and remedy.
         exc.args = (f"{source}: {exc}",)
         raise
 
 
 def _check_name(path: str | os.PathLike[str]) -> None:
     if "sharedaccesskey=" in str(path).lower():
-        # Must not be repeated: argv is visible to others, and errors go to logs.
+        # The text is not repeated: the error may be written to a log.
         raise ConfigurationError(
             "a connection string was given where the name of a file is expected",
             remedy=f"write it to a file of mode 0600, or set {ENVIRONMENT_VARIABLE}; regenerate its key",

@@ -1,4 +1,4 @@
-"""Which names of hybrid connections, host names and addresses are valid."""
+"""Validates names of hybrid connections, host names and addresses."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ import attrs
 
 from ..protocol.control import MAX_CONNECTION_NAME
 
-#: As in the public service. These characters survive every URL encoder.
+#: As in the public service. No URL encoder changes these characters.
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 #: RFC 1035, 2.3.4, plus the underscore that Windows networks use.
 _MAX_HOST = 253
-#: RFC 6874: what needs no encoding in a URL.
+#: Characters that need no encoding in a URL (RFC 6874).
 _ZONE = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-#: What some parsers accept as the last number of an IPv4 address: decimal, octal or hexadecimal.
+#: Numbers that some parsers accept as the last part of an IPv4 address: decimal, octal or hexadecimal.
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-#: Without a sign, blanks, underscores, leading zeros (octal for some) and the digits of other scripts.
+#: Without signs, spaces, underscores, leading zeros (octal for some parsers) and digits of other scripts.
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
 def check_connection_name(name: str) -> str:
-    """Return `name` if a hybrid connection may be called so.
+    """Return `name` if it is valid as the name of a hybrid connection.
 
     Raises:
-        ValueError: says what is wrong, without repeating the name.
+        ValueError: it is not; the message does not repeat the name.
     """
     if not 1 <= len(name) <= MAX_CONNECTION_NAME:
         raise ValueError(f"the name of a hybrid connection has 1 to {MAX_CONNECTION_NAME} characters")
     for segment in name.split("/"):
         if not segment:
-            raise ValueError("the name of a hybrid connection has no leading, trailing or double slash")
+            raise ValueError("the name of a hybrid connection must not have a leading, trailing or double slash")
         if segment in {".", ".."}:
-            raise ValueError("the name of a hybrid connection has no segment '.' or '..'")
+            raise ValueError("the name of a hybrid connection must not have a segment '.' or '..'")
         if not _SEGMENT.fullmatch(segment):
             raise ValueError("the name of a hybrid connection consists of A-Z a-z 0-9 . _ - and / between segments")
     return name
 
 
 def check_host(host: str) -> str:
-    """Return `host`, a DNS name or an IP address without brackets, if it can be one.
+    """Return `host` if it is a valid DNS name, or IP address without brackets.
 
-    An IPv4 address is four decimal numbers without leading zeros. Of ``127.1``, ``010.0.0.1`` and ``2130706433`` the
-    resolver, the proxy and `ipaddress` each have an opinion of their own, so none of them is accepted.
+    An IPv4 address must consist of four decimal numbers without leading zeros. Resolvers, proxies and `ipaddress`
+    interpret ``127.1``, ``010.0.0.1`` and ``2130706433`` differently, so these are not accepted.
 
     Raises:
-        ValueError: says what is wrong, without repeating the host.
+        ValueError: it is not valid; the message does not repeat the host.
     """
     if ":" in host:
         try:
             zone = ipaddress.IPv6Address(host).scope_id
         except ValueError:
             raise ValueError("not a valid IPv6 address") from None
-        # The standard library takes everything for a zone: separators and line breaks too.
+        # The standard library accepts any text as a zone, including separators and line breaks.
         if zone is not None and not _ZONE.fullmatch(zone):
-            raise ValueError("not a valid IPv6 address: its zone consists of A-Z a-z 0-9 . _ ~ -")
+            raise ValueError("not a valid IPv6 address: its zone may only consist of A-Z a-z 0-9 . _ ~ -")
         if zone is not None and zone.startswith("25") and len(zone) > 2:
             raise ValueError("write the zone of an IPv6 address without %-encoding: fe80::1%eth0")
         return host
@@ -79,9 +79,9 @@ def check_host(host: str) -> str:
 
 
 def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The IP address that `host` is, without its zone; None where it is a name.
+    """Return `host` as an IP address, without its zone; None if it is a name.
 
-    An IPv4 address inside an IPv6 one (``::ffff:192.0.2.1``) is the IPv4 address: that is what is connected to.
+    For an IPv4-mapped IPv6 address (``::ffff:192.0.2.1``) it is the IPv4 address, to which the system would connect.
     """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -91,7 +91,7 @@ def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def normal_host(host: str) -> str:
-    """`host` as it compares: in lower case, without a final dot, an IPv6 address in its shortest form."""
+    """Normalize `host` for comparison: in lower case, without a final dot, an IPv6 address in its shortest form."""
     try:
         return str(ipaddress.IPv6Address(host))
     except ValueError:
@@ -100,7 +100,7 @@ def normal_host(host: str) -> str:
 
 @attrs.frozen
 class HostPort:
-    """An address to dial: a DNS name or an IP address, and a port. `str()` puts IPv6 in brackets."""
+    """An address to connect to: a DNS name or an IP address, and a port. `str()` puts IPv6 addresses in brackets."""
 
     host: str = attrs.field(validator=lambda _instance, _attribute, value: check_host(value))
     port: int = attrs.field()
@@ -115,7 +115,7 @@ class HostPort:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this is a name or an address that means this machine wherever it is used."""
+    """Return whether this is a name or an address that always means the local machine."""
     address = ip_address(host)
     if address is not None:
         return address.is_loopback
@@ -124,15 +124,15 @@ def is_loopback(host: str) -> bool:
 
 
 def bracketed(host: str) -> str:
-    """`host` as written in a URL: an IPv6 address in brackets."""
+    """Return `host` as in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def parse_port_untrusted(text: str) -> int:
-    """Parse a port number: decimal digits, and nothing else.
+    """Parse a port number, which consists only of decimal digits.
 
     Raises:
-        ValueError: not a number from 1 to 65535.
+        ValueError: it is not a number from 1 to 65535.
     """
     if not (_PORT.fullmatch(text) and int(text) <= 65535):
         raise ValueError("a port is a number from 1 to 65535")
@@ -161,10 +161,10 @@ def parse_host_port_untrusted(text: str) -> HostPort:
     """Parse ``host:port``, ``address:port`` or ``[IPv6]:port``.
 
     Raises:
-        ValueError: says what is wrong, without repeating the text.
+        ValueError: it is not valid; the message does not repeat the text.
     """
     if "://" in text:
-        raise ValueError("expected host:port alone, without a scheme such as tcp:// in front of it")
+        raise ValueError("expected host:port, without a scheme such as tcp://")
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError("expected host:port, such as 127.0.0.1:5432")

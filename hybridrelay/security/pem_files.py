@@ -1,7 +1,6 @@
-"""Reads certificates and keys from PEM files as any editor saves them, and reports what is wrong with them.
+"""Reads certificates and keys from PEM files, in any encoding that editors use, and explains what is wrong with them.
 
-OpenSSL can read files by itself, but does not understand byte-order marks and UTF-16, and reports most errors as
-"PEM lib".
+OpenSSL can read files itself, but does not accept byte-order marks and UTF-16, and reports most errors as "PEM lib".
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from .._text_files import TextError, decode_text, read_bytes
 from ..errors import ConfigurationError
 from .tls import private_file
 
-#: A chain has a few KB.
+#: In bytes. A certificate chain has a few KB.
 _MAX_FILE = 1 << 20
 _CERTIFICATE = re.compile(r"-----BEGIN (TRUSTED |X509 )?CERTIFICATE-----")
 _KEY = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
-#: By OpenSSL's reason: what is wrong with the key or the certificate, and what to do about it.
+#: By OpenSSL's reason: what is wrong with the key or the certificate, and what is required.
 _TOO_WEAK = {
     "EE_KEY_TOO_SMALL": ("the public key of the certificate in {certificate} is too short", "RSA needs 2048 bits"),
     "CA_KEY_TOO_SMALL": ("the public key of a CA in {certificate} is too short", "RSA needs 2048 bits"),
@@ -29,14 +28,14 @@ _DIFFERENT = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFIC
 
 
 def read_pem(path: str | os.PathLike[str], *, what: str) -> str:
-    """Read a PEM file: ASCII, or what an editor has made of it.
+    """Read a PEM file: ASCII, or another encoding in which an editor has saved it.
 
     Args:
         path: the file.
-        what: what it is, for messages.
+        what: the kind of file, for messages.
 
     Raises:
-        ConfigurationError: it cannot be read, or is not PEM; repeats nothing of it.
+        ConfigurationError: it cannot be read, or is not PEM. The message does not repeat its content.
     """
     data = read_bytes(path, what=what, limit=_MAX_FILE, regular=True)
     if data.startswith(b"\x30") and b"-----BEGIN" not in data:
@@ -55,12 +54,13 @@ def load_chain(
     """Load a server's certificate and key into a context.
 
     Args:
-        context: to be changed.
-        certificate_file: PEM: the server's certificate, then those of its CAs; the key too if there is no `key_file`.
-        key_file: PEM, not encrypted.
+        context: the context to be changed.
+        certificate_file: a PEM file with the server's certificate, then those of its CAs; and with the key, if there
+            is no `key_file`.
+        key_file: a PEM file with the key, not encrypted.
 
     Raises:
-        ConfigurationError: a file cannot be used, or the two do not belong together; says what to do.
+        ConfigurationError: a file cannot be used, or the key does not belong to the certificate.
     """
     certificate = read_pem(certificate_file, what="the certificate file")
     if not _CERTIFICATE.search(certificate):
@@ -76,10 +76,10 @@ def load_chain(
         )
 
     def no_password() -> NoReturn:
-        # Without this OpenSSL would ask on the terminal and wait.
+        # Without this, OpenSSL would ask for the password on the terminal and wait.
         raise ConfigurationError(
             f"the key in {key_source} is encrypted",
-            remedy=f"store it decrypted: openssl pkey -in {key_source} -out FILE",
+            remedy=f"decrypt it: openssl pkey -in {key_source} -out FILE",
         )
 
     try:
@@ -90,10 +90,10 @@ def load_chain(
 
 
 def load_authorities(context: ssl.SSLContext, ca_file: str | os.PathLike[str]) -> None:
-    """Let a context trust the CAs in a PEM file.
+    """Make a context trust the CAs in a PEM file.
 
     Raises:
-        ConfigurationError: it cannot be used.
+        ConfigurationError: the file cannot be used.
     """
     text = read_pem(ca_file, what="the CA file")
     try:
@@ -145,5 +145,5 @@ def _conversion(data: bytes, path: str | os.PathLike[str]) -> str:
 
 
 def _content_of_sequence(data: bytes) -> bytes:
-    """What follows the tag and the length (X.690, 8.1.3)."""
+    """Return what follows the tag and the length (X.690, 8.1.3)."""
     return data[2 + (data[1] & 0x7F if data[1:2] >= b"\x80" else 0) :]

@@ -1,4 +1,4 @@
-"""Pins: the relay's public key by its SHA-256, so that no certificate authority is needed to know it."""
+"""Pins: the SHA-256 of a relay's public key, so that the relay can be recognized without a certificate authority."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PREFIX = "sha256:"
 
 
 def check_pin(pin: str) -> str:
-    """Return `pin` if it is one: ``sha256:`` and 32 bytes in Base64.
+    """Return `pin` if it is valid: ``sha256:`` and 32 bytes in Base64.
 
     Raises:
-        ValueError: otherwise.
+        ValueError: it is not.
     """
     if not pin.startswith(_PREFIX):
         raise ValueError("a pin begins with sha256:")
@@ -24,19 +24,19 @@ def check_pin(pin: str) -> str:
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError("a pin is sha256: and 32 bytes in Base64")
     if base64.b64encode(digest).decode("ascii") != pin.removeprefix(_PREFIX):
-        # Its last character has bits that mean nothing. Pins are compared as texts, so there is one text for each.
+        # The last character has unused bits. Pins are compared as texts, so only one text is accepted for each.
         raise ValueError("a pin is sha256: and 32 bytes in Base64, exactly as the relay shows it")
     return pin
 
 
 def spki_pin(certificate: bytes) -> str:
-    """The pin of a certificate's public key.
+    """Return the pin of a certificate's public key.
 
     Args:
-        certificate: DER.
+        certificate: the certificate in DER.
 
     Raises:
-        ValueError: not a certificate.
+        ValueError: it is not a certificate, or its public key is of an unknown kind.
     """
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm

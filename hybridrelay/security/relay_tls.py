@@ -1,7 +1,7 @@
 """TLS between the relay and its peers: control channels, and the outer TLS on 443.
 
-On control channels, the relay is verified by the pins in the connection string, or by a certificate authority if the
-string has no pin. The outer TLS only exists because middleboxes expect it; everything secret runs in TLS inside it,
+On control channels, the relay is verified by the pins in the connection string, or with certificate authorities if
+there are none. The outer TLS exists only because middleboxes expect it. All secrets are protected by TLS inside it,
 so its client side verifies nothing.
 """
 
@@ -22,7 +22,7 @@ from .identity import BACKDATE_SECONDS
 from .pem_files import load_authorities, load_chain, read_pem
 from .pins import check_pin, spki_pin
 
-#: RFC 5280, 4.1.2.5: "no well-defined expiration date". The certificate is known by its key, not by its time.
+#: RFC 5280, 4.1.2.5: "no well-defined expiration date". Pins verify only the certificate's key.
 _NEVER = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 _PIN_REMEDY = (
     "if the relay has a new certificate, put its new pin into the connection strings (hybridrelay connections "
@@ -32,18 +32,18 @@ _PIN_REMEDY = (
 
 
 def load_or_create_relay_certificate(directory: str | os.PathLike[str], *, now: float, name: str = "relay") -> Path:
-    """The relay's own certificate and key, made at the first start and never changed.
+    """Return the file with the relay's certificate and key, which are created at the first start and never changed.
 
     Args:
-        directory: the state directory; must exist.
+        directory: the state directory, which must exist.
         now: seconds since 1970.
-        name: distinguishes several.
+        name: the name of the file without its suffix.
 
     Returns:
-        A PEM file with both, mode 0600, to be given to `control_server_context` or `outer_server_context`.
+        A PEM file of mode 0600, for `control_server_context` or `outer_server_context`.
 
     Raises:
-        StateError: the directory cannot be written to, or the file not be read.
+        StateError: the directory is not writable, or the file cannot be read.
     """
     path = Path(directory) / f"{name}.pem"
     try:
@@ -65,10 +65,10 @@ def load_or_create_relay_certificate(directory: str | os.PathLike[str], *, now: 
 
 
 def relay_pin(certificate_file: str | os.PathLike[str]) -> str:
-    """The pin that connection strings carry for the relay with this certificate file (PEM, the first one in it).
+    """Return the pin of the first certificate in a relay's PEM file.
 
     Raises:
-        ConfigurationError: no such file, or no certificate in it.
+        ConfigurationError: there is no such file, or no certificate in it.
     """
     try:
         text = read_pem(certificate_file, what="the certificate file")
@@ -97,14 +97,14 @@ def certificate_expires_at(certificate_file: str | os.PathLike[str]) -> float:
 def control_server_context(
     certificate_file: str | os.PathLike[str], key_file: str | os.PathLike[str] | None = None
 ) -> ssl.SSLContext:
-    """The relay's side of control channels: TLS 1.3, no client certificates (tokens do that).
+    """Make the relay's context for control channels: TLS 1.3, without client certificates (there are tokens instead).
 
     Args:
-        certificate_file: PEM; the chain, and the key too where there is no `key_file`.
-        key_file: PEM, not encrypted.
+        certificate_file: a PEM file with the chain, and with the key if there is no `key_file`.
+        key_file: a PEM file with the key, not encrypted.
 
     Raises:
-        ConfigurationError: a file is missing or unusable, or the two do not belong together.
+        ConfigurationError: a file is missing or unusable, or the key does not belong to the certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -116,11 +116,11 @@ def control_server_context(
 def control_client_context(
     pins: Collection[str] = (), *, ca_file: str | os.PathLike[str] | None = None
 ) -> ssl.SSLContext:
-    """Our side of control channels. `check_relay_pin` must follow every handshake.
+    """Make the context of connectors and clients for control channels. Call `check_relay_pin` after every handshake.
 
     Args:
-        pins: where there are any, the certificate is known by its key, and CAs and host names count for nothing.
-        ca_file: the CAs to trust where there are no pins (PEM); None means those of the system.
+        pins: if there are any, only the certificate's public key is verified, and neither CAs nor host names.
+        ca_file: a PEM file with the CAs to trust if there are no pins; None means those of the system.
 
     Raises:
         ConfigurationError: `ca_file` is unusable.
@@ -137,14 +137,14 @@ def control_client_context(
 
 
 def check_relay_pin(tls: ssl.SSLObject, pins: Collection[str]) -> None:
-    """Make sure that a control channel ends at our relay. Before this, nothing secret may be sent.
+    """Verify that a control channel leads to the expected relay. No secret may be sent before this.
 
     Args:
-        tls: after its handshake, with a context of `control_client_context` for the same `pins`.
-        pins: those of the connection string; without any, the handshake has verified the certificate by CA.
+        tls: the TLS object after its handshake, with a context of `control_client_context` for the same `pins`.
+        pins: the pins in the connection string. If there are none, the handshake has verified the certificate.
 
     Raises:
-        RelayIdentityError: the relay's key matches no pin; says both.
+        RelayIdentityError: the relay's key matches no pin; the message contains both.
     """
     if not pins:
         if tls.context.verify_mode is not ssl.CERT_REQUIRED:
@@ -162,29 +162,29 @@ def check_relay_pin(tls: ssl.SSLObject, pins: Collection[str]) -> None:
 
 
 def relay_identity_error(exc: TLSHandshakeError, host: str) -> RelayIdentityError | None:
-    """Turn a failed handshake of a control channel into an error about the relay's identity.
+    """Convert a failed handshake of a control channel to an error about the relay's identity.
 
     Args:
-        exc: what the TLS stream raised.
-        host: the relay.
+        exc: the exception of the TLS stream.
+        host: the host of the relay.
 
     Returns:
-        The error to raise ``from exc``, or None where the relay's certificate is not what failed.
+        The error to raise ``from exc``, or None if the relay's certificate is not the cause.
     """
     if exc.untrusted is None:
         return None
     return RelayIdentityError(
         f"the certificate of the relay {host} is not trusted: {exc.untrusted}",
-        remedy="put the relay's pin into the connection string (RelayPin), or give the relay a certificate of a CA",
+        remedy="put the relay's pin into the connection string (RelayPin), or give the relay a certificate from a CA",
     )
 
 
 def outer_server_context(
     certificate_file: str | os.PathLike[str], key_file: str | os.PathLike[str] | None = None
 ) -> ssl.SSLContext:
-    """The relay's outer TLS on 443: what an ordinary HTTPS server offers, HTTP/1.1 only.
+    """Make the relay's context for the outer TLS on 443, like that of an ordinary HTTPS server for HTTP/1.1.
 
-    Arguments and errors as `control_server_context`.
+    Arguments and errors are those of `control_server_context`.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -195,7 +195,10 @@ def outer_server_context(
 
 
 def outer_client_context() -> ssl.SSLContext:
-    """Our outer TLS on 443. Verifies nothing: all that is secret runs in TLS inside it, which verifies."""
+    """Make the context of connectors and clients for the outer TLS on 443.
+
+    It verifies nothing: all secrets are protected by TLS inside it, which does.
+    """
     context = _unverified_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # some proxies that intercept TLS do not support TLS 1.3
     context.set_alpn_protocols(["http/1.1"])
@@ -215,14 +218,14 @@ def _create(path: Path, now: float) -> None:
 
 
 def _self_signed(now: float) -> bytes:
-    """A certificate and its key as PEM."""
+    """Make a self-signed certificate and its key, as PEM."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
     from cryptography.x509.oid import NameOID
 
-    # P-256: every TLS library knows it, also those of monitoring tools that look at the port.
+    # P-256: every TLS library supports it, including those of monitoring tools that connect to the port.
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hybridrelay relay")])
     certificate = (

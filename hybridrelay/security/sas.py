@@ -1,12 +1,12 @@
-"""Shared access signatures: tokens in the published format, so that those of the public SDKs verify here.
+"""Shared access signatures: tokens in the published format, so that tokens of the public SDKs are valid here.
 
-A token proves possession of a rule's key for everything at and below its audience, a URL, until it expires::
+A token proves possession of a rule's key, for everything at and below its audience (a URL), until it expires::
 
     SharedAccessSignature sr=<encoded audience>&sig=<encoded signature>&se=<seconds since 1970>&skn=<rule>
 
-The signature is HMAC-SHA256 over ``sr`` exactly as it appears in the token, a line feed, and ``se``; its key is the
-UTF-8 text of the shared access key, not what that text decodes to. Encoders differ (``%2F`` or ``%2f``, ``/`` left
-alone or not), so nothing is ever decoded and encoded again.
+The signature is HMAC-SHA256 over ``sr`` exactly as it appears in the token, a line feed, and ``se``. Its key is the
+UTF-8 text of the shared access key, not the bytes that this text decodes to. URL encoders differ (``%2F`` or ``%2f``,
+``/`` encoded or not), so the signed text is never decoded and encoded again.
 
 Pure: the time is an argument.
 """
@@ -44,16 +44,16 @@ _AUDIENCE = re.compile(
 
 @attrs.frozen
 class SasToken:
-    """A token as it was received. It is well-formed, and has not been verified."""
+    """A well-formed token, before it was verified."""
 
-    #: ``sr`` as it stood in the token: this is what was signed.
+    #: ``sr`` exactly as in the token, which is what was signed.
     signed_audience: str
     #: The host of the audience in lower case, without port, brackets or final dot.
     host: str
-    #: The segments of the audience's path; none for the whole relay.
+    #: The segments of the audience's path; empty for the whole relay.
     path: tuple[str, ...]
     signature: bytes = attrs.field(repr=False)
-    #: ``se`` as it stood in the token.
+    #: ``se`` exactly as in the token.
     signed_expiry: str
     #: Seconds since 1970.
     expires_at: int
@@ -62,11 +62,11 @@ class SasToken:
 
 @attrs.frozen
 class Authorization:
-    """The right that a verified token gives, and the key behind it: what a key authorized ends with the key."""
+    """What a verified token authorizes, and with which key. It ends when the key is revoked."""
 
     rule_name: str
     slot: KeySlot
-    #: Whether the rule is the hybrid connection's own, or the relay's.
+    #: True: the rule belongs to the hybrid connection. False: it belongs to the relay.
     entity_level: bool
     rights: frozenset[Right]
     #: Seconds since 1970.
@@ -74,7 +74,7 @@ class Authorization:
 
 
 def audience_for(host: str, entity: str = "") -> str:
-    """The audience of a hybrid connection, or of the whole relay, as the public SDKs write it."""
+    """Return the audience of a hybrid connection, or of the whole relay, as the public SDKs write it."""
     return f"http://{bracketed(host.lower())}/{entity}"
 
 
@@ -82,13 +82,13 @@ def make_token(audience: str, rule_name: str, key: Secret, expires_at: float) ->
     """Make a token for everything at and below `audience`.
 
     Args:
-        audience: a URL, see `audience_for`.
-        rule_name: the rule whose key this is.
+        audience: a URL, from `audience_for`.
+        rule_name: the name of the rule to which the key belongs.
         key: the shared access key.
         expires_at: seconds since 1970.
 
     Returns:
-        The token. Whoever has it may use it until it expires: do not log it.
+        The token. It is a secret, because anyone who has it can use it until it expires.
     """
     signed_audience = quote(audience, safe="")
     expiry = str(int(expires_at))
@@ -103,7 +103,8 @@ def parse_token_untrusted(text: str) -> SasToken:
     """Parse a token without verifying anything.
 
     Raises:
-        AuthorizationError: with `Reason.TOKEN_MALFORMED`; names the part and repeats nothing of the token.
+        AuthorizationError: it is malformed (`Reason.TOKEN_MALFORMED`). The message names the part, and repeats
+            nothing of the token.
     """
     if len(text) > MAX_TOKEN:
         raise _malformed("it is too long")
@@ -145,28 +146,28 @@ def verify_token(
     relay_rules: Iterable[Rule] = (),
     now: float,
 ) -> Authorization:
-    """Decide whether a token gives `right` on a hybrid connection.
+    """Verify a token, and check that it gives `right` on a hybrid connection.
 
     Args:
-        token: as received.
-        hosts: every name of this relay, in any case.
-        entity: the name of the hybrid connection asked for, or ``""`` for the relay itself.
-        right: what is needed.
-        entity_rules: the hybrid connection's own rules, tried first.
-        relay_rules: rules for the whole relay.
+        token: the token as it was received.
+        hosts: all names of this relay; case does not matter.
+        entity: the name of the hybrid connection, or ``""`` for the relay itself.
+        right: the right that is needed.
+        entity_rules: the rules of the hybrid connection, which are tried first.
+        relay_rules: the rules of the whole relay.
         now: seconds since 1970.
 
     Raises:
-        AuthorizationError: `reason` is one of TOKEN_MALFORMED, WRONG_AUDIENCE, UNKNOWN_RULE, WRONG_KEY,
-            KEY_REVOKED (no valid key of the rule fits, and one is revoked), TOKEN_EXPIRED, RIGHT_MISSING, found in
-            this order.
+        AuthorizationError: the token does not give the right. `reason` is TOKEN_MALFORMED, WRONG_AUDIENCE,
+            UNKNOWN_RULE, WRONG_KEY, KEY_REVOKED (no valid key of the rule fits, and one is revoked), TOKEN_EXPIRED or
+            RIGHT_MISSING, which are checked in this order.
     """
     if isinstance(token, str):
         token = parse_token_untrusted(token)
     wanted = tuple(entity.split("/")) if entity else ()
     if token.host not in {normal_host(host) for host in hosts}:
         raise AuthorizationError(
-            f"the token was made for the host {token.host!r}, which is no name of this relay",
+            f"the token was made for the host {token.host!r}, which is not a name of this relay",
             reason=Reason.WRONG_AUDIENCE,
             remedy="use the host name in the connection string's Endpoint, or add this name to the relay",
         )
@@ -175,7 +176,7 @@ def verify_token(
     own = [rule for rule in entity_rules if rule.name == token.rule_name]
     shared = [rule for rule in relay_rules if rule.name == token.rule_name]
     if own and len(token.path) < len(wanted):
-        # A rule counts at and below the place where it lives: this one cannot sign for what lies above it.
+        # A rule is valid at and below its level: a rule of a hybrid connection cannot sign for the whole relay.
         own = []
         if not shared:
             raise AuthorizationError(
@@ -206,7 +207,7 @@ def _try_rules(token: SasToken, own: list[Rule], shared: list[Rule], right: Righ
         raise AuthorizationError(f"the rule does not carry the right {right}", reason=Reason.RIGHT_MISSING)
     revoked = [slot for rule in (*own, *shared) for slot in KeySlot if rule.key(slot) is None]
     if revoked:
-        # A revoked key is not kept, so it cannot be told from a wrong one. It is by far the likelier of the two.
+        # Revoked keys are not stored, so a revoked key cannot be distinguished from a wrong one. It is more likely.
         raise AuthorizationError(
             f"the token was not signed with a valid key of its rule; revoked: {', '.join(dict.fromkeys(revoked))}",
             reason=Reason.KEY_REVOKED,
@@ -230,11 +231,11 @@ def _sign(signed_audience: str, expiry: str, key: Secret) -> bytes:
 
 
 def _parse_audience(encoded: str) -> tuple[str, tuple[str, ...]]:
-    # unquote leaves "+" alone, as it must: not every encoder means a space by it.
+    # unquote does not change "+", which is correct, because not all encoders write a space as "+".
     match = _AUDIENCE.fullmatch(unquote(encoded))
     if match is None or match["scheme"].lower() not in _SCHEMES:
         raise _malformed("sr is not a URL")
-    # Some SDKs double the slash behind the host, some end with one: empty segments mean nothing.
+    # Some SDKs write two slashes after the host, some end with a slash: empty segments are ignored.
     path = tuple(segment for segment in (match["path"] or "").split("/") if segment)
     host = match["v6"] or match["name"]
     if not host.isascii():
@@ -254,7 +255,7 @@ def _parse_signature(encoded: str) -> bytes:
 
 
 def _parse_expiry(text: str) -> int:
-    # Twelve digits reach the year 33658; the length is checked before the number is made.
+    # Twelve digits are enough until the year 33658. The length is checked before the conversion.
     if not (len(text) <= 12 and text.isascii() and text.isdecimal()):
         raise _malformed("se is not a number of seconds")
     return int(text)

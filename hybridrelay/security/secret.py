@@ -1,4 +1,4 @@
-"""A text that must not be shown or stored by accident."""
+"""Secret texts that must not be shown or stored by accident."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SHOWN: Final = "Secret(...)"
 
 
 class Secret:
-    """A secret text: does not print, format or pickle, and compares in constant time.
+    """A secret text. It cannot be printed, formatted or pickled, and is compared in constant time.
 
     This is deliberately not an attrs class: `attrs.asdict` would recurse into it and expose the text.
     """
@@ -22,7 +22,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text itself. To audit where secrets go, look at the calls of this method."""
+        """Return the text itself. The calls of this method show where secrets are used."""
         return self._text
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""A changed connection string for a running program: what is used at once, and what needs a restart. Pure."""
+"""Decides which changes to a connection string a running program uses, and which need a restart. Pure."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _TAKEN_UP: Mapping[str, Callable[[ConnectionString], object]] = {
 
 @attrs.frozen
 class StringUpdate:
-    """What becomes of a connection string that was changed."""
+    """The result of a change to a connection string."""
 
-    #: To be used from now on.
+    #: The connection string to be used from now on.
     string: ConnectionString
-    #: What is different in it, for people.
+    #: The names of the parts that have changed and are used from now on.
     taken_up: tuple[str, ...]
-    #: What else was changed, and takes effect only after a restart.
+    #: The names of the parts that have changed and take effect only after a restart.
     needs_restart: tuple[str, ...]
 
     @property
     def key_changed(self) -> bool:
-        """Whether another shared access key is to be used."""
+        """Whether the shared access key has changed."""
         return _KEY in self.taken_up
 
     def __str__(self) -> str:
@@ -46,21 +46,21 @@ class StringUpdate:
 def update_string(current: ConnectionString, new: ConnectionString) -> StringUpdate:
     """Decide which changes in `new` a running program uses.
 
-    The identity stays as it is: sessions that are open are tied to the identities of both sides, and could not resume
-    with another one.
+    The identity is not changed: open sessions are bound to the identities of both sides, and could not resume with
+    another one.
 
     Raises:
-        ConfigurationError: `new` is for another hybrid connection, or the other side's.
+        ConfigurationError: `new` is for another hybrid connection, or for the other side.
     """
     if new.entity_path != current.entity_path:
         raise ConfigurationError(
-            f"the connection string is for {new.entity_path} now, and was for {current.entity_path}",
-            remedy="a running program stays with its hybrid connections: restart it to use another one",
+            f"the connection string is now for {new.entity_path}, and was for {current.entity_path}",
+            remedy="a running program cannot change to another hybrid connection: restart it",
         )
     if new.role is not current.role:
         raise ConfigurationError(
-            f"the connection string is the {new.role}'s now, and was the {current.role}'s",
-            remedy="put the right connection string into the file",
+            f"the connection string is now for the {new.role}, and was for the {current.role}",
+            remedy="put the correct connection string into the file",
         )
     identity_changed = (new.identity, new.authority) != (current.identity, current.authority)
     return StringUpdate(

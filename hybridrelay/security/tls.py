@@ -60,11 +60,11 @@ class PeerIdentity:
     serial: str
     #: Seconds since 1970.
     not_after: float
-    #: SHA-256 of the whole certificate; empty where that was not at hand.
+    #: SHA-256 of the whole certificate; empty if the certificate was not available.
     certificate_hash: bytes = attrs.field(default=b"", eq=False, repr=False)
 
     def is_same_certificate(self, other: PeerIdentity) -> bool:
-        """Whether both have shown exactly the same certificate. A renewed one is another one."""
+        """Return whether both have presented exactly the same certificate. A renewed certificate differs."""
         return bool(self.certificate_hash) and self.certificate_hash == other.certificate_hash
 
 
@@ -80,16 +80,16 @@ class HasPeerCertificate(Protocol):
 def check_peer(
     peer: HasPeerCertificate | Mapping[str, Any], connection_name: str, expected_role: Role
 ) -> PeerIdentity:
-    """Make sure that a verified peer is of this hybrid connection and of this role.
+    """Check that a verified peer belongs to this hybrid connection and has this role.
 
     Args:
-        peer: after the handshake, or what its `getpeercert` returned.
-        connection_name: our hybrid connection.
+        peer: the TLS object after the handshake, or the result of its `getpeercert`.
+        connection_name: the name of the hybrid connection.
         expected_role: the role that the peer must have.
 
     Raises:
-        PeerIdentityError: with `Reason.IDENTITY_WRONG_CONNECTION`, `Reason.IDENTITY_WRONG_ROLE`, or
-            `Reason.TLS_FAILED` where there is no verified certificate or it names nothing of ours.
+        PeerIdentityError: it does not. `reason` is IDENTITY_WRONG_CONNECTION, IDENTITY_WRONG_ROLE, or TLS_FAILED if
+            there is no verified certificate, or not one of an identity.
     """
     certificate = peer if isinstance(peer, Mapping) else peer.getpeercert()
     if not certificate:
@@ -102,7 +102,7 @@ def check_peer(
         name = IdentityName.parse_untrusted(uri)
     except ValueError:
         raise PeerIdentityError(
-            "the peer's certificate is not one of an identity", reason=Reason.TLS_FAILED
+            "the peer's certificate is not that of an identity", reason=Reason.TLS_FAILED
         ) from None
     if name.connection_name != connection_name:
         raise PeerIdentityError(
@@ -133,14 +133,14 @@ def _certificate_hash(peer: HasPeerCertificate) -> bytes:
 
 
 def peer_identity_error(exc: BaseException, our_role: Role) -> PeerIdentityError | None:
-    """Say what a failure of end-to-end TLS means, for our side of it.
+    """Convert a failure of end-to-end TLS to an error with a reason.
 
     Args:
-        exc: what a TLS stream raised, at the handshake or later; or an error that has it as a `__cause__`.
-        our_role: connector or application.
+        exc: the exception of a TLS stream, during the handshake or later; or an error that has it as a `__cause__`.
+        our_role: the role of this side.
 
     Returns:
-        The error to raise ``from exc``, or None where no TLS failure is behind it (the connection was merely lost).
+        The error to raise ``from exc``, or None if TLS is not the cause (the connection was lost).
     """
     cause = next((cause for cause in causes(exc) if isinstance(cause, ssl.SSLError)), None)
     if cause is None:
@@ -150,7 +150,7 @@ def peer_identity_error(exc: BaseException, our_role: Role) -> PeerIdentityError
         whose = f"the {our_role.other}'s identity is not acceptable to this {our_role}"
         detail = f"{reason.describe} ({cause.verify_message})"
     else:
-        said = getattr(cause, "reason", None) or ""  # absent where Python itself raised it
+        said = getattr(cause, "reason", None) or ""  # absent if Python itself has raised it
         alert = said.partition("ALERT_")[2]
         reason = _REASON_BY_ALERT.get(alert, Reason.TLS_FAILED)
         if alert:
@@ -162,17 +162,17 @@ def peer_identity_error(exc: BaseException, our_role: Role) -> PeerIdentityError
     return PeerIdentityError(f"{whose}: {detail}", reason=reason, remedy=_REMEDIES.get(reason))
 
 
-_ROLE_REMEDY = "give the connector its connector file and the application its application file, not the other's"
+_ROLE_REMEDY = "use the connector file for the connector, and the application file for the application"
 _REMEDIES = {
     Reason.IDENTITY_WRONG_AUTHORITY: (
-        "the two connection strings come from different authorities: use strings that were created together, or "
-        "issued later with the same authority file"
+        "the two connection strings come from different authorities: use connection strings that were created "
+        "together, or issued later with the same authority file"
     ),
     Reason.IDENTITY_WRONG_ROLE: _ROLE_REMEDY,
     Reason.IDENTITY_EXPIRED: (
-        "compare the clocks of both machines; where they are right, issue a new identity (connections issue)"
+        "compare the clocks of both machines; if they are right, issue a new identity (connections issue)"
     ),
-    Reason.TLS_FAILED: "something between client and connector altered the bytes, or one side is no hybridrelay",
+    Reason.TLS_FAILED: "something between client and connector changed the data, or one side is not hybridrelay",
 }
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h.
@@ -185,7 +185,7 @@ _REASON_BY_VERIFY_CODE = {
     19: Reason.IDENTITY_WRONG_AUTHORITY,  # self-signed in chain
     20: Reason.IDENTITY_WRONG_AUTHORITY,  # unable to get local issuer certificate
     21: Reason.IDENTITY_WRONG_AUTHORITY,  # unable to verify the first certificate
-    24: Reason.IDENTITY_WRONG_AUTHORITY,  # invalid CA: an identity posing as an authority
+    24: Reason.IDENTITY_WRONG_AUTHORITY,  # invalid CA: an identity that was used as an authority
     25: Reason.IDENTITY_WRONG_AUTHORITY,  # path length exceeded
     26: Reason.IDENTITY_WRONG_ROLE,  # invalid purpose
     30: Reason.IDENTITY_WRONG_AUTHORITY,  # authority key identifier mismatch
@@ -196,7 +196,7 @@ _REASON_BY_ALERT = {
     "UNKNOWN_CA": Reason.IDENTITY_WRONG_AUTHORITY,
     "DECRYPT_ERROR": Reason.IDENTITY_WRONG_AUTHORITY,  # signature failure
     "CERTIFICATE_EXPIRED": Reason.IDENTITY_EXPIRED,
-    "BAD_CERTIFICATE": Reason.IDENTITY_EXPIRED,  # not yet valid; a damaged one does not pass our own checks
+    "BAD_CERTIFICATE": Reason.IDENTITY_EXPIRED,  # not yet valid; our own checks detect a damaged one before
     "UNSUPPORTED_CERTIFICATE": Reason.IDENTITY_WRONG_ROLE,
 }
 
@@ -204,7 +204,7 @@ _REASON_BY_ALERT = {
 def _data_context(protocol: int, identity: Identity, authority: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # what counts is the URI, see check_peer
+    context.check_hostname = False  # the URI is checked instead: see check_peer
     context.verify_mode = ssl.CERT_REQUIRED
     try:
         context.load_verify_locations(cadata=authority)
@@ -224,17 +224,17 @@ def _data_context(protocol: int, identity: Identity, authority: bytes) -> ssl.SS
 
 @contextlib.contextmanager
 def private_file(content: bytes) -> Iterator[str]:
-    """A path under which OpenSSL can read `content`, and nobody else: `ssl` loads private keys from files only.
+    """Provide a path at which only this user can read `content`, because `ssl` can load private keys only from files.
 
-    In memory where Linux offers that and lets it be opened by name, else a file in a directory of its own. Both are
-    gone at the end.
+    The file is in memory if Linux supports that and it can be opened by name; otherwise it is in a temporary
+    directory. It is removed when the block ends.
     """
     with contextlib.ExitStack() as stack:
         yield _file_in_memory(content, stack) or _file_on_disk(content, stack)
 
 
 def _file_in_memory(content: bytes, stack: contextlib.ExitStack) -> str | None:
-    """None where the kernel is too old, a filter of system calls forbids it, or /proc is not mounted."""
+    """Return the path, or None if the kernel is too old, a system call filter forbids it, or /proc is not mounted."""
     if not hasattr(os, "memfd_create"):
         return None
     try:
@@ -247,7 +247,7 @@ def _file_in_memory(content: bytes, stack: contextlib.ExitStack) -> str | None:
             return path if file.read() == content else None
     except OSError as exc:
         if is_descriptor_shortage(exc):
-            raise  # a file on disk would fail as well, without saying why
+            raise  # a file on disk would fail too, with a less clear error
         return None
 
 

@@ -45,7 +45,7 @@ def test_rules_are_set_listed_and_deleted(run: Run, created: Created) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--rule", "a/b", "--rights", "send"), "a rule's name has"),
+        (("--rule", "a/b", "--rights", "send"), "a rule's name consists of"),
         (("--rule", "a", "--rights", "sned"), "'sned' is not a right; the rights are listen, send, manage"),
         (("--rule", "a", "--rights", ""), "'' is not a right"),
         (("--rule", "a"), "--rights"),

@@ -170,7 +170,9 @@ async def test_an_identity_of_another_authority(
         string = attrs.evolve(string, authority=authority.certificate)
     file = write(tmp_path / "wrong.string", string.format())
     with shared.start_connector(published), start("forward", "--connection-string-file", file) as program:
-        program.wait_for_line("issued by another authority.*use strings that were created together", where="err")
+        program.wait_for_line(
+            "issued by another authority.*use connection strings that were created together", where="err"
+        )
         port = int(program.wait_for_line(r"^ready forward .*127\.0\.0\.1:(\d+)")[1])
         await expect_reset(port)
         program.wait_for_line("reset.*another authority", where="err")

@@ -34,5 +34,5 @@ def test_a_full_disk_is_a_line_in_the_log(
     monkeypatch.setattr(public_ports, "replace_file", _no_space)
     save_public_ports(tmp_path, {"https": 445})
     assert os.strerror(errno.ENOSPC) in caplog.text
-    assert "make room" in caplog.text
+    assert "free disk space" in caplog.text
     assert load_public_ports(tmp_path) == {"https": 444}
