@@ -49,6 +49,8 @@ class FakeRelay:
     """Implements `LiveRelay`."""
 
     held_listeners: list[ListenerSnapshot] = attrs.field(factory=list)
+    #: How many values were asked for at once.
+    limits: list[int] = attrs.field(factory=list, kw_only=True)
     held_senders: list[SenderSnapshot] = attrs.field(factory=list)
     held_sessions: list[SessionSnapshot] = attrs.field(factory=list)
     numbers: RelaySnapshot = attrs.field(factory=lambda: RelaySnapshot(is_running=True))
@@ -89,6 +91,7 @@ class FakeRelay:
     def listeners(
         self, limit: int, *, after: Position | None = None, connection: str | None = None
     ) -> list[ListenerSnapshot]:
+        self.limits.append(limit)
         return _page(self.held_listeners, limit, after, connection)
 
     def senders(

@@ -64,6 +64,16 @@ async def test_lists_have_pages(api: Api, what: str, limit: int) -> None:
         assert len(found) == expected
 
 
+async def test_a_long_page_is_collected_in_slices(api: Api) -> None:
+    """So that it does not delay the relay's other work."""
+    api.relay.held_listeners = [listener("orders", f"{number:032x}") for number in range(1001)]
+    answer, page = await api.call("GET", "/v1/listeners?limit=1000")
+    assert (answer.status, len(page["value"])) == (200, 1000)
+    assert page["nextCursor"] is not None
+    assert max(api.relay.limits) <= 100
+    assert sum(api.relay.limits) == 1001, "nothing is looked at twice"
+
+
 @pytest.mark.parametrize("cursor", ["x", "b3JkZXJz", "YQpiCmM", "_w"])
 async def test_a_cursor_that_was_not_given_out(api: Api, cursor: str) -> None:
     answer, problem = await api.call("GET", f"/v1/listeners?cursor={cursor}")

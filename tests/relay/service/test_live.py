@@ -1,0 +1,87 @@
+"""What a relay says about itself costs what is said, however much it holds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+import pytest
+import trio
+
+from hybridrelay.events import EventStream
+from hybridrelay.relay import HybridConnection
+from hybridrelay.relay.core.listener import Listener
+from hybridrelay.relay.edge.certificates import RelayCertificates
+from hybridrelay.relay.edge.permits import HandshakeScheduler
+from hybridrelay.relay.edge.slots import Slots
+from hybridrelay.relay.limits import LISTENERS_PER_CONNECTION
+from hybridrelay.relay.model import KeyId
+from hybridrelay.relay.service.broker import BrokerService
+from hybridrelay.relay.service.connections import ControlPeers
+from hybridrelay.relay.service.listener_handle import ListenerHandle
+from hybridrelay.relay.service.live import RunningRelay
+from hybridrelay.relay.service.places import places_for_control_channels, places_for_pairs
+from hybridrelay.security import KeySlot, load_or_create_relay_certificate
+
+from ..listening import willing
+
+
+def calls_of(function: Callable[[], object]) -> int:
+    """How many functions were called, those of the interpreter among them."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+@pytest.fixture
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> RelayCertificates:
+    own = load_or_create_relay_certificate(tmp_path_factory.mktemp("state"), now=time.time())
+    return RelayCertificates(own, None, None)
+
+
+def relay_with(listeners: int, certificates: RelayCertificates) -> RunningRelay:
+    async def refresh() -> None:
+        pass
+
+    nothing: Mapping[str, HybridConnection] = {}
+    broker = BrokerService(nothing, refresh=refresh, events=EventStream())
+    handle: ListenerHandle = willing()
+    for number in range(listeners):
+        name = f"db{number // LISTENERS_PER_CONNECTION:05}"
+        key = KeyId(name, "listener", KeySlot.PRIMARY, 1)
+        broker.core.register(Listener(name, f"{number:032x}", 1, key, handle, "192.0.2.1", "tcp", "test/1"))
+    broker.carry_out()
+    peers = ControlPeers(broker, "0" * 32, tuple)
+    places = places_for_pairs(100), places_for_control_channels(100)
+    return RunningRelay(broker, peers, certificates, *places, Slots(100), HandshakeScheduler(), time.time)
+
+
+async def test_the_cost_of_a_page_does_not_depend_on_how_many_there_are(certificates: RelayCertificates) -> None:
+    few, many = relay_with(128, certificates), relay_with(10_000, certificates)
+    after = ("db00000", f"{20:032x}")
+
+    def looks_of(relay: RunningRelay) -> list[Callable[[], object]]:
+        return [
+            lambda: relay.listeners(10, after=after),
+            lambda: relay.listeners(10, connection="db00001"),
+            lambda: relay.connection("db00001"),
+            relay.snapshot,
+        ]
+
+    await trio.lowlevel.checkpoint()
+    assert many.snapshot().listeners == 10_000
+    assert [one.instance for one in many.listeners(10, after=after)] == [f"{number:032x}" for number in range(21, 31)]
+    for look_at_few, look_at_many in zip(looks_of(few), looks_of(many), strict=True):
+        assert calls_of(look_at_many) == calls_of(look_at_few)
