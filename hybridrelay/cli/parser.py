@@ -67,6 +67,7 @@ COMMANDS: tuple[Command, ...] = (
     demo.COMMAND,
     relay.COMMAND,
     status.STATUS,
+    status.DROP,
     status.DRAIN,
     connections.COMMAND,
     rules.COMMAND,

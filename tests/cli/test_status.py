@@ -29,7 +29,11 @@ def target() -> Iterator[tuple[str, int]]:
         yield server.getsockname()
 
 
-@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["drain"], ["drain", "--undo"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["status", "--json"], ["drain"], ["drain", "--undo"], ["drop", "listener", "orders", "1" * 32]],
+    ids=lambda command: " ".join(command[:2]),
+)
 def test_without_a_relay(run: Run, tmp_path: Path, command: list[str]) -> None:
     missing = run(*command, "--state", tmp_path / "nowhere")
     assert (missing.code, missing.out) == (2, "")
@@ -40,7 +44,7 @@ def test_without_a_relay(run: Run, tmp_path: Path, command: list[str]) -> None:
 
 
 def test_what_runs_is_shown_with_the_problems_first(deployment: Deployment, target: tuple[str, int]) -> None:
-    deployment.start_relay()
+    relay = deployment.start_relay()
     assert deployment.run("status", "--state", deployment.state).returncode == 0
     published = deployment.create("orders", target)
     unserved = deployment.run("status", "--state", deployment.state)
@@ -61,6 +65,14 @@ def test_what_runs_is_shown_with_the_problems_first(deployment: Deployment, targ
         assert (listener["sessions"], sender["sessions"]) == (1, 1)
         assert status["hybridConnections"][0]["sessionCount"] == 1
         assert session["listener"]["instance"] == listener["instance"]
+        for what, one in (("session", session["id"]), ("sender", sender["id"]), ("listener", listener["instance"])):
+            dropped = deployment.run("drop", what, "orders", one, "--state", deployment.state)
+            assert (dropped.returncode, dropped.stdout) == (0, f"The {what} {one} of orders has ended.\n")
+        relay.wait_for_line("sender.dropped.*reason=administrator-dropped", where="err")
+        relay.wait_for_line("listener.left.*reason=administrator-dropped", where="err")
+        unknown = deployment.run("drop", "session", "others", "4" * 32, "--state", deployment.state)
+        assert unknown.returncode == 1
+        assert "others" in unknown.stderr
     assert served.returncode == 0
     assert listener["instance"] in served.stdout
     assert "listeners: 1" in served.stdout

@@ -1,10 +1,10 @@
-"""The arguments of ``hybridrelay status`` and ``hybridrelay drain``."""
+"""The arguments of ``hybridrelay status``, ``hybridrelay drop`` and ``hybridrelay drain``."""
 
 from __future__ import annotations
 
 from ..command import Command
 from ..parsing import Parser
-from .options import add_state
+from .options import add_name, add_state
 
 _STATUS = """\
 Show what a running relay holds now: its problems first, then its hybrid connections, the connectors that are
@@ -39,6 +39,36 @@ examples:
 """
 
 
+_DROP = """\
+End a listener, a sender or a session at a running relay, by the hybrid connection and the instance or id that
+'hybridrelay status' shows. Nothing is revoked and nothing else ends:
+
+  listener   the registration of a connector, by its instance; the connector
+             registers again after 30 seconds, and its sessions go on
+  sender     the control channel of a client, by its id; the client opens
+             another one when it needs one, and its sessions go on
+  session    a pair of data channels, by its id; the client resumes the
+             session over another pair at once if it can
+
+To keep somebody out, revoke the key ('hybridrelay keys revoke').
+
+Exit code 0: it has ended, or had ended before. 1: no relay runs on the state directory, or it does not know the
+hybrid connection.
+"""
+_DROP_EXAMPLES = """\
+examples:
+  hybridrelay drop listener orders 5f0c8a1e9b7d4c3f2a1b0c9d8e7f6a5b \\
+      --state /var/lib/hybridrelay
+"""
+
+
+def _add_drop_arguments(parser: Parser) -> None:
+    parser.add_argument("what", choices=("listener", "sender", "session"), help="what to end")
+    add_name(parser)
+    parser.add_argument("id", metavar="ID", help="the instance of the listener, or the id of the sender or session")
+    add_state(parser)
+
+
 def _add_status_arguments(parser: Parser) -> None:
     add_state(parser)
     shape = parser.add_mutually_exclusive_group()
@@ -58,6 +88,14 @@ STATUS = Command(
     _STATUS_EXAMPLES,
     _add_status_arguments,
     run="status:run",
+)
+DROP = Command(
+    "drop",
+    "end a listener, a sender or a session of a running relay",
+    _DROP,
+    _DROP_EXAMPLES,
+    _add_drop_arguments,
+    run="status:run_drop",
 )
 DRAIN = Command(
     "drain",

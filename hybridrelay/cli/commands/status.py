@@ -1,4 +1,4 @@
-"""``hybridrelay status`` and ``hybridrelay drain``."""
+"""``hybridrelay status``, ``hybridrelay drop`` and ``hybridrelay drain``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import shutil
 import sys
 import time
 from datetime import datetime
+from types import NoneType
+from typing import TypeVar
+from urllib.parse import quote
 
 import trio
 
@@ -17,6 +20,8 @@ from .. import async_output, exits, output
 from ..running import run_until_stopped
 from ..screen import redrawn
 from ..status_text import status_text
+
+T = TypeVar("T")
 
 #: Between two looks of ``--watch`` (seconds).
 _WATCH_SECONDS = 2.0
@@ -73,22 +78,39 @@ async def _show(text: str) -> None:
         await async_output.say(f"{now}\n{text}\n")
 
 
-def run_drain(args: argparse.Namespace) -> int:
-    """Have the relay accept nothing new, or accept it again."""
-    relay: RelayValue | None = None
+def run_drop(args: argparse.Namespace) -> int:
+    """End a listener, a sender or a session."""
+    path = f"/v1/hybridConnections/{quote(args.name, safe='')}/{args.what}s/{quote(args.id, safe='')}"
+    answer = _call(args, "DELETE", path, NoneType)
+    if isinstance(answer, int):
+        return answer
+    output.say(f"The {args.what} {args.id} of {args.name} has ended.")
+    return exits.OK
+
+
+def _call(args: argparse.Namespace, method: str, path: str, kind: type[T]) -> T | int:
+    """The relay's answer to one request; or the exit code, where a signal came first."""
+    answers: list[T] = []
 
     async def main() -> None:
-        nonlocal relay
         client = ManagementClient(await connect_to_relay_on(args.state))
         try:
-            relay = await client.call("DELETE" if args.undo else "POST", "/v1/relay/drain", RelayValue)
+            answers.append(await client.call(method, path, kind))
         finally:
             await client.aclose()
 
     stopped_by = run_until_stopped(main)
-    if relay is None:
-        assert stopped_by is not None
-        return exits.SIGNAL + stopped_by
+    if answers:
+        return answers[0]
+    assert stopped_by is not None
+    return exits.SIGNAL + stopped_by
+
+
+def run_drain(args: argparse.Namespace) -> int:
+    """Have the relay accept nothing new, or accept it again."""
+    relay = _call(args, "DELETE" if args.undo else "POST", "/v1/relay/drain", RelayValue)
+    if isinstance(relay, int):
+        return relay
     if args.undo:
         output.say("The relay accepts registrations and joins.")
     else:
