@@ -23,7 +23,7 @@ are created at the first start. Hybrid connections are added with 'hybridrelay c
 The ready line ends with the relay's pin, by which client and connector recognize the relay. 'connections create'
 reads the pin from the state directory, or takes it from --relay-pin.
 
-{RELOADS.format(what="the certificate of --tls-certificate and --tls-key")}
+{RELOADS.format(what="the certificates of --tls-certificate and --management-tls-certificate")}
 A renewed certificate is also noticed without a signal, within half a minute.
 
 {WHAT_IT_DOES}
@@ -36,6 +36,8 @@ examples:
         --public-ports http=off,https=443
   no native TCP, only WebSocket:
     hybridrelay relay --state state --ports probe=off,control=off,data=off
+  with the management API over TCP as well, for callers with a token:
+    hybridrelay relay --state state --management 127.0.0.1:9180
 
   with a configuration file, whose keys are the options' names; the command
   line takes precedence, and paths are relative to the file:
