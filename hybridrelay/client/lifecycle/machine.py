@@ -70,7 +70,7 @@ class Machine:
         self._move: inputs.MoveCause | None = None
         self._resume_at = 0.0
         self._same_relay_first = True
-        #: The text of the last failure to resume that was published.
+        #: The text of the last failure to resume or to move that was published.
         self._published = ""
         #: The outcome for which this machine is closing the session.
         self._verdict: Outcome | None = None
@@ -287,15 +287,17 @@ class Machine:
         self._move_attempt = None
         if self.state is State.MOVING:
             self._go(Cause.MOVE_FAILED)
-            self._out.append(
-                events.SessionNotMoved(
-                    connection=self._connection,
-                    activity_id=self._activity_id,
-                    cause=self._move.value,
-                    reason=error.reason,
-                    detail=str(error),
+            if (text := f"{self._move.value}: {error}") != self._published:  # many attempts fail in the same way
+                self._published = text
+                self._out.append(
+                    events.SessionNotMoved(
+                        connection=self._connection,
+                        activity_id=self._activity_id,
+                        cause=self._move.value,
+                        reason=error.reason,
+                        detail=str(error),
+                    )
                 )
-            )
         self._answer_move(error)
 
     def _move_withdrawn(self) -> None:

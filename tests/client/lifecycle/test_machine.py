@@ -210,6 +210,17 @@ def test_a_move_that_fails_leaves_it_where_it_is() -> None:
     assert machine.channel == FIRST
 
 
+def test_a_move_that_fails_again_and_again_is_published_when_the_reason_changes() -> None:
+    machine = moving()  # to a better route; afterwards because the connection string was changed
+    published: list[bool] = []
+    for number, error in enumerate([DOWN, DOWN, DOWN, RelayUnreachable("another reason"), DOWN], 2):
+        outputs = machine.handle(inputs.AttemptFailed(number, error), 3.0)
+        assert outputs[-1] == commands.AnswerMove(error)
+        published.append("SessionNotMoved" in kinds(outputs))
+        machine.handle(inputs.MoveWanted(MoveCause.STRING_CHANGED), 4.0)
+    assert published == [True, True, False, True, True]
+
+
 def test_a_move_has_failed_if_the_connector_does_not_greet_on_the_new_channel() -> None:
     machine = moving()
     machine.handle(inputs.ChannelOpened(2, SECOND), 3.0)
