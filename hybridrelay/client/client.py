@@ -42,6 +42,7 @@ from .relays.sender import Sender
 from .relays.senders import Senders
 from .session import ClientSession
 from .sessions import DELIVERY_SECONDS, Sessions
+from .stream_events import StreamIds, StreamReports
 from .upgrades import Upgrades
 
 #: The memory budget of clients that are given no other: what all their sessions together may promise to their peers.
@@ -107,6 +108,7 @@ class Client:
         self._upgrades = Upgrades(self._sessions, self._events)
         self._follower = Follower(string, self._senders, self._sessions, self._events)
         self._open_patience = config.open_patience
+        self._reports = StreamReports(lambda: self.connection, self._events, StreamIds())
         self._opener = SessionOpener(
             nursery, self._open_session, replaced=lambda replaced: nursery.start_soon(self._sessions.finish, replaced)
         )
@@ -195,6 +197,7 @@ class Client:
     async def _aclose(self) -> None:
         self._opener.close()
         await self._sessions.aclose()
+        self._reports.close()
 
     # --- what keeps a session on the best path, in the background
 
@@ -271,7 +274,8 @@ class Client:
     async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         """Open a stream to the target: returns when the connector has connected to it.
 
-        Cancelled, the connector abandons its attempt to connect, too.
+        Cancelled, the connector abandons its attempt to connect, too. Publishes `StreamRequested`, and exactly one
+        `StreamClosed` or `StreamNotOpened`, whatever ends the stream.
 
         Args:
             wait_opened: False: return as soon as the connector has been asked. Up to 16 KiB can then be sent without
@@ -283,6 +287,13 @@ class Client:
             StreamRefused: the target or the connector refused the stream; `reason` says which and why.
             HybridRelayError: no session could be opened; see `connect`.
         """
+        with self._reports.request() as follow:
+            stream = await self.request_stream(wait_opened=wait_opened, patience=patience)
+            follow(stream)
+        return stream
+
+    async def request_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
+        """Like `open_stream`, for callers that publish the events of the stream themselves."""
         deadline = self._deadline(patience)
         opened = await self._opener.get(deadline)
         try:

@@ -28,6 +28,7 @@ __all__ = [
     "SessionNotOpened",
     "SessionNotResumedYet",
     "StreamFailed",
+    "StreamNotOpened",
     "StreamRequested",
 ]
 
@@ -246,11 +247,15 @@ class ConnectionsCutOff(Event):
 
 @attrs.frozen(kw_only=True)
 class StreamRequested(Event):
-    """An application has connected and needs a stream. `StreamClosed` or `StreamFailed` follows."""
+    """An application has connected to a forward, or a program calls `Client.open_stream`.
+
+    Exactly one `StreamClosed`, `StreamFailed` (of a forward) or `StreamNotOpened` (of a program) follows, whatever
+    ends the stream.
+    """
 
     name: ClassVar = "stream.requested"
     level: ClassVar = Level.DEBUG
-    summary: ClassVar = "An application has connected"
+    summary: ClassVar = "An application needs a stream"
 
     connection: str
     activity_id: str
@@ -271,4 +276,21 @@ class StreamFailed(Event):
     activity_id: str
     reason: Reason
     detail: str = ""
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class StreamNotOpened(Event):
+    """`Client.open_stream` has opened no stream: its caller gets an exception. With ``wait_opened=False``, the stream
+    that it has returned breaks."""
+
+    name: ClassVar = "stream.not-opened"
+    level: ClassVar = Level.DEBUG
+    summary: ClassVar = "A stream could not be opened"
+
+    connection: str
+    activity_id: str
+    reason: Reason
+    detail: str = ""
+    #: Since the stream was requested.
     seconds: float

@@ -22,3 +22,4 @@ from .offer import Offer as Offer
 from .session import GREETING_TIMEOUT as GREETING_TIMEOUT
 from .session import Session as Session
 from .stream import MuxStream as MuxStream
+from .stream_end import StreamEnd as StreamEnd

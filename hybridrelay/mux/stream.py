@@ -1,4 +1,8 @@
-"""A stream of a session, as an ordinary Trio stream."""
+"""A stream of a session, as an ordinary Trio stream.
+
+This module is long because `MuxStream` is one class with two interfaces, those of Trio's streams and of
+`NowaitStream`, and documents what each method raises and what cancelling it does.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ from ..protocol.stream import Stream
 from ..streams.conflict import ConflictDetector
 from ..streams.nowait import READ_BYTES, Buffer, NowaitStream, Turn
 from ._waiter import Waiter
+from .bridging import Party
+from .stream_end import StreamEnd
 
 #: How much all senders of a session together may queue ahead of the writer (bytes): each stream has an equal share of
 #: this, but at most `SessionConfig.send_queue`, and at least `BASE_WINDOW`. Limits the memory that a peer can use up
@@ -54,6 +60,9 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         self.metadata = state.metadata
         state.observe(self)
         self._closed = False
+        #: `send_eof` was called, and `receive_some` has returned b"".
+        self._sent_eof = self._received_eof = False
+        self._end_callback: Callable[[StreamEnd], None] | None = None
         self._send_conflict = ConflictDetector("another task is sending on this stream")
         self._receive_conflict = ConflictDetector("another task is receiving on this stream")
         self._sender = Waiter()
@@ -183,6 +192,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 self._check_can_send()
                 self._core.send_fin(self._state)
                 self._output()
+            self._sent_eof = True
+            self._end_if_finished()
             await cancel_shielded_checkpoint()
 
     async def _wait_for_room(self) -> None:
@@ -243,6 +254,8 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
                 if state.is_aborted:
                     self._raise_broken()
                 if state.at_eof:
+                    self._received_eof = True
+                    self._end_if_finished()
                     return b""
                 await self._receiver.wait()
             data = self._core.read(state, max_bytes, trio.current_time())
@@ -265,7 +278,11 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             return pieces
         if state.is_aborted:
             self._raise_broken()
-        return [] if state.at_eof else None
+        if not state.at_eof:
+            return None
+        self._received_eof = True
+        self._end_if_finished()
+        return []
 
     async def wait_readable(self) -> None:
         """Wait until something arrives, or the stream ends in any way. Cancelled, nothing changes."""
@@ -301,6 +318,12 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
             return
         self._closed = True
         core, states = self._core, self._state.states
+        if states.opening is Opening.ANSWERED:
+            finished = self._state.at_eof and not self._state.stopped_by_peer
+            reason = self._state.reason if self._state.stopped_by_peer else Reason.CANCELLED
+            self._end(Party.LOCAL, Reason.NO_ERROR if finished else reason, was_closed=True)
+        else:
+            self._end(Party.LOCAL, Reason.CANCELLED)
         if core.ended is None and not states.is_over:
             if states.opening is not Opening.ANSWERED:
                 core.reset(self._state, Reason.CANCELLED)
@@ -319,6 +342,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         `text` reaches the peer: at most 256 bytes, nothing secret.
         """
         self._closed = True
+        self._end(Party.LOCAL, reason)
         core = self._core
         if core.ended is None:
             core.reset(self._state, reason, text)
@@ -331,6 +355,47 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
         if exc is not None:
             self.reset(Reason.CANCELLED)
         await self.aclose()
+
+    def set_end_callback(self, callback: Callable[[StreamEnd], None]) -> None:
+        """Call `callback` once, when the stream ends; at once if it was aborted already.
+
+        A stream ends when both directions have finished (`send_eof` was called, and the end of file was read), when
+        it is closed or reset on this side, when the peer aborts it, or when it is lost with its session. The callback
+        must neither wait nor raise.
+        """
+        self._end_callback = callback
+        if self._state.is_aborted:
+            self._end_aborted()
+
+    def _end(self, ended_by: Party, reason: Reason, *, was_closed: bool = False) -> None:
+        callback, self._end_callback = self._end_callback, None
+        if callback is None:
+            return
+        state = self._state
+        callback(
+            StreamEnd(
+                ended_by=ended_by,
+                reason=reason,
+                text=state.text,
+                was_accepted=self.was_accepted,
+                sent=state.send_window.sent + (state.queued_bytes if was_closed or self._sent_eof else 0),
+                received=state.receive_window.consumed,
+                sent_all=self._sent_eof or (was_closed and not state.stopped_by_peer),
+                received_all=self._received_eof or state.at_eof,
+                peer_stopped=state.stopped_by_peer,
+                was_closed=was_closed,
+            )
+        )
+
+    def _end_if_finished(self) -> None:
+        if self._sent_eof and self._received_eof:
+            self._end(Party.NOBODY, Reason.NO_ERROR)
+
+    def _end_aborted(self) -> None:
+        if self.was_lost:
+            self._end(Party.SESSION, self._state.reason)
+        else:
+            self._end(Party.LOCAL if self._state.states.aborted_by_us else Party.PEER, self._state.reason)
 
     # --- opening
 
@@ -371,6 +436,7 @@ class MuxStream(trio.abc.HalfCloseableStream, NowaitStream):
 
     def on_aborted(self) -> None:
         """The stream was refused or reset, or lost with its session."""
+        self._end_aborted()
         self._wake()
 
     # --- inside

@@ -30,6 +30,7 @@ from hybridrelay.errors import (
     StreamRefused,
     StreamReset,
 )
+from hybridrelay.events import Event, StreamClosed, StreamNotOpened, StreamRequested
 from hybridrelay.protocol import Reason
 from hybridrelay.relay import SQLiteStore
 from hybridrelay.security import ConnectionString, HostPort, KeySlot, Role, create_authority, generate_key
@@ -51,6 +52,34 @@ async def _serve(
     target = await serve_target(deployment.nursery, handler)
     connector = await deployment.connector(deployment.string(published, Role.CONNECTOR, target))
     return published, connector
+
+
+async def test_every_stream_of_the_library_ends_in_one_event(deployment: Deployment, nursery: trio.Nursery) -> None:
+    published, connector = await _serve(deployment)
+    seen: list[Event] = []
+    async with deployment.client(deployment.string(published, Role.APPLICATION)) as client:
+        client.events.subscribe(seen.append)
+        async with await client.open_stream() as stream:
+            await stream.send_all(b"hello")
+            await stream.send_eof()
+            assert await receive_all(stream) == b"hello"
+        await client.open_stream()  # still open at the end
+        connector.cancel()
+
+        async def open_until_refused() -> None:
+            while True:
+                await client.open_stream(patience=0)
+
+        with pytest.raises(HybridRelayError):
+            await open_until_refused()
+    requested = [event.activity_id for event in seen if isinstance(event, StreamRequested)]
+    ended = {event.activity_id: event for event in seen if isinstance(event, StreamClosed | StreamNotOpened)}
+    assert sorted(requested) == sorted(ended)
+    assert len([event for event in seen if isinstance(event, StreamClosed | StreamNotOpened)]) == len(ended)
+    assert [type(ended[requested[number]]) for number in (0, 1, -1)] == [StreamClosed, StreamClosed, StreamNotOpened]
+    first = ended[requested[0]]
+    assert isinstance(first, StreamClosed)
+    assert (first.outcome, first.bytes_to_target, first.bytes_to_client) == ("closed", 5, 5)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import secrets
-
 import trio
 
 from ..._nursery import FlatNursery
@@ -14,7 +11,8 @@ from ...mux import BridgeProgress, MuxStream, bridge
 from ...protocol.reasons import Reason
 from ...streams.sockets import abort_stream, reset_on_close, tune_socket, wait_reset
 from ..client import Client
-from .outcome import Disconnected, Ending, outcome_of
+from ..outcome import Disconnected, Ending, outcome_of
+from ..stream_events import StreamIds
 
 __all__ = ["Connections"]
 
@@ -32,9 +30,7 @@ class Connections:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        #: The ids of all streams begin with this. It is different in each run of a client.
-        self._run_id = secrets.token_hex(4)
-        self._numbers = itertools.count(1)
+        self._ids = StreamIds()
 
     async def serve(self, local: trio.SocketStream) -> None:
         """Serve one connection until it ends. An error ends this connection only, and is not raised.
@@ -43,7 +39,7 @@ class Connections:
         connection is reset; the application never sees an end of file that the target did not send. If cancelled, the
         connection is reset, too.
         """
-        served = _Connection(self._client, local, f"{self._run_id}-{next(self._numbers)}")
+        served = _Connection(self._client, local, self._ids.new())
         await served.run()
 
 
@@ -149,7 +145,7 @@ class _Connection:
         """
         try:
             with trio.fail_after(max(OPEN_SECONDS, self._client.open_patience)):
-                return await self._client.open_stream(wait_opened=False)
+                return await self._client.request_stream(wait_opened=False)
         except StreamRefused:
             raise
         except trio.TooSlowError as exc:

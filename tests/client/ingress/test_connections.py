@@ -46,7 +46,7 @@ class FakeClient(Client):
     def open_patience(self) -> float:
         return 60.0
 
-    async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
+    async def request_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         await self.ready.wait()
         if self.error is not None:
             raise self.error

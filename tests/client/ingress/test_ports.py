@@ -44,7 +44,7 @@ class FakeClient(Client):
         await trio.lowlevel.checkpoint()
         raise RelayUnreachable("down")
 
-    async def open_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
+    async def request_stream(self, *, wait_opened: bool = True, patience: float | None = None) -> MuxStream:
         self.is_waiting.set()
         await trio.sleep_forever()
         raise AssertionError("unreachable")

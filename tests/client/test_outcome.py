@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridrelay.client.ingress.outcome import Ending, outcome_of
+from hybridrelay.client.outcome import Ending, outcome_of
 from hybridrelay.mux import Bridged, Party
 from hybridrelay.protocol.reasons import Reason
 

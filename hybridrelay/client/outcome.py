@@ -6,10 +6,10 @@ import enum
 
 import attrs
 
-from ...mux import Bridged, Party
-from ...protocol.reasons import Reason
+from ..mux import Bridged, Party, StreamEnd
+from ..protocol.reasons import Reason
 
-__all__ = ["Disconnected", "Ending", "outcome_of"]
+__all__ = ["Disconnected", "Ending", "outcome_of", "outcome_of_stream"]
 
 
 class Ending(enum.StrEnum):
@@ -19,6 +19,8 @@ class Ending(enum.StrEnum):
     FINISHED = "finished"
     #: The target has stopped reading, and has not reset its connection.
     STOPPED_BY_TARGET = "stopped-by-target"
+    #: The application has closed the stream without reading the rest.
+    STOPPED_BY_APPLICATION = "stopped-by-application"
     RESET_BY_APPLICATION = "reset-by-application"
     #: The target or the connector reset the stream.
     RESET_BY_TARGET = "reset-by-target"
@@ -58,11 +60,27 @@ def outcome_of(bridged: Bridged) -> Disconnected:
     to_client = Ending.FINISHED if bridged.received_all else broke
     if bridged.peer_stopped and not bridged.sent_all and broke is not Ending.RESET_BY_APPLICATION:
         to_target = Ending.STOPPED_BY_TARGET
+    kind = _kind(to_target, to_client)
+    return Disconnected(kind, to_target, to_client, Reason.NO_ERROR if kind == "closed" else bridged.reason)
+
+
+def outcome_of_stream(end: StreamEnd) -> Disconnected:
+    """How a stream ended that the program itself uses, without a bridge. The rules are those of `outcome_of`."""
+    broke = _BROKEN_BY[end.ended_by]
+    to_target = Ending.FINISHED if end.sent_all else Ending.STOPPED_BY_TARGET if end.peer_stopped else broke
+    stopped = Ending.STOPPED_BY_APPLICATION if end.was_closed else broke
+    to_client = Ending.FINISHED if end.received_all else stopped
+    kind = _kind(to_target, to_client)
+    return Disconnected(kind, to_target, to_client, Reason.NO_ERROR if kind == "closed" else end.reason)
+
+
+def _kind(to_target: Ending, to_client: Ending) -> str:
     if to_target is to_client is Ending.FINISHED:
-        return Disconnected("closed", to_target, to_client, Reason.NO_ERROR)
-    reset_by_application = to_client is Ending.FINISHED and to_target is Ending.RESET_BY_APPLICATION
-    reset_by_target = (to_target is Ending.FINISHED and to_client is Ending.RESET_BY_TARGET) or (
+        return "closed"
+    application_ended = (to_client is Ending.FINISHED and to_target is Ending.RESET_BY_APPLICATION) or (
+        to_target is Ending.FINISHED and to_client is Ending.STOPPED_BY_APPLICATION
+    )
+    target_ended = (to_target is Ending.FINISHED and to_client is Ending.RESET_BY_TARGET) or (
         to_client is Ending.FINISHED and to_target is Ending.STOPPED_BY_TARGET
     )
-    kind = "closed-with-reset" if reset_by_application or reset_by_target else "broken"
-    return Disconnected(kind, to_target, to_client, bridged.reason)
+    return "closed-with-reset" if application_ended or target_ended else "broken"

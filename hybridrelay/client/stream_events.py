@@ -1,0 +1,110 @@
+"""What is published about the streams that a program opens itself: one event when each is requested, and exactly one
+when it has ended."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from ..errors import HybridRelayError
+from ..events import Event, EventStream, StreamClosed, StreamNotOpened, StreamRequested
+from ..mux import MuxStream, StreamEnd
+from ..protocol.reasons import Reason
+from .outcome import outcome_of_stream
+
+__all__ = ["StreamIds", "StreamReports"]
+
+
+class StreamIds:
+    """The ids of streams in events. They are different in each run of a client."""
+
+    def __init__(self) -> None:
+        self._run_id = secrets.token_hex(4)
+        self._numbers = itertools.count(1)
+
+    def new(self) -> str:
+        """An id that no other stream has."""
+        return f"{self._run_id}-{next(self._numbers)}"
+
+
+class StreamReports:
+    """Publishes the events of the streams of one client.
+
+    Args:
+        connection: returns the name of the hybrid connection.
+        events: gets the events.
+        ids: of the streams.
+    """
+
+    def __init__(self, connection: Callable[[], str], events: EventStream, ids: StreamIds) -> None:
+        self._connection = connection
+        self._events = events
+        self._ids = ids
+        #: Those that have not ended.
+        self._streams: set[MuxStream] = set()
+
+    @contextmanager
+    def request(self) -> Iterator[Callable[[MuxStream], None]]:
+        """In the block, a stream is requested. Call what this returns with the stream.
+
+        If the block raises, which includes cancellation, the stream was not opened.
+        """
+        id_, began = self._ids.new(), trio.current_time()
+        self._events.publish(StreamRequested(connection=self._connection(), activity_id=id_))
+
+        def not_opened(reason: Reason, detail: str) -> Event:
+            return StreamNotOpened(
+                connection=self._connection(),
+                activity_id=id_,
+                reason=reason,
+                detail=detail,
+                seconds=trio.current_time() - began,
+            )
+
+        def ended(end: StreamEnd) -> Event:
+            if not end.was_accepted:
+                return not_opened(end.reason, end.text)
+            outcome = outcome_of_stream(end)
+            return StreamClosed(
+                connection=self._connection(),
+                activity_id=id_,
+                outcome=outcome.kind,
+                reason=outcome.reason,
+                to_target=str(outcome.to_target),
+                to_client=str(outcome.to_client),
+                bytes_to_target=end.sent,
+                bytes_to_client=end.received,
+                seconds=trio.current_time() - began,
+            )
+
+        def follow(stream: MuxStream) -> None:
+            def end(how: StreamEnd) -> None:
+                self._streams.discard(stream)
+                self._events.publish(ended(how))
+
+            self._streams.add(stream)
+            stream.set_end_callback(end)
+
+        try:
+            yield follow
+        except BaseException as exc:
+            self._events.publish(not_opened(_reason_of(exc), str(exc) if isinstance(exc, Exception) else ""))
+            raise
+
+    def close(self) -> None:
+        """The client has ended, and its sessions with it: so have the streams that nobody has closed."""
+        for stream in list(self._streams):
+            stream.reset(Reason.GOING_AWAY)
+
+
+def _reason_of(error: BaseException) -> Reason:
+    """Why no stream was opened: what `Client.open_stream` raised."""
+    if isinstance(error, HybridRelayError):
+        return error.reason
+    if isinstance(error, trio.ClosedResourceError):  # the client was closed
+        return Reason.GOING_AWAY
+    return Reason.INTERNAL_ERROR if isinstance(error, Exception) else Reason.CANCELLED

@@ -1,0 +1,36 @@
+"""How a stream ended. Pure."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..protocol.reasons import Reason
+from .bridging import Party
+
+__all__ = ["StreamEnd"]
+
+
+@attrs.frozen(kw_only=True)
+class StreamEnd:
+    """How a stream ended, as far as this side can tell."""
+
+    #: NOBODY: both directions finished. LOCAL: this side closed or reset the stream. PEER and SESSION as for bridges.
+    ended_by: Party
+    #: `Reason.NO_ERROR` if both directions finished.
+    reason: Reason
+    #: What the peer said about the reason, or "".
+    text: str = ""
+    #: The peer had accepted the stream.
+    was_accepted: bool
+    #: Bytes that were sent; of a stream that was closed and not reset, with those that are still queued.
+    sent: int
+    #: Bytes that were read.
+    received: int
+    #: The end of file follows the `sent` bytes.
+    sent_all: bool
+    #: Everything was read that the peer sent, and the peer has sent the end of file.
+    received_all: bool
+    #: The peer has stopped reading.
+    peer_stopped: bool
+    #: This side closed the stream instead of resetting it.
+    was_closed: bool = False

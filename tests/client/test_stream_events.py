@@ -1,0 +1,229 @@
+"""Streams that a program opens: each begins in one event and ends in exactly one, whatever ends it."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from hybridrelay.client.stream_events import StreamIds, StreamReports
+from hybridrelay.errors import RelayUnreachable, StreamRefused
+from hybridrelay.events import Event, EventStream, StreamClosed, StreamNotOpened, StreamRequested
+from hybridrelay.mux import MuxStream, Session
+from hybridrelay.protocol.reasons import Reason
+from hybridrelay.testing import session_pair
+
+
+class Scene:
+    """A session, and the events of its streams."""
+
+    def __init__(self, here: Session, connector: Session) -> None:
+        self.session = here
+        self.connector = connector
+        self.published: list[Event] = []
+        self.reports = StreamReports(lambda: "db", EventStream(self.published.append), StreamIds())
+
+    async def open(self, *, wait_opened: bool = True) -> MuxStream:
+        """As `Client.open_stream`."""
+        with self.reports.request() as follow:
+            stream = await self.session.open_stream() if wait_opened else self.session.open_stream_nowait()
+            follow(stream)
+        return stream
+
+    async def pair(self) -> tuple[MuxStream, MuxStream]:
+        """Both ends of an accepted stream: the program's, and the target's."""
+        stream = await self.open(wait_opened=False)
+        target = (await self.connector.offers.receive()).accept()
+        await stream.wait_opened()
+        return stream, target
+
+    def end(self) -> StreamClosed | StreamNotOpened:
+        """The one event that says how it ended."""
+        first, last = self.published
+        assert isinstance(first, StreamRequested)
+        assert isinstance(last, StreamClosed | StreamNotOpened)
+        assert first.activity_id == last.activity_id
+        assert first.connection == last.connection == "db"
+        return last
+
+    def closed(self) -> tuple[str, Reason, str, str]:
+        """Of a stream that was open: the outcome, the reason, and how each direction ended."""
+        end = self.end()
+        assert isinstance(end, StreamClosed)
+        return end.outcome, end.reason, end.to_target, end.to_client
+
+
+@pytest.fixture
+async def scene(nursery: trio.Nursery) -> Scene:
+    return Scene(*await session_pair(nursery))
+
+
+async def test_one_whose_directions_both_finish_has_ended_before_it_is_closed(
+    scene: Scene, nursery: trio.Nursery
+) -> None:
+    stream, target = await scene.pair()
+    await stream.send_all(b"question")
+    await target.send_all(b"answer!")
+    await target.send_eof()
+    assert await stream.receive_some() == b"answer!"
+    assert await stream.receive_some() == b""
+    assert len(scene.published) == 1
+    await stream.send_eof()
+    end = scene.end()
+    await stream.aclose()
+    stream.reset()
+    scene.session.close(Reason.SESSION_LOST)
+    scene.reports.close()
+    assert scene.end() == end
+    assert scene.closed() == ("closed", Reason.NO_ERROR, "finished", "finished")
+    assert isinstance(end, StreamClosed)
+    assert (end.bytes_to_target, end.bytes_to_client) == (8, 7)
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_closed_after_everything_was_read(scene: Scene, nursery: trio.Nursery) -> None:
+    stream, target = await scene.pair()
+    await target.send_eof()
+    assert await stream.receive_some() == b""
+    await stream.send_all(b"the end")
+    await stream.aclose()
+    assert scene.closed() == ("closed", Reason.NO_ERROR, "finished", "finished")
+    end = scene.end()
+    assert isinstance(end, StreamClosed)
+    assert end.bytes_to_target == 7
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_closed_before_the_target_ends(scene: Scene, nursery: trio.Nursery) -> None:
+    stream, target = await scene.pair()
+    await target.send_all(b"answer")
+    assert await stream.receive_some() == b"answer"
+    await stream.aclose()
+    assert scene.closed() == ("closed-with-reset", Reason.CANCELLED, "finished", "stopped-by-application")
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_whose_target_stops_reading(scene: Scene, nursery: trio.Nursery) -> None:
+    stream, target = await scene.pair()
+    await target.send_all(b"too much")
+    await target.aclose()
+    assert await stream.receive_some() == b"too much"
+    assert await stream.receive_some() == b""
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.send_all(b"x")
+    await stream.aclose()
+    outcome, _, to_target, to_client = scene.closed()
+    assert (outcome, to_target, to_client) == ("closed-with-reset", "stopped-by-target", "finished")
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_the_program_resets(scene: Scene, nursery: trio.Nursery) -> None:
+    with pytest.raises(KeyError):
+        async with (await scene.pair())[0]:
+            raise KeyError
+    assert scene.closed() == ("broken", Reason.CANCELLED, "reset-by-application", "reset-by-application")
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_the_target_resets(scene: Scene, nursery: trio.Nursery) -> None:
+    stream, target = await scene.pair()
+    target.reset(Reason.TARGET_RESET)
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.receive_some()
+    await stream.aclose()
+    assert scene.closed() == ("broken", Reason.TARGET_RESET, "reset-by-target", "reset-by-target")
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_lost_with_its_session(scene: Scene, nursery: trio.Nursery) -> None:
+    await scene.pair()
+    scene.session.close(Reason.SESSION_LOST)
+    assert scene.closed() == ("broken", Reason.SESSION_LOST, "lost", "lost")
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_nobody_closes_ends_with_the_client(scene: Scene, nursery: trio.Nursery) -> None:
+    """All that the target has sent is there, and nobody reads it: the session has nothing left to do for it."""
+    stream, target = await scene.pair()
+    await stream.send_eof()
+    await target.send_all(b"unread")
+    await target.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    scene.session.close()
+    scene.reports.close()
+    end = scene.end()
+    assert isinstance(end, StreamClosed)
+    assert (end.to_target, end.bytes_to_client) == ("finished", 0)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("wait_opened", [True, False])
+async def test_one_that_the_target_refuses(scene: Scene, nursery: trio.Nursery, wait_opened: bool) -> None:
+    async def refuse() -> None:
+        (await scene.connector.offers.receive()).refuse(Reason.TARGET_REFUSED, "nobody is there")
+
+    nursery.start_soon(refuse)
+    with pytest.raises(StreamRefused):
+        await (await scene.open(wait_opened=wait_opened)).wait_opened()
+    end = scene.end()
+    assert isinstance(end, StreamNotOpened)
+    assert (end.reason, end.detail) == (Reason.TARGET_REFUSED, "nobody is there")
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_given_up_before_it_is_open(scene: Scene, nursery: trio.Nursery) -> None:
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as opening:
+            opening.start_soon(scene.open)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    end = scene.end()
+    assert isinstance(end, StreamNotOpened)
+    assert end.reason is Reason.CANCELLED
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_is_closed_before_it_is_open(scene: Scene, nursery: trio.Nursery) -> None:
+    await (await scene.open(wait_opened=False)).aclose()
+    end = scene.end()
+    assert isinstance(end, StreamNotOpened)
+    assert end.reason is Reason.CANCELLED
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_that_was_aborted_before_it_is_followed(scene: Scene, nursery: trio.Nursery) -> None:
+    with scene.reports.request() as follow:
+        stream = scene.session.open_stream_nowait()
+        scene.session.close(Reason.SESSION_LOST)
+        follow(stream)
+    end = scene.end()
+    assert isinstance(end, StreamNotOpened)
+    assert end.reason is Reason.SESSION_LOST
+    nursery.cancel_scope.cancel()
+
+
+@attrs.frozen
+class Failure:
+    raised: Exception
+    reason: Reason
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure(RelayUnreachable("down", reason=Reason.RELAY_UNREACHABLE), Reason.RELAY_UNREACHABLE),
+        Failure(trio.ClosedResourceError("the client was closed"), Reason.GOING_AWAY),
+        Failure(KeyError("a bug"), Reason.INTERNAL_ERROR),
+    ],
+)
+async def test_one_for_which_there_is_no_session(failure: Failure) -> None:
+    published: list[Event] = []
+    reports = StreamReports(lambda: "db", EventStream(published.append), StreamIds())
+    with pytest.raises(type(failure.raised)), reports.request():
+        raise failure.raised
+    requested, end = published
+    assert isinstance(requested, StreamRequested)
+    assert isinstance(end, StreamNotOpened)
+    assert (end.activity_id, end.reason) == (requested.activity_id, failure.reason)
