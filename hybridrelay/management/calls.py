@@ -13,13 +13,13 @@ import msgspec
 
 from ..errors import ConfigurationError
 from ..events import ManagementCalled
-from ..http import Failure, Handler, Reply, Request, RequestError, Response
+from ..http import Failure, Handler, Reply, Request, RequestError, Response, StreamedResponse
 from ..security import check_connection_name, check_rule_name, check_token_id
 from .callers import Caller
 from .expected import words_expected_at
 from .gate import Gate
 from .managed import Managed
-from .operations import Operation, Text
+from .operations import EVENT_STREAM, Operation, Text
 from .peers import Peer
 from .problems import Problem, problem, problem_of
 
@@ -45,6 +45,7 @@ class Call:
 
     managed: Managed
     caller: Caller
+    request: Request
     params: Mapping[str, str]
     query: msgspec.Struct | None
     body: msgspec.Struct | None
@@ -94,7 +95,10 @@ def handler_of(operation: Operation[Call], managed: Managed, gate: Gate) -> Hand
             caller = await gate.admit(request)
             response = await _serve(operation, managed, request, caller)
             status = response.status
-            return attrs.evolve(response, headers=(*response.headers, (REQUEST_ID, request_id)))
+            headers = (*response.headers, (REQUEST_ID, request_id))
+            if isinstance(response, StreamedResponse):
+                return attrs.evolve(response, headers=headers)
+            return attrs.evolve(response, headers=headers)
         except RequestError as exc:
             status = exc.failure.status
             return with_request_id(exc.failure, request_id)
@@ -122,7 +126,9 @@ def with_request_id(failure: Failure, request_id: str) -> Failure:
     )
 
 
-async def _serve(operation: Operation[Call], managed: Managed, request: Request, caller: Caller) -> Response:
+async def _serve(
+    operation: Operation[Call], managed: Managed, request: Request, caller: Caller
+) -> Response | StreamedResponse:
     if not caller.may(operation.role):
         role = operation.role.name.lower()
         raise problem(Problem.FORBIDDEN, f"this needs the role {role}", remedy="ask an administrator of the relay")
@@ -137,11 +143,14 @@ async def _serve(operation: Operation[Call], managed: Managed, request: Request,
     call = Call(
         managed,
         caller,
+        request,
         params,
         None if operation.query is None else _parse_query_untrusted(request.query, operation.query),
         await _read_body(operation, request),
         *_preconditions(operation, request),
     )
+    if operation.streams is not None and EVENT_STREAM in (request.headers.get("accept") or ""):
+        return operation.streams(call)
     try:
         answer = await operation.handler(call)
     except ConfigurationError as exc:

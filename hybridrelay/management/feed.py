@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import attrs
 import trio
@@ -94,6 +95,22 @@ class Feed:
         #: Events up to this number are not kept, or never were.
         self._missing_up_to = self.last
         self._published = trio.Event()
+        #: How many clients follow events now.
+        self.followers = 0
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Count a client that follows events, during the block."""
+        self.followers += 1
+        try:
+            yield
+        finally:
+            self.followers -= 1
+
+    @property
+    def first(self) -> int:
+        """The number before that of the first event that is kept."""
+        return self._missing_up_to
 
     def __call__(self, event: Event) -> None:
         """Keep an event."""

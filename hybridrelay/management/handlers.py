@@ -11,6 +11,7 @@ from ..security import KeySlot, ManagementRole, Right, Role, Rule, Secret, check
 from ..security.names import parse_host_untrusted
 from .calls import Call
 from .cursors import decode_cursor_untrusted, encode_cursor
+from .following import EVENT_ROWS
 from .health import HEALTH_ROWS
 from .live import LIVE_ROWS
 from .operations import Operation, Operations
@@ -350,6 +351,7 @@ OPERATIONS: Operations[Call] = Operations(
         ),
         *LIVE_ROWS,
         *HEALTH_ROWS,
+        *EVENT_ROWS,
         *TOKEN_OPERATIONS,
     ]
 )

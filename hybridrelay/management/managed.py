@@ -13,6 +13,7 @@ from .._threads import run_in_thread
 from ..events import EventStream
 from ..relay import LiveRelay, RelayInfo, Store
 from ..relay.store.store import StoreBusy
+from .feed import Feed
 
 __all__ = ["CHANGE_WAIT_SECONDS", "Managed"]
 
@@ -41,9 +42,15 @@ class Managed:
     events: EventStream
     #: Seconds since 1970.
     clock: Callable[[], float] = time.time
+    #: Its latest events, once this subscribes to `events`.
+    feed: Feed = attrs.field()
     #: A store is used by one thread at a time.
     _changing: trio.CapacityLimiter = attrs.field(factory=_one_thread)
     _reading: trio.CapacityLimiter = attrs.field(factory=_one_thread)
+
+    @feed.default
+    def _make_feed(self) -> Feed:
+        return Feed(self.clock)
 
     async def read_store(self, function: Callable[[Store], T]) -> T:
         """Call a function that reads with the store, in a thread. It waits for no change.

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from .operations import Operation, Operations, Text
+from .operations import EVENT_STREAM, Operation, Operations, Text
 from .problems import Problem
 
 __all__ = ["openapi_document"]
@@ -178,13 +178,11 @@ def _responses(row: Operation[Any]) -> dict[str, Any]:
     if row.answer is None:
         responses["204"] = {"description": "It was done."}
     else:
-        success = {
-            "description": "It was done." if row.is_audited else "The requested resource.",
-            "headers": headers,
-            "content": {
-                row.media_type: {"schema": {"type": "string"} if row.answer is Text else _reference(row.answer)}
-            },
-        }
+        content = {row.media_type: {"schema": {"type": "string"} if row.answer is Text else _reference(row.answer)}}
+        if row.streams is not None:
+            content[EVENT_STREAM] = {"schema": {"type": "string"}}
+        description = "It was done." if row.is_audited else "The requested resource."
+        success = {"description": description, "headers": headers, "content": content}
         responses["200"] = success
         if row.may_be_unavailable:
             responses["503"] = {**success, "description": "It is not available; the response says why."}

@@ -13,9 +13,13 @@ from typing import Generic, TypeVar
 import attrs
 import msgspec
 
+from ..http import StreamedResponse
 from ..security import ManagementRole
 
-__all__ = ["Operation", "Operations", "Text"]
+__all__ = ["EVENT_STREAM", "Operation", "Operations", "Text"]
+
+#: The media type of server-sent events.
+EVENT_STREAM = "text/event-stream"
 
 ContextT = TypeVar("ContextT")
 #: Safe methods change nothing (RFC 9110 section 9.2.1).
@@ -44,6 +48,8 @@ class Operation(Generic[ContextT]):
     role: ManagementRole
     #: Performs the operation. Gets the context of the request, and returns the body of the response, or None.
     handler: Callable[[ContextT], Awaitable[msgspec.Struct | None]]
+    #: Makes the response for a client that wants server-sent events in its place; None: there are none.
+    streams: Callable[[ContextT], StreamedResponse] | None = None
     #: The type of the request's body; None: no body.
     body: type[msgspec.Struct] | None = None
     #: The parameters of the query string; None: no parameters.

@@ -55,7 +55,15 @@ def make_router(managed: Managed, gate: Gate | None = None) -> Router[Handler]:
         await admitting.admit(request)
         return Response(200, document, (("Content-Type", "application/json"), (REQUEST_ID, new_request_id())))
 
-    routes = [Route(row.method, row.path, handler_of(row, managed, admitting)) for row in OPERATIONS]
+    routes = [
+        Route(
+            row.method,
+            row.path,
+            handler_of(row, managed, admitting),
+            until_client_leaves=row.streams is not None,
+        )
+        for row in OPERATIONS
+    ]
     return Router([*routes, Route("GET", "/openapi.json", describe)])
 
 
@@ -80,7 +88,7 @@ async def serve_management(
         relay: what it holds at this moment, and what can be ended.
         stop: set it for a graceful end. Requests that run may continue for two seconds.
         tcp: serves the API over TCP as well; None: the socket only.
-        events: where events go; None means the log.
+        events: the relay's events, which the API shows, and where its own go; None means the log.
 
     Raises:
         StateError: the store cannot be opened.
@@ -97,6 +105,7 @@ async def serve_management(
         store = closing.enter_context(SQLiteStore.open(state_dir, events=events))
         reader = closing.enter_context(SQLiteStore.open(state_dir, events=events))
         managed = Managed(store, reader, info, relay, events)
+        closing.enter_context(events.subscribed(managed.feed))
         gate = Gate(managed, () if tcp is None else tcp.authenticators)
         router, http_stop = make_router(managed, gate), Stop()
         async with FlatNursery() as nursery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ import trio
 import trio.testing
 
 from hybridrelay.events import Event, EventStream
-from hybridrelay.http import Service, serve_connection
+from hybridrelay.http import ClientGone, Service, serve_connection
 from hybridrelay.management.callers import Caller
 from hybridrelay.management.managed import Managed
 from hybridrelay.management.peers import Peer
@@ -49,6 +50,7 @@ class Api:
     store: MemoryStore
     relay: FakeRelay
     events: list[Event]
+    managed: Managed
 
     async def call(self, method: str, path: str, body: object = None, **headers: str) -> tuple[Answer, Any]:
         """The response, and what its JSON is, or its text."""
@@ -62,32 +64,34 @@ class Api:
 
 
 async def _serve(
-    store: MemoryStore, relay: FakeRelay, events: list[Event], caller: Caller, nursery: trio.Nursery
+    store: MemoryStore, relay: FakeRelay, events: list[Event], managed: Managed, caller: Caller, nursery: trio.Nursery
 ) -> Api:
-    """Serve the API of a relay in `nursery`, for one caller."""
-    stream = EventStream()
-    stream.subscribe(events.append)
-    managed = Managed(store, store, RelayInfo({}, "sha256:pin"), relay, stream)
+    """Serve the API of a relay in `nursery`, for one caller, on one connection."""
     service = Service(router=make_router(managed), render_failure=render_problem)
     ours, theirs = trio.testing.memory_stream_pair()
 
     async def serve() -> None:
-        await serve_connection(theirs, service, peer=Peer(caller=caller))
+        with contextlib.suppress(ClientGone):
+            await serve_connection(theirs, service, peer=Peer(caller=caller))
 
     nursery.start_soon(serve)
-    return Api(Client(ours), store, relay, events)
+    return Api(Client(ours), store, relay, events, managed)
 
 
 async def serve_api(api: Api, caller: Caller, nursery: trio.Nursery) -> Api:
     """The same relay, called by somebody else."""
-    return await _serve(api.store, api.relay, api.events, caller, nursery)
+    return await _serve(api.store, api.relay, api.events, api.managed, caller, nursery)
 
 
 @pytest.fixture
 async def api(nursery: trio.Nursery) -> AsyncIterator[Api]:
     """Called by an administrator."""
     caller = Caller("test", "admin", ManagementRole.ADMIN)
-    yield await _serve(MemoryStore(lambda: 1234.5), FakeRelay.with_one_of_each(), [], caller, nursery)
+    store, relay, events = MemoryStore(lambda: 1234.5), FakeRelay.with_one_of_each(), list[Event]()
+    stream = EventStream(events.append)
+    managed = Managed(store, store, RelayInfo({}, "sha256:pin"), relay, stream)
+    stream.subscribe(managed.feed)
+    yield await _serve(store, relay, events, managed, caller, nursery)
     nursery.cancel_scope.cancel()
 
 

@@ -87,7 +87,7 @@ class Relay:
             await serve_connection(theirs, service, peer=known)
 
         self.nursery.start_soon(serve)
-        return Api(Client(ours), self.store, self.live, self.events)
+        return Api(Client(ours), self.store, self.live, self.events, self.managed)
 
     def token(
         self, name: str = "ci", role: ManagementRole = ManagementRole.ADMIN, scope: str = ""

@@ -9,7 +9,7 @@ from functools import partial
 from ..._nursery import FlatNursery
 from ...connectivity import all_ports, discover
 from ...errors import ConfigurationError
-from ...events import ReloadSkipped
+from ...events import ReloadSkipped, logged_events
 from ...events.plain_log import plainly_logged_events
 from ...management import ManagementTcp, TcpOptions, serve_management
 from ...relay import DRAIN_SECONDS, Binding, Relay, RelayConfig
@@ -23,7 +23,8 @@ from ..running import GracefulStop, run_until_stopped
 def run(args: argparse.Namespace) -> int:
     """Run the relay until a signal stops it."""
     use_config_file(args)
-    relay = Relay(make_config(args))
+    events = logged_events()
+    relay = Relay(make_config(args), events=events)
     tcp = make_management(args)
     stop = GracefulStop(DRAIN_SECONDS)
 
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     async def main() -> None:
         async with FlatNursery() as nursery:
             info = await nursery.start(partial(relay.run, stop=stop.event))
-            await nursery.start(partial(serve_management, args.state, info, relay.live, stop=stop.event, tcp=tcp))
+            manage = partial(serve_management, args.state, info, relay.live, stop=stop.event, tcp=tcp, events=events)
+            await nursery.start(manage)
             fields = [(name, ",".join(map(str, bindings))) for name, bindings in info.bound.items() if bindings]
             await stop.say_ready("relay", [*fields, ("pin", info.pin)])
 

@@ -1,0 +1,176 @@
+"""The operation that shows events, and follows them: as pages of JSON, or as a stream of server-sent events."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+import trio
+
+from ..http import Send, StreamedResponse
+from ..security import ManagementRole
+from .calls import Call
+from .feed import FeedPage, NumberedEvent
+from .operations import EVENT_STREAM, Operation
+from .problems import Problem, problem
+from .values import Body, Value
+
+__all__ = ["EVENT_ROWS"]
+
+#: How many clients may follow events at the same time, each with one connection.
+MAX_FOLLOWERS = 128
+#: A stream ends after this time (seconds), and a browser continues it with another request: so a token that was
+#: revoked, or that has expired, shows no more than this.
+_STREAM_SECONDS = 300.0
+#: After this time without an event, a comment shows that the connection works (seconds).
+_COMMENT_SECONDS = 15.0
+#: Events in one piece of a stream.
+_PER_PIECE = 100
+_LAST_EVENT_ID = re.compile(r"[0-9]{1,16}")
+
+
+class EventsQuery(Body, frozen=True):
+    """Which events are wanted."""
+
+    #: Those after the event with this number; without it, all that the relay keeps.
+    since: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 100
+    #: How long to wait for an event if there is none (seconds).
+    wait: Annotated[float, msgspec.Meta(ge=0, le=30)] = 0.0
+
+
+class EventValue(Value, frozen=True):
+    """Something that happened at this relay."""
+
+    number: int
+    #: RFC 3339, UTC.
+    time: str
+    level: str
+    name: str
+    #: The name of the same thing in the public service's diagnostic log.
+    operation: str | None
+    summary: str
+    fields: Mapping[str, str | int | float | bool | list[str]]
+
+    @classmethod
+    def of(cls, event: NumberedEvent) -> EventValue:
+        """An event."""
+        time = dt.datetime.fromtimestamp(event.time, dt.UTC).isoformat(timespec="milliseconds")
+        return cls(
+            number=event.number,
+            time=time.replace("+00:00", "Z"),
+            level=event.level.name.lower(),
+            name=event.name,
+            operation=event.operation,
+            summary=event.summary,
+            fields=event.fields,
+        )
+
+
+class EventPage(Value, frozen=True):
+    """Events in their order."""
+
+    value: tuple[EventValue, ...]
+    #: Pass this as `since` to get what follows.
+    last: int
+    #: False: events between `since` and the first of these are not kept any more.
+    has_all: bool
+
+
+async def _list_events(call: Call) -> EventPage:
+    query = call.query_as(EventsQuery)
+    after = query.since
+    page = await _read(call, after, query.limit)
+    if not page.events and query.wait > 0:
+        with trio.move_on_after(query.wait):
+            page = await _next(call, page.last, query.limit)
+    return EventPage(value=tuple(map(EventValue.of, page.events)), last=page.last, has_all=page.has_all)
+
+
+async def _read(call: Call, after: int | None, limit: int) -> FeedPage:
+    """The next events that the caller may see, without waiting for any."""
+    feed, caller = call.managed.feed, call.caller
+    return await feed.read(feed.first if after is None else after, limit, lambda event: caller.sees(event.connection))
+
+
+async def _next(call: Call, after: int, limit: int) -> FeedPage:
+    """Wait for the next events that the caller may see, or for the relay's end."""
+    has_all = True
+    while True:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_at_stop, call, nursery.cancel_scope)
+            await call.managed.feed.wait(after)
+            nursery.cancel_scope.cancel()
+        page = await _read(call, after, limit)
+        after, has_all = page.last, has_all and page.has_all
+        if page.events or call.request.stop.is_set():
+            return FeedPage(page.events, after, has_all)
+
+
+async def _cancel_at_stop(call: Call, waiting: trio.CancelScope) -> None:
+    await call.request.stop.wait()
+    waiting.cancel()
+
+
+def _stream_events(call: Call) -> StreamedResponse:
+    """The same events without end, for a browser's EventSource and for ``curl --no-buffer``."""
+    query = call.query_as(EventsQuery)
+    after = query.since
+    resumed = call.request.headers.get("last-event-id")
+    if resumed is not None and _LAST_EVENT_ID.fullmatch(resumed):
+        after = int(resumed)
+
+    async def write(send: Send) -> None:
+        with call.managed.feed.followed():
+            await _write(call, after, send)
+
+    if call.managed.feed.followers >= MAX_FOLLOWERS:
+        raise problem(
+            Problem.UNAVAILABLE,
+            f"{MAX_FOLLOWERS} clients follow events already",
+            remedy="close one of them, or ask for pages: Accept: application/json, with since and wait",
+        )
+    headers = (("Content-Type", EVENT_STREAM), ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
+    return StreamedResponse(200, write, headers, close=True)
+
+
+async def _write(call: Call, after: int | None, send: Send) -> None:
+    deadline = trio.current_time() + _STREAM_SECONDS
+    page = await _read(call, after, _PER_PIECE)
+    await send(b": connected\n\n")  # at once, also where there is no event yet
+    while not call.request.stop.is_set() and trio.current_time() < deadline:
+        if not page.has_all and after is not None:
+            await send(b"event: reset\ndata: {}\n\n")
+        if page.events:
+            await send(b"".join(map(_server_sent, page.events)))
+        after = page.last
+        page = FeedPage((), after, has_all=True)
+        with trio.move_on_after(_COMMENT_SECONDS) as waiting:
+            page = await _next(call, after, _PER_PIECE)
+        if waiting.cancelled_caught:
+            await send(b": nothing new\n\n")
+
+
+def _server_sent(event: NumberedEvent) -> bytes:
+    """An event as the HTML standard's server-sent events have it; JSON has no line breaks."""
+    return b"id: %d\ndata: %s\n\n" % (event.number, msgspec.json.encode(EventValue.of(event)))
+
+
+#: A part of the table of operations.
+EVENT_ROWS: tuple[Operation[Call], ...] = (
+    Operation(
+        id="listEvents",
+        method="GET",
+        path="/v1/events",
+        summary="List the latest events of this relay, wait for the next ones, or follow them.",
+        role=ManagementRole.VIEWER,
+        handler=_list_events,
+        query=EventsQuery,
+        answer=EventPage,
+        streams=_stream_events,
+        filters=True,
+    ),
+)
