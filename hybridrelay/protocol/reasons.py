@@ -24,7 +24,7 @@ class Category(enum.Enum):
     STREAM = "stream"
     #: A session, and its channel.
     SESSION = "session"
-    #: The end-to-end identity of the peer, or our own identity as the peer sees it.
+    #: The end-to-end identity of the peer, or our own in its eyes.
     IDENTITY = "identity"
     #: A token that was shown to the relay.
     AUTHORIZATION = "authorization"
@@ -37,7 +37,7 @@ class Category(enum.Enum):
 class Duration(enum.Enum):
     """How long the condition that a reason states is likely to last."""
 
-    #: It may end by itself within a few seconds.
+    #: It may be over a few seconds later, without anybody doing anything about it.
     PASSING = "passing"
     #: It is the answer to this one request. Waiting does not change it; another request may be answered differently.
     ANSWER = "answer"
@@ -111,11 +111,11 @@ class Reason(enum.IntEnum):
 
     # --- rendezvous
     NO_LISTENER = 0x40
-    #: The listener that was requested by its instance is not connected now, and may return.
+    #: The listener asked for by instance is not connected now, and may come back.
     LISTENER_ABSENT = 0x41
-    #: The listener that was requested by its instance is known to be dead.
+    #: The listener asked for by instance is known to be dead.
     LISTENER_GONE = 0x42
-    #: Listeners are registered, but none of them answered.
+    #: Listeners are registered, none of them answered.
     LISTENER_SILENT = 0x43
     TICKET_UNKNOWN = 0x44
     #: The other side never came to the rendezvous.
@@ -128,17 +128,16 @@ class Reason(enum.IntEnum):
     TICKET_OF_ANOTHER_RELAY = 0x48
     #: An administrator of the relay has ended it, and has revoked nothing.
     ADMINISTRATOR_DROPPED = 0x49
-    #: The relay accepts no new registrations and joins until an administrator ends this. Other relays may accept
-    #: them.
+    #: The relay accepts no new registrations and joins until an administrator says otherwise. Others may accept them.
     RELAY_DRAINING = 0x4A
     RENDEZVOUS_FAILED = 0x4F
 
     # --- a relay's port
     WRONG_PORT = 0x50
     BUSY = 0x51
-    #: No connection to the relay could be opened. Determined locally and never sent.
+    #: No connection to the relay could be opened. It is found out locally and never sent.
     RELAY_UNREACHABLE = 0x52
-    #: The peer that answers proves an identity other than that of the relay. Determined locally and never sent.
+    #: What answers proves another identity than that of the relay. It is found out locally and never sent.
     WRONG_IDENTITY = 0x53
     REFUSED_BY_RELAY = 0x5F
 
@@ -165,7 +164,7 @@ class Reason(enum.IntEnum):
 
     @property
     def describe(self) -> str:
-        """One sentence for people, without a full stop at the end."""
+        """One sentence for people, without a final stop."""
         return _TABLE[self].sentence
 
     @property
@@ -185,9 +184,9 @@ class Reason(enum.IntEnum):
 
     @property
     def specificity(self) -> int:
-        """How specific the reason is. If several attempts at one thing fail, the most specific reason is reported.
+        """How much it tells. Where several attempts at one thing fail, the reason with the highest is reported.
 
-        Values are comparable within a category.
+        Comparable within a category.
         """
         return _TABLE[self].specificity
 

@@ -1,6 +1,7 @@
-"""The relay: authenticates both sides, pairs them and moves their bytes, of which it can read none.
+"""The relay: authenticates both sides, pairs them, and moves their bytes, which it cannot read.
 
-Names are loaded when first used, so that commands which only read the store do not load what serves connections.
+Names are loaded when first used, so that commands that only use the store do not import the code that serves
+connections.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The configuration of a relay, and what is known about it once it serves."""
+"""The configuration of a relay, and information about a relay that is running."""
 
 from __future__ import annotations
 
@@ -16,34 +16,35 @@ _at_least_one = attrs.validators.optional(attrs.validators.ge(1))
 
 @attrs.frozen(kw_only=True)
 class RelayConfig:
-    """What a relay needs to know."""
+    """The configuration of a relay."""
 
-    #: Holds the store of hybrid connections and the relay's own certificate. Created if it does not exist.
+    #: The directory of the registry and of the relay's own certificate. Created if it does not exist.
     state_dir: Path = attrs.field(converter=Path)
-    #: By port name: where to listen. A name that is absent or has no binding is off.
+    #: By port name: the addresses to listen on. A port that is absent or has no binding is off.
     bindings: Mapping[str, tuple[Binding, ...]]
-    #: By port name: what connection strings say instead, where something in front of the relay uses other ports.
-    #: None: the port is not served.
+    #: By port name: the port for connection strings, if something in front of the relay, such as a reverse proxy,
+    #: listens on a different one. None: the port is off.
     public_ports: Mapping[str, int | None] = attrs.field(factory=dict)
-    #: PEM: the outer certificate for port 443, from a public CA, because proxies that intercept TLS require one. It
-    #: also serves control channels whose connection string has no pin. None: a self-signed one is made.
+    #: A PEM file with the outer certificate for port 443, from a public CA, because intercepting proxies reject
+    #: others. It is also used for control channels whose connection string has no pin. None: a self-signed
+    #: certificate is created.
     tls_certificate: Path | None = None
-    #: PEM: its key, where that is not in the same file.
+    #: A PEM file with the key, if it is not in the same file.
     tls_key: Path | None = None
-    #: The most pairs of data channels that may be joined, or be about to be. None: about one for four descriptors, at
-    #: most 32,768. More than that is not possible.
+    #: The maximum number of pairs of data channels that are joined or about to be joined. None: about one for every
+    #: four descriptors, at most 32,768, which cannot be exceeded.
     max_pairs: int | None = attrs.field(default=None, validator=_at_least_one)
-    #: The most of them that one hybrid connection, and one key of a sender, may have. None: no fixed limit; when most
-    #: are taken, they are shared out (`core/places.py`).
+    #: The maximum for one hybrid connection, and for one key of senders. None: there is no fixed limit; when most
+    #: places are taken, they are shared (`core/places.py`).
     max_pairs_per_connection: int | None = attrs.field(default=None, validator=_at_least_one)
     max_pairs_per_key: int | None = attrs.field(default=None, validator=_at_least_one)
 
 
 @attrs.frozen
 class RelayInfo:
-    """A relay that serves."""
+    """Information about a relay that is running."""
 
-    #: By port name: where it listens, port 0 replaced.
+    #: By port name: the addresses on which it listens, with the actual port in place of port 0.
     bound: Mapping[str, tuple[Binding, ...]]
-    #: ``sha256:...``: what connection strings carry, so that nobody else can pose as this relay.
+    #: The relay's pin, ``sha256:...``, for connection strings.
     pin: str

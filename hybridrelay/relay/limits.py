@@ -1,4 +1,4 @@
-"""What the relay bounds, and what each bound defends.
+"""The limits of the relay, and what each limit protects.
 
 Sizes are in bytes, times in seconds.
 """
@@ -12,45 +12,46 @@ from .._defaults import RESUME_DEADLINE
 
 @attrs.frozen
 class RateLimit:
-    """How many handshakes may be outstanding; see `edge/handshakes.py`."""
+    """A limit on the number of outstanding handshakes; see `edge/handshakes.py`."""
 
-    #: At a time.
+    #: How many may be outstanding at a time.
     burst: int = attrs.field(validator=attrs.validators.ge(1))
-    #: How many stop counting in each second.
+    #: How many stop counting as outstanding per second.
     per_second: float = attrs.field(validator=attrs.validators.gt(0))
 
 
-#: Connections that have not yet shown a token or a ticket. Defends descriptors and memory against anybody who can
-#: reach a port. Each costs a descriptor, and 2 KiB of memory until it has sent a whole ClientHello and may begin its
-#: handshake. Then it costs up to 64 KiB, whatever it sends, and 77 KiB in one phase: see `NESTED_HANDSHAKES`. The
-#: rate limits below let strangers begin at most 728 handshakes before the deadline. Measured with `python -m
-#: benchmarks.strangers memory`: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process. What waits in the
-#: kernel's socket buffers comes on top. Honest clients leave the slots within a few round trips, so that 1024 admit
-#: thousands of them per second.
+#: Connections that have not yet presented a token or a ticket. Protects descriptors and memory against anyone who can
+#: reach a port. Each costs a descriptor, and 2 KiB of memory until it has sent a complete ClientHello and may begin
+#: its handshake. Then it costs up to 64 KiB, whatever it sends, and 77 KiB in one phase: see `NESTED_HANDSHAKES`. The
+#: rate limits below allow strangers to begin at most 728 handshakes before the deadline. Measured with `python -m
+#: benchmarks.strangers memory`: Linux, CPython 3.11, OpenSSL 3.0, resident memory of the process, without the
+#: kernel's socket buffers. Honest clients leave their slots within a few round trips, so that 1024 slots are enough
+#: for thousands of them per second.
 UNAUTHENTICATED_SLOTS = 1024
 
-#: Which part of those slots may be in the second TLS handshake of a connection, inside outer TLS, at the same time;
-#: one more closes the oldest. Such a connection costs 77 KiB, of which OpenSSL alone holds 61: 16 for each layer, and
-#: during a handshake 21 for its messages and two buffers of 4, whose sizes cannot be set.
+#: The fraction of those slots that may be in the second TLS handshake of a connection, inside outer TLS, at the same
+#: time; another one causes the oldest to be closed. Such a connection costs 77 KiB, of which OpenSSL alone allocates
+#: 61: 16 for each layer, and during a handshake 21 for its messages and two buffers of 4, whose sizes cannot be set.
 NESTED_HANDSHAKES = 1 / 8
 
-#: Which part of those slots may have TLS inside outer TLS, in its handshake or after it; one more closes the oldest.
-#: Such a connection costs up to 64 KiB after its handshakes. With one half, all slots stay below 64 MiB in any mix:
+#: The fraction of those slots that may have TLS inside outer TLS, during its handshake or after it; another one
+#: causes the oldest to be closed. Such a connection costs up to 64 KiB after its handshakes. With one half, all slots
+#: stay below 64 MiB in any mix:
 #: 128 x 77, 384 x 64 and 512 x 57 KiB are 62.1 MiB.
 LAYERED_TLS = 1 / 2
 
-#: Which part of those slots one address (IPv6: one /64) may hold when they are full; above it, its own oldest
-#: connection is closed first. A quarter, because many clients are behind one NAT and start at the same moment.
+#: The fraction of those slots that one address (IPv6: one /64) may have when all are taken; above it, the address's
+#: own oldest connection is closed first. A quarter, because many clients behind one NAT may start at the same time.
 UNAUTHENTICATED_SHARE_OF_ADDRESS = 1 / 4
 
-#: From accept to an accepted token or ticket, transport handshakes included. Defends the slots against slow-loris;
-#: long enough for TCP and TLS over a satellite with losses.
+#: The time from accept until a token or ticket is accepted, including the transport's handshakes. Protects the slots
+#: against slow-loris attacks; long enough for TCP and TLS over a lossy satellite link.
 AUTHENTICATION_DEADLINE_SECONDS = 15.0
 
-#: TLS handshakes (and HTTP requests, where HTTP comes first) of peers that have not authenticated yet; see
-#: `edge/handshakes.py`. A stranger's costs about two milliseconds of the processor with everything that belongs to
-#: it, so that 40 a second take a twelfth of a core. The burst is for honest peers that are about to authenticate:
-#: with a round trip of 100 ms, 128 at a time are 300 a second.
+#: TLS handshakes (and HTTP requests, if HTTP comes first) of peers that have not authenticated yet; see
+#: `edge/handshakes.py`. A stranger's handshake takes about two milliseconds of CPU time in total, so that 40 per
+#: second take a twelfth of a core. The burst is for honest peers that are about to authenticate: with a round trip of
+#: 100 ms, 128 at a time are 300 per second.
 HANDSHAKES_OF_STRANGERS = RateLimit(burst=128, per_second=40.0)
 #: The same for addresses from which a peer authenticated recently, in addition.
 HANDSHAKES_OF_KNOWN = RateLimit(burst=256, per_second=100.0)
@@ -59,14 +60,14 @@ HANDSHAKES_OF_KNOWN = RateLimit(burst=256, per_second=100.0)
 HANDSHAKES_OF_ADDRESS = RateLimit(burst=128, per_second=20.0)
 #: The same for peers that have proved with their first bytes that they have an access key, in addition, and for one
 #: key. Many processes share an application key; when its limit is used up, they still have that of their address.
-#: Defends the processor and the memory against somebody who has observed such a proof and repeats it.
+#: Protects CPU time and memory against an attacker who replays an observed proof.
 HANDSHAKES_OF_PROVED = RateLimit(burst=256, per_second=100.0)
 HANDSHAKES_OF_KEY = RateLimit(burst=64, per_second=10.0)
 #: Addresses that are remembered because a peer authenticated from there: about 200 bytes each.
 REMEMBERED_ADDRESSES = 4096
 
-#: How long a ticket may be used, and so how long the first side waits for the other. Covers a dial that tries a dead
-#: address first; short, because a ticket is a bearer secret.
+#: How long a ticket is valid, and therefore how long the first side waits for the other. Long enough to try another
+#: address if the first one is dead; short, because a ticket is a bearer secret.
 TICKET_LIFETIME_SECONDS = 30.0
 
 #: Open rendezvous (made, and not yet joined) that one sender key may have. Defends the listeners, which dial for
@@ -81,36 +82,36 @@ OPEN_RENDEZVOUS = 8192
 #: and `Places` for how they are shared among keys and hybrid connections.
 JOINED_PAIRS = 32768
 
-#: Control channels that a key has authorized, in total: a descriptor and about 60 KiB each. Shared as the pairs are.
+#: Control channels that a key has authorized, in total: a descriptor and about 60 KiB each. Shared like the pairs.
 CONTROL_CHANNELS = 32768
 
-#: Descriptors that are not shared out: the ports, the registry and its log, the lock, and connections that are being
+#: Descriptors that are reserved for the ports, the registry and its log, the lock, and connections that are being
 #: closed.
 RESERVED_DESCRIPTORS = 64
 
-#: Listeners of one hybrid connection. Redundancy needs a handful; defends the memory against a leaked listener key,
-#: whose holder could register instance after instance.
+#: Listeners of one hybrid connection. A few are enough for redundancy. Protects memory against a leaked listener key,
+#: with which an attacker could register one instance after another.
 LISTENERS_PER_CONNECTION = 64
 
-#: Departed instances that are remembered per hybrid connection, so that a client which asks for one learns at once
-#: that it is gone, or that it may come back. Forgetting one costs a client its resumption deadline and nothing else.
+#: Departed instances that are remembered per hybrid connection, so that a client that asks for one learns at once
+#: that it has left, or that it may come back. If one is forgotten, a client only waits for its resume deadline.
 DEPARTED_PER_CONNECTION = 256
 
-#: An instance that was registered for this long (seconds) keeps its place among the listeners while it is away for
-#: `DEPARTED_SECONDS` at most. Short, so that a connector has it soon after its start; not zero, because a holder of a
-#: Listen key could otherwise fill the memory of such instances as fast as it can register.
+#: An instance that was registered for this long (seconds) keeps its place among the listeners for `DEPARTED_SECONDS`
+#: after it has left. Short, so that a connector gets a place soon after its start. Not zero, because otherwise an
+#: attacker with a Listen key could fill the list of remembered instances as fast as it can register.
 SETTLED_SECONDS = 5.0
 
 #: How long a departed instance is remembered. Longer than a control channel that has lost its peer can stay open, so
-#: that what is left of an earlier channel cannot register again; and longer than any usual resumption deadline.
+#: that an earlier channel of the instance cannot register again; and longer than any usual resume deadline.
 DEPARTED_SECONDS = 600.0
 
 #: A listener that an administrator has dropped may not register again for this long (seconds). Long enough to see
 #: the effect, and to revoke its key; a connector comes back by itself afterwards. Shorter than `DEPARTED_SECONDS`.
 DROPPED_SECONDS = 30.0
 
-#: How much the pump moves in one direction before it lets the other tasks run: a millisecond or so of the kernel's
-#: time. Defends latency on every other channel.
+#: How much the pump moves in one direction before it lets other tasks run: about a millisecond of the kernel's time.
+#: Protects the latency of all other channels.
 PUMP_YIELD_BYTES = 1024 * 1024
 
 #: A read that returned no more than this has most likely emptied the socket, so the call that would confirm it is
@@ -145,15 +146,15 @@ REFUSALS_BEFORE_AUTHORIZED = 8
 CONTROL_CHANNELS_PER_KEY = 8192
 
 #: How long the control channel of a client counts as in use after a listener has accepted one of its joins. After
-#: that, it is among the first that make room for others; a client opens another one when it needs it.
+#: that, it is among the first to be closed to make room for others; a client opens another one when it needs it.
 IDLE_CLIENT_SECONDS = 60.0
 
-#: How long a control channel over which nothing is registered, because that was refused, may stay. A connector waits
-#: for a shorter time between two attempts.
+#: How long a control channel may stay open if nothing is registered over it because the relay has refused to. A
+#: connector waits for a shorter time between two attempts.
 REFUSED_CHANNEL_SECONDS = 60.0
 
-#: A pair of data channels of this age counts as proved although its listener has not said so, because the control
-#: channel for that was lost: a connector closes those that have proved nothing earlier.
+#: A pair of data channels of this age counts as proved even if its listener has not reported that, because its
+#: control channel was lost: a connector closes pairs whose client has not proved its identity earlier than that.
 PROVED_AFTER_SECONDS = 90.0
 
 #: How long the place of a pair that has proved an identity is kept for its holder after one of its data channels
@@ -166,7 +167,8 @@ KEPT_AFTER_BREAK_SECONDS = RESUME_DEADLINE
 #: asks for another pair at once.
 KEPT_AFTER_END_SECONDS = 3.0
 
-#: How long a control channel lives on after the last key that had opened it was revoked, so that its peer hears why.
+#: How long a control channel stays open after the last key that had authorized it was revoked, so that its peer can
+#: receive the reason.
 REVOKED_CHANNEL_SECONDS = 5.0
 
 #: How often a running relay looks whether another process changed the store. Changes act within a second; one look
@@ -179,10 +181,10 @@ RELAY_RECORD_BYTES = 64 * 1024
 
 @attrs.frozen
 class Shares:
-    """How the descriptors of the process are divided, so that no use of them can keep the others from any.
+    """How the descriptors of the process are divided, so that no kind of use can take all of them.
 
-    A quarter at most is for connections that have not authenticated (`unauthenticated_slots`), and
-    `RESERVED_DESCRIPTORS` are not shared out; these are shares of the rest.
+    At most a quarter is for connections that have not authenticated (`unauthenticated_slots`), and
+    `RESERVED_DESCRIPTORS` are reserved. These are shares of the rest.
     """
 
     #: Pairs of data channels, two descriptors each: half of it.
@@ -194,7 +196,7 @@ class Shares:
 
     @classmethod
     def of(cls, descriptors: int | None) -> Shares:
-        """The shares of so many descriptors (None or negative: no limit is known)."""
+        """Divide `descriptors`, the limit on open files (None or negative: no limit is known)."""
         if descriptors is None or descriptors < 0:
             return cls(JOINED_PAIRS, CONTROL_CHANNELS, BORROWED_PIPES)
         shared = max(descriptors - RESERVED_DESCRIPTORS, descriptors // 2)
@@ -206,9 +208,9 @@ class Shares:
 
 
 def unauthenticated_slots(descriptors: int | None) -> int:
-    """How many slots there can be with so many descriptors (None or negative: no limit is known).
+    """Return the number of slots for a limit on open files (None or negative: no limit is known).
 
-    A quarter at most, so that strangers cannot take the descriptors of peers that have authenticated.
+    At most a quarter, so that strangers cannot take the descriptors of peers that have authenticated.
     """
     if descriptors is None or descriptors < 0:
         return UNAUTHENTICATED_SLOTS

@@ -1,6 +1,6 @@
-"""What the relay knows: hybrid connections, and the keys that give rights on them. Immutable values.
+"""The relay's data: hybrid connections, and the keys that give rights on them, as immutable values.
 
-Nothing here is secret but the keys in the rules, whose type does not print.
+Only the keys in the rules are secret, and their type cannot be printed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MAX_METADATA_VALUE = 256
 
 @attrs.frozen
 class KeyId:
-    """One key of one rule, as long as it is valid. Whatever it authorized carries it, and ends with it."""
+    """Identifies a valid key. Everything that the key has authorized refers to it, and ends with it."""
 
     connection: str
     rule: str
     slot: KeySlot
-    #: Unique among all keys that one store has ever held, and growing: a key that was regenerated, or whose hybrid
-    #: connection was deleted and created again, is another key.
+    #: Unique among all keys that a store has ever had, and increasing: a key that was regenerated, or whose hybrid
+    #: connection was deleted and created again, is a different key.
     generation: int
 
 
@@ -47,16 +47,16 @@ def _check_hosts(instance: object, attribute: object, value: tuple[str, ...]) ->
 
 @attrs.frozen
 class RelayRecord:
-    """All that a relay needs in order to serve one hybrid connection. No authority is part of it.
+    """Everything that a relay needs to serve one hybrid connection. It does not contain the authority.
 
     Raises:
-        ValueError: the name or a host cannot be one.
-        ConfigurationError: the rules cannot stand together.
+        ValueError: the name or a host is not valid.
+        ConfigurationError: there are too many rules, or two of them have the same name.
     """
 
     name: str = attrs.field(validator=_check_name)
-    #: The host names or addresses of all relays that serve it, as they stand in connection strings. Each relay takes
-    #: tokens that were made for any of them: it does not know which of the names is its own.
+    #: The host names or addresses of all relays that serve it, as in connection strings. Each relay accepts tokens
+    #: that were made for any of them, because it does not know which of the names is its own.
     hosts: tuple[str, ...] = attrs.field(converter=_as_tuple, validator=_check_hosts)
     rules: tuple[Rule, ...] = attrs.field(converter=check_rules)
 
@@ -64,7 +64,7 @@ class RelayRecord:
 def _check_text(text: str, what: str, limit: int, *, lines: bool = False) -> None:
     if len(text) > limit:
         raise ValueError(f"{what} has more than {limit} characters")
-    # Surrogates cannot be encoded; control characters would affect the terminal that shows it.
+    # Surrogates cannot be encoded; control characters would affect the terminal that shows the text.
     if any(not (character.isprintable() or (lines and character == "\n")) for character in text):
         raise ValueError(f"{what} contains characters that cannot be printed")
 
@@ -75,14 +75,14 @@ def _frozen_text(value: Mapping[str, str]) -> Mapping[str, str]:
 
 @attrs.frozen
 class Description:
-    """What administrators write about a hybrid connection. It means nothing to the relay.
+    """A description of a hybrid connection, for administrators. The relay does not interpret it.
 
     Raises:
         ValueError: a text is too long or contains control characters, or there are too many of them.
     """
 
     text: str = ""
-    #: By name, in order of the names: an owner, a ticket, an environment.
+    #: By name, sorted by name: for example an owner or an environment.
     metadata: Mapping[str, str] = attrs.field(factory=dict, converter=_frozen_text)
 
     def __attrs_post_init__(self) -> None:
@@ -105,30 +105,30 @@ def _frozen_generations(value: Mapping[tuple[str, KeySlot], int]) -> Mapping[tup
 
 @attrs.frozen
 class HybridConnection:
-    """One hybrid connection as the store has it."""
+    """A hybrid connection in a store."""
 
     name: str
     #: As in `RelayRecord`.
     hosts: tuple[str, ...]
-    #: By name, each once.
+    #: Sorted by name, which is unique.
     rules: tuple[Rule, ...]
     #: Seconds since 1970.
     created_at: float
-    #: Of every key that is not revoked, by rule and slot: `KeyId.generation`.
+    #: By rule and slot, for all keys that are not revoked: `KeyId.generation`.
     generations: Mapping[tuple[str, KeySlot], int] = attrs.field(converter=_frozen_generations)
     description: Description = NO_DESCRIPTION
     #: Seconds since 1970: when it was created or last changed.
     updated_at: float = 0.0
-    #: Grows with every change of this hybrid connection, and is never that of another one or of an earlier one of the
-    #: same name.
+    #: Increases with every change to this hybrid connection, and is never the version of another hybrid connection,
+    #: or of an earlier one with the same name.
     version: int = 0
 
     def rule(self, name: str) -> Rule | None:
-        """The rule called `name`, or None."""
+        """Return the rule with this name, or None."""
         return next((rule for rule in self.rules if rule.name == name), None)
 
     def differences(self, record: RelayRecord) -> tuple[str, ...]:
-        """In what a record of the same name is not the same: ``endpoint``, ``rules``, ``keys``. Empty: in nothing."""
+        """Return how a record of the same name differs: ``endpoint``, ``rules`` or ``keys``; empty if it does not."""
         ours, theirs = ({rule.name: rule for rule in rules} for rules in (self.rules, record.rules))
         if {name: rule.rights for name, rule in ours.items()} != {name: rule.rights for name, rule in theirs.items()}:
             found = ["rules"]
@@ -137,20 +137,20 @@ class HybridConnection:
         return (*(["endpoint"] if self.hosts != record.hosts else []), *found)
 
     def key_id(self, rule: str, slot: KeySlot) -> KeyId | None:
-        """The key in that slot, or None where there is no such rule or the key is revoked."""
+        """Return the id of the key in that slot, or None if there is no such rule or the key is revoked."""
         generation = self.generations.get((rule, slot))
         return None if generation is None else KeyId(self.name, rule, slot, generation)
 
 
 @attrs.frozen
 class StoreChange:
-    """What is different between two moments of a store."""
+    """The difference between two states of a store."""
 
-    #: Keys whose rights ended: what they had authorized is to be ended at once; see `diff`.
+    #: Keys whose rights have ended (see `diff`): what they had authorized has to be ended at once.
     ended: frozenset[KeyId]
-    #: Names of hybrid connections that are new.
+    #: The names of hybrid connections that were created.
     created: frozenset[str]
-    #: Names of hybrid connections that are not there any longer.
+    #: The names of hybrid connections that were deleted.
     deleted: frozenset[str]
     #: All hybrid connections after the change, by name.
     snapshot: Mapping[str, HybridConnection]
@@ -162,10 +162,10 @@ class StoreChange:
 
 
 def diff(old: Mapping[str, HybridConnection], new: Mapping[str, HybridConnection]) -> frozenset[KeyId]:
-    """The keys that gave a right in `old` and give it no longer in `new`.
+    """Return the keys that gave a right in `old` and no longer give it in `new`.
 
-    That is every key that was revoked or regenerated, whose rule lost a right, or whose hybrid connection was deleted
-    (created again meanwhile or not).
+    These are all keys that were revoked or regenerated, whose rule has lost a right, or whose hybrid connection was
+    deleted (even if it was created again meanwhile).
     """
     ended = set()
     for connection in old.values():

@@ -1,7 +1,7 @@
-"""Which peers share an access key with the relay, before their TLS handshake. Pure: the clock is passed in.
+"""Finds out, before the TLS handshake, whether a peer shares an access key with the relay. Pure: time is an argument.
 
-A preamble may carry an admission proof (`security.admission`). A valid one puts the peer's handshake before those of
-strangers and gives no right to anything.
+A preamble may contain an admission proof (`security.admission`). A valid proof gives the peer's handshake priority
+over those of strangers, and no rights.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ __all__ = ["KeyIndex"]
 
 
 class KeyIndex:
-    """The access keys that are valid now, by their ids. Immutable."""
+    """The access keys that are valid now, by their key ids. Immutable."""
 
     def __init__(self) -> None:
         """Make an index without keys."""
-        #: Ids have 64 bits, so that two keys hardly ever share one; but if they do, either proves itself.
+        #: Key ids have 64 bits, so two keys hardly ever have the same id. If they do, a proof with either is
+        #: accepted.
         self._by_id: dict[bytes, tuple[Secret, ...]] = {}
         #: By the text of the key: comparing two `Secret`s takes much longer, and a store may have thousands.
         self._ids: dict[str, bytes] = {}
 
     def __len__(self) -> int:
-        """Keys, each counted once however many rules have it."""
+        """Return the number of different keys."""
         return len(self._ids)
 
     def updated(self, connections: Mapping[str, HybridConnection]) -> Self:
-        """The index of the keys of `connections`. Takes milliseconds for thousands of keys: call it in a thread.
+        """Make the index of the keys of `connections`. Takes milliseconds for thousands of keys: call it in a thread.
 
-        The ids of keys that were in this index are not computed again.
+        The ids of keys that are in this index already are not computed again.
         """
         index = type(self)()
         for key in _keys(connections.values()):
@@ -43,9 +44,9 @@ class KeyIndex:
         return index
 
     def prove(self, credential: bytes, now: float) -> bytes | None:
-        """The id of the key with which a proof was made; None where it is none, is wrong or is too old.
+        """Return the id of the key with which a proof was made; None if there is no proof, or it is wrong or too old.
 
-        Costs a look into a dictionary and, where the id is known and the time is right, one HMAC.
+        Costs one dictionary lookup, and one HMAC if the id is known and the time is right.
 
         Args:
             credential: `PROOF_SIZE` bytes from the preamble of a control channel.

@@ -1,4 +1,4 @@
-"""Which token gives which right. Pure."""
+"""Decides which rights a token gives. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..model import HybridConnection, KeyId
 
 __all__ = ["Authorization", "Grant", "may_have_changed"]
 
-#: Refusals that a change of the store may put right.
+#: Reasons of refusals that a change to the store may resolve.
 _MAY_HAVE_CHANGED = frozenset(
     {Reason.UNKNOWN_CONNECTION, Reason.UNKNOWN_RULE, Reason.WRONG_KEY, Reason.KEY_REVOKED, Reason.RIGHT_MISSING}
 )
@@ -21,7 +21,7 @@ _MAY_HAVE_CHANGED = frozenset(
 
 @attrs.frozen
 class Grant:
-    """A verified token: which key gave the right, and until when (seconds since 1970)."""
+    """The result of verifying a token: the key that gives the right, and when it expires (seconds since 1970)."""
 
     connection: HybridConnection
     key: KeyId
@@ -29,15 +29,15 @@ class Grant:
 
 
 def may_have_changed(error: AuthorizationError) -> bool:
-    """Whether a change of the store, which the relay has not noticed yet, may put this refusal right."""
+    """Return whether a change to the store, which the relay has not noticed yet, may resolve this refusal."""
     return error.reason in _MAY_HAVE_CHANGED
 
 
 class Authorization:
-    """What is authorized by the hybrid connections and keys that are known now.
+    """Verifies tokens with the hybrid connections and keys that are known now.
 
     Args:
-        connections: by name.
+        connections: the hybrid connections, by name.
     """
 
     def __init__(self, connections: Mapping[str, HybridConnection]) -> None:
@@ -47,7 +47,7 @@ class Authorization:
         """Verify a token; `now` in seconds since 1970.
 
         Raises:
-            AuthorizationError: `reason` says why it gives no right.
+            AuthorizationError: the token does not give the right; `reason` says why.
         """
         known = self.connections.get(connection)
         if known is None:
@@ -60,7 +60,7 @@ class Authorization:
         return Grant(known, key, verified.expires_at)
 
     def why_revoked(self, key: KeyId) -> Reason | None:
-        """Why this key, which was valid once, is not valid any longer; None where it is."""
+        """Return why this key, which was valid once, is no longer valid; None if it is valid."""
         known = self.connections.get(key.connection)
         if known is None:
             return Reason.UNKNOWN_CONNECTION

@@ -1,4 +1,4 @@
-"""What the broker wants from its shell: commands, and the next step of a join."""
+"""The outputs of the broker, for its shell to carry out: commands, and the next step of a join."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = [
 
 @attrs.frozen
 class CheckListener(Generic[HandleT]):
-    """A listener did not answer an offer: find out whether it is alive."""
+    """Check whether a listener that has not answered an offer is alive."""
 
     listener: Listener[HandleT]
 
 
 @attrs.frozen
 class EndRegistration(Generic[HandleT]):
-    """Tell a listener that its registration is over."""
+    """Notify a listener that its registration has ended."""
 
     listener: Listener[HandleT]
     reason: Reason
@@ -41,7 +41,7 @@ class EndRegistration(Generic[HandleT]):
 
 @attrs.frozen
 class EndControlChannel(Generic[HandleT]):
-    """End a control channel, whose place another one has now."""
+    """End a control channel whose place was given to another one."""
 
     handle: HandleT
     reason: Reason
@@ -49,7 +49,7 @@ class EndControlChannel(Generic[HandleT]):
 
 @attrs.frozen
 class TurnAway:
-    """Give a reason to the data channel that waits for this rendezvous, if there is one, and close it."""
+    """Refuse the data channel that waits for this rendezvous, if there is one, with this reason."""
 
     rendezvous_id: str
     reason: Reason
@@ -72,19 +72,19 @@ Command: TypeAlias = (
 
 @attrs.frozen
 class AskListener(Generic[HandleT]):
-    """Offer a rendezvous to this listener, and report what it answers with `Broker.answered`."""
+    """Offer a rendezvous to this listener, and report its answer with `Broker.answered`."""
 
     join: Join[HandleT]
     listener: Listener[HandleT]
     rendezvous_id: str
     ticket: bytes = attrs.field(repr=False)
-    #: `control.Offer.sender`: tells senders apart, and says nothing else about them.
+    #: `control.Offer.sender`: distinguishes senders, without revealing anything else about them.
     sender: str
 
 
 @attrs.frozen
 class JoinMade:
-    """A listener comes."""
+    """A listener has accepted."""
 
     ticket: bytes = attrs.field(repr=False)
     #: The listener's instance.
@@ -93,7 +93,7 @@ class JoinMade:
 
 @attrs.frozen
 class JoinFailed:
-    """The sender gets no listener."""
+    """No listener has accepted."""
 
     reason: Reason
     detail: str = ""

@@ -1,7 +1,7 @@
-"""The relay's end of one control channel: what its peer may say when, and what it holds. Pure.
+"""The relay's side of one control channel: which messages are allowed, and what the channel has registered. Pure.
 
-The shell (`service/control.py`) passes in each message and does what is returned. A peer proceeds through the states
-of the table below. What it may say depends on its role, and is in `MAY_SEND`.
+The shell (`service/control.py`) passes in each message and carries out what is returned. The channel proceeds through
+the states of the table below. `MAY_SEND` has the messages that a peer may send, by its role.
 """
 
 from __future__ import annotations
@@ -42,38 +42,38 @@ __all__ = [
     "StartJoin",
 ]
 
-#: Joins that one control channel may have under way. Each waits for a listener's answer; a client needs one.
+#: The maximum number of concurrent joins of one control channel. A client needs one.
 MAX_JOINS = 32
-#: Hybrid connections that one connector may register.
+#: The maximum number of hybrid connections that may be registered over one control channel.
 MAX_REGISTRATIONS = 1024
-#: The token itself is wrong; for any other reason it is valid, and gives no right to what was asked for.
+#: Reasons that mean that the token is wrong. With any other reason, it is valid but does not give the right.
 _INVALID = frozenset({Reason.TOKEN_MALFORMED, Reason.TOKEN_EXPIRED, Reason.WRONG_KEY, Reason.WRONG_AUDIENCE})
 
 Request: TypeAlias = control.Register | control.Join
 
 
 class ChannelState(enum.Enum):
-    """Where a control channel stands."""
+    """The states of a control channel."""
 
-    #: The peer has not said who it is.
+    #: The peer has not sent its hello.
     NEW = "new"
-    #: It has not shown a valid token.
+    #: The peer has not presented a valid token.
     GREETED = "greeted"
     AUTHORIZED = "authorized"
-    #: The last key that had authorized it is no longer valid: its peer gets the reason, and it ends.
+    #: The last key that had authorized it is no longer valid: the peer is notified, and the channel ends.
     REVOKED = "revoked"
     OVER = "over"
 
 
 class ChannelInput(enum.Enum):
-    """What can happen to a control channel."""
+    """The inputs of a control channel."""
 
     HELLO = "hello"
     #: A token was valid.
     GRANT = "grant"
-    #: No key that has authorized it is valid any longer.
+    #: None of the keys that have authorized it are valid any longer.
     KEYS_GONE = "keys gone"
-    #: The channel is over.
+    #: The channel has ended.
     LOST = "lost"
 
 
@@ -82,10 +82,10 @@ TRANSITIONS: Mapping[tuple[ChannelState, ChannelInput], ChannelState] = {
     (ChannelState.GREETED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     (ChannelState.AUTHORIZED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     (ChannelState.AUTHORIZED, ChannelInput.KEYS_GONE): ChannelState.REVOKED,
-    # A peer that shows another valid token before the channel has ended.
+    # A peer that presents another valid token before the channel has ended.
     (ChannelState.REVOKED, ChannelInput.GRANT): ChannelState.AUTHORIZED,
     **{(state, ChannelInput.LOST): ChannelState.OVER for state in ChannelState if state is not ChannelState.OVER},
-    # The token of its last message was verified when it was lost already; `lost` comes again.
+    # The channel was lost while the token of its last message was being verified. `lost` may be called again.
     (ChannelState.OVER, ChannelInput.GRANT): ChannelState.OVER,
     (ChannelState.OVER, ChannelInput.LOST): ChannelState.OVER,
     (ChannelState.OVER, ChannelInput.KEYS_GONE): ChannelState.OVER,
@@ -124,7 +124,7 @@ class Authorize:
 
 @attrs.frozen
 class StartJoin:
-    """Find a listener (`Broker.join`); then call `ControlChannelCore.join_ended`."""
+    """Find a listener (`Broker.join`), and call `ControlChannelCore.join_ended` afterwards."""
 
     request: control.Join
     grant: Grant
@@ -140,14 +140,14 @@ class OfferAnswered:
 
 @attrs.frozen
 class SenderProved:
-    """A listener says that the sender of an offer, which it has accepted, has proved its identity."""
+    """A listener has reported that the sender of an offer that it had accepted has proved its identity."""
 
     id: int
 
 
 @attrs.frozen
 class Close:
-    """Close the control channel: at once, or gracefully so that the peer hears the reason."""
+    """Close the control channel: at once, or gracefully, so that the peer receives the reason."""
 
     reason: Reason
     gracefully: bool
@@ -164,13 +164,13 @@ class _Registration(Generic[HandleT]):
 
 
 class ControlChannelCore(Generic[HandleT]):
-    """See the module.
+    """The machine of one control channel; see the module.
 
     Args:
-        broker: of the relay. The caller carries out its outputs after each call of a method here.
-        handle: of the channel, see `Listener.handle`.
-        welcome: what the relay answers to hello.
-        address: the peer's network address, as far as it counts as one (`address_group`).
+        broker: the relay's broker. The caller carries out its outputs after each call of a method of this class.
+        handle: identifies the channel; see `Listener.handle`.
+        welcome: the relay's answer to hello.
+        address: the peer's address group (`address_group`).
         transport: the name of the transport.
     """
 
@@ -183,39 +183,39 @@ class ControlChannelCore(Generic[HandleT]):
         self.address = address
         self.transport = transport
         self.state = ChannelState.NEW
-        #: What the peer has said of itself, without its secret.
+        #: The peer's hello, without its secret.
         self.hello: control.Hello | None = None
-        #: It has shown a valid token at some time.
+        #: Whether it has ever presented a valid token.
         self.authorized = False
-        #: The peer has shown the secret of its instance.
+        #: Whether the peer has proved that it has the secret of its instance.
         self._owns_instance = False
         self._registrations: dict[str, _Registration[HandleT]] = {}
-        #: The keys that have authorized something here.
+        #: The keys that have authorized something over this channel.
         self._keys: set[KeyId] = set()
-        #: From the first grant to the end.
+        #: Its place, from the first grant to the end.
         self._place: Place[HandleT] | None = None
         self._refusals = 0
-        #: A registration was refused.
+        #: Whether a registration was refused.
         self._was_refused = False
         self._joins = 0
 
     @property
     def connections(self) -> tuple[str, ...]:
-        """The hybrid connections for which it has shown valid tokens, in order."""
+        """The hybrid connections for which it has presented valid tokens, sorted."""
         return tuple(sorted({key.connection for key in self._keys}))
 
     def key_for(self, connection: str) -> KeyId | None:
-        """The latest key with which it has shown a valid token for a hybrid connection; None: there is none."""
+        """Return the latest key with which it has presented a valid token for a hybrid connection, or None."""
         keys = [key for key in self._keys if key.connection == connection]
         return max(keys, key=lambda key: key.generation, default=None)
 
     # --- messages
 
     def receive(self, message: control.Message) -> Output | None:
-        """The peer has sent a message.
+        """Handle a message from the peer.
 
         Raises:
-            RemoteProtocolError: it may not send this now.
+            RemoteProtocolError: the peer may not send this message now.
         """
         if self.hello is None:
             return self._greet(message)
@@ -248,10 +248,10 @@ class ControlChannelCore(Generic[HandleT]):
         return Say(self._welcome)
 
     def authorize(self, request: Request, grant: Grant) -> None:
-        """The token of a request is valid. `grant` comes next.
+        """Authorize a request whose token is valid. Call `grant` next.
 
         Raises:
-            RendezvousError: there is a limit, or a rule, that it does not meet: call `refuse`. Nothing has changed.
+            RendezvousError: a limit is reached, or the request is not allowed: call `refuse`. Nothing has changed.
         """
         if self._broker.is_draining and not self._is_of_a_present_session(request):
             raise RendezvousError(Reason.RELAY_DRAINING.describe, reason=Reason.RELAY_DRAINING)
@@ -268,17 +268,17 @@ class ControlChannelCore(Generic[HandleT]):
         self.authorized = True
 
     def _is_of_a_present_session(self, request: Request) -> bool:
-        """Whether a session that there is already may depend on the request."""
+        """Return whether a session that exists already may depend on the request."""
         if isinstance(request, control.Join):
             return request.listener is not None
         assert self.hello is not None
         return self._broker.listeners.find(request.connection, self.hello.instance) is not None
 
     def refuse(self, request: Request, error: AuthorizationError | RendezvousError) -> Say:
-        """A request is refused.
+        """Refuse a request.
 
         Raises:
-            RemoteProtocolError: the peer has shown no valid token, and has been refused too often.
+            RemoteProtocolError: the peer has presented no valid token, and was refused too often.
         """
         self._refusals += 1
         self._was_refused = self._was_refused or isinstance(request, control.Register)
@@ -298,7 +298,7 @@ class ControlChannelCore(Generic[HandleT]):
         return refused(connection=name, peer=self.address, reason=reason, detail=detail)
 
     def grant(self, request: Request, grant: Grant) -> Say | StartJoin:
-        """Do what an authorized request asks for."""
+        """Carry out an authorized request."""
         if isinstance(request, control.Join):
             if self._joins >= MAX_JOINS:
                 limit = Reason.LIMIT
@@ -327,13 +327,13 @@ class ControlChannelCore(Generic[HandleT]):
         return Say(control.Registered(request.id, grant.expires_at))
 
     def join_ended(self, *, joined: bool = False) -> None:
-        """A join that `StartJoin` has begun is over, cancelled or not; `joined`: a listener comes."""
+        """Note that a join that `StartJoin` began has ended, cancelled or not; `joined`: a listener has accepted."""
         self._joins -= 1
         if joined and self._place is not None:
             self._broker.control_channels.establish(self._place, IDLE_CLIENT_SECONDS)
 
     def _note_use(self) -> None:
-        """A connector's channel is of use while something is registered over it."""
+        """Establish the place of a connector's channel while something is registered over it."""
         if self._place is None:
             return
         if self._registrations:
@@ -344,7 +344,7 @@ class ControlChannelCore(Generic[HandleT]):
     # --- what else happens
 
     def ended(self, connection: str, reason: Reason) -> Say | Close:
-        """A registration, or the right to join, is over. With its last registration, a superseded channel ends."""
+        """Notify the peer that a registration or right has ended. A superseded channel ends with its last one."""
         self._registrations.pop(connection, None)
         self._note_use()
         if reason is Reason.SUPERSEDED and not self._registrations:
@@ -354,7 +354,7 @@ class ControlChannelCore(Generic[HandleT]):
     def expire(self, now: float) -> Close | None:
         """End registrations whose token has expired (`now` in seconds since 1970) and was not renewed.
 
-        A channel over which nothing has been registered for long, because that was refused, ends.
+        The channel ends if nothing has been registered for `REFUSED_CHANNEL_SECONDS`, because that was refused.
         """
         for registration in list(self._registrations.values()):
             if now > registration.expires_at:
@@ -367,7 +367,7 @@ class ControlChannelCore(Generic[HandleT]):
         return Close(Reason.LIMIT, gracefully=True)
 
     def check_keys(self) -> list[Say | Close]:
-        """The store may have changed: end what keys that are gone had authorized, the channel with the last one."""
+        """After a change to the store: end what invalid keys had authorized, and with the last key the channel."""
         why_revoked = self._broker.authorization.why_revoked
         gone = {key: reason for key in self._keys if (reason := why_revoked(key))}
         self._keys -= gone.keys()
@@ -385,7 +385,7 @@ class ControlChannelCore(Generic[HandleT]):
         return outputs
 
     def lost(self) -> None:
-        """The channel is over, and with it what it had registered. It may be called more than once."""
+        """End all registrations of a channel that has ended. It may be called more than once."""
         self._apply(ChannelInput.LOST)
         registrations, self._registrations = self._registrations, {}
         for registration in registrations.values():

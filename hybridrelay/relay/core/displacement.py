@@ -1,15 +1,15 @@
-"""Which listener makes room for another one when all places of a hybrid connection are taken. Pure.
+"""Decides which listener is displaced by another one when all places of a hybrid connection are taken. Pure.
 
-A Listen key in the wrong hands must not fill up a hybrid connection and so keep connectors out. The rules, in order:
+An attacker with a Listen key must not be able to take all places and thereby exclude connectors. The rules, in order:
 
-1. The newest listener of the holder that has the most gives way to a holder that has fewer. Holders are compared
-   by their key alone; then, those with the same key, by network (IPv4 /24, IPv6 /48); then, those of the same
-   network, by address.
-2. An instance that comes back displaces the newest listener of a holder that has more, or of its own holder, if that
-   listener is newer than it. An instance that gave way before is as new as any other.
-3. Otherwise nothing tells the listeners apart. Then one of a holder that has the most, chosen at random, gives way
-   to one of those that were refused, which is drawn by lot (`lottery.py`). So a connector gets in after a while
-   however often others ask, and one that gave way comes back.
+1. The newest listener of the holder that has the most is displaced by a holder that has fewer. Holders are first
+   compared by key; then, among those with the same key, by network (IPv4 /24, IPv6 /48); then, among those in the
+   same network, by address.
+2. An instance that returns displaces the newest listener of a holder that has more, or of its own holder, if that
+   listener is newer than the instance. An instance that was displaced before counts as new.
+3. Otherwise nothing distinguishes the listeners. Then a random listener of a holder that has the most is displaced by
+   one of those that were refused, which is drawn by lot (`lottery.py`). Therefore a connector gets a place after a
+   while, no matter how often others ask, and one that was displaced can return.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["choose_displaced"]
 ListenerT = TypeVar("ListenerT", bound=Listener[Any])
 
 
-#: From coarse to fine: what counts as one holder.
+#: From coarse to fine: the property by which listeners count as having the same holder.
 _HOLDERS: Sequence[Callable[[Listener[Any]], Hashable]] = (
     lambda one: one.key,
     lambda one: (one.key, network_of(one.address)),
@@ -43,15 +43,15 @@ def choose_displaced(
     is_drawn: bool,
     randbelow: Callable[[int], int],
 ) -> ListenerT | None:
-    """Decide which listener makes room for a newcomer; None refuses the newcomer.
+    """Decide which listener is displaced by a newcomer; None refuses the newcomer.
 
     Args:
-        listeners: those of a hybrid connection whose places are all taken.
-        since: when the instance of each registered first, on any clock.
-        newcomer: is not among them.
-        newcomer_since: when its instance registered first.
+        listeners: the listeners of a hybrid connection whose places are all taken.
+        since: by instance: when it registered first, on any clock.
+        newcomer: the listener that wants a place; not one of `listeners`.
+        newcomer_since: when the newcomer's instance registered first.
         is_drawn: whether the newcomer was drawn by lot.
-        randbelow: a random number from 0 up to its argument, exclusively.
+        randbelow: returns a random number from 0 up to its argument, exclusively.
     """
 
     def newest(among: Sequence[ListenerT]) -> ListenerT:
@@ -61,11 +61,11 @@ def choose_displaced(
     for holder in _HOLDERS:
         held = Counter(map(holder, alike))
         most = max(held.values(), default=0)
-        # Two holders that have about the same must not displace each other without end.
+        # Two holders that have about the same number must not displace each other endlessly.
         if held[holder(newcomer)] < most - 1:
             return newest([one for one in alike if held[holder(one)] == most])
         alike = [one for one in alike if holder(one) == holder(newcomer)]
-    # By the finest of them.
+    # Now by the finest property.
     held = Counter(map(holder, listeners))
     most = max(held.values())
     own = holder(newcomer)

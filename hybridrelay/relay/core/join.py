@@ -1,7 +1,7 @@
-"""One join: which listener is asked next, and what its answer means for the sender. Pure.
+"""The states of one join: which listener is asked next, and what its answer means for the sender. Pure.
 
-A sender asks for a listener. The relay picks one and offers it a rendezvous; if that one does not come, it asks the
-next one, up to `MAX_ASKED`. The transitions are the table below.
+A sender asks for a listener. The relay chooses one and offers it a rendezvous; if that one does not accept, it asks
+another one, up to `MAX_ASKED`. The transitions are the table below.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .listener import HandleT, Listener
 
 __all__ = ["MAX_ASKED", "PASSED_ON", "TRANSITIONS", "Answer", "Join", "JoinState"]
 
-#: Listeners that are asked for one join, a second each: the client waits for 20.
+#: How many listeners are asked for one join, for at most a second each. The client waits for 20 seconds.
 MAX_ASKED = 8
 
-#: The reasons of a listener's refusal that the client hears. Any other becomes LISTENER_DECLINED: a listener must not
-#: speak for the relay, and above all must not claim that the client's own key is not valid.
+#: The reasons of a listener's refusal that are passed on to the client. Any other becomes LISTENER_DECLINED: a
+#: listener must not be able to report for the relay, for example, that the client's key is not valid.
 PASSED_ON = {
     Reason.LISTENER_ABSENT: Reason.LISTENER_ABSENT,
     Reason.LISTENER_CANNOT_DIAL: Reason.LISTENER_CANNOT_DIAL,
@@ -34,32 +34,32 @@ PASSED_ON = {
 
 
 class JoinState(enum.Enum):
-    """Where a join stands."""
+    """The states of a join."""
 
-    #: The next listener is to be chosen.
+    #: The next listener has to be chosen.
     CHOOSING = "choosing"
     #: A listener was asked and has not answered.
     ASKING = "asking"
-    #: A listener comes: the sender gets its ticket.
+    #: A listener has accepted: the sender gets its ticket.
     JOINED = "joined"
-    #: There is no listener to ask, or the sender does not wait any longer.
+    #: There is no listener to ask, or the sender no longer waits.
     OVER = "over"
 
 
 class Answer(enum.Enum):
-    """What can happen to a join."""
+    """The inputs of a join."""
 
-    #: A listener was chosen, and a rendezvous was made for it.
+    #: A listener was chosen, and a rendezvous was created for it.
     CHOSEN = "chosen"
     #: There is no listener to ask.
     NO_LISTENER = "no listener"
     ACCEPTED = "accepted"
     DECLINED = "declined"
-    #: The listener said nothing in time.
+    #: The listener did not answer in time.
     TIMEOUT = "timeout"
     #: The control channel of the listener has ended.
     LOST = "lost"
-    #: The sender does not wait any longer.
+    #: The sender no longer waits.
     CANCELLED = "cancelled"
 
 
@@ -76,21 +76,21 @@ TRANSITIONS: Mapping[tuple[JoinState, Answer], JoinState] = {
 
 @attrs.define(eq=False)
 class Join(Generic[HandleT]):
-    """One join. Only `Broker` changes it; for the shell it identifies what a listener was asked."""
+    """One join. Only `Broker` changes it; the shell uses it to identify the join."""
 
     grant: Grant
-    #: The only instance that will do, or None for any.
+    #: The only instance that is acceptable, or None for any.
     wanted: str | None
-    #: Instances that are not asked, where any will do.
+    #: Instances that are not asked if any instance is acceptable.
     avoid: Collection[str]
     sender: Holder
-    #: Of the sender.
+    #: The sender's instance.
     instance: str = ""
     state: JoinState = JoinState.CHOOSING
     asked: int = 0
-    #: Instances that were asked and do not come.
+    #: Instances that were asked and have not accepted.
     passed_over: set[str] = attrs.field(factory=set)
-    #: Why the last one does not come.
+    #: Why the last one has not accepted.
     why: Reason = Reason.LISTENER_SILENT
     listener: Listener[HandleT] | None = None
     rendezvous_id: str = ""
@@ -102,7 +102,7 @@ class Join(Generic[HandleT]):
         return self.grant.connection.name
 
     def apply(self, answer: Answer) -> bool:
-        """Make one transition; False where there is none."""
+        """Make a transition. Returns False if there is none for this input."""
         after = TRANSITIONS.get((self.state, answer))
         if after is None:
             return False

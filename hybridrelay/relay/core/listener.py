@@ -1,4 +1,4 @@
-"""One registration of a connector."""
+"""The registration of a connector."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ..model import KeyId
 
 __all__ = ["HandleT", "Listener"]
 
-#: Whatever leads back to the listener's control channel.
+#: Identifies the listener's control channel.
 HandleT = TypeVar("HandleT")
 
 
 @attrs.frozen(eq=False)
 class Listener(Generic[HandleT]):
-    """One registration. Compares by identity: registering again makes another one."""
+    """A registration. Compared by identity: registering again makes a different one."""
 
     connection: str
     instance: str
     generation: int
-    #: What authorized it.
+    #: The key that has authorized it.
     key: KeyId
     handle: HandleT = attrs.field(repr=False)
-    #: The network address from which it registered, as far as it counts as one (`address_group`).
+    #: The address group from which it registered (`address_group`).
     address: str = ""
     #: The transport of its control channel.
     transport: str = ""
-    #: Name and version of the connector, as it says.
+    #: The connector's name and version, as it has reported them.
     software: str = ""

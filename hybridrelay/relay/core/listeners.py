@@ -1,20 +1,20 @@
-"""The connectors that are registered now, by hybrid connection and instance. Pure.
+"""The table of registered connectors, by hybrid connection and instance. Pure.
 
 The rules:
 
-1. The same instance registers again with a generation that is not lower: the new registration takes the place of the
-   earlier one at once, because the control channel of a peer that comes back is the one that works.
-2. A lower generation is refused: it comes from an earlier control channel of the instance. That holds for instances
-   that have left, too, as long as they are remembered: `DEPARTED_SECONDS` at most.
-3. Another instance is another listener, even with the same key. Nothing is ever "already in use".
+1. If an instance registers again with a generation that is not lower, the new registration replaces the earlier one
+   at once, because the newer control channel is the one that works.
+2. A lower generation is refused, because it comes from an earlier control channel of the instance. This also applies
+   to instances that have left, while they are remembered: for at most `DEPARTED_SECONDS`.
+3. Another instance is another listener, even with the same key. A name is never "already in use".
 4. An instance that is not registered is *absent* (it may come back), unless it is known to be *gone*.
 5. An instance that an administrator has dropped may not register for `DROPPED_SECONDS`.
-6. When all places of a hybrid connection are taken, one listener may have to make room for another: see
-   `displacement.py`. For that, an instance that was registered for `SETTLED_SECONDS` keeps its seniority while its
-   control channel is down.
+6. When all places of a hybrid connection are taken, a listener may be displaced by another one: see
+   `displacement.py`. For this, an instance that was registered for `SETTLED_SECONDS` keeps its seniority while its
+   control channel is interrupted.
 
-The caller makes sure that a peer which registers an instance, or declares it gone, has shown its secret. So no other
-peer can keep an instance out with a generation of its own choice.
+The caller ensures that a peer that registers an instance, or declares it gone, has proved that it has the instance's
+secret. Therefore no other peer can exclude an instance by registering it with a higher generation.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class _Departed:
     gone: bool
     #: When it is forgotten.
     until: float
-    #: Until then it may not register.
+    #: It may not register before this time.
     kept_out_until: float = -math.inf
 
 
@@ -65,12 +65,12 @@ class _Settled:
 
 @attrs.define
 class _Connection(Generic[HandleT]):
-    """What is known about one hybrid connection."""
+    """The listeners of one hybrid connection, and those that have left."""
 
-    #: Who is admitted next where nothing tells the listeners apart.
+    #: Decides which listener is admitted next if nothing distinguishes them.
     lottery: Lottery
     listeners: dict[str, Listener[HandleT]] = attrs.field(factory=dict)
-    #: Instances that are not registered any more, the longest departed first.
+    #: Instances that are no longer registered, the longest departed first.
     departed: OrderedDict[str, _Departed] = attrs.field(factory=OrderedDict)
     #: When each registered instance registered first.
     since: dict[str, float] = attrs.field(factory=dict)
@@ -79,10 +79,10 @@ class _Connection(Generic[HandleT]):
 
 
 class ListenerTable(Generic[HandleT]):
-    """All listeners of a relay. The methods are of two kinds:
+    """All listeners of a relay. There are two kinds of methods:
 
-    - `register`, `remove`, `drop`, `declare_gone`, `revoke` and `forget` change it and return what went.
-    - `choose`, `find`, `why_not`, `since`, `of`, `all` and `count` only look.
+    - `register`, `remove`, `drop`, `declare_gone`, `revoke` and `forget` change it, and return what has ended.
+    - `choose`, `find`, `why_not`, `since`, `of`, `all` and `count` only read it.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class ListenerTable(Generic[HandleT]):
         """Make an empty table.
 
         Args:
-            randbelow: a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
-            clock: seconds of any clock that does not run backwards.
-            max_per_connection: limit on instances registered for one hybrid connection.
+            randbelow: returns a random number from 0 up to its argument, exclusively: `secrets.randbelow`.
+            clock: returns the seconds of a monotonic clock.
+            max_per_connection: the maximum number of instances that are registered for one hybrid connection.
             max_departed_per_connection: how many departed instances of one hybrid connection are remembered.
         """
         self._randbelow = randbelow
@@ -110,16 +110,16 @@ class ListenerTable(Generic[HandleT]):
         self.index: SortedIndex[Listener[HandleT]] = SortedIndex()
 
     def register(self, listener: Listener[HandleT]) -> Listener[HandleT] | None:
-        """Let an authorized listener in; registering again renews.
+        """Add an authorized listener, or renew its registration.
 
         Returns:
-            The registration that ended by this, or None: an earlier one of the same instance, or the one of another
-            instance that gave way.
+            The registration that this has ended: an earlier one of the same instance, or that of another instance,
+            which was displaced. None if there is none.
 
         Raises:
-            RendezvousError: with `Reason.SUPERSEDED` a newer generation of the instance has been here, with
-                `Reason.ADMINISTRATOR_DROPPED` the instance was dropped a moment ago, with `Reason.LIMIT` the hybrid
-                connection has too many listeners. Nothing has changed.
+            RendezvousError: `reason` is SUPERSEDED if a newer generation of the instance has registered already,
+                ADMINISTRATOR_DROPPED if the instance was dropped a moment ago, or LIMIT if the hybrid connection has
+                too many listeners. Nothing has changed.
         """
         now = self._clock()
         known = self._connections.get(listener.connection) or _Connection(Lottery(self._randbelow))
@@ -147,10 +147,10 @@ class ListenerTable(Generic[HandleT]):
         return displaced
 
     def remove(self, listener: Listener[HandleT]) -> bool:
-        """A registration has ended, because its control channel has, or because it asked for that.
+        """Remove a registration that was withdrawn, or whose control channel has ended.
 
         Returns:
-            Whether it was in force. A registration that was displaced meanwhile ends no other one.
+            Whether it was in the table. If it was replaced meanwhile, nothing is removed.
         """
         known = self._connections.get(listener.connection)
         if known is None or known.listeners.get(listener.instance) is not listener:
@@ -159,10 +159,10 @@ class ListenerTable(Generic[HandleT]):
         return True
 
     def drop(self, connection: str, instance: str) -> Listener[HandleT] | None:
-        """An administrator ends a registration. The instance may register again after `DROPPED_SECONDS`.
+        """End a registration for an administrator. The instance may register again after `DROPPED_SECONDS`.
 
         Returns:
-            The registration that ended by this, or None where there is none.
+            The registration that this has ended, or None if there was none.
         """
         known = self._connections.get(connection)
         listener = None if known is None else known.listeners.get(instance)
@@ -171,10 +171,10 @@ class ListenerTable(Generic[HandleT]):
         return listener
 
     def declare_gone(self, connection: str, instance: str) -> Listener[HandleT] | None:
-        """An instance is known to be dead: its successor says so.
+        """Note that an instance is dead, according to its successor.
 
         Returns:
-            The registration that ended by this, or None.
+            The registration that this has ended, or None.
         """
         known = self._connections.get(connection) or _Connection(Lottery(self._randbelow))
         self._connections[connection] = known
@@ -190,7 +190,7 @@ class ListenerTable(Generic[HandleT]):
         return hit
 
     def forget(self, connection: str) -> list[Listener[HandleT]]:
-        """A hybrid connection was deleted: keep nothing of it, and return the registrations that ended."""
+        """Forget a hybrid connection that was deleted, and return the registrations that have ended."""
         known = self._connections.pop(connection, None)
         listeners = [] if known is None else list(known.listeners.values())
         for listener in listeners:
@@ -198,10 +198,11 @@ class ListenerTable(Generic[HandleT]):
         return listeners
 
     def choose(self, connection: str, *, passed_over: Collection[str] = ()) -> Listener[HandleT] | None:
-        """A random listener whose instance is not among those passed over; None where there is none.
+        """Choose a random listener whose instance was not passed over; None if there is none.
 
-        The first one is any, so that the load is shared evenly. If some were passed over, keys and networks are
-        equally likely: those of one holder that decline must not take all the tries of a sender.
+        Without `passed_over`, all listeners are equally likely, so that the load is shared evenly. Otherwise, all
+        combinations of key and network are equally likely, so that listeners of one holder that all decline cannot
+        use up all attempts of a sender.
         """
         candidates = [one for one in self.of(connection) if one.instance not in passed_over]
         if passed_over and candidates:
@@ -212,12 +213,12 @@ class ListenerTable(Generic[HandleT]):
         return candidates[self._randbelow(len(candidates))] if candidates else None
 
     def find(self, connection: str, instance: str) -> Listener[HandleT] | None:
-        """The registration of one instance, or None; then `why_not` says why."""
+        """Return the registration of an instance, or None; `why_not` then returns the reason."""
         known = self._connections.get(connection)
         return None if known is None else known.listeners.get(instance)
 
     def why_not(self, connection: str, instance: str | None = None) -> Reason:
-        """Why a sender gets no listener: `NO_LISTENER`, or of one instance `LISTENER_GONE` or `LISTENER_ABSENT`."""
+        """Return why there is no listener: NO_LISTENER; or, for an instance, LISTENER_GONE or LISTENER_ABSENT."""
         if instance is None:
             return Reason.NO_LISTENER
         known = self._connections.get(connection)
@@ -225,21 +226,21 @@ class ListenerTable(Generic[HandleT]):
         return Reason.LISTENER_GONE if departed is not None and departed.gone else Reason.LISTENER_ABSENT
 
     def since(self, listener: Listener[HandleT]) -> float:
-        """When the instance of a listener that is registered registered first, on the clock of this table."""
+        """Return when the instance of a registered listener registered first, on the clock of this table."""
         return self._connections[listener.connection].since[listener.instance]
 
     def of(self, connection: str) -> tuple[Listener[HandleT], ...]:
-        """The listeners of one hybrid connection."""
+        """Return the listeners of a hybrid connection."""
         known = self._connections.get(connection)
         return () if known is None else tuple(known.listeners.values())
 
     def all(self) -> Iterator[Listener[HandleT]]:
-        """All listeners."""
+        """Yield all listeners."""
         for known in self._connections.values():
             yield from known.listeners.values()
 
     def count(self) -> int:
-        """Registrations in force."""
+        """Return the number of registrations."""
         return len(self.index)
 
     def _choose_displaced(
@@ -279,7 +280,7 @@ class ListenerTable(Generic[HandleT]):
             known.settled = {name: one for name, one in known.settled.items() if one.until > now}
             known.settled[instance] = _Settled(since, now + DEPARTED_SECONDS)
             if len(known.settled) > self._max_per_connection:
-                # The newest is forgotten, so that a holder of a key cannot have the others forgotten.
+                # The newest one is forgotten, so that an attacker with a key cannot push out the others.
                 del known.settled[max(known.settled, key=lambda name: known.settled[name].since)]
         self.index.discard(connection, instance)
         before = known.listeners.pop(instance, None) or self._departed(known, instance)

@@ -1,4 +1,4 @@
-"""The states of a rendezvous, what can happen to it, and how it ends: the table of transitions. Pure.
+"""The states, inputs and outcomes of a rendezvous, and the table of transitions. Pure.
 
 A pair of state and input that is not in the table is impossible and changes nothing.
 """
@@ -21,7 +21,7 @@ class Side(enum.Enum):
 
 
 class State(enum.Enum):
-    """Where a rendezvous stands."""
+    """The states of a rendezvous."""
 
     #: No ticket was used.
     OFFERED = "offered"
@@ -32,25 +32,25 @@ class State(enum.Enum):
     MATCHED = "matched"
     #: Bytes are moved between the two data channels.
     JOINED = "joined"
-    #: It has to end, and the relay has not stopped moving bytes yet.
+    #: It has to end, but the relay has not stopped moving bytes yet.
     STOPPING = "stopping"
     ENDED = "ended"
 
 
 class Input(enum.Enum):
-    """What can happen to a rendezvous, apart from the use of a ticket, which is a `Side`."""
+    """The inputs of a rendezvous, except for the use of a ticket, which is a `Side`."""
 
     #: The second of the two data channels is ready.
     BOTH_READY = "both ready"
-    #: The lifetime of the tickets is over.
+    #: The tickets have expired.
     EXPIRES = "expires"
-    #: A side whose ticket was used has gone before the two were joined.
+    #: A side whose ticket was used has left before the two were joined.
     LEAVES = "leaves"
-    #: The listener was passed over, or said that it cannot come.
+    #: The listener was passed over, or reported that it cannot open a data channel.
     WITHDRAWN = "withdrawn"
     #: A key by which one of the two was authorized is no longer valid.
     REVOKED = "revoked"
-    #: Both directions came to their end of file.
+    #: Both directions ended with an end of file.
     FINISHES = "finishes"
     #: One of the two joined channels broke.
     BREAKS = "breaks"
@@ -60,7 +60,7 @@ class Input(enum.Enum):
     DISPLACED = "displaced"
     #: An administrator has ended it.
     DROPPED = "dropped"
-    #: The relay stops.
+    #: The relay is stopping.
     SHUTDOWN = "shutdown"
 
 
@@ -101,7 +101,7 @@ REASONS = {
 OPEN = (State.OFFERED, State.LISTENER_WAITS, State.SENDER_WAITS)
 #: Bytes have not been moved.
 UNJOINED = (*OPEN, State.MATCHED)
-#: What may end a rendezvous at any time.
+#: Inputs that may end a rendezvous at any time.
 _FORCES = {
     Input.REVOKED: Outcome.REVOKED,
     Input.DISPLACED: Outcome.DISPLACED,

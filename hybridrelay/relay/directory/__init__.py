@@ -1,1 +1,1 @@
-"""Which relay has a listener of which hybrid connection."""
+"""The directory: which listeners are registered at which relays."""

@@ -1,4 +1,4 @@
-"""What relays need of a directory."""
+"""The interface of directories."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ __all__ = ["Directory", "DirectoryEntry"]
 
 @attrs.frozen(order=True)
 class DirectoryEntry:
-    """A listener that is registered somewhere."""
+    """A registration of a listener at a relay."""
 
     connection: str
     instance: str
-    #: `RELAY_ID_SIZE` bytes: the relay at which it is registered. It may be registered at several.
+    #: The id of the relay, `RELAY_ID_SIZE` bytes. A listener may be registered at several relays.
     relay_id: bytes
 
 
 class Directory(Protocol):
     """Which listeners are registered at which relays. Relays share one, and each changes only its own entries.
 
-    The methods return at once: a directory in another process sends changes in the background, and answers from what
-    it has heard last.
+    The methods do not wait: an implementation in another process sends changes in the background, and answers from
+    what it has received last.
     """
 
     def add(self, entry: DirectoryEntry) -> None:
-        """A listener has registered. Harmless when the entry is there already."""
+        """Add a listener that has registered. Does nothing if the entry exists already."""
 
     def remove(self, entry: DirectoryEntry) -> None:
-        """A listener has left. Harmless when there is no such entry."""
+        """Remove a listener that has left. Does nothing if there is no such entry."""
 
     def remove_relay(self, relay_id: bytes) -> None:
-        """A relay has stopped: remove all its entries."""
+        """Remove all entries of a relay that has stopped."""
 
     def find(self, connection: str) -> frozenset[DirectoryEntry]:
-        """All listeners of a hybrid connection, at all relays."""
+        """Return all listeners of a hybrid connection, at all relays."""

@@ -10,11 +10,11 @@ __all__ = ["DirectoryRecorder"]
 
 
 class DirectoryRecorder:
-    """A subscriber of events: adds listeners that register at a relay, and removes those that leave.
+    """A subscriber of events, which adds listeners that register at a relay and removes those that leave.
 
     Args:
-        directory: what to keep up to date.
-        relay_id: of the relay whose events these are.
+        directory: the directory to be kept up to date.
+        relay_id: the id of the relay whose events it gets.
     """
 
     def __init__(self, directory: Directory, relay_id: bytes) -> None:
@@ -22,7 +22,7 @@ class DirectoryRecorder:
         self._relay_id = relay_id
 
     def __call__(self, event: Event) -> None:
-        """Take notice of one event."""
+        """Handle one event."""
         match event:
             case ListenerRegistered(connection=connection, instance=instance):
                 self._directory.add(DirectoryEntry(connection, instance, self._relay_id))

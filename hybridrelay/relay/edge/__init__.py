@@ -1,1 +1,1 @@
-"""What stands between a socket and an authenticated channel: certificates, slots, and the order of handshakes."""
+"""From an accepted socket to an authenticated channel: certificates, slots, and the order of handshakes."""

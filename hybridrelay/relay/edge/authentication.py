@@ -1,7 +1,7 @@
-"""Brings a connection from its first bytes to an authenticated channel, in the task that serves it.
+"""Authenticates a connection, from its first bytes to a channel, in the task that serves it.
 
-Meanwhile, the connection holds one of the slots for unauthenticated connections, and waits for permission before each
-TLS handshake. It is closed when it takes too long or has to make room for others.
+During this, the connection has one of the slots for unauthenticated connections, and waits for permission before each
+TLS handshake. It is closed if it takes too long or if its slot is needed for another connection.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PeerT = TypeVar("PeerT")
 
 @attrs.frozen
 class AuthenticatedDataChannel:
-    """A data channel whose ticket was valid."""
+    """A data channel that has presented a valid ticket."""
 
     arrival: Arrival
     stream: trio.abc.HalfCloseableStream
@@ -45,7 +45,7 @@ class AuthenticatedDataChannel:
 
 @attrs.frozen
 class AuthenticatedControlChannel(Generic[PeerT]):
-    """A control channel whose peer has shown a valid token."""
+    """A control channel whose peer has presented a valid token."""
 
     peer: PeerT
     early: EarlySession
@@ -57,16 +57,16 @@ class Authenticator(Generic[PeerT]):
     """Authenticates connections.
 
     Args:
-        certificates: of the relay.
-        slots: each connection holds one of them.
+        certificates: the relay's certificates.
+        slots: the slots for unauthenticated connections; each connection has one.
         nested: slots for second TLS handshakes, inside outer TLS.
         layered: slots for TLS inside outer TLS, from the second handshake until the peer has authenticated.
-        scheduler: permits handshakes.
+        scheduler: gives permission for handshakes.
         requests: reads preambles.
-        admit: lets the peer of a control channel, whose address group and transport are given, show a token; None
-            where it has gone without one. The peer is cleaned up by `admit` itself where it raises or returns None.
+        admit: receives the token of a control channel's peer; gets the session, the address group and the transport.
+            Returns None if the peer has left without a valid token. If it raises or returns None, it has cleaned up.
         abandon: called with each arrival that does not lead to an `AuthenticatedDataChannel`.
-        events: where events go.
+        events: the stream to which events are published.
     """
 
     certificates: RelayCertificates
@@ -85,11 +85,11 @@ class Authenticator(Generic[PeerT]):
         """Authenticate the peer of a connection.
 
         Returns:
-            The channel, which the caller serves and closes; or None where nothing more is to be done: it was a probe,
-            it was refused, it has gone, or it took too long.
+            The channel, which the caller serves and closes; or None if nothing more is to be done: it was a probe,
+            the peer was refused or has left, or it took too long.
 
         Raises:
-            Exception: whatever the peer or the network has caused; the caller closes the connection.
+            Exception: an error that the peer or the network has caused. The caller closes the connection.
         """
         channel: AuthenticatedDataChannel | AuthenticatedControlChannel[PeerT] | None = None
         try:
@@ -124,7 +124,8 @@ class Authenticator(Generic[PeerT]):
                 connection.permit.prove(request.key_id)
                 self.slots.prove(connection.slot, request.key_id)
         else:
-            # Read before there was a task for the connection, because its transport adds nothing to the bytes.
+            # The preamble was read before there was a task for the connection: its transport adds nothing to the
+            # bytes.
             assert isinstance(connection.arrived, trio.SocketStream)
             stream = connection.arrived
         match request:
@@ -140,7 +141,7 @@ class Authenticator(Generic[PeerT]):
                 return await self._open_control_channel(connection, stream, request)
 
     async def _handshake(self, connection: UnauthenticatedConnection) -> Connection | None:
-        """The outer TLS if the port has it, and the transport's handshake; see `Incoming.handshake`."""
+        """Perform the handshakes of the outer TLS, if there is one, and of the transport (`Incoming.handshake`)."""
         port, arrived = connection.port, connection.arrived
         if isinstance(arrived, Incoming):
             await connection.permit.wait()
@@ -152,13 +153,13 @@ class Authenticator(Generic[PeerT]):
             assert context is not None
             stream = await accept_outer_tls(stream, context, before_answer=connection.permit.wait)
         elif not port.is_plain:
-            await connection.permit.wait()  # for what the transport does with the first bytes
+            await connection.permit.wait()  # for the work that the transport does with the first bytes
         return await port.listener.incoming(stream, connection.address).handshake()
 
     async def _open_control_channel(
         self, connection: UnauthenticatedConnection, stream: trio.abc.Stream, request: ControlRequest
     ) -> AuthenticatedControlChannel[PeerT] | None:
-        """TLS with the relay's certificate, and a token."""
+        """Perform the TLS handshake with the relay's certificate, and receive a token."""
         nested: Slot | None = None
         layered: Slot | None = None
 
@@ -209,7 +210,7 @@ def _take(slots: Slots, connection: UnauthenticatedConnection, request: ControlR
 
 
 def _movable(connection: Connection) -> trio.abc.HalfCloseableStream:
-    """The stream of a connection: the socket's own if the kernel can move its bytes."""
+    """Return the stream of a connection; a `SocketStream` if the kernel can move its bytes."""
     if connection.kernel_socket is None or isinstance(connection.stream, trio.SocketStream):
         return connection.stream
     return trio.SocketStream(connection.kernel_socket)

@@ -1,7 +1,7 @@
-"""The relay's certificates, one of which an administrator renews while the relay runs.
+"""The relay's certificates, one of which an administrator may renew while the relay is running.
 
-A connection takes the certificate that is in force when its handshake begins; a replacement touches nothing that is
-open.
+A connection uses the certificate that is in force when its handshake begins. A renewal does not affect open
+connections.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["CertificateFiles", "RelayCertificates"]
 
 @attrs.frozen
 class CertificateFiles:
-    """Where the administrator keeps the certificate, and its key where that is a file of its own (both PEM)."""
+    """The PEM files of the administrator's certificate and of its key, if that is in a separate file."""
 
     certificate: Path
     key: Path | None = None
@@ -42,7 +42,7 @@ class CertificateFiles:
         """Read and check both files. Blocks.
 
         Raises:
-            ConfigurationError: they cannot be used, or do not belong together; names the file.
+            ConfigurationError: they cannot be used, or do not belong together; the message names the file.
         """
         return _Public(
             control_server_context(self.certificate, self.key),
@@ -67,12 +67,12 @@ class RelayCertificates:
     """The TLS contexts of one relay.
 
     Args:
-        own: the relay's own certificate (PEM, with its key), which connection strings pin.
-        public: the administrator's, for port 443 and for control channels of connection strings without a pin; None
-            where there is none.
-        made_outer: gives the self-signed certificate for port 443, where there is no public one; None where no port
-            with outer TLS is open.
-        events: where events go; None means the log.
+        own: a PEM file with the relay's own certificate and key, whose pin is in connection strings.
+        public: the administrator's certificate, for port 443 and for control channels of connection strings without a
+            pin; None if there is none.
+        made_outer: returns the file of the self-signed certificate for port 443, which is used if there is no public
+            one; None if no port with outer TLS is open.
+        events: the stream to which events are published; None means the log.
 
     Raises:
         ConfigurationError: a certificate cannot be used.
@@ -86,7 +86,7 @@ class RelayCertificates:
         *,
         events: EventStream | None = None,
     ) -> None:
-        #: What connection strings carry.
+        #: The pin for connection strings.
         self.own_pin = relay_pin(own)
         self._control = control_server_context(own)
         self._renewal: Renewal[_Public] | None = None
@@ -114,14 +114,14 @@ class RelayCertificates:
         outer_needed: bool,
         events: EventStream | None = None,
     ) -> RelayCertificates:
-        """Load the certificates of a relay, and make those that it makes itself.
+        """Load the certificates of a relay, and create the self-signed ones at its first start.
 
         Args:
-            state_dir: must exist.
+            state_dir: the state directory, which must exist.
             public: see the class.
             now: seconds since 1970.
             outer_needed: whether a port with outer TLS is open.
-            events: where events go; None means the log.
+            events: the stream to which events are published; None means the log.
 
         Raises:
             StateError: the state directory cannot be used.
@@ -140,7 +140,7 @@ class RelayCertificates:
 
     @property
     def outer_context(self) -> ssl.SSLContext | None:
-        """For port 443; None where no such port is open and there is no public certificate."""
+        """The context for port 443; None if no such port is open and there is no public certificate."""
         return self._outer if self._public is None else self._public.outer
 
     @property
@@ -158,11 +158,11 @@ class RelayCertificates:
         return () if public is None else (CertificateSnapshot("public", public.pin, public.expires_at),)
 
     def control_context(self, *, by_authority: bool) -> ssl.SSLContext:
-        """For one control channel.
+        """Return the context for a control channel.
 
         Args:
-            by_authority: the peer verifies the relay by a certificate authority, and gets the public certificate if
-                there is one. Otherwise it knows the relay's own certificate by a pin.
+            by_authority: True: the peer verifies the relay with certificate authorities, and gets the public
+                certificate if there is one. False: it verifies the relay's own certificate by a pin.
         """
         return self._control if self._public is None or not by_authority else self._public.control
 

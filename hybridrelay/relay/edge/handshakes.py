@@ -1,23 +1,22 @@
-"""Which TLS handshake begins next: a rate limit for peers that have not authenticated. Pure: the clock is passed in.
+"""Decides which TLS handshake begins next: a rate limit for peers that have not authenticated. Pure.
 
-A handshake costs the relay about a millisecond, and anybody who can reach a port can ask for one. The rules:
+A handshake takes the relay about a millisecond, and anyone who can reach a port can request one. The rules:
 
-1. A peer that wants a handshake waits in a queue with a complete ClientHello. It begins at once while fewer
-   handshakes are outstanding than the burst of the rate limit allows, in total and for its address.
+1. A peer whose complete ClientHello has arrived waits in a queue. Its handshake begins at once if fewer handshakes
+   are outstanding than the burst of the rate limit allows, in total and for its address.
 2. A handshake is outstanding until its peer authenticates. Those of peers that do not authenticate stop counting at a
-   fixed rate. So peers with a key use nothing up, even if thousands of them are behind one address, and strangers get
-   no more than that rate.
+   fixed rate. Therefore peers with a key do not use up the limit, even if thousands of them have the same address,
+   and strangers get no more than that rate.
 3. Peers that have proved that they share an access key with the relay (`admission`) come first, whatever their
-   address. Each key has a rate limit of its own. Such a peer also waits in the queue of its address, so that somebody
-   who observes a proof and repeats it can use up the limit of that key and nothing else: peers with that key are then
-   served as if they had sent no proof.
+   address. Each key has its own rate limit. Such a peer also waits in the queue of its address, so that an attacker
+   who replays an observed proof can only use up the limit of that key: peers with that key are then served as if they
+   had sent no proof.
 4. Addresses from which a peer authenticated recently come next, and have a total limit that strangers cannot use up.
 5. Within each of these three priorities (keys, known addresses, other addresses), the key or address with the fewest
-   outstanding handshakes comes first, so that an address which asks rarely does not wait for one that asks all the
-   time.
+   outstanding handshakes comes first, so that an address with few requests does not wait for one with many.
 6. A connection that needs a second handshake (TLS inside HTTP or inside outer TLS) keeps the position that its
-   address had before the first one, so that the work already done for it is not wasted. This holds only while the
-   limit of its address has room; its handshakes count in any case.
+   address had before the first one, so that the work already done for it is not wasted. This applies only while the
+   limit of its address is not reached; its handshakes count in any case.
 7. Within an address or a key, connections that wait for their second handshake come first, and then the newest: it is
    the most likely to be still connected.
 """
@@ -41,8 +40,8 @@ __all__ = ["Handshake", "HandshakeQueue"]
 class _Outstanding:
     """How many handshakes are outstanding under one limit.
 
-    It is stored as the time at which none will be, so that it need not be updated as time passes (the generic cell
-    rate algorithm).
+    The number is stored as the time at which it will be zero, so that it need not be updated as time passes (the
+    generic cell rate algorithm).
     """
 
     limit: RateLimit
@@ -50,7 +49,7 @@ class _Outstanding:
     none_at: float = 0.0
 
     def room_at(self) -> float:
-        """When the limit has room for one more, at the earliest."""
+        """Return the earliest time at which the limit allows one more."""
         return self.none_at - (self.limit.burst - 1) / self.limit.per_second
 
     def add(self, now: float) -> None:
@@ -60,7 +59,7 @@ class _Outstanding:
         self.none_at -= count / self.limit.per_second
 
 
-#: Who asks for handshakes: an address (see `slots.address_group`), or an access key, by its id.
+#: What handshakes are counted for: an address (see `slots.address_group`), or an access key, by its id.
 Party = str | bytes
 
 
@@ -77,35 +76,35 @@ class _Priority(enum.IntEnum):
 
 @attrs.define(eq=False)
 class Handshake:
-    """One that is wanted, or under way. One connection may want several, one after the other."""
+    """The handshakes of one connection, which may need several, one after the other."""
 
     #: See `slots.address_group`.
     group: str
-    #: Called when it may begin; must not raise.
+    #: Called when the next one may begin; must not raise.
     on_permit: Callable[[], None]
-    #: The id of the access key that the peer has proved to have. Not to be changed while it waits.
+    #: The id of the access key that the peer has proved to have. Must not be changed while it waits.
     key_id: bytes | None = None
-    #: Where it counts as outstanding, once for each time that it has begun.
+    #: Where it counts as outstanding; one entry for each time that it has begun.
     _counted_in: list[_Outstanding] = attrs.field(factory=list)
     #: The position of its address before it began for the first time. None before that.
     _position: float | None = None
 
     @property
     def parties(self) -> tuple[Party, ...]:
-        """Those that it waits for: its peer's key, if there is one, and its peer's address."""
+        """The parties in whose queues it waits: its peer's key, if there is one, and its peer's address."""
         return (self.group,) if self.key_id is None else (self.key_id, self.group)
 
 
 @attrs.define(eq=False)
 class _PartyQueue:
-    """The handshakes of one party: those that wait, and how many are outstanding."""
+    """The handshakes of one party: those that are waiting, and how many are outstanding."""
 
     outstanding: _Outstanding
-    #: In the order in which they came; the newest is served first.
+    #: In the order of arrival; the newest is served first.
     waiting: dict[Handshake, None] = attrs.field(factory=dict)
-    #: The same for connections that have had a handshake; they are served before the others.
+    #: The same for connections that have had a handshake already; they are served before the others.
     again: dict[Handshake, None] = attrs.field(factory=dict)
-    #: Which entry in the heap stands for it, and what that says; any other is out of date.
+    #: The number of its current entry in the heap, and that entry's priority and position; others are out of date.
     entry: int = -1
     queued: tuple[_Priority, float] | None = None
 
@@ -114,21 +113,21 @@ class _PartyQueue:
         return bool(self.waiting or self.again)
 
     def next(self) -> Handshake:
-        """The one that is served next; one must be waiting."""
+        """Return the one that is served next; there must be one."""
         return next(reversed(self.again or self.waiting))
 
     def add(self, handshake: Handshake) -> None:
         (self.waiting if handshake._position is None else self.again)[handshake] = None
 
     def remove(self, handshake: Handshake) -> bool:
-        """Whether it was waiting."""
+        """Remove one, and return whether it was waiting."""
         waited = handshake in self.waiting or handshake in self.again
         self.waiting.pop(handshake, None)
         self.again.pop(handshake, None)
         return waited
 
     def position(self, now: float) -> float:
-        """Its position among the parties of its priority: the lowest comes first."""
+        """Return its position among the parties of its priority: the lowest comes first."""
         if self.again and self.outstanding.room_at() <= now:
             position = self.next()._position
             assert position is not None
@@ -140,12 +139,12 @@ class HandshakeQueue:
     """Decides which connections may begin a handshake.
 
     Args:
-        total: for all peers whose address has not authenticated lately, together.
-        known: for all others together.
-        each: for one address.
-        proved: for all peers that have proved to have a key, together.
-        each_key: for one key.
-        remembered: addresses that are remembered because a peer authenticated from there.
+        total: the limit for all peers from whose address no peer has authenticated recently.
+        known: the limit for all other peers.
+        each: the limit for one address.
+        proved: the limit for all peers that have proved to have a key.
+        each_key: the limit for one key.
+        remembered: how many addresses are remembered because a peer has authenticated from there.
     """
 
     def __init__(
@@ -175,11 +174,11 @@ class HandshakeQueue:
 
     @property
     def waiting(self) -> int:
-        """Handshakes that wait."""
+        """How many handshakes are waiting."""
         return self._waiting
 
     def add(self, handshake: Handshake, now: float) -> None:
-        """A connection wants a handshake, with a complete ClientHello."""
+        """Queue a handshake whose complete ClientHello has arrived."""
         for party in handshake.parties:
             queue = self._queues.get(party)
             if queue is None:
@@ -190,14 +189,17 @@ class HandshakeQueue:
         self._waiting += 1
 
     def leave(self, handshake: Handshake, now: float) -> None:
-        """Its connection is over; without authentication, its handshakes stay outstanding. Harmless at any time."""
+        """Remove a handshake whose connection has authenticated or ended. May be called at any time.
+
+        If the peer has not authenticated, its handshakes stay outstanding.
+        """
         self._stop_waiting(handshake)
         for party in handshake.parties:
             self._update_entry(party, now)
         self._forget(now)
 
     def begin(self, now: float) -> Handshake | None:
-        """Take the next one out of the queue, if one may begin now."""
+        """Take the next handshake out of the queue, if one may begin now."""
         for priority in _Priority:
             if self._totals[priority].room_at() > now:
                 continue
@@ -220,7 +222,7 @@ class HandshakeQueue:
         return None
 
     def next_at(self) -> float | None:
-        """When `begin` will have one; None while none waits."""
+        """Return the time at which `begin` will return one; None if none is waiting."""
         times = [
             max(self._totals[priority].room_at(), self._queues[party].outstanding.room_at())
             for priority in _Priority
@@ -229,9 +231,9 @@ class HandshakeQueue:
         return min(times, default=None)
 
     def authenticated(self, handshake: Handshake, now: float) -> None:
-        """The peer has shown a key or a ticket: its handshakes do not count, and its address is known from now on."""
+        """Stop counting the handshakes of a peer that has presented a token or a ticket, and remember its address."""
         for outstanding in handshake._counted_in:
-            # Twice, for other connections from this address that do not authenticate, such as those of the prober.
+            # Twice, to make up for other connections from this address that do not authenticate, such as probes.
             outstanding.subtract(2)
         handshake._counted_in.clear()
         self._known[handshake.group] = None
@@ -246,7 +248,7 @@ class HandshakeQueue:
     # --- the order of the parties
 
     def _stop_waiting(self, handshake: Handshake) -> None:
-        """Take it out of the queues of all its parties."""
+        """Remove it from the queues of all its parties."""
         waited = False
         for party in handshake.parties:
             queue = self._queues.get(party)
@@ -260,7 +262,7 @@ class HandshakeQueue:
         return _Priority.KNOWN if party in self._known else _Priority.STRANGERS
 
     def _update_entry(self, party: Party, now: float) -> None:
-        """Make sure that the right entry in the heaps stands for a party, if a handshake waits there."""
+        """Make sure that a party with waiting handshakes has an up-to-date entry in a heap."""
         queue = self._queues.get(party)
         if queue is None or not queue.is_waiting:
             return
@@ -270,7 +272,7 @@ class HandshakeQueue:
             heapq.heappush(self._heaps[priority], (position, queue.entry, party))
 
     def _first(self, priority: _Priority) -> Party | None:
-        """The party that is served next among those of a priority."""
+        """Return the party of this priority that is served next."""
         heap = self._heaps[priority]
         while heap:
             _, entry, party = heap[0]
@@ -283,9 +285,9 @@ class HandshakeQueue:
         return None
 
     def _forget(self, now: float) -> None:
-        """Look at a few parties, and forget those without handshakes that wait or are outstanding."""
+        """Check a few parties, and forget those that have neither waiting nor outstanding handshakes."""
         for _ in range(min(2, len(self._queues))):
             party, queue = next(iter(self._queues.items()))
             del self._queues[party]
             if queue.is_waiting or queue.outstanding.none_at > now:
-                self._queues[party] = queue  # looked at again after all others
+                self._queues[party] = queue  # checked again after all others

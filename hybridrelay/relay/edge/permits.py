@@ -22,10 +22,10 @@ __all__ = ["HandshakePermit", "HandshakeScheduler"]
 
 
 class HandshakeScheduler:
-    """Lets one handshake begin in each pass of the event loop.
+    """Lets at most one handshake begin in each pass of the event loop.
 
     Args:
-        queue: decides which one; None makes one with the relay's limits.
+        queue: decides which one is next; None makes a queue with the relay's limits.
     """
 
     def __init__(self, queue: HandshakeQueue | None = None) -> None:
@@ -41,11 +41,11 @@ class HandshakeScheduler:
 
     @property
     def waiting(self) -> int:
-        """Handshakes that wait."""
+        """How many handshakes are waiting."""
         return self._queue.waiting
 
     def add(self, handshake: Handshake) -> None:
-        """See `HandshakeQueue.add`: `run` calls `Handshake.on_permit`."""
+        """See `HandshakeQueue.add`. `run` calls `Handshake.on_permit` when it may begin."""
         self._queue.add(handshake, trio.current_time())
         self._changed.set()
 
@@ -64,7 +64,7 @@ class HandshakeScheduler:
             handshake = self._queue.begin(trio.current_time())
             if handshake is not None:
                 handshake.on_permit()
-                # The next one in the next pass: all other tasks run in between.
+                # All other tasks run before the next one.
                 await trio.lowlevel.checkpoint()
                 continue
             until = self._queue.next_at()
@@ -77,12 +77,12 @@ class HandshakeScheduler:
 class HandshakePermit:
     """Permission for the handshakes of one connection, in the task that serves it.
 
-    Use it with `with` around the authentication of the connection.
+    Use it in a `with` statement around the authentication of the connection.
 
     Args:
-        scheduler: of the relay.
-        handshake: of the connection.
-        is_granted: it may begin its first handshake already.
+        scheduler: the relay's scheduler.
+        handshake: the handshakes of the connection.
+        is_granted: whether it already has permission for its first handshake.
     """
 
     def __init__(self, scheduler: HandshakeScheduler, handshake: Handshake, *, is_granted: bool) -> None:
@@ -92,7 +92,7 @@ class HandshakePermit:
 
     @classmethod
     def of_new_connection(cls, scheduler: HandshakeScheduler, address: str) -> HandshakePermit:
-        """For a connection from `address` that has not waited for a handshake yet."""
+        """Make the permit of a connection from `address` that has not waited for a handshake yet."""
         return cls(scheduler, Handshake(address_group(address), lambda: None), is_granted=False)
 
     async def wait(self) -> None:
@@ -106,16 +106,16 @@ class HandshakePermit:
         await permitted.wait()
 
     def prove(self, key_id: bytes) -> None:
-        """The peer has proved to have an access key: its further handshakes come before those of strangers."""
+        """Give priority over strangers to further handshakes of a peer that has proved to have an access key."""
         self._handshake.key_id = key_id
 
     def authenticated(self) -> None:
-        """The peer has shown a key or a ticket."""
+        """Note that the peer has presented a token or a ticket."""
         self._scheduler.authenticated(self._handshake)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        """The connection has authenticated, or is over."""
+        """Leave the queue: the connection has authenticated, or has ended."""
         self._scheduler.leave(self._handshake)

@@ -35,7 +35,7 @@ class OpenPort:
 
     port: Port
     listener: Listener
-    #: What channels on this port may be for; any other is refused with `Reason.WRONG_PORT`.
+    #: The purposes that channels on this port may have; others are refused with `Reason.WRONG_PORT`.
     purposes: frozenset[Purpose]
     #: The name of its transport.
     transport: str
@@ -59,11 +59,11 @@ class OpenPort:
 class Ports:
     """The ports of a relay.
 
-    Use it with `async with`: what `open` opened is closed at its end.
+    Use it in an `async with` statement, at whose end the ports are closed.
 
     Args:
-        transports: by name: they listen.
-        events: where events go.
+        transports: the transports that listen, by name.
+        events: the stream to which events are published.
     """
 
     def __init__(self, transports: Mapping[str, Transport], events: EventStream) -> None:
@@ -88,11 +88,11 @@ class Ports:
         """Listen on every binding, and on the Unix sockets in the state directory.
 
         Args:
-            bindings: by the name of a network port, where to listen.
-            state_dir: of this relay.
+            bindings: by the name of a network port: the addresses to listen on.
+            state_dir: the relay's state directory.
 
         Raises:
-            ConfigurationError: one cannot be listened on; says why.
+            ConfigurationError: it is impossible to listen on one of them; the message says why.
         """
         for name, addresses in bindings.items():
             for binding in addresses:
@@ -105,7 +105,7 @@ class Ports:
             try:
                 await self._listen(port, Binding("", 0, path))
             except OSError as exc:
-                # Such as a system without Unix sockets. Peers that come over the network do not need it.
+                # For example, the system has no Unix sockets. Peers from the network do not need it.
                 self._events.publish(ListenAddressSkipped(address=str(path), detail=exc.strerror or str(exc)))
 
     async def _listen(self, port: Port, binding: Binding) -> None:
@@ -118,7 +118,10 @@ class Ports:
 
     @property
     def bound(self) -> Mapping[str, tuple[Binding, ...]]:
-        """By the name of a network port: where it listens, port 0 replaced. Ports that are off are not there."""
+        """By the name of a network port: the addresses on which it listens, with the actual ports in place of port 0.
+
+        Ports that are off are not included.
+        """
         bound: dict[str, tuple[Binding, ...]] = {}
         for port in self._open:
             if not port.port.local:
@@ -135,9 +138,9 @@ class Ports:
     ) -> None:
         """Accept connections until cancelled, and run `handler` with each of them in `handler_nursery`.
 
-        If the listener is a `StreamListener`, the handler gets the socket's stream, to which nothing was added yet;
-        where there is `take`, that gets the socket and the peer's address instead, without a task. See
-        `accept_sockets`.
+        If the listener is a `StreamListener`, the handler gets the socket's stream, before the transport's handshake.
+        If there is a `take`, it is called with the socket and the peer's address instead, without starting a task;
+        see `accept_sockets`.
         """
         async with FlatNursery() as nursery:
             for port in self._open:
@@ -162,7 +165,7 @@ async def _accept_from(
     handler_nursery: trio.Nursery,
     events: EventStream,
 ) -> None:
-    """Accept from a listener that accepts by itself."""
+    """Accept connections from a listener with its own `accept`."""
     report = ShortageReport(events, f"port {port.name}")
     async with FlatNursery() as nursery:
         nursery.start_soon(report.run)
@@ -180,6 +183,6 @@ async def _accept_from(
 
 
 def _cannot_listen(name: str, binding: Binding, error: OSError) -> ConfigurationError:
-    otherwise = "or choose another (--host, --ports), and say with --public-ports what connection strings carry"
+    otherwise = "or choose another (--host, --ports), and name the ports for connection strings with --public-ports"
     text, remedy = explain_listen_error(error, binding.port, otherwise=otherwise)
     return ConfigurationError(f"port {name} cannot listen on {binding}: {text}", remedy=remedy)

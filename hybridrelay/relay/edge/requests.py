@@ -1,4 +1,4 @@
-"""What a preamble asks for. It comes first on every connection: a probe, a data channel or a control channel."""
+"""Reads preambles, with which every connection begins: for a probe, a data channel or a control channel."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ __all__ = ["ControlRequest", "DataRequest", "ProbeRequest", "Request", "RequestR
 
 @attrs.frozen
 class ProbeRequest:
-    """The peer wants its next bytes back."""
+    """The peer wants its next bytes to be sent back."""
 
 
 @attrs.frozen
 class DataRequest:
-    """The peer has shown a valid ticket, which is used now."""
+    """The peer has presented a valid ticket, which cannot be used again."""
 
     arrival: Arrival
 
 
 @attrs.frozen
 class ControlRequest:
-    """The peer is going to show a token."""
+    """The peer is going to present a token."""
 
-    #: The id of the access key that it has proved to have; None where it has proved none.
+    #: The id of the access key that it has proved to have; None if it has proved none.
     key_id: bytes | None
-    #: It verifies the relay by a certificate authority.
+    #: Whether it verifies the relay with certificate authorities.
     by_authority: bool
 
 
@@ -48,8 +48,8 @@ class RequestReader:
     """Reads preambles.
 
     Args:
-        use_ticket: uses the ticket of a data channel; raises RemoteProtocolError where it is not valid.
-        prove: the id of the access key with which the proof of a control channel was made, or None.
+        use_ticket: uses the ticket of a data channel; raises RemoteProtocolError if it is not valid.
+        prove: returns the id of the access key with which the proof of a control channel was made, or None.
     """
 
     def __init__(self, use_ticket: Callable[[bytes], Arrival], prove: Callable[[bytes], bytes | None]) -> None:
@@ -57,10 +57,10 @@ class RequestReader:
         self._prove = prove
 
     def decode(self, port: OpenPort, preamble: bytes) -> Request:
-        """What a preamble, which came in on this port, asks for.
+        """Decode a preamble that was received on this port.
 
         Raises:
-            RemoteProtocolError: the peer has to be turned away with that reason.
+            RemoteProtocolError: the peer has to be refused, with the error's reason.
         """
         said = decode_preamble_untrusted(preamble)
         if said.purpose not in port.purposes:
@@ -74,11 +74,11 @@ class RequestReader:
                 return ProbeRequest()
 
     async def read(self, port: OpenPort, stream: trio.abc.HalfCloseableStream) -> Request:
-        """Read a preamble, and answer it, except for a valid ticket, whose answer waits for the other side.
+        """Read a preamble and answer it. A valid ticket is answered later, when the other side has arrived too.
 
         Raises:
             RemoteProtocolError: the peer was refused, and the reason was sent to it.
-            trio.BrokenResourceError: the peer has gone.
+            trio.BrokenResourceError: the connection was lost.
         """
         try:
             request = self.decode(port, await receive_exactly(stream, PREAMBLE_SIZE))

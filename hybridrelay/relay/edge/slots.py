@@ -1,16 +1,16 @@
-"""Slots for connections that have not authenticated: how many, and which one gives way when all are taken. Pure.
+"""Slots for unauthenticated connections, and which of these is closed when all slots are taken. Pure.
 
 The rules:
 
-1. While there is a free slot, every connection gets one: many clients are behind one address.
-2. When all are taken, a new connection still gets one, and another one gives way. If an address holds more than its
-   share, it is the oldest connection of the address that holds most; otherwise the oldest of all.
-3. Among those it is the oldest of the *fresh* ones, or of those whose handshake has *advanced*, whichever are more.
-4. A peer that has proved that it has an access key counts as an address of its own, together with others of the same
-   address and key.
+1. While there is a free slot, every connection gets one, because many clients may have the same address.
+2. When all are taken, a new connection still gets one, and another connection is displaced. If an address has more
+   than its share, it is the oldest connection of the address that has most; otherwise the oldest of all.
+3. Connections are *fresh*, or their handshake has *advanced*. The oldest of the more frequent kind is displaced.
+4. Peers that have proved that they have an access key are counted separately, by address and key, as if these were
+   another address.
 
-So a flood from a few addresses displaces itself, and a flood from many addresses displaces slow connections: a peer
-that authenticates before all slots have changed hands gets through. When many honest peers come at once, new
+Thus a flood from a few addresses displaces itself, and a flood from many addresses displaces slow connections: a peer
+that authenticates before all slots have been displaced once gets through. When many honest peers connect at once, new
 connections displace new ones, and not those for which most of the work is done already; and neither kind can take all
 slots from the other.
 """
@@ -48,7 +48,7 @@ def address_group(address: str) -> str:
 
 @attrs.define(eq=False)
 class Slot:
-    """One slot, taken."""
+    """A slot that is taken."""
 
     group: str
     #: Called once if the slot has to be given up; must not raise.
@@ -56,14 +56,14 @@ class Slot:
 
 
 class _Order:
-    """Slots in the order in which they give way: dictionaries used as ordered sets, the oldest first."""
+    """Slots in the order in which they are displaced: dictionaries used as ordered sets, the oldest first."""
 
     __slots__ = ("_advanced", "_fresh", "size")
 
     def __init__(self) -> None:
         self._fresh: dict[Slot, None] = {}
         self._advanced: dict[Slot, None] = {}
-        #: How many there are.
+        #: How many slots it contains.
         self.size = 0
 
     def __contains__(self, slot: Slot) -> bool:
@@ -86,16 +86,16 @@ class _Order:
         self.size -= 1
 
     def first(self) -> Slot:
-        """The slot that is given up next; there must be one."""
+        """Return the slot that is displaced next; there must be one."""
         return next(iter(self._fresh if len(self._fresh) >= len(self._advanced) else self._advanced))
 
 
 class Slots:
-    """Which connections have a slot. Closing a connection is a callback.
+    """Decides which connections have a slot. A connection is closed by a callback.
 
     Args:
-        total: how many slots there are.
-        per_address: the share of one address when all are taken; None: `UNAUTHENTICATED_SHARE_OF_ADDRESS`.
+        total: the number of slots.
+        per_address: the share of one address when all are taken; None: `UNAUTHENTICATED_SHARE_OF_ADDRESS` of `total`.
 
     Raises:
         ValueError: the share is not between 1 and the number of slots.
@@ -104,7 +104,7 @@ class Slots:
     def __init__(self, total: int = UNAUTHENTICATED_SLOTS, per_address: int | None = None) -> None:
         share = max(1, int(total * UNAUTHENTICATED_SHARE_OF_ADDRESS)) if per_address is None else per_address
         if not 1 <= share <= total:
-            raise ValueError("the share of one address is between 1 and the number of slots")
+            raise ValueError("the share of one address must be between 1 and the number of slots")
         self.total = total
         self._per_address = share
         self._taken = _Order()
@@ -114,11 +114,11 @@ class Slots:
         self._largest = 0
 
     def __len__(self) -> int:
-        """Slots taken."""
+        """Return the number of slots that are taken."""
         return self._taken.size
 
     def take(self, address: str, evict: Callable[[], None]) -> Slot:
-        """Take a slot for a connection from `address`, if necessary from another one, which is evicted."""
+        """Take a slot for a connection from `address`; if all are taken, displace another connection."""
         if self._taken.size >= self.total:
             victim = self._victim()
             self.release(victim)
@@ -129,13 +129,13 @@ class Slots:
         return slot
 
     def advance(self, slot: Slot) -> None:
-        """The expensive part of its handshake is done. Harmless when it was given up already, and a second time."""
+        """Note that the expensive part of its handshake is done. Does nothing if it was noted or released already."""
         if slot in self._taken:
             self._taken.advance(slot)
             self._by_group[slot.group].advance(slot)
 
     def release(self, slot: Slot) -> None:
-        """Give a slot back: authenticated, refused, or hung up. Harmless when it was given up already."""
+        """Release a slot: its connection has authenticated or ended. Does nothing if it was released already."""
         if slot not in self._taken:
             return
         self._taken.remove(slot)
@@ -143,16 +143,16 @@ class Slots:
 
     @contextmanager
     def held(self, slot: Slot) -> Iterator[None]:
-        """Give a slot back at the end of the block."""
+        """Release a slot at the end of the block."""
         try:
             yield
         finally:
             self.release(slot)
 
     def prove(self, slot: Slot, key_id: bytes) -> None:
-        """Its peer has proved that it has an access key: only its address with the same key counts as its address.
+        """Count a peer that has proved to have an access key separately, by its address and key.
 
-        Harmless when the slot was given up already.
+        Does nothing if the slot was released already.
         """
         if slot not in self._taken:
             return

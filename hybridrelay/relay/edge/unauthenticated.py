@@ -1,10 +1,9 @@
-"""Where connections wait until there is something to do for them: one task and one epoll set for all.
+"""Watches unauthenticated connections, with one task and one epoll set for all, until they need a task.
 
-A task for a connection costs ten times what it takes to accept the connection and to look at its first bytes. A
-stranger therefore gets a task only after it has sent a complete preamble (and a ClientHello, if TLS follows), and
-when it may begin its handshake (`permits`). Until then its bytes stay in the kernel: they are peeked at and not
-consumed, so that the code which serves the connection afterwards finds all of them, and the relay holds about 2 KiB
-for it.
+Starting a task for a connection costs ten times as much as accepting it and looking at its first bytes. Therefore a
+stranger gets a task only when it has sent a complete preamble (and a ClientHello, if TLS follows) and may begin its
+handshake (`permits`). Until then, its bytes stay in the kernel: they are only peeked at, so that the task that serves
+the connection can read all of them, and the relay uses about 2 KiB for it.
 """
 
 from __future__ import annotations
@@ -33,22 +32,25 @@ from .slots import Slot, Slots, address_group
 
 __all__ = ["UnauthenticatedConnection", "UnauthenticatedConnections"]
 
-#: A peer that has not sent a complete message after this many checks sends it in tiny pieces, to keep the relay busy.
+#: A connection is closed if its message is not complete after this many checks: its peer sends tiny pieces, to keep
+#: the relay busy.
 MAX_LOOKS = 64
-#: Connections that are looked at before other tasks run: about half a millisecond.
+#: How many connections are checked before other tasks run: about half a millisecond.
 _AT_A_TIME = 4
 
 
 class _Stage(enum.Enum):
-    #: A preamble is to come.
+    """What a connection waits for."""
+
+    #: A preamble.
     PREAMBLE = enum.auto()
     #: After the preamble of a probe: the bytes that are to be sent back.
     PROBE = enum.auto()
-    #: A ClientHello is to come.
+    #: A ClientHello.
     HELLO = enum.auto()
-    #: Anything is to come: only the transport knows.
+    #: Any bytes, which only the transport can interpret.
     ANYTHING = enum.auto()
-    #: Nothing more: it waits until it may begin its handshake.
+    #: Permission to begin its handshake.
     PERMIT = enum.auto()
 
 
@@ -57,20 +59,20 @@ class UnauthenticatedConnection:
     """A connection that has not authenticated, for the task that serves it."""
 
     port: OpenPort
-    #: What was accepted, with nothing added to it; or a connection of a transport that accepts by itself.
+    #: The socket's stream, before the transport's handshake; or the connection, if the transport accepts by itself.
     arrived: trio.SocketStream | Incoming
     address: str
     slot: Slot
     permit: HandshakePermit
-    #: Cancelled when it is too late, or has to give way. The task that serves the connection enters it.
+    #: Cancelled at the deadline, or if its slot is needed. The task that serves the connection enters it.
     scope: trio.CancelScope
-    #: What its preamble asks for, where that was read already.
+    #: The request in its preamble, if that was read already.
     request: Request | None = None
 
 
 @attrs.define(eq=False)
 class _Waiting:
-    """A connection that waits."""
+    """A connection that is waiting."""
 
     port: OpenPort
     socket: socket.socket
@@ -84,13 +86,13 @@ class _Waiting:
 
 
 class UnauthenticatedConnections:
-    """Connections of which too little is known to do anything for them. Linux.
+    """Connections that have not sent enough yet to be served by a task. Only for Linux.
 
     Args:
-        slots: each connection holds one.
-        scheduler: permits handshakes.
-        decode: what a preamble asks for; raises RemoteProtocolError where the answer is a refusal.
-        serve: takes over a connection, in a task of its own. Without a request, nothing has been read from it.
+        slots: the slots for unauthenticated connections; each connection has one.
+        scheduler: gives permission for handshakes.
+        decode: decodes a preamble; raises RemoteProtocolError if it has to be refused.
+        serve: serves a connection in its own task. If it has no request, nothing has been read from it.
     """
 
     def __init__(
@@ -112,19 +114,19 @@ class UnauthenticatedConnections:
         self._epoll = select.epoll()
 
     def __len__(self) -> int:
-        """Connections that wait."""
+        """Return the number of connections that are waiting."""
         return len(self._connections)
 
     def enter(self, port: OpenPort, sock: socket.socket, name: object) -> None:
-        """Take in a connection that was just accepted; it belongs to this object from now on.
+        """Add a connection that was just accepted. This object then owns the socket.
 
         Args:
-            port: where it was accepted.
-            sock: of the connection.
-            name: of its peer, as `socket.accept` returns it.
+            port: the port on which it was accepted.
+            sock: its socket.
+            name: the peer's address, as `socket.accept` returns it.
 
         Raises:
-            OSError: the system cannot watch another one; it was closed.
+            OSError: the system cannot watch another descriptor; the socket was closed.
         """
         fd = sock.fileno()
         try:
@@ -172,24 +174,24 @@ class UnauthenticatedConnections:
             self._close(next(iter(self._connections)))
 
     def _look(self, fd: int, waiting: _Waiting, events: int) -> None:
-        """Something has happened to a connection."""
+        """Handle an event of a connection's socket."""
         waiting.looks += 1
         try:
             while (stage := waiting.stage) is not _Stage.PERMIT:
                 self._proceed(fd, waiting)
                 if waiting.stage is stage or fd not in self._connections:
                     break
-        except (OSError, ValueError):  # it is gone, or its ClientHello is too long
+        except (OSError, ValueError):  # it was lost, or its ClientHello is too long
             self._close(fd)
             return
         if fd in self._connections and (waiting.looks >= MAX_LOOKS or _is_over(waiting, events)):
             self._close(fd)
 
     def _proceed(self, fd: int, waiting: _Waiting) -> None:
-        """Go on to the next stage, if enough is there for it.
+        """Continue with the next stage, if enough bytes have arrived.
 
         Raises:
-            OSError, ValueError: it has to be closed.
+            OSError, ValueError: the connection has to be closed.
         """
         match waiting.stage:
             case _Stage.PREAMBLE:
@@ -248,7 +250,7 @@ class UnauthenticatedConnections:
 
 
 def _peek(sock: socket.socket, size: int) -> bytes:
-    """What has arrived, up to `size`, without taking it."""
+    """Return up to `size` bytes that have arrived, and leave them in the socket."""
     try:
         return sock.recv(size, socket.MSG_PEEK)
     except BlockingIOError:
@@ -256,9 +258,9 @@ def _peek(sock: socket.socket, size: int) -> bytes:
 
 
 def _is_over(waiting: _Waiting, events: int) -> bool:
-    """Whether nothing useful can arrive any more.
+    """Return whether nothing useful can arrive any more.
 
-    An HTTP client may have ended its sending side and still wait for the answer.
+    An HTTP client may have ended its sending direction and still wait for the answer.
     """
     if events & (select.EPOLLHUP | select.EPOLLERR):
         return True

@@ -1,4 +1,4 @@
-"""A store in memory: for tests, and for programs that embed a relay and keep hybrid connections themselves."""
+"""A store in memory: for tests, and for programs that embed a relay and manage hybrid connections themselves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """Implements `Store`. Its content is gone when the process ends.
+    """Implements `Store`. Its content is lost when the process ends.
 
     Args:
         clock: seconds since 1970.
@@ -43,7 +43,7 @@ class MemoryStore:
         self._generations = itertools.count(1)
         self._changes = 0
         self._closed = False
-        #: Replaced as a whole by every change: a snapshot never changes. In order of the names.
+        #: Sorted by name. Every change replaces it, so that a snapshot never changes.
         self._connections: Mapping[str, HybridConnection] = MappingProxyType({})
         self._tokens: dict[str, ManagementToken] = {}
 

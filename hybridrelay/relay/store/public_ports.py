@@ -1,4 +1,4 @@
-"""The ports that connection strings have to name: the relay leaves them in its state directory."""
+"""The ports for connection strings, which the relay saves in its state directory."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def save_public_ports(state_dir: Path, ports: Mapping[str, int | None], *, event
 
 
 def relay_has_run(state_dir: Path) -> bool:
-    """Whether a relay has been started with this state directory, so that `load_public_ports` knows its ports."""
+    """Return whether a relay has been started with this state directory, so that its ports are known."""
     return (state_dir / _FILE).exists()
 
 
 def load_public_ports(state_dir: Path) -> dict[str, int | None]:
-    """What `save_public_ports` saved last; empty where no relay has run with this directory yet.
+    """Return what `save_public_ports` has saved; empty if no relay has been started with this directory yet.
 
     Raises:
         StateError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Relay records as text: what an administrator's machine hands to the relay. JSON, with the keys in it."""
+"""Relay records as text: the content of relay files. It is JSON, and contains keys."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["dump_relay_record", "parse_relay_record_untrusted"]
 
 _FORMAT = "hybridrelay-relay-record"
 _VERSION = 1
-#: ``endpoint`` is the relay's host; a list of hosts where there are several.
+#: ``endpoint`` is the relay's host, or a list of hosts if there are several relays.
 _FIELDS = {"format", "version", "name", "endpoint", "rules"}
 _RULE_FIELDS = {"name", "rights", "primary", "secondary"}
 
 
 def dump_relay_record(record: RelayRecord) -> str:
-    """The text for `parse_relay_record_untrusted`. It contains keys: the file that it goes to has mode 0600."""
+    """Return the text for `parse_relay_record_untrusted`. It contains keys: write it to a file of mode 0600."""
     return (
         json.dumps(
             {
@@ -52,10 +52,11 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
     """Parse the text of a relay record.
 
     Raises:
-        ConfigurationError: it is none, is damaged, or comes from a newer version. Says which part, never its value.
+        ConfigurationError: it is not a relay record, is damaged, or was written by a newer version. The message names
+            the part, but not its value.
     """
     if len(text) > RELAY_RECORD_BYTES:
-        _fail("is too long to be one")
+        _fail("is too long")
     if isinstance(text, bytes):
         text = decode_text(text, source="the relay record", limit=RELAY_RECORD_BYTES)
     try:
@@ -64,13 +65,13 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
         if looks_like_connection_string(text):
             raise ConfigurationError(
                 "this is a connection string, not a relay file",
-                remedy="give the file that was written as --relay-file",
+                remedy="name the file that was written as --relay-file",
             ) from None
         _fail("is not JSON")
     if isinstance(content, dict) and content.get("format") == AUTHORITY_FORMAT:
         raise ConfigurationError(
-            "this is an authority file, which must never be on a relay: anybody who has it can pose as either side",
-            remedy="remove it from this machine, and give the file that was written as --relay-file",
+            "this is an authority file, which must never be on a relay: anyone with it can impersonate either side",
+            remedy="remove it from this machine, and name the file that was written as --relay-file",
         )
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         _fail("is not one")
@@ -88,7 +89,7 @@ def parse_relay_record_untrusted(text: str | bytes) -> RelayRecord:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # Of two values for one name, readers take either: nothing good comes of that.
+    # If a name appears twice, parsers differ in which value they use. Therefore it is an error.
     content = dict(pairs)
     if len(content) != len(pairs):
         raise ValueError
@@ -115,9 +116,9 @@ def _rule(content: object, where: str) -> Rule:
 
 
 def _only(content: dict[str, Any], known: set[str], where: str) -> None:
-    # Something that does not belong here may well be a secret that was not meant for the relay.
+    # An unknown field may be a secret that was not intended for the relay.
     if not content.keys() <= known:
-        _fail(f"has fields that do not belong into it{f' ({where[:-1]})' if where else ''}")
+        _fail(f"has unknown fields{f' ({where[:-1]})' if where else ''}")
 
 
 def _text(content: dict[str, Any], key: str, where: str) -> str:

@@ -1,4 +1,4 @@
-"""The id of a relay: four bytes that begin each ticket it makes, kept in its state directory. SPEC.md, section 1."""
+"""The id of a relay, stored in its state directory: the first four bytes of all its tickets. SPEC.md, section 1."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _MAX_FILE = 64
 
 
 def new_relay_id(token_bytes: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
-    """A random id. It is never `NO_RELAY`, with which the tickets of probes begin."""
+    """Make a random id. It is never `NO_RELAY`, with which the tickets of probes begin."""
     while (made := token_bytes(RELAY_ID_SIZE)) == NO_RELAY:
         pass
     return made
 
 
 def load_or_create_relay_id(state_dir: Path, *, events: EventStream | None = None) -> bytes:
-    """The id of the relay with this state directory; at its first start, a new one is made and written. Blocks.
+    """Return the id of the relay with this state directory. At the first start, a new one is made and saved. Blocks.
 
-    A relay also serves where the id cannot be written: it then has another one after a restart, which
-    is an event. `events` is where it goes; None means the log.
+    If the id cannot be saved, the relay has a different one after its next start, and `RelayIdNotSaved` is published
+    to `events` (None means the log).
 
     Raises:
         StateError: the file cannot be read, or is damaged.
@@ -51,7 +51,7 @@ def load_or_create_relay_id(state_dir: Path, *, events: EventStream | None = Non
 
 
 def _load(path: Path) -> bytes:
-    remedy = f"delete {path}: the relay makes another id when it starts"
+    remedy = f"delete {path}: the relay makes a new id when it starts"
     try:
         text = strip_blanks(read_text(path, what="the file", limit=_MAX_FILE))
     except ConfigurationError as exc:
@@ -61,5 +61,5 @@ def _load(path: Path) -> bytes:
     except ValueError:
         found = b""
     if len(found) != RELAY_ID_SIZE or found == NO_RELAY:
-        raise StateError(f"{path} is damaged: it does not hold 8 hexadecimal digits", remedy=remedy)
+        raise StateError(f"{path} is damaged: it does not contain 8 hexadecimal digits", remedy=remedy)
     return found

@@ -1,9 +1,9 @@
-"""Disk space that is kept for what must work on a full disk: ending keys and hybrid connections.
+"""Disk space that is reserved for what must work on a full disk: revoking keys and deleting hybrid connections.
 
-SQLite needs some space for every change, also for one that deletes, and even for opening its file: the write-ahead
-log and the index of it are two more files. So the state directory holds a file whose only content is space, and a
-second one that is empty: a file system can also run out of files (inodes). When the disk is full, both are deleted,
-and the operation is tried again. Afterwards they are made again, as large as they were or as the disk allows.
+SQLite needs some space for every change, including deletions, and even to open its file, because the write-ahead log
+and its index are two more files. Therefore the state directory contains a file that only reserves space, and an empty
+one that reserves an inode, because a file system can run out of these too. When the disk is full, both are deleted,
+and the operation is repeated. Afterwards they are created again, as large as they were, or as the disk allows.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Final
 __all__ = ["RESERVE_BYTES", "RESERVE_FILE", "SECOND_FILE", "Reserve", "is_disk_full"]
 
 RESERVE_FILE: Final = "reserve"
-#: Keeps an inode, as the first file does.
+#: Reserves an inode, as the first file does.
 SECOND_FILE: Final = "reserve.2"
-#: A change takes some 20 KiB, and opening the registry 64 KiB. The rest is for other programs that write to the same
-#: disk at that moment, such as whatever has filled it.
+#: A change needs about 20 KiB, and opening the registry 64 KiB. The rest is for other programs that write to the same
+#: disk at that moment, such as the one that has filled it.
 RESERVE_BYTES: Final = 1 << 20
-#: Space that the reserve leaves free when it grows. It takes back what it has released in any case: the disk is then
-#: no fuller than before.
+#: Space that the reserve leaves free when it grows. What it has released, it takes back in any case: the disk is then
+#: not fuller than before.
 _LEFT_FREE = 64 * 1024
 
 #: What SQLite reports when there is no space: also while it opens or extends its files.
@@ -33,24 +33,24 @@ _SQLITE_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOP
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error of SQLite or of the system may be due to a disk without space."""
+    """Return whether the cause of an error of SQLite or of the system may be a full disk."""
     if isinstance(error, sqlite3.Error):
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in _SQLITE_FULL
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class Reserve:
-    """The files in one state directory."""
+    """The reserved files in a state directory."""
 
     def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / RESERVE_FILE
         self._second = state_dir / SECOND_FILE
-        #: The size that the first file had when it was last released.
+        #: The size of the first file before it was last released.
         self._size_before = 0
         self._is_released = False
 
     def release(self) -> bool:
-        """Give space and inodes back to the disk. Returns whether there were any."""
+        """Release the space and the inode. Returns whether there were any."""
         found = self._release_space()
         with contextlib.suppress(OSError):
             self._second.unlink()
@@ -65,7 +65,7 @@ class Reserve:
             return False
         try:
             size = os.fstat(descriptor).st_size
-            # Some file systems cannot delete a file when they are full, and can make it shorter.
+            # Some file systems cannot delete a file when they are full, but can truncate it.
             os.ftruncate(descriptor, 0)
         except OSError:
             return False
@@ -77,16 +77,16 @@ class Reserve:
         return True
 
     def restore(self) -> None:
-        """Make the files as large as they should be, or as the disk allows. Never fails."""
+        """Create or extend the files to their full size, or as far as the disk allows. Never fails."""
         self._is_released = not self._make_again()
 
     def restore_released(self) -> None:
-        """Make the files again if `release` has deleted them and they are not complete yet."""
+        """Create the files again if `release` has deleted them and they are not complete yet."""
         if self._is_released:
             self.restore()
 
     def _make_again(self) -> bool:
-        """Returns whether both are there, and the first one is not smaller than before."""
+        """Create the files, and return whether both exist and the first one is not smaller than before."""
         flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         try:
             descriptor = os.open(self._path, flags, 0o600)
@@ -105,7 +105,7 @@ class Reserve:
         wanted = min(RESERVE_BYTES, max(self._size_before, size + free - _LEFT_FREE))
         try:
             while size < wanted:
-                # Written, because a file system may give no space to a hole.
+                # Written, because a file system may not allocate space for a hole.
                 size += os.write(descriptor, bytes(min(wanted - size, 65536)))
         finally:
             os.fsync(descriptor)

@@ -12,7 +12,7 @@ from ..model import Description, HybridConnection
 
 __all__ = ["insert_key", "insert_rule", "read_connections", "rights_text", "set_description", "set_hosts"]
 
-# One statement, so that what it returns is one moment's truth.
+# A single statement, so that the result is consistent.
 _READ = """
 SELECT connections.name, hosts, created_at, updated_at, version, description, metadata,
     rules.name, rights, slot, generation, key
@@ -24,16 +24,16 @@ _ORDER = " ORDER BY connections.name, rules.name, slot"
 
 
 def read_connections(database: sqlite3.Connection, where: str = "", *parameters: str) -> Iterator[HybridConnection]:
-    """Read hybrid connections, in order of their names, as they are at one moment.
+    """Read hybrid connections, sorted by name, consistently.
 
     Args:
         database: the registry.
         where: `` WHERE`` and a condition with placeholders; empty for all hybrid connections.
-        parameters: for the placeholders.
+        parameters: the values for the placeholders.
 
     Raises:
         sqlite3.Error: they cannot be read.
-        ValueError: the rows are not what this program writes.
+        ValueError: a row is not as this program writes it.
     """
     rows = database.execute(_READ + where + _ORDER, parameters).fetchall()
     for fields, of_connection in groupby(rows, key=lambda row: row[:7]):
@@ -87,7 +87,7 @@ def insert_rule(database: sqlite3.Connection, connection: str, rule: Rule) -> No
 
 
 def rights_text(rule: Rule) -> str:
-    """The rights of a rule, as they are stored."""
+    """Return the rights of a rule as they are stored."""
     return " ".join(sorted(rule.rights))
 
 

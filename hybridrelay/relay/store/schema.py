@@ -1,7 +1,7 @@
-"""The tables of the SQLite store, and how a file that an earlier version wrote is brought up to date.
+"""The tables of the SQLite store, and the migration of files that an earlier version has written.
 
-A change of the schema raises `SCHEMA_VERSION` by one, changes `SCHEMA`, and adds the statements that turn the earlier
-schema into the new one to `MIGRATIONS`. A file from a newer version is left alone.
+To change the schema, increase `SCHEMA_VERSION` by one, change `SCHEMA`, and add the statements that convert the
+earlier schema to the new one to `MIGRATIONS`. A file of a newer version is refused and not changed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ SCHEMA: Final[Sequence[str]] = (
     _TOKENS,
 )
 
-#: By version: the statements that lead from it to the next one.
+#: By version: the statements that convert it to the next one.
 MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
     1: ("ALTER TABLE connections RENAME COLUMN endpoint_host TO hosts",),
     2: (
@@ -72,18 +72,18 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """All of the block, or nothing of it; other processes wait."""
+    """Execute the block as one transaction. Other processes wait."""
     database.execute("BEGIN IMMEDIATE")
     try:
         yield
-        database.commit()  # may wait for readers, in vain, where there is no write-ahead log
+        database.commit()  # may fail, because of readers, if there is no write-ahead log
     except BaseException:
         database.rollback()
         raise
 
 
 def check_schema_version(database: sqlite3.Connection, path: Path) -> int:
-    """The schema version of a file that has tables.
+    """Return the schema version of a file that has tables.
 
     Raises:
         StateError: it was written by another program, or by a newer version of this one.

@@ -74,7 +74,7 @@ _DAMAGED = (
 
 
 class SQLiteStore:
-    """Implements `Store`: an open file. For one thread at a time; close it, or use it with `with`.
+    """Implements `Store` with an open file. For one thread at a time. Close it, or use it in a `with` statement.
 
     Every method raises `StateError` where the file cannot be read or written.
     """
@@ -87,7 +87,7 @@ class SQLiteStore:
         reserve: Reserve,
         events: EventStream,
     ) -> None:
-        """For `open`, which is how to get one."""
+        """Only for `open`, which is how to make one."""
         self._database = database
         self._path = path
         self._clock = clock
@@ -172,7 +172,7 @@ class SQLiteStore:
     def data_version(self) -> tuple[int, int]:
         """See `Store.data_version`. Costs tens of microseconds."""
         with _state_errors(self._path):
-            # SQLite counts what others committed, and what we did, each on its own.
+            # SQLite counts the commits of other connections and our own changes separately.
             (others,) = self._database.execute("PRAGMA data_version").fetchone()
             return others, self._database.total_changes
 

@@ -1,7 +1,7 @@
-"""What the relay needs of a store of hybrid connections, and what every store answers alike.
+"""The interface of stores of hybrid connections, and the errors that are the same in all implementations.
 
 `SQLiteStore` is a file that a relay and the commands share. `MemoryStore` is for tests and for programs that embed a
-relay. tests/relay/store/test_conformance.py holds for both, and is what another store has to pass.
+relay. Both pass tests/relay/store/test_conformance.py, and so must every other store.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ __all__ = [
 ]
 
 
-#: The most tokens of the management API that a store holds.
+#: The maximum number of tokens of the management API in a store.
 MAX_TOKENS = 1000
 
 
 class NotFound(ConfigurationError):
-    """The store has no such hybrid connection, rule or token. Says which there are."""
+    """The store has no such hybrid connection, rule or token. The remedy lists those that exist."""
 
 
 class NameTaken(ConfigurationError):
@@ -48,7 +48,7 @@ class NameTaken(ConfigurationError):
 
 
 class ChangedMeanwhile(ConfigurationError):
-    """What the caller wants to change is not what it has read. Nothing was changed."""
+    """The object has changed since the caller read it. Nothing was changed."""
 
 
 class StoreBusy(StateError):
@@ -58,49 +58,49 @@ class StoreBusy(StateError):
 class Store(Protocol):
     """Hybrid connections, their rules and keys, and a generation for each key.
 
-    A generation is a number that the store never gives to another key: a key that was replaced, or deleted and made
-    again, can be told from its successor (`KeyId.generation`).
+    A generation is a number that the store never gives to another key, so that a key can be distinguished from one
+    that has replaced it (`KeyId.generation`).
 
     All methods are synchronous, may block for as long as a local file takes, and are called by one thread at a time.
-    Each raises `StateError` where the store cannot be read or written.
+    They raise `StateError` if the store cannot be read or written.
     """
 
     def close(self) -> None:
-        """Release what the store holds. Idempotent."""
+        """Release the store's resources. Idempotent."""
 
     # --- reading
 
     def data_version(self) -> Hashable:
-        """A value that is different after every change, of this process or another. Cheap: it is read often."""
+        """Return a value that differs after every change by this or another process. Cheap, because it is polled."""
 
     def snapshot(self) -> Mapping[str, HybridConnection]:
-        """All hybrid connections at one moment, by name; immutable."""
+        """Return all hybrid connections by name, as an immutable and consistent mapping."""
 
     def list(self) -> tuple[HybridConnection, ...]:
-        """All hybrid connections, in order of their names."""
+        """Return all hybrid connections, sorted by name."""
 
     def get(self, name: str) -> HybridConnection:
-        """One hybrid connection.
+        """Return a hybrid connection.
 
         Raises:
             NotFound: there is none with this name.
         """
 
     def rule(self, name: str, rule: str) -> Rule:
-        """One rule of a hybrid connection.
+        """Return a rule of a hybrid connection.
 
         Raises:
             NotFound: there is no such hybrid connection or rule.
         """
 
     def tokens(self) -> tuple[ManagementToken, ...]:
-        """All tokens of the management API, expired ones too, in order of their names."""
+        """Return all tokens of the management API, including expired ones, sorted by name."""
 
     def token(self, id_: str) -> ManagementToken | None:
-        """The token with this id, or None."""
+        """Return the token with this id, or None."""
 
-    # --- changing: each call changes everything that it says, or nothing. `version` is the one that the caller has
-    # read (`HybridConnection.version`); if it is given and is not the current one, `ChangedMeanwhile` is raised.
+    # --- changing: each call is atomic. `version` is the version that the caller has read
+    # (`HybridConnection.version`); if it is given and is not the current one, `ChangedMeanwhile` is raised.
 
     def create(
         self, name: str, hosts: Iterable[str], rules: Iterable[Rule], description: Description = NO_DESCRIPTION
@@ -113,14 +113,14 @@ class Store(Protocol):
         """
 
     def import_(self, record: RelayRecord, description: Description = NO_DESCRIPTION) -> HybridConnection:
-        """Add a hybrid connection that was made on another machine.
+        """Add a hybrid connection that was created on another machine.
 
         Raises:
             NameTaken: there is one with this name.
         """
 
     def change_hosts(self, name: str, hosts: Iterable[str], *, version: int | None = None) -> HybridConnection:
-        """Change which relays serve a hybrid connection. Its keys, and everything that uses it, stay.
+        """Change which relays serve a hybrid connection. Its keys stay the same, and nothing that uses it ends.
 
         Raises:
             NotFound: there is none with this name.
@@ -155,14 +155,14 @@ class Store(Protocol):
         """
 
     def delete_rule(self, name: str, rule: str, *, version: int | None = None) -> HybridConnection:
-        """Remove a rule and its keys. What they have authorized ends.
+        """Delete a rule and its keys. Everything that the keys have authorized ends.
 
         Raises:
             NotFound: there is no such hybrid connection or rule.
         """
 
     def delete(self, name: str, *, version: int | None = None) -> None:
-        """Remove a hybrid connection and everything that was known about it.
+        """Delete a hybrid connection with its rules and keys. Everything that belongs to it ends.
 
         Raises:
             NotFound: there is none with this name.
@@ -178,30 +178,31 @@ class Store(Protocol):
         known: Rule | None = None,
         generation: int | None = None,
     ) -> Secret:
-        """Put a new key into a slot, revoked or not, and return it. The old key ends at once.
+        """Put a new key into a slot, which may be empty, and return it. What the old key has authorized ends at once.
 
         Args:
             name: the hybrid connection.
             rule: one of its rules.
-            slot: which of the rule's keys.
-            key: the one that another relay has made; None makes one.
+            slot: which of the rule's two keys.
+            key: a key that was generated at another relay; None generates one.
             known: the rule as the caller has read it; None accepts any.
-            generation: of the key that the caller knows to be in the slot, 0 if it is empty; None accepts any.
+            generation: the generation of the key that the caller expects in the slot, 0 if it is empty; None accepts
+                any.
 
         Raises:
             NotFound: there is no such hybrid connection or rule.
-            ChangedMeanwhile: the rule is not `known`, or another key is in the slot than that of `generation`.
-            ConfigurationError: the rule has that key already: in the other slot, where it would outlive its own
-                revocation.
+            ChangedMeanwhile: the rule is not `known`, or the key in the slot does not have this `generation`.
+            ConfigurationError: the rule has that key already. In the other slot, it would stay valid after it was
+                revoked in this one.
         """
 
     def revoke_key(self, name: str, rule: str, slot: KeySlot, *, generation: int | None = None) -> None:
-        """Take the key out of a slot. What it authorized ends at once. No error when it is revoked already.
+        """Revoke the key in a slot. What it has authorized ends at once. Does nothing if it is revoked already.
 
         Args:
             name: the hybrid connection.
             rule: one of its rules.
-            slot: which of the rule's keys.
+            slot: which of the rule's two keys.
             generation: as for `regenerate_key`.
 
         Raises:
@@ -218,21 +219,21 @@ class Store(Protocol):
         """
 
     def delete_token(self, id_: str) -> None:
-        """Remove a token. The next request that uses it is refused.
+        """Delete a token. The next request that uses it is refused.
 
         Raises:
             NotFound: there is none with this id.
         """
 
     def set_last_use_of_tokens(self, uses: Mapping[str, float]) -> None:
-        """Note when tokens were last used: seconds since 1970 by id. Ids that are not there are ignored."""
+        """Save when tokens were last used: seconds since 1970, by id. Unknown ids are ignored."""
 
 
-# --- for implementations: the answers that all of them give
+# --- for implementations: checks and errors that all of them have
 
 
 def valid_record(name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> RelayRecord:
-    """What `Store.create` adds. Raises ConfigurationError."""
+    """Make the record that `Store.create` adds. Raises ConfigurationError."""
     try:
         return RelayRecord(name, hosts, rules)
     except ValueError as exc:
@@ -240,7 +241,7 @@ def valid_record(name: str, hosts: Iterable[str], rules: Iterable[Rule]) -> Rela
 
 
 def valid_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
-    """What `Store.change_hosts` sets. Raises ConfigurationError."""
+    """Check the hosts that `Store.change_hosts` sets. Raises ConfigurationError."""
     try:
         return check_hosts(tuple(hosts))
     except ValueError as exc:
@@ -248,7 +249,7 @@ def valid_hosts(hosts: Iterable[str]) -> tuple[str, ...]:
 
 
 def name_is_taken(name: str) -> NameTaken:
-    """The error of `Store.create` and `Store.import_`."""
+    """Return the error of `Store.create` and `Store.import_` for a name that is taken."""
     return NameTaken(
         f"there is a hybrid connection {name!r} already",
         remedy="choose another name; to change the relays or the target of the existing one, see "
@@ -257,7 +258,7 @@ def name_is_taken(name: str) -> NameTaken:
 
 
 def no_connection(name: str, known: Iterable[str]) -> NotFound:
-    """The error where there is no hybrid connection with this name."""
+    """Return the error for a name that no hybrid connection has."""
     names = ", ".join(known)
     return NotFound(
         f"there is no hybrid connection {name!r}",
@@ -266,7 +267,7 @@ def no_connection(name: str, known: Iterable[str]) -> NotFound:
 
 
 def no_rule(connection: HybridConnection, rule: str) -> NotFound:
-    """The error where a hybrid connection has no such rule."""
+    """Return the error for a rule that a hybrid connection does not have."""
     names = ", ".join(one.name for one in connection.rules)
     return NotFound(
         f"the hybrid connection {connection.name!r} has no rule {rule!r}", remedy=f"its rules are: {names or 'none'}"
@@ -274,7 +275,7 @@ def no_rule(connection: HybridConnection, rule: str) -> NotFound:
 
 
 def no_token(id_: str) -> NotFound:
-    """The error where there is no token with this id."""
+    """Return the error for an id that no token has."""
     return NotFound(f"there is no token {id_}", remedy="list them: hybridrelay tokens list, or GET /v1/tokens")
 
 
@@ -295,8 +296,8 @@ def check_new_key(name: str, rule: Rule, key: Secret | None, known: Rule | None)
 
     Args:
         name: the hybrid connection.
-        rule: as the store has it now.
-        key: the new key; None revokes the one that is there.
+        rule: the rule as it is in the store.
+        key: the new key; None revokes the present one.
         known: see `Store.regenerate_key`.
     """
     if known is not None and rule != known:
