@@ -121,6 +121,12 @@ class Registrar:
         """The connection string has changed: register it again now, even if it was refused."""
         self._feed(inputs.StringChanged(published.name, published.string))
 
+    def look_at_retiring(self) -> None:
+        """The connection strings may name this relay differently now, or as before again."""
+        retiring = [one for one in self._publications.values() if one in one.published.retiring]
+        is_expected = len(retiring) == len(self._publications) and not any(one.is_kept for one in retiring)
+        self._feed(inputs.ReplacementExpected(is_expected))
+
     # --- what the connector notices
 
     @property

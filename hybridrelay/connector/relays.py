@@ -120,6 +120,10 @@ class Relays:
             elif known in published.retiring:  # the string names this relay again before it was withdrawn there
                 published.retiring.remove(known)
                 published.publications.append(known)
+        for publication in published.retiring:
+            publication.is_kept = False
+        for registrar in self._registrars.values():
+            registrar.look_at_retiring()
 
     def _add(self, key: _LinkKey, link: RelayLink) -> None:
         self._links[key] = link
@@ -139,14 +143,14 @@ class Relays:
         registration at that host, otherwise one at any relay.
         """
         published, link = publication.published, publication.link
-        reported: HybridRelayError | None = None
         while publication in published.retiring:
             successors = [one for one in published.publications if one.link.host == link.host]
             if any(one.state.is_registered for one in successors or published.publications):
                 break
             failure = next((one.state.failure for one in successors if one.state.failure is not None), None)
-            if publication.state.is_registered and failure is not None and str(failure) != str(reported):
-                reported = failure
+            if publication.state.is_registered and failure is not None and not publication.is_kept:
+                publication.is_kept = True
+                self._registrars[link].look_at_retiring()
                 self._events.publish(_earlier_registration_kept(publication, failure))
             await self.wait_changed()
         else:

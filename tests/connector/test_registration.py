@@ -76,6 +76,22 @@ def test_a_lost_channel_is_replaced_after_a_wait() -> None:
     assert kinds(made.handle(inputs.Due(), made.deadline)) == ["OpenChannel"]
 
 
+def test_a_channel_that_ends_because_of_a_replacement_is_not_reported_as_lost() -> None:
+    made = machine("one")
+    made.handle(inputs.Start(), 0.0)
+    made.handle(inputs.ChannelOpened(1, WSS, RELAY), 0.0)
+    made.handle(inputs.RequestGranted(1, 1, 600.0), 0.0)
+    assert made.handle(inputs.ReplacementExpected(is_expected=True), 1.0) == []
+    assert kinds(made.handle(inputs.ChannelEnded(1), 5.0)) == ["RegistrationEnded", "ForgetRoute", "ReportChange"]
+    assert made.phase is Phase.WAITING  # the replacement may still fail
+    assert made.deadline is not None
+    made.handle(inputs.Due(), made.deadline)
+    made.handle(inputs.ChannelOpened(2, WSS, RELAY), 7.0)
+    made.handle(inputs.RequestGranted(2, 2, 600.0), 7.0)
+    made.handle(inputs.ReplacementExpected(is_expected=False), 8.0)
+    assert "ControlChannelLost" in kinds(made.handle(inputs.ChannelEnded(2), 9.0))
+
+
 def test_a_successor_takes_over_before_the_earlier_channel_is_closed() -> None:
     made = machine("one", "two")
     made.handle(inputs.Start(), 0.0)
@@ -419,6 +435,7 @@ class Walk(RuleBasedStateMachine):
                 inputs.CheckChannels(),
                 inputs.CheckRefusals(),
                 *map(inputs.SessionsChanged, inputs.SessionHealth),
+                *(inputs.ReplacementExpected(is_expected=one) for one in (True, False)),
             ]
         )
     )

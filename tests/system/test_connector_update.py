@@ -167,6 +167,7 @@ async def test_other_relays(
         # The pins have changed, so that the first relay has another registration as well. It stays published there.
         await said(caplog, "has replaced the one that was made before")
         assert "no longer published" not in caplog.text
+        assert "The control channel to a relay was lost" not in caplog.text
         scene.connector.update(0, attrs.evolve(scene.string, endpoints=both[1:], relay_pins=pins))
         await answers(stream)
         await said(

@@ -37,6 +37,8 @@ class Attempts:
         #: When the next attempt begins; None if none is scheduled.
         self.due: float | None = None
         self.sessions = SessionHealth.NONE
+        #: See `inputs.ReplacementExpected`.
+        self.expects_replacement = False
         #: Something has been registered at this relay before.
         self._has_worked = False
         #: The last attempt reached the relay, but nothing was registered.
@@ -90,7 +92,7 @@ class Attempts:
         if not self._registrations.are_refused and not retry_after:
             self._out.append(commands.ForgetRoute())
         wait = self._wait(retry_after, now)
-        if not self._registrations.are_refused:
+        if not self._registrations.are_refused and not self.expects_replacement:
             self._out.append(events.ControlChannelLost(host=self._host, retry_seconds=wait))
 
     def _wait(self, retry_after: float, now: float) -> float:

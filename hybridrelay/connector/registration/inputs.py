@@ -182,6 +182,14 @@ class SessionsChanged:
 
 
 @attrs.frozen
+class ReplacementExpected:
+    """Whether everything here is about to be registered at the same relay from elsewhere, because the connection
+    strings describe the relay differently now. The relay then ends the control channel, and that is no loss."""
+
+    is_expected: bool
+
+
+@attrs.frozen
 class Due:
     """The machine's `deadline` has been reached."""
 
@@ -212,6 +220,7 @@ Input: TypeAlias = (
     | CheckChannels
     | CheckRefusals
     | SessionsChanged
+    | ReplacementExpected
     | Due
     | Stop
 )

@@ -162,6 +162,8 @@ class Machine:
                     self._ask_now(now)
             case inputs.SessionsChanged(sessions):
                 self._attempts.sessions = sessions
+            case inputs.ReplacementExpected(is_expected):
+                self._attempts.expects_replacement = is_expected
             case inputs.Due():
                 self._due(now)
             case inputs.Stop():
