@@ -1,4 +1,4 @@
-"""Counted frames: numbered when written, kept until acknowledged, written again later (SPEC.md, 3 and 5)."""
+"""Counted frames: numbered when written, kept until acknowledged, written again later (SPEC.md, sections 3 and 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features, which both sides of a session offer before they are used, and the kinds of stream. SPEC.md, 3.2 and 5."""
+"""Features, which both sides of a session offer before they are used, and kinds of stream. SPEC.md, sections 3, 5."""
 
 from __future__ import annotations
 

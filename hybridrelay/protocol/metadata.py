@@ -1,4 +1,4 @@
-"""Typed metadata of a stream, sent with OPEN. SPEC.md, 3.2.
+"""Typed metadata of a stream, sent with OPEN. SPEC.md, section 3.
 
 Entries of a type, a length and a value. A receiver ignores the types that it does not know, unless the sender marked
 the entry as critical; the stream then is refused.
